@@ -1,0 +1,33 @@
+//! The parts of a snapshot that filters look things up in, indexed when the snapshot is compiled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shared::entity::Consumer;
+use uuid::Uuid;
+
+use crate::session_keys::KeyRing;
+
+/// What every filter of one snapshot shares.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// All consumers.
+    pub consumers: Consumers,
+    /// The keys that seal and open cookies.
+    pub session_keys: KeyRing,
+}
+
+/// Consumers by everything that a filter may know of them.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    /// By id.
+    pub by_id: HashMap<Uuid, Arc<Consumer>>,
+    /// By `username`.
+    pub by_username: HashMap<String, Arc<Consumer>>,
+    /// By `username` in lower case, for `by_username_ignore_case`.
+    pub by_username_lower: HashMap<String, Arc<Consumer>>,
+    /// By `custom_id`.
+    pub by_custom_id: HashMap<String, Arc<Consumer>>,
+    /// The ACL groups of a consumer, by its id.
+    pub groups: HashMap<Uuid, Vec<String>>,
+}

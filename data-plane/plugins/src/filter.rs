@@ -1,0 +1,70 @@
+//! What a plugin is to the control plane (a configuration) and to the data plane (a filter).
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::exchange::Exchange;
+use crate::host::Host;
+
+/// A bundled plugin: the one definition of its configuration, and the way to its filter.
+pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
+    /// The name that operators configure it by.
+    const NAME: &'static str;
+
+    /// Filters with a higher priority run first. Kong 3.9's number where Kong has the plugin.
+    const PRIORITY: u32;
+
+    /// Scopes that a configuration of this plugin must not have.
+    const FORBIDDEN_SCOPES: &'static [Scope] = &[];
+
+    /// Names accepted on write in place of a field's own: `(old, new)`. They never come back on reads.
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[];
+
+    /// What runs.
+    type Filter: Filter;
+
+    /// Prepares everything that a request must not compute. The only judge of a configuration: the
+    /// control plane calls it to accept a write, the data plane to build a pipeline.
+    fn compile(self, instance: &Instance) -> Result<Self::Filter, FieldErrors>;
+}
+
+/// Where a plugin may be attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// A service.
+    Service,
+    /// A route.
+    Route,
+    /// A consumer.
+    Consumer,
+}
+
+/// The configured plugin that a filter is compiled for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Instance {
+    /// The plugin record's id.
+    pub id: Uuid,
+}
+
+/// A compiled plugin. Immutable: what changes lives behind [`Host`].
+pub trait Filter: Send + Sync + 'static {
+    /// Looks at a request before it goes upstream.
+    fn on_request(
+        &self,
+        exchange: &mut Exchange<'_>,
+        host: &impl Host,
+    ) -> impl Future<Output = Flow>;
+}
+
+/// What happens next to a request.
+#[derive(Debug)]
+pub enum Flow {
+    /// The next filter, or the upstream.
+    Continue,
+    /// This answer goes to the client, and no later filter runs.
+    Answer(http::Response<Bytes>),
+}

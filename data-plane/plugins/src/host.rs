@@ -1,0 +1,92 @@
+//! What filters may ask of the outside: HTTP, time, randomness, state that outlives a snapshot.
+//!
+//! The data plane implements [`Host`] once per core; unit tests bring a fake.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use shared::clock::UnixTime;
+
+/// The port to the outside. Cheap to clone; a clone may outlive the request, in a task of its own.
+pub trait Host: Clone + 'static {
+    /// Sends `request` to a provider and reads the whole answer.
+    ///
+    /// Follows no redirect. A status of 4xx or 5xx is an answer, not an error.
+    fn fetch(
+        &self,
+        request: http::Request<Bytes>,
+        limits: FetchLimits,
+    ) -> impl Future<Output = Result<http::Response<Bytes>, FetchError>>;
+
+    /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
+    fn now(&self) -> UnixTime;
+
+    /// Fills `buffer` from the operating system's random source.
+    fn random(&self, buffer: &mut [u8]);
+
+    /// Runs `task` to its end even if the request that started it goes away.
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>);
+
+    /// Sleeps on the monotonic clock.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// The value of type `T` of this core, made at its first use. Never contended.
+    fn core_state<T: Default + 'static>(&self) -> Rc<T>;
+
+    /// The value of type `T` of this node, shared by its cores. Not for the hot path.
+    fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T>;
+}
+
+/// What a fetch may cost.
+#[derive(Clone, Debug)]
+pub struct FetchLimits {
+    /// Longest time from start to the last byte of the answer.
+    pub timeout: Duration,
+    /// Largest body of an answer, in bytes.
+    pub body: usize,
+    /// Whether the server's certificate must be valid for its name.
+    pub verify_tls: bool,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The URL is not one that can be asked.
+    #[error("the URL {0} cannot be fetched")]
+    Url(String),
+    /// Name resolution, connection or TLS failed.
+    #[error("connecting to {authority}: {reason}")]
+    Connect {
+        /// Host and port.
+        authority: String,
+        /// What went wrong, without secrets.
+        reason: String,
+    },
+    /// The connection broke or the answer is not HTTP.
+    #[error("reading the answer of {authority}: {reason}")]
+    Broken {
+        /// Host and port.
+        authority: String,
+        /// What went wrong, without secrets.
+        reason: String,
+    },
+    /// The answer did not end in time.
+    #[error("{authority} did not answer within {timeout:?}")]
+    Timeout {
+        /// Host and port.
+        authority: String,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// The answer's body is larger than allowed.
+    #[error("the answer of {authority} is larger than {limit} bytes")]
+    TooLarge {
+        /// Host and port.
+        authority: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}

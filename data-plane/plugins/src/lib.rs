@@ -1,0 +1,11 @@
+//! The bundled plugins. Both planes link them: the control plane for their schemas and checks, the
+//! data plane for their filters. Nothing here opens a socket or spawns a task.
+//!
+//! Adding a plugin: its file or folder, and one line in [`registry`].
+
+pub mod environment;
+pub mod exchange;
+pub mod filter;
+pub mod host;
+pub mod session_keys;
+pub mod state;

@@ -1,0 +1,9 @@
+//! What both planes of Wardgate must agree on: entities, their schemas, snapshots, secrets and time.
+//!
+//! Pure: nothing here opens a socket, spawns a task or reads a clock without being asked to.
+
+pub mod clock;
+pub mod entity;
+pub mod schema;
+pub mod secret;
+pub mod snapshot;
