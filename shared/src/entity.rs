@@ -1,16 +1,152 @@
-//! The kinds of things that operators configure, one struct each.
+//! The kinds of things that operators configure, one struct each, and the registry of them.
+
+mod acl;
+mod consumer;
+mod plugin;
+mod route;
+mod service;
+mod session_key;
+
+use std::sync::LazyLock;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-/// Who uses the services: a person, a program or a team.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-pub struct Consumer {
-    /// Unique identifier.
-    pub id: Uuid,
-    /// Unique name.
-    pub username: Option<String>,
-    /// Unique name of this consumer in another system, such as the `sub` of its ID token.
-    pub custom_id: Option<String>,
+use crate::schema::{FieldErrors, Record};
+
+pub use acl::Acl;
+pub use consumer::Consumer;
+pub use plugin::Plugin;
+pub use route::{HttpsRedirect, PathHandling, Peer, Route};
+pub use service::{Protocol, Service};
+pub use session_key::{KeyState, SessionKey};
+
+/// A kind of thing that is configured.
+pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
+    /// The collection's name: in URLs, in snapshots, in error texts.
+    const KIND: &'static str;
+
+    /// The unique field that may stand for the id in a URL.
+    const NAME_FIELD: Option<&'static str> = None;
+
+    /// Sets of fields that no two records may share; `null` in any of them makes no claim, except
+    /// where all of them together are a key.
+    const UNIQUE: &'static [&'static [&'static str]] = &[];
+
+    /// Where the collection also hangs below the record that a foreign key points to:
+    /// `(foreign field, name in the URL)`.
+    const NESTED: &'static [(&'static str, &'static str)] = &[];
+
+    /// What happens to a record when the one that its foreign key points to is deleted.
+    const ON_DELETE: OnDelete = OnDelete::Cascade;
+
+    /// Whether the Admin API shows the collection.
+    const PUBLIC: bool = true;
+
+    /// Expands write-only fields before anything is checked. Errors name the shorthand.
+    fn expand(_: &mut Map<String, Value>, _: &mut FieldErrors) {}
+
+    /// Rules between fields, on a record whose fields are each valid.
+    fn check(_: &Map<String, Value>, _: &mut FieldErrors) {}
+}
+
+/// What becomes of a record when the one it points to is deleted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnDelete {
+    /// It goes too.
+    Cascade,
+    /// It prevents the deletion.
+    Refuse,
+}
+
+/// What the registry knows of one entity.
+#[derive(Debug)]
+pub struct Definition {
+    /// See [`Entity::KIND`].
+    pub kind: &'static str,
+    /// See [`Entity::NAME_FIELD`].
+    pub name_field: Option<&'static str>,
+    /// See [`Entity::UNIQUE`].
+    pub unique: &'static [&'static [&'static str]],
+    /// See [`Entity::NESTED`].
+    pub nested: &'static [(&'static str, &'static str)],
+    /// See [`Entity::ON_DELETE`].
+    pub on_delete: OnDelete,
+    /// See [`Entity::PUBLIC`].
+    pub public: bool,
+    /// See [`Entity::expand`].
+    pub expand: fn(&mut Map<String, Value>, &mut FieldErrors),
+    /// See [`Entity::check`].
+    pub check: fn(&Map<String, Value>, &mut FieldErrors),
+    /// The fields.
+    pub schema: LazyLock<Record>,
+}
+
+impl Definition {
+    const fn of<E: Entity>() -> Self {
+        Self {
+            kind: E::KIND,
+            name_field: E::NAME_FIELD,
+            unique: E::UNIQUE,
+            nested: E::NESTED,
+            on_delete: E::ON_DELETE,
+            public: E::PUBLIC,
+            expand: E::expand,
+            check: E::check,
+            schema: LazyLock::new(Record::of::<E>),
+        }
+    }
+
+    /// The foreign keys: field name and the collection pointed to.
+    pub fn foreign_keys(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.schema
+            .fields
+            .iter()
+            .filter_map(|field| Some((field.name.as_str(), field.foreign()?)))
+    }
+}
+
+/// Every entity. A new one adds its file and a line here.
+static DEFINITIONS: [Definition; 6] = [
+    Definition::of::<Service>(),
+    Definition::of::<Route>(),
+    Definition::of::<Consumer>(),
+    Definition::of::<Plugin>(),
+    Definition::of::<Acl>(),
+    Definition::of::<SessionKey>(),
+];
+
+/// Every entity, parents before children.
+pub fn definitions() -> &'static [Definition] {
+    &DEFINITIONS
+}
+
+/// The entity of a collection.
+pub fn definition(kind: &str) -> Option<&'static Definition> {
+    DEFINITIONS
+        .iter()
+        .find(|definition| definition.kind == kind)
+}
+
+/// Adds a cross-field error, in Kong's place for those: a list under `@entity`.
+fn entity_error(errors: &mut FieldErrors, message: impl Into<String>) {
+    let list = errors
+        .0
+        .entry("@entity")
+        .or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(list) = list {
+        list.push(Value::String(message.into()));
+    }
+}
+
+/// Whether a field holds nothing.
+fn is_empty(record: &Map<String, Value>, field: &str) -> bool {
+    match record.get(field) {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(_) => false,
+    }
 }

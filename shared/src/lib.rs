@@ -7,3 +7,4 @@ pub mod entity;
 pub mod schema;
 pub mod secret;
 pub mod snapshot;
+pub mod types;

@@ -1,6 +1,177 @@
 //! Checks a JSON value against an entity: every bad field named at once, defaults filled.
+//!
+//! ```text
+//!  Rust struct ─ schemars ─► JSON Schema ─ derive ─► Record ─┬─ complete   a body: checked, defaults filled
+//!                                                            ├─ coerce     a form's texts become typed values
+//!                                                            ├─ merge      PATCH
+//!                                                            └─ kong       what /schemas/* shows
+//! ```
 
+mod complete;
+mod derive;
+pub mod form;
+mod kong;
+mod merge;
+#[cfg(test)]
+mod tests;
+
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
+
+/// The fields of an entity, of a plugin's configuration or of a record inside one, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The fields.
+    pub fields: Vec<Field>,
+}
+
+/// One field.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an attribute of Kong's schema language"
+)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// What it is for, in an operator's words.
+    pub description: Option<String>,
+    /// What it may hold.
+    pub kind: Kind,
+    /// Whether it may not be `null`.
+    pub required: bool,
+    /// Its value when it is not given.
+    pub default: Option<Value>,
+    /// Whether the control plane makes the value when it is not given.
+    pub auto: bool,
+    /// Whether no two records may share a value.
+    pub unique: bool,
+    /// Whether a `{vault://…}` reference may stand for the value.
+    pub referenceable: bool,
+    /// Whether it is a secret, sealed at rest.
+    pub encrypted: bool,
+    /// Whether Wardgate knows it without acting on it: only its default is accepted.
+    pub not_yet: bool,
+}
+
+impl Field {
+    /// The collection that it points to, if it is a foreign key.
+    pub fn foreign(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Foreign(kind) => Some(kind),
+            _ => None,
+        }
+    }
+}
+
+/// What a value may be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A text.
+    String(Text),
+    /// A whole number.
+    Integer(Range),
+    /// A number.
+    Number(Range),
+    /// `true` or `false`.
+    Boolean,
+    /// A list.
+    Array(Box<Kind>, Length),
+    /// A list without repetition.
+    Set(Box<Kind>, Length),
+    /// Names with values of one kind.
+    Map(Box<Kind>, Length),
+    /// Named fields.
+    Record(Record),
+    /// The id of a record of another collection.
+    Foreign(&'static str),
+    /// A plugin's configuration: its fields depend on the plugin's name.
+    Config,
+}
+
+/// Limits of a text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Text {
+    /// The only texts allowed.
+    pub one_of: Vec<String>,
+    /// Name of a check in [`crate::types`].
+    pub format: Option<String>,
+    /// Limits of its length, in bytes.
+    pub length: Length,
+}
+
+/// Limits of a number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Range {
+    /// Smallest value.
+    pub min: Option<i64>,
+    /// Largest value.
+    pub max: Option<i64>,
+    /// The only values allowed.
+    pub one_of: Vec<i64>,
+}
+
+/// Limits of a length.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Length {
+    /// Shortest.
+    pub min: Option<u64>,
+    /// Longest.
+    pub max: Option<u64>,
+}
+
+impl Record {
+    /// The fields of a Rust struct.
+    pub fn of<T: JsonSchema>() -> Self {
+        derive::record_of::<T>()
+    }
+
+    /// The field `name`.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// Checks `input`, fills defaults and puts the fields in order; `null` stands for what is absent.
+    /// Fields that the control plane makes stay absent when they are not given.
+    pub fn complete(&self, input: &Map<String, Value>) -> Result<Map<String, Value>, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let output = complete::complete(self, input, &mut errors);
+        if errors.is_empty() {
+            Ok(output)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Like [`Self::complete`], but gives back what could be completed along with the errors, so that
+    /// further checks may add theirs.
+    pub fn complete_all(&self, input: &Map<String, Value>) -> (Map<String, Value>, FieldErrors) {
+        let mut errors = FieldErrors::default();
+        let output = complete::complete(self, input, &mut errors);
+        (output, errors)
+    }
+
+    /// Gives the texts of a form the types of their fields. What does not fit stays as it is, for
+    /// [`Self::complete`] to name.
+    pub fn coerce(&self, input: &mut Map<String, Value>) {
+        form::coerce(self, input);
+    }
+
+    /// Applies a PATCH to a stored value: records merge field by field, everything else is replaced,
+    /// `null` clears.
+    pub fn merge(
+        &self,
+        stored: &Map<String, Value>,
+        patch: Map<String, Value>,
+    ) -> Map<String, Value> {
+        merge::merge(self, stored, patch)
+    }
+
+    /// The fields in the form that Kong's `/schemas` has.
+    pub fn kong(&self) -> Value {
+        kong::fields(self)
+    }
+}
 
 /// What is wrong with a body, field by field, in the shape of Kong's `fields`: a message or, for a
 /// nested record, an object; cross-field errors are a list under `@entity`.
@@ -17,6 +188,19 @@ impl FieldErrors {
 
     /// Adds an error at a path. An error that is already there stays.
     pub fn add(&mut self, path: &[&str], message: impl Into<String>) {
+        self.put(path, Value::String(message.into()));
+    }
+
+    /// Adds all errors of a nested record.
+    pub fn nest(&mut self, field: &str, nested: Self) {
+        if !nested.is_empty() {
+            self.0
+                .entry(field.to_owned())
+                .or_insert(Value::Object(nested.0));
+        }
+    }
+
+    fn put(&mut self, path: &[&str], message: Value) {
         let Some((last, parents)) = path.split_last() else {
             return;
         };
@@ -24,17 +208,12 @@ impl FieldErrors {
         for parent in parents {
             let entry = map
                 .entry((*parent).to_owned())
-                .and_modify(|value| {
-                    if !value.is_object() {
-                        *value = Value::Object(Map::new());
-                    }
-                })
                 .or_insert_with(|| Value::Object(Map::new()));
+            // A message about the parent as a whole already says it.
             let Value::Object(next) = entry else { return };
             map = next;
         }
-        map.entry((*last).to_owned())
-            .or_insert_with(|| Value::String(message.into()));
+        map.entry((*last).to_owned()).or_insert(message);
     }
 
     /// Whether there is nothing to complain about.

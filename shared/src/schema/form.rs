@@ -1,0 +1,162 @@
+//! Forms: dotted keys become records, repeated keys become lists, texts become typed values.
+
+use serde_json::{Map, Value};
+
+use super::{Kind, Record};
+
+/// Deepest nesting that a key may spell, so that no form builds a value that cannot be walked.
+const DEPTH: usize = 16;
+
+/// Largest index that a key may spell.
+const INDEX: usize = 1000;
+
+/// Expands the keys of a form: `a.b=v`, `k=v&k=w`, `k[]=v`, `k[1]=v`, `k[1].a=v`.
+///
+/// All values are texts afterwards; [`Record::coerce`] gives them their types.
+pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
+    let mut root = Value::Object(Map::new());
+    for (key, text) in pairs {
+        let steps = steps(&key);
+        if steps.len() <= DEPTH {
+            insert(&mut root, &steps, Value::String(text));
+        }
+    }
+    match root {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// One part of a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Step {
+    /// A name between dots.
+    Name(String),
+    /// `[n]`, counted from 1.
+    Index(usize),
+    /// `[]`.
+    Push,
+}
+
+fn steps(key: &str) -> Vec<Step> {
+    // A dot at either end is part of the name.
+    if key.starts_with('.') || key.ends_with('.') {
+        return vec![Step::Name(key.to_owned())];
+    }
+    let mut steps = Vec::new();
+    for part in key.split('.') {
+        let (name, mut rest) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let mut indices = Vec::new();
+        while let Some((index, after)) = rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+            match index.parse::<usize>() {
+                _ if index.is_empty() => indices.push(Step::Push),
+                Ok(index) if (1..=INDEX).contains(&index) => indices.push(Step::Index(index)),
+                _ => return vec![Step::Name(key.to_owned())],
+            }
+            rest = after;
+        }
+        if name.is_empty() || !rest.is_empty() {
+            return vec![Step::Name(key.to_owned())];
+        }
+        steps.push(Step::Name(name.to_owned()));
+        steps.extend(indices);
+    }
+    steps
+}
+
+fn insert(target: &mut Value, steps: &[Step], text: Value) {
+    let Some((step, rest)) = steps.split_first() else {
+        match target {
+            Value::Null => *target = text,
+            // A key given twice is a list.
+            Value::Array(list) => list.push(text),
+            Value::String(first) => {
+                *target = Value::Array(vec![Value::String(std::mem::take(first)), text]);
+            }
+            // A name that is a record already keeps its fields: the text has no place.
+            _ => {}
+        }
+        return;
+    };
+    match step {
+        Step::Name(name) => {
+            if !target.is_object() {
+                *target = Value::Object(Map::new());
+            }
+            if let Value::Object(map) = target {
+                insert(map.entry(name.clone()).or_insert(Value::Null), rest, text);
+            }
+        }
+        Step::Push | Step::Index(_) => {
+            if !target.is_array() {
+                let first = std::mem::take(target);
+                *target = Value::Array(if first.is_null() {
+                    Vec::new()
+                } else {
+                    vec![first]
+                });
+            }
+            let Value::Array(list) = target else { return };
+            let at = if let Step::Index(index) = step {
+                index - 1
+            } else {
+                list.len()
+            };
+            if list.len() <= at {
+                list.resize(at + 1, Value::Null);
+            }
+            if let Some(element) = list.get_mut(at) {
+                insert(element, rest, text);
+            }
+        }
+    }
+}
+
+pub(super) fn coerce(record: &Record, input: &mut Map<String, Value>) {
+    for (name, value) in input.iter_mut() {
+        if let Some(field) = record.field(name) {
+            coerce_value(&field.kind, value);
+        }
+    }
+}
+
+fn coerce_value(kind: &Kind, value: &mut Value) {
+    if value.as_str().is_some_and(str::is_empty) {
+        *value = Value::Null;
+        return;
+    }
+    match kind {
+        Kind::Integer(_) | Kind::Number(_) => {
+            let number = value
+                .as_str()
+                .and_then(|text| text.trim().parse::<serde_json::Number>().ok());
+            if let Some(number) = number {
+                *value = Value::Number(number);
+            }
+        }
+        Kind::Boolean => match value.as_str() {
+            Some("true") => *value = Value::Bool(true),
+            Some("false") => *value = Value::Bool(false),
+            _ => {}
+        },
+        Kind::Array(element, _) | Kind::Set(element, _) => {
+            if !value.is_array() && !value.is_null() {
+                *value = Value::Array(vec![value.take()]);
+            }
+            for element_value in value.as_array_mut().into_iter().flatten() {
+                coerce_value(element, element_value);
+            }
+        }
+        Kind::Map(values, _) => {
+            for (_, inner) in value.as_object_mut().into_iter().flatten() {
+                coerce_value(values, inner);
+            }
+        }
+        Kind::Record(record) => {
+            if let Value::Object(map) = value {
+                coerce(record, map);
+            }
+        }
+        Kind::String(_) | Kind::Foreign(_) | Kind::Config => {}
+    }
+}

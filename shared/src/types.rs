@@ -1,0 +1,515 @@
+//! Values that are valid once they exist, and the checks that decide it, in Kong's words.
+//!
+//! A type's JSON schema carries a `format`; [`check_format`] finds the check by that name, so that the
+//! schema walker and serde judge by the same function.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::entity::Entity;
+
+/// Judges a text; the error is what Kong says.
+type Check = fn(&str) -> Result<(), String>;
+
+/// Every format that a schema may name.
+const FORMATS: &[(&str, Check)] = &[
+    ("uuid", check_uuid),
+    ("kong-name", check_name),
+    ("kong-tag", check_tag),
+    ("kong-host", check_host),
+    ("kong-route-host", check_route_host),
+    ("kong-path", check_path),
+    ("kong-route-path", check_route_path),
+    ("kong-method", check_method),
+    ("kong-header-name", check_header_name),
+    ("kong-sni", check_sni),
+    ("kong-url", check_url),
+];
+
+/// Judges `text` by a named format. An unknown format accepts everything.
+pub fn check_format(format: &str, text: &str) -> Result<(), String> {
+    FORMATS
+        .iter()
+        .find(|(name, _)| *name == format)
+        .map_or(Ok(()), |(_, check)| check(text))
+}
+
+/// Defines a text that satisfies one check.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $format:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes `text` if it is one.
+            pub fn parse(text: impl Into<String>) -> Result<Self, String> {
+                let text = text.into();
+                $check(&text)?;
+                Ok(Self(text))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::parse(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "format": $format })
+            }
+        }
+    };
+}
+
+text! {
+    /// A unique name: ASCII letters, digits and `.-_~`, or any other UTF-8.
+    Name, "kong-name", check_name
+}
+text! {
+    /// A label to select records by: no comma, no slash.
+    Tag, "kong-tag", check_tag
+}
+text! {
+    /// A DNS name, an IP address or the name of an upstream, without a port.
+    Host, "kong-host", check_host
+}
+text! {
+    /// A host that requests are matched by: a name, at most one wildcard label at either end, a port.
+    RouteHost, "kong-route-host", check_route_host
+}
+text! {
+    /// An absolute path.
+    Path, "kong-path", check_path
+}
+text! {
+    /// A path prefix, or a regular expression after `~`.
+    RoutePath, "kong-route-path", check_route_path
+}
+text! {
+    /// An HTTP method in capitals.
+    Method, "kong-method", check_method
+}
+text! {
+    /// A TLS server name.
+    Sni, "kong-sni", check_sni
+}
+
+/// A list in which every value stands once, in the order of its first appearance.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Set<T>(Vec<T>);
+
+impl<T> Set<T> {
+    /// The values.
+    pub fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: PartialEq> FromIterator<T> for Set<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let mut set = Vec::new();
+        for value in values {
+            if !set.contains(&value) {
+                set.push(value);
+            }
+        }
+        Self(set)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + PartialEq> Deserialize<'de> for Set<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Set<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Set_of_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let items = generator.subschema_for::<T>();
+        json_schema!({ "type": "array", "uniqueItems": true, "items": items })
+    }
+}
+
+/// A foreign key, in JSON `{"id": "…"}`.
+pub struct Ref<E> {
+    /// The id of the record that is pointed to.
+    pub id: Uuid,
+    entity: PhantomData<fn() -> E>,
+}
+
+impl<E> Ref<E> {
+    /// Points to the record `id`.
+    pub const fn new(id: Uuid) -> Self {
+        Self {
+            id,
+            entity: PhantomData,
+        }
+    }
+}
+
+impl<E> Clone for Ref<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Ref<E> {}
+
+impl<E> PartialEq for Ref<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl<E> std::fmt::Debug for Ref<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+/// The JSON of a [`Ref`].
+#[derive(Deserialize, Serialize)]
+struct Id {
+    id: Uuid,
+}
+
+impl<E> Serialize for Ref<E> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Id { id: self.id }.serialize(serializer)
+    }
+}
+
+impl<'de, E> Deserialize<'de> for Ref<E> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::new(Id::deserialize(deserializer)?.id))
+    }
+}
+
+impl<E: Entity> JsonSchema for Ref<E> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Ref_to_{}", E::KIND).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "x-foreign": Value::from(E::KIND) })
+    }
+}
+
+fn check_uuid(text: &str) -> Result<(), String> {
+    // Only the hyphenated form: ids are compared as text by clients.
+    if text.len() == 36 && Uuid::try_parse(text).is_ok() {
+        Ok(())
+    } else {
+        Err("expected a valid UUID".to_owned())
+    }
+}
+
+fn check_name(text: &str) -> Result<(), String> {
+    let accepted = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || ".-_~".contains(c);
+    if text.chars().all(accepted) {
+        return Ok(());
+    }
+    Err(format!(
+        "invalid value '{text}': the only accepted ascii characters are alphanumerics or ., -, _, and ~"
+    ))
+}
+
+fn check_tag(text: &str) -> Result<(), String> {
+    let accepted = |c: char| !c.is_ascii() || ((' '..='~').contains(&c) && c != ',' && c != '/');
+    if !text.is_empty() && text.chars().all(accepted) {
+        return Ok(());
+    }
+    Err(format!(
+        "invalid tag '{text}': expected printable ascii (except `,` and `/`) or valid utf-8 sequences"
+    ))
+}
+
+/// Whether `text` reads as a host name or an IP address.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+}
+
+/// Whether `text` is an IPv6 address, bare or in brackets.
+fn is_ipv6(text: &str) -> bool {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse::<std::net::Ipv6Addr>().is_ok()
+}
+
+/// Splits a port off; `None` if there is none.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    if is_ipv6(text) {
+        return (text, None);
+    }
+    text.rsplit_once(':')
+        .map_or((text, None), |(host, port)| (host, Some(port)))
+}
+
+fn check_host(text: &str) -> Result<(), String> {
+    let (host, port) = split_port(text);
+    if port.is_some_and(|port| port.parse::<u16>().is_ok()) && (is_host(host) || is_ipv6(host)) {
+        return Err("must not have a port".to_owned());
+    }
+    if port.is_none() && (is_host(text) || is_ipv6(text)) {
+        return Ok(());
+    }
+    Err(format!("invalid value: {text}"))
+}
+
+fn check_route_host(text: &str) -> Result<(), String> {
+    let (host, port) = split_port(text);
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(format!("invalid value: {text}"));
+    }
+    match host.matches('*').count() {
+        0 if is_host(host) || is_ipv6(host) => Ok(()),
+        0 => Err(format!("invalid value: {text}")),
+        1 => {
+            let rest = host.strip_prefix("*.").or_else(|| host.strip_suffix(".*"));
+            match rest {
+                Some(rest) if is_host(rest) => Ok(()),
+                Some(_) => Err(format!("invalid value: {text}")),
+                None => Err(
+                    "invalid wildcard: must be placed at leftmost or rightmost label".to_owned(),
+                ),
+            }
+        }
+        _ => Err("invalid wildcard: must have at most one wildcard".to_owned()),
+    }
+}
+
+/// The characters of a path (RFC 3986 §3.3) and well-formed percent triplets.
+fn check_path_characters(text: &str) -> Result<(), String> {
+    let bytes = text.as_bytes();
+    for (at, byte) in bytes.iter().enumerate() {
+        let accepted = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%[]".contains(byte);
+        if !accepted {
+            return Err(format!(
+                "invalid path: '{text}' (characters outside of the reserved list of RFC 3986 found)"
+            ));
+        }
+        if *byte == b'%' {
+            let triplet = bytes.get(at..at + 3).unwrap_or_default();
+            if !(triplet.len() == 3 && triplet.iter().skip(1).all(u8::is_ascii_hexdigit)) {
+                let shown = bytes.get(at..(at + 3).min(bytes.len())).unwrap_or_default();
+                return Err(format!(
+                    "invalid url-encoded value: '{}'",
+                    String::from_utf8_lossy(shown)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_path(text: &str) -> Result<(), String> {
+    if !text.starts_with('/') {
+        return Err("should start with: /".to_owned());
+    }
+    if text.contains("//") {
+        return Err("must not have empty segments".to_owned());
+    }
+    check_path_characters(text)
+}
+
+fn check_route_path(text: &str) -> Result<(), String> {
+    if let Some(pattern) = text.strip_prefix('~') {
+        if !pattern.starts_with('/') {
+            return Err("should start with: / (fixed path) or ~/ (regex path)".to_owned());
+        }
+        return regex::Regex::new(pattern)
+            .map(drop)
+            .map_err(|error| format!("invalid regex: '{pattern}' ({})", one_line(&error)));
+    }
+    if !text.starts_with('/') {
+        return Err("should start with: / (fixed path) or ~/ (regex path)".to_owned());
+    }
+    check_path(text)
+}
+
+/// The last line of a regular expression's error: what is wrong, without the drawing above it.
+fn one_line(error: &regex::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .to_owned()
+}
+
+fn check_method(text: &str) -> Result<(), String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        Ok(())
+    } else {
+        Err(format!("invalid value: {text}"))
+    }
+}
+
+fn check_header_name(text: &str) -> Result<(), String> {
+    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !text.is_empty() && text.bytes().all(accepted) {
+        Ok(())
+    } else {
+        Err(format!(
+            "bad header name '{text}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
+        ))
+    }
+}
+
+fn check_sni(text: &str) -> Result<(), String> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Err("must not be an IP".to_owned());
+    }
+    if text.matches('*').count() > 1 {
+        return Err("only one wildcard must be specified".to_owned());
+    }
+    let plain = text
+        .strip_prefix('*')
+        .or_else(|| text.strip_suffix('*'))
+        .unwrap_or(text);
+    if plain.contains('*') {
+        return Err("wildcard must be leftmost or rightmost character".to_owned());
+    }
+    if text == "*" || is_host(plain.trim_matches('.')) {
+        Ok(())
+    } else {
+        Err(format!("invalid value: {text}"))
+    }
+}
+
+fn check_url(text: &str) -> Result<(), String> {
+    match url::Url::parse(text) {
+        Ok(url) if url.has_host() => Ok(()),
+        Ok(_) => Err("missing host in url".to_owned()),
+        Err(error) => Err(format!("invalid url: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(format: &str, cases: &[(&str, Option<&str>)]) {
+        for (text, expected) in cases {
+            assert_eq!(
+                check_format(format, text).err().as_deref(),
+                *expected,
+                "{format} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn hosts_are_judged_in_kongs_words() {
+        check(
+            "kong-host",
+            &[
+                ("example.com", None),
+                ("my_upstream", None),
+                ("::1", None),
+                ("example.com:80", Some("must not have a port")),
+                ("exa mple", Some("invalid value: exa mple")),
+                ("http://x", Some("invalid value: http://x")),
+            ],
+        );
+        let misplaced = "invalid wildcard: must be placed at leftmost or rightmost label";
+        check(
+            "kong-route-host",
+            &[
+                ("*.example.com", None),
+                ("example.*", None),
+                ("example.com:8080", None),
+                ("a.*.com", Some(misplaced)),
+                ("*example.com", Some(misplaced)),
+                (
+                    "*.example.*",
+                    Some("invalid wildcard: must have at most one wildcard"),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn paths_are_judged_in_kongs_words() {
+        check(
+            "kong-path",
+            &[
+                ("/", None),
+                ("/a/b%20c", None),
+                ("a", Some("should start with: /")),
+                ("/a//b", Some("must not have empty segments")),
+                ("/%zz", Some("invalid url-encoded value: '%zz'")),
+            ],
+        );
+        check(
+            "kong-route-path",
+            &[
+                ("~/a/(?<id>\\d+)$", None),
+                (
+                    "a",
+                    Some("should start with: / (fixed path) or ~/ (regex path)"),
+                ),
+                (
+                    "~a",
+                    Some("should start with: / (fixed path) or ~/ (regex path)"),
+                ),
+            ],
+        );
+        assert!(
+            check_format("kong-route-path", "~/(")
+                .unwrap_err()
+                .starts_with("invalid regex: '/('")
+        );
+    }
+
+    #[test]
+    fn a_set_keeps_the_first_of_equal_values() {
+        let set: Set<u8> = [3, 1, 3, 2, 1].into_iter().collect();
+        assert_eq!(set.as_slice(), [3, 1, 2]);
+    }
+}
