@@ -1,0 +1,278 @@
+//! What is asked of the configuration, and the pure decision what becomes of it.
+//!
+//! ```text
+//!  Command ─► record.rs     the record that would be stored: merged, resolved, completed, checked
+//!          ─► uniqueness    (config.rs knows the claims)
+//!          ─► cascade.rs    what a deletion takes along, or what prevents it
+//!          ─► Decision | Rejection
+//! ```
+
+mod cascade;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use shared::entity::Definition;
+use shared::schema::FieldErrors;
+use shared::snapshot::Key;
+use uuid::Uuid;
+
+use crate::catalogue::Catalogue;
+use crate::config::{Change, Config, Fields};
+
+/// Which record a command means.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Selector {
+    /// By id.
+    Id(Uuid),
+    /// By the entity's name field.
+    Name(String),
+}
+
+impl Selector {
+    /// Reads a part of a URL: an id if it looks like one, else a name.
+    pub fn parse(text: &str) -> Self {
+        let id = Some(text)
+            .filter(|text| text.len() == 36)
+            .and_then(|text| text.parse().ok());
+        id.map_or_else(|| Self::Name(text.to_owned()), Self::Id)
+    }
+}
+
+/// A body as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// JSON: taken literally.
+    Json(Fields),
+    /// A form with expanded keys: its texts take the types of their fields.
+    Form(Fields),
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// The collection.
+    pub entity: &'static str,
+    /// What to do.
+    pub action: Action,
+    /// Foreign keys that the URL dictates.
+    pub parents: Vec<(&'static str, Uuid)>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// POST: a new record.
+    Create(Body),
+    /// PUT: this record and nothing of what was there before.
+    Upsert(Selector, Body),
+    /// PATCH: the stored record with some fields changed.
+    Patch(Selector, Body),
+    /// DELETE: no such record, nor those that depend on it.
+    Delete(Selector),
+}
+
+/// What a command comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What to commit. Empty: nothing changes.
+    pub change: Change,
+    /// The record that the caller is shown.
+    pub record: Option<(Key, Arc<Fields>)>,
+}
+
+/// What a decision depends on besides the configuration.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The id for a record that brings none.
+    pub id: Uuid,
+    /// The plugins that can be configured.
+    pub plugins: &'a Catalogue,
+}
+
+/// Why a command is not carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Rejection {
+    /// Fields are wrong.
+    #[error("schema violation")]
+    Invalid(FieldErrors),
+    /// An id is needed and this is none.
+    #[error("invalid primary key")]
+    InvalidId,
+    /// The record does not exist.
+    #[error("not found")]
+    NotFound(Selector, &'static str),
+    /// Another record has these unique values.
+    #[error("unique constraint violation")]
+    Taken(Map<String, Value>),
+    /// A new record brings an id that is in use.
+    #[error("primary key violation")]
+    IdTaken(Uuid),
+    /// A foreign key points nowhere.
+    #[error("foreign key violation")]
+    NoParent {
+        /// The foreign key's field.
+        field: String,
+        /// The collection that it points to.
+        kind: &'static str,
+        /// The id that is not there.
+        id: Uuid,
+    },
+    /// Foreign keys are given by a field that leads to no record: the errors, by field.
+    #[error("foreign keys unresolved")]
+    Unresolved(FieldErrors),
+    /// Others depend on the record.
+    #[error("referenced by others")]
+    Referenced {
+        /// The record's collection.
+        kind: &'static str,
+        /// The collection of those that depend on it.
+        by: &'static str,
+    },
+}
+
+/// Holds `command` against `config`.
+pub fn decide(
+    config: &Config,
+    command: &Command,
+    context: &Context<'_>,
+) -> Result<Decision, Rejection> {
+    let Some(entity) = shared::entity::definition(command.entity) else {
+        return Err(Rejection::NotFound(
+            Selector::Name(command.entity.to_owned()),
+            "entities",
+        ));
+    };
+    match &command.action {
+        Action::Create(body) => {
+            let draft = record::Draft::new(entity, body, command, context);
+            let fields = draft.complete(config, None, context)?;
+            let key = key_of(entity, &fields)?;
+            if config.record(key).is_some() {
+                return Err(Rejection::IdTaken(key.id));
+            }
+            store(config, entity, key, fields)
+        }
+        Action::Upsert(selector, body) => {
+            let found = find(config, entity, selector)?;
+            let mut draft = record::Draft::new(entity, body, command, context);
+            match (selector, found) {
+                (Selector::Id(id), _) => draft.set("id", id.to_string().into()),
+                (Selector::Name(name), found) => {
+                    if let Some(key) = found {
+                        draft.set("id", key.id.to_string().into());
+                    }
+                    let field = entity.name_field.ok_or(Rejection::InvalidId)?;
+                    draft.set(field, name.as_str().into());
+                }
+            }
+            let fields = draft.complete(config, None, context)?;
+            store(config, entity, key_of(entity, &fields)?, fields)
+        }
+        Action::Patch(selector, body) => {
+            let key = existing(config, entity, selector, &command.parents)?;
+            let stored = config.record(key).map(Arc::as_ref);
+            let draft = record::Draft::patch(entity, body, command, context, stored);
+            let mut fields = draft.complete(config, stored, context)?;
+            fields.insert("id".to_owned(), key.id.to_string().into());
+            store(config, entity, key, fields)
+        }
+        Action::Delete(selector) => match find(config, entity, selector)? {
+            None => Ok(Decision {
+                change: Change::default(),
+                record: None,
+            }),
+            Some(key) => {
+                let removes = cascade::removal(config, key)?;
+                Ok(Decision {
+                    change: Change {
+                        puts: Vec::new(),
+                        removes,
+                    },
+                    record: None,
+                })
+            }
+        },
+    }
+}
+
+/// The record that a selector means, if it exists.
+pub fn find(
+    config: &Config,
+    entity: &'static Definition,
+    selector: &Selector,
+) -> Result<Option<Key>, Rejection> {
+    let id = match selector {
+        Selector::Id(id) => Some(*id),
+        Selector::Name(name) => {
+            let field = entity.name_field.ok_or(Rejection::InvalidId)?;
+            config.find(entity.kind, field, name)
+        }
+    };
+    let key = id.map(|id| Key {
+        kind: entity.kind,
+        id,
+    });
+    Ok(key.filter(|key| config.record(*key).is_some()))
+}
+
+/// The record that a selector means, below the parents that the URL names.
+fn existing(
+    config: &Config,
+    entity: &'static Definition,
+    selector: &Selector,
+    parents: &[(&'static str, Uuid)],
+) -> Result<Key, Rejection> {
+    let missing = || Rejection::NotFound(selector.clone(), entity.name_field.unwrap_or("id"));
+    let key = find(config, entity, selector)?.ok_or_else(missing)?;
+    let fields = config.record(key).ok_or_else(missing)?;
+    let is_below =
+        |(field, id): &(&'static str, Uuid)| crate::config::foreign_id(fields, field) == Some(*id);
+    if parents.iter().all(is_below) {
+        Ok(key)
+    } else {
+        Err(missing())
+    }
+}
+
+fn key_of(entity: &'static Definition, fields: &Fields) -> Result<Key, Rejection> {
+    let id = fields
+        .get("id")
+        .and_then(Value::as_str)
+        .and_then(|id| id.parse().ok());
+    Ok(Key {
+        kind: entity.kind,
+        id: id.ok_or(Rejection::InvalidId)?,
+    })
+}
+
+fn store(
+    config: &Config,
+    entity: &'static Definition,
+    key: Key,
+    fields: Fields,
+) -> Result<Decision, Rejection> {
+    if let Some(set) = config.taken(entity, key.id, &fields) {
+        let values = set.iter().map(|field| {
+            (
+                (*field).to_owned(),
+                fields.get(*field).cloned().unwrap_or_default(),
+            )
+        });
+        return Err(Rejection::Taken(values.collect()));
+    }
+    let fields = Arc::new(fields);
+    let change = Change {
+        puts: vec![(key, Arc::clone(&fields))],
+        removes: Vec::new(),
+    };
+    Ok(Decision {
+        change,
+        record: Some((key, fields)),
+    })
+}

@@ -1,0 +1,30 @@
+//! What a deletion takes along, or what prevents it.
+
+use shared::entity::{OnDelete, definition};
+use shared::snapshot::Key;
+
+use super::Rejection;
+use crate::config::Config;
+
+/// `key` and everything that depends on it, each once.
+pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> {
+    let mut removes = vec![key];
+    let mut next = 0;
+    while let Some(parent) = removes.get(next).copied() {
+        next += 1;
+        for child in config.referrers(parent) {
+            if removes.contains(&child) {
+                continue;
+            }
+            let on_delete = definition(child.kind).map(|entity| entity.on_delete);
+            if on_delete == Some(OnDelete::Refuse) {
+                return Err(Rejection::Referenced {
+                    kind: parent.kind,
+                    by: child.kind,
+                });
+            }
+            removes.push(child);
+        }
+    }
+    Ok(removes)
+}

@@ -1,0 +1,325 @@
+//! Decisions, and the properties that no sequence of them breaks.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use shared::entity::{definition, definitions};
+use shared::schema::{Field, Kind, Length, Record, Text};
+use shared::snapshot::{Key, Revision};
+use uuid::Uuid;
+
+use super::*;
+use crate::catalogue::CatalogueEntry;
+use crate::config::foreign_id;
+
+fn fields(value: Value) -> Fields {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("not an object: {other}"),
+    }
+}
+
+fn text(name: &str, required: bool, kind: Kind) -> Field {
+    Field {
+        name: name.to_owned(),
+        description: None,
+        kind,
+        required,
+        default: None,
+        auto: false,
+        unique: false,
+        referenceable: false,
+        encrypted: false,
+        not_yet: false,
+    }
+}
+
+/// A plugin with one required text, one list and an old name.
+fn plugins() -> Catalogue {
+    let list = Kind::Array(Box::new(Kind::String(Text::default())), Length::default());
+    Catalogue(vec![CatalogueEntry {
+        name: "sign-in",
+        version: "1",
+        priority: 1,
+        forbidden_scopes: vec!["consumer"],
+        schema: Record {
+            fields: vec![
+                text("issuer", true, Kind::String(Text::default())),
+                text("consumer_by", false, list),
+            ],
+        },
+        shorthands: &[("provider", "issuer")],
+        judge: |_| Ok(()),
+    }])
+}
+
+/// A configuration that commands are applied to one after the other.
+struct Session {
+    config: Config,
+    plugins: Catalogue,
+    ids: u128,
+}
+
+impl Session {
+    fn new() -> Self {
+        Self {
+            config: Config::default(),
+            plugins: plugins(),
+            ids: 0,
+        }
+    }
+
+    fn run(&mut self, entity: &'static str, action: Action) -> Result<Value, Rejection> {
+        self.ids += 1;
+        let context = Context {
+            now: 1000,
+            id: Uuid::from_u128(self.ids),
+            plugins: &self.plugins,
+        };
+        let command = Command {
+            entity,
+            action,
+            parents: Vec::new(),
+        };
+        let decision = decide(&self.config, &command, &context)?;
+        let revision = self.config.revision().next();
+        self.config = self.config.evolve(&decision.change, revision);
+        Ok(decision
+            .record
+            .map_or(Value::Null, |(_, fields)| Value::Object((*fields).clone())))
+    }
+
+    fn create(&mut self, entity: &'static str, body: Value) -> Result<Value, Rejection> {
+        self.run(entity, Action::Create(Body::Json(fields(body))))
+    }
+}
+
+fn by_name(name: &str) -> Selector {
+    Selector::Name(name.to_owned())
+}
+
+#[test]
+fn a_service_by_url_stores_its_parts() {
+    let mut session = Session::new();
+    for (url, expected) in [
+        ("http://a.com", json!(["http", "a.com", 80, null])),
+        ("https://a.com/v1", json!(["https", "a.com", 443, "/v1"])),
+        ("http://a.com:8080/", json!(["http", "a.com", 8080, "/"])),
+    ] {
+        let service = session.create("services", json!({ "url": url })).unwrap();
+        let parts = ["protocol", "host", "port", "path"].map(|field| service[field].clone());
+        assert_eq!(json!(parts), expected);
+        assert!(service.get("url").is_none());
+    }
+}
+
+#[test]
+fn put_replaces_and_patch_merges() {
+    let mut session = Session::new();
+    session
+        .create("services", json!({ "name": "s", "host": "a", "port": 81 }))
+        .unwrap();
+    let patch = Body::Json(fields(json!({ "retries": 1 })));
+    let patched = session
+        .run("services", Action::Patch(by_name("s"), patch))
+        .unwrap();
+    assert_eq!(
+        (&patched["port"], &patched["retries"]),
+        (&json!(81), &json!(1))
+    );
+    let put = Body::Json(fields(json!({ "host": "b" })));
+    let replaced = session
+        .run("services", Action::Upsert(by_name("s"), put))
+        .unwrap();
+    assert_eq!(replaced["id"], patched["id"]);
+    assert_eq!(
+        (&replaced["port"], &replaced["retries"]),
+        (&json!(80), &json!(5))
+    );
+    let missing = session.run(
+        "services",
+        Action::Patch(by_name("x"), Body::Json(Fields::new())),
+    );
+    assert_eq!(missing, Err(Rejection::NotFound(by_name("x"), "name")));
+}
+
+#[test]
+fn a_deleted_service_is_refused_while_it_has_routes_and_a_route_takes_its_plugins_along() {
+    let mut session = Session::new();
+    session
+        .create("services", json!({ "name": "s", "host": "a" }))
+        .unwrap();
+    let route = json!({ "name": "r", "paths": ["/"], "service": { "name": "s" } });
+    session.create("routes", route).unwrap();
+    let plugin =
+        json!({ "name": "sign-in", "route": { "name": "r" }, "config": { "issuer": "i" } });
+    session.create("plugins", plugin).unwrap();
+    let refused = session.run("services", Action::Delete(by_name("s")));
+    assert_eq!(
+        refused,
+        Err(Rejection::Referenced {
+            kind: "services",
+            by: "routes"
+        })
+    );
+    session.run("routes", Action::Delete(by_name("r"))).unwrap();
+    assert_eq!(session.config.len(), 1);
+    session.run("routes", Action::Delete(by_name("r"))).unwrap();
+    session
+        .run("services", Action::Delete(by_name("s")))
+        .unwrap();
+    assert!(session.config.is_empty());
+}
+
+#[test]
+fn a_plugins_form_patch_takes_types_from_the_stored_name() {
+    let mut session = Session::new();
+    let plugin = json!({ "name": "sign-in", "config": { "provider": "i" } });
+    let stored = session.create("plugins", plugin).unwrap();
+    assert_eq!(
+        stored["config"],
+        json!({ "issuer": "i", "consumer_by": null })
+    );
+    let selector = Selector::parse(stored["id"].as_str().unwrap());
+    let form =
+        shared::schema::form::expand([("config.consumer_by".to_owned(), "custom_id".to_owned())]);
+    let patched = session
+        .run("plugins", Action::Patch(selector, Body::Form(form)))
+        .unwrap();
+    assert_eq!(
+        patched["config"],
+        json!({ "issuer": "i", "consumer_by": ["custom_id"] })
+    );
+}
+
+#[test]
+fn rejections_name_what_is_wrong() {
+    let mut session = Session::new();
+    session
+        .create("consumers", json!({ "username": "yoda" }))
+        .unwrap();
+    let invalid = |path: &[&str], message: &str| Rejection::Invalid(FieldErrors::at(path, message));
+    let mut entity = FieldErrors::default();
+    entity.0.insert("@entity".to_owned(), {
+        json!(["at least one of these fields must be non-empty: 'custom_id', 'username'"])
+    });
+    let id = Uuid::from_u128(99);
+    for (kind, body, expected) in [
+        ("consumers", json!({ "username": "yoda" }), {
+            Rejection::Taken(fields(json!({ "username": "yoda" })))
+        }),
+        ("consumers", json!({}), Rejection::Invalid(entity)),
+        ("plugins", json!({ "name": "sign-in" }), {
+            invalid(&["config", "issuer"], "required field missing")
+        }),
+        ("plugins", json!({ "name": "no" }), {
+            let text = "plugin 'no' not enabled; add it to the 'plugins' configuration property";
+            invalid(&["name"], text)
+        }),
+        (
+            "plugins",
+            json!({ "name": "sign-in", "config": { "issuer": "i" }, "consumer": { "username": "yoda" } }),
+            { invalid(&["consumer"], "value must be null") },
+        ),
+        (
+            "routes",
+            json!({ "paths": ["/"], "service": { "id": id } }),
+            {
+                Rejection::NoParent {
+                    field: "service".to_owned(),
+                    kind: "services",
+                    id,
+                }
+            },
+        ),
+        (
+            "routes",
+            json!({ "paths": ["/"], "service": { "name": "x" } }),
+            {
+                let text = "the foreign key cannot be resolved with '{name=\"x\"}' for an existing 'services' entity";
+                Rejection::Unresolved(FieldErrors::at(&["service", "name"], text))
+            },
+        ),
+    ] {
+        assert_eq!(session.create(kind, body), Err(expected));
+    }
+}
+
+#[test]
+fn a_plugin_is_unique_by_name_and_scope() {
+    let mut session = Session::new();
+    let plugin = json!({ "name": "sign-in", "config": { "issuer": "i" } });
+    session.create("plugins", plugin.clone()).unwrap();
+    let scope = json!({ "name": "sign-in", "route": null, "service": null, "consumer": null });
+    assert_eq!(
+        session.create("plugins", plugin),
+        Err(Rejection::Taken(fields(scope)))
+    );
+}
+
+/// One random command over few names, so that they meet.
+fn any_command() -> impl Strategy<Value = (&'static str, Action)> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    (prop::sample::select(vec!["services", "routes", "consumers", "plugins"]), name.clone(), name, 0..4)
+        .prop_map(|(kind, name, other, action)| {
+            let body = match kind {
+                "services" => json!({ "name": other, "host": "h" }),
+                "routes" => json!({ "name": other, "paths": ["/"], "service": { "name": name } }),
+                "consumers" => json!({ "username": other, "custom_id": name }),
+                _ => json!({ "name": "sign-in", "config": { "issuer": "i" }, "route": { "name": other } }),
+            };
+            let body = Body::Json(fields(body));
+            let selector = if kind == "plugins" {
+                Selector::Id(Uuid::from_u128(u128::from(name.as_bytes()[0] % 8)))
+            } else {
+                by_name(name)
+            };
+            let action = match action {
+                0 => Action::Create(body),
+                1 => Action::Upsert(selector, body),
+                2 => Action::Patch(selector, body),
+                _ => Action::Delete(selector),
+            };
+            (kind, action)
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_commands_breaks_a_reference_or_a_claim(
+        commands in prop::collection::vec(any_command(), 1..60)
+    ) {
+        let mut session = Session::new();
+        for (kind, action) in commands {
+            let _ = session.run(kind, action);
+        }
+        let config = &session.config;
+        for (key, record) in config.records() {
+            let entity = definition(key.kind).unwrap();
+            for (field, kind) in entity.foreign_keys() {
+                if let Some(id) = foreign_id(record, field) {
+                    prop_assert!(config.record(Key { kind, id }).is_some(), "dangling {field}");
+                }
+            }
+            prop_assert!(config.taken(entity, key.id, record).is_none(), "claim not held");
+        }
+        for entity in definitions() {
+            for set in entity.unique.iter().filter(|set| set.len() == 1) {
+                let mut seen: Vec<&Value> = config
+                    .collection(entity.kind, Uuid::nil())
+                    .filter_map(|(_, record)| record.get(set[0]).filter(|value| !value.is_null()))
+                    .collect();
+                let all = seen.len();
+                seen.sort_by_key(ToString::to_string);
+                seen.dedup();
+                prop_assert_eq!(seen.len(), all, "two records share a {}", set[0]);
+            }
+        }
+        // Evolving step by step equals rebuilding.
+        let puts = config.records().map(|(key, fields)| (*key, Arc::clone(fields))).collect();
+        let rebuilt = Config::default().evolve(&Change { puts, removes: Vec::new() }, Revision(1));
+        prop_assert!(rebuilt.records().eq(config.records()));
+        for (key, _) in config.records() {
+            prop_assert!(rebuilt.referrers(*key).eq(config.referrers(*key)));
+        }
+    }
+}
