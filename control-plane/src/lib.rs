@@ -5,5 +5,7 @@
 //! ```
 
 pub mod catalogue;
+pub mod certificates;
 pub mod command;
 pub mod config;
+pub mod settings;

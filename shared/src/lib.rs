@@ -6,5 +6,8 @@ pub mod clock;
 pub mod entity;
 pub mod schema;
 pub mod secret;
+pub mod settings;
 pub mod snapshot;
+pub mod telemetry;
+pub mod tls;
 pub mod types;

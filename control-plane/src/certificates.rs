@@ -1,0 +1,323 @@
+//! Makes the cluster's certificates: an authority, a pair for the control plane, one for each node.
+//!
+//! Run again it renews certificates but keeps every key that is there: the authority's, so that
+//! running nodes still trust it, and the nodes', because each seals its last good configuration
+//! under its own.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use shared::clock::UnixTime;
+use shared::tls::CONTROL_PLANE_NAME;
+
+const DAY: Duration = Duration::from_hours(24);
+const AUTHORITY_DAYS: u32 = 3_650;
+const MEMBER_DAYS: u32 = 1_095;
+
+/// What to make.
+#[derive(Args, Clone, Debug)]
+pub struct CertificatesCommand {
+    /// Directory to write the PEM files to.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub out: PathBuf,
+    /// Ids of the data planes; each gets NAME.pem and NAME.key.
+    #[arg(long = "data-plane", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub data_planes: Vec<String>,
+    /// Further host names or addresses to put into the control plane's certificate.
+    #[arg(long = "name", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub names: Vec<String>,
+}
+
+/// Why certificates could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificatesError {
+    /// A node's name cannot be one.
+    #[error(
+        "data plane name `{0}` must be 1 to 64 letters, digits, `.`, `_` or `-`, and neither `ca` nor `control-plane`"
+    )]
+    Name(String),
+    /// A file could not be read or written.
+    #[error("{attempt} {path}")]
+    File {
+        /// Such as `writing`.
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// One of the authority's two files is there and the other is not.
+    #[error(
+        "{0} is missing while its counterpart exists: restore it, or remove both to start a new cluster"
+    )]
+    HalfAuthority(PathBuf),
+    /// An existing key or certificate is none.
+    #[error("using the existing {path}")]
+    Existing {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// A certificate could not be issued.
+    #[error("issuing the certificate of {name}")]
+    Issue {
+        /// Whose.
+        name: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+}
+
+/// Makes or renews all files that `command` asks for and returns the certificates' paths.
+pub fn write(
+    command: &CertificatesCommand,
+    now: UnixTime,
+) -> Result<Vec<PathBuf>, CertificatesError> {
+    for name in &command.data_planes {
+        check_name(name)?;
+    }
+    let directory = &command.out;
+    std::fs::create_dir_all(directory).map_err(|source| CertificatesError::File {
+        attempt: "creating",
+        path: directory.clone(),
+        source,
+    })?;
+    let authority_path = directory.join("ca.pem");
+    let authority = authority(&authority_path, &directory.join("ca.key"), now)?;
+    let mut written = vec![authority_path];
+
+    let mut names = vec![
+        CONTROL_PLANE_NAME.to_owned(),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+    ];
+    names.extend(command.names.iter().cloned());
+    let server = Member {
+        file: "control-plane",
+        common_name: CONTROL_PLANE_NAME,
+        names,
+        usage: ExtendedKeyUsagePurpose::ServerAuth,
+    };
+    written.push(server.write(directory, &authority, now)?);
+    for name in &command.data_planes {
+        let node = Member {
+            file: name,
+            common_name: name,
+            names: vec![name.clone()],
+            usage: ExtendedKeyUsagePurpose::ClientAuth,
+        };
+        written.push(node.write(directory, &authority, now)?);
+    }
+    Ok(written)
+}
+
+/// One holder of a certificate.
+struct Member<'a> {
+    file: &'a str,
+    common_name: &'a str,
+    names: Vec<String>,
+    usage: ExtendedKeyUsagePurpose,
+}
+
+impl Member<'_> {
+    fn write(
+        self,
+        directory: &Path,
+        authority: &Issuer<'_, KeyPair>,
+        now: UnixTime,
+    ) -> Result<PathBuf, CertificatesError> {
+        let issue = |source| CertificatesError::Issue {
+            name: self.common_name.to_owned(),
+            source,
+        };
+        let key_path = directory.join(format!("{}.key", self.file));
+        let key = match read(&key_path)? {
+            Some(pem) => KeyPair::from_pem(&pem).map_err(|source| CertificatesError::Existing {
+                path: key_path.clone(),
+                source,
+            })?,
+            None => KeyPair::generate().map_err(issue)?,
+        };
+        let mut params = CertificateParams::new(self.names).map_err(issue)?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, self.common_name);
+        validity(&mut params, now, MEMBER_DAYS);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![self.usage];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, authority).map_err(issue)?;
+        put(&key_path, &key.serialize_pem(), 0o600)?;
+        let path = directory.join(format!("{}.pem", self.file));
+        put(&path, &certificate.pem(), 0o644)?;
+        Ok(path)
+    }
+}
+
+/// The existing authority, or a new one.
+fn authority(
+    certificate_path: &Path,
+    key_path: &Path,
+    now: UnixTime,
+) -> Result<Issuer<'static, KeyPair>, CertificatesError> {
+    match (read(certificate_path)?, read(key_path)?) {
+        (Some(certificate), Some(key)) => {
+            let key = KeyPair::from_pem(&key).map_err(|source| CertificatesError::Existing {
+                path: key_path.to_owned(),
+                source,
+            })?;
+            Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| {
+                CertificatesError::Existing {
+                    path: certificate_path.to_owned(),
+                    source,
+                }
+            })
+        }
+        (None, None) => {
+            let issue = |source| CertificatesError::Issue {
+                name: "the authority".to_owned(),
+                source,
+            };
+            let key = KeyPair::generate().map_err(issue)?;
+            let mut params = CertificateParams::default();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "Wardgate cluster");
+            validity(&mut params, now, AUTHORITY_DAYS);
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            let certificate = params.self_signed(&key).map_err(issue)?;
+            put(key_path, &key.serialize_pem(), 0o600)?;
+            put(certificate_path, &certificate.pem(), 0o644)?;
+            Ok(Issuer::new(params, key))
+        }
+        (None, Some(_)) => Err(CertificatesError::HalfAuthority(
+            certificate_path.to_owned(),
+        )),
+        (Some(_), None) => Err(CertificatesError::HalfAuthority(key_path.to_owned())),
+    }
+}
+
+/// Valid from a day ago, so that a clock that is behind accepts it too.
+fn validity(params: &mut CertificateParams, now: UnixTime, days: u32) {
+    let today = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs());
+    params.not_before = today - DAY;
+    params.not_after = today + DAY * days;
+}
+
+fn check_name(name: &str) -> Result<(), CertificatesError> {
+    let good = (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && !name.starts_with('.')
+        && name != "ca"
+        && name != "control-plane"
+        && name != CONTROL_PLANE_NAME;
+    if good {
+        return Ok(());
+    }
+    Err(CertificatesError::Name(name.to_owned()))
+}
+
+fn read(path: &Path) -> Result<Option<String>, CertificatesError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CertificatesError::File {
+            attempt: "reading",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Replaces a file at once, so that a reader never sees half of it.
+fn put(path: &Path, text: &str, mode: u32) -> Result<(), CertificatesError> {
+    let write = || {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| CertificatesError::File {
+        attempt: "writing",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn command(directory: &Path, nodes: &[&str]) -> CertificatesCommand {
+        CertificatesCommand {
+            out: directory.to_owned(),
+            data_planes: nodes.iter().map(|&name| name.to_owned()).collect(),
+            names: vec!["gateway.example".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_second_run_keeps_the_authority_and_every_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
+        let before = (read("ca.pem"), read("ca.key"), read("node-1.key"));
+        write(
+            &command(directory.path(), &["node-1", "node-2"]),
+            UnixTime::now(),
+        )
+        .unwrap();
+        assert_eq!(before, (read("ca.pem"), read("ca.key"), read("node-1.key")));
+        for key in ["ca.key", "control-plane.key", "node-1.key", "node-2.key"] {
+            let mode = std::fs::metadata(directory.path().join(key))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_node_certificate_carries_its_name_and_only_serves_clients() {
+        let directory = tempfile::tempdir().unwrap();
+        write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
+        let chain = shared::tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+        assert_eq!(certificate.subject().to_string(), "CN=node-1");
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth);
+        assert!(certificate.validity().is_valid());
+    }
+
+    #[test]
+    fn names_that_would_overwrite_other_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["ca", "control-plane", "../x", "", "a b", ".hidden"] {
+            let result = write(&command(directory.path(), &[name]), UnixTime::now());
+            assert!(matches!(result, Err(CertificatesError::Name(_))), "{name}");
+        }
+        std::fs::write(directory.path().join("ca.pem"), "x").unwrap();
+        let result = write(&command(directory.path(), &[]), UnixTime::now());
+        assert!(matches!(result, Err(CertificatesError::HalfAuthority(_))));
+    }
+}

@@ -1,0 +1,191 @@
+//! What one control plane process was started with. `--help` shows every setting from here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use shared::telemetry::LogFormat;
+
+use crate::certificates::CertificatesCommand;
+
+/// The program `wardgate-control-plane`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wardgate-control-plane",
+    version,
+    about = "Wardgate's control plane: Admin API, store and config sync",
+    after_help = "Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the \
+                  TOML file; the first of these that is there wins. A port of 0 lets the system choose.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Program {
+    /// A command other than to run the control plane.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The TOML file with settings.
+    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the settings and the files that they name, then exit.
+    #[arg(long)]
+    pub check: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the program can do besides running.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make the cluster's certificates: an authority, one pair for the control plane, one per data plane.
+    Certificates(CertificatesCommand),
+}
+
+/// The settings of a control plane.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Address of the Admin API.
+    #[arg(
+        long,
+        env = "WARDGATE_ADMIN_LISTEN",
+        default_value = "127.0.0.1:8001",
+        value_name = "ADDRESS"
+    )]
+    pub admin_listen: SocketAddr,
+    /// Address that data planes connect to, over mutual TLS.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_LISTEN",
+        default_value = "127.0.0.1:8005",
+        value_name = "ADDRESS"
+    )]
+    pub cluster_listen: SocketAddr,
+    /// Directory of the store and its exports. Made with mode 0700 if absent.
+    #[arg(
+        long,
+        env = "WARDGATE_DATA_DIRECTORY",
+        default_value = "/var/lib/wardgate/control-plane",
+        value_name = "DIRECTORY"
+    )]
+    pub data_directory: PathBuf,
+    /// This control plane's certificate, PEM.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_CERTIFICATE",
+        default_value = "/etc/wardgate/control-plane.pem",
+        value_name = "FILE"
+    )]
+    pub cluster_certificate: PathBuf,
+    /// The private key of `cluster_certificate`, PEM.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_KEY",
+        default_value = "/etc/wardgate/control-plane.key",
+        value_name = "FILE"
+    )]
+    pub cluster_key: PathBuf,
+    /// The authority that data planes' certificates come from, PEM. May hold two while one replaces the other.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_CA",
+        default_value = "/etc/wardgate/ca.pem",
+        value_name = "FILE"
+    )]
+    pub cluster_ca: PathBuf,
+    /// File with the key that seals secrets in the store; made at the first start. Keep a copy apart from
+    /// the store's backups: without it the store cannot be read. [default: `data_directory` with `.key` appended]
+    #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub secrets_key_file: Option<PathBuf>,
+    /// How long a new session key seals cookies before the next one takes over, in seconds.
+    #[arg(long, env = "WARDGATE_SESSION_KEY_ROTATION", default_value_t = 86_400, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
+    pub session_key_rotation: u64,
+    /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
+    #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
+    pub addresses_file: Option<PathBuf>,
+    /// What is logged: a level, or directives such as `info,control_plane=debug`.
+    #[arg(
+        long,
+        env = "WARDGATE_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+    /// How a log line is written.
+    #[arg(long, env = "WARDGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+impl Program {
+    /// Reads command line, environment and settings file.
+    pub fn load(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        shared::settings::load(arguments)
+    }
+}
+
+impl Settings {
+    /// The file that holds the key of the store's secrets.
+    pub fn secrets_key_path(&self) -> PathBuf {
+        self.secrets_key_file.clone().unwrap_or_else(|| {
+            let mut path = self.data_directory.clone().into_os_string();
+            path.push(".key");
+            path.into()
+        })
+    }
+}
+
+impl Default for Settings {
+    /// The defaults that `--help` shows, whatever the environment says.
+    fn default() -> Self {
+        shared::settings::defaults::<OnlySettings>().0
+    }
+}
+
+/// Lets [`Settings`] be parsed without a program around them.
+struct OnlySettings(Settings);
+
+impl CommandFactory for OnlySettings {
+    fn command() -> clap::Command {
+        Settings::augment_args(clap::Command::new("settings"))
+    }
+
+    fn command_for_update() -> clap::Command {
+        Self::command()
+    }
+}
+
+impl FromArgMatches for OnlySettings {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        Settings::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_guide() {
+        let settings = Settings::default();
+        assert_eq!(settings.admin_listen.port(), 8001);
+        assert_eq!(settings.cluster_listen.port(), 8005);
+        assert_eq!(
+            settings.secrets_key_path(),
+            PathBuf::from("/var/lib/wardgate/control-plane.key")
+        );
+    }
+
+    #[test]
+    fn help_names_every_setting_with_its_variable() {
+        Program::command().debug_assert();
+        let help = Program::command().render_long_help().to_string();
+        for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
+            let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
+            assert!(help.contains(&variable), "{variable}");
+        }
+    }
+}

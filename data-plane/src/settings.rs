@@ -1,0 +1,248 @@
+//! What one data plane process was started with. `--help` shows every setting from here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use shared::telemetry::LogFormat;
+
+/// The program `wardgate-data-plane`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wardgate-data-plane",
+    version,
+    about = "Wardgate's data plane: the proxy and its OpenID Connect relying party",
+    after_help = "Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the \
+                  TOML file; the first of these that is there wins. A port of 0 lets the system choose."
+)]
+pub struct Program {
+    /// The TOML file with settings.
+    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the settings and the files that they name, then exit.
+    #[arg(long)]
+    pub check: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The settings of a data plane.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Address that clients connect to without TLS.
+    #[arg(
+        long,
+        env = "WARDGATE_PROXY_LISTEN",
+        default_value = "0.0.0.0:8000",
+        value_name = "ADDRESS"
+    )]
+    pub proxy_listen: SocketAddr,
+    /// Address that clients connect to with TLS.
+    #[arg(
+        long,
+        env = "WARDGATE_PROXY_TLS_LISTEN",
+        default_value = "0.0.0.0:8443",
+        value_name = "ADDRESS"
+    )]
+    pub proxy_tls_listen: SocketAddr,
+    /// Address of status and metrics.
+    #[arg(
+        long,
+        env = "WARDGATE_STATUS_LISTEN",
+        default_value = "127.0.0.1:8100",
+        value_name = "ADDRESS"
+    )]
+    pub status_listen: SocketAddr,
+    /// URLs of the control planes, tried in random order.
+    #[arg(
+        long,
+        env = "WARDGATE_CONTROL_PLANES",
+        value_delimiter = ',',
+        default_value = "https://127.0.0.1:8005",
+        value_name = "URL,…"
+    )]
+    pub control_planes: Vec<String>,
+    /// This node's certificate, PEM. Its common name is the node's id.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_CERTIFICATE",
+        default_value = "/etc/wardgate/data-plane.pem",
+        value_name = "FILE"
+    )]
+    pub cluster_certificate: PathBuf,
+    /// The private key of `cluster_certificate`, PEM. The last good configuration is sealed under a key derived from it.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_KEY",
+        default_value = "/etc/wardgate/data-plane.key",
+        value_name = "FILE"
+    )]
+    pub cluster_key: PathBuf,
+    /// The authority that control planes' certificates come from, PEM. May hold two while one replaces the other.
+    #[arg(
+        long,
+        env = "WARDGATE_CLUSTER_CA",
+        default_value = "/etc/wardgate/ca.pem",
+        value_name = "FILE"
+    )]
+    pub cluster_ca: PathBuf,
+    /// Directory of the last good configuration. Made with mode 0700 if absent.
+    #[arg(
+        long,
+        env = "WARDGATE_DATA_DIRECTORY",
+        default_value = "/var/lib/wardgate/data-plane",
+        value_name = "DIRECTORY"
+    )]
+    pub data_directory: PathBuf,
+    /// Labels of this node, such as `zone=a`, that the control plane shows.
+    #[arg(long, env = "WARDGATE_LABELS", value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Threads that serve requests; 0: one per core.
+    #[arg(
+        long,
+        env = "WARDGATE_WORKERS",
+        default_value_t = 0,
+        value_name = "NUMBER"
+    )]
+    pub workers: usize,
+    /// Addresses or CIDR blocks of proxies whose `X-Forwarded-*` headers are believed.
+    #[arg(
+        long,
+        env = "WARDGATE_TRUSTED_IPS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub trusted_ips: Vec<String>,
+    /// The default certificate of the TLS listener, PEM. Self-signed if absent.
+    #[arg(
+        long,
+        env = "WARDGATE_PROXY_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "proxy_tls_key"
+    )]
+    pub proxy_tls_certificate: Option<PathBuf>,
+    /// The private key of `proxy_tls_certificate`, PEM.
+    #[arg(
+        long,
+        env = "WARDGATE_PROXY_TLS_KEY",
+        value_name = "FILE",
+        requires = "proxy_tls_certificate"
+    )]
+    pub proxy_tls_key: Option<PathBuf>,
+    /// How long a stopping node lets exchanges end, in milliseconds.
+    #[arg(
+        long,
+        env = "WARDGATE_DRAIN_TIMEOUT_MS",
+        default_value_t = 30_000,
+        value_name = "MILLISECONDS"
+    )]
+    pub drain_timeout_ms: u64,
+    /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
+    #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
+    pub addresses_file: Option<PathBuf>,
+    /// What is logged: a level, or directives such as `info,data_plane=debug`.
+    #[arg(
+        long,
+        env = "WARDGATE_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+    /// How a log line is written.
+    #[arg(long, env = "WARDGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// File that one line per request is written to, or `stdout`, or `off`.
+    #[arg(
+        long,
+        env = "WARDGATE_ACCESS_LOG",
+        default_value = "stdout",
+        value_name = "FILE"
+    )]
+    pub access_log: String,
+}
+
+impl Program {
+    /// Reads command line, environment and settings file.
+    pub fn load(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        shared::settings::load(arguments)
+    }
+}
+
+impl Settings {
+    /// How long a stopping node lets exchanges end.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+impl Default for Settings {
+    /// The defaults that `--help` shows, whatever the environment says.
+    fn default() -> Self {
+        shared::settings::defaults::<OnlySettings>().0
+    }
+}
+
+/// Parses `name=value`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// Lets [`Settings`] be parsed without a program around them.
+struct OnlySettings(Settings);
+
+impl CommandFactory for OnlySettings {
+    fn command() -> clap::Command {
+        Settings::augment_args(clap::Command::new("settings"))
+    }
+
+    fn command_for_update() -> clap::Command {
+        Self::command()
+    }
+}
+
+impl FromArgMatches for OnlySettings {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        Settings::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_reference() {
+        let settings = Settings::default();
+        assert_eq!(settings.proxy_listen.port(), 8000);
+        assert_eq!(settings.control_planes, ["https://127.0.0.1:8005"]);
+        assert!(settings.trusted_ips.is_empty() && settings.labels.is_empty());
+    }
+
+    #[test]
+    fn help_names_every_setting_with_its_variable() {
+        Program::command().debug_assert();
+        let help = Program::command().render_long_help().to_string();
+        for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
+            let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
+            assert!(help.contains(&variable), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_label_without_a_value_is_refused() {
+        assert!(label("zone").is_err() && label("=a").is_err());
+        assert_eq!(label("zone=a"), Ok(("zone".to_owned(), "a".to_owned())));
+    }
+}

@@ -1,0 +1,174 @@
+//! Reads the settings of a process: command line over environment over a TOML file over defaults.
+//!
+//! A setting is defined once, as an argument of a `clap` struct: its name, its variable, its default
+//! and its text. A key of the file takes the place of that argument's default, so that all three
+//! ways share one parser and one error text.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Command, CommandFactory, FromArgMatches};
+
+/// Arguments of a program that are no settings, and thus no keys of its file.
+const NOT_IN_FILE: [&str; 4] = ["config", "check", "help", "version"];
+
+/// Parses `arguments` (the first is the program's name), the environment, and the file that the
+/// argument `config` names, if any.
+///
+/// # Errors
+///
+/// One that says which setting is wrong and why; also, as `clap` does it, the text of `--help`.
+pub fn load<T: CommandFactory + FromArgMatches>(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<T, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = T::command()
+        .ignore_errors(true)
+        .try_get_matches_from(&arguments)?;
+    let mut command = T::command();
+    if let Ok(Some(file)) = matches.try_get_one::<PathBuf>("config") {
+        command = with_file(command, file)?;
+    }
+    T::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+/// The defaults alone: no file, no environment.
+pub fn defaults<T: CommandFactory + FromArgMatches>() -> T {
+    let matches = T::command()
+        .mut_args(|argument| argument.env(None::<&'static str>))
+        .try_get_matches_from(["wardgate"])
+        .expect("every setting has a default or is optional");
+    T::from_arg_matches(&matches).expect("the defaults are valid")
+}
+
+/// Puts the keys of `file` in the place of defaults.
+fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> {
+    let shown = file.display();
+    let refuse =
+        |command: &mut Command, message: String| command.error(ErrorKind::ValueValidation, message);
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            return Err(refuse(
+                &mut command,
+                format!("reading settings file {shown}: {error}"),
+            ));
+        }
+    };
+    let table: toml::Table = match toml::from_str(&text) {
+        Ok(table) => table,
+        Err(error) => {
+            return Err(refuse(
+                &mut command,
+                format!("settings file {shown}: {error}"),
+            ));
+        }
+    };
+    for (key, value) in &table {
+        let known = !NOT_IN_FILE.contains(&key.as_str())
+            && command
+                .get_arguments()
+                .any(|argument| argument.get_id() == key.as_str());
+        if !known {
+            return Err(refuse(
+                &mut command,
+                format!("settings file {shown}: unknown key `{key}`; --help lists all keys"),
+            ));
+        }
+        let Some(values) = texts(value) else {
+            return Err(refuse(
+                &mut command,
+                format!(
+                    "settings file {shown}: `{key}` must be a text, an integer, a boolean or a list of these, not a {}",
+                    value.type_str()
+                ),
+            ));
+        };
+        command = command.mut_arg(key, |argument| argument.default_values(values));
+    }
+    Ok(command)
+}
+
+/// A value of the file as the command line would say it.
+fn texts(value: &toml::Value) -> Option<Vec<String>> {
+    match value {
+        toml::Value::String(text) => Some(vec![text.clone()]),
+        toml::Value::Integer(number) => Some(vec![number.to_string()]),
+        toml::Value::Boolean(truth) => Some(vec![truth.to_string()]),
+        toml::Value::Array(items) => {
+            let mut all = Vec::with_capacity(items.len());
+            for item in items {
+                if item.is_array() {
+                    return None;
+                }
+                all.extend(texts(item)?);
+            }
+            Some(all)
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Sample {
+        /// The file.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// A number.
+        #[arg(long, default_value_t = 7)]
+        workers: usize,
+        /// A list.
+        #[arg(long, value_delimiter = ',', default_value = "a,b")]
+        names: Vec<String>,
+        /// A truth.
+        #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+        enabled: bool,
+    }
+
+    fn load_file(text: &str, more: &[&str]) -> Result<Sample, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let path = file.path().as_os_str().to_owned();
+        let arguments = [OsString::from("sample"), "--config".into(), path]
+            .into_iter()
+            .chain(more.iter().map(OsString::from));
+        load(arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_the_command_line_overrides_the_file() {
+        let sample = load_file("workers = 3\nnames = [\"x\"]\nenabled = false", &[]).unwrap();
+        assert_eq!(
+            (sample.workers, sample.names, sample.enabled),
+            (3, vec!["x".to_owned()], false)
+        );
+        let sample = load_file("workers = 3", &["--workers", "5"]).unwrap();
+        assert_eq!((sample.workers, sample.names.len()), (5, 2));
+        assert!(sample.config.is_some());
+        assert_eq!(defaults::<Sample>().workers, 7);
+    }
+
+    #[test]
+    fn a_bad_file_is_an_error_that_names_the_key() {
+        for (text, part) in [
+            ("wrokers = 3", "unknown key `wrokers`"),
+            ("config = \"x\"", "unknown key `config`"),
+            ("workers = \"many\"", "--workers"),
+            ("workers = 1.5", "`workers` must be"),
+            ("[workers]\na = 1", "`workers` must be"),
+            ("workers = ", "settings file"),
+        ] {
+            let message = load_file(text, &[]).unwrap_err();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! TLS configurations from PEM files, with one cryptography provider: aws-lc-rs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The name that every control plane's certificate carries and that every data plane demands, by
+/// whatever address it connects.
+pub const CONTROL_PLANE_NAME: &str = "wardgate-control-plane";
+
+/// Why a TLS configuration could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file could not be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file holds no PEM of the kind that is expected.
+    #[error("{path} holds no valid PEM {expected}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What should be in it.
+        expected: &'static str,
+    },
+    /// A certificate of an authority cannot be used as one.
+    #[error("using {path} as a certificate authority")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The authorities cannot verify clients.
+    #[error("preparing the verification of client certificates")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// Certificate and key do not fit, or the key is of an unknown kind.
+    #[error("using certificate {certificate} with key {key}")]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The provider lacks a protocol version.
+    #[error("choosing TLS versions")]
+    Versions(#[source] rustls::Error),
+}
+
+/// A certificate chain with its key, as read from two PEM files.
+#[derive(Debug)]
+pub struct Identity {
+    /// Where the chain came from.
+    pub certificate_path: PathBuf,
+    /// Where the key came from.
+    pub key_path: PathBuf,
+    /// The chain, the own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key. Its `Debug` shows nothing of it.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads a pair of PEM files.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self {
+            certificate_path: certificate.to_owned(),
+            key_path: key.to_owned(),
+            chain: read_certificates(certificate)?,
+            key: read_key(key)?,
+        })
+    }
+
+    fn refused(&self, source: rustls::Error) -> TlsError {
+        TlsError::Pair {
+            certificate: self.certificate_path.clone(),
+            key: self.key_path.clone(),
+            source,
+        }
+    }
+}
+
+/// The one provider of cryptography.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Reads every certificate of a PEM file; at least one.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(TlsError::Pem {
+            path: path.to_owned(),
+            expected: "certificate",
+        }),
+    }
+}
+
+/// Reads the private key of a PEM file.
+pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = zeroize::Zeroizing::new(read(path)?);
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| TlsError::Pem {
+        path: path.to_owned(),
+        expected: "private key",
+    })
+}
+
+/// Reads the authorities of a PEM file. Two may stand in it while one replaces the other.
+pub fn read_authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|source| TlsError::Authority {
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// The control plane's end of config sync: TLS 1.3, HTTP/2, and a client certificate of the cluster
+/// from everyone.
+pub fn cluster_server(
+    identity: &Identity,
+    authorities: Arc<RootCertStore>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider()).build()?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Versions)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(|source| identity.refused(source))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the look at the certificate's expiry.
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The data plane's end of config sync.
+pub fn cluster_client(
+    identity: &Identity,
+    authorities: Arc<RootCertStore>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Versions)?
+        .with_root_certificates(authorities)
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(|source| identity.refused(source))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
