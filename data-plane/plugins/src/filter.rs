@@ -1,9 +1,11 @@
 //! What a plugin is to the control plane (a configuration) and to the data plane (a filter).
 
 use bytes::Bytes;
+use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
@@ -23,6 +25,9 @@ pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
 
     /// Names accepted on write in place of a field's own: `(old, new)`. They never come back on reads.
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Rewrites values of earlier versions, after the names. Does nothing by default.
+    fn modernize(_config: &mut Map<String, Value>) {}
 
     /// What runs.
     type Filter: Filter;
@@ -58,6 +63,18 @@ pub trait Filter: Send + Sync + 'static {
         exchange: &mut Exchange<'_>,
         host: &impl Host,
     ) -> impl Future<Output = Flow>;
+
+    /// Request headers that only this filter may set: the pipeline removes the client's copies before
+    /// any filter runs.
+    fn owned_headers(&self) -> &[HeaderName] {
+        &[]
+    }
+
+    /// Whether cookies of this name are this filter's: the pipeline drops an upstream's `Set-Cookie`
+    /// of such a name.
+    fn owns_cookie(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// What happens next to a request.

@@ -3,9 +3,16 @@
 //!
 //! Adding a plugin: its file or folder, and one line in [`registry`].
 
+pub mod acl;
+mod answer;
 pub mod environment;
 pub mod exchange;
 pub mod filter;
 pub mod host;
+mod identity_headers;
+pub mod openid_connect;
+pub mod registry;
 pub mod session_keys;
 pub mod state;
+#[cfg(test)]
+mod testing;

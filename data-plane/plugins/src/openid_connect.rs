@@ -1,0 +1,323 @@
+//! `openid-connect`: signs users in at an OpenID provider and verifies the tokens that clients bring.
+//!
+//! ```text
+//!                 ┌─ authorization response ─► sign_in: token endpoint, verify, begin a session
+//! request ─► jar ─┼─ session cookie ─────────► opened: lifetimes, refresh if due
+//!                 ├─ bearer token ───────────► bearer: verified once, remembered
+//!                 ├─ refresh token ──────────► refresh
+//!                 └─ nothing ────────────────► sign_in: 302 to the provider, or 401
+//! ```
+//!
+//! What follows from tokens is a `principal`; decisions of the sign-in are in `flow`, which knows no
+//! network. Kong 3.9's order of credentials and answers.
+
+mod bearer;
+mod claims;
+pub mod config;
+mod cookie;
+mod failure;
+mod flow;
+mod headers;
+mod jws;
+mod logout;
+mod opened;
+mod principal;
+mod provider;
+mod refresh;
+mod request;
+mod rules;
+mod seal;
+mod session;
+mod sign_in;
+mod single_flight;
+#[cfg(test)]
+mod tests;
+mod token_endpoint;
+mod verify;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+use serde_json::{Map, Value};
+use shared::schema::FieldErrors;
+use tracing::{info, warn};
+
+pub use config::OpenidConnect;
+
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::host::Host;
+use config::AuthMethod;
+use cookie::Jar;
+use failure::{Class, Failure};
+use opened::Opened;
+use rules::Rules;
+use session::Session;
+
+impl Plugin for OpenidConnect {
+    const NAME: &'static str = "openid-connect";
+    const PRIORITY: u32 = 1050;
+    const FORBIDDEN_SCOPES: &'static [Scope] = &[Scope::Consumer];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = config::SHORTHANDS;
+    type Filter = OpenidConnectFilter;
+
+    fn modernize(config: &mut Map<String, Value>) {
+        for field in ["session_cookie_same_site", "authorization_cookie_same_site"] {
+            if let Some(value) = config.get_mut(field)
+                && value == "off"
+            {
+                *value = Value::from("Default");
+            }
+        }
+    }
+
+    fn compile(self, instance: &Instance) -> Result<OpenidConnectFilter, FieldErrors> {
+        Ok(OpenidConnectFilter(Arc::new(Rules::new(
+            self,
+            instance.id,
+        )?)))
+    }
+}
+
+/// What runs. Cheap to share with work that outlives a request.
+#[derive(Debug)]
+pub struct OpenidConnectFilter(Arc<Rules>);
+
+impl Filter for OpenidConnectFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let rules = &self.0;
+        let jar = Jar::read(&exchange.request.headers, &rules.names);
+        let flow = if self.steps_aside(exchange) {
+            Flow::Continue
+        } else {
+            match authenticate(rules, exchange, host, &jar).await {
+                Ok(flow) => flow,
+                Err(failure) => refuse(rules, exchange, &jar, &failure),
+            }
+        };
+        if matches!(flow, Flow::Continue) {
+            let credentials = &rules.config.credentials;
+            let token = credentials.bearer_token_cookie_name.as_deref();
+            jar.strip(
+                &mut exchange.request.headers,
+                token.filter(|_| credentials.hide_credentials),
+            );
+        }
+        flow
+    }
+
+    fn owned_headers(&self) -> &[HeaderName] {
+        &self.0.headers.owned
+    }
+
+    fn owns_cookie(&self, name: &str) -> bool {
+        self.0.names.kind(name).is_some()
+    }
+}
+
+impl OpenidConnectFilter {
+    /// Whether this filter has nothing to say: to preflights, and where another authentication has
+    /// already succeeded and `anonymous` makes the two alternatives (Kong 3.9).
+    fn steps_aside(&self, exchange: &Exchange<'_>) -> bool {
+        let config = &self.0.config;
+        if exchange.request.method == Method::OPTIONS && !config.credentials.run_on_preflight {
+            return true;
+        }
+        let identity = &exchange.identity;
+        let known = identity.consumer.is_some() || identity.credential.is_some();
+        config.access.anonymous.is_some() && known && !identity.anonymous
+    }
+}
+
+/// Tries the credentials in Kong's order.
+async fn authenticate(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Result<Flow, Failure> {
+    let now = host.now();
+    let open = if rules.methods.session {
+        opened::find(rules, exchange, host, jar, now)
+    } else {
+        None
+    };
+    if logout::asked_for(rules, exchange).await {
+        return logout::run(rules, exchange, host, jar, open.as_deref()).await;
+    }
+    // A browser that comes back from the provider is signed in anew, even if another of its tabs has
+    // been faster.
+    if rules.methods.authorization_code
+        && jar.sign_ins().next().is_some()
+        && let Some(callback) = request::callback(rules, exchange).await
+    {
+        let found = sign_in::find(rules, exchange, jar, &callback, now);
+        match found {
+            Ok(Some(pending)) => {
+                let state = pending.state.clone();
+                let result = sign_in::finish(rules, exchange, host, pending, callback).await;
+                sign_in::forget(rules, exchange, &state, result.as_ref().err());
+                return sign_in::complete(rules, exchange, host, jar, &result?);
+            }
+            Err(failure) if open.is_none() => return Err(failure),
+            Ok(None) | Err(_) => {}
+        }
+    }
+    if let Some(open) = open
+        && let Some(flow) = use_session(rules, exchange, host, jar, &open).await?
+    {
+        return Ok(flow);
+    }
+    if rules.methods.bearer
+        && let Some(found) = request::bearer(rules, exchange, jar).await?
+    {
+        return bearer::authenticate(rules, exchange, host, jar, &found).await;
+    }
+    if rules.methods.refresh_token
+        && let Some(found) = request::refresh_token(rules, exchange).await
+    {
+        return use_refresh_token(rules, exchange, host, jar, &found).await;
+    }
+    if rules.methods.authorization_code {
+        return sign_in::start(rules, exchange, host, jar).await;
+    }
+    Err(Failure::unauthenticated("no credential was found"))
+}
+
+/// Lets the request go on with its session. `None`: its token has ended, but the request brings
+/// another.
+async fn use_session(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    open: &Rc<Opened>,
+) -> Result<Option<Flow>, Failure> {
+    let now = host.now();
+    let session = &open.session;
+    let leeway = rules.config.credentials.leeway.seconds();
+    let refresh_token = session
+        .refresh_token
+        .as_deref()
+        .filter(|_| rules.config.credentials.refresh_tokens);
+    if let Some(end) = session.expires_at {
+        if let Some(token) = refresh_token
+            && now.saturating_add(leeway) >= end
+        {
+            let id_token = session.id_token.as_deref();
+            let refreshed = refresh::refresh(rules, host, session.client, token, id_token).await;
+            match refreshed {
+                Ok(tokens) => {
+                    let mut session = session.refreshed(&tokens);
+                    if rules.keeps_session(AuthMethod::Session) {
+                        session.renewed_at = now;
+                    }
+                    session.used_at = now;
+                    opened::principal(rules, &session).admit(rules, exchange)?;
+                    sign_in::keep(rules, exchange, host, jar, &session)?;
+                    return Ok(Some(Flow::Continue));
+                }
+                // The provider is away, but the token still lives.
+                Err(failure) if failure.class == Class::Unavailable && now < end => {}
+                Err(failure) => return Err(failure),
+            }
+        } else if now >= end.saturating_add(leeway) {
+            let other =
+                rules.methods.bearer && request::bearer(rules, exchange, jar).await?.is_some();
+            if other {
+                return Ok(None);
+            }
+            return Err(Failure::refused(
+                "session_expired",
+                "the access token has expired",
+            ));
+        }
+    }
+    open.principal.admit(rules, exchange)?;
+    if let Some(next) = session.used(rules, now) {
+        keep_on(rules, exchange, host, jar, &next);
+    }
+    let client = rules.client(session.client);
+    if rules
+        .config
+        .sign_in
+        .login_methods
+        .contains(&AuthMethod::Session)
+    {
+        let tokens = token_endpoint::Tokens::of(session);
+        if let Some(answer) =
+            sign_in::login_answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
+        {
+            return Ok(Some(Flow::Answer(answer)));
+        }
+    }
+    Ok(Some(Flow::Continue))
+}
+
+/// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
+fn keep_on(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) {
+    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session) {
+        warn!(error = %failure, "a session could not be renewed");
+    }
+}
+
+/// Trades a refresh token that the client brought for an access token.
+async fn use_refresh_token(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    found: &request::Found,
+) -> Result<Flow, Failure> {
+    let client = request::client(rules, exchange);
+    let tokens = refresh::refresh(rules, host, client, &found.token, None).await?;
+    let session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
+    if rules.config.credentials.hide_credentials {
+        request::hide(exchange, &found.place);
+    }
+    opened::principal(rules, &session).admit(rules, exchange)?;
+    if rules.keeps_session(AuthMethod::RefreshToken) {
+        sign_in::keep(rules, exchange, host, jar, &session)?;
+    }
+    let client = rules.client(client);
+    let answer = sign_in::login_answer(
+        rules,
+        exchange,
+        client,
+        AuthMethod::RefreshToken,
+        None,
+        &tokens,
+    );
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// Answers a failure, or lets the request go on as the anonymous consumer.
+fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failure) -> Flow {
+    let mut failure = failure.clone();
+    match failure.class {
+        Class::Unavailable | Class::Unexpected => {
+            warn!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
+        }
+        Class::BadRequest | Class::Unauthorized | Class::Forbidden => {
+            info!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "request refused");
+        }
+    }
+    if failure.destroys_session(rules) {
+        opened::destroy(rules, exchange, jar);
+    }
+    if failure.class == Class::Unauthorized && rules.config.access.anonymous.is_some() {
+        match principal::admit_anonymous(rules, exchange) {
+            Ok(()) => return Flow::Continue,
+            Err(missing) => failure = missing,
+        }
+    }
+    let client = request::client(rules, exchange);
+    Flow::Answer(failure.answer(rules, client, &exchange.request_id))
+}

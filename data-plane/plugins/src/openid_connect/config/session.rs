@@ -1,0 +1,150 @@
+//! Session cookies and session storage.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::default;
+use super::values::{Number, Redis, SameSite, SecretText, SessionHeader, Storage};
+
+/// The session: how long it lives and where.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that Kong defines"
+)]
+pub struct Session {
+    /// Key material of the cookies. Plugins with an equal secret, issuer and client share
+    /// sessions. Without it: keys that the control plane makes, rotates and distributes.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
+    pub session_secret: Option<SecretText>,
+
+    /// Separates sessions that share everything else.
+    #[serde(default = "default::default")]
+    pub session_audience: String,
+
+    /// Name of the session cookie. Large sessions add `session2`, `session3` and so on.
+    #[serde(default = "default::session")]
+    pub session_cookie_name: String,
+
+    /// Time in seconds after which a session ends unless it was renewed; 0 sets no limit.
+    #[serde(default = "default::one_hour")]
+    #[schemars(range(min = 0))]
+    pub session_rolling_timeout: Number,
+
+    /// Renews a session on use when less than this many seconds of `session_rolling_timeout`
+    /// are left. Without it: a quarter of that timeout.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub session_cookie_renew: Option<Number>,
+
+    /// Time in seconds without a request after which a session ends; 0 sets no limit.
+    #[serde(default = "default::fifteen_minutes")]
+    #[schemars(range(min = 0))]
+    pub session_idling_timeout: Number,
+
+    /// Time in seconds after sign-in at which a session ends for good; 0 sets no limit.
+    #[serde(default = "default::one_day")]
+    #[schemars(range(min = 0))]
+    pub session_absolute_timeout: Number,
+
+    /// `Path` of the session cookie.
+    #[serde(default = "default::root")]
+    pub session_cookie_path: String,
+
+    /// `Domain` of the session cookie.
+    #[serde(default)]
+    pub session_cookie_domain: Option<String>,
+
+    /// `SameSite` of the session cookie. `Default` leaves it out.
+    #[serde(default = "default::lax")]
+    pub session_cookie_same_site: SameSite,
+
+    /// Hides the session cookie from scripts.
+    #[serde(default = "default::yes")]
+    pub session_cookie_http_only: bool,
+
+    /// Sends the session cookie over TLS only. Without it: if the request came over TLS.
+    #[serde(default)]
+    pub session_cookie_secure: Option<bool>,
+
+    /// Adds a cookie that restores the session after the browser was closed.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_remember: bool,
+
+    /// Name of that cookie.
+    #[serde(default = "default::remember")]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_remember_cookie_name: String,
+
+    /// Time in seconds after which that cookie must have been renewed.
+    #[serde(default = "default::one_week")]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_remember_rolling_timeout: Number,
+
+    /// Time in seconds after which that cookie ends for good.
+    #[serde(default = "default::thirty_days")]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_remember_absolute_timeout: Number,
+
+    /// Facts of the session sent upstream as headers.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_request_headers: Option<Vec<SessionHeader>>,
+
+    /// Facts of the session sent to the client as headers.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_response_headers: Option<Vec<SessionHeader>>,
+
+    /// Keeps a list of sessions by subject in the storage.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_store_metadata: bool,
+
+    /// All audiences of a session have one subject.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_enforce_same_subject: bool,
+
+    /// Hashes the subject in the storage's metadata.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_hash_subject: bool,
+
+    /// Hashes the key of the session in the storage.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_hash_storage_key: bool,
+
+    /// Where sessions live.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_storage: Storage,
+
+    /// Prefix of keys in memcached.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_memcached_prefix: Option<String>,
+
+    /// Unix socket of memcached.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_memcached_socket: Option<String>,
+
+    /// Host of memcached.
+    #[serde(default = "default::loopback")]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_memcached_host: String,
+
+    /// Port of memcached.
+    #[serde(default = "default::memcached_port")]
+    #[schemars(extend("x-not-yet" = true))]
+    pub session_memcached_port: u16,
+
+    /// Redis server for sessions.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub redis: Redis,
+}

@@ -1,0 +1,133 @@
+//! The authorization code flow: what is asked of the provider and where the browser goes afterwards.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::default;
+use super::values::{
+    AuthMethod, ClientAuth, LoginAction, LoginToken, Number, RedirectMode, ResponseMode, SameSite,
+};
+
+/// The authorization code flow.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct SignIn {
+    /// Redirect URIs registered at the provider, by position of the client. Without it: the URL
+    /// of the request, without its query. It must lead to a route that runs this plugin.
+    #[serde(default)]
+    pub redirect_uri: Option<Vec<String>>,
+
+    /// How the provider returns the code: in the query or as a form.
+    #[serde(default)]
+    pub response_mode: ResponseMode,
+
+    /// Response type asked of the provider.
+    #[serde(default = "default::code")]
+    pub response_type: Vec<String>,
+
+    /// Scopes asked for.
+    #[serde(default = "default::openid")]
+    pub scopes: Option<Vec<String>>,
+
+    /// `audience` arguments of the authorization request.
+    #[serde(default)]
+    pub audience: Option<Vec<String>>,
+
+    /// Longest time in seconds since the user's authentication at the provider.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub max_age: Option<Number>,
+
+    /// Names of extra arguments of the authorization request.
+    #[serde(default)]
+    pub authorization_query_args_names: Option<Vec<String>>,
+
+    /// Values of `authorization_query_args_names`, by position.
+    #[serde(default)]
+    pub authorization_query_args_values: Option<Vec<String>>,
+
+    /// Query arguments of the client passed to the authorization endpoint, such as
+    /// `login_hint`.
+    #[serde(default)]
+    pub authorization_query_args_client: Option<Vec<String>>,
+
+    /// Name of the cookie that holds a sign-in under way. Each sign-in adds its own suffix.
+    #[serde(default = "default::authorization")]
+    pub authorization_cookie_name: String,
+
+    /// Time in seconds that a sign-in may take; 0 sets no limit.
+    #[serde(default = "default::ten_minutes")]
+    #[schemars(range(min = 0))]
+    pub authorization_rolling_timeout: Number,
+
+    /// `Path` of the authorization cookie.
+    #[serde(default = "default::root")]
+    pub authorization_cookie_path: String,
+
+    /// `Domain` of the authorization cookie.
+    #[serde(default)]
+    pub authorization_cookie_domain: Option<String>,
+
+    /// `SameSite` of the authorization cookie. `Default` leaves it out, but with
+    /// `response_mode=form_post` over TLS it becomes `None`, because the provider's form is
+    /// sent across sites.
+    #[serde(default)]
+    pub authorization_cookie_same_site: SameSite,
+
+    /// Hides the authorization cookie from scripts.
+    #[serde(default = "default::yes")]
+    pub authorization_cookie_http_only: bool,
+
+    /// Sends the authorization cookie over TLS only. Without it: if the request came over TLS.
+    #[serde(default)]
+    pub authorization_cookie_secure: Option<bool>,
+
+    /// Keeps the query arguments of the first request over the sign-in.
+    #[serde(default)]
+    pub preserve_query_args: bool,
+
+    /// Methods whose success is followed by `login_action`.
+    #[serde(default = "default::authorization_code")]
+    pub login_methods: Vec<AuthMethod>,
+
+    /// What follows a sign-in: the request goes upstream, the tokens are the answer, or the
+    /// browser is redirected.
+    #[serde(default)]
+    pub login_action: LoginAction,
+
+    /// Tokens that `login_action` hands out.
+    #[serde(default = "default::id_token")]
+    pub login_tokens: Option<Vec<LoginToken>>,
+
+    /// Where a redirect carries the tokens.
+    #[serde(default)]
+    pub login_redirect_mode: RedirectMode,
+
+    /// Where `login_action=redirect` leads to, by position of the client. Without it: the URL
+    /// first asked for.
+    #[serde(default)]
+    pub login_redirect_uri: Option<Vec<String>>,
+
+    /// Proof Key for Code Exchange. Used unless this is `false`.
+    #[serde(default)]
+    pub require_proof_key_for_code_exchange: Option<bool>,
+
+    /// Pushed authorization request endpoint, in place of the discovered one.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub pushed_authorization_request_endpoint: Option<String>,
+
+    /// Client authentication at the pushed authorization request endpoint.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub pushed_authorization_request_endpoint_auth_method: Option<ClientAuth>,
+
+    /// Pushes authorization requests.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub require_pushed_authorization_requests: Option<bool>,
+
+    /// Signs authorization requests.
+    #[serde(default)]
+    #[schemars(extend("x-not-yet" = true))]
+    pub require_signed_request_object: Option<bool>,
+}

@@ -1,0 +1,486 @@
+//! The values that parameters take.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::default;
+
+/// A number as Kong writes them: whole where it is whole.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Number(pub serde_json::Number);
+
+impl Number {
+    /// This many seconds; nothing negative.
+    pub fn seconds(&self) -> Duration {
+        Duration::try_from_secs_f64(self.0.as_f64().unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// This many milliseconds; nothing negative.
+    pub fn milliseconds(&self) -> Duration {
+        Duration::try_from_secs_f64(self.0.as_f64().unwrap_or_default() / 1000.0)
+            .unwrap_or_default()
+    }
+
+    /// This many seconds, or `None` for the zero that switches a limit off.
+    pub fn limit(&self) -> Option<Duration> {
+        Some(self.seconds()).filter(|duration| !duration.is_zero())
+    }
+}
+
+impl JsonSchema for Number {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Number".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number" })
+    }
+}
+
+/// A secret of the configuration: plain in JSON, never in `Debug`.
+#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A credential or grant.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMethod {
+    /// Resource owner password credentials grant.
+    Password,
+    /// Client credentials grant.
+    ClientCredentials,
+    /// Authorization code flow.
+    AuthorizationCode,
+    /// JWT access token, verified locally.
+    Bearer,
+    /// Access token, verified by the introspection endpoint.
+    Introspection,
+    /// Access token, verified by the user info endpoint.
+    Userinfo,
+    /// Access token that the gateway's own OAuth 2.0 plugin issued.
+    #[serde(rename = "kong_oauth2")]
+    KongOauth2,
+    /// Refresh token grant.
+    RefreshToken,
+    /// Session cookie.
+    Session,
+}
+
+/// A grant whose token headers may be replayed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// Resource owner password credentials grant.
+    Password,
+    /// Client credentials grant.
+    ClientCredentials,
+    /// Authorization code grant.
+    AuthorizationCode,
+    /// Refresh token grant.
+    RefreshToken,
+}
+
+/// A method whose access tokens may go unverified. `bearer` is deliberately not among them.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnsignedMethod {
+    /// Resource owner password credentials grant.
+    Password,
+    /// Client credentials grant.
+    ClientCredentials,
+    /// Authorization code flow.
+    AuthorizationCode,
+    /// Refresh token grant.
+    RefreshToken,
+    /// Session cookie.
+    Session,
+    /// Introspection.
+    Introspection,
+    /// User info.
+    Userinfo,
+}
+
+/// How a client authenticates at the provider (OpenID Connect Core §9, RFC 8705).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// Id and secret in the `Authorization` header.
+    ClientSecretBasic,
+    /// Id and secret in the form.
+    ClientSecretPost,
+    /// Assertion signed with the secret.
+    ClientSecretJwt,
+    /// Assertion signed with a private key.
+    PrivateKeyJwt,
+    /// Certificate of an authority.
+    TlsClientAuth,
+    /// Self-signed certificate.
+    SelfSignedTlsClientAuth,
+    /// Id only.
+    None,
+}
+
+/// Signing algorithm (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are those of RFC 7518")]
+pub enum SigningAlgorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    ES256,
+    ES384,
+    ES512,
+    PS256,
+    PS384,
+    PS512,
+    EdDSA,
+}
+
+/// How the provider returns the code.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ResponseMode {
+    /// In the query.
+    #[default]
+    #[serde(rename = "query")]
+    Query,
+    /// As a form that the browser posts.
+    #[serde(rename = "form_post")]
+    FormPost,
+    /// In the fragment, which a gateway cannot read.
+    #[serde(rename = "fragment")]
+    Fragment,
+    /// As a signed JWT in the query.
+    #[serde(rename = "query.jwt")]
+    QueryJwt,
+    /// As a signed JWT in a form.
+    #[serde(rename = "form_post.jwt")]
+    FormPostJwt,
+    /// As a signed JWT in the fragment.
+    #[serde(rename = "fragment.jwt")]
+    FragmentJwt,
+    /// As a signed JWT.
+    #[serde(rename = "jwt")]
+    Jwt,
+}
+
+/// `SameSite` attribute of a cookie.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum SameSite {
+    /// Only with requests from our own site.
+    Strict,
+    /// Also when another site links to us.
+    Lax,
+    /// With every request.
+    None,
+    /// No attribute: what the browser takes as its default.
+    #[default]
+    Default,
+}
+
+/// Where a bearer token may be.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenPlace {
+    /// A header.
+    Header,
+    /// A cookie.
+    Cookie,
+    /// The query.
+    Query,
+    /// The body, as a form or JSON.
+    Body,
+}
+
+/// Where another credential may be.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParamPlace {
+    /// A header.
+    Header,
+    /// The query.
+    Query,
+    /// The body, as a form or JSON.
+    Body,
+}
+
+/// What follows a sign-in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoginAction {
+    /// The request goes upstream.
+    #[default]
+    Upstream,
+    /// The tokens are the answer.
+    Response,
+    /// The browser is redirected.
+    Redirect,
+}
+
+/// What `login_action` hands out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginToken {
+    /// The ID token.
+    IdToken,
+    /// The access token.
+    AccessToken,
+    /// The refresh token.
+    RefreshToken,
+    /// The whole answer of the token endpoint.
+    Tokens,
+    /// The introspection result.
+    Introspection,
+}
+
+/// Where a redirect carries tokens.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedirectMode {
+    /// In the query.
+    Query,
+    /// In the fragment, which never reaches a server.
+    #[default]
+    Fragment,
+}
+
+/// A method that may log out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LogoutMethod {
+    /// `POST`.
+    Post,
+    /// `GET`.
+    Get,
+    /// `DELETE`.
+    Delete,
+}
+
+/// A field of consumers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsumerBy {
+    /// The id.
+    Id,
+    /// The user name.
+    Username,
+    /// The id in another system.
+    CustomId,
+}
+
+/// Where sessions live.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In the cookie.
+    #[default]
+    Cookie,
+    /// In memcached, by its old name.
+    Memcache,
+    /// In memcached.
+    Memcached,
+    /// In Redis.
+    Redis,
+}
+
+/// A fact of a session that may be sent as a header.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum SessionHeader {
+    Id,
+    Audience,
+    Subject,
+    Timeout,
+    IdlingTimeout,
+    RollingTimeout,
+    AbsoluteTimeout,
+}
+
+/// Whether a token must be bound to a key of the client.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProofOfPossession {
+    /// Not looked at.
+    #[default]
+    Off,
+    /// It must be.
+    Strict,
+    /// If the token says so.
+    Optional,
+}
+
+/// Whether and where nodes share a cache.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Not shared.
+    #[default]
+    Off,
+    /// In Redis.
+    Redis,
+}
+
+/// `Accept` header of introspection requests.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum IntrospectionAccept {
+    /// JSON.
+    #[default]
+    #[serde(rename = "application/json")]
+    Json,
+    /// A JWT by RFC 9701.
+    #[serde(rename = "application/token-introspection+jwt")]
+    IntrospectionJwt,
+    /// A JWT.
+    #[serde(rename = "application/jwt")]
+    Jwt,
+}
+
+/// `Accept` header of user info requests.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum UserinfoAccept {
+    /// JSON.
+    #[default]
+    #[serde(rename = "application/json")]
+    Json,
+    /// A JWT.
+    #[serde(rename = "application/jwt")]
+    Jwt,
+}
+
+macro_rules! jwk {
+    (public: $($(#[$attribute:meta])* $name:ident)*; private: $($private:ident)*) => {
+        /// A JSON Web Key (RFC 7517).
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+        #[expect(missing_docs, reason = "the names are those of RFC 7517 and RFC 7518")]
+        pub struct Jwk {
+            $($(#[$attribute])* #[serde(default)] pub $name: Option<String>,)*
+            $(
+                #[serde(default)]
+                #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
+                pub $private: Option<SecretText>,
+            )*
+        }
+    };
+}
+
+jwk! {
+    public:
+        issuer kty
+        #[serde(rename = "use")] use_
+        alg kid x5u x5t x y crv n e
+        #[serde(rename = "x5t#S256")] x5t_s256;
+    private: k d p q dp dq qi oth r t
+}
+
+/// A Redis server, Sentinel group or cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "Kong 3.9, shared Redis configuration: the names say it"
+)]
+pub struct Redis {
+    #[serde(default = "default::loopback")]
+    pub host: String,
+    #[serde(default = "default::redis_port")]
+    pub port: u16,
+    #[serde(default = "default::redis_timeout")]
+    pub connect_timeout: u32,
+    #[serde(default = "default::redis_timeout")]
+    pub send_timeout: u32,
+    #[serde(default = "default::redis_timeout")]
+    pub read_timeout: u32,
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub username: Option<String>,
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
+    pub password: Option<SecretText>,
+    #[serde(default)]
+    pub database: u32,
+    #[serde(default)]
+    pub prefix: Option<String>,
+    #[serde(default)]
+    pub socket: Option<String>,
+    #[serde(default)]
+    pub ssl: bool,
+    #[serde(default)]
+    pub ssl_verify: bool,
+    #[serde(default)]
+    pub server_name: Option<String>,
+    #[serde(default = "default::keepalive_pool_size")]
+    pub keepalive_pool_size: u32,
+    #[serde(default)]
+    pub keepalive_backlog: Option<u32>,
+    #[serde(default)]
+    pub sentinel_master: Option<String>,
+    #[serde(default)]
+    pub sentinel_role: Option<SentinelRole>,
+    #[serde(default)]
+    pub sentinel_username: Option<String>,
+    #[serde(default)]
+    #[schemars(extend("x-encrypted" = true))]
+    pub sentinel_password: Option<SecretText>,
+    #[serde(default)]
+    pub sentinel_nodes: Option<Vec<SentinelNode>>,
+    #[serde(default)]
+    pub cluster_nodes: Option<Vec<ClusterNode>>,
+    #[serde(default = "default::max_redirections")]
+    pub cluster_max_redirections: u32,
+    #[serde(default)]
+    pub connection_is_proxied: bool,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        serde_json::from_str("{}").expect("every field has a default")
+    }
+}
+
+/// The server of a Sentinel group to talk to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are Redis's")]
+pub enum SentinelRole {
+    Master,
+    Slave,
+    Any,
+}
+
+/// A Sentinel.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct SentinelNode {
+    #[serde(default = "default::loopback")]
+    pub host: String,
+    #[serde(default = "default::redis_port")]
+    pub port: u16,
+}
+
+/// A node of a Redis cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ClusterNode {
+    #[serde(default = "default::loopback")]
+    pub ip: String,
+    #[serde(default = "default::redis_port")]
+    pub port: u16,
+}

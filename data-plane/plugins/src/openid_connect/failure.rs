@@ -1,0 +1,167 @@
+//! Why a request does not go on, and the answer that its client gets (Kong 3.9, openid-connect error
+//! answers; RFC 6750 §3).
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::rules::Rules;
+use crate::answer;
+
+/// What kind of answer a failure gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Class {
+    /// The request itself is wrong: 400.
+    BadRequest,
+    /// Nobody is authenticated: 401.
+    Unauthorized,
+    /// Somebody is, but may not: 403.
+    Forbidden,
+    /// The gateway lacks something it needs: 500.
+    Unexpected,
+    /// The provider cannot be used now: 503.
+    Unavailable,
+}
+
+/// A failure: its class, a stable code for logs, and words for `display_errors`.
+///
+/// Neither code nor detail ever holds what a client or a provider sent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{code}: {detail}")]
+pub(super) struct Failure {
+    pub(super) class: Class,
+    pub(super) code: &'static str,
+    pub(super) detail: Cow<'static, str>,
+    /// `error` of RFC 6750 §3.1. None if no credential was sent.
+    pub(super) error: Option<&'static str>,
+}
+
+impl Failure {
+    /// Nobody is authenticated, and nothing was tried.
+    pub(super) fn unauthenticated(detail: &'static str) -> Self {
+        Self {
+            class: Class::Unauthorized,
+            code: "no_credential",
+            detail: detail.into(),
+            error: None,
+        }
+    }
+
+    /// A token or a sign-in is refused.
+    pub(super) fn refused(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            class: Class::Unauthorized,
+            code,
+            detail: detail.into(),
+            error: Some("invalid_token"),
+        }
+    }
+
+    /// A user or token is known but not let through.
+    pub(super) fn forbidden(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            class: Class::Forbidden,
+            code,
+            detail: detail.into(),
+            error: Some("insufficient_scope"),
+        }
+    }
+
+    /// The provider cannot be used now.
+    pub(super) fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            class: Class::Unavailable,
+            code,
+            detail: detail.into(),
+            error: None,
+        }
+    }
+
+    /// The gateway lacks something.
+    pub(super) fn unexpected(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            class: Class::Unexpected,
+            code,
+            detail: detail.into(),
+            error: None,
+        }
+    }
+
+    /// The request contradicts itself.
+    pub(super) fn bad_request(code: &'static str, detail: &'static str) -> Self {
+        Self {
+            class: Class::BadRequest,
+            code,
+            detail: detail.into(),
+            error: Some("invalid_request"),
+        }
+    }
+
+    /// Whether this ends the session that the request came with.
+    pub(super) fn destroys_session(&self, rules: &Rules) -> bool {
+        match self.class {
+            Class::Unauthorized => rules.config.access.unauthorized_destroy_session,
+            Class::Forbidden => rules.config.access.forbidden_destroy_session,
+            Class::BadRequest | Class::Unexpected | Class::Unavailable => false,
+        }
+    }
+
+    /// The answer for the client at position `client`.
+    pub(super) fn answer(&self, rules: &Rules, client: usize, request_id: &str) -> Response<Bytes> {
+        let access = &rules.config.access;
+        let client = rules.client(client);
+        let (status, text, target) = match self.class {
+            Class::BadRequest => (StatusCode::BAD_REQUEST, "Bad request", None),
+            Class::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                access.unauthorized_error_message.as_str(),
+                client.unauthorized_redirect_uri.as_deref(),
+            ),
+            Class::Forbidden => (
+                StatusCode::FORBIDDEN,
+                access.forbidden_error_message.as_str(),
+                client.forbidden_redirect_uri.as_deref(),
+            ),
+            Class::Unexpected => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "An unexpected error occurred",
+                client.unexpected_redirect_uri.as_deref(),
+            ),
+            Class::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The OpenID provider is unavailable",
+                client.unexpected_redirect_uri.as_deref(),
+            ),
+        };
+        if let Some(target) = target {
+            return answer::redirect(target, request_id);
+        }
+        let mut message = text.to_owned();
+        if access.display_errors {
+            write!(message, " ({})", self.detail).expect("writing to a string succeeds");
+        }
+        let mut response = answer::message(status, &message, request_id);
+        let headers = response.headers_mut();
+        if matches!(
+            self.class,
+            Class::Unauthorized | Class::Forbidden | Class::BadRequest
+        ) {
+            let mut challenge = format!("Bearer realm=\"{}\"", rules.realm);
+            if let Some(error) = self.error
+                && access.expose_error_code
+            {
+                write!(challenge, ", error=\"{error}\"").expect("writing to a string succeeds");
+            }
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+        }
+        if self.class == Class::Unavailable {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}

@@ -1,0 +1,220 @@
+//! The headers that tell upstream and client of tokens and claims, their names prepared.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+use serde_json::Value;
+use shared::schema::FieldErrors;
+
+use super::claims;
+use super::config::headers::Headers;
+use super::jws::Claims;
+use crate::identity_headers;
+
+/// Longest header value made of a claim, in bytes.
+const LONGEST_CLAIM: usize = 8 * 1024;
+
+/// Which header carries what.
+#[derive(Debug, Default)]
+pub(super) struct HeaderRules {
+    pub(super) upstream: Side,
+    pub(super) downstream: Side,
+    /// What only this filter may set: not those that may carry a client's credential.
+    pub(super) owned: Vec<HeaderName>,
+}
+
+/// The headers of one side.
+#[derive(Debug, Default)]
+pub(super) struct Side {
+    tokens: Vec<(HeaderName, Prefix, Token)>,
+    claims: Vec<(HeaderName, String)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Prefix {
+    None,
+    Bearer,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Access,
+    Id,
+    Refresh,
+    Session,
+}
+
+/// What headers are made of.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Facts<'a> {
+    pub(super) access_token: &'a str,
+    pub(super) id_token: Option<&'a str>,
+    pub(super) refresh_token: Option<&'a str>,
+    pub(super) session_id: Option<&'a str>,
+    pub(super) access: Option<&'a Claims>,
+    pub(super) id: Option<&'a Claims>,
+}
+
+impl HeaderRules {
+    /// Prepares the names, or says which are none.
+    pub(super) fn new(config: &Headers, errors: &mut FieldErrors) -> Self {
+        let upstream = Side::new(
+            [
+                (
+                    "upstream_access_token_header",
+                    &config.upstream_access_token_header,
+                    Token::Access,
+                ),
+                (
+                    "upstream_id_token_header",
+                    &config.upstream_id_token_header,
+                    Token::Id,
+                ),
+                (
+                    "upstream_refresh_token_header",
+                    &config.upstream_refresh_token_header,
+                    Token::Refresh,
+                ),
+                (
+                    "upstream_session_id_header",
+                    &config.upstream_session_id_header,
+                    Token::Session,
+                ),
+            ],
+            (
+                "upstream_headers_names",
+                &config.upstream_headers_names,
+                &config.upstream_headers_claims,
+            ),
+            errors,
+        );
+        let downstream = Side::new(
+            [
+                (
+                    "downstream_access_token_header",
+                    &config.downstream_access_token_header,
+                    Token::Access,
+                ),
+                (
+                    "downstream_id_token_header",
+                    &config.downstream_id_token_header,
+                    Token::Id,
+                ),
+                (
+                    "downstream_refresh_token_header",
+                    &config.downstream_refresh_token_header,
+                    Token::Refresh,
+                ),
+                (
+                    "downstream_session_id_header",
+                    &config.downstream_session_id_header,
+                    Token::Session,
+                ),
+            ],
+            (
+                "downstream_headers_names",
+                &config.downstream_headers_names,
+                &config.downstream_headers_claims,
+            ),
+            errors,
+        );
+        let mut owned = identity_headers::ALL.to_vec();
+        let credentials = ["access-token", "x-access-token"];
+        for name in upstream.names() {
+            if *name != AUTHORIZATION && !credentials.contains(&name.as_str()) {
+                owned.push(name.clone());
+            }
+        }
+        Self {
+            upstream,
+            downstream,
+            owned,
+        }
+    }
+}
+
+impl Side {
+    fn new(
+        tokens: [(&str, &Option<String>, Token); 4],
+        (field, names, sources): (&str, &Option<Vec<String>>, &Option<Vec<String>>),
+        errors: &mut FieldErrors,
+    ) -> Self {
+        let mut side = Self::default();
+        for (field, value, token) in tokens {
+            let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let (name, prefix) = match value.rsplit_once(':') {
+                Some((name, "bearer")) => (name, Prefix::Bearer),
+                _ => (value, Prefix::None),
+            };
+            match header_name(name) {
+                Some(name) => side.tokens.push((name, prefix, token)),
+                None => errors.add(&[field], format!("invalid header name: {value}")),
+            }
+        }
+        let names = names.as_deref().unwrap_or_default();
+        let sources = sources.as_deref().unwrap_or_default();
+        for (name, claim) in names.iter().zip(sources) {
+            match header_name(name) {
+                Some(name) => side.claims.push((name, claim.clone())),
+                None => errors.add(&[field], format!("invalid header name: {name}")),
+            }
+        }
+        side
+    }
+
+    fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        let tokens = self.tokens.iter().map(|(name, ..)| name);
+        tokens.chain(self.claims.iter().map(|(name, _)| name))
+    }
+
+    /// Each header with its value. `None`: there is nothing to say, and nobody else may say it.
+    pub(super) fn values(&self, facts: Facts<'_>) -> Vec<(HeaderName, Option<HeaderValue>)> {
+        let mut values = Vec::new();
+        for (name, claim) in &self.claims {
+            let found = [facts.access, facts.id]
+                .into_iter()
+                .flatten()
+                .find_map(|claims| claims.get(claim).filter(|value| !value.is_null()));
+            values.push((name.clone(), found.and_then(claim_value)));
+        }
+        for (name, prefix, token) in &self.tokens {
+            let text = match token {
+                Token::Access => Some(facts.access_token),
+                Token::Id => facts.id_token,
+                Token::Refresh => facts.refresh_token,
+                Token::Session => facts.session_id,
+            };
+            let value = text.and_then(|text| {
+                let mut value = match prefix {
+                    Prefix::None => identity_headers::text(text),
+                    Prefix::Bearer => identity_headers::text(&format!("Bearer {text}")),
+                }?;
+                value.set_sensitive(true);
+                Some(value)
+            });
+            values.push((name.clone(), value));
+        }
+        values
+    }
+}
+
+/// `_` stands for `-` (Kong 3.9).
+fn header_name(name: &str) -> Option<HeaderName> {
+    HeaderName::try_from(name.replace('_', "-")).ok()
+}
+
+/// Single values as text, lists and objects as base64 of their JSON.
+fn claim_value(value: &Value) -> Option<HeaderValue> {
+    let text = match value {
+        Value::Array(_) | Value::Object(_) => STANDARD.encode(value.to_string()).into(),
+        Value::String(text) => text.as_str().into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => claims::text(value)?,
+    };
+    if text.len() > LONGEST_CLAIM {
+        return None;
+    }
+    identity_headers::text(&text)
+}

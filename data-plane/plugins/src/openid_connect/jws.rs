@@ -1,0 +1,184 @@
+//! Signed tokens in their compact form, taken apart with care (RFC 7515, RFC 8725).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use std::time::Duration;
+
+/// The claims of a token.
+pub(super) type Claims = Map<String, Value>;
+
+/// Why a text is no token that could be verified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum JwsError {
+    /// Not a JWS in compact form.
+    #[error("the token is not a signed JWT")]
+    Shape,
+    /// `none`, or an algorithm that we do not know.
+    #[error("the token's algorithm is not accepted")]
+    Algorithm,
+    /// The header demands an extension.
+    #[error("the token demands an extension that is not supported")]
+    Critical,
+}
+
+/// A token taken apart, not verified.
+#[derive(Debug)]
+pub(super) struct Jws<'a> {
+    pub(super) header: Header,
+    pub(super) claims: Claims,
+    message: &'a str,
+    signature: &'a str,
+}
+
+/// The parts of a header that count. `jku`, `jwk`, `x5u` and `x5c` choose no key (RFC 8725 §3.10).
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) algorithm: Algorithm,
+    pub(super) kid: Option<String>,
+    pub(super) typ: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawHeader {
+    alg: String,
+    #[serde(default)]
+    kid: Option<String>,
+    #[serde(default)]
+    typ: Option<String>,
+    #[serde(default)]
+    crit: Option<Value>,
+    #[serde(default)]
+    b64: Option<bool>,
+}
+
+impl<'a> Jws<'a> {
+    /// Takes `token` apart, if it is no longer than `limit`.
+    pub(super) fn parse(token: &'a str, limit: usize) -> Result<Self, JwsError> {
+        if token.len() > limit {
+            return Err(JwsError::Shape);
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(JwsError::Shape)?;
+        let (head, body) = message.split_once('.').ok_or(JwsError::Shape)?;
+        if body.contains('.') {
+            return Err(JwsError::Shape);
+        }
+        let raw: RawHeader = decode(head)?;
+        if raw.crit.is_some() || raw.b64 == Some(false) {
+            return Err(JwsError::Critical);
+        }
+        let algorithm = raw.alg.parse().map_err(|_| JwsError::Algorithm)?;
+        let claims = decode(body)?;
+        Ok(Self {
+            header: Header {
+                algorithm,
+                kid: raw.kid,
+                typ: raw.typ,
+            },
+            claims,
+            message,
+            signature,
+        })
+    }
+
+    /// Whether `key` made the signature.
+    pub(super) fn signed_by(&self, key: &DecodingKey) -> bool {
+        key.family() == self.header.algorithm.family()
+            && crypto::verify(
+                self.signature,
+                self.message.as_bytes(),
+                key,
+                self.header.algorithm,
+            )
+            .unwrap_or(false)
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, JwsError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Shape)?;
+    serde_json::from_slice(&bytes).map_err(|_| JwsError::Shape)
+}
+
+/// A claim that is a time, in milliseconds since 1970: `Err` if it is there but is none.
+pub(super) fn time(claims: &Claims, name: &str) -> Result<Option<UnixTime>, ()> {
+    let Some(value) = claims.get(name) else {
+        return Ok(None);
+    };
+    let seconds = value
+        .as_f64()
+        .filter(|seconds| (0.0..=1e11).contains(seconds))
+        .ok_or(())?;
+    let since = Duration::try_from_secs_f64(seconds).map_err(|_| ())?;
+    Ok(Some(UnixTime::from_millis(0).saturating_add(since)))
+}
+
+/// Whether `name` (`exp`) lies in the future, with `leeway`; a token without it never ends.
+pub(super) fn unexpired(claims: &Claims, now: UnixTime, leeway: Duration) -> bool {
+    time(claims, "exp").is_ok_and(|end| end.is_none_or(|end| now < end.saturating_add(leeway)))
+}
+
+/// Whether `name` (`nbf`, `iat`) lies in the past, with `leeway`, or is not there.
+pub(super) fn begun(claims: &Claims, name: &str, now: UnixTime, leeway: Duration) -> bool {
+    time(claims, name)
+        .is_ok_and(|start| start.is_none_or(|start| start <= now.saturating_add(leeway)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(header: &Value, body: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.c2ln", part(header), part(body))
+    }
+
+    #[test]
+    fn only_plain_signed_tokens_are_taken_apart() {
+        let check = |header: Value, expected: Option<JwsError>| {
+            let token = token(&header, &json!({"sub": "x"}));
+            assert_eq!(Jws::parse(&token, 4096).err(), expected, "{header}");
+        };
+        check(json!({"alg": "RS256"}), None);
+        check(json!({"alg": "none"}), Some(JwsError::Algorithm));
+        check(json!({"alg": "NONE"}), Some(JwsError::Algorithm));
+        check(
+            json!({"alg": "RS256", "crit": ["x"]}),
+            Some(JwsError::Critical),
+        );
+        check(
+            json!({"alg": "RS256", "b64": false}),
+            Some(JwsError::Critical),
+        );
+        check(json!({}), Some(JwsError::Shape));
+        check(json!("RS256"), Some(JwsError::Shape));
+        assert_eq!(Jws::parse("a.b.c.d.e", 99).err(), Some(JwsError::Shape));
+        assert_eq!(Jws::parse("", 99).err(), Some(JwsError::Shape));
+    }
+
+    #[test]
+    fn absurd_times_are_no_times() {
+        let check = |value: Value, valid: bool| {
+            let claims: Claims = serde_json::from_value(json!({"exp": value})).unwrap();
+            assert_eq!(time(&claims, "exp").is_ok(), valid, "{claims:?}");
+        };
+        check(json!(1_700_000_000), true);
+        check(json!(1_700_000_000.5), true);
+        check(json!(-1), false);
+        check(json!(1e300), false);
+        check(json!("1700000000"), false);
+        check(json!(null), false);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,120}") {
+            let _ = Jws::parse(&text, 4096);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Opened sessions, remembered per core: a request with a known cookie costs a comparison.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::header::SET_COOKIE;
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
+use shared::clock::UnixTime;
+
+use super::config::AuthMethod;
+use super::cookie::Jar;
+use super::headers::Facts;
+use super::jws::{Claims, Jws};
+use super::principal::Principal;
+use super::rules::Rules;
+use super::seal::NAME_CHARACTERS;
+use super::session::{self, Session};
+use crate::exchange::Exchange;
+use crate::session_keys::KeyRing;
+
+/// Most bytes of opened sessions that a core remembers.
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Names a sealed value: the configuration that opened it, and the value's random start.
+type Name = (u64, [u8; NAME_CHARACTERS]);
+
+/// A session with all that follows from it.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The sealed value that it was opened from.
+    sealed: String,
+    key_id: [u8; 8],
+    pub(super) session: Session,
+    pub(super) principal: Principal,
+}
+
+#[derive(Debug)]
+struct OpenedSessions(RefCell<Cache<Name, Rc<Opened>, Weight>>);
+
+impl Default for OpenedSessions {
+    fn default() -> Self {
+        Self(RefCell::new(Cache::with_weighter(1024, MOST_BYTES, Weight)))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Name, Rc<Opened>> for Weight {
+    fn weight(&self, _: &Name, opened: &Rc<Opened>) -> u64 {
+        // The sealed text, the tokens in it, and headers made of them.
+        1024 + 4 * u64::try_from(opened.sealed.len()).unwrap_or(u64::MAX / 8)
+    }
+}
+
+/// The session that the request's cookies hold, if one opens and is alive.
+pub(super) fn find(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl crate::host::Host,
+    jar: &Jar,
+    now: UnixTime,
+) -> Option<Rc<Opened>> {
+    let sessions = host.core_state::<OpenedSessions>();
+    let ring = &exchange.environment.session_keys;
+    let name = |value: &str| {
+        let start = value.as_bytes().first_chunk::<NAME_CHARACTERS>()?;
+        Some((rules.compilation, *start))
+    };
+    for first in jar.chunk(1) {
+        let Some(name) = name(first) else { continue };
+        let known = sessions.0.borrow().get(&name).cloned();
+        if let Some(opened) = known
+            && opened.is_held_by(jar, first)
+            && ring.opening(opened.key_id, now.as_secs()).is_some()
+            && opened.session.alive(rules, now)
+        {
+            return Some(opened);
+        }
+    }
+    session::sealed_values(jar).find_map(|sealed| {
+        let name = name(&sealed)?;
+        let opened = Rc::new(open(rules, ring, sealed, now)?);
+        sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
+        Some(opened)
+    })
+}
+
+impl Opened {
+    /// Whether the browser still sends the very value that this was opened from.
+    fn is_held_by(&self, jar: &Jar, first: &str) -> bool {
+        let Some(mut rest) = self.sealed.strip_prefix(first) else {
+            return false;
+        };
+        let mut number = 2;
+        while !rest.is_empty() {
+            let Some(after) = jar
+                .chunk(number)
+                .next()
+                .and_then(|chunk| rest.strip_prefix(chunk))
+            else {
+                return false;
+            };
+            if after.len() == rest.len() {
+                return false;
+            }
+            rest = after;
+            number += 1;
+        }
+        true
+    }
+}
+
+fn open(rules: &Rules, ring: &KeyRing, sealed: String, now: UnixTime) -> Option<Opened> {
+    let (session, key_id) = session::open(rules, ring, &sealed, now)?;
+    if !session.alive(rules, now) {
+        return None;
+    }
+    Some(Opened {
+        principal: principal(rules, &session),
+        sealed,
+        key_id,
+        session,
+    })
+}
+
+/// Who a session's tokens speak of. They were verified before they were sealed.
+pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
+    let access = claims(&session.access_token).filter(|claims| {
+        // A token for somebody else to read is opaque to us, as it was at sign-in. A bearer token was
+        // accepted even without an issuer.
+        let issuer = claims.get("iss").and_then(serde_json::Value::as_str);
+        session.method == AuthMethod::Bearer
+            || issuer.is_some_and(|issuer| rules.accepts_issuer(issuer))
+    });
+    let id = session.id_token.as_deref().and_then(claims);
+    Principal::new(
+        rules,
+        Facts {
+            access_token: &session.access_token,
+            id_token: session.id_token.as_deref(),
+            refresh_token: session.refresh_token.as_deref(),
+            session_id: Some(&session.id),
+            access: access.as_ref(),
+            id: id.as_ref(),
+        },
+    )
+}
+
+fn claims(token: &str) -> Option<Claims> {
+    Some(Jws::parse(token, token.len()).ok()?.claims)
+}
+
+/// Tells the browser to forget its session.
+pub(super) fn destroy(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar) {
+    for cookie in session::expired_cookies(rules, jar, exchange.client.https) {
+        exchange.response_headers.push((SET_COOKIE, cookie));
+    }
+}

@@ -1,0 +1,163 @@
+//! Who a request comes from, as far as its tokens tell, and the way from there to a consumer.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use shared::entity::Consumer;
+use uuid::Uuid;
+
+use super::claims::{authorize, find, text, words};
+use super::config::ConsumerBy;
+use super::failure::Failure;
+use super::headers::Facts;
+use super::rules::Rules;
+use crate::environment::Consumers;
+use crate::exchange::{Exchange, Identity};
+use crate::identity_headers;
+
+/// Everything that tokens decide, computed once for as many requests as they are used for.
+#[derive(Debug)]
+pub(super) struct Principal {
+    verdict: Result<(), Failure>,
+    consumer: Option<String>,
+    credential: Option<String>,
+    groups: Option<Vec<String>>,
+    upstream: Vec<(HeaderName, Option<HeaderValue>)>,
+    downstream: Vec<(HeaderName, Option<HeaderValue>)>,
+}
+
+impl Principal {
+    /// Reads the tokens. Claims are looked up in the access token first, then in the ID token.
+    pub(super) fn new(rules: &Rules, facts: Facts<'_>) -> Self {
+        let access = &rules.config.access;
+        let at = |path: &Option<Vec<String>>| {
+            let path = path.as_deref().filter(|path| !path.is_empty())?;
+            let sources = [facts.access, facts.id].into_iter().flatten();
+            sources.into_iter().find_map(|claims| find(claims, path))
+        };
+        let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
+        Self {
+            verdict: authorize(rules, facts.access),
+            consumer: at(&access.consumer_claim).and_then(owned),
+            credential: at(&access.credential_claim).and_then(owned),
+            groups: at(&access.authenticated_groups_claim).map(|value| {
+                words(value)
+                    .into_iter()
+                    .map(std::borrow::Cow::into_owned)
+                    .collect()
+            }),
+            upstream: rules.headers.upstream.values(facts),
+            downstream: rules.headers.downstream.values(facts),
+        }
+    }
+
+    /// Lets the exchange go on as this principal, or as the anonymous consumer, or not at all.
+    pub(super) fn admit(&self, rules: &Rules, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let access = &rules.config.access;
+        if let Err(failure) = &self.verdict {
+            if access.anonymous.is_none() {
+                return Err(failure.clone());
+            }
+            return admit_anonymous(rules, exchange);
+        }
+        let mut identity = Identity::default();
+        if access
+            .consumer_claim
+            .as_deref()
+            .is_some_and(|path| !path.is_empty())
+        {
+            let consumers = &exchange.environment.consumers;
+            let claim = self.consumer.as_deref();
+            identity.consumer = claim.and_then(|claim| map_consumer(rules, consumers, claim));
+            if identity.consumer.is_none() {
+                identity = self.without_consumer(rules, consumers)?;
+            }
+        }
+        if identity.consumer.is_none() {
+            identity.credential.clone_from(&self.credential);
+        }
+        identity.authenticated_groups.clone_from(&self.groups);
+        let headers = &mut exchange.request.headers;
+        identity_headers::write(headers, &identity);
+        for (name, value) in &self.upstream {
+            match value {
+                Some(value) => _ = headers.insert(name.clone(), value.clone()),
+                None => _ = headers.remove(name),
+            }
+        }
+        for (name, value) in &self.downstream {
+            if let Some(value) = value {
+                exchange
+                    .response_headers
+                    .push((name.clone(), value.clone()));
+            }
+        }
+        exchange.identity = identity;
+        Ok(())
+    }
+
+    /// The claim names no consumer (Kong 3.9, `consumer_optional` and `anonymous`).
+    fn without_consumer(&self, rules: &Rules, consumers: &Consumers) -> Result<Identity, Failure> {
+        let access = &rules.config.access;
+        if access.anonymous.is_some() {
+            match anonymous(rules, consumers) {
+                Some(consumer) => {
+                    return Ok(Identity {
+                        consumer: Some(consumer),
+                        anonymous: true,
+                        ..Identity::default()
+                    });
+                }
+                None if !access.consumer_optional => return Err(no_anonymous()),
+                None => {}
+            }
+        } else if !access.consumer_optional {
+            let mut failure = Failure::forbidden("consumer_missing", "consumer was not found");
+            failure.error = None;
+            return Err(failure);
+        }
+        Ok(Identity::default())
+    }
+}
+
+/// Lets the exchange go on as the anonymous consumer.
+pub(super) fn admit_anonymous(rules: &Rules, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+    let consumer = anonymous(rules, &exchange.environment.consumers).ok_or_else(no_anonymous)?;
+    exchange.identity = Identity {
+        consumer: Some(consumer),
+        anonymous: true,
+        ..Identity::default()
+    };
+    identity_headers::write(&mut exchange.request.headers, &exchange.identity);
+    Ok(())
+}
+
+/// The anonymous consumer: by id or user name, never by custom id (Kong 3.9).
+fn anonymous(rules: &Rules, consumers: &Consumers) -> Option<Arc<Consumer>> {
+    let name = rules.config.access.anonymous.as_deref()?;
+    let by_id = name
+        .parse::<Uuid>()
+        .ok()
+        .and_then(|id| consumers.by_id.get(&id));
+    by_id.or_else(|| consumers.by_username.get(name)).cloned()
+}
+
+fn no_anonymous() -> Failure {
+    Failure::unexpected("consumer_missing", "anonymous consumer was not found")
+}
+
+/// Tries the fields of `consumer_by` in their order.
+fn map_consumer(rules: &Rules, consumers: &Consumers, claim: &str) -> Option<Arc<Consumer>> {
+    let access = &rules.config.access;
+    let by = access.consumer_by.as_deref().unwrap_or_default();
+    let found = by.iter().find_map(|field| match field {
+        ConsumerBy::Id => consumers.by_id.get(&claim.parse::<Uuid>().ok()?),
+        ConsumerBy::Username if access.by_username_ignore_case => consumers
+            .by_username
+            .get(claim)
+            .or_else(|| consumers.by_username_lower.get(&claim.to_lowercase())),
+        ConsumerBy::Username => consumers.by_username.get(claim),
+        ConsumerBy::CustomId => consumers.by_custom_id.get(claim),
+    });
+    found.cloned()
+}

@@ -1,0 +1,259 @@
+//! The providers that a node talks to: what they say of themselves, cached; how they do, remembered.
+//!
+//! ```text
+//! request ─► copy of this core (1 s) ─► copy of the node ─► one fetch at a time
+//! ```
+//!
+//! A copy that has aged is still used while it is fetched anew. A provider that failed rests for a
+//! moment before it is asked again, so that nobody waits for it in vain.
+
+mod document;
+mod keys;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+use tracing::warn;
+
+pub(super) use document::{Document, ProviderError, limits, target};
+pub(super) use keys::Key;
+
+use super::rules::Rules;
+use super::single_flight::Flights;
+use crate::host::Host;
+
+/// How long a core uses its copy without a look at the node's.
+const CORE_COPY: Duration = Duration::from_secs(1);
+
+/// Longest rest of a provider that fails.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// Failures in a row after which calls other than discovery are not even tried for a moment.
+const TOLERATED_FAILURES: u32 = 3;
+
+/// Most providers that a node remembers.
+const MOST_PROVIDERS: usize = 1024;
+
+type Outcome = Result<Arc<Document>, ProviderError>;
+
+/// The providers of a node.
+#[derive(Debug, Default)]
+struct Providers {
+    entries: Mutex<HashMap<[u8; 32], Entry>>,
+    flights: Arc<Flights<[u8; 32], Outcome>>,
+}
+
+/// What is known of one provider.
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    document: Option<Arc<Document>>,
+    discovery: Health,
+    calls: Health,
+    /// When unknown keys last led to a re-discovery.
+    rediscovered_at: Option<UnixTime>,
+}
+
+/// How calls of one kind went of late.
+#[derive(Clone, Debug, Default)]
+struct Health {
+    failures: u32,
+    failed_at: UnixTime,
+}
+
+impl Health {
+    fn record(&mut self, succeeded: bool, now: UnixTime) {
+        if succeeded {
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.failed_at = now;
+        }
+    }
+
+    /// Whether it should be left alone: after `tolerated` failures, for one second more with each
+    /// further one. A clock that was set back ends the rest.
+    fn rests(&self, tolerated: u32, now: UnixTime) -> bool {
+        let over = self.failures.saturating_sub(tolerated);
+        let rest = Duration::from_secs(over.into()).min(LONGEST_REST);
+        over > 0 && now >= self.failed_at && now.saturating_since(self.failed_at) < rest
+    }
+}
+
+/// The copies of one core.
+#[derive(Debug, Default)]
+struct CoreCopies(RefCell<HashMap<[u8; 32], (Arc<Document>, UnixTime)>>);
+
+/// What the provider says of itself.
+///
+/// # Errors
+///
+/// If nothing is known and it cannot be asked now.
+pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
+    let now = host.now();
+    let key = rules.provider_key;
+    let copies = host.core_state::<CoreCopies>();
+    if let Some((copy, copied_at)) = copies.0.borrow().get(&key)
+        && *copied_at <= now
+        && now.saturating_since(*copied_at) < CORE_COPY
+    {
+        return Ok(Arc::clone(copy));
+    }
+    let providers = host.node_state::<Providers>();
+    let entry = providers.entry(key);
+    let rests = entry.discovery.rests(0, now);
+    let document = match entry.document {
+        Some(document) => {
+            if now.saturating_since(document.fetched_at) >= lifetime(rules) && !rests {
+                providers.fetch(rules, host);
+            }
+            document
+        }
+        None if rests => return Err(ProviderError::Resting),
+        None => wait(providers.fetch(rules, host)).await?,
+    };
+    copies.remember(key, &document, now);
+    Ok(document)
+}
+
+/// A newer document than `seen`, whose keys did not verify a token: fetched anew unless that was done
+/// a moment ago (Kong 3.9, `rediscovery_lifetime`).
+///
+/// # Errors
+///
+/// If it cannot be fetched now.
+pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Document) -> Outcome {
+    let now = host.now();
+    let key = rules.provider_key;
+    let providers = host.node_state::<Providers>();
+    let flight = {
+        let mut entries = providers.lock();
+        let entry = entries.entry(key).or_default();
+        if let Some(document) = &entry.document
+            && document.version != seen.version
+        {
+            Err(Arc::clone(document))
+        } else {
+            let wait = rules.config.provider.rediscovery_lifetime.seconds();
+            let recently = entry
+                .rediscovered_at
+                .is_some_and(|at| at <= now && now.saturating_since(at) < wait);
+            if recently || entry.discovery.rests(0, now) {
+                return entry.document.clone().ok_or(ProviderError::Resting);
+            }
+            entry.rediscovered_at = Some(now);
+            Ok(())
+        }
+    };
+    let document = match flight {
+        Ok(()) => wait(providers.fetch(rules, host)).await?,
+        Err(document) => document,
+    };
+    host.core_state::<CoreCopies>()
+        .remember(key, &document, now);
+    Ok(document)
+}
+
+/// Runs a call to the provider other than discovery, unless it rests; remembers how it went.
+pub(super) async fn guarded<T>(
+    rules: &Rules,
+    host: &impl Host,
+    call: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let providers = host.node_state::<Providers>();
+    let key = rules.provider_key;
+    if providers
+        .entry(key)
+        .calls
+        .rests(TOLERATED_FAILURES, host.now())
+    {
+        return Err(ProviderError::Resting);
+    }
+    let result = call.await;
+    let mut entries = providers.lock();
+    let entry = entries.entry(key).or_default();
+    entry.calls.record(result.is_ok(), host.now());
+    result
+}
+
+impl Providers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, key: [u8; 32]) -> Entry {
+        self.lock().get(&key).cloned().unwrap_or_default()
+    }
+
+    /// Starts a fetch, or joins the one under way.
+    fn fetch<H: Host>(
+        self: &Arc<Self>,
+        rules: &Arc<Rules>,
+        host: &H,
+    ) -> futures::channel::oneshot::Receiver<Outcome> {
+        let key = rules.provider_key;
+        let (waiting, pilot) = self.flights.board(&key);
+        if let Some(pilot) = pilot {
+            let (providers, rules, its_host) = (Arc::clone(self), Arc::clone(rules), host.clone());
+            host.spawn(Box::pin(async move {
+                let outcome = document::fetch(&rules, &its_host).await.map(Arc::new);
+                if let Err(error) = &outcome {
+                    warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
+                }
+                let mut entries = providers.lock();
+                if entries.len() >= MOST_PROVIDERS && !entries.contains_key(&key) {
+                    entries.clear();
+                }
+                let entry = entries.entry(key).or_default();
+                entry.discovery.record(outcome.is_ok(), its_host.now());
+                if let Ok(document) = &outcome {
+                    entry.document = Some(Arc::clone(document));
+                }
+                drop(entries);
+                pilot.land(&outcome);
+            }));
+        }
+        waiting
+    }
+}
+
+impl CoreCopies {
+    fn remember(&self, key: [u8; 32], document: &Arc<Document>, now: UnixTime) {
+        let mut copies = self.0.borrow_mut();
+        if copies.len() >= MOST_PROVIDERS {
+            copies.clear();
+        }
+        copies.insert(key, (Arc::clone(document), now));
+    }
+}
+
+async fn wait(flight: futures::channel::oneshot::Receiver<Outcome>) -> Outcome {
+    flight.await.unwrap_or(Err(ProviderError::GivenUp))
+}
+
+/// How long a document is used before it is fetched anew.
+fn lifetime(rules: &Rules) -> Duration {
+    let provider = &rules.config.provider;
+    let mut lifetime = provider.cache_ttl.seconds();
+    if let Some(least) = &provider.cache_ttl_min {
+        lifetime = lifetime.max(least.seconds());
+    }
+    if let Some(most) = &provider.cache_ttl_max {
+        lifetime = lifetime.min(most.seconds());
+    }
+    lifetime
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,256 @@
+//! What a provider says of itself (OpenID Connect Discovery §3, RFC 8414), and how it is fetched.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, LOCATION};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use url::Url;
+
+use super::keys::Keys;
+use crate::host::{FetchError, FetchLimits, Host};
+use crate::openid_connect::failure::Failure;
+use crate::openid_connect::rules::{Rules, provider_url};
+
+/// Longest discovery document, in bytes.
+const DOCUMENT_LIMIT: usize = 1024 * 1024;
+
+/// Longest JWKS document, in bytes.
+const KEYS_LIMIT: usize = 256 * 1024;
+
+/// Most redirects that a discovery or JWKS request follows.
+const MOST_REDIRECTS: usize = 3;
+
+/// Numbers documents, so that caches notice a new one.
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
+
+/// A discovery document with the keys that it leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    pub(crate) issuer: String,
+    pub(crate) authorization_endpoint: Option<String>,
+    pub(crate) token_endpoint: Option<String>,
+    pub(crate) revocation_endpoint: Option<String>,
+    pub(crate) end_session_endpoint: Option<String>,
+    pub(crate) token_auth_methods: Option<Vec<String>>,
+    /// Whether every authorization response carries `iss` (RFC 9207).
+    pub(crate) sends_iss: bool,
+    pub(crate) keys: Keys,
+    pub(crate) fetched_at: UnixTime,
+    pub(crate) version: u64,
+}
+
+/// Why a provider could not be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ProviderError {
+    /// No answer.
+    #[error("asking the provider")]
+    Fetch(#[source] FetchError),
+    /// An answer with another status than 200.
+    #[error("the provider answered with status {0}")]
+    Status(u16),
+    /// An answer that is not what the specification says.
+    #[error("the provider's answer is unusable: {0}")]
+    Unusable(&'static str),
+    /// Discovery names another issuer than was configured.
+    #[error("the provider names the issuer {found}, configured is {expected}")]
+    Issuer {
+        /// As configured.
+        expected: String,
+        /// As discovered.
+        found: String,
+    },
+    /// The fetch was given up, for instance because the node stops.
+    #[error("asking the provider was given up")]
+    GivenUp,
+    /// Too many failures just now.
+    #[error("the provider failed just now and is not asked again yet")]
+    Resting,
+}
+
+impl ProviderError {
+    /// The failure of a request that needs the provider.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Fetch(FetchError::TooLarge { .. })
+            | Self::Status(_)
+            | Self::Unusable(_)
+            | Self::Issuer { .. } => Failure::unavailable(
+                "idp_error",
+                "the OpenID provider gave an answer that cannot be used",
+            ),
+            Self::Fetch(_) | Self::GivenUp | Self::Resting => {
+                Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
+            }
+        }
+    }
+}
+
+/// Fetches document and keys.
+pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError> {
+    let provider = &rules.config.provider;
+    let mut document = if provider.using_pseudo_issuer {
+        Document {
+            issuer: rules.issuer.clone(),
+            ..Document::default()
+        }
+    } else {
+        let metadata = discover(rules, host).await?;
+        let mut document = read(rules, &metadata)?;
+        let jwks_uri = metadata
+            .get("jwks_uri")
+            .and_then(Value::as_str)
+            .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
+        document.keys = keys(rules, host, jwks_uri).await?;
+        document
+    };
+    for uri in provider.extra_jwks_uris.iter().flatten() {
+        document.keys.extend(keys(rules, host, uri).await?);
+    }
+    document.fetched_at = host.now();
+    document.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+    Ok(document)
+}
+
+/// Tries where OpenID Connect and then where RFC 8414 puts the document.
+async fn discover(rules: &Rules, host: &impl Host) -> Result<Map<String, Value>, ProviderError> {
+    let mut places = vec![format!("{}/.well-known/openid-configuration", rules.issuer)];
+    if let Ok(mut url) = Url::parse(&rules.issuer) {
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
+        places.push(url.into());
+    }
+    let mut first_error = None;
+    for place in places {
+        match get_json(rules, host, &place, DOCUMENT_LIMIT).await {
+            Ok(Value::Object(metadata)) => return Ok(metadata),
+            Ok(_) => return Err(ProviderError::Unusable("discovery is not a JSON object")),
+            // Only a document that is not there is looked for elsewhere.
+            Err(error @ ProviderError::Status(status)) if status < 500 => {
+                first_error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_error.unwrap_or(ProviderError::Unusable("the issuer is no URL")))
+}
+
+fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, ProviderError> {
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str);
+    let issuer = text("issuer").ok_or(ProviderError::Unusable("issuer is missing"))?;
+    let provider = &rules.config.provider;
+    let allowed = provider.issuers_allowed.as_deref().unwrap_or_default();
+    if issuer.trim_end_matches('/') != rules.issuer && !allowed.iter().any(|other| other == issuer)
+    {
+        return Err(ProviderError::Issuer {
+            expected: rules.issuer.clone(),
+            found: issuer
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect(),
+        });
+    }
+    let endpoint = |name: &str| match text(name) {
+        None => Ok(None),
+        Some(url) => match provider_url(url, provider.allow_insecure_http) {
+            Ok(_) => Ok(Some(url.to_owned())),
+            Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
+        },
+    };
+    let list = |name: &str| {
+        let items = metadata.get(name)?.as_array()?;
+        Some(
+            items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        )
+    };
+    Ok(Document {
+        issuer: issuer.to_owned(),
+        authorization_endpoint: endpoint("authorization_endpoint")?,
+        token_endpoint: endpoint("token_endpoint")?,
+        revocation_endpoint: endpoint("revocation_endpoint")?,
+        end_session_endpoint: endpoint("end_session_endpoint")?,
+        token_auth_methods: list("token_endpoint_auth_methods_supported"),
+        sends_iss: metadata
+            .get("authorization_response_iss_parameter_supported")
+            .and_then(Value::as_bool)
+            .unwrap_or_default(),
+        ..Document::default()
+    })
+}
+
+async fn keys(rules: &Rules, host: &impl Host, uri: &str) -> Result<Keys, ProviderError> {
+    let document = get_json(rules, host, uri, KEYS_LIMIT).await?;
+    Keys::read(&document).ok_or(ProviderError::Unusable("the JWKS document has no keys"))
+}
+
+/// Gets a JSON document, over at most three redirects, each to a URL that could have been configured.
+async fn get_json(
+    rules: &Rules,
+    host: &impl Host,
+    uri: &str,
+    limit: usize,
+) -> Result<Value, ProviderError> {
+    let provider = &rules.config.provider;
+    let mut uri = provider_url(uri, provider.allow_insecure_http)
+        .map_err(|_| ProviderError::Unusable("a URL that is not https"))?;
+    for _ in 0..=MOST_REDIRECTS {
+        let mut request = Request::get(uri.as_str())
+            .body(Bytes::new())
+            .map_err(|_| ProviderError::Unusable("a URL that cannot be asked"))?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in &rules.discovery_headers {
+            headers.append(name, value.clone());
+        }
+        let response = host
+            .fetch(request, limits(rules, limit))
+            .await
+            .map_err(ProviderError::Fetch)?;
+        if response.status() == StatusCode::OK {
+            return serde_json::from_slice(response.body())
+                .map_err(|_| ProviderError::Unusable("it is not JSON"));
+        }
+        if !response.status().is_redirection() {
+            return Err(ProviderError::Status(response.status().as_u16()));
+        }
+        let target = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|target| uri.join(target).ok())
+            .filter(|target| !(uri.scheme() == "https" && target.scheme() == "http"))
+            .ok_or(ProviderError::Unusable("a redirect that is not followed"))?;
+        uri = provider_url(target.as_str(), provider.allow_insecure_http)
+            .map_err(|_| ProviderError::Unusable("a redirect that is not followed"))?;
+    }
+    Err(ProviderError::Unusable("too many redirects"))
+}
+
+/// What one request to the provider may cost.
+pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
+    let provider = &rules.config.provider;
+    let timeout = provider.timeout.milliseconds();
+    FetchLimits {
+        timeout: if timeout.is_zero() {
+            Duration::from_secs(10)
+        } else {
+            timeout
+        },
+        body,
+        verify_tls: provider.ssl_verify,
+    }
+}
+
+/// A URL as the target of a request.
+pub(crate) fn target(url: &str) -> Result<Uri, ProviderError> {
+    url.parse()
+        .map_err(|_| ProviderError::Unusable("an endpoint is not a URL"))
+}

@@ -1,0 +1,183 @@
+//! Refreshing tokens: once per refresh token at a time on a node, to the end even if the request that
+//! needed it goes away, and with one result for all that ask with the same token for a while
+//! afterwards (OpenID Connect Core §12).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+use tracing::{debug, info};
+
+use super::config::UnsignedMethod;
+use super::failure::{Class, Failure};
+use super::jws::{Claims, Jws};
+use super::provider;
+use super::rules::Rules;
+use super::single_flight::Flights;
+use super::token_endpoint::{self, Tokens};
+use super::verify::{Expected, Refusal, Verifier};
+use crate::host::Host;
+
+/// How long a result answers for its refresh token: requests sent before their browser had the new
+/// cookie come that late.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Most results that a node remembers.
+const MOST: usize = 10_000;
+
+type Outcome = Result<Arc<Tokens>, Failure>;
+
+/// The refreshes of a node.
+#[derive(Debug, Default)]
+struct Refreshes {
+    flights: Arc<Flights<[u8; 32], Outcome>>,
+    recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
+}
+
+/// New tokens for `refresh_token`. `id_token` is the one that the session holds.
+///
+/// # Errors
+///
+/// If the provider refuses or cannot be used, or gives an ID token of another user.
+pub(super) async fn refresh(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    client: usize,
+    refresh_token: &str,
+    id_token: Option<&str>,
+) -> Outcome {
+    let refreshes = host.node_state::<Refreshes>();
+    let key = key(rules, client, refresh_token);
+    if let Some(outcome) = refreshes.recent(&key, host.now()) {
+        return outcome;
+    }
+    let (waiting, pilot) = refreshes.flights.board(&key);
+    if let Some(pilot) = pilot {
+        // Between the look and the boarding another one may have landed.
+        if let Some(outcome) = refreshes.recent(&key, host.now()) {
+            pilot.land(&outcome);
+            return outcome;
+        }
+        let (refreshes, rules, its_host) =
+            (Arc::clone(&refreshes), Arc::clone(rules), host.clone());
+        let (refresh_token, id_token) = (refresh_token.to_owned(), id_token.map(str::to_owned));
+        host.spawn(Box::pin(async move {
+            let outcome = run(
+                &rules,
+                &its_host,
+                client,
+                refresh_token,
+                id_token.as_deref(),
+            )
+            .await;
+            match &outcome {
+                Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
+                Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
+            }
+            refreshes.remember(key, &outcome, its_host.now());
+            pilot.land(&outcome);
+        }));
+    }
+    let given_up = || Failure::unavailable("refresh_failed", "the refresh was given up");
+    waiting.await.unwrap_or_else(|_| Err(given_up()))
+}
+
+async fn run(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    client: usize,
+    refresh_token: String,
+    id_token: Option<&str>,
+) -> Outcome {
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let form = vec![
+        ("grant_type".to_owned(), "refresh_token".to_owned()),
+        ("refresh_token".to_owned(), refresh_token),
+    ];
+    let tokens = token_endpoint::request(rules, &document, client, host, form)
+        .await
+        .map_err(|error| error.failure("refresh_failed"))?;
+    let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
+    let verify = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client,
+            now: host.now(),
+        };
+        verify(&verifier, &tokens, old.as_ref())
+    };
+    match verify(&document) {
+        Ok(()) => {}
+        Err(Refusal::UnknownKey(_)) => {
+            document = provider::rediscover(rules, host, &document)
+                .await
+                .map_err(|error| error.failure())?;
+            verify(&document).map_err(Refusal::into_failure)?;
+        }
+        Err(Refusal::Bad(failure)) => return Err(failure),
+    }
+    Ok(Arc::new(tokens))
+}
+
+/// A new ID token must be of the same user and the same authentication; the access token must verify.
+fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Result<(), Refusal> {
+    if let Some(token) = &tokens.id_token {
+        let expected = Expected {
+            access_token: &tokens.access_token,
+            ..Expected::default()
+        };
+        let new = verifier.id_token(token, expected)?;
+        if let Some(old) = old {
+            let changed = |name: &str| old.contains_key(name) && new.get(name) != old.get(name);
+            let reauthenticated = new.contains_key("auth_time") && changed("auth_time");
+            if changed("sub") || changed("iss") || reauthenticated {
+                let failure =
+                    Failure::refused("refresh_sub", "the refreshed ID token is of another user");
+                return Err(Refusal::Bad(failure));
+            }
+        }
+    }
+    let check = !verifier
+        .rules
+        .ignores_signature(UnsignedMethod::RefreshToken);
+    verifier.issued(&tokens.access_token, check).map(|_| ())
+}
+
+impl Refreshes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (UnixTime, Outcome)>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self, key: &[u8; 32], now: UnixTime) -> Option<Outcome> {
+        let recent = self.lock();
+        let (until, outcome) = recent.get(key)?;
+        (now < *until).then(|| outcome.clone())
+    }
+
+    /// A provider that could not be used is asked again by the next request.
+    fn remember(&self, key: [u8; 32], outcome: &Outcome, now: UnixTime) {
+        if matches!(outcome, Err(failure) if failure.class == Class::Unavailable) {
+            return;
+        }
+        let mut recent = self.lock();
+        if recent.len() >= MOST {
+            recent.retain(|_, (until, _)| now < *until);
+        }
+        if recent.len() < MOST {
+            recent.insert(key, (now.saturating_add(LATE), outcome.clone()));
+        }
+    }
+}
+
+fn key(rules: &Rules, client: usize, refresh_token: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&rules.provider_key);
+    hasher.update(rules.client(client).id.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(refresh_token.as_bytes());
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,336 @@
+//! What a request brings: arguments, credentials, the choice of a client.
+
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method};
+use serde_json::Value;
+
+use super::config::{ParamPlace, TokenPlace};
+use super::cookie::Jar;
+use super::failure::Failure;
+use super::flow::Callback;
+use super::rules::Rules;
+use crate::exchange::Exchange;
+
+/// Longest body that is searched for arguments, in bytes.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// Headers other than `Authorization` that may carry a bearer token (Kong 3.9).
+const TOKEN_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("access-token"),
+    HeaderName::from_static("x-access-token"),
+];
+
+/// A token and where it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) token: String,
+    pub(super) place: Place,
+}
+
+/// Where a credential was found.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// A header.
+    Header(HeaderName),
+    /// An argument of the query.
+    Query(String),
+    /// The body, which cannot be changed.
+    Body,
+    /// A cookie.
+    Cookie(String),
+}
+
+/// The arguments of a query, decoded.
+pub(super) fn query<'a>(exchange: &'a Exchange<'_>) -> form_urlencoded::Parse<'a> {
+    form_urlencoded::parse(exchange.request.uri.query().unwrap_or_default().as_bytes())
+}
+
+/// The first argument `name` of the query.
+fn query_argument<'a>(exchange: &'a Exchange<'_>, name: &str) -> Option<Cow<'a, str>> {
+    exchange.request.uri.query()?;
+    query(exchange)
+        .find(|(found, _)| found == name)
+        .map(|(_, value)| value)
+}
+
+/// The arguments of the body, if it is a form or a JSON object of a bearable size.
+pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, String)> {
+    let kind = exchange
+        .request
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| {
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase()
+        });
+    let form = match kind.as_deref() {
+        Some("application/x-www-form-urlencoded") => true,
+        Some("application/json") => false,
+        _ => return Vec::new(),
+    };
+    let Ok(body) = exchange.body.read(BODY_LIMIT).await else {
+        return Vec::new();
+    };
+    if form {
+        return form_urlencoded::parse(&body).into_owned().collect();
+    }
+    let Ok(Value::Object(members)) = serde_json::from_slice(&body) else {
+        return Vec::new();
+    };
+    members
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// The position of the client that the request chooses; the first if it chooses none (Kong 3.9,
+/// `client_arg`).
+pub(super) fn client(rules: &Rules, exchange: &Exchange<'_>) -> usize {
+    if rules.clients.len() < 2 {
+        return 0;
+    }
+    let name = &rules.config.client.client_arg;
+    let dashed = name.replace('_', "-");
+    let headers = &exchange.request.headers;
+    let header = [format!("x-{dashed}"), dashed]
+        .into_iter()
+        .find_map(|name| headers.get(name)?.to_str().ok().map(Cow::Borrowed));
+    let Some(choice) = header.or_else(|| query_argument(exchange, name)) else {
+        return 0;
+    };
+    let by_id = rules.clients.iter().position(|client| client.id == choice);
+    let by_number = || {
+        let number: usize = choice.parse().ok()?;
+        number
+            .checked_sub(1)
+            .filter(|position| *position < rules.clients.len())
+    };
+    by_id.or_else(by_number).unwrap_or_default()
+}
+
+/// The bearer token of the request, looked for where the configuration says, in its order.
+///
+/// # Errors
+///
+/// If there are several `Authorization` headers: which one counts must not be a matter of luck.
+pub(super) async fn bearer(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    jar: &Jar,
+) -> Result<Option<Found>, Failure> {
+    if exchange
+        .request
+        .headers
+        .get_all(AUTHORIZATION)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
+        return Err(Failure::bad_request(
+            "duplicate_param",
+            "there is more than one Authorization header",
+        ));
+    }
+    let credentials = &rules.config.credentials;
+    for place in credentials.bearer_token_param_type.iter().flatten() {
+        let found = match place {
+            TokenPlace::Header => bearer_header(&exchange.request.headers),
+            TokenPlace::Query => query_argument(exchange, "access_token").map(|token| Found {
+                token: token.into_owned(),
+                place: Place::Query("access_token".to_owned()),
+            }),
+            TokenPlace::Cookie => credentials
+                .bearer_token_cookie_name
+                .as_ref()
+                .and_then(|name| {
+                    Some(Found {
+                        token: jar.other(name)?.to_owned(),
+                        place: Place::Cookie(name.clone()),
+                    })
+                }),
+            TokenPlace::Body => argument(body_arguments(exchange).await, "access_token"),
+        };
+        if let Some(found) = found.filter(|found| !found.token.is_empty()) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn bearer_header(headers: &HeaderMap) -> Option<Found> {
+    let authorization = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return Some(Found {
+            token: token.trim().to_owned(),
+            place: Place::Header(AUTHORIZATION),
+        });
+    }
+    TOKEN_HEADERS.into_iter().find_map(|name| {
+        let value = headers.get(&name)?.to_str().ok()?;
+        Some(Found {
+            token: without_scheme(value).to_owned(),
+            place: Place::Header(name),
+        })
+    })
+}
+
+/// The refresh token of the request, if one is looked for.
+pub(super) async fn refresh_token(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Found> {
+    let credentials = &rules.config.credentials;
+    let name = credentials.refresh_token_param_name.as_deref()?;
+    for place in credentials.refresh_token_param_type.iter().flatten() {
+        let found = match place {
+            ParamPlace::Header => header_of(&exchange.request.headers, name),
+            ParamPlace::Query => query_argument(exchange, name).map(|token| Found {
+                token: token.into_owned(),
+                place: Place::Query(name.to_owned()),
+            }),
+            ParamPlace::Body => argument(body_arguments(exchange).await, name),
+        };
+        if let Some(found) = found.filter(|found| !found.token.is_empty()) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn header_of(headers: &HeaderMap, name: &str) -> Option<Found> {
+    let name = HeaderName::try_from(name.replace('_', "-")).ok()?;
+    let value = headers.get(&name)?.to_str().ok()?;
+    Some(Found {
+        token: without_scheme(value).to_owned(),
+        place: Place::Header(name),
+    })
+}
+
+fn argument(arguments: Vec<(String, String)>, name: &str) -> Option<Found> {
+    let (_, token) = arguments.into_iter().find(|(found, _)| found == name)?;
+    Some(Found {
+        token,
+        place: Place::Body,
+    })
+}
+
+fn without_scheme(value: &str) -> &str {
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => value.trim(),
+    }
+}
+
+/// Removes the credential from what goes upstream.
+pub(super) fn hide(exchange: &mut Exchange<'_>, place: &Place) {
+    match place {
+        Place::Header(name) => _ = exchange.request.headers.remove(name),
+        Place::Query(name) => keep_arguments(exchange, |found| found != name),
+        Place::Body | Place::Cookie(_) => {}
+    }
+}
+
+/// Rewrites the query to the arguments that `keep` likes, each as it came.
+pub(super) fn keep_arguments(exchange: &mut Exchange<'_>, keep: impl Fn(&str) -> bool) {
+    let Some(query) = exchange.request.uri.query() else {
+        return;
+    };
+    let kept = kept_arguments(query, keep);
+    set_query(exchange, &kept);
+}
+
+/// The arguments of `query` that `keep` likes, each as it came.
+pub(super) fn kept_arguments(query: &str, keep: impl Fn(&str) -> bool) -> String {
+    let kept = query.split('&').filter(|argument| {
+        form_urlencoded::parse(argument.as_bytes())
+            .next()
+            .is_none_or(|(name, _)| keep(&name))
+    });
+    kept.collect::<Vec<_>>().join("&")
+}
+
+/// Puts `query` in the place of the request's query.
+pub(super) fn set_query(exchange: &mut Exchange<'_>, query: &str) {
+    let path = exchange.request.uri.path();
+    let path_and_query = if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{query}")
+    };
+    let mut parts = exchange.request.uri.clone().into_parts();
+    let Ok(path_and_query) = path_and_query.parse() else {
+        return;
+    };
+    parts.path_and_query = Some(path_and_query);
+    if let Ok(uri) = http::Uri::from_parts(parts) {
+        exchange.request.uri = uri;
+    }
+}
+
+/// Arguments that a provider adds to the redirect URI.
+pub(super) fn added_by_provider(name: &str) -> bool {
+    matches!(
+        name,
+        "code"
+            | "state"
+            | "session_state"
+            | "iss"
+            | "error"
+            | "error_description"
+            | "error_uri"
+            | "scope"
+            | "authuser"
+            | "prompt"
+            | "hd"
+    )
+}
+
+/// The authorization response that the request is, if it looks like one.
+pub(super) async fn callback(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Callback> {
+    let arguments: Vec<(String, String)> = match exchange.request.method {
+        Method::GET => {
+            exchange.request.uri.query()?;
+            query(exchange).into_owned().collect()
+        }
+        Method::POST
+            if rules.config.sign_in.response_mode == super::config::ResponseMode::FormPost =>
+        {
+            body_arguments(exchange).await
+        }
+        _ => return None,
+    };
+    let mut callback = Callback::default();
+    for (name, value) in arguments {
+        let field = match name.as_str() {
+            "state" => &mut callback.state,
+            "code" => &mut callback.code,
+            "iss" => &mut callback.iss,
+            "error" => &mut callback.error,
+            _ => continue,
+        };
+        callback.ambiguous |= field.replace(value).is_some();
+    }
+    let answered = callback.code.is_some() || callback.error.is_some();
+    (callback.state.is_some() && answered).then_some(callback)
+}
+
+/// Whether a browser follows a redirect of this request by showing what comes: a sign-in begun by
+/// anything else could not end (Fetch Metadata, `Sec-Purpose`).
+pub(super) fn can_sign_in(headers: &HeaderMap) -> bool {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let navigates = value("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+    let prefetch = ["sec-purpose", "purpose", "x-moz"]
+        .into_iter()
+        .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")));
+    let scripted =
+        value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest"));
+    navigates && !prefetch && !scripted
+}

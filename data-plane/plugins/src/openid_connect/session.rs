@@ -1,0 +1,251 @@
+//! A session: what its cookie holds, how long it lives, how it is sealed and opened.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+
+use super::config::AuthMethod;
+use super::cookie::{CHUNK, Jar, MOST_CHUNKS};
+use super::rules::Rules;
+use super::seal::{self, SealError, Sizes};
+use super::token_endpoint::Tokens;
+use crate::host::Host;
+use crate::session_keys::KeyRing;
+
+/// Most bytes that a session may take once it is decompressed.
+const LONGEST: u64 = 64 * 1024;
+
+/// Longest time between two notes of a session's use. Each one is a `Set-Cookie`.
+const TOUCH: Duration = Duration::from_secs(60);
+
+/// How a session is cut into cookies.
+const SIZES: Sizes = Sizes {
+    chunk: CHUNK,
+    most: MOST_CHUNKS,
+};
+
+/// A signed-in browser, as its cookie holds it. New fields get a default, so that older cookies stay
+/// readable.
+#[derive(Clone, Deserialize, Serialize)]
+pub(super) struct Session {
+    /// Names the session; random.
+    pub(super) id: String,
+    /// Position of the client.
+    #[serde(default)]
+    pub(super) client: usize,
+    /// What began the session.
+    pub(super) method: AuthMethod,
+    /// When the user signed in.
+    pub(super) started_at: UnixTime,
+    /// When the session was last renewed.
+    pub(super) renewed_at: UnixTime,
+    /// When its last use was noted.
+    pub(super) used_at: UnixTime,
+    pub(super) access_token: String,
+    #[serde(default)]
+    pub(super) id_token: Option<String>,
+    #[serde(default)]
+    pub(super) refresh_token: Option<String>,
+    /// When the access token ends, as far as is known.
+    #[serde(default)]
+    pub(super) expires_at: Option<UnixTime>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("started_at", &self.started_at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins a session now, with a new id (OWASP, session fixation).
+    pub(super) fn begin(
+        tokens: &Tokens,
+        method: AuthMethod,
+        client: usize,
+        host: &impl Host,
+    ) -> Self {
+        let now = host.now();
+        Self {
+            id: random_text::<16>(host),
+            client,
+            method,
+            started_at: now,
+            renewed_at: now,
+            used_at: now,
+            access_token: tokens.access_token.clone(),
+            id_token: tokens.id_token.clone(),
+            refresh_token: tokens.refresh_token.clone(),
+            expires_at: tokens.expires_at,
+        }
+    }
+
+    /// Takes over the tokens of a refresh; those that did not come stay.
+    pub(super) fn refreshed(&self, tokens: &Tokens) -> Self {
+        Self {
+            access_token: tokens.access_token.clone(),
+            id_token: tokens.id_token.clone().or_else(|| self.id_token.clone()),
+            refresh_token: tokens
+                .refresh_token
+                .clone()
+                .or_else(|| self.refresh_token.clone()),
+            expires_at: tokens.expires_at,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is alive at `now`: not idle for too long, renewed lately, not too old. A clock that
+    /// went back extends nothing beyond the limit itself.
+    pub(super) fn alive(&self, rules: &Rules, now: UnixTime) -> bool {
+        let session = &rules.config.session;
+        let within = |since: UnixTime, limit: Option<Duration>| {
+            limit.is_none_or(|limit| now < since.saturating_add(limit))
+        };
+        within(self.used_at, session.session_idling_timeout.limit())
+            && within(self.renewed_at, session.session_rolling_timeout.limit())
+            && within(self.started_at, session.session_absolute_timeout.limit())
+    }
+
+    /// The session after a use at `now`, if that is to be noted in the cookie.
+    pub(super) fn used(&self, rules: &Rules, now: UnixTime) -> Option<Self> {
+        let session = &rules.config.session;
+        let keeps = rules.keeps_session(AuthMethod::Session);
+        let mut next = None;
+        if let Some(idle) = session.session_idling_timeout.limit()
+            && now.saturating_since(self.used_at) >= TOUCH.min(idle / 4)
+        {
+            next = Some(self.clone());
+        }
+        if let Some(rolling) = session.session_rolling_timeout.limit().filter(|_| keeps) {
+            let left = self
+                .renewed_at
+                .saturating_add(rolling)
+                .saturating_since(now);
+            let renew = session
+                .session_cookie_renew
+                .as_ref()
+                .map_or(rolling / 4, super::config::Number::seconds);
+            if left < renew {
+                next.get_or_insert_with(|| self.clone()).renewed_at = now;
+            }
+        }
+        if let Some(next) = &mut next {
+            next.used_at = now;
+        }
+        next
+    }
+
+    /// The `Set-Cookie` headers that hand this session to the browser, and those that take back the
+    /// chunks of a larger one.
+    pub(super) fn cookies(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        jar: &Jar,
+        https: bool,
+    ) -> Result<Vec<HeaderValue>, SealError> {
+        let json = serde_json::to_vec(self).expect("a session has only string keys");
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        let compressed = encoder
+            .write_all(&json)
+            .and_then(|()| encoder.finish())
+            .expect("writing to memory succeeds");
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let name = rules.names.session();
+        let now = host.now().as_secs();
+        let value = seal::seal(ring, &rules.binding, name, &compressed, SIZES, now, nonce)?;
+        let mut cookies = Vec::new();
+        let mut rest = value.as_str();
+        let mut number = 1;
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at_checked(CHUNK).unwrap_or((rest, ""));
+            let name = rules.names.chunk(number);
+            cookies.push(rules.session_cookie.set(&name, chunk, https));
+            rest = after;
+            number += 1;
+        }
+        for surplus in jar.chunks().filter(|held| *held >= number) {
+            let name = rules.names.chunk(surplus);
+            cookies.push(rules.session_cookie.expire(&name, https));
+        }
+        Ok(cookies)
+    }
+}
+
+/// The `Set-Cookie` headers that make the browser forget its session, every chunk of it.
+pub(super) fn expired_cookies(rules: &Rules, jar: &Jar, https: bool) -> Vec<HeaderValue> {
+    let mut numbers: Vec<u8> = jar.chunks().collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+        .into_iter()
+        .map(|number| {
+            rules
+                .session_cookie
+                .expire(&rules.names.chunk(number), https)
+        })
+        .collect()
+}
+
+/// Opens the session whose sealed chunks, joined, are `value`. Also tells which key sealed it.
+pub(super) fn open(
+    rules: &Rules,
+    ring: &KeyRing,
+    value: &str,
+    now: UnixTime,
+) -> Option<(Session, [u8; 8])> {
+    let opened = seal::open(
+        ring,
+        &rules.binding,
+        rules.names.session(),
+        value,
+        now.as_secs(),
+    )?;
+    let mut json = Vec::new();
+    let read = DeflateDecoder::new(opened.plaintext.as_slice())
+        .take(LONGEST + 1)
+        .read_to_end(&mut json);
+    if read.is_err() || u64::try_from(json.len()).is_ok_and(|length| length > LONGEST) {
+        return None;
+    }
+    let session = serde_json::from_slice(&json).ok()?;
+    Some((session, opened.key_id))
+}
+
+/// The sealed values that the browser may mean, joined from its chunks: at most five, for a sibling
+/// domain may have planted cookies of the same name. Copies are never mixed beyond their order.
+pub(super) fn sealed_values(jar: &Jar) -> impl Iterator<Item = String> {
+    jar.chunk(1).enumerate().filter_map(|(copy, first)| {
+        let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
+        let mut value = first.to_owned();
+        for number in 2..=chunks {
+            let part = jar
+                .chunk(number)
+                .nth(copy)
+                .or_else(|| jar.chunk(number).last())?;
+            value.push_str(part);
+            if value.len() > seal::LONGEST {
+                return None;
+            }
+        }
+        Some(value)
+    })
+}
+
+/// `N` random bytes as base64url.
+pub(super) fn random_text<const N: usize>(host: &impl Host) -> String {
+    use base64::Engine;
+    let mut bytes = [0; N];
+    host.random(&mut bytes);
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}

@@ -1,0 +1,512 @@
+//! Carries out the authorization code flow: the cookie of a sign-in, the calls that a step asks for,
+//! and what follows a success.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value};
+use tracing::debug;
+use url::Url;
+
+use super::config::{AuthMethod, LoginAction, LoginToken, RedirectMode};
+use super::cookie::Jar;
+use super::failure::{Class, Failure};
+use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
+use super::headers::Facts;
+use super::principal::Principal;
+use super::provider;
+use super::request;
+use super::rules::{Client, Rules, sha256};
+use super::seal::{self, Sizes};
+use super::session::{Session, random_text};
+use super::token_endpoint::{self, Tokens};
+use crate::answer;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+
+/// Most sign-ins that one browser has under way; further ones make it forget the oldest.
+const MOST_SIGN_INS: usize = 20;
+
+/// Most bytes of their cookies.
+const MOST_BYTES: usize = 8 * 1024;
+
+/// A sign-in's cookie is one chunk.
+const SIZES: Sizes = Sizes {
+    chunk: super::cookie::CHUNK,
+    most: 1,
+};
+
+/// Sends the browser to the provider.
+///
+/// # Errors
+///
+/// If the provider cannot be used now.
+pub(super) async fn start(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Result<Flow, Failure> {
+    if !request::can_sign_in(&exchange.request.headers) {
+        return Err(Failure::unauthenticated("sign-in needs a navigation"));
+    }
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let arrival = arrive(rules, exchange, host);
+    let context = Context {
+        rules,
+        document: &document,
+    };
+    let (state, action) = flow::step(context, State::Idle, Event::Arrived(arrival), host.now());
+    match (state, action) {
+        (State::Waiting(pending), Action::Redirect(location)) => {
+            remember(rules, exchange, host, jar, &pending)?;
+            Ok(Flow::Answer(answer::redirect(
+                &location,
+                &exchange.request_id,
+            )))
+        }
+        (_, Action::Deny(failure)) => Err(failure),
+        _ => Err(Failure::unexpected(
+            "state_unknown",
+            "a sign-in could not begin",
+        )),
+    }
+}
+
+fn arrive(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host) -> Arrival {
+    let position = request::client(rules, exchange);
+    let scheme = if exchange.client.https {
+        "https"
+    } else {
+        "http"
+    };
+    let uri = &exchange.request.uri;
+    let target = format!("{scheme}://{}{}", exchange.client.authority, uri.path());
+    let preserved = rules.config.sign_in.preserve_query_args;
+    let query = uri
+        .query()
+        .filter(|_| preserved)
+        .map(|query| {
+            request::kept_arguments(query, |name| {
+                !matches!(
+                    name,
+                    "code" | "state" | "session_state" | "iss" | "error" | "error_description"
+                )
+            })
+        })
+        .filter(|query| !query.is_empty());
+    let let_through = rules
+        .config
+        .sign_in
+        .authorization_query_args_client
+        .as_deref()
+        .unwrap_or_default();
+    let arguments = request::query(exchange)
+        .filter(|(name, _)| let_through.iter().any(|known| known == name))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let configured = rules.client(position).redirect_uri.clone();
+    Arrival {
+        state: random_text::<32>(host),
+        nonce: random_text::<32>(host),
+        verifier: random_text::<32>(host),
+        client: position,
+        redirect_uri: configured.unwrap_or_else(|| target.clone()),
+        target,
+        query,
+        arguments,
+    }
+}
+
+/// Seals the sign-in into a cookie of its own, and makes room for it.
+fn remember(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    pending: &Pending,
+) -> Result<(), Failure> {
+    let name = rules.names.sign_in(&suffix(&pending.state));
+    let json = serde_json::to_vec(pending).expect("a sign-in has only string keys");
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let now = host.now();
+    let ring = &exchange.environment.session_keys;
+    let value = seal::seal(
+        ring,
+        &rules.binding,
+        &name,
+        &json,
+        SIZES,
+        now.as_secs(),
+        nonce,
+    )
+    .map_err(|error| match error {
+        seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
+        seal::SealError::TooLarge => {
+            Failure::bad_request("target_too_large", "the URL is too long to return to")
+        }
+    })?;
+    let https = exchange.client.https;
+    let cookie = &rules.authorization_cookie;
+    let mut dropped = Vec::new();
+    for name in surplus(rules, exchange, jar, now) {
+        dropped.push(cookie.expire(&name, https));
+    }
+    dropped.push(cookie.set(&name, &value, https));
+    for header in dropped {
+        exchange
+            .response_headers
+            .push((http::header::SET_COOKIE, header));
+    }
+    Ok(())
+}
+
+/// The names of the sign-ins to forget: of what does not open first, then the oldest.
+fn surplus(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    jar: &Jar,
+    now: shared::clock::UnixTime,
+) -> Vec<String> {
+    let held: Vec<_> = jar.sign_ins().collect();
+    let bytes: usize = held
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if held.len() < MOST_SIGN_INS && bytes < MOST_BYTES {
+        return Vec::new();
+    }
+    let ring = &exchange.environment.session_keys;
+    let mut aged: Vec<_> = held
+        .iter()
+        .map(|(name, value)| {
+            let pending = open(rules, ring, name, value, now);
+            (
+                pending.map(|pending| pending.started_at),
+                *name,
+                name.len() + value.len(),
+            )
+        })
+        .collect();
+    aged.sort_by_key(|(started_at, ..)| *started_at);
+    let (mut count, mut left) = (held.len(), bytes);
+    let mut names = Vec::new();
+    for (_, name, size) in aged {
+        if count < MOST_SIGN_INS && left < MOST_BYTES {
+            break;
+        }
+        names.push(name.to_owned());
+        count -= 1;
+        left -= size;
+    }
+    names
+}
+
+fn open(
+    rules: &Rules,
+    ring: &crate::session_keys::KeyRing,
+    name: &str,
+    value: &str,
+    now: shared::clock::UnixTime,
+) -> Option<Pending> {
+    let opened = seal::open(ring, &rules.binding, name, value, now.as_secs())?;
+    serde_json::from_slice(&opened.plaintext).ok()
+}
+
+/// The end of the name of a sign-in's cookie: half of SHA-256 of the state, in hexadecimal.
+fn suffix(state: &str) -> String {
+    use std::fmt::Write;
+    sha256(state.as_bytes())
+        .iter()
+        .take(8)
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string succeeds");
+            text
+        })
+}
+
+/// Finds the sign-in that an authorization response belongs to.
+///
+/// `Ok(None)`: this browser has none under way, or it took too long; a new one may begin.
+///
+/// # Errors
+///
+/// If the response belongs to none of those that are under way.
+pub(super) fn find(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    jar: &Jar,
+    callback: &Callback,
+    now: shared::clock::UnixTime,
+) -> Result<Option<Pending>, Failure> {
+    let ring = &exchange.environment.session_keys;
+    let name = rules
+        .names
+        .sign_in(&suffix(callback.state.as_deref().unwrap_or_default()));
+    let mut other = false;
+    for (held, value) in jar.sign_ins().take(2 * MOST_SIGN_INS) {
+        let Some(pending) = open(rules, ring, held, value, now) else {
+            continue;
+        };
+        if flow::expired(rules, &pending, now) {
+            continue;
+        }
+        if held == name {
+            return Ok(Some(pending));
+        }
+        other = true;
+    }
+    if other {
+        return Err(Failure::refused(
+            "state_unknown",
+            "the state is not the one that was sent",
+        ));
+    }
+    Ok(None)
+}
+
+/// Finishes a sign-in: from the authorization response to verified tokens.
+///
+/// # Errors
+///
+/// If it failed.
+pub(super) async fn finish(
+    rules: &Arc<Rules>,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    pending: Pending,
+    callback: Callback,
+) -> Result<SignedIn, Failure> {
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let client = pending.client;
+    let mut state = State::Waiting(pending);
+    let mut event = Event::CalledBack(callback);
+    loop {
+        let context = Context {
+            rules,
+            document: &document,
+        };
+        let (next, action) = flow::step(context, state, event, host.now());
+        state = next;
+        event = match action {
+            Action::FetchTokens(mut form) => {
+                form.extend(client_arguments(rules, exchange));
+                match token_endpoint::request(rules, &document, client, host, form).await {
+                    Ok(tokens) => Event::TokensReceived(Box::new(tokens)),
+                    Err(error) => Event::TokensRefused(error.failure("token_http")),
+                }
+            }
+            Action::FetchKeys => {
+                document = provider::rediscover(rules, host, &document)
+                    .await
+                    .map_err(|error| error.failure())?;
+                Event::KeysReceived
+            }
+            Action::Proceed(signed_in) => return Ok(*signed_in),
+            Action::Deny(failure) => return Err(failure),
+            Action::Redirect(_) => {
+                return Err(Failure::unexpected(
+                    "state_unknown",
+                    "a sign-in went backwards",
+                ));
+            }
+        };
+    }
+}
+
+/// Arguments of the request that the configuration lets through to the token endpoint.
+fn client_arguments(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
+    let let_through = rules
+        .config
+        .client
+        .token_post_args_client
+        .as_deref()
+        .unwrap_or_default();
+    request::query(exchange)
+        .filter(|(name, _)| let_through.iter().any(|known| known == name))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect()
+}
+
+/// Forgets the sign-in `pending`, unless the provider failed in the middle of it: then reloading the
+/// page is worth a try.
+pub(super) fn forget(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    state: &str,
+    failure: Option<&Failure>,
+) {
+    if failure.is_some_and(|failure| failure.class == Class::Unavailable) {
+        return;
+    }
+    let name = rules.names.sign_in(&suffix(state));
+    let header = rules
+        .authorization_cookie
+        .expire(&name, exchange.client.https);
+    exchange
+        .response_headers
+        .push((http::header::SET_COOKIE, header));
+}
+
+/// Begins the session of a user who signed in, and does what `login_action` says.
+///
+/// # Errors
+///
+/// If the user may not pass, or the session cannot be kept.
+pub(super) fn complete(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    signed_in: &SignedIn,
+) -> Result<Flow, Failure> {
+    let SignedIn {
+        pending, tokens, ..
+    } = signed_in;
+    let method = AuthMethod::AuthorizationCode;
+    let session = Session::begin(tokens, method, pending.client, host);
+    let principal = Principal::new(
+        rules,
+        Facts {
+            access_token: &tokens.access_token,
+            id_token: tokens.id_token.as_deref(),
+            refresh_token: tokens.refresh_token.as_deref(),
+            session_id: Some(&session.id),
+            access: signed_in.access.as_ref(),
+            id: signed_in.id.as_ref(),
+        },
+    );
+    principal.admit(rules, exchange)?;
+    if rules.keeps_session(method) {
+        keep(rules, exchange, host, jar, &session)?;
+    }
+    debug!(issuer = rules.issuer, "signed in");
+    let client = rules.client(pending.client);
+    if let Some(response) = login_answer(rules, exchange, client, method, Some(pending), tokens) {
+        return Ok(Flow::Answer(response));
+    }
+    if exchange.request.uri.query().is_some() {
+        let own = rules.config.sign_in.preserve_query_args;
+        match pending.query.as_deref().filter(|_| own) {
+            Some(query) => request::set_query(exchange, query),
+            None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
+        }
+    }
+    Ok(Flow::Continue)
+}
+
+/// Hands the session to the browser.
+///
+/// # Errors
+///
+/// If it cannot be sealed or is too large.
+pub(super) fn keep(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) -> Result<(), Failure> {
+    let ring = &exchange.environment.session_keys;
+    let cookies = session
+        .cookies(rules, ring, host, jar, exchange.client.https)
+        .map_err(|error| match error {
+            seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
+            seal::SealError::TooLarge => {
+                Failure::unexpected("session_too_large", error.to_string())
+            }
+        })?;
+    for cookie in cookies {
+        exchange
+            .response_headers
+            .push((http::header::SET_COOKIE, cookie));
+    }
+    Ok(())
+}
+
+/// The answer that `login_action` makes to a success by `method`, if it makes one.
+pub(super) fn login_answer(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    client: &Client,
+    method: AuthMethod,
+    pending: Option<&Pending>,
+    tokens: &Tokens,
+) -> Option<Response<Bytes>> {
+    let sign_in = &rules.config.sign_in;
+    if !sign_in.login_methods.contains(&method) {
+        return None;
+    }
+    match sign_in.login_action {
+        LoginAction::Upstream => None,
+        LoginAction::Response => {
+            let listed = sign_in.login_tokens.as_deref().unwrap_or_default();
+            let body = if listed.contains(&LoginToken::Tokens) {
+                tokens.answer.clone()
+            } else {
+                handed_out(rules, tokens)
+                    .map(|(name, token)| (name.to_owned(), token.into()))
+                    .collect()
+            };
+            Some(answer::json(
+                StatusCode::OK,
+                &Value::Object(Map::from_iter(body)),
+            ))
+        }
+        LoginAction::Redirect => {
+            let target = client.login_redirect_uri.clone().or_else(|| {
+                let pending = pending?;
+                Some(match &pending.query {
+                    Some(query) => format!("{}?{query}", pending.target),
+                    None => pending.target.clone(),
+                })
+            })?;
+            let location = with_tokens(rules, &target, tokens)?;
+            Some(answer::redirect(&location, &exchange.request_id))
+        }
+    }
+}
+
+/// The tokens that `login_tokens` lists and that there are.
+fn handed_out<'a>(
+    rules: &Rules,
+    tokens: &'a Tokens,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    let listed = rules
+        .config
+        .sign_in
+        .login_tokens
+        .clone()
+        .unwrap_or_default();
+    listed.into_iter().filter_map(|token| {
+        Some(match token {
+            LoginToken::IdToken => ("id_token", tokens.id_token.as_deref()?),
+            LoginToken::AccessToken => ("access_token", tokens.access_token.as_str()),
+            LoginToken::RefreshToken => ("refresh_token", tokens.refresh_token.as_deref()?),
+            LoginToken::Tokens | LoginToken::Introspection => return None,
+        })
+    })
+}
+
+fn with_tokens(rules: &Rules, target: &str, tokens: &Tokens) -> Option<String> {
+    let mut url = Url::parse(target).ok()?;
+    let pairs: Vec<_> = handed_out(rules, tokens).collect();
+    if pairs.is_empty() {
+        return Some(target.to_owned());
+    }
+    match rules.config.sign_in.login_redirect_mode {
+        RedirectMode::Query => _ = url.query_pairs_mut().extend_pairs(pairs),
+        RedirectMode::Fragment => {
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            url.set_fragment(Some(&form.extend_pairs(pairs).finish()));
+        }
+    }
+    Some(url.into())
+}

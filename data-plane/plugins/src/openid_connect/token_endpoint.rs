@@ -1,0 +1,360 @@
+//! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use form_urlencoded::{Serializer, byte_serialize};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response};
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use tracing::{debug, warn};
+
+use super::config::ClientAuth;
+use super::failure::Failure;
+use super::jws;
+use super::provider::{self, Document, ProviderError};
+use super::rules::Rules;
+use super::session::Session;
+use crate::host::Host;
+
+/// Longest answer of the token endpoint, in bytes.
+const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// Codes of RFC 6749 §5.2 that may be named to operators and, with `display_errors`, to clients.
+const CODES: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+/// Tokens as the provider handed them out.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    pub(super) access_token: String,
+    pub(super) id_token: Option<String>,
+    pub(super) refresh_token: Option<String>,
+    /// When the access token ends, as far as is known.
+    pub(super) expires_at: Option<UnixTime>,
+    /// The whole answer, for `login_tokens`.
+    pub(super) answer: Map<String, Value>,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    /// The tokens that a session holds.
+    pub(super) fn of(session: &Session) -> Self {
+        let mut answer = Map::new();
+        answer.insert(
+            "access_token".to_owned(),
+            session.access_token.clone().into(),
+        );
+        if let Some(token) = &session.id_token {
+            answer.insert("id_token".to_owned(), token.clone().into());
+        }
+        Self {
+            access_token: session.access_token.clone(),
+            id_token: session.id_token.clone(),
+            refresh_token: session.refresh_token.clone(),
+            expires_at: session.expires_at,
+            answer,
+        }
+    }
+}
+
+/// Why there are no tokens.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum TokenError {
+    /// The provider refuses: its error code, if it is a registered one.
+    #[error("the token endpoint refused the request: {0}")]
+    Refused(&'static str),
+    /// The provider cannot be used.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+impl TokenError {
+    /// The failure of the request that needed the tokens.
+    pub(super) fn failure(&self, code: &'static str) -> Failure {
+        match self {
+            Self::Refused(error) => {
+                Failure::refused(code, format!("the token endpoint answered {error}"))
+            }
+            Self::Provider(error) => error.failure(),
+        }
+    }
+}
+
+/// Asks the token endpoint for tokens by the grant in `form`.
+///
+/// # Errors
+///
+/// If the provider refuses, or cannot be used.
+pub(super) async fn request(
+    rules: &Rules,
+    document: &Document,
+    client: usize,
+    host: &impl Host,
+    mut form: Vec<(String, String)>,
+) -> Result<Tokens, TokenError> {
+    let config = &rules.config.client;
+    let endpoint = config
+        .token_endpoint
+        .as_ref()
+        .or(document.token_endpoint.as_ref())
+        .ok_or(ProviderError::Unusable("there is no token endpoint"))?;
+    let names = config.token_post_args_names.as_deref().unwrap_or_default();
+    let values = config.token_post_args_values.as_deref().unwrap_or_default();
+    form.extend(names.iter().cloned().zip(values.iter().cloned()));
+    let auth = config.token_endpoint_auth_method;
+    let answer = provider::guarded(rules, host, async {
+        let response = post(rules, document, client, host, endpoint, auth, form, true).await?;
+        if response.status().is_server_error() || response.status().as_u16() == 429 {
+            return Err(ProviderError::Status(response.status().as_u16()));
+        }
+        Ok(response)
+    })
+    .await
+    .inspect_err(|error| {
+        warn!(issuer = rules.issuer, error = %provider::chain(error), "the token endpoint failed");
+    })?;
+    if !answer.status().is_success() {
+        let code = refusal(answer.body());
+        warn!(
+            issuer = rules.issuer,
+            status = answer.status().as_u16(),
+            code,
+            "the token endpoint refused"
+        );
+        return Err(TokenError::Refused(code));
+    }
+    read(answer.body(), host.now()).inspect_err(|error| {
+        warn!(issuer = rules.issuer, %error, "the token endpoint's answer is unusable");
+    })
+}
+
+/// Revokes tokens (RFC 7009), refresh token first. A failure is logged and changes nothing.
+pub(super) async fn revoke(
+    rules: &Rules,
+    document: &Document,
+    client: usize,
+    host: &impl Host,
+    tokens: Vec<(&'static str, String)>,
+) {
+    let config = &rules.config.client;
+    let Some(endpoint) = config
+        .revocation_endpoint
+        .as_ref()
+        .or(document.revocation_endpoint.as_ref())
+    else {
+        return;
+    };
+    for (hint, token) in tokens {
+        let form = vec![
+            (config.revocation_token_param_name.clone(), token),
+            ("token_type_hint".to_owned(), hint.to_owned()),
+        ];
+        let auth = config.revocation_endpoint_auth_method;
+        match post(rules, document, client, host, endpoint, auth, form, false).await {
+            Ok(response) if response.status().is_success() => debug!(hint, "token revoked"),
+            Ok(response) => {
+                warn!(
+                    issuer = rules.issuer,
+                    hint,
+                    status = response.status().as_u16(),
+                    "revocation refused"
+                );
+            }
+            Err(error) => {
+                warn!(issuer = rules.issuer, hint, error = %provider::chain(&error), "revocation failed");
+            }
+        }
+    }
+}
+
+/// Posts a form as the client (RFC 6749 §2.3).
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a part of the one request that is made"
+)]
+async fn post(
+    rules: &Rules,
+    document: &Document,
+    client: usize,
+    host: &impl Host,
+    endpoint: &str,
+    auth: Option<ClientAuth>,
+    mut form: Vec<(String, String)>,
+    token_headers: bool,
+) -> Result<Response<Bytes>, ProviderError> {
+    let client = rules.client(client);
+    let auth = auth.or(client.auth).unwrap_or_else(|| discovered(document));
+    let secret = client.secret.as_ref().map(shared::secret::Secret::expose);
+    let mut authorization = None;
+    match (auth, secret) {
+        (ClientAuth::ClientSecretBasic, Some(secret)) => {
+            // Both are form-encoded first (RFC 6749 §2.3.1).
+            let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+            let pair = format!("{}:{}", encode(&client.id), encode(secret));
+            let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
+                .map_err(|_| ProviderError::Unusable("the client id is no header value"))?;
+            value.set_sensitive(true);
+            authorization = Some(value);
+        }
+        (ClientAuth::ClientSecretPost, Some(secret)) => {
+            form.push(("client_id".to_owned(), client.id.clone()));
+            form.push(("client_secret".to_owned(), secret.clone()));
+        }
+        _ => form.push(("client_id".to_owned(), client.id.clone())),
+    }
+    let body = Serializer::new(String::new()).extend_pairs(form).finish();
+    let mut request = Request::post(provider::target(endpoint)?)
+        .body(Bytes::from(body))
+        .map_err(|_| ProviderError::Unusable("an endpoint cannot be asked"))?;
+    let headers = request.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-www-form-urlencoded"),
+    );
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if token_headers {
+        for (name, value) in &rules.token_headers {
+            headers.append(name, value.clone());
+        }
+    }
+    if let Some(authorization) = authorization {
+        headers.insert(AUTHORIZATION, authorization);
+    }
+    host.fetch(request, provider::limits(rules, ANSWER_LIMIT))
+        .await
+        .map_err(ProviderError::Fetch)
+}
+
+/// What discovery offers, preferring the default of RFC 8414 §2.
+fn discovered(document: &Document) -> ClientAuth {
+    let offers = |name: &str| {
+        let methods = document.token_auth_methods.as_deref();
+        methods.is_some_and(|methods| methods.iter().any(|method| method == name))
+    };
+    if !offers("client_secret_basic") && offers("client_secret_post") {
+        ClientAuth::ClientSecretPost
+    } else {
+        ClientAuth::ClientSecretBasic
+    }
+}
+
+fn refusal(body: &[u8]) -> &'static str {
+    let error = serde_json::from_slice::<Value>(body).ok();
+    let code = error
+        .as_ref()
+        .and_then(|error| error.get("error")?.as_str());
+    CODES
+        .into_iter()
+        .find(|known| Some(*known) == code)
+        .unwrap_or("an error")
+}
+
+/// Reads a successful answer (RFC 6749 §5.1).
+fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
+    let unusable = |what| TokenError::Provider(ProviderError::Unusable(what));
+    let answer: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|_| unusable("it is not a JSON object"))?;
+    let text = |name: &str| answer.get(name).and_then(Value::as_str);
+    let access_token = text("access_token")
+        .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()))
+        .ok_or(unusable("access_token is missing or no token"))?
+        .to_owned();
+    if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
+        return Err(unusable("token_type is not Bearer"));
+    }
+    let id_token = text("id_token").map(str::to_owned);
+    let refresh_token = text("refresh_token").map(str::to_owned);
+    let expires_at = expiry(&answer, &access_token, now);
+    Ok(Tokens {
+        access_token,
+        id_token,
+        refresh_token,
+        expires_at,
+        answer,
+    })
+}
+
+/// By `expires_in`, as a number or in words of digits, or by the token's own `exp`. What is not
+/// positive has ended already.
+fn expiry(answer: &Map<String, Value>, access_token: &str, now: UnixTime) -> Option<UnixTime> {
+    let seconds = answer
+        .get("expires_in")
+        .and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    match seconds {
+        Some(seconds) => {
+            let lifetime = if seconds > 0.0 {
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            } else {
+                Duration::ZERO
+            };
+            Some(now.saturating_add(lifetime))
+        }
+        None => jws::Jws::parse(access_token, access_token.len())
+            .ok()
+            .and_then(|token| jws::time(&token.claims, "exp").ok().flatten()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(answer: &Value) -> Result<Tokens, TokenError> {
+        read(answer.to_string().as_bytes(), UnixTime::from_secs(100))
+    }
+
+    #[test]
+    fn an_answer_must_be_an_object_with_a_bearer_token() {
+        let check = |answer: Value, accepted: bool| {
+            assert_eq!(parsed(&answer).is_ok(), accepted, "{answer}")
+        };
+        check(json!({"access_token": "x", "token_type": "Bearer"}), true);
+        check(json!({"access_token": "x", "token_type": "bEARER"}), true);
+        check(json!({"access_token": "x"}), false);
+        check(json!({"access_token": "x", "token_type": "mac"}), false);
+        check(json!({"access_token": 1, "token_type": "Bearer"}), false);
+        check(
+            json!({"access_token": "a b", "token_type": "Bearer"}),
+            false,
+        );
+        check(json!([]), false);
+        check(json!(null), false);
+    }
+
+    #[test]
+    fn expiry_is_read_from_numbers_and_digits_and_never_overflows() {
+        let check = |expires_in: Value, expected: u64| {
+            let answer =
+                json!({"access_token": "x", "token_type": "Bearer", "expires_in": expires_in});
+            assert_eq!(
+                parsed(&answer).unwrap().expires_at,
+                Some(UnixTime::from_secs(expected))
+            );
+        };
+        check(json!(60), 160);
+        check(json!("60"), 160);
+        check(json!(0), 100);
+        check(json!(-5), 100);
+        let absurd = json!({"access_token": "x", "token_type": "Bearer", "expires_in": 1e300});
+        assert!(parsed(&absurd).unwrap().expires_at.unwrap() > UnixTime::from_secs(1_000_000_000));
+    }
+}

@@ -1,0 +1,462 @@
+//! Verification of ID tokens and JWT access tokens.
+//!
+//! ID tokens go through the `openidconnect` crate, which checks signature, issuer, audience, expiry
+//! and nonce; what it leaves to its caller is checked here (OpenID Connect Core §3.1.3.7). Access
+//! tokens are checked by RFC 9068 as far as Kong does.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier};
+use openidconnect::{
+    ClaimsVerificationError, ClientId, ClientSecret, IssuerUrl, JsonWebKeySet, Nonce,
+};
+use serde_json::Value;
+use shared::clock::UnixTime;
+use subtle::ConstantTimeEq;
+
+use super::failure::Failure;
+use super::jws::{self, Claims, Jws, JwsError};
+use super::provider::{Document, Key};
+use super::rules::Rules;
+
+/// Longest token of a provider, in bytes.
+const PROVIDER_TOKEN: usize = 64 * 1024;
+
+/// Longest bearer token of a client, in bytes.
+const BEARER_TOKEN: usize = 16 * 1024;
+
+/// Why a token is not accepted.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// No known key fits: the provider may have a new one.
+    UnknownKey(Failure),
+    /// The token is bad.
+    Bad(Failure),
+}
+
+impl Refusal {
+    /// The failure, once no further key is to be had.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::UnknownKey(failure) | Self::Bad(failure) => failure,
+        }
+    }
+}
+
+/// Verifies tokens of one provider for one client at one time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verifier<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) document: &'a Document,
+    pub(super) client: usize,
+    pub(super) now: UnixTime,
+}
+
+/// What an ID token must fit to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expected<'a> {
+    /// The nonce that was sent. `None` after a refresh.
+    pub(super) nonce: Option<&'a str>,
+    /// The access token that came with it.
+    pub(super) access_token: &'a str,
+    /// The code that it was exchanged for.
+    pub(super) code: Option<&'a str>,
+}
+
+impl Verifier<'_> {
+    /// The claims of an ID token.
+    pub(super) fn id_token(&self, token: &str, expected: Expected<'_>) -> Result<Claims, Refusal> {
+        let bad = |code, detail: &'static str| Refusal::Bad(Failure::refused(code, detail));
+        let parsed = Jws::parse(token, PROVIDER_TOKEN).map_err(|error| {
+            let code = match error {
+                JwsError::Shape => "idt_missing",
+                JwsError::Algorithm | JwsError::Critical => "idt_alg",
+            };
+            Refusal::Bad(Failure::refused(code, error.to_string()))
+        })?;
+        // Times out of any range would not survive the crate's arithmetic.
+        for name in ["exp", "iat", "nbf", "auth_time"] {
+            if jws::time(&parsed.claims, name).is_err() {
+                return Err(bad("idt_exp", "the ID token has a time that is none"));
+            }
+        }
+        let core: CoreIdToken = token
+            .parse()
+            .map_err(|_| bad("idt_missing", "the ID token has claims of the wrong type"))?;
+        self.check_with_crate(&core, &parsed, expected)?;
+        if self.rules.config.credentials.verify_claims {
+            self.check_what_the_crate_does_not(&parsed, expected)?;
+        }
+        self.check_domain(&parsed.claims)?;
+        Ok(parsed.claims)
+    }
+
+    /// Signature, issuer, audience, expiry, nonce. A client secret or each of the fitting keys.
+    fn check_with_crate(
+        &self,
+        token: &CoreIdToken,
+        parsed: &Jws<'_>,
+        expected: Expected<'_>,
+    ) -> Result<(), Refusal> {
+        let credentials = &self.rules.config.credentials;
+        let issuer = self
+            .accepted_issuer(&parsed.claims)
+            .and_then(|issuer| IssuerUrl::new(issuer).ok());
+        let issuer = match issuer {
+            Some(issuer) => issuer,
+            None if credentials.verify_claims => {
+                let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
+                return Err(Refusal::Bad(failure));
+            }
+            None => IssuerUrl::new(self.rules.issuer.clone())
+                .map_err(|_| Refusal::Bad(Failure::refused("idt_iss", "the issuer is no URL")))?,
+        };
+        let client = self.rules.client(self.client);
+        let client_id = ClientId::new(client.id.clone());
+        let algorithm = parsed.header.algorithm;
+        let mut verifiers = Vec::new();
+        if !credentials.verify_signature {
+            let empty = JsonWebKeySet::new(Vec::new());
+            let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, empty);
+            verifiers.push(verifier.insecure_disable_signature_check());
+        } else if algorithm.family() == AlgorithmFamily::Hmac {
+            let secret = self.hmac_secret().ok_or_else(|| {
+                let detail = "the ID token is signed with the client secret, which enable_hs_signatures does not allow";
+                Refusal::Bad(Failure::refused("idt_alg", detail))
+            })?;
+            verifiers.push(CoreIdTokenVerifier::new_confidential_client(
+                client_id,
+                ClientSecret::new(secret.to_owned()),
+                issuer,
+                JsonWebKeySet::new(Vec::new()),
+            ));
+        } else {
+            for key in self.candidates(parsed) {
+                let keys = JsonWebKeySet::new(vec![key.core.clone()]);
+                verifiers.push(CoreIdTokenVerifier::new_public_client(
+                    client_id.clone(),
+                    issuer.clone(),
+                    keys,
+                ));
+            }
+        }
+        let mut refusal = Refusal::UnknownKey(Failure::refused(
+            "idt_kid",
+            "the provider has no key that fits the ID token",
+        ));
+        for verifier in verifiers {
+            match self.tuned(verifier, token, expected) {
+                Ok(()) => return Ok(()),
+                Err(ClaimsVerificationError::SignatureVerification(_)) => {
+                    let failure =
+                        Failure::refused("idt_sig", "the ID token's signature is not valid");
+                    refusal = Refusal::UnknownKey(failure);
+                }
+                Err(error) => return Err(Refusal::Bad(claims_failure(&error))),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Runs one of the crate's verifiers with this configuration's rules.
+    fn tuned(
+        &self,
+        verifier: CoreIdTokenVerifier<'_>,
+        token: &CoreIdToken,
+        expected: Expected<'_>,
+    ) -> Result<(), ClaimsVerificationError> {
+        let credentials = &self.rules.config.credentials;
+        let checked = credentials.verify_claims;
+        // An expiry is compared with the time that it is with the provider at the latest.
+        let at = if checked {
+            let leeway = credentials.leeway.seconds();
+            UnixTime::from_millis(0).saturating_add(
+                self.now
+                    .saturating_since(UnixTime::from_millis(0).saturating_add(leeway)),
+            )
+        } else {
+            UnixTime::from_millis(0)
+        };
+        let at: DateTime<Utc> = i64::try_from(at.as_millis())
+            .ok()
+            .and_then(DateTime::from_timestamp_millis)
+            .unwrap_or_default();
+        let nonce = expected.nonce.filter(|_| credentials.verify_nonce);
+        let check_nonce = |found: Option<&Nonce>| match (nonce, found) {
+            (None, _) => Ok(()),
+            (Some(sent), Some(found))
+                if bool::from(sent.as_bytes().ct_eq(found.secret().as_bytes())) =>
+            {
+                Ok(())
+            }
+            (Some(_), _) => Err("the nonce is not the one that was sent".to_owned()),
+        };
+        let verifier = verifier
+            .allow_any_alg()
+            .require_audience_match(checked)
+            .require_issuer_match(checked)
+            .set_other_audience_verifier_fn(|_| true)
+            .set_time_fn(move || at);
+        token.claims(&verifier, check_nonce).map(|_| ())
+    }
+
+    /// Authorized party, issue time, subject, hashes and authentication time.
+    fn check_what_the_crate_does_not(
+        &self,
+        token: &Jws<'_>,
+        expected: Expected<'_>,
+    ) -> Result<(), Refusal> {
+        let claims = &token.claims;
+        let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
+        let client = self.rules.client(self.client);
+        let several = claims
+            .get("aud")
+            .and_then(Value::as_array)
+            .is_some_and(|audiences| audiences.len() > 1);
+        match claims.get("azp") {
+            Some(party) if party.as_str() != Some(client.id.as_str()) => {
+                return refuse(
+                    "idt_azp",
+                    "the ID token's authorized party is another client",
+                );
+            }
+            None if several => {
+                return refuse(
+                    "idt_azp",
+                    "the ID token has several audiences and no authorized party",
+                );
+            }
+            _ => {}
+        }
+        let leeway = self.leeway();
+        if !claims.contains_key("iat") || !jws::begun(claims, "iat", self.now, leeway) {
+            return refuse("idt_iat", "the ID token was issued in the future");
+        }
+        if !jws::begun(claims, "nbf", self.now, leeway) {
+            return refuse("idt_nbf", "the ID token is not valid yet");
+        }
+        let subject = claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if subject.is_empty() || subject.len() > 255 {
+            return refuse("idt_sub", "the ID token has no subject");
+        }
+        let algorithm = token.header.algorithm;
+        if !hash_fits(claims, "at_hash", algorithm, Some(expected.access_token)) {
+            return refuse(
+                "idt_at_hash",
+                "the ID token belongs to another access token",
+            );
+        }
+        if !hash_fits(claims, "c_hash", algorithm, expected.code) {
+            return refuse("idt_c_hash", "the ID token belongs to another code");
+        }
+        if let Some(most) = &self.rules.config.sign_in.max_age {
+            let latest = jws::time(claims, "auth_time").ok().flatten();
+            let latest = latest.map(|at| at.saturating_add(most.seconds()).saturating_add(leeway));
+            if latest.is_none_or(|latest| latest < self.now) {
+                return refuse(
+                    "idt_auth_time",
+                    "the user's authentication is older than max_age",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {
+        let Some(domains) = self
+            .rules
+            .config
+            .access
+            .domains
+            .as_deref()
+            .filter(|list| !list.is_empty())
+        else {
+            return Ok(());
+        };
+        let domain = claims.get("hd").and_then(Value::as_str);
+        if domain.is_some_and(|domain| domains.iter().any(|known| known == domain)) {
+            return Ok(());
+        }
+        let failure = Failure::refused("authz_denied", "the user is of no accepted domain");
+        Err(Refusal::Bad(failure))
+    }
+
+    /// The claims of an access token that a client brought.
+    pub(super) fn bearer(&self, token: &str) -> Result<Claims, Refusal> {
+        let parsed = Jws::parse(token, BEARER_TOKEN).map_err(|error| {
+            let code = match error {
+                JwsError::Shape => "at_typ",
+                JwsError::Algorithm | JwsError::Critical => "at_sig",
+            };
+            Refusal::Bad(Failure::refused(code, error.to_string()))
+        })?;
+        if posing(&parsed) {
+            let failure = Failure::refused("at_typ", "the token is not an access token");
+            return Err(Refusal::Bad(failure));
+        }
+        self.check_access_token(&parsed, self.rules.config.credentials.verify_signature)?;
+        Ok(parsed.claims)
+    }
+
+    /// The claims of an access token that the token endpoint handed out: `None` if it is opaque or
+    /// meant for somebody else to read, which the issuer tells.
+    pub(super) fn issued(
+        &self,
+        token: &str,
+        check_signature: bool,
+    ) -> Result<Option<Claims>, Refusal> {
+        let Ok(parsed) = Jws::parse(token, PROVIDER_TOKEN) else {
+            return Ok(None);
+        };
+        if self.accepted_issuer(&parsed.claims).is_none() {
+            return Ok(None);
+        }
+        self.check_access_token(&parsed, check_signature)?;
+        Ok(Some(parsed.claims))
+    }
+
+    fn check_access_token(&self, token: &Jws<'_>, check_signature: bool) -> Result<(), Refusal> {
+        let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
+        if check_signature {
+            if token.header.algorithm.family() == AlgorithmFamily::Hmac {
+                let secret = self.hmac_secret();
+                if !secret.is_some_and(|secret| {
+                    token.signed_by(&DecodingKey::from_secret(secret.as_bytes()))
+                }) {
+                    return refuse("at_sig", "the access token's signature is not valid");
+                }
+            } else {
+                self.check_signature(token)?;
+            }
+        }
+        if !self.rules.config.credentials.verify_claims {
+            return Ok(());
+        }
+        let claims = &token.claims;
+        if claims.contains_key("iss") && self.accepted_issuer(claims).is_none() {
+            return refuse("at_iss", "the access token is of another issuer");
+        }
+        let leeway = self.leeway();
+        if !jws::unexpired(claims, self.now, leeway) {
+            return refuse("at_exp", "the access token has expired");
+        }
+        if !jws::begun(claims, "nbf", self.now, leeway)
+            || !jws::begun(claims, "iat", self.now, leeway)
+        {
+            return refuse("at_nbf", "the access token is not valid yet");
+        }
+        Ok(())
+    }
+
+    fn check_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
+        let mut failure = Failure::refused("at_sig", "no key fits the access token");
+        for key in self.candidates(token) {
+            if token.signed_by(&key.decoding) {
+                return Ok(());
+            }
+            failure = Failure::refused("at_sig", "the access token's signature is not valid");
+        }
+        Err(Refusal::UnknownKey(failure))
+    }
+
+    fn candidates<'b>(&'b self, token: &'b Jws<'_>) -> impl Iterator<Item = &'b Key> {
+        let header = &token.header;
+        self.document
+            .keys
+            .candidates(header.kid.as_deref(), header.algorithm)
+    }
+
+    /// The issuer that the claims name, if it is accepted.
+    fn accepted_issuer(&self, claims: &Claims) -> Option<String> {
+        let found = claims.get("iss")?.as_str()?;
+        self.rules.accepts_issuer(found).then(|| found.to_owned())
+    }
+
+    fn hmac_secret(&self) -> Option<&str> {
+        let secret = self.rules.client(self.client).secret.as_ref()?.expose();
+        (self.rules.config.credentials.enable_hs_signatures && secret.len() > 1)
+            .then_some(secret.as_str())
+    }
+
+    fn leeway(&self) -> Duration {
+        self.rules.config.credentials.leeway.seconds()
+    }
+}
+
+fn claims_failure(error: &ClaimsVerificationError) -> Failure {
+    let (code, detail) = match error {
+        ClaimsVerificationError::Expired(_) => ("idt_exp", "the ID token has expired"),
+        ClaimsVerificationError::InvalidAudience(_) => {
+            ("idt_aud", "the ID token is for another audience")
+        }
+        ClaimsVerificationError::InvalidIssuer(_) => {
+            ("idt_iss", "the ID token is of another issuer")
+        }
+        ClaimsVerificationError::InvalidNonce(_) => (
+            "idt_nonce",
+            "the ID token's nonce is not the one that was sent",
+        ),
+        _ => ("idt_alg", "the ID token is not accepted"),
+    };
+    Failure::refused(code, detail)
+}
+
+/// Whether a token of another kind poses as an access token: an ID token, a refresh token, an event.
+fn posing(token: &Jws<'_>) -> bool {
+    let typ = token
+        .header
+        .typ
+        .as_deref()
+        .unwrap_or("JWT")
+        .to_ascii_lowercase();
+    let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+    let claims = &token.claims;
+    let says = |name: &str, values: &[&str]| {
+        let value = claims.get(name).and_then(Value::as_str);
+        value.is_some_and(|value| values.contains(&value))
+    };
+    let scoped = claims.contains_key("scope") || claims.contains_key("scp");
+    !matches!(typ, "jwt" | "at+jwt")
+        || says("token_use", &["id"])
+        // Keycloak names the kind of its tokens in the claims.
+        || says("typ", &["ID", "Refresh", "Offline", "Logout"])
+        || claims.contains_key("at_hash")
+        || claims.contains_key("c_hash")
+        || claims.contains_key("events")
+        || (claims.contains_key("nonce") && !scoped && typ != "at+jwt")
+}
+
+/// Whether the hash claim `name`, if it is there, is that of `value` (OpenID Connect Core §3.1.3.6).
+fn hash_fits(claims: &Claims, name: &str, algorithm: Algorithm, value: Option<&str>) -> bool {
+    let Some(found) = claims.get(name) else {
+        return true;
+    };
+    let (Some(found), Some(value)) = (found.as_str(), value) else {
+        return false;
+    };
+    let digest = match algorithm {
+        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 | Algorithm::HS256 => {
+            &digest::SHA256
+        }
+        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 | Algorithm::HS384 => {
+            &digest::SHA384
+        }
+        _ => &digest::SHA512,
+    };
+    let hash = digest::digest(digest, value.as_bytes());
+    let half = hash.as_ref().len() / 2;
+    let left = hash.as_ref().get(..half).unwrap_or_default();
+    URL_SAFE_NO_PAD
+        .encode(left)
+        .as_bytes()
+        .ct_eq(found.as_bytes())
+        .into()
+}

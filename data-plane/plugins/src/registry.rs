@@ -1,0 +1,217 @@
+//! All bundled plugins, one line each: their definitions for the control plane, their filters for the
+//! data plane.
+
+use http::HeaderName;
+use serde_json::{Map, Value};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::acl::Acl;
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::host::Host;
+use crate::openid_connect::OpenidConnect;
+
+/// What the control plane knows of a plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// The name that operators configure it by.
+    pub name: &'static str,
+    /// Kong's version of the plugin: that of the gateway, since 3.0.
+    pub version: &'static str,
+    /// Filters with a higher priority run first.
+    pub priority: u32,
+    /// Scopes that a configuration of this plugin must not have.
+    pub forbidden_scopes: &'static [Scope],
+    /// Names accepted on write in place of a field's own: `(old, new)`. A dot leads into a record; an
+    /// empty new name means "accepted and ignored".
+    pub shorthands: &'static [(&'static str, &'static str)],
+    /// The JSON schema of the configuration.
+    pub schema: fn() -> schemars::Schema,
+    /// Completes a configuration with its defaults, or says what is wrong with it.
+    pub check: fn(&Value) -> Result<Value, FieldErrors>,
+}
+
+/// The plugin of this name.
+pub fn definition(name: &str) -> Option<&'static Definition> {
+    definitions()
+        .iter()
+        .find(|definition| definition.name == name)
+}
+
+/// Completes the configuration of the plugin `name` with its defaults.
+///
+/// # Errors
+///
+/// Every field that is wrong, or `name` itself in Kong's words if there is no such plugin.
+pub fn check(name: &str, config: &Value) -> Result<Value, FieldErrors> {
+    let definition = definition(name).ok_or_else(|| unknown(name))?;
+    (definition.check)(config)
+}
+
+macro_rules! registry {
+    ($($plugin:ident),* $(,)?) => {
+        /// Every bundled plugin.
+        pub fn definitions() -> &'static [Definition] {
+            const { &[$(define::<$plugin>()),*] }
+        }
+
+        /// The filter of any plugin.
+        #[derive(Debug)]
+        pub enum AnyFilter {
+            $(#[doc = concat!("That of [`", stringify!($plugin), "`].")]
+            $plugin(<$plugin as Plugin>::Filter),)*
+        }
+
+        /// Prepares the filter of the plugin `name`.
+        ///
+        /// # Errors
+        ///
+        /// Every field that is wrong, or `name` itself if there is no such plugin.
+        pub fn compile(name: &str, config: Value, instance: &Instance) -> Result<AnyFilter, FieldErrors> {
+            match name {
+                $($plugin::NAME => Ok(AnyFilter::$plugin(read::<$plugin>(config)?.compile(instance)?)),)*
+                _ => Err(unknown(name)),
+            }
+        }
+
+        impl Filter for AnyFilter {
+            async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_request(exchange, host).await,)*
+                }
+            }
+
+            fn owned_headers(&self) -> &[HeaderName] {
+                match self {
+                    $(Self::$plugin(filter) => filter.owned_headers(),)*
+                }
+            }
+
+            fn owns_cookie(&self, name: &str) -> bool {
+                match self {
+                    $(Self::$plugin(filter) => filter.owns_cookie(name),)*
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    OpenidConnect,
+    Acl,
+}
+
+const fn define<P: Plugin>() -> Definition {
+    Definition {
+        name: P::NAME,
+        version: "3.9.0",
+        priority: P::PRIORITY,
+        forbidden_scopes: P::FORBIDDEN_SCOPES,
+        shorthands: P::SHORTHANDS,
+        schema: || schemars::schema_for!(P),
+        check: complete::<P>,
+    }
+}
+
+fn complete<P: Plugin>(config: &Value) -> Result<Value, FieldErrors> {
+    let plugin = read::<P>(config.clone())?;
+    let completed = serde_json::to_value(&plugin)
+        .map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))?;
+    // The judge is the one that the data plane asks. No id is known before a plugin is stored, and
+    // none changes the verdict.
+    plugin.compile(&Instance { id: Uuid::nil() })?;
+    Ok(completed)
+}
+
+fn read<P: Plugin>(mut config: Value) -> Result<P, FieldErrors> {
+    if let Some(fields) = config.as_object_mut() {
+        modernize(fields, P::SHORTHANDS);
+        P::modernize(fields);
+    }
+    serde_json::from_value(config).map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))
+}
+
+/// Moves values from old names to new ones. A value under the new name wins.
+fn modernize(fields: &mut Map<String, Value>, shorthands: &[(&str, &str)]) {
+    for (old, new) in shorthands {
+        let Some(value) = fields.remove(*old) else {
+            continue;
+        };
+        if value.is_null() || new.is_empty() {
+            continue;
+        }
+        match new.split_once('.') {
+            None => _ = fields.entry(*new).or_insert(value),
+            Some((record, field)) => {
+                let record = fields
+                    .entry(record)
+                    .or_insert_with(|| Value::Object(Map::new()));
+                if let Some(record) = record.as_object_mut() {
+                    record.entry(field).or_insert(value);
+                }
+            }
+        }
+    }
+}
+
+fn unknown(name: &str) -> FieldErrors {
+    FieldErrors::at(
+        &["name"],
+        format!("plugin '{name}' not enabled; add it to the 'plugins' configuration property"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn openid_connect_runs_before_acl() {
+        let priority = |name| definition(name).unwrap().priority;
+        assert!(priority("openid-connect") > priority("acl"));
+    }
+
+    #[test]
+    fn an_issuer_is_all_that_openid_connect_needs() {
+        let config = check("openid-connect", &json!({"issuer": "https://idp.example"})).unwrap();
+        assert_eq!(config["scopes"], json!(["openid"]));
+        assert_eq!(config["session_rolling_timeout"], json!(3600));
+        assert_eq!(config["auth_methods"].as_array().unwrap().len(), 9);
+        assert_eq!(
+            config["upstream_access_token_header"],
+            "authorization:bearer"
+        );
+        assert_eq!(check("openid-connect", &config).unwrap(), config);
+    }
+
+    #[test]
+    fn old_names_are_accepted_and_new_ones_stored() {
+        let config = check(
+            "openid-connect",
+            &json!({
+                "issuer": "https://idp.example",
+                "auth_method": ["session", "bearer"],
+                "session_cookie_lifetime": 60,
+                "session_cookie_samesite": "off",
+                "session_compressor": "zlib",
+            }),
+        )
+        .unwrap();
+        assert_eq!(config["auth_methods"], json!(["session", "bearer"]));
+        assert_eq!(config["session_rolling_timeout"], json!(60));
+        assert_eq!(config["session_cookie_same_site"], json!("Default"));
+        assert!(config.get("session_compressor").is_none());
+    }
+
+    #[test]
+    fn an_unknown_plugin_is_named() {
+        let errors = check("oauth3", &json!({})).unwrap_err();
+        assert_eq!(
+            errors.0["name"],
+            "plugin 'oauth3' not enabled; add it to the 'plugins' configuration property"
+        );
+    }
+}
