@@ -65,7 +65,6 @@ impl Plugin for Acl {
 }
 
 impl Filter for Acl {
-    #[expect(clippy::unused_async, reason = "the trait's method is async")]
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let identity = &exchange.identity;
         let asserted = identity.authenticated_groups.as_deref();

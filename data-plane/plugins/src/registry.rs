@@ -1,9 +1,11 @@
 //! All bundled plugins, one line each: their definitions for the control plane, their filters for the
 //! data plane.
 
+use std::sync::LazyLock;
+
 use http::HeaderName;
 use serde_json::{Map, Value};
-use shared::schema::FieldErrors;
+use shared::schema::{FieldErrors, Record};
 use uuid::Uuid;
 
 use crate::acl::Acl;
@@ -13,7 +15,7 @@ use crate::host::Host;
 use crate::openid_connect::OpenidConnect;
 
 /// What the control plane knows of a plugin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Definition {
     /// The name that operators configure it by.
     pub name: &'static str,
@@ -26,10 +28,41 @@ pub struct Definition {
     /// Names accepted on write in place of a field's own: `(old, new)`. A dot leads into a record; an
     /// empty new name means "accepted and ignored".
     pub shorthands: &'static [(&'static str, &'static str)],
-    /// The JSON schema of the configuration.
-    pub schema: fn() -> schemars::Schema,
-    /// Completes a configuration with its defaults, or says what is wrong with it.
-    pub check: fn(&Value) -> Result<Value, FieldErrors>,
+    /// The fields of the configuration, to coerce forms, to merge patches and to show.
+    pub fields: Record,
+    modernize: fn(&mut Map<String, Value>),
+    judge: fn(Value) -> Result<(), FieldErrors>,
+}
+
+impl Definition {
+    /// Moves what stands under names of earlier versions to today's. To be called before a form is
+    /// coerced, because only today's names have types; [`Self::check`] does it again.
+    pub fn modernize(&self, config: &mut Map<String, Value>) {
+        rename(config, self.shorthands);
+        (self.modernize)(config);
+    }
+
+    /// Completes a configuration with its defaults.
+    ///
+    /// # Errors
+    ///
+    /// Every field that is wrong.
+    pub fn check(&self, config: &Value) -> Result<Value, FieldErrors> {
+        let mut config = match config {
+            Value::Object(fields) => fields.clone(),
+            Value::Null => Map::new(),
+            _ => return Err(FieldErrors::at(&["@entity"], "expected a record")),
+        };
+        self.modernize(&mut config);
+        let completed = Value::Object(self.fields.complete(&config)?);
+        (self.judge)(completed.clone())?;
+        Ok(completed)
+    }
+}
+
+/// Every bundled plugin.
+pub fn definitions() -> &'static [Definition] {
+    &DEFINITIONS
 }
 
 /// The plugin of this name.
@@ -45,16 +78,13 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
 ///
 /// Every field that is wrong, or `name` itself in Kong's words if there is no such plugin.
 pub fn check(name: &str, config: &Value) -> Result<Value, FieldErrors> {
-    let definition = definition(name).ok_or_else(|| unknown(name))?;
-    (definition.check)(config)
+    definition(name).ok_or_else(|| unknown(name))?.check(config)
 }
 
 macro_rules! registry {
     ($($plugin:ident),* $(,)?) => {
-        /// Every bundled plugin.
-        pub fn definitions() -> &'static [Definition] {
-            const { &[$(define::<$plugin>()),*] }
-        }
+        static DEFINITIONS: LazyLock<Vec<Definition>> =
+            LazyLock::new(|| vec![$(define::<$plugin>()),*]);
 
         /// The filter of any plugin.
         #[derive(Debug)]
@@ -102,38 +132,32 @@ registry! {
     Acl,
 }
 
-const fn define<P: Plugin>() -> Definition {
+fn define<P: Plugin>() -> Definition {
     Definition {
         name: P::NAME,
         version: "3.9.0",
         priority: P::PRIORITY,
         forbidden_scopes: P::FORBIDDEN_SCOPES,
         shorthands: P::SHORTHANDS,
-        schema: || schemars::schema_for!(P),
-        check: complete::<P>,
+        fields: Record::of::<P>(),
+        modernize: P::modernize,
+        // The judge is the one that the data plane asks. No id is known before a plugin is stored, and
+        // none changes the verdict.
+        judge: |config| {
+            let instance = Instance { id: Uuid::nil() };
+            read::<P>(config)?.compile(&instance).map(|_| ())
+        },
     }
 }
 
-fn complete<P: Plugin>(config: &Value) -> Result<Value, FieldErrors> {
-    let plugin = read::<P>(config.clone())?;
-    let completed = serde_json::to_value(&plugin)
-        .map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))?;
-    // The judge is the one that the data plane asks. No id is known before a plugin is stored, and
-    // none changes the verdict.
-    plugin.compile(&Instance { id: Uuid::nil() })?;
-    Ok(completed)
-}
-
-fn read<P: Plugin>(mut config: Value) -> Result<P, FieldErrors> {
-    if let Some(fields) = config.as_object_mut() {
-        modernize(fields, P::SHORTHANDS);
-        P::modernize(fields);
-    }
+/// Reads a configuration that was checked when it was written; defaults of fields that are newer than
+/// it are filled.
+fn read<P: Plugin>(config: Value) -> Result<P, FieldErrors> {
     serde_json::from_value(config).map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))
 }
 
 /// Moves values from old names to new ones. A value under the new name wins.
-fn modernize(fields: &mut Map<String, Value>, shorthands: &[(&str, &str)]) {
+fn rename(fields: &mut Map<String, Value>, shorthands: &[(&str, &str)]) {
     for (old, new) in shorthands {
         let Some(value) = fields.remove(*old) else {
             continue;
@@ -204,6 +228,51 @@ mod tests {
         assert_eq!(config["session_rolling_timeout"], json!(60));
         assert_eq!(config["session_cookie_same_site"], json!("Default"));
         assert!(config.get("session_compressor").is_none());
+    }
+
+    #[test]
+    fn every_bad_field_is_named_at_once() {
+        let check = |config: Value, expected: Value| {
+            let errors = check("openid-connect", &config).unwrap_err();
+            assert_eq!(Value::Object(errors.0), expected, "{config}");
+        };
+        check(json!({}), json!({"issuer": "required field missing"}));
+        check(
+            json!({"issuer": "https://idp.example", "sessionsecret": "x", "login_action": "none"}),
+            json!({
+                "sessionsecret": "unknown field",
+                "login_action": "expected one of: upstream, response, redirect",
+            }),
+        );
+        check(
+            json!({"issuer": "http://idp.example", "redirect_uri": ["/callback"]}),
+            json!({
+                "issuer": "must be https: http is accepted for loopback hosts only, unless allow_insecure_http is true",
+                "redirect_uri": "missing host in url",
+            }),
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_and_its_default_accepted() {
+        let check = |field: &str, value: Value, accepted: bool| {
+            let config = json!({"issuer": "https://idp.example", "client_id": ["x"], field: value});
+            let result = check("openid-connect", &config);
+            assert_eq!(result.is_ok(), accepted, "{field}: {result:?}");
+        };
+        check("session_storage", json!("redis"), false);
+        check("session_storage", json!("cookie"), true);
+        check("session_redis_host", json!("redis.example"), false);
+        check("introspect_jwt_tokens", json!(true), false);
+        check("introspect_jwt_tokens", json!(false), true);
+        check("auth_methods", json!(["session", "password"]), false);
+        check(
+            "auth_methods",
+            json!(["session", "authorization_code"]),
+            true,
+        );
+        check("client_auth", json!(["private_key_jwt"]), false);
+        check("response_mode", json!("fragment"), false);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub(super) async fn authenticate(
         request::hide(exchange, &found.place);
     }
     verified.principal.admit(rules, exchange)?;
-    keep_session(rules, exchange, host, jar, &verified)?;
+    keep_session(rules, exchange, host, jar, &verified);
     let client = rules.client(request::client(rules, exchange));
     let tokens = tokens(&verified);
     let answer = sign_in::login_answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
@@ -121,7 +121,7 @@ async fn verify(
         }
     }
     let client = request::client(rules, exchange);
-    let verifier = |document: &provider::Document| {
+    let judge = |document: &provider::Document| {
         let verifier = Verifier {
             rules,
             document,
@@ -130,13 +130,13 @@ async fn verify(
         };
         verifier.bearer(token)
     };
-    let claims = match verifier(&document) {
+    let claims = match judge(&document) {
         Ok(claims) => claims,
         Err(Refusal::UnknownKey(failure)) => {
             document = provider::rediscover(rules, host, &document)
                 .await
                 .map_err(|_| failure)?;
-            verifier(&document).map_err(Refusal::into_failure)?
+            judge(&document).map_err(Refusal::into_failure)?
         }
         Err(Refusal::Bad(failure)) => return Err(failure),
     };
@@ -185,9 +185,9 @@ fn keep_session(
     host: &impl Host,
     jar: &Jar,
     verified: &Verified,
-) -> Result<(), Failure> {
+) {
     if !rules.keeps_session(AuthMethod::Bearer) {
-        return Ok(());
+        return;
     }
     let now = host.now();
     let sealed = verified.session.borrow().clone();
@@ -197,7 +197,7 @@ fn keep_session(
     {
         let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
         exchange.response_headers.extend(cookies);
-        return Ok(());
+        return;
     }
     let client = request::client(rules, exchange);
     let session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
@@ -206,12 +206,11 @@ fn keep_session(
         // Without a session key, or with a token too large for a cookie, the token itself still
         // authenticates this request and the next.
         tracing::debug!(error = %failure, "no session for a bearer token");
-        return Ok(());
+        return;
     }
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
     let cookies = cookies.iter().map(|(_, cookie)| cookie.clone()).collect();
     *verified.session.borrow_mut() = Some((now, cookies));
-    Ok(())
 }
 
 fn tokens(verified: &Verified) -> Tokens {

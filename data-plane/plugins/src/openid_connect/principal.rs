@@ -70,7 +70,7 @@ impl Principal {
             let claim = self.consumer.as_deref();
             identity.consumer = claim.and_then(|claim| map_consumer(rules, consumers, claim));
             if identity.consumer.is_none() {
-                identity = self.without_consumer(rules, consumers)?;
+                identity = without_consumer(rules, consumers)?;
             }
         }
         if identity.consumer.is_none() {
@@ -95,29 +95,29 @@ impl Principal {
         exchange.identity = identity;
         Ok(())
     }
+}
 
-    /// The claim names no consumer (Kong 3.9, `consumer_optional` and `anonymous`).
-    fn without_consumer(&self, rules: &Rules, consumers: &Consumers) -> Result<Identity, Failure> {
-        let access = &rules.config.access;
-        if access.anonymous.is_some() {
-            match anonymous(rules, consumers) {
-                Some(consumer) => {
-                    return Ok(Identity {
-                        consumer: Some(consumer),
-                        anonymous: true,
-                        ..Identity::default()
-                    });
-                }
-                None if !access.consumer_optional => return Err(no_anonymous()),
-                None => {}
+/// The claim names no consumer (Kong 3.9, `consumer_optional` and `anonymous`).
+fn without_consumer(rules: &Rules, consumers: &Consumers) -> Result<Identity, Failure> {
+    let access = &rules.config.access;
+    if access.anonymous.is_some() {
+        match anonymous(rules, consumers) {
+            Some(consumer) => {
+                return Ok(Identity {
+                    consumer: Some(consumer),
+                    anonymous: true,
+                    ..Identity::default()
+                });
             }
-        } else if !access.consumer_optional {
-            let mut failure = Failure::forbidden("consumer_missing", "consumer was not found");
-            failure.error = None;
-            return Err(failure);
+            None if !access.consumer_optional => return Err(no_anonymous()),
+            None => {}
         }
-        Ok(Identity::default())
+    } else if !access.consumer_optional {
+        let mut failure = Failure::forbidden("consumer_missing", "consumer was not found");
+        failure.error = None;
+        return Err(failure);
     }
+    Ok(Identity::default())
 }
 
 /// Lets the exchange go on as the anonymous consumer.

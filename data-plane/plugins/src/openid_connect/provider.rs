@@ -84,7 +84,10 @@ impl Health {
 
 /// The copies of one core.
 #[derive(Debug, Default)]
-struct CoreCopies(RefCell<HashMap<[u8; 32], (Arc<Document>, UnixTime)>>);
+struct CoreCopies(RefCell<HashMap<[u8; 32], Copied>>);
+
+/// A document and when it was copied.
+type Copied = (Arc<Document>, UnixTime);
 
 /// What the provider says of itself.
 ///
@@ -107,7 +110,8 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let document = match entry.document {
         Some(document) => {
             if now.saturating_since(document.fetched_at) >= lifetime(rules) && !rests {
-                providers.fetch(rules, host);
+                // Whoever needs it next finds the new one.
+                drop(providers.fetch(rules, host));
             }
             document
         }

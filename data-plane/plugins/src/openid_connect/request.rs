@@ -38,8 +38,8 @@ pub(super) enum Place {
     Query(String),
     /// The body, which cannot be changed.
     Body,
-    /// A cookie.
-    Cookie(String),
+    /// A cookie. It leaves with the gateway's own.
+    Cookie,
 }
 
 /// The arguments of a query, decoded.
@@ -152,7 +152,7 @@ pub(super) async fn bearer(
                 .and_then(|name| {
                     Some(Found {
                         token: jar.other(name)?.to_owned(),
-                        place: Place::Cookie(name.clone()),
+                        place: Place::Cookie,
                     })
                 }),
             TokenPlace::Body => argument(body_arguments(exchange).await, "access_token"),
@@ -234,7 +234,7 @@ pub(super) fn hide(exchange: &mut Exchange<'_>, place: &Place) {
     match place {
         Place::Header(name) => _ = exchange.request.headers.remove(name),
         Place::Query(name) => keep_arguments(exchange, |found| found != name),
-        Place::Body | Place::Cookie(_) => {}
+        Place::Body | Place::Cookie => {}
     }
 }
 

@@ -22,7 +22,7 @@ use crate::session_keys::KeyRing;
 const LONGEST: u64 = 64 * 1024;
 
 /// Longest time between two notes of a session's use. Each one is a `Set-Cookie`.
-const TOUCH: Duration = Duration::from_secs(60);
+const TOUCH: Duration = Duration::from_mins(1);
 
 /// How a session is cut into cookies.
 const SIZES: Sizes = Sizes {

@@ -7,7 +7,10 @@ use super::values::{
 /// A function per default of the same type.
 macro_rules! defaults {
     ($($type:ty { $($name:ident: $value:expr,)* })*) => {
-        $($(pub(super) fn $name() -> $type { $value })*)*
+        $($(
+            #[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+            pub(super) fn $name() -> $type { $value }
+        )*)*
     };
 }
 
