@@ -1,0 +1,295 @@
+//! The Admin API: HTTP in, Kong's JSON out.
+//!
+//! ```text
+//!  request ─► endpoint.rs  which record, collection or page the URL means
+//!          ─► body.rs      JSON, form or multipart
+//!          ─► publisher    decided and durable
+//!          ─► answer, or error.rs: rejection → status and Kong's body
+//! ```
+
+mod body;
+mod endpoint;
+mod error;
+mod info;
+mod page;
+mod schemas;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
+use shared::clock::{UnixTime, monotonic};
+use shared::snapshot::{Key, Revision};
+use uuid::Uuid;
+
+use crate::command::{self, Action, Command, Selector};
+use crate::config::{Config, Fields, foreign_id};
+use crate::publisher::Publisher;
+use endpoint::{Endpoint, Parent};
+use error::Refusal;
+
+/// What the Admin API answers from.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    publisher: Publisher,
+    node: Arc<info::Node>,
+}
+
+/// The version of Kong whose Admin API this is.
+const VERSION: &str = "3.9.1";
+
+impl Admin {
+    /// An Admin API on `publisher`, of the control plane `id`.
+    pub fn new(publisher: Publisher, id: Uuid, listen: &str) -> Self {
+        Self {
+            publisher,
+            node: Arc::new(info::Node {
+                id,
+                listen: listen.to_owned(),
+            }),
+        }
+    }
+
+    /// The service that a listener runs.
+    pub fn router(self) -> Router {
+        Router::new().fallback(serve).with_state(self)
+    }
+}
+
+/// An answer before the headers that every answer has.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    body: Option<Value>,
+    revision: Option<Revision>,
+    allow: Option<&'static [Method]>,
+}
+
+impl Answer {
+    fn new(status: StatusCode, body: Value) -> Self {
+        Self {
+            status,
+            body: Some(body),
+            revision: None,
+            allow: None,
+        }
+    }
+
+    fn ok(body: Value) -> Self {
+        Self::new(StatusCode::OK, body)
+    }
+}
+
+async fn serve(State(admin): State<Admin>, request: Request) -> Response {
+    let started = monotonic();
+    let head = request.method() == Method::HEAD;
+    let answer = match admin.answer(request).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.answer(),
+    };
+    let text = answer.body.map(|body| body.to_string()).unwrap_or_default();
+    let length = text.len();
+    let mut response = Response::new(if head { String::new() } else { text }.into());
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    if answer.status != StatusCode::NO_CONTENT {
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, json);
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    headers.insert(header::SERVER, HeaderValue::from_static("kong/3.9.1"));
+    let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    headers.insert("x-kong-admin-latency", latency.into());
+    if let Some(revision) = answer.revision {
+        headers.insert("x-wardgate-revision", revision.0.into());
+    }
+    if let Some(methods) = answer.allow {
+        let listed: Vec<&str> = methods.iter().map(Method::as_str).collect();
+        if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
+            headers.insert(header::ALLOW, value.clone());
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value);
+        }
+    }
+    response
+}
+
+impl Admin {
+    async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
+        // A page of another site must not drive this API through its visitor's browser.
+        if request
+            .headers()
+            .get("sec-fetch-site")
+            .is_some_and(|site| site == "cross-site")
+        {
+            return Err(Refusal::CrossSite);
+        }
+        let config = self.publisher.config();
+        let endpoint = endpoint::parse(request.uri().path(), &config)?;
+        let methods = endpoint.methods();
+        match *request.method() {
+            Method::OPTIONS => {
+                let status = StatusCode::NO_CONTENT;
+                Ok(Answer {
+                    status,
+                    body: None,
+                    revision: None,
+                    allow: Some(methods),
+                })
+            }
+            ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
+            Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
+            _ => self.write(endpoint, request, config).await,
+        }
+    }
+
+    fn read(
+        &self,
+        endpoint: &Endpoint,
+        query: Option<&str>,
+        config: &Config,
+    ) -> Result<Answer, Refusal> {
+        let body = match endpoint {
+            Endpoint::Root => info::root(&self.publisher, &self.node),
+            Endpoint::Status => info::status(config),
+            Endpoint::Endpoints => info::endpoints(),
+            Endpoint::Tags(tag) => info::tags(config, tag.as_deref()),
+            Endpoint::EnabledPlugins => info::enabled_plugins(self.publisher.plugins()),
+            Endpoint::Schema(entity) => schemas::entity(entity),
+            Endpoint::PluginSchema(name) => schemas::plugin(self.publisher.plugins(), name)?,
+            Endpoint::Collection { entity, parent } => {
+                let query = page::Query::parse(query, entity.kind)?;
+                page::list(config, entity, parent.as_ref(), &query)
+            }
+            Endpoint::Record {
+                entity,
+                selector,
+                parent,
+            } => {
+                let key = command::find(config, entity, selector)?.ok_or(Refusal::NotFound)?;
+                let fields = config.record(key).ok_or(Refusal::NotFound)?;
+                if !below(fields, parent.as_ref()) {
+                    return Err(Refusal::NotFound);
+                }
+                show(fields)
+            }
+            Endpoint::Foreign { key, .. } => {
+                let key = key.ok_or(Refusal::NotFound)?;
+                show(config.record(key).ok_or(Refusal::NotFound)?)
+            }
+            Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin => {
+                return Err(Refusal::Method(endpoint.methods()));
+            }
+        };
+        Ok(Answer::ok(body))
+    }
+
+    async fn write(
+        &self,
+        endpoint: Endpoint,
+        request: Request,
+        config: Config,
+    ) -> Result<Answer, Refusal> {
+        let method = request.method().clone();
+        let body = body::read(request).await?;
+        let (entity, action, parent, status) = match endpoint {
+            Endpoint::ValidateEntity(entity) => {
+                return schemas::validate(entity, &body, self.publisher.plugins(), &config);
+            }
+            Endpoint::ValidatePlugin => {
+                let entity = shared::entity::definition("plugins").ok_or(Refusal::NotFound)?;
+                return schemas::validate(entity, &body, self.publisher.plugins(), &config);
+            }
+            Endpoint::Collection { entity, parent } => {
+                (entity, Action::Create(body), parent, StatusCode::CREATED)
+            }
+            Endpoint::Record {
+                entity,
+                selector,
+                parent,
+            } => {
+                if parent.is_some() && method != Method::PUT {
+                    let key = command::find(&config, entity, &selector)?;
+                    let fields = key
+                        .and_then(|key| config.record(key))
+                        .ok_or(Refusal::NotFound)?;
+                    if !below(fields, parent.as_ref()) {
+                        return Err(Refusal::NotFound);
+                    }
+                }
+                match method {
+                    Method::PUT => (
+                        entity,
+                        Action::Upsert(selector, body),
+                        parent,
+                        StatusCode::OK,
+                    ),
+                    Method::PATCH => (
+                        entity,
+                        Action::Patch(selector, body),
+                        parent,
+                        StatusCode::OK,
+                    ),
+                    _ => (
+                        entity,
+                        Action::Delete(selector),
+                        None,
+                        StatusCode::NO_CONTENT,
+                    ),
+                }
+            }
+            Endpoint::Foreign { entity, key } => {
+                let selector = Selector::Id(key.ok_or(Refusal::NotFound)?.id);
+                let action = if method == Method::PATCH {
+                    Action::Patch(selector, body)
+                } else {
+                    Action::Upsert(selector, body)
+                };
+                (entity, action, None, StatusCode::OK)
+            }
+            _ => return Err(Refusal::NotFound),
+        };
+        let parents = parent
+            .map(|parent| (parent.field, parent.key.id))
+            .into_iter()
+            .collect();
+        let command = Command {
+            entity: entity.kind,
+            action,
+            parents,
+        };
+        let publisher = self.publisher.clone();
+        // The store blocks; a panic there is ours and must not take the listener along.
+        let outcome =
+            tokio::task::spawn_blocking(move || publisher.execute(&command, UnixTime::now()))
+                .await
+                .map_err(|_| Refusal::Unexpected)?
+                .map_err(|error| Refusal::of(error, entity))?;
+        let body = outcome.decision.record.map(|(_, fields)| show(&fields));
+        Ok(Answer {
+            status,
+            body,
+            revision: Some(outcome.revision),
+            allow: None,
+        })
+    }
+}
+
+/// Whether a record is below the parent that the URL names.
+fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
+    parent.is_none_or(
+        |Parent {
+             field,
+             key: Key { id, .. },
+         }| foreign_id(fields, field) == Some(*id),
+    )
+}
+
+/// A record as a reply shows it.
+fn show(fields: &Fields) -> Value {
+    Value::Object(fields.clone())
+}

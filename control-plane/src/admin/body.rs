@@ -1,0 +1,87 @@
+//! Request bodies: JSON, form or multipart. Bounded, and never a panic.
+
+use axum::extract::Request;
+use bytes::Bytes;
+use futures::stream;
+use http::header;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use shared::schema::form;
+
+use super::error::Refusal;
+use crate::command::Body;
+use crate::config::Fields;
+
+/// Largest body, in bytes (Kong: `client_max_body_size` of the Admin API).
+const LIMIT: usize = 10 * 1024 * 1024;
+
+/// Most arguments of a form.
+const ARGUMENTS: usize = 1000;
+
+pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
+    let kind = match request.headers().get(header::CONTENT_TYPE) {
+        Some(kind) => kind.to_str().unwrap_or_default().to_owned(),
+        None => String::new(),
+    };
+    let limited = http_body_util::Limited::new(request.into_body(), LIMIT);
+    let bytes = limited.collect().await.map_err(|error| {
+        let too_large = error
+            .downcast_ref::<http_body_util::LengthLimitError>()
+            .is_some();
+        if too_large {
+            Refusal::TooLarge
+        } else {
+            Refusal::Broken
+        }
+    })?;
+    decode(&kind, bytes.to_bytes()).await
+}
+
+/// Reads `bytes` as the content type says.
+pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
+    if bytes.is_empty() {
+        return Ok(Body::Json(Fields::new()));
+    }
+    let lower = kind.to_ascii_lowercase();
+    if lower.starts_with("application/json") {
+        return match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(fields)) => Ok(Body::Json(fields)),
+            _ => Err(Refusal::Json),
+        };
+    }
+    if lower.starts_with("application/x-www-form-urlencoded") {
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(&bytes)
+            .into_owned()
+            .take(ARGUMENTS + 1)
+            .collect();
+        return form_body(pairs);
+    }
+    if lower.starts_with("multipart/form-data") {
+        return form_body(multipart(kind, bytes).await?);
+    }
+    Err(Refusal::MediaType)
+}
+
+fn form_body(pairs: Vec<(String, String)>) -> Result<Body, Refusal> {
+    if pairs.len() > ARGUMENTS {
+        return Err(Refusal::TooManyArguments);
+    }
+    Ok(Body::Form(form::expand(pairs)))
+}
+
+async fn multipart(kind: &str, bytes: Bytes) -> Result<Vec<(String, String)>, Refusal> {
+    let boundary = multer::parse_boundary(kind).map_err(|_| Refusal::Form)?;
+    let whole = stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
+    let mut parts = multer::Multipart::new(whole, boundary);
+    let mut pairs = Vec::new();
+    while let Some(part) = parts.next_field().await.map_err(|_| Refusal::Form)? {
+        let Some(name) = part.name().map(str::to_owned) else {
+            continue;
+        };
+        pairs.push((name, part.text().await.map_err(|_| Refusal::Form)?));
+        if pairs.len() > ARGUMENTS {
+            break;
+        }
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,219 @@
+//! What a URL means. Every entity's endpoints follow from its definition.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+use shared::entity::{Definition, definition, definitions};
+use shared::snapshot::Key;
+
+use super::error::Refusal;
+use crate::command::{Selector, find};
+use crate::config::{Config, foreign_id};
+
+/// What a URL means.
+#[derive(Debug)]
+pub(super) enum Endpoint {
+    /// `/`
+    Root,
+    /// `/status`
+    Status,
+    /// `/endpoints`
+    Endpoints,
+    /// `/tags`, `/tags/{tag}`
+    Tags(Option<String>),
+    /// `/plugins/enabled`
+    EnabledPlugins,
+    /// `/schemas/{entity}`
+    Schema(&'static Definition),
+    /// `/schemas/plugins/{name}`
+    PluginSchema(String),
+    /// `/schemas/{entity}/validate`
+    ValidateEntity(&'static Definition),
+    /// `/schemas/plugins/validate`
+    ValidatePlugin,
+    /// `/{entity}`, `/{parent}/{p}/{entity}`
+    Collection {
+        entity: &'static Definition,
+        parent: Option<Parent>,
+    },
+    /// `/{entity}/{e}`, `/{parent}/{p}/{entity}/{e}`
+    Record {
+        entity: &'static Definition,
+        selector: Selector,
+        parent: Option<Parent>,
+    },
+    /// `/{entity}/{e}/{foreign}`: the record pointed to; `None` while the foreign key is empty.
+    Foreign {
+        entity: &'static Definition,
+        key: Option<Key>,
+    },
+}
+
+/// The record that a nested URL starts from.
+#[derive(Debug)]
+pub(super) struct Parent {
+    /// The foreign key that points to it.
+    pub(super) field: &'static str,
+    /// The record.
+    pub(super) key: Key,
+}
+
+impl Endpoint {
+    /// The methods that it takes, sorted.
+    pub(super) fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Collection { .. } => &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST],
+            Self::Record { .. } => &[
+                Method::DELETE,
+                Method::GET,
+                Method::HEAD,
+                Method::OPTIONS,
+                Method::PATCH,
+                Method::PUT,
+            ],
+            Self::Foreign { .. } => &[
+                Method::GET,
+                Method::HEAD,
+                Method::OPTIONS,
+                Method::PATCH,
+                Method::PUT,
+            ],
+            Self::ValidateEntity(_) | Self::ValidatePlugin => &[Method::OPTIONS, Method::POST],
+            _ => &[Method::GET, Method::HEAD, Method::OPTIONS],
+        }
+    }
+}
+
+pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
+    let trimmed = path.strip_prefix('/').unwrap_or(path);
+    let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
+    if trimmed.is_empty() {
+        return Ok(Endpoint::Root);
+    }
+    let decode = |part| percent_decode_str(part).decode_utf8().map(String::from);
+    let segments: Result<Vec<String>, _> = trimmed.split('/').map(decode).collect();
+    let segments = segments.map_err(|_| Refusal::NotFound)?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match *segments.as_slice() {
+        ["status"] => Ok(Endpoint::Status),
+        ["endpoints"] => Ok(Endpoint::Endpoints),
+        ["tags"] => Ok(Endpoint::Tags(None)),
+        ["tags", tag] => Ok(Endpoint::Tags(Some(tag.to_owned()))),
+        ["plugins", "enabled"] => Ok(Endpoint::EnabledPlugins),
+        ["schemas", "plugins", "validate"] => Ok(Endpoint::ValidatePlugin),
+        ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
+        ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
+        ["schemas", name, "validate"] => Ok(Endpoint::ValidateEntity(schema_of(name)?)),
+        [kind] => Ok(Endpoint::Collection {
+            entity: public(kind)?,
+            parent: None,
+        }),
+        [kind, selector] => Ok(Endpoint::Record {
+            entity: public(kind)?,
+            selector: Selector::parse(selector),
+            parent: None,
+        }),
+        [kind, selector, name] => nested(config, kind, selector, name, None),
+        [kind, selector, name, child] => nested(config, kind, selector, name, Some(child)),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+fn public(kind: &str) -> Result<&'static Definition, Refusal> {
+    definition(kind)
+        .filter(|entity| entity.public)
+        .ok_or(Refusal::NotFound)
+}
+
+fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
+    public(name).map_err(|_| Refusal::NoSchema(format!("No entity named '{name}'")))
+}
+
+/// What hangs below a record: those that point to it, or the one that it points to.
+fn nested(
+    config: &Config,
+    kind: &str,
+    selector: &str,
+    name: &str,
+    child: Option<&str>,
+) -> Result<Endpoint, Refusal> {
+    let entity = public(kind)?;
+    let key = find(config, entity, &Selector::parse(selector))?;
+    let nests = |(field, _): &(&str, &str), owner: &'static Definition| {
+        owner
+            .foreign_keys()
+            .any(|(key, to)| key == *field && to == entity.kind)
+    };
+    let below = definitions()
+        .iter()
+        .filter(|owner| owner.public)
+        .find_map(|owner| {
+            let place = owner
+                .nested
+                .iter()
+                .find(|place| place.1 == name && nests(place, owner))?;
+            Some((owner, place.0))
+        });
+    if let Some((owner, field)) = below {
+        let parent = Some(Parent {
+            field,
+            key: key.ok_or(Refusal::NotFound)?,
+        });
+        return Ok(match child {
+            None => Endpoint::Collection {
+                entity: owner,
+                parent,
+            },
+            Some(child) => {
+                let selector = nested_selector(config, owner, parent.as_ref(), child);
+                Endpoint::Record {
+                    entity: owner,
+                    selector,
+                    parent,
+                }
+            }
+        });
+    }
+    let to = entity
+        .foreign_keys()
+        .find(|(field, _)| *field == name)
+        .map(|(_, to)| to);
+    let (Some(to), None) = (to, child) else {
+        return Err(Refusal::NotFound);
+    };
+    let fields = key
+        .and_then(|key| config.record(key))
+        .ok_or(Refusal::NotFound)?;
+    let key = foreign_id(fields, name).map(|id| Key { kind: to, id });
+    Ok(Endpoint::Foreign {
+        entity: public(to)?,
+        key,
+    })
+}
+
+/// A child may go by a field that is unique only below its parent, such as an ACL's group.
+fn nested_selector(
+    config: &Config,
+    owner: &'static Definition,
+    parent: Option<&Parent>,
+    child: &str,
+) -> Selector {
+    let selector = Selector::parse(child);
+    let (Selector::Name(name), None, Some(parent)) = (&selector, owner.name_field, parent) else {
+        return selector;
+    };
+    let local = owner.unique.iter().find_map(|set| match set {
+        [one, other] if *one == parent.field => Some(*other),
+        _ => None,
+    });
+    let Some(field) = local else { return selector };
+    let holds = |key: &Key| {
+        config
+            .record(*key)
+            .and_then(|fields| fields.get(field)?.as_str())
+            == Some(name.as_str())
+    };
+    config
+        .children(parent.key, owner.kind, uuid::Uuid::nil())
+        .find(holds)
+        .map_or(selector, |key| Selector::Id(key.id))
+}

@@ -1,0 +1,288 @@
+//! Refusal → status and Kong's error body; the only such place.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+use shared::entity::Definition;
+use shared::schema::FieldErrors;
+
+use super::Answer;
+use crate::command::{Rejection, Selector};
+use crate::publisher::ExecuteError;
+
+/// Why a request is not answered as asked.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// No such page or record.
+    NotFound,
+    /// Not with this method; these are.
+    Method(&'static [Method]),
+    /// No such schema: the whole text.
+    NoSchema(String),
+    /// A page of another site asks.
+    CrossSite,
+    /// The body is no JSON object.
+    Json,
+    /// The body is no form.
+    Form,
+    /// The body ended early.
+    Broken,
+    /// The body is too large.
+    TooLarge,
+    /// The body's media type is not known.
+    MediaType,
+    /// The form has too many arguments.
+    TooManyArguments,
+    /// `size` is none.
+    Size(&'static str),
+    /// `offset` is none.
+    Offset(String),
+    /// `tags` is no filter.
+    Tags,
+    /// The command was rejected. The collection is that of the record it was about.
+    Rejected(Rejection, &'static str),
+    /// The store takes no writes.
+    ReadOnly(String),
+    /// A bug.
+    Unexpected,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection, "")
+    }
+}
+
+impl Refusal {
+    /// The refusal for a command on `entity` that failed.
+    pub(super) fn of(error: ExecuteError, entity: &'static Definition) -> Self {
+        match error {
+            ExecuteError::Rejected(rejection) => Self::Rejected(rejection, entity.kind),
+            ExecuteError::Fault(fault) => {
+                tracing::error!(%fault, "write refused");
+                Self::ReadOnly(fault.to_string())
+            }
+        }
+    }
+
+    pub(super) fn answer(self) -> Answer {
+        let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
+        match self {
+            Self::NotFound => plain(StatusCode::NOT_FOUND, "Not found"),
+            Self::Method(methods) => Answer {
+                allow: Some(methods),
+                ..plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+            },
+            Self::NoSchema(message) => plain(StatusCode::NOT_FOUND, &message),
+            Self::CrossSite => plain(StatusCode::FORBIDDEN, "cross-site requests are not allowed"),
+            Self::Json => plain(StatusCode::BAD_REQUEST, "Cannot parse JSON body"),
+            Self::Form => plain(StatusCode::BAD_REQUEST, "Cannot parse form body"),
+            Self::Broken => plain(StatusCode::BAD_REQUEST, "request body ended early"),
+            Self::TooLarge => plain(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "request body is larger than 10 MiB",
+            ),
+            Self::MediaType => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
+            Self::TooManyArguments => plain(StatusCode::BAD_REQUEST, "Too many arguments"),
+            Self::Size(message) => coded(9, "invalid size", StatusCode::BAD_REQUEST, message, None),
+            Self::Offset(text) => {
+                let message = format!("'{text}' is not a valid offset: bad base64 encoding");
+                coded(7, "invalid offset", StatusCode::BAD_REQUEST, &message, None)
+            }
+            Self::Tags => {
+                let message = "invalid option (tags: invalid filter syntax)";
+                let options = json!({ "tags": "invalid filter syntax" });
+                let details = Some(("options", options));
+                coded(
+                    11,
+                    "invalid options",
+                    StatusCode::BAD_REQUEST,
+                    message,
+                    details,
+                )
+            }
+            Self::Rejected(rejection, kind) => rejected(rejection, kind),
+            Self::ReadOnly(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
+            Self::Unexpected => plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "An unexpected error occurred",
+            ),
+        }
+    }
+}
+
+/// An error of Kong's data layer.
+fn coded(
+    code: u8,
+    name: &str,
+    status: StatusCode,
+    message: &str,
+    details: Option<(&str, Value)>,
+) -> Answer {
+    let mut body = json!({ "message": message, "name": name, "code": code });
+    if let (Some((field, details)), Some(body)) = (details, body.as_object_mut()) {
+        body.insert(field.to_owned(), details);
+    }
+    Answer::new(status, body)
+}
+
+fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
+    let bad = StatusCode::BAD_REQUEST;
+    match rejection {
+        Rejection::Invalid(errors) => {
+            let message = violations(&errors);
+            coded(
+                2,
+                "schema violation",
+                bad,
+                &message,
+                Some(("fields", Value::Object(errors.0))),
+            )
+        }
+        Rejection::InvalidId => {
+            let fields = json!({ "id": "expected a valid UUID" });
+            let message = "invalid primary key: '{id=\"expected a valid UUID\"}'";
+            coded(
+                1,
+                "invalid primary key",
+                bad,
+                message,
+                Some(("fields", fields)),
+            )
+        }
+        Rejection::NotFound(selector, field) => {
+            let (message, fields) = match selector {
+                Selector::Id(id) => (
+                    format!("could not find the entity with primary key '{{id=\"{id}\"}}'"),
+                    json!({ "id": id }),
+                ),
+                Selector::Name(name) => (
+                    format!("could not find the entity with '{{{field}=\"{name}\"}}'"),
+                    json!({ field: name }),
+                ),
+            };
+            coded(
+                6,
+                "not found",
+                StatusCode::NOT_FOUND,
+                &message,
+                Some(("fields", fields)),
+            )
+        }
+        Rejection::Taken(values) => {
+            let message = format!("UNIQUE violation detected on '{}'", table(&values));
+            let fields = Some(("fields", Value::Object(values)));
+            coded(
+                5,
+                "unique constraint violation",
+                StatusCode::CONFLICT,
+                &message,
+                fields,
+            )
+        }
+        Rejection::IdTaken(id) => {
+            let message = format!("primary key violation on key '{{id=\"{id}\"}}'");
+            coded(
+                3,
+                "primary key violation",
+                bad,
+                &message,
+                Some(("fields", json!({ "id": id }))),
+            )
+        }
+        Rejection::NoParent { field, kind, id } => {
+            let message = format!(
+                "the foreign key '{{id=\"{id}\"}}' does not reference an existing '{kind}' entity."
+            );
+            let fields = json!({ field: { "id": id } });
+            coded(
+                4,
+                "foreign key violation",
+                bad,
+                &message,
+                Some(("fields", fields)),
+            )
+        }
+        Rejection::Unresolved(errors) => {
+            let mut listed = Vec::new();
+            flatten("", &errors.0, &mut listed);
+            let (noun, count) = plural(&listed);
+            let message = format!(
+                "{count}foreign key{noun} unresolved ({})",
+                listed.join("; ")
+            );
+            let fields = Some(("fields", Value::Object(errors.0)));
+            coded(13, "foreign keys unresolved", bad, &message, fields)
+        }
+        Rejection::Referenced { kind: own, by } => {
+            let own = if own.is_empty() { kind } else { own };
+            let message = format!("an existing '{by}' entity references this '{own}' entity");
+            let fields = json!({ "@referenced_by": by });
+            coded(
+                4,
+                "foreign key violation",
+                bad,
+                &message,
+                Some(("fields", fields)),
+            )
+        }
+    }
+}
+
+/// `schema violation (a: …)` or `2 schema violations (a: …; b.c: …)`: cross-field errors first, then
+/// the fields by name.
+fn violations(errors: &FieldErrors) -> String {
+    let mut listed = Vec::new();
+    flatten("", &errors.0, &mut listed);
+    let (plural, count) = plural(&listed);
+    format!("{count}schema violation{plural} ({})", listed.join("; "))
+}
+
+/// The ending of a noun and the number before it.
+fn plural(listed: &[String]) -> (&'static str, String) {
+    if listed.len() == 1 {
+        ("", String::new())
+    } else {
+        ("s", format!("{} ", listed.len()))
+    }
+}
+
+fn flatten(path: &str, errors: &Map<String, Value>, listed: &mut Vec<String>) {
+    let entity = errors
+        .get("@entity")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    listed.extend(entity.filter_map(Value::as_str).map(str::to_owned));
+    let mut names: Vec<&String> = errors.keys().filter(|name| *name != "@entity").collect();
+    names.sort();
+    for name in names {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        match errors.get(name) {
+            Some(Value::Object(nested)) => flatten(&path, nested, listed),
+            Some(Value::String(message)) => listed.push(format!("{path}: {message}")),
+            _ => {}
+        }
+    }
+}
+
+/// Values as Kong prints a table: `{consumer=null,name="x",route={id="…"}}`, sorted by name.
+fn table(values: &Map<String, Value>) -> String {
+    let mut parts: Vec<String> = values
+        .iter()
+        .map(|(name, value)| match value {
+            Value::Object(nested) => format!("{name}={}", table(nested)),
+            Value::String(text) => format!("{name}=\"{text}\""),
+            other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
+                format!("{name}={other}")
+            }
+        })
+        .collect();
+    parts.sort();
+    format!("{{{}}}", parts.join(","))
+}

@@ -1,0 +1,132 @@
+//! What the control plane tells of itself.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use shared::entity::definitions;
+use uuid::Uuid;
+
+use super::VERSION;
+use crate::catalogue::Catalogue;
+use crate::config::Config;
+use crate::publisher::Publisher;
+
+/// This process.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Its id.
+    pub(super) id: Uuid,
+    /// Where the Admin API listens.
+    pub(super) listen: String,
+}
+
+/// `/`: what decK, Kong Manager and the ingress controller read first.
+pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
+    let available: Map<String, Value> = publisher
+        .plugins()
+        .0
+        .iter()
+        .map(|entry| {
+            let shown = json!({ "version": entry.version, "priority": entry.priority });
+            (entry.name.to_owned(), shown)
+        })
+        .collect();
+    let config = publisher.config();
+    let enabled: BTreeSet<&str> = config
+        .collection("plugins", Uuid::nil())
+        .filter_map(|(_, fields)| fields.get("name")?.as_str())
+        .collect();
+    let plugins = json!({ "available_on_server": available, "enabled_in_cluster": enabled });
+    json!({
+        "tagline": "Welcome to wardgate",
+        "version": VERSION,
+        "edition": "community",
+        "hostname": hostname(),
+        "node_id": node.id,
+        "lua_version": "none",
+        "plugins": plugins,
+        "timers": { "running": 0, "pending": 0 },
+        "pids": { "master": std::process::id(), "workers": [] },
+        "configuration": {
+            "database": "postgres",
+            "role": "control_plane",
+            "router_flavor": "traditional_compatible",
+            "admin_listen": [node.listen],
+            "admin_gui_listeners": [],
+            "proxy_listeners": [],
+            "rbac": "off",
+            "portal": false,
+        },
+    })
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// `/status`: whether the store answers. It is read from memory, so it always does.
+pub(super) fn status(config: &Config) -> Value {
+    json!({
+        "database": { "reachable": true },
+        "configuration_revision": config.revision(),
+        "memory": { "workers_lua_vms": [], "lua_shared_dicts": {} },
+    })
+}
+
+/// `/endpoints`, from the registry.
+pub(super) fn endpoints() -> Value {
+    let mut paths: BTreeSet<String> = [
+        "/",
+        "/endpoints",
+        "/plugins/enabled",
+        "/schemas/plugins/{name}",
+        "/status",
+        "/tags",
+        "/tags/{tags}",
+    ]
+    .map(str::to_owned)
+    .into();
+    for entity in definitions().iter().filter(|entity| entity.public) {
+        let kind = entity.kind;
+        paths.extend([
+            format!("/{kind}"),
+            format!("/{kind}/{{{kind}}}"),
+            format!("/schemas/{kind}"),
+            format!("/schemas/{kind}/validate"),
+        ]);
+        for (field, to) in entity.foreign_keys() {
+            paths.insert(format!("/{kind}/{{{kind}}}/{field}"));
+            for (_, name) in entity.nested.iter().filter(|(nested, _)| *nested == field) {
+                paths.insert(format!("/{to}/{{{to}}}/{name}"));
+                paths.insert(format!("/{to}/{{{to}}}/{name}/{{{kind}}}"));
+            }
+        }
+    }
+    json!({ "data": paths })
+}
+
+/// `/tags`, `/tags/{tag}`: which record has which tag.
+pub(super) fn tags(config: &Config, only: Option<&str>) -> Value {
+    let mut data = Vec::new();
+    for (key, fields) in config.records() {
+        let tags = fields
+            .get("tags")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        for tag in tags
+            .filter_map(Value::as_str)
+            .filter(|tag| only.is_none_or(|only| only == *tag))
+        {
+            data.push(json!({ "tag": tag, "entity_name": key.kind, "entity_id": key.id }));
+        }
+    }
+    json!({ "data": data, "next": null })
+}
+
+/// `/plugins/enabled`
+pub(super) fn enabled_plugins(plugins: &Catalogue) -> Value {
+    let names: Vec<&str> = plugins.0.iter().map(|entry| entry.name).collect();
+    json!({ "enabled_plugins": names })
+}

@@ -1,0 +1,186 @@
+//! Lists: pages that stay stable during a walk, and filters.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use shared::entity::Definition;
+use shared::snapshot::Key;
+use uuid::Uuid;
+
+use super::endpoint::Parent;
+use super::error::Refusal;
+use super::show;
+use crate::config::{Config, Fields};
+
+/// What a list call asks for.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    size: usize,
+    /// The last id of the page before.
+    after: Option<Uuid>,
+    tags: Tags,
+    /// The raw filter, to repeat in `next`.
+    tags_text: Option<String>,
+    custom_id: Option<String>,
+}
+
+/// Which tags a record must have.
+#[derive(Debug, Default)]
+enum Tags {
+    /// None.
+    #[default]
+    Any,
+    /// Every one of these.
+    All(Vec<String>),
+    /// At least one of these.
+    OneOf(Vec<String>),
+}
+
+/// Most tags of a filter.
+const MOST_TAGS: usize = 5;
+
+impl Query {
+    pub(super) fn parse(query: Option<&str>, kind: &str) -> Result<Self, Refusal> {
+        let mut parsed = Self {
+            size: 100,
+            ..Self::default()
+        };
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "size" => parsed.size = size(&value)?,
+                "offset" => parsed.after = Some(offset(&value)?),
+                "tags" => {
+                    parsed.tags = tags(&value)?;
+                    parsed.tags_text = Some(value.into_owned());
+                }
+                "custom_id" if kind == "consumers" => parsed.custom_id = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn takes(&self, fields: &Fields) -> bool {
+        let has = |tag: &String| {
+            let list = fields.get("tags").and_then(Value::as_array);
+            list.is_some_and(|list| list.iter().any(|own| own == tag))
+        };
+        match &self.tags {
+            Tags::Any => true,
+            Tags::All(tags) => tags.iter().all(has),
+            Tags::OneOf(tags) => tags.iter().any(has),
+        }
+    }
+}
+
+fn size(text: &str) -> Result<usize, Refusal> {
+    if text.parse::<f64>().is_err() {
+        return Err(Refusal::Size("size must be a number"));
+    }
+    match text.parse() {
+        Ok(size @ 1..=1000) => Ok(size),
+        _ => Err(Refusal::Size("size must be an integer between 1 and 1000")),
+    }
+}
+
+fn offset(text: &str) -> Result<Uuid, Refusal> {
+    let decoded = STANDARD
+        .decode(text)
+        .map_err(|_| Refusal::Offset(text.to_owned()))?;
+    let ids: Result<[Uuid; 1], _> = serde_json::from_slice(&decoded);
+    ids.map(|[id]| id)
+        .map_err(|_| Refusal::Offset(text.to_owned()))
+}
+
+fn tags(text: &str) -> Result<Tags, Refusal> {
+    let invalid = || Refusal::Tags;
+    let split = |mark: char| -> Result<Vec<String>, Refusal> {
+        let tags: Vec<String> = text.split(mark).map(str::to_owned).collect();
+        let valid = |tag: &String| shared::types::check_format("kong-tag", tag).is_ok();
+        if tags.len() <= MOST_TAGS && tags.iter().all(valid) {
+            Ok(tags)
+        } else {
+            Err(invalid())
+        }
+    };
+    match (text.contains(','), text.contains('/')) {
+        (true, true) => Err(invalid()),
+        (_, false) => split(',').map(Tags::All),
+        (false, true) => split('/').map(Tags::OneOf),
+    }
+}
+
+pub(super) fn list(
+    config: &Config,
+    entity: &'static Definition,
+    parent: Option<&Parent>,
+    query: &Query,
+) -> Value {
+    if let Some(custom_id) = &query.custom_id {
+        let id = config.find(entity.kind, "custom_id", custom_id);
+        let found = id.and_then(|id| {
+            config.record(Key {
+                kind: entity.kind,
+                id,
+            })
+        });
+        let data: Vec<Value> = found.into_iter().map(|fields| show(fields)).collect();
+        return json!({ "data": data, "next": null });
+    }
+    let first = query.after.unwrap_or_default();
+    // The id itself was on the page before, whether or not its record is still there.
+    let wanted = |key: &Key, fields: &Fields| Some(key.id) != query.after && query.takes(fields);
+    let mut page: Vec<(Key, Arc<Fields>)> = match parent {
+        None => config
+            .collection(entity.kind, first)
+            .filter(|(key, fields)| wanted(key, fields))
+            .take(query.size + 1)
+            .map(|(key, fields)| (*key, Arc::clone(fields)))
+            .collect(),
+        Some(parent) => config
+            .children(parent.key, entity.kind, first)
+            .filter_map(|key| Some((key, Arc::clone(config.record(key)?))))
+            .filter(|(key, fields)| wanted(key, fields))
+            .take(query.size + 1)
+            .collect(),
+    };
+    let more = page.len() > query.size;
+    page.truncate(query.size);
+    let mut reply = Map::new();
+    let data = page.iter().map(|(_, fields)| show(fields)).collect();
+    reply.insert("data".to_owned(), Value::Array(data));
+    let offset = page
+        .last()
+        .filter(|_| more)
+        .map(|(key, _)| STANDARD.encode(json!([key.id]).to_string()));
+    let next = offset
+        .as_ref()
+        .map(|offset| next(entity, parent, query, offset));
+    if let Some(offset) = offset {
+        reply.insert("offset".to_owned(), offset.into());
+    }
+    reply.insert("next".to_owned(), next.map_or(Value::Null, Value::from));
+    Value::Object(reply)
+}
+
+fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &str) -> String {
+    let mut arguments = form_urlencoded::Serializer::new(String::new());
+    arguments.append_pair("offset", offset);
+    if let Some(tags) = &query.tags_text {
+        arguments.append_pair("tags", tags);
+    }
+    if query.size != 100 {
+        arguments.append_pair("size", &query.size.to_string());
+    }
+    let path = match parent {
+        None => format!("/{}", entity.kind),
+        Some(Parent { field, key }) => {
+            let place = entity.nested.iter().find(|(nested, _)| nested == field);
+            let name = place.map_or(entity.kind, |(_, name)| name);
+            format!("/{}/{}/{name}", key.kind, key.id)
+        }
+    };
+    format!("{path}?{}", arguments.finish())
+}

@@ -1,0 +1,83 @@
+//! `/schemas/*`: the fields as clients read them, and validation without storing.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use shared::entity::Definition;
+use uuid::Uuid;
+
+use super::Answer;
+use super::error::Refusal;
+use crate::catalogue::{Catalogue, CatalogueEntry};
+use crate::command::{Action, Body, Command, Context, Rejection, decide};
+use crate::config::Config;
+
+pub(super) fn entity(entity: &Definition) -> Value {
+    json!({ "fields": entity.schema.kong() })
+}
+
+pub(super) fn plugin(plugins: &Catalogue, name: &str) -> Result<Value, Refusal> {
+    let entry = plugins
+        .entry(name)
+        .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
+    Ok(json!({ "fields": fields(entry) }))
+}
+
+/// A plugin's fields: its scopes, the protocols and its configuration.
+fn fields(entry: &CatalogueEntry) -> Value {
+    let mut fields = Vec::new();
+    for (scope, reference) in [
+        ("consumer", "consumers"),
+        ("route", "routes"),
+        ("service", "services"),
+    ] {
+        let mut attributes = json!({ "type": "foreign", "reference": reference });
+        if entry.forbidden_scopes.contains(&scope)
+            && let Some(attributes) = attributes.as_object_mut()
+        {
+            attributes.insert("eq".to_owned(), Value::Null);
+        }
+        fields.push(json!({ scope: attributes }));
+    }
+    let plugins = shared::entity::definition("plugins").map(|entity| entity.schema.kong());
+    let protocols = plugins
+        .as_ref()
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    fields.extend(
+        protocols
+            .filter(|field| field.get("protocols").is_some())
+            .cloned(),
+    );
+    let config = json!({ "type": "record", "required": true, "fields": entry.schema.kong() });
+    fields.push(json!({ "config": config }));
+    Value::Array(fields)
+}
+
+/// Checks a body without foreign keys, uniqueness or storing.
+pub(super) fn validate(
+    entity: &'static Definition,
+    body: &Body,
+    plugins: &Catalogue,
+    config: &Config,
+) -> Result<Answer, Refusal> {
+    let context = Context {
+        now: 0,
+        id: Uuid::nil(),
+        plugins,
+    };
+    let action = Action::Create(body.clone());
+    let command = Command {
+        entity: entity.kind,
+        action,
+        parents: Vec::new(),
+    };
+    match decide(config, &command, &context) {
+        Err(rejection @ (Rejection::Invalid(_) | Rejection::InvalidId)) => Err(rejection.into()),
+        // Whether it could be stored is not what was asked.
+        _ => Ok(Answer::new(
+            StatusCode::OK,
+            json!({ "message": "schema validation successful" }),
+        )),
+    }
+}

@@ -1,0 +1,482 @@
+//! The Admin API over its router: what Kong's clients send and read.
+
+use axum::body::Body as HttpBody;
+use http_body_util::BodyExt;
+use serde_json::json;
+use shared::schema::{Field, Kind, Length, Record, Text};
+use shared::snapshot::Revision;
+use tower::ServiceExt;
+
+use super::*;
+use crate::catalogue::{Catalogue, CatalogueEntry};
+use crate::config::Change;
+use crate::publisher::{Journal, JournalFault};
+
+/// A journal that forgets, or refuses.
+struct Memory {
+    broken: bool,
+}
+
+impl Journal for Memory {
+    fn commit(&mut self, _: Revision, _: &Change) -> Result<(), JournalFault> {
+        if self.broken {
+            Err(JournalFault("disk full".to_owned()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn field(name: &str, required: bool, kind: Kind) -> Field {
+    Field {
+        name: name.to_owned(),
+        description: None,
+        kind,
+        required,
+        default: None,
+        auto: false,
+        unique: false,
+        referenceable: false,
+        encrypted: false,
+        not_yet: false,
+    }
+}
+
+/// The parameters of the guide's plugin that its commands set.
+fn plugins() -> Catalogue {
+    let text = || Kind::String(Text::default());
+    let list = || Kind::Array(Box::new(text()), Length::default());
+    Catalogue(vec![CatalogueEntry {
+        name: "openid-connect",
+        version: VERSION,
+        priority: 1050,
+        forbidden_scopes: vec!["consumer"],
+        schema: Record {
+            fields: vec![
+                field("issuer", true, text()),
+                field("client_id", false, list()),
+                field("scopes", false, list()),
+                field("consumer_by", false, list()),
+                field("consumer_claim", false, list()),
+            ],
+        },
+        shorthands: &[],
+        judge: |_| Ok(()),
+    }])
+}
+
+struct Api(Router);
+
+impl Api {
+    fn new() -> Self {
+        Self::on(false)
+    }
+
+    fn on(broken: bool) -> Self {
+        let publisher = Publisher::new(Config::default(), Box::new(Memory { broken }), plugins());
+        Self(Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001").router())
+    }
+
+    async fn send(&self, method: &str, url: &str, kind: &str, body: &str) -> (u16, Value) {
+        let mut request = http::Request::builder().method(method).uri(url);
+        if !kind.is_empty() {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(HttpBody::from(body.to_owned())).unwrap();
+        let response = self.0.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    async fn get(&self, url: &str) -> (u16, Value) {
+        self.send("GET", url, "", "").await
+    }
+
+    async fn json(&self, method: &str, url: &str, body: Value) -> (u16, Value) {
+        self.send(method, url, "application/json", &body.to_string())
+            .await
+    }
+
+    async fn form(&self, method: &str, url: &str, body: &str) -> (u16, Value) {
+        self.send(method, url, "application/x-www-form-urlencoded", body)
+            .await
+    }
+}
+
+#[tokio::test]
+async fn the_guides_commands_run() {
+    let api = Api::new();
+    let (status, service) = api
+        .form(
+            "POST",
+            "/services",
+            "name=openid-connect-demo&url=http://httpbin.org/anything",
+        )
+        .await;
+    assert_eq!((status, &service["host"]), (201, &json!("httpbin.org")));
+    let (status, route) = api
+        .form(
+            "POST",
+            "/services/openid-connect-demo/routes/",
+            "name=oidc-route&paths[]=/oidc",
+        )
+        .await;
+    assert_eq!((status, &route["service"]["id"]), (201, &service["id"]));
+    let url = format!("/routes/{}/plugins", route["id"].as_str().unwrap());
+    let (status, plugin) = api
+        .form(
+            "POST",
+            &url,
+            "name=openid-connect&config.issuer=https%3A%2F%2Fexample.okta.com%2Foauth2%2Fdefault\
+             &config.client_id=id&config.scopes=openid&config.scopes=email&config.scopes=profile",
+        )
+        .await;
+    assert_eq!(status, 201, "{plugin}");
+    assert_eq!(
+        plugin["config"]["scopes"],
+        json!(["openid", "email", "profile"])
+    );
+    assert_eq!(plugin["config"]["client_id"], json!(["id"]));
+    assert_eq!(plugin["route"], json!({ "id": route["id"] }));
+    let (status, _) = api
+        .form("POST", "/consumers/", "username=Yoda&custom_id=abc")
+        .await;
+    assert_eq!(status, 201);
+    let url = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let (status, patched) = api
+        .form(
+            "PATCH",
+            &url,
+            "config.consumer_by=custom_id&config.consumer_claim=sub",
+        )
+        .await;
+    assert_eq!(status, 200, "{patched}");
+    assert_eq!(patched["config"]["consumer_by"], json!(["custom_id"]));
+    assert_eq!(patched["config"]["issuer"], plugin["config"]["issuer"]);
+    assert_eq!(patched["route"], plugin["route"]);
+}
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn errors_have_kongs_bodies() {
+    let api = Api::new();
+    api.json("POST", "/services", json!({ "name": "s", "host": "h" }))
+        .await;
+    api.json(
+        "POST",
+        "/services/s/routes",
+        json!({ "name": "r", "paths": ["/"] }),
+    )
+    .await;
+    let nil = "00000000-0000-0000-0000-000000000000";
+    for (method, url, body, status, code, message) in [
+        (
+            "POST",
+            "/services",
+            json!({}),
+            400,
+            2,
+            "schema violation (host: required field missing)",
+        ),
+        (
+            "POST",
+            "/services",
+            json!({ "port": "80", "x": 1 }),
+            400,
+            2,
+            {
+                "3 schema violations (host: required field missing; port: expected an integer; x: unknown field)"
+            },
+        ),
+        ("POST", "/routes", json!({}), 400, 2, {
+            "schema violation (must set one of 'methods', 'hosts', 'headers', 'paths', 'snis' when \
+             'protocols' is 'https')"
+        }),
+        (
+            "POST",
+            "/plugins",
+            json!({ "name": "openid-connect" }),
+            400,
+            2,
+            { "schema violation (config.issuer: required field missing)" },
+        ),
+        (
+            "POST",
+            "/services",
+            json!({ "name": "s", "host": "h" }),
+            409,
+            5,
+            { "UNIQUE violation detected on '{name=\"s\"}'" },
+        ),
+        (
+            "PATCH",
+            "/services/x",
+            json!({}),
+            404,
+            6,
+            "could not find the entity with '{name=\"x\"}'",
+        ),
+        ("DELETE", "/services/s", json!({}), 400, 4, {
+            "an existing 'routes' entity references this 'services' entity"
+        }),
+        (
+            "POST",
+            "/routes",
+            json!({ "paths": ["/"], "service": { "id": nil } }),
+            400,
+            4,
+            {
+                "the foreign key '{id=\"00000000-0000-0000-0000-000000000000\"}' does not reference an \
+             existing 'services' entity."
+            },
+        ),
+        ("PATCH", "/plugins/x", json!({}), 400, 1, {
+            "invalid primary key: '{id=\"expected a valid UUID\"}'"
+        }),
+    ] {
+        let (got, reply) = api.json(method, url, body).await;
+        assert_eq!(
+            (got, &reply["code"]),
+            (status, &json!(code)),
+            "{method} {url}: {reply}"
+        );
+        assert_eq!(reply["message"], message, "{method} {url}");
+    }
+    for (method, url, kind, body, status, message) in [
+        ("GET", "/services/x", "", "", 404, "Not found"),
+        ("GET", "/session_keys", "", "", 404, "Not found"),
+        ("GET", "/upstreams", "", "", 404, "Not found"),
+        (
+            "DELETE",
+            "/routes/r/service",
+            "",
+            "",
+            405,
+            "Method not allowed",
+        ),
+        (
+            "POST",
+            "/services",
+            "application/json",
+            "{",
+            400,
+            "Cannot parse JSON body",
+        ),
+        (
+            "POST",
+            "/services",
+            "application/json",
+            "[1]",
+            400,
+            "Cannot parse JSON body",
+        ),
+        (
+            "POST",
+            "/services",
+            "text/plain",
+            "x",
+            415,
+            "Unsupported media type",
+        ),
+        (
+            "GET",
+            "/services?size=0",
+            "",
+            "",
+            400,
+            "size must be an integer between 1 and 1000",
+        ),
+        (
+            "GET",
+            "/services?size=x",
+            "",
+            "",
+            400,
+            "size must be a number",
+        ),
+        (
+            "GET",
+            "/services?offset=%25",
+            "",
+            "",
+            400,
+            "'%' is not a valid offset: bad base64 encoding",
+        ),
+        (
+            "GET",
+            "/services?tags=a,b/c",
+            "",
+            "",
+            400,
+            "invalid option (tags: invalid filter syntax)",
+        ),
+        (
+            "GET",
+            "/schemas/nope",
+            "",
+            "",
+            404,
+            "No entity named 'nope'",
+        ),
+        (
+            "GET",
+            "/schemas/plugins/nope",
+            "",
+            "",
+            404,
+            "No plugin named 'nope'",
+        ),
+    ] {
+        let (got, reply) = api.send(method, url, kind, body).await;
+        assert_eq!(
+            (got, &reply["message"]),
+            (status, &json!(message)),
+            "{method} {url}"
+        );
+    }
+    let many = "a=1&".repeat(1001);
+    assert_eq!(
+        api.form("POST", "/services", &many).await.1["message"],
+        "Too many arguments"
+    );
+    let huge = "x".repeat(10 * 1024 * 1024 + 1);
+    assert_eq!(
+        api.send("POST", "/services", "application/json", &huge)
+            .await
+            .0,
+        413
+    );
+}
+
+#[tokio::test]
+async fn pages_walk_every_record_once() {
+    let api = Api::new();
+    for at in 0..25 {
+        let tags = if at % 2 == 0 {
+            json!(["even", "all"])
+        } else {
+            json!(["all"])
+        };
+        let body =
+            json!({ "username": format!("c{at}"), "custom_id": format!("i{at}"), "tags": tags });
+        assert_eq!(api.json("POST", "/consumers", body).await.0, 201);
+    }
+    for (filter, expected) in [
+        ("", 25),
+        ("&tags=all", 25),
+        ("&tags=all,even", 13),
+        ("&tags=x/even", 13),
+    ] {
+        let mut url = format!("/consumers?size=10{filter}");
+        let mut seen = std::collections::BTreeSet::new();
+        loop {
+            let (status, page) = api.get(&url).await;
+            assert_eq!(status, 200);
+            let data = page["data"].as_array().unwrap();
+            seen.extend(data.iter().map(|consumer| consumer["username"].to_string()));
+            let Some(next) = page["next"].as_str() else {
+                break;
+            };
+            assert!(page["offset"].is_string());
+            url = next.to_owned();
+        }
+        assert_eq!(seen.len(), expected, "{filter}");
+    }
+    let (_, found) = api.get("/consumers?custom_id=i7").await;
+    assert_eq!(found["data"][0]["username"], "c7");
+}
+
+#[tokio::test]
+async fn verbs_do_what_kongs_do() {
+    let api = Api::new();
+    assert_eq!(
+        api.json("PUT", "/services/s", json!({ "host": "h" }))
+            .await
+            .0,
+        200
+    );
+    let (status, route) = api
+        .json(
+            "PUT",
+            "/routes/r",
+            json!({ "paths": ["/"], "service": { "name": "s" } }),
+        )
+        .await;
+    assert_eq!((status, &route["name"]), (200, &json!("r")));
+    assert_eq!(api.get("/routes/r/service").await.1["name"], "s");
+    assert_eq!(api.get("/services/s/routes/r").await.0, 200);
+    assert_eq!(
+        api.get("/services/s/routes").await.1["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        api.send("DELETE", "/routes/r", "", "").await,
+        (204, Value::Null)
+    );
+    assert_eq!(api.send("DELETE", "/routes/r", "", "").await.0, 204);
+    assert_eq!(api.get("/routes/r").await.0, 404);
+    api.json("PUT", "/consumers/yoda", json!({})).await;
+    let (status, acl) = api.form("POST", "/consumers/yoda/acls", "group=jedi").await;
+    assert_eq!((status, &acl["group"]), (201, &json!("jedi")));
+    assert_eq!(
+        api.get("/consumers/yoda/acls/jedi").await.1["id"],
+        acl["id"]
+    );
+    let multipart =
+        "--b\r\nContent-Disposition: form-data; name=\"host\"\r\n\r\nx.com\r\n--b--\r\n";
+    let (status, service) = api
+        .send(
+            "POST",
+            "/services",
+            "multipart/form-data; boundary=b",
+            multipart,
+        )
+        .await;
+    assert_eq!((status, &service["host"]), (201, &json!("x.com")));
+    let (status, root) = api.get("/").await;
+    assert_eq!((status, &root["version"]), (200, &json!("3.9.1")));
+    assert!(root["plugins"]["available_on_server"]["openid-connect"].is_object());
+    assert_eq!(
+        api.send("HEAD", "/services", "", "").await,
+        (200, Value::Null)
+    );
+    assert_eq!(api.send("OPTIONS", "/services", "", "").await.0, 204);
+    let (status, reply) = api
+        .json("POST", "/schemas/services/validate", json!({ "host": "a" }))
+        .await;
+    assert_eq!(
+        (status, &reply["message"]),
+        (200, &json!("schema validation successful"))
+    );
+    assert_eq!(
+        api.json("POST", "/schemas/services/validate", json!({}))
+            .await
+            .0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_durable_is_not_acknowledged() {
+    let api = Api::on(true);
+    let (status, reply) = api.json("POST", "/services", json!({ "host": "h" })).await;
+    assert_eq!(status, 503);
+    assert_eq!(reply["message"], "the store takes no writes: disk full");
+    assert_eq!(api.get("/services").await.1["data"], json!([]));
+}
+
+#[tokio::test]
+async fn another_sites_page_cannot_write() {
+    let api = Api::new();
+    let request = http::Request::post("/services")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("sec-fetch-site", "cross-site")
+        .body(HttpBody::from("host=evil"))
+        .unwrap();
+    assert_eq!(api.0.clone().oneshot(request).await.unwrap().status(), 403);
+    assert_eq!(api.get("/services").await.1["data"], json!([]));
+}

@@ -1,0 +1,134 @@
+//! The write path: a command is decided on the newest configuration, made durable, and only then
+//! shown to readers and streams.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use shared::clock::UnixTime;
+use shared::snapshot::Revision;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::catalogue::Catalogue;
+use crate::command::{Command, Context, Decision, Rejection, decide};
+use crate::config::{Change, Config};
+
+/// Where commits become durable.
+pub trait Journal: Send + 'static {
+    /// Makes `change` durable as `revision`, the one after the last. After an error nothing is
+    /// acknowledged any more until the process starts again.
+    fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault>;
+}
+
+/// Why a commit is not durable.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the store takes no writes: {0}")]
+pub struct JournalFault(pub String);
+
+/// Why a command had no effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The caller's mistake.
+    #[error("rejected")]
+    Rejected(#[from] Rejection),
+    /// The store's trouble.
+    #[error("committing")]
+    Fault(#[from] JournalFault),
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The record that the caller is shown, and what changed.
+    pub decision: Decision,
+    /// The revision that readers see it at.
+    pub revision: Revision,
+}
+
+/// The one writer of a configuration, and the way for everybody else to read it.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Held from the decision to the swap, so that each command is decided on the newest state.
+    journal: Mutex<Box<dyn Journal>>,
+    config: RwLock<Config>,
+    revision: watch::Sender<Revision>,
+    plugins: Catalogue,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("revision", &self.config().revision())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// Publishes `config` and what is committed to `journal` from now on.
+    pub fn new(config: Config, journal: Box<dyn Journal>, plugins: Catalogue) -> Self {
+        let revision = watch::Sender::new(config.revision());
+        let inner = Inner {
+            journal: Mutex::new(journal),
+            config: RwLock::new(config),
+            revision,
+            plugins,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The newest configuration.
+    pub fn config(&self) -> Config {
+        self.inner
+            .config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The plugins that can be configured.
+    pub fn plugins(&self) -> &Catalogue {
+        &self.inner.plugins
+    }
+
+    /// Tells of each new revision.
+    pub fn watch(&self) -> watch::Receiver<Revision> {
+        self.inner.revision.subscribe()
+    }
+
+    /// Carries `command` out. Blocks on the store: not for an asynchronous thread.
+    pub fn execute(&self, command: &Command, now: UnixTime) -> Result<Outcome, ExecuteError> {
+        let mut journal = self
+            .inner
+            .journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let config = self.config();
+        let context = Context {
+            now: now.as_secs(),
+            id: Uuid::new_v4(),
+            plugins: &self.inner.plugins,
+        };
+        let decision = decide(&config, command, &context)?;
+        if decision.change == Change::default() {
+            return Ok(Outcome {
+                decision,
+                revision: config.revision(),
+            });
+        }
+        let revision = config.revision().next();
+        journal.commit(revision, &decision.change)?;
+        let next = config.evolve(&decision.change, revision);
+        *self
+            .inner
+            .config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = next;
+        self.inner.revision.send_replace(revision);
+        Ok(Outcome { decision, revision })
+    }
+}
