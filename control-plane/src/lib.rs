@@ -1,7 +1,7 @@
 //! The control plane: the writer of the configuration.
 //!
 //! ```text
-//!  admin ─► Command ─► decide(Config, Command) ─► Change ─► journal ─► evolve(Config, Change) ─► Config
+//!  admin ─► Command ─► decide(Config, Command) ─► Change ─► store ─► evolve(Config, Change) ─► Config
 //! ```
 
 pub mod admin;
@@ -11,3 +11,134 @@ pub mod command;
 pub mod config;
 pub mod publisher;
 pub mod settings;
+pub mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use admin::Admin;
+use catalogue::Catalogue;
+use publisher::Publisher;
+use settings::Settings;
+use store::{SecretsKey, Store, StoreError};
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("starting the store")]
+    Store(#[from] StoreError),
+    /// An address is in use or not ours.
+    #[error("listening on {address} ({setting})")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The setting that chose it.
+        setting: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Anyone who reaches the address could configure the gateway.
+    #[error(
+        "admin_listen is {0}: the Admin API has no access control yet, so it listens on loopback addresses only"
+    )]
+    Exposed(SocketAddr),
+    /// The file for the chosen addresses cannot be written.
+    #[error("writing {path} (addresses_file)")]
+    Addresses {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    admin: SocketAddr,
+    publisher: Publisher,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    /// Opens the store and starts to listen.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        if !settings.admin_listen.ip().is_loopback() {
+            return Err(StartError::Exposed(settings.admin_listen));
+        }
+        let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
+        let (store, config) = Store::open(&settings.data_directory.join("store"), &key)?;
+        let revision = config.revision();
+        let publisher = Publisher::new(config, Box::new(store), Catalogue::default());
+        let listener = TcpListener::bind(settings.admin_listen).await;
+        let listen = |source| StartError::Listen {
+            address: settings.admin_listen,
+            setting: "admin_listen",
+            source,
+        };
+        let listener = listener.map_err(listen)?;
+        let admin = listener.local_addr().map_err(listen)?;
+        let router = Admin::new(publisher.clone(), Uuid::new_v4(), &admin.to_string()).router();
+        let (stop, stopping) = oneshot::channel();
+        let served = tokio::spawn(async move {
+            let stopped = async move {
+                // A sender that is gone means the same as one that spoke.
+                let _ = stopping.await;
+            };
+            if let Err(error) = axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .await
+            {
+                tracing::error!(%error, "admin api stopped");
+            }
+        });
+        if let Some(path) = &settings.addresses_file {
+            write_addresses(path, admin).map_err(|source| StartError::Addresses {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        tracing::info!(%admin, %revision, "control plane started");
+        Ok(Self {
+            admin,
+            publisher,
+            stop,
+            served,
+        })
+    }
+
+    /// Where the Admin API listens.
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The way to read and change the configuration.
+    pub const fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Finishes the requests that are under way, then stops.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.served.await {
+            tracing::error!(%error, "admin api ended badly");
+        }
+    }
+}
+
+/// Written whole or not at all, so that a reader who sees the file can use it.
+fn write_addresses(path: &std::path::Path, admin: SocketAddr) -> std::io::Result<()> {
+    let unfinished = path.with_extension("new");
+    std::fs::write(
+        &unfinished,
+        serde_json::json!({ "admin": admin }).to_string(),
+    )?;
+    std::fs::rename(unfinished, path)
+}

@@ -1,0 +1,316 @@
+//! The configuration on disk: sealed records, a log of changes, and a head that proves both.
+//!
+//! sled's own flush does not survive a power cut on Linux, so each commit also syncs sled's file through
+//! a descriptor of ours before it is acknowledged.
+
+mod files;
+mod pieces;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::entity::definition;
+use shared::snapshot::{Hash, Key, Revision};
+use sled::Transactional;
+use sled::transaction::{ConflictableTransactionError, TransactionError};
+use uuid::Uuid;
+
+use crate::config::{Change, Config, Fields};
+use crate::publisher::{Journal, JournalFault};
+use seal::Sealer;
+pub use seal::SecretsKey;
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory or a file of it cannot be used.
+    #[error("{attempt} {path}")]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database does not open.
+    #[error(
+        "opening the store in {path}: {reason}; if another control plane uses it, stop that one first"
+    )]
+    Open {
+        /// Where.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Content does not prove itself.
+    #[error("the store in {path} is damaged: {what}; restore it from a backup")]
+    Damaged {
+        /// Where.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The key that seals the store does not fit, or cannot be read.
+    #[error("{0}")]
+    Key(String),
+}
+
+/// What the last commit left, sealed under `head`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Head {
+    revision: u64,
+    /// How many records there are.
+    count: usize,
+    /// Combination of all records' hashes; independent of their order.
+    digest: Hash,
+    /// Hash of the last log entry, which holds that of the one before.
+    chain: Hash,
+}
+
+/// An open store.
+pub struct Store {
+    /// Kept for its lock and its background work.
+    database: sled::Db,
+    records: sled::Tree,
+    log: sled::Tree,
+    meta: sled::Tree,
+    /// sled's own file, to sync it for real.
+    file: File,
+    sealer: Sealer,
+    head: Head,
+    /// The hash of each record, to take it out of the digest when the record changes.
+    hashes: HashMap<Key, Hash>,
+    /// Why nothing is acknowledged any more. A failed sync may have lost pages: it is never retried.
+    broken: Option<String>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("revision", &self.head.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in `directory`, repairs what a crash left, and reads and checks everything.
+    pub fn open(directory: &Path, key: &SecretsKey) -> Result<(Self, Config), StoreError> {
+        let database = files::open(directory)?;
+        let open = |name: &str| {
+            database
+                .open_tree(name)
+                .map_err(|error| damaged(directory, error.to_string()))
+        };
+        let (records, log, meta) = (open("records")?, open("log")?, open("meta")?);
+        let file = files::sync_created(directory)?;
+        let mut store = Self {
+            records,
+            log,
+            meta,
+            file,
+            sealer: Sealer::new(key),
+            head: Head::default(),
+            hashes: HashMap::new(),
+            broken: None,
+            database,
+        };
+        let config = store.load(directory)?;
+        Ok((store, config))
+    }
+
+    fn load(&mut self, directory: &Path) -> Result<Config, StoreError> {
+        let read = |error: sled::Error| damaged(directory, error.to_string());
+        if let Some(sealed) = self.meta.get(HEAD).map_err(read)? {
+            let head = self.sealer.open(HEAD, &sealed).ok_or_else(|| {
+                StoreError::Key(format!(
+                    "the store in {} was sealed with another key: set secrets_key_file to that key",
+                    directory.display()
+                ))
+            })?;
+            self.head = serde_json::from_slice(&head)
+                .map_err(|error| damaged(directory, error.to_string()))?;
+        }
+        let mut puts = Vec::with_capacity(self.head.count);
+        let mut digest = Hash::default();
+        for whole in pieces::walk(&self.records) {
+            let (name, sealed) = whole.map_err(|what| damaged(directory, what))?;
+            let json = self.sealer.open(&name, &sealed);
+            let json =
+                json.ok_or_else(|| damaged(directory, "a record is not as written".into()))?;
+            let key = parse_name(&name)
+                .ok_or_else(|| damaged(directory, "a record of an unknown kind".into()))?;
+            let hash = record_hash(&name, &json);
+            combine(&mut digest, &hash);
+            self.hashes.insert(key, hash);
+            let fields: Fields = serde_json::from_slice(&json)
+                .map_err(|error| damaged(directory, error.to_string()))?;
+            puts.push((key, Arc::new(fields)));
+        }
+        if puts.len() != self.head.count || digest != self.head.digest {
+            let what = format!("{} records instead of {}", puts.len(), self.head.count);
+            return Err(damaged(directory, what));
+        }
+        let change = Change {
+            puts,
+            removes: Vec::new(),
+        };
+        Ok(Config::default().evolve(&change, Revision(self.head.revision)))
+    }
+
+    fn write(&mut self, revision: Revision, change: &Change) -> Result<(), String> {
+        let mut head = Head {
+            revision: revision.0,
+            ..self.head
+        };
+        let mut hashes: Vec<(Key, Option<Hash>)> = Vec::new();
+        let mut puts = Vec::new();
+        let mut removes = Vec::new();
+        for key in &change.removes {
+            hashes.push((*key, None));
+            removes.push(name(*key));
+        }
+        for (key, fields) in &change.puts {
+            let name = name(*key);
+            let json = serde_json::to_vec(&**fields).map_err(|error| error.to_string())?;
+            hashes.push((*key, Some(record_hash(&name, &json))));
+            puts.push((name.clone(), self.sealer.seal(&name, &json)));
+        }
+        for (key, hash) in &hashes {
+            match self.hashes.get(key) {
+                Some(old) => combine(&mut head.digest, old),
+                None => head.count += usize::from(hash.is_some()),
+            }
+            match hash {
+                Some(new) => combine(&mut head.digest, new),
+                None => head.count -= usize::from(self.hashes.contains_key(key)),
+            }
+        }
+        let entry = log_entry(revision, change, &self.head.chain);
+        head.chain = *blake3::hash(&entry).as_bytes();
+        let log_name = revision.0.to_be_bytes().to_vec();
+        let entry = self.sealer.seal(&log_name, &entry);
+        let sealed_head = serde_json::to_vec(&head).map_err(|error| error.to_string())?;
+        let sealed_head = self.sealer.seal(HEAD, &sealed_head);
+
+        let old: Vec<(Vec<u8>, usize)> = removes
+            .iter()
+            .chain(puts.iter().map(|(name, _)| name))
+            .map(|name| (name.clone(), pieces::count(&self.records, name)))
+            .collect();
+        (&self.records, &self.log, &self.meta)
+            .transaction(|(records, log, meta)| {
+                for (name, pieces) in &old {
+                    pieces::remove(records, name, *pieces)?;
+                }
+                for (name, sealed) in &puts {
+                    pieces::put(records, name, sealed)?;
+                }
+                pieces::put(log, &log_name, &entry)?;
+                meta.insert(HEAD, sealed_head.as_slice())?;
+                Ok::<(), ConflictableTransactionError<()>>(())
+            })
+            .map_err(|error| match error {
+                TransactionError::Storage(error) => error.to_string(),
+                TransactionError::Abort(()) => "the transaction was aborted".to_owned(),
+            })?;
+        self.database.flush().map_err(|error| error.to_string())?;
+        self.file.sync_data().map_err(|error| error.to_string())?;
+        for (key, hash) in hashes {
+            match hash {
+                Some(hash) => self.hashes.insert(key, hash),
+                None => self.hashes.remove(&key),
+            };
+        }
+        self.head = head;
+        Ok(())
+    }
+}
+
+impl Journal for Store {
+    fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault> {
+        if let Some(reason) = &self.broken {
+            return Err(JournalFault(format!(
+                "read-only until the next start: {reason}"
+            )));
+        }
+        if revision.0 != self.head.revision + 1 {
+            return Err(JournalFault(format!(
+                "revision {revision} does not follow {}",
+                self.head.revision
+            )));
+        }
+        self.write(revision, change).map_err(|reason| {
+            tracing::error!(%reason, "store is read-only from now on");
+            self.broken = Some(reason.clone());
+            JournalFault(reason)
+        })
+    }
+}
+
+/// The name of the head in its tree.
+const HEAD: &[u8] = b"head";
+
+fn damaged(directory: &Path, what: String) -> StoreError {
+    StoreError::Damaged {
+        path: directory.display().to_string(),
+        what,
+    }
+}
+
+/// A record's name in its tree: kind, a zero byte, id.
+fn name(key: Key) -> Vec<u8> {
+    let mut name = key.kind.as_bytes().to_vec();
+    name.push(0);
+    name.extend_from_slice(key.id.as_bytes());
+    name
+}
+
+fn parse_name(name: &[u8]) -> Option<Key> {
+    let (kind, id) = name.split_at_checked(name.iter().position(|byte| *byte == 0)?)?;
+    let kind = definition(std::str::from_utf8(kind).ok()?)?.kind;
+    Some(Key {
+        kind,
+        id: Uuid::from_slice(id.get(1..)?).ok()?,
+    })
+}
+
+fn record_hash(name: &[u8], json: &[u8]) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(name).update(json);
+    *hasher.finalize().as_bytes()
+}
+
+/// Adds a hash to the digest, or takes it out again. Against accidents, which is enough below the seal.
+fn combine(digest: &mut Hash, hash: &Hash) {
+    for (byte, other) in digest.iter_mut().zip(hash) {
+        *byte ^= other;
+    }
+}
+
+/// What the log keeps of a change: when, after what, and the records themselves.
+fn log_entry(revision: Revision, change: &Change, previous: &Hash) -> Vec<u8> {
+    let key = |key: &Key| json!({ "kind": key.kind, "id": key.id });
+    let puts: Vec<Value> = change
+        .puts
+        .iter()
+        .map(|(put, fields)| json!({ "key": key(put), "record": **fields }))
+        .collect();
+    let removes: Vec<Value> = change.removes.iter().map(key).collect();
+    let entry = json!({
+        "revision": revision,
+        "at": UnixTime::now(),
+        "previous": previous,
+        "puts": puts,
+        "removes": removes,
+    });
+    entry.to_string().into_bytes()
+}

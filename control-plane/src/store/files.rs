@@ -1,0 +1,116 @@
+//! The store's directory: private, repaired before it is opened, and synced once it is there.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::StoreError;
+
+/// Opens the database. A crash in the middle of sled's own start, or a damaged snapshot of its index,
+/// would keep it from ever opening again: both are only caches and are taken away.
+pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| file_error("making", directory, source))?;
+    remove(directory, |name| {
+        name.starts_with("snap.") && name.ends_with(".generating")
+    })?;
+    match try_open(directory) {
+        Ok(database) => Ok(database),
+        Err(Failure::Damaged(reason)) => {
+            tracing::warn!(%reason, "store does not open; trying without its index snapshots");
+            set_aside(directory)?;
+            remove(directory, |name| name.starts_with("snap."))?;
+            try_open(directory).map_err(|failure| failure.at(directory))
+        }
+        Err(failure) => Err(failure.at(directory)),
+    }
+}
+
+/// Syncs everything that opening may have created, and gives the file that each commit syncs.
+pub(super) fn sync_created(directory: &Path) -> Result<File, StoreError> {
+    let sync = |path: &Path| {
+        File::open(path)
+            .and_then(|file| file.sync_all().map(|()| file))
+            .map_err(|source| file_error("syncing", path, source))
+    };
+    let blobs = directory.join("blobs");
+    if blobs.is_dir() {
+        sync(&blobs)?;
+    }
+    let file = sync(&directory.join("db"))?;
+    sync(directory)?;
+    if let Some(parent) = directory
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        sync(parent)?;
+    }
+    Ok(file)
+}
+
+enum Failure {
+    Damaged(String),
+    Other(String),
+}
+
+impl Failure {
+    fn at(self, directory: &Path) -> StoreError {
+        let (Self::Damaged(reason) | Self::Other(reason)) = self;
+        StoreError::Open {
+            path: directory.display().to_string(),
+            reason,
+        }
+    }
+}
+
+fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
+    let config = sled::Config::new()
+        .path(directory)
+        .mode(sled::Mode::HighThroughput);
+    // sled panics on some damaged files instead of returning an error.
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(sled::Error::Corruption { .. })) => {
+            Err(Failure::Damaged("its files are corrupt".to_owned()))
+        }
+        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Err(_) => Err(Failure::Damaged("its files cannot be read".to_owned())),
+    }
+}
+
+/// Copies the directory as it is, for whoever wants to know what happened.
+fn set_aside(directory: &Path) -> Result<(), StoreError> {
+    let mut copy = directory.to_path_buf().into_os_string();
+    copy.push(".damaged");
+    let copy = Path::new(&copy);
+    let failed = |source| file_error("copying the damaged store to", copy, source);
+    fs::create_dir_all(copy).map_err(failed)?;
+    for entry in fs::read_dir(directory).map_err(failed)?.flatten() {
+        if entry.path().is_file() {
+            fs::copy(entry.path(), copy.join(entry.file_name())).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(directory: &Path, taken: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    let failed = |source| file_error("repairing", directory, source);
+    for entry in fs::read_dir(directory).map_err(failed)?.flatten() {
+        if entry.file_name().to_str().is_some_and(&taken) {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn file_error(attempt: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::File {
+        attempt,
+        path: path.display().to_string(),
+        source,
+    }
+}

@@ -1,0 +1,98 @@
+//! Values in pieces. sled never syncs the files that it puts values above its segment size into, so
+//! none is ever that large.
+
+use sled::transaction::{ConflictableTransactionError, TransactionalTree};
+
+/// Largest piece, in bytes; below sled's 8 KiB with room for its own headers.
+const PIECE: usize = 7 * 1024;
+
+type Result = std::result::Result<(), ConflictableTransactionError<()>>;
+
+/// A piece's name: the value's, the number of the piece and how many there are.
+fn piece_name(name: &[u8], at: u16, of: u16) -> Vec<u8> {
+    let mut piece = name.to_vec();
+    piece.extend_from_slice(&at.to_be_bytes());
+    piece.extend_from_slice(&of.to_be_bytes());
+    piece
+}
+
+/// Length of what [`piece_name`] appends.
+const SUFFIX: usize = 4;
+
+/// How many pieces a stored value has.
+pub(super) fn count(tree: &sled::Tree, name: &[u8]) -> usize {
+    let own = |key: &sled::IVec| key.len() == name.len() + SUFFIX;
+    tree.scan_prefix(name)
+        .keys()
+        .filter(|key| key.as_ref().is_ok_and(own))
+        .count()
+}
+
+pub(super) fn put(tree: &TransactionalTree, name: &[u8], value: &[u8]) -> Result {
+    let of = u16::try_from(value.len().div_ceil(PIECE)).map_err(|_| {
+        let error = std::io::Error::other("a record is larger than the store takes");
+        ConflictableTransactionError::Storage(sled::Error::from(error))
+    })?;
+    for (at, piece) in (0..of).zip(value.chunks(PIECE)) {
+        tree.insert(piece_name(name, at, of), piece)?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(tree: &TransactionalTree, name: &[u8], pieces: usize) -> Result {
+    let of = u16::try_from(pieces).unwrap_or(u16::MAX);
+    for at in 0..of {
+        tree.remove(piece_name(name, at, of))?;
+    }
+    Ok(())
+}
+
+/// Every value of a tree with its name, put together again.
+pub(super) fn walk(
+    tree: &sled::Tree,
+) -> impl Iterator<Item = std::result::Result<(Vec<u8>, Vec<u8>), String>> {
+    let mut pieces = tree.iter();
+    std::iter::from_fn(move || {
+        let first = pieces.next()?;
+        let whole = || -> std::result::Result<_, String> {
+            let (key, mut value) = first
+                .map(|(key, piece)| (key, piece.to_vec()))
+                .map_err(text)?;
+            let (name, at, of) = split(&key).ok_or("a key is not as written")?;
+            if at != 0 {
+                return Err("the first piece of a value is missing".to_owned());
+            }
+            let name = name.to_vec();
+            for expected in 1..of {
+                let (key, piece) = pieces
+                    .next()
+                    .ok_or("the last piece of a value is missing")?
+                    .map_err(text)?;
+                if split(&key) != Some((&name, expected, of)) {
+                    return Err("a piece of a value is missing".to_owned());
+                }
+                value.extend_from_slice(&piece);
+            }
+            Ok((name, value))
+        };
+        Some(whole())
+    })
+}
+
+fn split(key: &[u8]) -> Option<(&[u8], u16, u16)> {
+    let (name, suffix) = key.split_at_checked(key.len().checked_sub(SUFFIX)?)?;
+    let (at, of) = suffix.split_first_chunk::<2>()?;
+    Some((
+        name,
+        u16::from_be_bytes(*at),
+        u16::from_be_bytes(of.try_into().ok()?),
+    ))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
+fn text(error: sled::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,145 @@
+//! The program itself: an acknowledged write survives `kill -9`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A running control plane, killed when dropped.
+struct Process {
+    child: Child,
+    admin: String,
+}
+
+impl Process {
+    fn start(root: &Path) -> Self {
+        let addresses = root.join("addresses.json");
+        // A leftover would name the port of the process before.
+        let _ = std::fs::remove_file(&addresses);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+            .env("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0")
+            .env("WARDGATE_CLUSTER_LISTEN", "127.0.0.1:0")
+            .env("WARDGATE_DATA_DIRECTORY", root.join("data"))
+            .env("WARDGATE_ADDRESSES_FILE", &addresses)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for _ in 0..600 {
+            if let Ok(text) = std::fs::read_to_string(&addresses) {
+                let chosen: serde_json::Value = serde_json::from_str(&text).unwrap();
+                return Self {
+                    child,
+                    admin: chosen["admin"].as_str().unwrap().to_owned(),
+                };
+            }
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the control plane ended"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the control plane did not start within 30 s");
+    }
+
+    /// Status and body, or `None` if the process is gone.
+    fn send(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.admin).ok()?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .ok()?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).ok()?;
+        let status = reply.split(' ').nth(1)?.parse().ok()?;
+        Some((status, reply.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL on Unix.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_acknowledged_write_survives_kill_9() {
+    let root = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..8 {
+        let mut process = Process::start(root.path());
+        let missing: Vec<&String> = acknowledged
+            .iter()
+            .filter(|name| {
+                process
+                    .send("GET", &format!("/services/{name}"), "")
+                    .unwrap()
+                    .0
+                    != 200
+            })
+            .collect();
+        assert!(missing.is_empty(), "lost after kill -9: {missing:?}");
+        // A writer runs until the process is killed under it.
+        let mut killer = Some(std::thread::spawn({
+            let id = process.child.id();
+            move || {
+                std::thread::sleep(Duration::from_millis(40 + 35 * round));
+                Command::new("kill")
+                    .args(["-9", &id.to_string()])
+                    .status()
+                    .unwrap();
+            }
+        }));
+        for at in 0.. {
+            let name = format!("s-{round}-{at}");
+            let body = format!(r#"{{"name":"{name}","host":"upstream.test"}}"#);
+            match process.send("POST", "/services", &body) {
+                Some((201, _)) => acknowledged.push(name),
+                Some((status, reply)) => panic!("{status} {reply}"),
+                None => break,
+            }
+        }
+        killer.take().unwrap().join().unwrap();
+        process.child.wait().unwrap();
+    }
+    assert!(
+        acknowledged.len() > 20,
+        "only {} writes were acknowledged",
+        acknowledged.len()
+    );
+}
+
+#[test]
+fn mistakes_in_settings_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("settings.toml");
+    std::fs::write(&file, "admin_listn = \"127.0.0.1:1\"\n").unwrap();
+    for (arguments, expected) in [
+        (
+            vec!["--config", file.to_str().unwrap(), "--check"],
+            "admin_listn",
+        ),
+        (vec!["--admin-listen", "nowhere"], "nowhere"),
+        (vec!["--admin-listen", "0.0.0.0:0"], "loopback"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+            .args(&arguments)
+            .env("WARDGATE_DATA_DIRECTORY", root.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
