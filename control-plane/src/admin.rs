@@ -158,9 +158,9 @@ impl Admin {
             Endpoint::Status => info::status(config),
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => info::tags(config, tag.as_deref()),
-            Endpoint::EnabledPlugins => info::enabled_plugins(self.publisher.plugins()),
+            Endpoint::EnabledPlugins => info::enabled_plugins(),
             Endpoint::Schema(entity) => schemas::entity(entity),
-            Endpoint::PluginSchema(name) => schemas::plugin(self.publisher.plugins(), name)?,
+            Endpoint::PluginSchema(name) => schemas::plugin(name)?,
             Endpoint::Collection { entity, parent } => {
                 let query = page::Query::parse(query, entity.kind)?;
                 page::list(config, entity, parent.as_ref(), &query)
@@ -198,11 +198,11 @@ impl Admin {
         let body = body::read(request).await?;
         let (entity, action, parent, status) = match endpoint {
             Endpoint::ValidateEntity(entity) => {
-                return schemas::validate(entity, &body, self.publisher.plugins(), &config);
+                return schemas::validate(entity, &body, &config);
             }
             Endpoint::ValidatePlugin => {
                 let entity = shared::entity::definition("plugins").ok_or(Refusal::NotFound)?;
-                return schemas::validate(entity, &body, self.publisher.plugins(), &config);
+                return schemas::validate(entity, &body, &config);
             }
             Endpoint::Collection { entity, parent } => {
                 (entity, Action::Create(body), parent, StatusCode::CREATED)

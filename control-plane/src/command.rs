@@ -12,6 +12,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use record::field_of;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -20,7 +22,6 @@ use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
-use crate::catalogue::Catalogue;
 use crate::config::{Change, Config, Fields};
 
 /// Which record a command means.
@@ -86,13 +87,11 @@ pub struct Decision {
 
 /// What a decision depends on besides the configuration.
 #[derive(Debug)]
-pub struct Context<'a> {
+pub struct Context {
     /// Seconds since 1970.
     pub now: u64,
     /// The id for a record that brings none.
     pub id: Uuid,
-    /// The plugins that can be configured.
-    pub plugins: &'a Catalogue,
 }
 
 /// Why a command is not carried out.
@@ -140,7 +139,7 @@ pub enum Rejection {
 pub fn decide(
     config: &Config,
     command: &Command,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Decision, Rejection> {
     let Some(entity) = shared::entity::definition(command.entity) else {
         return Err(Rejection::NotFound(
@@ -150,8 +149,8 @@ pub fn decide(
     };
     match &command.action {
         Action::Create(body) => {
-            let draft = record::Draft::new(entity, body, command, context);
-            let fields = draft.complete(config, None, context)?;
+            let draft = record::Draft::new(entity, body, command);
+            let fields = draft.complete(config, context)?;
             let key = key_of(entity, &fields)?;
             if config.record(key).is_some() {
                 return Err(Rejection::IdTaken(key.id));
@@ -160,7 +159,7 @@ pub fn decide(
         }
         Action::Upsert(selector, body) => {
             let found = find(config, entity, selector)?;
-            let mut draft = record::Draft::new(entity, body, command, context);
+            let mut draft = record::Draft::new(entity, body, command);
             match (selector, found) {
                 (Selector::Id(id), _) => draft.set("id", id.to_string().into()),
                 (Selector::Name(name), found) => {
@@ -171,14 +170,14 @@ pub fn decide(
                     draft.set(field, name.as_str().into());
                 }
             }
-            let fields = draft.complete(config, None, context)?;
+            let fields = draft.complete(config, context)?;
             store(config, entity, key_of(entity, &fields)?, fields)
         }
         Action::Patch(selector, body) => {
             let key = existing(config, entity, selector, &command.parents)?;
             let stored = config.record(key).map(Arc::as_ref);
-            let draft = record::Draft::patch(entity, body, command, context, stored);
-            let mut fields = draft.complete(config, stored, context)?;
+            let draft = record::Draft::patch(entity, body, command, stored);
+            let mut fields = draft.complete(config, context)?;
             fields.insert("id".to_owned(), key.id.to_string().into());
             store(config, entity, key, fields)
         }

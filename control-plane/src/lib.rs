@@ -5,7 +5,6 @@
 //! ```
 
 pub mod admin;
-pub mod catalogue;
 pub mod certificates;
 pub mod command;
 pub mod config;
@@ -22,7 +21,6 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use admin::Admin;
-use catalogue::Catalogue;
 use publisher::Publisher;
 use settings::Settings;
 use store::{SecretsKey, Store, StoreError};
@@ -76,7 +74,7 @@ impl ControlPlane {
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (store, config) = Store::open(&settings.data_directory.join("store"), &key)?;
         let revision = config.revision();
-        let publisher = Publisher::new(config, Box::new(store), Catalogue::default());
+        let publisher = Publisher::new(config, Box::new(store));
         let listener = TcpListener::bind(settings.admin_listen).await;
         let listen = |source| StartError::Listen {
             address: settings.admin_listen,

@@ -8,7 +8,6 @@ use shared::snapshot::Revision;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::catalogue::Catalogue;
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
 
@@ -55,7 +54,6 @@ struct Inner {
     journal: Mutex<Box<dyn Journal>>,
     config: RwLock<Config>,
     revision: watch::Sender<Revision>,
-    plugins: Catalogue,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -68,13 +66,12 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// Publishes `config` and what is committed to `journal` from now on.
-    pub fn new(config: Config, journal: Box<dyn Journal>, plugins: Catalogue) -> Self {
+    pub fn new(config: Config, journal: Box<dyn Journal>) -> Self {
         let revision = watch::Sender::new(config.revision());
         let inner = Inner {
             journal: Mutex::new(journal),
             config: RwLock::new(config),
             revision,
-            plugins,
         };
         Self {
             inner: Arc::new(inner),
@@ -88,11 +85,6 @@ impl Publisher {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// The plugins that can be configured.
-    pub fn plugins(&self) -> &Catalogue {
-        &self.inner.plugins
     }
 
     /// Tells of each new revision.
@@ -111,7 +103,6 @@ impl Publisher {
         let context = Context {
             now: now.as_secs(),
             id: Uuid::new_v4(),
-            plugins: &self.inner.plugins,
         };
         let decision = decide(&config, command, &context)?;
         if decision.change == Change::default() {

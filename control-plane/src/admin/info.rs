@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::entity::definitions;
 use uuid::Uuid;
 
 use super::VERSION;
-use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::publisher::Publisher;
 
@@ -22,9 +22,7 @@ pub(super) struct Node {
 
 /// `/`: what decK, Kong Manager and the ingress controller read first.
 pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
-    let available: Map<String, Value> = publisher
-        .plugins()
-        .0
+    let available: Map<String, Value> = registry::definitions()
         .iter()
         .map(|entry| {
             let shown = json!({ "version": entry.version, "priority": entry.priority });
@@ -126,7 +124,10 @@ pub(super) fn tags(config: &Config, only: Option<&str>) -> Value {
 }
 
 /// `/plugins/enabled`
-pub(super) fn enabled_plugins(plugins: &Catalogue) -> Value {
-    let names: Vec<&str> = plugins.0.iter().map(|entry| entry.name).collect();
+pub(super) fn enabled_plugins() -> Value {
+    let names: Vec<&str> = registry::definitions()
+        .iter()
+        .map(|entry| entry.name)
+        .collect();
     json!({ "enabled_plugins": names })
 }

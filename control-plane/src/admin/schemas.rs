@@ -1,29 +1,28 @@
 //! `/schemas/*`: the fields as clients read them, and validation without storing.
 
 use http::StatusCode;
+use plugins::registry;
 use serde_json::{Value, json};
 use shared::entity::Definition;
 use uuid::Uuid;
 
 use super::Answer;
 use super::error::Refusal;
-use crate::catalogue::{Catalogue, CatalogueEntry};
-use crate::command::{Action, Body, Command, Context, Rejection, decide};
+use crate::command::{Action, Body, Command, Context, Rejection, decide, field_of};
 use crate::config::Config;
 
 pub(super) fn entity(entity: &Definition) -> Value {
     json!({ "fields": entity.schema.kong() })
 }
 
-pub(super) fn plugin(plugins: &Catalogue, name: &str) -> Result<Value, Refusal> {
-    let entry = plugins
-        .entry(name)
+pub(super) fn plugin(name: &str) -> Result<Value, Refusal> {
+    let entry = registry::definition(name)
         .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
     Ok(json!({ "fields": fields(entry) }))
 }
 
 /// A plugin's fields: its scopes, the protocols and its configuration.
-fn fields(entry: &CatalogueEntry) -> Value {
+fn fields(entry: &registry::Definition) -> Value {
     let mut fields = Vec::new();
     for (scope, reference) in [
         ("consumer", "consumers"),
@@ -31,7 +30,10 @@ fn fields(entry: &CatalogueEntry) -> Value {
         ("service", "services"),
     ] {
         let mut attributes = json!({ "type": "foreign", "reference": reference });
-        if entry.forbidden_scopes.contains(&scope)
+        if entry
+            .forbidden_scopes
+            .iter()
+            .any(|forbidden| field_of(*forbidden) == scope)
             && let Some(attributes) = attributes.as_object_mut()
         {
             attributes.insert("eq".to_owned(), Value::Null);
@@ -49,7 +51,7 @@ fn fields(entry: &CatalogueEntry) -> Value {
             .filter(|field| field.get("protocols").is_some())
             .cloned(),
     );
-    let config = json!({ "type": "record", "required": true, "fields": entry.schema.kong() });
+    let config = json!({ "type": "record", "required": true, "fields": entry.fields.kong() });
     fields.push(json!({ "config": config }));
     Value::Array(fields)
 }
@@ -58,13 +60,11 @@ fn fields(entry: &CatalogueEntry) -> Value {
 pub(super) fn validate(
     entity: &'static Definition,
     body: &Body,
-    plugins: &Catalogue,
     config: &Config,
 ) -> Result<Answer, Refusal> {
     let context = Context {
         now: 0,
         id: Uuid::nil(),
-        plugins,
     };
     let action = Action::Create(body.clone());
     let command = Command {

@@ -3,12 +3,10 @@
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::json;
-use shared::schema::{Field, Kind, Length, Record, Text};
 use shared::snapshot::Revision;
 use tower::ServiceExt;
 
 use super::*;
-use crate::catalogue::{Catalogue, CatalogueEntry};
 use crate::config::Change;
 use crate::publisher::{Journal, JournalFault};
 
@@ -27,44 +25,6 @@ impl Journal for Memory {
     }
 }
 
-fn field(name: &str, required: bool, kind: Kind) -> Field {
-    Field {
-        name: name.to_owned(),
-        description: None,
-        kind,
-        required,
-        default: None,
-        auto: false,
-        unique: false,
-        referenceable: false,
-        encrypted: false,
-        not_yet: false,
-    }
-}
-
-/// The parameters of the guide's plugin that its commands set.
-fn plugins() -> Catalogue {
-    let text = || Kind::String(Text::default());
-    let list = || Kind::Array(Box::new(text()), Length::default());
-    Catalogue(vec![CatalogueEntry {
-        name: "openid-connect",
-        version: VERSION,
-        priority: 1050,
-        forbidden_scopes: vec!["consumer"],
-        schema: Record {
-            fields: vec![
-                field("issuer", true, text()),
-                field("client_id", false, list()),
-                field("scopes", false, list()),
-                field("consumer_by", false, list()),
-                field("consumer_claim", false, list()),
-            ],
-        },
-        shorthands: &[],
-        judge: |_| Ok(()),
-    }])
-}
-
 struct Api(Router);
 
 impl Api {
@@ -73,7 +33,7 @@ impl Api {
     }
 
     fn on(broken: bool) -> Self {
-        let publisher = Publisher::new(Config::default(), Box::new(Memory { broken }), plugins());
+        let publisher = Publisher::new(Config::default(), Box::new(Memory { broken }));
         Self(Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001").router())
     }
 

@@ -1,34 +1,30 @@
 //! The record that a command would store: from the body as it came to one that passed every check.
 
+use plugins::filter::Scope;
+use plugins::registry;
 use serde_json::{Map, Value};
 use shared::entity::{Definition, Plugin, definition};
 use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 
 use super::{Body, Command, Context, Rejection};
-use crate::catalogue::{Catalogue, CatalogueEntry};
 use crate::config::{Config, Fields};
 use shared::entity::Entity;
 
 /// A record on its way.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
+pub(super) struct Draft {
     entity: &'static Definition,
     /// The plugin that the record configures, if it is one and its name is known.
-    plugin: Option<&'a CatalogueEntry>,
+    plugin: Option<&'static registry::Definition>,
     fields: Fields,
     errors: FieldErrors,
 }
 
-impl<'a> Draft<'a> {
+impl Draft {
     /// The draft of a whole record.
-    pub(super) fn new(
-        entity: &'static Definition,
-        body: &Body,
-        command: &Command,
-        context: &Context<'a>,
-    ) -> Self {
-        Self::read(entity, body, command, context.plugins, None)
+    pub(super) fn new(entity: &'static Definition, body: &Body, command: &Command) -> Self {
+        Self::read(entity, body, command, None)
     }
 
     /// The draft of a stored record with some fields changed.
@@ -36,17 +32,16 @@ impl<'a> Draft<'a> {
         entity: &'static Definition,
         body: &Body,
         command: &Command,
-        context: &Context<'a>,
         stored: Option<&Fields>,
     ) -> Self {
-        let mut draft = Self::read(entity, body, command, context.plugins, stored);
+        let mut draft = Self::read(entity, body, command, stored);
         let Some(stored) = stored else { return draft };
         let mut patch = std::mem::take(&mut draft.fields);
         if let Some(plugin) = draft.plugin
             && let (Some(Value::Object(old)), Some(Value::Object(new))) =
                 (stored.get("config"), patch.get_mut("config"))
         {
-            *new = plugin.schema.merge(old, std::mem::take(new));
+            *new = plugin.fields.merge(old, std::mem::take(new));
         }
         draft.fields = entity.schema.merge(stored, patch);
         draft.fields.shift_remove("updated_at");
@@ -57,7 +52,6 @@ impl<'a> Draft<'a> {
         entity: &'static Definition,
         body: &Body,
         command: &Command,
-        plugins: &'a Catalogue,
         stored: Option<&Fields>,
     ) -> Self {
         let (Body::Json(fields) | Body::Form(fields)) = body;
@@ -65,18 +59,18 @@ impl<'a> Draft<'a> {
         let plugin = (entity.kind == Plugin::KIND)
             .then(|| fields.get("name").or_else(|| stored?.get("name"))?.as_str())
             .flatten()
-            .and_then(|name| plugins.entry(name));
+            .and_then(registry::definition);
         if matches!(body, Body::Form(_)) {
             entity.schema.coerce(&mut fields);
             if let (Some(plugin), Some(Value::Object(config))) = (plugin, fields.get_mut("config"))
             {
                 // Old names take the types of the fields that they stand for.
-                modernize(config, plugin.shorthands);
-                plugin.schema.coerce(config);
+                plugin.modernize(config);
+                plugin.fields.coerce(config);
             }
         }
         if let (Some(plugin), Some(Value::Object(config))) = (plugin, fields.get_mut("config")) {
-            modernize(config, plugin.shorthands);
+            plugin.modernize(config);
         }
         let mut errors = FieldErrors::default();
         (entity.expand)(&mut fields, &mut errors);
@@ -102,8 +96,7 @@ impl<'a> Draft<'a> {
     pub(super) fn complete(
         mut self,
         config: &Config,
-        stored: Option<&Fields>,
-        context: &Context<'_>,
+        context: &Context,
     ) -> Result<Fields, Rejection> {
         resolve_foreign_keys(self.entity, &mut self.fields, config)?;
         for (field, value) in [
@@ -126,7 +119,7 @@ impl<'a> Draft<'a> {
             self.errors.0.entry(field).or_insert(error);
         }
         if self.entity.kind == Plugin::KIND {
-            self.complete_plugin(&mut fields, stored);
+            self.complete_plugin(&mut fields);
         }
         if self.errors.is_empty() {
             (self.entity.check)(&fields, &mut self.errors);
@@ -139,7 +132,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The configuration's own fields, the scopes that the plugin forbids, and the plugin's verdict.
-    fn complete_plugin(&mut self, fields: &mut Fields, _: Option<&Fields>) {
+    fn complete_plugin(&mut self, fields: &mut Fields) {
         let Some(plugin) = self.plugin else {
             let Some(name) = self.fields.get("name").and_then(Value::as_str) else {
                 return;
@@ -153,50 +146,27 @@ impl<'a> Draft<'a> {
             );
             return;
         };
-        for scope in &plugin.forbidden_scopes {
-            if fields.get(*scope).is_some_and(|value| !value.is_null()) {
+        for scope in plugin.forbidden_scopes {
+            let scope = field_of(*scope);
+            if fields.get(scope).is_some_and(|value| !value.is_null()) {
                 self.errors.add(&[scope], "value must be null");
             }
         }
-        let given = match self.fields.get("config") {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(config)) => config.clone(),
-            Some(_) => return,
-        };
-        match plugin.schema.complete(&given) {
+        match plugin.check(self.fields.get("config").unwrap_or(&Value::Null)) {
             Err(errors) => self.errors.nest("config", errors),
             Ok(config) => {
-                let config = Value::Object(config);
-                if let Err(errors) = (plugin.judge)(&config) {
-                    self.errors.nest("config", errors);
-                }
                 fields.insert("config".to_owned(), config);
             }
         }
     }
 }
 
-/// Moves values from old names to new ones. A value under the new name wins.
-fn modernize(config: &mut Fields, shorthands: &[(&str, &str)]) {
-    for (old, new) in shorthands {
-        let Some(value) = config.shift_remove(*old) else {
-            continue;
-        };
-        if value.is_null() || new.is_empty() {
-            continue;
-        }
-        let (target, field) = match new.split_once('.') {
-            None => (Some(&mut *config), *new),
-            Some((record, field)) => {
-                let record = config
-                    .entry(record.to_owned())
-                    .or_insert_with(|| Value::Object(Map::new()));
-                (record.as_object_mut(), field)
-            }
-        };
-        if let Some(target) = target {
-            target.entry(field.to_owned()).or_insert(value);
-        }
+/// The foreign key that attaches a plugin to a scope.
+pub(crate) const fn field_of(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Service => "service",
+        Scope::Route => "route",
+        Scope::Consumer => "consumer",
     }
 }
 

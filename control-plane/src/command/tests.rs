@@ -3,12 +3,10 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::entity::{definition, definitions};
-use shared::schema::{Field, Kind, Length, Record, Text};
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
 use super::*;
-use crate::catalogue::CatalogueEntry;
 use crate::config::foreign_id;
 
 fn fields(value: Value) -> Fields {
@@ -18,44 +16,9 @@ fn fields(value: Value) -> Fields {
     }
 }
 
-fn text(name: &str, required: bool, kind: Kind) -> Field {
-    Field {
-        name: name.to_owned(),
-        description: None,
-        kind,
-        required,
-        default: None,
-        auto: false,
-        unique: false,
-        referenceable: false,
-        encrypted: false,
-        not_yet: false,
-    }
-}
-
-/// A plugin with one required text, one list and an old name.
-fn plugins() -> Catalogue {
-    let list = Kind::Array(Box::new(Kind::String(Text::default())), Length::default());
-    Catalogue(vec![CatalogueEntry {
-        name: "sign-in",
-        version: "1",
-        priority: 1,
-        forbidden_scopes: vec!["consumer"],
-        schema: Record {
-            fields: vec![
-                text("issuer", true, Kind::String(Text::default())),
-                text("consumer_by", false, list),
-            ],
-        },
-        shorthands: &[("provider", "issuer")],
-        judge: |_| Ok(()),
-    }])
-}
-
 /// A configuration that commands are applied to one after the other.
 struct Session {
     config: Config,
-    plugins: Catalogue,
     ids: u128,
 }
 
@@ -63,7 +26,6 @@ impl Session {
     fn new() -> Self {
         Self {
             config: Config::default(),
-            plugins: plugins(),
             ids: 0,
         }
     }
@@ -73,7 +35,6 @@ impl Session {
         let context = Context {
             now: 1000,
             id: Uuid::from_u128(self.ids),
-            plugins: &self.plugins,
         };
         let command = Command {
             entity,
@@ -150,8 +111,7 @@ fn a_deleted_service_is_refused_while_it_has_routes_and_a_route_takes_its_plugin
         .unwrap();
     let route = json!({ "name": "r", "paths": ["/"], "service": { "name": "s" } });
     session.create("routes", route).unwrap();
-    let plugin =
-        json!({ "name": "sign-in", "route": { "name": "r" }, "config": { "issuer": "i" } });
+    let plugin = json!({ "name": "openid-connect", "route": { "name": "r" }, "config": { "issuer": "https://op.test" } });
     session.create("plugins", plugin).unwrap();
     let refused = session.run("services", Action::Delete(by_name("s")));
     assert_eq!(
@@ -173,22 +133,19 @@ fn a_deleted_service_is_refused_while_it_has_routes_and_a_route_takes_its_plugin
 #[test]
 fn a_plugins_form_patch_takes_types_from_the_stored_name() {
     let mut session = Session::new();
-    let plugin = json!({ "name": "sign-in", "config": { "provider": "i" } });
+    let plugin = json!({ "name": "openid-connect", "config": { "issuer": "https://op.test", "auth_method": ["session"] } });
     let stored = session.create("plugins", plugin).unwrap();
-    assert_eq!(
-        stored["config"],
-        json!({ "issuer": "i", "consumer_by": null })
-    );
+    assert_eq!(stored["config"]["auth_methods"], json!(["session"]));
+    assert_eq!(stored["config"].get("auth_method"), None);
     let selector = Selector::parse(stored["id"].as_str().unwrap());
     let form =
         shared::schema::form::expand([("config.consumer_by".to_owned(), "custom_id".to_owned())]);
     let patched = session
         .run("plugins", Action::Patch(selector, Body::Form(form)))
         .unwrap();
-    assert_eq!(
-        patched["config"],
-        json!({ "issuer": "i", "consumer_by": ["custom_id"] })
-    );
+    let mut expected = stored["config"].clone();
+    expected["consumer_by"] = json!(["custom_id"]);
+    assert_eq!(patched["config"], expected);
 }
 
 #[test]
@@ -208,7 +165,7 @@ fn rejections_name_what_is_wrong() {
             Rejection::Taken(fields(json!({ "username": "yoda" })))
         }),
         ("consumers", json!({}), Rejection::Invalid(entity)),
-        ("plugins", json!({ "name": "sign-in" }), {
+        ("plugins", json!({ "name": "openid-connect" }), {
             invalid(&["config", "issuer"], "required field missing")
         }),
         ("plugins", json!({ "name": "no" }), {
@@ -217,7 +174,7 @@ fn rejections_name_what_is_wrong() {
         }),
         (
             "plugins",
-            json!({ "name": "sign-in", "config": { "issuer": "i" }, "consumer": { "username": "yoda" } }),
+            json!({ "name": "openid-connect", "config": { "issuer": "https://op.test" }, "consumer": { "username": "yoda" } }),
             { invalid(&["consumer"], "value must be null") },
         ),
         (
@@ -247,9 +204,10 @@ fn rejections_name_what_is_wrong() {
 #[test]
 fn a_plugin_is_unique_by_name_and_scope() {
     let mut session = Session::new();
-    let plugin = json!({ "name": "sign-in", "config": { "issuer": "i" } });
+    let plugin = json!({ "name": "openid-connect", "config": { "issuer": "https://op.test" } });
     session.create("plugins", plugin.clone()).unwrap();
-    let scope = json!({ "name": "sign-in", "route": null, "service": null, "consumer": null });
+    let scope =
+        json!({ "name": "openid-connect", "route": null, "service": null, "consumer": null });
     assert_eq!(
         session.create("plugins", plugin),
         Err(Rejection::Taken(fields(scope)))
@@ -265,7 +223,7 @@ fn any_command() -> impl Strategy<Value = (&'static str, Action)> {
                 "services" => json!({ "name": other, "host": "h" }),
                 "routes" => json!({ "name": other, "paths": ["/"], "service": { "name": name } }),
                 "consumers" => json!({ "username": other, "custom_id": name }),
-                _ => json!({ "name": "sign-in", "config": { "issuer": "i" }, "route": { "name": other } }),
+                _ => json!({ "name": "openid-connect", "config": { "issuer": "https://op.test" }, "route": { "name": other } }),
             };
             let body = Body::Json(fields(body));
             let selector = if kind == "plugins" {
