@@ -9,19 +9,22 @@ pub mod certificates;
 pub mod command;
 pub mod config;
 pub mod publisher;
+pub mod session_keys;
 pub mod settings;
 pub mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use shared::clock::UnixTime;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use admin::Admin;
-use publisher::Publisher;
+use publisher::{ExecuteError, Publisher};
 use settings::Settings;
 use store::{SecretsKey, Store, StoreError};
 
@@ -46,6 +49,9 @@ pub enum StartError {
         "admin_listen is {0}: the Admin API has no access control yet, so it listens on loopback addresses only"
     )]
     Exposed(SocketAddr),
+    /// The session keys cannot be stored.
+    #[error("making the session keys")]
+    SessionKeys(#[from] ExecuteError),
     /// The file for the chosen addresses cannot be written.
     #[error("writing {path} (addresses_file)")]
     Addresses {
@@ -63,6 +69,7 @@ pub struct ControlPlane {
     publisher: Publisher,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
+    keys: JoinHandle<()>,
 }
 
 impl ControlPlane {
@@ -75,6 +82,9 @@ impl ControlPlane {
         let (store, config) = Store::open(&settings.data_directory.join("store"), &key)?;
         let revision = config.revision();
         let publisher = Publisher::new(config, Box::new(store));
+        let rotation = Duration::from_secs(settings.session_key_rotation);
+        session_keys::keep(&publisher, UnixTime::now(), rotation)?;
+        let keys = tokio::spawn(rotate(publisher.clone(), rotation));
         let listener = TcpListener::bind(settings.admin_listen).await;
         let listen = |source| StartError::Listen {
             address: settings.admin_listen,
@@ -109,6 +119,7 @@ impl ControlPlane {
             publisher,
             stop,
             served,
+            keys,
         })
     }
 
@@ -125,8 +136,26 @@ impl ControlPlane {
     /// Finishes the requests that are under way, then stops.
     pub async fn stop(self) {
         drop(self.stop);
+        self.keys.abort();
         if let Err(error) = self.served.await {
             tracing::error!(%error, "admin api ended badly");
+        }
+    }
+}
+
+/// Looks after the session keys, for as long as the process lives.
+async fn rotate(publisher: Publisher, rotation: Duration) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(30));
+    loop {
+        ticks.tick().await;
+        let publisher = publisher.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            session_keys::keep(&publisher, UnixTime::now(), rotation)
+        });
+        match kept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "session keys not rotated"),
+            Err(error) => tracing::error!(%error, "session keys not rotated"),
         }
     }
 }
