@@ -18,11 +18,11 @@ use crate::config::Config;
 use crate::publisher::{ExecuteError, Publisher};
 
 /// Time between the distribution of a key and its first use.
-const SETTLE: Duration = Duration::from_secs(120);
+const SETTLE: Duration = Duration::from_mins(2);
 
 /// The longest that a session may live, beyond which nobody needs the key that sealed it: 30 days, the
 /// default absolute limit of a remembered session, and five minutes for clocks that differ.
-const LONGEST_SESSION: Duration = Duration::from_secs(30 * 86_400 + 300);
+const LONGEST_SESSION: Duration = Duration::from_mins(30 * 24 * 60 + 5);
 
 /// What is to be done about the keys of `config` at `now`, if each seals for `rotation`. `id` and
 /// `secret` are for the key that may have to be made.
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::command::{Context, decide};
 
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     /// The keys after what was due at `seconds`: when each activates and until when it opens.
     fn step(config: &mut Config, seconds: u64) -> Vec<(u64, Option<u64>)> {
