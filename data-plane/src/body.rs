@@ -1,0 +1,131 @@
+//! Bodies in flight: of requests towards the upstream, of responses towards the client.
+//!
+//! Both are streams of frames that are asked for one at a time, and only once the one before has
+//! been written: a slow reader slows its writer down, and no body is ever held whole.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::http1::{Framing, FramingError};
+use crate::upstream::exchange::UpstreamBody;
+use crate::upstream::{Connection, UpstreamError};
+
+/// Why a client's request body cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    /// The client's framing is broken.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
+    /// The client left inside the body, or broke its framing.
+    #[error("the client's request body broke")]
+    Stream(#[source] hyper::Error),
+}
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// There is none, or no more.
+    Empty,
+    /// From the client's connection.
+    Incoming(Incoming),
+    /// Bytes that a filter has read, and then what it has not.
+    Read(Bytes, Box<RequestBody>),
+}
+
+impl RequestBody {
+    /// The next part; `None` at the end.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Incoming(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(RequestBodyError::Stream)))
+            }
+            Self::Read(bytes, rest) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = std::mem::replace(&mut **rest, Self::Empty);
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    /// Whether the body is known to be empty from here on.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Read(..) => false,
+        }
+    }
+
+    /// A second body of the same bytes, if it is wholly at hand.
+    pub(crate) fn try_clone(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Incoming(body) if body.is_end_stream() => Some(Self::Empty),
+            Self::Read(bytes, rest) => {
+                Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?)))
+            }
+            Self::Incoming(_) => None,
+        }
+    }
+}
+
+/// A response's body.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// None at all.
+    Empty,
+    /// All of it.
+    Full(Bytes),
+    /// From the upstream, as it comes.
+    Upstream(Box<UpstreamBody>),
+    /// No body but a connection: the upstream has switched protocols.
+    Tunnel(Box<Connection>),
+}
+
+impl ResponseBody {
+    /// The next part; `None` at the end.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match self {
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Upstream(body) => body.poll_frame(cx),
+        }
+    }
+
+    /// Whether there is nothing left.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::Empty | Self::Tunnel(_) => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Upstream(_) => false,
+        }
+    }
+
+    /// How many bytes are left, as far as that is known.
+    pub(crate) fn size(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Upstream(body) => match body.framing() {
+                Framing::None => SizeHint::with_exact(0),
+                Framing::Length(length) => SizeHint::with_exact(length),
+                Framing::Chunked | Framing::UntilClose => SizeHint::default(),
+            },
+        }
+    }
+}

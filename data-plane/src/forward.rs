@@ -1,0 +1,3 @@
+//! Request out, response back.
+
+pub(crate) mod fields;

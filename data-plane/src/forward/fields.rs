@@ -1,0 +1,149 @@
+//! Header fields on their way through: what belongs to one connection stays on it (RFC 9110 §7.6.1).
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::http1::tokens;
+
+/// Fields that speak of one connection and are never passed on.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that decide about framing, routing or authentication, and so must not come as trailers
+/// (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::HOST,
+    header::SET_COOKIE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+];
+
+/// Removes what belongs to the connection that `headers` came on, and what its `Connection` names.
+/// Says whether the peer takes trailers.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
+    let takes_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter_map(|token| token.parse().ok())
+            // These decide about more than the connection; naming them must not make them vanish.
+            .filter(|name| {
+                *name != header::HOST
+                    && *name != header::CONTENT_LENGTH
+                    && *name != header::COOKIE
+                    && *name != header::AUTHORIZATION
+            })
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    takes_trailers
+}
+
+/// The trailers that may be passed on.
+pub(crate) fn forwardable_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    strip_hop_by_hop(&mut trailers);
+    for name in &NOT_IN_TRAILERS {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+/// Whether `name` says who a request comes from. Only filters may set such fields; the client's own
+/// are dropped, also where `_` stands for `-`, because some servers read the two alike.
+pub(crate) fn is_identity(name: &str) -> bool {
+    const NAMES: [&str; 4] =
+        ["x-anonymous-consumer", "x-authenticated-groups", "x-authenticated-userid", "x-userinfo"];
+    const PREFIXES: [&str; 3] = ["x-consumer-", "x-credential-", "x-authenticated-"];
+    let plain = |text: &str, pattern: &str| {
+        text.len() == pattern.len()
+            && text.bytes().zip(pattern.bytes()).all(|(byte, expected)| {
+                byte == expected || (byte == b'_' && expected == b'-')
+            })
+    };
+    // Nearly every field is told apart by its first bytes.
+    name.starts_with('x')
+        && (NAMES.iter().any(|pattern| plain(name, pattern))
+            || PREFIXES
+                .iter()
+                .any(|prefix| name.get(..prefix.len()).is_some_and(|start| plain(start, prefix))))
+}
+
+/// Removes the fields that `dropped` names, in any spelling of `-`.
+pub(crate) fn remove_where(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
+    // Most requests have none: look before anything is collected.
+    if !headers.keys().any(&dropped) {
+        return;
+    }
+    let names: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_connection_names_goes_with_it() {
+        let mut map = headers(&[
+            ("connection", "close, X-Secret, host"),
+            ("x-secret", "1"),
+            ("host", "a"),
+            ("te", "trailers, deflate"),
+            ("keep-alive", "timeout=5"),
+            ("accept", "*/*"),
+        ]);
+        assert!(strip_hop_by_hop(&mut map));
+        assert_eq!(map, headers(&[("host", "a"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn identity_is_known_in_every_spelling() {
+        for name in ["x-consumer-id", "x_consumer_id", "x-consumer_username", "x-credential-identifier", "x-userinfo",
+            "x_anonymous-consumer", "x-authenticated_groups", "x-consumer-anything"]
+        {
+            assert!(is_identity(name), "{name}");
+        }
+        for name in ["x-consumer", "accept", "x-request-id", "x-access-token", "x-userinfo2"] {
+            assert!(!is_identity(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn trailers_cannot_smuggle_framing_or_identity() {
+        let trailers = forwardable_trailers(headers(&[("content-length", "1"), ("x-checksum", "a"), ("host", "b")]));
+        assert_eq!(trailers, headers(&[("x-checksum", "a")]));
+    }
+}

@@ -1,0 +1,136 @@
+//! Writes messages: a head with the body's first bytes in one system call, then the body as it comes.
+
+use std::io::{self, IoSlice, Write as _};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName};
+
+use super::Framing;
+use crate::stream::Stream;
+
+/// Data up to this size is copied behind the head, because one write of one slice is cheaper than a
+/// vectored one; larger data is written from where it lies.
+const COPIED: usize = 4 * 1024;
+
+/// Capacity that a connection keeps for heads.
+const KEPT: usize = 16 * 1024;
+
+/// What waits to be written to a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    /// Heads, chunk sizes and small data.
+    head: BytesMut,
+    /// Large data, after `head`.
+    data: Bytes,
+    /// What ends a chunk, after `data`.
+    tail: &'static [u8],
+    /// Whether TLS may hold back some of what was written.
+    held: bool,
+}
+
+impl Writer {
+    /// The place for a head. Call only while nothing waits.
+    pub(crate) fn head(&mut self) -> &mut BytesMut {
+        if self.head.is_empty() && self.head.capacity() > KEPT {
+            self.head = BytesMut::new();
+        }
+        &mut self.head
+    }
+
+    /// Whether everything has been written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.data.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether only small things wait: more can be added before a write.
+    pub(crate) fn has_room(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && self.head.len() < KEPT
+    }
+
+    /// Adds bytes of a body in the given framing. Call only while [`Self::has_room`].
+    pub(crate) fn body(&mut self, framing: Framing, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let chunked = framing == Framing::Chunked;
+        if chunked {
+            // Writing to memory cannot fail.
+            let _ = write!((&mut self.head).writer(), "{:x}\r\n", data.len());
+        }
+        let tail: &'static [u8] = if chunked { b"\r\n" } else { b"" };
+        if data.len() <= COPIED {
+            self.head.extend_from_slice(&data);
+            self.head.extend_from_slice(tail);
+        } else {
+            self.data = data;
+            self.tail = tail;
+        }
+    }
+
+    /// Adds what follows the last byte of a body. Call only while [`Self::has_room`].
+    pub(crate) fn end(&mut self, framing: Framing, trailers: Option<&HeaderMap>) {
+        if framing != Framing::Chunked {
+            return;
+        }
+        self.head.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers.into_iter().flatten() {
+            field(&mut self.head, name, value.as_bytes());
+        }
+        self.head.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes until nothing waits.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let written = if self.data.is_empty() && self.tail.is_empty() {
+                ready!(stream.poll_write_parts(cx, &[IoSlice::new(&self.head)]))?
+            } else {
+                let parts = [IoSlice::new(&self.head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+                ready!(stream.poll_write_parts(cx, &parts))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+            self.held = true;
+        }
+        if self.held {
+            ready!(stream.poll_push(cx))?;
+            self.held = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, written: usize) {
+        let of_head = written.min(self.head.len());
+        self.head.advance(of_head);
+        let of_data = (written - of_head).min(self.data.len());
+        self.data.advance(of_data);
+        let of_tail = (written - of_head - of_data).min(self.tail.len());
+        self.tail = self.tail.get(of_tail..).unwrap_or_default();
+        if self.data.is_empty() {
+            // Gives the memory back to the reader that it came from.
+            self.data = Bytes::new();
+        }
+        if self.head.is_empty() {
+            self.head.clear();
+        }
+    }
+}
+
+/// Writes one field.
+pub(crate) fn field(head: &mut BytesMut, name: &HeaderName, value: &[u8]) {
+    let name = name.as_str().as_bytes();
+    head.reserve(name.len() + value.len() + 4);
+    head.extend_from_slice(name);
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// Writes a number in decimal.
+pub(crate) fn decimal(head: &mut BytesMut, number: u64) {
+    // Writing to memory cannot fail.
+    let _ = write!(head.writer(), "{number}");
+}

@@ -1,0 +1,121 @@
+//! A connection's bytes, plain or through TLS, on either side.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// Least free space that a read is given. Larger than a usual request, so that one read takes it
+/// whole and leaves the socket known to be empty: the next read then costs no system call.
+const SPARE: usize = 4 * 1024;
+
+/// Most free space that a read is given once a connection has shown that it carries big bodies.
+const LARGE_SPARE: usize = 64 * 1024;
+
+/// A TCP connection, perhaps with TLS on top.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// Bytes as they are.
+    Plain(TcpStream),
+    /// TLS, as client or server.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Appends what has arrived to `input`; zero bytes mean that the peer has ended its side.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        if input.capacity() - input.len() < SPARE {
+            // A buffer that a read has filled to the brim grows, up to a limit.
+            let larger = (input.capacity() * 2).clamp(2 * SPARE, LARGE_SPARE);
+            input.reserve(larger);
+        }
+        let count = match self {
+            Self::Plain(stream) => ready!(pin!(stream.read_buf(input)).poll(cx)),
+            Self::Tls(stream) => ready!(pin!(stream.read_buf(input)).poll(cx)),
+        };
+        Poll::Ready(count)
+    }
+
+    /// Writes some of `parts`, in order.
+    pub(crate) fn poll_write_parts(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match (self, parts) {
+            (Self::Plain(stream), [only]) => Pin::new(stream).poll_write(cx, only),
+            (Self::Plain(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
+            (Self::Tls(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    /// Gives what TLS holds back to the socket. Free for a plain connection.
+    pub(crate) fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Ends our side.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_push(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_end(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_parts(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,342 @@
+//! One request and its answer on one connection.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Frame;
+
+use super::pool::Pool;
+use super::{Connection, UpstreamError};
+use crate::body::{RequestBody, ResponseBody};
+use crate::http1::body::{Decoder, Piece};
+use crate::http1::head::{HeadFinder, ResponseHead, parse_response};
+use crate::http1::{Framing, FramingError};
+
+/// Most informational answers before the final one.
+const MAX_INFORMATIONAL: u32 = 8;
+
+/// Longest waits for the next byte, not for the whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// Until the connection stands.
+    pub(crate) connect: Duration,
+    /// Between two writes.
+    pub(crate) write: Duration,
+    /// Between two reads.
+    pub(crate) read: Duration,
+}
+
+/// Carries a request's body to the connection.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    body: RequestBody,
+    framing: Framing,
+    sent: u64,
+    done: bool,
+}
+
+impl Pump {
+    /// A pump for `body`, written in `framing`.
+    pub(crate) fn new(body: RequestBody, framing: Framing) -> Self {
+        Self { body, framing, sent: 0, done: framing == Framing::None }
+    }
+
+    /// The body back, if none of it has been taken.
+    pub(crate) fn untouched(self) -> Option<RequestBody> {
+        (self.sent == 0 && (!self.done || self.framing == Framing::None)).then_some(self.body)
+    }
+
+    /// Writes as much as the client has sent and the server takes. Ready when all is written.
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Poll<Result<(), UpstreamError>> {
+        loop {
+            let mut waits_for_client = false;
+            while !self.done && connection.output.has_room() {
+                match self.body.poll_frame(cx) {
+                    Poll::Pending => {
+                        waits_for_client = true;
+                        break;
+                    }
+                    Poll::Ready(None) => self.finish(connection, None)?,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UpstreamError::RequestBody(error))),
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => {
+                            self.sent += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                            self.check_length(false)?;
+                            connection.output.body(self.framing, data);
+                        }
+                        Err(frame) => self.finish(connection, frame.into_trailers().ok())?,
+                    },
+                }
+            }
+            let Connection { output, stream, .. } = connection;
+            match output.poll_flush(cx, stream) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Send(error))),
+                Poll::Ready(Ok(())) if self.done => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if waits_for_client => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, connection: &mut Connection, trailers: Option<HeaderMap>) -> Result<(), UpstreamError> {
+        self.done = true;
+        self.check_length(true)?;
+        let trailers = trailers.map(crate::forward::fields::forwardable_trailers);
+        connection.output.end(self.framing, trailers.as_ref());
+        Ok(())
+    }
+
+    /// An announced length is kept to the byte: anything else would shift what the server reads next.
+    fn check_length(&self, whole: bool) -> Result<(), UpstreamError> {
+        let Framing::Length(length) = self.framing else { return Ok(()) };
+        if self.sent > length || (whole && self.sent < length) {
+            let error = FramingError::Length("the body has another length than announced");
+            return Err(UpstreamError::RequestBody(error.into()));
+        }
+        Ok(())
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: ResponseBody,
+}
+
+/// Why no answer came, with the pump, which a further attempt may need.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: UpstreamError,
+    pub(crate) pump: Pump,
+}
+
+/// Sends the head that waits in `connection.output` and the pump's body, and reads the answer's head.
+///
+/// The answer may come before the body has been sent; the rest is sent while the answer is read.
+pub(crate) async fn exchange(
+    mut connection: Box<Connection>,
+    pool: Rc<Pool>,
+    mut pump: Pump,
+    method: &Method,
+    upgrades: bool,
+    timeouts: Timeouts,
+) -> Result<Answer, Failure> {
+    let read = poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, method, upgrades, timeouts)).await;
+    let (head, sent) = match read {
+        Ok(read) => read,
+        Err(error) => return Err(Failure { error, pump }),
+    };
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer { head, body: ResponseBody::Tunnel(connection) });
+    }
+    let mut decoder = Decoder::new(head.framing);
+    if sent && decoder.is_complete_in(&connection.input) {
+        let whole = match decoder.decode(&mut connection.input) {
+            Ok(Piece::Data(data)) => ResponseBody::Full(data),
+            _ => ResponseBody::Empty,
+        };
+        if head.keep_alive && connection.input.is_empty() {
+            pool.give_back(connection);
+        }
+        return Ok(Answer { head, body: whole });
+    }
+    connection.timer.set(timeouts.read);
+    let body = UpstreamBody {
+        reusable: head.keep_alive,
+        framing: head.framing,
+        connection: Some(connection),
+        pool,
+        decoder,
+        pump: (!sent).then_some(pump),
+        read_timeout: timeouts.read,
+    };
+    Ok(Answer { head, body: ResponseBody::Upstream(Box::new(body)) })
+}
+
+/// Ready with the head, and whether the whole request has been written.
+fn poll_head(
+    cx: &mut Context<'_>,
+    connection: &mut Connection,
+    pump: &mut Pump,
+    method: &Method,
+    upgrades: bool,
+    timeouts: Timeouts,
+) -> Poll<Result<(ResponseHead, bool), UpstreamError>> {
+    let before = connection.phase;
+    let sent = match pump.poll(cx, connection) {
+        Poll::Ready(Ok(())) => true,
+        Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) => return Poll::Ready(Err(error)),
+        Poll::Ready(Err(error)) => {
+            // The server may have answered before it closed: 413, say.
+            return match poll_final_head(cx, connection, method, upgrades) {
+                Poll::Ready(Ok(head)) => Poll::Ready(Ok((ResponseHead { keep_alive: false, ..head }, false))),
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(Err(error)),
+            };
+        }
+        Poll::Pending => false,
+    };
+    match poll_final_head(cx, connection, method, upgrades) {
+        Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, sent))),
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        Poll::Pending => {}
+    }
+    let phase = if sent {
+        Phase::Reading
+    } else if connection.output.is_empty() {
+        // The client's own limits watch over it.
+        Phase::Waiting
+    } else {
+        Phase::Writing { sent: pump.sent }
+    };
+    if before != phase {
+        connection.phase = phase;
+        match phase {
+            Phase::Waiting => connection.timer.clear(),
+            Phase::Writing { .. } => connection.timer.set(timeouts.write),
+            Phase::Reading => connection.timer.set(timeouts.read),
+        }
+    }
+    if connection.timer.poll_fired(cx) {
+        return Poll::Ready(Err(match phase {
+            Phase::Reading => UpstreamError::ReadTimeout,
+            Phase::Waiting | Phase::Writing { .. } => UpstreamError::SendTimeout,
+        }));
+    }
+    Poll::Pending
+}
+
+/// What a connection's timer watches over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Phase {
+    /// Nothing: the client is to act.
+    #[default]
+    Waiting,
+    /// The server is to take bytes, having taken so many of the body.
+    Writing {
+        /// Bytes of the body given to the writer.
+        sent: u64,
+    },
+    /// The server is to answer.
+    Reading,
+}
+
+/// Reads until the head of the final answer, past informational ones.
+fn poll_final_head(
+    cx: &mut Context<'_>,
+    connection: &mut Connection,
+    method: &Method,
+    upgrades: bool,
+) -> Poll<Result<ResponseHead, UpstreamError>> {
+    loop {
+        while let Some(length) = connection.finder.find(&connection.input)? {
+            let bytes = connection.input.split_to(length).freeze();
+            let head = parse_response(&bytes, method, HeaderMap::new())?;
+            if !head.status.is_informational() {
+                connection.informational = 0;
+                return Poll::Ready(Ok(head));
+            }
+            connection.informational += 1;
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(if upgrades { Ok(head) } else { Err(UpstreamError::Informational) });
+            }
+            if connection.informational > MAX_INFORMATIONAL {
+                return Poll::Ready(Err(UpstreamError::Informational));
+            }
+        }
+        match connection.stream.poll_fill(cx, &mut connection.input) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Receive(error))),
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(UpstreamError::Closed)),
+            Poll::Ready(Ok(_)) => {}
+        }
+    }
+}
+
+/// The body of an answer, with the connection that it comes from.
+#[derive(Debug)]
+pub(crate) struct UpstreamBody {
+    /// Gone once the body has been read to its end, or has failed.
+    connection: Option<Box<Connection>>,
+    pool: Rc<Pool>,
+    framing: Framing,
+    decoder: Decoder,
+    /// What is left to send of the request.
+    pump: Option<Pump>,
+    reusable: bool,
+    read_timeout: Duration,
+}
+
+impl UpstreamBody {
+    /// How the body was framed by the server.
+    pub(crate) const fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The next part; `None` at the end.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        if let Some(pump) = &mut self.pump {
+            match pump.poll(cx, connection) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.pump = None,
+                Poll::Ready(Err(_)) => {
+                    // The answer counts; only the connection is of no further use.
+                    self.pump = None;
+                    self.reusable = false;
+                }
+            }
+        }
+        loop {
+            match self.decoder.decode(&mut connection.input) {
+                Ok(Piece::Data(data)) => {
+                    if !self.decoder.ended() {
+                        connection.timer.set(self.read_timeout);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Piece::End(trailers)) => {
+                    self.end();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Ok(Piece::More) => {}
+                Err(error) => return self.fail(error.into()),
+            }
+            match connection.stream.poll_fill(cx, &mut connection.input) {
+                Poll::Ready(Ok(0)) if self.decoder.ends_with_connection() => {
+                    self.connection = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(0)) => return self.fail(UpstreamError::Closed),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return self.fail(UpstreamError::Receive(error)),
+                Poll::Pending => {
+                    if connection.timer.poll_fired(cx) {
+                        return self.fail(UpstreamError::ReadTimeout);
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && self.reusable
+            && self.pump.is_none()
+            && connection.input.is_empty()
+        {
+            self.pool.give_back(connection);
+        }
+    }
+
+    fn fail(&mut self, error: UpstreamError) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        self.connection = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}

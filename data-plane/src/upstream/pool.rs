@@ -1,0 +1,241 @@
+//! The connections of one core, and the addresses that they lead to.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use shared::clock::monotonic;
+use tokio::net::TcpStream;
+
+use super::exchange::Phase;
+use super::origin::Origin;
+use super::tls::tls_connector;
+use super::{Connection, UpstreamError};
+use crate::http1::head::HeadFinder;
+use crate::http1::writer::Writer;
+use crate::stream::Stream;
+use crate::timer::Timers;
+
+/// How long a connection may wait for its next request.
+const IDLE: Duration = Duration::from_secs(60);
+/// Most idle connections to one origin.
+const MAX_IDLE: usize = 512;
+/// Most exchanges on one connection.
+const MAX_SERVED: u32 = 10_000;
+/// How long a name's addresses are believed.
+const ADDRESSES: Duration = Duration::from_secs(10);
+/// How often connections that nobody asks for are looked at.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long a pool outlives its last use.
+const POOL_IDLE: Duration = Duration::from_secs(300);
+
+/// All pools of one core.
+pub(crate) struct Pools {
+    timers: Rc<Timers>,
+    /// By the origin's number.
+    pools: RefCell<Vec<Option<Rc<Pool>>>>,
+}
+
+impl Pools {
+    /// No connections yet.
+    pub(crate) fn new(timers: Rc<Timers>) -> Self {
+        Self { timers, pools: RefCell::default() }
+    }
+
+    /// The pool of `origin`.
+    pub(crate) fn of(&self, origin: &Arc<Origin>) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let number = origin.number();
+        if let Some(Some(pool)) = pools.get(number)
+            && Arc::ptr_eq(&pool.origin, origin)
+        {
+            return Rc::clone(pool);
+        }
+        if pools.len() <= number {
+            pools.resize_with(number + 1, || None);
+        }
+        let pool = Rc::new(Pool {
+            origin: Arc::clone(origin),
+            timers: Rc::clone(&self.timers),
+            idle: RefCell::default(),
+            addresses: RefCell::default(),
+            turn: Cell::new(0),
+            used: Cell::new(monotonic()),
+        });
+        if let Some(slot) = pools.get_mut(number) {
+            *slot = Some(Rc::clone(&pool));
+        }
+        pool
+    }
+
+    /// Closes what has been idle for too long, until the core ends.
+    pub(crate) async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let now = monotonic();
+            for slot in self.pools.borrow_mut().iter_mut() {
+                let Some(pool) = slot else { continue };
+                let mut idle = pool.idle.borrow_mut();
+                idle.retain(|connection| now.saturating_duration_since(connection.idle_since) < IDLE);
+                let unused = idle.is_empty() && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
+                drop(idle);
+                if unused {
+                    *slot = None;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").finish_non_exhaustive()
+    }
+}
+
+/// This core's connections to one origin.
+pub(crate) struct Pool {
+    origin: Arc<Origin>,
+    timers: Rc<Timers>,
+    /// The connection used last is used next, so that those not needed age.
+    idle: RefCell<Vec<Box<Connection>>>,
+    addresses: RefCell<Option<Addresses>>,
+    turn: Cell<usize>,
+    used: Cell<Instant>,
+}
+
+#[derive(Clone)]
+struct Addresses {
+    all: Rc<[SocketAddr]>,
+    until: Instant,
+}
+
+impl Pool {
+    /// An idle connection that is still open, as far as the system has told us.
+    pub(crate) fn take(&self, now: Instant) -> Option<Box<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut connection) = idle.pop() {
+            if now.saturating_duration_since(connection.idle_since) < IDLE && still_open(&mut connection) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Takes back a connection whose exchange has ended cleanly.
+    pub(crate) fn give_back(&self, mut connection: Box<Connection>) {
+        let mut idle = self.idle.borrow_mut();
+        connection.served += 1;
+        if connection.served >= MAX_SERVED || idle.len() >= MAX_IDLE {
+            return;
+        }
+        connection.timer.clear();
+        connection.phase = Phase::Waiting;
+        connection.idle_since = monotonic();
+        self.used.set(connection.idle_since);
+        idle.push(connection);
+    }
+
+    /// A new connection, by way of any of the origin's addresses.
+    pub(crate) async fn connect(self: &Rc<Self>, limit: Duration) -> Result<Box<Connection>, UpstreamError> {
+        let timer = self.timers.timer();
+        let stream = timer.limit(limit, self.open()).await.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+        Ok(Box::new(Connection {
+            stream,
+            input: BytesMut::new(),
+            output: Writer::default(),
+            timer,
+            phase: Phase::Waiting,
+            finder: HeadFinder::default(),
+            informational: 0,
+            served: 0,
+            idle_since: monotonic(),
+        }))
+    }
+
+    async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
+        let addresses = self.resolve().await?;
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let mut failure = UpstreamError::Resolve {
+            host: self.origin.key().host.clone(),
+            source: io::Error::new(io::ErrorKind::NotFound, "no address"),
+        };
+        for offset in 0..addresses.len() {
+            let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else { continue };
+            match TcpStream::connect(address).await.and_then(|stream| {
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }) {
+                Ok(stream) => return self.secure(*address, stream).await,
+                Err(source) => failure = UpstreamError::Connect { address: *address, source },
+            }
+        }
+        Err(failure)
+    }
+
+    async fn secure(&self, address: SocketAddr, stream: TcpStream) -> Result<Stream, UpstreamError> {
+        let Some(tls) = &self.origin.key().tls else { return Ok(Stream::Plain(stream)) };
+        let stream = tls_connector(tls.verify)
+            .connect(tls.server_name.clone(), stream)
+            .await
+            .map_err(|source| UpstreamError::Tls { address, source })?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+
+    /// The origin's addresses, from memory where possible. What has just expired is still good for
+    /// the requests that come while it is looked up anew.
+    async fn resolve(self: &Rc<Self>) -> Result<Rc<[SocketAddr]>, UpstreamError> {
+        let port = self.origin.key().port;
+        if let Some(address) = self.origin.address() {
+            return Ok(Rc::new([SocketAddr::new(address, port)]));
+        }
+        let now = monotonic();
+        let mut known = self.addresses.borrow().clone();
+        if let Some(known) = &mut known {
+            if known.until <= now {
+                known.until = now + ADDRESSES;
+                *self.addresses.borrow_mut() = Some(known.clone());
+                let pool = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = pool.look_up().await {
+                        tracing::warn!(host = pool.origin.key().host, %error, "name not resolved, keeping its last addresses");
+                    }
+                });
+            }
+            return Ok(Rc::clone(&known.all));
+        }
+        self.look_up().await.map_err(|source| UpstreamError::Resolve { host: self.origin.key().host.clone(), source })
+    }
+
+    async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {
+        let key = self.origin.key();
+        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((key.host.as_str(), key.port)).await?.collect();
+        // Kong asks for A records before AAAA; the sort keeps the resolver's order otherwise.
+        found.sort_by_key(SocketAddr::is_ipv6);
+        found.dedup();
+        let all: Rc<[SocketAddr]> = found.into();
+        *self.addresses.borrow_mut() = Some(Addresses { all: Rc::clone(&all), until: monotonic() + ADDRESSES });
+        Ok(all)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("origin", self.origin.key()).finish_non_exhaustive()
+    }
+}
+
+/// Whether an idle connection may be used: nothing has arrived on it, not even its end. The runtime
+/// knows without a system call unless something has.
+fn still_open(connection: &mut Connection) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    connection.input.is_empty()
+        && matches!(connection.stream.poll_fill(&mut cx, &mut connection.input), Poll::Pending)
+}
