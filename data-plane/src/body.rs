@@ -44,9 +44,9 @@ impl RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(RequestBodyError::Stream)))
-            }
+            Self::Incoming(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(RequestBodyError::Stream))),
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
                 *self = std::mem::replace(&mut **rest, Self::Empty);
@@ -69,9 +69,7 @@ impl RequestBody {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Incoming(body) if body.is_end_stream() => Some(Self::Empty),
-            Self::Read(bytes, rest) => {
-                Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?)))
-            }
+            Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
             Self::Incoming(_) => None,
         }
     }
@@ -120,12 +118,34 @@ impl ResponseBody {
     pub(crate) fn size(&self) -> SizeHint {
         match self {
             Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
-            Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Full(bytes) => {
+                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+            }
             Self::Upstream(body) => match body.framing() {
                 Framing::None => SizeHint::with_exact(0),
                 Framing::Length(length) => SizeHint::with_exact(length),
                 Framing::Chunked | Framing::UntilClose => SizeHint::default(),
             },
         }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        self.get_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size()
     }
 }

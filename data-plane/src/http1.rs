@@ -47,14 +47,19 @@ pub(crate) enum Framing {
 }
 
 /// What `Content-Length` and `Transfer-Encoding` say together (RFC 9112 §6.3), read strictly.
-pub(crate) fn declared_framing(headers: &HeaderMap, http10: bool) -> Result<Option<Framing>, FramingError> {
+pub(crate) fn declared_framing(
+    headers: &HeaderMap,
+    http10: bool,
+) -> Result<Option<Framing>, FramingError> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let coding = codings.next();
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next();
     if let Some(coding) = coding {
         if length.is_some() {
-            return Err(FramingError::Length("both Content-Length and Transfer-Encoding"));
+            return Err(FramingError::Length(
+                "both Content-Length and Transfer-Encoding",
+            ));
         }
         if http10 {
             return Err(FramingError::Length("Transfer-Encoding in HTTP/1.0"));
@@ -64,7 +69,9 @@ pub(crate) fn declared_framing(headers: &HeaderMap, http10: bool) -> Result<Opti
         }
         return Ok(Some(Framing::Chunked));
     }
-    let Some(length) = length else { return Ok(None) };
+    let Some(length) = length else {
+        return Ok(None);
+    };
     let value = content_length(length)?;
     for repeated in lengths {
         if content_length(repeated)? != value {
@@ -93,12 +100,20 @@ pub(crate) fn content_length(value: &HeaderValue) -> Result<u64, FramingError> {
 
 /// Whether a list-valued field such as `Connection` has `token` among its members.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().any(|value| tokens(value).any(|found| found.eq_ignore_ascii_case(token)))
+    headers
+        .get_all(name)
+        .iter()
+        .any(|value| tokens(value).any(|found| found.eq_ignore_ascii_case(token)))
 }
 
 /// The members of a list-valued field. One that is not text has none.
 pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+    value
+        .to_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -110,28 +125,63 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        assert_eq!(declared_framing(&headers, false).map_err(|_| ()), expected, "{fields:?}");
+        assert_eq!(
+            declared_framing(&headers, false).map_err(|_| ()),
+            expected,
+            "{fields:?}"
+        );
     }
 
     #[test]
     fn a_body_length_is_certain_or_refused() {
         check(&[], Ok(None));
         check(&[("content-length", "0")], Ok(Some(Framing::Length(0))));
-        check(&[("content-length", "12"), ("content-length", "12")], Ok(Some(Framing::Length(12))));
-        check(&[("transfer-encoding", "Chunked")], Ok(Some(Framing::Chunked)));
-        for value in ["", "+1", "-1", " 1 1", "1,1", "0x1", "1a", "99999999999999999999"] {
+        check(
+            &[("content-length", "12"), ("content-length", "12")],
+            Ok(Some(Framing::Length(12))),
+        );
+        check(
+            &[("transfer-encoding", "Chunked")],
+            Ok(Some(Framing::Chunked)),
+        );
+        for value in [
+            "",
+            "+1",
+            "-1",
+            " 1 1",
+            "1,1",
+            "0x1",
+            "1a",
+            "99999999999999999999",
+        ] {
             check(&[("content-length", value)], Err(()));
         }
         check(&[("content-length", "1"), ("content-length", "2")], Err(()));
-        check(&[("content-length", "1"), ("transfer-encoding", "chunked")], Err(()));
-        for value in ["", "xchunked", "chunked, identity", "gzip, chunked", "chunked,", "\tchunked\u{b}"] {
+        check(
+            &[("content-length", "1"), ("transfer-encoding", "chunked")],
+            Err(()),
+        );
+        for value in [
+            "",
+            "xchunked",
+            "chunked, identity",
+            "gzip, chunked",
+            "chunked,",
+            "\tchunked\u{b}",
+        ] {
             if let Ok(value) = HeaderValue::from_str(value) {
                 let mut headers = HeaderMap::new();
                 headers.insert("transfer-encoding", value);
                 assert!(declared_framing(&headers, false).is_err());
             }
         }
-        check(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(()));
+        check(
+            &[
+                ("transfer-encoding", "chunked"),
+                ("transfer-encoding", "chunked"),
+            ],
+            Err(()),
+        );
     }
 
     #[test]

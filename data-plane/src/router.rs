@@ -7,9 +7,9 @@
 
 mod entry;
 pub(crate) mod normalize;
-pub(crate) mod upstream_path;
 #[cfg(test)]
 mod tests;
+pub(crate) mod upstream_path;
 
 use std::collections::HashMap;
 
@@ -90,26 +90,34 @@ impl Router {
             return Err(faults);
         }
         all.sort_by(|a, b| b.rank.cmp(&a.rank));
-        let mut router = Self::default();
+        let mut compiled = Self::default();
         for (index, entry) in all.iter().enumerate() {
             if entry.hosts.is_empty() {
-                router.anywhere.add(index, &entry.path);
+                compiled.anywhere.add(index, &entry.path);
             }
             for host in &entry.hosts {
-                router.ports |= host.port().is_some();
+                compiled.ports |= host.port().is_some();
                 if let Some(exact) = host.exact() {
-                    router.hosts.entry(exact.into()).or_default().add(index, &entry.path);
-                } else if let Some((_, bucket)) = router.patterns.iter_mut().find(|(known, _)| known == host) {
+                    compiled
+                        .hosts
+                        .entry(exact.into())
+                        .or_default()
+                        .add(index, &entry.path);
+                } else if let Some((_, bucket)) = compiled
+                    .patterns
+                    .iter_mut()
+                    .find(|(known, _)| known == host)
+                {
                     bucket.add(index, &entry.path);
                 } else {
                     let mut bucket = Bucket::default();
                     bucket.add(index, &entry.path);
-                    router.patterns.push((host.clone(), bucket));
+                    compiled.patterns.push((host.clone(), bucket));
                 }
             }
         }
-        router.entries = all;
-        Ok(router)
+        compiled.entries = all;
+        Ok(compiled)
     }
 
     /// The best route for what is asked.
@@ -133,7 +141,12 @@ impl Router {
         best.map(|(_, found)| found)
     }
 
-    fn search(&self, bucket: Option<&Bucket>, asked: &Asked<'_>, best: &mut Option<(usize, Found)>) {
+    fn search(
+        &self,
+        bucket: Option<&Bucket>,
+        asked: &Asked<'_>,
+        best: &mut Option<(usize, Found)>,
+    ) {
         let Some(bucket) = bucket else { return };
         for length in &bucket.lengths {
             if let Some(prefix) = asked.path.get(..*length)
@@ -150,9 +163,11 @@ impl Router {
             if best.is_some_and(|(known, _)| known <= *index) {
                 return;
             }
-            let Some(entry) = self.entries.get(*index) else { continue };
-            if let Some(matched) = entry.matches(asked) {
-                *best = Some((*index, Found { route: entry.route, matched }));
+            let Some(entry) = self.entries.get(*index) else {
+                continue;
+            };
+            if let Some(found) = entry.matches(asked) {
+                *best = Some((*index, found));
                 return;
             }
         }
@@ -180,9 +195,15 @@ impl Bucket {
 /// Host and port of an authority. A bracketed IPv6 address keeps its brackets.
 pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Some((host, port))
+            if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
             // The last group of a bare IPv6 address is no port.
-            if host.contains(':') && !host.ends_with(']') { (authority, None) } else { (host, Some(port)) }
+            if host.contains(':') && !host.ends_with(']') {
+                (authority, None)
+            } else {
+                (host, Some(port))
+            }
         }
         _ => (authority.strip_suffix(':').unwrap_or(authority), None),
     }

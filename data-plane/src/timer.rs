@@ -57,36 +57,32 @@ impl Timers {
             fired: false,
             waker: None,
         });
-        Timer { timers: Rc::clone(self), key }
-    }
-
-    /// Wakes every task that waits on a timer, so that it looks around: used when draining begins.
-    pub(crate) fn wake_all(&self) {
-        let wakers: Vec<Waker> =
-            self.0.borrow().entries.iter().filter_map(|(_, entry)| entry.waker.clone()).collect();
-        for waker in wakers {
-            waker.wake();
+        Timer {
+            timers: Rc::clone(self),
+            key,
         }
     }
 
     /// Fires timers until the core ends.
     pub(crate) async fn drive(self: Rc<Self>) {
         let mut sleep = pin!(tokio::time::sleep(GRAIN));
-        poll_fn(|cx| {
+        poll_fn(|cx| -> Poll<()> {
             loop {
                 let next = self.fire(monotonic());
                 let mut inner = self.0.borrow_mut();
                 inner.next_look = next;
                 inner.driver = Some(cx.waker().clone());
                 drop(inner);
-                let Some(next) = next else { return Poll::Pending };
+                let Some(next) = next else {
+                    return Poll::Pending;
+                };
                 sleep.as_mut().reset((next + GRAIN).into());
                 if sleep.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
             }
         })
-        .await
+        .await;
     }
 
     /// Wakes whoever is due at `now` and says when to look again.
@@ -100,8 +96,12 @@ impl Timers {
                 Some(Reverse((at, ..))) if *at > now => break Some(*at),
                 Some(_) => {}
             }
-            let Some(Reverse((at, key, generation))) = inner.queue.pop() else { break None };
-            let Some(entry) = inner.entries.get_mut(key) else { continue };
+            let Some(Reverse((at, key, generation))) = inner.queue.pop() else {
+                break None;
+            };
+            let Some(entry) = inner.entries.get_mut(key) else {
+                continue;
+            };
             if entry.generation != generation || entry.look != Some(at) {
                 continue;
             }
@@ -149,14 +149,18 @@ impl Timer {
     pub(crate) fn set_at(&self, deadline: Instant) {
         let mut inner = self.timers.0.borrow_mut();
         let inner = &mut *inner;
-        let Some(entry) = inner.entries.get_mut(self.key) else { return };
+        let Some(entry) = inner.entries.get_mut(self.key) else {
+            return;
+        };
         entry.fired = false;
         entry.deadline = Some(deadline);
         if entry.look.is_some_and(|look| look <= deadline) {
             return;
         }
         entry.look = Some(deadline);
-        inner.queue.push(Reverse((deadline, self.key, entry.generation)));
+        inner
+            .queue
+            .push(Reverse((deadline, self.key, entry.generation)));
         if inner.next_look.is_none_or(|next| deadline < next)
             && let Some(driver) = inner.driver.take()
         {
@@ -175,7 +179,9 @@ impl Timer {
     /// Whether the deadline has passed; if not, the task of `cx` is woken when it does.
     pub(crate) fn poll_fired(&self, cx: &Context<'_>) -> bool {
         let mut inner = self.timers.0.borrow_mut();
-        let Some(entry) = inner.entries.get_mut(self.key) else { return false };
+        let Some(entry) = inner.entries.get_mut(self.key) else {
+            return false;
+        };
         if entry.fired {
             return true;
         }
@@ -194,7 +200,11 @@ impl Timer {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(value));
             }
-            if self.poll_fired(cx) { Poll::Ready(None) } else { Poll::Pending }
+            if self.poll_fired(cx) {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         self.clear();
@@ -223,7 +233,14 @@ mod tests {
         let start = monotonic();
         timer.set(Duration::from_millis(10));
         timer.set(Duration::from_millis(80));
-        poll_fn(|cx| if timer.poll_fired(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| {
+            if timer.poll_fired(cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         let elapsed = monotonic() - start;
         assert!(elapsed >= Duration::from_millis(80), "{elapsed:?}");
         assert!(elapsed < Duration::from_millis(400), "{elapsed:?}");
@@ -234,9 +251,11 @@ mod tests {
         let timers = Rc::new(Timers::default());
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         let (long, short) = (timers.timer(), timers.timer());
-        long.set(Duration::from_secs(3600));
+        long.set(Duration::from_hours(1));
         tokio::task::yield_now().await;
-        let done = short.limit(Duration::from_millis(20), std::future::pending::<()>()).await;
+        let done = short
+            .limit(Duration::from_millis(20), std::future::pending::<()>())
+            .await;
         assert!(done.is_none());
     }
 

@@ -73,21 +73,27 @@ pub(crate) fn forwardable_trailers(mut trailers: HeaderMap) -> HeaderMap {
 /// Whether `name` says who a request comes from. Only filters may set such fields; the client's own
 /// are dropped, also where `_` stands for `-`, because some servers read the two alike.
 pub(crate) fn is_identity(name: &str) -> bool {
-    const NAMES: [&str; 4] =
-        ["x-anonymous-consumer", "x-authenticated-groups", "x-authenticated-userid", "x-userinfo"];
+    const NAMES: [&str; 4] = [
+        "x-anonymous-consumer",
+        "x-authenticated-groups",
+        "x-authenticated-userid",
+        "x-userinfo",
+    ];
     const PREFIXES: [&str; 3] = ["x-consumer-", "x-credential-", "x-authenticated-"];
     let plain = |text: &str, pattern: &str| {
         text.len() == pattern.len()
-            && text.bytes().zip(pattern.bytes()).all(|(byte, expected)| {
-                byte == expected || (byte == b'_' && expected == b'-')
-            })
+            && text
+                .bytes()
+                .zip(pattern.bytes())
+                .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
     };
     // Nearly every field is told apart by its first bytes.
     name.starts_with('x')
         && (NAMES.iter().any(|pattern| plain(name, pattern))
-            || PREFIXES
-                .iter()
-                .any(|prefix| name.get(..prefix.len()).is_some_and(|start| plain(start, prefix))))
+            || PREFIXES.iter().any(|prefix| {
+                name.get(..prefix.len())
+                    .is_some_and(|start| plain(start, prefix))
+            }))
 }
 
 /// Removes the fields that `dropped` names, in any spelling of `-`.
@@ -96,7 +102,11 @@ pub(crate) fn remove_where(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName
     if !headers.keys().any(&dropped) {
         return;
     }
-    let names: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| dropped(name))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -111,7 +121,12 @@ mod tests {
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
             .collect()
     }
 
@@ -131,19 +146,36 @@ mod tests {
 
     #[test]
     fn identity_is_known_in_every_spelling() {
-        for name in ["x-consumer-id", "x_consumer_id", "x-consumer_username", "x-credential-identifier", "x-userinfo",
-            "x_anonymous-consumer", "x-authenticated_groups", "x-consumer-anything"]
-        {
+        for name in [
+            "x-consumer-id",
+            "x_consumer_id",
+            "x-consumer_username",
+            "x-credential-identifier",
+            "x-userinfo",
+            "x_anonymous-consumer",
+            "x-authenticated_groups",
+            "x-consumer-anything",
+        ] {
             assert!(is_identity(name), "{name}");
         }
-        for name in ["x-consumer", "accept", "x-request-id", "x-access-token", "x-userinfo2"] {
+        for name in [
+            "x-consumer",
+            "accept",
+            "x-request-id",
+            "x-access-token",
+            "x-userinfo2",
+        ] {
             assert!(!is_identity(name), "{name}");
         }
     }
 
     #[test]
     fn trailers_cannot_smuggle_framing_or_identity() {
-        let trailers = forwardable_trailers(headers(&[("content-length", "1"), ("x-checksum", "a"), ("host", "b")]));
+        let trailers = forwardable_trailers(headers(&[
+            ("content-length", "1"),
+            ("x-checksum", "a"),
+            ("host", "b"),
+        ]));
         assert_eq!(trailers, headers(&[("x-checksum", "a")]));
     }
 }

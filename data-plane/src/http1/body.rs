@@ -52,10 +52,16 @@ impl Decoder {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Ended,
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size { value: 0, digits: 0 },
+            Framing::Chunked => State::Size {
+                value: 0,
+                digits: 0,
+            },
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, extensions: 0 }
+        Self {
+            state,
+            extensions: 0,
+        }
     }
 
     /// Whether the body is over.
@@ -83,25 +89,35 @@ impl Decoder {
             match &mut self.state {
                 State::Ended => return Ok(Piece::End(None)),
                 State::Length(rest) => {
-                    let Some(data) = take(input, rest) else { return Ok(Piece::More) };
+                    let Some(data) = take(input, rest) else {
+                        return Ok(Piece::More);
+                    };
                     if *rest == 0 {
                         self.state = State::Ended;
                     }
                     return Ok(Piece::Data(data));
                 }
                 State::UntilClose => {
-                    return Ok(if input.is_empty() { Piece::More } else { Piece::Data(input.split().freeze()) });
+                    return Ok(if input.is_empty() {
+                        Piece::More
+                    } else {
+                        Piece::Data(input.split().freeze())
+                    });
                 }
                 State::Data(rest) => {
-                    let Some(data) = take(input, rest) else { return Ok(Piece::More) };
+                    let Some(data) = take(input, rest) else {
+                        return Ok(Piece::More);
+                    };
                     if *rest == 0 {
                         self.state = State::DataReturn;
                     }
                     return Ok(Piece::Data(data));
                 }
                 State::Trailers => {
-                    let Some(length) = trailers_length(input)? else { return Ok(Piece::More) };
-                    let trailers = parse_trailers(input.split_to(length).freeze())?;
+                    let Some(length) = trailers_length(input)? else {
+                        return Ok(Piece::More);
+                    };
+                    let trailers = parse_trailers(&input.split_to(length).freeze())?;
                     self.state = State::Ended;
                     return Ok(Piece::End(trailers));
                 }
@@ -110,7 +126,9 @@ impl Decoder {
                 | State::SizeLineFeed { .. }
                 | State::DataReturn
                 | State::DataLineFeed => {
-                    let Some(byte) = input.first().copied() else { return Ok(Piece::More) };
+                    let Some(byte) = input.first().copied() else {
+                        return Ok(Piece::More);
+                    };
                     input.advance(1);
                     self.advance(byte)?;
                 }
@@ -126,11 +144,17 @@ impl Decoder {
                     return Err(FramingError::Chunk("the size is too large"));
                 }
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                State::Size { value: (value << 4) | u64::from(digit), digits: digits + 1 }
+                State::Size {
+                    value: (value << 4) | u64::from(digit),
+                    digits: digits + 1,
+                }
             }
             (State::Size { digits: 0, .. }, _) => return Err(FramingError::Chunk("no size")),
             (State::Size { value, .. }, b'\r') => State::SizeLineFeed { size: *value },
-            (State::Size { value, .. }, b';') => State::Extension { size: *value, length: 0 },
+            (State::Size { value, .. }, b';') => State::Extension {
+                size: *value,
+                length: 0,
+            },
             (State::Size { .. }, _) => return Err(FramingError::Chunk("bad size")),
             (State::Extension { size, .. }, b'\r') => State::SizeLineFeed { size: *size },
             (State::Extension { size, length }, b'\t' | 0x20..=0x7e | 0x80..) => {
@@ -138,12 +162,18 @@ impl Decoder {
                 if *length == MAX_EXTENSION || self.extensions > MAX_EXTENSIONS {
                     return Err(FramingError::Chunk("the extensions are too long"));
                 }
-                State::Extension { size: *size, length: length + 1 }
+                State::Extension {
+                    size: *size,
+                    length: length + 1,
+                }
             }
             (State::SizeLineFeed { size: 0 }, b'\n') => State::Trailers,
             (State::SizeLineFeed { size }, b'\n') => State::Data(*size),
             (State::DataReturn, b'\r') => State::DataLineFeed,
-            (State::DataLineFeed, b'\n') => State::Size { value: 0, digits: 0 },
+            (State::DataLineFeed, b'\n') => State::Size {
+                value: 0,
+                digits: 0,
+            },
             _ => return Err(FramingError::Chunk("bad line end")),
         };
         Ok(())
@@ -155,9 +185,18 @@ fn take(input: &mut BytesMut, rest: &mut u64) -> Option<Bytes> {
     if input.is_empty() {
         return None;
     }
-    let count = usize::try_from(*rest).unwrap_or(usize::MAX).min(input.len());
+    let count = usize::try_from(*rest)
+        .unwrap_or(usize::MAX)
+        .min(input.len());
     *rest -= u64::try_from(count).unwrap_or(*rest);
-    Some(if count == input.len() { input.split() } else { input.split_to(count) }.freeze())
+    Some(
+        if count == input.len() {
+            input.split()
+        } else {
+            input.split_to(count)
+        }
+        .freeze(),
+    )
 }
 
 /// The length of the trailers with the empty line that ends them, once all are there.
@@ -172,25 +211,29 @@ fn trailers_length(input: &[u8]) -> Result<Option<usize>, FramingError> {
         }
     }
     match input {
-        [first, second, ..] if *first == b'\r' && *second != b'\n' => Err(FramingError::Chunk("bad line end")),
+        [first, second, ..] if *first == b'\r' && *second != b'\n' => {
+            Err(FramingError::Chunk("bad line end"))
+        }
         _ if input.len() > MAX_TRAILERS => Err(FramingError::Chunk("the trailers are too long")),
         _ => Ok(None),
     }
 }
 
-fn parse_trailers(bytes: Bytes) -> Result<Option<HeaderMap>, FramingError> {
+fn parse_trailers(bytes: &Bytes) -> Result<Option<HeaderMap>, FramingError> {
     const BAD: FramingError = FramingError::Chunk("bad trailer");
-    if &*bytes == b"\r\n" {
+    if **bytes == *b"\r\n" {
         return Ok(None);
     }
     let mut fields = [httparse::EMPTY_HEADER; 64];
-    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&bytes, &mut fields) else {
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(bytes, &mut fields)
+    else {
         return Err(BAD);
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
+        let value =
+            HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
         trailers.append(name, value);
     }
     Ok(Some(trailers))
@@ -202,8 +245,11 @@ mod tests {
 
     use super::*;
 
+    /// The body, its trailers, and what followed it.
+    type Decoded = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
     /// Decodes `wire`, delivered in pieces that end at `cuts`.
-    fn decode(framing: Framing, wire: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), FramingError> {
+    fn decode(framing: Framing, wire: &[u8], cuts: &[usize]) -> Result<Decoded, FramingError> {
         let mut decoder = Decoder::new(framing);
         let mut input = BytesMut::new();
         let mut body = Vec::new();
@@ -242,7 +288,8 @@ mod tests {
             cuts.sort_unstable();
             let (body, trailers, rest) = decode(Framing::Chunked, &wire, &cuts).unwrap();
             prop_assert_eq!(body, chunks.concat());
-            prop_assert_eq!(trailers.unwrap().get("x-sum").unwrap(), "1");
+            let trailers = trailers.unwrap();
+            prop_assert_eq!(trailers.get("x-sum").unwrap(), "1");
             prop_assert_eq!(rest, b"GET /next");
         }
 
@@ -286,18 +333,38 @@ mod tests {
             "0\r\n\rx\r\n\r\n",
             "5\r\nhello\r\n0\r\n",
         ] {
-            assert!(decode(Framing::Chunked, wire.as_bytes(), &[]).is_err(), "{wire:?}");
+            assert!(
+                decode(Framing::Chunked, wire.as_bytes(), &[]).is_err(),
+                "{wire:?}"
+            );
         }
     }
 
     #[test]
     fn extensions_and_trailers_are_bounded() {
         let check = |wire: String, fits: bool| {
-            assert_eq!(decode(Framing::Chunked, wire.as_bytes(), &[]).is_ok(), fits, "{} bytes", wire.len());
+            assert_eq!(
+                decode(Framing::Chunked, wire.as_bytes(), &[]).is_ok(),
+                fits,
+                "{} bytes",
+                wire.len()
+            );
         };
-        check(format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(MAX_EXTENSION)), true);
-        check(format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(MAX_EXTENSION + 1)), false);
-        check(format!("{}0\r\n\r\n", format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(17)), false);
+        check(
+            format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(MAX_EXTENSION)),
+            true,
+        );
+        check(
+            format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(MAX_EXTENSION + 1)),
+            false,
+        );
+        check(
+            format!(
+                "{}0\r\n\r\n",
+                format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(17)
+            ),
+            false,
+        );
         check(format!("0\r\nx: {}", "y".repeat(MAX_TRAILERS)), false);
     }
 }

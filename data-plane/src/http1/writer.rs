@@ -81,12 +81,20 @@ impl Writer {
     }
 
     /// Writes until nothing waits.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+    ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let written = if self.data.is_empty() && self.tail.is_empty() {
                 ready!(stream.poll_write_parts(cx, &[IoSlice::new(&self.head)]))?
             } else {
-                let parts = [IoSlice::new(&self.head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+                let parts = [
+                    IoSlice::new(&self.head),
+                    IoSlice::new(&self.data),
+                    IoSlice::new(self.tail),
+                ];
                 ready!(stream.poll_write_parts(cx, &parts))?
             };
             if written == 0 {

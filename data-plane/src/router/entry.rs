@@ -7,7 +7,7 @@ use regex::Regex;
 use shared::entity::Route;
 
 use super::normalize::normalize;
-use super::{Asked, RouteFault};
+use super::{Asked, Found, RouteFault};
 
 /// A route with one of its paths.
 #[derive(Debug)]
@@ -79,10 +79,12 @@ impl HostRule {
 
     pub(super) const fn port(&self) -> Option<&str> {
         match self {
-            Self::Exact(_, port) | Self::EndsWith(_, port) | Self::StartsWith(_, port) => match port {
-                Some(port) => Some(port),
-                None => None,
-            },
+            Self::Exact(_, port) | Self::EndsWith(_, port) | Self::StartsWith(_, port) => {
+                match port {
+                    Some(port) => Some(port),
+                    None => None,
+                }
+            }
         }
     }
 
@@ -97,7 +99,10 @@ impl HostRule {
     /// A wildcard stands for at least one character.
     pub(super) fn matches(&self, host: &str, port: Option<&str>, https: bool) -> bool {
         let implied = if https { "443" } else { "80" };
-        if self.port().is_some_and(|wanted| wanted != port.unwrap_or(implied)) {
+        if self
+            .port()
+            .is_some_and(|wanted| wanted != port.unwrap_or(implied))
+        {
             return false;
         }
         match self {
@@ -109,35 +114,49 @@ impl HostRule {
 }
 
 impl Entry {
-    /// `Some` if everything matches, with the length of the matched path if the route has one.
-    pub(super) fn matches(&self, asked: &Asked<'_>) -> Option<Option<usize>> {
+    /// The route, if everything matches.
+    pub(super) fn matches(&self, asked: &Asked<'_>) -> Option<Found> {
         if !self.methods.is_empty() && !self.methods.contains(asked.method) {
             return None;
         }
         // A name in the handshake takes part only where there was a handshake.
         if !self.server_names.is_empty()
             && asked.https
-            && !asked
-                .server_name
-                .is_some_and(|name| self.server_names.iter().any(|rule| rule.matches(name, None, true)))
+            && !asked.server_name.is_some_and(|name| {
+                self.server_names
+                    .iter()
+                    .any(|rule| rule.matches(name, None, true))
+            })
         {
             return None;
         }
-        if !self.headers.iter().all(|(name, values)| values.match_any(asked.headers.get_all(name).iter())) {
+        if !self
+            .headers
+            .iter()
+            .all(|(name, values)| values.match_any(asked.headers.get_all(name).iter()))
+        {
             return None;
         }
-        match &self.path {
-            PathRule::Any => Some(None),
-            PathRule::Prefix(prefix) => asked.path.starts_with(&**prefix).then_some(Some(prefix.len())),
-            PathRule::Regex(regex) => regex.find(asked.path).map(|found| Some(found.end())),
-        }
+        let matched = match &self.path {
+            PathRule::Any => None,
+            PathRule::Prefix(prefix) => {
+                Some(asked.path.starts_with(&**prefix).then_some(prefix.len())?)
+            }
+            PathRule::Regex(regex) => Some(regex.find(asked.path)?.end()),
+        };
+        Some(Found {
+            route: self.route,
+            matched,
+        })
     }
 }
 
 impl Values {
     fn match_any<'a>(&self, mut values: impl Iterator<Item = &'a http::HeaderValue>) -> bool {
         values.any(|value| match self {
-            Self::Any(wanted) => wanted.iter().any(|wanted| value.as_bytes().eq_ignore_ascii_case(wanted)),
+            Self::Any(wanted) => wanted
+                .iter()
+                .any(|wanted| value.as_bytes().eq_ignore_ascii_case(wanted)),
             Self::Regex(regex) => regex.is_match(value.as_bytes()),
         })
     }
@@ -145,8 +164,19 @@ impl Values {
 
 /// The entries of `route`; what cannot be compiled goes to `faults`.
 pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>) -> Vec<Entry> {
-    let mut fault = |field, message: String| faults.push(RouteFault { route: number, field, message });
-    let texts: Vec<&str> = route.paths.iter().flatten().map(shared::types::RoutePath::as_str).collect();
+    let mut fault = |field, message: String| {
+        faults.push(RouteFault {
+            route: number,
+            field,
+            message,
+        });
+    };
+    let texts: Vec<&str> = route
+        .paths
+        .iter()
+        .flatten()
+        .map(shared::types::RoutePath::as_str)
+        .collect();
     let mut paths = Vec::new();
     for text in &texts {
         match path_rule(text) {
@@ -163,15 +193,23 @@ pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>
     if let Err(message) = methods(route) {
         fault("methods", message);
     }
-    paths.into_iter().map(|path| entry(number, route, path)).collect()
+    paths
+        .into_iter()
+        .map(|path| entry(number, route, path))
+        .collect()
 }
 
 fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
-    let hosts: Vec<HostRule> = route.hosts.iter().flatten().map(|host| HostRule::parse(host.as_str())).collect();
+    let hosts: Vec<HostRule> = route
+        .hosts
+        .iter()
+        .flatten()
+        .map(|host| HostRule::parse(host.as_str()))
+        .collect();
     let server_names: Vec<HostRule> = route
         .snis
         .iter()
-        .flat_map(|names| names.as_slice())
+        .flat_map(shared::types::Set::as_slice)
         .map(|name| HostRule::parse(name.as_str().trim_end_matches('.')))
         .collect();
     // Faults have been reported by `entries`.
@@ -190,12 +228,28 @@ fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
         plain_hosts_only: !hosts.is_empty() && hosts.iter().all(|host| host.exact().is_some()),
         header_names: headers.len(),
         regex,
-        regex_priority: if regex { route.regex_priority.unwrap_or(0) } else { 0 },
-        path_length: if let PathRule::Prefix(prefix) = &path { prefix.len() } else { 0 },
+        regex_priority: if regex {
+            route.regex_priority.unwrap_or(0)
+        } else {
+            0
+        },
+        path_length: if let PathRule::Prefix(prefix) = &path {
+            prefix.len()
+        } else {
+            0
+        },
         age: Reverse(route.created_at),
         id: Reverse(route.id),
     };
-    Entry { route: number, rank, hosts, path, methods, headers, server_names }
+    Entry {
+        route: number,
+        rank,
+        hosts,
+        path,
+        methods,
+        headers,
+        server_names,
+    }
 }
 
 fn path_rule(text: &str) -> Result<PathRule, String> {
@@ -211,9 +265,10 @@ fn methods(route: &Route) -> Result<Vec<Method>, String> {
     route
         .methods
         .iter()
-        .flat_map(|methods| methods.as_slice())
+        .flat_map(shared::types::Set::as_slice)
         .map(|method| {
-            Method::from_bytes(method.as_str().as_bytes()).map_err(|_| format!("invalid method: {}", method.as_str()))
+            Method::from_bytes(method.as_str().as_bytes())
+                .map_err(|_| format!("invalid method: {}", method.as_str()))
         })
         .collect()
 }
@@ -221,7 +276,9 @@ fn methods(route: &Route) -> Result<Vec<Method>, String> {
 fn header_rules(route: &Route) -> Result<Vec<(HeaderName, Values)>, String> {
     let mut rules = Vec::new();
     for (name, values) in route.headers.iter().flatten() {
-        let parsed: HeaderName = name.parse().map_err(|_| format!("invalid header name: {name}"))?;
+        let parsed: HeaderName = name
+            .parse()
+            .map_err(|_| format!("invalid header name: {name}"))?;
         let values = match values.as_slice() {
             [only] if only.starts_with("~*") => {
                 let pattern = only.trim_start_matches("~*");

@@ -8,14 +8,21 @@ use super::{Asked, Found, Router, split_port};
 
 fn route(number: usize, mut fields: Value) -> Route {
     let object = fields.as_object_mut().unwrap();
-    object.insert("id".to_owned(), json!(uuid::Uuid::from_u128(u128::try_from(number).unwrap() + 1)));
+    object.insert(
+        "id".to_owned(),
+        json!(uuid::Uuid::from_u128(u128::try_from(number).unwrap() + 1)),
+    );
     object.insert("created_at".to_owned(), json!(1000 + number));
     object.insert("updated_at".to_owned(), json!(1));
     serde_json::from_value(fields).unwrap()
 }
 
 fn routes(fields: Vec<Value>) -> Vec<Route> {
-    fields.into_iter().enumerate().map(|(number, fields)| route(number, fields)).collect()
+    fields
+        .into_iter()
+        .enumerate()
+        .map(|(number, fields)| route(number, fields))
+        .collect()
 }
 
 fn compile(routes: &[Route]) -> Router {
@@ -27,7 +34,12 @@ fn find(router: &Router, line: &str, fields: &[(&'static str, &'static str)]) ->
     let parts: Vec<&str> = line.split(' ').collect();
     let headers: HeaderMap = fields
         .iter()
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
         .collect();
     router.find(&Asked {
         method: &parts[0].parse::<Method>().unwrap(),
@@ -42,20 +54,39 @@ fn find(router: &Router, line: &str, fields: &[(&'static str, &'static str)]) ->
 #[test]
 fn precedence() {
     let check = |first: Value, second: Value, line: &str, expected: usize| {
-        for (list, expected) in [
+        for (fields, expected) in [
             (vec![first.clone(), second.clone()], expected),
             (vec![second.clone(), first.clone()], 1 - expected),
         ] {
-            let routes = routes(list);
-            let found = find(&compile(&routes), line, &[("x-v", "2"), ("x-w", "3")]);
-            assert_eq!(found.map(|found| found.route), Some(expected), "{first} {second}");
+            let list = routes(fields);
+            let found = find(&compile(&list), line, &[("x-v", "2"), ("x-w", "3")]);
+            assert_eq!(
+                found.map(|found| found.route),
+                Some(expected),
+                "{first} {second}"
+            );
         }
     };
     // More kinds of attributes win over any single one.
-    check(json!({"hosts": ["a.test"], "paths": ["/"]}), json!({"paths": ["/long/path"]}), "GET a.test /long/path", 0);
-    check(json!({"hosts": ["a.test"]}), json!({"methods": ["GET"], "paths": ["/"]}), "GET a.test /", 1);
+    check(
+        json!({"hosts": ["a.test"], "paths": ["/"]}),
+        json!({"paths": ["/long/path"]}),
+        "GET a.test /long/path",
+        0,
+    );
+    check(
+        json!({"hosts": ["a.test"]}),
+        json!({"methods": ["GET"], "paths": ["/"]}),
+        "GET a.test /",
+        1,
+    );
     // A plain host wins over a wildcard.
-    check(json!({"hosts": ["*.a.test"]}), json!({"hosts": ["x.a.test"]}), "GET x.a.test /", 1);
+    check(
+        json!({"hosts": ["*.a.test"]}),
+        json!({"hosts": ["x.a.test"]}),
+        "GET x.a.test /",
+        1,
+    );
     // More header names win.
     check(
         json!({"headers": {"x-v": ["1", "2"]}}),
@@ -64,7 +95,12 @@ fn precedence() {
         1,
     );
     // A regular expression wins over a prefix, and the higher priority over the lower.
-    check(json!({"paths": ["/abc/def"]}), json!({"paths": ["~/a.c"]}), "GET a.test /abc/def", 1);
+    check(
+        json!({"paths": ["/abc/def"]}),
+        json!({"paths": ["~/a.c"]}),
+        "GET a.test /abc/def",
+        1,
+    );
     check(
         json!({"paths": ["~/abc"], "regex_priority": 1}),
         json!({"paths": ["~/a.*"], "regex_priority": 5}),
@@ -72,21 +108,26 @@ fn precedence() {
         1,
     );
     // The longer prefix wins.
-    check(json!({"paths": ["/a"]}), json!({"paths": ["/z", "/abc"]}), "GET a.test /abcd", 1);
+    check(
+        json!({"paths": ["/a"]}),
+        json!({"paths": ["/z", "/abc"]}),
+        "GET a.test /abcd",
+        1,
+    );
 }
 
 #[test]
 fn the_older_route_wins_a_tie() {
-    let routes = routes(vec![json!({"paths": ["/a"]}), json!({"paths": ["/a"]})]);
-    assert_eq!(find(&compile(&routes), "GET h /a", &[]).unwrap().route, 0);
+    let list = routes(vec![json!({"paths": ["/a"]}), json!({"paths": ["/a"]})]);
+    assert_eq!(find(&compile(&list), "GET h /a", &[]).unwrap().route, 0);
 }
 
 #[test]
 fn every_attribute_must_match() {
-    let routes = routes(vec![json!({
+    let list = routes(vec![json!({
         "hosts": ["a.test"], "paths": ["/x"], "methods": ["GET", "POST"], "headers": {"x-v": ["One"]}
     })]);
-    let router = compile(&routes);
+    let router = compile(&list);
     let fits = |line: &str, value| find(&router, line, &[("x-v", value)]).is_some();
     assert!(fits("GET a.test /xyz", "one") && fits("POST a.test:8000 /x", "ONE"));
     assert!(!fits("PUT a.test /x", "one"));
@@ -98,9 +139,13 @@ fn every_attribute_must_match() {
 #[test]
 fn hosts_with_wildcards_and_ports() {
     let check = |host: &str, authority: &str, expected: bool| {
-        let routes = routes(vec![json!({"hosts": [host]})]);
+        let list = routes(vec![json!({"hosts": [host]})]);
         let line = format!("GET {authority} /");
-        assert_eq!(find(&compile(&routes), &line, &[]).is_some(), expected, "{host} {authority}");
+        assert_eq!(
+            find(&compile(&list), &line, &[]).is_some(),
+            expected,
+            "{host} {authority}"
+        );
     };
     check("*.a.test", "x.a.test", true);
     check("*.a.test", "x.y.a.test:9000", true);
@@ -119,22 +164,43 @@ fn hosts_with_wildcards_and_ports() {
 
 #[test]
 fn a_regex_path_says_how_much_it_matched() {
-    let routes = routes(vec![json!({"paths": [r"~/v\d+"]}), json!({"headers": {"x-v": ["~*^ab+$"]}})]);
-    let router = compile(&routes);
-    assert_eq!(find(&router, "GET h /v12/x", &[]), Some(Found { route: 0, matched: Some(4) }));
+    let list = routes(vec![
+        json!({"paths": [r"~/v\d+"]}),
+        json!({"headers": {"x-v": ["~*^ab+$"]}}),
+    ]);
+    let router = compile(&list);
+    assert_eq!(
+        find(&router, "GET h /v12/x", &[]),
+        Some(Found {
+            route: 0,
+            matched: Some(4)
+        })
+    );
     assert_eq!(find(&router, "GET h /a/v12", &[]), None);
-    assert_eq!(find(&router, "GET h /", &[("x-v", "ABB")]).map(|found| found.route), Some(1));
+    assert_eq!(
+        find(&router, "GET h /", &[("x-v", "ABB")]).map(|found| found.route),
+        Some(1)
+    );
     assert_eq!(find(&router, "GET h /", &[("x-v", "abc")]), None);
 }
 
 #[test]
 fn an_sni_counts_only_with_tls() {
-    let routes = routes(vec![json!({"snis": ["a.test"], "protocols": ["https"]})]);
-    let router = compile(&routes);
+    let list = routes(vec![json!({"snis": ["a.test"], "protocols": ["https"]})]);
+    let router = compile(&list);
     let headers = HeaderMap::new();
     let find = |server_name, https| {
         let method = Method::GET;
-        router.find(&Asked { method: &method, path: "/", authority: "h", headers: &headers, server_name, https }).is_some()
+        router
+            .find(&Asked {
+                method: &method,
+                path: "/",
+                authority: "h",
+                headers: &headers,
+                server_name,
+                https,
+            })
+            .is_some()
     };
     assert!(find(Some("a.test"), true) && find(None, false));
     assert!(!find(Some("b.test"), true) && !find(None, true));
@@ -149,8 +215,14 @@ fn a_port_is_told_from_an_address() {
 }
 
 fn any_route() -> impl Strategy<Value = Value> {
-    let hosts = prop::option::of(prop::sample::subsequence(vec!["a.test", "*.test", "b.*", "a.test:81"], 1..3));
-    let paths = prop::option::of(prop::sample::subsequence(vec!["/", "/a", "/ab", "/a/b", "~/a.", "~/.*b"], 1..4));
+    let hosts = prop::option::of(prop::sample::subsequence(
+        vec!["a.test", "*.test", "b.*", "a.test:81"],
+        1..3,
+    ));
+    let paths = prop::option::of(prop::sample::subsequence(
+        vec!["/", "/a", "/ab", "/a/b", "~/a.", "~/.*b"],
+        1..4,
+    ));
     let methods = prop::option::of(prop::sample::subsequence(vec!["GET", "POST"], 1..2));
     (hosts, paths, methods, 0..3).prop_map(|(hosts, paths, methods, priority)| {
         json!({"hosts": hosts, "paths": paths, "methods": methods, "regex_priority": priority})
@@ -165,19 +237,19 @@ proptest! {
         path in prop::sample::select(vec!["/", "/a", "/ab", "/a/b/c", "/xb", "/zz"]),
         method in prop::sample::select(vec![Method::GET, Method::POST, Method::PUT]),
     ) {
-        let routes = routes(fields);
+        let list = routes(fields);
         let headers = HeaderMap::new();
         let asked = Asked { method: &method, path, authority, headers: &headers, server_name: None, https: false };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
-        let mut matching: Vec<_> = routes
+        let mut matching: Vec<_> = list
             .iter()
             .enumerate()
             .flat_map(|(number, route)| entries(number, route, &mut faults))
             .filter(|entry| entry.hosts.is_empty() || entry.hosts.iter().any(|rule| rule.matches(host, port, false)))
-            .filter_map(|entry| entry.matches(&asked).map(|matched| (entry.rank.clone(), Found { route: entry.route, matched })))
+            .filter_map(|entry| entry.matches(&asked).map(|found| (entry.rank.clone(), found)))
             .collect();
         matching.sort_by(|a, b| b.0.cmp(&a.0));
-        prop_assert_eq!(compile(&routes).find(&asked), matching.first().map(|(_, found)| *found));
+        prop_assert_eq!(compile(&list).find(&asked), matching.first().map(|(_, found)| *found));
     }
 }

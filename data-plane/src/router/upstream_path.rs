@@ -1,6 +1,6 @@
 //! The path that goes upstream, from the service's path and the request's (Kong `path_handling`).
 
-use shared::entity::route::PathHandling;
+use shared::entity::PathHandling;
 
 /// Joins `service` and `request`, both absolute, without the first `strip` bytes of the request if a
 /// route with `strip_path` has matched them.
@@ -21,7 +21,9 @@ pub(crate) fn upstream_path(
             let trimmed = service.trim_end_matches('/');
             if trimmed.is_empty() {
                 "/".to_owned()
-            } else if request.len() > 1 && request.ends_with('/') || request == "/" && service.ends_with('/') {
+            } else if request.len() > 1 && request.ends_with('/')
+                || request == "/" && service.ends_with('/')
+            {
                 format!("{trimmed}/")
             } else {
                 trimmed.to_owned()
@@ -84,12 +86,29 @@ mod tests {
 
     #[test]
     fn every_row_of_kongs_table() {
-        for [service, route, request, v0_strip, v0_keep, v1_strip, v1_keep] in TABLE {
+        for [
+            service,
+            route,
+            request,
+            v0_strip,
+            v0_keep,
+            v1_strip,
+            v1_keep,
+        ] in TABLE
+        {
             let path = |handling, strip| upstream_path(handling, service, request, strip);
             let row = format!("{service} {route} {request}");
-            assert_eq!(path(PathHandling::V0, Some(route.len())), *v0_strip, "v0 strip {row}");
+            assert_eq!(
+                path(PathHandling::V0, Some(route.len())),
+                *v0_strip,
+                "v0 strip {row}"
+            );
             assert_eq!(path(PathHandling::V0, None), *v0_keep, "v0 keep {row}");
-            assert_eq!(path(PathHandling::V1, Some(route.len())), *v1_strip, "v1 strip {row}");
+            assert_eq!(
+                path(PathHandling::V1, Some(route.len())),
+                *v1_strip,
+                "v1 strip {row}"
+            );
             assert_eq!(path(PathHandling::V1, None), *v1_keep, "v1 keep {row}");
         }
     }

@@ -13,7 +13,7 @@ use super::pool::Pool;
 use super::{Connection, UpstreamError};
 use crate::body::{RequestBody, ResponseBody};
 use crate::http1::body::{Decoder, Piece};
-use crate::http1::head::{HeadFinder, ResponseHead, parse_response};
+use crate::http1::head::{ResponseHead, parse_response};
 use crate::http1::{Framing, FramingError};
 
 /// Most informational answers before the final one.
@@ -42,7 +42,12 @@ pub(crate) struct Pump {
 impl Pump {
     /// A pump for `body`, written in `framing`.
     pub(crate) fn new(body: RequestBody, framing: Framing) -> Self {
-        Self { body, framing, sent: 0, done: framing == Framing::None }
+        Self {
+            body,
+            framing,
+            sent: 0,
+            done: framing == Framing::None,
+        }
     }
 
     /// The body back, if none of it has been taken.
@@ -51,7 +56,11 @@ impl Pump {
     }
 
     /// Writes as much as the client has sent and the server takes. Ready when all is written.
-    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Poll<Result<(), UpstreamError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+    ) -> Poll<Result<(), UpstreamError>> {
         loop {
             let mut waits_for_client = false;
             while !self.done && connection.output.has_room() {
@@ -61,7 +70,9 @@ impl Pump {
                         break;
                     }
                     Poll::Ready(None) => self.finish(connection, None)?,
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UpstreamError::RequestBody(error))),
+                    Poll::Ready(Some(Err(error))) => {
+                        return Poll::Ready(Err(UpstreamError::RequestBody(error)));
+                    }
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => {
                             self.sent += u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -83,7 +94,11 @@ impl Pump {
         }
     }
 
-    fn finish(&mut self, connection: &mut Connection, trailers: Option<HeaderMap>) -> Result<(), UpstreamError> {
+    fn finish(
+        &mut self,
+        connection: &mut Connection,
+        trailers: Option<HeaderMap>,
+    ) -> Result<(), UpstreamError> {
         self.done = true;
         self.check_length(true)?;
         let trailers = trailers.map(crate::forward::fields::forwardable_trailers);
@@ -93,7 +108,9 @@ impl Pump {
 
     /// An announced length is kept to the byte: anything else would shift what the server reads next.
     fn check_length(&self, whole: bool) -> Result<(), UpstreamError> {
-        let Framing::Length(length) = self.framing else { return Ok(()) };
+        let Framing::Length(length) = self.framing else {
+            return Ok(());
+        };
         if self.sent > length || (whole && self.sent < length) {
             let error = FramingError::Length("the body has another length than announced");
             return Err(UpstreamError::RequestBody(error.into()));
@@ -127,13 +144,17 @@ pub(crate) async fn exchange(
     upgrades: bool,
     timeouts: Timeouts,
 ) -> Result<Answer, Failure> {
-    let read = poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, method, upgrades, timeouts)).await;
+    let read =
+        poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, method, upgrades, timeouts)).await;
     let (head, sent) = match read {
         Ok(read) => read,
         Err(error) => return Err(Failure { error, pump }),
     };
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Answer { head, body: ResponseBody::Tunnel(connection) });
+        return Ok(Answer {
+            head,
+            body: ResponseBody::Tunnel(connection),
+        });
     }
     let mut decoder = Decoder::new(head.framing);
     if sent && decoder.is_complete_in(&connection.input) {
@@ -156,7 +177,10 @@ pub(crate) async fn exchange(
         pump: (!sent).then_some(pump),
         read_timeout: timeouts.read,
     };
-    Ok(Answer { head, body: ResponseBody::Upstream(Box::new(body)) })
+    Ok(Answer {
+        head,
+        body: ResponseBody::Upstream(Box::new(body)),
+    })
 }
 
 /// Ready with the head, and whether the whole request has been written.
@@ -175,7 +199,13 @@ fn poll_head(
         Poll::Ready(Err(error)) => {
             // The server may have answered before it closed: 413, say.
             return match poll_final_head(cx, connection, method, upgrades) {
-                Poll::Ready(Ok(head)) => Poll::Ready(Ok((ResponseHead { keep_alive: false, ..head }, false))),
+                Poll::Ready(Ok(head)) => Poll::Ready(Ok((
+                    ResponseHead {
+                        keep_alive: false,
+                        ..head
+                    },
+                    false,
+                ))),
                 Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(Err(error)),
             };
         }
@@ -243,7 +273,11 @@ fn poll_final_head(
             }
             connection.informational += 1;
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(if upgrades { Ok(head) } else { Err(UpstreamError::Informational) });
+                return Poll::Ready(if upgrades {
+                    Ok(head)
+                } else {
+                    Err(UpstreamError::Informational)
+                });
             }
             if connection.informational > MAX_INFORMATIONAL {
                 return Poll::Ready(Err(UpstreamError::Informational));
@@ -279,8 +313,13 @@ impl UpstreamBody {
     }
 
     /// The next part; `None` at the end.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
         if let Some(pump) = &mut self.pump {
             match pump.poll(cx, connection) {
                 Poll::Pending => {}

@@ -49,14 +49,21 @@ impl Origin {
     /// The origin with this key.
     pub(crate) fn of(key: OriginKey) -> Arc<Self> {
         let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = registry.numbers.get(&key).and_then(|number| registry.origins.get(*number));
+        let known = registry
+            .numbers
+            .get(&key)
+            .and_then(|number| registry.origins.get(*number));
         if let Some(origin) = known.and_then(Weak::upgrade) {
             return origin;
         }
         let address = key.host.parse().ok();
         let entry = registry.origins.vacant_entry();
         let number = entry.key();
-        let origin = Arc::new(Self { key: key.clone(), address, number });
+        let origin = Arc::new(Self {
+            key: key.clone(),
+            address,
+            number,
+        });
         entry.insert(Arc::downgrade(&origin));
         registry.numbers.insert(key, number);
         origin
@@ -95,7 +102,11 @@ mod tests {
 
     #[test]
     fn equal_keys_share_one_origin_and_a_number_is_reused_only_after_it() {
-        let key = |host: &str| OriginKey { host: host.to_owned(), port: 1, tls: None };
+        let key = |host: &str| OriginKey {
+            host: host.to_owned(),
+            port: 1,
+            tls: None,
+        };
         let (one, same) = (Origin::of(key("one.test")), Origin::of(key("one.test")));
         let other = Origin::of(key("other.test"));
         assert!(Arc::ptr_eq(&one, &same) && one.number() != other.number());
@@ -104,6 +115,13 @@ mod tests {
         let again = Origin::of(key("one.test"));
         assert_ne!(again.number(), other.number());
         drop(again);
-        assert!(REGISTRY.lock().unwrap().numbers.get(&key("one.test")).is_none_or(|kept| *kept != number));
+        assert!(
+            REGISTRY
+                .lock()
+                .unwrap()
+                .numbers
+                .get(&key("one.test"))
+                .is_none_or(|kept| *kept != number)
+        );
     }
 }

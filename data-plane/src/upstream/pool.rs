@@ -23,7 +23,7 @@ use crate::stream::Stream;
 use crate::timer::Timers;
 
 /// How long a connection may wait for its next request.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Most idle connections to one origin.
 const MAX_IDLE: usize = 512;
 /// Most exchanges on one connection.
@@ -33,7 +33,7 @@ const ADDRESSES: Duration = Duration::from_secs(10);
 /// How often connections that nobody asks for are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long a pool outlives its last use.
-const POOL_IDLE: Duration = Duration::from_secs(300);
+const POOL_IDLE: Duration = Duration::from_mins(5);
 
 /// All pools of one core.
 pub(crate) struct Pools {
@@ -45,7 +45,10 @@ pub(crate) struct Pools {
 impl Pools {
     /// No connections yet.
     pub(crate) fn new(timers: Rc<Timers>) -> Self {
-        Self { timers, pools: RefCell::default() }
+        Self {
+            timers,
+            pools: RefCell::default(),
+        }
     }
 
     /// The pool of `origin`.
@@ -82,8 +85,11 @@ impl Pools {
             for slot in self.pools.borrow_mut().iter_mut() {
                 let Some(pool) = slot else { continue };
                 let mut idle = pool.idle.borrow_mut();
-                idle.retain(|connection| now.saturating_duration_since(connection.idle_since) < IDLE);
-                let unused = idle.is_empty() && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
+                idle.retain(|connection| {
+                    now.saturating_duration_since(connection.idle_since) < IDLE
+                });
+                let unused =
+                    idle.is_empty() && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
                 drop(idle);
                 if unused {
                     *slot = None;
@@ -104,6 +110,10 @@ pub(crate) struct Pool {
     origin: Arc<Origin>,
     timers: Rc<Timers>,
     /// The connection used last is used next, so that those not needed age.
+    #[expect(
+        clippy::vec_box,
+        reason = "connections travel boxed: a move costs a pointer"
+    )]
     idle: RefCell<Vec<Box<Connection>>>,
     addresses: RefCell<Option<Addresses>>,
     turn: Cell<usize>,
@@ -121,7 +131,9 @@ impl Pool {
     pub(crate) fn take(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut connection) = idle.pop() {
-            if now.saturating_duration_since(connection.idle_since) < IDLE && still_open(&mut connection) {
+            if now.saturating_duration_since(connection.idle_since) < IDLE
+                && still_open(&mut connection)
+            {
                 return Some(connection);
             }
         }
@@ -143,9 +155,15 @@ impl Pool {
     }
 
     /// A new connection, by way of any of the origin's addresses.
-    pub(crate) async fn connect(self: &Rc<Self>, limit: Duration) -> Result<Box<Connection>, UpstreamError> {
+    pub(crate) async fn connect(
+        self: &Rc<Self>,
+        limit: Duration,
+    ) -> Result<Box<Connection>, UpstreamError> {
         let timer = self.timers.timer();
-        let stream = timer.limit(limit, self.open()).await.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+        let stream = timer
+            .limit(limit, self.open())
+            .await
+            .unwrap_or(Err(UpstreamError::ConnectTimeout))?;
         Ok(Box::new(Connection {
             stream,
             input: BytesMut::new(),
@@ -168,20 +186,33 @@ impl Pool {
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
         };
         for offset in 0..addresses.len() {
-            let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else { continue };
+            let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
+                continue;
+            };
             match TcpStream::connect(address).await.and_then(|stream| {
                 stream.set_nodelay(true)?;
                 Ok(stream)
             }) {
                 Ok(stream) => return self.secure(*address, stream).await,
-                Err(source) => failure = UpstreamError::Connect { address: *address, source },
+                Err(source) => {
+                    failure = UpstreamError::Connect {
+                        address: *address,
+                        source,
+                    }
+                }
             }
         }
         Err(failure)
     }
 
-    async fn secure(&self, address: SocketAddr, stream: TcpStream) -> Result<Stream, UpstreamError> {
-        let Some(tls) = &self.origin.key().tls else { return Ok(Stream::Plain(stream)) };
+    async fn secure(
+        &self,
+        address: SocketAddr,
+        stream: TcpStream,
+    ) -> Result<Stream, UpstreamError> {
+        let Some(tls) = &self.origin.key().tls else {
+            return Ok(Stream::Plain(stream));
+        };
         let stream = tls_connector(tls.verify)
             .connect(tls.server_name.clone(), stream)
             .await
@@ -211,24 +242,36 @@ impl Pool {
             }
             return Ok(Rc::clone(&known.all));
         }
-        self.look_up().await.map_err(|source| UpstreamError::Resolve { host: self.origin.key().host.clone(), source })
+        self.look_up()
+            .await
+            .map_err(|source| UpstreamError::Resolve {
+                host: self.origin.key().host.clone(),
+                source,
+            })
     }
 
     async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {
         let key = self.origin.key();
-        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((key.host.as_str(), key.port)).await?.collect();
+        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((key.host.as_str(), key.port))
+            .await?
+            .collect();
         // Kong asks for A records before AAAA; the sort keeps the resolver's order otherwise.
         found.sort_by_key(SocketAddr::is_ipv6);
         found.dedup();
         let all: Rc<[SocketAddr]> = found.into();
-        *self.addresses.borrow_mut() = Some(Addresses { all: Rc::clone(&all), until: monotonic() + ADDRESSES });
+        *self.addresses.borrow_mut() = Some(Addresses {
+            all: Rc::clone(&all),
+            until: monotonic() + ADDRESSES,
+        });
         Ok(all)
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("origin", self.origin.key()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("origin", self.origin.key())
+            .finish_non_exhaustive()
     }
 }
 
@@ -237,5 +280,8 @@ impl fmt::Debug for Pool {
 fn still_open(connection: &mut Connection) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     connection.input.is_empty()
-        && matches!(connection.stream.poll_fill(&mut cx, &mut connection.input), Poll::Pending)
+        && matches!(
+            connection.stream.poll_fill(&mut cx, &mut connection.input),
+            Poll::Pending
+        )
 }

@@ -14,14 +14,23 @@ static VERIFYING: LazyLock<TlsConnector> = LazyLock::new(|| {
     let native = rustls_native_certs::load_native_certs();
     let (_, unreadable) = roots.add_parsable_certificates(native.certs);
     if unreadable > 0 || !native.errors.is_empty() {
-        tracing::warn!(unreadable, errors = native.errors.len(), "some of the machine's root certificates cannot be used");
+        tracing::warn!(
+            unreadable,
+            errors = native.errors.len(),
+            "some of the machine's root certificates cannot be used"
+        );
     }
     connector(|builder| builder.with_root_certificates(roots).with_no_client_auth())
 });
 
 static TRUSTING: LazyLock<TlsConnector> = LazyLock::new(|| {
     let verifier = Arc::new(Unverified(Arc::new(aws_lc_rs::default_provider())));
-    connector(|builder| builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    connector(|builder| {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth()
+    })
 });
 
 /// What makes TLS connections, with or without verification of the server's certificate.
@@ -63,7 +72,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -72,7 +86,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,0 +1,120 @@
+//! One JSON line per request, written by a thread of its own: a slow disk delays no request.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+use serde::Serialize;
+
+/// Lines that may wait for the writer; more are dropped rather than waited for.
+const WAITING: usize = 8192;
+
+/// Query arguments whose values never reach a log.
+const HIDDEN: [&str; 12] = [
+    "access_token",
+    "assertion",
+    "client_secret",
+    "code",
+    "id_token",
+    "id_token_hint",
+    "logout_token",
+    "password",
+    "refresh_token",
+    "request",
+    "state",
+    "token",
+];
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog(Option<SyncSender<Vec<u8>>>);
+
+/// One line.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line<'a> {
+    pub(crate) started_at: u64,
+    pub(crate) request_id: &'a str,
+    pub(crate) client_ip: String,
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<String>,
+    pub(crate) status: u16,
+    pub(crate) latency_ms: u64,
+    pub(crate) route: Option<uuid::Uuid>,
+    pub(crate) service: Option<uuid::Uuid>,
+    pub(crate) consumer: Option<uuid::Uuid>,
+}
+
+impl AccessLog {
+    /// Opens `target`: `off`, `stdout` or a file to append to.
+    pub(crate) fn open(target: &str) -> io::Result<Self> {
+        let mut output: Box<dyn Write + Send> = match target {
+            "off" | "" => return Ok(Self(None)),
+            "stdout" => Box::new(io::stdout()),
+            path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || {
+                while let Ok(mut lines) = receiver.recv() {
+                    lines.extend(receiver.try_iter().flatten());
+                    if let Err(error) = output.write_all(&lines).and_then(|()| output.flush()) {
+                        tracing::warn!(%error, "the access log cannot be written");
+                    }
+                }
+            })?;
+        Ok(Self(Some(sender)))
+    }
+
+    /// Whether a line would go anywhere.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Writes a line, or drops it if the writer is too far behind.
+    pub(crate) fn write(&self, line: &Line<'_>) {
+        let Some(sender) = &self.0 else { return };
+        let Ok(mut json) = serde_json::to_vec(line) else {
+            return;
+        };
+        json.push(b'\n');
+        if let Err(TrySendError::Full(_)) = sender.try_send(json) {
+            tracing::debug!("the access log is behind: a line is dropped");
+        }
+    }
+}
+
+/// A query without the values of arguments that carry secrets.
+pub(crate) fn redact(query: &str) -> String {
+    query
+        .split('&')
+        .map(|argument| match argument.split_once('=') {
+            Some((name, _)) if HIDDEN.iter().any(|hidden| decoded_is(name, hidden)) => {
+                format!("{name}=[redacted]")
+            }
+            _ => argument.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+fn decoded_is(name: &str, hidden: &str) -> bool {
+    percent_encoding::percent_decode_str(name)
+        .map(|byte| byte.to_ascii_lowercase())
+        .eq(hidden.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact;
+
+    #[test]
+    fn no_secret_reaches_the_log() {
+        assert_eq!(
+            redact("a=1&code=x&st%61te=y&Access_Token=z&b"),
+            "a=1&code=[redacted]&st%61te=[redacted]&Access_Token=[redacted]&b"
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! Turns a snapshot into the value that requests run by: no lookup by name and no parsing is left for
+//! a request to do.
+
+mod environment;
+mod filters;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use plugins::environment::Environment;
+use rustls_pki_types::ServerName;
+use serde::de::DeserializeOwned;
+use shared::entity::{Acl, Consumer, PathHandling, Plugin, Protocol, Route, Service, SessionKey};
+use shared::snapshot::{Position, Snapshot};
+use uuid::Uuid;
+
+use self::filters::Filters;
+use crate::router::Router;
+use crate::router::normalize::normalize;
+use crate::upstream::exchange::Timeouts;
+use crate::upstream::origin::{Origin, OriginKey, OriginTls};
+
+/// One field of one record that cannot be compiled.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{kind} {id}: {field}: {message}")]
+pub struct CompileFault {
+    /// The record's collection.
+    pub kind: &'static str,
+    /// The record's id.
+    pub id: Uuid,
+    /// The field, with dots between levels.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A whole configuration, ready to run.
+#[derive(Debug)]
+pub struct CompiledSnapshot {
+    /// Where the configuration stands.
+    pub position: Position,
+    pub(crate) router: Router,
+    /// In the order that the router names them by.
+    pub(crate) routes: Vec<CompiledRoute>,
+    pub(crate) environment: Environment,
+}
+
+/// A route with everything that its requests need.
+#[derive(Debug)]
+pub(crate) struct CompiledRoute {
+    pub(crate) id: Uuid,
+    pub(crate) service: Option<CompiledService>,
+    pub(crate) strip_path: bool,
+    pub(crate) preserve_host: bool,
+    pub(crate) path_handling: PathHandling,
+    /// The status that answers a plain request, if the route is for HTTPS only.
+    pub(crate) https_only: Option<u16>,
+    pub(crate) filters: Filters,
+}
+
+/// A service with everything that its requests need.
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledService {
+    pub(crate) id: Uuid,
+    pub(crate) origin: Arc<Origin>,
+    /// The `Host` to send, unless the route preserves the client's.
+    pub(crate) host: HeaderValue,
+    pub(crate) path: String,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retries: u32,
+}
+
+/// The records of a snapshot by kind.
+#[derive(Default)]
+struct Records {
+    routes: Vec<Route>,
+    services: HashMap<Uuid, Service>,
+    plugins: Vec<Plugin>,
+    consumers: Vec<Consumer>,
+    acls: Vec<Acl>,
+    session_keys: Vec<SessionKey>,
+}
+
+/// Compiles `snapshot`, or names every field that stands in the way.
+pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+    let mut faults = Vec::new();
+    let records = read(snapshot, &mut faults);
+    let mut services = HashMap::new();
+    for service in records.services.values() {
+        match compile_service(service) {
+            Ok(compiled) => _ = services.insert(service.id, compiled),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    // The routes of a disabled service do not exist.
+    let routes: Vec<&Route> = records
+        .routes
+        .iter()
+        .filter(|route| {
+            route.service.is_none_or(|service| {
+                records
+                    .services
+                    .get(&service.id)
+                    .is_none_or(|found| found.enabled)
+            })
+        })
+        .collect();
+    let index = Router::compile(&routes).unwrap_or_else(|found| {
+        faults.extend(found.into_iter().filter_map(|fault| {
+            let route = routes.get(fault.route)?;
+            Some(CompileFault {
+                kind: "routes",
+                id: route.id,
+                field: fault.field.to_owned(),
+                message: fault.message,
+            })
+        }));
+        Router::default()
+    });
+    let mut ready = Vec::with_capacity(routes.len());
+    for route in routes {
+        let service = route
+            .service
+            .and_then(|service| services.get(&service.id).cloned());
+        if let Some(reference) = route.service
+            && !records.services.contains_key(&reference.id)
+        {
+            faults.push(CompileFault {
+                kind: "routes",
+                id: route.id,
+                field: "service".to_owned(),
+                message: format!("the service {} does not exist", reference.id),
+            });
+        }
+        let filters = filters::of_route(route, &records.plugins, &mut faults);
+        ready.push(compile_route(route, service, filters));
+    }
+    let environment = environment::compile(
+        records.consumers,
+        &records.acls,
+        &records.session_keys,
+        &mut faults,
+    );
+    if !faults.is_empty() {
+        faults.sort_by(|a, b| (a.kind, a.id, &a.field).cmp(&(b.kind, b.id, &b.field)));
+        faults.dedup();
+        return Err(faults);
+    }
+    Ok(CompiledSnapshot {
+        position: snapshot.position,
+        router: index,
+        routes: ready,
+        environment,
+    })
+}
+
+fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
+    let mut records = Records::default();
+    for record in &snapshot.records {
+        let (kind, id, json) = (record.key.kind, record.key.id, record.json.as_slice());
+        match kind {
+            "routes" => records.routes.extend(parse(kind, id, json, faults)),
+            "services" => {
+                records.services.extend(
+                    parse::<Service>(kind, id, json, faults).map(|service| (service.id, service)),
+                );
+            }
+            "plugins" => records.plugins.extend(parse(kind, id, json, faults)),
+            "consumers" => records.consumers.extend(parse(kind, id, json, faults)),
+            "acls" => records.acls.extend(parse(kind, id, json, faults)),
+            "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
+            // A newer control plane may know kinds that no request here could need.
+            _ => {}
+        }
+    }
+    records
+}
+
+fn parse<T: DeserializeOwned>(
+    kind: &'static str,
+    id: Uuid,
+    json: &[u8],
+    faults: &mut Vec<CompileFault>,
+) -> Option<T> {
+    serde_json::from_slice(json)
+        .map_err(|error| {
+            // Only the place: the text of the error may quote a secret.
+            let message = format!("not a record of this kind (column {})", error.column());
+            faults.push(CompileFault {
+                kind,
+                id,
+                field: "@entity".to_owned(),
+                message,
+            });
+        })
+        .ok()
+}
+
+fn compile_route(
+    route: &Route,
+    service: Option<CompiledService>,
+    filters: Filters,
+) -> CompiledRoute {
+    let plain = route
+        .protocols
+        .as_slice()
+        .iter()
+        .any(|protocol| matches!(protocol, Protocol::Http | Protocol::Grpc));
+    CompiledRoute {
+        id: route.id,
+        service,
+        strip_path: route.strip_path,
+        preserve_host: route.preserve_host,
+        path_handling: route.path_handling.unwrap_or(PathHandling::V0),
+        https_only: (!plain).then(|| route.https_redirect_status_code.status()),
+        filters,
+    }
+}
+
+fn compile_service(service: &Service) -> Result<CompiledService, CompileFault> {
+    let fault = |field: &str, message: String| CompileFault {
+        kind: "services",
+        id: service.id,
+        field: field.to_owned(),
+        message,
+    };
+    let (tls, default_port) = match service.protocol {
+        Protocol::Http => (false, 80),
+        Protocol::Https => (true, 443),
+        _ => {
+            return Err(fault(
+                "protocol",
+                "only http and https are supported by this version".to_owned(),
+            ));
+        }
+    };
+    let host = service.host.as_str().to_ascii_lowercase();
+    let bare = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let server_name = ServerName::try_from(bare.clone())
+        .map_err(|_| fault("host", format!("not a DNS name or IP address: {host}")));
+    let tls = if tls {
+        Some(OriginTls {
+            server_name: server_name?,
+            verify: service.tls_verify.unwrap_or(false),
+        })
+    } else {
+        None
+    };
+    let shown = if bare.contains(':') {
+        format!("[{bare}]")
+    } else {
+        bare.clone()
+    };
+    let authority = if service.port == default_port {
+        shown
+    } else {
+        format!("{shown}:{}", service.port)
+    };
+    let host_header = HeaderValue::from_str(&authority)
+        .map_err(|_| fault("host", format!("not a host: {host}")))?;
+    let milliseconds =
+        |value: Option<u32>| Duration::from_millis(u64::from(value.unwrap_or(60_000)));
+    let path = service.path.as_ref().map_or("/", |path| path.as_str());
+    Ok(CompiledService {
+        id: service.id,
+        origin: Origin::of(OriginKey {
+            host: bare,
+            port: service.port,
+            tls,
+        }),
+        host: host_header,
+        path: normalize(path).into_owned(),
+        timeouts: Timeouts {
+            connect: milliseconds(service.connect_timeout),
+            write: milliseconds(service.write_timeout),
+            read: milliseconds(service.read_timeout),
+        },
+        retries: service.retries.unwrap_or(5),
+    })
+}

@@ -1,0 +1,188 @@
+//! What filters may ask of the outside, by way of their core.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::LocalBoxFuture;
+use http::{HeaderValue, Response};
+use plugins::host::{FetchError, FetchLimits, Host};
+use rustls_pki_types::ServerName;
+use shared::clock::UnixTime;
+
+use crate::body::RequestBody;
+use crate::core::Core;
+use crate::forward::{self, Outgoing, fields};
+use crate::http1::Framing;
+use crate::upstream::UpstreamError;
+use crate::upstream::exchange::Timeouts;
+use crate::upstream::origin::{Origin, OriginKey, OriginTls};
+
+/// The host of one core's filters.
+#[derive(Clone, Debug)]
+pub(crate) struct CoreHost(Rc<Core>);
+
+impl CoreHost {
+    /// The host that works by way of `core`.
+    pub(crate) const fn new(core: Rc<Core>) -> Self {
+        Self(core)
+    }
+
+    async fn fetch_whole(
+        &self,
+        request: http::Request<Bytes>,
+        limits: &FetchLimits,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let (mut parts, body) = request.into_parts();
+        let bad = || FetchError::Url(without_query(&parts.uri));
+        let authority = parts.uri.authority().cloned().ok_or_else(bad)?;
+        let tls = match parts.uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        if authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_ascii_lowercase();
+        let server_name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let tls = tls.then_some(OriginTls {
+            server_name,
+            verify: limits.verify_tls,
+        });
+        let origin = Origin::of(OriginKey { host, port, tls });
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str)
+            .to_owned();
+        fields::strip_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(http::header::HOST);
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        let timeouts = Timeouts {
+            connect: limits.timeout,
+            write: limits.timeout,
+            read: limits.timeout,
+        };
+        let outgoing = Outgoing {
+            origin: &origin,
+            method: &parts.method,
+            target: &target,
+            host: &host,
+            headers: &parts.headers,
+            upgrade: None,
+            trailers: false,
+            timeouts,
+            retries: 0,
+        };
+        let framing =
+            if body.is_empty() && matches!(parts.method, http::Method::GET | http::Method::HEAD) {
+                Framing::None
+            } else {
+                Framing::Length(u64::try_from(body.len()).unwrap_or(u64::MAX))
+            };
+        let body = if body.is_empty() {
+            RequestBody::Empty
+        } else {
+            RequestBody::Read(body, Box::new(RequestBody::Empty))
+        };
+        let failed = |error| fetch_error(authority.as_str(), &error);
+        let answer = forward::send(&self.0, &outgoing, framing, body)
+            .await
+            .map_err(failed)?;
+        let mut source = answer.body;
+        let mut whole = BytesMut::new();
+        while let Some(frame) = std::future::poll_fn(|cx| source.poll_frame(cx)).await {
+            whole.extend_from_slice(&frame.map_err(failed)?.into_data().unwrap_or_default());
+            if whole.len() > limits.body {
+                return Err(FetchError::TooLarge {
+                    authority: authority.to_string(),
+                    limit: limits.body,
+                });
+            }
+        }
+        if whole.len() > limits.body {
+            return Err(FetchError::TooLarge {
+                authority: authority.to_string(),
+                limit: limits.body,
+            });
+        }
+        let mut response = Response::new(whole.freeze());
+        *response.status_mut() = answer.head.status;
+        *response.headers_mut() = answer.head.headers;
+        Ok(response)
+    }
+}
+
+/// A query may hold secrets.
+fn without_query(uri: &http::Uri) -> String {
+    let text = uri.to_string();
+    text.split_once('?')
+        .map_or(text.clone(), |(before, _)| before.to_owned())
+}
+
+fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
+    let cause = std::error::Error::source(error)
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
+    let (authority, reason) = (authority.to_owned(), format!("{error}{cause}"));
+    match error {
+        UpstreamError::Resolve { .. }
+        | UpstreamError::Connect { .. }
+        | UpstreamError::ConnectTimeout
+        | UpstreamError::Tls { .. } => FetchError::Connect { authority, reason },
+        _ => FetchError::Broken { authority, reason },
+    }
+}
+
+impl Host for CoreHost {
+    async fn fetch(
+        &self,
+        request: http::Request<Bytes>,
+        limits: FetchLimits,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let authority = request
+            .uri()
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        tokio::time::timeout(limits.timeout, self.fetch_whole(request, &limits))
+            .await
+            .unwrap_or(Err(FetchError::Timeout {
+                authority,
+                timeout: limits.timeout,
+            }))
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::now()
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        aws_lc_rs::rand::fill(buffer)
+            .expect("the system's random source does not fail once it is seeded");
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    fn core_state<T: Default + 'static>(&self) -> Rc<T> {
+        self.0.states.of()
+    }
+
+    fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.0.node.states.of()
+    }
+}

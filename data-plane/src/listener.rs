@@ -1,0 +1,233 @@
+//! One core's listeners: accept, handshake, serve, and drain without losing a request.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::core::{Core, Node};
+use crate::http1::head::{MAX_FIELDS, MAX_HEAD};
+use crate::pipeline::{Peer, handle};
+
+/// How long a client may take for a head, a TLS handshake, or to its next request.
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
+/// How long a draining listener must have been idle before it is closed.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// A listening socket, not yet bound to a runtime.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) socket: std::net::TcpListener,
+    /// The TLS that it speaks.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+}
+
+/// Binds `address` so that every core can have a socket of its own.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// Serves `listeners` on this thread until `stop` says so and every exchange has ended, or `drain` is
+/// over.
+pub(crate) fn run(
+    node: Arc<Node>,
+    listeners: Vec<Bound>,
+    stop: watch::Receiver<bool>,
+    drain: Duration,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let core = Core::new(node);
+        // Every connection holds a receiver; all are gone when the last has ended.
+        let (alive, _) = watch::channel(());
+        let alive = Arc::new(alive);
+        let mut loops = Vec::new();
+        for bound in listeners {
+            let listener = TcpListener::from_std(bound.socket)?;
+            let acceptor = bound.tls.map(TlsAcceptor::from);
+            let accepting = accept(
+                Rc::clone(&core),
+                listener,
+                acceptor,
+                stop.clone(),
+                Arc::clone(&alive),
+            );
+            loops.push(tokio::task::spawn_local(accepting));
+        }
+        for accepting in loops {
+            if let Err(error) = accepting.await {
+                tracing::error!(%error, "a listener failed");
+            }
+        }
+        if tokio::time::timeout(drain, alive.closed()).await.is_err() {
+            tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
+        }
+        Ok(())
+    })
+}
+
+async fn accept(
+    core: Rc<Core>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    mut stop: watch::Receiver<bool>,
+    alive: Arc<watch::Sender<()>>,
+) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stopping| *stopping) => {
+                // What is in the queue has been promised an answer: it is taken until no more comes.
+                match tokio::time::timeout(QUIET, listener.accept()).await {
+                    Ok(accepted) => accepted,
+                    Err(_) => return,
+                }
+            }
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let peer = Peer {
+                    address: address.ip().to_canonical(),
+                    port,
+                    tls: tls.is_some(),
+                    server_name: None,
+                };
+                let guard = alive.subscribe();
+                let serving = connection(Rc::clone(&core), stream, tls.clone(), peer, stop.clone());
+                tokio::task::spawn_local(async move {
+                    serving.await;
+                    drop(guard);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: give others the time to close theirs.
+                tracing::warn!(%error, "accepting a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    core: Rc<Core>,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    mut peer: Peer,
+    stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection went away");
+        return;
+    }
+    let node = Arc::clone(&core.node);
+    node.metrics.connections.fetch_add(1, Ordering::Relaxed);
+    match tls {
+        None => serve(core, TokioIo::new(stream), peer, stop).await,
+        Some(acceptor) => {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    peer.server_name = stream
+                        .get_ref()
+                        .1
+                        .server_name()
+                        .map(str::to_ascii_lowercase);
+                    serve(core, TokioIo::new(stream), peer, stop).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
+                Err(_) => tracing::debug!("a client took too long for its TLS handshake"),
+            }
+        }
+    }
+    node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn serve<S>(core: Rc<Core>, io: TokioIo<S>, peer: Peer, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let peer = Rc::new(peer);
+    let service = service_fn(move |request| {
+        let (core, peer) = (Rc::clone(&core), Rc::clone(&peer));
+        async move { Ok::<_, Infallible>(handle(core, peer, request).await) }
+    });
+    let mut builder = Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_FIELDS)
+        .half_close(false)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(64 * 1024)
+        .max_pending_accept_reset_streams(20)
+        .keep_alive_interval(HEAD_TIMEOUT)
+        .keep_alive_timeout(Duration::from_secs(20));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
+    let mut stopping = pin!(async move {
+        // A sender that is gone means the same.
+        let _ = stop.wait_for(|stopping| *stopping).await;
+    });
+    let mut stopped = false;
+    let result = poll_fn(|cx| {
+        if !stopped && stopping.as_mut().poll(cx).is_ready() {
+            stopped = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection broke");
+    }
+}
+
+/// Runs the tasks of a connection on its own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

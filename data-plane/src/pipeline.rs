@@ -1,0 +1,493 @@
+//! One exchange from its first to its last decision: route, filters, upstream, answer.
+
+mod request;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use plugins::exchange::{BodyError, BodySource, Exchange, Identity};
+use plugins::filter::{Filter as _, Flow};
+use shared::clock::{UnixTime, monotonic};
+
+use self::request::{authority, client, forwarded};
+use crate::access_log::{Line, redact};
+use crate::body::{RequestBody, ResponseBody};
+use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot};
+use crate::core::Core;
+use crate::error::{GatewayError, message_response};
+use crate::forward::{self, Outgoing, fields, request_framing, upstream_host, wanted_upgrade};
+use crate::host::CoreHost;
+use crate::router::normalize::normalize;
+use crate::router::upstream_path::upstream_path;
+use crate::router::{Asked, Found};
+
+pub(crate) use self::request::Peer;
+
+const VIA: &str = "kong/3.9.0";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
+const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+
+/// What the access log wants to know.
+#[derive(Default)]
+struct Trace {
+    client: Option<std::net::IpAddr>,
+    host: String,
+    route: Option<uuid::Uuid>,
+    service: Option<uuid::Uuid>,
+    consumer: Option<uuid::Uuid>,
+}
+
+/// Answers one request.
+pub(crate) async fn handle(
+    core: Rc<Core>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let start = monotonic();
+    let started_at = UnixTime::now();
+    let request_id = core.request_id();
+    let (parts, body) = request.into_parts();
+    let logged = core
+        .node
+        .access_log
+        .is_on()
+        .then(|| (parts.method.clone(), parts.uri.clone()));
+    let mut trace = Trace::default();
+    let mut response = match answer(&core, &peer, parts, body, &request_id, start, &mut trace).await
+    {
+        Ok(response) => response,
+        Err(error) => {
+            if let GatewayError::Upstream(error) = &error {
+                tracing::warn!(
+                    request_id,
+                    error = chain(error),
+                    "the upstream gave no answer"
+                );
+            }
+            own(error.response(&request_id), start)
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    core.node.metrics.count(response.status());
+    if let Some((method, uri)) = logged {
+        core.node.access_log.write(&Line {
+            started_at: started_at.as_millis(),
+            request_id: &request_id,
+            client_ip: trace.client.unwrap_or(peer.address).to_string(),
+            method: method.as_str(),
+            host: &trace.host,
+            path: uri.path(),
+            query: uri.query().map(redact),
+            status: response.status().as_u16(),
+            latency_ms: milliseconds(start),
+            route: trace.route,
+            service: trace.service,
+            consumer: trace.consumer,
+        });
+    }
+    response
+}
+
+async fn answer(
+    core: &Rc<Core>,
+    peer: &Peer,
+    mut parts: Parts,
+    body: Incoming,
+    request_id: &str,
+    start: Instant,
+    trace: &mut Trace,
+) -> Result<Response<ResponseBody>, GatewayError> {
+    let snapshot: Arc<CompiledSnapshot> =
+        core.node.live.load_full().ok_or(GatewayError::NotReady)?;
+    let authority = authority(&parts)?;
+    let path = normalize(parts.uri.path()).into_owned();
+    let trusted = core.node.trusted.contains(peer.address);
+    let client = client(&parts, peer, trusted, &authority);
+    (trace.client, trace.host) = (Some(client.address), authority.clone());
+    let found = snapshot
+        .router
+        .find(&Asked {
+            method: &parts.method,
+            path: &path,
+            authority: &authority,
+            headers: &parts.headers,
+            server_name: peer.server_name.as_deref(),
+            https: peer.tls,
+        })
+        .ok_or(GatewayError::NoRoute)?;
+    let route = snapshot
+        .routes
+        .get(found.route)
+        .ok_or(GatewayError::NoRoute)?;
+    trace.route = Some(route.id);
+    trace.service = route.service.as_ref().map(|service| service.id);
+    if let Some(status) = route.https_only
+        && !client.https
+    {
+        let response = to_https(status, &client.authority, &parts, request_id);
+        return Ok(own(response, start));
+    }
+    let upgrade = wanted_upgrade(&parts);
+    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+    let original_path = parts.uri.path().to_owned();
+    remove_identity(&mut parts.headers, route);
+    let mut body = Body {
+        rest: RequestBody::Incoming(body),
+        read: None,
+    };
+    let mut exchange = Exchange {
+        request: parts,
+        path,
+        client,
+        identity: Identity::default(),
+        response_headers: Vec::new(),
+        body: &mut body,
+        environment: &snapshot.environment,
+        request_id: request_id.to_owned(),
+    };
+    let host = CoreHost::new(Rc::clone(core));
+    for filter in &route.filters.all {
+        if let Flow::Answer(answer) = filter.on_request(&mut exchange, &host).await {
+            trace.consumer = exchange
+                .identity
+                .consumer
+                .as_ref()
+                .map(|consumer| consumer.id);
+            let mut response = own(answer.map(ResponseBody::Full), start);
+            add(&mut response, exchange.response_headers);
+            return Ok(response);
+        }
+    }
+    trace.consumer = exchange
+        .identity
+        .consumer
+        .as_ref()
+        .map(|consumer| consumer.id);
+    let Exchange {
+        request,
+        path,
+        client,
+        response_headers,
+        ..
+    } = exchange;
+    let service = route.service.as_ref().ok_or(GatewayError::NoService)?;
+    let inbound = Inbound {
+        parts: request,
+        path,
+        original_path,
+        client,
+        trusted,
+        upgrade,
+        on_upgrade,
+    };
+    let mut response = proxy(
+        core,
+        peer,
+        route,
+        service,
+        found,
+        inbound,
+        body.whole(),
+        request_id,
+        start,
+    )
+    .await?;
+    add(&mut response, response_headers);
+    Ok(response)
+}
+
+/// A request that its filters have let through.
+struct Inbound {
+    parts: Parts,
+    path: String,
+    original_path: String,
+    client: plugins::exchange::Client,
+    trusted: bool,
+    upgrade: Option<HeaderValue>,
+    on_upgrade: Option<OnUpgrade>,
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call that binds everything an exchange has gathered"
+)]
+async fn proxy(
+    core: &Rc<Core>,
+    peer: &Peer,
+    route: &CompiledRoute,
+    service: &CompiledService,
+    found: Found,
+    inbound: Inbound,
+    body: RequestBody,
+    request_id: &str,
+    start: Instant,
+) -> Result<Response<ResponseBody>, GatewayError> {
+    let Inbound {
+        mut parts,
+        path,
+        original_path,
+        client,
+        trusted,
+        upgrade,
+        on_upgrade,
+    } = inbound;
+    let strip = if route.strip_path {
+        found.matched
+    } else {
+        None
+    };
+    let mut target = upstream_path(route.path_handling, &service.path, &path, strip);
+    if let Some(query) = parts.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    let framing =
+        request_framing(&parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
+    let version = parts.version;
+    let trailers = fields::strip_hop_by_hop(&mut parts.headers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
+        parts.headers.remove(name);
+    }
+    let prefix = strip
+        .and_then(|length| path.get(..length))
+        .filter(|prefix| *prefix != "/");
+    forwarded(
+        &mut parts.headers,
+        peer,
+        trusted,
+        &client,
+        &original_path,
+        prefix,
+    );
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        parts.headers.insert(REQUEST_ID, value);
+    }
+    append_via(&mut parts.headers, version);
+    let preserved = route.preserve_host.then_some(client.authority.as_str());
+    let host = upstream_host(service, preserved);
+    let outgoing = Outgoing {
+        origin: &service.origin,
+        method: &parts.method,
+        target: &target,
+        host: &host,
+        headers: &parts.headers,
+        upgrade: upgrade.as_ref().filter(|_| on_upgrade.is_some()),
+        trailers,
+        timeouts: service.timeouts,
+        retries: service.retries,
+    };
+    let proxy_latency = milliseconds(start);
+    let sent = monotonic();
+    let answer = forward::send(core, &outgoing, framing, body).await?;
+    let mut response = forward::response(answer, &parts.method);
+    if let ResponseBody::Tunnel(_) = response.body()
+        && let ResponseBody::Tunnel(connection) =
+            std::mem::replace(response.body_mut(), ResponseBody::Empty)
+        && let Some(client) = on_upgrade
+    {
+        forward::tunnel(client, connection);
+    }
+    let headers = response.headers_mut();
+    remove_owned_cookies(headers, route);
+    headers.insert(UPSTREAM_LATENCY, milliseconds(sent).into());
+    headers.insert(PROXY_LATENCY, proxy_latency.into());
+    append_via(headers, Version::HTTP_11);
+    Ok(response)
+}
+
+fn append_via(headers: &mut http::HeaderMap, version: Version) {
+    let protocol = if version == Version::HTTP_2 {
+        "2"
+    } else {
+        "1.1"
+    };
+    let own = format!("{protocol} {VIA}");
+    let value = match headers
+        .get(header::VIA)
+        .and_then(|value| value.to_str().ok())
+    {
+        Some(existing) => format!("{existing}, {own}"),
+        None => own,
+    };
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        headers.insert(header::VIA, value);
+    }
+}
+
+/// What the gateway answers by itself says so.
+fn own(mut response: Response<ResponseBody>, start: Instant) -> Response<ResponseBody> {
+    let headers = response.headers_mut();
+    headers.insert(header::SERVER, HeaderValue::from_static(VIA));
+    headers.insert(RESPONSE_LATENCY, milliseconds(start).into());
+    response
+}
+
+fn to_https(
+    status: u16,
+    authority: &str,
+    parts: &Parts,
+    request_id: &str,
+) -> Response<ResponseBody> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    let (host, _) = crate::router::split_port(authority);
+    let location = HeaderValue::from_str(&format!("https://{host}{path}"));
+    match location {
+        Ok(location) if status != StatusCode::UPGRADE_REQUIRED => {
+            let mut response = Response::new(ResponseBody::Empty);
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::LOCATION, location);
+            response
+        }
+        _ => {
+            let mut response = message_response(
+                StatusCode::UPGRADE_REQUIRED,
+                "Please use HTTPS protocol",
+                request_id,
+            );
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            response.headers_mut().insert(
+                header::UPGRADE,
+                HeaderValue::from_static("TLS/1.2, HTTP/1.1"),
+            );
+            response
+        }
+    }
+}
+
+fn add(response: &mut Response<ResponseBody>, headers: Vec<(HeaderName, HeaderValue)>) {
+    for (name, value) in headers {
+        response.headers_mut().append(name, value);
+    }
+}
+
+/// Removes what only filters may say of a request.
+fn remove_identity(headers: &mut http::HeaderMap, route: &CompiledRoute) {
+    let owned = &route.filters.owned_headers;
+    fields::remove_where(headers, |name| {
+        fields::is_identity(name.as_str()) || owned.iter().any(|owned| same_field(owned, name))
+    });
+}
+
+/// Removes cookies that an upstream sets under names that belong to a filter.
+fn remove_owned_cookies(headers: &mut http::HeaderMap, route: &CompiledRoute) {
+    let owned = |value: &HeaderValue| {
+        let name = value
+            .as_bytes()
+            .split(|byte| *byte == b'=')
+            .next()
+            .unwrap_or_default();
+        str::from_utf8(name).is_ok_and(|name| {
+            route
+                .filters
+                .all
+                .iter()
+                .any(|filter| filter.owns_cookie(name.trim()))
+        })
+    };
+    if !headers.get_all(header::SET_COOKIE).iter().any(owned) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|value| !owned(value))
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for value in kept {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
+/// Equal but for `_` in place of `-`.
+fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    owned
+        .as_str()
+        .bytes()
+        .map(plain)
+        .eq(name.as_str().bytes().map(plain))
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(monotonic().saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// The request's body, which a filter may read before it is forwarded.
+struct Body {
+    rest: RequestBody,
+    /// What a filter has read, and whether that is all.
+    read: Option<(Bytes, bool)>,
+}
+
+impl Body {
+    /// The body from its first byte.
+    fn whole(self) -> RequestBody {
+        match self.read {
+            Some((bytes, _)) if !bytes.is_empty() => RequestBody::Read(bytes, Box::new(self.rest)),
+            _ => self.rest,
+        }
+    }
+
+    async fn read_all(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+        if let Some((bytes, true)) = &self.read {
+            return if bytes.len() > limit {
+                Err(BodyError::TooLarge(limit))
+            } else {
+                Ok(bytes.clone())
+            };
+        }
+        let mut held =
+            bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
+        let mut end = Ok(true);
+        while held.len() <= limit {
+            match std::future::poll_fn(|cx| self.rest.poll_frame(cx)).await {
+                None => break,
+                Some(Ok(frame)) => held.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(_)) => {
+                    end = Err(BodyError::Broken);
+                    break;
+                }
+            }
+        }
+        let too_large = held.len() > limit;
+        let bytes = held.freeze();
+        self.read = Some((bytes.clone(), end.is_ok() && !too_large));
+        if too_large {
+            Err(BodyError::TooLarge(limit))
+        } else {
+            end.map(|_| bytes)
+        }
+    }
+}
+
+impl BodySource for Body {
+    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
+        self.read_all(limit).boxed_local()
+    }
+}

@@ -1,0 +1,116 @@
+//! Who asked for what, and what the upstream is told of it (Kong 3.9, `X-Forwarded-*`).
+
+use std::net::IpAddr;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use plugins::exchange::Client;
+
+use crate::error::GatewayError;
+use crate::http1::head::check_host;
+
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// The near end of a client's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// The listener's port.
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+    /// The name in the TLS handshake.
+    pub(crate) server_name: Option<String>,
+}
+
+/// The host that is asked for, in lower case, from a request that can be read in only one way.
+pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(GatewayError::Method);
+    }
+    let optional = parts.version == Version::HTTP_10 || parts.uri.authority().is_some();
+    check_host(&parts.uri, &parts.headers, optional)
+        .map_err(|_| GatewayError::BadRequest("Host"))?;
+    let host = match parts.uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => {
+            return Err(GatewayError::BadRequest("userinfo"));
+        }
+        Some(authority) => authority.as_str(),
+        None => parts
+            .headers
+            .get(http::header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default(),
+    };
+    Ok(host.to_ascii_lowercase())
+}
+
+/// The client, by the word of a trusted peer if that is who sent the request.
+pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str) -> Client {
+    let said = |name: &HeaderName| {
+        parts
+            .headers
+            .get(name)
+            .filter(|_| trusted)
+            .and_then(|value| value.to_str().ok())
+            .filter(|text| !text.is_empty())
+    };
+    Client {
+        address: said(&REAL_IP)
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(peer.address),
+        https: said(&FORWARDED_PROTO)
+            .map_or(peer.tls, |scheme| scheme.eq_ignore_ascii_case("https")),
+        authority: said(&FORWARDED_HOST).unwrap_or(authority).to_owned(),
+    }
+}
+
+/// Tells the upstream who asked, and for what.
+pub(super) fn forwarded(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    trusted: bool,
+    client: &Client,
+    path: &str,
+    prefix: Option<&str>,
+) {
+    let mut set = |name: HeaderName, value: &str| {
+        if !(trusted && headers.contains_key(&name)) {
+            match HeaderValue::from_str(value) {
+                Ok(value) => headers.insert(name, value),
+                Err(_) => headers.remove(name),
+            };
+        }
+    };
+    let (host, port) = crate::router::split_port(&client.authority);
+    set(FORWARDED_PROTO, if client.https { "https" } else { "http" });
+    set(FORWARDED_HOST, host);
+    set(FORWARDED_PORT, port.unwrap_or(&peer.port.to_string()));
+    set(FORWARDED_PATH, path);
+    match prefix {
+        Some(prefix) => set(FORWARDED_PREFIX, prefix),
+        None if !trusted => _ = headers.remove(FORWARDED_PREFIX),
+        None => {}
+    }
+    let address = client.address.to_string();
+    let chain: Vec<&str> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let chain = if chain.is_empty() {
+        address.clone()
+    } else {
+        format!("{}, {}", chain.join(", "), peer.address)
+    };
+    for (name, value) in [(FORWARDED_FOR, chain), (REAL_IP, address)] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The proxy as a whole: a thread per core, and one for what operators ask.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::access_log::AccessLog;
+use crate::certificates::{CertificateError, server_config};
+use crate::core::Node;
+use crate::listener::{Bound, bind, run};
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::status;
+use crate::trusted::TrustedPeers;
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// An address cannot be listened on.
+    #[error("listening on {address} ({setting})")]
+    Listen {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS listener has no certificate.
+    #[error("proxy_tls_certificate, proxy_tls_key")]
+    Certificate(#[from] CertificateError),
+    /// `trusted_ips` is malformed.
+    #[error("trusted_ips: {0}")]
+    TrustedIps(String),
+    /// The access log cannot be opened.
+    #[error("access_log")]
+    AccessLog(#[source] io::Error),
+    /// A thread or runtime cannot be started.
+    #[error("starting a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Where the proxy listens.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Addresses {
+    /// Plain HTTP.
+    pub proxy: SocketAddr,
+    /// HTTPS.
+    pub proxy_tls: SocketAddr,
+    /// Status and metrics.
+    pub status: SocketAddr,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    addresses: Addresses,
+    stop: watch::Sender<bool>,
+    status: watch::Sender<bool>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Proxy {
+    /// Starts to serve what `live` holds.
+    pub fn start(settings: &Settings, live: Live) -> Result<Self, ProxyError> {
+        let files = settings
+            .proxy_tls_certificate
+            .as_deref()
+            .zip(settings.proxy_tls_key.as_deref());
+        let tls = server_config(files)?;
+        let node = Arc::new(Node {
+            live,
+            trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
+            states: plugins::state::NodeStates::default(),
+            access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
+            metrics: Metrics::default(),
+        });
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = if settings.workers == 0 {
+            cores
+        } else {
+            settings.workers
+        };
+        let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
+        let secure = sockets("proxy_tls_listen", settings.proxy_tls_listen, workers)?;
+        let mut status = sockets("status_listen", settings.status_listen, 1)?;
+        let address = |sockets: &[std::net::TcpListener], asked| {
+            sockets
+                .first()
+                .and_then(|socket| socket.local_addr().ok())
+                .unwrap_or(asked)
+        };
+        let addresses = Addresses {
+            proxy: address(&plain, settings.proxy_listen),
+            proxy_tls: address(&secure, settings.proxy_tls_listen),
+            status: address(&status, settings.status_listen),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let (status_stop, status_stopping) = watch::channel(false);
+        let drain = settings.drain_timeout();
+        let mut threads = Vec::new();
+        for (number, (plain, secure)) in plain.into_iter().zip(secure).enumerate() {
+            let (node, stopping) = (Arc::clone(&node), stopping.clone());
+            let listeners = vec![
+                Bound {
+                    socket: plain,
+                    tls: None,
+                },
+                Bound {
+                    socket: secure,
+                    tls: Some(Arc::clone(&tls)),
+                },
+            ];
+            let worker = move || run(node, listeners, stopping, drain);
+            threads.push(spawn(format!("proxy-{number}"), worker)?);
+        }
+        if let Some(socket) = status.pop() {
+            // Not joined: it answers until the rest has stopped.
+            spawn("status".to_owned(), move || {
+                serve_status(node, socket, status_stopping)
+            })?;
+        }
+        Ok(Self {
+            addresses,
+            stop,
+            status: status_stop,
+            workers: threads,
+        })
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Takes no new connections, lets exchanges end, and returns when all have, or the drain timeout
+    /// is over.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                match worker.join() {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "a worker failed"),
+                    Err(_) => tracing::error!("a worker panicked"),
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("waiting for the workers failed");
+        }
+        self.status.send_replace(true);
+    }
+}
+
+fn sockets(
+    setting: &'static str,
+    address: SocketAddr,
+    count: usize,
+) -> Result<Vec<std::net::TcpListener>, ProxyError> {
+    let failed = |source| ProxyError::Listen {
+        setting,
+        address,
+        source,
+    };
+    let first = bind(address).map_err(failed)?;
+    // A port that the system has chosen is the port of all.
+    let chosen = first.local_addr().map_err(failed)?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind(chosen).map_err(failed)?);
+    }
+    Ok(sockets)
+}
+
+fn serve_status(
+    node: Arc<Node>,
+    socket: std::net::TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(socket)?;
+        tokio::select! {
+            () = status::serve(node, listener) => {}
+            _ = stop.wait_for(|stopping| *stopping) => {}
+        }
+        Ok(())
+    })
+}
+
+fn spawn(
+    name: String,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<io::Result<()>>, ProxyError> {
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .map_err(ProxyError::Thread)
+}

@@ -1,0 +1,88 @@
+//! What operators and orchestrators ask: `/status`, `/status/ready`, `/metrics`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::core::Node;
+
+/// Answers until the runtime ends.
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&node, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a status connection broke");
+            }
+        });
+    }
+}
+
+fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let position = node.live.load().as_ref().map(|snapshot| snapshot.position);
+    match request.uri().path() {
+        "/status" => json_response(
+            StatusCode::OK,
+            &json!({
+                "configuration_hash": position.map(|position| hex(&position.root)),
+                "configuration_revision": position.map(|position| position.revision.0),
+                "ready": position.is_some(),
+            }),
+        ),
+        "/status/ready" => match position {
+            Some(_) => json_response(StatusCode::OK, &json!({ "message": "ready" })),
+            None => json_response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({ "message": "no configuration has been received yet" }),
+            ),
+        },
+        "/metrics" => response(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            node.metrics.render(),
+        ),
+        _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
+    }
+}
+
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    response(status, "application/json; charset=utf-8", body.to_string())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn hex(hash: &[u8]) -> String {
+    use std::fmt::Write as _;
+    hash.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

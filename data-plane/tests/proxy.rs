@@ -1,0 +1,464 @@
+//! The proxy through its sockets: a configuration, an upstream server, and raw bytes on both sides.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use data_plane::compile::compile;
+use data_plane::live::Live;
+use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
+use serde_json::{Value, json};
+use shared::snapshot::{Key, Record, Revision, Snapshot};
+use uuid::Uuid;
+
+fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
+    let id = Uuid::from_u128(id);
+    let object = fields.as_object_mut().unwrap();
+    object.insert("id".to_owned(), json!(id));
+    object.insert("created_at".to_owned(), json!(1));
+    object.insert("updated_at".to_owned(), json!(1));
+    Record {
+        key: Key { kind, id },
+        json: serde_json::to_vec(&fields).unwrap(),
+    }
+}
+
+/// One service at `port`, with the routes given.
+fn configuration(port: u16, service: &Value, routes: &[Value]) -> Vec<Record> {
+    let mut fields = json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 300});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(service.as_object().unwrap().clone());
+    let mut records = vec![record("services", 1, fields)];
+    for (number, route) in (2..).zip(routes) {
+        let mut route = route.clone();
+        route["service"] = json!({"id": Uuid::from_u128(1)});
+        records.push(record("routes", number, route));
+    }
+    records
+}
+
+fn settings() -> Settings {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    Settings {
+        proxy_listen: any,
+        proxy_tls_listen: any,
+        status_listen: any,
+        workers: 2,
+        access_log: "off".to_owned(),
+        drain_timeout_ms: 3000,
+        ..Settings::default()
+    }
+}
+
+fn start(records: Vec<Record>) -> Proxy {
+    let live: Live = Arc::new(ArcSwapOption::empty());
+    live.store(Some(Arc::new(
+        compile(&Snapshot::new(1, Revision(1), records)).unwrap(),
+    )));
+    Proxy::start(&settings(), live).unwrap()
+}
+
+fn stop(proxy: Proxy) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(proxy.stop());
+}
+
+/// Answers each request head on each connection with the next of `answers` (the last one again and
+/// again); an empty answer closes the connection. The heads can be received.
+fn upstream(answers: &'static [&'static str]) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, heads) = channel();
+    std::thread::spawn(move || {
+        let mut answers = answers.iter().copied().cycle_last();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+                if sender.send(head).is_err() {
+                    return;
+                }
+                let answer = answers.next().unwrap();
+                if answer.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (port, heads)
+}
+
+trait CycleLast: Iterator + Sized {
+    /// Goes on with the last item for ever.
+    fn cycle_last(self) -> impl Iterator<Item = Self::Item>
+    where
+        Self::Item: Copy,
+    {
+        let mut last = None;
+        let mut items = self;
+        std::iter::from_fn(move || {
+            last = items.next().or(last);
+            last
+        })
+    }
+}
+
+impl<I: Iterator> CycleLast for I {}
+
+/// Reads up to and with `end`; `None` if the stream ends before.
+fn read_until(stream: &mut impl std::io::Read, end: &str) -> Option<String> {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(end.as_bytes()) {
+        match stream.read(&mut byte) {
+            Ok(1) => text.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8(text).unwrap())
+}
+
+fn connect(proxy: &Proxy) -> TcpStream {
+    let stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+}
+
+/// Sends `request` and reads until the proxy closes.
+fn ask(proxy: &Proxy, request: &str) -> String {
+    let mut stream = connect(proxy);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+const OK: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: origin\r\nKeep-Alive: 1\r\n\r\nok";
+
+#[test]
+fn a_request_goes_upstream_and_its_answer_comes_back() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({"path": "/base"}),
+        &[json!({"paths": ["/api"]})],
+    ));
+    let answer = ask(
+        &proxy,
+        "GET /api//x/../y%7e?q=1& HTTP/1.1\r\nHost: Gate.test\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\
+         X-Consumer-Username: root\r\nx_consumer_id: 1\r\nX-Forwarded-Host: evil\r\nX-Forwarded-For: 9.9.9.9\r\nX-Kept: yes\r\n\r\n",
+    );
+    let head = heads.recv().unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("get /base/y~?q=1& http/1.1\r\n"), "{head}");
+    for line in [
+        format!("host: 127.0.0.1:{port}\r\n"),
+        "x-kept: yes\r\n".to_owned(),
+        "x-forwarded-host: gate.test\r\n".to_owned(),
+        "x-forwarded-proto: http\r\n".to_owned(),
+        "x-forwarded-prefix: /api\r\n".to_owned(),
+        "x-forwarded-for: 9.9.9.9, 127.0.0.1\r\n".to_owned(),
+        "x-real-ip: 127.0.0.1\r\n".to_owned(),
+        "x-kong-request-id: ".to_owned(),
+    ] {
+        assert!(head.contains(&line), "{line} in {head}");
+    }
+    for name in ["x-hop", "consumer", "evil"] {
+        assert!(!head.contains(name), "{name} in {head}");
+    }
+    let lower = answer.to_ascii_lowercase();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"),
+        "{answer}"
+    );
+    for part in [
+        "server: origin",
+        "via: 1.1 kong/3.9.0",
+        "x-kong-upstream-latency: ",
+        "x-kong-proxy-latency: ",
+        "content-length: 2",
+    ] {
+        assert!(lower.contains(part), "{part} in {answer}");
+    }
+    assert!(!lower.contains("keep-alive: 1"), "{answer}");
+    stop(proxy);
+}
+
+#[test]
+fn without_a_route_or_a_configuration_there_is_a_reason() {
+    let (port, _heads) = upstream(&[OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({}),
+        &[json!({"paths": ["/api"]})],
+    ));
+    let answer = ask(
+        &proxy,
+        "GET /other HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(
+        answer.contains("\"message\":\"no Route matched with those values\"")
+            && answer.contains("\"request_id\":\"")
+    );
+    assert!(
+        answer.to_ascii_lowercase().contains("server: kong/3.9.0"),
+        "{answer}"
+    );
+    stop(proxy);
+
+    let empty = Proxy::start(&settings(), Arc::new(ArcSwapOption::empty())).unwrap();
+    let answer = ask(
+        &empty,
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ")
+            && answer.to_ascii_lowercase().contains("retry-after: "),
+        "{answer}"
+    );
+    stop(empty);
+}
+
+#[test]
+fn a_request_that_could_be_read_in_two_ways_is_refused() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+    ] {
+        let mut stream = connect(&proxy);
+        stream.write_all(request.as_bytes()).unwrap();
+        let line = read_until(&mut stream, "\r\n");
+        assert!(
+            line.as_deref()
+                .is_none_or(|line| line.starts_with("HTTP/1.1 400 ")),
+            "{request:?} {line:?}"
+        );
+    }
+    assert!(heads.try_recv().is_err());
+    stop(proxy);
+}
+
+#[test]
+fn connections_are_kept_on_both_sides_and_a_dead_one_is_replaced() {
+    let (port, heads) = upstream(&[OK, "", OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({"retries": 0}),
+        &[json!({"paths": ["/"]})],
+    ));
+    let mut stream = connect(&proxy);
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        stream.read_exact(&mut [0; 2]).unwrap();
+    }
+    // The second request was sent on the pooled connection, which closed, and once more.
+    assert_eq!(heads.try_iter().count(), 3);
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn failures_of_the_upstream_have_kongs_status() {
+    let refused = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let check = |port, expected: &str| {
+        let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+        let answer = ask(&proxy, request);
+        assert!(answer.starts_with(expected), "{expected} {answer}");
+        stop(proxy);
+    };
+    check(refused, "HTTP/1.1 502 ");
+    check(upstream(&["HTTP/1.1 "]).0, "HTTP/1.1 504 ");
+    check(upstream(&["nonsense\r\n\r\n"]).0, "HTTP/1.1 502 ");
+}
+
+#[test]
+fn a_post_is_not_sent_twice() {
+    let (port, heads) = upstream(&[""]);
+    let proxy = start(configuration(
+        port,
+        &json!({"retries": 5}),
+        &[json!({"paths": ["/"]})],
+    ));
+    let answer = ask(
+        &proxy,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert_eq!(heads.try_iter().count(), 1);
+    stop(proxy);
+}
+
+#[test]
+fn a_protocol_is_switched_and_bytes_flow_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n")
+            .unwrap()
+            .to_ascii_lowercase();
+        assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+            .unwrap();
+        let line = read_until(&mut stream, "\n").unwrap();
+        stream
+            .write_all(line.to_ascii_uppercase().as_bytes())
+            .unwrap();
+    });
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+        .unwrap();
+    let head = read_until(&mut stream, "\r\n\r\n").unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 101 ")
+            && head.to_ascii_lowercase().contains("upgrade: websocket"),
+        "{head}"
+    );
+    stream.write_all(b"hello\n").unwrap();
+    assert_eq!(read_until(&mut stream, "\n").unwrap(), "earlyHELLO\n");
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn a_plain_request_to_an_https_route_is_sent_there() {
+    let (port, _heads) = upstream(&[OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({}),
+        &[
+            json!({"paths": ["/up"], "protocols": ["https"]}),
+            json!({"paths": ["/to"], "protocols": ["https"], "https_redirect_status_code": 301}),
+        ],
+    ));
+    let answer = ask(
+        &proxy,
+        "GET /up HTTP/1.1\r\nHost: a:8000\r\nConnection: close\r\n\r\n",
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 426 ") && answer.contains("Please use HTTPS protocol"),
+        "{answer}"
+    );
+    let answer = ask(
+        &proxy,
+        "GET /to?x=y HTTP/1.1\r\nHost: a:8000\r\nConnection: close\r\n\r\n",
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 301 ") && answer.contains("https://a/to?x=y"),
+        "{answer}"
+    );
+    stop(proxy);
+}
+
+#[test]
+fn a_large_body_streams_both_ways() {
+    const SIZE: usize = 20 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n")
+            .unwrap()
+            .to_ascii_lowercase();
+        assert!(
+            head.contains(&format!("content-length: {SIZE}\r\n")),
+            "{head}"
+        );
+        let received =
+            std::io::copy(&mut (&stream).take(SIZE as u64), &mut std::io::sink()).unwrap();
+        assert_eq!(received, SIZE as u64);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .unwrap();
+        let chunk = vec![b'x'; 1024 * 1024];
+        for _ in 0..20 {
+            stream.write_all(b"100000\r\n").unwrap();
+            stream.write_all(&chunk).unwrap();
+            stream.write_all(b"\r\n").unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 60000}),
+        &[json!({"paths": ["/"]})],
+    ));
+    let mut stream = connect(&proxy);
+    write!(
+        stream,
+        "PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(&vec![b'y'; SIZE]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.len() > SIZE && answer.ends_with(b"0\r\n\r\n"));
+    stop(proxy);
+}
+
+#[test]
+fn stopping_lets_an_exchange_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        stream.write_all(OK.as_bytes()).unwrap();
+    });
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 5000}),
+        &[json!({"paths": ["/"]})],
+    ));
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    stop(proxy);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"),
+        "{answer}"
+    );
+}
