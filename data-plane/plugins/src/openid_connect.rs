@@ -19,6 +19,7 @@ mod failure;
 mod flow;
 mod headers;
 mod jws;
+mod login;
 mod logout;
 mod opened;
 mod principal;
@@ -247,7 +248,7 @@ async fn use_session(
     {
         let tokens = token_endpoint::Tokens::of(session);
         if let Some(answer) =
-            sign_in::login_answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
+            login::answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
         {
             return Ok(Some(Flow::Answer(answer)));
         }
@@ -287,7 +288,7 @@ async fn use_refresh_token(
         sign_in::keep(rules, exchange, host, jar, &session)?;
     }
     let client = rules.client(client);
-    let answer = sign_in::login_answer(
+    let answer = login::answer(
         rules,
         exchange,
         client,

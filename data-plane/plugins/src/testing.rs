@@ -1,1 +1,245 @@
+//! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::executor::{LocalPool, LocalSpawner};
+use futures::future::LocalBoxFuture;
+use futures::task::LocalSpawnExt;
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::json;
+use shared::clock::UnixTime;
+use shared::entity::Consumer;
+use shared::secret::Secret;
+use uuid::Uuid;
+
+use crate::environment::Environment;
+use crate::exchange::{BodyError, BodySource, Client, Exchange, Identity};
+use crate::host::{FetchError, FetchLimits, Host};
+use crate::openid_connect::OpenidConnect;
+use crate::session_keys::{KeyRing, SessionKey};
+use crate::state::{CoreStates, NodeStates};
+
+/// When tests begin.
+pub(crate) const START: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// Answers what a filter fetches.
+pub(crate) type Network =
+    dyn Fn(&http::Request<Bytes>) -> Result<http::Response<Bytes>, FetchError>;
+
+/// One core of a node.
+#[derive(Clone)]
+pub(crate) struct FakeHost(Rc<Inner>);
+
+struct Inner {
+    now: Cell<UnixTime>,
+    drawn: Cell<u64>,
+    core: CoreStates,
+    node: Arc<NodeStates>,
+    network: RefCell<Option<Rc<Network>>>,
+    pool: RefCell<Option<LocalPool>>,
+    spawner: LocalSpawner,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::on_node(Arc::default(), 0)
+    }
+}
+
+impl FakeHost {
+    /// A core of a node of its own; `seed` sets its randomness apart from that of others.
+    pub(crate) fn on_node(node: Arc<NodeStates>, seed: u64) -> Self {
+        let pool = LocalPool::new();
+        Self(Rc::new(Inner {
+            now: Cell::new(START),
+            drawn: Cell::new(seed << 32),
+            core: CoreStates::default(),
+            node,
+            network: RefCell::default(),
+            spawner: pool.spawner(),
+            pool: RefCell::new(Some(pool)),
+        }))
+    }
+
+    pub(crate) fn connect(&self, network: Rc<Network>) {
+        *self.0.network.borrow_mut() = Some(network);
+    }
+
+    pub(crate) fn advance(&self, seconds: f64) {
+        let now = self.0.now.get();
+        self.0
+            .now
+            .set(now.saturating_add(Duration::from_secs_f64(seconds)));
+    }
+
+    pub(crate) fn set_clock(&self, now: UnixTime) {
+        self.0.now.set(now);
+    }
+
+    /// Runs `future` to its end, and what it spawned as far as it comes.
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut pool = self.0.pool.borrow_mut().take().expect("runs do not nest");
+        let result = pool.run_until(future);
+        pool.run_until_stalled();
+        *self.0.pool.borrow_mut() = Some(pool);
+        result
+    }
+}
+
+impl Host for FakeHost {
+    async fn fetch(
+        &self,
+        request: http::Request<Bytes>,
+        _: FetchLimits,
+    ) -> Result<http::Response<Bytes>, FetchError> {
+        // An answer never comes at once: whoever else wants to run, does.
+        let mut waited = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut waited, true) {
+                return std::task::Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        let network = self.0.network.borrow().clone();
+        match network {
+            Some(network) => network(&request),
+            None => Err(FetchError::Connect {
+                authority: "nowhere".to_owned(),
+                reason: "there is no network".to_owned(),
+            }),
+        }
+    }
+
+    fn now(&self) -> UnixTime {
+        self.0.now.get()
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        let drawn = self.0.drawn.get() + 1;
+        self.0.drawn.set(drawn);
+        blake3::Hasher::new()
+            .update(&drawn.to_be_bytes())
+            .finalize_xof()
+            .fill(buffer);
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        self.0
+            .spawner
+            .spawn_local(task)
+            .expect("the pool lives as long as the host");
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.0.now.set(self.0.now.get().saturating_add(duration));
+    }
+
+    fn core_state<T: Default + 'static>(&self) -> Rc<T> {
+        self.0.core.of()
+    }
+
+    fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.0.node.of()
+    }
+}
+
+/// A request to be.
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) uri: String,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Bytes,
+    pub(crate) https: bool,
+    pub(crate) environment: Environment,
+}
+
+impl Request {
+    pub(crate) fn get(uri: &str) -> Self {
+        Self {
+            method: Method::GET,
+            uri: uri.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            https: false,
+            environment: Environment {
+                session_keys: key_ring(),
+                ..Environment::default()
+            },
+        }
+    }
+
+    /// Shows the request to `look` as a filter sees it.
+    pub(crate) fn with_exchange<T>(&self, look: impl FnOnce(&mut Exchange<'_>) -> T) -> T {
+        let mut builder = http::Request::builder()
+            .method(self.method.clone())
+            .uri(&self.uri);
+        for (name, value) in &self.headers {
+            builder = builder.header(name, value);
+        }
+        let (request, ()) = builder.body(()).unwrap().into_parts();
+        let mut body = Body(self.body.clone());
+        let mut exchange = Exchange {
+            path: request.uri.path().to_owned(),
+            request,
+            client: Client {
+                address: [127, 0, 0, 1].into(),
+                https: self.https,
+                authority: "gateway.example".to_owned(),
+            },
+            identity: Identity::default(),
+            response_headers: Vec::new(),
+            body: &mut body,
+            environment: &self.environment,
+            request_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        };
+        look(&mut exchange)
+    }
+}
+
+struct Body(Bytes);
+
+impl BodySource for Body {
+    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
+        let body = if self.0.len() > limit {
+            Err(BodyError::TooLarge(limit))
+        } else {
+            Ok(self.0.clone())
+        };
+        Box::pin(std::future::ready(body))
+    }
+}
+
+/// A ring with one key that is active.
+pub(crate) fn key_ring() -> KeyRing {
+    KeyRing {
+        keys: vec![session_key(1)],
+    }
+}
+
+pub(crate) fn session_key(id: u8) -> SessionKey {
+    SessionKey {
+        id: [id; 8],
+        secret: Secret::new([id; 32]),
+        activate_at: 0,
+        decrypt_until: None,
+    }
+}
+
+pub(crate) fn consumer(username: &str, custom_id: Option<&str>) -> Arc<Consumer> {
+    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, username.as_bytes());
+    let consumer = json!({
+        "id": id, "username": username, "custom_id": custom_id, "tags": null,
+    });
+    Arc::new(serde_json::from_value(consumer).unwrap())
+}
+
+/// A configuration with defaults only.
+pub(crate) fn config(issuer: &str) -> OpenidConnect {
+    serde_json::from_value(json!({ "issuer": issuer })).unwrap()
+}

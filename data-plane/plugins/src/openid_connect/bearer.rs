@@ -17,6 +17,7 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{self, Claims};
+use super::login;
 use super::principal::Principal;
 use super::provider;
 use super::request::{self, Found};
@@ -88,7 +89,7 @@ pub(super) async fn authenticate(
     keep_session(rules, exchange, host, jar, &verified);
     let client = rules.client(request::client(rules, exchange));
     let tokens = tokens(&verified);
-    let answer = sign_in::login_answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
+    let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
 }
 

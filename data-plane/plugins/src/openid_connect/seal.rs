@@ -265,7 +265,7 @@ mod tests {
             &testing::key_ring(),
             &binding(None, 1),
             "session",
-            &[0; 40_000],
+            &vec![0; 40_000],
             SIZES,
             10,
             [7; 12],

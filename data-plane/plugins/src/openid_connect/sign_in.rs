@@ -3,24 +3,21 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use serde_json::{Map, Value};
 use tracing::debug;
-use url::Url;
 
-use super::config::{AuthMethod, LoginAction, LoginToken, RedirectMode};
+use super::config::AuthMethod;
 use super::cookie::Jar;
 use super::failure::{Class, Failure};
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
 use super::headers::Facts;
+use super::login;
 use super::principal::Principal;
 use super::provider;
 use super::request;
-use super::rules::{Client, Rules, sha256};
+use super::rules::{Rules, sha256};
 use super::seal::{self, Sizes};
 use super::session::{Session, random_text};
-use super::token_endpoint::{self, Tokens};
+use super::token_endpoint;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -389,7 +386,7 @@ pub(super) fn complete(
     }
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
-    if let Some(response) = login_answer(rules, exchange, client, method, Some(pending), tokens) {
+    if let Some(response) = login::answer(rules, exchange, client, method, Some(pending), tokens) {
         return Ok(Flow::Answer(response));
     }
     if exchange.request.uri.query().is_some() {
@@ -429,84 +426,4 @@ pub(super) fn keep(
             .push((http::header::SET_COOKIE, cookie));
     }
     Ok(())
-}
-
-/// The answer that `login_action` makes to a success by `method`, if it makes one.
-pub(super) fn login_answer(
-    rules: &Rules,
-    exchange: &Exchange<'_>,
-    client: &Client,
-    method: AuthMethod,
-    pending: Option<&Pending>,
-    tokens: &Tokens,
-) -> Option<Response<Bytes>> {
-    let sign_in = &rules.config.sign_in;
-    if !sign_in.login_methods.contains(&method) {
-        return None;
-    }
-    match sign_in.login_action {
-        LoginAction::Upstream => None,
-        LoginAction::Response => {
-            let listed = sign_in.login_tokens.as_deref().unwrap_or_default();
-            let body = if listed.contains(&LoginToken::Tokens) {
-                tokens.answer.clone()
-            } else {
-                handed_out(rules, tokens)
-                    .map(|(name, token)| (name.to_owned(), token.into()))
-                    .collect()
-            };
-            Some(answer::json(
-                StatusCode::OK,
-                &Value::Object(Map::from_iter(body)),
-            ))
-        }
-        LoginAction::Redirect => {
-            let target = client.login_redirect_uri.clone().or_else(|| {
-                let pending = pending?;
-                Some(match &pending.query {
-                    Some(query) => format!("{}?{query}", pending.target),
-                    None => pending.target.clone(),
-                })
-            })?;
-            let location = with_tokens(rules, &target, tokens)?;
-            Some(answer::redirect(&location, &exchange.request_id))
-        }
-    }
-}
-
-/// The tokens that `login_tokens` lists and that there are.
-fn handed_out<'a>(
-    rules: &Rules,
-    tokens: &'a Tokens,
-) -> impl Iterator<Item = (&'static str, &'a str)> {
-    let listed = rules
-        .config
-        .sign_in
-        .login_tokens
-        .clone()
-        .unwrap_or_default();
-    listed.into_iter().filter_map(|token| {
-        Some(match token {
-            LoginToken::IdToken => ("id_token", tokens.id_token.as_deref()?),
-            LoginToken::AccessToken => ("access_token", tokens.access_token.as_str()),
-            LoginToken::RefreshToken => ("refresh_token", tokens.refresh_token.as_deref()?),
-            LoginToken::Tokens | LoginToken::Introspection => return None,
-        })
-    })
-}
-
-fn with_tokens(rules: &Rules, target: &str, tokens: &Tokens) -> Option<String> {
-    let mut url = Url::parse(target).ok()?;
-    let pairs: Vec<_> = handed_out(rules, tokens).collect();
-    if pairs.is_empty() {
-        return Some(target.to_owned());
-    }
-    match rules.config.sign_in.login_redirect_mode {
-        RedirectMode::Query => _ = url.query_pairs_mut().extend_pairs(pairs),
-        RedirectMode::Fragment => {
-            let mut form = form_urlencoded::Serializer::new(String::new());
-            url.set_fragment(Some(&form.extend_pairs(pairs).finish()));
-        }
-    }
-    Some(url.into())
 }

@@ -1,1 +1,12 @@
+//! The plugin from outside: a browser, a gateway and a provider that does as it is told. Names with
+//! `case_N` are the acceptance cases of Kong's behaviour.
 
+mod access;
+mod bearer;
+mod failures;
+mod gateway;
+mod logout;
+mod properties;
+mod provider;
+mod session;
+mod sign_in;

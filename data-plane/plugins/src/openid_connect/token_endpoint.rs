@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
@@ -121,8 +121,10 @@ pub(super) async fn request(
     let auth = config.token_endpoint_auth_method;
     let answer = provider::guarded(rules, host, async {
         let response = post(rules, document, client, host, endpoint, auth, form, true).await?;
-        if response.status().is_server_error() || response.status().as_u16() == 429 {
-            return Err(ProviderError::Status(response.status().as_u16()));
+        let status = response.status();
+        let refuses = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
+        if !status.is_success() && !refuses {
+            return Err(ProviderError::Status(status.as_u16()));
         }
         Ok(response)
     })
@@ -325,7 +327,7 @@ mod tests {
     #[test]
     fn an_answer_must_be_an_object_with_a_bearer_token() {
         let check = |answer: Value, accepted: bool| {
-            assert_eq!(parsed(&answer).is_ok(), accepted, "{answer}")
+            assert_eq!(parsed(&answer).is_ok(), accepted, "{answer}");
         };
         check(json!({"access_token": "x", "token_type": "Bearer"}), true);
         check(json!({"access_token": "x", "token_type": "bEARER"}), true);

@@ -1,0 +1,93 @@
+//! What follows a success: `login_action` and the tokens that it hands out.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::config::{AuthMethod, LoginAction, LoginToken, RedirectMode};
+use super::flow::Pending;
+use super::rules::{Client, Rules};
+use super::token_endpoint::Tokens;
+use crate::answer;
+use crate::exchange::Exchange;
+
+/// The answer that `login_action` makes to a success by `method`, if it makes one.
+pub(super) fn answer(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    client: &Client,
+    method: AuthMethod,
+    pending: Option<&Pending>,
+    tokens: &Tokens,
+) -> Option<Response<Bytes>> {
+    let sign_in = &rules.config.sign_in;
+    if !sign_in.login_methods.contains(&method) {
+        return None;
+    }
+    match sign_in.login_action {
+        LoginAction::Upstream => None,
+        LoginAction::Response => {
+            let listed = sign_in.login_tokens.as_deref().unwrap_or_default();
+            let body = if listed.contains(&LoginToken::Tokens) {
+                tokens.answer.clone()
+            } else {
+                handed_out(rules, tokens)
+                    .map(|(name, token)| (name.to_owned(), token.into()))
+                    .collect()
+            };
+            Some(answer::json(
+                StatusCode::OK,
+                &Value::Object(Map::from_iter(body)),
+            ))
+        }
+        LoginAction::Redirect => {
+            let target = client.login_redirect_uri.clone().or_else(|| {
+                let pending = pending?;
+                Some(match &pending.query {
+                    Some(query) => format!("{}?{query}", pending.target),
+                    None => pending.target.clone(),
+                })
+            })?;
+            let location = with_tokens(rules, &target, tokens)?;
+            Some(answer::redirect(&location, &exchange.request_id))
+        }
+    }
+}
+
+/// The tokens that `login_tokens` lists and that there are.
+fn handed_out<'a>(
+    rules: &Rules,
+    tokens: &'a Tokens,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    let listed = rules
+        .config
+        .sign_in
+        .login_tokens
+        .clone()
+        .unwrap_or_default();
+    listed.into_iter().filter_map(|token| {
+        Some(match token {
+            LoginToken::IdToken => ("id_token", tokens.id_token.as_deref()?),
+            LoginToken::AccessToken => ("access_token", tokens.access_token.as_str()),
+            LoginToken::RefreshToken => ("refresh_token", tokens.refresh_token.as_deref()?),
+            LoginToken::Tokens | LoginToken::Introspection => return None,
+        })
+    })
+}
+
+fn with_tokens(rules: &Rules, target: &str, tokens: &Tokens) -> Option<String> {
+    let mut url = Url::parse(target).ok()?;
+    let pairs: Vec<_> = handed_out(rules, tokens).collect();
+    if pairs.is_empty() {
+        return Some(target.to_owned());
+    }
+    match rules.config.sign_in.login_redirect_mode {
+        RedirectMode::Query => _ = url.query_pairs_mut().extend_pairs(pairs),
+        RedirectMode::Fragment => {
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            url.set_fragment(Some(&form.extend_pairs(pairs).finish()));
+        }
+    }
+    Some(url.into())
+}

@@ -1,0 +1,305 @@
+//! Bearer tokens and refresh tokens that clients bring.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway};
+use super::provider::SigningKey;
+use crate::testing::{Request, START};
+
+fn bearer_only() -> Gateway {
+    Gateway::new(json!({ "auth_methods": ["bearer"] }))
+}
+
+#[test]
+fn case_3_without_credentials_the_answer_is_401_with_a_challenge() {
+    let reply = bearer_only().send(Request::get("/api"));
+    assert_eq!(
+        (reply.status, &reply.json()["message"]),
+        (401, &json!("Unauthorized"))
+    );
+    assert_eq!(reply.challenge(), "Bearer realm=\"idp.example\"");
+}
+
+#[test]
+fn case_33_a_token_must_be_right() {
+    let check = |changes: &[(&'static str, Value)], leeway: u64, status: u16| {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "leeway": leeway }));
+        let token = gateway.provider.access_token(changes);
+        assert_eq!(gateway.call(&token).status, status, "{changes:?}");
+    };
+    let now = START.as_secs();
+    check(&[], 0, 200);
+    check(&[("iss", json!("https://evil.example"))], 0, 401);
+    check(&[("iss", json!("https://idp.example/"))], 0, 200);
+    check(&[("exp", json!(now - 5))], 0, 401);
+    check(&[("exp", json!(now - 5))], 10, 200);
+    check(&[("nbf", json!(now + 5))], 0, 401);
+    check(&[("exp", json!("tomorrow"))], 0, 401);
+    let mut gateway = bearer_only();
+    let token = gateway.provider.access_token(&[]);
+    let (message, _) = token.rsplit_once('.').unwrap();
+    let reply = gateway.call(&format!("{message}.AAAA"));
+    assert_eq!(reply.status, 401);
+    assert_eq!(
+        reply.challenge(),
+        "Bearer realm=\"idp.example\", error=\"invalid_token\""
+    );
+}
+
+#[test]
+fn case_33_an_rs256_token_is_accepted() {
+    let mut gateway = bearer_only();
+    *gateway.provider.keys.borrow_mut() = vec![SigningKey::rs256("rsa")];
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    assert_eq!(gateway.call(&token).status, 200);
+}
+
+#[test]
+fn case_34_the_token_is_found_in_every_place() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["bearer"], "bearer_token_param_type": ["header", "query", "body", "cookie"],
+        "bearer_token_cookie_name": "token",
+    }));
+    let token = gateway.provider.access_token(&[]);
+    let header = |name: &'static str, value: &str| {
+        let mut request = Request::get("/api");
+        request.headers.push((
+            HeaderName::from_static(name),
+            HeaderValue::from_str(value).unwrap(),
+        ));
+        request
+    };
+    let body = |kind: &'static str, body: String| {
+        let mut request = Request::get("/api");
+        request.method = Method::POST;
+        request
+            .headers
+            .push((CONTENT_TYPE, HeaderValue::from_static(kind)));
+        request.body = Bytes::from(body);
+        request
+    };
+    for request in [
+        header("authorization", &format!("bEaReR {token}")),
+        header("access-token", &token),
+        header("x-access-token", &token),
+        Request::get(&format!("/api?access_token={token}")),
+        body(
+            "application/x-www-form-urlencoded",
+            format!("access_token={token}"),
+        ),
+        body(
+            "application/json; charset=utf-8",
+            json!({ "access_token": token, "n": null }).to_string(),
+        ),
+        header("cookie", &format!("token={token}")),
+    ] {
+        assert_eq!(gateway.send(request).status, 200);
+    }
+    let mut gateway = bearer_only();
+    let token = gateway.provider.access_token(&[]);
+    let mut request = Request::get("/api");
+    request.headers.push((
+        COOKIE,
+        HeaderValue::from_str(&format!("token={token}")).unwrap(),
+    ));
+    assert_eq!(
+        gateway.send(request).status,
+        401,
+        "a cookie only if it is configured"
+    );
+}
+
+#[test]
+fn case_35_the_client_secret_signs_only_where_that_is_allowed() {
+    for (enabled, status) in [(false, 401), (true, 200)] {
+        let mut gateway =
+            Gateway::new(json!({ "auth_methods": ["bearer"], "enable_hs_signatures": enabled }));
+        let claims = json!({ "sub": "x", "iss": "https://idp.example", "scope": "a" });
+        let token = jsonwebtoken::encode(
+            &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
+            &claims,
+            &jsonwebtoken::EncodingKey::from_secret(b"secret"),
+        )
+        .unwrap();
+        assert_eq!(gateway.call(&token).status, status);
+    }
+    // {"alg":"none"}.{"sub":"x"}.
+    assert_eq!(
+        bearer_only()
+            .call("eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.")
+            .status,
+        401
+    );
+}
+
+#[test]
+fn case_36_an_unknown_key_is_looked_for_once_in_a_while() {
+    let mut gateway = bearer_only();
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    let new = SigningKey::es256("two");
+    gateway.provider.keys.borrow_mut().insert(0, new);
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    assert_eq!(gateway.provider.called("/jwks"), 2);
+    let unknown = SigningKey::es256("three").sign(&json!({ "sub": "x", "scope": "a" }));
+    for _ in 0..100 {
+        assert_eq!(gateway.call(&unknown).status, 401);
+    }
+    assert_eq!(gateway.provider.called("/jwks"), 2);
+    gateway.advance(30);
+    assert_eq!(gateway.call(&unknown).status, 401);
+    assert_eq!(gateway.provider.called("/jwks"), 3);
+}
+
+#[test]
+fn case_41_a_malformed_authorization_header_is_no_credential() {
+    for (methods, status) in [
+        (json!(["bearer"]), 401),
+        (json!(["bearer", "authorization_code"]), 302),
+    ] {
+        let mut gateway = Gateway::new(json!({ "auth_methods": methods }));
+        let token = gateway.provider.access_token(&[]);
+        let reply = Browser::default().get_with(&mut gateway, "/api", "authorization", &token);
+        assert_eq!(reply.status, status);
+    }
+}
+
+#[test]
+fn case_43_preflights_pass_if_they_shall() {
+    for (run, status) in [(false, 200), (true, 401)] {
+        let mut gateway =
+            Gateway::new(json!({ "auth_methods": ["bearer"], "run_on_preflight": run }));
+        let mut request = Request::get("/api");
+        request.method = Method::OPTIONS;
+        assert_eq!(gateway.send(request).status, status);
+    }
+}
+
+#[test]
+fn tokens_of_other_kinds_do_not_pose_as_access_tokens() {
+    let check = |changes: &[(&'static str, Value)]| {
+        let mut gateway = bearer_only();
+        let token = gateway.provider.access_token(changes);
+        assert_eq!(gateway.call(&token).status, 401, "{changes:?}");
+    };
+    check(&[("token_use", json!("id"))]);
+    check(&[("at_hash", json!("x"))]);
+    check(&[("typ", json!("ID"))]);
+    check(&[("typ", json!("Refresh"))]);
+    check(&[("nonce", json!("x")), ("scope", json!(null))]);
+    check(&[("events", json!({}))]);
+}
+
+#[test]
+fn two_authorization_headers_are_a_bad_request() {
+    let mut request = Request::get("/api");
+    for token in ["Bearer a", "Bearer b"] {
+        request
+            .headers
+            .push((AUTHORIZATION, HeaderValue::from_static(token)));
+    }
+    assert_eq!(bearer_only().send(request).status, 400);
+}
+
+#[test]
+fn a_verified_token_ends_when_it_expires_and_when_keys_change() {
+    let mut gateway = bearer_only();
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    gateway.advance(299);
+    assert_eq!(gateway.call(&token).status, 200);
+    gateway.advance(1);
+    assert_eq!(gateway.call(&token).status, 401);
+}
+
+#[test]
+fn a_token_accepted_on_one_route_is_judged_anew_on_another() {
+    let mut gateway = bearer_only();
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    let config = json!({ "auth_methods": ["bearer"], "scopes_required": ["admin"] });
+    gateway.filter = super::gateway::compile(&config, 8);
+    assert_eq!(gateway.call(&token).status, 403);
+}
+
+#[test]
+fn case_63_and_5_1_a_bearer_token_starts_a_session_unless_that_is_disabled() {
+    for (disabled, sets) in [(json!(null), true), (json!(["bearer"]), false)] {
+        let mut gateway = Gateway::new(json!({ "disable_session": disabled }));
+        let token = gateway.provider.access_token(&[]);
+        let mut browser = Browser::default();
+        let reply = browser.get_with(
+            &mut gateway,
+            "/api",
+            "authorization",
+            &format!("Bearer {token}"),
+        );
+        assert_eq!((reply.status, reply.sets_session()), (200, sets));
+        if sets {
+            let again = browser.get(&mut gateway, "/api");
+            assert_eq!(again.status, 200);
+            assert_eq!(again.identity.credential, reply.identity.credential);
+        }
+    }
+}
+
+#[test]
+fn a_fresh_bearer_token_outlives_an_expired_session() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let old = gateway.provider.access_token(&[]);
+    browser.get_with(
+        &mut gateway,
+        "/api",
+        "authorization",
+        &format!("Bearer {old}"),
+    );
+    gateway.advance(300);
+    let new = gateway.provider.access_token(&[]);
+    let reply = browser.get_with(
+        &mut gateway,
+        "/api",
+        "authorization",
+        &format!("Bearer {new}"),
+    );
+    assert_eq!(reply.status, 200);
+}
+
+#[test]
+fn case_40_a_refresh_token_is_traded_unless_an_access_token_comes_along() {
+    let config = json!({
+        "auth_methods": ["bearer", "refresh_token"], "refresh_token_param_name": "refresh_token",
+    });
+    let mut gateway = Gateway::new(json!({}));
+    Browser::default().sign_in(&mut gateway, "/api");
+    gateway.filter = super::gateway::compile(&config, 8);
+    let mut browser = Browser::default();
+    let expired = gateway
+        .provider
+        .access_token(&[("exp", json!(START.as_secs() - 1))]);
+    let mut request = Request::get("/api");
+    request.headers.push((
+        HeaderName::from_static("refresh-token"),
+        HeaderValue::from_static("refresh-1"),
+    ));
+    request.headers.push((
+        AUTHORIZATION,
+        HeaderValue::from_str(&format!("Bearer {expired}")).unwrap(),
+    ));
+    assert_eq!(browser.send(&mut gateway, request).status, 401);
+    let reply = browser.get_with(&mut gateway, "/api", "refresh-token", "refresh-1");
+    assert_eq!(reply.status, 200);
+    assert!(
+        reply
+            .seen("authorization")
+            .unwrap()
+            .starts_with("Bearer ey")
+    );
+    let reply = browser.get_with(&mut gateway, "/api", "refresh-token", "guessed");
+    assert_eq!(reply.status, 401);
+}

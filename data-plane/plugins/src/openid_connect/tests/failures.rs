@@ -1,0 +1,153 @@
+//! A provider that is down, slow or talks nonsense: a clear answer, quickly, and sessions go on.
+
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway};
+
+#[test]
+fn a_provider_that_is_down_is_a_503_and_sessions_go_on() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    gateway.provider.script.borrow_mut().down = true;
+    gateway.advance(200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(
+        Browser::default().get(&mut gateway, "/api").status,
+        302,
+        "discovery is remembered"
+    );
+}
+
+#[test]
+fn case_67_discovery_that_fails_recovers_without_a_restart() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().down = true;
+    let reply = Browser::default().get(&mut gateway, "/api");
+    assert_eq!(
+        (reply.status, &reply.json()["message"]),
+        (503, &json!("The OpenID provider is unavailable"))
+    );
+    assert!(reply.headers.contains_key("retry-after"));
+    let calls = gateway.provider.calls.borrow().len();
+    for _ in 0..50 {
+        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 503);
+    }
+    assert_eq!(
+        gateway.provider.calls.borrow().len(),
+        calls,
+        "it is left alone for a moment"
+    );
+    gateway.provider.script.borrow_mut().down = false;
+    gateway.advance(6);
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn cached_keys_serve_while_the_provider_is_down() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "cache_ttl": 10 }));
+    let first = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&first).status, 200);
+    gateway.provider.script.borrow_mut().down = true;
+    gateway.advance(100);
+    let second = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&second).status, 200);
+}
+
+#[test]
+fn an_unexpected_redirect_takes_the_place_of_the_503() {
+    let mut gateway = Gateway::new(json!({ "unexpected_redirect_uri": ["https://a/sorry"] }));
+    gateway.provider.script.borrow_mut().down = true;
+    let reply = Browser::default().get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.location()), (302, "https://a/sorry"));
+}
+
+#[test]
+fn discovery_that_cannot_be_right_is_not_used() {
+    let check = |name: &'static str, value: Value| {
+        let mut gateway = Gateway::new(json!({}));
+        gateway.provider.script.borrow_mut().discovery = vec![(name, value.clone())];
+        assert_eq!(
+            Browser::default().get(&mut gateway, "/api").status,
+            503,
+            "{name} {value}"
+        );
+    };
+    check("issuer", json!("https://evil.example"));
+    check("issuer", json!(null));
+    check("issuer", json!(1));
+    check(
+        "authorization_endpoint",
+        json!("http://idp.example/authorize"),
+    );
+    check("authorization_endpoint", json!("javascript:alert(1)"));
+    check("authorization_endpoint", json!(null));
+    check("token_endpoint", json!("file:///etc/passwd"));
+    check("jwks_uri", json!(null));
+    check("jwks_uri", json!("https://idp.example/nowhere"));
+}
+
+#[test]
+fn another_issuer_is_accepted_if_it_is_listed() {
+    let mut gateway = Gateway::new(json!({ "issuers_allowed": ["https://tenant.example"] }));
+    gateway.provider.script.borrow_mut().discovery =
+        vec![("issuer", json!("https://tenant.example"))];
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn a_token_endpoint_that_fails_is_a_503_and_reloading_works() {
+    let check = |answer: (u16, Value)| {
+        let mut gateway = Gateway::new(json!({}));
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/api");
+        let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+        gateway.provider.script.borrow_mut().token_answer = Some(answer.clone());
+        let reply = browser.get(&mut gateway, &back);
+        assert_eq!(
+            (reply.status, reply.sets_session()),
+            (503, false),
+            "{answer:?}"
+        );
+        gateway.provider.script.borrow_mut().token_answer = None;
+        assert_eq!(browser.get(&mut gateway, &back).status, 200, "{answer:?}");
+    };
+    check((500, json!({})));
+    check((200, json!([])));
+    check((200, json!({ "access_token": 1, "token_type": "Bearer" })));
+    check((200, json!({ "access_token": "x", "token_type": "mac" })));
+    check((302, json!({})));
+}
+
+#[test]
+fn a_token_endpoint_that_refuses_is_a_401() {
+    let mut gateway = Gateway::new(json!({ "display_errors": true }));
+    gateway.provider.script.borrow_mut().token_answer = Some((
+        400,
+        json!({ "error": "<script>", "error_description": "secret words" }),
+    ));
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!(reply.status, 401);
+    let body = String::from_utf8(reply.body.to_vec()).unwrap();
+    assert!(
+        !body.contains("script") && !body.contains("words"),
+        "{body}"
+    );
+}
+
+#[test]
+fn a_token_endpoint_that_keeps_failing_is_left_alone() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().token_answer = Some((500, json!({})));
+    for _ in 0..20 {
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
+    }
+    assert!(gateway.provider.called("/token") <= 4);
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let gateway =
+        Gateway::new(json!({ "client_secret": ["canary-1"], "session_secret": "canary-2" }));
+    assert!(!format!("{:?}", gateway.filter).contains("canary"));
+}

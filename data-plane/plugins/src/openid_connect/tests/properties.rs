@@ -1,0 +1,271 @@
+//! What holds for all orders of events and all inputs.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::COOKIE;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::super::config::OpenidConnect;
+use super::super::flow::{Action, Arrival, Callback, Context, Event, Pending, State, step};
+use super::super::provider::Document;
+use super::super::rules::Rules;
+use super::gateway::{Browser, Gateway};
+use super::provider::{ISSUER, Provider, SigningKey};
+use crate::testing::{FakeHost, Request, START};
+
+/// A sign-in that was started, with what the provider would answer to it.
+struct Started {
+    pending: Pending,
+    tokens: super::super::token_endpoint::Tokens,
+}
+
+struct World {
+    rules: Arc<Rules>,
+    document: Document,
+    started: Vec<Started>,
+}
+
+impl World {
+    /// Two sign-ins of the same browser at the same provider.
+    fn new() -> Self {
+        let config =
+            json!({ "issuer": ISSUER, "client_id": ["client"], "client_secret": ["secret"] });
+        let config: OpenidConnect = serde_json::from_value(config).unwrap();
+        let rules = Arc::new(Rules::new(config, Uuid::nil()).unwrap());
+        let provider = Provider::new();
+        let host = FakeHost::default();
+        let network = std::rc::Rc::clone(&provider);
+        host.connect(std::rc::Rc::new(move |request| network.handle(request)));
+        let document = host
+            .run(super::super::provider::document(&rules, &host))
+            .unwrap();
+        let mut world = Self {
+            rules,
+            document: Arc::into_inner(host_copy(&document)).unwrap(),
+            started: Vec::new(),
+        };
+        for number in 0..2 {
+            let arrival = Arrival {
+                state: format!("state-{number}"),
+                nonce: format!("nonce-{number}"),
+                verifier: format!("verifier-{number}"),
+                client: 0,
+                redirect_uri: "https://gateway.example/".to_owned(),
+                target: "https://gateway.example/".to_owned(),
+                query: None,
+                arguments: Vec::new(),
+            };
+            let (state, action) =
+                step(world.context(), State::Idle, Event::Arrived(arrival), START);
+            let (State::Waiting(pending), Action::Redirect(location)) = (state, action) else {
+                panic!("a sign-in begins");
+            };
+            let query = provider.authorize(&location);
+            let code = query.split(['=', '&']).nth(1).unwrap().to_owned();
+            let form = vec![
+                ("grant_type".to_owned(), "authorization_code".to_owned()),
+                ("code".to_owned(), code),
+                ("redirect_uri".to_owned(), pending.redirect_uri.clone()),
+                (
+                    "code_verifier".to_owned(),
+                    pending.verifier.clone().unwrap(),
+                ),
+            ];
+            let tokens = host
+                .run(super::super::token_endpoint::request(
+                    &world.rules,
+                    &document,
+                    0,
+                    &host,
+                    form,
+                ))
+                .unwrap();
+            world.started.push(Started { pending, tokens });
+        }
+        world
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            rules: &self.rules,
+            document: &self.document,
+        }
+    }
+
+    fn event(&self, choice: &Choice) -> Event {
+        match choice {
+            Choice::CalledBack { state, iss } => Event::CalledBack(Callback {
+                state: state.map(|number| format!("state-{number}")),
+                code: Some("code".to_owned()),
+                iss: iss.map(|good| {
+                    if good {
+                        ISSUER.to_owned()
+                    } else {
+                        "https://evil.example".to_owned()
+                    }
+                }),
+                ..Callback::default()
+            }),
+            Choice::TokensReceived(number) => {
+                Event::TokensReceived(Box::new(self.started[*number].tokens.clone()))
+            }
+            Choice::KeysReceived => Event::KeysReceived,
+            Choice::Arrived => Event::Arrived(Arrival {
+                state: "state-9".to_owned(),
+                nonce: "nonce-9".to_owned(),
+                verifier: "verifier-9".to_owned(),
+                client: 0,
+                redirect_uri: "https://gateway.example/".to_owned(),
+                target: "https://gateway.example/".to_owned(),
+                query: None,
+                arguments: Vec::new(),
+            }),
+        }
+    }
+}
+
+/// A document of our own, equal to the one that the node shares.
+fn host_copy(document: &Arc<Document>) -> Arc<Document> {
+    Arc::new(Document {
+        issuer: document.issuer.clone(),
+        authorization_endpoint: document.authorization_endpoint.clone(),
+        token_endpoint: document.token_endpoint.clone(),
+        keys: document.keys.clone(),
+        ..Document::default()
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Choice {
+    Arrived,
+    CalledBack {
+        state: Option<usize>,
+        iss: Option<bool>,
+    },
+    TokensReceived(usize),
+    KeysReceived,
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![
+        1 => Just(Choice::Arrived),
+        4 => (proptest::option::weighted(0.9, 0_usize..2), proptest::option::weighted(0.3, any::<bool>()))
+            .prop_map(|(state, iss)| Choice::CalledBack { state, iss }),
+        4 => (0_usize..2).prop_map(Choice::TokensReceived),
+        1 => Just(Choice::KeysReceived),
+    ]
+}
+
+#[test]
+fn no_order_of_events_signs_in_without_matching_state_nonce_and_verifier() {
+    let world = World::new();
+    let mut signed_in = 0;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = (0_usize..2, proptest::collection::vec(choice(), 1..5));
+    for _ in 0..2000 {
+        let (mine, choices) = strategy.new_tree(&mut runner).unwrap().current();
+        let pending = world.started[mine].pending.clone();
+        let mut state = State::Waiting(pending.clone());
+        let mut matched_state = false;
+        let mut sent_verifier = false;
+        let mut received = None;
+        for choice in choices {
+            if let Choice::CalledBack {
+                state: Some(number),
+                ..
+            } = &choice
+            {
+                matched_state |= *number == mine && matches!(state, State::Waiting(_));
+            }
+            if let (Choice::TokensReceived(number), State::Exchanging(..)) = (&choice, &state) {
+                received = Some(*number);
+            }
+            let (next, action) = step(world.context(), state, world.event(&choice), START);
+            state = next;
+            match action {
+                Action::FetchTokens(form) => {
+                    let verifier = form.iter().find(|(name, _)| name == "code_verifier");
+                    sent_verifier = verifier.map(|(_, value)| value) == pending.verifier.as_ref();
+                }
+                Action::Proceed(_) => {
+                    signed_in += 1;
+                    assert!(matched_state && sent_verifier);
+                    // The tokens of the other sign-in carry the other nonce.
+                    assert_eq!(received, Some(mine));
+                }
+                Action::Deny(_) => assert!(matches!(state, State::Ended)),
+                Action::Redirect(_) | Action::FetchKeys => {}
+            }
+        }
+    }
+    assert!(signed_in > 20, "the right order does sign in: {signed_in}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_mutated_session_cookie_authenticates(position in any::<prop::sample::Index>(), replacement in "[ -:<-~]{0,3}") {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["session", "authorization_code"] }));
+        let mut browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+        let genuine = browser.cookies["session"].clone();
+        let at = position.index(genuine.len());
+        let mut forged = genuine.clone();
+        forged.replace_range(at..=at, &replacement);
+        prop_assume!(forged != genuine);
+        let mut request = Request::get("/api");
+        request.headers.push((COOKIE, HeaderValue::from_str(&format!("session={forged}")).unwrap()));
+        prop_assert_eq!(gateway.send(request).status, 302);
+    }
+
+    #[test]
+    fn no_cookie_header_panics_or_authenticates(cookies in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["session"] }));
+        let mut request = Request::get("/api");
+        let mut value = b"session=".to_vec();
+        value.extend(cookies);
+        if let Ok(value) = HeaderValue::from_bytes(&value) {
+            request.headers.push((COOKIE, value));
+        }
+        prop_assert_eq!(gateway.send(request).status, 401);
+    }
+
+    #[test]
+    fn no_mutated_token_authenticates(position in any::<prop::sample::Index>(), replacement in "[!-~]{0,3}") {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+        let genuine = gateway.provider.access_token(&[]);
+        let at = position.index(genuine.len());
+        let mut forged = genuine.clone();
+        forged.replace_range(at..=at, &replacement);
+        prop_assume!(forged != genuine);
+        prop_assert_eq!(gateway.call(&forged).status, 401, "{}", forged);
+    }
+
+    #[test]
+    fn no_discovery_document_panics(name in "(issuer|jwks_uri|token_endpoint|authorization_endpoint|end_session_endpoint)", value in "\\PC{0,40}") {
+        let mut gateway = Gateway::new(json!({}));
+        let name: &'static str = ["issuer", "jwks_uri", "token_endpoint", "authorization_endpoint", "end_session_endpoint"]
+            .into_iter()
+            .find(|known| *known == name)
+            .unwrap();
+        gateway.provider.script.borrow_mut().discovery = vec![(name, json!(value))];
+        let status = Browser::default().get(&mut gateway, "/api").status;
+        prop_assert!(status == 503 || status == 302, "{}", status);
+    }
+
+    #[test]
+    fn no_jwks_document_panics(member in "(kty|n|e|x|y|crv|kid|alg|use)", value in "\\PC{0,40}") {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+        let mut key = SigningKey::es256("one");
+        key.jwk[member] = json!(value);
+        *gateway.provider.keys.borrow_mut() = vec![key];
+        let token = gateway.provider.access_token(&[]);
+        let status = gateway.call(&token).status;
+        prop_assert!(matches!(status, 200 | 401 | 503), "{}", status);
+    }
+}

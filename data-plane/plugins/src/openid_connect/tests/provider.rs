@@ -1,0 +1,312 @@
+//! An OpenID provider without a network: it checks what a provider checks, and misbehaves on request.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{Request, Response};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::super::rules::sha256;
+use crate::host::FetchError;
+use crate::testing::START;
+
+pub(super) const ISSUER: &str = "https://idp.example";
+
+/// A signing key and its public form.
+#[derive(Clone)]
+pub(super) struct SigningKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: EncodingKey,
+    pub(super) jwk: Value,
+}
+
+impl SigningKey {
+    pub(super) fn es256(kid: &str) -> Self {
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .unwrap();
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref()).unwrap();
+        let public = pair.public_key().as_ref().to_vec();
+        let jwk = json!({
+            "kty": "EC", "crv": "P-256", "kid": kid, "use": "sig", "alg": "ES256",
+            "x": URL_SAFE_NO_PAD.encode(&public[1..33]), "y": URL_SAFE_NO_PAD.encode(&public[33..]),
+        });
+        Self {
+            algorithm: Algorithm::ES256,
+            key: EncodingKey::from_ec_der(pkcs8.as_ref()),
+            jwk,
+        }
+    }
+
+    pub(super) fn rs256(kid: &str) -> Self {
+        let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        // RSAPublicKey of PKCS #1: a sequence of the modulus and the exponent 65537.
+        let public = pair.public_key().as_ref().to_vec();
+        let jwk = json!({
+            "kty": "RSA", "kid": kid, "use": "sig",
+            "n": URL_SAFE_NO_PAD.encode(&public[9..265]), "e": "AQAB",
+        });
+        let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        Self {
+            algorithm: Algorithm::RS256,
+            key: EncodingKey::from_rsa_der(&pkcs1(pkcs8.as_ref())),
+            jwk,
+        }
+    }
+
+    pub(super) fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(self.algorithm);
+        header.kid = self.jwk["kid"].as_str().map(str::to_owned);
+        jsonwebtoken::encode(&header, claims, &self.key).unwrap()
+    }
+}
+
+/// The `RSAPrivateKey` inside of PKCS #8: the octet string after version and algorithm.
+fn pkcs1(pkcs8: &[u8]) -> Vec<u8> {
+    pkcs8[26..].to_vec()
+}
+
+/// What the provider does out of line.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a misbehaviour of its own"
+)]
+pub(super) struct Script {
+    /// Nothing answers.
+    pub(super) down: bool,
+    /// The token endpoint answers this.
+    pub(super) token_answer: Option<(u16, Value)>,
+    /// Changes to the discovery document.
+    pub(super) discovery: Vec<(&'static str, Value)>,
+    /// Changes to the claims of ID tokens; `null` removes one.
+    pub(super) id_claims: Vec<(&'static str, Value)>,
+    /// Changes to the claims of access tokens; `null` removes one.
+    pub(super) access_claims: Vec<(&'static str, Value)>,
+    /// Access tokens are no JWTs.
+    pub(super) opaque: bool,
+    /// No refresh tokens are given out.
+    pub(super) no_refresh_token: bool,
+    /// The key that signs, if it is not the published one.
+    pub(super) signs_with: Option<SigningKey>,
+    /// ID tokens are not given out.
+    pub(super) no_id_token: bool,
+}
+
+/// What the provider remembers of an authorization request.
+struct Grant {
+    nonce: Option<String>,
+    challenge: Option<String>,
+    redirect_uri: String,
+}
+
+pub(super) struct Provider {
+    pub(super) script: RefCell<Script>,
+    pub(super) keys: RefCell<Vec<SigningKey>>,
+    /// Paths that were asked for, in order.
+    pub(super) calls: RefCell<Vec<String>>,
+    /// Forms that were posted, in order.
+    pub(super) forms: RefCell<Vec<(String, HashMap<String, String>)>>,
+    grants: RefCell<HashMap<String, Grant>>,
+    refresh_token: RefCell<String>,
+    issued: RefCell<u32>,
+    /// Seconds since the start, for the times in tokens.
+    pub(super) clock: RefCell<u64>,
+}
+
+impl Provider {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            script: RefCell::default(),
+            keys: RefCell::new(vec![SigningKey::es256("one")]),
+            calls: RefCell::default(),
+            forms: RefCell::default(),
+            grants: RefCell::default(),
+            refresh_token: RefCell::default(),
+            issued: RefCell::default(),
+            clock: RefCell::default(),
+        })
+    }
+
+    /// How often `path` was asked for.
+    pub(super) fn called(&self, path: &str) -> usize {
+        self.calls
+            .borrow()
+            .iter()
+            .filter(|called| *called == path)
+            .count()
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        START.as_secs() + *self.clock.borrow()
+    }
+
+    /// Lets the user sign in who was sent to `location`, and answers the query of the way back.
+    pub(super) fn authorize(&self, location: &str) -> String {
+        let url = Url::parse(location).unwrap();
+        let arguments: HashMap<_, _> = url.query_pairs().into_owned().collect();
+        let code = format!("code-{}", self.grants.borrow().len());
+        self.grants.borrow_mut().insert(
+            code.clone(),
+            Grant {
+                nonce: arguments.get("nonce").cloned(),
+                challenge: arguments.get("code_challenge").cloned(),
+                redirect_uri: arguments["redirect_uri"].clone(),
+            },
+        );
+        format!("code={code}&state={}", arguments["state"])
+    }
+
+    /// A token with the claims that access tokens have, changed by `changes`; `null` removes a claim.
+    pub(super) fn access_token(&self, changes: &[(&'static str, Value)]) -> String {
+        let mut claims = json!({
+            "iss": ISSUER, "sub": "user-1", "aud": "api", "exp": self.now() + 300, "iat": self.now(),
+            "scope": "openid email profile", "preferred_username": "john", "tenant": "t1",
+            "groups": ["employee", "marketing"], "serial": *self.issued.borrow(),
+        });
+        change(&mut claims, changes);
+        self.signing_key().sign(&claims)
+    }
+
+    fn signing_key(&self) -> SigningKey {
+        let script = self.script.borrow();
+        script
+            .signs_with
+            .clone()
+            .unwrap_or_else(|| self.keys.borrow()[0].clone())
+    }
+
+    fn id_token(&self, nonce: Option<&str>, access_token: &str) -> String {
+        let hash = sha256(access_token.as_bytes());
+        let mut claims = json!({
+            "iss": ISSUER, "sub": "user-1", "aud": "client", "exp": self.now() + 300,
+            "iat": self.now(), "auth_time": START.as_secs(), "email": "john@example.com",
+            "at_hash": URL_SAFE_NO_PAD.encode(&hash[..16]),
+        });
+        if let Some(nonce) = nonce {
+            claims["nonce"] = nonce.into();
+        }
+        change(&mut claims, &self.script.borrow().id_claims);
+        self.signing_key().sign(&claims)
+    }
+
+    /// Answers a request of the gateway.
+    pub(super) fn handle(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
+        let path = request.uri().path().to_owned();
+        self.calls.borrow_mut().push(path.clone());
+        if self.script.borrow().down {
+            return Err(FetchError::Connect {
+                authority: "idp.example:443".to_owned(),
+                reason: "connection refused".to_owned(),
+            });
+        }
+        let (status, body) = match path.as_str() {
+            "/.well-known/openid-configuration" => (200, self.discovery()),
+            "/jwks" => {
+                let keys: Vec<_> = self
+                    .keys
+                    .borrow()
+                    .iter()
+                    .map(|key| key.jwk.clone())
+                    .collect();
+                (200, json!({ "keys": keys }))
+            }
+            "/token" => self.token(request),
+            "/revoke" => {
+                self.keep_form(request);
+                (200, json!({}))
+            }
+            _ => (404, json!({})),
+        };
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+        Ok(response)
+    }
+
+    fn discovery(&self) -> Value {
+        let mut document = json!({
+            "issuer": ISSUER,
+            "authorization_endpoint": format!("{ISSUER}/authorize?tenant=a"),
+            "token_endpoint": format!("{ISSUER}/token"),
+            "jwks_uri": format!("{ISSUER}/jwks"),
+            "end_session_endpoint": format!("{ISSUER}/logout"),
+            "revocation_endpoint": format!("{ISSUER}/revoke"),
+            "code_challenge_methods_supported": ["S256"],
+        });
+        change(&mut document, &self.script.borrow().discovery);
+        document
+    }
+
+    fn keep_form(&self, request: &Request<Bytes>) -> HashMap<String, String> {
+        let form: HashMap<_, _> = form_urlencoded::parse(request.body())
+            .into_owned()
+            .collect();
+        let path = request.uri().path().to_owned();
+        self.forms.borrow_mut().push((path, form.clone()));
+        form
+    }
+
+    fn token(&self, request: &Request<Bytes>) -> (u16, Value) {
+        let form = self.keep_form(request);
+        if let Some(answer) = self.script.borrow().token_answer.clone() {
+            return answer;
+        }
+        let refused = |error: &str| (400, json!({ "error": error }));
+        let nonce = match form["grant_type"].as_str() {
+            "authorization_code" => {
+                let Some(grant) = self.grants.borrow_mut().remove(&form["code"]) else {
+                    return refused("invalid_grant");
+                };
+                let verifier = form.get("code_verifier");
+                let challenge =
+                    verifier.map(|verifier| URL_SAFE_NO_PAD.encode(sha256(verifier.as_bytes())));
+                if challenge != grant.challenge || form["redirect_uri"] != grant.redirect_uri {
+                    return refused("invalid_grant");
+                }
+                grant.nonce
+            }
+            "refresh_token" if form["refresh_token"] == *self.refresh_token.borrow() => None,
+            _ => return refused("invalid_grant"),
+        };
+        *self.issued.borrow_mut() += 1;
+        let access_token = if self.script.borrow().opaque {
+            "opaque".to_owned()
+        } else {
+            self.access_token(&self.script.borrow().access_claims)
+        };
+        let mut answer =
+            json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": 300 });
+        if !self.script.borrow().no_id_token {
+            answer["id_token"] = self.id_token(nonce.as_deref(), &access_token).into();
+        }
+        if !self.script.borrow().no_refresh_token {
+            // Each refresh token serves once.
+            let token = format!("refresh-{}", self.issued.borrow());
+            self.refresh_token.borrow_mut().clone_from(&token);
+            answer["refresh_token"] = token.into();
+        }
+        (200, answer)
+    }
+}
+
+fn change(value: &mut Value, changes: &[(&'static str, Value)]) {
+    let members = value.as_object_mut().unwrap();
+    for (name, value) in changes {
+        if value.is_null() {
+            members.remove(*name);
+        } else {
+            members.insert((*name).to_owned(), value.clone());
+        }
+    }
+}

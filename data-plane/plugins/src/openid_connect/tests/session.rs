@@ -1,0 +1,403 @@
+//! Sessions: lifetimes, cookies, refresh.
+
+use futures::future::join_all;
+use http::HeaderValue;
+use http::header::COOKIE;
+use serde_json::json;
+
+use super::gateway::{Browser, Gateway};
+use crate::filter::Filter;
+use crate::session_keys::KeyRing;
+use crate::testing::{Request, key_ring, session_key};
+
+fn signed_in(config: serde_json::Value) -> (Gateway, Browser) {
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    (gateway, browser)
+}
+
+#[test]
+fn case_8_a_session_ends_with_its_lifetime() {
+    let (mut gateway, mut browser) =
+        signed_in(json!({ "session_cookie_lifetime": 3, "session_cookie_renew": 0 }));
+    gateway.advance(2);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(2);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn case_9_without_the_code_flow_an_ended_session_is_401() {
+    let (mut gateway, mut browser) = signed_in(json!({ "session_cookie_lifetime": 3 }));
+    gateway.filter = super::gateway::compile(
+        &json!({ "session_cookie_lifetime": 3, "auth_methods": ["session", "bearer"] }),
+        7,
+    );
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(4);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn case_10_a_session_in_use_lives_and_an_idle_one_ends() {
+    let (mut gateway, mut browser) = signed_in(json!({ "session_cookie_idletime": 2 }));
+    for _ in 0..10 {
+        gateway.advance(1);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    }
+    gateway.advance(3);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn case_11_a_session_is_renewed_when_little_of_it_is_left() {
+    let (mut gateway, mut browser) =
+        signed_in(json!({ "session_cookie_lifetime": 10, "session_cookie_renew": 8 }));
+    gateway.advance(3);
+    assert!(browser.get(&mut gateway, "/api").sets_session());
+    gateway.advance(9);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn no_use_carries_a_session_over_its_absolute_end() {
+    let (mut gateway, mut browser) = signed_in(json!({
+        "session_absolute_timeout": 20, "session_rolling_timeout": 8, "session_idling_timeout": 5,
+    }));
+    for _ in 0..19 {
+        gateway.advance(1);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    }
+    gateway.advance(1);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn a_clock_that_goes_back_ends_nothing_and_extends_nothing() {
+    let (mut gateway, mut browser) = signed_in(json!({ "session_rolling_timeout": 10 }));
+    gateway
+        .host
+        .set_clock(shared::clock::UnixTime::from_secs(1_799_999_000));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway
+        .host
+        .set_clock(shared::clock::UnixTime::from_secs(1_800_000_010));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn case_42_a_session_wins_over_a_bearer_token() {
+    let (mut gateway, mut browser) = signed_in(json!({}));
+    let reply = browser.get_with(&mut gateway, "/api", "authorization", "Bearer rubbish");
+    assert_eq!(reply.status, 200);
+    assert_ne!(reply.seen("authorization"), Some("Bearer rubbish"));
+}
+
+#[test]
+fn case_44_an_expired_token_is_refreshed_silently() {
+    let (mut gateway, mut browser) = signed_in(json!({ "upstream_id_token_header": "x-id-token" }));
+    let before = browser.get(&mut gateway, "/api");
+    gateway.provider.script.borrow_mut().no_id_token = true;
+    gateway.advance(300);
+    let after = browser.get(&mut gateway, "/api");
+    assert_eq!(after.status, 200);
+    assert!(after.sets_session());
+    assert_ne!(after.seen("authorization"), before.seen("authorization"));
+    assert_eq!(
+        after.seen("x-id-token"),
+        before.seen("x-id-token"),
+        "the ID token is kept"
+    );
+    gateway.advance(300);
+    assert_eq!(
+        browser.get(&mut gateway, "/api").status,
+        200,
+        "the rotated refresh token serves"
+    );
+}
+
+#[test]
+fn case_44_a_refused_refresh_is_401_and_ends_the_session() {
+    for (destroy, ends) in [(true, true), (false, false)] {
+        let (mut gateway, mut browser) =
+            signed_in(json!({ "unauthorized_destroy_session": destroy }));
+        gateway.provider.script.borrow_mut().token_answer =
+            Some((400, json!({ "error": "invalid_grant" })));
+        gateway.advance(300);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (401, ends));
+        assert!(reply.challenge().contains("error=\"invalid_token\""));
+    }
+}
+
+#[test]
+fn a_refresh_that_brings_another_user_is_refused() {
+    let (mut gateway, mut browser) = signed_in(json!({}));
+    gateway.provider.script.borrow_mut().id_claims = vec![("sub", json!("user-2"))];
+    gateway.advance(300);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn a_provider_that_is_away_ends_no_session() {
+    let (mut gateway, mut browser) = signed_in(json!({ "leeway": 60 }));
+    gateway.provider.script.borrow_mut().down = true;
+    gateway.advance(250);
+    assert_eq!(
+        browser.get(&mut gateway, "/api").status,
+        200,
+        "the token still lives"
+    );
+    gateway.advance(60);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (503, false));
+    gateway.provider.script.borrow_mut().down = false;
+    gateway.advance(10);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn an_expired_token_without_a_refresh_token_is_401_once() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().no_refresh_token = true;
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    gateway.advance(300);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+/// Sends `count` requests at the same time, all with the browser's cookies.
+fn at_once(gateway: &Gateway, browser: &Browser, count: usize) -> Vec<bool> {
+    let cookies: Vec<_> = browser
+        .cookies
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let cookies = HeaderValue::from_str(&cookies.join("; ")).unwrap();
+    let run = |_| async {
+        let mut request = Request::get("/api");
+        request.headers.push((COOKIE, cookies.clone()));
+        let (head, ()) = http::Request::get("/api")
+            .header(COOKIE, &cookies)
+            .body(())
+            .unwrap()
+            .into_parts();
+        let environment = crate::environment::Environment {
+            session_keys: key_ring(),
+            ..Default::default()
+        };
+        let mut body = Nothing;
+        let mut exchange = crate::exchange::Exchange {
+            path: "/api".to_owned(),
+            request: head,
+            client: crate::exchange::Client {
+                address: [127, 0, 0, 1].into(),
+                https: false,
+                authority: "gateway.example".to_owned(),
+            },
+            identity: crate::exchange::Identity::default(),
+            response_headers: Vec::new(),
+            body: &mut body,
+            environment: &environment,
+            request_id: String::new(),
+        };
+        matches!(
+            gateway
+                .filter
+                .on_request(&mut exchange, &gateway.host)
+                .await,
+            crate::filter::Flow::Continue
+        )
+    };
+    gateway.host.run(join_all((0..count).map(run)))
+}
+
+struct Nothing;
+
+impl crate::exchange::BodySource for Nothing {
+    fn read(
+        &mut self,
+        _: usize,
+    ) -> futures::future::LocalBoxFuture<'_, Result<bytes::Bytes, crate::exchange::BodyError>> {
+        Box::pin(std::future::ready(Ok(bytes::Bytes::new())))
+    }
+}
+
+#[test]
+fn two_hundred_requests_at_once_make_one_refresh_and_all_succeed() {
+    let (gateway, browser) = signed_in(json!({}));
+    gateway.advance(300);
+    let served = at_once(&gateway, &browser, 200);
+    assert!(served.into_iter().all(|served| served));
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
+fn a_late_request_with_the_old_cookie_gets_the_refreshed_tokens() {
+    let (mut gateway, mut browser) = signed_in(json!({}));
+    let mut late = browser.clone();
+    gateway.advance(300);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(20);
+    assert_eq!(late.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
+fn a_client_that_goes_away_does_not_lose_a_rotated_refresh_token() {
+    let (mut gateway, mut browser) = signed_in(json!({}));
+    gateway.advance(300);
+    let cookies: Vec<_> = browser
+        .cookies
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let mut request = Request::get("/api");
+    request
+        .headers
+        .push((COOKIE, HeaderValue::from_str(&cookies.join("; ")).unwrap()));
+    request.with_exchange(|exchange| {
+        let (filter, host) = (&gateway.filter, &gateway.host);
+        // The request is polled once and dropped, as when its connection breaks.
+        let once = async { _ = futures::poll!(Box::pin(filter.on_request(exchange, host))) };
+        host.run(once);
+    });
+    assert_eq!(
+        gateway.provider.called("/token"),
+        2,
+        "the refresh ran to its end"
+    );
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
+fn case_60_large_sessions_come_in_chunks_and_shrink_again() {
+    let mut gateway = Gateway::new(json!({}));
+    // Random text does not compress.
+    let noise: String = (0_u64..300)
+        .map(|n| blake3::hash(&n.to_be_bytes()).to_hex().to_string())
+        .collect();
+    gateway.provider.script.borrow_mut().access_claims = vec![("noise", json!(noise[..6000]))];
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    assert!(
+        browser.cookies.contains_key("session2"),
+        "{:?}",
+        browser.cookies.keys()
+    );
+    assert!(
+        reply
+            .set_cookies()
+            .iter()
+            .all(|cookie| cookie.len() <= 4096)
+    );
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    let mut broken = browser.clone();
+    broken.cookies.remove("session2");
+    assert_eq!(broken.get(&mut gateway, "/api").status, 302);
+    let mut swapped = browser.clone();
+    let (one, two) = (
+        browser.cookies["session"].clone(),
+        browser.cookies["session2"].clone(),
+    );
+    swapped.cookies.insert("session".to_owned(), two);
+    swapped.cookies.insert("session2".to_owned(), one);
+    assert_eq!(swapped.get(&mut gateway, "/api").status, 302);
+    gateway.provider.script.borrow_mut().access_claims = Vec::new();
+    gateway.advance(300);
+    let smaller = browser.get(&mut gateway, "/api");
+    assert!(
+        smaller
+            .set_cookies()
+            .iter()
+            .any(|cookie| cookie.starts_with("session2=;"))
+    );
+    assert!(!browser.cookies.contains_key("session2"));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn a_session_that_fits_no_cookie_is_an_explained_failure() {
+    let mut gateway = Gateway::new(json!({ "display_errors": true }));
+    let noise: String = (0_u64..900)
+        .map(|n| blake3::hash(&n.to_be_bytes()).to_hex().to_string())
+        .collect();
+    gateway.provider.script.borrow_mut().access_claims = vec![("noise", json!(noise[..45_000]))];
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (500, false));
+    assert!(
+        reply.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("too large")
+    );
+}
+
+#[test]
+fn planted_cookies_of_the_same_name_do_not_log_out() {
+    let (mut gateway, browser) = signed_in(json!({}));
+    let mut request = Request::get("/api");
+    let cookies = format!(
+        "session=planted; session={}; a=b",
+        browser.cookies["session"]
+    );
+    request
+        .headers
+        .push((COOKIE, HeaderValue::from_str(&cookies).unwrap()));
+    let reply = gateway.send(request);
+    assert_eq!((reply.status, reply.seen("cookie")), (200, Some("a=b")));
+}
+
+#[test]
+fn a_rotated_key_logs_nobody_out_and_a_burned_one_logs_out_at_once() {
+    let (mut gateway, mut browser) = signed_in(json!({}));
+    let mut newer = session_key(2);
+    newer.activate_at = 1;
+    gateway.environment.session_keys = KeyRing {
+        keys: vec![newer.clone(), session_key(1)],
+    };
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.environment.session_keys = KeyRing { keys: vec![newer] };
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!(reply.status, 302);
+    assert!(
+        !reply.ends_session(),
+        "the cookie of an unknown key is left alone"
+    );
+}
+
+#[test]
+fn without_a_session_key_a_sign_in_waits() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.environment.session_keys = KeyRing::default();
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 503);
+}
+
+#[test]
+fn case_70_two_plugins_share_a_session_if_they_share_a_secret() {
+    for (secret, status) in [(json!("s3cret"), 200), (json!(null), 302)] {
+        let config = json!({ "session_secret": secret });
+        let (mut gateway, mut browser) = signed_in(config.clone());
+        gateway.filter = super::gateway::compile(&config, 8);
+        assert_eq!(browser.get(&mut gateway, "/api").status, status);
+    }
+}
+
+#[test]
+fn an_upstream_may_not_set_our_cookies() {
+    let gateway = Gateway::new(json!({}));
+    for (name, ours) in [
+        ("session", true),
+        ("session2", true),
+        ("authorization", true),
+        ("authorization_0123456789abcdef", true),
+        ("sessionid", false),
+        ("theme", false),
+    ] {
+        assert_eq!(gateway.filter.owns_cookie(name), ours, "{name}");
+    }
+}
