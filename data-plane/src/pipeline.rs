@@ -66,16 +66,7 @@ pub(crate) async fn handle(
     let mut response = match answer(&core, &peer, parts, body, &request_id, start, &mut trace).await
     {
         Ok(response) => response,
-        Err(error) => {
-            if let GatewayError::Upstream(error) = &error {
-                tracing::warn!(
-                    request_id,
-                    error = chain(error),
-                    "the upstream gave no answer"
-                );
-            }
-            own(error.response(&request_id), start)
-        }
+        Err(error) => refuse(&error, &request_id, start),
     };
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -182,7 +173,6 @@ async fn answer(
         response_headers,
         ..
     } = exchange;
-    let service = route.service.as_ref().ok_or(GatewayError::NoService)?;
     let inbound = Inbound {
         parts: request,
         path,
@@ -192,18 +182,19 @@ async fn answer(
         upgrade,
         on_upgrade,
     };
-    let mut response = proxy(
-        core,
-        peer,
-        route,
-        service,
-        found,
-        inbound,
-        body.whole(),
-        request_id,
-        start,
-    )
-    .await?;
+    let outcome = match &route.service {
+        Some(service) => {
+            let body = body.whole();
+            proxy(
+                core, peer, route, service, found, inbound, body, request_id, start,
+            )
+            .await
+        }
+        None => Err(GatewayError::NoService),
+    };
+    // What filters tell the client, such as a session that has just begun, it hears even if the
+    // upstream fails.
+    let mut response = outcome.unwrap_or_else(|error| refuse(&error, request_id, start));
     add(&mut response, response_headers);
     Ok(response)
 }
@@ -324,6 +315,18 @@ fn append_via(headers: &mut http::HeaderMap, version: Version) {
     if let Ok(value) = HeaderValue::from_str(&value) {
         headers.insert(header::VIA, value);
     }
+}
+
+/// The answer to a request that cannot be served.
+fn refuse(error: &GatewayError, request_id: &str, start: Instant) -> Response<ResponseBody> {
+    if let GatewayError::Upstream(error) = error {
+        tracing::warn!(
+            request_id,
+            error = chain(error),
+            "the upstream gave no answer"
+        );
+    }
+    own(error.response(request_id), start)
 }
 
 /// What the gateway answers by itself says so.
