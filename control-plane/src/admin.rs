@@ -16,11 +16,13 @@ mod schemas;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use shared::clock::{UnixTime, monotonic};
@@ -88,10 +90,7 @@ impl Answer {
 async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let started = monotonic();
     let head = request.method() == Method::HEAD;
-    let answer = match admin.answer(request).await {
-        Ok(answer) => answer,
-        Err(refusal) => refusal.answer(),
-    };
+    let answer = guard(admin.answer(request)).await;
     let text = answer.body.map(|body| body.to_string()).unwrap_or_default();
     let length = text.len();
     let mut response = Response::new(if head { String::new() } else { text }.into());
@@ -116,6 +115,17 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         }
     }
     response
+}
+
+/// Waits for an answer. A panic is a bug of ours: the caller learns so, and the listener serves on.
+async fn guard(answering: impl Future<Output = Result<Answer, Refusal>>) -> Answer {
+    let caught = AssertUnwindSafe(answering).catch_unwind().await;
+    caught
+        .unwrap_or_else(|_| {
+            tracing::error!("answering an admin request panicked");
+            Err(Refusal::Unexpected)
+        })
+        .unwrap_or_else(Refusal::answer)
 }
 
 impl Admin {

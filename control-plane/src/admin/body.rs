@@ -85,3 +85,32 @@ async fn multipart(kind: &str, bytes: Bytes) -> Result<Vec<(String, String)>, Re
     }
     Ok(pairs)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_body_breaks_the_decoder(
+            kind in prop::sample::select(vec![
+                "", "text/plain", "application/json", "application/x-www-form-urlencoded",
+                "multipart/form-data", "multipart/form-data; boundary=b",
+            ]),
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+            framed in any::<bool>(),
+        ) {
+            let mut bytes = noise;
+            if framed {
+                let head = b"--b\r\nContent-Disposition: form-data; name=\"a.b[1]\"\r\n\r\n";
+                bytes.splice(0..0, head.iter().copied());
+                bytes.extend_from_slice(b"\r\n--b--\r\n");
+            }
+            let decoded = decode(kind, bytes.into()).now_or_never();
+            prop_assert!(decoded.is_some(), "decoding waited for more than the body");
+        }
+    }
+}

@@ -440,3 +440,10 @@ async fn another_sites_page_cannot_write() {
     assert_eq!(api.0.clone().oneshot(request).await.unwrap().status(), 403);
     assert_eq!(api.get("/services").await.1["data"], json!([]));
 }
+
+#[tokio::test]
+async fn a_panic_is_answered_like_any_other_fault() {
+    let answer = guard(async { panic!("a bug") }).await;
+    let expected = json!({ "message": "An unexpected error occurred" });
+    assert_eq!((answer.status.as_u16(), answer.body), (500, Some(expected)));
+}

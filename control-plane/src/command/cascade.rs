@@ -1,5 +1,7 @@
 //! What a deletion takes along, or what prevents it.
 
+use std::collections::HashSet;
+
 use shared::entity::{OnDelete, definition};
 use shared::snapshot::Key;
 
@@ -9,11 +11,12 @@ use crate::config::Config;
 /// `key` and everything that depends on it, each once.
 pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> {
     let mut removes = vec![key];
+    let mut seen = HashSet::from([key]);
     let mut next = 0;
     while let Some(parent) = removes.get(next).copied() {
         next += 1;
         for child in config.referrers(parent) {
-            if removes.contains(&child) {
+            if !seen.insert(child) {
                 continue;
             }
             let on_delete = definition(child.kind).map(|entity| entity.on_delete);
