@@ -247,7 +247,7 @@ impl Admin {
                     _ => (
                         entity,
                         Action::Delete(selector),
-                        None,
+                        parent,
                         StatusCode::NO_CONTENT,
                     ),
                 }

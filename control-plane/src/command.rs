@@ -181,6 +181,17 @@ pub fn decide(
             fields.insert("id".to_owned(), key.id.to_string().into());
             store(config, entity, key, fields)
         }
+        Action::Delete(selector) if !command.parents.is_empty() => {
+            let key = existing(config, entity, selector, &command.parents)?;
+            let removes = cascade::removal(config, key)?;
+            Ok(Decision {
+                change: Change {
+                    puts: Vec::new(),
+                    removes,
+                },
+                record: None,
+            })
+        }
         Action::Delete(selector) => match find(config, entity, selector)? {
             None => Ok(Decision {
                 change: Change::default(),

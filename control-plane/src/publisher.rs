@@ -94,11 +94,11 @@ impl Publisher {
 
     /// Carries `command` out. Blocks on the store: not for an asynchronous thread.
     pub fn execute(&self, command: &Command, now: UnixTime) -> Result<Outcome, ExecuteError> {
-        let mut journal = self
-            .inner
-            .journal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        // After a panic in the middle of a commit nobody knows what is durable.
+        let Ok(mut journal) = self.inner.journal.lock() else {
+            let reason = "read-only until the next start: a commit was cut short";
+            return Err(JournalFault(reason.to_owned()).into());
+        };
         let config = self.config();
         let context = Context {
             now: now.as_secs(),

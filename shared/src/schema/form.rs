@@ -102,8 +102,11 @@ fn insert(target: &mut Value, steps: &[Step], text: Value) {
             } else {
                 list.len()
             };
-            if list.len() <= at {
-                list.resize(at + 1, Value::Null);
+            // Indices are consecutive: one that leaves a gap counts as the next, so that no key makes
+            // a list longer than the form.
+            let at = at.min(list.len());
+            if list.len() == at {
+                list.push(Value::Null);
             }
             if let Some(element) = list.get_mut(at) {
                 insert(element, rest, text);

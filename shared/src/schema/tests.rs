@@ -107,6 +107,7 @@ fn form_keys_expand() {
             json!({ "s": [{ "ip": "i", "port": "p" }] }),
         ),
         (&[("a.b[]", "200")], json!({ "a": { "b": ["200"] } })),
+        (&[("k[1000][1000]", "v")], json!({ "k": [["v"]] })),
         (&[(".a", "v")], json!({ ".a": "v" })),
     ] {
         assert_eq!(Value::Object(expand(pairs(form))), expected);
