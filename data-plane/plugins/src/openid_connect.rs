@@ -159,9 +159,11 @@ async fn authenticate(
                 let state = pending.state.clone();
                 let result = sign_in::finish(rules, exchange, host, pending, callback).await;
                 sign_in::forget(rules, exchange, &state, result.as_ref().err());
-                return sign_in::complete(rules, exchange, host, jar, &result?);
+                return result
+                    .and_then(|signed_in| sign_in::complete(rules, exchange, host, jar, &signed_in))
+                    .map_err(Failure::concluded);
             }
-            Err(failure) if open.is_none() => return Err(failure),
+            Err(failure) if open.is_none() => return Err(failure.concluded()),
             Ok(None) | Err(_) => {}
         }
     }
@@ -181,7 +183,8 @@ async fn authenticate(
         return use_refresh_token(rules, exchange, host, jar, &found).await;
     }
     if rules.methods.authorization_code {
-        return sign_in::start(rules, exchange, host, jar).await;
+        let started = sign_in::start(rules, exchange, host, jar).await;
+        return started.map_err(Failure::concluded);
     }
     Err(Failure::unauthenticated("no credential was found"))
 }
@@ -313,7 +316,10 @@ fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failu
     if failure.destroys_session(rules) {
         opened::destroy(rules, exchange, jar);
     }
-    if failure.class == Class::Unauthorized && rules.config.access.anonymous.is_some() {
+    if failure.class == Class::Unauthorized
+        && !failure.conclusive
+        && rules.config.access.anonymous.is_some()
+    {
         match principal::admit_anonymous(rules, exchange) {
             Ok(()) => return Flow::Continue,
             Err(missing) => failure = missing,

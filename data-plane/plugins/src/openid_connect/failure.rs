@@ -37,6 +37,9 @@ pub(super) struct Failure {
     pub(super) detail: Cow<'static, str>,
     /// `error` of RFC 6750 §3.1. None if no credential was sent.
     pub(super) error: Option<&'static str>,
+    /// Whether the anonymous consumer does not stand in: a user who means to sign in is told that it
+    /// failed.
+    pub(super) conclusive: bool,
 }
 
 impl Failure {
@@ -47,6 +50,7 @@ impl Failure {
             code: "no_credential",
             detail: detail.into(),
             error: None,
+            conclusive: false,
         }
     }
 
@@ -57,6 +61,7 @@ impl Failure {
             code,
             detail: detail.into(),
             error: Some("invalid_token"),
+            conclusive: false,
         }
     }
 
@@ -67,6 +72,7 @@ impl Failure {
             code,
             detail: detail.into(),
             error: Some("insufficient_scope"),
+            conclusive: false,
         }
     }
 
@@ -77,6 +83,7 @@ impl Failure {
             code,
             detail: detail.into(),
             error: None,
+            conclusive: false,
         }
     }
 
@@ -87,6 +94,7 @@ impl Failure {
             code,
             detail: detail.into(),
             error: None,
+            conclusive: false,
         }
     }
 
@@ -97,6 +105,15 @@ impl Failure {
             code,
             detail: detail.into(),
             error: Some("invalid_request"),
+            conclusive: false,
+        }
+    }
+
+    /// This failure, with no anonymous consumer to stand in.
+    pub(super) fn concluded(self) -> Self {
+        Self {
+            conclusive: true,
+            ..self
         }
     }
 

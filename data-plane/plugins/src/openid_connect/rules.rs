@@ -79,7 +79,7 @@ impl Rules {
         checks::urls(&config, &mut errors);
         checks::sign_in(&config, methods, &mut errors);
         checks::cookies(&config, &mut errors);
-        checks::clients(&config, methods, &mut errors);
+        checks::clients(&config, &mut errors);
         let issuer = issuer(&config.provider.issuer);
         let discovery_headers = pairs(
             config.provider.discovery_headers_names.as_deref(),

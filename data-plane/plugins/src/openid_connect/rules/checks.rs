@@ -41,7 +41,8 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
         bearer: has(AuthMethod::Bearer),
         refresh_token: has(AuthMethod::RefreshToken)
             && config.credentials.refresh_token_param_name.is_some(),
-        authorization_code: has(AuthMethod::AuthorizationCode),
+        // Nobody signs in without a client; a resource server for bearer tokens needs none.
+        authorization_code: has(AuthMethod::AuthorizationCode) && has_client(config),
     }
 }
 
@@ -281,15 +282,10 @@ pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
     }
 }
 
-pub(super) fn clients(config: &OpenidConnect, methods: Methods, errors: &mut FieldErrors) {
-    let named = config
-        .client
-        .client_id
-        .iter()
-        .flatten()
-        .any(|id| !id.is_empty());
+pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
     let default_methods = config.credentials.auth_methods == config::default_auth_methods();
-    if methods.authorization_code && !named && !default_methods {
+    let listed = &config.credentials.auth_methods;
+    if listed.contains(&AuthMethod::AuthorizationCode) && !has_client(config) && !default_methods {
         errors.add(
             &["client_id"],
             "required when auth_methods has authorization_code",
@@ -325,4 +321,9 @@ pub(super) fn clients(config: &OpenidConnect, methods: Methods, errors: &mut Fie
             );
         }
     }
+}
+
+fn has_client(config: &OpenidConnect) -> bool {
+    let ids = config.client.client_id.as_deref().unwrap_or_default();
+    ids.iter().any(|id| !id.is_empty())
 }

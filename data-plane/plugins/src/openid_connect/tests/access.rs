@@ -335,3 +335,19 @@ fn a_forged_access_token_at_sign_in_is_refused_unless_its_signature_is_ignored()
         );
     }
 }
+
+#[test]
+fn anonymous_does_not_hide_a_sign_in_that_failed() {
+    let mut gateway = Gateway::new(json!({ "anonymous": "guest" }));
+    gateway.add_consumer(&consumer("guest", None));
+    gateway.provider.script.borrow_mut().id_claims = vec![("aud", json!("other"))];
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn without_a_client_nobody_is_sent_to_the_provider_and_tokens_are_accepted() {
+    let mut gateway = Gateway::new(json!({ "client_id": null, "client_secret": null }));
+    assert_eq!(gateway.send(Request::get("/api")).status, 401);
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+}

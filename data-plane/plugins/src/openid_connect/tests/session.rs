@@ -401,3 +401,20 @@ fn an_upstream_may_not_set_our_cookies() {
         assert_eq!(gateway.filter.owns_cookie(name), ours, "{name}");
     }
 }
+
+#[test]
+fn cookies_of_the_first_format_stay_readable() {
+    let value = include_str!("../../../testdata/session-1.cookie").trim();
+    let rules = super::super::rules::Rules::new(
+        crate::testing::config("https://idp.example"),
+        uuid::Uuid::from_u128(7),
+    )
+    .unwrap();
+    let start = crate::testing::START;
+    let (session, key) = super::super::session::open(&rules, &key_ring(), value, start).unwrap();
+    assert_eq!(
+        (session.access_token.as_str(), session.started_at, key),
+        ("access", start, [1; 8])
+    );
+    assert_eq!(session.refresh_token.as_deref(), Some("refresh"));
+}
