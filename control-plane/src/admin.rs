@@ -24,13 +24,15 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
 use crate::command::{self, Action, Command, Selector};
 use crate::config::{Config, Fields, foreign_id};
+use crate::config_sync::Target;
+use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
@@ -40,6 +42,14 @@ use error::Refusal;
 pub struct Admin {
     publisher: Publisher,
     node: Arc<info::Node>,
+    clustering: Option<Clustering>,
+}
+
+/// What is known of the data planes.
+#[derive(Clone, Debug)]
+struct Clustering {
+    fleet: Fleet,
+    target: Target,
 }
 
 /// The version of Kong whose Admin API this is.
@@ -54,7 +64,15 @@ impl Admin {
                 id,
                 listen: listen.to_owned(),
             }),
+            clustering: None,
         }
+    }
+
+    /// Also shows the data planes of `fleet`, which are led to `target`.
+    #[must_use]
+    pub fn with_fleet(mut self, fleet: Fleet, target: Target) -> Self {
+        self.clustering = Some(Clustering { fleet, target });
+        self
     }
 
     /// The service that a listener runs.
@@ -169,6 +187,16 @@ impl Admin {
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => info::tags(config, tag.as_deref()),
             Endpoint::EnabledPlugins => info::enabled_plugins(),
+            Endpoint::DataPlanes => {
+                let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
+                let target = clustering.target.borrow().position;
+                let data = clustering.fleet.list(&target, UnixTime::now());
+                json!({ "data": data, "next": null })
+            }
+            Endpoint::ClusteringStatus => {
+                let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
+                clustering.fleet.status()
+            }
             Endpoint::Schema(entity) => schemas::entity(entity),
             Endpoint::PluginSchema(name) => schemas::plugin(name)?,
             Endpoint::Collection { entity, parent } => {

@@ -2,15 +2,20 @@
 //!
 //! ```text
 //!  admin ─► Command ─► decide(Config, Command) ─► Change ─► store ─► evolve(Config, Change) ─► Config
+//!                                                                                                │
+//!  data planes ◄─ config_sync ◄─ snapshot: every record encoded once per revision ◄──────────────┘
 //! ```
 
 pub mod admin;
 pub mod certificates;
 pub mod command;
 pub mod config;
+pub mod config_sync;
+pub mod fleet;
 pub mod publisher;
 pub mod session_keys;
 pub mod settings;
+pub mod snapshot;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -24,9 +29,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use admin::Admin;
+use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
 use settings::Settings;
 use store::{SecretsKey, Store, StoreError};
+
+/// The generation of a store that was never restored from a backup.
+const FIRST_GENERATION: u64 = 1;
 
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +58,11 @@ pub enum StartError {
         "admin_listen is {0}: the Admin API has no access control yet, so it listens on loopback addresses only"
     )]
     Exposed(SocketAddr),
+    /// The cluster's certificates.
+    #[error(
+        "cluster_certificate, cluster_key, cluster_ca (`wardgate-control-plane certificates --out DIR` makes them)"
+    )]
+    Certificates(#[from] shared::tls::TlsError),
     /// The session keys cannot be stored.
     #[error("making the session keys")]
     SessionKeys(#[from] ExecuteError),
@@ -66,7 +80,9 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct ControlPlane {
     admin: SocketAddr,
+    cluster: SocketAddr,
     publisher: Publisher,
+    config_sync: config_sync::Running,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
     keys: JoinHandle<()>,
@@ -78,22 +94,25 @@ impl ControlPlane {
         if !settings.admin_listen.ip().is_loopback() {
             return Err(StartError::Exposed(settings.admin_listen));
         }
+        let tls = config_sync::server_config(
+            &settings.cluster_certificate,
+            &settings.cluster_key,
+            &settings.cluster_ca,
+        )?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (store, config) = Store::open(&settings.data_directory.join("store"), &key)?;
         let revision = config.revision();
-        let publisher = Publisher::new(config, Box::new(store));
+        let publisher = Publisher::new(config, FIRST_GENERATION, Box::new(store));
         let rotation = Duration::from_secs(settings.session_key_rotation);
         session_keys::keep(&publisher, UnixTime::now(), rotation)?;
         let keys = tokio::spawn(rotate(publisher.clone(), rotation));
-        let listener = TcpListener::bind(settings.admin_listen).await;
-        let listen = |source| StartError::Listen {
-            address: settings.admin_listen,
-            setting: "admin_listen",
-            source,
-        };
-        let listener = listener.map_err(listen)?;
-        let admin = listener.local_addr().map_err(listen)?;
-        let router = Admin::new(publisher.clone(), Uuid::new_v4(), &admin.to_string()).router();
+        let (listener, admin) = listen("admin_listen", settings.admin_listen).await?;
+        let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen).await?;
+        let (fleet, id) = (Fleet::default(), Uuid::new_v4());
+        let config_sync = config_sync::start(&publisher, fleet.clone(), id, cluster, tls);
+        let router = Admin::new(publisher.clone(), id, &admin.to_string())
+            .with_fleet(fleet, config_sync.target())
+            .router();
         let (stop, stopping) = oneshot::channel();
         let served = tokio::spawn(async move {
             let stopped = async move {
@@ -108,15 +127,19 @@ impl ControlPlane {
             }
         });
         if let Some(path) = &settings.addresses_file {
-            write_addresses(path, admin).map_err(|source| StartError::Addresses {
-                path: path.clone(),
-                source,
+            write_addresses(path, admin, cluster_address).map_err(|source| {
+                StartError::Addresses {
+                    path: path.clone(),
+                    source,
+                }
             })?;
         }
-        tracing::info!(%admin, %revision, "control plane started");
+        tracing::info!(%admin, cluster = %cluster_address, %revision, "control plane started");
         Ok(Self {
             admin,
+            cluster: cluster_address,
             publisher,
+            config_sync,
             stop,
             served,
             keys,
@@ -128,6 +151,11 @@ impl ControlPlane {
         self.admin
     }
 
+    /// Where data planes connect.
+    pub const fn cluster_address(&self) -> SocketAddr {
+        self.cluster
+    }
+
     /// The way to read and change the configuration.
     pub const fn publisher(&self) -> &Publisher {
         &self.publisher
@@ -137,10 +165,26 @@ impl ControlPlane {
     pub async fn stop(self) {
         drop(self.stop);
         self.keys.abort();
+        self.config_sync.stop().await;
         if let Err(error) = self.served.await {
             tracing::error!(%error, "admin api ended badly");
         }
     }
+}
+
+/// A listener and the address that it got.
+async fn listen(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address,
+        setting,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let chosen = listener.local_addr().map_err(failed)?;
+    Ok((listener, chosen))
 }
 
 /// Looks after the session keys, for as long as the process lives.
@@ -161,11 +205,15 @@ async fn rotate(publisher: Publisher, rotation: Duration) {
 }
 
 /// Written whole or not at all, so that a reader who sees the file can use it.
-fn write_addresses(path: &std::path::Path, admin: SocketAddr) -> std::io::Result<()> {
+fn write_addresses(
+    path: &std::path::Path,
+    admin: SocketAddr,
+    cluster: SocketAddr,
+) -> std::io::Result<()> {
     let unfinished = path.with_extension("new");
     std::fs::write(
         &unfinished,
-        serde_json::json!({ "admin": admin }).to_string(),
+        serde_json::json!({ "admin": admin, "cluster": cluster }).to_string(),
     )?;
     std::fs::rename(unfinished, path)
 }

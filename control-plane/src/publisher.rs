@@ -50,6 +50,7 @@ pub struct Publisher {
 }
 
 struct Inner {
+    generation: u64,
     /// Held from the decision to the swap, so that each command is decided on the newest state.
     journal: Mutex<Box<dyn Journal>>,
     config: RwLock<Config>,
@@ -65,10 +66,11 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// Publishes `config` and what is committed to `journal` from now on.
-    pub fn new(config: Config, journal: Box<dyn Journal>) -> Self {
+    /// Publishes `config`, of `generation`, and what is committed to `journal` from now on.
+    pub fn new(config: Config, generation: u64, journal: Box<dyn Journal>) -> Self {
         let revision = watch::Sender::new(config.revision());
         let inner = Inner {
+            generation,
             journal: Mutex::new(journal),
             config: RwLock::new(config),
             revision,
@@ -76,6 +78,12 @@ impl Publisher {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// The generation of every revision here. Grows only when a backup is restored, so that data planes
+    /// go back to older content only then.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation
     }
 
     /// The newest configuration.

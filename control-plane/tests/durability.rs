@@ -8,7 +8,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,7 +23,17 @@ impl Process {
         let addresses = root.join("addresses.json");
         // A leftover would name the port of the process before.
         let _ = std::fs::remove_file(&addresses);
+        let certificates = certificates(root);
         let mut child = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+            .env(
+                "WARDGATE_CLUSTER_CERTIFICATE",
+                certificates.join("control-plane.pem"),
+            )
+            .env(
+                "WARDGATE_CLUSTER_KEY",
+                certificates.join("control-plane.key"),
+            )
+            .env("WARDGATE_CLUSTER_CA", certificates.join("ca.pem"))
             .env("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0")
             .env("WARDGATE_CLUSTER_LISTEN", "127.0.0.1:0")
             .env("WARDGATE_DATA_DIRECTORY", root.join("data"))
@@ -71,6 +81,20 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The cluster's certificates, made at the first call.
+fn certificates(root: &Path) -> PathBuf {
+    let directory = root.join("certificates");
+    if !directory.exists() {
+        let made = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+            .args(["certificates", "--out"])
+            .arg(&directory)
+            .status()
+            .unwrap();
+        assert!(made.success());
+    }
+    directory
 }
 
 #[test]
@@ -132,6 +156,10 @@ fn mistakes_in_settings_are_named() {
         ),
         (vec!["--admin-listen", "nowhere"], "nowhere"),
         (vec!["--admin-listen", "0.0.0.0:0"], "loopback"),
+        (
+            vec!["--cluster-ca", "/nowhere/ca.pem"],
+            "certificates --out",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
             .args(&arguments)

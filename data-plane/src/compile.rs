@@ -5,7 +5,7 @@ mod environment;
 mod filters;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -39,12 +39,26 @@ pub struct CompileFault {
 /// A whole configuration, ready to run.
 #[derive(Debug)]
 pub struct CompiledSnapshot {
-    /// Where the configuration stands.
-    pub position: Position,
+    position: RwLock<Position>,
     pub(crate) router: Router,
     /// In the order that the router names them by.
     pub(crate) routes: Vec<CompiledRoute>,
     pub(crate) environment: Environment,
+}
+
+impl CompiledSnapshot {
+    /// Where the configuration stands.
+    pub fn position(&self) -> Position {
+        *self.position.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same content now stands elsewhere. Requests never look, so the lock costs them nothing.
+    pub(crate) fn move_to(&self, position: Position) {
+        *self
+            .position
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = position;
+    }
 }
 
 /// A route with everything that its requests need.
@@ -149,7 +163,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         return Err(faults);
     }
     Ok(CompiledSnapshot {
-        position: snapshot.position,
+        position: RwLock::new(snapshot.position),
         router: index,
         routes: ready,
         environment,

@@ -7,6 +7,11 @@
 //!                           └─► forward ─► upstream: a pooled connection ─► server
 //! ```
 //!
+//! ```text
+//!  control plane ─► config_sync ─► compile ─► live, the pointer that requests begin at
+//!                       └─► last_good: the file that a start without a control plane uses
+//! ```
+//!
 //! A request runs from its first to its last byte on the core that accepted it, and by the snapshot
 //! that it began with.
 
@@ -14,11 +19,13 @@ mod access_log;
 mod body;
 mod certificates;
 pub mod compile;
+mod config_sync;
 mod core;
 mod error;
 mod forward;
 mod host;
 mod http1;
+mod last_good;
 mod listener;
 pub mod live;
 mod metrics;
@@ -31,3 +38,161 @@ mod stream;
 mod timer;
 mod trusted;
 mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use config_sync::{ControlPlaneUrl, Node, Phase};
+use last_good::LastGood;
+use live::Live;
+use proxy::{Addresses, Proxy, ProxyError};
+use settings::Settings;
+use shared::tls::{self, Identity, TlsError};
+use tokio::sync::watch;
+
+/// Why a data plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The node's certificate.
+    #[error(
+        "cluster_certificate, cluster_key, cluster_ca (`wardgate-control-plane certificates --out DIR --data-plane NAME` makes them)"
+    )]
+    Certificates(#[from] TlsError),
+    /// The certificate does not say who this is.
+    #[error("cluster_certificate: {0} has no common name, which would be the node's id")]
+    Nameless(PathBuf),
+    /// A control plane's address is none.
+    #[error("control_planes: `{url}`: {reason}")]
+    ControlPlane {
+        /// What the setting says.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory of the last good configuration.
+    #[error("preparing {path} (data_directory)")]
+    DataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// A thread could not be started.
+    #[error("starting config sync")]
+    Thread(#[source] std::io::Error),
+    /// The file for the chosen addresses cannot be written.
+    #[error("writing {path} (addresses_file)")]
+    Addresses {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A running data plane.
+#[derive(Debug)]
+pub struct DataPlane {
+    proxy: Proxy,
+    phase: watch::Sender<Phase>,
+    config_sync: JoinHandle<()>,
+}
+
+impl DataPlane {
+    /// Starts to serve the last good configuration, if there is one, and to follow a control plane.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        let (node, identity) = node(settings)?;
+        let failed = |source| StartError::DataDirectory {
+            path: settings.data_directory.clone(),
+            source,
+        };
+        let secret = identity.key.secret_der().to_vec();
+        let last_good =
+            LastGood::open(&settings.data_directory, secret, &node.id).map_err(failed)?;
+        let live = Live::default();
+        let compiled = last_good.load(|snapshot| {
+            compile::compile(snapshot).map_err(|faults| {
+                let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                all.join("; ")
+            })
+        });
+        live.store(compiled.map(Arc::new));
+        let proxy = Proxy::start(settings, Arc::clone(&live))?;
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let id = node.id.clone();
+        let config_sync =
+            config_sync::start(node, live, last_good, phases).map_err(StartError::Thread)?;
+        let addresses = proxy.addresses();
+        if let Some(path) = &settings.addresses_file {
+            write_addresses(path, &addresses).map_err(|source| StartError::Addresses {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        tracing::info!(node = id, proxy = %addresses.proxy, proxy_tls = %addresses.proxy_tls, status = %addresses.status, "data plane started");
+        Ok(Self {
+            proxy,
+            phase,
+            config_sync,
+        })
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.proxy.addresses()
+    }
+
+    /// Takes no new connections, lets exchanges end within the drain timeout, and stops.
+    pub async fn stop(self) {
+        self.phase.send_replace(Phase::Draining);
+        self.proxy.stop().await;
+        self.phase.send_replace(Phase::Stopped);
+        let joined = tokio::task::spawn_blocking(|| self.config_sync.join());
+        if !matches!(joined.await, Ok(Ok(()))) {
+            tracing::error!("config sync ended badly");
+        }
+    }
+}
+
+/// Checks what [`DataPlane::start`] would read, without listening or connecting.
+pub fn check(settings: &Settings) -> Result<(), StartError> {
+    node(settings)?;
+    proxy::check(settings)?;
+    Ok(())
+}
+
+fn node(settings: &Settings) -> Result<(Node, Identity), StartError> {
+    let identity = Identity::read(&settings.cluster_certificate, &settings.cluster_key)?;
+    let authorities = tls::read_authorities(&settings.cluster_ca)?;
+    let id = identity
+        .chain
+        .first()
+        .and_then(tls::common_name)
+        .ok_or_else(|| StartError::Nameless(settings.cluster_certificate.clone()))?;
+    let control_planes = settings.control_planes.iter().map(|url| {
+        url.parse::<ControlPlaneUrl>()
+            .map_err(|reason| StartError::ControlPlane {
+                url: url.clone(),
+                reason,
+            })
+    });
+    let node = Node {
+        id,
+        labels: settings.labels.clone(),
+        control_planes: control_planes.collect::<Result<_, _>>()?,
+        tls: tls::cluster_client(&identity, authorities)?,
+        hostname: shared::machine::hostname(),
+    };
+    Ok((node, identity))
+}
+
+/// Written whole or not at all, so that a reader who sees the file can use it.
+fn write_addresses(path: &std::path::Path, addresses: &Addresses) -> std::io::Result<()> {
+    let unfinished = path.with_extension("new");
+    std::fs::write(&unfinished, serde_json::to_string(addresses)?)?;
+    std::fs::rename(unfinished, path)
+}

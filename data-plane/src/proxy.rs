@@ -159,6 +159,17 @@ impl Proxy {
     }
 }
 
+/// Reads the files that the settings of the proxy name.
+pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
+    let files = settings
+        .proxy_tls_certificate
+        .as_deref()
+        .zip(settings.proxy_tls_key.as_deref());
+    server_config(files)?;
+    TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
+    Ok(())
+}
+
 fn sockets(
     setting: &'static str,
     address: SocketAddr,

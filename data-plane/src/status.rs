@@ -39,7 +39,11 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
 }
 
 fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let position = node.live.load().as_ref().map(|snapshot| snapshot.position);
+    let position = node
+        .live
+        .load()
+        .as_ref()
+        .map(|snapshot| snapshot.position());
     match request.uri().path() {
         "/status" => json_response(
             StatusCode::OK,

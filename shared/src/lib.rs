@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod entity;
+pub mod machine;
 pub mod schema;
 pub mod secret;
 pub mod settings;

@@ -52,6 +52,16 @@ impl Position {
     }
 }
 
+/// The hash as Kong's clients know it: 32 hexadecimal digits, the first half of `root`.
+pub fn short_hash(root: &Hash) -> String {
+    use fmt::Write as _;
+    root.iter().take(16).fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Which record: the entity's collection name, such as `routes`, and the id.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key {

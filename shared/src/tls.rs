@@ -9,6 +9,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::clock::UnixTime;
+
 /// The name that every control plane's certificate carries and that every data plane demands, by
 /// whatever address it connects.
 pub const CONTROL_PLANE_NAME: &str = "wardgate-control-plane";
@@ -164,6 +166,20 @@ pub fn cluster_client(
         .map_err(|source| identity.refused(source))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The common name in a certificate: what a member of the cluster is called.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
+/// When a certificate ends.
+pub fn expires_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(UnixTime::from_secs(seconds))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -22,6 +22,10 @@ pub(super) enum Endpoint {
     Tags(Option<String>),
     /// `/plugins/enabled`
     EnabledPlugins,
+    /// `/clustering/data-planes`
+    DataPlanes,
+    /// `/clustering/status`
+    ClusteringStatus,
     /// `/schemas/{entity}`
     Schema(&'static Definition),
     /// `/schemas/plugins/{name}`
@@ -99,6 +103,8 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["tags"] => Ok(Endpoint::Tags(None)),
         ["tags", tag] => Ok(Endpoint::Tags(Some(tag.to_owned()))),
         ["plugins", "enabled"] => Ok(Endpoint::EnabledPlugins),
+        ["clustering", "data-planes"] => Ok(Endpoint::DataPlanes),
+        ["clustering", "status"] => Ok(Endpoint::ClusteringStatus),
         ["schemas", "plugins", "validate"] => Ok(Endpoint::ValidatePlugin),
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),

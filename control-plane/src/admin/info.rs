@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::entity::definitions;
+use shared::machine::hostname;
 use uuid::Uuid;
 
 use super::VERSION;
@@ -58,11 +59,6 @@ pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
     })
 }
 
-fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
-}
-
 /// `/status`: whether the store answers. It is read from memory, so it always does.
 pub(super) fn status(config: &Config) -> Value {
     json!({
@@ -76,6 +72,8 @@ pub(super) fn status(config: &Config) -> Value {
 pub(super) fn endpoints() -> Value {
     let mut paths: BTreeSet<String> = [
         "/",
+        "/clustering/data-planes",
+        "/clustering/status",
         "/endpoints",
         "/plugins/enabled",
         "/schemas/plugins/{name}",

@@ -33,7 +33,7 @@ impl Api {
     }
 
     fn on(broken: bool) -> Self {
-        let publisher = Publisher::new(Config::default(), Box::new(Memory { broken }));
+        let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken }));
         Self(Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001").router())
     }
 

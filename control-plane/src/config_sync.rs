@@ -1,0 +1,210 @@
+//! Config sync, the control plane's end: snapshots to data planes over mutual TLS.
+//!
+//! ```text
+//!  publisher ─► target.rs    the newest snapshot, encoded once, some milliseconds after a change
+//!                  │
+//!  listener.rs ─► stream.rs  one task per node: sends, waits for its answer, sends the newest again
+//!                  │
+//!               session.rs   what to offer to a node; pure
+//! ```
+
+mod listener;
+mod session;
+mod stream;
+mod target;
+mod wire;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use proto::v1::config_sync_server::{ConfigSync, ConfigSyncServer};
+use proto::v1::{ControlMessage, NodeMessage};
+use rustls::ServerConfig;
+use shared::clock::UnixTime;
+use shared::tls::{self, Identity, TlsError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use crate::fleet::Fleet;
+use crate::publisher::Publisher;
+use crate::snapshot::EncodedSnapshot;
+
+/// The newest snapshot; nodes are led towards it.
+pub type Target = watch::Receiver<Arc<EncodedSnapshot>>;
+
+/// How often each side pings a silent connection.
+const PING: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take.
+const PONG: Duration = Duration::from_secs(5);
+/// Bytes that a node may send in one message: faults are the longest.
+const MESSAGE_LIMIT: usize = 1024 * 1024;
+/// Bytes under way to a node before it has to read some.
+const WINDOW: u32 = 1024 * 1024;
+/// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.
+const OUTGOING: usize = 4;
+/// Nodes that are sent all records at once; the others wait their turn.
+const TRANSFERS: usize = 32;
+
+/// What tonic keeps of a connection: its address and the client's certificates.
+type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
+
+/// Reads the certificates that config sync runs by.
+pub fn server_config(
+    certificate: &Path,
+    key: &Path,
+    authorities: &Path,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let identity = Identity::read(certificate, key)?;
+    tls::cluster_server(&identity, tls::read_authorities(authorities)?)
+}
+
+/// Config sync at work. Dropping it ends every stream.
+#[derive(Debug)]
+pub struct Running {
+    target: Target,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Starts to lead the nodes that connect to `listener` towards what `publisher` holds.
+pub fn start(
+    publisher: &Publisher,
+    fleet: Fleet,
+    replica: Uuid,
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+) -> Running {
+    let (target, following) = target::follow(publisher);
+    let (stop, stopping) = watch::channel(false);
+    let service = Service {
+        fleet,
+        replica: replica.to_string(),
+        target: target.clone(),
+        transfers: Arc::new(Semaphore::new(TRANSFERS)),
+        stopping: stopping.clone(),
+    };
+    let server = ConfigSyncServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);
+    let (connections, accepting) = listener::accept(listener, config);
+    let serving = tokio::spawn(async move {
+        let mut stopping = stopping;
+        let outcome = Server::builder()
+            .http2_keepalive_interval(Some(PING))
+            .http2_keepalive_timeout(Some(PONG))
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .max_concurrent_streams(4)
+            .add_service(server)
+            .serve_with_incoming_shutdown(connections, async move {
+                // A sender that is gone means the same as one that spoke.
+                let _ = stopping.wait_for(|stop| *stop).await;
+            })
+            .await;
+        if let Err(error) = outcome {
+            tracing::error!(%error, "config sync stopped");
+        }
+    });
+    Running {
+        target,
+        stop,
+        tasks: vec![following, accepting, serving],
+    }
+}
+
+impl Running {
+    /// The newest snapshot.
+    pub fn target(&self) -> Target {
+        self.target.clone()
+    }
+
+    /// Says goodbye to every node, then stops.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(serving) = self.tasks.pop()
+            && tokio::time::timeout(PONG, serving).await.is_err()
+        {
+            tracing::warn!("a config sync stream did not end in time");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What every stream works with.
+#[derive(Clone, Debug)]
+struct Service {
+    fleet: Fleet,
+    replica: String,
+    target: Target,
+    transfers: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl ConfigSync for Service {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<ControlMessage, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let peer = peer(&request)?;
+        let mut incoming = request.into_inner();
+        let hello = tokio::time::timeout(PING, incoming.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
+        let introduction = wire::introduction(hello, &peer)?;
+        let node = introduction.name.clone();
+        let running = introduction.running;
+        let (member, superseded, refused) = self.fleet.join(introduction, UnixTime::now());
+        tracing::info!(node, revision = %running.revision, "data plane connected");
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let stream = stream::NodeStream::new(self.clone(), member, outgoing, running, refused);
+        tokio::spawn(async move {
+            let why = stream.run(incoming, superseded).await;
+            tracing::info!(node, %why, "data plane disconnected");
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+struct Peer {
+    /// The common name in its certificate.
+    name: String,
+    address: Option<SocketAddr>,
+    certificate_expires_at: Option<UnixTime>,
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let connection = request.extensions().get::<Connection>();
+    let certificates = connection.and_then(Connection::peer_certs);
+    let certificate = certificates
+        .as_deref()
+        .and_then(|chain| chain.first())
+        .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
+    let name = tls::common_name(certificate)
+        .ok_or_else(|| Status::unauthenticated("the client certificate has no common name"))?;
+    Ok(Peer {
+        name,
+        address: connection.and_then(|connection| connection.get_ref().remote_addr()),
+        certificate_expires_at: tls::expires_at(certificate),
+    })
+}

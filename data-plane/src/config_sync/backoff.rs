@@ -1,0 +1,53 @@
+//! Pauses between attempts: random, so that a fleet does not come back as one.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Full jitter: each pause is random between nothing and a limit that doubles.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The next pause.
+    pub(super) fn next(&mut self, random: u64) -> Duration {
+        let doubled = 2_u32.saturating_pow(self.attempts.min(16));
+        self.attempts = self.attempts.saturating_add(1);
+        spread(FIRST.saturating_mul(doubled).min(LONGEST), random)
+    }
+}
+
+/// A pause of at most `limit`.
+pub(super) fn spread(limit: Duration, random: u64) -> Duration {
+    let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random.checked_rem(nanoseconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_are_spread() {
+        let mut backoff = Backoff::default();
+        let longest: Vec<_> = (0..9)
+            .map(|_| {
+                let mut same = Backoff {
+                    attempts: backoff.attempts,
+                };
+                let low = same.next(0);
+                assert_eq!(low, Duration::ZERO);
+                // The largest number below every limit here, so that the remainder is the number itself.
+                let limit = FIRST * 2_u32.pow(backoff.attempts);
+                backoff.next(u64::try_from(limit.min(LONGEST).as_nanos()).unwrap() - 1)
+            })
+            .collect();
+        assert!(longest.is_sorted());
+        assert!(longest.iter().all(|pause| *pause < LONGEST));
+        assert!(longest.last().unwrap() > &Duration::from_millis(9_999));
+        assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
+    }
+}

@@ -1,0 +1,244 @@
+//! Reaching a control plane: its URL, mutual TLS, and the first message.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use proto::v1::config_sync_client::ConfigSyncClient;
+use proto::v1::node_message::Kind;
+use proto::v1::{ControlMessage, Hello, NodeMessage};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use shared::snapshot::Position;
+use shared::tls::CONTROL_PLANE_NAME;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Endpoint, Uri};
+use tonic::{Status, Streaming};
+use url::{Host, Url};
+
+/// The port of a control plane's `cluster_listen`.
+const PORT: u16 = 8005;
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How often a silent connection is pinged, and how long the answer may take.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
+/// Bytes of one message: a chunk has at most 256 KiB.
+const MESSAGE_LIMIT: usize = 1024 * 1024;
+/// Bytes under way before this node has to read some.
+const WINDOW: u32 = 1024 * 1024;
+/// The authority of requests. TLS is the connector's business, hence the scheme.
+const AUTHORITY: &str = "http://wardgate-control-plane";
+/// Messages that may wait for the connection.
+const OUTGOING: usize = 8;
+
+/// Where a control plane listens for data planes: an element of the setting `control_planes`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ControlPlaneUrl {
+    host: Host,
+    port: u16,
+}
+
+impl FromStr for ControlPlaneUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected https://HOST:PORT";
+        let url = Url::parse(text).map_err(|error| format!("{error}; {expected}"))?;
+        let bare = matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if url.scheme() != "https" || !bare {
+            return Err(expected.to_owned());
+        }
+        let host = url.host().ok_or(expected)?.to_owned();
+        // A URL forgets that 443 was written, since for https it means the same as nothing.
+        let written = text.trim_end_matches('/').ends_with(":443").then_some(443);
+        let port = url.port().or(written).unwrap_or(PORT);
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for ControlPlaneUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}:{}", self.host, self.port)
+    }
+}
+
+/// What this node is and whom it follows.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// The name in its certificate.
+    pub(crate) id: String,
+    /// Its operator's labels.
+    pub(crate) labels: Vec<(String, String)>,
+    /// Whom it follows, whichever answers.
+    pub(crate) control_planes: Vec<ControlPlaneUrl>,
+    /// How it proves who it is.
+    pub(crate) tls: Arc<ClientConfig>,
+    /// The machine's name.
+    pub(crate) hostname: String,
+}
+
+/// Why no stream came about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no connection: {}", root_cause(.0))]
+    Transport(#[from] tonic::transport::Error),
+    #[error("refused: {}", .0.message())]
+    Refused(Status),
+    #[error("no answer within 10 s")]
+    Silent,
+}
+
+/// The last of a chain of causes says what happened; those before only say where.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// Both directions of a stream.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) incoming: Streaming<ControlMessage>,
+    pub(super) outgoing: mpsc::Sender<NodeMessage>,
+}
+
+/// Opens streams.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    node: Node,
+    /// Tells this run of the process from the next.
+    boot: String,
+}
+
+impl Dialer {
+    pub(super) fn new(node: Node) -> Self {
+        let boot = uuid::Uuid::new_v4().to_string();
+        Self { node, boot }
+    }
+
+    /// The control planes in an order that `random` chooses, so that nodes spread over them.
+    pub(super) fn shuffled(&self, random: u64) -> Vec<ControlPlaneUrl> {
+        let mut urls = self.node.control_planes.clone();
+        let count = u64::try_from(urls.len()).unwrap_or(1).max(1);
+        let turn = usize::try_from(random % count).unwrap_or(0);
+        urls.rotate_left(turn);
+        if let Some((_, others)) = urls.split_first_mut()
+            && (random / count) % 2 == 1
+        {
+            others.reverse();
+        }
+        urls
+    }
+
+    /// Connects to `url` and says what this node is and runs.
+    pub(super) async fn subscribe(
+        &self,
+        url: &ControlPlaneUrl,
+        running: Position,
+    ) -> Result<Subscription, ConnectError> {
+        let opening = self.open(url, running);
+        tokio::time::timeout(CONNECT.saturating_mul(2), opening)
+            .await
+            .unwrap_or(Err(ConnectError::Silent))
+    }
+
+    async fn open(
+        &self,
+        url: &ControlPlaneUrl,
+        running: Position,
+    ) -> Result<Subscription, ConnectError> {
+        let (url, tls) = (url.clone(), TlsConnector::from(Arc::clone(&self.node.tls)));
+        let connector = tower::service_fn(move |_: Uri| dial(url.clone(), tls.clone()));
+        let authority = Uri::from_static(AUTHORITY);
+        let channel = Endpoint::from(authority)
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .connect_with_connector(connector)
+            .await?;
+        let mut client = ConfigSyncClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let hello = NodeMessage {
+            kind: Some(Kind::Hello(self.hello(running))),
+        };
+        // There is room for the first message.
+        let _ = outgoing.try_send(hello);
+        let incoming = client
+            .subscribe(ReceiverStream::new(messages))
+            .await
+            .map_err(ConnectError::Refused)?
+            .into_inner();
+        Ok(Subscription { incoming, outgoing })
+    }
+
+    fn hello(&self, running: Position) -> Hello {
+        Hello {
+            node_id: self.node.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: self.node.hostname.clone(),
+            features: Vec::new(),
+            labels: self.node.labels.iter().cloned().collect(),
+            running: Some((&running).into()),
+            boot_id: self.boot.clone(),
+        }
+    }
+}
+
+async fn dial(
+    url: ControlPlaneUrl,
+    tls: TlsConnector,
+) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let stream = match &url.host {
+        Host::Domain(name) => TcpStream::connect((name.as_str(), url.port)).await?,
+        Host::Ipv4(address) => TcpStream::connect((*address, url.port)).await?,
+        Host::Ipv6(address) => TcpStream::connect((*address, url.port)).await?,
+    };
+    // Small messages must not wait for more.
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(CONTROL_PLANE_NAME).map_err(io::Error::other)?;
+    Ok(TokioIo::new(tls.connect(name, stream).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_plane_is_named_by_an_https_url() {
+        for (text, shown) in [
+            ("https://10.0.0.1:9005", "https://10.0.0.1:9005"),
+            ("https://cp.internal", "https://cp.internal:8005"),
+            ("https://[::1]:8005/", "https://[::1]:8005"),
+            ("https://cp.internal:443/", "https://cp.internal:443"),
+        ] {
+            let url: ControlPlaneUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+        }
+        for text in [
+            "",
+            "cp:8005",
+            "http://cp:8005",
+            "https://cp/x",
+            "https://u@cp",
+            "https://cp?x",
+        ] {
+            assert!(text.parse::<ControlPlaneUrl>().is_err(), "{text}");
+        }
+    }
+}

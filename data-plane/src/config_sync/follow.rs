@@ -1,0 +1,198 @@
+//! One stream, from its Welcome to its end.
+
+use std::time::Duration;
+
+use proto::v1::control_message::Kind;
+use proto::v1::goodbye::Why;
+use proto::v1::{Ack, ControlMessage, Nack, NodeMessage, NodeStatus, Welcome, node_message};
+use shared::clock::{UnixTime, monotonic};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::Phase;
+use super::applier::Applier;
+use super::backoff::spread;
+use super::connection::{ConnectError, Subscription};
+use super::receiver::{Receiver, Update, Violation};
+
+/// Missed heartbeats after which the control plane counts as gone.
+const MISSED: u32 = 3;
+/// Bounds of what a control plane may ask for.
+const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
+/// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
+const CLOCKS: Duration = Duration::from_secs(5);
+
+/// Why following a control plane ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("{0}")]
+    Unreachable(ConnectError),
+    #[error("the control plane ended the stream")]
+    Closed,
+    #[error("the connection broke: {}", .0.message())]
+    Broken(Status),
+    #[error("no heartbeat in time")]
+    Silent,
+    #[error("the control plane does not follow the protocol: {0}")]
+    Protocol(#[from] Violation),
+    #[error("{message}")]
+    Goodbye { within: Duration, message: String },
+}
+
+struct Following<'a> {
+    applier: &'a mut Applier,
+    outgoing: mpsc::Sender<NodeMessage>,
+    receiver: Receiver,
+    heartbeat: Duration,
+    status: Duration,
+}
+
+/// Follows a control plane until the stream ends.
+pub(super) async fn follow(
+    stream: Subscription,
+    applier: &mut Applier,
+    phase: &mut watch::Receiver<Phase>,
+) -> Ended {
+    let Subscription {
+        mut incoming,
+        outgoing,
+    } = stream;
+    let mut following = Following {
+        applier,
+        outgoing,
+        receiver: Receiver::default(),
+        heartbeat: Duration::from_secs(10),
+        status: Duration::from_secs(10),
+    };
+    let mut heard = Instant::now();
+    let mut report = Instant::now();
+    loop {
+        let silent = heard + following.heartbeat * MISSED;
+        let outcome = tokio::select! {
+            received = incoming.message() => match received {
+                Ok(Some(message)) => {
+                    let outcome = following.receive(message).await;
+                    heard = Instant::now();
+                    outcome
+                }
+                Ok(None) => Err(Ended::Closed),
+                Err(status) => Err(Ended::Broken(status)),
+            },
+            () = tokio::time::sleep_until(report) => {
+                // 80 to 120 %, so that a fleet does not report as one.
+                let jitter = spread(following.status * 2 / 5, super::random());
+                report = Instant::now() + following.status * 4 / 5 + jitter;
+                following.report(*phase.borrow())
+            }
+            () = following.applier.persisted() => following.report(*phase.borrow()),
+            changed = phase.changed() => match changed {
+                Ok(()) => following.report(*phase.borrow()),
+                Err(_) => std::future::pending().await,
+            },
+            () = tokio::time::sleep_until(silent) => Err(Ended::Silent),
+        };
+        if let Err(ended) = outcome {
+            return ended;
+        }
+    }
+}
+
+impl Following<'_> {
+    async fn receive(&mut self, message: ControlMessage) -> Result<(), Ended> {
+        match message.kind {
+            Some(Kind::Welcome(welcome)) => self.welcome(&welcome),
+            Some(Kind::Begin(begin)) => self.receiver.begin(begin)?,
+            Some(Kind::Chunk(chunk)) => self.receiver.chunk(&chunk)?,
+            Some(Kind::Commit(commit)) => {
+                let update = self.receiver.commit(&commit)?;
+                return self.apply(update).await;
+            }
+            Some(Kind::Goodbye(goodbye)) => {
+                let within = Duration::from_millis(u64::from(goodbye.reconnect_within_ms));
+                return Err(if goodbye.why() == Why::Restarting {
+                    let message = goodbye.message;
+                    Ended::Goodbye { within, message }
+                } else {
+                    // Coming back at once would only repeat it.
+                    Ended::Broken(Status::aborted(goodbye.message))
+                });
+            }
+            // A newer control plane may say more than this node knows.
+            Some(Kind::Heartbeat(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) {
+        let bounded = |milliseconds: u32| {
+            let bounded = milliseconds.clamp(*CADENCE.start(), *CADENCE.end());
+            Duration::from_millis(u64::from(bounded))
+        };
+        self.heartbeat = bounded(welcome.heartbeat_ms);
+        self.status = bounded(welcome.status_ms);
+        let theirs = UnixTime::from_millis(welcome.wall_clock_ms);
+        let ours = UnixTime::now();
+        let apart = theirs
+            .saturating_since(ours)
+            .max(ours.saturating_since(theirs));
+        tracing::info!(replica = welcome.replica, "following a control plane");
+        if apart > CLOCKS {
+            tracing::warn!(
+                seconds = apart.as_secs(),
+                "this node's clock differs from the control plane's: sessions and tokens will seem older or younger than they are"
+            );
+        }
+    }
+
+    async fn apply(&self, update: Update) -> Result<(), Ended> {
+        let (nonce, target) = (update.nonce, update.target);
+        let started = monotonic();
+        let outcome = self.applier.apply(update).await;
+        let running = Some((&self.applier.running()).into());
+        let answer = match outcome {
+            Ok(()) => {
+                let apply_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                tracing::info!(revision = %target.revision, took_ms = apply_ms, "configuration applied");
+                node_message::Kind::Ack(Ack {
+                    nonce,
+                    running,
+                    apply_ms,
+                })
+            }
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!(
+                        revision = %target.revision,
+                        entity = format!("{} {}", fault.entity_type, fault.entity_id),
+                        field = fault.field,
+                        reason = fault.message,
+                        "configuration refused; the one before it goes on"
+                    );
+                }
+                node_message::Kind::Nack(Nack {
+                    nonce,
+                    running,
+                    refused: Some((&target).into()),
+                    faults,
+                })
+            }
+        };
+        self.send(answer)
+    }
+
+    fn report(&self, phase: Phase) -> Result<(), Ended> {
+        self.send(node_message::Kind::Status(NodeStatus {
+            running: Some((&self.applier.running()).into()),
+            wall_clock_ms: UnixTime::now().as_millis(),
+            persisted: self.applier.is_persisted(),
+            draining: phase != Phase::Serving,
+        }))
+    }
+
+    /// Never waits: a control plane that reads nothing is as good as gone.
+    fn send(&self, kind: node_message::Kind) -> Result<(), Ended> {
+        let message = NodeMessage { kind: Some(kind) };
+        self.outgoing.try_send(message).map_err(|_| Ended::Silent)
+    }
+}

@@ -1,0 +1,384 @@
+//! Puts an update together from its messages: bounded, in order, and complete only with a proven root.
+
+use proto::v1::chunk::Packing;
+use proto::v1::fault::Code;
+use proto::v1::{Begin, Chunk, Commit, Fault};
+use proto::{MessageFault, decode_records};
+use shared::snapshot::{Position, Snapshot};
+
+/// Bytes of a chunk, before packing.
+const CHUNK: usize = 256 * 1024;
+/// Bytes of a whole record set, before packing.
+const TOTAL: u64 = 512 * 1024 * 1024;
+/// Records of a whole set.
+const RECORDS: u32 = 4_000_000;
+
+/// An update that has come to its end, well or not.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// The stream's number of it.
+    pub(super) nonce: u64,
+    /// Where it leads.
+    pub(super) target: Position,
+    /// What it holds, or why it cannot be used.
+    pub(super) content: Result<Content, Fault>,
+}
+
+/// What an update holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The whole configuration.
+    Full(Snapshot),
+    /// What runs already, at another position.
+    Same,
+}
+
+/// The control plane does not follow the protocol: the stream is of no use any more.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum Violation {
+    #[error("an update begins while another has not ended")]
+    Overlap,
+    #[error("a part of an update outside of one")]
+    Outside,
+    #[error("a Commit of another update")]
+    Nonce,
+}
+
+/// Collects one update at a time.
+#[derive(Debug, Default)]
+pub(super) struct Receiver {
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    nonce: u64,
+    update: u64,
+    target: Position,
+    full: bool,
+    records: u32,
+    raw_bytes: u64,
+    raw: Vec<u8>,
+    chunks: u32,
+    /// The first thing that was wrong. The rest of the update is read and dropped.
+    fault: Option<Fault>,
+}
+
+/// A fault of the update as a whole.
+pub(super) fn fault(code: Code, message: impl Into<String>) -> Fault {
+    Fault {
+        code: code.into(),
+        message: message.into(),
+        ..Fault::default()
+    }
+}
+
+impl Receiver {
+    pub(super) fn begin(&mut self, begin: Begin) -> Result<(), Violation> {
+        if self.open.is_some() {
+            return Err(Violation::Overlap);
+        }
+        let mut refused = None;
+        let target = Position::try_from(begin.target.unwrap_or_default()).unwrap_or_else(|error| {
+            refused = Some(fault(Code::Corrupt, error.to_string()));
+            Position::default()
+        });
+        if begin.raw_bytes > TOTAL || begin.records > RECORDS {
+            let message = format!(
+                "{} records of {} bytes; this node takes {RECORDS} of {TOTAL}",
+                begin.records, begin.raw_bytes
+            );
+            refused = Some(fault(Code::Limit, message));
+        }
+        self.open = Some(Open {
+            nonce: begin.nonce,
+            update: begin.update,
+            target,
+            full: begin.full,
+            records: begin.records,
+            raw_bytes: begin.raw_bytes,
+            raw: Vec::new(),
+            chunks: 0,
+            fault: refused,
+        });
+        Ok(())
+    }
+
+    pub(super) fn chunk(&mut self, chunk: &Chunk) -> Result<(), Violation> {
+        let open = self.open.as_mut().ok_or(Violation::Outside)?;
+        if open.fault.is_none()
+            && let Err(message) = open.take(chunk)
+        {
+            open.fault = Some(fault(Code::Corrupt, message));
+            open.raw = Vec::new();
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self, commit: &Commit) -> Result<Update, Violation> {
+        let open = self.open.take().ok_or(Violation::Outside)?;
+        if open.nonce != commit.nonce {
+            return Err(Violation::Nonce);
+        }
+        Ok(Update {
+            nonce: open.nonce,
+            target: open.target,
+            content: open.finish(commit),
+        })
+    }
+}
+
+impl Open {
+    fn take(&mut self, chunk: &Chunk) -> Result<(), String> {
+        if chunk.update != self.update || chunk.index != self.chunks || !self.full {
+            return Err(format!(
+                "chunk {} of update {} where chunk {} of update {} was due",
+                chunk.index, chunk.update, self.chunks, self.update
+            ));
+        }
+        self.chunks += 1;
+        let size = usize::try_from(chunk.raw_size).unwrap_or(usize::MAX);
+        let room = self
+            .raw_bytes
+            .saturating_sub(u64::try_from(self.raw.len()).unwrap_or(u64::MAX));
+        if size > CHUNK || u64::from(chunk.raw_size) > room {
+            return Err(format!("chunk {} of {size} bytes is too long", chunk.index));
+        }
+        let before = self.raw.len();
+        match Packing::try_from(chunk.packing) {
+            Ok(Packing::Plain) => self.raw.extend_from_slice(&chunk.data),
+            Ok(Packing::Zstd) => {
+                // Bounded while it unpacks: a longer result is an error.
+                let raw = zstd::bulk::decompress(&chunk.data, size)
+                    .map_err(|_| format!("chunk {} cannot be unpacked", chunk.index))?;
+                self.raw.extend_from_slice(&raw);
+            }
+            Err(_) => return Err(format!("chunk {} is packed in an unknown way", chunk.index)),
+        }
+        if self.raw.len() - before != size {
+            return Err(format!("chunk {} has not the length it tells", chunk.index));
+        }
+        Ok(())
+    }
+
+    fn finish(self, commit: &Commit) -> Result<Content, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let corrupt = |message: &str| fault(Code::Corrupt, message);
+        if commit.root.as_ref() != self.target.root.as_slice() {
+            return Err(corrupt("Begin and Commit name different roots"));
+        }
+        if !self.full {
+            return Ok(Content::Same);
+        }
+        if commit.chunks != self.chunks || u64::try_from(self.raw.len()) != Ok(self.raw_bytes) {
+            return Err(corrupt("chunks are missing"));
+        }
+        let records = decode_records(self.raw).map_err(|error| match error {
+            MessageFault::Kind(_) => fault(Code::Unsupported, error.to_string()),
+            _ => corrupt(&error.to_string()),
+        })?;
+        if usize::try_from(self.records) != Ok(records.len()) {
+            return Err(corrupt("not as many records as Begin tells"));
+        }
+        let Position {
+            generation,
+            revision,
+            root,
+        } = self.target;
+        let snapshot = Snapshot::new(generation, revision, records);
+        if snapshot.position.root != root {
+            return Err(corrupt(
+                "the records do not have the root that Commit tells",
+            ));
+        }
+        Ok(Content::Full(snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shared::snapshot::{Key, Record, Revision};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// An update as a control plane sends it.
+    #[derive(Clone, Debug)]
+    struct Sent {
+        begin: Begin,
+        chunks: Vec<Chunk>,
+        commit: Commit,
+    }
+
+    fn snapshot(records: u128) -> Snapshot {
+        let record = |number| Record {
+            key: Key {
+                kind: "services",
+                id: Uuid::from_u128(number),
+            },
+            json: format!("{{\"name\":\"{number}\"}}").into_bytes(),
+        };
+        Snapshot::new(1, Revision(5), (0..records).map(record).collect())
+    }
+
+    fn sent(records: u128, part: usize) -> Sent {
+        let snapshot = snapshot(records);
+        let position = snapshot.position;
+        let raw = proto::encode_records(snapshot.records);
+        let chunks = raw.chunks(part).enumerate().map(|(index, part)| Chunk {
+            update: 5,
+            index: index.try_into().unwrap(),
+            raw_size: part.len().try_into().unwrap(),
+            packing: Packing::Zstd.into(),
+            data: zstd::bulk::compress(part, 1).unwrap().into(),
+        });
+        let chunks: Vec<Chunk> = chunks.collect();
+        Sent {
+            begin: Begin {
+                nonce: 3,
+                update: 5,
+                target: Some((&position).into()),
+                records: records.try_into().unwrap(),
+                raw_bytes: raw.len().try_into().unwrap(),
+                full: true,
+            },
+            commit: Commit {
+                nonce: 3,
+                chunks: chunks.len().try_into().unwrap(),
+                root: position.root.to_vec().into(),
+            },
+            chunks,
+        }
+    }
+
+    fn receive(sent: &Sent) -> Update {
+        let mut receiver = Receiver::default();
+        receiver.begin(sent.begin.clone()).unwrap();
+        for chunk in &sent.chunks {
+            receiver.chunk(chunk).unwrap();
+        }
+        receiver.commit(&sent.commit).unwrap()
+    }
+
+    fn code(sent: &Sent) -> Code {
+        receive(sent).content.unwrap_err().code()
+    }
+
+    #[test]
+    fn a_whole_update_is_a_snapshot() {
+        for (records, part) in [(0, 10), (1, 10), (300, 1000), (300, 100_000)] {
+            let update = receive(&sent(records, part));
+            let expected = snapshot(records);
+            assert_eq!((update.nonce, update.target), (3, expected.position));
+            let Ok(Content::Full(received)) = update.content else {
+                panic!("{:?}", update.content)
+            };
+            assert_eq!(received.records, expected.records);
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_told_is_refused_whole() {
+        let good = sent(300, 1000);
+        let broken = |change: &dyn Fn(&mut Sent)| {
+            let mut sent = good.clone();
+            change(&mut sent);
+            code(&sent)
+        };
+        assert_eq!(broken(&|sent| _ = sent.chunks.pop()), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.chunks.swap(0, 1)), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.chunks.truncate(1)), Code::Corrupt);
+        assert_eq!(
+            broken(&|sent| sent.chunks[1].raw_size = 4_000_000_000),
+            Code::Corrupt
+        );
+        assert_eq!(broken(&|sent| sent.chunks[1].raw_size -= 1), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.chunks[1].packing = 9), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.begin.records += 1), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.begin.raw_bytes -= 1), Code::Corrupt);
+        assert_eq!(broken(&|sent| sent.begin.full = false), Code::Corrupt);
+        assert_eq!(
+            broken(&|sent| sent.commit.root = vec![0; 32].into()),
+            Code::Corrupt
+        );
+        assert_eq!(broken(&|sent| sent.begin.raw_bytes = u64::MAX), Code::Limit);
+        let other_root = |sent: &mut Sent| {
+            let mut position = snapshot(300).position;
+            position.root = [1; 32];
+            sent.begin.target = Some((&position).into());
+            sent.commit.root = position.root.to_vec().into();
+        };
+        assert_eq!(broken(&other_root), Code::Corrupt);
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let mut bomb = sent(1, 100_000);
+        bomb.chunks[0].data = zstd::bulk::compress(&vec![0; 50_000_000], 1)
+            .unwrap()
+            .into();
+        assert_eq!(code(&bomb), Code::Corrupt);
+    }
+
+    #[test]
+    fn an_unknown_kind_is_named() {
+        let record = proto::v1::Record {
+            kind: "quotas".to_owned(),
+            id: vec![0; 16].into(),
+            json: "{}".into(),
+        };
+        let records = proto::v1::Records { put: vec![record] };
+        let mut unknown = sent(1, 100_000);
+        let raw = prost::Message::encode_to_vec(&records);
+        unknown.begin.raw_bytes = raw.len().try_into().unwrap();
+        unknown.chunks[0].raw_size = raw.len().try_into().unwrap();
+        unknown.chunks[0].packing = Packing::Plain.into();
+        unknown.chunks[0].data = raw.into();
+        let fault = receive(&unknown).content.unwrap_err();
+        assert_eq!(fault.code(), Code::Unsupported);
+        assert!(fault.message.contains("`quotas`"));
+    }
+
+    #[test]
+    fn parts_outside_of_an_update_end_the_stream() {
+        let good = sent(3, 1000);
+        let mut receiver = Receiver::default();
+        assert_eq!(receiver.chunk(&good.chunks[0]), Err(Violation::Outside));
+        assert_eq!(
+            receiver.commit(&good.commit).unwrap_err(),
+            Violation::Outside
+        );
+        receiver.begin(good.begin.clone()).unwrap();
+        assert_eq!(receiver.begin(good.begin.clone()), Err(Violation::Overlap));
+        let mut other = good.commit;
+        other.nonce += 1;
+        assert_eq!(receiver.commit(&other).unwrap_err(), Violation::Nonce);
+    }
+
+    proptest! {
+        /// A flipped byte anywhere in the chunks is found.
+        #[test]
+        fn a_flipped_byte_is_found(at in 0_usize..5_000, bit in 0_u8..8) {
+            let mut sent = sent(200, 2_000);
+            let total: usize = sent.chunks.iter().map(|chunk| chunk.data.len()).sum();
+            let mut at = at % total;
+            for chunk in &mut sent.chunks {
+                if at < chunk.data.len() {
+                    let mut data = chunk.data.to_vec();
+                    data[at] ^= 1 << bit;
+                    chunk.data = data.into();
+                    break;
+                }
+                at -= chunk.data.len();
+            }
+            if let Ok(content) = receive(&sent).content {
+                // Unused bits of the packing may differ without a difference in what they pack.
+                let Content::Full(received) = content else { panic!() };
+                prop_assert_eq!(received.records, snapshot(200).records);
+            }
+        }
+    }
+}
