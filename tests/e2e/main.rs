@@ -1,1 +1,14 @@
-//! Skeleton.
+//! Wardgate from outside: the real programs, over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod bad_input;
+mod config_sync;
+mod guide;
+mod okta_guide;
+mod outage;
+mod sessions;

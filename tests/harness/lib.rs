@@ -1,1 +1,47 @@
-//! Skeleton.
+//! What end-to-end tests are made of: the real programs on free ports, a provider, an upstream, and a
+//! browser that keeps cookies.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and JSON answers null for what is absent"
+)]
+
+mod browser;
+mod cluster;
+mod curl;
+mod demo;
+mod process;
+
+pub use browser::{Browser, Reply};
+pub use cluster::{Cluster, DataPlane};
+pub use curl::curl;
+pub use demo::{CLIENT, Demo, SECRET};
+pub use process::{Process, run};
+
+use std::time::{Duration, Instant};
+
+/// The longest that anything here waits for something that is to happen soon.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks `condition` until it answers. Fails with `what` when that takes too long.
+///
+/// # Panics
+///
+/// If the condition is not met in time.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test waits for real processes in real time"
+    )]
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(
+            started.elapsed() < PATIENCE,
+            "it did not happen in time: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

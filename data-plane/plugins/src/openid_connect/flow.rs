@@ -46,19 +46,28 @@ pub(super) struct Context<'a> {
     pub(super) document: &'a Document,
 }
 
-/// A sign-in under way: what the authorization cookie seals.
+/// A sign-in under way: what the authorization cookie seals. Written with short names, since a browser
+/// with many tabs sends one such cookie for each.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Pending {
+    #[serde(rename = "s")]
     pub(super) state: String,
+    #[serde(rename = "n")]
     pub(super) nonce: String,
     /// The code verifier, if a challenge was sent.
+    #[serde(rename = "v")]
     pub(super) verifier: Option<String>,
+    #[serde(rename = "c")]
     pub(super) client: usize,
+    #[serde(rename = "r")]
     pub(super) redirect_uri: String,
     /// The URL first asked for, without its query.
+    #[serde(rename = "t")]
     pub(super) target: String,
     /// Its query, if that is preserved.
+    #[serde(rename = "q")]
     pub(super) query: Option<String>,
+    #[serde(rename = "a")]
     pub(super) started_at: UnixTime,
 }
 

@@ -108,8 +108,9 @@ fn arrive(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host) -> Arrival {
         .collect();
     let configured = rules.client(position).redirect_uri.clone();
     Arrival {
-        state: random_text::<32>(host),
-        nonce: random_text::<32>(host),
+        // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
+        state: random_text::<20>(host),
+        nonce: random_text::<20>(host),
         verifier: random_text::<32>(host),
         client: position,
         redirect_uri: configured.unwrap_or_else(|| target.clone()),

@@ -1,0 +1,133 @@
+//! The control plane may be down, and nodes may come and go: traffic goes on.
+
+use http::Method;
+use serde_json::json;
+
+use crate::guide::{Guide, gateway};
+use harness::{Browser, eventually};
+
+#[tokio::test]
+async fn sessions_and_routes_go_on_without_a_control_plane() {
+    let mut guide = Guide::start(2, "").await;
+    let mut browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    guide.cluster.persisted().await;
+    guide.cluster.control_plane.take().unwrap().kill();
+    for at in [0, 1] {
+        guide.turn(&mut browser, at);
+        assert_eq!(browser.get(&gateway("/")).await.status, 200);
+    }
+    // New sign-ins too.
+    assert_eq!(
+        guide.browser(1).sign_in(&gateway("/"), "bob").await.status,
+        200
+    );
+    // A node that restarts meanwhile serves what it had.
+    let node = guide.cluster.data_planes.remove(0);
+    node.process.kill();
+    guide.cluster.start_data_plane(&node.name).await;
+    guide.turn(&mut browser, 1);
+    let reply = browser.get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(guide.cluster.data_planes[1].is_ready().await);
+    // And when the control plane is back, both follow it again.
+    guide.cluster.start_control_plane().await;
+    guide
+        .cluster
+        .patch("/services/openid-connect-demo", json!({ "path": "/moved" }))
+        .await;
+    guide.cluster.settled().await;
+    let reply = browser.get(&gateway("/x")).await;
+    assert_eq!(reply.json()["path"], "/moved/x", "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_reconnect_without_a_change_transfers_nothing() {
+    let mut guide = Guide::start(1, "").await;
+    let before = guide.cluster.read("/clustering/data-planes").await["data"][0].clone();
+    let log = guide.cluster.data_planes[0].process.log();
+    let applied = |log: &str| log.matches("configuration applied").count();
+    guide.cluster.control_plane.take().unwrap().stop().await;
+    guide.cluster.start_control_plane().await;
+    let after = eventually("the node is back", async || {
+        let row = guide.cluster.read("/clustering/data-planes").await["data"][0].clone();
+        (row["connected"] == true).then_some(row)
+    })
+    .await;
+    assert_eq!(after["progress"], "current", "{after}");
+    assert_eq!(after["config_hash"], before["config_hash"]);
+    let log_after = guide.cluster.data_planes[0].process.log();
+    assert_eq!(applied(&log), applied(&log_after), "{log_after}");
+}
+
+#[tokio::test]
+async fn a_node_without_a_configuration_is_not_ready_and_says_503() {
+    let mut cluster = harness::Cluster::start(1).await;
+    let node = cluster.data_planes.remove(0);
+    node.process.kill();
+    cluster.control_plane.take().unwrap().kill();
+    std::fs::remove_dir_all(cluster.directory().join("data/node-1")).unwrap();
+    cluster.start_data_plane("node-1").await;
+    assert!(!cluster.data_planes[0].is_ready().await);
+    let reply = Browser::new().get(&format!("{}/x", cluster.url(0))).await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    cluster.start_control_plane().await;
+    eventually("the node is ready", async || {
+        cluster.data_planes[0].is_ready().await.then_some(())
+    })
+    .await;
+    let reply = Browser::new().get(&format!("{}/x", cluster.url(0))).await;
+    assert_eq!(reply.status, 404, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn acknowledged_writes_survive_a_killed_control_plane_and_reach_every_node() {
+    let mut cluster = harness::Cluster::start(2).await;
+    let demo = harness::Demo::start(&[]).await;
+    let service = cluster
+        .create("/services", json!({ "url": demo.upstream() }))
+        .await;
+    let mut paths = Vec::new();
+    for round in 0..3 {
+        for number in 0..5 {
+            let path = format!("/{round}/{number}");
+            let route = json!({ "paths": [path], "service": { "id": service["id"] } });
+            cluster.create("/routes", route).await;
+            paths.push(path);
+        }
+        cluster.control_plane.take().unwrap().kill();
+        cluster.start_control_plane().await;
+    }
+    cluster.settled().await;
+    for at in [0, 1] {
+        for path in &paths {
+            let reply = Browser::new()
+                .get(&format!("{}{path}", cluster.url(at)))
+                .await;
+            assert_eq!(reply.status, 200, "{path} on {at}: {}", reply.text());
+        }
+    }
+    let reply = cluster
+        .admin(Method::DELETE, "/services/none", &json!({}))
+        .await;
+    assert_eq!(reply.status, 204);
+}
+
+#[tokio::test]
+async fn a_node_that_stops_finishes_what_it_has_begun() {
+    let mut guide = Guide::start(2, "").await;
+    let node = guide.cluster.data_planes.remove(0);
+    let status = node.process.stop().await;
+    assert!(status.success(), "{status}");
+    let gone = eventually("the control plane sees the node leave", async || {
+        let rows = guide.cluster.read("/clustering/data-planes").await["data"].clone();
+        let row = rows
+            .as_array()?
+            .iter()
+            .find(|row| row["name"] == "node-1")?
+            .clone();
+        (row["connected"] == false).then_some(row)
+    })
+    .await;
+    assert_eq!(gone["draining"], true, "it said so before it left: {gone}");
+}

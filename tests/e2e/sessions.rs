@@ -1,0 +1,110 @@
+//! Any node serves any session.
+
+use std::time::Duration;
+
+use crate::guide::{GATEWAY, Guide, assert_sign_in_demanded, gateway};
+
+#[tokio::test]
+async fn a_session_of_one_node_is_served_by_another() {
+    let guide = Guide::start(2, "").await;
+    let mut browser = guide.browser(0);
+    let first = browser.sign_in(&gateway("/"), "alice").await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let before = guide.demo.provider_requests();
+    guide.turn(&mut browser, 1);
+    let second = browser.get(&gateway("/")).await;
+    assert_eq!(second.status, 200, "{}", second.text());
+    let token = |reply: &harness::Reply| reply.upstream_header("authorization").unwrap();
+    assert_eq!(token(&first), token(&second));
+    assert_eq!(
+        guide.demo.provider_requests(),
+        before,
+        "no call to the provider"
+    );
+}
+
+#[tokio::test]
+async fn a_sign_in_begun_on_one_node_ends_on_another() {
+    let guide = Guide::start(2, "").await;
+    let mut browser = guide.browser(0);
+    let callback = browser.log_in(&gateway("/"), "bob").await;
+    guide.turn(&mut browser, 1);
+    let reply = browser.get(callback.as_str()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    guide.turn(&mut browser, 0);
+    assert_eq!(browser.get(&gateway("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn twenty_tabs_sign_in_at_once() {
+    let guide = Guide::start(2, "").await;
+    let mut browser = guide.browser(0);
+    let mut starts = Vec::new();
+    for tab in 0..20 {
+        guide.turn(&mut browser, tab % 2);
+        let reply = browser.get(&gateway(&format!("/tab/{tab}"))).await;
+        assert_sign_in_demanded(&reply, &guide.demo);
+        starts.push(reply.location().unwrap());
+    }
+    let mut callbacks = Vec::new();
+    for start in &starts {
+        // The first tab shows the login page; the provider knows the user after that.
+        let next = if callbacks.is_empty() {
+            browser.log_in(start.as_str(), "alice").await
+        } else {
+            browser.get(start.as_str()).await.location().unwrap()
+        };
+        callbacks.push(next);
+    }
+    for (tab, callback) in callbacks.iter().enumerate() {
+        guide.turn(&mut browser, (tab + 1) % 2);
+        let reply = browser.open(callback.as_str()).await;
+        assert_eq!(reply.status, 200, "tab {tab}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn an_expired_access_token_is_refreshed_without_the_user() {
+    let guide = Guide::start(
+        2,
+        "--data config.scopes=offline_access --data config.leeway=0",
+    )
+    .await;
+    guide.demo.set_access_token_lifetime(Duration::from_secs(2));
+    let mut browser = guide.browser(0);
+    let first = browser.sign_in(&gateway("/"), "alice").await;
+    let token = first.upstream_header("authorization").unwrap();
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // The other node refreshes, and the node that has not seen it goes on with the new session.
+    guide.turn(&mut browser, 1);
+    let second = browser.get(&gateway("/")).await;
+    assert_eq!(second.status, 200, "{}", second.text());
+    let refreshed = second.upstream_header("authorization").unwrap();
+    assert_ne!(token, refreshed);
+    guide.turn(&mut browser, 0);
+    let third = browser.get(&gateway("/")).await;
+    assert_eq!(third.upstream_header("authorization"), Some(refreshed));
+}
+
+#[tokio::test]
+async fn a_session_that_the_provider_does_not_refresh_ends() {
+    let guide = Guide::start(
+        1,
+        "--data config.scopes=offline_access --data config.leeway=0",
+    )
+    .await;
+    guide.demo.set_access_token_lifetime(Duration::from_secs(1));
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    guide.demo.provider.forget_everyone();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let reply = browser.get(&gateway("/")).await;
+    assert!(
+        [302, 401].contains(&reply.status),
+        "{} {}",
+        reply.status,
+        reply.text()
+    );
+    assert_eq!(browser.cookie(GATEWAY, "session"), None);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+}

@@ -1,0 +1,245 @@
+//! A control plane and data planes as processes, with certificates of their own.
+
+use std::path::Path;
+
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::run;
+use crate::{Browser, Process, Reply, eventually};
+
+/// A cluster in a directory of its own. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Cluster {
+    directory: TempDir,
+    /// The control plane, while it runs.
+    pub control_plane: Option<Process>,
+    /// The data planes that were started.
+    pub data_planes: Vec<DataPlane>,
+    /// Where data planes find the control plane, also after it has ended.
+    listens_to_nodes: String,
+    admin: Browser,
+}
+
+/// One data plane.
+#[derive(Debug)]
+pub struct DataPlane {
+    /// Its id.
+    pub name: String,
+    /// Its process.
+    pub process: Process,
+}
+
+impl DataPlane {
+    /// Its base URL for plain HTTP.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.process.address("proxy"))
+    }
+
+    /// What `/status` says, if it answers.
+    pub async fn status(&self) -> Option<Value> {
+        let url = format!("http://{}/status", self.process.address("status"));
+        Some(Browser::new().try_get(&url).await?.json())
+    }
+
+    /// Whether it serves traffic.
+    pub async fn is_ready(&self) -> bool {
+        let url = format!("http://{}/status/ready", self.process.address("status"));
+        let reply = Browser::new().try_get(&url).await;
+        reply.is_some_and(|reply| reply.status == 200)
+    }
+}
+
+impl Cluster {
+    /// Starts a control plane and `data_planes` nodes called `node-1` and so on.
+    pub async fn start(data_planes: usize) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut cluster = Self {
+            directory,
+            control_plane: None,
+            data_planes: Vec::new(),
+            listens_to_nodes: "127.0.0.1:0".to_owned(),
+            admin: Browser::new(),
+        };
+        let certificates = cluster.file("certificates");
+        let mut arguments = vec!["certificates", "--out", &certificates];
+        let names: Vec<_> = (1..=data_planes)
+            .map(|number| format!("node-{number}"))
+            .collect();
+        for name in &names {
+            arguments.extend(["--data-plane", name]);
+        }
+        run("wardgate-control-plane", &arguments);
+        cluster.start_control_plane().await;
+        for name in names {
+            cluster.start_data_plane(&name).await;
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// The directory of certificates, stores and logs.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory().join(name).display().to_string()
+    }
+
+    fn member(&self, name: &str) -> [(&'static str, String); 4] {
+        [
+            (
+                "WARDGATE_CLUSTER_CERTIFICATE",
+                self.file(&format!("certificates/{name}.pem")),
+            ),
+            (
+                "WARDGATE_CLUSTER_KEY",
+                self.file(&format!("certificates/{name}.key")),
+            ),
+            ("WARDGATE_CLUSTER_CA", self.file("certificates/ca.pem")),
+            (
+                "WARDGATE_DATA_DIRECTORY",
+                self.file(&format!("data/{name}")),
+            ),
+        ]
+    }
+
+    /// Starts the control plane, again at the address where data planes look for it.
+    pub async fn start_control_plane(&mut self) {
+        let mut environment = self.member("control-plane").to_vec();
+        environment.push(("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()));
+        environment.push(("WARDGATE_CLUSTER_LISTEN", self.listens_to_nodes.clone()));
+        let process = Process::start(
+            "wardgate-control-plane",
+            "control-plane",
+            self.directory(),
+            &environment,
+        )
+        .await;
+        self.listens_to_nodes = process.address("cluster");
+        self.control_plane = Some(process);
+    }
+
+    /// Starts a data plane whose certificate exists.
+    pub async fn start_data_plane(&mut self, name: &str) {
+        let mut environment = self.member(name).to_vec();
+        for listener in ["PROXY", "PROXY_TLS", "STATUS"] {
+            let variable = match listener {
+                "PROXY" => "WARDGATE_PROXY_LISTEN",
+                "PROXY_TLS" => "WARDGATE_PROXY_TLS_LISTEN",
+                _ => "WARDGATE_STATUS_LISTEN",
+            };
+            environment.push((variable, "127.0.0.1:0".to_owned()));
+        }
+        let control_plane = format!("https://{}", self.listens_to_nodes);
+        environment.push(("WARDGATE_CONTROL_PLANES", control_plane));
+        environment.push(("WARDGATE_LABELS", "zone=test".to_owned()));
+        let process =
+            Process::start("wardgate-data-plane", name, self.directory(), &environment).await;
+        self.data_planes.push(DataPlane {
+            name: name.to_owned(),
+            process,
+        });
+    }
+
+    /// The base URL of the Admin API.
+    ///
+    /// # Panics
+    ///
+    /// If the control plane does not run.
+    pub fn admin_url(&self) -> String {
+        let control_plane = self.control_plane.as_ref().expect("the control plane runs");
+        format!("http://{}", control_plane.address("admin"))
+    }
+
+    /// Where data planes connect.
+    pub fn cluster_address(&self) -> &str {
+        &self.listens_to_nodes
+    }
+
+    /// The base URL of the data plane with the index `at`.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn url(&self, at: usize) -> String {
+        self.data_planes
+            .get(at)
+            .expect("the data plane was started")
+            .url()
+    }
+
+    /// Sends JSON to the Admin API.
+    pub async fn admin(&self, method: Method, path: &str, body: &Value) -> Reply {
+        let url = format!("{}{path}", self.admin_url());
+        let headers = [("content-type", "application/json")];
+        self.admin
+            .send(method, &url, &headers, body.to_string())
+            .await
+    }
+
+    /// Reads from the Admin API.
+    pub async fn read(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.admin_url());
+        self.admin.get(&url).await.json()
+    }
+
+    /// Creates a record and returns it.
+    ///
+    /// # Panics
+    ///
+    /// If it is refused.
+    pub async fn create(&self, path: &str, body: Value) -> Value {
+        let reply = self.admin(Method::POST, path, &body).await;
+        assert_eq!(reply.status, 201, "POST {path} {body}: {}", reply.text());
+        reply.json()
+    }
+
+    /// Changes a record and returns it.
+    ///
+    /// # Panics
+    ///
+    /// If it is refused.
+    pub async fn patch(&self, path: &str, body: Value) -> Value {
+        let reply = self.admin(Method::PATCH, path, &body).await;
+        assert_eq!(reply.status, 200, "PATCH {path} {body}: {}", reply.text());
+        reply.json()
+    }
+
+    /// A service to `upstream` with one route for `path`; returns the route's id.
+    pub async fn route(&self, upstream: &str, path: &str) -> String {
+        let service = self.create("/services", json!({ "url": upstream })).await;
+        let route =
+            json!({ "paths": [path], "service": { "id": service["id"] }, "strip_path": false });
+        let route = self.create("/routes", route).await;
+        route["id"].as_str().expect("a route has an id").to_owned()
+    }
+
+    /// Waits until every data plane runs what the control plane has.
+    pub async fn settled(&self) {
+        let newest = self.read("/status").await["configuration_revision"].clone();
+        for node in &self.data_planes {
+            eventually(
+                &format!("{} runs revision {newest}", node.name),
+                async || {
+                    let status = node.status().await?;
+                    (status["configuration_revision"].as_u64() >= newest.as_u64()).then_some(())
+                },
+            )
+            .await;
+        }
+    }
+
+    /// Waits until every data plane also has on disk what it runs.
+    pub async fn persisted(&self) {
+        eventually("every node has its configuration on disk", async || {
+            let rows = self.read("/clustering/data-planes").await["data"].clone();
+            let mut rows = rows.as_array()?.iter();
+            let all = rows.all(|row| row["persisted"] == true && row["progress"] == "current");
+            all.then_some(())
+        })
+        .await;
+    }
+}

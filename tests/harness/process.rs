@@ -1,0 +1,157 @@
+//! A program of the workspace as a process, killed when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+use crate::eventually;
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    addresses: Value,
+}
+
+impl Process {
+    /// Starts `program` with `environment` and waits until it has told its addresses. Its log goes to
+    /// `NAME.log` in `directory`, after that of a process of the same name before it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start; with its log.
+    pub async fn start(
+        program: &str,
+        name: &str,
+        directory: &Path,
+        environment: &[(&str, String)],
+    ) -> Self {
+        let told = directory.join(format!("{name}.json"));
+        // A leftover would name the ports of the process before.
+        let _ = std::fs::remove_file(&told);
+        let log = directory.join(format!("{name}.log"));
+        let open = || {
+            let mut options = std::fs::OpenOptions::new();
+            options.create(true).append(true).open(&log)
+        };
+        let child = Command::new(path(program))
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("WARDGATE_ADDRESSES_FILE", &told)
+            .stdin(Stdio::null())
+            .stdout(open().expect("the log can be opened"))
+            .stderr(open().expect("the log can be opened"))
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {program}: {error}"));
+        let mut process = Self {
+            name: name.to_owned(),
+            child,
+            log,
+            addresses: Value::Null,
+        };
+        process.addresses = eventually(&format!("{name} starts"), async || {
+            if let Ok(Some(status)) = process.child.try_wait() {
+                panic!("{name} ended with {status}:\n{}", process.log());
+            }
+            serde_json::from_slice(&std::fs::read(&told).ok()?).ok()
+        })
+        .await;
+        process
+    }
+
+    /// An address that it listens on, such as `admin`.
+    ///
+    /// # Panics
+    ///
+    /// If it listens on none of that name.
+    pub fn address(&self, name: &str) -> String {
+        let address = self.addresses.get(name).and_then(Value::as_str);
+        address
+            .unwrap_or_else(|| panic!("{} has no address {name}", self.name))
+            .to_owned()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Kills it as the kernel would: nothing of it runs any more.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks it to stop, as an init system would, and waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// If it does not stop in time.
+    pub async fn stop(mut self) -> ExitStatus {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(asked.is_ok_and(|status| status.success()));
+        eventually("the process stops", async || {
+            self.child
+                .try_wait()
+                .expect("the process can be waited for")
+        })
+        .await
+    }
+
+    fn end(&mut self) {
+        // Both fail if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed test shows what the processes said"
+            )]
+            {
+                eprintln!("--- {} ---\n{}", self.name, tail.join("\n"));
+            }
+        }
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Panics
+///
+/// If it fails.
+pub fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(path(program))
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("running {program}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+}
+
+/// Where cargo has put a program of this workspace: beside the directory of the tests.
+fn path(program: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a process knows its program");
+    let directory = test.parent().and_then(Path::parent);
+    let path = directory
+        .expect("tests lie in target/PROFILE/deps")
+        .join(program);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo test --workspace`, or `cargo build --workspace` before",
+        path.display()
+    );
+    path
+}
