@@ -11,4 +11,5 @@ mod config_sync;
 mod guide;
 mod okta_guide;
 mod outage;
+mod quickstart;
 mod sessions;

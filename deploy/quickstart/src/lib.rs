@@ -1,6 +1,10 @@
-//! What the demo is made of besides the two planes: an OpenID provider with a login page and an
-//! upstream that shows what reaches it.
+//! Wardgate on one machine: both planes in one process, and a demo around them.
 
+mod admin;
+pub mod cluster;
+mod demo;
 mod page;
 pub mod provider;
+pub mod run;
+pub mod settings;
 pub mod upstream;

@@ -91,7 +91,11 @@ fn signed_in_page(links: &Links, uri: &Uri, headers: &HeaderMap) -> Markup {
     let name = claim("name")
         .or_else(|| claim("sub"))
         .or_else(|| text("x-consumer-username"));
-    let here = text("x-forwarded-host").unwrap_or_default();
+    let here = format!(
+        "{}:{}",
+        text("x-forwarded-host").unwrap_or_default(),
+        text("x-forwarded-port").unwrap_or_default()
+    );
     html! {
         @match name {
             Some(name) => p { "You are signed in as " strong { (name) } ". The gateway checked that; this page only shows what it was told." },
@@ -99,8 +103,7 @@ fn signed_in_page(links: &Links, uri: &Uri, headers: &HeaderMap) -> Markup {
         }
         nav aria-label="Where to go" {
             @for (index, data_plane) in links.data_planes.iter().enumerate() {
-                @let current = data_plane.ends_with(&format!("://{here}"))
-                    || data_plane.ends_with(&format!(":{here}"));
+                @let current = data_plane.ends_with(&format!("://{here}"));
                 a href=(format!("{data_plane}/")) aria-current=[current.then_some("true")] {
                     "Open on data plane " (index + 1) @if current { " (this one)" }
                 }
