@@ -11,8 +11,8 @@ import { start, stop, until } from "./processes.js";
 const run = promisify(execFile);
 const ANY = "127.0.0.1:0";
 
-/** Starts a control plane, two data planes called `node-1` and `node-2`, and an upstream. */
-export async function startGateway() {
+/** Starts a control plane, two data planes called `node-1` and `node-2` with further `settings`, and an upstream. */
+export async function startGateway(settings = {}) {
   const directory = mkdtempSync(join(tmpdir(), "wardgate-"));
   const binary = (name) => join(process.env.WARDGATE_BIN_DIR, name);
   const certificates = join(directory, "certificates");
@@ -20,7 +20,7 @@ export async function startGateway() {
     "certificates", "--out", certificates, "--data-plane", "node-1", "--data-plane", "node-2",
   ]);
 
-  async function startMember(program, name, settings) {
+  async function startMember(program, name, own) {
     const told = join(directory, `${name}.json`);
     rmSync(told, { force: true });
     const env = {
@@ -29,7 +29,7 @@ export async function startGateway() {
       WARDGATE_CLUSTER_CA: join(certificates, "ca.pem"),
       WARDGATE_DATA_DIRECTORY: join(directory, "data", name),
       WARDGATE_ADDRESSES_FILE: told,
-      ...settings,
+      ...own,
     };
     const handle = start(name, binary(program), [], { env, log: join(directory, `${name}.log`) });
     const addresses = await until(`addresses of ${name}`, () => JSON.parse(readFileSync(told, "utf8")), { handle });
@@ -55,6 +55,7 @@ export async function startGateway() {
       WARDGATE_PROXY_TLS_LISTEN: listen.proxy_tls,
       WARDGATE_STATUS_LISTEN: listen.status,
       WARDGATE_CONTROL_PLANES: `https://${controlPlane.listen.cluster}`,
+      ...settings,
     });
   }
 
@@ -109,6 +110,7 @@ export async function startGateway() {
   return {
     directory,
     upstream: `http://127.0.0.1:${upstream.address().port}`,
+    processId: (at) => nodes[at].handle.child.pid,
     url: (at) => `http://${nodes[at].addresses.proxy}`,
     curl,
     configure,

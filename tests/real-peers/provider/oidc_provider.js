@@ -1,5 +1,6 @@
 // The certified `oidc-provider`, with its own development pages for signing in and giving consent.
 
+import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 import { Provider } from "oidc-provider";
 
@@ -7,12 +8,18 @@ import { Provider } from "oidc-provider";
 const ADDRESS = "127.0.0.2";
 
 /** Short, so that the suite sees access tokens expire and be refreshed. */
-export const ACCESS_TOKEN_SECONDS = 4;
+const ACCESS_TOKEN_SECONDS = 4;
 
 const GROUPS = { alice: ["staff", "admins"], bob: ["staff"] };
 
-/** Starts a provider that knows one client, with `redirectUris`, and the users alice and bob. */
-export async function startOidcProvider({ redirectUris, postLogoutRedirectUris }) {
+/** Starts a provider that knows one client, with `redirectUris`, and the users alice and bob. Their ID tokens hold `padding` random bytes. */
+export async function startOidcProvider({
+  redirectUris,
+  postLogoutRedirectUris,
+  accessTokenSeconds = ACCESS_TOKEN_SECONDS,
+  padding = 0,
+}) {
+  const note = randomBytes(padding).toString("base64url");
   const server = createServer();
   await new Promise((resolve) => server.listen(0, ADDRESS, resolve));
   const origin = `http://${ADDRESS}:${server.address().port}`;
@@ -29,7 +36,7 @@ export async function startOidcProvider({ redirectUris, postLogoutRedirectUris }
         token_endpoint_auth_method: "client_secret_basic",
       },
     ],
-    claims: { openid: ["sub"], email: ["email"], profile: ["name"], groups: ["groups"] },
+    claims: { openid: ["sub"], email: ["email"], profile: ["name", "note"], groups: ["groups"] },
     scopes: ["openid", "offline_access", "email", "profile", "groups"],
     // Claims of the asked scopes stand in the ID token, as Okta, Entra ID and Keycloak have them.
     conformIdTokenClaims: false,
@@ -37,13 +44,13 @@ export async function startOidcProvider({ redirectUris, postLogoutRedirectUris }
     features: { devInteractions: { enabled: true }, rpInitiatedLogout: { enabled: true } },
     findAccount: (_, sub) => ({
       accountId: sub,
-      claims: () => ({ sub, name: sub, email: `${sub}@example.com`, groups: GROUPS[sub] ?? [] }),
+      claims: () => ({ sub, name: sub, note, email: `${sub}@example.com`, groups: GROUPS[sub] ?? [] }),
     }),
     issueRefreshToken: async (_, asking) => asking.grantTypeAllowed("refresh_token"),
     pkce: { required: () => true },
     rotateRefreshToken: true,
     ttl: {
-      AccessToken: ACCESS_TOKEN_SECONDS,
+      AccessToken: accessTokenSeconds,
       AuthorizationCode: 60,
       Grant: 3600,
       IdToken: 3600,
@@ -65,7 +72,7 @@ export async function startOidcProvider({ redirectUris, postLogoutRedirectUris }
     issuer: `${origin}/.well-known/openid-configuration`,
     client,
     scopes: ["openid", "email", "profile", "groups"],
-    accessTokenSeconds: ACCESS_TOKEN_SECONDS,
+    accessTokenSeconds,
     /** Its access tokens mean nothing to anybody but itself. */
     jwtAccessTokens: false,
     /** All requests that reached the provider so far, as `METHOD path`. */
