@@ -31,11 +31,8 @@ use uuid::Uuid;
 use admin::Admin;
 use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
-use settings::Settings;
+use settings::{Settings, export_path, store_path};
 use store::{SecretsKey, Store, StoreError};
-
-/// The generation of a store that was never restored from a backup.
-const FIRST_GENERATION: u64 = 1;
 
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +83,7 @@ pub struct ControlPlane {
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
     keys: JoinHandle<()>,
+    exports: JoinHandle<()>,
 }
 
 impl ControlPlane {
@@ -100,12 +98,24 @@ impl ControlPlane {
             &settings.cluster_ca,
         )?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
-        let (store, config) = Store::open(&settings.data_directory.join("store"), &key)?;
+        let (store, config) = Store::open(&store_path(&settings.data_directory), &key)?;
         let revision = config.revision();
-        let publisher = Publisher::new(config, FIRST_GENERATION, Box::new(store));
+        let publisher = Publisher::new(config, store.generation(), Box::new(store));
         let rotation = Duration::from_secs(settings.session_key_rotation);
-        session_keys::keep(&publisher, UnixTime::now(), rotation)?;
+        if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation) {
+            // With a key, a store that takes no writes now is no reason not to serve what it holds.
+            if session_keys::none(&publisher.config()) {
+                return Err(error.into());
+            }
+            tracing::error!(%error, "session keys not rotated");
+        }
         let keys = tokio::spawn(rotate(publisher.clone(), rotation));
+        let exports = tokio::spawn(export(
+            publisher.clone(),
+            key,
+            export_path(&settings.data_directory),
+            Duration::from_secs(settings.export_interval),
+        ));
         let (listener, admin) = listen("admin_listen", settings.admin_listen).await?;
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen).await?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
@@ -143,6 +153,7 @@ impl ControlPlane {
             stop,
             served,
             keys,
+            exports,
         })
     }
 
@@ -165,6 +176,7 @@ impl ControlPlane {
     pub async fn stop(self) {
         drop(self.stop);
         self.keys.abort();
+        self.exports.abort();
         self.config_sync.stop().await;
         if let Err(error) = self.served.await {
             tracing::error!(%error, "admin api ended badly");
@@ -200,6 +212,25 @@ async fn rotate(publisher: Publisher, rotation: Duration) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "session keys not rotated"),
             Err(error) => tracing::error!(%error, "session keys not rotated"),
+        }
+    }
+}
+
+/// Exports the store at once and then regularly, for as long as the process lives.
+async fn export(publisher: Publisher, key: SecretsKey, directory: PathBuf, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        let (publisher, key, directory) = (publisher.clone(), key.clone(), directory.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let (generation, config) = (publisher.generation(), publisher.config());
+            store::export::write(&directory, &key, generation, &config, UnixTime::now())
+        });
+        match written.await {
+            Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "store exported"),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "store not exported"),
+            Err(error) => tracing::error!(%error, "store not exported"),
         }
     }
 }

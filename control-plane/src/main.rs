@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use control_plane::ControlPlane;
 use control_plane::settings::{Command, Program};
+use control_plane::store::restore::RestoreCommand;
 use shared::clock::UnixTime;
 
 #[global_allocator]
@@ -29,10 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn run(program: Program) -> anyhow::Result<()> {
-    if let Some(Command::Certificates(command)) = program.command {
-        return control_plane::certificates::write(&command, UnixTime::now())
-            .map(drop)
-            .context("certificates");
+    match &program.command {
+        Some(Command::Certificates(command)) => {
+            return control_plane::certificates::write(command, UnixTime::now())
+                .map(drop)
+                .context("certificates");
+        }
+        Some(Command::Restore(command)) => return restore(command),
+        None => {}
     }
     shared::telemetry::check(&program.settings.log)?;
     if program.check {
@@ -46,6 +51,19 @@ fn run(program: Program) -> anyhow::Result<()> {
         control_plane.stop().await;
         Ok(())
     })
+}
+
+#[expect(clippy::print_stdout, reason = "what a command did is its output")]
+fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
+    let done = control_plane::store::restore::restore(command, UnixTime::now())?;
+    println!(
+        "restored revision {} with {} records as generation {}",
+        done.revision, done.records, done.generation
+    );
+    if let Some(replaced) = done.replaced {
+        println!("the store from before is in {}", replaced.display());
+    }
+    Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT.

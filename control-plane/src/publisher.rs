@@ -13,15 +13,21 @@ use crate::config::{Change, Config};
 
 /// Where commits become durable.
 pub trait Journal: Send + 'static {
-    /// Makes `change` durable as `revision`, the one after the last. After an error nothing is
-    /// acknowledged any more until the process starts again.
+    /// Makes `change` durable as `revision`, the one after the last. After [`JournalFault::Broken`]
+    /// nothing is acknowledged any more until the process starts again.
     fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault>;
 }
 
 /// Why a commit is not durable.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the store takes no writes: {0}")]
-pub struct JournalFault(pub String);
+pub enum JournalFault {
+    /// A commit failed, now or earlier.
+    #[error("the store takes no writes: {0}")]
+    Broken(String),
+    /// The disk is nearly full. Nothing was written; the next attempt may succeed.
+    #[error("the store takes no writes: {0}")]
+    NoRoom(String),
+}
 
 /// Why a command had no effect.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +111,7 @@ impl Publisher {
         // After a panic in the middle of a commit nobody knows what is durable.
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "read-only until the next start: a commit was cut short";
-            return Err(JournalFault(reason.to_owned()).into());
+            return Err(JournalFault::Broken(reason.to_owned()).into());
         };
         let config = self.config();
         let context = Context {

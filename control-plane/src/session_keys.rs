@@ -88,6 +88,14 @@ fn body(value: Value) -> Body {
     }
 }
 
+/// Whether there is no key at all.
+pub fn none(config: &Config) -> bool {
+    config
+        .collection(SessionKey::KIND, Uuid::nil())
+        .next()
+        .is_none()
+}
+
 /// Does what is due. Blocks on the store.
 pub fn keep(publisher: &Publisher, now: UnixTime, rotation: Duration) -> Result<(), ExecuteError> {
     let mut secret = [0; 32];

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
+use crate::store::restore::RestoreCommand;
 
 /// The program `wardgate-control-plane`.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ pub struct Program {
 pub enum Command {
     /// Make the cluster's certificates: an authority, one pair for the control plane, one per data plane.
     Certificates(CertificatesCommand),
+    /// Put an export in the place of the store, while the control plane is stopped.
+    Restore(RestoreCommand),
 }
 
 /// The settings of a control plane.
@@ -96,6 +99,11 @@ pub struct Settings {
     /// the store's backups: without it the store cannot be read. [default: `data_directory` with `.key` appended]
     #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
+    /// Time between two exports of the store to `exports` in `data_directory`, in seconds. The newest three
+    /// are kept; a state that is exported already is not written again.
+    #[arg(long, env = "WARDGATE_EXPORT_INTERVAL", default_value_t = 3600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub export_interval: u64,
     /// How long a new session key seals cookies before the next one takes over, in seconds.
     #[arg(long, env = "WARDGATE_SESSION_KEY_ROTATION", default_value_t = 86_400, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
@@ -126,12 +134,30 @@ impl Program {
 impl Settings {
     /// The file that holds the key of the store's secrets.
     pub fn secrets_key_path(&self) -> PathBuf {
-        self.secrets_key_file.clone().unwrap_or_else(|| {
-            let mut path = self.data_directory.clone().into_os_string();
+        key_path(&self.data_directory, self.secrets_key_file.as_deref())
+    }
+}
+
+/// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
+pub fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
+    secrets_key_file.map_or_else(
+        || {
+            let mut path = data_directory.to_path_buf().into_os_string();
             path.push(".key");
             path.into()
-        })
-    }
+        },
+        Path::to_path_buf,
+    )
+}
+
+/// The store's directory.
+pub fn store_path(data_directory: &Path) -> PathBuf {
+    data_directory.join("store")
+}
+
+/// The directory of the store's exports.
+pub fn export_path(data_directory: &Path) -> PathBuf {
+    data_directory.join("exports")
 }
 
 impl Default for Settings {

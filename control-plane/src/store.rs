@@ -1,17 +1,24 @@
 //! The configuration on disk: sealed records, a log of changes, and a head that proves both.
 //!
+//! Beside the store there are exports of it, in case it is lost.
+//!
 //! sled's own flush does not survive a power cut on Linux, so each commit also syncs sled's file through
 //! a descriptor of ours before it is acknowledged.
 
+pub mod export;
 mod files;
 mod pieces;
+#[cfg(test)]
+mod power_cut;
+pub mod restore;
+mod room;
 mod seal;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +32,8 @@ use uuid::Uuid;
 
 use crate::config::{Change, Config, Fields};
 use crate::publisher::{Journal, JournalFault};
+use files::file_error;
+use room::Room;
 use seal::Sealer;
 pub use seal::SecretsKey;
 
@@ -59,14 +68,32 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A file is no export that can be restored.
+    #[error("{path} cannot be restored: {what}")]
+    Export {
+        /// The file.
+        path: String,
+        /// Why not.
+        what: String,
+    },
     /// The key that seals the store does not fit, or cannot be read.
     #[error("{0}")]
     Key(String),
 }
 
+/// The generation of a store that was never restored from an export.
+const FIRST_GENERATION: u64 = 1;
+
+const fn first_generation() -> u64 {
+    FIRST_GENERATION
+}
+
 /// What the last commit left, sealed under `head`.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Head {
+    /// Grows when an export takes the store's place. Absent in the first format.
+    #[serde(default = "first_generation")]
+    generation: u64,
     revision: u64,
     /// How many records there are.
     count: usize,
@@ -76,8 +103,23 @@ struct Head {
     chain: Hash,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            generation: FIRST_GENERATION,
+            revision: 0,
+            count: 0,
+            digest: Hash::default(),
+            chain: Hash::default(),
+        }
+    }
+}
+
 /// An open store.
 pub struct Store {
+    directory: PathBuf,
+    /// Tells how much of the disk is free. Tests have others.
+    room: fn(&Path) -> std::io::Result<Room>,
     /// Kept for its lock and its background work.
     database: sled::Db,
     records: sled::Tree,
@@ -113,6 +155,8 @@ impl Store {
         let (records, log, meta) = (open("records")?, open("log")?, open("meta")?);
         let file = files::sync_created(directory)?;
         let mut store = Self {
+            directory: directory.to_path_buf(),
+            room: Room::of,
             records,
             log,
             meta,
@@ -125,6 +169,24 @@ impl Store {
         };
         let config = store.load(directory)?;
         Ok((store, config))
+    }
+
+    /// How often the store was made anew from an export, counted from 1.
+    pub const fn generation(&self) -> u64 {
+        self.head.generation
+    }
+
+    /// Fills an empty store with a whole configuration, as `generation`.
+    fn fill(&mut self, generation: u64, config: &Config) -> Result<(), String> {
+        self.head.generation = generation;
+        let puts = config
+            .records()
+            .map(|(key, fields)| (*key, Arc::clone(fields)));
+        let change = Change {
+            puts: puts.collect(),
+            removes: Vec::new(),
+        };
+        self.write(config.revision(), &change)
     }
 
     fn load(&mut self, directory: &Path) -> Result<Config, StoreError> {
@@ -169,7 +231,7 @@ impl Store {
     fn write(&mut self, revision: Revision, change: &Change) -> Result<(), String> {
         let mut head = Head {
             revision: revision.0,
-            ..self.head
+            ..self.head.clone()
         };
         let mut hashes: Vec<(Key, Option<Hash>)> = Vec::new();
         let mut puts = Vec::new();
@@ -238,20 +300,23 @@ impl Store {
 impl Journal for Store {
     fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault> {
         if let Some(reason) = &self.broken {
-            return Err(JournalFault(format!(
-                "read-only until the next start: {reason}"
-            )));
+            let reason = format!("read-only until the next start: {reason}");
+            return Err(JournalFault::Broken(reason));
         }
         if revision.0 != self.head.revision + 1 {
-            return Err(JournalFault(format!(
+            return Err(JournalFault::Broken(format!(
                 "revision {revision} does not follow {}",
                 self.head.revision
             )));
         }
+        // A disk that does not tell its space is not thereby full.
+        if let Ok(room) = (self.room)(&self.directory) {
+            room.check().map_err(JournalFault::NoRoom)?;
+        }
         self.write(revision, change).map_err(|reason| {
             tracing::error!(%reason, "store is read-only from now on");
             self.broken = Some(reason.clone());
-            JournalFault(reason)
+            JournalFault::Broken(reason)
         })
     }
 }

@@ -9,7 +9,7 @@ use shared::schema::FieldErrors;
 
 use super::Answer;
 use crate::command::{Rejection, Selector};
-use crate::publisher::ExecuteError;
+use crate::publisher::{ExecuteError, JournalFault};
 
 /// Why a request is not answered as asked.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) enum Refusal {
     Rejected(Rejection, &'static str),
     /// The store takes no writes.
     ReadOnly(String),
+    /// The disk is nearly full.
+    NoRoom(String),
     /// A bug.
     Unexpected,
 }
@@ -61,7 +63,11 @@ impl Refusal {
             ExecuteError::Rejected(rejection) => Self::Rejected(rejection, entity.kind),
             ExecuteError::Fault(fault) => {
                 tracing::error!(%fault, "write refused");
-                Self::ReadOnly(fault.to_string())
+                let text = fault.to_string();
+                match fault {
+                    JournalFault::Broken(_) => Self::ReadOnly(text),
+                    JournalFault::NoRoom(_) => Self::NoRoom(text),
+                }
             }
         }
     }
@@ -104,6 +110,7 @@ impl Refusal {
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
             Self::ReadOnly(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
+            Self::NoRoom(message) => plain(StatusCode::INSUFFICIENT_STORAGE, &message),
             Self::Unexpected => plain(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "An unexpected error occurred",

@@ -18,7 +18,7 @@ struct Memory {
 impl Journal for Memory {
     fn commit(&mut self, _: Revision, _: &Change) -> Result<(), JournalFault> {
         if self.broken {
-            Err(JournalFault("disk full".to_owned()))
+            Err(JournalFault::Broken("disk full".to_owned()))
         } else {
             Ok(())
         }

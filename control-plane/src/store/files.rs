@@ -107,7 +107,7 @@ fn remove(directory: &Path, taken: impl Fn(&str) -> bool) -> Result<(), StoreErr
     Ok(())
 }
 
-fn file_error(attempt: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+pub(super) fn file_error(attempt: &'static str, path: &Path, source: std::io::Error) -> StoreError {
     StoreError::File {
         attempt,
         path: path.display().to_string(),

@@ -2,7 +2,7 @@
 //! value is filed under.
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use aws_lc_rs::rand;
 use shared::secret::Secret;
 
 use super::StoreError;
+use super::files::file_error;
 
 /// Length of the key, in bytes.
 const KEY: usize = 32;
@@ -20,45 +21,43 @@ const KEY: usize = 32;
 pub struct SecretsKey(Secret<[u8; KEY]>);
 
 impl SecretsKey {
+    /// Reads the key in `path`.
+    pub fn read(path: &Path) -> Result<Self, StoreError> {
+        let key = std::fs::read(path).map_err(|source| file_error("reading", path, source))?;
+        let key = <[u8; KEY]>::try_from(key).map_err(|key| {
+            StoreError::Key(format!(
+                "{} holds {} bytes; a key has {KEY}",
+                path.display(),
+                key.len()
+            ))
+        })?;
+        Ok(Self(Secret::new(key)))
+    }
+
     /// Reads the key in `path`, or makes one there, readable by its owner only.
     pub fn read_or_create(path: &Path) -> Result<Self, StoreError> {
-        let failed = |attempt: &'static str, source: std::io::Error| StoreError::File {
-            attempt,
-            path: path.display().to_string(),
-            source,
-        };
-        match std::fs::File::open(path) {
-            Ok(mut file) => {
-                let mut key = Vec::new();
-                file.read_to_end(&mut key)
-                    .map_err(|error| failed("reading", error))?;
-                let key = <[u8; KEY]>::try_from(key).map_err(|key| {
-                    StoreError::Key(format!(
-                        "{} holds {} bytes; a key has {KEY}",
-                        path.display(),
-                        key.len()
-                    ))
-                })?;
-                Ok(Self(Secret::new(key)))
+        match Self::read(path) {
+            Err(StoreError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Self::create(path)
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent).map_err(|error| failed("making", error))?;
-                }
-                let mut key = [0; KEY];
-                rand::fill(&mut key).expect("the system's random source works");
-                let mut options = OpenOptions::new();
-                options.write(true).create_new(true).mode(0o600);
-                let mut file = options
-                    .open(path)
-                    .map_err(|error| failed("making", error))?;
-                file.write_all(&key)
-                    .map_err(|error| failed("writing", error))?;
-                file.sync_all().map_err(|error| failed("syncing", error))?;
-                Ok(Self(Secret::new(key)))
-            }
-            Err(error) => Err(failed("opening", error)),
+            read => read,
         }
+    }
+
+    fn create(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| file_error("making", path, source);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let mut key = [0; KEY];
+        rand::fill(&mut key).expect("the system's random source works");
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let mut file = options.open(path).map_err(failed)?;
+        file.write_all(&key)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+        Ok(Self(Secret::new(key)))
     }
 }
 

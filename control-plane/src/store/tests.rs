@@ -192,3 +192,176 @@ fn a_truncated_file_is_an_error_or_whole_and_never_a_panic() {
         }
     }
 }
+
+#[test]
+fn a_nearly_full_disk_refuses_writes_until_there_is_room() {
+    let place = Place::new();
+    let (mut store, _) = place.open().unwrap();
+    store.room = |_| {
+        Ok(Room {
+            free: 1,
+            total: 1 << 40,
+        })
+    };
+    let fault = store.commit(Revision(1), &put(1, "a")).unwrap_err();
+    assert!(matches!(fault, JournalFault::NoRoom(_)), "{fault}");
+    assert!(
+        fault.to_string().contains("1024 MiB must stay free"),
+        "{fault}"
+    );
+    store.room = |_| {
+        Ok(Room {
+            free: 1 << 39,
+            total: 1 << 40,
+        })
+    };
+    store.commit(Revision(1), &put(1, "a")).unwrap();
+}
+
+#[test]
+fn a_head_without_a_generation_is_the_first() {
+    let head: Head = serde_json::from_value(json!({
+        "revision": 7, "count": 0, "digest": Hash::default(), "chain": Hash::default(),
+    }))
+    .unwrap();
+    assert_eq!((head.generation, head.revision), (1, 7));
+}
+
+mod exports {
+    use super::*;
+    use crate::store::export;
+    use crate::store::restore::{RestoreCommand, Restored, restore};
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    /// A place with 20 consumers at revision 20, exported.
+    fn exported() -> (Place, PathBuf) {
+        let place = Place::new();
+        let (mut store, mut config) = place.open().unwrap();
+        for at in 1..=20_u64 {
+            let change = put(u128::from(at), &format!("consumer {at}"));
+            store.commit(Revision(at), &change).unwrap();
+            config = config.evolve(&change, Revision(at));
+        }
+        let path = export::write(
+            &place.directory().with_file_name("exports"),
+            &place.key(),
+            store.generation(),
+            &config,
+            NOW,
+        );
+        (place, path.unwrap().expect("the state is new"))
+    }
+
+    fn restored(place: &Place, from: &Path) -> Result<Restored, StoreError> {
+        let command = RestoreCommand {
+            from: from.to_path_buf(),
+            data_directory: place.root.path().to_path_buf(),
+            secrets_key_file: Some(place.root.path().join("store.key")),
+        };
+        restore(&command, NOW)
+    }
+
+    #[test]
+    fn a_lost_store_comes_back_from_its_export_as_the_next_generation() {
+        let (place, path) = exported();
+        std::fs::remove_dir_all(place.directory()).unwrap();
+        let done = restored(&place, &path).unwrap();
+        assert_eq!((done.generation, done.revision), (2, Revision(20)));
+        assert_eq!((done.records, done.exported_at), (20, NOW));
+        let (mut store, config) = place.open().unwrap();
+        assert_eq!(store.generation(), 2);
+        assert_eq!(username(&config, 20).as_deref(), Some("consumer 20"));
+        store.commit(Revision(21), &put(21, "new")).unwrap();
+        drop(store);
+        assert_eq!(
+            place.open().unwrap().0.generation(),
+            2,
+            "a commit keeps the generation"
+        );
+    }
+
+    #[test]
+    fn each_restore_is_a_new_generation_and_keeps_the_store_from_before() {
+        let (place, path) = exported();
+        {
+            let (mut store, _) = place.open().unwrap();
+            store.commit(Revision(21), &put(21, "later")).unwrap();
+        }
+        let first = restored(&place, &path).unwrap();
+        let kept = first.replaced.expect("there was a store");
+        let (_, before) = Store::open(&kept, &place.key()).unwrap();
+        assert_eq!(username(&before, 21).as_deref(), Some("later"));
+        std::fs::remove_dir_all(kept).unwrap();
+        assert_eq!(restored(&place, &path).unwrap().generation, 3);
+    }
+
+    #[test]
+    fn a_store_that_does_not_open_is_replaced_by_a_later_generation_than_any_export() {
+        let (place, path) = exported();
+        let later = path.with_file_name("000007-000000000001.export");
+        std::fs::write(later, "whatever").unwrap();
+        std::fs::write(place.directory().join("db"), "no database").unwrap();
+        assert_eq!(restored(&place, &path).unwrap().generation, 8);
+    }
+
+    #[test]
+    fn the_store_of_a_running_control_plane_is_left_alone() {
+        let (place, path) = exported();
+        let _running = place.open().unwrap();
+        let error = restored(&place, &path).unwrap_err().to_string();
+        assert!(error.contains("stop that one first"), "{error}");
+        assert!(place.directory().exists());
+    }
+
+    #[test]
+    fn three_exports_are_kept_and_no_state_is_written_twice() {
+        let place = Place::new();
+        let directory = place.directory().with_file_name("exports");
+        let mut config = Config::default();
+        for revision in 1..=5 {
+            config = config.evolve(&put(1, &revision.to_string()), Revision(revision));
+            for expected in [true, false] {
+                let written = export::write(&directory, &place.key(), 1, &config, NOW).unwrap();
+                assert_eq!(written.is_some(), expected);
+            }
+        }
+        let names: Vec<String> = export::list(&directory)
+            .unwrap()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [3, 4, 5].map(|revision| format!("000001-{revision:012}.export"))
+        );
+    }
+
+    #[test]
+    fn no_damaged_or_foreign_export_is_restored() {
+        let (place, path) = exported();
+        let whole = std::fs::read(&path).unwrap();
+        assert!(
+            !whole.windows(11).any(|window| window == b"consumer 20"),
+            "an export is sealed"
+        );
+        let mut cases: Vec<Vec<u8>> = (0..whole.len())
+            .step_by(7)
+            .map(|keep| whole[..keep].to_vec())
+            .collect();
+        for at in (0..whole.len()).step_by(5) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            cases.push(flipped);
+        }
+        for case in cases {
+            std::fs::write(&path, case).unwrap();
+            let error = export::read(&path, &place.key()).unwrap_err();
+            assert!(matches!(error, StoreError::Export { .. }), "{error}");
+        }
+        std::fs::write(&path, whole).unwrap();
+        let other = SecretsKey::read_or_create(&place.root.path().join("other.key")).unwrap();
+        let error = export::read(&path, &other).unwrap_err().to_string();
+        assert!(error.contains("secrets_key_file"), "{error}");
+    }
+}

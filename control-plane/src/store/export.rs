@@ -1,0 +1,211 @@
+//! The whole configuration in one file, sealed like the store: what is left when the store is not.
+//!
+//! A file is named after what it holds, so that names sort by age and the same state is never written
+//! twice.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::entity::definition;
+use shared::snapshot::{Key, Revision};
+use uuid::Uuid;
+
+use super::room::Room;
+use super::seal::{Sealer, SecretsKey};
+use super::{StoreError, file_error};
+use crate::config::{Change, Config, Fields};
+
+/// What a file begins with. It is also what the rest is sealed to.
+const MAGIC: &[u8] = b"wardgate export 1\n";
+
+/// How many files are kept.
+const KEPT: usize = 3;
+
+/// The ending of a file's name.
+const ENDING: &str = "export";
+
+/// zstd's level: its own default.
+const COMPRESSION: i32 = 3;
+
+/// A configuration that was exported.
+#[derive(Debug)]
+pub struct Export {
+    /// The generation that it was.
+    pub generation: u64,
+    /// When it was written.
+    pub at: UnixTime,
+    /// The records, at their revision.
+    pub config: Config,
+}
+
+/// The first line of the content.
+#[derive(Deserialize, Serialize)]
+struct Heading {
+    generation: u64,
+    revision: Revision,
+    at: UnixTime,
+    records: usize,
+}
+
+/// Each further line.
+#[derive(Deserialize, Serialize)]
+struct Line<R> {
+    kind: String,
+    id: Uuid,
+    record: R,
+}
+
+/// Writes `config` to a file of `directory` and removes all but the newest files there. `None` if that
+/// state is there already.
+pub fn write(
+    directory: &Path,
+    key: &SecretsKey,
+    generation: u64,
+    config: &Config,
+    now: UnixTime,
+) -> Result<Option<PathBuf>, StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| file_error("making", directory, source))?;
+    let name = format!("{generation:06}-{:012}.{ENDING}", config.revision().0);
+    let path = directory.join(name);
+    if path.exists() {
+        return Ok(None);
+    }
+    let failed = |source| file_error("writing", &path, source);
+    Room::of(directory)
+        .and_then(|room| room.check().map_err(io::Error::other))
+        .map_err(failed)?;
+    let content = content(generation, config, now).map_err(failed)?;
+    let sealed = Sealer::new(key).seal(MAGIC, &content);
+    // Whole or not there: the name appears once the content is on disk.
+    let unfinished = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(failed)?;
+    file.write_all(MAGIC)
+        .and_then(|()| file.write_all(&sealed))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(failed)?;
+    prune(directory)?;
+    Ok(Some(path))
+}
+
+fn content(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8>> {
+    let heading = Heading {
+        generation,
+        revision: config.revision(),
+        at: now,
+        records: config.len(),
+    };
+    let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION)?;
+    serde_json::to_writer(&mut encoder, &heading)?;
+    for (key, fields) in config.records() {
+        encoder.write_all(b"\n")?;
+        let line = Line {
+            kind: key.kind.to_owned(),
+            id: key.id,
+            record: &**fields,
+        };
+        serde_json::to_writer(&mut encoder, &line)?;
+    }
+    encoder.finish()
+}
+
+/// Reads a file that [`write`] made.
+pub fn read(path: &Path, key: &SecretsKey) -> Result<Export, StoreError> {
+    let refused = |what: &str| StoreError::Export {
+        path: path.display().to_string(),
+        what: what.to_owned(),
+    };
+    let bytes = fs::read(path).map_err(|source| file_error("reading", path, source))?;
+    let sealed = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| refused("it is no export of this program"))?;
+    let content = Sealer::new(key).open(MAGIC, sealed).ok_or_else(|| {
+        refused("it was changed or cut, or sealed with another key than secrets_key_file has")
+    })?;
+    let content = zstd::decode_all(content.as_slice())
+        .map_err(|error| refused(&format!("its content does not unpack: {error}")))?;
+    parse(&content).map_err(|error| refused(&error))
+}
+
+fn parse(content: &[u8]) -> Result<Export, String> {
+    let text = |error: serde_json::Error| error.to_string();
+    let mut lines = content.split(|byte| *byte == b'\n');
+    let heading: Heading =
+        serde_json::from_slice(lines.next().unwrap_or_default()).map_err(text)?;
+    let mut puts = Vec::with_capacity(heading.records);
+    for line in lines {
+        let line: Line<Fields> = serde_json::from_slice(line).map_err(text)?;
+        let entity = definition(&line.kind).ok_or_else(|| {
+            let kind = &line.kind;
+            format!("it holds `{kind}`, which this version does not know; use a newer one")
+        })?;
+        let key = Key {
+            kind: entity.kind,
+            id: line.id,
+        };
+        puts.push((key, Arc::new(line.record)));
+    }
+    if puts.len() != heading.records {
+        return Err(format!(
+            "{} records instead of {}",
+            puts.len(),
+            heading.records
+        ));
+    }
+    let change = Change {
+        puts,
+        removes: Vec::new(),
+    };
+    Ok(Export {
+        generation: heading.generation,
+        at: heading.at,
+        config: Config::default().evolve(&change, heading.revision),
+    })
+}
+
+/// The exports of a directory, oldest first.
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(file_error("reading", directory, source)),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == ENDING));
+    paths.sort();
+    Ok(paths)
+}
+
+/// The highest generation that the names in a directory speak of.
+pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
+    let generation = |path: &PathBuf| -> Option<u64> {
+        path.file_stem()?.to_str()?.split_once('-')?.0.parse().ok()
+    };
+    let exports = list(directory)?;
+    Ok(exports.iter().filter_map(generation).max().unwrap_or(0))
+}
+
+fn prune(directory: &Path) -> Result<(), StoreError> {
+    let exports = list(directory)?;
+    let old = exports.len().saturating_sub(KEPT);
+    for path in exports.iter().take(old) {
+        fs::remove_file(path).map_err(|source| file_error("removing", path, source))?;
+    }
+    Ok(())
+}

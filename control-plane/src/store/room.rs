@@ -1,0 +1,76 @@
+//! How much of the disk must stay free. A full disk would break the store in the middle of a commit;
+//! a refusal before that costs nothing.
+
+use std::io;
+use std::path::Path;
+
+/// Less than this, in bytes, is never enough.
+const LEAST: u64 = 64 * 1024 * 1024;
+
+/// Nor is less than this part of the disk, in per cent …
+const PART: u64 = 5;
+
+/// … unless that much, in bytes, is there: on a large disk the part says nothing.
+const PLENTY: u64 = 1024 * 1024 * 1024;
+
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) free: u64,
+    pub(super) total: u64,
+}
+
+impl Room {
+    /// The space where `directory` is.
+    pub(super) fn of(directory: &Path) -> io::Result<Self> {
+        let found = rustix::fs::statvfs(directory)?;
+        Ok(Self {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+
+    /// Says why there is too little of it, if there is.
+    pub(super) fn check(self) -> Result<(), String> {
+        let part = (self.total / 100).saturating_mul(PART).min(PLENTY);
+        let needed = part.max(LEAST);
+        if self.free >= needed {
+            return Ok(());
+        }
+        let mebibytes = |bytes: u64| bytes / (1024 * 1024);
+        Err(format!(
+            "the disk has {} MiB free and {} MiB must stay free; make room and send the request again",
+            mebibytes(self.free),
+            mebibytes(needed)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_stop_before_the_disk_is_full() {
+        const MIB: u64 = 1024 * 1024;
+        let enough = |free: u64, total: u64| Room { free, total }.check().is_ok();
+        // 64 MiB on a small disk, 5 % on one in the middle, 1 GiB on a large one.
+        for (total, least) in [
+            (512 * MIB, 64 * MIB),
+            (10_000 * MIB, 500 * MIB),
+            (4_000_000 * MIB, 1024 * MIB),
+        ] {
+            assert!(enough(least, total), "{least} of {total}");
+            assert!(!enough(least - 1, total), "{} of {total}", least - 1);
+        }
+        let text = Room { free: 0, total: 0 }.check().unwrap_err();
+        assert!(text.contains("64 MiB must stay free"), "{text}");
+    }
+
+    #[test]
+    fn a_directory_tells_its_space() {
+        let place = tempfile::tempdir().unwrap();
+        let room = Room::of(place.path()).unwrap();
+        assert!(room.total > 0 && room.free <= room.total, "{room:?}");
+    }
+}
