@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,8 @@ struct Inner {
     core: CoreStates,
     node: Arc<NodeStates>,
     network: RefCell<Option<Rc<Network>>>,
+    hangs: Cell<bool>,
+    sleepers: RefCell<Vec<(UnixTime, Waker)>>,
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
 }
@@ -60,6 +63,8 @@ impl FakeHost {
             core: CoreStates::default(),
             node,
             network: RefCell::default(),
+            hangs: Cell::default(),
+            sleepers: RefCell::default(),
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
         }))
@@ -76,17 +81,53 @@ impl FakeHost {
             .set(now.saturating_add(Duration::from_secs_f64(seconds)));
     }
 
+    /// Lets the network take everything and give nothing.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.0.hangs.set(hangs);
+    }
+
     pub(crate) fn set_clock(&self, now: UnixTime) {
         self.0.now.set(now);
     }
 
-    /// Runs `future` to its end, and what it spawned as far as it comes.
+    /// Runs `future` to its end, and what it spawned as far as it comes. When all that is left to do
+    /// is to wait, the clock goes on to when somebody wakes.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut pool = self.0.pool.borrow_mut().take().expect("runs do not nest");
-        let result = pool.run_until(future);
+        let mut future = std::pin::pin!(future);
+        let mut idle = 0;
+        let result = pool.run_until(std::future::poll_fn(|context| {
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() {
+                idle += 1;
+                // Between two polls, all that is spawned runs as far as it comes.
+                if idle % 100 == 0 {
+                    self.wake_next();
+                }
+                context.waker().wake_by_ref();
+            }
+            polled
+        }));
         pool.run_until_stalled();
         *self.0.pool.borrow_mut() = Some(pool);
         result
+    }
+}
+
+impl FakeHost {
+    /// Lets time pass until the first sleeper wakes.
+    fn wake_next(&self) {
+        let mut sleepers = self.0.sleepers.borrow_mut();
+        let now = self.now();
+        let next = sleepers.iter().map(|(until, _)| *until).min();
+        self.0.now.set(next.map_or(now, |next| next.max(now)));
+        let now = self.now();
+        for (until, waker) in sleepers.iter() {
+            if *until <= now {
+                waker.wake_by_ref();
+            }
+        }
+        sleepers.retain(|(until, _)| *until > now);
     }
 }
 
@@ -94,8 +135,15 @@ impl Host for FakeHost {
     async fn fetch(
         &self,
         request: http::Request<Bytes>,
-        _: FetchLimits,
+        limits: FetchLimits,
     ) -> Result<http::Response<Bytes>, FetchError> {
+        if self.0.hangs.get() {
+            self.sleep(limits.timeout).await;
+            return Err(FetchError::Timeout {
+                authority: "idp.example:443".to_owned(),
+                timeout: limits.timeout,
+            });
+        }
         // An answer never comes at once: whoever else wants to run, does.
         let mut waited = false;
         std::future::poll_fn(|context| {
@@ -137,7 +185,16 @@ impl Host for FakeHost {
     }
 
     async fn sleep(&self, duration: Duration) {
-        self.0.now.set(self.0.now.get().saturating_add(duration));
+        let until = self.now().saturating_add(duration);
+        std::future::poll_fn(|context| {
+            if self.now() >= until {
+                return std::task::Poll::Ready(());
+            }
+            let sleeper = (until, context.waker().clone());
+            self.0.sleepers.borrow_mut().push(sleeper);
+            std::task::Poll::Pending
+        })
+        .await;
     }
 
     fn core_state<T: Default + 'static>(&self) -> Rc<T> {

@@ -5,16 +5,19 @@
 //! ```
 //!
 //! A copy that has aged is still used while it is fetched anew. A provider that failed rests for a
-//! moment before it is asked again, so that nobody waits for it in vain.
+//! moment before it is asked again, and then by one request that does not wait for long: a provider
+//! that hangs holds nobody back a second time.
 
 mod document;
 mod keys;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use shared::clock::UnixTime;
 use tracing::warn;
 
@@ -30,6 +33,9 @@ const CORE_COPY: Duration = Duration::from_secs(1);
 
 /// Longest rest of a provider that fails.
 const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// How long a request waits for a provider that failed before.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Failures in a row after which calls other than discovery are not even tried for a moment.
 const TOLERATED_FAILURES: u32 = 3;
@@ -116,10 +122,40 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
             document
         }
         None if rests => return Err(ProviderError::Resting),
-        None => wait(providers.fetch(rules, host)).await?,
+        None => first(&providers, rules, host, &entry.discovery).await?,
     };
     copies.remember(key, &document, now);
     Ok(document)
+}
+
+/// The first document of a provider. Whoever comes while nothing is known to be wrong waits for it;
+/// after a failure, only the one that asks again does, and not for long.
+async fn first(
+    providers: &Arc<Providers>,
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    health: &Health,
+) -> Outcome {
+    if health.failures == 0 {
+        return wait(providers.fetch(rules, host)).await;
+    }
+    if providers.flights.runs(&rules.provider_key) {
+        return Err(ProviderError::Resting);
+    }
+    let flight = providers.fetch(rules, host);
+    within(host, PATIENCE, wait(flight)).await
+}
+
+/// What `operation` comes to, unless that takes too long.
+async fn within<T>(
+    host: &impl Host,
+    limit: Duration,
+    operation: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    match select(pin!(operation), pin!(host.sleep(limit))).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(ProviderError::Slow),
+    }
 }
 
 /// A newer document than `seen`, whose keys did not verify a token: fetched anew unless that was done
@@ -152,7 +188,11 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
         }
     };
     let document = match flight {
-        Ok(()) => wait(providers.fetch(rules, host)).await?,
+        Ok(()) => wait(providers.fetch(rules, host)).await.inspect_err(|_| {
+            // A failure rests for its own, shorter time.
+            let mut entries = providers.lock();
+            entries.entry(key).or_default().rediscovered_at = None;
+        })?,
         Err(document) => document,
     };
     host.core_state::<CoreCopies>()
@@ -168,12 +208,17 @@ pub(super) async fn guarded<T>(
 ) -> Result<T, ProviderError> {
     let providers = host.node_state::<Providers>();
     let key = rules.provider_key;
-    if providers
-        .entry(key)
-        .calls
-        .rests(TOLERATED_FAILURES, host.now())
     {
-        return Err(ProviderError::Resting);
+        let now = host.now();
+        let mut entries = providers.lock();
+        let calls = &mut entries.entry(key).or_default().calls;
+        if calls.rests(TOLERATED_FAILURES, now) {
+            return Err(ProviderError::Resting);
+        }
+        if calls.failures > TOLERATED_FAILURES {
+            // This call finds out for all: the others rest for another while.
+            calls.failed_at = now;
+        }
     }
     let result = call.await;
     let mut entries = providers.lock();
@@ -202,7 +247,9 @@ impl Providers {
         if let Some(pilot) = pilot {
             let (providers, rules, its_host) = (Arc::clone(self), Arc::clone(rules), host.clone());
             host.spawn(Box::pin(async move {
-                let outcome = document::fetch(&rules, &its_host).await.map(Arc::new);
+                let limit = limits(&rules, 0).timeout;
+                let fetch = document::fetch(&rules, &its_host);
+                let outcome = within(&its_host, limit, fetch).await.map(Arc::new);
                 if let Err(error) = &outcome {
                     warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
                 }

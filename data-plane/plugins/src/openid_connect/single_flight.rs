@@ -40,6 +40,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Flights<K, V> {
         (receiver, Some(pilot))
     }
 
+    /// Whether the operation `key` runs.
+    pub(super) fn runs(&self, key: &K) -> bool {
+        self.lock().contains_key(key)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<oneshot::Sender<V>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

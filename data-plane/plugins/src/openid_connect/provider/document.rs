@@ -66,6 +66,9 @@ pub(crate) enum ProviderError {
     /// The fetch was given up, for instance because the node stops.
     #[error("asking the provider was given up")]
     GivenUp,
+    /// No answer yet.
+    #[error("the provider takes too long")]
+    Slow,
     /// Too many failures just now.
     #[error("the provider failed just now and is not asked again yet")]
     Resting,
@@ -82,7 +85,7 @@ impl ProviderError {
                 "idp_error",
                 "the OpenID provider gave an answer that cannot be used",
             ),
-            Self::Fetch(_) | Self::GivenUp | Self::Resting => {
+            Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting => {
                 Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
             }
         }

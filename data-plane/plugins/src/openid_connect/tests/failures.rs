@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
+use crate::host::Host;
 
 #[test]
 fn a_provider_that_is_down_is_a_503_and_sessions_go_on() {
@@ -150,4 +151,55 @@ fn nothing_secret_is_printed() {
     let gateway =
         Gateway::new(json!({ "client_secret": ["canary-1"], "session_secret": "canary-2" }));
     assert!(!format!("{:?}", gateway.filter).contains("canary"));
+}
+
+#[test]
+fn a_provider_that_hangs_holds_back_the_first_requests_only() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.host.hang(true);
+    let mut waited = Vec::new();
+    for _ in 0..5 {
+        let before = gateway.host.now();
+        let reply = Browser::default().get(&mut gateway, "/api");
+        assert_eq!(reply.status, 503);
+        assert!(reply.headers.contains_key("retry-after"));
+        waited.push(gateway.host.now().saturating_since(before).as_secs());
+    }
+    assert_eq!(waited[0], 10, "the configured timeout bounds it all");
+    assert!(waited[1..].iter().all(|waited| *waited <= 1), "{waited:?}");
+    gateway.host.hang(false);
+    gateway.advance(10);
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn of_a_hanging_token_endpoint_one_request_at_a_time_finds_out() {
+    let mut gateway = Gateway::new(json!({ "timeout": 2000 }));
+    let mut waited = Vec::new();
+    for _ in 0..10 {
+        let mut browser = Browser::default();
+        gateway.host.hang(false);
+        let start = browser.get(&mut gateway, "/api");
+        let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+        gateway.host.hang(true);
+        let before = gateway.host.now();
+        assert_eq!(browser.get(&mut gateway, &back).status, 503);
+        waited.push(gateway.host.now().saturating_since(before).as_secs());
+    }
+    assert_eq!(waited[..4], [2, 2, 2, 2]);
+    assert!(waited[4..].iter().sum::<u64>() <= 2, "{waited:?}");
+}
+
+#[test]
+fn sessions_and_known_tokens_do_not_notice_a_provider_that_hangs() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+    gateway.host.hang(true);
+    let before = gateway.host.now();
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.call(&token).status, 200);
+    assert_eq!(gateway.host.now(), before);
 }
