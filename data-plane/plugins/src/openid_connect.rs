@@ -12,6 +12,7 @@
 //! network. Kong 3.9's order of credentials and answers.
 
 mod bearer;
+mod callback;
 mod claims;
 pub mod config;
 mod cookie;
@@ -21,7 +22,10 @@ mod headers;
 mod jws;
 mod login;
 mod logout;
+mod loops;
+mod mark;
 mod opened;
+mod packed;
 mod principal;
 mod provider;
 mod refresh;
@@ -49,6 +53,7 @@ pub use config::OpenidConnect;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
+use callback::{Found, Lost};
 use config::AuthMethod;
 use cookie::Jar;
 use failure::{Class, Failure};
@@ -94,7 +99,7 @@ impl Filter for OpenidConnectFilter {
         } else {
             match authenticate(rules, exchange, host, &jar).await {
                 Ok(flow) => flow,
-                Err(failure) => refuse(rules, exchange, &jar, &failure),
+                Err(failure) => refuse(rules, exchange, &jar, &failure).await,
             }
         };
         if matches!(flow, Flow::Continue) {
@@ -150,21 +155,35 @@ async fn authenticate(
     // A browser that comes back from the provider is signed in anew, even if another of its tabs has
     // been faster.
     if rules.methods.authorization_code
-        && jar.sign_ins().next().is_some()
-        && let Some(callback) = request::callback(rules, exchange).await
+        && let Some(response) = callback::read(rules, exchange).await
     {
-        let found = sign_in::find(rules, exchange, jar, &callback, now);
+        let found = callback::find(rules, exchange, jar, &response, now);
+        // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
+        let looks = exchange.request.method == Method::HEAD;
+        if (open.is_some() || looks)
+            && !matches!(found, Ok(Found::UnderWay(_)) if !looks)
+            && let Some(flow) = callback::leave(rules, exchange, &response, now)
+        {
+            return Ok(flow);
+        }
         match found {
-            Ok(Some(pending)) => {
+            Ok(Found::UnderWay(pending)) => {
                 let state = pending.state.clone();
-                let result = sign_in::finish(rules, exchange, host, pending, callback).await;
+                let result = sign_in::finish(rules, exchange, host, pending, response).await;
                 sign_in::forget(rules, exchange, &state, result.as_ref().err());
                 return result
                     .and_then(|signed_in| sign_in::complete(rules, exchange, host, jar, &signed_in))
                     .map_err(Failure::concluded);
             }
+            Ok(Found::Lost(lost)) if open.is_none() => {
+                if let Some(pending) = &lost.pending {
+                    sign_in::forget(rules, exchange, &pending.state, None);
+                }
+                let started = sign_in::start(rules, exchange, host, jar, lost).await;
+                return started.map_err(Failure::concluded);
+            }
             Err(failure) if open.is_none() => return Err(failure.concluded()),
-            Ok(None) | Err(_) => {}
+            Ok(Found::Lost(_) | Found::Nothing) | Err(_) => {}
         }
     }
     if let Some(open) = open
@@ -183,7 +202,7 @@ async fn authenticate(
         return use_refresh_token(rules, exchange, host, jar, &found).await;
     }
     if rules.methods.authorization_code {
-        let started = sign_in::start(rules, exchange, host, jar).await;
+        let started = sign_in::start(rules, exchange, host, jar, Lost::default()).await;
         return started.map_err(Failure::concluded);
     }
     Err(Failure::unauthenticated("no credential was found"))
@@ -280,7 +299,7 @@ async fn use_refresh_token(
     jar: &Jar,
     found: &request::Found,
 ) -> Result<Flow, Failure> {
-    let client = request::client(rules, exchange);
+    let client = request::client(rules, exchange).await;
     let tokens = refresh::refresh(rules, host, client, &found.token, None).await?;
     let session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
     if rules.config.credentials.hide_credentials {
@@ -303,10 +322,10 @@ async fn use_refresh_token(
 }
 
 /// Answers a failure, or lets the request go on as the anonymous consumer.
-fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failure) -> Flow {
+async fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failure) -> Flow {
     let mut failure = failure.clone();
     match failure.class {
-        Class::Unavailable | Class::Unexpected => {
+        Class::Unavailable | Class::Oversized | Class::Unexpected => {
             warn!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
         }
         Class::BadRequest | Class::Unauthorized | Class::Forbidden => {
@@ -325,6 +344,6 @@ fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failu
             Err(missing) => failure = missing,
         }
     }
-    let client = request::client(rules, exchange);
+    let client = request::client(rules, exchange).await;
     Flow::Answer(failure.answer(rules, client, &exchange.request_id))
 }

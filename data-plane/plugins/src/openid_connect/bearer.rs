@@ -81,13 +81,14 @@ pub(super) async fn authenticate(
     jar: &Jar,
     found: &Found,
 ) -> Result<Flow, Failure> {
-    let verified = verify(rules, exchange, host, &found.token).await?;
+    let position = request::client(rules, exchange).await;
+    let verified = verify(rules, position, host, &found.token).await?;
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }
     verified.principal.admit(rules, exchange)?;
-    keep_session(rules, exchange, host, jar, &verified);
-    let client = rules.client(request::client(rules, exchange));
+    keep_session(rules, exchange, host, jar, &verified, position);
+    let client = rules.client(position);
     let tokens = tokens(&verified);
     let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
@@ -95,7 +96,7 @@ pub(super) async fn authenticate(
 
 async fn verify(
     rules: &Arc<Rules>,
-    exchange: &Exchange<'_>,
+    client: usize,
     host: &impl Host,
     token: &str,
 ) -> Result<Rc<Verified>, Failure> {
@@ -121,7 +122,6 @@ async fn verify(
             return Ok(verified);
         }
     }
-    let client = request::client(rules, exchange);
     let judge = |document: &provider::Document| {
         let verifier = Verifier {
             rules,
@@ -186,6 +186,7 @@ fn keep_session(
     host: &impl Host,
     jar: &Jar,
     verified: &Verified,
+    client: usize,
 ) {
     if !rules.keeps_session(AuthMethod::Bearer) {
         return;
@@ -200,7 +201,6 @@ fn keep_session(
         exchange.response_headers.extend(cookies);
         return;
     }
-    let client = request::client(rules, exchange);
     let session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
     let before = exchange.response_headers.len();
     if let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session) {

@@ -1,6 +1,7 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -28,6 +29,8 @@ pub(super) enum Kind {
     Session(u8),
     /// A sign-in under way.
     SignIn,
+    /// Sign-ins that succeeded a moment ago.
+    Trail,
 }
 
 impl Names {
@@ -57,6 +60,11 @@ impl Names {
         format!("{}_{suffix}", self.authorization)
     }
 
+    /// The name of the cookie of sign-ins that succeeded a moment ago.
+    pub(super) fn trail(&self) -> &str {
+        &self.authorization
+    }
+
     /// What the cookie `name` is, if it is ours.
     pub(super) fn kind(&self, name: &str) -> Option<Kind> {
         if let Some(rest) = name.strip_prefix(&self.session) {
@@ -68,10 +76,11 @@ impl Names {
             }
         }
         let rest = name.strip_prefix(&self.authorization)?;
-        let suffix = rest.strip_prefix('_');
-        let ours = rest.is_empty()
-            || suffix
-                .is_some_and(|hex| hex.len() == 16 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        if rest.is_empty() {
+            return Some(Kind::Trail);
+        }
+        let suffix = rest.strip_prefix('_')?;
+        let ours = suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit());
         ours.then_some(Kind::SignIn)
     }
 }
@@ -152,11 +161,17 @@ impl Jar {
             })
     }
 
+    /// The value of the cookie of sign-ins that succeeded a moment ago.
+    pub(super) fn trail(&self) -> Option<&str> {
+        let entry = self.ours.iter().find(|entry| entry.kind == Kind::Trail)?;
+        Some(self.text(entry.header, &entry.value))
+    }
+
     /// The numbers of the session's chunks that the browser holds.
     pub(super) fn chunks(&self) -> impl Iterator<Item = u8> {
         self.ours.iter().filter_map(|entry| match entry.kind {
             Kind::Session(number) => Some(number),
-            Kind::SignIn => None,
+            Kind::SignIn | Kind::Trail => None,
         })
     }
 
@@ -224,6 +239,18 @@ impl Attributes {
     /// `Set-Cookie` for `value`, kept until the browser closes.
     pub(super) fn set(&self, name: &str, value: &str, https: bool) -> HeaderValue {
         self.header(name, value, "", https)
+    }
+
+    /// `Set-Cookie` for `value`, kept for `lifetime`.
+    pub(super) fn set_for(
+        &self,
+        name: &str,
+        value: &str,
+        lifetime: Duration,
+        https: bool,
+    ) -> HeaderValue {
+        let lifetime = format!("Max-Age={}; ", lifetime.as_secs());
+        self.header(name, value, &lifetime, https)
     }
 
     /// `Set-Cookie` that makes the browser forget `name`.

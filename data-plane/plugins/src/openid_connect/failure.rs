@@ -22,6 +22,8 @@ pub(super) enum Class {
     Forbidden,
     /// The gateway lacks something it needs: 500.
     Unexpected,
+    /// The provider's tokens are more than a browser can hold: 502.
+    Oversized,
     /// The provider cannot be used now: 503.
     Unavailable,
 }
@@ -40,6 +42,8 @@ pub(super) struct Failure {
     /// Whether the anonymous consumer does not stand in: a user who means to sign in is told that it
     /// failed.
     pub(super) conclusive: bool,
+    /// What the client reads in place of its class's words: how to put the matter right.
+    pub(super) message: Option<&'static str>,
 }
 
 impl Failure {
@@ -51,6 +55,7 @@ impl Failure {
             detail: detail.into(),
             error: None,
             conclusive: false,
+            message: None,
         }
     }
 
@@ -62,6 +67,7 @@ impl Failure {
             detail: detail.into(),
             error: Some("invalid_token"),
             conclusive: false,
+            message: None,
         }
     }
 
@@ -73,6 +79,7 @@ impl Failure {
             detail: detail.into(),
             error: Some("insufficient_scope"),
             conclusive: false,
+            message: None,
         }
     }
 
@@ -84,6 +91,7 @@ impl Failure {
             detail: detail.into(),
             error: None,
             conclusive: false,
+            message: None,
         }
     }
 
@@ -95,6 +103,19 @@ impl Failure {
             detail: detail.into(),
             error: None,
             conclusive: false,
+            message: None,
+        }
+    }
+
+    /// The session does not fit into the cookies that a browser keeps.
+    pub(super) fn oversized() -> Self {
+        Self {
+            class: Class::Oversized,
+            message: Some(
+                "The session does not fit into cookies: let the OpenID provider put fewer claims \
+                 (groups, above all) into its tokens",
+            ),
+            ..Self::unexpected("session_too_large", "the session is too large for cookies")
         }
     }
 
@@ -106,6 +127,7 @@ impl Failure {
             detail: detail.into(),
             error: Some("invalid_request"),
             conclusive: false,
+            message: None,
         }
     }
 
@@ -122,7 +144,7 @@ impl Failure {
         match self.class {
             Class::Unauthorized => rules.config.access.unauthorized_destroy_session,
             Class::Forbidden => rules.config.access.forbidden_destroy_session,
-            Class::BadRequest | Class::Unexpected | Class::Unavailable => false,
+            Class::BadRequest | Class::Unexpected | Class::Oversized | Class::Unavailable => false,
         }
     }
 
@@ -147,6 +169,11 @@ impl Failure {
                 "An unexpected error occurred",
                 client.unexpected_redirect_uri.as_deref(),
             ),
+            Class::Oversized => (
+                StatusCode::BAD_GATEWAY,
+                "The tokens of the OpenID provider are too large",
+                client.unexpected_redirect_uri.as_deref(),
+            ),
             Class::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The OpenID provider is unavailable",
@@ -156,7 +183,7 @@ impl Failure {
         if let Some(target) = target {
             return answer::redirect(target, request_id);
         }
-        let mut message = text.to_owned();
+        let mut message = self.message.unwrap_or(text).to_owned();
         if access.display_errors {
             write!(message, " ({})", self.detail).expect("writing to a string succeeds");
         }

@@ -8,6 +8,7 @@ use url::Url;
 use super::config::LogoutMethod;
 use super::cookie::Jar;
 use super::failure::Failure;
+use super::loops;
 use super::opened::{self, Opened};
 use super::provider;
 use super::request;
@@ -83,10 +84,11 @@ pub(super) async fn run(
         return Err(failure);
     }
     opened::destroy(rules, exchange, jar);
-    let client = session.map_or_else(
-        || request::client(rules, exchange),
-        |open| open.session.client,
-    );
+    loops::forget(rules, exchange, jar);
+    let client = match session {
+        Some(open) => open.session.client,
+        None => request::client(rules, exchange).await,
+    };
     let document = provider::document(rules, host).await.ok();
     if let Some(open) = session
         && rules.config.logout.logout_revoke

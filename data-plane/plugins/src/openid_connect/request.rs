@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;
 use super::failure::Failure;
-use super::flow::Callback;
 use super::rules::Rules;
 use crate::exchange::Exchange;
 
@@ -86,13 +85,17 @@ pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, 
     };
     members
         .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+        .filter_map(|(name, value)| match value {
+            Value::String(text) => Some((name, text)),
+            Value::Number(number) => Some((name, number.to_string())),
+            _ => None,
+        })
         .collect()
 }
 
 /// The position of the client that the request chooses; the first if it chooses none (Kong 3.9,
 /// `client_arg`).
-pub(super) fn client(rules: &Rules, exchange: &Exchange<'_>) -> usize {
+pub(super) async fn client(rules: &Rules, exchange: &mut Exchange<'_>) -> usize {
     if rules.clients.len() < 2 {
         return 0;
     }
@@ -102,8 +105,13 @@ pub(super) fn client(rules: &Rules, exchange: &Exchange<'_>) -> usize {
     let header = [format!("x-{dashed}"), dashed]
         .into_iter()
         .find_map(|name| headers.get(name)?.to_str().ok().map(Cow::Borrowed));
-    let Some(choice) = header.or_else(|| query_argument(exchange, name)) else {
-        return 0;
+    let early = header.or_else(|| query_argument(exchange, name));
+    let choice = match early.map(Cow::into_owned) {
+        Some(choice) => choice,
+        None => match argument(body_arguments(exchange).await, name) {
+            Some(found) => found.token,
+            None => return 0,
+        },
     };
     let by_id = rules.clients.iter().position(|client| client.id == choice);
     let by_number = || {
@@ -291,35 +299,6 @@ pub(super) fn added_by_provider(name: &str) -> bool {
             | "prompt"
             | "hd"
     )
-}
-
-/// The authorization response that the request is, if it looks like one.
-pub(super) async fn callback(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Callback> {
-    let arguments: Vec<(String, String)> = match exchange.request.method {
-        Method::GET => {
-            exchange.request.uri.query()?;
-            query(exchange).into_owned().collect()
-        }
-        Method::POST
-            if rules.config.sign_in.response_mode == super::config::ResponseMode::FormPost =>
-        {
-            body_arguments(exchange).await
-        }
-        _ => return None,
-    };
-    let mut callback = Callback::default();
-    for (name, value) in arguments {
-        let field = match name.as_str() {
-            "state" => &mut callback.state,
-            "code" => &mut callback.code,
-            "iss" => &mut callback.iss,
-            "error" => &mut callback.error,
-            _ => continue,
-        };
-        callback.ambiguous |= field.replace(value).is_some();
-    }
-    let answered = callback.code.is_some() || callback.error.is_some();
-    (callback.state.is_some() && answered).then_some(callback)
 }
 
 /// Whether a browser follows a redirect of this request by showing what comes: a sign-in begun by

@@ -12,13 +12,14 @@ use shared::clock::UnixTime;
 
 use super::config::AuthMethod;
 use super::cookie::{CHUNK, Jar, MOST_CHUNKS};
+use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
 use super::token_endpoint::Tokens;
 use crate::host::Host;
 use crate::session_keys::KeyRing;
 
-/// Most bytes that a session may take once it is decompressed.
+/// Most bytes that a session may take before it is compressed and once it is decompressed.
 const LONGEST: u64 = 64 * 1024;
 
 /// Longest time between two notes of a session's use. Each one is a `Set-Cookie`.
@@ -47,10 +48,11 @@ pub(super) struct Session {
     pub(super) renewed_at: UnixTime,
     /// When its last use was noted.
     pub(super) used_at: UnixTime,
+    #[serde(with = "packed::token")]
     pub(super) access_token: String,
-    #[serde(default)]
+    #[serde(default, with = "packed::optional_token")]
     pub(super) id_token: Option<String>,
-    #[serde(default)]
+    #[serde(default, with = "packed::optional_token")]
     pub(super) refresh_token: Option<String>,
     /// When the access token ends, as far as is known.
     #[serde(default)]
@@ -154,6 +156,9 @@ impl Session {
         https: bool,
     ) -> Result<Vec<HeaderValue>, SealError> {
         let json = serde_json::to_vec(self).expect("a session has only string keys");
+        if u64::try_from(json.len()).is_ok_and(|length| length > LONGEST) {
+            return Err(SealError::TooLarge);
+        }
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
         let compressed = encoder
             .write_all(&json)

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::callback::Lost;
 use super::config::AuthMethod;
 use super::cookie::Jar;
 use super::failure::{Class, Failure};
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
 use super::headers::Facts;
 use super::login;
+use super::loops;
+use super::mark;
 use super::principal::Principal;
 use super::provider;
 use super::request;
@@ -24,7 +27,7 @@ use crate::filter::Flow;
 use crate::host::Host;
 
 /// Most sign-ins that one browser has under way; further ones make it forget the oldest.
-const MOST_SIGN_INS: usize = 20;
+pub(super) const MOST_SIGN_INS: usize = 20;
 
 /// Most bytes of their cookies.
 const MOST_BYTES: usize = 8 * 1024;
@@ -35,24 +38,27 @@ const SIZES: Sizes = Sizes {
     most: 1,
 };
 
-/// Sends the browser to the provider.
+/// Sends the browser to the provider. `lost` is a sign-in of this browser that came to nothing and is
+/// begun anew.
 ///
 /// # Errors
 ///
-/// If the provider cannot be used now.
+/// If the provider cannot be used now, or if this browser does not get anywhere.
 pub(super) async fn start(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
+    lost: Lost,
 ) -> Result<Flow, Failure> {
     if !request::can_sign_in(&exchange.request.headers) {
         return Err(Failure::unauthenticated("sign-in needs a navigation"));
     }
+    loops::check(rules, exchange, jar, host.now())?;
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
-    let arrival = arrive(rules, exchange, host);
+    let arrival = arrive(rules, exchange, host, lost).await?;
     let context = Context {
         rules,
         document: &document,
@@ -74,15 +80,25 @@ pub(super) async fn start(
     }
 }
 
-fn arrive(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host) -> Arrival {
-    let position = request::client(rules, exchange);
-    let scheme = if exchange.client.https {
-        "https"
-    } else {
-        "http"
+async fn arrive(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    lost: Lost,
+) -> Result<Arrival, Failure> {
+    let position = match &lost.pending {
+        Some(pending) => pending.client,
+        None => request::client(rules, exchange).await,
     };
+    let round = match lost.mark {
+        Some(mark) => loops::next_round(mark, host.now())?,
+        None => 0,
+    };
+    let ring = &exchange.environment.session_keys;
+    let state = mark::make(rules, ring, host, round)
+        .map_err(|error| Failure::unavailable("no_session_key", error.to_string()))?;
     let uri = &exchange.request.uri;
-    let target = format!("{scheme}://{}{}", exchange.client.authority, uri.path());
+    let target = own_url(exchange);
     let preserved = rules.config.sign_in.preserve_query_args;
     let query = uri
         .query()
@@ -107,17 +123,34 @@ fn arrive(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host) -> Arrival {
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     let configured = rules.client(position).redirect_uri.clone();
-    Arrival {
+    let redirect_uri = configured.unwrap_or_else(|| target.clone());
+    // Who was too slow at the provider's page still ends where they wanted to go.
+    let (target, query) = match lost.pending {
+        Some(pending) => (pending.target, pending.query),
+        None => (target, query),
+    };
+    Ok(Arrival {
+        state,
         // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
-        state: random_text::<20>(host),
         nonce: random_text::<20>(host),
         verifier: random_text::<32>(host),
         client: position,
-        redirect_uri: configured.unwrap_or_else(|| target.clone()),
+        redirect_uri,
         target,
         query,
         arguments,
-    }
+    })
+}
+
+/// The URL that was asked for, without its query.
+pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
+    let scheme = if exchange.client.https {
+        "https"
+    } else {
+        "http"
+    };
+    let path = exchange.request.uri.path();
+    format!("{scheme}://{}{path}", exchange.client.authority)
 }
 
 /// Seals the sign-in into a cookie of its own, and makes room for it.
@@ -205,7 +238,7 @@ fn surplus(
     names
 }
 
-fn open(
+pub(super) fn open(
     rules: &Rules,
     ring: &crate::session_keys::KeyRing,
     name: &str,
@@ -217,7 +250,7 @@ fn open(
 }
 
 /// The end of the name of a sign-in's cookie: half of SHA-256 of the state, in hexadecimal.
-fn suffix(state: &str) -> String {
+pub(super) fn suffix(state: &str) -> String {
     use std::fmt::Write;
     sha256(state.as_bytes())
         .iter()
@@ -226,46 +259,6 @@ fn suffix(state: &str) -> String {
             write!(text, "{byte:02x}").expect("writing to a string succeeds");
             text
         })
-}
-
-/// Finds the sign-in that an authorization response belongs to.
-///
-/// `Ok(None)`: this browser has none under way, or it took too long; a new one may begin.
-///
-/// # Errors
-///
-/// If the response belongs to none of those that are under way.
-pub(super) fn find(
-    rules: &Rules,
-    exchange: &Exchange<'_>,
-    jar: &Jar,
-    callback: &Callback,
-    now: shared::clock::UnixTime,
-) -> Result<Option<Pending>, Failure> {
-    let ring = &exchange.environment.session_keys;
-    let name = rules
-        .names
-        .sign_in(&suffix(callback.state.as_deref().unwrap_or_default()));
-    let mut other = false;
-    for (held, value) in jar.sign_ins().take(2 * MOST_SIGN_INS) {
-        let Some(pending) = open(rules, ring, held, value, now) else {
-            continue;
-        };
-        if flow::expired(rules, &pending, now) {
-            continue;
-        }
-        if held == name {
-            return Ok(Some(pending));
-        }
-        other = true;
-    }
-    if other {
-        return Err(Failure::refused(
-            "state_unknown",
-            "the state is not the one that was sent",
-        ));
-    }
-    Ok(None)
 }
 
 /// Finishes a sign-in: from the authorization response to verified tokens.
@@ -388,6 +381,9 @@ pub(super) fn complete(
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
     if let Some(response) = login::answer(rules, exchange, client, method, Some(pending), tokens) {
+        if response.status().is_redirection() {
+            loops::note(rules, exchange, host, jar);
+        }
         return Ok(Flow::Answer(response));
     }
     if exchange.request.uri.query().is_some() {
@@ -417,9 +413,7 @@ pub(super) fn keep(
         .cookies(rules, ring, host, jar, exchange.client.https)
         .map_err(|error| match error {
             seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
-            seal::SealError::TooLarge => {
-                Failure::unexpected("session_too_large", error.to_string())
-            }
+            seal::SealError::TooLarge => Failure::oversized(),
         })?;
     for cookie in cookies {
         exchange

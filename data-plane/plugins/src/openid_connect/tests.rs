@@ -3,6 +3,7 @@
 
 mod access;
 mod bearer;
+mod callback;
 mod failures;
 mod gateway;
 mod logout;

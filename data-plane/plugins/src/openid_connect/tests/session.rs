@@ -321,6 +321,32 @@ fn case_60_large_sessions_come_in_chunks_and_shrink_again() {
 }
 
 #[test]
+fn many_groups_fit_since_tokens_are_compressed_as_what_they_say() {
+    let mut gateway = Gateway::new(json!({}));
+    let groups: Vec<_> = (0..400).map(|n| format!("department-{n}")).collect();
+    gateway.provider.script.borrow_mut().access_claims = vec![("groups", json!(groups))];
+    gateway.provider.script.borrow_mut().id_claims = vec![("groups", json!(groups))];
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    assert!(!browser.cookies.contains_key("session2"));
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!(reply.status, 200);
+    // Token for token as the provider signed it.
+    let token = reply.seen("authorization").unwrap().to_owned();
+    assert_eq!(gateway.call(&token["Bearer ".len()..]).status, 200);
+}
+
+#[test]
+fn what_could_not_be_opened_again_is_not_sealed() {
+    // It compresses well, but is more than a session may hold.
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().access_claims = vec![("a", json!("a".repeat(40_000)))];
+    gateway.provider.script.borrow_mut().id_claims = vec![("a", json!("a".repeat(40_000)))];
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (502, false));
+}
+
+#[test]
 fn a_session_that_fits_no_cookie_is_an_explained_failure() {
     let mut gateway = Gateway::new(json!({ "display_errors": true }));
     let noise: String = (0_u64..900)
@@ -328,7 +354,7 @@ fn a_session_that_fits_no_cookie_is_an_explained_failure() {
         .collect();
     gateway.provider.script.borrow_mut().access_claims = vec![("noise", json!(noise[..45_000]))];
     let reply = Browser::default().sign_in(&mut gateway, "/api");
-    assert_eq!((reply.status, reply.sets_session()), (500, false));
+    assert_eq!((reply.status, reply.sets_session()), (502, false));
     assert!(
         reply.json()["message"]
             .as_str()

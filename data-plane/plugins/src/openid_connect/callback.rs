@@ -1,0 +1,149 @@
+//! Authorization responses: which sign-in one belongs to, and what becomes of one that belongs to none
+//! any more (reloaded, late, or brought back by another browser).
+
+use http::Method;
+use shared::clock::UnixTime;
+
+use super::config::{AuthMethod, LoginAction, ResponseMode};
+use super::cookie::Jar;
+use super::failure::Failure;
+use super::flow::{self, Callback, Pending};
+use super::mark::{self, Mark};
+use super::request;
+use super::rules::Rules;
+use super::sign_in;
+use crate::answer;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+
+/// The authorization response that the request is, if it looks like one.
+pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Callback> {
+    let arguments: Vec<(String, String)> = match exchange.request.method {
+        Method::GET | Method::HEAD => {
+            // Nearly no request is one: this look is all that the others cost.
+            exchange.request.uri.query()?.find("state=")?;
+            request::query(exchange).into_owned().collect()
+        }
+        Method::POST if rules.config.sign_in.response_mode == ResponseMode::FormPost => {
+            request::body_arguments(exchange).await
+        }
+        _ => return None,
+    };
+    let mut callback = Callback::default();
+    for (name, value) in arguments {
+        let field = match name.as_str() {
+            "state" => &mut callback.state,
+            "code" => &mut callback.code,
+            "iss" => &mut callback.iss,
+            "error" => &mut callback.error,
+            _ => continue,
+        };
+        callback.ambiguous |= field.replace(value).is_some();
+    }
+    let answered = callback.code.is_some() || callback.error.is_some();
+    (callback.state.is_some() && answered).then_some(callback)
+}
+
+/// What an authorization response belongs to.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A sign-in of this browser.
+    UnderWay(Pending),
+    /// A sign-in of ours that is over, or another browser's; or one that took too long.
+    Lost(Lost),
+    /// Nothing of ours.
+    Nothing,
+}
+
+/// What is left of a sign-in that cannot be finished.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// What its state says. None if this browser still has its cookie, or if nothing was lost.
+    pub(super) mark: Option<Mark>,
+    /// What its cookie says, if this browser has it.
+    pub(super) pending: Option<Pending>,
+}
+
+/// Finds the sign-in that an authorization response belongs to.
+///
+/// # Errors
+///
+/// If it belongs to none, but this browser has others under way.
+pub(super) fn find(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    jar: &Jar,
+    callback: &Callback,
+    now: UnixTime,
+) -> Result<Found, Failure> {
+    let ring = &exchange.environment.session_keys;
+    let state = callback.state.as_deref().unwrap_or_default();
+    let name = rules.names.sign_in(&sign_in::suffix(state));
+    let mut other = false;
+    for (held, value) in jar.sign_ins().take(2 * sign_in::MOST_SIGN_INS) {
+        let Some(pending) = sign_in::open(rules, ring, held, value, now) else {
+            continue;
+        };
+        let expired = flow::expired(rules, &pending, now);
+        if held == name {
+            return Ok(if expired {
+                Found::Lost(Lost {
+                    mark: None,
+                    pending: Some(pending),
+                })
+            } else {
+                Found::UnderWay(pending)
+            });
+        }
+        other |= !expired;
+    }
+    if other {
+        return Err(Failure::refused(
+            "state_unknown",
+            "the state is not the one that was sent",
+        ));
+    }
+    Ok(match mark::read(rules, ring, state, now) {
+        Some(mark) => Found::Lost(Lost {
+            mark: Some(mark),
+            pending: None,
+        }),
+        None => Found::Nothing,
+    })
+}
+
+/// Whether the request is an authorization response of ours, and the browser may be led away from it:
+/// to its URL without what the provider added, or to where a sign-in leads. A code that is reloaded
+/// never goes upstream.
+pub(super) fn leave(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    callback: &Callback,
+    now: UnixTime,
+) -> Option<Flow> {
+    let ring = &exchange.environment.session_keys;
+    mark::read(rules, ring, callback.state.as_deref()?, now)?;
+    let config = &rules.config.sign_in;
+    let redirects = config.login_action == LoginAction::Redirect
+        && config
+            .login_methods
+            .contains(&AuthMethod::AuthorizationCode);
+    let configured = rules.clients.first().and_then(|client| {
+        let target = client.login_redirect_uri.clone();
+        target.filter(|_| redirects)
+    });
+    let target = configured.unwrap_or_else(|| {
+        let query = exchange.request.uri.query().unwrap_or_default();
+        let kept = request::kept_arguments(query, |name| !request::added_by_provider(name));
+        let url = sign_in::own_url(exchange);
+        if kept.is_empty() {
+            url
+        } else {
+            format!("{url}?{kept}")
+        }
+    });
+    Some(Flow::Answer(answer::redirect(
+        &target,
+        &exchange.request_id,
+    )))
+}

@@ -1,0 +1,251 @@
+//! The way back from the provider, when it is taken late, twice or in vain.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::COOKIE;
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway, Reply};
+use crate::testing::Request;
+
+/// A gateway, a browser that signed in at it, and the URI that the provider sent it back to.
+fn signed_in(config: Value) -> (Gateway, Browser, String) {
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = way_back(&gateway, &start);
+    let reply = browser.get(&mut gateway, &back);
+    assert!(reply.sets_session(), "{reply:?}");
+    (gateway, browser, back)
+}
+
+fn way_back(gateway: &Gateway, start: &Reply) -> String {
+    let url = url::Url::parse(&start.argument("redirect_uri").unwrap()).unwrap();
+    let query = gateway.provider.authorize(start.location());
+    format!("{}?{query}", url.path())
+}
+
+#[test]
+fn a_reloaded_callback_leads_to_its_url_without_the_code() {
+    let (mut gateway, mut browser, back) = signed_in(json!({}));
+    let reply = browser.get(&mut gateway, &back);
+    assert_eq!(
+        (reply.status, reply.location()),
+        (302, "http://gateway.example/api")
+    );
+    let reply = browser.get(&mut gateway, &format!("{back}&page=2&session_state=x"));
+    assert_eq!(reply.location(), "http://gateway.example/api?page=2");
+    assert_eq!(gateway.provider.called("/token"), 1);
+    assert_eq!(browser.get(&mut gateway, "/api?page=2").status, 200);
+}
+
+#[test]
+fn a_reloaded_callback_leads_where_sign_ins_lead() {
+    let config =
+        json!({ "login_action": "redirect", "login_redirect_uri": ["https://app.example/home"] });
+    let (mut gateway, mut browser, back) = signed_in(config);
+    let reply = browser.get(&mut gateway, &back);
+    assert_eq!(
+        (reply.status, reply.location()),
+        (302, "https://app.example/home")
+    );
+}
+
+#[test]
+fn a_reposted_callback_leads_to_its_url_as_well() {
+    let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
+    gateway.https = true;
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let form = gateway.provider.authorize(start.location());
+    assert_eq!(browser.post(&mut gateway, "/api", &form).status, 200);
+    let reply = browser.post(&mut gateway, "/api", &form);
+    assert_eq!(
+        (reply.status, reply.location()),
+        (302, "https://gateway.example/api")
+    );
+}
+
+#[test]
+fn a_callback_of_another_application_goes_upstream_untouched() {
+    let (mut gateway, mut browser, _) = signed_in(json!({}));
+    let reply = browser.get(&mut gateway, "/api?code=theirs&state=theirs");
+    let (uri, _) = reply.upstream.unwrap();
+    assert_eq!(uri, "/api?code=theirs&state=theirs");
+}
+
+#[test]
+fn a_state_of_another_plugin_is_not_ours() {
+    let (mut gateway, mut browser, _) = signed_in(json!({}));
+    let mut other = Gateway::with_provider(
+        &json!({ "session_secret": "another" }),
+        std::rc::Rc::clone(&gateway.provider),
+        2,
+    );
+    let start = Browser::default().get(&mut other, "/api");
+    let back = way_back(&other, &start);
+    assert_eq!(browser.get(&mut gateway, &back).status, 200);
+}
+
+#[test]
+fn a_reload_without_a_session_begins_anew_and_ends_at_a_clean_url() {
+    let (mut gateway, mut browser, back) = signed_in(json!({}));
+    browser.cookies.clear();
+    let start = browser.get(&mut gateway, &back);
+    assert_eq!(start.status, 302);
+    assert_eq!(
+        start.argument("redirect_uri").unwrap(),
+        "http://gateway.example/api"
+    );
+    let again = way_back(&gateway, &start);
+    let reply = browser.get(&mut gateway, &again);
+    assert_eq!(reply.upstream.unwrap().0, "/api");
+}
+
+#[test]
+fn who_was_too_slow_still_ends_where_they_wanted_to_go() {
+    let mut gateway = Gateway::new(json!({
+        "redirect_uri": ["http://gateway.example/callback"],
+        "login_action": "redirect", "login_tokens": null, "preserve_query_args": true,
+    }));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/page?number=7");
+    let late = way_back(&gateway, &start);
+    gateway.advance(700);
+    let again = browser.get(&mut gateway, &late);
+    assert_eq!((again.status, gateway.provider.called("/token")), (302, 0));
+    let back = way_back(&gateway, &again);
+    let reply = browser.get(&mut gateway, &back);
+    assert_eq!(reply.location(), "http://gateway.example/page?number=7");
+}
+
+#[test]
+fn a_look_ahead_uses_no_code_up() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = way_back(&gateway, &start);
+    let mut look = Request::get(&back);
+    look.method = Method::HEAD;
+    let reply = browser.send(&mut gateway, look);
+    assert_eq!(
+        (reply.status, reply.location()),
+        (302, "http://gateway.example/api")
+    );
+    assert_eq!(browser.get(&mut gateway, &back).status, 200);
+}
+
+#[test]
+fn a_browser_that_keeps_no_cookie_is_told_so() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut reply = Browser::default().get(&mut gateway, "/api");
+    let mut rounds = 0;
+    while reply.status == 302 {
+        rounds += 1;
+        assert!(rounds < 10, "it goes on for ever");
+        let back = way_back(&gateway, &reply);
+        reply = Browser::default().get(&mut gateway, &back);
+    }
+    assert_eq!((reply.status, rounds), (400, 3));
+    let text = reply.json()["message"].as_str().unwrap().to_owned();
+    assert!(text.contains("Allow cookies"), "{text}");
+}
+
+#[test]
+fn a_browser_that_keeps_no_session_is_told_so() {
+    let config = json!({ "login_action": "redirect", "login_tokens": null });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    for _ in 0..3 {
+        let reply = browser.sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, 302);
+        browser
+            .cookies
+            .retain(|name, _| !name.starts_with("session"));
+    }
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!(reply.status, 400);
+    assert!(reply.headers.get("location").is_none());
+    gateway.advance(30);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn many_tabs_short_sessions_and_logouts_make_no_circle() {
+    let config = json!({
+        "login_action": "redirect", "login_tokens": null, "session_rolling_timeout": 2,
+        "logout_query_arg": "logout", "logout_methods": ["GET"],
+    });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    for _ in 0..6 {
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 302);
+        gateway.advance(2);
+    }
+    for _ in 0..6 {
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 302);
+        assert!(browser.get(&mut gateway, "/api?logout=1").ends_session());
+    }
+    let starts: Vec<_> = (0..8)
+        .map(|_| {
+            // Each tab asks before another one has its answer.
+            let mut tab = Browser::default();
+            let start = tab.get(&mut gateway, "/api");
+            browser.cookies.extend(tab.cookies);
+            start
+        })
+        .collect();
+    for start in starts {
+        let back = way_back(&gateway, &start);
+        assert_eq!(browser.get(&mut gateway, &back).status, 302);
+    }
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn an_altered_state_is_not_ours() {
+    let (mut gateway, mut browser, back) = signed_in(json!({}));
+    let altered = back.replace("state=AQE", "state=AQF");
+    assert_ne!(altered, back);
+    assert_eq!(browser.get(&mut gateway, &altered).status, 200);
+}
+
+#[test]
+fn a_body_may_choose_the_client() {
+    let config = json!({ "client_id": ["one", "two"], "client_secret": ["s1", "s2"] });
+    let check = |kind: &'static str, body: &'static str, chosen: &str| {
+        let mut gateway = Gateway::new(config.clone());
+        let mut request = Request::get("/api");
+        request.method = Method::POST;
+        request.body = Bytes::from_static(body.as_bytes());
+        request.headers.push((
+            http::header::CONTENT_TYPE,
+            http::HeaderValue::from_static(kind),
+        ));
+        let reply = gateway.send(request);
+        assert_eq!(
+            reply.argument("client_id").as_deref(),
+            Some(chosen),
+            "{body}"
+        );
+    };
+    let (form, json) = ("application/x-www-form-urlencoded", "application/json");
+    check(form, "client_id=two", "two");
+    check(form, "client_id=2", "two");
+    check(form, "client_id=99", "one");
+    check(json, r#"{"client_id":2}"#, "two");
+    check(json, r#"{"client_id":"two"}"#, "two");
+    check(json, r#"{"client_id":null}"#, "one");
+    check(json, "{", "one");
+    check("text/plain", "client_id=two", "one");
+}
+
+#[test]
+fn the_trail_of_sign_ins_never_reaches_the_upstream() {
+    let config = json!({ "login_action": "redirect", "login_tokens": null });
+    let (mut gateway, mut browser, _) = signed_in(config);
+    assert!(browser.cookies.contains_key("authorization"));
+    browser.cookies.insert("theirs".to_owned(), "1".to_owned());
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!(reply.seen(COOKIE.as_str()), Some("theirs=1"));
+}
