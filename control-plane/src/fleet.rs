@@ -157,6 +157,15 @@ impl Fleet {
         nodes.values().map(|node| node.show(target)).collect()
     }
 
+    /// Whether a node that has been heard within `window` does not run `target` yet.
+    pub fn is_behind(&self, target: &Position, window: Duration, now: UnixTime) -> bool {
+        let nodes = self.nodes();
+        let lives = |node: &Node| now.saturating_since(node.last_seen) < window;
+        nodes
+            .values()
+            .any(|node| lives(node) && target.is_after(&node.running))
+    }
+
     /// Kong's deprecated `GET /clustering/status`.
     pub fn status(&self) -> Value {
         let nodes = self.nodes();
@@ -395,6 +404,9 @@ mod tests {
         let fleet = Fleet::default();
         drop(fleet.join(introduction("a", at(1)), NOW));
         assert_eq!(fleet.list(&at(1), NOW).len(), 1);
+        let minute = Duration::from_mins(1);
+        assert!(fleet.is_behind(&at(2), minute, NOW) && !fleet.is_behind(&at(1), minute, NOW));
+        assert!(!fleet.is_behind(&at(2), minute, NOW.saturating_add(minute)));
         let later = NOW.saturating_add(PURGE_DELAY);
         assert!(fleet.list(&at(1), later).is_empty());
     }

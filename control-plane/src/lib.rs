@@ -34,6 +34,9 @@ use publisher::{ExecuteError, Publisher};
 use settings::{Settings, export_path, store_path};
 use store::{SecretsKey, Store, StoreError};
 
+/// A data plane that was heard within this time is expected to have a key before it is used.
+const LIVES: Duration = Duration::from_mins(15);
+
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -102,14 +105,13 @@ impl ControlPlane {
         let revision = config.revision();
         let publisher = Publisher::new(config, store.generation(), Box::new(store));
         let rotation = Duration::from_secs(settings.session_key_rotation);
-        if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation) {
+        if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation, false) {
             // With a key, a store that takes no writes now is no reason not to serve what it holds.
             if session_keys::none(&publisher.config()) {
                 return Err(error.into());
             }
             tracing::error!(%error, "session keys not rotated");
         }
-        let keys = tokio::spawn(rotate(publisher.clone(), rotation));
         let exports = tokio::spawn(export(
             publisher.clone(),
             key,
@@ -120,6 +122,13 @@ impl ControlPlane {
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen).await?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
         let config_sync = config_sync::start(&publisher, fleet.clone(), id, cluster, tls);
+        let keys = rotate(
+            publisher.clone(),
+            rotation,
+            fleet.clone(),
+            config_sync.target(),
+        );
+        let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet, config_sync.target())
             .router();
@@ -200,13 +209,20 @@ async fn listen(
 }
 
 /// Looks after the session keys, for as long as the process lives.
-async fn rotate(publisher: Publisher, rotation: Duration) {
+async fn rotate(
+    publisher: Publisher,
+    rotation: Duration,
+    fleet: Fleet,
+    target: config_sync::Target,
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(30));
     loop {
         ticks.tick().await;
         let publisher = publisher.clone();
+        let now = UnixTime::now();
+        let behind = fleet.is_behind(&target.borrow().position, LIVES, now);
         let kept = tokio::task::spawn_blocking(move || {
-            session_keys::keep(&publisher, UnixTime::now(), rotation)
+            session_keys::keep(&publisher, now, rotation, behind)
         });
         match kept.await {
             Ok(Ok(())) => {}

@@ -1,8 +1,9 @@
 //! Session keys: made here, sealed in the store like every record, never typed by anyone.
 //!
 //! The first key seals at once, since no session can be older. A later one is distributed first and
-//! seals only after a while, so that every node can open what any node seals; the key before it goes
-//! on opening until the last session that it may have sealed has ended.
+//! seals only after a while and once every node that lives has it, so that every node can open what
+//! any node seals; the key before it goes on opening until the last session that it may have sealed
+//! has ended.
 
 use std::time::Duration;
 
@@ -20,18 +21,33 @@ use crate::publisher::{ExecuteError, Publisher};
 /// Time between the distribution of a key and its first use.
 const SETTLE: Duration = Duration::from_mins(2);
 
+/// How much later a key that a node still lacks is used.
+const POSTPONED: Duration = Duration::from_mins(1);
+
+/// After this time a key is used whoever lacks it: a node that is away must not hold a fleet back.
+const PATIENCE: Duration = Duration::from_mins(15);
+
 /// The longest that a session may live, beyond which nobody needs the key that sealed it: 30 days, the
 /// default absolute limit of a remembered session, and five minutes for clocks that differ.
 const LONGEST_SESSION: Duration = Duration::from_mins(30 * 24 * 60 + 5);
 
-/// What is to be done about the keys of `config` at `now`, if each seals for `rotation`. `id` and
-/// `secret` are for the key that may have to be made.
+/// A key that may have to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewKey {
+    /// Its id.
+    pub id: Uuid,
+    /// Its random bytes.
+    pub secret: [u8; 32],
+}
+
+/// What is to be done about the keys of `config` at `now`, if each seals for `rotation`. `behind` says
+/// whether a node that lives does not run `config` yet.
 pub fn due(
     config: &Config,
     now: UnixTime,
     rotation: Duration,
-    id: Uuid,
-    secret: [u8; 32],
+    behind: bool,
+    new: NewKey,
 ) -> Vec<Command> {
     let mut keys: Vec<SessionKey> = config
         .collection(SessionKey::KIND, Uuid::nil())
@@ -51,8 +67,8 @@ pub fn due(
     };
     if let Some(activate_at) = activate_at {
         let made = json!({
-            "id": id,
-            "secret": STANDARD.encode(secret),
+            "id": new.id,
+            "secret": STANDARD.encode(new.secret),
             "created_at": now.as_secs(),
             "activate_at": activate_at,
             "decrypt_until": null,
@@ -60,11 +76,23 @@ pub fn due(
         });
         // The new key first: a crash in between leaves two that open, not none.
         commands.push(command(Action::Create(body(made))));
-        let until = after(SETTLE.saturating_add(LONGEST_SESSION));
+        let until = after(PATIENCE.saturating_add(LONGEST_SESSION));
         for key in keys.iter().filter(usable) {
             let patch = body(json!({ "decrypt_until": until }));
             commands.push(command(Action::Patch(Selector::Id(key.id), patch)));
         }
+    }
+    let soon = after(POSTPONED);
+    let waits = |key: &&SessionKey| {
+        (now.as_secs()..soon).contains(&key.activate_at)
+            && now.as_secs() < key.created_at.saturating_add(PATIENCE.as_secs())
+            && key.activate_at > key.created_at
+    };
+    for key in keys.iter().filter(usable).filter(waits).filter(|_| behind) {
+        let later = key.activate_at.saturating_add(POSTPONED.as_secs());
+        let latest = key.created_at.saturating_add(PATIENCE.as_secs());
+        let patch = body(json!({ "activate_at": later.min(latest) }));
+        commands.push(command(Action::Patch(Selector::Id(key.id), patch)));
     }
     let ended = |key: &&SessionKey| key.decrypt_until.is_some_and(|end| end <= now.as_secs());
     for key in keys.iter().filter(ended) {
@@ -97,10 +125,22 @@ pub fn none(config: &Config) -> bool {
 }
 
 /// Does what is due. Blocks on the store.
-pub fn keep(publisher: &Publisher, now: UnixTime, rotation: Duration) -> Result<(), ExecuteError> {
+pub fn keep(
+    publisher: &Publisher,
+    now: UnixTime,
+    rotation: Duration,
+    behind: bool,
+) -> Result<(), ExecuteError> {
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).expect("the system's random source works");
-    for command in due(&publisher.config(), now, rotation, Uuid::new_v4(), secret) {
+    let id = Uuid::new_v4();
+    for command in due(
+        &publisher.config(),
+        now,
+        rotation,
+        behind,
+        NewKey { id, secret },
+    ) {
         publisher.execute(&command, now)?;
     }
     Ok(())
@@ -117,8 +157,14 @@ mod tests {
 
     /// The keys after what was due at `seconds`: when each activates and until when it opens.
     fn step(config: &mut Config, seconds: u64) -> Vec<(u64, Option<u64>)> {
+        step_with(config, seconds, false)
+    }
+
+    fn step_with(config: &mut Config, seconds: u64, behind: bool) -> Vec<(u64, Option<u64>)> {
         let id = Uuid::from_u128(u128::from(seconds) + 1);
-        for command in due(config, UnixTime::from_secs(seconds), DAY, id, [7; 32]) {
+        let secret = [7; 32];
+        let now = UnixTime::from_secs(seconds);
+        for command in due(config, now, DAY, behind, NewKey { id, secret }) {
             let decision = decide(config, &command, &Context { now: seconds, id }).unwrap();
             *config = config.evolve(&decision.change, Revision(config.revision().0 + 1));
         }
@@ -142,7 +188,7 @@ mod tests {
         assert_eq!(step(&mut config, 1001), [(1000, None)]);
         let rotated = 1000 + DAY.as_secs();
         let activates = rotated + SETTLE.as_secs();
-        let ends = activates + LONGEST_SESSION.as_secs();
+        let ends = rotated + PATIENCE.as_secs() + LONGEST_SESSION.as_secs();
         assert_eq!(
             step(&mut config, rotated),
             [(1000, Some(ends)), (activates, None)]
@@ -153,5 +199,37 @@ mod tests {
             keys.iter().all(|(activate_at, _)| *activate_at != 1000),
             "{keys:?}"
         );
+    }
+
+    #[test]
+    fn a_key_that_a_node_lacks_waits_but_not_for_ever() {
+        let mut config = Config::default();
+        // The first key seals at once: there is none that could stand in.
+        assert_eq!(step_with(&mut config, 1000, true), [(1000, None)]);
+        let rotated = 1000 + DAY.as_secs();
+        step_with(&mut config, rotated, true);
+        let newest = |keys: &[(u64, Option<u64>)]| keys.last().unwrap().0;
+        let mut second = rotated;
+        loop {
+            second += 30;
+            let activates = newest(&step_with(&mut config, second, true));
+            assert!(activates <= rotated + PATIENCE.as_secs());
+            if activates <= second {
+                break;
+            }
+        }
+        assert_eq!(second, rotated + PATIENCE.as_secs());
+        // What the key before has sealed opens until the last of it has ended.
+        let keys = step(&mut config, second);
+        assert_eq!(
+            keys.first().unwrap().1,
+            Some(second + LONGEST_SESSION.as_secs())
+        );
+        // A node that has caught up holds nothing back.
+        let mut config = Config::default();
+        step(&mut config, 1000);
+        step_with(&mut config, rotated, true);
+        let settled = rotated + SETTLE.as_secs();
+        assert_eq!(newest(&step(&mut config, settled - 30)), settled);
     }
 }

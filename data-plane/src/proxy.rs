@@ -180,6 +180,11 @@ fn sockets(
         address,
         source,
     };
+    if address.port() != 0 {
+        // Sockets of another process that share a port as ours do would take half of the connections
+        // in silence; one that does not share finds them.
+        drop(std::net::TcpListener::bind(address).map_err(failed)?);
+    }
     let first = bind(address).map_err(failed)?;
     // A port that the system has chosen is the port of all.
     let chosen = first.local_addr().map_err(failed)?;
