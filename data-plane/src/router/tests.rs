@@ -1,3 +1,5 @@
+//! The router against a linear scan in the order that Kong documents.
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,0 +1,227 @@
+//! What the workspace depends on: licences, sources, one of each kind, and the directions between our
+//! own packages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::root;
+
+/// Licences that may be in what we distribute. The MPL's duties end at the files that are under it,
+/// which we use as they are.
+const LICENCES: [&str; 15] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0+",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// Packages that must not come in, and why.
+const BANNED: [(&str, &str); 6] = [
+    ("openssl", "one TLS stack: rustls"),
+    ("openssl-sys", "one TLS stack: rustls"),
+    ("native-tls", "one TLS stack: rustls"),
+    ("ring", "one provider of cryptography: aws-lc-rs"),
+    (
+        "reqwest",
+        "one HTTP client: our own on the request path, hyper elsewhere",
+    ),
+    ("async-std", "one async runtime: tokio"),
+];
+
+/// Packages of which two versions would be two stacks.
+const SINGLE: [&str; 10] = [
+    "aws-lc-rs",
+    "axum",
+    "h2",
+    "http",
+    "hyper",
+    "prost",
+    "rustls",
+    "tokio",
+    "tonic",
+    "url",
+];
+
+/// What a package of ours must not depend on, itself or through another of ours.
+const DIRECTIONS: [(&str, &[&str]); 5] = [
+    (
+        "shared",
+        &[
+            "proto",
+            "plugins",
+            "control-plane",
+            "data-plane",
+            "tokio",
+            "hyper",
+        ],
+    ),
+    ("proto", &["plugins", "control-plane", "data-plane"]),
+    (
+        "plugins",
+        &["proto", "control-plane", "data-plane", "hyper", "tonic"],
+    ),
+    ("control-plane", &["data-plane", "wardgate"]),
+    ("data-plane", &["control-plane", "wardgate", "sled"]),
+];
+
+/// What cargo knows of every package that is built here. Those of other platforms need not have been
+/// downloaded.
+fn metadata() -> Value {
+    let version = Command::new("rustc").arg("-vV").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .unwrap();
+    let platform = format!("--filter-platform={host}");
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--offline",
+            &platform,
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn packages(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages.map(|package| (package["name"].as_str().unwrap(), package))
+}
+
+/// Whether a licence expression (SPDX) can be fulfilled with what is allowed.
+fn is_allowed(expression: &str) -> bool {
+    // An old way to write OR.
+    let expression = expression.replace('/', " OR ").replace(['(', ')'], "");
+    let fine = |one: &str| LICENCES.contains(&one.trim());
+    // Without brackets AND would bind tighter; with them removed, either reading must do.
+    let alternatives = expression
+        .split(" OR ")
+        .any(|all| all.split(" AND ").all(fine));
+    let requirements = expression
+        .split(" AND ")
+        .all(|any| any.split(" OR ").any(fine));
+    alternatives || requirements
+}
+
+#[test]
+fn every_licence_is_one_that_may_be_distributed() {
+    let metadata = metadata();
+    let faults: Vec<_> = packages(&metadata)
+        .filter_map(|(name, package)| {
+            let licence = package["license"].as_str().unwrap_or("none");
+            (!is_allowed(licence)).then(|| format!("{name}: {licence}"))
+        })
+        .collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    assert!(
+        !is_allowed("GPL-3.0") && !is_allowed("MIT AND GPL-3.0") && is_allowed("GPL-2.0 OR MIT")
+    );
+}
+
+#[test]
+fn nothing_comes_from_elsewhere_or_is_banned() {
+    let metadata = metadata();
+    let mut faults = Vec::new();
+    for (name, package) in packages(&metadata) {
+        let source = package["source"].as_str().unwrap_or_default();
+        if !source.is_empty() && !source.contains("crates.io-index") {
+            faults.push(format!("{name} comes from {source}"));
+        }
+    }
+    // A package may be named in the lock file for another platform; what counts is what is built here.
+    let built = built();
+    for (name, why) in BANNED {
+        if built.keys().any(|package| package == name) {
+            faults.push(format!("{name} is banned: {why}"));
+        }
+    }
+    for name in SINGLE {
+        let versions = built.get(name).map_or(0, BTreeSet::len);
+        if versions != 1 {
+            faults.push(format!("{versions} versions of {name}"));
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// The versions of every package that is built on this platform.
+fn built() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--workspace",
+            "--edges=normal,build",
+            "--prefix=none",
+            "--locked",
+            "--offline",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let mut built = BTreeMap::<String, BTreeSet<String>>::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let mut words = line.split(' ');
+        if let (Some(name), Some(version)) = (words.next(), words.next()) {
+            built
+                .entry(name.to_owned())
+                .or_default()
+                .insert(version.to_owned());
+        }
+    }
+    built
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let metadata = metadata();
+    let ours: BTreeMap<&str, BTreeSet<&str>> = packages(&metadata)
+        .filter(|(_, package)| package["source"].is_null())
+        .map(|(name, package)| {
+            let all = package["dependencies"].as_array().unwrap().iter();
+            let normal = all.filter(|dependency| dependency["kind"].is_null());
+            (
+                name,
+                normal
+                    .filter_map(|dependency| dependency["name"].as_str())
+                    .collect(),
+            )
+        })
+        .collect();
+    for (name, forbidden) in DIRECTIONS {
+        let (mut reached, mut open) = (BTreeSet::new(), vec![name]);
+        while let Some(next) = open.pop() {
+            for dependency in ours.get(next).into_iter().flatten() {
+                if reached.insert(*dependency) {
+                    open.push(dependency);
+                }
+            }
+        }
+        for dependency in forbidden {
+            assert!(
+                !reached.contains(dependency),
+                "{name} depends on {dependency}"
+            );
+        }
+    }
+}
