@@ -3,7 +3,7 @@
 //! ```text
 //! GET  /.well-known/openid-configuration   discovery.rs
 //! GET  /jwks                               discovery.rs
-//! GET  /authorize ──► login page ──► POST /login ──► 302 with code, state, iss      authorize.rs
+//! GET  /authorize ──► login page ──► POST /login ──► 303 with code, state, iss      authorize.rs, request.rs
 //! POST /token       authorization_code (PKCE), refresh_token (rotating)             token.rs
 //! GET  /userinfo                                                                    userinfo.rs
 //! GET  /end-session ──► 302 to a registered post-logout URI, or a page              logout.rs
@@ -25,7 +25,10 @@ mod error;
 mod keys;
 mod logout;
 mod page;
+mod request;
 mod state;
+#[cfg(test)]
+mod tests;
 mod token;
 mod user;
 mod userinfo;
@@ -109,7 +112,10 @@ impl Provider {
                 get(discovery::document),
             )
             .route("/jwks", get(discovery::jwks))
-            .route("/authorize", get(authorize::authorize))
+            .route(
+                "/authorize",
+                get(authorize::authorize_get).post(authorize::authorize_post),
+            )
             .route("/login", post(authorize::login))
             .route("/token", post(token::token))
             .route(

@@ -1,7 +1,8 @@
 //! The authorization endpoint and the login page behind it (OpenID Connect Core §3.1.2).
 //!
 //! A request whose client or redirect URI is not registered is answered with a page and never with a
-//! redirect; every other fault goes back to the relying party (RFC 6749 §4.1.2.1).
+//! redirect; every other fault goes back to the relying party (RFC 6749 §4.1.2.1). What it may ask for
+//! is in `request`.
 
 use axum::extract::{Form, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,26 +11,12 @@ use serde::Deserialize;
 use shared::clock::UnixTime;
 use url::Url;
 
+use super::request::{AuthorizationError, AuthorizationRequest, Prompt};
 use super::state::{Code, Session, SignIn};
 use super::{Provider, ProviderSettings, page};
 
 /// The cookie of a browser that is signed in at the provider.
 const SESSION_COOKIE: &str = "demo_provider";
-
-/// The parameters of an authorization request that we look at. A repeated one is refused.
-#[derive(Debug, Deserialize)]
-pub(super) struct AuthorizationRequest {
-    client_id: Option<String>,
-    redirect_uri: Option<String>,
-    response_type: Option<String>,
-    response_mode: Option<String>,
-    scope: Option<String>,
-    state: Option<String>,
-    nonce: Option<String>,
-    prompt: Option<String>,
-    code_challenge: Option<String>,
-    code_challenge_method: Option<String>,
-}
 
 /// The login form as it comes back.
 #[derive(Deserialize)]
@@ -39,17 +26,23 @@ pub(super) struct LoginForm {
     password: String,
 }
 
-/// Why the relying party is told that its request cannot be served.
-struct AuthorizationError {
-    error: &'static str,
-    description: &'static str,
-}
-
-pub(super) async fn authorize(
+pub(super) async fn authorize_get(
     State(provider): State<Provider>,
     headers: HeaderMap,
     Query(request): Query<AuthorizationRequest>,
 ) -> Response {
+    authorize(&provider, &headers, request)
+}
+
+pub(super) async fn authorize_post(
+    State(provider): State<Provider>,
+    headers: HeaderMap,
+    Form(request): Form<AuthorizationRequest>,
+) -> Response {
+    authorize(&provider, &headers, request)
+}
+
+fn authorize(provider: &Provider, headers: &HeaderMap, request: AuthorizationRequest) -> Response {
     let settings = provider.settings();
     let Some(client) = request
         .client_id
@@ -64,31 +57,31 @@ pub(super) async fn authorize(
             return page::fault("This application may not send people back to that address.");
         }
     };
-    let prompt = request.prompt.clone();
     let state = request.state.clone();
-    let sign_in = match check(request, redirect_uri.clone()) {
-        Ok(sign_in) => sign_in,
-        Err(error) => return back_with_error(&settings, &redirect_uri, state.as_deref(), &error),
+    let refuse = |error: &AuthorizationError| {
+        back_with_error(&settings, &redirect_uri, state.as_deref(), error)
+    };
+    let (sign_in, demands) = match request.check(provider, redirect_uri.clone()) {
+        Ok(checked) => checked,
+        Err(error) => return refuse(&error),
     };
 
     let now = UnixTime::now();
-    let session = session_id(&headers).and_then(|id| provider.state().session(now, &id));
-    match (session, prompt.as_deref()) {
-        (Some(session), None | Some("none" | "consent")) => {
-            back_with_code(&provider, now, sign_in, session)
+    let session = session_id(headers)
+        .and_then(|id| provider.state().session(now, &id))
+        .filter(|session| demands.allow(session, now));
+    match (session, demands.prompt) {
+        (Some(session), Prompt::Never | Prompt::IfNeeded) => {
+            back_with_code(provider, now, sign_in, session)
         }
-        (None, Some("none")) => back_with_error(
-            &settings,
-            &redirect_uri,
-            state.as_deref(),
-            &AuthorizationError {
-                error: "login_required",
-                description: "nobody is signed in at the provider",
-            },
-        ),
-        _ => {
+        (None, Prompt::Never) => refuse(&AuthorizationError {
+            error: "login_required",
+            description: "nobody is signed in at the provider as the request demands",
+        }),
+        (_, Prompt::IfNeeded | Prompt::Always) => {
+            let hint = sign_in.login_hint.clone();
             let id = provider.state().add_sign_in(now, sign_in);
-            page::login(&settings, &id, None)
+            page::login(&settings, &id, hint.as_deref(), None)
         }
     }
 }
@@ -111,6 +104,7 @@ pub(super) async fn login(
         return page::login(
             &settings,
             &form.sign_in,
+            Some(&form.username),
             Some("The user name or the password is wrong."),
         );
     };
@@ -123,6 +117,19 @@ pub(super) async fn login(
         let Some(sign_in) = state.take_sign_in(now, &form.sign_in) else {
             return page::fault("This sign-in was already completed.");
         };
+        if sign_in
+            .subject
+            .as_ref()
+            .is_some_and(|subject| *subject != user.subject)
+        {
+            drop(state);
+            let error = AuthorizationError {
+                error: "login_required",
+                description: "somebody else signed in than id_token_hint names",
+            };
+            let state = sign_in.state.as_deref();
+            return back_with_error(&settings, &sign_in.redirect_uri, state, &error);
+        }
         (sign_in, state.add_session(now, session.clone()))
     };
     let cookie = format!("{SESSION_COOKIE}={session_id}; Path=/; HttpOnly; SameSite=Lax");
@@ -148,43 +155,6 @@ pub(super) fn session_id(headers: &HeaderMap) -> Option<String> {
 /// The `Set-Cookie` that signs a browser out here.
 pub(super) fn expired_session_cookie() -> String {
     format!("{SESSION_COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax")
-}
-
-fn check(
-    request: AuthorizationRequest,
-    redirect_uri: String,
-) -> Result<SignIn, AuthorizationError> {
-    let refuse = |error, description| Err(AuthorizationError { error, description });
-    if request.response_type.as_deref() != Some("code") {
-        return refuse("unsupported_response_type", "use response_type=code");
-    }
-    if !matches!(request.response_mode.as_deref(), None | Some("query")) {
-        return refuse("invalid_request", "use response_mode=query");
-    }
-    let scope = request.scope.unwrap_or_default();
-    if !scope.split(' ').any(|word| word == "openid") {
-        return refuse("invalid_scope", "the scope must contain openid");
-    }
-    match (
-        request.code_challenge.as_deref(),
-        request.code_challenge_method.as_deref(),
-    ) {
-        (None, None) | (Some(_), Some("S256")) => {}
-        _ => {
-            return refuse(
-                "invalid_request",
-                "use code_challenge with code_challenge_method=S256",
-            );
-        }
-    }
-    Ok(SignIn {
-        client_id: request.client_id.unwrap_or_default(),
-        redirect_uri,
-        scope,
-        state: request.state,
-        nonce: request.nonce,
-        code_challenge: request.code_challenge,
-    })
 }
 
 fn back_with_code(

@@ -4,6 +4,7 @@ use axum::extract::{Form, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use shared::clock::UnixTime;
 use url::Url;
 
 use super::error::Refusal;
@@ -85,14 +86,13 @@ pub(super) async fn revoke(
     let client_id = client(&provider.settings(), &headers, &parameters)?;
     let token = parameters.require("token")?;
     let mut state = provider.state();
+    let now = UnixTime::now();
     let grant = state
-        .refresh_tokens
-        .get(token)
+        .refresh_token(now, token)
         .map(|token| token.grant.clone());
     if let Some(id) = grant {
         let ours = state
-            .grants
-            .get(&id)
+            .grant(now, &id)
             .is_some_and(|grant| grant.client_id == client_id);
         if ours {
             state.revoke(&id);

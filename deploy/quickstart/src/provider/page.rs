@@ -22,10 +22,11 @@ pub(super) async fn index(State(provider): State<Provider>) -> Response {
     )
 }
 
-/// The login page. `complaint` says what was wrong with the last try.
+/// The login page. `complaint` says what was wrong with the last try, `username` is who is expected.
 pub(super) fn login(
     settings: &ProviderSettings,
     sign_in: &str,
+    username: Option<&str>,
     complaint: Option<&str>,
 ) -> Response {
     let status = match complaint {
@@ -42,7 +43,7 @@ pub(super) fn login(
             form method="post" action="/login" {
                 input type="hidden" name="sign_in" value=(sign_in);
                 label for="username" { "User name" }
-                input #username name="username" autocomplete="username" autocapitalize="none"
+                input #username name="username" value=[username] autocomplete="username" autocapitalize="none"
                     spellcheck="false" required autofocus
                     aria-describedby=[complaint.map(|_| "complaint")];
                 label for="password" { "Password" }

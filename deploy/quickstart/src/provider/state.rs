@@ -16,6 +16,9 @@ const CODE_LIFETIME: Duration = Duration::from_mins(1);
 /// How long a browser stays signed in at the provider.
 const SESSION_LIFETIME: Duration = Duration::from_hours(8);
 
+/// How long a refresh token waits for its use. Its grant lives as long as the newest one.
+const REFRESH_LIFETIME: Duration = Duration::from_hours(24);
+
 /// A checked authorization request that waits for somebody to sign in.
 #[derive(Clone, Debug)]
 pub(super) struct SignIn {
@@ -25,6 +28,10 @@ pub(super) struct SignIn {
     pub(super) state: Option<String>,
     pub(super) nonce: Option<String>,
     pub(super) code_challenge: Option<String>,
+    /// The user name that the application expects, for the login page.
+    pub(super) login_hint: Option<String>,
+    /// The only user who may sign in: the subject of `id_token_hint`.
+    pub(super) subject: Option<String>,
 }
 
 /// An authorization code that was handed out.
@@ -65,8 +72,8 @@ pub(super) struct Session {
 pub(super) struct State {
     sign_ins: HashMap<String, (UnixTime, SignIn)>,
     codes: HashMap<String, (UnixTime, Code)>,
-    pub(super) grants: HashMap<String, Grant>,
-    pub(super) refresh_tokens: HashMap<String, RefreshToken>,
+    grants: HashMap<String, (UnixTime, Grant)>,
+    refresh_tokens: HashMap<String, (UnixTime, RefreshToken)>,
     sessions: HashMap<String, (UnixTime, Session)>,
 }
 
@@ -93,28 +100,40 @@ impl State {
         (now < *expires_at).then_some(code)
     }
 
-    pub(super) fn add_grant(&mut self, grant: Grant) -> String {
-        let id = random_text(16);
-        self.grants.insert(id.clone(), grant);
-        id
+    pub(super) fn add_grant(&mut self, now: UnixTime, grant: Grant) -> String {
+        add(&mut self.grants, now, REFRESH_LIFETIME, grant)
     }
 
-    pub(super) fn add_refresh_token(&mut self, grant: &str) -> String {
-        let token = random_text(32);
-        self.refresh_tokens.insert(
-            token.clone(),
-            RefreshToken {
-                grant: grant.to_owned(),
-                exchanged_at: None,
-            },
-        );
-        token
+    pub(super) fn grant(&self, now: UnixTime, id: &str) -> Option<Grant> {
+        find(&self.grants, now, id).cloned()
+    }
+
+    /// Adds a refresh token to a grant, which lives on with it.
+    pub(super) fn add_refresh_token(&mut self, now: UnixTime, grant: &str) -> String {
+        if let Some((expires_at, _)) = self.grants.get_mut(grant) {
+            *expires_at = now.saturating_add(REFRESH_LIFETIME);
+        }
+        let token = RefreshToken {
+            grant: grant.to_owned(),
+            exchanged_at: None,
+        };
+        add(&mut self.refresh_tokens, now, REFRESH_LIFETIME, token)
+    }
+
+    pub(super) fn refresh_token(
+        &mut self,
+        now: UnixTime,
+        token: &str,
+    ) -> Option<&mut RefreshToken> {
+        let (expires_at, token) = self.refresh_tokens.get_mut(token)?;
+        (now < *expires_at).then_some(token)
     }
 
     /// Ends a grant and all of its refresh tokens.
     pub(super) fn revoke(&mut self, grant: &str) {
         self.grants.remove(grant);
-        self.refresh_tokens.retain(|_, token| token.grant != grant);
+        self.refresh_tokens
+            .retain(|_, (_, token)| token.grant != grant);
     }
 
     pub(super) fn add_session(&mut self, now: UnixTime, session: Session) -> String {
@@ -146,4 +165,34 @@ fn add<T>(
 fn find<'a, T>(map: &'a HashMap<String, (UnixTime, T)>, now: UnixTime, id: &str) -> Option<&'a T> {
     let (expires_at, value) = map.get(id)?;
     (now < *expires_at).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_and_refresh_tokens_do_not_stay_for_ever() {
+        let mut state = State::default();
+        let grant = || Grant {
+            client_id: "client".to_owned(),
+            subject: "subject".to_owned(),
+            scope: "openid".to_owned(),
+            authenticated_at: UnixTime::from_secs(0),
+        };
+        let mut now = UnixTime::from_secs(1_000_000);
+        let used = state.add_grant(now, grant());
+        let mut token = state.add_refresh_token(now, &used);
+        let unused = state.add_grant(now, grant());
+        state.add_refresh_token(now, &unused);
+        for _ in 0..10 {
+            now = now.saturating_add(REFRESH_LIFETIME / 2);
+            assert!(state.refresh_token(now, &token).is_some());
+            token = state.add_refresh_token(now, &used);
+        }
+        assert!(state.grant(now, &used).is_some());
+        assert!(state.grant(now, &unused).is_none());
+        state.add_grant(now, grant());
+        assert_eq!((state.grants.len(), state.refresh_tokens.len()), (2, 2));
+    }
 }

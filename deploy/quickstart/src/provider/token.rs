@@ -135,11 +135,11 @@ fn exchange_code(
         authenticated_at: code.authenticated_at,
     };
     let nonce = code.sign_in.nonce.clone();
-    let grant_id = state.add_grant(grant.clone());
+    let grant_id = state.add_grant(now, grant.clone());
     if let Some(code) = state.code(now, code_id) {
         code.grant = Some(grant_id.clone());
     }
-    let refresh_token = state.add_refresh_token(&grant_id);
+    let refresh_token = state.add_refresh_token(now, &grant_id);
     drop(state);
     issue(provider, now, &grant, nonce.as_deref(), &refresh_token)
 }
@@ -167,21 +167,23 @@ fn refresh(
     let leeway = provider.settings().refresh_reuse_leeway;
     let mut state = provider.state();
     let unknown = || Refusal::Grant("the refresh token is unknown or revoked");
-    let token = state
-        .refresh_tokens
-        .get_mut(parameters.require("refresh_token")?)
-        .ok_or_else(unknown)?;
-    let grant_id = token.grant.clone();
-    let exchanged_at = *token.exchanged_at.get_or_insert(now);
+    let sent = parameters.require("refresh_token")?;
+    let token = state.refresh_token(now, sent).ok_or_else(unknown)?.clone();
+    let grant_id = token.grant;
+    let grant = state.grant(now, &grant_id).ok_or_else(unknown)?;
+    // Another client can neither use the token nor use it up (RFC 6749 §6).
+    if grant.client_id != client_id {
+        return Err(unknown());
+    }
+    let exchanged_at = token.exchanged_at.unwrap_or(now);
     if now.saturating_since(exchanged_at) > leeway {
         state.revoke(&grant_id);
         return Err(Refusal::Grant("the refresh token was already used"));
     }
-    let grant = state.grants.get(&grant_id).cloned().ok_or_else(unknown)?;
-    if grant.client_id != client_id {
-        return Err(unknown());
+    if let Some(token) = state.refresh_token(now, sent) {
+        token.exchanged_at = Some(exchanged_at);
     }
-    let refresh_token = state.add_refresh_token(&grant_id);
+    let refresh_token = state.add_refresh_token(now, &grant_id);
     drop(state);
     issue(provider, now, &grant, None, &refresh_token)
 }
