@@ -1,11 +1,7 @@
 //! House rules that a program can check: the shape of files, what is depended on, and that the README
 //! tells what is missing.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dependencies;
 mod documents;
