@@ -11,5 +11,6 @@ mod config_sync;
 mod guide;
 mod okta_guide;
 mod outage;
+mod proxying;
 mod quickstart;
 mod sessions;

@@ -1,0 +1,215 @@
+//! The proxy path of a real node: TLS, HTTP/2, upgrades, bodies that stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use harness::{Browser, Cluster, Demo};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Takes the node's self-signed certificate, as `curl -k` does.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = shared::tls::provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+async fn tls(cluster: &Cluster, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let mut config = ClientConfig::builder_with_provider(shared::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let address = cluster.data_planes[0].process.address("proxy_tls");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
+    stream
+}
+
+/// A node with a route for `/` to the echo.
+async fn echo() -> (Cluster, Demo) {
+    let cluster = Cluster::start(1).await;
+    let demo = Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/").await;
+    cluster.settled().await;
+    (cluster, demo)
+}
+
+#[tokio::test]
+async fn many_requests_share_one_http2_connection_over_tls() {
+    let (cluster, _demo) = echo().await;
+    let stream = TokioIo::new(tls(&cluster, b"h2").await);
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let calls = (0..50).map(|number| {
+        let mut sender = sender.clone();
+        tokio::spawn(async move {
+            let request = Request::post(format!("https://app.test/{number}"))
+                .body(Full::new(Bytes::from(format!("body {number}"))))
+                .unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            serde_json::from_slice::<serde_json::Value>(&body).unwrap()
+        })
+    });
+    for (number, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
+        let seen = call.await.unwrap();
+        assert_eq!(seen["path"], format!("/{number}"));
+        assert_eq!(seen["body"], format!("body {number}"));
+        assert_eq!(seen["headers"]["x-forwarded-proto"], "https");
+        assert_eq!(seen["headers"]["x-forwarded-host"], "app.test");
+    }
+}
+
+#[tokio::test]
+async fn a_sign_in_over_tls_sets_cookies_that_stay_on_tls() {
+    let (cluster, demo) = echo().await;
+    let plugin = json!({
+        "name": "openid-connect",
+        "config": { "issuer": demo.issuer(), "client_id": ["c"], "client_secret": ["s"] },
+    });
+    cluster.create("/plugins", plugin).await;
+    cluster.settled().await;
+    let stream = TokioIo::new(tls(&cluster, b"http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/x")
+        .header("host", "app.test")
+        .body(Full::<Bytes>::default());
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 302);
+    let location = response.headers()["location"].to_str().unwrap();
+    assert!(
+        location.contains("redirect_uri=https%3A%2F%2Fapp.test%2Fx"),
+        "{location}"
+    );
+    let cookie = response.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.contains("; Secure"), "{cookie}");
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_tunnel_after_its_handshake() {
+    let cluster = Cluster::start(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi";
+        stream.write_all(answer).await.unwrap();
+        let mut asked = [0; 4];
+        stream.read_exact(&mut asked).await.unwrap();
+        stream.write_all(&asked).await.unwrap();
+        String::from_utf8(head).unwrap().to_ascii_lowercase()
+    });
+    cluster.route(&format!("http://{address}"), "/").await;
+    cluster.settled().await;
+    let proxy = cluster.data_planes[0].process.address("proxy");
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    let request = "GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nhi") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    stream.write_all(b"ping").await.unwrap();
+    let mut echoed = [0; 4];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"ping");
+    let head = upstream.await.unwrap();
+    assert!(
+        head.contains("upgrade: websocket") && head.contains("sec-websocket-key:"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn bodies_arrive_whole_and_hop_by_hop_headers_do_not() {
+    let (cluster, _demo) = echo().await;
+    let browser = Browser::new();
+    let body = "x".repeat(900_000);
+    let headers = [
+        ("connection", "x-private"),
+        ("x-private", "1"),
+        ("keep-alive", "timeout=5"),
+        ("te", "gzip"),
+        ("proxy-authorization", "Basic eA=="),
+        ("x-kept", "1"),
+    ];
+    let url = format!("{}/big?a=%20b&c", cluster.url(0));
+    let reply = browser
+        .send(Method::POST, &url, &headers, body.clone())
+        .await;
+    let seen = reply.json();
+    assert_eq!(reply.status, 200);
+    assert_eq!(seen["body"].as_str().map(str::len), Some(body.len()));
+    assert_eq!(
+        (&seen["path"], &seen["query"]),
+        (&json!("/big"), &json!("a=%20b&c"))
+    );
+    for name in ["x-private", "keep-alive", "te"] {
+        assert!(seen["headers"].get(name).is_none(), "{name}: {seen:.300}");
+    }
+    assert_eq!(seen["headers"]["x-kept"], "1");
+    assert!(reply.header("via").starts_with("1.1 kong/3.9."));
+    assert_eq!(reply.header("x-kong-request-id").len(), 32);
+}
