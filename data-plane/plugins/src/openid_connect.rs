@@ -5,6 +5,7 @@
 //! request ─► jar ─┼─ session cookie ─────────► opened: lifetimes, refresh if due
 //!                 ├─ bearer token ───────────► bearer: verified once, remembered
 //!                 ├─ refresh token ──────────► refresh
+//!                 ├─ user or client secret ──► grants: token endpoint, verify, remember
 //!                 └─ nothing ────────────────► sign_in: 302 to the provider, or 401
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod config;
 mod cookie;
 mod failure;
 mod flow;
+mod grants;
 mod headers;
 mod jws;
 mod login;
@@ -200,6 +202,9 @@ async fn authenticate(
         && let Some(found) = request::refresh_token(rules, exchange).await
     {
         return use_refresh_token(rules, exchange, host, jar, &found).await;
+    }
+    if let Some(flow) = grants::authenticate(rules, exchange, host, jar).await? {
+        return Ok(flow);
     }
     if rules.methods.authorization_code {
         let started = sign_in::start(rules, exchange, host, jar, Lost::default()).await;

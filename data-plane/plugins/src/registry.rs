@@ -265,7 +265,8 @@ mod tests {
         check("session_redis_host", json!("redis.example"), false);
         check("introspect_jwt_tokens", json!(true), false);
         check("introspect_jwt_tokens", json!(false), true);
-        check("auth_methods", json!(["session", "password"]), false);
+        check("auth_methods", json!(["session", "introspection"]), false);
+        check("auth_methods", json!(["session", "password"]), true);
         check(
             "auth_methods",
             json!(["session", "authorization_code"]),

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
@@ -21,11 +23,21 @@ const TOKEN_HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-access-token"),
 ];
 
-/// A token and where it was found.
-#[derive(Clone, Debug)]
+/// A token and where it was found. Not to be printed.
+#[derive(Clone)]
 pub(super) struct Found {
     pub(super) token: String,
     pub(super) place: Place,
+}
+
+/// A name with its secret, and where they were found. Not to be printed.
+#[derive(Clone)]
+pub(super) struct Pair {
+    pub(super) name: String,
+    pub(super) secret: String,
+    pub(super) places: Vec<Place>,
+    /// Whether they came as HTTP Basic, which does not say whose they are.
+    pub(super) basic: bool,
 }
 
 /// Where a credential was found.
@@ -133,19 +145,7 @@ pub(super) async fn bearer(
     exchange: &mut Exchange<'_>,
     jar: &Jar,
 ) -> Result<Option<Found>, Failure> {
-    if exchange
-        .request
-        .headers
-        .get_all(AUTHORIZATION)
-        .iter()
-        .nth(1)
-        .is_some()
-    {
-        return Err(Failure::bad_request(
-            "duplicate_param",
-            "there is more than one Authorization header",
-        ));
-    }
+    check_authorization(&exchange.request.headers)?;
     let credentials = &rules.config.credentials;
     for place in credentials.bearer_token_param_type.iter().flatten() {
         let found = match place {
@@ -170,6 +170,80 @@ pub(super) async fn bearer(
         }
     }
     Ok(None)
+}
+
+/// Refuses several `Authorization` headers: which one counts must not be a matter of luck.
+fn check_authorization(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(Failure::bad_request(
+            "duplicate_param",
+            "there is more than one Authorization header",
+        ));
+    }
+    Ok(())
+}
+
+/// A name and its secret, looked for in `places`, in their order: as HTTP Basic (RFC 7617), or as the
+/// two arguments `names`.
+///
+/// # Errors
+///
+/// If there are several `Authorization` headers.
+pub(super) async fn pair(
+    exchange: &mut Exchange<'_>,
+    places: &[ParamPlace],
+    names: [&'static str; 2],
+) -> Result<Option<Pair>, Failure> {
+    check_authorization(&exchange.request.headers)?;
+    for place in places {
+        let found = match place {
+            ParamPlace::Header => basic(&exchange.request.headers).map(|(name, secret)| Pair {
+                name,
+                secret,
+                places: vec![Place::Header(AUTHORIZATION)],
+                basic: true,
+            }),
+            ParamPlace::Query => {
+                let [name, secret] = names.map(|name| query_argument(exchange, name));
+                name.zip(secret).map(|(name, secret)| Pair {
+                    name: name.into_owned(),
+                    secret: secret.into_owned(),
+                    places: names.map(|name| Place::Query(name.to_owned())).to_vec(),
+                    basic: false,
+                })
+            }
+            ParamPlace::Body => {
+                let arguments = body_arguments(exchange).await;
+                let [name, secret] = names.map(|name| argument(arguments.clone(), name));
+                name.zip(secret).map(|(name, secret)| Pair {
+                    name: name.token,
+                    secret: secret.token,
+                    places: vec![Place::Body],
+                    basic: false,
+                })
+            }
+        };
+        if let Some(found) = found.filter(|found| !found.name.is_empty()) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Name and secret of HTTP Basic. Bare ones, without base64, are taken as well (Kong 3.9).
+fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let credentials = credentials.trim();
+    let pair = match STANDARD.decode(credentials) {
+        Ok(bytes) => String::from_utf8(bytes).ok()?,
+        Err(_) => credentials.to_owned(),
+    };
+    let (name, secret) = pair.split_once(':')?;
+    Some((name.to_owned(), secret.to_owned()))
 }
 
 fn bearer_header(headers: &HeaderMap) -> Option<Found> {

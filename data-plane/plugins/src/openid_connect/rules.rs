@@ -41,6 +41,8 @@ pub(super) struct Rules {
     pub(super) session_cookie: Attributes,
     pub(super) authorization_cookie: Attributes,
     pub(super) binding: Binding,
+    /// Tells the tokens of this configuration from those of others.
+    pub(super) token_cache_key: [u8; 32],
     pub(super) headers: HeaderRules,
 }
 
@@ -54,6 +56,8 @@ pub(super) struct Methods {
     pub(super) session: bool,
     pub(super) bearer: bool,
     pub(super) refresh_token: bool,
+    pub(super) password: bool,
+    pub(super) client_credentials: bool,
     pub(super) authorization_code: bool,
 }
 
@@ -116,6 +120,7 @@ impl Rules {
             session_cookie: session_cookie(&config),
             authorization_cookie: authorization_cookie(&config),
             binding: Binding::new(&config, &issuer, id),
+            token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
             issuer,
             config,
@@ -181,6 +186,18 @@ fn provider_key(config: &OpenidConnect, issuer: &str) -> [u8; 32] {
         provider.ssl_verify,
         provider.timeout,
     ]);
+    *blake3::hash(parts.to_string().as_bytes()).as_bytes()
+}
+
+/// Covers all that a token request is made of besides the caller's credentials. Plugins with an equal
+/// salt share their tokens, as far as they ask for the same (Kong 3.9, `cache_tokens_salt`).
+fn token_cache_key(config: &OpenidConnect, issuer: &str, id: Uuid) -> [u8; 32] {
+    let own = match &config.provider.cache_tokens_salt {
+        Some(salt) => salt.clone(),
+        None => id.to_string(),
+    };
+    let provider = provider_key(config, issuer);
+    let parts = serde_json::json!([own, provider, config.client, config.sign_in.scopes]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }
 

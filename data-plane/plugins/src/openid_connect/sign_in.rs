@@ -313,7 +313,7 @@ pub(super) async fn finish(
 }
 
 /// Arguments of the request that the configuration lets through to the token endpoint.
-fn client_arguments(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
+pub(super) fn client_arguments(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
     let let_through = rules
         .config
         .client

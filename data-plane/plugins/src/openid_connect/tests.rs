@@ -6,6 +6,7 @@ mod bearer;
 mod callback;
 mod failures;
 mod gateway;
+mod grants;
 mod logout;
 mod properties;
 mod provider;

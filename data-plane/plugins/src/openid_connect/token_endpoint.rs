@@ -97,7 +97,29 @@ impl TokenError {
     }
 }
 
-/// Asks the token endpoint for tokens by the grant in `form`.
+/// Who a request to the provider comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) id: &'a str,
+    pub(super) secret: Option<&'a str>,
+    /// How it proves that. `None`: as discovery says.
+    pub(super) auth: Option<ClientAuth>,
+}
+
+impl<'a> Caller<'a> {
+    /// The configured client at `position`.
+    pub(super) fn configured(rules: &'a Rules, position: usize) -> Self {
+        let client = rules.client(position);
+        let secret = client.secret.as_ref();
+        Self {
+            id: &client.id,
+            secret: secret.map(|secret| secret.expose().as_str()),
+            auth: client.auth,
+        }
+    }
+}
+
+/// Asks the token endpoint for tokens by the grant in `form`, as the configured client.
 ///
 /// # Errors
 ///
@@ -106,6 +128,27 @@ pub(super) async fn request(
     rules: &Rules,
     document: &Document,
     client: usize,
+    host: &impl Host,
+    form: Vec<(String, String)>,
+) -> Result<Tokens, TokenError> {
+    let mut caller = Caller::configured(rules, client);
+    caller.auth = rules
+        .config
+        .client
+        .token_endpoint_auth_method
+        .or(caller.auth);
+    request_as(rules, document, caller, host, form).await
+}
+
+/// Asks the token endpoint for tokens by the grant in `form`.
+///
+/// # Errors
+///
+/// If the provider refuses, or cannot be used.
+pub(super) async fn request_as(
+    rules: &Rules,
+    document: &Document,
+    caller: Caller<'_>,
     host: &impl Host,
     mut form: Vec<(String, String)>,
 ) -> Result<Tokens, TokenError> {
@@ -118,9 +161,8 @@ pub(super) async fn request(
     let names = config.token_post_args_names.as_deref().unwrap_or_default();
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
     form.extend(names.iter().cloned().zip(values.iter().cloned()));
-    let auth = config.token_endpoint_auth_method;
     let answer = provider::guarded(rules, host, async {
-        let response = post(rules, document, client, host, endpoint, auth, form, true).await?;
+        let response = post(rules, document, caller, host, endpoint, form, true).await?;
         let status = response.status();
         let refuses = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
         if !status.is_success() && !refuses {
@@ -168,8 +210,9 @@ pub(super) async fn revoke(
             (config.revocation_token_param_name.clone(), token),
             ("token_type_hint".to_owned(), hint.to_owned()),
         ];
-        let auth = config.revocation_endpoint_auth_method;
-        match post(rules, document, client, host, endpoint, auth, form, false).await {
+        let mut caller = Caller::configured(rules, client);
+        caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
+        match post(rules, document, caller, host, endpoint, form, false).await {
             Ok(response) if response.status().is_success() => debug!(hint, "token revoked"),
             Ok(response) => {
                 warn!(
@@ -187,39 +230,32 @@ pub(super) async fn revoke(
 }
 
 /// Posts a form as the client (RFC 6749 §2.3).
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a part of the one request that is made"
-)]
 async fn post(
     rules: &Rules,
     document: &Document,
-    client: usize,
+    caller: Caller<'_>,
     host: &impl Host,
     endpoint: &str,
-    auth: Option<ClientAuth>,
     mut form: Vec<(String, String)>,
     token_headers: bool,
 ) -> Result<Response<Bytes>, ProviderError> {
-    let client = rules.client(client);
-    let auth = auth.or(client.auth).unwrap_or_else(|| discovered(document));
-    let secret = client.secret.as_ref().map(shared::secret::Secret::expose);
+    let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
-    match (auth, secret) {
+    match (auth, caller.secret) {
         (ClientAuth::ClientSecretBasic, Some(secret)) => {
             // Both are form-encoded first (RFC 6749 §2.3.1).
             let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = format!("{}:{}", encode(&client.id), encode(secret));
+            let pair = format!("{}:{}", encode(caller.id), encode(secret));
             let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
                 .map_err(|_| ProviderError::Unusable("the client id is no header value"))?;
             value.set_sensitive(true);
             authorization = Some(value);
         }
         (ClientAuth::ClientSecretPost, Some(secret)) => {
-            form.push(("client_id".to_owned(), client.id.clone()));
-            form.push(("client_secret".to_owned(), secret.clone()));
+            form.push(("client_id".to_owned(), caller.id.to_owned()));
+            form.push(("client_secret".to_owned(), secret.to_owned()));
         }
-        _ => form.push(("client_id".to_owned(), client.id.clone())),
+        _ => form.push(("client_id".to_owned(), caller.id.to_owned())),
     }
     let body = Serializer::new(String::new()).extend_pairs(form).finish();
     let mut request = Request::post(provider::target(endpoint)?)

@@ -17,7 +17,8 @@ use super::values::{
 )]
 pub struct Credentials {
     /// Accepted credentials and grants. Of the full list, which is the default, this version
-    /// serves `session`, `bearer`, `refresh_token` and `authorization_code`.
+    /// serves `session`, `bearer`, `refresh_token`, `password`, `client_credentials` and
+    /// `authorization_code`.
     #[serde(default = "default::auth_methods")]
     pub auth_methods: Vec<AuthMethod>,
 
@@ -38,14 +39,14 @@ pub struct Credentials {
     #[serde(default)]
     pub refresh_token_param_name: Option<String>,
 
-    /// Where client credentials are looked for.
+    /// Where a client's id and secret are looked for, in this order: the `Authorization` header
+    /// (Basic), the arguments `client_id` and `client_secret`.
     #[serde(default = "default::param_places")]
-    #[schemars(extend("x-not-yet" = true))]
     pub client_credentials_param_type: Option<Vec<ParamPlace>>,
 
-    /// Where user name and password are looked for.
+    /// Where user name and password are looked for, in this order: the `Authorization` header
+    /// (Basic), the arguments `username` and `password`.
     #[serde(default = "default::param_places")]
-    #[schemars(extend("x-not-yet" = true))]
     pub password_param_type: Option<Vec<ParamPlace>>,
 
     /// Where an ID token that accompanies an access token is looked for.

@@ -119,15 +119,13 @@ pub struct Provider {
     #[schemars(extend("x-not-yet" = true))]
     pub cache_ttl_resurrect: Option<Number>,
 
-    /// Remembers the answers of the token endpoint for the password, client credentials and
-    /// refresh token grants.
+    /// Remembers the answers of the token endpoint to the password and client credentials grants for
+    /// as long as their access tokens live.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_tokens: bool,
 
     /// Part of the key of the token cache; equal salts share the cache.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_tokens_salt: Option<String>,
 
     /// Remembers introspection results.

@@ -21,6 +21,8 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
                 AuthMethod::Session
                     | AuthMethod::Bearer
                     | AuthMethod::RefreshToken
+                    | AuthMethod::Password
+                    | AuthMethod::ClientCredentials
                     | AuthMethod::AuthorizationCode
             ) {
                 continue;
@@ -41,6 +43,8 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
         bearer: has(AuthMethod::Bearer),
         refresh_token: has(AuthMethod::RefreshToken)
             && config.credentials.refresh_token_param_name.is_some(),
+        password: has(AuthMethod::Password) && has_client(config),
+        client_credentials: has(AuthMethod::ClientCredentials),
         // Nobody signs in without a client; a resource server for bearer tokens needs none.
         authorization_code: has(AuthMethod::AuthorizationCode) && has_client(config),
     }
@@ -285,11 +289,16 @@ pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
 pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
     let default_methods = config.credentials.auth_methods == config::default_auth_methods();
     let listed = &config.credentials.auth_methods;
-    if listed.contains(&AuthMethod::AuthorizationCode) && !has_client(config) && !default_methods {
-        errors.add(
-            &["client_id"],
-            "required when auth_methods has authorization_code",
-        );
+    for (method, name) in [
+        (AuthMethod::AuthorizationCode, "authorization_code"),
+        (AuthMethod::Password, "password"),
+    ] {
+        if listed.contains(&method) && !has_client(config) && !default_methods {
+            errors.add(
+                &["client_id"],
+                format!("required when auth_methods has {name}"),
+            );
+        }
     }
     let auths = config
         .client

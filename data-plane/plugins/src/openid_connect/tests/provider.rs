@@ -9,7 +9,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Request, Response};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -277,6 +277,15 @@ impl Provider {
                 grant.nonce
             }
             "refresh_token" if form["refresh_token"] == *self.refresh_token.borrow() => None,
+            "password" if form["username"] == "john" && form["password"] == "p:ss" => None,
+            "client_credentials" => {
+                let caller = request.headers().get("authorization").cloned();
+                let caller = caller.map(|value| value.to_str().unwrap().to_owned());
+                if caller != Some(basic("robot:robot-secret")) {
+                    return (401, json!({ "error": "invalid_client" }));
+                }
+                None
+            }
             _ => return refused("invalid_grant"),
         };
         *self.issued.borrow_mut() += 1;
@@ -298,6 +307,11 @@ impl Provider {
         }
         (200, answer)
     }
+}
+
+/// The `Authorization` header for a name and a secret.
+pub(super) fn basic(pair: &str) -> String {
+    format!("Basic {}", STANDARD.encode(pair))
 }
 
 fn change(value: &mut Value, changes: &[(&'static str, Value)]) {

@@ -1,0 +1,419 @@
+//! Tokens for programs that bring a user's name and password, or a client's id and secret (RFC 6749
+//! §4.3, §4.4): asked for once, verified, and used while they live.
+//!
+//! ```text
+//! Basic, or arguments ─► granted before? ─► token endpoint, one request at a time ─► verify ─► principal
+//! ```
+//!
+//! The provider's refusals are not remembered: a password may have been changed a moment ago.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use shared::clock::UnixTime;
+use tracing::debug;
+
+use super::config::{AuthMethod, UnsignedMethod};
+use super::cookie::Jar;
+use super::failure::Failure;
+use super::headers::Facts;
+use super::jws::Claims;
+use super::login;
+use super::principal::Principal;
+use super::provider::{self, Document};
+use super::request::{self, Pair};
+use super::rules::Rules;
+use super::session::Session;
+use super::sign_in;
+use super::single_flight::Flights;
+use super::token_endpoint::{self, Caller, Tokens};
+use super::verify::{Expected, Refusal, Verifier};
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+
+/// Most grants that a node remembers.
+const MOST: usize = 10_000;
+
+/// What the provider refuses, the same credentials may still be good for as another grant.
+const REFUSED: &str = "grant_refused";
+
+type Outcome = Result<Arc<Granted>, Failure>;
+
+/// Which grant credentials are good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Grant {
+    /// A user's name and password.
+    Password,
+    /// A client's own id and secret.
+    ClientCredentials,
+}
+
+/// What credentials were traded for.
+#[derive(Debug)]
+struct Granted {
+    tokens: Tokens,
+    access: Option<Claims>,
+    id: Option<Claims>,
+    /// The document whose keys verified the tokens.
+    version: u64,
+    until: UnixTime,
+}
+
+/// The grants of a node.
+#[derive(Default)]
+struct Grants {
+    /// Keys the names of credentials, so that they tell nothing outside of this process.
+    salt: OnceLock<[u8; 32]>,
+    flights: Arc<Flights<[u8; 32], Outcome>>,
+    granted: Mutex<HashMap<[u8; 32], Arc<Granted>>>,
+}
+
+/// A trade to be made.
+struct Trade {
+    grant: Grant,
+    /// Position of the client that asks, or whose settings hold for a client of its own.
+    client: usize,
+    credentials: Pair,
+    /// Arguments of the request that are let through.
+    arguments: Vec<(String, String)>,
+}
+
+/// Lets the request go on by the credentials that it brings. `None`: it brings none.
+///
+/// # Errors
+///
+/// If the provider refuses them or cannot be used, or if they are not enough.
+pub(super) async fn authenticate(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Result<Option<Flow>, Failure> {
+    for grant in [Grant::Password, Grant::ClientCredentials] {
+        let Some(trade) = grant.find(rules, exchange).await? else {
+            continue;
+        };
+        let both = rules.methods.password && rules.methods.client_credentials;
+        let shared = both && trade.credentials.basic;
+        let places = trade.credentials.places.clone();
+        match trade.make(rules, host).await {
+            Ok(granted) => {
+                if rules.config.credentials.hide_credentials {
+                    for place in &places {
+                        request::hide(exchange, place);
+                    }
+                }
+                return admit(rules, exchange, host, jar, grant, &granted)
+                    .await
+                    .map(Some);
+            }
+            Err(failure) if shared && grant == Grant::Password && failure.code == REFUSED => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
+}
+
+async fn admit(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    grant: Grant,
+    granted: &Granted,
+) -> Result<Flow, Failure> {
+    let method = grant.method();
+    let client = grant.client(rules, exchange).await;
+    let tokens = &granted.tokens;
+    let session = Session::begin(tokens, method, client, host);
+    let principal = Principal::new(
+        rules,
+        Facts {
+            access_token: &tokens.access_token,
+            id_token: tokens.id_token.as_deref(),
+            refresh_token: tokens.refresh_token.as_deref(),
+            session_id: Some(&session.id),
+            access: granted.access.as_ref(),
+            id: granted.id.as_ref(),
+        },
+    );
+    principal.admit(rules, exchange)?;
+    if rules.keeps_session(method)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session)
+    {
+        // The credentials themselves serve for the next request too.
+        debug!(error = %failure, "no session for a grant");
+    }
+    let answer = login::answer(rules, exchange, rules.client(client), method, None, tokens);
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+impl Grant {
+    fn method(self) -> AuthMethod {
+        match self {
+            Self::Password => AuthMethod::Password,
+            Self::ClientCredentials => AuthMethod::ClientCredentials,
+        }
+    }
+
+    fn unsigned(self) -> UnsignedMethod {
+        match self {
+            Self::Password => UnsignedMethod::Password,
+            Self::ClientCredentials => UnsignedMethod::ClientCredentials,
+        }
+    }
+
+    /// Its name on the wire (RFC 6749 §4.3.2, §4.4.2).
+    fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+
+    /// The configured client that asks. A client with credentials of its own chooses none.
+    async fn client(self, rules: &Rules, exchange: &mut Exchange<'_>) -> usize {
+        match self {
+            Self::Password => request::client(rules, exchange).await,
+            Self::ClientCredentials => 0,
+        }
+    }
+
+    /// The trade that a request asks for.
+    async fn find(
+        self,
+        rules: &Rules,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Option<Trade>, Failure> {
+        let credentials = &rules.config.credentials;
+        let (enabled, places, names) = match self {
+            Self::Password => (
+                rules.methods.password,
+                &credentials.password_param_type,
+                ["username", "password"],
+            ),
+            Self::ClientCredentials => (
+                rules.methods.client_credentials,
+                &credentials.client_credentials_param_type,
+                ["client_id", "client_secret"],
+            ),
+        };
+        if !enabled {
+            return Ok(None);
+        }
+        let places = places.as_deref().unwrap_or_default();
+        let Some(credentials) = request::pair(exchange, places, names).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Trade {
+            grant: self,
+            client: self.client(rules, exchange).await,
+            credentials,
+            arguments: sign_in::client_arguments(rules, exchange),
+        }))
+    }
+}
+
+impl Trade {
+    /// The tokens: those of an earlier trade, of one under way, or new ones.
+    async fn make(self, rules: &Arc<Rules>, host: &impl Host) -> Outcome {
+        let document = provider::document(rules, host)
+            .await
+            .map_err(|error| error.failure())?;
+        if !rules.config.provider.cache_tokens {
+            return self.run(rules, host, document).await;
+        }
+        let grants = host.node_state::<Grants>();
+        let key = self.key(rules, grants.salt(host));
+        let known = || grants.find(&key, document.version, host.now());
+        if let Some(granted) = known() {
+            return Ok(granted);
+        }
+        let (waiting, pilot) = grants.flights.board(&key);
+        if let Some(pilot) = pilot {
+            // Between the look and the boarding another one may have landed.
+            if let Some(granted) = known() {
+                let outcome = Ok(granted);
+                pilot.land(&outcome);
+                return outcome;
+            }
+            let (grants, rules, its_host) = (Arc::clone(&grants), Arc::clone(rules), host.clone());
+            host.spawn(Box::pin(async move {
+                let outcome = self.run(&rules, &its_host, document).await;
+                if let Ok(granted) = &outcome {
+                    grants.remember(key, granted, its_host.now());
+                }
+                pilot.land(&outcome);
+            }));
+        }
+        let given_up = || Failure::unavailable("idp_unreachable", "the token request was given up");
+        waiting.await.unwrap_or_else(|_| Err(given_up()))
+    }
+
+    async fn run(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        mut document: Arc<Document>,
+    ) -> Outcome {
+        let mut tokens = self.request(rules, host, &document).await?;
+        if self.grant == Grant::ClientCredentials {
+            // There is no user whom they could speak of (RFC 6749 §4.4.3).
+            (tokens.id_token, tokens.refresh_token) = (None, None);
+        }
+        let (access, id) = match self.verify(rules, &document, &tokens, host.now()) {
+            Ok(claims) => claims,
+            Err(Refusal::UnknownKey(_)) => {
+                document = provider::rediscover(rules, host, &document)
+                    .await
+                    .map_err(|error| error.failure())?;
+                self.verify(rules, &document, &tokens, host.now())
+                    .map_err(Refusal::into_failure)?
+            }
+            Err(Refusal::Bad(failure)) => return Err(failure),
+        };
+        let now = host.now();
+        Ok(Arc::new(Granted {
+            until: until(rules, &tokens, now),
+            tokens,
+            access,
+            id,
+            version: document.version,
+        }))
+    }
+
+    async fn request(
+        &self,
+        rules: &Rules,
+        host: &impl Host,
+        document: &Document,
+    ) -> Result<Tokens, Failure> {
+        let mut form = vec![("grant_type".to_owned(), self.grant.name().to_owned())];
+        let Pair { name, secret, .. } = &self.credentials;
+        if self.grant == Grant::Password {
+            form.push(("username".to_owned(), name.clone()));
+            form.push(("password".to_owned(), secret.clone()));
+        }
+        if let Some(scopes) = &rules.config.sign_in.scopes
+            && !scopes.is_empty()
+        {
+            form.push(("scope".to_owned(), scopes.join(" ")));
+        }
+        form.extend(self.arguments.iter().cloned());
+        let result = match self.grant {
+            Grant::Password => {
+                token_endpoint::request(rules, document, self.client, host, form).await
+            }
+            Grant::ClientCredentials => {
+                let configured = Caller::configured(rules, self.client).auth;
+                let auth = rules
+                    .config
+                    .client
+                    .token_endpoint_auth_method
+                    .or(configured);
+                let caller = Caller {
+                    id: name,
+                    secret: Some(secret),
+                    // A secret that came is shown (Kong 3.9, `token_endpoint_auth_method`).
+                    auth: auth.filter(|auth| *auth != super::config::ClientAuth::None),
+                };
+                token_endpoint::request_as(rules, document, caller, host, form).await
+            }
+        };
+        result.map_err(|error| error.failure(REFUSED))
+    }
+
+    fn verify(
+        &self,
+        rules: &Rules,
+        document: &Document,
+        tokens: &Tokens,
+        now: UnixTime,
+    ) -> Result<(Option<Claims>, Option<Claims>), Refusal> {
+        let verifier = Verifier {
+            rules,
+            document,
+            client: self.client,
+            now,
+        };
+        let id = match &tokens.id_token {
+            Some(token) => {
+                let expected = Expected {
+                    access_token: &tokens.access_token,
+                    ..Expected::default()
+                };
+                Some(verifier.id_token(token, expected)?)
+            }
+            None => None,
+        };
+        let check = !rules.ignores_signature(self.grant.unsigned());
+        Ok((verifier.issued(&tokens.access_token, check)?, id))
+    }
+
+    /// Names the trade. Every part has its length before it, so that no two trades have one name.
+    fn key(&self, rules: &Rules, salt: &[u8; 32]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(salt);
+        hasher.update(&rules.token_cache_key);
+        let mut add = |part: &str| {
+            hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hasher.update(part.as_bytes());
+        };
+        add(self.grant.name());
+        add(&rules.client(self.client).id);
+        add(&self.credentials.name);
+        add(&self.credentials.secret);
+        for (name, value) in &self.arguments {
+            add(name);
+            add(value);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+impl Grants {
+    fn salt(&self, host: &impl Host) -> &[u8; 32] {
+        self.salt.get_or_init(|| {
+            let mut salt = [0; 32];
+            host.random(&mut salt);
+            salt
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Granted>>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was granted before, unless it has ended or the provider's keys have changed since.
+    fn find(&self, key: &[u8; 32], version: u64, now: UnixTime) -> Option<Arc<Granted>> {
+        let granted = Arc::clone(self.lock().get(key)?);
+        (now < granted.until && granted.version == version).then_some(granted)
+    }
+
+    fn remember(&self, key: [u8; 32], granted: &Arc<Granted>, now: UnixTime) {
+        let mut all = self.lock();
+        if all.len() >= MOST {
+            all.retain(|_, granted| now < granted.until);
+        }
+        if now < granted.until && (all.len() < MOST || all.contains_key(&key)) {
+            all.insert(key, Arc::clone(granted));
+        }
+    }
+}
+
+/// How long tokens serve: as long as the access token lives, within the bounds of `cache_ttl_*`.
+fn until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
+    let provider = &rules.config.provider;
+    let mut lifetime = match tokens.expires_at {
+        Some(end) if end <= now => return now,
+        Some(end) => end.saturating_since(now),
+        None => provider.cache_ttl.seconds(),
+    };
+    if let Some(least) = &provider.cache_ttl_min {
+        lifetime = lifetime.max(least.seconds());
+    }
+    if let Some(most) = &provider.cache_ttl_max {
+        lifetime = lifetime.min(most.seconds());
+    }
+    now.saturating_add(lifetime)
+}
