@@ -156,6 +156,7 @@ impl Admin {
         {
             return Err(Refusal::CrossSite);
         }
+        body::check_query(request.uri().query())?;
         let config = self.publisher.config();
         let endpoint = endpoint::parse(request.uri().path(), &config)?;
         let methods = endpoint.methods();
@@ -169,7 +170,7 @@ impl Admin {
                     allow: Some(methods),
                 })
             }
-            ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
+            ref method if !methods.contains(method) => Err(endpoint.refuse(method)),
             Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
             _ => self.write(endpoint, request, config).await,
         }
@@ -199,6 +200,13 @@ impl Admin {
             }
             Endpoint::Schema(entity) => schemas::entity(entity),
             Endpoint::PluginSchema(name) => schemas::plugin(name)?,
+            Endpoint::Empty(kind) => {
+                page::Query::parse(query, kind)?;
+                json!({ "data": [], "next": null })
+            }
+            Endpoint::EmptyRecord(_) => return Err(Refusal::NotFound),
+            Endpoint::EmptySchema => json!({ "fields": [] }),
+            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
             Endpoint::Collection { entity, parent } => {
                 let query = page::Query::parse(query, entity.kind)?;
                 page::list(config, entity, parent.as_ref(), &query)
@@ -236,11 +244,11 @@ impl Admin {
         let body = body::read(request).await?;
         let (entity, action, parent, status) = match endpoint {
             Endpoint::ValidateEntity(entity) => {
-                return schemas::validate(entity, &body, &config);
+                return schemas::validate(entity, &body);
             }
             Endpoint::ValidatePlugin => {
                 let entity = shared::entity::definition("plugins").ok_or(Refusal::NotFound)?;
-                return schemas::validate(entity, &body, &config);
+                return schemas::validate(entity, &body);
             }
             Endpoint::Collection { entity, parent } => {
                 (entity, Action::Create(body), parent, StatusCode::CREATED)
@@ -280,15 +288,21 @@ impl Admin {
                     ),
                 }
             }
-            Endpoint::Foreign { entity, key } => {
-                let selector = Selector::Id(key.ok_or(Refusal::NotFound)?.id);
+            Endpoint::Foreign {
+                entity,
+                key,
+                owner,
+                field,
+            } => {
                 let action = if method == Method::PATCH {
-                    Action::Patch(selector, body)
+                    let key = key.ok_or(Refusal::NotFound)?;
+                    Action::Patch(Selector::Id(key.id), body)
                 } else {
-                    Action::Upsert(selector, body)
+                    Action::Link(owner, field, body)
                 };
                 (entity, action, None, StatusCode::OK)
             }
+            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
             _ => return Err(Refusal::NotFound),
         };
         let parents = parent

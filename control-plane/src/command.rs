@@ -8,6 +8,7 @@
 //! ```
 
 mod cascade;
+mod link;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,8 @@ pub enum Action {
     Upsert(Selector, Body),
     /// PATCH: the stored record with some fields changed.
     Patch(Selector, Body),
+    /// PUT on an empty foreign key: a new record, and the one that then points to it, by which field.
+    Link(Key, &'static str, Body),
     /// DELETE: no such record, nor those that depend on it.
     Delete(Selector),
 }
@@ -181,6 +184,9 @@ pub fn decide(
             fields.insert("id".to_owned(), key.id.to_string().into());
             store(config, entity, key, fields)
         }
+        Action::Link(owner, field, body) => {
+            link::link(config, entity, *owner, field, body, context)
+        }
         Action::Delete(selector) if !command.parents.is_empty() => {
             let key = existing(config, entity, selector, &command.parents)?;
             let removes = cascade::removal(config, key)?;
@@ -209,6 +215,21 @@ pub fn decide(
             }
         },
     }
+}
+
+/// Holds a new record against its schema alone: nothing is looked up, nothing can be taken.
+pub fn check(entity: &'static Definition, body: &Body) -> Result<(), Rejection> {
+    let command = Command {
+        entity: entity.kind,
+        action: Action::Create(body.clone()),
+        parents: Vec::new(),
+    };
+    let context = Context {
+        now: 0,
+        id: Uuid::nil(),
+    };
+    let draft = record::Draft::new(entity, body, &command);
+    draft.complete_alone(&context).map(drop)
 }
 
 /// The record that a selector means, if it exists.

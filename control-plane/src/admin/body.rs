@@ -15,8 +15,17 @@ use crate::config::Fields;
 /// Largest body, in bytes (Kong: `client_max_body_size` of the Admin API).
 const LIMIT: usize = 10 * 1024 * 1024;
 
-/// Most arguments of a form.
+/// Most arguments of a form or a query.
 const ARGUMENTS: usize = 1000;
+
+/// Refuses a query with more arguments than a form may have.
+pub(super) fn check_query(query: Option<&str>) -> Result<(), Refusal> {
+    let query = query.unwrap_or_default();
+    if form_urlencoded::parse(query.as_bytes()).count() > ARGUMENTS {
+        return Err(Refusal::TooManyArguments);
+    }
+    Ok(())
+}
 
 pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
     let kind = match request.headers().get(header::CONTENT_TYPE) {

@@ -49,7 +49,18 @@ pub(super) enum Endpoint {
     Foreign {
         entity: &'static Definition,
         key: Option<Key>,
+        /// The record that points, and by which foreign key.
+        owner: Key,
+        field: &'static str,
     },
+    /// A collection of Kong's that this version keeps empty.
+    Empty(&'static str),
+    /// A record of such a collection: there is none.
+    EmptyRecord(&'static str),
+    /// `/schemas/{entity}` of such an entity: no field is known.
+    EmptySchema,
+    /// `/config`: for a Kong without a database.
+    DeclarativeConfig,
 }
 
 /// The record that a nested URL starts from.
@@ -65,7 +76,9 @@ impl Endpoint {
     /// The methods that it takes, sorted.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::Collection { .. } => &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST],
+            Self::Collection { .. } | Self::DeclarativeConfig => {
+                &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST]
+            }
             Self::Record { .. } => &[
                 Method::DELETE,
                 Method::GET,
@@ -85,6 +98,33 @@ impl Endpoint {
             _ => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
+}
+
+impl Endpoint {
+    /// Why it does not take `method`.
+    pub(super) fn refuse(&self, method: &Method) -> Refusal {
+        let (Self::Empty(kind) | Self::EmptyRecord(kind)) = self else {
+            return Refusal::Method(self.methods());
+        };
+        let verb = match *method {
+            Method::POST => "create",
+            Method::PUT => "create or update",
+            Method::PATCH => "update",
+            Method::DELETE => "delete",
+            _ => return Refusal::Method(self.methods()),
+        };
+        Refusal::Unsupported(verb, kind, self.methods())
+    }
+}
+
+/// Collections that decK insists on reading. They are empty as long as nothing can be put into them.
+pub(super) const EMPTY: [&str; 3] = ["certificates", "snis", "upstreams"];
+
+/// Entities whose schema decK insists on reading, to learn defaults from.
+pub(super) const EMPTY_SCHEMAS: [&str; 2] = ["targets", "upstreams"];
+
+fn empty(kind: &str) -> Option<&'static str> {
+    EMPTY.into_iter().find(|empty| *empty == kind)
 }
 
 pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
@@ -107,17 +147,25 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["clustering", "status"] => Ok(Endpoint::ClusteringStatus),
         ["schemas", "plugins", "validate"] => Ok(Endpoint::ValidatePlugin),
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
+        ["config"] => Ok(Endpoint::DeclarativeConfig),
+        ["schemas", name] if EMPTY_SCHEMAS.contains(&name) => Ok(Endpoint::EmptySchema),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
         ["schemas", name, "validate"] => Ok(Endpoint::ValidateEntity(schema_of(name)?)),
-        [kind] => Ok(Endpoint::Collection {
-            entity: public(kind)?,
-            parent: None,
-        }),
-        [kind, selector] => Ok(Endpoint::Record {
-            entity: public(kind)?,
-            selector: Selector::parse(selector),
-            parent: None,
-        }),
+        [kind] => match empty(kind) {
+            Some(kind) => Ok(Endpoint::Empty(kind)),
+            None => Ok(Endpoint::Collection {
+                entity: public(kind)?,
+                parent: None,
+            }),
+        },
+        [kind, selector] => match empty(kind) {
+            Some(kind) => Ok(Endpoint::EmptyRecord(kind)),
+            None => Ok(Endpoint::Record {
+                entity: public(kind)?,
+                selector: Selector::parse(selector),
+                parent: None,
+            }),
+        },
         [kind, selector, name] => nested(config, kind, selector, name, None),
         [kind, selector, name, child] => nested(config, kind, selector, name, Some(child)),
         _ => Err(Refusal::NotFound),
@@ -170,7 +218,7 @@ fn nested(
                 parent,
             },
             Some(child) => {
-                let selector = nested_selector(config, owner, parent.as_ref(), child);
+                let selector = nested_selector(config, owner, parent.as_ref(), child)?;
                 Endpoint::Record {
                     entity: owner,
                     selector,
@@ -179,20 +227,17 @@ fn nested(
             }
         });
     }
-    let to = entity
-        .foreign_keys()
-        .find(|(field, _)| *field == name)
-        .map(|(_, to)| to);
-    let (Some(to), None) = (to, child) else {
+    let foreign = entity.foreign_keys().find(|(field, _)| *field == name);
+    let (Some((field, to)), None, Some(owner)) = (foreign, child, key) else {
         return Err(Refusal::NotFound);
     };
-    let fields = key
-        .and_then(|key| config.record(key))
-        .ok_or(Refusal::NotFound)?;
+    let fields = config.record(owner).ok_or(Refusal::NotFound)?;
     let key = foreign_id(fields, name).map(|id| Key { kind: to, id });
     Ok(Endpoint::Foreign {
         entity: public(to)?,
         key,
+        owner,
+        field,
     })
 }
 
@@ -202,16 +247,18 @@ fn nested_selector(
     owner: &'static Definition,
     parent: Option<&Parent>,
     child: &str,
-) -> Selector {
+) -> Result<Selector, Refusal> {
     let selector = Selector::parse(child);
     let (Selector::Name(name), None, Some(parent)) = (&selector, owner.name_field, parent) else {
-        return selector;
+        return Ok(selector);
     };
     let local = owner.unique.iter().find_map(|set| match set {
         [one, other] if *one == parent.field => Some(*other),
         _ => None,
     });
-    let Some(field) = local else { return selector };
+    let Some(field) = local else {
+        return Ok(selector);
+    };
     let holds = |key: &Key| {
         config
             .record(*key)
@@ -221,5 +268,6 @@ fn nested_selector(
     config
         .children(parent.key, owner.kind, uuid::Uuid::nil())
         .find(holds)
-        .map_or(selector, |key| Selector::Id(key.id))
+        .map(|key| Selector::Id(key.id))
+        .ok_or(Refusal::NotFound)
 }

@@ -18,6 +18,10 @@ pub(super) enum Refusal {
     NotFound,
     /// Not with this method; these are.
     Method(&'static [Method]),
+    /// Not with this method on a collection that is kept empty: what was asked and of which collection.
+    Unsupported(&'static str, &'static str, &'static [Method]),
+    /// For a Kong without a database only.
+    NeedsNoDatabase,
     /// No such schema: the whole text.
     NoSchema(String),
     /// A page of another site asks.
@@ -80,6 +84,20 @@ impl Refusal {
                 allow: Some(methods),
                 ..plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
             },
+            Self::Unsupported(verb, kind, methods) => {
+                let message = format!(
+                    "cannot {verb} '{kind}' entities: this version of Wardgate does not support them yet"
+                );
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                Answer {
+                    allow: Some(methods),
+                    ..coded(12, "operation unsupported", status, &message, None)
+                }
+            }
+            Self::NeedsNoDatabase => plain(
+                StatusCode::BAD_REQUEST,
+                "this endpoint is only available when Kong is configured to not use a database",
+            ),
             Self::NoSchema(message) => plain(StatusCode::NOT_FOUND, &message),
             Self::CrossSite => plain(StatusCode::FORBIDDEN, "cross-site requests are not allowed"),
             Self::Json => plain(StatusCode::BAD_REQUEST, "Cannot parse JSON body"),

@@ -9,6 +9,7 @@ use shared::machine::hostname;
 use uuid::Uuid;
 
 use super::VERSION;
+use super::endpoint::{EMPTY, EMPTY_SCHEMAS};
 use crate::config::Config;
 use crate::publisher::Publisher;
 
@@ -74,6 +75,7 @@ pub(super) fn endpoints() -> Value {
         "/",
         "/clustering/data-planes",
         "/clustering/status",
+        "/config",
         "/endpoints",
         "/plugins/enabled",
         "/schemas/plugins/{name}",
@@ -83,6 +85,8 @@ pub(super) fn endpoints() -> Value {
     ]
     .map(str::to_owned)
     .into();
+    paths.extend(EMPTY.iter().map(|kind| format!("/{kind}")));
+    paths.extend(EMPTY_SCHEMAS.iter().map(|kind| format!("/schemas/{kind}")));
     for entity in definitions().iter().filter(|entity| entity.public) {
         let kind = entity.kind;
         paths.extend([

@@ -2,10 +2,11 @@
 
 use plugins::filter::Scope;
 use plugins::registry;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use shared::entity::{Definition, Plugin, definition};
 use shared::schema::FieldErrors;
 use shared::snapshot::Key;
+use uuid::Uuid;
 
 use super::{Body, Command, Context, Rejection};
 use crate::config::{Config, Fields};
@@ -98,7 +99,27 @@ impl Draft {
         config: &Config,
         context: &Context,
     ) -> Result<Fields, Rejection> {
-        resolve_foreign_keys(self.entity, &mut self.fields, config)?;
+        let unresolved = resolve_foreign_keys(self.entity, &mut self.fields, config);
+        if !unresolved.is_empty() {
+            return Err(Rejection::Unresolved(unresolved));
+        }
+        let entity = self.entity;
+        let fields = self.finish(context)?;
+        check_foreign_keys(entity, &fields, config)?;
+        Ok(fields)
+    }
+
+    /// The same without a look at other records: a foreign key is good if it could lead to one.
+    pub(super) fn complete_alone(mut self, context: &Context) -> Result<Fields, Rejection> {
+        let unresolved = resolve_foreign_keys(self.entity, &mut self.fields, &Config::default());
+        for field in unresolved.0.keys() {
+            let any = json!({ "id": Uuid::nil() });
+            self.fields.insert(field.clone(), any);
+        }
+        self.finish(context)
+    }
+
+    fn finish(mut self, context: &Context) -> Result<Fields, Rejection> {
         for (field, value) in [
             ("id", Value::from(context.id.to_string())),
             ("created_at", context.now.into()),
@@ -127,7 +148,6 @@ impl Draft {
         if !self.errors.is_empty() {
             return Err(Rejection::Invalid(self.errors));
         }
-        check_foreign_keys(self.entity, &fields, config)?;
         Ok(fields)
     }
 
@@ -170,12 +190,9 @@ pub(crate) const fn field_of(scope: Scope) -> &'static str {
     }
 }
 
-/// Replaces foreign keys that are given by a unique field with the id.
-fn resolve_foreign_keys(
-    entity: &Definition,
-    fields: &mut Fields,
-    config: &Config,
-) -> Result<(), Rejection> {
+/// Replaces foreign keys that are given by a unique field with the id. Gives an error for each that
+/// leads nowhere.
+fn resolve_foreign_keys(entity: &Definition, fields: &mut Fields, config: &Config) -> FieldErrors {
     let mut errors = FieldErrors::default();
     for (field, kind) in entity.foreign_keys() {
         let Some(Value::Object(key)) = fields.get_mut(field) else {
@@ -206,11 +223,7 @@ fn resolve_foreign_keys(
             ),
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Rejection::Unresolved(errors))
-    }
+    errors
 }
 
 fn single(set: &'static [&'static str]) -> Option<&'static str> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::service::Protocol;
+use super::service::{Protocol, check_served};
 use super::{Entity, OnDelete, Service, entity_error, is_empty};
 use crate::schema::FieldErrors;
 use crate::types::{Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag};
@@ -232,6 +232,9 @@ impl Entity for Route {
                 &["headers"],
                 "cannot contain 'host' header, which must be specified in the 'hosts' attribute",
             );
+        }
+        if errors.is_empty() {
+            check_served("protocols", &protocols, errors);
         }
     }
 }

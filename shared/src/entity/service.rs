@@ -163,6 +163,23 @@ impl Entity for Service {
             errors.add(&["tls_verify"], "value must be null");
             conditional(errors);
         }
+        if errors.is_empty() {
+            check_served("protocol", &[protocol], errors);
+        }
+    }
+}
+
+/// Refuses protocols that no data plane serves yet. Stored, one such record would keep every data plane
+/// from taking any later configuration.
+pub(super) fn check_served(field: &str, protocols: &[&str], errors: &mut FieldErrors) {
+    let unserved = |protocol: &&&str| !matches!(**protocol, "http" | "https");
+    if let Some(protocol) = protocols.iter().find(unserved) {
+        errors.add(
+            &[field],
+            format!(
+                "'{protocol}' is not supported by this version of Wardgate; supported: http, https"
+            ),
+        );
     }
 }
 

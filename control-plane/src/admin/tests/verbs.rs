@@ -1,0 +1,189 @@
+//! Each verb on each kind of endpoint.
+
+use super::*;
+
+#[tokio::test]
+async fn verbs_do_what_kongs_do() {
+    let api = Api::new();
+    assert_eq!(
+        api.json("PUT", "/services/s", json!({ "host": "h" }))
+            .await
+            .0,
+        200
+    );
+    let (status, route) = api
+        .json(
+            "PUT",
+            "/routes/r",
+            json!({ "paths": ["/"], "service": { "name": "s" } }),
+        )
+        .await;
+    assert_eq!((status, &route["name"]), (200, &json!("r")));
+    assert_eq!(api.get("/routes/r/service").await.1["name"], "s");
+    assert_eq!(api.get("/services/s/routes/r").await.0, 200);
+    assert_eq!(
+        api.get("/services/s/routes").await.1["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        api.send("DELETE", "/routes/r", "", "").await,
+        (204, Value::Null)
+    );
+    assert_eq!(api.send("DELETE", "/routes/r", "", "").await.0, 204);
+    assert_eq!(api.get("/routes/r").await.0, 404);
+    api.json("PUT", "/consumers/yoda", json!({})).await;
+    let (status, acl) = api.form("POST", "/consumers/yoda/acls", "group=jedi").await;
+    assert_eq!((status, &acl["group"]), (201, &json!("jedi")));
+    assert_eq!(
+        api.get("/consumers/yoda/acls/jedi").await.1["id"],
+        acl["id"]
+    );
+    let multipart =
+        "--b\r\nContent-Disposition: form-data; name=\"host\"\r\n\r\nx.com\r\n--b--\r\n";
+    let (status, service) = api
+        .send(
+            "POST",
+            "/services",
+            "multipart/form-data; boundary=b",
+            multipart,
+        )
+        .await;
+    assert_eq!((status, &service["host"]), (201, &json!("x.com")));
+    let (status, root) = api.get("/").await;
+    assert_eq!((status, &root["version"]), (200, &json!("3.9.1")));
+    assert!(root["plugins"]["available_on_server"]["openid-connect"].is_object());
+    assert_eq!(
+        api.send("HEAD", "/services", "", "").await,
+        (200, Value::Null)
+    );
+    assert_eq!(api.send("OPTIONS", "/services", "", "").await.0, 204);
+    let (status, reply) = api
+        .json("POST", "/schemas/services/validate", json!({ "host": "a" }))
+        .await;
+    assert_eq!(
+        (status, &reply["message"]),
+        (200, &json!("schema validation successful"))
+    );
+    assert_eq!(
+        api.json("POST", "/schemas/services/validate", json!({}))
+            .await
+            .0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn put_on_an_empty_foreign_key_makes_the_record_and_links_it() {
+    let api = Api::new();
+    let route = json!({ "paths": ["/"] });
+    api.json("PUT", "/routes/r", route).await;
+    assert_eq!(api.get("/routes/r/service").await.0, 404);
+    let (status, _) = api
+        .json("PATCH", "/routes/r/service", json!({ "retries": 1 }))
+        .await;
+    assert_eq!(status, 404);
+    let (status, reply) = api
+        .json("PUT", "/routes/r/service", json!({ "port": 0.5 }))
+        .await;
+    assert_eq!(status, 400, "{reply}");
+    assert_eq!(api.get("/services").await.1["data"], json!([]));
+    let (status, made) = api
+        .form("PUT", "/routes/r/service", "name=made&host=h")
+        .await;
+    assert_eq!((status, &made["name"]), (200, &json!("made")));
+    let (_, route) = api.get("/routes/r").await;
+    assert_eq!(route["service"], json!({ "id": made["id"] }));
+    // Now that there is one, it is replaced.
+    let (status, replaced) = api
+        .form("PUT", "/routes/r/service", "name=again&host=h")
+        .await;
+    assert_eq!((status, &replaced["id"]), (200, &made["id"]));
+    assert_eq!(
+        api.get("/services").await.1["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_link_that_the_owner_forbids_changes_nothing() {
+    let api = Api::new();
+    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] } });
+    let (_, plugin) = api.json("POST", "/plugins", plugin).await;
+    let url = format!("/plugins/{}/consumer", plugin["id"].as_str().unwrap());
+    let (status, reply) = api.json("PUT", &url, json!({ "username": "u" })).await;
+    assert_eq!(
+        (status, &reply["fields"]["consumer"]),
+        (400, &json!("value must be null"))
+    );
+    assert_eq!(api.get("/consumers").await.1["data"], json!([]));
+}
+
+#[tokio::test]
+async fn validation_looks_at_the_record_alone() {
+    let api = Api::new();
+    let (status, reply) = api
+        .json(
+            "POST",
+            "/schemas/routes/validate",
+            json!({ "name": "a b", "paths": ["/"], "service": { "name": "nobody" } }),
+        )
+        .await;
+    assert_eq!((status, &reply["code"]), (400, &json!(2)));
+    assert!(reply["fields"]["name"].is_string() && reply["fields"]["service"].is_null());
+    for service in [
+        json!({ "name": "nobody" }),
+        json!({ "id": Uuid::from_u128(1) }),
+    ] {
+        let body = json!({ "paths": ["/"], "service": service });
+        let (status, reply) = api.json("POST", "/schemas/routes/validate", body).await;
+        assert_eq!(status, 200, "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_protocol_that_no_data_plane_serves_is_refused() {
+    let api = Api::new();
+    for protocol in ["grpc", "grpcs", "tcp", "tls", "tls_passthrough", "udp"] {
+        let body = json!({ "host": "h", "protocol": protocol });
+        let (status, reply) = api.json("POST", "/services", body).await;
+        let text = reply["fields"]["protocol"].as_str().unwrap();
+        assert!(
+            status == 400 && text.contains(protocol) && text.ends_with("supported: http, https"),
+            "{reply}"
+        );
+    }
+    let body = json!({ "protocols": ["grpc"], "paths": ["/"], "strip_path": false });
+    let (status, reply) = api.json("POST", "/routes", body).await;
+    assert!(
+        status == 400 && reply["fields"]["protocols"].is_string(),
+        "{reply}"
+    );
+}
+
+#[tokio::test]
+async fn a_group_that_a_consumer_is_not_in_is_not_found() {
+    let api = Api::new();
+    api.json("PUT", "/consumers/yoda", json!({})).await;
+    for method in ["GET", "PATCH", "DELETE"] {
+        let (status, _) = api
+            .json(method, "/consumers/yoda/acls/sith", json!({}))
+            .await;
+        assert_eq!(status, 404, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_declarative_configuration_needs_a_kong_without_a_database() {
+    let api = Api::new();
+    let expected = "this endpoint is only available when Kong is configured to not use a database";
+    for method in ["GET", "POST"] {
+        let (status, reply) = api.json(method, "/config", json!({})).await;
+        assert_eq!((status, &reply["message"]), (400, &json!(expected)));
+    }
+}
