@@ -34,13 +34,17 @@ pub(crate) struct AccessLog(Option<SyncSender<Vec<u8>>>);
 pub(crate) struct Line<'a> {
     pub(crate) started_at: u64,
     pub(crate) request_id: &'a str,
-    pub(crate) client_ip: String,
+    pub(crate) client_ip: std::net::IpAddr,
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
     pub(crate) query: Option<String>,
     pub(crate) status: u16,
     pub(crate) latency_ms: u64,
+    pub(crate) upstream_latency_ms: Option<u64>,
+    /// Bytes of the bodies.
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
     pub(crate) route: Option<uuid::Uuid>,
     pub(crate) service: Option<uuid::Uuid>,
     pub(crate) consumer: Option<uuid::Uuid>,

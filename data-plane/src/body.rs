@@ -3,8 +3,10 @@
 //! Both are streams of frames that are asked for one at a time, and only once the one before has
 //! been written: a slow reader slows its writer down, and no body is ever held whole.
 
+use std::cell::Cell;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
@@ -23,6 +25,9 @@ pub(crate) enum RequestBodyError {
     /// The client left inside the body, or broke its framing.
     #[error("the client's request body broke")]
     Stream(#[source] hyper::Error),
+    /// The client has sent nothing for too long.
+    #[error("the client stopped sending the request body")]
+    Timeout,
 }
 
 /// A request's body.
@@ -30,8 +35,8 @@ pub(crate) enum RequestBodyError {
 pub(crate) enum RequestBody {
     /// There is none, or no more.
     Empty,
-    /// From the client's connection.
-    Incoming(Incoming),
+    /// From the client's connection. The bytes that come are counted.
+    Incoming(Incoming, Rc<Cell<u64>>),
     /// Bytes that a filter has read, and then what it has not.
     Read(Bytes, Box<RequestBody>),
 }
@@ -44,9 +49,17 @@ impl RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(RequestBodyError::Stream))),
+            Self::Incoming(body, received) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                if let Some(data) = frame
+                    .as_ref()
+                    .and_then(|frame| frame.as_ref().ok()?.data_ref())
+                {
+                    let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    received.set(received.get() + count);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Stream)))
+            }
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
                 *self = std::mem::replace(&mut **rest, Self::Empty);
@@ -59,7 +72,7 @@ impl RequestBody {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Incoming(body) => body.is_end_stream(),
+            Self::Incoming(body, _) => body.is_end_stream(),
             Self::Read(..) => false,
         }
     }
@@ -68,9 +81,9 @@ impl RequestBody {
     pub(crate) fn try_clone(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
-            Self::Incoming(body) if body.is_end_stream() => Some(Self::Empty),
+            Self::Incoming(body, _) if body.is_end_stream() => Some(Self::Empty),
             Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
-            Self::Incoming(_) => None,
+            Self::Incoming(..) => None,
         }
     }
 }

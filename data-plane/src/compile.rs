@@ -17,6 +17,7 @@ use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
 
 use self::filters::Filters;
+use crate::metrics::Labels;
 use crate::router::Router;
 use crate::router::normalize::normalize;
 use crate::upstream::exchange::Timeouts;
@@ -66,12 +67,16 @@ impl CompiledSnapshot {
 pub(crate) struct CompiledRoute {
     pub(crate) id: Uuid,
     pub(crate) service: Option<CompiledService>,
+    /// Whether there is a service whose protocol is none that we speak.
+    pub(crate) protocol_unsupported: bool,
     pub(crate) strip_path: bool,
     pub(crate) preserve_host: bool,
     pub(crate) path_handling: PathHandling,
     /// The status that answers a plain request, if the route is for HTTPS only.
     pub(crate) https_only: Option<u16>,
     pub(crate) filters: Filters,
+    /// What its figures are shown under.
+    pub(crate) labels: Arc<Labels>,
 }
 
 /// A service with everything that its requests need.
@@ -104,7 +109,13 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
     let mut services = HashMap::new();
     for service in records.services.values() {
         match compile_service(service) {
-            Ok(compiled) => _ = services.insert(service.id, compiled),
+            Ok(Some(compiled)) => _ = services.insert(service.id, compiled),
+            // Others must not wait for a configuration because of this one.
+            Ok(None) => tracing::warn!(
+                service = %service.id,
+                protocol = ?service.protocol,
+                "the protocol of a service is not supported: its routes answer 503"
+            ),
             Err(fault) => faults.push(fault),
         }
     }
@@ -149,7 +160,21 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
             });
         }
         let filters = filters::of_route(route, &records.plugins, &mut faults);
-        ready.push(compile_route(route, service, filters));
+        let labels = Labels {
+            service: route
+                .service
+                .and_then(|reference| records.services.get(&reference.id))
+                .map(|service| match &service.name {
+                    Some(name) => name.as_str().to_owned(),
+                    None => service.host.as_str().to_owned(),
+                })
+                .unwrap_or_default(),
+            route: match &route.name {
+                Some(name) => name.as_str().to_owned(),
+                None => route.id.to_string(),
+            },
+        };
+        ready.push(compile_route(route, labels, service, filters));
     }
     let environment = environment::compile(
         records.consumers,
@@ -214,6 +239,7 @@ fn parse<T: DeserializeOwned>(
 
 fn compile_route(
     route: &Route,
+    labels: Labels,
     service: Option<CompiledService>,
     filters: Filters,
 ) -> CompiledRoute {
@@ -224,16 +250,19 @@ fn compile_route(
         .any(|protocol| matches!(protocol, Protocol::Http | Protocol::Grpc));
     CompiledRoute {
         id: route.id,
+        protocol_unsupported: route.service.is_some() && service.is_none(),
         service,
         strip_path: route.strip_path,
         preserve_host: route.preserve_host,
         path_handling: route.path_handling.unwrap_or(PathHandling::V0),
         https_only: (!plain).then(|| route.https_redirect_status_code.status()),
         filters,
+        labels: Arc::new(labels),
     }
 }
 
-fn compile_service(service: &Service) -> Result<CompiledService, CompileFault> {
+/// Compiles `service`; `None` if its protocol is none that we speak.
+fn compile_service(service: &Service) -> Result<Option<CompiledService>, CompileFault> {
     let fault = |field: &str, message: String| CompileFault {
         kind: "services",
         id: service.id,
@@ -243,12 +272,7 @@ fn compile_service(service: &Service) -> Result<CompiledService, CompileFault> {
     let (tls, default_port) = match service.protocol {
         Protocol::Http => (false, 80),
         Protocol::Https => (true, 443),
-        _ => {
-            return Err(fault(
-                "protocol",
-                "only http and https are supported by this version".to_owned(),
-            ));
-        }
+        _ => return Ok(None),
     };
     let host = service.host.as_str().to_ascii_lowercase();
     let bare = host
@@ -280,7 +304,7 @@ fn compile_service(service: &Service) -> Result<CompiledService, CompileFault> {
     let milliseconds =
         |value: Option<u32>| Duration::from_millis(u64::from(value.unwrap_or(60_000)));
     let path = service.path.as_ref().map_or("/", |path| path.as_str());
-    Ok(CompiledService {
+    Ok(Some(CompiledService {
         id: service.id,
         origin: Origin::of(OriginKey {
             host: bare,
@@ -295,5 +319,5 @@ fn compile_service(service: &Service) -> Result<CompiledService, CompileFault> {
             read: milliseconds(service.read_timeout),
         },
         retries: service.retries.unwrap_or(5),
-    })
+    }))
 }

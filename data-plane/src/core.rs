@@ -1,14 +1,18 @@
 //! What one core owns: its connections, timers, and the state of its filters. Nothing here is shared
 //! with another core except the live configuration and what only operators read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use plugins::state::{CoreStates, NodeStates};
 
 use crate::access_log::AccessLog;
+use crate::compile::CompiledSnapshot;
+use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::timer::Timers;
@@ -21,7 +25,31 @@ pub(crate) struct Node {
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
     pub(crate) access_log: AccessLog,
-    pub(crate) metrics: Metrics,
+    /// Of each core; whoever owns the core adds to its own and reads no other.
+    pub(crate) metrics: Vec<Arc<Metrics>>,
+    /// Whether the node takes no new work.
+    pub(crate) draining: AtomicBool,
+    pub(crate) limits: Limits,
+    /// How many cores there are; at least one.
+    pub(crate) workers: usize,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").finish_non_exhaustive()
+    }
+}
+
+/// A snapshot as one core holds it, so that its exchanges count among themselves who needs it.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<CompiledSnapshot>);
+
+impl Deref for Held {
+    type Target = CompiledSnapshot;
+
+    fn deref(&self) -> &CompiledSnapshot {
+        &self.0
+    }
 }
 
 /// What one core owns.
@@ -29,13 +57,17 @@ pub(crate) struct Core {
     pub(crate) node: Arc<Node>,
     pub(crate) pools: Rc<Pools>,
     pub(crate) states: CoreStates,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
+    /// from here, and touches no counter that other cores touch.
+    snapshot: RefCell<Option<Rc<Held>>>,
     identifiers: Cell<u64>,
     salt: u64,
 }
 
 impl Core {
-    /// A core without connections. Call on its runtime.
-    pub(crate) fn new(node: Arc<Node>) -> Rc<Self> {
+    /// A core without connections, which counts in `metrics`. Call on its runtime.
+    pub(crate) fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Rc<Self> {
         let timers = Rc::new(Timers::default());
         let pools = Rc::new(Pools::new(Rc::clone(&timers)));
         tokio::task::spawn_local(timers.drive());
@@ -45,9 +77,26 @@ impl Core {
             node,
             pools,
             states: CoreStates::default(),
+            metrics,
+            snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,
         })
+    }
+
+    /// The live snapshot; none before the first.
+    pub(crate) fn snapshot(&self) -> Option<Rc<Held>> {
+        let live = self.node.live.load();
+        let live = live.as_ref()?;
+        let mut kept = self.snapshot.borrow_mut();
+        if let Some(kept) = kept.as_ref()
+            && Arc::ptr_eq(&kept.0, live)
+        {
+            return Some(Rc::clone(kept));
+        }
+        let fresh = Rc::new(Held(Arc::clone(live)));
+        *kept = Some(Rc::clone(&fresh));
+        Some(fresh)
     }
 
     /// 32 hexadecimal digits that no other exchange has. They name an exchange and protect nothing.

@@ -1,9 +1,10 @@
 //! Failures that the gateway answers by itself: status and body (Kong 3.9). The only such place.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, Version, header};
 
-use crate::body::ResponseBody;
+use crate::body::{RequestBodyError, ResponseBody};
+use crate::http1::request::Refusal;
 use crate::upstream::UpstreamError;
 
 /// Why the gateway answers instead of an upstream.
@@ -21,6 +22,18 @@ pub(crate) enum GatewayError {
     /// The request is malformed or ambiguous.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The request's head is larger than allowed (RFC 6585 §5).
+    #[error("the head is larger than allowed")]
+    HeadTooLarge,
+    /// The request's target is longer than allowed.
+    #[error("the target is longer than allowed")]
+    TargetTooLong,
+    /// The request did not come in time.
+    #[error("the request took too long")]
+    RequestTimeout,
+    /// The service speaks a protocol that this version does not.
+    #[error("the protocol of the service is not supported")]
+    Protocol,
     /// `CONNECT` and `TRACE` are not for a gateway.
     #[error("method not allowed")]
     Method,
@@ -29,7 +42,31 @@ pub(crate) enum GatewayError {
     Upstream(#[from] UpstreamError),
 }
 
+impl From<Refusal> for GatewayError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed(reason) => Self::BadRequest(reason),
+            Refusal::HeadTooLarge => Self::HeadTooLarge,
+            Refusal::TargetTooLong => Self::TargetTooLong,
+            Refusal::Timeout => Self::RequestTimeout,
+        }
+    }
+}
+
 impl GatewayError {
+    /// Whether the client's connection is of no use any more: where its next request begins is not
+    /// certain.
+    const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::HeadTooLarge
+                | Self::TargetTooLong
+                | Self::RequestTimeout
+                | Self::Upstream(UpstreamError::RequestBody(_))
+        )
+    }
+
     /// Status and Kong's text.
     pub(crate) const fn answer(&self) -> (StatusCode, &'static str) {
         match self {
@@ -43,6 +80,16 @@ impl GatewayError {
                 "no Service found with those values",
             ),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "Bad request"),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Request header or cookie too large",
+            ),
+            Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "URI too long"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+            Self::Protocol => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the protocol of the service is not supported",
+            ),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Upstream(error) => match error {
                 UpstreamError::Resolve { .. } => {
@@ -54,6 +101,9 @@ impl GatewayError {
                     StatusCode::GATEWAY_TIMEOUT,
                     "The upstream server is timing out",
                 ),
+                UpstreamError::RequestBody(RequestBodyError::Timeout) => {
+                    (StatusCode::REQUEST_TIMEOUT, "Request timeout")
+                }
                 UpstreamError::RequestBody(_) => (StatusCode::BAD_REQUEST, "Bad request"),
                 _ => (
                     StatusCode::BAD_GATEWAY,
@@ -64,13 +114,18 @@ impl GatewayError {
     }
 
     /// The whole answer.
-    pub(crate) fn response(&self, request_id: &str) -> Response<ResponseBody> {
+    pub(crate) fn response(&self, request_id: &str, version: Version) -> Response<ResponseBody> {
         let (status, message) = self.answer();
         let mut response = message_response(status, message, request_id);
         if matches!(self, Self::NotReady) {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.is_final() && version < Version::HTTP_2 {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

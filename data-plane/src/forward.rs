@@ -48,11 +48,17 @@ pub(crate) fn request_framing(parts: &Parts, body: &RequestBody) -> Result<Frami
     }
 }
 
-/// The protocol that the client wants to switch to.
+/// The protocol that the client wants to switch to, if it is one that is passed on: WebSocket, as
+/// RFC 6455 §4.1 asks for it. Any other wish ends here, as fields of one connection do.
 pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
-    (parts.version == Version::HTTP_11 && has_token(&parts.headers, &header::CONNECTION, "upgrade"))
-        .then(|| parts.headers.get(header::UPGRADE).cloned())
-        .flatten()
+    let mut wishes = parts.headers.get_all(header::UPGRADE).iter();
+    let wish = wishes.next()?;
+    let websocket = parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && wishes.next().is_none()
+        && wish.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && has_token(&parts.headers, &header::CONNECTION, "upgrade");
+    websocket.then(|| wish.clone())
 }
 
 /// Sends `outgoing` and waits for the answer's head.
@@ -88,7 +94,7 @@ pub(crate) async fn send(
             },
         };
         write_head(&mut connection, outgoing, framing);
-        let pump = Pump::new(body, framing);
+        let pump = Pump::new(body, framing, core.node.limits.body);
         let upgrades = outgoing.upgrade.is_some();
         let failure = match exchange(
             connection,

@@ -6,6 +6,8 @@
 
 pub(crate) mod body;
 pub(crate) mod head;
+pub(crate) mod request;
+pub(crate) mod scanner;
 pub(crate) mod writer;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -85,17 +87,17 @@ pub(crate) fn declared_framing(
 pub(crate) fn content_length(value: &HeaderValue) -> Result<u64, FramingError> {
     const WRONG: FramingError = FramingError::Length("Content-Length is not a number");
     let digits = value.as_bytes();
-    if digits.is_empty() || digits.len() > 19 {
+    if !has_only_digits(digits) {
         return Err(WRONG);
     }
-    let mut number: u64 = 0;
-    for digit in digits {
-        if !digit.is_ascii_digit() {
-            return Err(WRONG);
-        }
-        number = number * 10 + u64::from(digit - b'0');
-    }
-    Ok(number)
+    Ok(digits
+        .iter()
+        .fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// Whether `text` is a number as a length is written: up to 19 digits.
+pub(crate) fn has_only_digits(text: &[u8]) -> bool {
+    !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether a list-valued field such as `Connection` has `token` among its members.

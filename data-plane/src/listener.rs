@@ -22,12 +22,14 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Node};
+use crate::guard::Guarded;
 use crate::http1::head::{MAX_FIELDS, MAX_HEAD};
+use crate::metrics::Metrics;
 use crate::pipeline::{Peer, handle};
 
-/// How long a client may take for a head, a TLS handshake, or to its next request.
-const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a silent HTTP/2 client is asked for a sign of life, and how long it may take for one.
+const PING: Duration = Duration::from_mins(1);
+const PONG: Duration = Duration::from_secs(20);
 /// Most requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// How long a draining listener must have been idle before it is closed.
@@ -60,6 +62,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// over.
 pub(crate) fn run(
     node: Arc<Node>,
+    metrics: Arc<Metrics>,
     listeners: Vec<Bound>,
     stop: watch::Receiver<bool>,
     drain: Duration,
@@ -69,7 +72,7 @@ pub(crate) fn run(
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let core = Core::new(node);
+        let core = Core::new(node, metrics);
         // Every connection holds a receiver; all are gone when the last has ended.
         let (alive, _) = watch::channel(());
         let alive = Arc::new(alive);
@@ -119,11 +122,16 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
+                if alive.receiver_count() >= core.node.limits.connections / core.node.workers {
+                    tracing::debug!("more connections than allowed: one is closed");
+                    continue;
+                }
                 let peer = Peer {
                     address: address.ip().to_canonical(),
                     port,
                     tls: tls.is_some(),
                     server_name: None,
+                    gate: Arc::default(),
                 };
                 let guard = alive.subscribe();
                 let serving = connection(Rc::clone(&core), stream, tls.clone(), peer, stop.clone());
@@ -152,32 +160,34 @@ async fn connection(
         tracing::debug!(%error, "a connection went away");
         return;
     }
-    let node = Arc::clone(&core.node);
-    node.metrics.connections.fetch_add(1, Ordering::Relaxed);
+    let metrics = Arc::clone(&core.metrics);
+    metrics.accepted.fetch_add(1, Ordering::Relaxed);
+    metrics.open.fetch_add(1, Ordering::Relaxed);
     match tls {
-        None => serve(core, TokioIo::new(stream), peer, stop).await,
+        None => serve(core, stream, peer, stop).await,
         Some(acceptor) => {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            match tokio::time::timeout(core.node.limits.handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     peer.server_name = stream
                         .get_ref()
                         .1
                         .server_name()
                         .map(str::to_ascii_lowercase);
-                    serve(core, TokioIo::new(stream), peer, stop).await;
+                    serve(core, stream, peer, stop).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
                 Err(_) => tracing::debug!("a client took too long for its TLS handshake"),
             }
         }
     }
-    node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    metrics.open.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn serve<S>(core: Rc<Core>, io: TokioIo<S>, peer: Peer, mut stop: watch::Receiver<bool>)
+async fn serve<S>(core: Rc<Core>, stream: S, peer: Peer, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let guarded = Guarded::new(stream, Arc::clone(&peer.gate), core.node.limits);
     let peer = Rc::new(peer);
     let service = service_fn(move |request| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&peer));
@@ -186,20 +196,22 @@ where
     let mut builder = Builder::new(LocalExecutor);
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
+        // The guard watches over heads, and has a limit for every wait.
+        .header_read_timeout(None)
+        .max_buf_size(2 * MAX_HEAD)
         .max_headers(MAX_FIELDS)
-        .half_close(false)
-        .pipeline_flush(true);
+        // Without it a client that sends and does not read makes answers pile up in memory.
+        .pipeline_flush(false)
+        .half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(64 * 1024)
         .max_pending_accept_reset_streams(20)
-        .keep_alive_interval(HEAD_TIMEOUT)
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    let io = TokioIo::new(guarded);
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let mut stopping = pin!(async move {
         // A sender that is gone means the same.

@@ -1,45 +1,397 @@
-//! What operators watch: counters of the whole node, as text for Prometheus.
+//! What operators watch, under the names of Kong 3.9's Prometheus plugin.
+//!
+//! Each core counts for itself, behind a lock that it shares with nobody but a scrape; the cores'
+//! figures are added up when they are asked for.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use uuid::Uuid;
 
-/// The counters. Relaxed: none of them orders anything.
-#[derive(Debug, Default)]
-pub(crate) struct Metrics {
-    /// Answers by hundreds of the status.
-    answers: [AtomicU64; 6],
-    /// Open client connections.
-    pub(crate) connections: AtomicU64,
+/// Upper bounds of Kong's latency histograms, in milliseconds: time in the gateway, and all other.
+const GATEWAY_BOUNDS: [u64; 15] = [1, 2, 5, 7, 10, 15, 20, 30, 50, 75, 100, 200, 500, 750, 1000];
+const OTHER_BOUNDS: [u64; 13] = [
+    25, 50, 80, 100, 250, 400, 700, 1000, 2000, 5000, 10_000, 30_000, 60_000,
+];
+
+/// Who made an answer (Kong's label `source`).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Source {
+    /// The gateway, because something went wrong.
+    Error,
+    /// A filter.
+    Exit,
+    /// The upstream.
+    Service,
 }
 
-impl Metrics {
-    /// Counts an answer.
-    pub(crate) fn count(&self, status: StatusCode) {
-        if let Some(counter) = self.answers.get(usize::from(status.as_u16() / 100)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+impl Source {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Exit => "exit",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// What a route's figures are shown under.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Labels {
+    /// Name of the service, else its host.
+    pub(crate) service: String,
+    /// Name of the route, else its id.
+    pub(crate) route: String,
+}
+
+/// One exchange that is over.
+#[derive(Debug)]
+pub(crate) struct Observation<'a> {
+    pub(crate) route: Option<(Uuid, &'a Arc<Labels>)>,
+    pub(crate) status: StatusCode,
+    pub(crate) source: Source,
+    /// Bytes of bodies.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    /// Milliseconds.
+    pub(crate) proxy_latency: u64,
+    pub(crate) upstream_latency: Option<u64>,
+    pub(crate) total_latency: u64,
+}
+
+/// The figures of one core.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    routes: Mutex<HashMap<Uuid, Series>>,
+    /// Connections taken so far, and those open now.
+    pub(crate) accepted: AtomicU64,
+    pub(crate) open: AtomicU64,
+}
+
+/// The figures of one route.
+#[derive(Clone, Debug, Default)]
+struct Series {
+    labels: Arc<Labels>,
+    /// A route sees few different answers.
+    answers: Vec<(StatusCode, Source, u64)>,
+    received: u64,
+    sent: u64,
+    proxy: Histogram<15>,
+    upstream: Histogram<13>,
+    total: Histogram<13>,
+}
+
+#[derive(Clone, Debug)]
+struct Histogram<const N: usize> {
+    /// Values up to each bound, and not up to one before.
+    buckets: [u64; N],
+    count: u64,
+    sum: u64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self {
+            buckets: [0; N],
+            count: 0,
+            sum: 0,
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    fn observe(&mut self, bounds: &[u64; N], value: u64) {
+        let place = bounds.partition_point(|bound| *bound < value);
+        if let Some(bucket) = self.buckets.get_mut(place) {
+            *bucket += 1;
+        }
+        self.count += 1;
+        self.sum += value;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *bucket += more;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+}
+
+impl Series {
+    fn count(&mut self, status: StatusCode, source: Source, count: u64) {
+        match self
+            .answers
+            .iter_mut()
+            .find(|(known, from, _)| (*known, *from) == (status, source))
+        {
+            Some((.., total)) => *total += count,
+            None => self.answers.push((status, source, count)),
         }
     }
 
-    /// The text exposition format.
+    fn add(&mut self, other: &Self) {
+        for (status, source, count) in &other.answers {
+            self.count(*status, *source, *count);
+        }
+        self.received += other.received;
+        self.sent += other.sent;
+        self.proxy.add(&other.proxy);
+        self.upstream.add(&other.upstream);
+        self.total.add(&other.total);
+    }
+}
+
+impl Metrics {
+    /// Counts an exchange.
+    pub(crate) fn observe(&self, seen: &Observation<'_>) {
+        let id = seen.route.map_or(Uuid::nil(), |(id, _)| id);
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = routes.entry(id).or_default();
+        if let Some((_, labels)) = seen.route
+            && !Arc::ptr_eq(&series.labels, labels)
+        {
+            series.labels = Arc::clone(labels);
+        }
+        series.count(seen.status, seen.source, 1);
+        series.received += seen.received;
+        series.sent += seen.sent;
+        series.proxy.observe(&GATEWAY_BOUNDS, seen.proxy_latency);
+        if let Some(latency) = seen.upstream_latency {
+            series.upstream.observe(&OTHER_BOUNDS, latency);
+        }
+        series.total.observe(&OTHER_BOUNDS, seen.total_latency);
+    }
+}
+
+/// The figures of all cores together.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    series: Vec<Series>,
+    pub(crate) accepted: u64,
+    pub(crate) open: u64,
+    pub(crate) requests: u64,
+}
+
+impl Sum {
+    /// Adds up what `cores` have counted.
+    pub(crate) fn of(cores: &[Arc<Metrics>]) -> Self {
+        let mut sum = Self::default();
+        let mut routes: HashMap<Uuid, Series> = HashMap::new();
+        for core in cores {
+            sum.accepted += core.accepted.load(Ordering::Relaxed);
+            sum.open += core.open.load(Ordering::Relaxed);
+            let counted = core.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, series) in counted.iter() {
+                match routes.get_mut(id) {
+                    Some(known) => known.add(series),
+                    None => _ = routes.insert(*id, series.clone()),
+                }
+            }
+        }
+        sum.series = routes.into_values().collect();
+        sum.series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        sum.requests = sum.series.iter().map(|series| series.total.count).sum();
+        sum
+    }
+
+    /// The text exposition format, version 0.0.4.
     pub(crate) fn render(&self) -> String {
-        let mut text = String::from(
-            "# HELP wardgate_http_requests_total Answered requests by class of status.\n# TYPE wardgate_http_requests_total counter\n",
+        // Writing to a string cannot fail, so its results are dropped.
+        let mut text = String::new();
+        family(
+            &mut text,
+            "kong_http_requests_total",
+            "counter",
+            "HTTP status codes per consumer/service/route in Kong",
         );
-        for (class, counter) in self.answers.iter().enumerate().skip(1) {
-            // Writing to a string cannot fail.
+        for series in &self.series {
+            for (status, source, count) in &series.answers {
+                let (labels, code, source) =
+                    (shown(&series.labels), status.as_u16(), source.as_str());
+                let _ = writeln!(
+                    text,
+                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"\"}} {count}"
+                );
+            }
+        }
+        family(
+            &mut text,
+            "kong_bandwidth_bytes",
+            "counter",
+            "Total bandwidth (ingress/egress) throughput in bytes",
+        );
+        for series in &self.series {
+            for (direction, bytes) in [("ingress", series.received), ("egress", series.sent)] {
+                let labels = shown(&series.labels);
+                let _ = writeln!(
+                    text,
+                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"\"}} {bytes}"
+                );
+            }
+        }
+        self.render_latencies(&mut text);
+        family(
+            &mut text,
+            "kong_nginx_connections_total",
+            "gauge",
+            "Number of connections by subsystem",
+        );
+        for (state, count) in [
+            ("accepted", self.accepted),
+            ("active", self.open),
+            ("handled", self.accepted),
+            ("total", self.requests),
+        ] {
             let _ = writeln!(
                 text,
-                "wardgate_http_requests_total{{class=\"{class}xx\"}} {}",
-                counter.load(Ordering::Relaxed)
+                "kong_nginx_connections_total{{subsystem=\"http\",state=\"{state}\"}} {count}"
             );
         }
+        family(
+            &mut text,
+            "kong_nginx_requests_total",
+            "gauge",
+            "Total number of requests",
+        );
         let _ = writeln!(
             text,
-            "# HELP wardgate_connections Open client connections.\n# TYPE wardgate_connections gauge\nwardgate_connections {}",
-            self.connections.load(Ordering::Relaxed)
+            "kong_nginx_requests_total{{subsystem=\"http\"}} {}",
+            self.requests
         );
         text
+    }
+
+    fn render_latencies(&self, text: &mut String) {
+        family(
+            text,
+            "kong_kong_latency_ms",
+            "histogram",
+            "Latency added by Kong in ms for each service/route in Kong",
+        );
+        for series in &self.series {
+            histogram(
+                text,
+                "kong_kong_latency_ms",
+                &series.labels,
+                &GATEWAY_BOUNDS,
+                &series.proxy,
+            );
+        }
+        family(
+            text,
+            "kong_upstream_latency_ms",
+            "histogram",
+            "Latency added by upstream response in ms for each service/route in Kong",
+        );
+        for series in &self.series {
+            histogram(
+                text,
+                "kong_upstream_latency_ms",
+                &series.labels,
+                &OTHER_BOUNDS,
+                &series.upstream,
+            );
+        }
+        family(
+            text,
+            "kong_request_latency_ms",
+            "histogram",
+            "Total latency incurred during requests in ms for each service/route in Kong",
+        );
+        for series in &self.series {
+            histogram(
+                text,
+                "kong_request_latency_ms",
+                &series.labels,
+                &OTHER_BOUNDS,
+                &series.total,
+            );
+        }
+    }
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn histogram<const N: usize>(
+    text: &mut String,
+    name: &str,
+    labels: &Labels,
+    bounds: &[u64; N],
+    histogram: &Histogram<N>,
+) {
+    if histogram.count == 0 {
+        return;
+    }
+    let labels = shown(labels);
+    let mut total = 0;
+    for (bound, count) in bounds.iter().zip(histogram.buckets) {
+        total += count;
+        let _ = writeln!(
+            text,
+            "{name}_bucket{{{labels},workspace=\"default\",le=\"{bound}\"}} {total}"
+        );
+    }
+    let (count, sum) = (histogram.count, histogram.sum);
+    let _ = writeln!(
+        text,
+        "{name}_bucket{{{labels},workspace=\"default\",le=\"+Inf\"}} {count}\n{name}_count{{{labels},workspace=\"default\"}} {count}\n{name}_sum{{{labels},workspace=\"default\"}} {sum}"
+    );
+}
+
+fn shown(labels: &Labels) -> String {
+    let escape = |value: &str| {
+        value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    };
+    format!(
+        "service=\"{}\",route=\"{}\"",
+        escape(&labels.service),
+        escape(&labels.route)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_added_up_under_kongs_names() {
+        let labels = Arc::new(Labels {
+            service: "a\"b".to_owned(),
+            route: "r".to_owned(),
+        });
+        let cores = [Arc::new(Metrics::default()), Arc::new(Metrics::default())];
+        for (core, latency) in cores.iter().zip([25, 70_000]) {
+            core.observe(&Observation {
+                route: Some((Uuid::from_u128(1), &labels)),
+                status: StatusCode::OK,
+                source: Source::Service,
+                received: 3,
+                sent: 4,
+                proxy_latency: 1,
+                upstream_latency: Some(latency),
+                total_latency: latency,
+            });
+        }
+        let text = Sum::of(&cores).render();
+        for line in [
+            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 2"#,
+            r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer=""} 8"#,
+            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="25"} 1"#,
+            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="60000"} 1"#,
+            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,
+            r#"kong_upstream_latency_ms_sum{service="a\"b",route="r",workspace="default"} 70025"#,
+            r#"kong_nginx_requests_total{subsystem="http"} 2"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
     }
 }

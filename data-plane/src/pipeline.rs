@@ -1,10 +1,11 @@
 //! One exchange from its first to its last decision: route, filters, upstream, answer.
 
+mod record;
 mod request;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -17,15 +18,16 @@ use plugins::exchange::{BodyError, BodySource, Exchange, Identity};
 use plugins::filter::{Filter as _, Flow};
 use shared::clock::{UnixTime, monotonic};
 
+use self::record::{Record, Recorded, milliseconds};
 use self::request::{authority, client, forwarded};
-use crate::access_log::{Line, redact};
-use crate::body::{RequestBody, ResponseBody};
-use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot};
+use crate::body::{RequestBody, RequestBodyError, ResponseBody};
+use crate::compile::{CompiledRoute, CompiledService};
 use crate::core::Core;
 use crate::error::{GatewayError, message_response};
 use crate::forward::{self, Outgoing, fields, request_framing, upstream_host, wanted_upgrade};
 use crate::host::CoreHost;
-use crate::router::normalize::normalize;
+use crate::metrics::Source;
+use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
 
@@ -37,76 +39,61 @@ const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-la
 const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
 const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 
-/// What the access log wants to know.
-#[derive(Default)]
-struct Trace {
-    client: Option<std::net::IpAddr>,
-    host: String,
-    route: Option<uuid::Uuid>,
-    service: Option<uuid::Uuid>,
-    consumer: Option<uuid::Uuid>,
-}
-
 /// Answers one request.
 pub(crate) async fn handle(
     core: Rc<Core>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let start = monotonic();
-    let started_at = UnixTime::now();
-    let request_id = core.request_id();
+) -> Response<Recorded> {
+    let refusal = peer.gate.begin();
     let (parts, body) = request.into_parts();
-    let logged = core
-        .node
-        .access_log
-        .is_on()
-        .then(|| (parts.method.clone(), parts.uri.clone()));
-    let mut trace = Trace::default();
-    let mut response = match answer(&core, &peer, parts, body, &request_id, start, &mut trace).await
-    {
-        Ok(response) => response,
-        Err(error) => refuse(&error, &request_id, start),
+    let version = parts.version;
+    let logged = core.node.access_log.is_on() && refusal.is_none();
+    let mut record = Box::new(Record {
+        gate: Arc::clone(&peer.gate),
+        start: monotonic(),
+        started_at: UnixTime::now(),
+        request_id: core.request_id(),
+        asked: logged.then(|| (parts.method.clone(), parts.uri.clone())),
+        client: peer.address,
+        host: String::new(),
+        route: None,
+        consumer: None,
+        status: StatusCode::OK,
+        source: Source::Error,
+        proxy_latency: None,
+        upstream_latency: None,
+        received: Rc::default(),
+        core,
+    });
+    let answered = match refusal {
+        Some(refusal) => Err(refusal.into()),
+        None => answer(&peer, parts, body, &mut record).await,
     };
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
+    let mut response = answered.unwrap_or_else(|error| refuse(&error, &record, version));
+    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    core.node.metrics.count(response.status());
-    if let Some((method, uri)) = logged {
-        core.node.access_log.write(&Line {
-            started_at: started_at.as_millis(),
-            request_id: &request_id,
-            client_ip: trace.client.unwrap_or(peer.address).to_string(),
-            method: method.as_str(),
-            host: &trace.host,
-            path: uri.path(),
-            query: uri.query().map(redact),
-            status: response.status().as_u16(),
-            latency_ms: milliseconds(start),
-            route: trace.route,
-            service: trace.service,
-            consumer: trace.consumer,
-        });
-    }
-    response
+    record.status = response.status();
+    response.map(|body| Recorded::new(body, record))
 }
 
 async fn answer(
-    core: &Rc<Core>,
     peer: &Peer,
     mut parts: Parts,
     body: Incoming,
-    request_id: &str,
-    start: Instant,
-    trace: &mut Trace,
+    record: &mut Record,
 ) -> Result<Response<ResponseBody>, GatewayError> {
-    let snapshot: Arc<CompiledSnapshot> =
-        core.node.live.load_full().ok_or(GatewayError::NotReady)?;
+    let core = Rc::clone(&record.core);
     let authority = authority(&parts)?;
+    let snapshot = core.snapshot().ok_or(GatewayError::NotReady)?;
+    if !is_well_formed(parts.uri.path()) {
+        return Err(GatewayError::BadRequest("the path has a malformed triplet"));
+    }
     let path = normalize(parts.uri.path()).into_owned();
     let trusted = core.node.trusted.contains(peer.address);
     let client = client(&parts, peer, trusted, &authority);
-    (trace.client, trace.host) = (Some(client.address), authority.clone());
+    (record.client, record.host) = (client.address, authority.clone());
     let found = snapshot
         .router
         .find(&Asked {
@@ -122,20 +109,22 @@ async fn answer(
         .routes
         .get(found.route)
         .ok_or(GatewayError::NoRoute)?;
-    trace.route = Some(route.id);
-    trace.service = route.service.as_ref().map(|service| service.id);
+    record.route = Some((Rc::clone(&snapshot), found.route));
     if let Some(status) = route.https_only
         && !client.https
     {
-        let response = to_https(status, &client.authority, &parts, request_id);
-        return Ok(own(response, start));
+        let response = to_https(status, &client.authority, &parts, &record.request_id);
+        record.source = Source::Exit;
+        return Ok(own(response, record.start));
     }
+    let version = parts.version;
     let upgrade = wanted_upgrade(&parts);
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
     let original_path = parts.uri.path().to_owned();
     remove_identity(&mut parts.headers, route);
     let mut body = Body {
-        rest: RequestBody::Incoming(body),
+        rest: RequestBody::Incoming(body, Rc::clone(&record.received)),
+        patience: core.node.limits.body,
         read: None,
     };
     let mut exchange = Exchange {
@@ -146,26 +135,19 @@ async fn answer(
         response_headers: Vec::new(),
         body: &mut body,
         environment: &snapshot.environment,
-        request_id: request_id.to_owned(),
+        request_id: record.request_id.clone(),
     };
-    let host = CoreHost::new(Rc::clone(core));
+    let host = CoreHost::new(Rc::clone(&core));
     for filter in &route.filters.all {
         if let Flow::Answer(answer) = filter.on_request(&mut exchange, &host).await {
-            trace.consumer = exchange
-                .identity
-                .consumer
-                .as_ref()
-                .map(|consumer| consumer.id);
-            let mut response = own(answer.map(ResponseBody::Full), start);
+            record.identify(&exchange.identity);
+            record.source = Source::Exit;
+            let mut response = own(answer.map(ResponseBody::Full), record.start);
             add(&mut response, exchange.response_headers);
             return Ok(response);
         }
     }
-    trace.consumer = exchange
-        .identity
-        .consumer
-        .as_ref()
-        .map(|consumer| consumer.id);
+    record.identify(&exchange.identity);
     let Exchange {
         request,
         path,
@@ -185,16 +167,14 @@ async fn answer(
     let outcome = match &route.service {
         Some(service) => {
             let body = body.whole();
-            proxy(
-                core, peer, route, service, found, inbound, body, request_id, start,
-            )
-            .await
+            proxy(&core, peer, route, service, found, inbound, body, record).await
         }
+        None if route.protocol_unsupported => Err(GatewayError::Protocol),
         None => Err(GatewayError::NoService),
     };
     // What filters tell the client, such as a session that has just begun, it hears even if the
     // upstream fails.
-    let mut response = outcome.unwrap_or_else(|error| refuse(&error, request_id, start));
+    let mut response = outcome.unwrap_or_else(|error| refuse(&error, record, version));
     add(&mut response, response_headers);
     Ok(response)
 }
@@ -222,8 +202,7 @@ async fn proxy(
     found: Found,
     inbound: Inbound,
     body: RequestBody,
-    request_id: &str,
-    start: Instant,
+    record: &mut Record,
 ) -> Result<Response<ResponseBody>, GatewayError> {
     let Inbound {
         mut parts,
@@ -262,7 +241,7 @@ async fn proxy(
         &original_path,
         prefix,
     );
-    if let Ok(value) = HeaderValue::from_str(request_id) {
+    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
         parts.headers.insert(REQUEST_ID, value);
     }
     append_via(&mut parts.headers, version);
@@ -279,20 +258,25 @@ async fn proxy(
         timeouts: service.timeouts,
         retries: service.retries,
     };
-    let proxy_latency = milliseconds(start);
+    let proxy_latency = milliseconds(record.start);
+    record.proxy_latency = Some(proxy_latency);
     let sent = monotonic();
     let answer = forward::send(core, &outgoing, framing, body).await?;
+    let upstream_latency = milliseconds(sent);
+    record.upstream_latency = Some(upstream_latency);
+    record.source = Source::Service;
     let mut response = forward::response(answer, &parts.method);
     if let ResponseBody::Tunnel(_) = response.body()
         && let ResponseBody::Tunnel(connection) =
             std::mem::replace(response.body_mut(), ResponseBody::Empty)
         && let Some(client) = on_upgrade
     {
+        peer.gate.switch();
         forward::tunnel(client, connection);
     }
     let headers = response.headers_mut();
     remove_owned_cookies(headers, route);
-    headers.insert(UPSTREAM_LATENCY, milliseconds(sent).into());
+    headers.insert(UPSTREAM_LATENCY, upstream_latency.into());
     headers.insert(PROXY_LATENCY, proxy_latency.into());
     append_via(headers, Version::HTTP_11);
     Ok(response)
@@ -318,7 +302,8 @@ fn append_via(headers: &mut http::HeaderMap, version: Version) {
 }
 
 /// The answer to a request that cannot be served.
-fn refuse(error: &GatewayError, request_id: &str, start: Instant) -> Response<ResponseBody> {
+fn refuse(error: &GatewayError, record: &Record, version: Version) -> Response<ResponseBody> {
+    let request_id = record.request_id.as_str();
     if let GatewayError::Upstream(error) = error {
         tracing::warn!(
             request_id,
@@ -326,7 +311,7 @@ fn refuse(error: &GatewayError, request_id: &str, start: Instant) -> Response<Re
             "the upstream gave no answer"
         );
     }
-    own(error.response(request_id), start)
+    own(error.response(request_id, version), record.start)
 }
 
 /// What the gateway answers by itself says so.
@@ -385,7 +370,9 @@ fn add(response: &mut Response<ResponseBody>, headers: Vec<(HeaderName, HeaderVa
 fn remove_identity(headers: &mut http::HeaderMap, route: &CompiledRoute) {
     let owned = &route.filters.owned_headers;
     fields::remove_where(headers, |name| {
-        fields::is_identity(name.as_str()) || owned.iter().any(|owned| same_field(owned, name))
+        fields::is_identity(name.as_str())
+            || fields::is_disguised(name.as_str())
+            || owned.iter().any(|owned| same_field(owned, name))
     });
 }
 
@@ -430,10 +417,6 @@ fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
         .eq(name.as_str().bytes().map(plain))
 }
 
-fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(monotonic().saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
-}
-
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
@@ -444,6 +427,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// The request's body, which a filter may read before it is forwarded.
 struct Body {
     rest: RequestBody,
+    /// Longest wait for the client's next bytes.
+    patience: Duration,
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
 }
@@ -469,7 +454,9 @@ impl Body {
             bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
         let mut end = Ok(true);
         while held.len() <= limit {
-            match std::future::poll_fn(|cx| self.rest.poll_frame(cx)).await {
+            let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
+            let next = tokio::time::timeout(self.patience, next).await;
+            match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
                 None => break,
                 Some(Ok(frame)) => held.extend_from_slice(&frame.into_data().unwrap_or_default()),
                 Some(Err(_)) => {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::sync::watch;
@@ -10,9 +11,9 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::certificates::{CertificateError, server_config};
 use crate::core::Node;
+use crate::limits::Limits;
 use crate::listener::{Bound, bind, run};
 use crate::live::Live;
-use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::status;
 use crate::trusted::TrustedPeers;
@@ -62,30 +63,39 @@ pub struct Proxy {
     addresses: Addresses,
     stop: watch::Sender<bool>,
     status: watch::Sender<bool>,
+    node: Arc<Node>,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Proxy {
     /// Starts to serve what `live` holds.
     pub fn start(settings: &Settings, live: Live) -> Result<Self, ProxyError> {
+        Self::start_with(settings, Limits::default(), live)
+    }
+
+    /// Starts to serve what `live` holds, within `limits`.
+    pub fn start_with(settings: &Settings, limits: Limits, live: Live) -> Result<Self, ProxyError> {
         let files = settings
             .proxy_tls_certificate
             .as_deref()
             .zip(settings.proxy_tls_key.as_deref());
         let tls = server_config(files)?;
-        let node = Arc::new(Node {
-            live,
-            trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
-            states: plugins::state::NodeStates::default(),
-            access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
-            metrics: Metrics::default(),
-        });
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if settings.workers == 0 {
             cores
         } else {
             settings.workers
         };
+        let node = Arc::new(Node {
+            live,
+            trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
+            states: plugins::state::NodeStates::default(),
+            access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
+            metrics: (0..workers).map(|_| Arc::default()).collect(),
+            draining: AtomicBool::new(false),
+            limits,
+            workers,
+        });
         let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
         let secure = sockets("proxy_tls_listen", settings.proxy_tls_listen, workers)?;
         let mut status = sockets("status_listen", settings.status_listen, 1)?;
@@ -104,8 +114,10 @@ impl Proxy {
         let (status_stop, status_stopping) = watch::channel(false);
         let drain = settings.drain_timeout();
         let mut threads = Vec::new();
-        for (number, (plain, secure)) in plain.into_iter().zip(secure).enumerate() {
-            let (node, stopping) = (Arc::clone(&node), stopping.clone());
+        let sockets = plain.into_iter().zip(secure);
+        for (number, ((plain, secure), metrics)) in sockets.zip(&node.metrics).enumerate() {
+            let (metrics, stopping) = (Arc::clone(metrics), stopping.clone());
+            let node = Arc::clone(&node);
             let listeners = vec![
                 Bound {
                     socket: plain,
@@ -116,11 +128,12 @@ impl Proxy {
                     tls: Some(Arc::clone(&tls)),
                 },
             ];
-            let worker = move || run(node, listeners, stopping, drain);
+            let worker = move || run(node, metrics, listeners, stopping, drain);
             threads.push(spawn(format!("proxy-{number}"), worker)?);
         }
         if let Some(socket) = status.pop() {
             // Not joined: it answers until the rest has stopped.
+            let node = Arc::clone(&node);
             spawn("status".to_owned(), move || {
                 serve_status(node, socket, status_stopping)
             })?;
@@ -129,6 +142,7 @@ impl Proxy {
             addresses,
             stop,
             status: status_stop,
+            node,
             workers: threads,
         })
     }
@@ -141,6 +155,7 @@ impl Proxy {
     /// Takes no new connections, lets exchanges end, and returns when all have, or the drain timeout
     /// is over.
     pub async fn stop(self) {
+        self.node.draining.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::core::Node;
+use crate::metrics::Sum;
 
 /// Answers until the runtime ends.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
@@ -44,16 +46,28 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         .load()
         .as_ref()
         .map(|snapshot| snapshot.position());
+    let draining = node.draining.load(Ordering::Relaxed);
     match request.uri().path() {
-        "/status" => json_response(
-            StatusCode::OK,
-            &json!({
+        "/status" => json_response(StatusCode::OK, &{
+            let sum = Sum::of(&node.metrics);
+            json!({
+                "memory": { "lua_shared_dicts": {}, "workers_lua_vms": [] },
+                "server": {
+                    "connections_accepted": sum.accepted,
+                    "connections_active": sum.open,
+                    "connections_handled": sum.accepted,
+                    "total_requests": sum.requests,
+                },
                 "configuration_hash": position.map(|position| hex(&position.root)),
                 "configuration_revision": position.map(|position| position.revision.0),
-                "ready": position.is_some(),
-            }),
-        ),
+                "ready": position.is_some() && !draining,
+            })
+        }),
         "/status/ready" => match position {
+            Some(_) if draining => json_response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({ "message": "the node is stopping" }),
+            ),
             Some(_) => json_response(StatusCode::OK, &json!({ "message": "ready" })),
             None => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -63,7 +77,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            node.metrics.render(),
+            Sum::of(&node.metrics).render(),
         ),
         _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
     }

@@ -96,6 +96,15 @@ pub(crate) fn is_identity(name: &str) -> bool {
             }))
 }
 
+/// Whether `name` is one that decides about framing or routing, written with `_`: some servers read it
+/// as if it were written with `-`.
+pub(crate) fn is_disguised(name: &str) -> bool {
+    matches!(
+        name,
+        "content_length" | "transfer_encoding" | "proxy_connection"
+    )
+}
+
 /// Removes the fields that `dropped` names, in any spelling of `-`.
 pub(crate) fn remove_where(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
     // Most requests have none: look before anything is collected.

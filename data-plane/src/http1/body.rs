@@ -64,11 +64,6 @@ impl Decoder {
         }
     }
 
-    /// Whether the body is over.
-    pub(crate) const fn ended(&self) -> bool {
-        matches!(self.state, State::Ended)
-    }
-
     /// Whether the body is over when the connection is.
     pub(crate) const fn ends_with_connection(&self) -> bool {
         matches!(self.state, State::UntilClose | State::Ended)

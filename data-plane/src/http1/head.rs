@@ -11,6 +11,9 @@ use super::{Framing, FramingError, declared_framing, has_token};
 /// Largest head, in bytes.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
+/// Longest request target, in bytes.
+pub(crate) const MAX_TARGET: usize = 16 * 1024;
+
 /// Most fields in a head.
 pub(crate) const MAX_FIELDS: usize = 128;
 

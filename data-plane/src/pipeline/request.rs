@@ -1,12 +1,14 @@
 //! Who asked for what, and what the upstream is told of it (Kong 3.9, `X-Forwarded-*`).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use plugins::exchange::Client;
 
 use crate::error::GatewayError;
+use crate::guard::Gate;
 use crate::http1::head::check_host;
 
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -26,6 +28,7 @@ pub(crate) struct Peer {
     pub(crate) tls: bool,
     /// The name in the TLS handshake.
     pub(crate) server_name: Option<String>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// The host that is asked for, in lower case, from a request that can be read in only one way.

@@ -31,6 +31,16 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
+/// Whether every `%` begins a triplet, and none is that of NUL: else two servers may read two paths.
+pub(crate) fn is_well_formed(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    memchr::memchr_iter(b'%', bytes).all(|percent| {
+        bytes
+            .get(percent + 1..percent + 3)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+    })
+}
+
 /// Nearly every path is in its normal form: no triplet, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
@@ -69,7 +79,17 @@ fn decode_unreserved(path: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::normalize;
+    use super::{is_well_formed, normalize};
+
+    #[test]
+    fn a_percent_sign_begins_a_triplet() {
+        for path in ["/", "/%2f%C3%a9", "/a%20"] {
+            assert!(is_well_formed(path), "{path}");
+        }
+        for path in ["/%", "/a%4", "/%zz", "/%00", "/a%2", "/%%32e"] {
+            assert!(!is_well_formed(path), "{path}");
+        }
+    }
 
     #[test]
     fn no_spelling_gets_around_a_route() {

@@ -11,7 +11,7 @@ use http_body::Frame;
 
 use super::pool::Pool;
 use super::{Connection, UpstreamError};
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{RequestBody, RequestBodyError, ResponseBody};
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::http1::{Framing, FramingError};
@@ -37,16 +37,19 @@ pub(crate) struct Pump {
     framing: Framing,
     sent: u64,
     done: bool,
+    /// Longest wait for the client's next bytes.
+    patience: Duration,
 }
 
 impl Pump {
     /// A pump for `body`, written in `framing`.
-    pub(crate) fn new(body: RequestBody, framing: Framing) -> Self {
+    pub(crate) fn new(body: RequestBody, framing: Framing, patience: Duration) -> Self {
         Self {
             body,
             framing,
             sent: 0,
             done: framing == Framing::None,
+            patience,
         }
     }
 
@@ -167,8 +170,9 @@ pub(crate) async fn exchange(
         }
         return Ok(Answer { head, body: whole });
     }
-    connection.timer.set(timeouts.read);
+    connection.timer.clear();
     let body = UpstreamBody {
+        waiting: false,
         reusable: head.keep_alive,
         framing: head.framing,
         connection: Some(connection),
@@ -219,15 +223,15 @@ fn poll_head(
     let phase = if sent {
         Phase::Reading
     } else if connection.output.is_empty() {
-        // The client's own limits watch over it.
-        Phase::Waiting
+        Phase::Waiting { sent: pump.sent }
     } else {
         Phase::Writing { sent: pump.sent }
     };
     if before != phase {
         connection.phase = phase;
         match phase {
-            Phase::Waiting => connection.timer.clear(),
+            Phase::Waiting { .. } => connection.timer.set(pump.patience),
+            Phase::Idle => connection.timer.clear(),
             Phase::Writing { .. } => connection.timer.set(timeouts.write),
             Phase::Reading => connection.timer.set(timeouts.read),
         }
@@ -235,7 +239,8 @@ fn poll_head(
     if connection.timer.poll_fired(cx) {
         return Poll::Ready(Err(match phase {
             Phase::Reading => UpstreamError::ReadTimeout,
-            Phase::Waiting | Phase::Writing { .. } => UpstreamError::SendTimeout,
+            Phase::Waiting { .. } => UpstreamError::RequestBody(RequestBodyError::Timeout),
+            Phase::Idle | Phase::Writing { .. } => UpstreamError::SendTimeout,
         }));
     }
     Poll::Pending
@@ -244,9 +249,14 @@ fn poll_head(
 /// What a connection's timer watches over.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Phase {
-    /// Nothing: the client is to act.
+    /// Nothing.
     #[default]
-    Waiting,
+    Idle,
+    /// The client is to send more of the body, having sent so many bytes.
+    Waiting {
+        /// Bytes of the body given to the writer.
+        sent: u64,
+    },
     /// The server is to take bytes, having taken so many of the body.
     Writing {
         /// Bytes of the body given to the writer.
@@ -304,6 +314,8 @@ pub(crate) struct UpstreamBody {
     pump: Option<Pump>,
     reusable: bool,
     read_timeout: Duration,
+    /// Whether the timer watches over the next read.
+    waiting: bool,
 }
 
 impl UpstreamBody {
@@ -334,9 +346,9 @@ impl UpstreamBody {
         loop {
             match self.decoder.decode(&mut connection.input) {
                 Ok(Piece::Data(data)) => {
-                    if !self.decoder.ended() {
-                        connection.timer.set(self.read_timeout);
-                    }
+                    // The server is not to blame for the time that the client takes.
+                    connection.timer.clear();
+                    self.waiting = false;
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Ok(Piece::End(trailers)) => {
@@ -352,9 +364,13 @@ impl UpstreamBody {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(0)) => return self.fail(UpstreamError::Closed),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.waiting = false,
                 Poll::Ready(Err(error)) => return self.fail(UpstreamError::Receive(error)),
                 Poll::Pending => {
+                    if !self.waiting {
+                        self.waiting = true;
+                        connection.timer.set(self.read_timeout);
+                    }
                     if connection.timer.poll_fired(cx) {
                         return self.fail(UpstreamError::ReadTimeout);
                     }

@@ -148,7 +148,7 @@ impl Pool {
             return;
         }
         connection.timer.clear();
-        connection.phase = Phase::Waiting;
+        connection.phase = Phase::Idle;
         connection.idle_since = monotonic();
         self.used.set(connection.idle_since);
         idle.push(connection);
@@ -169,7 +169,7 @@ impl Pool {
             input: BytesMut::new(),
             output: Writer::default(),
             timer,
-            phase: Phase::Waiting,
+            phase: Phase::Idle,
             finder: HeadFinder::default(),
             informational: 0,
             served: 0,

@@ -1,0 +1,254 @@
+//! Requests that two servers could read in two ways never get past the first.
+
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::gateway::{OK, ask, configuration, connect, read_until, start, stop, upstream};
+
+/// The status of the answer to `request`, once the proxy has closed the connection.
+fn status(proxy: &data_plane::proxy::Proxy, request: &str) -> String {
+    let answer = ask(proxy, request);
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_request_that_could_be_read_in_two_ways_is_refused() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for head in [
+        "GET / HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
+        "GET / HTTP/1.1\r\nHost: a@b\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n",
+        "GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n",
+        "GET /a%zz HTTP/1.1\r\nHost: a\r\n",
+        "GET /a%00 HTTP/1.1\r\nHost: a\r\n",
+        "GET /a%4 HTTP/1.1\r\nHost: a\r\n",
+        "GET a HTTP/1.1\r\nHost: a\r\n",
+        "GET /#a HTTP/1.1\r\nHost: a\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX : y\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n folded\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: y\nZ: y\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: y\rZ: y\r\n",
+        "GET / HTTP/1.1\nHost: a\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\nTransfer-Encoding: chunked\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 39\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\nContent-Length: 0\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\nContent-Length: 39\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +39\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39, 39\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n",
+        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n",
+        "GET / HTTP/2.0\r\nHost: a\r\n",
+    ] {
+        let request = format!("{head}\r\n{smuggled}");
+        let answer = ask(&proxy, &request);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?} {answer}");
+        assert!(
+            answer.contains("\"message\":\"Bad request\""),
+            "{head:?} {answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head:?} {answer}");
+    }
+    assert!(heads.try_recv().is_err(), "the upstream heard of none");
+    assert_eq!(
+        status(
+            &proxy,
+            "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ),
+        "405"
+    );
+    assert_eq!(
+        status(
+            &proxy,
+            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nConnection: close\r\n\r\n"
+        ),
+        "405"
+    );
+    assert!(heads.try_recv().is_err());
+    stop(proxy);
+}
+
+#[test]
+fn a_broken_chunk_is_answered_and_nothing_behind_it_is_a_request() {
+    let proxy_for = |port| {
+        start(configuration(
+            port,
+            &json!({"retries": 0}),
+            &[json!({"paths": ["/"]})],
+        ))
+    };
+    for body in [
+        "0x1\r\na\r\n0\r\n\r\n",
+        "1 \r\na\r\n0\r\n\r\n",
+        "1\na\r\n0\r\n\r\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "1;a\nb\r\na\r\n0\r\n\r\n",
+    ] {
+        let (port, heads) = upstream(&[OK]);
+        let proxy = proxy_for(port);
+        let answer = ask(
+            &proxy,
+            &format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+            ),
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{body:?} {answer}");
+        assert!(
+            heads.try_iter().all(|head| !head.contains("smuggled")),
+            "{body:?}"
+        );
+        stop(proxy);
+    }
+}
+
+#[test]
+fn requests_before_a_refused_one_are_answered_first() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let answer = ask(
+        &proxy,
+        "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\nHost: a\r\n\r\nGET /4 HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+    let lines: Vec<&str> = answer
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|part| &part[..3])
+        .collect();
+    assert_eq!(lines, ["200", "200", "400"], "{answer}");
+    let heads: Vec<String> = heads.try_iter().collect();
+    assert_eq!(heads.len(), 2, "{heads:?}");
+    stop(proxy);
+}
+
+#[test]
+fn a_head_has_limits_that_are_told() {
+    let (port, _heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let target = |length: usize| {
+        status(
+            &proxy,
+            &format!(
+                "GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                "x".repeat(length - 1)
+            ),
+        )
+    };
+    assert_eq!(target(16 * 1024), "200");
+    assert_eq!(target(16 * 1024 + 1), "414");
+    assert_eq!(target(500 * 1024), "414");
+    let fields = |count: usize| {
+        status(
+            &proxy,
+            &format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n",
+                "x: y\r\n".repeat(count - 2)
+            ),
+        )
+    };
+    assert_eq!(fields(128), "200");
+    assert_eq!(fields(129), "431");
+    let size = |length: usize| {
+        let start = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nx: ";
+        status(
+            &proxy,
+            &format!("{start}{}\r\n\r\n", "y".repeat(length - start.len() - 4)),
+        )
+    };
+    assert_eq!(size(64 * 1024), "200");
+    assert_eq!(size(64 * 1024 + 1), "431");
+    assert_eq!(size(300 * 1024), "431");
+    stop(proxy);
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte_and_cut_anywhere() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let mut stream = connect(&proxy);
+    for byte in b"\r\nGET /1 HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" {
+        stream.write_all(&[*byte]).unwrap();
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
+    assert!(heads.recv().unwrap().starts_with("GET /1 "));
+    stop(proxy);
+}
+
+#[test]
+fn only_a_websocket_is_an_upgrade() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    for (method, protocol) in [
+        ("GET", "h2c"),
+        ("GET", "TLS/1.2"),
+        ("POST", "websocket"),
+        ("GET", "websocket, h2c"),
+    ] {
+        let mut stream = connect(&proxy);
+        write!(
+            stream,
+            "{method} /1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\nContent-Length: 0\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
+        let head = heads.recv().unwrap().to_ascii_lowercase();
+        assert!(!head.contains("upgrade"), "{head}");
+        heads.recv().unwrap();
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_websocket_that_is_refused_leaves_the_connection_as_it_was() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let head = read_until(&mut stream, "\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        heads
+            .recv()
+            .unwrap()
+            .to_ascii_lowercase()
+            .contains("upgrade: websocket")
+    );
+    assert!(heads.recv().unwrap().starts_with("GET /2 "));
+    stop(proxy);
+}
+
+#[test]
+fn a_length_in_disguise_does_not_go_upstream() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    ask(
+        &proxy,
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Kept: 1\r\n\r\n",
+    );
+    let head = heads.recv().unwrap().to_ascii_lowercase();
+    assert!(
+        !head.contains("content_length") && !head.contains("transfer_encoding"),
+        "{head}"
+    );
+    assert!(head.contains("x_kept: 1"), "{head}");
+    stop(proxy);
+}

@@ -1,0 +1,165 @@
+//! A proxy in this process, with a configuration, an upstream server, and raw bytes on both sides.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use data_plane::compile::compile;
+use data_plane::limits::Limits;
+use data_plane::live::Live;
+use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
+use serde_json::{Value, json};
+use shared::snapshot::{Key, Record, Revision, Snapshot};
+use uuid::Uuid;
+
+pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
+    let id = Uuid::from_u128(id);
+    let object = fields.as_object_mut().unwrap();
+    object.insert("id".to_owned(), json!(id));
+    object.insert("created_at".to_owned(), json!(1));
+    object.insert("updated_at".to_owned(), json!(1));
+    Record {
+        key: Key { kind, id },
+        json: serde_json::to_vec(&fields).unwrap(),
+    }
+}
+
+/// One service at `port`, with the routes given.
+pub(crate) fn configuration(port: u16, service: &Value, routes: &[Value]) -> Vec<Record> {
+    let mut fields = json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 300});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(service.as_object().unwrap().clone());
+    let mut records = vec![record("services", 1, fields)];
+    for (number, route) in (2..).zip(routes) {
+        let mut route = route.clone();
+        route["service"] = json!({"id": Uuid::from_u128(1)});
+        records.push(record("routes", number, route));
+    }
+    records
+}
+
+/// A route `/grpc` to a service that speaks gRPC.
+pub(crate) fn unsupported() -> [Record; 2] {
+    let service = json!({"host": "127.0.0.1", "port": 1, "protocol": "grpc"});
+    let route = json!({"paths": ["/grpc"], "service": {"id": Uuid::from_u128(101)}});
+    [
+        record("services", 101, service),
+        record("routes", 102, route),
+    ]
+}
+
+pub(crate) fn settings() -> Settings {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    Settings {
+        proxy_listen: any,
+        proxy_tls_listen: any,
+        status_listen: any,
+        workers: 2,
+        access_log: "off".to_owned(),
+        drain_timeout_ms: 3000,
+        ..Settings::default()
+    }
+}
+
+pub(crate) fn start(records: Vec<Record>) -> Proxy {
+    start_with(&settings(), Limits::default(), records)
+}
+
+pub(crate) fn start_with(settings: &Settings, limits: Limits, records: Vec<Record>) -> Proxy {
+    let live: Live = Arc::new(ArcSwapOption::empty());
+    live.store(Some(Arc::new(
+        compile(&Snapshot::new(1, Revision(1), records)).unwrap(),
+    )));
+    Proxy::start_with(settings, limits, live).unwrap()
+}
+
+pub(crate) fn stop(proxy: Proxy) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(proxy.stop());
+}
+
+/// Answers each request head on each connection with the next of `answers` (the last one again and
+/// again); an empty answer closes the connection. The heads can be received.
+pub(crate) fn upstream(answers: &'static [&'static str]) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, heads) = channel();
+    std::thread::spawn(move || {
+        let answers = Arc::new(Mutex::new(answers.iter().copied().cycle_last()));
+        for stream in listener.incoming() {
+            let (answers, sender) = (Arc::clone(&answers), sender.clone());
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+                    if sender.send(head).is_err() {
+                        return;
+                    }
+                    let answer = answers.lock().unwrap().next().unwrap();
+                    if answer.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (port, heads)
+}
+
+pub(crate) trait CycleLast: Iterator + Sized {
+    /// Goes on with the last item for ever.
+    fn cycle_last(self) -> impl Iterator<Item = Self::Item>
+    where
+        Self::Item: Copy,
+    {
+        let mut last = None;
+        let mut items = self;
+        std::iter::from_fn(move || {
+            last = items.next().or(last);
+            last
+        })
+    }
+}
+
+impl<I: Iterator> CycleLast for I {}
+
+/// Reads up to and with `end`; `None` if the stream ends before.
+pub(crate) fn read_until(stream: &mut impl std::io::Read, end: &str) -> Option<String> {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(end.as_bytes()) {
+        match stream.read(&mut byte) {
+            Ok(1) => text.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8(text).unwrap())
+}
+
+pub(crate) fn connect(proxy: &Proxy) -> TcpStream {
+    let stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+}
+
+/// Sends `request` and reads until the proxy closes.
+pub(crate) fn ask(proxy: &Proxy, request: &str) -> String {
+    let mut stream = connect(proxy);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+pub(crate) const OK: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: origin\r\nKeep-Alive: 1\r\n\r\nok";

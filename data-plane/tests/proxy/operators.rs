@@ -1,0 +1,150 @@
+//! What operators see: the access log, metrics, status.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_plane::limits::Limits;
+use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
+use serde_json::{Value, json};
+
+use crate::gateway::{
+    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+};
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
+    let (port, _heads) = upstream(&[OK]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let logging = Settings {
+        access_log: path.to_str().unwrap().to_owned(),
+        ..settings()
+    };
+    let proxy = start_with(
+        &logging,
+        Limits::default(),
+        configuration(
+            port,
+            &json!({"name": "shop"}),
+            &[json!({"name": "front", "paths": ["/x"]})],
+        ),
+    );
+    ask(
+        &proxy,
+        "POST /x?code=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+    );
+    ask(
+        &proxy,
+        "GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    let metrics = get(proxy.addresses().status, "/metrics");
+    for line in [
+        r#"kong_http_requests_total{service="shop",route="front",code="200",source="service",workspace="default",consumer=""} 1"#,
+        r#"kong_http_requests_total{service="",route="",code="404",source="error",workspace="default",consumer=""} 1"#,
+        r#"kong_bandwidth_bytes{service="shop",route="front",direction="ingress",workspace="default",consumer=""} 5"#,
+        r#"kong_bandwidth_bytes{service="shop",route="front",direction="egress",workspace="default",consumer=""} 2"#,
+        r#"kong_upstream_latency_ms_count{service="shop",route="front",workspace="default"} 1"#,
+        r#"kong_nginx_requests_total{subsystem="http"} 2"#,
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line}\n{metrics}"
+        );
+    }
+    let status = get(proxy.addresses().status, "/status");
+    let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(body["server"]["total_requests"], 2);
+    assert_eq!(body["server"]["connections_accepted"], 2);
+    assert_eq!(body["ready"], true);
+    stop(proxy);
+    let written = (0..500).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let text = std::fs::read_to_string(&path).unwrap();
+        (text.lines().count() == 2).then_some(text)
+    });
+    let written = written.unwrap();
+    let line: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    assert_eq!(line["bytes_received"], 5);
+    assert_eq!(line["bytes_sent"], 2);
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["query"], "code=[redacted]");
+    assert!(!written.contains("secret"), "{written}");
+}
+
+#[test]
+fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
+    let empty = Proxy::start(&settings(), Arc::default()).unwrap();
+    assert!(get(empty.addresses().status, "/status/ready").starts_with("HTTP/1.1 503 "));
+    stop(empty);
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        wait.recv().unwrap();
+        stream.write_all(OK.as_bytes()).unwrap();
+    });
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 10_000}),
+        &[json!({"paths": ["/"]})],
+    ));
+    let status = proxy.addresses().status;
+    assert!(get(status, "/status/ready").starts_with("HTTP/1.1 200 "));
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let stopping = std::thread::spawn(move || stop(proxy));
+    let draining = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        get(status, "/status/ready").starts_with("HTTP/1.1 503 ")
+    });
+    assert!(draining);
+    release.send(()).unwrap();
+    assert!(
+        read_until(&mut stream, "\r\n\r\n")
+            .unwrap()
+            .starts_with("HTTP/1.1 200 ")
+    );
+    stopping.join().unwrap();
+}
+
+#[test]
+fn a_service_of_another_protocol_stops_only_its_own_routes() {
+    let (port, _heads) = upstream(&[OK]);
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/http"]})]);
+    records.extend(crate::gateway::unsupported());
+    let proxy = start(records);
+    let request =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(ask(&proxy, &request("/http")).starts_with("HTTP/1.1 200 "));
+    let answer = ask(&proxy, &request("/grpc"));
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ")
+            && answer.contains("the protocol of the service is not supported"),
+        "{answer}"
+    );
+    stop(proxy);
+}

@@ -1,0 +1,224 @@
+//! A client that is slow, silent or one too many keeps nothing from others.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use data_plane::limits::Limits;
+use data_plane::proxy::Proxy;
+use serde_json::json;
+use shared::clock::monotonic;
+
+use crate::gateway::{
+    OK, configuration, connect, read_until, settings, start_with, stop, upstream,
+};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+fn impatient(port: u16, limits: Limits) -> Proxy {
+    start_with(
+        &settings(),
+        limits,
+        configuration(
+            port,
+            &json!({"retries": 0, "read_timeout": 10_000}),
+            &[json!({"paths": ["/"]})],
+        ),
+    )
+}
+
+/// What the proxy says to `sent` before it closes, and how long that took.
+fn outlast(proxy: &Proxy, sent: &str) -> (String, Duration) {
+    let mut stream = connect(proxy);
+    let start = monotonic();
+    stream.write_all(sent.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer, start.elapsed())
+}
+
+#[test]
+fn a_silent_client_is_let_go() {
+    let (port, _heads) = upstream(&[OK]);
+    let limits = Limits {
+        idle: SHORT,
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    for sent in ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let (answer, time) = outlast(&proxy, sent);
+        assert_eq!(
+            answer.matches("HTTP/1.1 ").count(),
+            usize::from(!sent.is_empty()),
+            "{answer}"
+        );
+        assert!((SHORT..SHORT * 10).contains(&time), "{sent:?} {time:?}");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_head_that_does_not_end_is_given_up() {
+    let (port, heads) = upstream(&[OK]);
+    let limits = Limits {
+        head: SHORT,
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    for sent in ["G", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        let (answer, time) = outlast(&proxy, sent);
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("Request timeout"),
+            "{answer}"
+        );
+        assert!((SHORT..SHORT * 10).contains(&time), "{sent:?} {time:?}");
+    }
+    // One byte at a time helps nobody.
+    let mut stream = connect(&proxy);
+    let start = monotonic();
+    for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX: 0123456789012345678901234567890123456789" {
+        if stream.write_all(&[*byte]).is_err() || start.elapsed() > SHORT * 3 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut answer = String::new();
+    // The proxy may have closed in the middle of a write.
+    let _ = stream.read_to_string(&mut answer);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408 "),
+        "{answer}"
+    );
+    assert!(heads.try_recv().is_err());
+    stop(proxy);
+}
+
+#[test]
+fn a_body_that_stops_is_given_up() {
+    let (port, _heads) = upstream(&[""]);
+    let limits = Limits {
+        body: SHORT,
+        ..Limits::default()
+    };
+    // The upstream waits for the whole body.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let waiting = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = std::io::copy(&mut stream.unwrap(), &mut std::io::sink());
+        }
+    });
+    let _ = port;
+    let proxy = impatient(waiting, limits);
+    for body in [
+        "Content-Length: 5\r\n\r\nab",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ] {
+        let (answer, time) = outlast(&proxy, &format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("Request timeout"),
+            "{answer}"
+        );
+        assert!((SHORT..SHORT * 10).contains(&time), "{time:?}");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_let_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+            .unwrap();
+        let chunk = vec![b'x'; 64 * 1024];
+        let mut written = 0;
+        while stream.write_all(&chunk).is_ok() {
+            written += chunk.len();
+        }
+        sender.send(written).unwrap();
+    });
+    let limits = Limits {
+        send: SHORT,
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    // Only the buffers of the sockets are in between.
+    let written = ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(written < 64 * 1024 * 1024, "{written}");
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn a_long_exchange_is_no_idle_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        std::thread::sleep(SHORT * 3);
+        stream.write_all(OK.as_bytes()).unwrap();
+        std::thread::sleep(SHORT);
+    });
+    let limits = Limits {
+        idle: SHORT,
+        head: SHORT,
+        body: SHORT,
+        send: SHORT,
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    let (answer, _) = outlast(&proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    stop(proxy);
+}
+
+#[test]
+fn one_connection_too_many_is_closed() {
+    let (port, _heads) = upstream(&[OK]);
+    let one_worker = data_plane::settings::Settings {
+        workers: 1,
+        ..settings()
+    };
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let proxy = start_with(
+        &one_worker,
+        limits,
+        configuration(port, &json!({}), &[json!({"paths": ["/"]})]),
+    );
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut kept: Vec<_> = (0..2).map(|_| connect(&proxy)).collect();
+    for stream in &mut kept {
+        stream.write_all(request).unwrap();
+        assert!(
+            read_until(stream, "\r\n\r\n")
+                .unwrap()
+                .starts_with("HTTP/1.1 200 ")
+        );
+    }
+    let mut refused = connect(&proxy);
+    assert!(refused.write_all(request).is_err() || read_until(&mut refused, "\r\n").is_none());
+    kept.clear();
+    let served = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let mut stream = connect(&proxy);
+        stream.write_all(request).is_ok() && read_until(&mut stream, "\r\n").is_some()
+    });
+    assert!(served, "a place that becomes free is used again");
+    stop(proxy);
+}
