@@ -130,6 +130,10 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
             headers.insert(header::ALLOW, value.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value);
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("Content-Type"),
+            );
         }
     }
     response

@@ -102,8 +102,10 @@ impl ControlPlane {
         )?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (store, config) = Store::open(&store_path(&settings.data_directory), &key)?;
-        let revision = config.revision();
-        let publisher = Publisher::new(config, store.generation(), Box::new(store));
+        let (generation, revision) = (store.generation(), config.revision());
+        let exports = export_path(&settings.data_directory);
+        store::export::check_not_behind(&exports, generation, revision)?;
+        let publisher = Publisher::new(config, generation, Box::new(store));
         let rotation = Duration::from_secs(settings.session_key_rotation);
         if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation, false) {
             // With a key, a store that takes no writes now is no reason not to serve what it holds.
@@ -115,7 +117,7 @@ impl ControlPlane {
         let exports = tokio::spawn(export(
             publisher.clone(),
             key,
-            export_path(&settings.data_directory),
+            exports,
             Duration::from_secs(settings.export_interval),
         ));
         let (listener, admin) = listen("admin_listen", settings.admin_listen).await?;

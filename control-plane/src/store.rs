@@ -68,6 +68,19 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// The store opens, but an export of it knows a later state.
+    #[error(
+        "the store has lost writes: it is at revision {revision} of generation {generation}, older than its export \
+         {path}; restore that (`wardgate-control-plane restore --from {path}`) or move it away to go on without"
+    )]
+    Behind {
+        /// The store's generation.
+        generation: u64,
+        /// The store's revision.
+        revision: Revision,
+        /// The export.
+        path: String,
+    },
     /// A file is no export that can be restored.
     #[error("{path} cannot be restored: {what}")]
     Export {

@@ -38,6 +38,7 @@ impl Process {
             .env("WARDGATE_CLUSTER_LISTEN", "127.0.0.1:0")
             .env("WARDGATE_DATA_DIRECTORY", root.join("data"))
             .env("WARDGATE_ADDRESSES_FILE", &addresses)
+            .env("WARDGATE_EXPORT_INTERVAL", "1")
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -142,6 +143,44 @@ fn an_acknowledged_write_survives_kill_9() {
         "only {} writes were acknowledged",
         acknowledged.len()
     );
+}
+
+#[test]
+fn a_lost_store_is_restored_from_its_export() {
+    let root = tempfile::tempdir().unwrap();
+    let exports = root.path().join("data/exports");
+    let restore = |from: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+            .args(["restore", "--from"])
+            .arg(from)
+            .arg("--data-directory")
+            .arg(root.path().join("data"))
+            .output()
+            .unwrap()
+    };
+    let process = Process::start(root.path());
+    let body = r#"{"name":"kept","host":"upstream.test"}"#;
+    assert_eq!(process.send("POST", "/services", body).unwrap().0, 201);
+    // Revision 1 is the session key, 2 the service.
+    let export = exports.join("000001-000000000002.export");
+    for _ in 0..600 {
+        if export.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let refused = restore(&export);
+    assert!(!refused.status.success(), "the control plane is running");
+    drop(process);
+    std::fs::remove_dir_all(root.path().join("data/store")).unwrap();
+    let done = restore(&export);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(
+        done.status.success() && said.contains("as generation 2"),
+        "{said}"
+    );
+    let process = Process::start(root.path());
+    assert_eq!(process.send("GET", "/services/kept", "").unwrap().0, 200);
 }
 
 #[test]

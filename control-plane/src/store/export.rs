@@ -192,13 +192,42 @@ pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
+/// Generation and revision, as a file's name has them.
+fn position(path: &Path) -> Option<(u64, u64)> {
+    let (generation, revision) = path.file_stem()?.to_str()?.split_once('-')?;
+    Some((generation.parse().ok()?, revision.parse().ok()?))
+}
+
 /// The highest generation that the names in a directory speak of.
 pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
-    let generation = |path: &PathBuf| -> Option<u64> {
-        path.file_stem()?.to_str()?.split_once('-')?.0.parse().ok()
-    };
     let exports = list(directory)?;
-    Ok(exports.iter().filter_map(generation).max().unwrap_or(0))
+    let generations = exports.iter().filter_map(|path| position(path));
+    Ok(generations
+        .map(|(generation, _)| generation)
+        .max()
+        .unwrap_or(0))
+}
+
+/// Refuses a store that is older than an export of it: damage at the end of sled's file looks to sled
+/// like a commit that never happened, and so does a store that somebody put back by hand.
+pub fn check_not_behind(
+    directory: &Path,
+    generation: u64,
+    revision: Revision,
+) -> Result<(), StoreError> {
+    let exports = list(directory)?;
+    let newest = exports
+        .iter()
+        .filter_map(|path| Some((position(path)?, path)))
+        .max();
+    match newest {
+        Some((position, path)) if position > (generation, revision.0) => Err(StoreError::Behind {
+            generation,
+            revision,
+            path: path.display().to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn prune(directory: &Path) -> Result<(), StoreError> {
