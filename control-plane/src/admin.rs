@@ -11,6 +11,7 @@ mod body;
 mod endpoint;
 mod error;
 mod info;
+mod origin;
 mod page;
 mod schemas;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::{Key, Revision};
+use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
 
 use crate::command::{self, Action, Command, Selector};
@@ -43,6 +45,7 @@ pub struct Admin {
     publisher: Publisher,
     node: Arc<info::Node>,
     clustering: Option<Clustering>,
+    names: Arc<[String]>,
 }
 
 /// What is known of the data planes.
@@ -51,9 +54,6 @@ struct Clustering {
     fleet: Fleet,
     target: Target,
 }
-
-/// The version of Kong whose Admin API this is.
-const VERSION: &str = "3.9.1";
 
 impl Admin {
     /// An Admin API on `publisher`, of the control plane `id`.
@@ -65,7 +65,15 @@ impl Admin {
                 listen: listen.to_owned(),
             }),
             clustering: None,
+            names: Arc::default(),
         }
+    }
+
+    /// Also answers to these host names, besides `localhost` and addresses.
+    #[must_use]
+    pub fn with_names(mut self, names: Vec<String>) -> Self {
+        self.names = names.into();
+        self
     }
 
     /// Also shows the data planes of `fleet`, which are led to `target`.
@@ -87,6 +95,7 @@ struct Answer {
     status: StatusCode,
     body: Option<Value>,
     revision: Option<Revision>,
+    deprecated: bool,
     allow: Option<&'static [Method]>,
 }
 
@@ -96,6 +105,7 @@ impl Answer {
             status,
             body: Some(body),
             revision: None,
+            deprecated: false,
             allow: None,
         }
     }
@@ -119,11 +129,14 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         headers.insert(header::CONTENT_TYPE, json);
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    headers.insert(header::SERVER, HeaderValue::from_static("kong/3.9.1"));
+    headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
     let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert("x-kong-admin-latency", latency.into());
     if let Some(revision) = answer.revision {
         headers.insert("x-wardgate-revision", revision.0.into());
+    }
+    if answer.deprecated {
+        headers.insert("deprecation", HeaderValue::from_static("true"));
     }
     if let Some(methods) = answer.allow {
         let listed: Vec<&str> = methods.iter().map(Method::as_str).collect();
@@ -152,14 +165,7 @@ async fn guard(answering: impl Future<Output = Result<Answer, Refusal>>) -> Answ
 
 impl Admin {
     async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
-        // A page of another site must not drive this API through its visitor's browser.
-        if request
-            .headers()
-            .get("sec-fetch-site")
-            .is_some_and(|site| site == "cross-site")
-        {
-            return Err(Refusal::CrossSite);
-        }
+        origin::check(&request, &self.names)?;
         body::check_query(request.uri().query())?;
         let config = self.publisher.config();
         let endpoint = endpoint::parse(request.uri().path(), &config)?;
@@ -171,6 +177,7 @@ impl Admin {
                     status,
                     body: None,
                     revision: None,
+                    deprecated: false,
                     allow: Some(methods),
                 })
             }
@@ -235,7 +242,10 @@ impl Admin {
                 return Err(Refusal::Method(endpoint.methods()));
             }
         };
-        Ok(Answer::ok(body))
+        Ok(Answer {
+            deprecated: matches!(endpoint, Endpoint::ClusteringStatus),
+            ..Answer::ok(body)
+        })
     }
 
     async fn write(
@@ -330,6 +340,7 @@ impl Admin {
             status,
             body,
             revision: Some(outcome.revision),
+            deprecated: false,
             allow: None,
         })
     }

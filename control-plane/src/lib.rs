@@ -133,6 +133,7 @@ impl ControlPlane {
         let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet, config_sync.target())
+            .with_names(settings.admin_names)
             .router();
         let (stop, stopping) = oneshot::channel();
         let served = tokio::spawn(async move {

@@ -55,6 +55,15 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub admin_listen: SocketAddr,
+    /// Host names that the Admin API answers to, besides `localhost` and addresses. Another name may be an
+    /// attempt to have a browser on this machine send commands.
+    #[arg(
+        long,
+        env = "WARDGATE_ADMIN_NAMES",
+        value_delimiter = ',',
+        value_name = "NAME,…"
+    )]
+    pub admin_names: Vec<String>,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,

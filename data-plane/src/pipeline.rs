@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use plugins::exchange::{BodyError, BodySource, Exchange, Identity};
 use plugins::filter::{Filter as _, Flow};
 use shared::clock::{UnixTime, monotonic};
+use shared::version::KONG_PRODUCT;
 
 use self::record::{Record, Recorded, milliseconds};
 use self::request::{authority, client, forwarded};
@@ -33,7 +34,6 @@ use crate::router::{Asked, Found};
 
 pub(crate) use self::request::Peer;
 
-const VIA: &str = "kong/3.9.0";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
 const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
@@ -288,7 +288,7 @@ fn append_via(headers: &mut http::HeaderMap, version: Version) {
     } else {
         "1.1"
     };
-    let own = format!("{protocol} {VIA}");
+    let own = format!("{protocol} {KONG_PRODUCT}");
     let value = match headers
         .get(header::VIA)
         .and_then(|value| value.to_str().ok())
@@ -317,7 +317,7 @@ fn refuse(error: &GatewayError, record: &Record, version: Version) -> Response<R
 /// What the gateway answers by itself says so.
 fn own(mut response: Response<ResponseBody>, start: Instant) -> Response<ResponseBody> {
     let headers = response.headers_mut();
-    headers.insert(header::SERVER, HeaderValue::from_static(VIA));
+    headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
     headers.insert(RESPONSE_LATENCY, milliseconds(start).into());
     response
 }

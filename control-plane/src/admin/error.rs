@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     NoSchema(String),
     /// A page of another site asks.
     CrossSite,
+    /// A name was asked for that is not ours.
+    Host(String),
     /// The body is no JSON object.
     Json,
     /// The body is no form.
@@ -99,6 +101,12 @@ impl Refusal {
                 "this endpoint is only available when Kong is configured to not use a database",
             ),
             Self::NoSchema(message) => plain(StatusCode::NOT_FOUND, &message),
+            Self::Host(name) => plain(
+                StatusCode::FORBIDDEN,
+                &format!(
+                    "the Admin API does not answer to the host name '{name}'; admin_names can list it"
+                ),
+            ),
             Self::CrossSite => plain(StatusCode::FORBIDDEN, "cross-site requests are not allowed"),
             Self::Json => plain(StatusCode::BAD_REQUEST, "Cannot parse JSON body"),
             Self::Form => plain(StatusCode::BAD_REQUEST, "Cannot parse form body"),

@@ -6,9 +6,9 @@ use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::entity::definitions;
 use shared::machine::hostname;
+use shared::version::KONG_VERSION;
 use uuid::Uuid;
 
-use super::VERSION;
 use super::endpoint::{EMPTY, EMPTY_SCHEMAS};
 use crate::config::Config;
 use crate::publisher::Publisher;
@@ -39,7 +39,7 @@ pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
     let plugins = json!({ "available_on_server": available, "enabled_in_cluster": enabled });
     json!({
         "tagline": "Welcome to wardgate",
-        "version": VERSION,
+        "version": KONG_VERSION,
         "edition": "community",
         "hostname": hostname(),
         "node_id": node.id,

@@ -135,7 +135,7 @@ registry! {
 fn define<P: Plugin>() -> Definition {
     Definition {
         name: P::NAME,
-        version: "3.9.0",
+        version: shared::version::KONG_VERSION,
         priority: P::PRIORITY,
         forbidden_scopes: P::FORBIDDEN_SCOPES,
         shorthands: P::SHORTHANDS,

@@ -50,7 +50,7 @@ fn a_request_goes_upstream_and_its_answer_comes_back() {
     );
     for part in [
         "server: origin",
-        "via: 1.1 kong/3.9.0",
+        "via: 1.1 kong/3.9.1",
         "x-kong-upstream-latency: ",
         "x-kong-proxy-latency: ",
         "content-length: 2",
@@ -79,7 +79,7 @@ fn without_a_route_or_a_configuration_there_is_a_reason() {
             && answer.contains("\"request_id\":\"")
     );
     assert!(
-        answer.to_ascii_lowercase().contains("server: kong/3.9.0"),
+        answer.to_ascii_lowercase().contains("server: kong/3.9.1"),
         "{answer}"
     );
     stop(proxy);
