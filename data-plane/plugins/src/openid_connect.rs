@@ -3,7 +3,7 @@
 //! ```text
 //!                 ┌─ authorization response ─► sign_in: token endpoint, verify, begin a session
 //! request ─► jar ─┼─ session cookie ─────────► opened: lifetimes, refresh if due
-//!                 ├─ bearer token ───────────► bearer: verified once, remembered
+//!                 ├─ bearer token ───────────► bearer: verified once, remembered; or introspection
 //!                 ├─ refresh token ──────────► refresh
 //!                 ├─ user or client secret ──► grants: token endpoint, verify, remember
 //!                 └─ nothing ────────────────► sign_in: 302 to the provider, or 401
@@ -21,6 +21,7 @@ mod failure;
 mod flow;
 mod grants;
 mod headers;
+mod introspection;
 mod jws;
 mod login;
 mod logout;
@@ -193,7 +194,7 @@ async fn authenticate(
     {
         return Ok(flow);
     }
-    if rules.methods.bearer
+    if rules.methods.tokens()
         && let Some(found) = request::bearer(rules, exchange, jar).await?
     {
         return bearer::authenticate(rules, exchange, host, jar, &found).await;
@@ -252,7 +253,7 @@ async fn use_session(
             }
         } else if now >= end.saturating_add(leeway) {
             let other =
-                rules.methods.bearer && request::bearer(rules, exchange, jar).await?.is_some();
+                rules.methods.tokens() && request::bearer(rules, exchange, jar).await?.is_some();
             if other {
                 return Ok(None);
             }

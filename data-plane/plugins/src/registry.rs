@@ -263,9 +263,11 @@ mod tests {
         check("session_storage", json!("redis"), false);
         check("session_storage", json!("cookie"), true);
         check("session_redis_host", json!("redis.example"), false);
-        check("introspect_jwt_tokens", json!(true), false);
-        check("introspect_jwt_tokens", json!(false), true);
-        check("auth_methods", json!(["session", "introspection"]), false);
+        check("search_user_info", json!(true), false);
+        check("search_user_info", json!(false), true);
+        check("introspect_jwt_tokens", json!(true), true);
+        check("auth_methods", json!(["session", "userinfo"]), false);
+        check("auth_methods", json!(["session", "introspection"]), true);
         check("auth_methods", json!(["session", "password"]), true);
         check(
             "auth_methods",

@@ -16,6 +16,7 @@ use super::config::AuthMethod;
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::headers::Facts;
+use super::introspection;
 use super::jws::{self, Claims};
 use super::login;
 use super::principal::Principal;
@@ -82,7 +83,17 @@ pub(super) async fn authenticate(
     found: &Found,
 ) -> Result<Flow, Failure> {
     let position = request::client(rules, exchange).await;
+    let methods = rules.methods;
+    let local = methods.bearer && (!methods.introspection || jws::has_shape(&found.token));
+    if !local {
+        let method = AuthMethod::Introspection;
+        return introspection::authenticate(rules, exchange, host, jar, found, method).await;
+    }
     let verified = verify(rules, position, host, &found.token).await?;
+    if methods.introspection && rules.config.credentials.introspect_jwt_tokens {
+        let method = AuthMethod::Bearer;
+        return introspection::authenticate(rules, exchange, host, jar, found, method).await;
+    }
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }

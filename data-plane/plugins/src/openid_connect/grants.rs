@@ -136,6 +136,7 @@ async fn admit(
             session_id: Some(&session.id),
             access: granted.access.as_ref(),
             id: granted.id.as_ref(),
+            introspection: None,
         },
     );
     principal.admit(rules, exchange)?;

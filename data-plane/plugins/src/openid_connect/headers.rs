@@ -43,6 +43,7 @@ enum Token {
     Id,
     Refresh,
     Session,
+    Introspection,
 }
 
 /// What headers are made of.
@@ -54,6 +55,8 @@ pub(super) struct Facts<'a> {
     pub(super) session_id: Option<&'a str>,
     pub(super) access: Option<&'a Claims>,
     pub(super) id: Option<&'a Claims>,
+    /// What the introspection endpoint said.
+    pub(super) introspection: Option<&'a Claims>,
 }
 
 impl HeaderRules {
@@ -80,6 +83,11 @@ impl HeaderRules {
                     "upstream_session_id_header",
                     &config.upstream_session_id_header,
                     Token::Session,
+                ),
+                (
+                    "upstream_introspection_header",
+                    &config.upstream_introspection_header,
+                    Token::Introspection,
                 ),
             ],
             (
@@ -111,6 +119,11 @@ impl HeaderRules {
                     &config.downstream_session_id_header,
                     Token::Session,
                 ),
+                (
+                    "downstream_introspection_header",
+                    &config.downstream_introspection_header,
+                    Token::Introspection,
+                ),
             ],
             (
                 "downstream_headers_names",
@@ -136,7 +149,7 @@ impl HeaderRules {
 
 impl Side {
     fn new(
-        tokens: [(&str, &Option<String>, Token); 4],
+        tokens: [(&str, &Option<String>, Token); 5],
         (field, names, sources): (&str, &Option<Vec<String>>, &Option<Vec<String>>),
         errors: &mut FieldErrors,
     ) -> Self {
@@ -174,14 +187,19 @@ impl Side {
     pub(super) fn values(&self, facts: Facts<'_>) -> Vec<(HeaderName, Option<HeaderValue>)> {
         let mut values = Vec::new();
         for (name, claim) in &self.claims {
-            let found = [facts.access, facts.id]
+            let found = [facts.introspection, facts.access, facts.id]
                 .into_iter()
                 .flatten()
                 .find_map(|claims| claims.get(claim).filter(|value| !value.is_null()));
             values.push((name.clone(), found.and_then(claim_value)));
         }
         for (name, prefix, token) in &self.tokens {
+            let introspection;
             let text = match token {
+                Token::Introspection => {
+                    introspection = facts.introspection.and_then(encoded);
+                    introspection.as_deref()
+                }
                 Token::Access => Some(facts.access_token),
                 Token::Id => facts.id_token,
                 Token::Refresh => facts.refresh_token,
@@ -199,6 +217,12 @@ impl Side {
         }
         values
     }
+}
+
+/// Base64 of a JSON object, if it is not too long for a header.
+fn encoded(claims: &Claims) -> Option<String> {
+    let text = STANDARD.encode(serde_json::to_vec(claims).ok()?);
+    (text.len() <= LONGEST_CLAIM).then_some(text)
 }
 
 /// `_` stands for `-` (Kong 3.9).

@@ -97,6 +97,11 @@ impl<'a> Jws<'a> {
     }
 }
 
+/// Whether a token looks like a JWS in compact form: three parts, the first of which begins an object.
+pub(super) fn has_shape(token: &str) -> bool {
+    token.starts_with("ey") && token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, JwsError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Shape)?;
     serde_json::from_slice(&bytes).map_err(|_| JwsError::Shape)

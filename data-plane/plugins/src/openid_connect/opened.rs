@@ -131,8 +131,12 @@ pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
         // A token for somebody else to read is opaque to us, as it was at sign-in. A bearer token was
         // accepted even without an issuer.
         let issuer = claims.get("iss").and_then(serde_json::Value::as_str);
-        session.method == AuthMethod::Bearer
-            || issuer.is_some_and(|issuer| rules.accepts_issuer(issuer))
+        match session.method {
+            AuthMethod::Bearer => true,
+            // Nobody has verified it here; what the provider said of it counts.
+            AuthMethod::Introspection => false,
+            _ => issuer.is_some_and(|issuer| rules.accepts_issuer(issuer)),
+        }
     });
     let id = session.id_token.as_deref().and_then(claims);
     Principal::new(
@@ -143,6 +147,7 @@ pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
             refresh_token: session.refresh_token.as_deref(),
             session_id: Some(&session.id),
             access: access.as_ref(),
+            introspection: session.introspection.as_ref(),
             id: id.as_ref(),
         },
     )

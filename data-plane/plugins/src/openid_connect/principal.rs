@@ -27,17 +27,19 @@ pub(super) struct Principal {
 }
 
 impl Principal {
-    /// Reads the tokens. Claims are looked up in the access token first, then in the ID token.
+    /// Reads the tokens. Claims are looked up in the access token first, then in what introspection
+    /// told, then in the ID token.
     pub(super) fn new(rules: &Rules, facts: Facts<'_>) -> Self {
         let access = &rules.config.access;
         let at = |path: &Option<Vec<String>>| {
             let path = path.as_deref().filter(|path| !path.is_empty())?;
-            let sources = [facts.access, facts.id].into_iter().flatten();
+            let sources = [facts.access, facts.introspection, facts.id];
+            let sources = sources.into_iter().flatten();
             sources.into_iter().find_map(|claims| find(claims, path))
         };
         let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
         Self {
-            verdict: authorize(rules, facts.access),
+            verdict: authorize(rules, facts.introspection.or(facts.access)),
             consumer: at(&access.consumer_claim).and_then(owned),
             credential: at(&access.credential_claim).and_then(owned),
             groups: at(&access.authenticated_groups_claim).map(|value| {

@@ -139,7 +139,8 @@ pub(super) async fn client(rules: &Rules, exchange: &mut Exchange<'_>) -> usize 
 ///
 /// # Errors
 ///
-/// If there are several `Authorization` headers: which one counts must not be a matter of luck.
+/// If there are several tokens, in headers or in header and query: which one counts must not be a
+/// matter of luck (RFC 6750 §2).
 pub(super) async fn bearer(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
@@ -166,6 +167,16 @@ pub(super) async fn bearer(
             TokenPlace::Body => argument(body_arguments(exchange).await, "access_token"),
         };
         if let Some(found) = found.filter(|found| !found.token.is_empty()) {
+            let places = credentials.bearer_token_param_type.as_deref();
+            let second = matches!(found.place, Place::Header(_))
+                && places.unwrap_or_default().contains(&TokenPlace::Query)
+                && query_argument(exchange, "access_token").is_some();
+            if second {
+                return Err(Failure::bad_request(
+                    "duplicate_param",
+                    "there is a token in a header and another in the query",
+                ));
+            }
             return Ok(Some(found));
         }
     }

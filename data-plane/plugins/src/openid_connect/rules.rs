@@ -36,6 +36,7 @@ pub(super) struct Rules {
     pub(super) provider_key: [u8; 32],
     pub(super) discovery_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) token_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) clients: Vec<Client>,
     pub(super) names: Names,
     pub(super) session_cookie: Attributes,
@@ -55,6 +56,7 @@ pub(super) struct Rules {
 pub(super) struct Methods {
     pub(super) session: bool,
     pub(super) bearer: bool,
+    pub(super) introspection: bool,
     pub(super) refresh_token: bool,
     pub(super) password: bool,
     pub(super) client_credentials: bool,
@@ -73,6 +75,13 @@ pub(super) struct Client {
     pub(super) unauthorized_redirect_uri: Option<String>,
     pub(super) forbidden_redirect_uri: Option<String>,
     pub(super) unexpected_redirect_uri: Option<String>,
+}
+
+impl Methods {
+    /// Whether access tokens of clients are looked for.
+    pub(super) fn tokens(self) -> bool {
+        self.bearer || self.introspection
+    }
 }
 
 impl Rules {
@@ -97,6 +106,18 @@ impl Rules {
             "token_headers_names",
             &mut errors,
         );
+        let secrets = config.credentials.introspection_headers_values.as_deref();
+        let values: Vec<_> = secrets
+            .unwrap_or_default()
+            .iter()
+            .map(|value| value.0.clone())
+            .collect();
+        let introspection_headers = pairs(
+            config.credentials.introspection_headers_names.as_deref(),
+            Some(&values),
+            "introspection_headers_names",
+            &mut errors,
+        );
         let headers = HeaderRules::new(&config.headers, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
@@ -112,6 +133,7 @@ impl Rules {
             provider_key: provider_key(&config, &issuer),
             discovery_headers,
             token_headers,
+            introspection_headers,
             clients: clients(&config),
             names: Names::new(
                 &config.session.session_cookie_name,
@@ -189,7 +211,7 @@ fn provider_key(config: &OpenidConnect, issuer: &str) -> [u8; 32] {
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }
 
-/// Covers all that a token request is made of besides the caller's credentials. Plugins with an equal
+/// Covers all that a token or introspection request is made of besides the caller's credentials. Plugins with an equal
 /// salt share their tokens, as far as they ask for the same (Kong 3.9, `cache_tokens_salt`).
 fn token_cache_key(config: &OpenidConnect, issuer: &str, id: Uuid) -> [u8; 32] {
     let own = match &config.provider.cache_tokens_salt {
@@ -197,7 +219,13 @@ fn token_cache_key(config: &OpenidConnect, issuer: &str, id: Uuid) -> [u8; 32] {
         None => id.to_string(),
     };
     let provider = provider_key(config, issuer);
-    let parts = serde_json::json!([own, provider, config.client, config.sign_in.scopes]);
+    let parts = serde_json::json!([
+        own,
+        provider,
+        config.client,
+        config.credentials,
+        config.sign_in.scopes
+    ]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }
 

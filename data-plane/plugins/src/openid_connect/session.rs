@@ -12,6 +12,7 @@ use shared::clock::UnixTime;
 
 use super::config::AuthMethod;
 use super::cookie::{CHUNK, Jar, MOST_CHUNKS};
+use super::jws::Claims;
 use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
@@ -57,6 +58,9 @@ pub(super) struct Session {
     /// When the access token ends, as far as is known.
     #[serde(default)]
     pub(super) expires_at: Option<UnixTime>,
+    /// What the provider said of the access token, if it was asked (RFC 7662).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) introspection: Option<Claims>,
 }
 
 impl std::fmt::Debug for Session {
@@ -87,6 +91,7 @@ impl Session {
             id_token: tokens.id_token.clone(),
             refresh_token: tokens.refresh_token.clone(),
             expires_at: tokens.expires_at,
+            introspection: None,
         }
     }
 
@@ -100,6 +105,7 @@ impl Session {
                 .clone()
                 .or_else(|| self.refresh_token.clone()),
             expires_at: tokens.expires_at,
+            introspection: None,
             ..self.clone()
         }
     }

@@ -372,6 +372,7 @@ pub(super) fn complete(
             session_id: Some(&session.id),
             access: signed_in.access.as_ref(),
             id: signed_in.id.as_ref(),
+            introspection: None,
         },
     );
     principal.admit(rules, exchange)?;

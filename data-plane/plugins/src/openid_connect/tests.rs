@@ -7,6 +7,7 @@ mod callback;
 mod failures;
 mod gateway;
 mod grants;
+mod introspection;
 mod logout;
 mod properties;
 mod provider;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
@@ -162,7 +162,16 @@ pub(super) async fn request_as(
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
     form.extend(names.iter().cloned().zip(values.iter().cloned()));
     let answer = provider::guarded(rules, host, async {
-        let response = post(rules, document, caller, host, endpoint, form, true).await?;
+        let response = post(
+            rules,
+            document,
+            caller,
+            host,
+            endpoint,
+            form,
+            &rules.token_headers,
+        )
+        .await?;
         let status = response.status();
         let refuses = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
         if !status.is_success() && !refuses {
@@ -212,7 +221,7 @@ pub(super) async fn revoke(
         ];
         let mut caller = Caller::configured(rules, client);
         caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
-        match post(rules, document, caller, host, endpoint, form, false).await {
+        match post(rules, document, caller, host, endpoint, form, &[]).await {
             Ok(response) if response.status().is_success() => debug!(hint, "token revoked"),
             Ok(response) => {
                 warn!(
@@ -229,15 +238,16 @@ pub(super) async fn revoke(
     }
 }
 
-/// Posts a form as the client (RFC 6749 §2.3).
-async fn post(
+/// Posts a form as the client (RFC 6749 §2.3). An `Authorization` header among `extra` takes the place
+/// of the client's.
+pub(super) async fn post(
     rules: &Rules,
     document: &Document,
     caller: Caller<'_>,
     host: &impl Host,
     endpoint: &str,
     mut form: Vec<(String, String)>,
-    token_headers: bool,
+    extra: &[(HeaderName, HeaderValue)],
 ) -> Result<Response<Bytes>, ProviderError> {
     let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
@@ -267,12 +277,12 @@ async fn post(
         HeaderValue::from_static("application/x-www-form-urlencoded"),
     );
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    if token_headers {
-        for (name, value) in &rules.token_headers {
-            headers.append(name, value.clone());
-        }
+    for (name, value) in extra {
+        headers.append(name, value.clone());
     }
-    if let Some(authorization) = authorization {
+    if let Some(authorization) = authorization
+        && !headers.contains_key(AUTHORIZATION)
+    {
         headers.insert(AUTHORIZATION, authorization);
     }
     host.fetch(request, provider::limits(rules, ANSWER_LIMIT))

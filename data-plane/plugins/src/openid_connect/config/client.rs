@@ -63,12 +63,10 @@ pub struct Client {
 
     /// Introspection endpoint, in place of the discovered one.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_endpoint: Option<String>,
 
     /// Client authentication at the introspection endpoint.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_endpoint_auth_method: Option<ClientAuth>,
 
     /// Revocation endpoint, in place of the discovered one.

@@ -17,8 +17,8 @@ use super::values::{
 )]
 pub struct Credentials {
     /// Accepted credentials and grants. Of the full list, which is the default, this version
-    /// serves `session`, `bearer`, `refresh_token`, `password`, `client_credentials` and
-    /// `authorization_code`.
+    /// serves `session`, `bearer`, `introspection`, `refresh_token`, `password`,
+    /// `client_credentials` and `authorization_code`.
     #[serde(default = "default::auth_methods")]
     pub auth_methods: Vec<AuthMethod>,
 
@@ -122,12 +122,10 @@ pub struct Credentials {
 
     /// `token_type_hint` of introspection requests.
     #[serde(default = "default::access_token")]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_hint: String,
 
     /// Demands that an introspected token is active.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_check_active: bool,
 
     /// `Accept` header of introspection requests.
@@ -137,47 +135,39 @@ pub struct Credentials {
 
     /// Names of extra headers of introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_headers_names: Option<Vec<String>>,
 
     /// Values of `introspection_headers_names`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true, "x-encrypted" = true))]
+    #[schemars(extend("x-encrypted" = true))]
     pub introspection_headers_values: Option<Vec<SecretText>>,
 
     /// Headers of the client passed on in introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_headers_client: Option<Vec<String>>,
 
     /// Names of extra form arguments of introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_post_args_names: Option<Vec<String>>,
 
     /// Values of `introspection_post_args_names`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_post_args_values: Option<Vec<String>>,
 
     /// Arguments of the client passed on in introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_post_args_client: Option<Vec<String>>,
 
     /// Headers of the client passed on as form arguments of introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_post_args_client_headers: Option<Vec<String>>,
 
     /// Name of the argument that carries the token to the introspection endpoint.
     #[serde(default = "default::token")]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_token_param_name: String,
 
     /// Introspects JWT access tokens too.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspect_jwt_tokens: bool,
 
     /// `Accept` header of user info requests.

@@ -50,7 +50,6 @@ pub struct Headers {
 
     /// Header that carries the introspection result upstream.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_introspection_header: Option<String>,
 
     /// Header that carries the introspection result upstream as the JWT that was received.
@@ -108,7 +107,6 @@ pub struct Headers {
 
     /// Header that carries the introspection result to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_introspection_header: Option<String>,
 
     /// Header that carries the introspection JWT to the client.

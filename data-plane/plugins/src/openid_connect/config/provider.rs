@@ -130,7 +130,6 @@ pub struct Provider {
 
     /// Remembers introspection results.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_introspection: bool,
 
     /// Remembers exchanged tokens.

@@ -34,6 +34,7 @@ pub(crate) struct Document {
     pub(crate) authorization_endpoint: Option<String>,
     pub(crate) token_endpoint: Option<String>,
     pub(crate) revocation_endpoint: Option<String>,
+    pub(crate) introspection_endpoint: Option<String>,
     pub(crate) end_session_endpoint: Option<String>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
     /// Whether every authorization response carries `iss` (RFC 9207).
@@ -179,6 +180,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         authorization_endpoint: endpoint("authorization_endpoint")?,
         token_endpoint: endpoint("token_endpoint")?,
         revocation_endpoint: endpoint("revocation_endpoint")?,
+        introspection_endpoint: endpoint("introspection_endpoint")?,
         end_session_endpoint: endpoint("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),
         sends_iss: metadata

@@ -20,6 +20,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
                 method,
                 AuthMethod::Session
                     | AuthMethod::Bearer
+                    | AuthMethod::Introspection
                     | AuthMethod::RefreshToken
                     | AuthMethod::Password
                     | AuthMethod::ClientCredentials
@@ -41,6 +42,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
     Methods {
         session: has(AuthMethod::Session),
         bearer: has(AuthMethod::Bearer),
+        introspection: has(AuthMethod::Introspection) && has_client(config),
         refresh_token: has(AuthMethod::RefreshToken)
             && config.credentials.refresh_token_param_name.is_some(),
         password: has(AuthMethod::Password) && has_client(config),
@@ -66,6 +68,10 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
         (
             "end_session_endpoint",
             config.client.end_session_endpoint.as_ref(),
+        ),
+        (
+            "introspection_endpoint",
+            config.client.introspection_endpoint.as_ref(),
         ),
     ];
     let insecure = config.provider.allow_insecure_http;
@@ -218,6 +224,15 @@ pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
             "must differ from authorization_cookie_name",
         );
     }
+    let chunk = sign_in
+        .authorization_cookie_name
+        .strip_prefix(&session.session_cookie_name);
+    if chunk.is_some_and(|end| matches!(end.as_bytes(), [b'2'..=b'9'])) {
+        errors.add(
+            &["authorization_cookie_name"],
+            "must not be the name of a further session cookie (session_cookie_name and a digit)",
+        );
+    }
     for (field, path) in [
         ("session_cookie_path", &session.session_cookie_path),
         (
@@ -292,6 +307,7 @@ pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
     for (method, name) in [
         (AuthMethod::AuthorizationCode, "authorization_code"),
         (AuthMethod::Password, "password"),
+        (AuthMethod::Introspection, "introspection"),
     ] {
         if listed.contains(&method) && !has_client(config) && !default_methods {
             errors.add(
@@ -314,6 +330,10 @@ pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
         (
             "revocation_endpoint_auth_method",
             config.client.revocation_endpoint_auth_method,
+        ),
+        (
+            "introspection_endpoint_auth_method",
+            config.client.introspection_endpoint_auth_method,
         ),
     ];
     let overrides = overrides

@@ -303,3 +303,19 @@ fn case_40_a_refresh_token_is_traded_unless_an_access_token_comes_along() {
     let reply = browser.get_with(&mut gateway, "/api", "refresh-token", "guessed");
     assert_eq!(reply.status, 401);
 }
+
+#[test]
+fn a_token_in_header_and_query_is_a_bad_request() {
+    let check = |config: Value, status: u16| {
+        let mut gateway = Gateway::new(config);
+        let token = gateway.provider.access_token(&[]);
+        let mut request = Request::get(&format!("/api?access_token={token}"));
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers.push((AUTHORIZATION, value));
+        assert_eq!(gateway.send(request).status, status);
+    };
+    check(json!({ "auth_methods": ["bearer"] }), 400);
+    // Where the query is not looked at, its arguments are somebody else's.
+    let header = json!({ "auth_methods": ["bearer"], "bearer_token_param_type": ["header"] });
+    check(header, 200);
+}

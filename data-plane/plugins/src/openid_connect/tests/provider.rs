@@ -100,6 +100,8 @@ pub(super) struct Script {
     pub(super) no_refresh_token: bool,
     /// The key that signs, if it is not the published one.
     pub(super) signs_with: Option<SigningKey>,
+    /// What the introspection endpoint answers, whatever the token.
+    pub(super) introspection: Option<(u16, Value)>,
     /// ID tokens are not given out.
     pub(super) no_id_token: bool,
 }
@@ -179,6 +181,16 @@ impl Provider {
         self.signing_key().sign(&claims)
     }
 
+    /// What is said of a token that is active.
+    fn introspected(&self, changes: &[(&'static str, Value)]) -> Value {
+        let mut claims = json!({
+            "active": true, "iss": ISSUER, "sub": "user-1", "scope": "openid email",
+            "exp": self.now() + 300, "username": "john",
+        });
+        change(&mut claims, changes);
+        claims
+    }
+
     fn signing_key(&self) -> SigningKey {
         let script = self.script.borrow();
         script
@@ -223,6 +235,18 @@ impl Provider {
                 (200, json!({ "keys": keys }))
             }
             "/token" => self.token(request),
+            "/introspect" => {
+                let form = self.keep_form(request);
+                let script = self.script.borrow();
+                let known = |token: &String| token.starts_with("opaque") || token.starts_with("ey");
+                match &script.introspection {
+                    Some((status, answer)) => (*status, answer.clone()),
+                    None if form.get("token").is_some_and(known) => {
+                        (200, self.introspected(&script.access_claims))
+                    }
+                    None => (200, json!({ "active": false })),
+                }
+            }
             "/revoke" => {
                 self.keep_form(request);
                 (200, json!({}))
@@ -242,6 +266,7 @@ impl Provider {
             "jwks_uri": format!("{ISSUER}/jwks"),
             "end_session_endpoint": format!("{ISSUER}/logout"),
             "revocation_endpoint": format!("{ISSUER}/revoke"),
+            "introspection_endpoint": format!("{ISSUER}/introspect"),
             "code_challenge_methods_supported": ["S256"],
         });
         change(&mut document, &self.script.borrow().discovery);
