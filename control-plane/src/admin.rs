@@ -14,6 +14,7 @@ mod info;
 mod origin;
 mod page;
 mod schemas;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -197,7 +198,7 @@ impl Admin {
             Endpoint::Root => info::root(&self.publisher, &self.node),
             Endpoint::Status => info::status(config),
             Endpoint::Endpoints => info::endpoints(),
-            Endpoint::Tags(tag) => info::tags(config, tag.as_deref()),
+            Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,
             Endpoint::EnabledPlugins => info::enabled_plugins(),
             Endpoint::DataPlanes => {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;

@@ -106,25 +106,6 @@ pub(super) fn endpoints() -> Value {
     json!({ "data": paths })
 }
 
-/// `/tags`, `/tags/{tag}`: which record has which tag.
-pub(super) fn tags(config: &Config, only: Option<&str>) -> Value {
-    let mut data = Vec::new();
-    for (key, fields) in config.records() {
-        let tags = fields
-            .get("tags")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        for tag in tags
-            .filter_map(Value::as_str)
-            .filter(|tag| only.is_none_or(|only| only == *tag))
-        {
-            data.push(json!({ "tag": tag, "entity_name": key.kind, "entity_id": key.id }));
-        }
-    }
-    json!({ "data": data, "next": null })
-}
-
 /// `/plugins/enabled`
 pub(super) fn enabled_plugins() -> Value {
     let names: Vec<&str> = registry::definitions()

@@ -75,7 +75,7 @@ impl Query {
     }
 }
 
-fn size(text: &str) -> Result<usize, Refusal> {
+pub(super) fn size(text: &str) -> Result<usize, Refusal> {
     if text.parse::<f64>().is_err() {
         return Err(Refusal::Size("size must be a number"));
     }

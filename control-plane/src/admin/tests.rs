@@ -352,6 +352,34 @@ async fn pages_walk_every_record_once() {
 }
 
 #[tokio::test]
+async fn tags_are_listed_in_pages() {
+    let api = Api::new();
+    for at in 0..5 {
+        let body = json!({ "username": format!("u{at}"), "tags": ["b/b", "a a", "c"] });
+        let (status, _) = api.json("POST", "/consumers", body).await;
+        assert_eq!(status, 400, "a tag has no slash");
+        let body = json!({ "username": format!("u{at}"), "tags": ["b", "a a", "c"] });
+        api.json("POST", "/consumers", body).await;
+    }
+    for (start, expected) in [("/tags?size=4", 15), ("/tags/a%20a?size=2", 5)] {
+        let (mut url, mut seen) = (start.to_owned(), Vec::new());
+        loop {
+            let (status, page) = api.get(&url).await;
+            assert_eq!(status, 200, "{page}");
+            seen.extend(page["data"].as_array().unwrap().clone());
+            match page["next"].as_str() {
+                Some(next) => url = next.to_owned(),
+                None => break,
+            }
+        }
+        let unique: std::collections::HashSet<String> = seen.iter().map(Value::to_string).collect();
+        assert_eq!((seen.len(), unique.len()), (expected, expected));
+    }
+    assert_eq!(api.get("/tags?offset=x").await.1["code"], 7);
+    assert_eq!(api.get("/tags?size=0").await.1["code"], 9);
+}
+
+#[tokio::test]
 async fn a_write_that_is_not_durable_is_not_acknowledged() {
     let api = Api::on(true);
     let (status, reply) = api.json("POST", "/services", json!({ "host": "h" })).await;
