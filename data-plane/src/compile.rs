@@ -119,10 +119,17 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
             Err(fault) => faults.push(fault),
         }
     }
-    // The routes of a disabled service do not exist.
+    // The routes of a disabled service do not exist, and those of byte streams are none of HTTP's.
     let routes: Vec<&Route> = records
         .routes
         .iter()
+        .filter(|route| {
+            route
+                .protocols
+                .as_slice()
+                .iter()
+                .any(|protocol| is_http(*protocol))
+        })
         .filter(|route| {
             route.service.is_none_or(|service| {
                 records
@@ -193,6 +200,13 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         routes: ready,
         environment,
     })
+}
+
+const fn is_http(protocol: Protocol) -> bool {
+    matches!(
+        protocol,
+        Protocol::Http | Protocol::Https | Protocol::Grpc | Protocol::Grpcs
+    )
 }
 
 fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {

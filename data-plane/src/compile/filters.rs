@@ -65,7 +65,9 @@ pub(super) fn of_route(
     Filters { all, owned_headers }
 }
 
-/// How specific `plugin` is for `route`; `None` if it is for others. Consumer scopes, which need to
+/// How specific `plugin` is for `route`; `None` if it is for others. Its `protocols` tell HTTP from byte
+/// streams, as in Kong, and all that a plugin can name are HTTP: an authentication for `https` alone
+/// does not leave plain requests to the same route open. Consumer scopes, which need to
 /// know the consumer first, are forbidden to every bundled plugin.
 fn rank(plugin: &Plugin, route: &Route) -> Option<u8> {
     if plugin.consumer.is_some() {

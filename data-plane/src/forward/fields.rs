@@ -67,6 +67,7 @@ pub(crate) fn forwardable_trailers(mut trailers: HeaderMap) -> HeaderMap {
     for name in &NOT_IN_TRAILERS {
         trailers.remove(name);
     }
+    remove_where(&mut trailers, |name| is_identity(name.as_str()));
     trailers
 }
 
@@ -183,6 +184,7 @@ mod tests {
         let trailers = forwardable_trailers(headers(&[
             ("content-length", "1"),
             ("x-checksum", "a"),
+            ("x-consumer-id", "1"),
             ("host", "b"),
         ]));
         assert_eq!(trailers, headers(&[("x-checksum", "a")]));

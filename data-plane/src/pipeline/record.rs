@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub(crate) start: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) request_id: String,
-    /// Method and URI, if there is a log to write them to.
+    /// Method and URI, if there is a log to write them to, and the request could be read.
     pub(crate) asked: Option<(Method, Uri)>,
     pub(crate) client: IpAddr,
     pub(crate) host: String,
@@ -70,17 +70,18 @@ impl Record {
             upstream_latency: self.upstream_latency,
             total_latency: total,
         });
-        let Some((method, uri)) = &self.asked else {
+        if !self.core.node.access_log.is_on() {
             return;
-        };
+        }
+        let asked = self.asked.as_ref();
         self.core.node.access_log.write(&Line {
             started_at: self.started_at.as_millis(),
             request_id: &self.request_id,
             client_ip: self.client,
-            method: method.as_str(),
+            method: asked.map_or("", |(method, _)| method.as_str()),
             host: &self.host,
-            path: uri.path(),
-            query: uri.query().map(redact),
+            path: asked.map_or("", |(_, uri)| uri.path()),
+            query: asked.and_then(|(_, uri)| uri.query()).map(redact),
             status: self.status.as_u16(),
             latency_ms: total,
             upstream_latency_ms: self.upstream_latency,

@@ -12,6 +12,7 @@ use http_body::Frame;
 use super::pool::Pool;
 use super::{Connection, UpstreamError};
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
+use crate::forward::fields::forwardable_trailers;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::http1::{Framing, FramingError};
@@ -104,7 +105,7 @@ impl Pump {
     ) -> Result<(), UpstreamError> {
         self.done = true;
         self.check_length(true)?;
-        let trailers = trailers.map(crate::forward::fields::forwardable_trailers);
+        let trailers = trailers.map(forwardable_trailers);
         connection.output.end(self.framing, trailers.as_ref());
         Ok(())
     }
@@ -353,6 +354,7 @@ impl UpstreamBody {
                 }
                 Ok(Piece::End(trailers)) => {
                     self.end();
+                    let trailers = trailers.map(forwardable_trailers);
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 Ok(Piece::More) => {}

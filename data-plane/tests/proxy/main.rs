@@ -7,8 +7,11 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod filters;
 mod framing;
 mod gateway;
+mod http2;
 mod operators;
 mod requests;
+mod upstreams;
 mod waits;

@@ -121,25 +121,6 @@ fn connections_are_kept_on_both_sides_and_a_dead_one_is_replaced() {
 }
 
 #[test]
-fn failures_of_the_upstream_have_kongs_status() {
-    let refused = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    let check = |port, expected: &str| {
-        let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
-        let answer = ask(&proxy, request);
-        assert!(answer.starts_with(expected), "{expected} {answer}");
-        stop(proxy);
-    };
-    check(refused, "HTTP/1.1 502 ");
-    check(upstream(&["HTTP/1.1 "]).0, "HTTP/1.1 504 ");
-    check(upstream(&["nonsense\r\n\r\n"]).0, "HTTP/1.1 502 ");
-}
-
-#[test]
 fn a_post_is_not_sent_twice() {
     let (port, heads) = upstream(&[""]);
     let proxy = start(configuration(

@@ -1,0 +1,197 @@
+//! Bundled plugins through the proxy: a bearer token of a provider, a consumer, and groups.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::snapshot::Record;
+use uuid::Uuid;
+
+use crate::gateway::{OK, ask, configuration, read_until, record, start, stop, upstream};
+
+/// An OpenID provider that publishes one key and signs with it.
+struct Provider {
+    issuer: String,
+    key: EcdsaKeyPair,
+}
+
+impl Provider {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = key.public_key().as_ref();
+        let (x, y) = point[1..].split_at(32);
+        let keys = json!({"keys": [{
+            "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "1",
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }]});
+        let discovery = json!({
+            "issuer": issuer,
+            "authorization_endpoint": format!("{issuer}/authorize"),
+            "token_endpoint": format!("{issuer}/token"),
+            "jwks_uri": format!("{issuer}/keys"),
+            "response_types_supported": ["code"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        });
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let Some(head) = read_until(&mut stream, "\r\n\r\n") else {
+                    continue;
+                };
+                let body = if head.starts_with("GET /keys ") {
+                    keys.to_string()
+                } else {
+                    discovery.to_string()
+                };
+                let length = body.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+            }
+        });
+        Self { issuer, key }
+    }
+
+    /// An access token for `subject`, with claims changed as given.
+    fn token(&self, subject: &str, changed: &Value) -> String {
+        let now = UnixTime::now().as_millis() / 1000;
+        let mut claims = json!({"iss": self.issuer, "sub": subject, "aud": "shop", "iat": now, "exp": now + 600});
+        for (name, value) in changed.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let header = json!({"alg": "ES256", "kid": "1", "typ": "JWT"});
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let signature = self
+            .key
+            .sign(&SystemRandom::new(), signed.as_bytes())
+            .unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+fn plugin(number: u128, name: &str, config: &Value) -> Record {
+    let config = plugins::registry::check(name, config).unwrap();
+    record("plugins", number, json!({"name": name, "config": config}))
+}
+
+fn consumer(number: u128, name: &str, group: &str) -> [Record; 2] {
+    let consumer = json!({"id": Uuid::from_u128(number)});
+    [
+        record("consumers", number, json!({"username": name})),
+        record(
+            "acls",
+            number + 1,
+            json!({"consumer": consumer, "group": group}),
+        ),
+    ]
+}
+
+#[test]
+fn a_bearer_token_makes_a_consumer_and_groups_decide() {
+    let provider = Provider::start();
+    let (port, heads) = upstream(&[OK]);
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    records.push(plugin(
+        200,
+        "openid-connect",
+        &json!({
+            "issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["bearer"],
+            "consumer_claim": ["sub"], "consumer_by": ["username"],
+        }),
+    ));
+    records.push(plugin(201, "acl", &json!({"allow": ["staff"]})));
+    records.extend(consumer(300, "ann", "staff"));
+    records.extend(consumer(400, "bob", "guests"));
+    let proxy = start(records);
+    let get = |token: Option<&str>| {
+        let authorization = token
+            .map(|token| format!("Authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
+        ask(
+            &proxy,
+            &format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX-Consumer-Username: root\r\nConnection: close\r\n{authorization}\r\n"
+            ),
+        )
+    };
+
+    let answer = get(Some(&provider.token("ann", &json!({}))));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let head = heads.recv().unwrap().to_ascii_lowercase();
+    assert!(head.contains("x-consumer-username: ann\r\n"), "{head}");
+    assert!(!head.contains("root"), "{head}");
+
+    let answer = get(Some(&provider.token("bob", &json!({}))));
+    assert!(
+        answer.starts_with("HTTP/1.1 403 ") && answer.contains("You cannot consume this service"),
+        "{answer}"
+    );
+
+    let answer = get(None);
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(
+        answer
+            .to_ascii_lowercase()
+            .contains("www-authenticate: bearer"),
+        "{answer}"
+    );
+
+    let other = Provider::start();
+    let forged = other.token("ann", &json!({"iss": provider.issuer}));
+    let expired = provider.token("ann", &json!({"exp": 1_000_000}));
+    let foreign = provider.token("ann", &json!({"iss": "http://127.0.0.1:1"}));
+    for token in [forged.as_str(), &expired, &foreign, "a.b.c", ""] {
+        let answer = get(Some(token));
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{token} {answer}");
+        assert!(token.is_empty() || !answer.contains(token), "{answer}");
+    }
+    assert!(heads.try_recv().is_err(), "the upstream heard of none");
+    stop(proxy);
+}
+
+#[test]
+fn a_provider_that_is_down_closes_its_routes_and_no_others() {
+    let refused = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (port, heads) = upstream(&[OK]);
+    let mut records = configuration(
+        port,
+        &json!({}),
+        &[json!({"paths": ["/open"]}), json!({"paths": ["/closed"]})],
+    );
+    let mut closed = plugin(
+        200,
+        "openid-connect",
+        &json!({"issuer": format!("http://{refused}"), "client_id": ["shop"], "auth_methods": ["bearer"]}),
+    );
+    let mut fields: Value = serde_json::from_slice(&closed.json).unwrap();
+    fields["route"] = json!({"id": Uuid::from_u128(3)});
+    closed.json = serde_json::to_vec(&fields).unwrap();
+    records.push(closed);
+    let proxy = start(records);
+    let request = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a.b.c\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let answer = ask(&proxy, &request("/closed"));
+    assert!(
+        ["401", "500", "502", "503"].contains(&answer.split(' ').nth(1).unwrap()),
+        "{answer}"
+    );
+    assert!(heads.try_recv().is_err(), "it fails closed");
+    assert!(ask(&proxy, &request("/open")).starts_with("HTTP/1.1 200 "));
+    stop(proxy);
+}

@@ -1,0 +1,277 @@
+//! HTTP/2 from clients: with and without TLS, many requests at once, trailers.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_plane::proxy::Proxy;
+use http::{HeaderMap, Request, StatusCode, Version};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::gateway::{OK, configuration, read_until, start, stop, upstream};
+
+type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), work)
+                .await
+                .unwrap();
+        });
+}
+
+async fn client(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Body> {
+    let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(io))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn plain(proxy: &Proxy) -> SendRequest<Body> {
+    client(TcpStream::connect(proxy.addresses().proxy).await.unwrap()).await
+}
+
+fn request(uri: &str) -> Request<Body> {
+    Request::builder()
+        .uri(uri)
+        .body(Full::default().boxed())
+        .unwrap()
+}
+
+#[test]
+fn many_requests_share_one_connection_and_none_waits_for_another() {
+    const MANY: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let all_there = Arc::new(std::sync::Barrier::new(MANY));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let all_there = Arc::clone(&all_there);
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                read_until(&mut stream, "\r\n\r\n").unwrap();
+                // Nobody is answered before all have asked.
+                all_there.wait();
+                stream.write_all(OK.as_bytes()).unwrap();
+            });
+        }
+    });
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 10_000}),
+        &[json!({"paths": ["/"]})],
+    ));
+    run(async {
+        let client = plain(&proxy).await;
+        let asked = (0..MANY).map(|number| {
+            let mut client = client.clone();
+            async move {
+                let response = client
+                    .send_request(request(&format!("http://a.test/{number}")))
+                    .await
+                    .unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert_eq!(response.version(), Version::HTTP_2);
+                assert_eq!(response.headers()["via"], "1.1 kong/3.9.0");
+                assert!(!response.headers().contains_key("keep-alive"));
+                response.into_body().collect().await.unwrap().to_bytes()
+            }
+        });
+        for body in futures::future::join_all(asked).await {
+            assert_eq!(body, "ok");
+        }
+    });
+    stop(proxy);
+}
+
+#[test]
+fn trailers_pass_both_ways_and_hop_by_hop_fields_do_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, received) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n").unwrap();
+        let body = read_until(&mut stream, "\r\n\r\n").unwrap();
+        sender.send((head, body)).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n")
+            .unwrap();
+    });
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    run(async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-digest", "5".parse().unwrap());
+        trailers.insert("content-length", "5".parse().unwrap());
+        let frames = [
+            Ok(Frame::data(Bytes::from_static(b"hello"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed();
+        let request = Request::post("http://a.test/")
+            .header("te", "trailers")
+            .body(body)
+            .unwrap();
+        let response = plain(&proxy).await.send_request(request).await.unwrap();
+        assert!(!response.headers().contains_key("x-hop"));
+        let body = response.into_body().collect().await.unwrap();
+        let trailers = body.trailers().unwrap().clone();
+        assert_eq!(trailers["x-sum"], "7");
+        assert!(!trailers.contains_key("content-length"));
+        assert_eq!(body.to_bytes(), "ok");
+    });
+    let (head, body) = received.recv().unwrap();
+    assert!(
+        head.to_ascii_lowercase().contains("te: trailers\r\n"),
+        "{head}"
+    );
+    assert_eq!(body, "5\r\nhello\r\n0\r\nx-digest: 5\r\n\r\n");
+    stop(proxy);
+}
+
+#[test]
+fn a_length_that_the_data_breaks_does_not_become_a_request() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    run(async {
+        for (length, expected) in [("3", false), ("100", false), ("5", true)] {
+            let request = Request::post("http://a.test/")
+                .header("content-length", length)
+                .body(
+                    StreamBody::new(futures::stream::iter([Ok(Frame::data(
+                        Bytes::from_static(b"hello"),
+                    ))]))
+                    .boxed(),
+                )
+                .unwrap();
+            let mut client = plain(&proxy).await;
+            let answered =
+                tokio::time::timeout(Duration::from_secs(5), client.send_request(request)).await;
+            let succeeded =
+                matches!(answered, Ok(Ok(response)) if response.status() == StatusCode::OK);
+            // The upstream answers before it has seen the body, so only a lie in time is known to fail.
+            assert!(succeeded || !expected, "{length}");
+        }
+        let mut client = plain(&proxy).await;
+        let mut other = request("http://a.test/");
+        other
+            .headers_mut()
+            .insert("host", "b.test".parse().unwrap());
+        let response = client.send_request(other).await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        let response = client
+            .send_request(request("http://a.test/%00"))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    });
+    for head in heads.try_iter() {
+        assert!(
+            head.trim_start_matches("hello")
+                .starts_with("POST / HTTP/1.1\r\n"),
+            "{head}"
+        );
+    }
+    stop(proxy);
+}
+
+#[test]
+fn tls_offers_http2_and_http1_and_tells_the_upstream() {
+    let (port, heads) = upstream(&[OK]);
+    let made = rcgen::generate_simple_self_signed(vec!["gate.test".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (
+        directory.path().join("c.pem"),
+        directory.path().join("k.pem"),
+    );
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let settings = data_plane::settings::Settings {
+        proxy_tls_certificate: Some(certificate),
+        proxy_tls_key: Some(key),
+        ..crate::gateway::settings()
+    };
+    let proxy = crate::gateway::start_with(
+        &settings,
+        data_plane::limits::Limits::default(),
+        configuration(
+            port,
+            &json!({}),
+            &[json!({"snis": ["gate.test"], "protocols": ["https"], "paths": ["/"]})],
+        ),
+    );
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let connect = async |protocol: &[u8]| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(proxy.addresses().proxy_tls)
+            .await
+            .unwrap();
+        let name = ServerName::try_from("gate.test").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap()
+    };
+    run(async {
+        let stream = connect(b"h2").await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let response = client(stream)
+            .await
+            .send_request(request("https://gate.test/"))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = connect(b"http/1.1").await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    });
+    for head in heads.try_iter() {
+        assert!(
+            head.to_ascii_lowercase()
+                .contains("x-forwarded-proto: https\r\n"),
+            "{head}"
+        );
+    }
+    // Plain text is no handshake.
+    let mut stream = std::net::TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP/"));
+    stop(proxy);
+}

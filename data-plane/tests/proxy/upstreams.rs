@@ -1,0 +1,173 @@
+//! What upstream servers do wrong, and what the client hears of it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::{ServerConfig, ServerConnection, Stream};
+use serde_json::{Value, json};
+
+use crate::gateway::{OK, ask, configuration, connect, read_until, start, stop, upstream};
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+/// A server that speaks TLS with a certificate of its own making.
+fn tls_upstream() -> u16 {
+    let made = rcgen::generate_simple_self_signed(vec!["other.test".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            let mut tcp = tcp.unwrap();
+            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = Stream::new(&mut tls, &mut tcp);
+            if read_until(&mut stream, "\r\n\r\n").is_some() {
+                stream.write_all(OK.as_bytes()).unwrap();
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_certificate_is_checked_if_the_service_says_so() {
+    let port = tls_upstream();
+    for (verify, expected) in [
+        (json!(true), "502"),
+        (json!(false), "200"),
+        (Value::Null, "200"),
+    ] {
+        let service =
+            json!({"protocol": "https", "tls_verify": verify, "retries": 0, "read_timeout": 5000});
+        let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+        let answer = ask(&proxy, REQUEST);
+        assert_eq!(
+            answer.split(' ').nth(1),
+            Some(expected),
+            "{verify} {answer}"
+        );
+        assert!(
+            !answer.contains("certificate"),
+            "the client learns nothing of the inside: {answer}"
+        );
+        stop(proxy);
+    }
+}
+
+#[test]
+fn failures_have_kongs_status_and_body() {
+    let refused = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let check = |port, service: Value, status: &str, message: &str| {
+        let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+        let answer = ask(&proxy, REQUEST);
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+        let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!(body["message"], message, "{answer}");
+        let id = body["request_id"].as_str().unwrap();
+        assert_eq!(id.len(), 32);
+        assert!(
+            answer.contains(&format!("x-kong-request-id: {id}\r\n")),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("x-kong-response-latency: ") && answer.contains("server: kong/"),
+            "{answer}"
+        );
+        stop(proxy);
+    };
+    let invalid = "An invalid response was received from the upstream server";
+    let late = "The upstream server is timing out";
+    check(refused, json!({}), "502", invalid);
+    check(upstream(&["HTTP/1.1 "]).0, json!({}), "504", late);
+    for answer in [
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nX: y\nZ: y\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ] {
+        let answers: &'static [&'static str] = Box::leak(Box::new([answer]));
+        check(upstream(answers).0, json!({"retries": 0}), "502", invalid);
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    check(
+        port,
+        json!({"read_timeout": 200, "retries": 0}),
+        "504",
+        late,
+    );
+    let no_such = json!({"host": "no-such-host.invalid", "connect_timeout": 5000});
+    check(1, no_such, "503", "name resolution failed");
+}
+
+#[test]
+fn an_idempotent_request_gets_another_try_and_no_more_than_allowed() {
+    for (retries, expected, tries) in [(2, "200", 3), (1, "502", 2), (0, "502", 1)] {
+        // A fresh connection that closes is no stale one of the pool: each costs a try.
+        let (port, heads) = upstream(&["", "", OK]);
+        let proxy = start(configuration(
+            port,
+            &json!({"retries": retries}),
+            &[json!({"paths": ["/"]})],
+        ));
+        let answer = ask(&proxy, REQUEST);
+        assert_eq!(
+            answer.split(' ').nth(1),
+            Some(expected),
+            "{retries} {answer}"
+        );
+        assert_eq!(heads.try_iter().count(), tries, "{retries}");
+        stop(proxy);
+    }
+}
+
+#[test]
+fn one_hundred_continue_comes_only_when_the_body_is_wanted() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 5000}),
+        &[json!({"paths": ["/wanted"]})],
+    ));
+    let head = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
+    };
+    let mut stream = connect(&proxy);
+    stream.write_all(head("/none").as_bytes()).unwrap();
+    let line = read_until(&mut stream, "\r\n").unwrap();
+    assert!(line.starts_with("HTTP/1.1 404 "), "{line}");
+
+    let mut stream = connect(&proxy);
+    stream.write_all(head("/wanted").as_bytes()).unwrap();
+    let line = read_until(&mut stream, "\r\n\r\n").unwrap();
+    assert!(line.starts_with("HTTP/1.1 100 "), "{line}");
+    stream.write_all(b"body").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        !heads
+            .recv()
+            .unwrap()
+            .to_ascii_lowercase()
+            .contains("expect")
+    );
+    stop(proxy);
+}
