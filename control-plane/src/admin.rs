@@ -13,6 +13,7 @@ mod error;
 mod info;
 mod origin;
 mod page;
+mod plan;
 mod schemas;
 mod tags;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use shared::snapshot::{Key, Revision};
 use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
 
-use crate::command::{self, Action, Command, Selector};
+use crate::command::{self, Command};
 use crate::config::{Config, Fields, foreign_id};
 use crate::config_sync::Target;
 use crate::fleet::Fleet;
@@ -216,7 +217,7 @@ impl Admin {
                 page::Query::parse(query, kind)?;
                 json!({ "data": [], "next": null })
             }
-            Endpoint::EmptyRecord(_) => return Err(Refusal::NotFound),
+            Endpoint::EmptyRecord(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
             Endpoint::EmptySchema => json!({ "fields": [] }),
             Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
             Endpoint::Collection { entity, parent } => {
@@ -257,77 +258,27 @@ impl Admin {
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         let body = body::read(request).await?;
-        let (entity, action, parent, status) = match endpoint {
-            Endpoint::ValidateEntity(entity) => {
-                return schemas::validate(entity, &body);
-            }
+        match endpoint {
+            Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {
                 let entity = shared::entity::definition("plugins").ok_or(Refusal::NotFound)?;
                 return schemas::validate(entity, &body);
             }
-            Endpoint::Collection { entity, parent } => {
-                (entity, Action::Create(body), parent, StatusCode::CREATED)
-            }
-            Endpoint::Record {
-                entity,
-                selector,
-                parent,
-            } => {
-                if parent.is_some() && method != Method::PUT {
-                    let key = command::find(&config, entity, &selector)?;
-                    let fields = key
-                        .and_then(|key| config.record(key))
-                        .ok_or(Refusal::NotFound)?;
-                    if !below(fields, parent.as_ref()) {
-                        return Err(Refusal::NotFound);
-                    }
-                }
-                match method {
-                    Method::PUT => (
-                        entity,
-                        Action::Upsert(selector, body),
-                        parent,
-                        StatusCode::OK,
-                    ),
-                    Method::PATCH => (
-                        entity,
-                        Action::Patch(selector, body),
-                        parent,
-                        StatusCode::OK,
-                    ),
-                    _ => (
-                        entity,
-                        Action::Delete(selector),
-                        parent,
-                        StatusCode::NO_CONTENT,
-                    ),
-                }
-            }
-            Endpoint::Foreign {
-                entity,
-                key,
-                owner,
-                field,
-            } => {
-                let action = if method == Method::PATCH {
-                    let key = key.ok_or(Refusal::NotFound)?;
-                    Action::Patch(Selector::Id(key.id), body)
-                } else {
-                    Action::Link(owner, field, body)
-                };
-                (entity, action, None, StatusCode::OK)
-            }
-            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
-            _ => return Err(Refusal::NotFound),
-        };
-        let parents = parent
-            .map(|parent| (parent.field, parent.key.id))
-            .into_iter()
-            .collect();
+            _ => {}
+        }
+        let plan::Plan {
+            entity,
+            action,
+            parent,
+            status,
+        } = plan::plan(endpoint, &method, body, &config)?;
         let command = Command {
             entity: entity.kind,
             action,
-            parents,
+            parents: parent
+                .iter()
+                .map(|parent| (parent.field, parent.key.id))
+                .collect(),
         };
         let publisher = self.publisher.clone();
         // The store blocks; a panic there is ours and must not take the listener along.

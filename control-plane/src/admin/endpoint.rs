@@ -45,6 +45,14 @@ pub(super) enum Endpoint {
         selector: Selector,
         parent: Option<Parent>,
     },
+    /// `/{parent}/{p}/{entity}/{name}` of a record that is not there yet and would go by `field`, which is
+    /// unique only below its parent.
+    Unborn {
+        entity: &'static Definition,
+        parent: Parent,
+        field: &'static str,
+        name: String,
+    },
     /// `/{entity}/{e}/{foreign}`: the record pointed to; `None` while the foreign key is empty.
     Foreign {
         entity: &'static Definition,
@@ -79,7 +87,7 @@ impl Endpoint {
             Self::Collection { .. } | Self::DeclarativeConfig => {
                 &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST]
             }
-            Self::Record { .. } => &[
+            Self::Record { .. } | Self::Unborn { .. } => &[
                 Method::DELETE,
                 Method::GET,
                 Method::HEAD,
@@ -208,23 +216,14 @@ fn nested(
             Some((owner, place.0))
         });
     if let Some((owner, field)) = below {
-        let parent = Some(Parent {
-            field,
-            key: key.ok_or(Refusal::NotFound)?,
-        });
+        let key = key.ok_or(Refusal::NotFound)?;
+        let parent = Parent { field, key };
         return Ok(match child {
             None => Endpoint::Collection {
                 entity: owner,
-                parent,
+                parent: Some(parent),
             },
-            Some(child) => {
-                let selector = nested_selector(config, owner, parent.as_ref(), child)?;
-                Endpoint::Record {
-                    entity: owner,
-                    selector,
-                    parent,
-                }
-            }
+            Some(child) => nested_record(config, owner, parent, child),
         });
     }
     let foreign = entity.foreign_keys().find(|(field, _)| *field == name);
@@ -242,22 +241,24 @@ fn nested(
 }
 
 /// A child may go by a field that is unique only below its parent, such as an ACL's group.
-fn nested_selector(
+fn nested_record(
     config: &Config,
     owner: &'static Definition,
-    parent: Option<&Parent>,
+    parent: Parent,
     child: &str,
-) -> Result<Selector, Refusal> {
-    let selector = Selector::parse(child);
-    let (Selector::Name(name), None, Some(parent)) = (&selector, owner.name_field, parent) else {
-        return Ok(selector);
+) -> Endpoint {
+    let record = |selector, parent| Endpoint::Record {
+        entity: owner,
+        selector,
+        parent: Some(parent),
     };
+    let selector = Selector::parse(child);
     let local = owner.unique.iter().find_map(|set| match set {
         [one, other] if *one == parent.field => Some(*other),
         _ => None,
     });
-    let Some(field) = local else {
-        return Ok(selector);
+    let (Selector::Name(name), None, Some(field)) = (&selector, owner.name_field, local) else {
+        return record(selector, parent);
     };
     let holds = |key: &Key| {
         config
@@ -265,9 +266,16 @@ fn nested_selector(
             .and_then(|fields| fields.get(field)?.as_str())
             == Some(name.as_str())
     };
-    config
+    let found = config
         .children(parent.key, owner.kind, uuid::Uuid::nil())
-        .find(holds)
-        .map(|key| Selector::Id(key.id))
-        .ok_or(Refusal::NotFound)
+        .find(holds);
+    match found {
+        Some(key) => record(Selector::Id(key.id), parent),
+        None => Endpoint::Unborn {
+            entity: owner,
+            parent,
+            field,
+            name: name.clone(),
+        },
+    }
 }

@@ -167,9 +167,22 @@ async fn a_protocol_that_no_data_plane_serves_is_refused() {
 }
 
 #[tokio::test]
-async fn a_group_that_a_consumer_is_not_in_is_not_found() {
+async fn a_group_goes_by_its_name_below_its_consumer() {
     let api = Api::new();
     api.json("PUT", "/consumers/yoda", json!({})).await;
+    let (status, acl) = api
+        .json("PUT", "/consumers/yoda/acls/jedi", json!({}))
+        .await;
+    assert_eq!((status, &acl["group"]), (200, &json!("jedi")));
+    assert!(acl["consumer"]["id"].is_string());
+    let (status, again) = api
+        .json(
+            "PUT",
+            "/consumers/yoda/acls/jedi",
+            json!({ "group": "jedi" }),
+        )
+        .await;
+    assert_eq!((status, &again["id"]), (200, &acl["id"]));
     for method in ["GET", "PATCH", "DELETE"] {
         let (status, _) = api
             .json(method, "/consumers/yoda/acls/sith", json!({}))

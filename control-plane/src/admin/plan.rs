@@ -1,0 +1,87 @@
+//! What a write asks of the configuration: from its URL, method and body.
+
+use http::{Method, StatusCode};
+use shared::entity::Definition;
+
+use super::below;
+use super::endpoint::{Endpoint, Parent};
+use super::error::Refusal;
+use crate::command::{Action, Body, Selector, find};
+use crate::config::Config;
+
+/// What is to be done, and the status if it is.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) entity: &'static Definition,
+    pub(super) action: Action,
+    pub(super) parent: Option<Parent>,
+    pub(super) status: StatusCode,
+}
+
+pub(super) fn plan(
+    endpoint: Endpoint,
+    method: &Method,
+    body: Body,
+    config: &Config,
+) -> Result<Plan, Refusal> {
+    let planned = |entity, action, parent| Plan {
+        entity,
+        action,
+        parent,
+        status: StatusCode::OK,
+    };
+    Ok(match endpoint {
+        Endpoint::Collection { entity, parent } => Plan {
+            status: StatusCode::CREATED,
+            ..planned(entity, Action::Create(body), parent)
+        },
+        Endpoint::Record {
+            entity,
+            selector,
+            parent,
+        } => {
+            if parent.is_some() && *method != Method::PUT {
+                let key = find(config, entity, &selector)?;
+                let fields = key.and_then(|key| config.record(key));
+                if !fields.is_some_and(|fields| below(fields, parent.as_ref())) {
+                    return Err(Refusal::NotFound);
+                }
+            }
+            match *method {
+                Method::PUT => planned(entity, Action::Upsert(selector, body), parent),
+                Method::PATCH => planned(entity, Action::Patch(selector, body), parent),
+                _ => Plan {
+                    status: StatusCode::NO_CONTENT,
+                    ..planned(entity, Action::Delete(selector), parent)
+                },
+            }
+        }
+        Endpoint::Unborn {
+            entity,
+            parent,
+            field,
+            name,
+        } if *method == Method::PUT => {
+            let mut body = body;
+            let (Body::Json(fields) | Body::Form(fields)) = &mut body;
+            fields.entry(field).or_insert_with(|| name.into());
+            planned(entity, Action::Create(body), Some(parent))
+        }
+        Endpoint::Foreign {
+            entity,
+            key,
+            owner,
+            field,
+        } => {
+            let action = if *method == Method::PATCH {
+                let key = key.ok_or(Refusal::NotFound)?;
+                Action::Patch(Selector::Id(key.id), body)
+            } else {
+                Action::Link(owner, field, body)
+            };
+            planned(entity, action, None)
+        }
+        Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
+        _ => return Err(Refusal::NotFound),
+    })
+}
