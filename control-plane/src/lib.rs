@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::clock::UnixTime;
+use shared::machine::write_whole;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -149,11 +150,10 @@ impl ControlPlane {
             }
         });
         if let Some(path) = &settings.addresses_file {
-            write_addresses(path, admin, cluster_address).map_err(|source| {
-                StartError::Addresses {
-                    path: path.clone(),
-                    source,
-                }
+            let addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
+            write_whole(path, &addresses.to_string()).map_err(|source| StartError::Addresses {
+                path: path.clone(),
+                source,
             })?;
         }
         tracing::info!(%admin, cluster = %cluster_address, %revision, "control plane started");
@@ -252,18 +252,4 @@ async fn export(publisher: Publisher, key: SecretsKey, directory: PathBuf, inter
             Err(error) => tracing::error!(%error, "store not exported"),
         }
     }
-}
-
-/// Written whole or not at all, so that a reader who sees the file can use it.
-fn write_addresses(
-    path: &std::path::Path,
-    admin: SocketAddr,
-    cluster: SocketAddr,
-) -> std::io::Result<()> {
-    let unfinished = path.with_extension("new");
-    std::fs::write(
-        &unfinished,
-        serde_json::json!({ "admin": admin, "cluster": cluster }).to_string(),
-    )?;
-    std::fs::rename(unfinished, path)
 }

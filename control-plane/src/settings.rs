@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Parser};
 use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
@@ -172,30 +172,7 @@ pub fn export_path(data_directory: &Path) -> PathBuf {
 impl Default for Settings {
     /// The defaults that `--help` shows, whatever the environment says.
     fn default() -> Self {
-        shared::settings::defaults::<OnlySettings>().0
-    }
-}
-
-/// Lets [`Settings`] be parsed without a program around them.
-struct OnlySettings(Settings);
-
-impl CommandFactory for OnlySettings {
-    fn command() -> clap::Command {
-        Settings::augment_args(clap::Command::new("settings"))
-    }
-
-    fn command_for_update() -> clap::Command {
-        Self::command()
-    }
-}
-
-impl FromArgMatches for OnlySettings {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        Settings::from_arg_matches(matches).map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
+        shared::settings::defaults()
     }
 }
 

@@ -50,6 +50,7 @@ use last_good::LastGood;
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use settings::Settings;
+use shared::machine::write_whole;
 use shared::tls::{self, Identity, TlsError};
 use tokio::sync::watch;
 
@@ -130,7 +131,8 @@ impl DataPlane {
             config_sync::start(node, live, last_good, phases).map_err(StartError::Thread)?;
         let addresses = proxy.addresses();
         if let Some(path) = &settings.addresses_file {
-            write_addresses(path, &addresses).map_err(|source| StartError::Addresses {
+            let told = serde_json::json!(addresses).to_string();
+            write_whole(path, &told).map_err(|source| StartError::Addresses {
                 path: path.clone(),
                 source,
             })?;
@@ -190,11 +192,4 @@ fn node(settings: &Settings) -> Result<(Node, Identity), StartError> {
         hostname: shared::machine::hostname(),
     };
     Ok((node, identity))
-}
-
-/// Written whole or not at all, so that a reader who sees the file can use it.
-fn write_addresses(path: &std::path::Path, addresses: &Addresses) -> std::io::Result<()> {
-    let unfinished = path.with_extension("new");
-    std::fs::write(&unfinished, serde_json::to_string(addresses)?)?;
-    std::fs::rename(unfinished, path)
 }

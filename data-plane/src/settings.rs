@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Parser};
 use shared::telemetry::LogFormat;
 
 /// The program `wardgate-data-plane`.
@@ -181,7 +181,7 @@ impl Settings {
 impl Default for Settings {
     /// The defaults that `--help` shows, whatever the environment says.
     fn default() -> Self {
-        shared::settings::defaults::<OnlySettings>().0
+        shared::settings::defaults()
     }
 }
 
@@ -192,29 +192,6 @@ fn label(text: &str) -> Result<(String, String), String> {
             Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err("expected NAME=VALUE".to_owned()),
-    }
-}
-
-/// Lets [`Settings`] be parsed without a program around them.
-struct OnlySettings(Settings);
-
-impl CommandFactory for OnlySettings {
-    fn command() -> clap::Command {
-        Settings::augment_args(clap::Command::new("settings"))
-    }
-
-    fn command_for_update() -> clap::Command {
-        Self::command()
-    }
-}
-
-impl FromArgMatches for OnlySettings {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        Settings::from_arg_matches(matches).map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
     }
 }
 

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Args, Command, CommandFactory, FromArgMatches};
 
 /// Arguments of a program that are no settings, and thus no keys of its file.
 const NOT_IN_FILE: [&str; 4] = ["config", "check", "help", "version"];
@@ -34,10 +34,10 @@ pub fn load<T: CommandFactory + FromArgMatches>(
 }
 
 /// The defaults alone: no file, no environment.
-pub fn defaults<T: CommandFactory + FromArgMatches>() -> T {
-    let matches = T::command()
+pub fn defaults<T: Args>() -> T {
+    let matches = T::augment_args(Command::new("settings"))
         .mut_args(|argument| argument.env(None::<&'static str>))
-        .try_get_matches_from(["wardgate"])
+        .try_get_matches_from(["settings"])
         .expect("every setting has a default or is optional");
     T::from_arg_matches(&matches).expect("the defaults are valid")
 }

@@ -1,7 +1,7 @@
 //! The planes of one machine: their certificates, and their settings from ours.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use control_plane::ControlPlane;
@@ -106,12 +106,4 @@ pub fn data_plane(
         ..data_plane::settings::Settings::default()
     });
     started.with_context(|| format!("starting the data plane {node}"))
-}
-
-/// Writes `text` whole or not at all, so that a reader who sees the file can use it.
-pub fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
-    let unfinished = path.with_extension("new");
-    std::fs::write(&unfinished, text)
-        .and_then(|()| std::fs::rename(&unfinished, path))
-        .with_context(|| format!("writing {} (addresses_file)", path.display()))
 }

@@ -12,9 +12,10 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::json;
 use shared::clock::monotonic;
+use shared::machine::write_whole;
 
 use crate::admin::{AdminApi, Call, exchange};
-use crate::cluster::{self, write_whole};
+use crate::cluster;
 use crate::demo::{self, Demo};
 use crate::settings::{Part, Settings};
 
@@ -74,7 +75,8 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
         running.settled().await?;
     }
     if let Some(path) = &settings.addresses_file {
-        write_whole(path, &running.addresses().to_string())?;
+        write_whole(path, &running.addresses().to_string())
+            .with_context(|| format!("writing {} (addresses_file)", path.display()))?;
     }
     running.greeting = running.greet(settings, &calls);
     Ok(running)
