@@ -114,6 +114,63 @@ async fn acknowledged_writes_survive_a_killed_control_plane_and_reach_every_node
 }
 
 #[tokio::test]
+async fn a_restored_backup_takes_every_node_back() {
+    let mut cluster = harness::Cluster::start(2).await;
+    let demo = harness::Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/before").await;
+    // Each start exports what it finds.
+    cluster.control_plane.take().unwrap().stop().await;
+    cluster.start_control_plane().await;
+    let data = cluster.directory().join("data/control-plane");
+    let export = eventually("the store is exported", async || {
+        let entries = std::fs::read_dir(data.join("exports")).ok()?.flatten();
+        let exports = entries.map(|entry| entry.path());
+        exports
+            .filter(|path| path.extension().is_some_and(|ending| ending == "export"))
+            .max()
+    })
+    .await;
+    cluster.route(&demo.upstream(), "/after").await;
+    cluster.settled().await;
+    for at in [0, 1] {
+        let reply = Browser::new()
+            .get(&format!("{}/after", cluster.url(at)))
+            .await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    // One node is away while the backup is restored.
+    cluster.persisted().await;
+    let away = cluster.data_planes.pop().unwrap();
+    away.process.kill();
+    cluster.control_plane.take().unwrap().stop().await;
+    harness::run(
+        "wardgate-control-plane",
+        &[
+            "restore",
+            "--from",
+            export.to_str().unwrap(),
+            "--data-directory",
+            data.to_str().unwrap(),
+        ],
+    );
+    cluster.start_control_plane().await;
+    cluster.start_data_plane(&away.name).await;
+    for at in [0, 1] {
+        eventually("the node is back at the backup", async || {
+            let reply = Browser::new()
+                .get(&format!("{}/after", cluster.url(at)))
+                .await;
+            (reply.status == 404).then_some(())
+        })
+        .await;
+        let reply = Browser::new()
+            .get(&format!("{}/before", cluster.url(at)))
+            .await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_stops_finishes_what_it_has_begun() {
     let mut guide = Guide::start(2, "").await;
     let node = guide.cluster.data_planes.remove(0);
