@@ -31,7 +31,11 @@ use crate::pipeline::{Peer, handle};
 const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(20);
 /// Most requests at a time on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 100;
+/// Bytes that an HTTP/2 client may send ahead, on one stream and on all, and that wait for it per stream.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_UNSENT: usize = 64 * 1024;
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -207,6 +211,9 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_UNSENT)
         .max_header_list_size(64 * 1024)
         .max_pending_accept_reset_streams(20)
         .keep_alive_interval(PING)

@@ -59,7 +59,8 @@ pub(crate) async fn handle(
         host: String::new(),
         route: None,
         consumer: None,
-        status: StatusCode::OK,
+        status: record::CLIENT_LEFT,
+        sent: 0,
         source: Source::Error,
         proxy_latency: None,
         upstream_latency: None,
@@ -272,7 +273,7 @@ async fn proxy(
         && let Some(client) = on_upgrade
     {
         peer.gate.switch();
-        forward::tunnel(client, connection);
+        forward::tunnel(client, connection, service.timeouts.read);
     }
     let headers = response.headers_mut();
     remove_owned_cookies(headers, route);

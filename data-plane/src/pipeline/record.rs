@@ -44,7 +44,15 @@ pub(crate) struct Record {
     pub(crate) upstream_latency: Option<u64>,
     /// Bytes of the request's body that have been read.
     pub(crate) received: Rc<Cell<u64>>,
+    /// Bytes of the answer's body that have been taken.
+    pub(crate) sent: u64,
 }
+
+/// What is logged and counted of an exchange whose client leaves before the answer (nginx's 499).
+pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
 
 impl Record {
     /// Notes who has asked.
@@ -52,8 +60,8 @@ impl Record {
         self.consumer = identity.consumer.as_ref().map(|consumer| consumer.id);
     }
 
-    /// Logs and counts the exchange, of whose answer's body so many bytes have been taken.
-    fn close(&mut self, sent: u64) {
+    /// Logs and counts the exchange.
+    fn close(&self) {
         self.gate.end();
         let total = milliseconds(self.start);
         let route = self
@@ -65,7 +73,7 @@ impl Record {
             status: self.status,
             source: self.source,
             received: self.received.get(),
-            sent,
+            sent: self.sent,
             proxy_latency: self.proxy_latency.unwrap_or(total),
             upstream_latency: self.upstream_latency,
             total_latency: total,
@@ -86,7 +94,7 @@ impl Record {
             latency_ms: total,
             upstream_latency_ms: self.upstream_latency,
             bytes_received: self.received.get(),
-            bytes_sent: sent,
+            bytes_sent: self.sent,
             route: route.map(|route| route.id),
             service: route.and_then(|route| route.service.as_ref().map(|service| service.id)),
             consumer: self.consumer,
@@ -94,28 +102,23 @@ impl Record {
     }
 }
 
-/// An answer's body that closes its [`Record`] when it ends, or is given up.
+/// An answer's body with the [`Record`] that is closed when it ends, or is given up.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     body: ResponseBody,
-    sent: u64,
     record: Box<Record>,
 }
 
 impl Recorded {
     /// The body of the exchange that `record` is about.
     pub(crate) const fn new(body: ResponseBody, record: Box<Record>) -> Self {
-        Self {
-            body,
-            sent: 0,
-            record,
-        }
+        Self { body, record }
     }
 }
 
-impl Drop for Recorded {
+impl Drop for Record {
     fn drop(&mut self) {
-        self.record.close(self.sent);
+        self.close();
     }
 }
 
@@ -132,7 +135,7 @@ impl http_body::Body for Recorded {
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
         {
-            this.sent += u64::try_from(data.len()).unwrap_or(u64::MAX);
+            this.record.sent += u64::try_from(data.len()).unwrap_or(u64::MAX);
         }
         frame
     }

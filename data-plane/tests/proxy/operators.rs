@@ -148,3 +148,38 @@ fn a_service_of_another_protocol_stops_only_its_own_routes() {
     );
     stop(proxy);
 }
+
+#[test]
+fn an_exchange_whose_client_leaves_is_counted_as_499() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        asked.send(()).unwrap();
+        // The connection to the upstream is closed with the client's.
+        assert!(read_until(&mut stream, "never").is_none());
+        asked.send(()).unwrap();
+    });
+    let service = json!({"name": "slow", "read_timeout": 10_000});
+    let proxy = start(configuration(
+        port,
+        &service,
+        &[json!({"name": "r", "paths": ["/"]})],
+    ));
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    wait.recv_timeout(Duration::from_secs(10)).unwrap();
+    drop(stream);
+    wait.recv_timeout(Duration::from_secs(10)).unwrap();
+    let line = r#"kong_http_requests_total{service="slow",route="r",code="499",source="error",workspace="default",consumer=""} 1"#;
+    let counted = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        get(proxy.addresses().status, "/metrics").contains(line)
+    });
+    assert!(counted, "{}", get(proxy.addresses().status, "/metrics"));
+    stop(proxy);
+}

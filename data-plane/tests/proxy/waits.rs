@@ -222,3 +222,48 @@ fn one_connection_too_many_is_closed() {
     assert!(served, "a place that becomes free is used again");
     stop(proxy);
 }
+
+#[test]
+fn a_tunnel_in_which_nobody_speaks_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .unwrap();
+        while read_until(&mut stream, "\n").is_some() {
+            stream.write_all(b"heard\n").unwrap();
+        }
+    });
+    let proxy = start_with(
+        &settings(),
+        Limits::default(),
+        configuration(
+            port,
+            &json!({"read_timeout": 500}),
+            &[json!({"paths": ["/"]})],
+        ),
+    );
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+        .unwrap();
+    assert!(
+        read_until(&mut stream, "\r\n\r\n")
+            .unwrap()
+            .starts_with("HTTP/1.1 101 ")
+    );
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(200));
+        stream.write_all(b"x\n").unwrap();
+        assert_eq!(read_until(&mut stream, "\n").unwrap(), "heard\n");
+    }
+    let start = monotonic();
+    assert!(read_until(&mut stream, "\n").is_none());
+    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&start.elapsed()));
+    stop(proxy);
+}
