@@ -12,6 +12,7 @@
 //! What follows from tokens is a `principal`; decisions of the sign-in are in `flow`, which knows no
 //! network. Kong 3.9's order of credentials and answers.
 
+mod assertion;
 mod bearer;
 mod callback;
 mod claims;

@@ -274,7 +274,9 @@ mod tests {
             json!(["session", "authorization_code"]),
             true,
         );
+        // It needs a key.
         check("client_auth", json!(["private_key_jwt"]), false);
+        check("client_auth", json!(["tls_client_auth"]), false);
         check("response_mode", json!("fragment"), false);
     }
 

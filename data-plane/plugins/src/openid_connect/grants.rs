@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use shared::clock::UnixTime;
 use tracing::debug;
 
-use super::config::{AuthMethod, UnsignedMethod};
+use super::assertion::Signer;
+use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::headers::Facts;
@@ -313,11 +314,18 @@ impl Trade {
                     .client
                     .token_endpoint_auth_method
                     .or(configured);
+                let algorithms = rules.config.client.client_alg.as_deref();
+                let algorithm = algorithms.and_then(|algorithms| algorithms.first().copied());
+                let signer = Signer::of_secret(secret, algorithm);
                 let caller = Caller {
                     id: name,
                     secret: Some(secret),
-                    // A secret that came is shown (Kong 3.9, `token_endpoint_auth_method`).
-                    auth: auth.filter(|auth| *auth != super::config::ClientAuth::None),
+                    // A secret that came is what is shown (Kong 3.9, `token_endpoint_auth_method`).
+                    auth: auth.filter(|auth| {
+                        !matches!(auth, ClientAuth::None | ClientAuth::PrivateKeyJwt)
+                    }),
+                    secret_signer: Some(&signer),
+                    key_signer: None,
                 };
                 token_endpoint::request_as(rules, document, caller, host, form).await
             }

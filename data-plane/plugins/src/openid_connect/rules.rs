@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 pub(super) use checks::provider_url;
 
+use super::assertion::Signer;
 use super::config::{AuthMethod, ClientAuth, OpenidConnect, ResponseMode, UnsignedMethod};
 use super::cookie::{Attributes, Names};
 use super::headers::HeaderRules;
@@ -69,6 +70,10 @@ pub(super) struct Client {
     pub(super) id: String,
     pub(super) secret: Option<Secret<String>>,
     pub(super) auth: Option<ClientAuth>,
+    /// Signs for `client_secret_jwt`.
+    pub(super) secret_signer: Option<Signer>,
+    /// Signs for `private_key_jwt`.
+    pub(super) key_signer: Option<Signer>,
     pub(super) redirect_uri: Option<String>,
     pub(super) login_redirect_uri: Option<String>,
     pub(super) logout_redirect_uri: Option<String>,
@@ -118,6 +123,7 @@ impl Rules {
             "introspection_headers_names",
             &mut errors,
         );
+        let clients = clients(&config, &mut errors);
         let headers = HeaderRules::new(&config.headers, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
@@ -134,7 +140,7 @@ impl Rules {
             discovery_headers,
             token_headers,
             introspection_headers,
-            clients: clients(&config),
+            clients,
             names: Names::new(
                 &config.session.session_cookie_name,
                 &config.sign_in.authorization_cookie_name,
@@ -250,7 +256,7 @@ fn pairs(
     pairs
 }
 
-fn clients(config: &OpenidConnect) -> Vec<Client> {
+fn clients(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
     let ids = config.client.client_id.as_deref().unwrap_or_default();
     let at = |list: &Option<Vec<String>>, position: usize| {
         let list = list.as_deref().unwrap_or_default();
@@ -260,12 +266,22 @@ fn clients(config: &OpenidConnect) -> Vec<Client> {
         .map(|position| {
             let secrets = config.client.client_secret.as_deref().unwrap_or_default();
             let auths = config.client.client_auth.as_deref().unwrap_or_default();
+            let algorithms = config.client.client_alg.as_deref().unwrap_or_default();
+            let algorithm = algorithms.get(position).or_else(|| algorithms.first());
+            let algorithm = algorithm.copied();
+            let keys = config.client.client_jwk.as_deref().unwrap_or_default();
+            let key = keys.get(position).or_else(|| keys.first());
+            let secret = secrets.get(position).or_else(|| secrets.first());
+            let key_signer = key.and_then(|jwk| {
+                Signer::of_key(jwk, algorithm)
+                    .map_err(|problem| errors.add(&["client_jwk"], problem))
+                    .ok()
+            });
             Client {
                 id: ids.get(position).cloned().unwrap_or_default(),
-                secret: secrets
-                    .get(position)
-                    .or_else(|| secrets.first())
-                    .map(|secret| Secret::new(secret.0.clone())),
+                secret: secret.map(|secret| Secret::new(secret.0.clone())),
+                secret_signer: secret.map(|secret| Signer::of_secret(&secret.0, algorithm)),
+                key_signer,
                 auth: auths.get(position).or_else(|| auths.first()).copied(),
                 redirect_uri: at(&config.sign_in.redirect_uri, position),
                 login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),

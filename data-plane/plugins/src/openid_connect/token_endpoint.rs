@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
 
+use super::assertion::{self, Signer};
 use super::config::ClientAuth;
 use super::failure::Failure;
 use super::jws;
@@ -104,6 +105,8 @@ pub(super) struct Caller<'a> {
     pub(super) secret: Option<&'a str>,
     /// How it proves that. `None`: as discovery says.
     pub(super) auth: Option<ClientAuth>,
+    pub(super) secret_signer: Option<&'a Signer>,
+    pub(super) key_signer: Option<&'a Signer>,
 }
 
 impl<'a> Caller<'a> {
@@ -115,6 +118,8 @@ impl<'a> Caller<'a> {
             id: &client.id,
             secret: secret.map(|secret| secret.expose().as_str()),
             auth: client.auth,
+            secret_signer: client.secret_signer.as_ref(),
+            key_signer: client.key_signer.as_ref(),
         }
     }
 }
@@ -264,6 +269,23 @@ pub(super) async fn post(
         (ClientAuth::ClientSecretPost, Some(secret)) => {
             form.push(("client_id".to_owned(), caller.id.to_owned()));
             form.push(("client_secret".to_owned(), secret.to_owned()));
+        }
+        (ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt, _) => {
+            let signer = match auth {
+                ClientAuth::PrivateKeyJwt => caller.key_signer,
+                _ => caller.secret_signer,
+            };
+            let assertion = signer
+                .and_then(|signer| signer.assertion(caller.id, endpoint, host))
+                .ok_or(ProviderError::Unusable(
+                    "the client's assertion cannot be signed",
+                ))?;
+            // Some providers refuse a client_id beside it.
+            form.push((
+                "client_assertion_type".to_owned(),
+                assertion::KIND.to_owned(),
+            ));
+            form.push(("client_assertion".to_owned(), assertion));
         }
         _ => form.push(("client_id".to_owned(), caller.id.to_owned())),
     }

@@ -27,12 +27,11 @@ pub struct Client {
 
     /// Private keys for `private_key_jwt`, by position of the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true, "x-encrypted" = true))]
+    #[schemars(extend("x-encrypted" = true))]
     pub client_jwk: Option<Vec<Jwk>>,
 
     /// Algorithms of client assertions, by position of the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub client_alg: Option<Vec<SigningAlgorithm>>,
 
     /// Header or query argument that selects the client: by its id or its position from 1.

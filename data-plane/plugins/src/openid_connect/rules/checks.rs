@@ -340,13 +340,25 @@ pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
         .into_iter()
         .filter_map(|(field, auth)| Some((field, auth?)));
     for (field, auth) in auths.chain(overrides) {
-        if !matches!(
+        if matches!(
             auth,
-            ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost | ClientAuth::None
+            ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth
         ) {
             errors.add(
                 &[field],
-                "not supported by this version of Wardgate: use client_secret_basic, client_secret_post or none",
+                "not supported by this version of Wardgate: use client_secret_basic, client_secret_post, client_secret_jwt, private_key_jwt or none",
+            );
+        }
+        if auth == ClientAuth::PrivateKeyJwt && config.client.client_jwk.is_none() {
+            errors.add(
+                &["client_jwk"],
+                format!("required when {field} has private_key_jwt"),
+            );
+        }
+        if auth == ClientAuth::ClientSecretJwt && config.client.client_secret.is_none() {
+            errors.add(
+                &["client_secret"],
+                format!("required when {field} has client_secret_jwt"),
             );
         }
     }

@@ -464,3 +464,14 @@ fn the_client_authenticates_as_configured() {
         );
     }
 }
+
+#[test]
+fn an_assertion_takes_the_place_of_the_secret() {
+    let mut gateway = Gateway::new(json!({ "client_auth": ["client_secret_jwt"] }));
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    let form = &gateway.provider.forms.borrow()[0].1;
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    assert_eq!(form["client_assertion_type"], kind);
+    assert_eq!(form["client_assertion"].split('.').count(), 3);
+    assert!(!form.contains_key("client_id") && !form.contains_key("client_secret"));
+}
