@@ -178,6 +178,8 @@ impl Default for Settings {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -18,6 +18,9 @@ const LIMIT: usize = 10 * 1024 * 1024;
 /// Most arguments of a form or a query.
 const ARGUMENTS: usize = 1000;
 
+/// Deepest nesting of a JSON body.
+const DEPTH: usize = 64;
+
 /// Refuses a query with more arguments than a form may have.
 pub(super) fn check_query(query: Option<&str>) -> Result<(), Refusal> {
     let query = query.unwrap_or_default();
@@ -54,6 +57,7 @@ pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
     let lower = kind.to_ascii_lowercase();
     if lower.starts_with("application/json") {
         return match serde_json::from_slice(&bytes) {
+            Ok(value) if depth(&value) > DEPTH => Err(Refusal::TooDeep),
             Ok(Value::Object(fields)) => Ok(Body::Json(fields)),
             _ => Err(Refusal::Json),
         };
@@ -69,6 +73,15 @@ pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
         return form_body(multipart(kind, bytes).await?);
     }
     Err(Refusal::MediaType)
+}
+
+/// How many lists and records are around the innermost value. The parser itself stops at 128.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn form_body(pairs: Vec<(String, String)>) -> Result<Body, Refusal> {

@@ -30,6 +30,8 @@ pub(super) enum Refusal {
     Host(String),
     /// The body is no JSON object.
     Json,
+    /// The body's values are nested too deep.
+    TooDeep,
     /// The body is no form.
     Form,
     /// The body ended early.
@@ -109,6 +111,10 @@ impl Refusal {
             ),
             Self::CrossSite => plain(StatusCode::FORBIDDEN, "cross-site requests are not allowed"),
             Self::Json => plain(StatusCode::BAD_REQUEST, "Cannot parse JSON body"),
+            Self::TooDeep => plain(
+                StatusCode::BAD_REQUEST,
+                "the JSON body is nested deeper than 64 levels",
+            ),
             Self::Form => plain(StatusCode::BAD_REQUEST, "Cannot parse form body"),
             Self::Broken => plain(StatusCode::BAD_REQUEST, "request body ended early"),
             Self::TooLarge => plain(

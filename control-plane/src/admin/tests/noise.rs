@@ -168,6 +168,17 @@ async fn deep_and_long_bodies_are_refused() {
             (400, &json!("Cannot parse JSON body"))
         );
     }
+    for (levels, expected) in [(63, "schema violation"), (64, "nested deeper")] {
+        let body = format!(r#"{{"name":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        let (status, reply) = api
+            .send("POST", "/services", "application/json", &body)
+            .await;
+        let message = reply["message"].as_str().unwrap();
+        assert!(
+            status == 400 && message.contains(expected),
+            "{levels}: {message}"
+        );
+    }
     let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(10 * 1024 * 1024));
     assert_eq!(
         api.send("POST", "/services", "application/json", &long)
