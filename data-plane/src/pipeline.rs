@@ -245,7 +245,7 @@ async fn proxy(
     if let Ok(value) = HeaderValue::from_str(&record.request_id) {
         parts.headers.insert(REQUEST_ID, value);
     }
-    append_via(&mut parts.headers, version);
+    fields::append_via(&mut parts.headers, version);
     let preserved = route.preserve_host.then_some(client.authority.as_str());
     let host = upstream_host(service, preserved);
     let outgoing = Outgoing {
@@ -279,27 +279,8 @@ async fn proxy(
     remove_owned_cookies(headers, route);
     headers.insert(UPSTREAM_LATENCY, upstream_latency.into());
     headers.insert(PROXY_LATENCY, proxy_latency.into());
-    append_via(headers, Version::HTTP_11);
+    fields::append_via(headers, Version::HTTP_11);
     Ok(response)
-}
-
-fn append_via(headers: &mut http::HeaderMap, version: Version) {
-    let protocol = if version == Version::HTTP_2 {
-        "2"
-    } else {
-        "1.1"
-    };
-    let own = format!("{protocol} {KONG_PRODUCT}");
-    let value = match headers
-        .get(header::VIA)
-        .and_then(|value| value.to_str().ok())
-    {
-        Some(existing) => format!("{existing}, {own}"),
-        None => own,
-    };
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        headers.insert(header::VIA, value);
-    }
 }
 
 /// The answer to a request that cannot be served.

@@ -1,6 +1,10 @@
 //! Header fields on their way through: what belongs to one connection stays on it (RFC 9110 §7.6.1).
 
-use http::{HeaderMap, HeaderName, header};
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use shared::version::KONG_PRODUCT;
 
 use crate::http1::tokens;
 
@@ -106,6 +110,37 @@ pub(crate) fn is_disguised(name: &str) -> bool {
     )
 }
 
+/// What [`append_via`] writes for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2.
+static OWN_VIA: LazyLock<[HeaderValue; 3]> = LazyLock::new(|| {
+    ["1.0", "1.1", "2"].map(|protocol| {
+        HeaderValue::from_str(&format!("{protocol} {KONG_PRODUCT}"))
+            .expect("a version and a product are visible characters")
+    })
+});
+
+/// Says that a message which came by `version` has passed here (RFC 9110 §7.6.3).
+pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) {
+    let [http10, http11, http2] = &*OWN_VIA;
+    let own = match version {
+        Version::HTTP_10 => http10,
+        Version::HTTP_2 => http2,
+        _ => http11,
+    };
+    if !headers.contains_key(header::VIA) {
+        headers.insert(header::VIA, own.clone());
+        return;
+    }
+    let mut passed: Vec<u8> = Vec::new();
+    for value in headers.get_all(header::VIA) {
+        passed.extend_from_slice(value.as_bytes());
+        passed.extend_from_slice(b", ");
+    }
+    passed.extend_from_slice(own.as_bytes());
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(passed)) {
+        headers.insert(header::VIA, value);
+    }
+}
+
 /// Removes the fields that `dropped` names, in any spelling of `-`.
 pub(crate) fn remove_where(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
     // Most requests have none: look before anything is collected.
@@ -124,8 +159,6 @@ pub(crate) fn remove_where(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -152,6 +185,23 @@ mod tests {
         ]);
         assert!(strip_hop_by_hop(&mut map));
         assert_eq!(map, headers(&[("host", "a"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn via_names_every_hop_in_order() {
+        let check = |before: &[(&'static str, &'static str)], version, expected: &str| {
+            let mut map = HeaderMap::new();
+            for (name, value) in before {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            append_via(&mut map, version);
+            let all: Vec<_> = map.get_all(header::VIA).iter().collect();
+            assert_eq!(all, [&format!("{expected} {KONG_PRODUCT}")]);
+        };
+        check(&[], Version::HTTP_10, "1.0");
+        check(&[], Version::HTTP_2, "2");
+        let two = [("via", "1.0 a"), ("via", "1.1 b, 1.1 c")];
+        check(&two, Version::HTTP_11, "1.0 a, 1.1 b, 1.1 c, 1.1");
     }
 
     #[test]

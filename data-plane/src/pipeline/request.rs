@@ -82,6 +82,10 @@ pub(super) fn forwarded(
     path: &str,
     prefix: Option<&str>,
 ) {
+    if !(trusted && headers.contains_key(FORWARDED_PROTO)) {
+        let scheme = if client.https { "https" } else { "http" };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
     let mut set = |name: HeaderName, value: &str| {
         if !(trusted && headers.contains_key(&name)) {
             match HeaderValue::from_str(value) {
@@ -91,7 +95,6 @@ pub(super) fn forwarded(
         }
     };
     let (host, port) = crate::router::split_port(&client.authority);
-    set(FORWARDED_PROTO, if client.https { "https" } else { "http" });
     set(FORWARDED_HOST, host);
     set(FORWARDED_PORT, port.unwrap_or(&peer.port.to_string()));
     set(FORWARDED_PATH, path);
