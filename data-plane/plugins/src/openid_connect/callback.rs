@@ -24,7 +24,10 @@ pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<C
             exchange.request.uri.query()?.find("state=")?;
             request::query(exchange).into_owned().collect()
         }
-        Method::POST if rules.config.sign_in.response_mode == ResponseMode::FormPost => {
+        Method::POST
+            if rules.config.sign_in.response_mode == ResponseMode::FormPost
+                && request::is_form(&exchange.request.headers) =>
+        {
             request::body_arguments(exchange).await
         }
         _ => return None,

@@ -66,26 +66,26 @@ fn query_argument<'a>(exchange: &'a Exchange<'_>, name: &str) -> Option<Cow<'a, 
         .map(|(_, value)| value)
 }
 
+/// Whether the body is a form.
+pub(super) fn is_form(headers: &HeaderMap) -> bool {
+    has_type(headers, "application/x-www-form-urlencoded")
+}
+
+/// Whether the body is of this media type, whatever its parameters.
+fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let value = headers.get(CONTENT_TYPE);
+    let text = value.and_then(|value| value.to_str().ok());
+    let essence = text.and_then(|text| text.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
+}
+
 /// The arguments of the body, if it is a form or a JSON object of a bearable size.
 pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, String)> {
-    let kind = exchange
-        .request
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(|value| {
-            value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase()
-        });
-    let form = match kind.as_deref() {
-        Some("application/x-www-form-urlencoded") => true,
-        Some("application/json") => false,
-        _ => return Vec::new(),
-    };
+    let headers = &exchange.request.headers;
+    let form = is_form(headers);
+    if !form && !has_type(headers, "application/json") {
+        return Vec::new();
+    }
     let Ok(body) = exchange.body.read(BODY_LIMIT).await else {
         return Vec::new();
     };

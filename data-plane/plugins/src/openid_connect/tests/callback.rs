@@ -67,6 +67,28 @@ fn a_reposted_callback_leads_to_its_url_as_well() {
 }
 
 #[test]
+fn a_json_body_is_no_authorization_response() {
+    let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
+    gateway.https = true;
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let query = gateway.provider.authorize(start.location());
+    let members: serde_json::Map<_, _> = form_urlencoded::parse(query.as_bytes())
+        .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+        .collect();
+    let mut request = Request::get("/api");
+    request.method = Method::POST;
+    request.body = Value::Object(members).to_string().into();
+    let kind = http::HeaderValue::from_static("application/json");
+    request.headers.push((http::header::CONTENT_TYPE, kind));
+    let reply = browser.send(&mut gateway, request);
+    assert!(!reply.sets_session());
+    assert_eq!(gateway.provider.called("/token"), 0);
+    // The sign-in goes on as if nothing had been.
+    assert_eq!(browser.post(&mut gateway, "/api", &query).status, 200);
+}
+
+#[test]
 fn a_callback_of_another_application_goes_upstream_untouched() {
     let (mut gateway, mut browser, _) = signed_in(json!({}));
     let reply = browser.get(&mut gateway, "/api?code=theirs&state=theirs");
