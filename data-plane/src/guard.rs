@@ -45,6 +45,8 @@ pub(crate) struct Gate {
     /// Requests that the pipeline has begun, and those that it has ended.
     begun: AtomicU32,
     ended: AtomicU32,
+    /// Requests that the client has given up.
+    given_up: AtomicU32,
     /// Which request is refused, counted from one, and why. It is the last.
     refused: OnceLock<(u32, Refusal)>,
     /// Whether the connection is a tunnel from here on.
@@ -66,6 +68,16 @@ impl Gate {
     pub(crate) fn end(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.reader.wake();
+    }
+
+    /// Notes that the client has given a request up.
+    pub(crate) fn give_up(&self) {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests the client has given up.
+    pub(crate) fn given_up(&self) -> u32 {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Makes the connection a tunnel.

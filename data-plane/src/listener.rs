@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
+use shared::clock::monotonic;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,6 +37,10 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const STREAM_UNSENT: usize = 64 * 1024;
+/// A client that gives up more requests than this within the time is only out to cost us work
+/// (CVE-2023-44487, "rapid reset"): its connection is closed.
+const MAX_GIVEN_UP: u32 = 100;
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -191,6 +196,7 @@ async fn serve<S>(core: Rc<Core>, stream: S, peer: Peer, mut stop: watch::Receiv
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let gate = Arc::clone(&peer.gate);
     let guarded = Guarded::new(stream, Arc::clone(&peer.gate), core.node.limits);
     let peer = Rc::new(peer);
     let service = service_fn(move |request| {
@@ -225,15 +231,22 @@ where
         let _ = stop.wait_for(|stopping| *stopping).await;
     });
     let mut stopped = false;
+    let mut counted = (monotonic(), 0);
     let result = poll_fn(|cx| {
         if !stopped && stopping.as_mut().poll(cx).is_ready() {
             stopped = true;
             connection.as_mut().graceful_shutdown();
         }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => Poll::Pending,
+        let served = connection.as_mut().poll(cx);
+        let given_up = gate.given_up();
+        if given_up - counted.1 > MAX_GIVEN_UP {
+            let now = monotonic();
+            if now.saturating_duration_since(counted.0) < GIVEN_UP_WITHIN {
+                return Poll::Ready(Err("the client gives up too many requests".into()));
+            }
+            counted = (now, given_up);
         }
+        served
     })
     .await;
     if let Err(error) = result {

@@ -62,6 +62,9 @@ impl Record {
 
     /// Logs and counts the exchange.
     fn close(&self) {
+        if self.status == CLIENT_LEFT {
+            self.gate.give_up();
+        }
         self.gate.end();
         let total = milliseconds(self.start);
         let route = self

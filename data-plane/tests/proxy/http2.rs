@@ -277,3 +277,34 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
     assert!(!answer.starts_with(b"HTTP/"));
     stop(proxy);
 }
+
+#[test]
+fn a_client_that_resets_its_streams_in_a_hurry_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Takes connections and never answers.
+    let proxy = start(configuration(
+        port,
+        &json!({"read_timeout": 10_000}),
+        &[json!({"paths": ["/"]})],
+    ));
+    run(async {
+        let mut hasty = plain(&proxy).await;
+        let mut sent = 0;
+        while sent < 5000 && hasty.ready().await.is_ok() {
+            let request = hasty.send_request(request("http://a.test/"));
+            let _ = tokio::time::timeout(Duration::from_millis(2), request).await;
+            sent += 1;
+        }
+        assert!((100..1000).contains(&sent), "{sent}");
+        // Others are served as before.
+        let response = plain(&proxy)
+            .await
+            .send_request(request("http://a.test/%00"))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    });
+    drop(listener);
+    stop(proxy);
+}
