@@ -217,17 +217,20 @@ impl Cluster {
         route["id"].as_str().expect("a route has an id").to_owned()
     }
 
-    /// Waits until every data plane runs what the control plane has.
+    /// Waits until every data plane runs what the control plane has, and the control plane knows it.
     pub async fn settled(&self) {
         let newest = self.read("/status").await["configuration_revision"].clone();
         for node in &self.data_planes {
-            eventually(
-                &format!("{} runs revision {newest}", node.name),
-                async || {
-                    let status = node.status().await?;
-                    (status["configuration_revision"].as_u64() >= newest.as_u64()).then_some(())
-                },
-            )
+            let what = format!("{} runs revision {newest}", node.name);
+            eventually(&what, async || {
+                let rows = self.read("/clustering/data-planes").await["data"].clone();
+                let mut rows = rows.as_array()?.iter();
+                let row = rows.find(|row| row["name"] == node.name.as_str())?;
+                let current = row["connected"] == true
+                    && row["progress"] == "current"
+                    && row["revision"].as_u64() >= newest.as_u64();
+                current.then_some(())
+            })
             .await;
         }
     }
