@@ -118,16 +118,14 @@ async fn a_restored_backup_takes_every_node_back() {
     let mut cluster = harness::Cluster::start(2).await;
     let demo = harness::Demo::start(&[]).await;
     cluster.route(&demo.upstream(), "/before").await;
-    // Each start exports what it finds.
+    let revision = cluster.read("/status").await["configuration_revision"].as_u64();
+    // Each start exports what it finds, and names the file after it.
     cluster.control_plane.take().unwrap().stop().await;
     cluster.start_control_plane().await;
     let data = cluster.directory().join("data/control-plane");
-    let export = eventually("the store is exported", async || {
-        let entries = std::fs::read_dir(data.join("exports")).ok()?.flatten();
-        let exports = entries.map(|entry| entry.path());
-        exports
-            .filter(|path| path.extension().is_some_and(|ending| ending == "export"))
-            .max()
+    let export = data.join(format!("exports/000001-{:012}.export", revision.unwrap()));
+    eventually("the store is exported", async || {
+        export.exists().then_some(())
     })
     .await;
     cluster.route(&demo.upstream(), "/after").await;
