@@ -1,7 +1,7 @@
 //! Request bodies: JSON, form or multipart. Bounded, and never a panic.
 
 use axum::extract::Request;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::header;
 use http_body_util::BodyExt;
@@ -14,6 +14,9 @@ use crate::config::Fields;
 
 /// Largest body, in bytes (Kong: `client_max_body_size` of the Admin API).
 const LIMIT: usize = 10 * 1024 * 1024;
+
+/// Most bytes that are read of a body that is too large.
+const READ: usize = 4 * LIMIT;
 
 /// Most arguments of a form or a query.
 const ARGUMENTS: usize = 1000;
@@ -35,18 +38,32 @@ pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
         Some(kind) => kind.to_str().unwrap_or_default().to_owned(),
         None => String::new(),
     };
-    let limited = http_body_util::Limited::new(request.into_body(), LIMIT);
-    let bytes = limited.collect().await.map_err(|error| {
-        let too_large = error
-            .downcast_ref::<http_body_util::LengthLimitError>()
-            .is_some();
-        if too_large {
-            Refusal::TooLarge
-        } else {
-            Refusal::Broken
+    let bytes = collect(request.into_body()).await?;
+    decode(&kind, bytes).await
+}
+
+/// The whole body. What is too large is read on for a while, and forgotten: a client that still sends
+/// when its connection closes would not see the answer.
+async fn collect<B>(mut body: B) -> Result<Bytes, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let (mut bytes, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(|_| Refusal::Broken)?.into_data();
+        let data = data.unwrap_or_default();
+        length = length.saturating_add(data.len());
+        if length > READ {
+            break;
         }
-    })?;
-    decode(&kind, bytes.to_bytes()).await
+        if length <= LIMIT {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    if length > LIMIT {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(bytes.freeze())
 }
 
 /// Reads `bytes` as the content type says.
