@@ -135,13 +135,12 @@ async fn accept(
                     tracing::debug!("more connections than allowed: one is closed");
                     continue;
                 }
-                let peer = Peer {
-                    address: address.ip().to_canonical(),
+                let peer = Peer::new(
+                    address.ip().to_canonical(),
                     port,
-                    tls: tls.is_some(),
-                    server_name: None,
-                    gate: Arc::default(),
-                };
+                    tls.is_some(),
+                    Arc::default(),
+                );
                 let guard = alive.subscribe();
                 let serving = connection(Rc::clone(&core), stream, tls.clone(), peer, stop.clone());
                 tokio::task::spawn_local(async move {

@@ -55,7 +55,7 @@ pub(crate) async fn handle(
         started_at: UnixTime::now(),
         request_id: core.request_id(),
         asked: logged.then(|| (parts.method.clone(), parts.uri.clone())),
-        client: peer.address,
+        client: peer.address(),
         host: String::new(),
         route: None,
         consumer: None,
@@ -92,7 +92,7 @@ async fn answer(
         return Err(GatewayError::BadRequest("the path has a malformed triplet"));
     }
     let path = normalize(parts.uri.path()).into_owned();
-    let trusted = core.node.trusted.contains(peer.address);
+    let trusted = core.node.trusted.contains(peer.address());
     let client = client(&parts, peer, trusted, &authority);
     (record.client, record.host) = (client.address, authority.clone());
     let found = snapshot

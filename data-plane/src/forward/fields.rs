@@ -8,16 +8,6 @@ use shared::version::KONG_PRODUCT;
 
 use crate::http1::tokens;
 
-/// Fields that speak of one connection and are never passed on.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 /// Fields that decide about framing, routing or authentication, and so must not come as trailers
 /// (RFC 9110 §6.5.1).
 const NOT_IN_TRAILERS: [HeaderName; 10] = [
@@ -36,33 +26,50 @@ const NOT_IN_TRAILERS: [HeaderName; 10] = [
 /// Removes what belongs to the connection that `headers` came on, and what its `Connection` names.
 /// Says whether the peer takes trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
+    // A look at the names is cheaper than to look each of them up.
+    if !headers.keys().any(is_hop_by_hop) {
+        return false;
+    }
     let takes_trailers = headers
         .get_all(header::TE)
         .iter()
         .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(tokens)
-            .filter_map(|token| token.parse().ok())
-            // These decide about more than the connection; naming them must not make them vanish.
-            .filter(|name| {
-                *name != header::HOST
-                    && *name != header::CONTENT_LENGTH
-                    && *name != header::COOKIE
-                    && *name != header::AUTHORIZATION
-            })
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
-    }
-    for name in &HOP_BY_HOP {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        // What most connections say names no field that is there.
+        .filter(|token| {
+            !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close")
+        })
+        .filter_map(|token| token.parse().ok())
+        // These decide about more than the connection; naming them must not make them vanish.
+        .filter(|name| {
+            *name != header::HOST
+                && *name != header::CONTENT_LENGTH
+                && *name != header::COOKIE
+                && *name != header::AUTHORIZATION
+        })
+        .collect();
+    for name in named {
         headers.remove(name);
     }
+    remove_where(headers, is_hop_by_hop);
     takes_trailers
+}
+
+/// Whether `name` speaks of one connection and is never passed on.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// The trailers that may be passed on.

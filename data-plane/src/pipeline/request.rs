@@ -22,13 +22,34 @@ const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix
 /// The near end of a client's connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    /// The listener's port.
-    pub(crate) port: u16,
+    address: IpAddr,
+    /// The same as a field's value, made once for all requests of the connection.
+    address_text: HeaderValue,
+    /// The listener's port, as text.
+    port_text: String,
     pub(crate) tls: bool,
     /// The name in the TLS handshake.
     pub(crate) server_name: Option<String>,
     pub(crate) gate: Arc<Gate>,
+}
+
+impl Peer {
+    /// A client at `address`, on a connection to `port`.
+    pub(crate) fn new(address: IpAddr, port: u16, tls: bool, gate: Arc<Gate>) -> Self {
+        Self {
+            address,
+            address_text: text(address),
+            port_text: port.to_string(),
+            tls,
+            server_name: None,
+            gate,
+        }
+    }
+
+    /// Where it is.
+    pub(crate) const fn address(&self) -> IpAddr {
+        self.address
+    }
 }
 
 /// The host that is asked for, in lower case, from a request that can be read in only one way.
@@ -56,10 +77,10 @@ pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
 /// The client, by the word of a trusted peer if that is who sent the request.
 pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str) -> Client {
     let said = |name: &HeaderName| {
-        parts
-            .headers
+        // Nearly every request comes from somebody who is not believed: nothing is looked up for it.
+        let headers = trusted.then_some(&parts.headers)?;
+        headers
             .get(name)
-            .filter(|_| trusted)
             .and_then(|value| value.to_str().ok())
             .filter(|text| !text.is_empty())
     };
@@ -96,27 +117,35 @@ pub(super) fn forwarded(
     };
     let (host, port) = crate::router::split_port(&client.authority);
     set(FORWARDED_HOST, host);
-    set(FORWARDED_PORT, port.unwrap_or(&peer.port.to_string()));
+    set(FORWARDED_PORT, port.unwrap_or(&peer.port_text));
     set(FORWARDED_PATH, path);
     match prefix {
         Some(prefix) => set(FORWARDED_PREFIX, prefix),
         None if !trusted => _ = headers.remove(FORWARDED_PREFIX),
         None => {}
     }
-    let address = client.address.to_string();
+    let address = if client.address == peer.address {
+        peer.address_text.clone()
+    } else {
+        text(client.address)
+    };
     let chain: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
     let chain = if chain.is_empty() {
-        address.clone()
+        Some(address.clone())
     } else {
-        format!("{}, {}", chain.join(", "), peer.address)
+        HeaderValue::from_str(&format!("{}, {}", chain.join(", "), peer.address)).ok()
     };
-    for (name, value) in [(FORWARDED_FOR, chain), (REAL_IP, address)] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(name, value);
-        }
+    if let Some(chain) = chain {
+        headers.insert(FORWARDED_FOR, chain);
     }
+    headers.insert(REAL_IP, address);
+}
+
+/// An address as a field's value.
+fn text(address: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&address.to_string()).expect("an address has only visible characters")
 }
