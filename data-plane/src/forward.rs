@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use shared::clock::monotonic;
 
 pub(crate) use self::upgrade::tunnel;
@@ -17,6 +17,7 @@ use crate::compile::CompiledService;
 use crate::core::Core;
 use crate::http1::writer::field;
 use crate::http1::{Framing, FramingError, content_length, has_token};
+use crate::pipeline::Added;
 use crate::upstream::exchange::{Answer, Pump, Timeouts, exchange};
 use crate::upstream::origin::Origin;
 use crate::upstream::{Connection, UpstreamError};
@@ -29,8 +30,12 @@ pub(crate) struct Outgoing<'a> {
     /// Path and query.
     pub(crate) target: &'a str,
     pub(crate) host: &'a HeaderValue,
-    /// Without `Host`, framing and what belongs to one connection.
+    /// The client's, without what belongs to one connection. Some are replaced by those below.
     pub(crate) headers: &'a http::HeaderMap,
+    /// Which of them.
+    pub(crate) is_replaced: fn(&HeaderName) -> bool,
+    /// What the gateway tells.
+    pub(crate) added: &'a [Added],
     /// The protocol to switch to, if the client asks for one.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// Whether the client takes trailers.
@@ -148,6 +153,11 @@ fn write_head(connection: &mut Connection, outgoing: &Outgoing<'_>, framing: Fra
     );
     field(head, &header::HOST, outgoing.host.as_bytes());
     for (name, value) in outgoing.headers {
+        if !(outgoing.is_replaced)(name) {
+            field(head, name, value.as_bytes());
+        }
+    }
+    for (name, value) in outgoing.added {
         field(head, name, value.as_bytes());
     }
     match framing {

@@ -77,6 +77,8 @@ impl CoreHost {
             target: &target,
             host: &host,
             headers: &parts.headers,
+            is_replaced: |_| false,
+            added: &[],
             upgrade: None,
             trailers: false,
             timeouts,

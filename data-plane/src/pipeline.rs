@@ -20,7 +20,7 @@ use shared::clock::{UnixTime, monotonic};
 use shared::version::KONG_PRODUCT;
 
 use self::record::{Record, Recorded, milliseconds};
-use self::request::{authority, client, forwarded};
+use self::request::{authority, client, forwarded, is_replaced, is_replaced_if_trusted};
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService};
 use crate::core::Core;
@@ -32,12 +32,15 @@ use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
 
-pub(crate) use self::request::Peer;
+pub(crate) use self::request::{Added, Peer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
 const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
 const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+
+/// Room for the fields that the gateway adds to a request.
+const ADDED: usize = 10;
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -228,24 +231,26 @@ async fn proxy(
         request_framing(&parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
     let version = parts.version;
     let trailers = fields::strip_hop_by_hop(&mut parts.headers);
-    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
-        parts.headers.remove(name);
+    if version == Version::HTTP_2 {
+        fields::join_cookies(&mut parts.headers);
     }
     let prefix = strip
         .and_then(|length| path.get(..length))
         .filter(|prefix| *prefix != "/");
+    let mut added = Vec::with_capacity(ADDED);
     forwarded(
-        &mut parts.headers,
+        &parts.headers,
         peer,
         trusted,
         &client,
         &original_path,
         prefix,
+        &mut added,
     );
     if let Ok(value) = HeaderValue::from_str(&record.request_id) {
-        parts.headers.insert(REQUEST_ID, value);
+        added.push((REQUEST_ID, value));
     }
-    fields::append_via(&mut parts.headers, version);
+    added.push((header::VIA, fields::via(&parts.headers, version)));
     let preserved = route.preserve_host.then_some(client.authority.as_str());
     let host = upstream_host(service, preserved);
     let outgoing = Outgoing {
@@ -254,6 +259,12 @@ async fn proxy(
         target: &target,
         host: &host,
         headers: &parts.headers,
+        is_replaced: if trusted {
+            is_replaced_if_trusted
+        } else {
+            is_replaced
+        },
+        added: &added,
         upgrade: upgrade.as_ref().filter(|_| on_upgrade.is_some()),
         trailers,
         timeouts: service.timeouts,
@@ -279,7 +290,8 @@ async fn proxy(
     remove_owned_cookies(headers, route);
     headers.insert(UPSTREAM_LATENCY, upstream_latency.into());
     headers.insert(PROXY_LATENCY, proxy_latency.into());
-    fields::append_via(headers, Version::HTTP_11);
+    let via = fields::via(headers, Version::HTTP_11);
+    headers.insert(header::VIA, via);
     Ok(response)
 }
 

@@ -117,7 +117,7 @@ pub(crate) fn is_disguised(name: &str) -> bool {
     )
 }
 
-/// What [`append_via`] writes for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2.
+/// What [`via`] adds for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2.
 static OWN_VIA: LazyLock<[HeaderValue; 3]> = LazyLock::new(|| {
     ["1.0", "1.1", "2"].map(|protocol| {
         HeaderValue::from_str(&format!("{protocol} {KONG_PRODUCT}"))
@@ -125,27 +125,43 @@ static OWN_VIA: LazyLock<[HeaderValue; 3]> = LazyLock::new(|| {
     })
 });
 
-/// Says that a message which came by `version` has passed here (RFC 9110 §7.6.3).
-pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) {
+/// The `Via` of a message that came by `version` and goes on from here (RFC 9110 §7.6.3).
+pub(crate) fn via(headers: &HeaderMap, version: Version) -> HeaderValue {
     let [http10, http11, http2] = &*OWN_VIA;
     let own = match version {
         Version::HTTP_10 => http10,
         Version::HTTP_2 => http2,
         _ => http11,
     };
-    if !headers.contains_key(header::VIA) {
-        headers.insert(header::VIA, own.clone());
-        return;
+    let before = headers.get_all(header::VIA);
+    joined(before.iter().chain([own]), b", ").unwrap_or_else(|| own.clone())
+}
+
+/// Makes one field of the crumbs that HTTP/2 allows a cookie to come in (RFC 9113 §8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(header::COOKIE);
+    if crumbs.iter().nth(1).is_some()
+        && let Some(whole) = joined(crumbs.iter(), b"; ")
+    {
+        headers.insert(header::COOKIE, whole);
     }
-    let mut passed: Vec<u8> = Vec::new();
-    for value in headers.get_all(header::VIA) {
-        passed.extend_from_slice(value.as_bytes());
-        passed.extend_from_slice(b", ");
+}
+
+/// Several values as one; a single one is not copied.
+fn joined<'a>(
+    mut values: impl Iterator<Item = &'a HeaderValue>,
+    between: &[u8],
+) -> Option<HeaderValue> {
+    let first = values.next()?;
+    let Some(second) = values.next() else {
+        return Some(first.clone());
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for value in [second].into_iter().chain(values) {
+        whole.extend_from_slice(between);
+        whole.extend_from_slice(value.as_bytes());
     }
-    passed.extend_from_slice(own.as_bytes());
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(passed)) {
-        headers.insert(header::VIA, value);
-    }
+    HeaderValue::from_maybe_shared(Bytes::from(whole)).ok()
 }
 
 /// Removes the fields that `dropped` names, in any spelling of `-`.
@@ -201,14 +217,25 @@ mod tests {
             for (name, value) in before {
                 map.append(*name, HeaderValue::from_static(value));
             }
-            append_via(&mut map, version);
-            let all: Vec<_> = map.get_all(header::VIA).iter().collect();
-            assert_eq!(all, [&format!("{expected} {KONG_PRODUCT}")]);
+            assert_eq!(via(&map, version), format!("{expected} {KONG_PRODUCT}"));
         };
         check(&[], Version::HTTP_10, "1.0");
         check(&[], Version::HTTP_2, "2");
         let two = [("via", "1.0 a"), ("via", "1.1 b, 1.1 c")];
         check(&two, Version::HTTP_11, "1.0 a, 1.1 b, 1.1 c, 1.1");
+    }
+
+    #[test]
+    fn the_crumbs_of_a_cookie_become_one_field() {
+        let mut map = HeaderMap::new();
+        join_cookies(&mut map);
+        assert!(map.is_empty());
+        for crumb in ["a=1", "b=2; c=3", "d=4"] {
+            map.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut map);
+        let all: Vec<_> = map.get_all(header::COOKIE).iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3; d=4"]);
     }
 
     #[test]

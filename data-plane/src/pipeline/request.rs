@@ -94,35 +94,40 @@ pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str)
     }
 }
 
-/// Tells the upstream who asked, and for what.
+/// A field that the gateway adds to a request.
+pub(crate) type Added = (HeaderName, HeaderValue);
+
+/// What tells the upstream who asked, and for what. Of the client's own fields
+/// only those pass that [`is_replaced`] leaves.
 pub(super) fn forwarded(
-    headers: &mut HeaderMap,
+    headers: &HeaderMap,
     peer: &Peer,
     trusted: bool,
     client: &Client,
     path: &str,
     prefix: Option<&str>,
+    added: &mut Vec<Added>,
 ) {
-    if !(trusted && headers.contains_key(FORWARDED_PROTO)) {
+    // What a peer that is believed has said stays.
+    let said = |name: &HeaderName| trusted && headers.contains_key(name);
+    if !said(&FORWARDED_PROTO) {
         let scheme = if client.https { "https" } else { "http" };
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        added.push((FORWARDED_PROTO, HeaderValue::from_static(scheme)));
     }
-    let mut set = |name: HeaderName, value: &str| {
-        if !(trusted && headers.contains_key(&name)) {
-            match HeaderValue::from_str(value) {
-                Ok(value) => headers.insert(name, value),
-                Err(_) => headers.remove(name),
-            };
-        }
-    };
     let (host, port) = crate::router::split_port(&client.authority);
-    set(FORWARDED_HOST, host);
-    set(FORWARDED_PORT, port.unwrap_or(&peer.port_text));
-    set(FORWARDED_PATH, path);
-    match prefix {
-        Some(prefix) => set(FORWARDED_PREFIX, prefix),
-        None if !trusted => _ = headers.remove(FORWARDED_PREFIX),
-        None => {}
+    let port = port.unwrap_or(&peer.port_text);
+    for (name, value) in [
+        (FORWARDED_HOST, Some(host)),
+        (FORWARDED_PORT, Some(port)),
+        (FORWARDED_PATH, Some(path)),
+        (FORWARDED_PREFIX, prefix),
+    ] {
+        if let Some(value) = value
+            && !said(&name)
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            added.push((name, value));
+        }
     }
     let address = if client.address == peer.address {
         peer.address_text.clone()
@@ -139,10 +144,36 @@ pub(super) fn forwarded(
     } else {
         HeaderValue::from_str(&format!("{}, {}", chain.join(", "), peer.address)).ok()
     };
-    if let Some(chain) = chain {
-        headers.insert(FORWARDED_FOR, chain);
-    }
-    headers.insert(REAL_IP, address);
+    added.extend(chain.map(|chain| (FORWARDED_FOR, chain)));
+    added.push((REAL_IP, address));
+}
+
+/// Whether a client's field does not go upstream as it is: because the gateway tells it itself, or
+/// because it speaks of the message's framing, which is made anew.
+pub(super) fn is_replaced(name: &HeaderName) -> bool {
+    is_replaced_if_trusted(name)
+        || matches!(
+            name.as_str(),
+            "x-forwarded-proto"
+                | "x-forwarded-host"
+                | "x-forwarded-port"
+                | "x-forwarded-path"
+                | "x-forwarded-prefix"
+        )
+}
+
+/// The same for a client that is believed about whom it speaks for.
+pub(super) fn is_replaced_if_trusted(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "host"
+            | "content-length"
+            | "expect"
+            | "via"
+            | "x-forwarded-for"
+            | "x-real-ip"
+            | "x-kong-request-id"
+    )
 }
 
 /// An address as a field's value.
