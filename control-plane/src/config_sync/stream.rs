@@ -125,7 +125,8 @@ impl NodeStream {
                     Ok(None) => return Err(Ended::Left),
                     Err(status) => return Err(Ended::Broken(status)),
                 },
-                _ = target.changed() => {}
+                // Nobody will announce a snapshot any more: the process ends.
+                changed = target.changed() => changed.map_err(|_| Ended::Stopping)?,
                 _ = heartbeat.tick() => self.heartbeat(&newest).await?,
                 _ = &mut superseded => return Err(Ended::Superseded),
                 () = stopped(&mut stopping) => return Err(Ended::Stopping),
