@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -93,6 +94,9 @@ pub enum StoreError {
     #[error("{0}")]
     Key(String),
 }
+
+/// How long sled may take to close a store.
+const CLOSED: Duration = Duration::from_secs(30);
 
 /// The generation of a store that was never restored from an export.
 const FIRST_GENERATION: u64 = 1;
@@ -182,6 +186,14 @@ impl Store {
         };
         let config = store.load(directory)?;
         Ok((store, config))
+    }
+
+    /// Closes the store and waits until sled's background threads have let go of its lock: before, its
+    /// files can neither be opened again nor moved.
+    fn close(self) -> Result<(), StoreError> {
+        let path = self.directory.join("db");
+        drop(self);
+        files::wait_until_unlocked(&path, CLOSED)
     }
 
     /// How often the store was made anew from an export, counted from 1.

@@ -1,9 +1,13 @@
 //! The store's directory: private, repaired before it is opened, and synced once it is there.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
+
+use shared::clock::monotonic;
 
 use super::StoreError;
 
@@ -50,6 +54,27 @@ pub(super) fn sync_created(directory: &Path) -> Result<File, StoreError> {
         sync(parent)?;
     }
     Ok(file)
+}
+
+/// Waits until nobody holds the lock of the database file at `path`.
+pub(super) fn wait_until_unlocked(path: &Path, most: Duration) -> Result<(), StoreError> {
+    let started = monotonic();
+    let file = File::open(path).map_err(|source| file_error("opening", path, source))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if started.elapsed() < most => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let source = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(file_error("waiting for the lock of", path, source));
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(file_error("locking", path, source));
+            }
+        }
+    }
 }
 
 enum Failure {
@@ -107,7 +132,7 @@ fn remove(directory: &Path, taken: impl Fn(&str) -> bool) -> Result<(), StoreErr
     Ok(())
 }
 
-pub(super) fn file_error(attempt: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+pub(super) fn file_error(attempt: &'static str, path: &Path, source: io::Error) -> StoreError {
     StoreError::File {
         attempt,
         path: path.display().to_string(),

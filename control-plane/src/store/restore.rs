@@ -65,10 +65,10 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     filling
         .fill(generation, &export.config)
         .map_err(|reason| file_error("filling", &fresh, std::io::Error::other(reason)))?;
-    drop(filling);
+    filling.close()?;
     // What a start will read is proved before it counts.
     let (proved, config) = Store::open(&fresh, &key)?;
-    drop(proved);
+    proved.close()?;
 
     let mut replaced = None;
     if store.exists() {
@@ -98,7 +98,11 @@ fn generation(data: &Path, store: &Path, key: &SecretsKey) -> Result<u64, StoreE
     }
     refuse_if_in_use(store)?;
     match Store::open(store, key) {
-        Ok((store, _)) => Ok(store.generation().max(exported)),
+        Ok((store, _)) => {
+            let newest = store.generation().max(exported);
+            store.close()?;
+            Ok(newest)
+        }
         Err(error) => {
             tracing::warn!(%error, "the store to be replaced does not open");
             Ok(exported)
