@@ -125,7 +125,7 @@ fn content(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8
     encoder.finish()
 }
 
-/// Reads a file that [`write`] made.
+/// Reads a file that [`write()`] made.
 pub fn read(path: &Path, key: &SecretsKey) -> Result<Export, StoreError> {
     let refused = |what: &str| StoreError::Export {
         path: path.display().to_string(),
