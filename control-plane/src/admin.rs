@@ -231,14 +231,14 @@ impl Admin {
             } => {
                 let key = command::find(config, entity, selector)?.ok_or(Refusal::NotFound)?;
                 let fields = config.record(key).ok_or(Refusal::NotFound)?;
-                if !below(fields, parent.as_ref()) {
+                if !below(&fields, parent.as_ref()) {
                     return Err(Refusal::NotFound);
                 }
-                show(fields)
+                show(&fields)
             }
             Endpoint::Foreign { key, .. } => {
                 let key = key.ok_or(Refusal::NotFound)?;
-                show(config.record(key).ok_or(Refusal::NotFound)?)
+                show(&*config.record(key).ok_or(Refusal::NotFound)?)
             }
             Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin => {
                 return Err(Refusal::Method(endpoint.methods()));

@@ -23,7 +23,7 @@ use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
-use crate::config::{Change, Config, Fields};
+use crate::config::{Change, Config, Fields, Stored, put_into};
 
 /// Which record a command means.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -155,7 +155,7 @@ pub fn decide(
             let draft = record::Draft::new(entity, body, command);
             let fields = draft.complete(config, context)?;
             let key = key_of(entity, &fields)?;
-            if config.record(key).is_some() {
+            if config.contains(key) {
                 return Err(Rejection::IdTaken(key.id));
             }
             store(config, entity, key, fields)
@@ -178,8 +178,8 @@ pub fn decide(
         }
         Action::Patch(selector, body) => {
             let key = existing(config, entity, selector, &command.parents)?;
-            let stored = config.record(key).map(Arc::as_ref);
-            let draft = record::Draft::patch(entity, body, command, stored);
+            let stored = config.record(key);
+            let draft = record::Draft::patch(entity, body, command, stored.as_deref());
             let mut fields = draft.complete(config, context)?;
             fields.insert("id".to_owned(), key.id.to_string().into());
             store(config, entity, key, fields)
@@ -249,7 +249,7 @@ pub fn find(
         kind: entity.kind,
         id,
     });
-    Ok(key.filter(|key| config.record(*key).is_some()))
+    Ok(key.filter(|key| config.contains(*key)))
 }
 
 /// The record that a selector means, below the parents that the URL names.
@@ -263,7 +263,7 @@ fn existing(
     let key = find(config, entity, selector)?.ok_or_else(missing)?;
     let fields = config.record(key).ok_or_else(missing)?;
     let is_below =
-        |(field, id): &(&'static str, Uuid)| crate::config::foreign_id(fields, field) == Some(*id);
+        |(field, id): &(&'static str, Uuid)| crate::config::foreign_id(&fields, field) == Some(*id);
     if parents.iter().all(is_below) {
         Ok(key)
     } else {
@@ -286,8 +286,11 @@ fn store(
     config: &Config,
     entity: &'static Definition,
     key: Key,
-    fields: Fields,
+    mut fields: Fields,
 ) -> Result<Decision, Rejection> {
+    if config.is_used(key) && !config.contains(key) {
+        return Err(Rejection::IdTaken(key.id));
+    }
     if let Some(set) = config.taken(entity, key.id, &fields) {
         let values = set.iter().map(|field| {
             (
@@ -297,13 +300,16 @@ fn store(
         });
         return Err(Rejection::Taken(values.collect()));
     }
-    let fields = Arc::new(fields);
+    let shown = Arc::new(fields.clone());
+    if entity.workspaced {
+        put_into(&mut fields, config.workspace());
+    }
     let change = Change {
-        puts: vec![(key, Arc::clone(&fields))],
+        puts: vec![(key, Stored::of(&fields))],
         removes: Vec::new(),
     };
     Ok(Decision {
         change,
-        record: Some((key, fields)),
+        record: Some((key, shown)),
     })
 }

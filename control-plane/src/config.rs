@@ -1,36 +1,49 @@
 //! All records at one revision, indexed. A value: changing it makes a new one that shares what stayed.
 
+mod stored;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value};
-use shared::entity::{Definition, definition};
+use shared::entity::{DEFAULT_WORKSPACE, Definition, Entity, Workspace, definition};
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
+pub use stored::Stored;
+
 /// A record's fields.
 pub type Fields = Map<String, Value>;
+
+/// The field that says in which workspace a record is. Absent in the default one, never shown.
+const WORKSPACE_FIELD: &str = "ws_id";
 
 /// What one commit does to the records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Records that are new or replaced.
-    pub puts: Vec<(Key, Arc<Fields>)>,
+    pub puts: Vec<(Key, Stored)>,
     /// Records that go.
     pub removes: Vec<Key>,
 }
 
-/// The values of a set of unique fields: collection, which of its sets, and the values as JSON.
-type Claim = (&'static str, usize, String);
+/// The hash of a collection, a workspace, one of the collection's sets of unique fields, and their values.
+type Claim = [u8; 16];
 
 /// All records at one revision. Cloning is cheap, and so is a change, whatever the number of records.
+///
+/// What looks records up sees those of one workspace and those that all share, or everything if it was not
+/// narrowed by [`Config::within`].
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     revision: Revision,
-    records: OrdMap<Key, Arc<Fields>>,
+    workspace: Option<Uuid>,
+    records: OrdMap<Key, Stored>,
     /// Who holds which unique values.
     claims: OrdMap<Claim, Uuid>,
-    /// Pairs of a record and one that points to it.
+    /// Pairs of a record and one that points to it; a workspace and what is in it are one, too.
     references: OrdSet<(Key, Key)>,
 }
 
@@ -43,7 +56,7 @@ impl Config {
         self.revision
     }
 
-    /// How many records there are.
+    /// How many records there are, in all workspaces.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -53,14 +66,67 @@ impl Config {
         self.records.is_empty()
     }
 
+    /// The same configuration as those see it who may know of one workspace only.
+    #[must_use]
+    pub fn within(&self, workspace: Uuid) -> Self {
+        Self {
+            workspace: Some(workspace),
+            ..self.clone()
+        }
+    }
+
+    /// The workspace that this view is narrowed to; the default one if to none.
+    pub fn workspace(&self) -> Uuid {
+        self.workspace.unwrap_or(DEFAULT_WORKSPACE)
+    }
+
+    /// This configuration with the default workspace, which exists also if nobody has ever changed it.
+    #[must_use]
+    pub fn founded(mut self) -> Self {
+        let key = Key {
+            kind: Workspace::KIND,
+            id: DEFAULT_WORKSPACE,
+        };
+        if !self.records.contains_key(&key) {
+            self.put(key, &Stored::of(&Workspace::first()));
+        }
+        self
+    }
+
+    fn sees(&self, key: &Key, record: &Stored) -> bool {
+        self.workspace.is_none_or(|own| {
+            own == record.workspace()
+                || definition(key.kind).is_some_and(|entity| !entity.workspaced)
+        })
+    }
+
+    /// One record, as it is kept.
+    pub fn stored(&self, key: Key) -> Option<&Stored> {
+        self.records
+            .get(&key)
+            .filter(|record| self.sees(&key, record))
+    }
+
     /// One record.
-    pub fn record(&self, key: Key) -> Option<&Arc<Fields>> {
-        self.records.get(&key)
+    pub fn record(&self, key: Key) -> Option<Arc<Fields>> {
+        self.stored(key).map(|record| Arc::new(record.fields()))
+    }
+
+    /// Whether there is such a record.
+    pub fn contains(&self, key: Key) -> bool {
+        self.stored(key).is_some()
+    }
+
+    /// Whether an id is in use, in whatever workspace.
+    pub fn is_used(&self, key: Key) -> bool {
+        self.records.contains_key(&key)
     }
 
     /// Every record, ordered by collection and id.
-    pub fn records(&self) -> impl Iterator<Item = (&Key, &Arc<Fields>)> {
-        self.records.iter()
+    pub fn records(&self) -> impl Iterator<Item = (&Key, &Stored)> {
+        self.records
+            .iter()
+            .filter(|(key, record)| self.sees(key, record))
     }
 
     /// The records of a collection with an id from `first` on, ordered by id.
@@ -68,9 +134,19 @@ impl Config {
         &self,
         kind: &'static str,
         first: Uuid,
-    ) -> impl Iterator<Item = (&Key, &Arc<Fields>)> {
-        self.records
-            .range(Key { kind, id: first }..=Key { kind, id: LAST })
+    ) -> impl Iterator<Item = (Key, Arc<Fields>)> {
+        self.keys(kind, first)
+            .filter_map(|key| Some((key, self.record(key)?)))
+    }
+
+    /// The keys of a collection with an id from `first` on, ordered by id.
+    pub fn keys(&self, kind: &'static str, first: Uuid) -> Box<dyn Iterator<Item = Key> + '_> {
+        let narrowed = definition(kind).is_some_and(|entity| entity.workspaced);
+        if let Some(workspace) = self.workspace.filter(|_| narrowed) {
+            return Box::new(self.children(workspace_key(workspace), kind, first));
+        }
+        let range = Key { kind, id: first }..=Key { kind, id: LAST };
+        Box::new(self.records.range(range).map(|(key, _)| *key))
     }
 
     /// The records of `kind` that point to `parent`, with an id from `first` on, ordered by id.
@@ -99,13 +175,11 @@ impl Config {
 
     /// The id of the record of `kind` whose unique `field` is `value`.
     pub fn find(&self, kind: &'static str, field: &str, value: &str) -> Option<Uuid> {
-        let at = definition(kind)?
-            .unique
-            .iter()
-            .position(|set| *set == [field])?;
-        self.claims
-            .get(&(kind, at, claimed(&[Value::from(value)])))
-            .copied()
+        let entity = definition(kind)?;
+        let at = entity.unique.iter().position(|set| *set == [field])?;
+        let claim = claim(entity, self.workspace(), at, &[Value::from(value)]);
+        let id = self.claims.get(&claim).copied()?;
+        self.contains(Key { kind, id }).then_some(id)
     }
 
     /// The first set of unique fields in which `fields` collides with another record than `id`.
@@ -115,87 +189,145 @@ impl Config {
         id: Uuid,
         fields: &Fields,
     ) -> Option<&'static [&'static str]> {
-        claims(definition, fields)
+        claims(definition, self.workspace(), fields)
             .find(|(_, claim)| self.claims.get(claim).is_some_and(|holder| *holder != id))
             .map(|(set, _)| set)
+    }
+
+    /// The record that has unique values in common with `fields`.
+    pub fn holder(&self, definition: &'static Definition, fields: &Fields) -> Option<Uuid> {
+        claims(definition, self.workspace(), fields)
+            .find_map(|(_, claim)| self.claims.get(&claim).copied())
     }
 
     /// This configuration after `change`, as `revision`.
     #[must_use]
     pub fn evolve(&self, change: &Change, revision: Revision) -> Self {
         let mut next = self.clone();
-        next.revision = revision;
-        for key in &change.removes {
-            next.remove(*key);
-        }
-        // All old claims go before the first new one, so that two records may swap names.
-        for (key, _) in &change.puts {
-            next.remove(*key);
-        }
-        for (key, fields) in &change.puts {
-            next.put(*key, fields);
-        }
+        next.apply(change, revision);
         next
     }
 
-    fn put(&mut self, key: Key, fields: &Arc<Fields>) {
+    /// Makes this the configuration after `change`, as `revision`.
+    pub fn apply(&mut self, change: &Change, revision: Revision) {
+        self.revision = revision;
+        for key in &change.removes {
+            self.remove(*key);
+        }
+        // All old claims go before the first new one, so that two records may swap names.
+        for (key, _) in &change.puts {
+            self.remove(*key);
+        }
+        for (key, record) in &change.puts {
+            self.put(*key, record);
+        }
+    }
+
+    fn put(&mut self, key: Key, record: &Stored) {
         let Some(definition) = definition(key.kind) else {
             return;
         };
-        for (_, claim) in claims(definition, fields) {
+        let fields = record.indexed(definition);
+        for (_, claim) in claims(definition, record.workspace(), &fields) {
             self.claims.insert(claim, key.id);
         }
-        for parent in parents(definition, fields) {
+        for parent in parents(definition, record.workspace(), &fields) {
             self.references.insert((parent, key));
         }
-        self.records.insert(key, Arc::clone(fields));
+        self.records.insert(key, record.clone());
     }
 
     fn remove(&mut self, key: Key) {
-        let (Some(fields), Some(definition)) = (self.records.remove(&key), definition(key.kind))
+        let (Some(record), Some(definition)) = (self.records.remove(&key), definition(key.kind))
         else {
             return;
         };
-        for (_, claim) in claims(definition, &fields) {
+        let fields = record.indexed(definition);
+        for (_, claim) in claims(definition, record.workspace(), &fields) {
             self.claims.remove(&claim);
         }
-        for parent in parents(definition, &fields) {
+        for parent in parents(definition, record.workspace(), &fields) {
             self.references.remove(&(parent, key));
         }
     }
 }
 
+/// The key of a workspace.
+pub const fn workspace_key(id: Uuid) -> Key {
+    Key {
+        kind: Workspace::KIND,
+        id,
+    }
+}
+
+/// Says in `fields` that the record is in `workspace`.
+pub fn put_into(fields: &mut Fields, workspace: Uuid) {
+    if workspace != DEFAULT_WORKSPACE {
+        fields.insert(WORKSPACE_FIELD.to_owned(), workspace.to_string().into());
+    }
+}
+
+/// The workspace that a record is in.
+fn workspace_of(fields: &Fields) -> Uuid {
+    let id = fields.get(WORKSPACE_FIELD).and_then(Value::as_str);
+    id.and_then(|id| id.parse().ok())
+        .unwrap_or(DEFAULT_WORKSPACE)
+}
+
 /// The unique values that a record claims. `null` claims nothing, except as a part of several.
 fn claims(
     definition: &'static Definition,
+    workspace: Uuid,
     fields: &Fields,
 ) -> impl Iterator<Item = (&'static [&'static str], Claim)> {
     definition
         .unique
         .iter()
         .enumerate()
-        .filter_map(|(at, set)| {
+        .filter_map(move |(at, set)| {
             let values: Vec<Value> = set
                 .iter()
                 .map(|field| fields.get(*field).cloned().unwrap_or_default())
                 .collect();
             let claims = set.len() > 1 || values.iter().any(|value| !value.is_null());
-            claims.then(|| (*set, (definition.kind, at, claimed(&values))))
+            claims.then(|| (*set, claim(definition, workspace, at, &values)))
         })
 }
 
-fn claimed(values: &[Value]) -> String {
-    serde_json::to_string(values).expect("values that were parsed from JSON can be written as JSON")
+fn claim(definition: &Definition, workspace: Uuid, at: usize, values: &[Value]) -> Claim {
+    let everywhere = definition.unique_everywhere || !definition.workspaced;
+    let workspace = if everywhere {
+        DEFAULT_WORKSPACE
+    } else {
+        workspace
+    };
+    let values = serde_json::to_vec(values).expect("values that were parsed can be written again");
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(definition.kind.as_bytes())
+        .update(&[0])
+        .update(workspace.as_bytes())
+        .update(&u64::try_from(at).unwrap_or(u64::MAX).to_be_bytes())
+        .update(&values);
+    let mut claim = Claim::default();
+    claim.copy_from_slice(hasher.finalize().as_bytes().split_at(16).0);
+    claim
 }
 
-/// The records that a record points to.
-fn parents(definition: &'static Definition, fields: &Fields) -> impl Iterator<Item = Key> {
-    definition.foreign_keys().filter_map(|(field, kind)| {
+/// The records that a record points to, and the workspace that it is in.
+fn parents(
+    definition: &'static Definition,
+    workspace: Uuid,
+    fields: &Fields,
+) -> impl Iterator<Item = Key> {
+    let foreign = definition.foreign_keys().filter_map(|(field, kind)| {
         Some(Key {
             kind,
             id: foreign_id(fields, field)?,
         })
-    })
+    });
+    let within = definition.workspaced.then(|| workspace_key(workspace));
+    foreign.chain(within)
 }
 
 /// The id that a foreign key holds.

@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod config_sync;
 pub mod fleet;
+pub mod history;
 pub mod publisher;
 pub mod session_keys;
 pub mod settings;

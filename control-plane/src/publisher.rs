@@ -10,12 +10,18 @@ use uuid::Uuid;
 
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
+use crate::history::{Entry, Forgotten, History, Origin};
 
 /// Where commits become durable.
 pub trait Journal: Send + 'static {
-    /// Makes `change` durable as `revision`, the one after the last. After [`JournalFault::Broken`]
+    /// Makes `entry` durable; its revision is the one after the last. After [`JournalFault::Broken`]
     /// nothing is acknowledged any more until the process starts again.
-    fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault>;
+    fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault>;
+
+    /// What was committed before. Read without waiting for commits.
+    fn history(&self) -> Arc<dyn History> {
+        Arc::new(Forgotten)
+    }
 }
 
 /// Why a commit is not durable.
@@ -57,6 +63,7 @@ pub struct Publisher {
 
 struct Inner {
     generation: u64,
+    history: Arc<dyn History>,
     /// Held from the decision to the swap, so that each command is decided on the newest state.
     journal: Mutex<Box<dyn Journal>>,
     config: RwLock<Config>,
@@ -74,9 +81,11 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// Publishes `config`, of `generation`, and what is committed to `journal` from now on.
     pub fn new(config: Config, generation: u64, journal: Box<dyn Journal>) -> Self {
+        let config = config.founded();
         let revision = watch::Sender::new(config.revision());
         let inner = Inner {
             generation,
+            history: journal.history(),
             journal: Mutex::new(journal),
             config: RwLock::new(config),
             revision,
@@ -101,13 +110,53 @@ impl Publisher {
             .clone()
     }
 
+    /// The past of the configuration.
+    pub fn history(&self) -> &dyn History {
+        &*self.inner.history
+    }
+
     /// Tells of each new revision.
     pub fn watch(&self) -> watch::Receiver<Revision> {
         self.inner.revision.subscribe()
     }
 
-    /// Carries `command` out. Blocks on the store: not for an asynchronous thread.
+    /// Carries `command` out for the control plane itself. Blocks on the store: not for an asynchronous
+    /// thread.
     pub fn execute(&self, command: &Command, now: UnixTime) -> Result<Outcome, ExecuteError> {
+        self.execute_for(&Origin::system(), command, now)
+    }
+
+    /// Carries `command` out in the workspace that `origin` asks. Blocks on the store.
+    pub fn execute_for(
+        &self,
+        origin: &Origin,
+        command: &Command,
+        now: UnixTime,
+    ) -> Result<Outcome, ExecuteError> {
+        let mut shown = None;
+        let revision = self.transact(origin, now, |config, context| {
+            let decision = decide(&config.within(origin.workspace), command, context)?;
+            shown = decision.record;
+            Ok::<_, ExecuteError>(decision.change)
+        })?;
+        let decision = Decision {
+            change: revision.1,
+            record: shown,
+        };
+        Ok(Outcome {
+            decision,
+            revision: revision.0,
+        })
+    }
+
+    /// Makes durable and shows what `decide` makes of the newest configuration, of all workspaces. Blocks on
+    /// the store.
+    pub fn transact<E: From<JournalFault>>(
+        &self,
+        origin: &Origin,
+        now: UnixTime,
+        decide: impl FnOnce(&Config, &Context) -> Result<Change, E>,
+    ) -> Result<(Revision, Change), E> {
         // After a panic in the middle of a commit nobody knows what is durable.
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "read-only until the next start: a commit was cut short";
@@ -118,22 +167,19 @@ impl Publisher {
             now: now.as_secs(),
             id: Uuid::new_v4(),
         };
-        let decision = decide(&config, command, &context)?;
-        if decision.change == Change::default() {
-            return Ok(Outcome {
-                decision,
-                revision: config.revision(),
-            });
+        let change = decide(&config, &context)?;
+        if change == Change::default() {
+            return Ok((config.revision(), change));
         }
         let revision = config.revision().next();
-        journal.commit(revision, &decision.change)?;
-        let next = config.evolve(&decision.change, revision);
+        journal.commit(&Entry::of(&config, &change, revision, now, origin))?;
+        let next = config.evolve(&change, revision);
         *self
             .inner
             .config
             .write()
             .unwrap_or_else(PoisonError::into_inner) = next;
         self.inner.revision.send_replace(revision);
-        Ok(Outcome { decision, revision })
+        Ok((revision, change))
     }
 }

@@ -51,7 +51,7 @@ pub fn due(
 ) -> Vec<Command> {
     let mut keys: Vec<SessionKey> = config
         .collection(SessionKey::KIND, Uuid::nil())
-        .filter_map(|(_, fields)| serde_json::from_value(Value::Object((**fields).clone())).ok())
+        .filter_map(|(_, fields)| serde_json::from_value(Value::Object((*fields).clone())).ok())
         .collect();
     keys.sort_by_key(|key| key.activate_at);
     let usable = |key: &&SessionKey| key.state == KeyState::Ready && key.decrypt_until.is_none();

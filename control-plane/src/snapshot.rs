@@ -2,7 +2,8 @@
 
 use proto::v1::Chunk;
 use proto::v1::chunk::Packing;
-use shared::snapshot::{Position, Record, Snapshot};
+use shared::entity::definition;
+use shared::snapshot::{Key, Position, Record, Snapshot};
 
 use crate::config::Config;
 
@@ -27,10 +28,14 @@ pub struct EncodedSnapshot {
 
 /// Encodes every record of `config`.
 pub fn encode(config: &Config, generation: u64) -> EncodedSnapshot {
-    let records = config.records().map(|(key, fields)| Record {
-        key: *key,
-        json: serde_json::to_vec(&**fields).expect("fields that were JSON can be written as JSON"),
-    });
+    let distributed = |key: &Key| definition(key.kind).is_some_and(|entity| entity.distributed);
+    let records = config
+        .records()
+        .filter(|(key, _)| distributed(key))
+        .map(|(key, record)| Record {
+            key: *key,
+            json: record.json().to_vec(),
+        });
     let snapshot = Snapshot::new(generation, config.revision(), records.collect());
     pack(snapshot)
 }
@@ -67,11 +72,10 @@ fn pack(snapshot: Snapshot) -> EncodedSnapshot {
 mod tests {
     use serde_json::json;
     use shared::snapshot::{Key, Revision};
-    use std::sync::Arc;
     use uuid::Uuid;
 
     use super::*;
-    use crate::config::Change;
+    use crate::config::{Change, Stored};
 
     fn config(records: u128, padding: usize) -> Config {
         let put = |number| {
@@ -81,7 +85,7 @@ mod tests {
             };
             let text = "x".repeat(padding);
             let fields = json!({ "id": key.id, "name": format!("s{number}"), "path": text });
-            (key, Arc::new(fields.as_object().unwrap().clone()))
+            (key, Stored::of(fields.as_object().unwrap()))
         };
         let change = Change {
             puts: (0..records).map(put).collect(),

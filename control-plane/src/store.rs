@@ -7,6 +7,7 @@
 
 pub mod export;
 mod files;
+mod past;
 mod pieces;
 #[cfg(test)]
 mod power_cut;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::entity::definition;
 use shared::snapshot::{Hash, Key, Revision};
@@ -31,9 +31,11 @@ use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 use uuid::Uuid;
 
-use crate::config::{Change, Config, Fields};
+use crate::config::{Change, Config, Stored};
+use crate::history::{Entry, History, Origin};
 use crate::publisher::{Journal, JournalFault};
 use files::file_error;
+use past::Past;
 use room::Room;
 use seal::Sealer;
 pub use seal::SecretsKey;
@@ -144,7 +146,7 @@ pub struct Store {
     meta: sled::Tree,
     /// sled's own file, to sync it for real.
     file: File,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     head: Head,
     /// The hash of each record, to take it out of the digest when the record changes.
     hashes: HashMap<Key, Hash>,
@@ -178,7 +180,7 @@ impl Store {
             log,
             meta,
             file,
-            sealer: Sealer::new(key),
+            sealer: Arc::new(Sealer::new(key)),
             head: Head::default(),
             hashes: HashMap::new(),
             broken: None,
@@ -204,14 +206,19 @@ impl Store {
     /// Fills an empty store with a whole configuration, as `generation`.
     fn fill(&mut self, generation: u64, config: &Config) -> Result<(), String> {
         self.head.generation = generation;
-        let puts = config
-            .records()
-            .map(|(key, fields)| (*key, Arc::clone(fields)));
+        let puts = config.records().map(|(key, record)| (*key, record.clone()));
         let change = Change {
             puts: puts.collect(),
             removes: Vec::new(),
         };
-        self.write(config.revision(), &change)
+        let (empty, origin) = (Config::default(), Origin::system());
+        self.write(&Entry::of(
+            &empty,
+            &change,
+            config.revision(),
+            UnixTime::now(),
+            &origin,
+        ))
     }
 
     fn load(&mut self, directory: &Path) -> Result<Config, StoreError> {
@@ -238,9 +245,9 @@ impl Store {
             let hash = record_hash(&name, &json);
             combine(&mut digest, &hash);
             self.hashes.insert(key, hash);
-            let fields: Fields = serde_json::from_slice(&json)
-                .map_err(|error| damaged(directory, error.to_string()))?;
-            puts.push((key, Arc::new(fields)));
+            let record =
+                Stored::parse(&json).map_err(|error| damaged(directory, error.to_string()))?;
+            puts.push((key, record));
         }
         if puts.len() != self.head.count || digest != self.head.digest {
             let what = format!("{} records instead of {}", puts.len(), self.head.count);
@@ -253,23 +260,25 @@ impl Store {
         Ok(Config::default().evolve(&change, Revision(self.head.revision)))
     }
 
-    fn write(&mut self, revision: Revision, change: &Change) -> Result<(), String> {
+    fn write(&mut self, entry: &Entry) -> Result<(), String> {
         let mut head = Head {
-            revision: revision.0,
+            revision: entry.revision.0,
             ..self.head.clone()
         };
-        let mut hashes: Vec<(Key, Option<Hash>)> = Vec::new();
+        let mut hashes: Vec<(Key, Option<Hash>)> = Vec::with_capacity(entry.edits.len());
         let mut puts = Vec::new();
-        let mut removes = Vec::new();
-        for key in &change.removes {
-            hashes.push((*key, None));
-            removes.push(name(*key));
-        }
-        for (key, fields) in &change.puts {
-            let name = name(*key);
-            let json = serde_json::to_vec(&**fields).map_err(|error| error.to_string())?;
-            hashes.push((*key, Some(record_hash(&name, &json))));
-            puts.push((name.clone(), self.sealer.seal(&name, &json)));
+        let mut old: Vec<(Vec<u8>, usize)> = Vec::new();
+        for edit in &entry.edits {
+            let name = name(edit.key);
+            if self.hashes.contains_key(&edit.key) {
+                old.push((name.clone(), pieces::count(&self.records, &name)));
+            }
+            let hash = edit.after.as_ref().map(|record| {
+                let hash = record_hash(&name, record.json());
+                puts.push((name.clone(), self.sealer.seal(&name, record.json())));
+                hash
+            });
+            hashes.push((edit.key, hash));
         }
         for (key, hash) in &hashes {
             match self.hashes.get(key) {
@@ -281,18 +290,16 @@ impl Store {
                 None => head.count -= usize::from(self.hashes.contains_key(key)),
             }
         }
-        let entry = log_entry(revision, change, &self.head.chain);
-        head.chain = *blake3::hash(&entry).as_bytes();
-        let log_name = revision.0.to_be_bytes().to_vec();
-        let entry = self.sealer.seal(&log_name, &entry);
+        let packed = entry
+            .pack(&self.head.chain)
+            .map_err(|error| error.to_string())?;
+        head.chain = *blake3::hash(&packed).as_bytes();
+        let log_name = past::log_name(entry.revision);
+        let packed = self.sealer.seal(&log_name, &packed);
         let sealed_head = serde_json::to_vec(&head).map_err(|error| error.to_string())?;
         let sealed_head = self.sealer.seal(HEAD, &sealed_head);
 
-        let old: Vec<(Vec<u8>, usize)> = removes
-            .iter()
-            .chain(puts.iter().map(|(name, _)| name))
-            .map(|name| (name.clone(), pieces::count(&self.records, name)))
-            .collect();
+        let forgotten = past::forgotten(&self.log, entry.revision);
         (&self.records, &self.log, &self.meta)
             .transaction(|(records, log, meta)| {
                 for (name, pieces) in &old {
@@ -301,7 +308,10 @@ impl Store {
                 for (name, sealed) in &puts {
                     pieces::put(records, name, sealed)?;
                 }
-                pieces::put(log, &log_name, &entry)?;
+                if let Some((name, pieces)) = &forgotten {
+                    pieces::remove(log, name, *pieces)?;
+                }
+                pieces::put(log, &log_name, &packed)?;
                 meta.insert(HEAD, sealed_head.as_slice())?;
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
@@ -323,22 +333,29 @@ impl Store {
 }
 
 impl Journal for Store {
-    fn commit(&mut self, revision: Revision, change: &Change) -> Result<(), JournalFault> {
+    fn history(&self) -> Arc<dyn History> {
+        Arc::new(Past {
+            log: self.log.clone(),
+            sealer: Arc::clone(&self.sealer),
+        })
+    }
+
+    fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
         if let Some(reason) = &self.broken {
             let reason = format!("read-only until the next start: {reason}");
             return Err(JournalFault::Broken(reason));
         }
-        if revision.0 != self.head.revision + 1 {
+        if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Broken(format!(
-                "revision {revision} does not follow {}",
-                self.head.revision
+                "revision {} does not follow {}",
+                entry.revision, self.head.revision
             )));
         }
         // A disk that does not tell its space is not thereby full.
         if let Ok(room) = (self.room)(&self.directory) {
             room.check().map_err(JournalFault::NoRoom)?;
         }
-        self.write(revision, change).map_err(|reason| {
+        self.write(entry).map_err(|reason| {
             tracing::error!(%reason, "store is read-only from now on");
             self.broken = Some(reason.clone());
             JournalFault::Broken(reason)
@@ -384,23 +401,4 @@ fn combine(digest: &mut Hash, hash: &Hash) {
     for (byte, other) in digest.iter_mut().zip(hash) {
         *byte ^= other;
     }
-}
-
-/// What the log keeps of a change: when, after what, and the records themselves.
-fn log_entry(revision: Revision, change: &Change, previous: &Hash) -> Vec<u8> {
-    let key = |key: &Key| json!({ "kind": key.kind, "id": key.id });
-    let puts: Vec<Value> = change
-        .puts
-        .iter()
-        .map(|(put, fields)| json!({ "key": key(put), "record": **fields }))
-        .collect();
-    let removes: Vec<Value> = change.removes.iter().map(key).collect();
-    let entry = json!({
-        "revision": revision,
-        "at": UnixTime::now(),
-        "previous": previous,
-        "puts": puts,
-        "removes": removes,
-    });
-    entry.to_string().into_bytes()
 }

@@ -6,6 +6,7 @@ mod plugin;
 mod route;
 mod service;
 mod session_key;
+mod workspace;
 
 use std::sync::LazyLock;
 
@@ -22,6 +23,7 @@ pub use plugin::Plugin;
 pub use route::{HttpsRedirect, PathHandling, Peer, Route};
 pub use service::{Protocol, Service};
 pub use session_key::{KeyState, SessionKey};
+pub use workspace::{DEFAULT_WORKSPACE, Workspace};
 
 /// A kind of thing that is configured.
 pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
@@ -45,6 +47,15 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
     /// Whether the Admin API shows the collection.
     const PUBLIC: bool = true;
 
+    /// Whether each record is in one workspace; the others are shared by all.
+    const WORKSPACED: bool = true;
+
+    /// Whether data planes get the records.
+    const DISTRIBUTED: bool = true;
+
+    /// Whether what is unique is so across all workspaces.
+    const UNIQUE_EVERYWHERE: bool = false;
+
     /// Expands write-only fields before anything is checked. Errors name the shorthand.
     fn expand(_: &mut Map<String, Value>, _: &mut FieldErrors) {}
 
@@ -63,6 +74,10 @@ pub enum OnDelete {
 
 /// What the registry knows of one entity.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each answers a question of its own"
+)]
 pub struct Definition {
     /// See [`Entity::KIND`].
     pub kind: &'static str,
@@ -76,6 +91,12 @@ pub struct Definition {
     pub on_delete: OnDelete,
     /// See [`Entity::PUBLIC`].
     pub public: bool,
+    /// See [`Entity::WORKSPACED`].
+    pub workspaced: bool,
+    /// See [`Entity::DISTRIBUTED`].
+    pub distributed: bool,
+    /// See [`Entity::UNIQUE_EVERYWHERE`].
+    pub unique_everywhere: bool,
     /// See [`Entity::expand`].
     pub expand: fn(&mut Map<String, Value>, &mut FieldErrors),
     /// See [`Entity::check`].
@@ -93,6 +114,9 @@ impl Definition {
             nested: E::NESTED,
             on_delete: E::ON_DELETE,
             public: E::PUBLIC,
+            workspaced: E::WORKSPACED,
+            distributed: E::DISTRIBUTED,
+            unique_everywhere: E::UNIQUE_EVERYWHERE,
             expand: E::expand,
             check: E::check,
             schema: LazyLock::new(Record::of::<E>),
@@ -109,7 +133,8 @@ impl Definition {
 }
 
 /// Every entity. A new one adds its file and a line here.
-static DEFINITIONS: [Definition; 6] = [
+static DEFINITIONS: [Definition; 7] = [
+    Definition::of::<Workspace>(),
     Definition::of::<Service>(),
     Definition::of::<Route>(),
     Definition::of::<Consumer>(),

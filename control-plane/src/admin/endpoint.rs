@@ -2,6 +2,7 @@
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 use shared::entity::{Definition, definition, definitions};
 use shared::snapshot::Key;
 
@@ -231,7 +232,7 @@ fn nested(
         return Err(Refusal::NotFound);
     };
     let fields = config.record(owner).ok_or(Refusal::NotFound)?;
-    let key = foreign_id(fields, name).map(|id| Key { kind: to, id });
+    let key = foreign_id(&fields, name).map(|id| Key { kind: to, id });
     Ok(Endpoint::Foreign {
         entity: public(to)?,
         key,
@@ -261,10 +262,8 @@ fn nested_record(
         return record(selector, parent);
     };
     let holds = |key: &Key| {
-        config
-            .record(*key)
-            .and_then(|fields| fields.get(field)?.as_str())
-            == Some(name.as_str())
+        let fields = config.record(*key);
+        fields.is_some_and(|fields| fields.get(field).and_then(Value::as_str) == Some(name))
     };
     let found = config
         .children(parent.key, owner.kind, uuid::Uuid::nil())

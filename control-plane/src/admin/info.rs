@@ -32,9 +32,12 @@ pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
         })
         .collect();
     let config = publisher.config();
-    let enabled: BTreeSet<&str> = config
-        .collection("plugins", Uuid::nil())
-        .filter_map(|(_, fields)| fields.get("name")?.as_str())
+    let enabled: BTreeSet<String> = config
+        .keys("plugins", Uuid::nil())
+        .filter_map(|key| {
+            let name = config.stored(key)?.pick(|field| field == "name");
+            Some(name.get("name")?.as_str()?.to_owned())
+        })
         .collect();
     let plugins = json!({ "available_on_server": available, "enabled_in_cluster": enabled });
     json!({

@@ -126,7 +126,7 @@ pub(super) fn list(
                 id,
             })
         });
-        let data: Vec<Value> = found.into_iter().map(|fields| show(fields)).collect();
+        let data: Vec<Value> = found.into_iter().map(|fields| show(&fields)).collect();
         return json!({ "data": data, "next": null });
     }
     let first = query.after.unwrap_or_default();
@@ -137,11 +137,10 @@ pub(super) fn list(
             .collection(entity.kind, first)
             .filter(|(key, fields)| wanted(key, fields))
             .take(query.size + 1)
-            .map(|(key, fields)| (*key, Arc::clone(fields)))
             .collect(),
         Some(parent) => config
             .children(parent.key, entity.kind, first)
-            .filter_map(|key| Some((key, Arc::clone(config.record(key)?))))
+            .filter_map(|key| Some((key, config.record(key)?)))
             .filter(|(key, fields)| wanted(key, fields))
             .take(query.size + 1)
             .collect(),

@@ -43,7 +43,7 @@ pub(super) fn plan(
             if parent.is_some() && *method != Method::PUT {
                 let key = find(config, entity, &selector)?;
                 let fields = key.and_then(|key| config.record(key));
-                if !fields.is_some_and(|fields| below(fields, parent.as_ref())) {
+                if !fields.is_some_and(|fields| below(&fields, parent.as_ref())) {
                     return Err(Refusal::NotFound);
                 }
             }

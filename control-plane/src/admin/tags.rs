@@ -54,7 +54,7 @@ pub(super) fn list(
     for (key, tag) in entries(config, only) {
         if query.after.as_ref().is_some_and(|after| {
             let (kind, id, last) = after;
-            (key.kind, key.id, tag) <= (kind.as_str(), *id, last.as_str())
+            (key.kind, key.id, tag.as_str()) <= (kind.as_str(), *id, last.as_str())
         }) {
             continue;
         }
@@ -65,7 +65,7 @@ pub(super) fn list(
     }
     let more = page.len() > query.size;
     page.truncate(query.size);
-    let entry = |(key, tag): &(Key, &str)| json!({ "tag": tag, "entity_name": key.kind, "entity_id": key.id });
+    let entry = |(key, tag): &(Key, String)| json!({ "tag": tag, "entity_name": key.kind, "entity_id": key.id });
     let mut reply = Map::new();
     reply.insert("data".to_owned(), page.iter().map(entry).collect());
     let mut next = Value::Null;
@@ -79,16 +79,18 @@ pub(super) fn list(
 }
 
 /// The tags of the records that the Admin API shows, by collection, id and tag.
-fn entries<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item = (Key, &'a str)> {
+fn entries<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item = (Key, String)> {
     let public = |key: &Key| definition(key.kind).is_some_and(|entity| entity.public);
     let records = config.records().filter(move |(key, _)| public(key));
-    records.flat_map(move |(key, fields)| {
+    records.flat_map(move |(key, record)| {
+        let fields = record.pick(|field| field == "tags");
         let tags = fields.get("tags").and_then(Value::as_array);
-        let mut tags: Vec<&str> = tags
+        let mut tags: Vec<String> = tags
             .into_iter()
             .flatten()
             .filter_map(Value::as_str)
             .filter(|tag| only.is_none_or(|only| only == *tag))
+            .map(str::to_owned)
             .collect();
         tags.sort_unstable();
         tags.into_iter().map(|tag| (*key, tag))

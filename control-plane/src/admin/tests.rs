@@ -7,11 +7,10 @@ mod verbs;
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::json;
-use shared::snapshot::Revision;
 use tower::ServiceExt;
 
 use super::*;
-use crate::config::Change;
+use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault};
 
 /// A journal that forgets, or refuses.
@@ -20,7 +19,7 @@ struct Memory {
 }
 
 impl Journal for Memory {
-    fn commit(&mut self, _: Revision, _: &Change) -> Result<(), JournalFault> {
+    fn commit(&mut self, _: &Entry) -> Result<(), JournalFault> {
         if self.broken {
             Err(JournalFault::Broken("disk full".to_owned()))
         } else {

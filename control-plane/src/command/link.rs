@@ -22,7 +22,7 @@ pub(super) fn link(
     let holder = config
         .record(owner)
         .ok_or_else(|| Rejection::NotFound(selector.clone(), "id"))?;
-    let action = foreign_id(holder, field).map_or_else(
+    let action = foreign_id(&holder, field).map_or_else(
         || Action::Create(body.clone()),
         |id| Action::Upsert(Selector::Id(id), body.clone()),
     );

@@ -239,7 +239,7 @@ fn check_foreign_keys(
         let Some(id) = crate::config::foreign_id(fields, field) else {
             continue;
         };
-        if config.record(Key { kind, id }).is_none() {
+        if !config.contains(Key { kind, id }) {
             return Err(Rejection::NoParent {
                 field: field.to_owned(),
                 kind,

@@ -7,7 +7,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 use super::room::Room;
 use super::seal::{Sealer, SecretsKey};
 use super::{StoreError, file_error};
-use crate::config::{Change, Config, Fields};
+use crate::config::{Change, Config, Fields, Stored};
 
 /// What a file begins with. It is also what the rest is sealed to.
 const MAGIC: &[u8] = b"wardgate export 1\n";
@@ -113,12 +112,13 @@ fn content(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8
     };
     let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION)?;
     serde_json::to_writer(&mut encoder, &heading)?;
-    for (key, fields) in config.records() {
+    for (key, record) in config.records() {
+        let record: Fields = serde_json::from_slice(record.json())?;
         encoder.write_all(b"\n")?;
         let line = Line {
             kind: key.kind.to_owned(),
             id: key.id,
-            record: &**fields,
+            record: &record,
         };
         serde_json::to_writer(&mut encoder, &line)?;
     }
@@ -159,7 +159,7 @@ fn parse(content: &[u8]) -> Result<Export, String> {
             kind: entity.kind,
             id: line.id,
         };
-        puts.push((key, Arc::new(line.record)));
+        puts.push((key, Stored::of(&line.record)));
     }
     if puts.len() != heading.records {
         return Err(format!(

@@ -47,6 +47,28 @@ pub(super) fn remove(tree: &TransactionalTree, name: &[u8], pieces: usize) -> Re
     Ok(())
 }
 
+/// One value, put together again.
+pub(super) fn read(tree: &sled::Tree, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
+    let mut value = Vec::new();
+    let (mut found, mut whole) = (0, 0);
+    for piece in tree.scan_prefix(name) {
+        let (key, piece) = piece.map_err(text)?;
+        let Some((own, at, of)) = split(&key).filter(|(own, ..)| *own == name) else {
+            continue;
+        };
+        if at != found || own.len() != name.len() {
+            return Err("a piece of a value is missing".to_owned());
+        }
+        found += 1;
+        whole = of;
+        value.extend_from_slice(&piece);
+    }
+    if found != whole {
+        return Err("the last piece of a value is missing".to_owned());
+    }
+    Ok((whole > 0).then_some(value))
+}
+
 /// Every value of a tree with its name, put together again.
 pub(super) fn walk(
     tree: &sled::Tree,

@@ -6,15 +6,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
-use shared::snapshot::{Key, Revision};
+use shared::snapshot::Key;
 use uuid::Uuid;
 
+use super::tests::entry;
 use super::{SecretsKey, Store};
-use crate::config::{Change, Fields};
+use crate::config::{Change, Fields, Stored};
 use crate::publisher::Journal;
 
 /// What a disk writes whole or not at all, in bytes.
@@ -37,7 +37,7 @@ fn change(revision: u64) -> Change {
     let length = usize::try_from(revision * 977 % 20_000).unwrap();
     fields.insert("text".to_owned(), "x".repeat(length).into());
     Change {
-        puts: vec![(key, Arc::new(fields))],
+        puts: vec![(key, Stored::of(&fields))],
         removes: Vec::new(),
     }
 }
@@ -86,7 +86,7 @@ fn a_power_cut_loses_no_acknowledged_commit() {
         let (mut store, _) = Store::open(&directory, &key).unwrap();
         states.push(files(&directory));
         for revision in 1..=COMMITS {
-            store.commit(Revision(revision), &change(revision)).unwrap();
+            store.commit(&entry(revision, &change(revision))).unwrap();
             states.push(files(&directory));
         }
     }
@@ -131,7 +131,7 @@ fn a_power_cut_loses_no_acknowledged_commit() {
             // Each record is the one that the newest commit to it put.
             for newest in (revision.saturating_sub(RECORDS) + 1)..=revision {
                 let (key, fields) = &change(newest).puts[0];
-                prop_assert_eq!(config.record(*key), Some(fields));
+                prop_assert_eq!(config.stored(*key), Some(fields));
             }
             Ok(())
         })

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::*;
+use crate::config::Fields;
 
 struct Place {
     root: tempfile::TempDir,
@@ -36,8 +39,29 @@ fn put(id: u128, text: &str) -> Change {
     let mut fields = Fields::new();
     fields.insert("username".to_owned(), text.into());
     Change {
-        puts: vec![(key, Arc::new(fields))],
+        puts: vec![(key, Stored::of(&fields))],
         removes: Vec::new(),
+    }
+}
+
+/// The entry of a commit of the control plane itself.
+pub(super) fn entry(revision: u64, change: &Change) -> Entry {
+    Entry::of(
+        &Config::default(),
+        change,
+        Revision(revision),
+        UnixTime::default(),
+        &Origin::system(),
+    )
+}
+
+trait CommitAt {
+    fn commit_at(&mut self, revision: u64, change: &Change) -> Result<(), JournalFault>;
+}
+
+impl CommitAt for Store {
+    fn commit_at(&mut self, revision: u64, change: &Change) -> Result<(), JournalFault> {
+        self.commit(&entry(revision, change))
     }
 }
 
@@ -56,17 +80,17 @@ fn what_was_committed_is_there_after_a_restart() {
     {
         let (mut store, config) = place.open().unwrap();
         assert!(config.is_empty());
-        store.commit(Revision(1), &put(1, "first")).unwrap();
-        store.commit(Revision(2), &put(2, &large)).unwrap();
-        store.commit(Revision(3), &put(1, "again")).unwrap();
+        store.commit_at(1, &put(1, "first")).unwrap();
+        store.commit_at(2, &put(2, &large)).unwrap();
+        store.commit_at(3, &put(1, "again")).unwrap();
         let removes = vec![Key {
             kind: "consumers",
             id: Uuid::from_u128(3),
         }];
-        store.commit(Revision(4), &put(3, "gone")).unwrap();
+        store.commit_at(4, &put(3, "gone")).unwrap();
         store
-            .commit(
-                Revision(5),
+            .commit_at(
+                5,
                 &Change {
                     puts: Vec::new(),
                     removes,
@@ -79,7 +103,7 @@ fn what_was_committed_is_there_after_a_restart() {
         assert_eq!((config.revision(), config.len()), (Revision(5), 2));
         assert_eq!(username(&config, 1).as_deref(), Some("again"));
         assert_eq!(username(&config, 2), Some(large));
-        store.commit(Revision(6), &put(2, "small")).unwrap();
+        store.commit_at(6, &put(2, "small")).unwrap();
     }
     let (_, config) = place.open().unwrap();
     assert_eq!(username(&config, 2).as_deref(), Some("small"));
@@ -89,17 +113,17 @@ fn what_was_committed_is_there_after_a_restart() {
 fn a_revision_that_does_not_follow_is_refused_and_changes_nothing() {
     let place = Place::new();
     let (mut store, _) = place.open().unwrap();
-    store.commit(Revision(1), &put(1, "a")).unwrap();
-    assert!(store.commit(Revision(1), &put(2, "b")).is_err());
-    assert!(store.commit(Revision(3), &put(2, "b")).is_err());
-    store.commit(Revision(2), &put(2, "b")).unwrap();
+    store.commit_at(1, &put(1, "a")).unwrap();
+    assert!(store.commit_at(1, &put(2, "b")).is_err());
+    assert!(store.commit_at(3, &put(2, "b")).is_err());
+    store.commit_at(2, &put(2, "b")).unwrap();
 }
 
 #[test]
 fn another_key_and_a_second_process_are_named() {
     let place = Place::new();
     let (mut store, _) = place.open().unwrap();
-    store.commit(Revision(1), &put(1, "a")).unwrap();
+    store.commit_at(1, &put(1, "a")).unwrap();
     let locked = place.open().unwrap_err().to_string();
     assert!(locked.contains("another control plane"), "{locked}");
     drop(store);
@@ -115,9 +139,7 @@ fn no_secret_is_readable_in_the_files() {
     let place = Place::new();
     {
         let (mut store, _) = place.open().unwrap();
-        store
-            .commit(Revision(1), &put(1, "canary-canary-canary"))
-            .unwrap();
+        store.commit_at(1, &put(1, "canary-canary-canary")).unwrap();
     }
     for entry in std::fs::read_dir(place.directory()).unwrap().flatten() {
         if entry.path().is_file() {
@@ -135,8 +157,8 @@ fn a_record_that_was_changed_behind_our_back_stops_the_start() {
     let place = Place::new();
     {
         let (mut store, _) = place.open().unwrap();
-        store.commit(Revision(1), &put(1, "a")).unwrap();
-        store.commit(Revision(2), &put(2, "b")).unwrap();
+        store.commit_at(1, &put(1, "a")).unwrap();
+        store.commit_at(2, &put(2, "b")).unwrap();
     }
     {
         let database = sled::open(place.directory()).unwrap();
@@ -156,7 +178,7 @@ fn a_crash_while_sled_writes_its_index_is_repaired() {
     let place = Place::new();
     {
         let (mut store, _) = place.open().unwrap();
-        store.commit(Revision(1), &put(1, "a")).unwrap();
+        store.commit_at(1, &put(1, "a")).unwrap();
     }
     std::fs::write(
         place.directory().join("snap.0000000000000001.generating"),
@@ -175,7 +197,7 @@ fn a_truncated_file_is_an_error_or_whole_and_never_a_panic() {
             let (mut store, _) = place.open().unwrap();
             for at in 0..20_u64 {
                 store
-                    .commit(Revision(at + 1), &put(u128::from(at), &"y".repeat(3000)))
+                    .commit_at(at + 1, &put(u128::from(at), &"y".repeat(3000)))
                     .unwrap();
             }
         }
@@ -203,7 +225,7 @@ fn a_nearly_full_disk_refuses_writes_until_there_is_room() {
             total: 1 << 40,
         })
     };
-    let fault = store.commit(Revision(1), &put(1, "a")).unwrap_err();
+    let fault = store.commit_at(1, &put(1, "a")).unwrap_err();
     assert!(matches!(fault, JournalFault::NoRoom(_)), "{fault}");
     assert!(
         fault.to_string().contains("1024 MiB must stay free"),
@@ -215,7 +237,7 @@ fn a_nearly_full_disk_refuses_writes_until_there_is_room() {
             total: 1 << 40,
         })
     };
-    store.commit(Revision(1), &put(1, "a")).unwrap();
+    store.commit_at(1, &put(1, "a")).unwrap();
 }
 
 #[test]
@@ -236,7 +258,7 @@ fn no_damage_gives_other_content_than_was_written() {
         let (mut store, _) = place.open().unwrap();
         for at in 1..=12_u64 {
             let change = put(u128::from(at), &format!("{at}{}", "z".repeat(2000)));
-            store.commit(Revision(at), &change).unwrap();
+            store.commit_at(at, &change).unwrap();
         }
     }
     let whole = std::fs::read(place.directory().join("db")).unwrap();
@@ -287,7 +309,7 @@ mod exports {
         let (mut store, mut config) = place.open().unwrap();
         for at in 1..=20_u64 {
             let change = put(u128::from(at), &format!("consumer {at}"));
-            store.commit(Revision(at), &change).unwrap();
+            store.commit_at(at, &change).unwrap();
             config = config.evolve(&change, Revision(at));
         }
         let path = export::write(
@@ -319,7 +341,7 @@ mod exports {
         let (mut store, config) = place.open().unwrap();
         assert_eq!(store.generation(), 2);
         assert_eq!(username(&config, 20).as_deref(), Some("consumer 20"));
-        store.commit(Revision(21), &put(21, "new")).unwrap();
+        store.commit_at(21, &put(21, "new")).unwrap();
         drop(store);
         assert_eq!(
             place.open().unwrap().0.generation(),
@@ -333,7 +355,7 @@ mod exports {
         let (place, path) = exported();
         {
             let (mut store, _) = place.open().unwrap();
-            store.commit(Revision(21), &put(21, "later")).unwrap();
+            store.commit_at(21, &put(21, "later")).unwrap();
         }
         let first = restored(&place, &path).unwrap();
         let kept = first.replaced.expect("there was a store");

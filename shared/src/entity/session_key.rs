@@ -49,4 +49,5 @@ impl std::fmt::Debug for SessionKey {
 impl Entity for SessionKey {
     const KIND: &'static str = "session_keys";
     const PUBLIC: bool = false;
+    const WORKSPACED: bool = false;
 }

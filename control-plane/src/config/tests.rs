@@ -1,0 +1,94 @@
+//! Views of one workspace, and records as they are kept.
+
+use serde_json::json;
+use shared::entity::definition;
+use shared::snapshot::{Key, Revision};
+use uuid::Uuid;
+
+use super::*;
+
+fn record(kind: &'static str, id: u128, workspace: u128, fields: Value) -> (Key, Stored) {
+    let Value::Object(mut fields) = fields else {
+        panic!("no object")
+    };
+    put_into(&mut fields, Uuid::from_u128(workspace));
+    let id = Uuid::from_u128(id);
+    (Key { kind, id }, Stored::of(&fields))
+}
+
+#[test]
+fn a_workspace_sees_its_own_records_and_the_shared_ones() {
+    let puts = vec![
+        record("services", 1, 0, json!({ "name": "s" })),
+        record("services", 2, 7, json!({ "name": "s" })),
+        record(
+            "routes",
+            3,
+            7,
+            json!({ "service": { "id": Uuid::from_u128(2) } }),
+        ),
+        record("workspaces", 7, 0, json!({ "name": "w" })),
+    ];
+    let change = Change {
+        puts,
+        removes: Vec::new(),
+    };
+    let config = Config::default().evolve(&change, Revision(1));
+    let (first, other) = (
+        config.within(DEFAULT_WORKSPACE),
+        config.within(Uuid::from_u128(7)),
+    );
+    let named = |config: &Config| config.find("services", "name", "s").map(|id| id.as_u128());
+    assert_eq!((named(&first), named(&other)), (Some(1), Some(2)));
+    let ids = |config: &Config| -> Vec<u128> {
+        let keys = config.keys("services", Uuid::nil());
+        keys.map(|key| key.id.as_u128()).collect()
+    };
+    assert_eq!(
+        (ids(&first), ids(&other), ids(&config)),
+        (vec![1], vec![2], vec![1, 2])
+    );
+    let second = Key {
+        kind: "services",
+        id: Uuid::from_u128(2),
+    };
+    assert!(!first.contains(second) && other.contains(second) && first.is_used(second));
+    assert!(other.record(second).unwrap().get(WORKSPACE_FIELD).is_none());
+    assert_eq!(first.records().count(), 2);
+    assert_eq!(other.records().count(), 3);
+    let services = definition("services").unwrap();
+    let fields = json!({ "name": "s" });
+    let taken = |config: &Config| config.taken(services, Uuid::nil(), fields.as_object().unwrap());
+    assert!(taken(&first).is_some() && taken(&other).is_some());
+    assert!(taken(&config.within(Uuid::from_u128(8))).is_none());
+    assert_eq!(
+        config
+            .children(workspace_key(Uuid::from_u128(7)), "routes", Uuid::nil())
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn the_default_workspace_is_there_from_the_start() {
+    let config = Config::default().founded();
+    assert_eq!(
+        config.find("workspaces", "name", "default"),
+        Some(DEFAULT_WORKSPACE)
+    );
+    assert_eq!(config.clone().founded().len(), config.len());
+}
+
+#[test]
+fn what_is_kept_is_what_came() {
+    let fields = json!({ "id": "x", "a\"b": [1, { "c": null }], "tags": ["t"], "name": "ü" });
+    let kept = Stored::of(fields.as_object().unwrap());
+    assert_eq!(Value::Object(kept.fields()), fields);
+    assert_eq!(kept, Stored::parse(kept.json()).unwrap());
+    let picked = kept.pick(|name| name.contains('"'));
+    assert_eq!(Value::Object(picked), json!({ "a\"b": [1, { "c": null }] }));
+    for bad in ["[]", "{", "{} {}", ""] {
+        assert!(Stored::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert!(!format!("{kept:?}").contains("tags"));
+}
