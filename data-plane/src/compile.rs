@@ -12,7 +12,9 @@ use http::HeaderValue;
 use plugins::environment::Environment;
 use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
-use shared::entity::{Acl, Consumer, PathHandling, Plugin, Protocol, Route, Service, SessionKey};
+use shared::entity::{
+    Acl, Consumer, PathHandling, Plugin, Protocol, Revocation, Route, Service, SessionKey,
+};
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
 
@@ -45,6 +47,7 @@ pub struct CompiledSnapshot {
     /// In the order that the router names them by.
     pub(crate) routes: Vec<CompiledRoute>,
     pub(crate) environment: Environment,
+    pub(crate) revocations: Vec<Revocation>,
 }
 
 impl CompiledSnapshot {
@@ -100,6 +103,7 @@ struct Records {
     consumers: Vec<Consumer>,
     acls: Vec<Acl>,
     session_keys: Vec<SessionKey>,
+    revocations: Vec<Revocation>,
 }
 
 /// Compiles `snapshot`, or names every field that stands in the way.
@@ -199,6 +203,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         router: index,
         routes: ready,
         environment,
+        revocations: records.revocations,
     })
 }
 
@@ -224,6 +229,7 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             "consumers" => records.consumers.extend(parse(kind, id, json, faults)),
             "acls" => records.acls.extend(parse(kind, id, json, faults)),
             "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
+            "revocations" => records.revocations.extend(parse(kind, id, json, faults)),
             // A newer control plane may know kinds that no request here could need.
             _ => {}
         }

@@ -14,9 +14,11 @@ mod connection;
 mod follow;
 mod receiver;
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use plugins::revocations::Revocations;
 use shared::clock::monotonic;
 use tokio::sync::watch;
 
@@ -46,6 +48,7 @@ const GOOD: Duration = Duration::from_secs(10);
 pub(crate) fn start(
     node: Node,
     live: Live,
+    revocations: Arc<Revocations>,
     last_good: LastGood,
     phase: watch::Receiver<Phase>,
 ) -> std::io::Result<JoinHandle<()>> {
@@ -55,7 +58,9 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("config-sync".to_owned())
         .spawn(move || {
-            runtime.block_on(async { run(node, Applier::new(live, last_good), phase).await });
+            runtime.block_on(async {
+                run(node, Applier::new(live, revocations, last_good), phase).await
+            });
             // A snapshot that still compiles is of no use to anyone any more.
             runtime.shutdown_background();
         })

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 
 use crate::access_log::AccessLog;
@@ -24,6 +25,8 @@ pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
+    /// Which sessions are over before their time.
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) access_log: AccessLog,
     /// Of each core; whoever owns the core adds to its own and reads no other.
     pub(crate) metrics: Vec<Arc<Metrics>>,

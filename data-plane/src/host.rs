@@ -7,9 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Response};
-use plugins::host::{FetchError, FetchLimits, Host};
+use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
+use plugins::revocations::Revocations;
 use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
 
 use crate::body::RequestBody;
 use crate::core::Core;
@@ -186,5 +188,19 @@ impl Host for CoreHost {
 
     fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         self.0.node.states.of()
+    }
+
+    fn revocations(&self) -> &Revocations {
+        &self.0.node.revocations
+    }
+
+    async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
+        let known = &self.0.node.revocations;
+        if !known.add_own(revocations, self.now()) {
+            tracing::error!("there are more revocations than this node takes: a logout is refused");
+            return Err(RevokeError::Full);
+        }
+        // Nobody carries them to the control plane yet.
+        std::future::ready(Err(RevokeError::NotStored)).await
     }
 }

@@ -127,8 +127,8 @@ impl DataPlane {
         let proxy = Proxy::start(settings, Arc::clone(&live))?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();
-        let config_sync =
-            config_sync::start(node, live, last_good, phases).map_err(StartError::Thread)?;
+        let config_sync = config_sync::start(node, live, proxy.revocations(), last_good, phases)
+            .map_err(StartError::Thread)?;
         let addresses = proxy.addresses();
         if let Some(path) = &settings.addresses_file {
             let told = serde_json::json!(addresses).to_string();

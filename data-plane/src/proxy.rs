@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use plugins::revocations::Revocations;
+use shared::clock::UnixTime;
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
@@ -86,8 +88,13 @@ impl Proxy {
         } else {
             settings.workers
         };
+        let revocations = Arc::new(Revocations::default());
+        if let Some(snapshot) = live.load().as_ref() {
+            revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
+        }
         let node = Arc::new(Node {
             live,
+            revocations,
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
@@ -145,6 +152,11 @@ impl Proxy {
             node,
             workers: threads,
         })
+    }
+
+    /// Which sessions are over before their time, as this node knows.
+    pub(crate) fn revocations(&self) -> Arc<Revocations> {
+        Arc::clone(&self.node.revocations)
     }
 
     /// Where it listens.

@@ -3,6 +3,7 @@
 mod acl;
 mod consumer;
 mod plugin;
+mod revocation;
 mod route;
 mod service;
 mod session_key;
@@ -20,6 +21,7 @@ use crate::schema::{FieldErrors, Record};
 pub use acl::Acl;
 pub use consumer::Consumer;
 pub use plugin::Plugin;
+pub use revocation::Revocation;
 pub use route::{HttpsRedirect, PathHandling, Peer, Route};
 pub use service::{Protocol, Service};
 pub use session_key::{KeyState, SessionKey};
@@ -133,7 +135,7 @@ impl Definition {
 }
 
 /// Every entity. A new one adds its file and a line here.
-static DEFINITIONS: [Definition; 7] = [
+static DEFINITIONS: [Definition; 8] = [
     Definition::of::<Workspace>(),
     Definition::of::<Service>(),
     Definition::of::<Route>(),
@@ -141,6 +143,7 @@ static DEFINITIONS: [Definition; 7] = [
     Definition::of::<Plugin>(),
     Definition::of::<Acl>(),
     Definition::of::<SessionKey>(),
+    Definition::of::<Revocation>(),
 ];
 
 /// Every entity, parents before children.

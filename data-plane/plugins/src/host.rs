@@ -9,6 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
+
+use crate::revocations::Revocations;
 
 /// The port to the outside. Cheap to clone; a clone may outlive the request, in a task of its own.
 pub trait Host: Clone + 'static {
@@ -38,6 +41,26 @@ pub trait Host: Clone + 'static {
 
     /// The value of type `T` of this node, shared by its cores. Not for the hot path.
     fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T>;
+
+    /// The revocations that this node knows, its own and those of others.
+    fn revocations(&self) -> &Revocations;
+
+    /// Ends sessions: on this node before the first wait, and on all others once the control plane
+    /// has stored the revocations, which is when the future ends. One attempt; whoever cannot tell
+    /// somebody else to come back tries again.
+    fn revoke(&self, revocations: Vec<Revocation>)
+    -> impl Future<Output = Result<(), RevokeError>>;
+}
+
+/// Why revocations do not hold everywhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RevokeError {
+    /// No control plane has stored them: they hold on this node, and until it stops.
+    #[error("the control plane has not stored the revocation")]
+    NotStored,
+    /// There are too many: they hold nowhere.
+    #[error("this node knows too many revocations to take another")]
+    Full,
 }
 
 /// What a fetch may cost.

@@ -12,6 +12,7 @@ pub mod host;
 mod identity_headers;
 pub mod openid_connect;
 pub mod registry;
+pub mod revocations;
 pub mod session_keys;
 pub mod state;
 #[cfg(test)]

@@ -30,8 +30,10 @@ mod loops;
 mod mark;
 mod opened;
 mod packed;
+mod page;
 mod principal;
 mod provider;
+mod rate;
 mod refresh;
 mod request;
 mod rules;
@@ -50,7 +52,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use serde_json::{Map, Value};
 use shared::schema::FieldErrors;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use config::OpenidConnect;
 
@@ -61,7 +63,7 @@ use callback::{Found, Lost};
 use config::AuthMethod;
 use cookie::Jar;
 use failure::{Class, Failure};
-use opened::Opened;
+use opened::{Opened, Sought};
 use rules::Rules;
 use session::Session;
 
@@ -147,14 +149,29 @@ async fn authenticate(
     host: &impl Host,
     jar: &Jar,
 ) -> Result<Flow, Failure> {
+    if let Some(flow) = logout::from_provider(rules, exchange, host, jar).await {
+        return Ok(flow);
+    }
     let now = host.now();
-    let open = if rules.methods.session {
+    let sought = if rules.methods.session {
         opened::find(rules, exchange, host, jar, now)
     } else {
-        None
+        Sought::Nothing
     };
+    if let Sought::Useless(reason) = sought {
+        debug!(
+            request_id = exchange.request_id,
+            reason, "the session cookie is of no use"
+        );
+    }
+    let open = sought.found();
     if logout::asked_for(rules, exchange).await {
         return logout::run(rules, exchange, host, jar, open.as_deref()).await;
+    }
+    if open.is_none()
+        && let Some(flow) = logout::returned(rules, exchange, host, jar)
+    {
+        return Ok(flow);
     }
     // A browser that comes back from the provider is signed in anew, even if another of its tabs has
     // been faster.
@@ -335,7 +352,7 @@ async fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: 
         Class::Unavailable | Class::Oversized | Class::Unexpected => {
             warn!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
         }
-        Class::BadRequest | Class::Unauthorized | Class::Forbidden => {
+        Class::BadRequest | Class::Unauthorized | Class::Forbidden | Class::Limited => {
             info!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "request refused");
         }
     }

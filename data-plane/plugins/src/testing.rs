@@ -13,14 +13,15 @@ use futures::task::LocalSpawnExt;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 use shared::clock::UnixTime;
-use shared::entity::Consumer;
+use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
 use crate::environment::Environment;
 use crate::exchange::{BodyError, BodySource, Client, Exchange, Identity};
-use crate::host::{FetchError, FetchLimits, Host};
+use crate::host::{FetchError, FetchLimits, Host, RevokeError};
 use crate::openid_connect::OpenidConnect;
+use crate::revocations::Revocations;
 use crate::session_keys::{KeyRing, SessionKey};
 use crate::state::{CoreStates, NodeStates};
 
@@ -40,6 +41,9 @@ struct Inner {
     drawn: Cell<u64>,
     core: CoreStates,
     node: Arc<NodeStates>,
+    revocations: Revocations,
+    /// Whether a control plane takes revocations.
+    stores: Cell<bool>,
     network: RefCell<Option<Rc<Network>>>,
     hangs: Cell<bool>,
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
@@ -62,6 +66,8 @@ impl FakeHost {
             drawn: Cell::new(seed << 32),
             core: CoreStates::default(),
             node,
+            revocations: Revocations::default(),
+            stores: Cell::new(true),
             network: RefCell::default(),
             hangs: Cell::default(),
             sleepers: RefCell::default(),
@@ -84,6 +90,11 @@ impl FakeHost {
     /// Lets the network take everything and give nothing.
     pub(crate) fn hang(&self, hangs: bool) {
         self.0.hangs.set(hangs);
+    }
+
+    /// Whether a control plane takes revocations.
+    pub(crate) fn store(&self, stores: bool) {
+        self.0.stores.set(stores);
     }
 
     pub(crate) fn set_clock(&self, now: UnixTime) {
@@ -203,6 +214,22 @@ impl Host for FakeHost {
 
     fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         self.0.node.of()
+    }
+
+    fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
+        if !self.0.revocations.add_own(revocations, self.now()) {
+            return Err(RevokeError::Full);
+        }
+        std::future::ready(()).await;
+        if self.0.stores.get() {
+            Ok(())
+        } else {
+            Err(RevokeError::NotStored)
+        }
     }
 }
 

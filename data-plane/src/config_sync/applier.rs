@@ -4,8 +4,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plugins::revocations::Revocations;
 use proto::v1::Fault;
 use proto::v1::fault::Code;
+use shared::clock::UnixTime;
 use shared::snapshot::{Position, Snapshot};
 use tokio::sync::watch;
 
@@ -25,6 +27,8 @@ const PERSIST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Applier {
     live: Live,
+    /// Which sessions are over before their time.
+    revocations: Arc<Revocations>,
     /// What the last good file is to hold next.
     unsaved: watch::Sender<Option<Arc<Snapshot>>>,
     /// The root of what it holds.
@@ -33,7 +37,7 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Call on the runtime that is to write the file.
-    pub(super) fn new(live: Live, last_good: LastGood) -> Self {
+    pub(super) fn new(live: Live, revocations: Arc<Revocations>, last_good: LastGood) -> Self {
         let (unsaved, snapshots) = watch::channel(None);
         // What runs at the start came from the file, if anything does.
         let running = live.load().as_ref().map(|running| running.position());
@@ -41,6 +45,7 @@ impl Applier {
         tokio::spawn(save(Arc::new(last_good), snapshots, positions));
         Self {
             live,
+            revocations,
             unsaved,
             saved,
         }
@@ -96,6 +101,9 @@ impl Applier {
     async fn replace(&self, snapshot: Snapshot) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
         let compiled = compile_guarded(Arc::clone(&snapshot)).await?;
+        // In force before anyone can count on it.
+        let revocations = compiled.revocations.iter().copied();
+        self.revocations.add(revocations, UnixTime::now());
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
         // Freeing a large configuration takes a while.

@@ -20,6 +20,8 @@ pub(super) enum Class {
     Unauthorized,
     /// Somebody is, but may not: 403.
     Forbidden,
+    /// The client does too much of it: 429.
+    Limited,
     /// The gateway lacks something it needs: 500.
     Unexpected,
     /// The provider's tokens are more than a browser can hold: 502.
@@ -107,6 +109,17 @@ impl Failure {
         }
     }
 
+    /// The client address begins too many sign-ins.
+    pub(super) fn limited() -> Self {
+        Self {
+            class: Class::Limited,
+            ..Self::unexpected(
+                "sign_in_limit",
+                "the client address begins too many sign-ins",
+            )
+        }
+    }
+
     /// The session does not fit into the cookies that a browser keeps.
     pub(super) fn oversized() -> Self {
         Self {
@@ -144,7 +157,11 @@ impl Failure {
         match self.class {
             Class::Unauthorized => rules.config.access.unauthorized_destroy_session,
             Class::Forbidden => rules.config.access.forbidden_destroy_session,
-            Class::BadRequest | Class::Unexpected | Class::Oversized | Class::Unavailable => false,
+            Class::BadRequest
+            | Class::Limited
+            | Class::Unexpected
+            | Class::Oversized
+            | Class::Unavailable => false,
         }
     }
 
@@ -164,6 +181,7 @@ impl Failure {
                 access.forbidden_error_message.as_str(),
                 client.forbidden_redirect_uri.as_deref(),
             ),
+            Class::Limited => (StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", None),
             Class::Unexpected => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "An unexpected error occurred",
@@ -203,8 +221,10 @@ impl Failure {
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
         }
-        if self.class == Class::Unavailable {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        match self.class {
+            Class::Unavailable => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("5")),
+            Class::Limited => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("60")),
+            _ => {}
         }
         response
     }

@@ -1,8 +1,19 @@
 //! Logout: the local session first, then the provider's (OpenID Connect RP-Initiated Logout 1.0).
+//!
+//! The session's cookie is taken back and the session revoked, so that a copy of the cookie is of no
+//! use on any node.
+
+mod backchannel;
+mod frontchannel;
+mod returned;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::{HOST, ORIGIN};
 use http::{Method, StatusCode};
+use shared::entity::Revocation;
+use tracing::warn;
 use url::Url;
 
 use super::config::LogoutMethod;
@@ -10,6 +21,7 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::loops;
 use super::opened::{self, Opened};
+use super::page;
 use super::provider;
 use super::request;
 use super::rules::Rules;
@@ -19,8 +31,67 @@ use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
 
-/// Longest ID token that is sent along as a hint: URLs have limits.
-const LONGEST_HINT: usize = 6 * 1024;
+/// Longest URL that a browser is sent to; beyond, it posts a form.
+const LONGEST_URL: usize = 8000;
+
+/// Longest ID token that is sent along as a hint.
+const LONGEST_HINT: usize = 64 * 1024;
+
+/// How often a logout is brought to the control plane before that is given up.
+const ATTEMPTS: u32 = 10;
+
+/// Answers what the provider asks for by itself. `None`: the request is no such thing.
+pub(super) async fn from_provider(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Option<Flow> {
+    let logout = &rules.config.logout;
+    let asks = |suffix: &Option<String>| {
+        let suffix = suffix.as_deref().filter(|suffix| !suffix.is_empty());
+        suffix.is_some_and(|suffix| exchange.path.ends_with(suffix))
+    };
+    if asks(&logout.backchannel_logout_uri_suffix) {
+        return Some(Flow::Answer(
+            backchannel::answer(rules, exchange, host).await,
+        ));
+    }
+    if asks(&logout.frontchannel_logout_uri_suffix) {
+        return Some(Flow::Answer(frontchannel::answer(
+            rules, exchange, host, jar,
+        )));
+    }
+    None
+}
+
+/// Answers a browser without a session that comes back from the provider's logout.
+pub(super) fn returned(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Option<Flow> {
+    returned::answer(rules, exchange, host, jar)
+}
+
+/// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows.
+fn end_everywhere(host: &impl Host, revocation: Revocation) {
+    // What is full is logged by the attempt.
+    host.revocations().add_own([revocation], host.now());
+    let its_host = host.clone();
+    host.spawn(Box::pin(async move {
+        let mut pause = Duration::from_secs(1);
+        for _ in 0..ATTEMPTS {
+            match its_host.revoke(vec![revocation]).await {
+                Ok(()) => return,
+                Err(error) => warn!(%error, "a logout holds on this node only, so far"),
+            }
+            its_host.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_mins(1));
+        }
+    }));
+}
 
 /// Whether the request means logout (Kong 3.9, `logout_*`).
 pub(super) async fn asked_for(rules: &Rules, exchange: &mut Exchange<'_>) -> bool {
@@ -78,13 +149,27 @@ pub(super) async fn run(
     jar: &Jar,
     session: Option<&Opened>,
 ) -> Result<Flow, Failure> {
-    if forged(exchange) {
-        let mut failure = Failure::forbidden("logout_forged", "another site asked for the logout");
-        failure.error = None;
-        return Err(failure);
+    match origin(exchange) {
+        Origin::Ours => {}
+        Origin::Followed => return Ok(Flow::Answer(ask(exchange))),
+        Origin::Foreign => {
+            let mut failure =
+                Failure::forbidden("logout_forged", "another site asked for the logout");
+            failure.error = None;
+            return Err(failure);
+        }
     }
     opened::destroy(rules, exchange, jar);
     loops::forget(rules, exchange, jar);
+    if let Some(open) = session {
+        let now = host.now();
+        let revocation = Revocation {
+            id: Revocation::session(&open.session.id),
+            before: now.as_millis(),
+            expires_at: rules.forgotten_at(now),
+        };
+        end_everywhere(host, revocation);
+    }
     let client = match session {
         Some(open) => open.session.client,
         None => request::client(rules, exchange).await,
@@ -104,37 +189,109 @@ pub(super) async fn run(
         .or(document
             .as_ref()
             .and_then(|document| document.end_session_endpoint.as_deref()));
-    let target = match endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) {
-        Some(mut url) => {
-            let hint = session.and_then(|open| open.session.id_token.as_deref());
-            let mut arguments = url.query_pairs_mut();
-            if let Some(hint) = hint.filter(|hint| hint.len() <= LONGEST_HINT) {
-                arguments.append_pair("id_token_hint", hint);
-            }
-            let id = &rules.client(client).id;
-            if !id.is_empty() {
-                arguments.append_pair("client_id", id);
-            }
-            if let Some(after) = after {
-                arguments.append_pair("post_logout_redirect_uri", after);
-            }
-            drop(arguments);
-            Some(url.into())
-        }
-        None => after.map(str::to_owned),
+    let Some(endpoint) = endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) else {
+        return Ok(Flow::Answer(match after {
+            Some(after) => answer::redirect(after, &exchange.request_id),
+            None => answer::message(StatusCode::OK, "OK", &exchange.request_id),
+        }));
     };
-    Ok(Flow::Answer(match target {
-        Some(target) => answer::redirect(&target, &exchange.request_id),
-        None => answer::message(StatusCode::OK, "OK", &exchange.request_id),
-    }))
+    let mut arguments = Vec::new();
+    let hint = session.and_then(|open| open.session.id_token.as_deref());
+    if let Some(hint) = hint.filter(|hint| hint.len() <= LONGEST_HINT) {
+        arguments.push(("id_token_hint".to_owned(), hint.to_owned()));
+    }
+    let id = &rules.client(client).id;
+    if !id.is_empty() {
+        arguments.push(("client_id".to_owned(), id.clone()));
+    }
+    if let Some(after) = after {
+        arguments.push(("post_logout_redirect_uri".to_owned(), after.to_owned()));
+        if let Some(state) = returned::begin(rules, exchange, host) {
+            arguments.push(("state".to_owned(), state));
+        }
+    }
+    Ok(Flow::Answer(to_provider(exchange, &endpoint, arguments)))
 }
 
-/// Whether a page of another site sent the request without its user's doing (Fetch Metadata).
-fn forged(exchange: &Exchange<'_>) -> bool {
+/// Sends the browser to the provider's logout, by a form if the URL would be too long.
+fn to_provider(
+    exchange: &Exchange<'_>,
+    endpoint: &Url,
+    mut arguments: Vec<(String, String)>,
+) -> http::Response<bytes::Bytes> {
+    let with = |arguments: &[(String, String)]| {
+        let mut url = endpoint.clone();
+        if !arguments.is_empty() {
+            url.query_pairs_mut().extend_pairs(arguments);
+        }
+        String::from(url)
+    };
+    let mut url = with(&arguments);
+    if url.len() > LONGEST_URL {
+        if page::wanted(&exchange.request.headers) {
+            return page::form(endpoint.as_str(), &arguments);
+        }
+        arguments.retain(|(name, _)| name != "id_token_hint");
+        url = with(&arguments);
+    }
+    answer::redirect(&url, &exchange.request_id)
+}
+
+/// Where the wish to log out comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Origin {
+    /// From a page of ours, or from no page at all.
+    Ours,
+    /// From a link of another site that the user followed.
+    Followed,
+    /// From another site, without its user's doing as far as we can tell.
+    Foreign,
+}
+
+/// Tells a logout that another site makes a browser ask for (Fetch Metadata; `Origin` where that is
+/// missing).
+fn origin(exchange: &Exchange<'_>) -> Origin {
     let headers = &exchange.request.headers;
-    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
-    is("sec-fetch-site", "cross-site")
-        && !(exchange.request.method == Method::GET && is("sec-fetch-user", "?1"))
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("sec-fetch-site") {
+        Some("cross-site") => {
+            let followed = text("sec-fetch-user") == Some("?1");
+            if exchange.request.method == Method::GET && followed {
+                Origin::Followed
+            } else {
+                Origin::Foreign
+            }
+        }
+        Some(_) => Origin::Ours,
+        None => {
+            let Some(origin) = text(ORIGIN.as_str()) else {
+                return Origin::Ours;
+            };
+            let host = |authority: &str| {
+                let url = Url::parse(&format!("http://{authority}")).ok()?;
+                url.host_str().map(str::to_owned)
+            };
+            let from = Url::parse(origin).ok();
+            let from = from.as_ref().and_then(Url::host_str);
+            let ours = host(&exchange.client.authority)
+                .or_else(|| host(text(HOST.as_str()).unwrap_or_default()));
+            if from.is_some() && from == ours.as_deref() {
+                Origin::Ours
+            } else {
+                Origin::Foreign
+            }
+        }
+    }
+}
+
+/// Asks a user who followed a link of another site whether they mean it.
+fn ask(exchange: &Exchange<'_>) -> http::Response<bytes::Bytes> {
+    let uri = &exchange.request.uri;
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // Two slashes would lead to another host.
+    let target = format!("/{}", target.trim_start_matches(['/', '\\']));
+    let text = "Another site asks to sign you out.";
+    page::question("Sign out?", text, &target, "Sign out")
 }
 
 /// Revokes the session's tokens in the background: a slow provider does not hold back the logout.

@@ -1,12 +1,14 @@
 //! Opened sessions, remembered per core: a request with a known cookie costs a comparison.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use http::header::SET_COOKIE;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
+use uuid::Uuid;
 
 use super::config::AuthMethod;
 use super::cookie::Jar;
@@ -17,6 +19,8 @@ use super::rules::Rules;
 use super::seal::NAME_CHARACTERS;
 use super::session::{self, Session};
 use crate::exchange::Exchange;
+use crate::host::Host;
+use crate::revocations::Revocations;
 use crate::session_keys::KeyRing;
 
 /// Most bytes of opened sessions that a core remembers.
@@ -33,6 +37,31 @@ pub(super) struct Opened {
     key_id: [u8; 8],
     pub(super) session: Session,
     pub(super) principal: Principal,
+    /// What a revocation may call it by.
+    pub(super) names: Vec<Uuid>,
+    /// Up to which version of the revocations it is known not to be among them.
+    unrevoked_at: Cell<Option<u64>>,
+}
+
+/// What became of the search for a session.
+#[derive(Debug)]
+pub(super) enum Sought {
+    /// There is one, and it lives.
+    Open(Rc<Opened>),
+    /// The browser has a cookie of ours that is of no use, for this reason.
+    Useless(&'static str),
+    /// The browser has none.
+    Nothing,
+}
+
+impl Sought {
+    /// The session, if there is one.
+    pub(super) fn found(self) -> Option<Rc<Opened>> {
+        match self {
+            Self::Open(open) => Some(open),
+            Self::Useless(_) | Self::Nothing => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -58,10 +87,10 @@ impl Weighter<Name, Rc<Opened>> for Weight {
 pub(super) fn find(
     rules: &Rules,
     exchange: &Exchange<'_>,
-    host: &impl crate::host::Host,
+    host: &impl Host,
     jar: &Jar,
     now: UnixTime,
-) -> Option<Rc<Opened>> {
+) -> Sought {
     let sessions = host.core_state::<OpenedSessions>();
     let ring = &exchange.environment.session_keys;
     let name = |value: &str| {
@@ -75,19 +104,43 @@ pub(super) fn find(
             && opened.is_held_by(jar, first)
             && ring.opening(opened.key_id, now.as_secs()).is_some()
             && opened.session.alive(rules, now)
+            && !opened.is_revoked(host.revocations())
         {
-            return Some(opened);
+            return Sought::Open(opened);
         }
     }
-    session::sealed_values(jar).find_map(|sealed| {
-        let name = name(&sealed)?;
-        let opened = Rc::new(open(rules, ring, sealed, now)?);
-        sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
-        Some(opened)
-    })
+    let mut sought = Sought::Nothing;
+    if jar.chunks().next().is_some() {
+        sought = Sought::Useless("session_bad");
+    }
+    for sealed in session::sealed_values(jar) {
+        let Some(name) = name(&sealed) else { continue };
+        match open(rules, ring, host, sealed, now) {
+            Ok(opened) => {
+                let opened = Rc::new(opened);
+                sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
+                return Sought::Open(opened);
+            }
+            Err(reason) => sought = Sought::Useless(reason),
+        }
+    }
+    sought
 }
 
 impl Opened {
+    /// Whether the session was ended before its time.
+    fn is_revoked(&self, revocations: &Revocations) -> bool {
+        let version = revocations.version();
+        if self.unrevoked_at.get() == Some(version) {
+            return false;
+        }
+        if revocations.end(&self.names, self.session.started_at) {
+            return true;
+        }
+        self.unrevoked_at.set(Some(version));
+        false
+    }
+
     /// Whether the browser still sends the very value that this was opened from.
     fn is_held_by(&self, jar: &Jar, first: &str) -> bool {
         let Some(mut rest) = self.sealed.strip_prefix(first) else {
@@ -112,17 +165,50 @@ impl Opened {
     }
 }
 
-fn open(rules: &Rules, ring: &KeyRing, sealed: String, now: UnixTime) -> Option<Opened> {
-    let (session, key_id) = session::open(rules, ring, &sealed, now)?;
+/// Opens what the browser sent, or tells the reason why not.
+fn open(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    sealed: String,
+    now: UnixTime,
+) -> Result<Opened, &'static str> {
+    let (session, key_id) = session::open(rules, ring, &sealed, now).ok_or("session_bad")?;
     if !session.alive(rules, now) {
-        return None;
+        return Err("session_expired");
     }
-    Some(Opened {
+    let opened = Opened {
         principal: principal(rules, &session),
+        names: names(rules, &session),
+        unrevoked_at: Cell::default(),
         sealed,
         key_id,
         session,
-    })
+    };
+    if opened.is_revoked(host.revocations()) {
+        return Err("session_revoked");
+    }
+    Ok(opened)
+}
+
+/// What a revocation may call the session by: its own name, and those of the provider for the session
+/// and the user that it comes from.
+fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
+    let mut names = vec![Revocation::session(&session.id)];
+    if rules.config.session.session_secret.is_none() {
+        names.push(Revocation::issuer(&rules.issuer));
+    }
+    let token = session.id_token.as_ref().unwrap_or(&session.access_token);
+    let claims = claims(token).unwrap_or_default();
+    let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+    let issuer = text("iss").unwrap_or(&rules.issuer);
+    if let Some(sid) = text("sid") {
+        names.push(Revocation::provider_session(issuer, sid));
+    }
+    if let Some(subject) = text("sub") {
+        names.push(Revocation::subject(issuer, subject));
+    }
+    names
 }
 
 /// Who a session's tokens speak of. They were verified before they were sealed.

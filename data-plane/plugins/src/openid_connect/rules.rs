@@ -4,9 +4,11 @@
 mod checks;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
+use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
 use url::Url;
@@ -22,6 +24,10 @@ use super::seal::Binding;
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
+
+const ONE_HOUR: Duration = Duration::from_hours(1);
+const ONE_DAY: Duration = Duration::from_hours(24);
+const THIRTY_DAYS: Duration = Duration::from_hours(30 * 24);
 
 /// A configuration and what follows from it.
 #[derive(Debug)]
@@ -179,6 +185,14 @@ impl Rules {
     pub(super) fn ignores_signature(&self, method: UnsignedMethod) -> bool {
         !self.config.credentials.verify_signature
             || self.config.credentials.ignore_signature.contains(&method)
+    }
+
+    /// When, in seconds since 1970, no session that exists at `now` can be alive any more, at this
+    /// plugin or another of the same provider: a revocation may be forgotten then.
+    pub(super) fn forgotten_at(&self, now: UnixTime) -> u64 {
+        let longest = self.config.session.session_absolute_timeout.limit();
+        let longest = longest.unwrap_or(THIRTY_DAYS).max(ONE_DAY);
+        now.saturating_add(longest + ONE_HOUR).as_secs()
     }
 
     /// Whether a success by `method` starts or renews a session.

@@ -16,6 +16,7 @@ use super::loops;
 use super::mark;
 use super::principal::Principal;
 use super::provider;
+use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, sha256};
 use super::seal::{self, Sizes};
@@ -55,6 +56,11 @@ pub(super) async fn start(
         return Err(Failure::unauthenticated("sign-in needs a navigation"));
     }
     loops::check(rules, exchange, jar, host.now())?;
+    let most = rules.config.sign_in.login_rate_limit;
+    let address = exchange.client.address;
+    if most > 0 && rate::count(host, Deed::SignIn, rules.compilation, address, most).is_err() {
+        return Err(Failure::limited());
+    }
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;

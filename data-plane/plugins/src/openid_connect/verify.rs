@@ -356,7 +356,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn check_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
+    pub(super) fn check_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
         let mut failure = Failure::refused("at_sig", "no key fits the access token");
         for key in self.candidates(token) {
             if token.signed_by(&key.decoding) {
@@ -375,18 +375,18 @@ impl Verifier<'_> {
     }
 
     /// The issuer that the claims name, if it is accepted.
-    fn accepted_issuer(&self, claims: &Claims) -> Option<String> {
+    pub(super) fn accepted_issuer(&self, claims: &Claims) -> Option<String> {
         let found = claims.get("iss")?.as_str()?;
         self.rules.accepts_issuer(found).then(|| found.to_owned())
     }
 
-    fn hmac_secret(&self) -> Option<&str> {
+    pub(super) fn hmac_secret(&self) -> Option<&str> {
         let secret = self.rules.client(self.client).secret.as_ref()?.expose();
         (self.rules.config.credentials.enable_hs_signatures && secret.len() > 1)
             .then_some(secret.as_str())
     }
 
-    fn leeway(&self) -> Duration {
+    pub(super) fn leeway(&self) -> Duration {
         self.rules.config.credentials.leeway.seconds()
     }
 }

@@ -17,7 +17,7 @@ macro_rules! defaults {
 defaults! {
     bool { yes: true, }
     u16 { redis_port: 6379, memcached_port: 11211, }
-    u32 { redis_timeout: 2000, keepalive_pool_size: 256, max_redirections: 5, }
+    u32 { redis_timeout: 2000, keepalive_pool_size: 256, max_redirections: 5, sixty_thousand: 60_000, }
     Number {
         zero: Number(0.into()),
         thirty: Number(30.into()),

@@ -41,4 +41,13 @@ pub struct Logout {
     /// Revokes the refresh token, if `logout_revoke` is on.
     #[serde(default = "default::yes")]
     pub logout_revoke_refresh_token: bool,
+
+    /// End of the path that the provider posts logout tokens to (OpenID Connect Back-Channel Logout).
+    #[serde(default)]
+    pub backchannel_logout_uri_suffix: Option<String>,
+
+    /// End of the path that the provider's pages frame to log a browser out (OpenID Connect
+    /// Front-Channel Logout).
+    #[serde(default)]
+    pub frontchannel_logout_uri_suffix: Option<String>,
 }

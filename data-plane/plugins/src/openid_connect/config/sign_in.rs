@@ -130,4 +130,9 @@ pub struct SignIn {
     #[serde(default)]
     #[schemars(extend("x-not-yet" = true))]
     pub require_signed_request_object: Option<bool>,
+
+    /// Most sign-ins that one client address may begin in a minute, on each node; 0 sets no limit.
+    #[serde(default = "default::sixty_thousand")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub login_rate_limit: u32,
 }

@@ -1,0 +1,97 @@
+//! How often one client address may do what costs us something and needs no credential. Counted per
+//! node, in windows; addresses of IPv6 count by their network.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+
+use crate::host::Host;
+
+/// The window in which is counted.
+const WINDOW: Duration = Duration::from_mins(1);
+
+/// Most addresses that are counted at a time. Beyond, nobody new is: this only slows floods down.
+const MOST: usize = 100_000;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Deed {
+    /// A sign-in begins.
+    SignIn,
+    /// A logout that names a session of the provider's, without a session of ours.
+    Logout,
+}
+
+/// What, at which configuration, from where.
+type Counted = (Deed, u64, IpAddr);
+
+/// Since when, and how often.
+type Count = (UnixTime, u32);
+
+#[derive(Debug, Default)]
+struct Counts(Mutex<HashMap<Counted, Count>>);
+
+/// Counts one `deed` from `address` at the configuration `of`. `Err` tells how long to wait, if there
+/// were `most` already.
+pub(super) fn count(
+    host: &impl Host,
+    deed: Deed,
+    of: u64,
+    address: IpAddr,
+    most: u32,
+) -> Result<(), Duration> {
+    let now = host.now();
+    let counts = host.node_state::<Counts>();
+    let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let ended = |since: UnixTime| since > now || now.saturating_since(since) >= WINDOW;
+    if counts.len() >= MOST {
+        counts.retain(|_, (since, _)| !ended(*since));
+        if counts.len() >= MOST {
+            return Ok(());
+        }
+    }
+    let (since, count) = counts
+        .entry((deed, of, network(address)))
+        .or_insert((now, 0));
+    if ended(*since) {
+        (*since, *count) = (now, 0);
+    }
+    if *count >= most {
+        return Err(WINDOW.saturating_sub(now.saturating_since(*since)));
+    }
+    *count += 1;
+    Ok(())
+}
+
+/// An IPv4 address itself; of an IPv6 address the 64 bits that name a network.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(long) => match long.to_ipv4_mapped() {
+            Some(short) => short.into(),
+            None => std::net::Ipv6Addr::from_bits(long.to_bits() >> 64 << 64).into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeHost;
+
+    #[test]
+    fn an_address_waits_for_its_window_and_others_do_not() {
+        let host = FakeHost::default();
+        let ask = |address: &str| count(&host, Deed::SignIn, 1, address.parse().unwrap(), 2);
+        assert!(ask("192.0.2.1").is_ok() && ask("192.0.2.1").is_ok());
+        assert_eq!(ask("192.0.2.1"), Err(WINDOW));
+        assert!(ask("192.0.2.2").is_ok());
+        assert!(ask("2001:db8::1").is_ok() && ask("2001:db8::2").is_ok());
+        assert!(ask("2001:db8::3").is_err());
+        host.advance(60.0);
+        assert!(ask("192.0.2.1").is_ok());
+    }
+}

@@ -1,0 +1,145 @@
+//! The revocations that a node knows: its own, and those that the control plane distributes.
+//!
+//! Writers replace a persistent map; a reader first compares a number and looks into the map only
+//! after it has changed, so that a session that was looked at before costs one load.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
+use uuid::Uuid;
+
+/// Most revocations that a node takes from its own requests. Those of the control plane it takes all:
+/// one that is dropped lets somebody in.
+const MOST: usize = 1_000_000;
+
+/// The revocations of one node, shared by its cores.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    known: ArcSwap<imbl::HashMap<Uuid, Revocation>>,
+    version: AtomicU64,
+    /// Held by the one that writes.
+    writer: Mutex<()>,
+}
+
+impl Revocations {
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether what bears one of `names` and began at `began_at` is over.
+    pub fn end(&self, names: &[Uuid], began_at: UnixTime) -> bool {
+        let known = self.known.load();
+        !known.is_empty()
+            && names.iter().any(|name| {
+                known
+                    .get(name)
+                    .is_some_and(|found| began_at.as_millis() <= found.before)
+            })
+    }
+
+    /// Takes over what the control plane distributes, and forgets what has expired at `now`.
+    pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>, now: UnixTime) {
+        self.change(revocations, now, usize::MAX);
+    }
+
+    /// Takes over what a request of this node asks for. Whether there was room.
+    pub fn add_own(
+        &self,
+        revocations: impl IntoIterator<Item = Revocation>,
+        now: UnixTime,
+    ) -> bool {
+        self.change(revocations, now, MOST)
+    }
+
+    fn change(
+        &self,
+        revocations: impl IntoIterator<Item = Revocation>,
+        now: UnixTime,
+        most: usize,
+    ) -> bool {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = imbl::HashMap::clone(&self.known.load());
+        let mut changed = false;
+        for revocation in revocations {
+            if revocation.expires_at <= now.as_secs() {
+                continue;
+            }
+            let merged = match known.get(&revocation.id) {
+                Some(found) => found.merge(revocation),
+                None => revocation,
+            };
+            changed |= known.insert(revocation.id, merged) != Some(merged);
+        }
+        if !changed {
+            return true;
+        }
+        if known.len() > most || known.len().is_power_of_two() {
+            known.retain(|_, found| found.expires_at > now.as_secs());
+        }
+        if known.len() > most {
+            return false;
+        }
+        self.known.store(known.into());
+        self.version.fetch_add(1, Ordering::Release);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_000);
+
+    fn revocation(id: u128, before: u64, expires_at: u64) -> Revocation {
+        Revocation {
+            id: Uuid::from_u128(id),
+            before: before * 1000,
+            expires_at,
+        }
+    }
+
+    #[test]
+    fn what_began_before_is_over_and_what_begins_later_is_not() {
+        let revocations = Revocations::default();
+        let ends = |id, at| revocations.end(&[Uuid::from_u128(9), Uuid::from_u128(id)], at);
+        assert!(!ends(1, UnixTime::from_secs(900)));
+        let version = revocations.version();
+        revocations.add([revocation(1, 1_000, 2_000)], NOW);
+        assert_ne!(revocations.version(), version);
+        assert!(ends(1, UnixTime::from_secs(900)) && ends(1, NOW));
+        assert!(!ends(1, UnixTime::from_secs(1_001)));
+        assert!(!ends(2, UnixTime::from_secs(900)));
+    }
+
+    #[test]
+    fn a_repeat_never_weakens_and_costs_no_look() {
+        let revocations = Revocations::default();
+        revocations.add([revocation(1, 1_000, 2_000)], NOW);
+        let version = revocations.version();
+        revocations.add([revocation(1, 900, 1_500)], NOW);
+        assert_eq!(revocations.version(), version);
+        assert!(revocations.end(&[Uuid::from_u128(1)], NOW));
+    }
+
+    #[test]
+    fn a_full_node_says_so_and_forgets_what_has_expired() {
+        let revocations = Revocations::default();
+        let add = |ids: std::ops::Range<u128>, now, most| {
+            let all = ids.map(|id| revocation(id, 1_000, 2_000));
+            revocations.change(all, now, most)
+        };
+        assert!(add(0..10, NOW, 10));
+        assert!(!add(10..11, NOW, 10));
+        assert!(!revocations.end(&[Uuid::from_u128(10)], NOW));
+        let later = UnixTime::from_secs(3_000);
+        let fresh = (20..25).map(|id| revocation(id, 3_000, 4_000));
+        assert!(revocations.change(fresh, later, 10));
+        assert!(!revocations.end(&[Uuid::from_u128(1)], NOW));
+        assert!(revocations.end(&[Uuid::from_u128(20)], later));
+    }
+}

@@ -1,0 +1,123 @@
+//! A revocation: which sessions are over before their time. Data planes ask for them at a logout, the
+//! control plane keeps and distributes them; no operator types one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Entity;
+
+/// Ends sessions on every node. Distributed like any record, and never shown by the Admin API.
+///
+/// The id is computed from what is ended, so that it says nothing of a user to whoever reads it, and
+/// so that a repeat meets the record that is there: of two with one id, the later `before` and the
+/// later `expires_at` hold, see [`Revocation::merge`].
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Revocation {
+    /// Names what is ended: half of the BLAKE3 hash of its kind and its name.
+    pub id: Uuid,
+    /// Sessions that began at this time or before it are over, in milliseconds since 1970.
+    pub before: u64,
+    /// When no such session could be alive any more, in seconds since 1970: the record may go.
+    pub expires_at: u64,
+}
+
+impl Revocation {
+    /// Names one session of the gateway, by its random id.
+    pub fn session(id: &str) -> Uuid {
+        name(b"session", &[id])
+    }
+
+    /// Names the sessions that began within the provider's session `sid`.
+    pub fn provider_session(issuer: &str, sid: &str) -> Uuid {
+        name(b"sid", &[issuer.trim_end_matches('/'), sid])
+    }
+
+    /// Names all sessions of a user.
+    pub fn subject(issuer: &str, subject: &str) -> Uuid {
+        name(b"sub", &[issuer.trim_end_matches('/'), subject])
+    }
+
+    /// Names all sessions of a provider that the cluster's own keys seal, and what was discovered of
+    /// that provider.
+    pub fn issuer(issuer: &str) -> Uuid {
+        name(b"iss", &[issuer.trim_end_matches('/')])
+    }
+
+    /// Names a logout token, which may be used once.
+    pub fn logout_token(issuer: &str, id: &str) -> Uuid {
+        name(b"jti", &[issuer.trim_end_matches('/'), id])
+    }
+
+    /// Both of two revocations of one thing.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            id: self.id,
+            before: self.before.max(other.before),
+            expires_at: self.expires_at.max(other.expires_at),
+        }
+    }
+}
+
+/// Every part has its length before it, so that no two names hash the same bytes.
+fn name(kind: &[u8], parts: &[&str]) -> Uuid {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind);
+    for part in parts {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        hasher.update(&length.to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    let hash = hasher.finalize();
+    let mut half = [0; 16];
+    half.copy_from_slice(hash.as_bytes().split_at(16).0);
+    Uuid::from_bytes(half)
+}
+
+impl Entity for Revocation {
+    const KIND: &'static str = "revocations";
+    const PUBLIC: bool = false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_things_have_different_names() {
+        let issuer = "https://idp.example";
+        assert_eq!(
+            Revocation::subject(issuer, "a"),
+            Revocation::subject("https://idp.example/", "a")
+        );
+        let all = [
+            Revocation::session("a"),
+            Revocation::subject(issuer, "a"),
+            Revocation::subject(issuer, "b"),
+            Revocation::provider_session(issuer, "a"),
+            Revocation::issuer(issuer),
+            Revocation::logout_token(issuer, "a"),
+            Revocation::subject("https://idp.examplea", ""),
+        ];
+        for (position, one) in all.iter().enumerate() {
+            assert!(!all[position + 1..].contains(one));
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_holds() {
+        let one = Revocation {
+            id: Uuid::nil(),
+            before: 5,
+            expires_at: 100,
+        };
+        let other = Revocation {
+            before: 7,
+            expires_at: 90,
+            ..one
+        };
+        let both = one.merge(other);
+        assert_eq!((both.before, both.expires_at), (7, 100));
+    }
+}
