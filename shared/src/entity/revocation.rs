@@ -78,6 +78,7 @@ fn name(kind: &[u8], parts: &[&str]) -> Uuid {
 impl Entity for Revocation {
     const KIND: &'static str = "revocations";
     const PUBLIC: bool = false;
+    const WORKSPACED: bool = false;
 }
 
 #[cfg(test)]
