@@ -229,7 +229,9 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             "consumers" => records.consumers.extend(parse(kind, id, json, faults)),
             "acls" => records.acls.extend(parse(kind, id, json, faults)),
             "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
-            "revocations" => records.revocations.extend(parse(kind, id, json, faults)),
+            "revocations" => records
+                .revocations
+                .extend(parse::<Revocation>(kind, id, json, faults)),
             // A newer control plane may know kinds that no request here could need.
             _ => {}
         }

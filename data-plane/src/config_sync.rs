@@ -59,7 +59,7 @@ pub(crate) fn start(
         .name("config-sync".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                run(node, Applier::new(live, revocations, last_good), phase).await
+                run(node, Applier::new(live, revocations, last_good), phase).await;
             });
             // A snapshot that still compiles is of no use to anyone any more.
             runtime.shutdown_background();
