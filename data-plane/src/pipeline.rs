@@ -125,6 +125,8 @@ async fn answer(
     let upgrade = wanted_upgrade(&parts);
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
     let original_path = parts.uri.path().to_owned();
+    // Before filters add fields: a client that names these in `Connection` must not make them vanish.
+    let trailers = fields::strip_hop_by_hop(&mut parts.headers);
     remove_identity(&mut parts.headers, route);
     let mut body = Body {
         rest: RequestBody::Incoming(body, Rc::clone(&record.received)),
@@ -167,6 +169,7 @@ async fn answer(
         trusted,
         upgrade,
         on_upgrade,
+        trailers,
     };
     let outcome = match &route.service {
         Some(service) => {
@@ -192,6 +195,8 @@ struct Inbound {
     trusted: bool,
     upgrade: Option<HeaderValue>,
     on_upgrade: Option<OnUpgrade>,
+    /// Whether the client takes trailers.
+    trailers: bool,
 }
 
 #[expect(
@@ -216,6 +221,7 @@ async fn proxy(
         trusted,
         upgrade,
         on_upgrade,
+        trailers,
     } = inbound;
     let strip = if route.strip_path {
         found.matched
@@ -230,7 +236,6 @@ async fn proxy(
     let framing =
         request_framing(&parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
     let version = parts.version;
-    let trailers = fields::strip_hop_by_hop(&mut parts.headers);
     if version == Version::HTTP_2 {
         fields::join_cookies(&mut parts.headers);
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use plugins::exchange::Client;
 
@@ -74,23 +75,42 @@ pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// The client, by the word of a trusted peer if that is who sent the request.
+/// The client, by the word of a trusted peer if that is who sent the request. Of a list, which a chain of
+/// proxies makes, the first entry counts (Kong 3.9, `kong.request.get_forwarded_*`).
 pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str) -> Client {
     let said = |name: &HeaderName| {
         // Nearly every request comes from somebody who is not believed: nothing is looked up for it.
         let headers = trusted.then_some(&parts.headers)?;
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .filter(|text| !text.is_empty())
+        let text = headers.get(name)?.to_str().ok()?;
+        let first = text.split(',').next().unwrap_or_default().trim();
+        (!first.is_empty()).then_some(first)
     };
+    let https =
+        said(&FORWARDED_PROTO).map_or(peer.tls, |scheme| scheme.eq_ignore_ascii_case("https"));
+    let authority = said(&FORWARDED_HOST)
+        .filter(|text| text.parse::<Authority>().is_ok() && !text.contains('@'))
+        .unwrap_or(authority);
+    let port = said(&FORWARDED_PORT).and_then(|port| port.parse().ok());
     Client {
         address: said(&REAL_IP)
-            .and_then(|text| text.trim().parse().ok())
+            .and_then(|text| text.parse().ok())
             .unwrap_or(peer.address),
-        https: said(&FORWARDED_PROTO)
-            .map_or(peer.tls, |scheme| scheme.eq_ignore_ascii_case("https")),
-        authority: said(&FORWARDED_HOST).unwrap_or(authority).to_owned(),
+        https,
+        authority: port.map_or_else(
+            || authority.to_owned(),
+            |port| with_port(authority, port, https),
+        ),
+    }
+}
+
+/// The authority with another port, which goes without saying if it is the scheme's own.
+fn with_port(authority: &str, port: u16, https: bool) -> String {
+    let (host, _) = crate::router::split_port(authority);
+    let own = if https { 443 } else { 80 };
+    if port == own {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -179,4 +199,77 @@ pub(super) fn is_replaced_if_trusted(name: &HeaderName) -> bool {
 /// An address as a field's value.
 fn text(address: IpAddr) -> HeaderValue {
     HeaderValue::from_str(&address.to_string()).expect("an address has only visible characters")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_trusted_proxy_says_which_url_was_asked_for() {
+        let check = |trusted, fields: &[(&str, &str)], https, authority: &str| {
+            let mut request = Request::get("/");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false, Arc::default());
+            let found = client(&parts, &peer, trusted, "gate.internal:8000");
+            assert_eq!(
+                (found.https, found.authority.as_str()),
+                (https, authority),
+                "{fields:?}"
+            );
+        };
+        let host = ("x-forwarded-host", "app.example.com");
+        let proto = ("x-forwarded-proto", "https");
+        let port = |port| ("x-forwarded-port", port);
+        check(true, &[], false, "gate.internal:8000");
+        check(true, &[host, proto], true, "app.example.com");
+        check(true, &[host, proto, port("443")], true, "app.example.com");
+        check(
+            true,
+            &[host, proto, port("8443")],
+            true,
+            "app.example.com:8443",
+        );
+        check(true, &[host, port("80")], false, "app.example.com");
+        check(true, &[proto, port("443")], true, "gate.internal");
+        check(true, &[host, port("x")], false, "app.example.com");
+        check(
+            true,
+            &[
+                ("x-forwarded-host", "a.test, b.test"),
+                ("x-forwarded-proto", "https, http"),
+            ],
+            true,
+            "a.test",
+        );
+        check(
+            true,
+            &[("x-forwarded-host", "a b")],
+            false,
+            "gate.internal:8000",
+        );
+        check(
+            true,
+            &[("x-forwarded-host", "user@a.test")],
+            false,
+            "gate.internal:8000",
+        );
+        check(
+            true,
+            &[("x-forwarded-host", "[::1]:1"), port("8443")],
+            false,
+            "[::1]:8443",
+        );
+        check(
+            false,
+            &[host, proto, port("8443")],
+            false,
+            "gate.internal:8000",
+        );
+    }
 }

@@ -120,7 +120,7 @@ fn a_bearer_token_makes_a_consumer_and_groups_decide() {
         ask(
             &proxy,
             &format!(
-                "GET / HTTP/1.1\r\nHost: a\r\nX-Consumer-Username: root\r\nConnection: close\r\n{authorization}\r\n"
+                "GET / HTTP/1.1\r\nHost: a\r\nX-Consumer-Username: root\r\nConnection: close, X-Consumer-Username, x-authenticated-groups\r\n{authorization}\r\n"
             ),
         )
     };
