@@ -12,14 +12,16 @@ const INDEX: usize = 1000;
 
 /// Expands the keys of a form: `a.b=v`, `k=v&k=w`, `k[]=v`, `k[1]=v`, `k[1].a=v`.
 ///
-/// All values are texts afterwards; [`Record::coerce`] gives them their types.
+/// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: one that
+/// contradicts another or spells too much stays such that the check of its field or name fails.
 pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
     let mut root = Value::Object(Map::new());
     for (key, text) in pairs {
-        let steps = steps(&key);
-        if steps.len() <= DEPTH {
-            insert(&mut root, &steps, Value::String(text));
+        let mut steps = steps(&key);
+        if steps.len() > DEPTH {
+            steps = vec![Step::Name(key)];
         }
+        insert(&mut root, &steps, Value::String(text));
     }
     match root {
         Value::Object(map) => map,
@@ -73,14 +75,15 @@ fn insert(target: &mut Value, steps: &[Step], text: Value) {
             Value::String(first) => {
                 *target = Value::Array(vec![Value::String(std::mem::take(first)), text]);
             }
-            // A name that is a record already keeps its fields: the text has no place.
+            // A name cannot be a record and a text: as a text it is refused where a record is due.
+            _ if text != "" => *target = text,
             _ => {}
         }
         return;
     };
     match step {
         Step::Name(name) => {
-            if !target.is_object() {
+            if target.is_null() || *target == "" {
                 *target = Value::Object(Map::new());
             }
             if let Value::Object(map) = target {

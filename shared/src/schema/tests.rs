@@ -110,9 +110,19 @@ fn form_keys_expand() {
         (&[("a.b[]", "200")], json!({ "a": { "b": ["200"] } })),
         (&[("k[1000][1000]", "v")], json!({ "k": [["v"]] })),
         (&[(".a", "v")], json!({ ".a": "v" })),
+        // What contradicts itself is refused where it stands, not forgotten.
+        (&[("a.b", "1"), ("a", "2")], json!({ "a": "2" })),
+        (&[("a", "2"), ("a.b", "1")], json!({ "a": "2" })),
+        (&[("a.b", "1"), ("a", "")], json!({ "a": { "b": "1" } })),
+        (&[("a", ""), ("a.b", "1")], json!({ "a": { "b": "1" } })),
     ] {
         assert_eq!(Value::Object(expand(pairs(form))), expected);
     }
+    let deep = vec!["a"; 50].join(".");
+    assert_eq!(
+        Value::Object(expand(pairs(&[(deep.as_str(), "v")]))),
+        json!({ deep: "v" })
+    );
 }
 
 #[test]
