@@ -21,6 +21,7 @@ pub mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::UnixTime;
@@ -35,6 +36,9 @@ use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
 use settings::{Settings, export_path, store_path};
 use store::{SecretsKey, Store, StoreError};
+
+/// How long requests to the Admin API may take to end when the process is to stop.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// A data plane that was heard within this time is expected to have a key before it is used.
 const LIVES: Duration = Duration::from_mins(15);
@@ -94,14 +98,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        if !settings.admin_listen.ip().is_loopback() {
-            return Err(StartError::Exposed(settings.admin_listen));
-        }
-        let tls = config_sync::server_config(
-            &settings.cluster_certificate,
-            &settings.cluster_key,
-            &settings.cluster_ca,
-        )?;
+        let tls = judge(&settings)?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (store, config) = Store::open(&store_path(&settings.data_directory), &key)?;
         let (generation, revision) = (store.generation(), config.revision());
@@ -185,16 +182,45 @@ impl ControlPlane {
         &self.publisher
     }
 
-    /// Finishes the requests that are under way, then stops.
-    pub async fn stop(self) {
+    /// Finishes the requests that are under way, then stops. A client that does not get on with its own
+    /// is not waited for.
+    pub async fn stop(mut self) {
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
         self.config_sync.stop().await;
-        if let Err(error) = self.served.await {
-            tracing::error!(%error, "admin api ended badly");
+        match tokio::time::timeout(DRAIN, &mut self.served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "admin api ended badly"),
+            Err(_) => {
+                tracing::warn!("requests to the admin api that do not end are cut off");
+                self.served.abort();
+            }
         }
     }
+}
+
+/// Says what is wrong with `settings` and the files that they name, without making or changing any.
+pub fn check(settings: &Settings) -> Result<(), StartError> {
+    judge(settings)?;
+    let key = settings.secrets_key_path();
+    if key.exists() {
+        SecretsKey::read_or_create(&key)?;
+    }
+    Ok(())
+}
+
+/// The TLS that data planes are spoken to by, if the settings can be run by.
+fn judge(settings: &Settings) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    if !settings.admin_listen.ip().is_loopback() {
+        return Err(StartError::Exposed(settings.admin_listen));
+    }
+    let tls = config_sync::server_config(
+        &settings.cluster_certificate,
+        &settings.cluster_key,
+        &settings.cluster_ca,
+    )?;
+    Ok(tls)
 }
 
 /// A listener and the address that it got.

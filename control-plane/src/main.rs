@@ -41,7 +41,7 @@ fn run(program: Program) -> anyhow::Result<()> {
     }
     shared::telemetry::check(&program.settings.log)?;
     if program.check {
-        return Ok(());
+        return Ok(control_plane::check(&program.settings)?);
     }
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;

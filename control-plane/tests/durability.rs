@@ -194,9 +194,9 @@ fn mistakes_in_settings_are_named() {
             "admin_listn",
         ),
         (vec!["--admin-listen", "nowhere"], "nowhere"),
-        (vec!["--admin-listen", "0.0.0.0:0"], "loopback"),
+        (vec!["--check", "--admin-listen", "0.0.0.0:0"], "loopback"),
         (
-            vec!["--cluster-ca", "/nowhere/ca.pem"],
+            vec!["--check", "--cluster-ca", "/nowhere/ca.pem"],
             "certificates --out",
         ),
     ] {
@@ -209,4 +209,50 @@ fn mistakes_in_settings_are_named() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn sound_settings_pass_the_check_and_nothing_is_made() {
+    let root = tempfile::tempdir().unwrap();
+    let pair = certificates(root.path());
+    let output = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
+        .arg("--check")
+        .env(
+            "WARDGATE_CLUSTER_CERTIFICATE",
+            pair.join("control-plane.pem"),
+        )
+        .env("WARDGATE_CLUSTER_KEY", pair.join("control-plane.key"))
+        .env("WARDGATE_CLUSTER_CA", pair.join("ca.pem"))
+        .env("WARDGATE_DATA_DIRECTORY", root.path().join("data"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(!root.path().join("data").exists() && !root.path().join("data.key").exists());
+}
+
+#[test]
+fn a_client_that_does_not_get_on_does_not_keep_it_from_stopping() {
+    let root = tempfile::tempdir().unwrap();
+    let mut process = Process::start(root.path());
+    let mut stuck = TcpStream::connect(&process.admin).unwrap();
+    stuck
+        .write_all(b"POST /services HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+        .unwrap();
+    // Answered after the other request has arrived.
+    assert_eq!(process.send("GET", "/services", "").unwrap().0, 200);
+    let id = process.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ended = (0..600).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        process.child.try_wait().unwrap()
+    });
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    drop(stuck);
 }

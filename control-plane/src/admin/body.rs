@@ -1,5 +1,7 @@
 //! Request bodies: JSON, form or multipart. Bounded, and never a panic.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -7,6 +9,7 @@ use http::header;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use shared::schema::form;
+use tokio::time::timeout;
 
 use super::error::Refusal;
 use crate::command::Body;
@@ -17,6 +20,9 @@ const LIMIT: usize = 10 * 1024 * 1024;
 
 /// Most bytes that are read of a body that is too large.
 const READ: usize = 4 * LIMIT;
+
+/// Longest wait for the next bytes of a body.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most arguments of a form or a query.
 const ARGUMENTS: usize = 1000;
@@ -49,7 +55,10 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     let (mut bytes, mut length) = (BytesMut::new(), 0_usize);
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = timeout(PATIENCE, body.frame())
+        .await
+        .map_err(|_| Refusal::Slow)?
+    {
         let data = frame.map_err(|_| Refusal::Broken)?.into_data();
         let data = data.unwrap_or_default();
         length = length.saturating_add(data.len());

@@ -36,6 +36,8 @@ pub(super) enum Refusal {
     Form,
     /// The body ended early.
     Broken,
+    /// The body does not get on.
+    Slow,
     /// The body is too large.
     TooLarge,
     /// The body's media type is not known.
@@ -117,6 +119,7 @@ impl Refusal {
             ),
             Self::Form => plain(StatusCode::BAD_REQUEST, "Cannot parse form body"),
             Self::Broken => plain(StatusCode::BAD_REQUEST, "request body ended early"),
+            Self::Slow => plain(StatusCode::REQUEST_TIMEOUT, "request body timed out"),
             Self::TooLarge => plain(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "request body is larger than 10 MiB",
