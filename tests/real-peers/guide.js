@@ -11,15 +11,23 @@ const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 /** Declares the tests. `connect` starts the provider, given the URIs that the gateway will name. */
 export function guide(name, connect) {
   test(name, async (t) => {
-    const gateway = await startGateway();
+    const browsers = [];
+    let gateway, provider;
+    // Whatever fails, nothing is left running that the suite would wait for.
+    t.after(async () => {
+      await Promise.all(browsers.map((browser) => browser.close()));
+      await provider?.stop();
+      await gateway?.stop();
+      await stopAll();
+    });
+    gateway = await startGateway();
     // Sign-ins begin on the first node and are called back on the second.
     const [first, second] = [gateway.url(0), gateway.url(1)];
-    const provider = await connect({
+    provider = await connect({
       redirectUris: [`${second}/`],
       postLogoutRedirectUris: [`${first}/signed-out`],
       directory: gateway.directory,
     });
-    const browsers = [];
     const browse = async () => {
       const browser = await openBrowser(gateway.directory);
       browsers.push(browser);
@@ -35,12 +43,6 @@ export function guide(name, connect) {
       const response = await arrived;
       return { status: response.status(), body: await response.json() };
     };
-    t.after(async () => {
-      await Promise.all(browsers.map((browser) => browser.close()));
-      await provider.stop();
-      await gateway.stop();
-      await stopAll();
-    });
 
     await gateway.configure("POST", "/services", "name=demo", `url=${gateway.upstream}`);
     const route = await gateway.configure("POST", "/services/demo/routes", "paths[]=/", "name=demo");
