@@ -28,6 +28,9 @@ pub(crate) enum RequestBodyError {
     /// The client has sent nothing for too long.
     #[error("the client stopped sending the request body")]
     Timeout,
+    /// The body is longer than a filter allows.
+    #[error("the request body is longer than a filter allows")]
+    TooLarge,
 }
 
 /// A request's body.
@@ -39,9 +42,19 @@ pub(crate) enum RequestBody {
     Incoming(Incoming, Rc<Cell<u64>>),
     /// Bytes that a filter has read, and then what it has not.
     Read(Bytes, Box<RequestBody>),
+    /// No more than so many bytes.
+    Limited(u64, Box<RequestBody>),
 }
 
 impl RequestBody {
+    /// The same body, which fails once it is longer than `limit`.
+    pub(crate) fn limited(self, limit: Option<u64>) -> Self {
+        match limit {
+            Some(limit) => Self::Limited(limit, Box::new(self)),
+            None => self,
+        }
+    }
+
     /// The next part; `None` at the end.
     pub(crate) fn poll_frame(
         &mut self,
@@ -65,6 +78,20 @@ impl RequestBody {
                 *self = std::mem::replace(&mut **rest, Self::Empty);
                 Poll::Ready(Some(Ok(frame)))
             }
+            Self::Limited(left, body) => {
+                let frame = ready!(body.poll_frame(cx));
+                let data = frame
+                    .as_ref()
+                    .and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let count = data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                Poll::Ready(match left.checked_sub(count) {
+                    Some(rest) => {
+                        *left = rest;
+                        frame
+                    }
+                    None => Some(Err(RequestBodyError::TooLarge)),
+                })
+            }
         }
     }
 
@@ -74,6 +101,7 @@ impl RequestBody {
             Self::Empty => true,
             Self::Incoming(body, _) => body.is_end_stream(),
             Self::Read(..) => false,
+            Self::Limited(_, body) => body.is_empty(),
         }
     }
 
@@ -83,7 +111,7 @@ impl RequestBody {
             Self::Empty => Some(Self::Empty),
             Self::Incoming(body, _) if body.is_end_stream() => Some(Self::Empty),
             Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
-            Self::Incoming(..) => None,
+            Self::Incoming(..) | Self::Limited(..) => None,
         }
     }
 }
@@ -97,6 +125,8 @@ pub(crate) enum ResponseBody {
     Full(Bytes),
     /// From the upstream, as it comes.
     Upstream(Box<UpstreamBody>),
+    /// Bytes that were read already, and then what was not.
+    Read(Bytes, Box<ResponseBody>),
     /// No body but a connection: the upstream has switched protocols.
     Tunnel(Box<Connection>),
 }
@@ -115,6 +145,11 @@ impl ResponseBody {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Upstream(body) => body.poll_frame(cx),
+            Self::Read(bytes, rest) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = std::mem::replace(&mut **rest, Self::Empty);
+                Poll::Ready(Some(Ok(frame)))
+            }
         }
     }
 
@@ -123,7 +158,7 @@ impl ResponseBody {
         match self {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Upstream(_) => false,
+            Self::Upstream(_) | Self::Read(..) => false,
         }
     }
 
@@ -139,6 +174,8 @@ impl ResponseBody {
                 Framing::Length(length) => SizeHint::with_exact(length),
                 Framing::Chunked | Framing::UntilClose => SizeHint::default(),
             },
+            // What the server has announced counts bytes that were read already.
+            Self::Read(..) => SizeHint::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! a request to do.
 
 mod environment;
-mod filters;
+pub(crate) mod filters;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use plugins::environment::Environment;
+use plugins::exchange::Matched;
+use plugins::registry::AnyFilter;
 use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use shared::entity::{
@@ -18,7 +20,7 @@ use shared::entity::{
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
 
-use self::filters::Filters;
+use self::filters::{Assembly, Filters};
 use crate::metrics::Labels;
 use crate::router::Router;
 use crate::router::normalize::normalize;
@@ -48,6 +50,10 @@ pub struct CompiledSnapshot {
     pub(crate) routes: Vec<CompiledRoute>,
     pub(crate) environment: Environment,
     pub(crate) revocations: Vec<Revocation>,
+    /// Every filter; routes name them by their place.
+    pub(crate) filters: Vec<AnyFilter>,
+    /// Those of requests that match no route: they see the answer only.
+    pub(crate) unrouted: Arc<Filters>,
 }
 
 impl CompiledSnapshot {
@@ -77,7 +83,9 @@ pub(crate) struct CompiledRoute {
     pub(crate) path_handling: PathHandling,
     /// The status that answers a plain request, if the route is for HTTPS only.
     pub(crate) https_only: Option<u16>,
-    pub(crate) filters: Filters,
+    pub(crate) filters: Arc<Filters>,
+    /// What filters call it.
+    pub(crate) matched: Matched,
     /// What its figures are shown under.
     pub(crate) labels: Arc<Labels>,
 }
@@ -156,6 +164,8 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         Router::default()
     });
     let mut ready = Vec::with_capacity(routes.len());
+    let mut assembly = Assembly::new(&records.plugins, &mut faults);
+    let mut logged = filters::LoggedRecords::default();
     for route in routes {
         let service = route
             .service
@@ -170,22 +180,13 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
                 message: format!("the service {} does not exist", reference.id),
             });
         }
-        let filters = filters::of_route(route, &records.plugins, &mut faults);
-        let labels = Labels {
-            service: route
-                .service
-                .and_then(|reference| records.services.get(&reference.id))
-                .map(|service| match &service.name {
-                    Some(name) => name.as_str().to_owned(),
-                    None => service.host.as_str().to_owned(),
-                })
-                .unwrap_or_default(),
-            route: match &route.name {
-                Some(name) => name.as_str().to_owned(),
-                None => route.id.to_string(),
-            },
-        };
-        ready.push(compile_route(route, labels, service, filters));
+        let filters = assembly.of_route(route);
+        let owner = route
+            .service
+            .and_then(|reference| records.services.get(&reference.id));
+        let matched = filters::matched(route, owner, &filters, &mut logged);
+        let labels = labels(route, owner);
+        ready.push(compile_route(route, labels, service, filters, matched));
     }
     let environment = environment::compile(
         records.consumers,
@@ -198,13 +199,32 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         faults.dedup();
         return Err(faults);
     }
+    let unrouted = assembly.of_none();
     Ok(CompiledSnapshot {
+        filters: assembly.filters,
+        unrouted,
         position: RwLock::new(snapshot.position),
         router: index,
         routes: ready,
         environment,
         revocations: records.revocations,
     })
+}
+
+/// What the figures of `route` are shown under.
+fn labels(route: &Route, service: Option<&Service>) -> Labels {
+    Labels {
+        service: service
+            .map(|service| match &service.name {
+                Some(name) => name.as_str().to_owned(),
+                None => service.host.as_str().to_owned(),
+            })
+            .unwrap_or_default(),
+        route: match &route.name {
+            Some(name) => name.as_str().to_owned(),
+            None => route.id.to_string(),
+        },
+    }
 }
 
 const fn is_http(protocol: Protocol) -> bool {
@@ -263,7 +283,8 @@ fn compile_route(
     route: &Route,
     labels: Labels,
     service: Option<CompiledService>,
-    filters: Filters,
+    filters: Arc<Filters>,
+    matched: Matched,
 ) -> CompiledRoute {
     let plain = route
         .protocols
@@ -279,6 +300,7 @@ fn compile_route(
         path_handling: route.path_handling.unwrap_or(PathHandling::V0),
         https_only: (!plain).then(|| route.https_redirect_status_code.status()),
         filters,
+        matched,
         labels: Arc::new(labels),
     }
 }

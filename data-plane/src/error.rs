@@ -104,6 +104,9 @@ impl GatewayError {
                 UpstreamError::RequestBody(RequestBodyError::Timeout) => {
                     (StatusCode::REQUEST_TIMEOUT, "Request timeout")
                 }
+                UpstreamError::RequestBody(RequestBodyError::TooLarge) => {
+                    (StatusCode::PAYLOAD_TOO_LARGE, "Request size limit exceeded")
+                }
                 UpstreamError::RequestBody(_) => (StatusCode::BAD_REQUEST, "Bad request"),
                 _ => (
                     StatusCode::BAD_GATEWAY,

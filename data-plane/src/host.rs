@@ -1,5 +1,8 @@
 //! What filters may ask of the outside, by way of their core.
 
+mod redis;
+mod sink;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Response};
+use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
+use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::revocations::Revocations;
 use rustls_pki_types::ServerName;
@@ -163,6 +168,18 @@ impl Host for CoreHost {
                 authority,
                 timeout: limits.timeout,
             }))
+    }
+
+    async fn redis(
+        &self,
+        server: &Arc<RedisServer>,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Reply>, RedisError> {
+        redis::ask(&self.0.states.of(), server, commands).await
+    }
+
+    async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
+        sink::write(&self.0, sink, bytes).await
     }
 
     fn now(&self) -> UnixTime {

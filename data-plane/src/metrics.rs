@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use plugins::exchange::Source;
 use uuid::Uuid;
 
 /// Upper bounds of Kong's latency histograms, in milliseconds: time in the gateway, and all other.
@@ -16,27 +17,6 @@ const GATEWAY_BOUNDS: [u64; 15] = [1, 2, 5, 7, 10, 15, 20, 30, 50, 75, 100, 200,
 const OTHER_BOUNDS: [u64; 13] = [
     25, 50, 80, 100, 250, 400, 700, 1000, 2000, 5000, 10_000, 30_000, 60_000,
 ];
-
-/// Who made an answer (Kong's label `source`).
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Source {
-    /// The gateway, because something went wrong.
-    Error,
-    /// A filter.
-    Exit,
-    /// The upstream.
-    Service,
-}
-
-impl Source {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Exit => "exit",
-            Self::Service => "service",
-        }
-    }
-}
 
 /// What a route's figures are shown under.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]

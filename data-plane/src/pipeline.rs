@@ -1,33 +1,37 @@
 //! One exchange from its first to its last decision: route, filters, upstream, answer.
 
+mod phases;
 mod record;
 mod request;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use plugins::exchange::{BodyError, BodySource, Exchange, Identity};
-use plugins::filter::{Filter as _, Flow};
+use plugins::exchange::{
+    BodyError, BodySource, Captures, Exchange, Identity, Notes, Overrides, Seen, Source,
+};
+use plugins::filter::Filter as _;
 use shared::clock::{UnixTime, monotonic};
 use shared::version::KONG_PRODUCT;
 
-use self::record::{Record, Recorded, milliseconds};
+use self::record::{Progress, Record, Recorded, Run, milliseconds};
 use self::request::{authority, client, forwarded, is_replaced, is_replaced_if_trusted};
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
-use crate::compile::{CompiledRoute, CompiledService};
+use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot};
 use crate::core::Core;
 use crate::error::{GatewayError, message_response};
 use crate::forward::{self, Outgoing, fields, request_framing, upstream_host, wanted_upgrade};
-use crate::host::CoreHost;
-use crate::metrics::Source;
+use crate::http1::Framing;
 use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
@@ -54,7 +58,7 @@ pub(crate) async fn handle(
     let logged = core.node.access_log.is_on() && refusal.is_none();
     let mut record = Box::new(Record {
         gate: Arc::clone(&peer.gate),
-        start: monotonic(),
+        progress: Progress::begin(),
         started_at: UnixTime::now(),
         request_id: core.request_id(),
         asked: logged.then(|| (parts.method.clone(), parts.uri.clone())),
@@ -64,10 +68,8 @@ pub(crate) async fn handle(
         consumer: None,
         status: record::CLIENT_LEFT,
         sent: 0,
-        source: Source::Error,
-        proxy_latency: None,
-        upstream_latency: None,
         received: Rc::default(),
+        run: Run::default(),
         core,
     });
     let answered = match refusal {
@@ -75,10 +77,20 @@ pub(crate) async fn handle(
         None => answer(&peer, parts, body, &mut record).await,
     };
     let mut response = answered.unwrap_or_else(|error| refuse(&error, &record, version));
-    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+    if !record.run.response_headers.is_empty() {
+        // What filters tell the client, such as a session that has just begun, it hears even if the
+        // upstream fails.
+        add(
+            &mut response,
+            std::mem::take(&mut record.run.response_headers),
+        );
     }
+    if record.run.phases.response {
+        phases::respond(&mut response, &mut record).await;
+    }
+    sign(response.headers_mut(), &record);
     record.status = response.status();
+    record.run.keep(response.headers());
     response.map(|body| Recorded::new(body, record))
 }
 
@@ -98,35 +110,39 @@ async fn answer(
     let trusted = core.node.trusted.contains(peer.address());
     let client = client(&parts, peer, trusted, &authority);
     (record.client, record.host) = (client.address, authority.clone());
-    let found = snapshot
-        .router
-        .find(&Asked {
-            method: &parts.method,
-            path: &path,
-            authority: &authority,
-            headers: &parts.headers,
-            server_name: peer.server_name.as_deref(),
-            https: peer.tls,
-        })
-        .ok_or(GatewayError::NoRoute)?;
-    let route = snapshot
-        .routes
-        .get(found.route)
-        .ok_or(GatewayError::NoRoute)?;
+    let found = snapshot.router.find(&Asked {
+        method: &parts.method,
+        path: &path,
+        authority: &authority,
+        headers: &parts.headers,
+        server_name: peer.server_name.as_deref(),
+        https: peer.tls,
+    });
+    let Some((found, route)) =
+        found.and_then(|found| Some((found, snapshot.routes.get(found.route)?)))
+    else {
+        record
+            .run
+            .unrouted(&snapshot, parts, client, &record.request_id);
+        return Err(GatewayError::NoRoute);
+    };
     record.route = Some((Rc::clone(&snapshot), found.route));
     if let Some(status) = route.https_only
         && !client.https
     {
-        let response = to_https(status, &client.authority, &parts, &record.request_id);
-        record.source = Source::Exit;
-        return Ok(own(response, record.start));
+        record.progress.source = Source::Exit;
+        return Ok(to_https(
+            status,
+            &client.authority,
+            &parts,
+            &record.request_id,
+        ));
     }
-    let version = parts.version;
     let upgrade = wanted_upgrade(&parts);
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let original_path = parts.uri.path().to_owned();
     // Before filters add fields: a client that names these in `Connection` must not make them vanish.
     let trailers = fields::strip_hop_by_hop(&mut parts.headers);
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
     remove_identity(&mut parts.headers, route);
     let mut body = Body {
         rest: RequestBody::Incoming(body, Rc::clone(&record.received)),
@@ -141,62 +157,50 @@ async fn answer(
         response_headers: Vec::new(),
         body: &mut body,
         environment: &snapshot.environment,
+        matched: &route.matched,
+        captures: Captures::default(),
+        upstream: Overrides::default(),
+        notes: Notes::default(),
         request_id: record.request_id.clone(),
     };
-    let host = CoreHost::new(Rc::clone(&core));
-    for filter in &route.filters.all {
-        if let Flow::Answer(answer) = filter.on_request(&mut exchange, &host).await {
-            record.identify(&exchange.identity);
-            record.source = Source::Exit;
-            let mut response = own(answer.map(ResponseBody::Full), record.start);
-            add(&mut response, exchange.response_headers);
-            return Ok(response);
-        }
-    }
+    let answered = phases::ask(&snapshot, route, &mut exchange, &core, &mut record.run).await;
     record.identify(&exchange.identity);
-    let Exchange {
-        request,
-        path,
-        client,
-        response_headers,
-        ..
-    } = exchange;
+    let (path, overrides) = record.run.take(exchange, method, uri);
+    if let Some(answer) = answered {
+        record.progress.source = Source::Exit;
+        return Ok(answer.map(ResponseBody::Full));
+    }
     let inbound = Inbound {
-        parts: request,
         path,
-        original_path,
-        client,
         trusted,
         upgrade,
         on_upgrade,
         trailers,
+        overrides,
     };
-    let outcome = match &route.service {
-        Some(service) => {
+    match (&route.service, &mut record.run.seen) {
+        (Some(service), Some(seen)) => {
             let body = body.whole();
-            proxy(&core, peer, route, service, found, inbound, body, record).await
+            let progress = &mut record.progress;
+            proxy(
+                &core, peer, &snapshot, route, service, found, inbound, body, seen, progress,
+            )
+            .await
         }
-        None if route.protocol_unsupported => Err(GatewayError::Protocol),
-        None => Err(GatewayError::NoService),
-    };
-    // What filters tell the client, such as a session that has just begun, it hears even if the
-    // upstream fails.
-    let mut response = outcome.unwrap_or_else(|error| refuse(&error, record, version));
-    add(&mut response, response_headers);
-    Ok(response)
+        (None, _) if route.protocol_unsupported => Err(GatewayError::Protocol),
+        _ => Err(GatewayError::NoService),
+    }
 }
 
-/// A request that its filters have let through.
+/// What a request that its filters have let through is, beside what they have seen of it.
 struct Inbound {
-    parts: Parts,
     path: String,
-    original_path: String,
-    client: plugins::exchange::Client,
     trusted: bool,
     upgrade: Option<HeaderValue>,
     on_upgrade: Option<OnUpgrade>,
     /// Whether the client takes trailers.
     trailers: bool,
+    overrides: Overrides,
 }
 
 #[expect(
@@ -206,35 +210,44 @@ struct Inbound {
 async fn proxy(
     core: &Rc<Core>,
     peer: &Peer,
+    snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
     service: &CompiledService,
     found: Found,
     inbound: Inbound,
     body: RequestBody,
-    record: &mut Record,
+    seen: &mut Seen,
+    progress: &mut Progress,
 ) -> Result<Response<ResponseBody>, GatewayError> {
     let Inbound {
-        mut parts,
         path,
-        original_path,
-        client,
         trusted,
         upgrade,
         on_upgrade,
         trailers,
+        overrides,
     } = inbound;
+    let (parts, client) = (&mut seen.request, &seen.client);
     let strip = if route.strip_path {
         found.matched
     } else {
         None
     };
-    let mut target = upstream_path(route.path_handling, &service.path, &path, strip);
+    let mut target = overrides
+        .path
+        .unwrap_or_else(|| upstream_path(route.path_handling, &service.path, &path, strip));
     if let Some(query) = parts.uri.query() {
         target.push('?');
         target.push_str(query);
     }
-    let framing =
-        request_framing(&parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
+    let (framing, body) = if let Some(bytes) = overrides.body {
+        replaced(bytes)
+    } else {
+        let framing =
+            request_framing(parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
+        let limit = overrides.body_limit.filter(|_| framing == Framing::Chunked);
+        (framing, body.limited(limit))
+    };
     let version = parts.version;
     if version == Version::HTTP_2 {
         fields::join_cookies(&mut parts.headers);
@@ -247,17 +260,19 @@ async fn proxy(
         &parts.headers,
         peer,
         trusted,
-        &client,
-        &original_path,
+        client,
+        seen.uri.path(),
         prefix,
         &mut added,
     );
-    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
+    if let Ok(value) = HeaderValue::from_str(&seen.request_id) {
         added.push((REQUEST_ID, value));
     }
     added.push((header::VIA, fields::via(&parts.headers, version)));
     let preserved = route.preserve_host.then_some(client.authority.as_str());
-    let host = upstream_host(service, preserved);
+    let host = overrides
+        .host
+        .unwrap_or_else(|| upstream_host(service, preserved));
     let outgoing = Outgoing {
         origin: &service.origin,
         method: &parts.method,
@@ -275,14 +290,17 @@ async fn proxy(
         timeouts: service.timeouts,
         retries: service.retries,
     };
-    let proxy_latency = milliseconds(record.start);
-    record.proxy_latency = Some(proxy_latency);
+    progress.proxy_latency = Some(milliseconds(progress.start));
     let sent = monotonic();
     let answer = forward::send(core, &outgoing, framing, body).await?;
-    let upstream_latency = milliseconds(sent);
-    record.upstream_latency = Some(upstream_latency);
-    record.source = Source::Service;
+    progress.upstream_latency = Some(milliseconds(sent));
+    progress.source = Source::Service;
+    progress.upstream_status = Some(answer.head.status);
+    // What the server was asked for may be another method than what the client is waiting for.
     let mut response = forward::response(answer, &parts.method);
+    if parts.method == Method::HEAD && seen.method != Method::HEAD {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     if let ResponseBody::Tunnel(_) = response.body()
         && let ResponseBody::Tunnel(connection) =
             std::mem::replace(response.body_mut(), ResponseBody::Empty)
@@ -291,13 +309,42 @@ async fn proxy(
         peer.gate.switch();
         forward::tunnel(client, connection, service.timeouts.read);
     }
-    let headers = response.headers_mut();
-    remove_owned_cookies(headers, route);
-    headers.insert(UPSTREAM_LATENCY, upstream_latency.into());
-    headers.insert(PROXY_LATENCY, proxy_latency.into());
-    let via = fields::via(headers, Version::HTTP_11);
-    headers.insert(header::VIA, via);
+    remove_owned_cookies(response.headers_mut(), snapshot, route);
     Ok(response)
+}
+
+/// A body that a filter sends in place of the client's.
+fn replaced(bytes: Bytes) -> (Framing, RequestBody) {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let body = if bytes.is_empty() {
+        RequestBody::Empty
+    } else {
+        RequestBody::Read(bytes, Box::new(RequestBody::Empty))
+    };
+    (Framing::Length(length), body)
+}
+
+/// Writes what the gateway says of every answer: who made it, how long that took, and its name.
+fn sign(headers: &mut HeaderMap, record: &Record) {
+    let progress = &record.progress;
+    if progress.source == Source::Service {
+        headers.insert(
+            UPSTREAM_LATENCY,
+            progress.upstream_latency.unwrap_or_default().into(),
+        );
+        headers.insert(
+            PROXY_LATENCY,
+            progress.proxy_latency.unwrap_or_default().into(),
+        );
+        let via = fields::via(headers, Version::HTTP_11);
+        headers.insert(header::VIA, via);
+    } else {
+        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+        headers.insert(RESPONSE_LATENCY, milliseconds(progress.start).into());
+    }
+    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
 }
 
 /// The answer to a request that cannot be served.
@@ -310,15 +357,7 @@ fn refuse(error: &GatewayError, record: &Record, version: Version) -> Response<R
             "the upstream gave no answer"
         );
     }
-    own(error.response(request_id, version), record.start)
-}
-
-/// What the gateway answers by itself says so.
-fn own(mut response: Response<ResponseBody>, start: Instant) -> Response<ResponseBody> {
-    let headers = response.headers_mut();
-    headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
-    headers.insert(RESPONSE_LATENCY, milliseconds(start).into());
-    response
+    error.response(request_id, version)
 }
 
 fn to_https(
@@ -366,7 +405,7 @@ fn add(response: &mut Response<ResponseBody>, headers: Vec<(HeaderName, HeaderVa
 }
 
 /// Removes what only filters may say of a request.
-fn remove_identity(headers: &mut http::HeaderMap, route: &CompiledRoute) {
+fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute) {
     let owned = &route.filters.owned_headers;
     fields::remove_where(headers, |name| {
         fields::is_identity(name.as_str())
@@ -376,7 +415,11 @@ fn remove_identity(headers: &mut http::HeaderMap, route: &CompiledRoute) {
 }
 
 /// Removes cookies that an upstream sets under names that belong to a filter.
-fn remove_owned_cookies(headers: &mut http::HeaderMap, route: &CompiledRoute) {
+fn remove_owned_cookies(
+    headers: &mut HeaderMap,
+    snapshot: &CompiledSnapshot,
+    route: &CompiledRoute,
+) {
     let owned = |value: &HeaderValue| {
         let name = value
             .as_bytes()
@@ -384,11 +427,11 @@ fn remove_owned_cookies(headers: &mut http::HeaderMap, route: &CompiledRoute) {
             .next()
             .unwrap_or_default();
         str::from_utf8(name).is_ok_and(|name| {
-            route
-                .filters
-                .all
-                .iter()
-                .any(|filter| filter.owns_cookie(name.trim()))
+            let mut all = route.filters.all.iter();
+            all.any(|filter| {
+                let filter = snapshot.filters.get(*filter);
+                filter.is_some_and(|filter| filter.owns_cookie(name.trim()))
+            })
         })
     };
     if !headers.get_all(header::SET_COOKIE).iter().any(owned) {

@@ -81,6 +81,9 @@ pub(crate) enum UpstreamError {
     /// More informational answers than anyone needs, or a switch of protocols that nobody asked for.
     #[error("unexpected informational answer")]
     Informational,
+    /// A filter needs all of the answer's body, and it is longer than that filter takes.
+    #[error("the answer is larger than a filter takes")]
+    TooLarge,
     /// The client's request body failed.
     #[error("reading the request body")]
     RequestBody(#[source] RequestBodyError),

@@ -17,6 +17,15 @@ pub struct Environment {
     pub session_keys: KeyRing,
 }
 
+/// A consumer's place in a consumer group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Membership {
+    /// The group's id.
+    pub group: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
 /// Consumers by everything that a filter may know of them.
 #[derive(Debug, Default)]
 pub struct Consumers {
@@ -30,4 +39,6 @@ pub struct Consumers {
     pub by_custom_id: HashMap<String, Arc<Consumer>>,
     /// The ACL groups of a consumer, by its id.
     pub groups: HashMap<Uuid, Vec<String>>,
+    /// The consumer groups that a consumer is a member of, by its id.
+    pub memberships: HashMap<Uuid, Vec<Membership>>,
 }

@@ -1,12 +1,16 @@
 //! The request in flight, as filters see and change it.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde_json::Value;
+use shared::clock::UnixTime;
 use shared::entity::Consumer;
+use uuid::Uuid;
 
 use crate::environment::Environment;
 
@@ -28,6 +32,14 @@ pub struct Exchange<'a> {
     pub body: &'a mut dyn BodySource,
     /// The parts of the snapshot that filters may look things up in.
     pub environment: &'a Environment,
+    /// The route that the request has matched.
+    pub matched: &'a Matched,
+    /// What the route's regular expression has captured of the path.
+    pub captures: Captures,
+    /// What goes upstream otherwise than it came.
+    pub upstream: Overrides,
+    /// What filters keep for their later phases.
+    pub notes: Notes,
     /// 32 hexadecimal digits that name this exchange in logs and answers.
     pub request_id: String,
 }
@@ -49,6 +61,234 @@ pub struct Client {
     pub https: bool,
     /// Host and, if it is not the scheme's default, port that the client asked for.
     pub authority: String,
+    /// The listener's port.
+    pub port: u16,
+    /// The address of the connection's other end, whatever its headers say.
+    pub peer: IpAddr,
+}
+
+/// The route that a request has matched, and its service.
+#[derive(Clone, Debug, Default)]
+pub struct Matched {
+    /// The route.
+    pub route: Named,
+    /// Its service, if it has one.
+    pub service: Option<Named>,
+    /// Both records whole, where a filter of the route logs them.
+    pub records: Option<Records>,
+}
+
+/// A record by what filters call it.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+impl Named {
+    /// The name, else the id.
+    pub fn shown(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.id.to_string())
+    }
+}
+
+/// The records of a route and its service, as the Admin API shows them.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// The route.
+    pub route: Arc<Value>,
+    /// Its service; null without one.
+    pub service: Arc<Value>,
+}
+
+/// What a route's regular expression has captured of the path.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Captures {
+    /// By number, the first at place 0.
+    pub numbered: Vec<String>,
+    /// By name.
+    pub named: Vec<(String, String)>,
+}
+
+/// What goes upstream otherwise than it came, beyond what filters change in the request's head.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The whole path, in place of the one that service and route make.
+    pub path: Option<String>,
+    /// The `Host`.
+    pub host: Option<HeaderValue>,
+    /// The whole body, in place of the client's.
+    pub body: Option<Bytes>,
+    /// Longest body, in bytes, of a request that does not say how long it is.
+    pub body_limit: Option<u64>,
+}
+
+/// Values that filters keep from one phase of an exchange to the next: one per type.
+#[derive(Default)]
+pub struct Notes(Vec<Box<dyn Any>>);
+
+impl Notes {
+    /// Keeps `value`, in place of an earlier one of its type.
+    pub fn put<T: 'static>(&mut self, value: T) {
+        match self.get_mut::<T>() {
+            Some(kept) => *kept = value,
+            None => self.0.push(Box::new(value)),
+        }
+    }
+
+    /// The value of this type.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.iter().find_map(|value| value.downcast_ref())
+    }
+
+    /// The value of this type, to change.
+    pub fn get_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        self.0.iter_mut().find_map(|value| value.downcast_mut())
+    }
+}
+
+impl std::fmt::Debug for Notes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notes").finish_non_exhaustive()
+    }
+}
+
+/// What stays of a request after its filters have let it through or answered it.
+#[derive(Debug)]
+pub struct Seen {
+    /// The head as it went upstream.
+    pub request: http::request::Parts,
+    /// The method that the client has sent.
+    pub method: Method,
+    /// Path and query that the client has sent.
+    pub uri: http::Uri,
+    /// Who asked, over what.
+    pub client: Client,
+    /// Who the request is known to come from.
+    pub identity: Identity,
+    /// What filters have kept.
+    pub notes: Notes,
+    /// 32 hexadecimal digits that name the exchange in logs and answers.
+    pub request_id: String,
+}
+
+/// Who made an answer (Kong's metric label `source`).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Source {
+    /// The gateway, because something went wrong.
+    Error,
+    /// A filter.
+    Exit,
+    /// The upstream.
+    Service,
+}
+
+impl Source {
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Exit => "exit",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// A response on its way to the client, whoever made it.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    /// The request.
+    pub seen: &'a mut Seen,
+    /// Its route; none if it matched none.
+    pub matched: Option<&'a Matched>,
+    /// The status.
+    pub status: &'a mut StatusCode,
+    /// The header fields.
+    pub headers: &'a mut HeaderMap,
+    /// Who made it.
+    pub source: Source,
+    /// What the filter wants of the body: [`BodyWish::Nothing`] unless it says otherwise.
+    pub wish: BodyWish,
+}
+
+/// What a filter wants of a response's body.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum BodyWish {
+    /// It passes as it comes.
+    #[default]
+    Nothing,
+    /// To see all of it, if it is no longer than so many bytes; else it passes unseen.
+    Look(usize),
+    /// To see all of it. A body that is longer than so many bytes never reaches the client.
+    Need(usize),
+}
+
+/// A response's whole body.
+#[derive(Debug)]
+pub struct WholeBody<'a> {
+    /// The request.
+    pub seen: &'a mut Seen,
+    /// Its route; none if it matched none.
+    pub matched: Option<&'a Matched>,
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields. The body's length is set by the pipeline.
+    pub headers: &'a mut HeaderMap,
+    /// The bytes, to be replaced at will.
+    pub body: Bytes,
+}
+
+/// An exchange that is over.
+#[derive(Debug)]
+pub struct Log<'a> {
+    /// The request.
+    pub seen: &'a Seen,
+    /// Its route; none if it matched none.
+    pub matched: Option<&'a Matched>,
+    /// The status that the client was sent; 499 if it left before.
+    pub status: StatusCode,
+    /// The header fields that the client was sent.
+    pub headers: &'a HeaderMap,
+    /// Who made the answer.
+    pub source: Source,
+    /// The status that the upstream answered with.
+    pub upstream_status: Option<StatusCode>,
+    /// Bytes of the request: head and body.
+    pub received: u64,
+    /// Bytes of the answer: head and body.
+    pub sent: u64,
+    /// When the request came.
+    pub started_at: UnixTime,
+    /// Durations.
+    pub latencies: Latencies,
+    /// Upstream servers that were tried, in order.
+    pub tries: &'a [Try],
+}
+
+/// How long what has taken, in milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latencies {
+    /// From the first byte of the request to the last one of the answer.
+    pub request: u64,
+    /// In the gateway, before the upstream was asked; all of it if none was.
+    pub kong: u64,
+    /// From asking the upstream to the head of its answer.
+    pub proxy: Option<u64>,
+    /// From the answer's head to its last byte.
+    pub receive: u64,
+}
+
+/// An attempt to reach an upstream server.
+#[derive(Clone, Debug, Default)]
+pub struct Try {
+    /// Where.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// When, in milliseconds since 1970.
+    pub started_at: u64,
 }
 
 /// Who a request comes from. Empty until an authentication filter fills it.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::host::Host;
 
 /// A bundled plugin: the one definition of its configuration, and the way to its filter.
@@ -60,9 +60,31 @@ pub trait Filter: Send + Sync + 'static {
     /// Looks at a request before it goes upstream.
     fn on_request(
         &self,
-        exchange: &mut Exchange<'_>,
-        host: &impl Host,
-    ) -> impl Future<Output = Flow>;
+        _exchange: &mut Exchange<'_>,
+        _host: &impl Host,
+    ) -> impl Future<Output = Flow> {
+        std::future::ready(Flow::Continue)
+    }
+
+    /// The later phases that it has a part in. Nothing is kept of an exchange for phases that nobody
+    /// waits for.
+    fn phases(&self) -> Phases {
+        Phases::default()
+    }
+
+    /// Looks at a response's head, whoever made it, before it goes to the client.
+    fn on_response(&self, _reply: &mut Reply<'_>, _host: &impl Host) {}
+
+    /// Looks at the whole body that it has wished for in [`Self::on_response`].
+    fn on_body(&self, _whole: &mut WholeBody<'_>, _host: &impl Host) {}
+
+    /// Learns of an exchange that is over, after its last byte.
+    fn on_log(&self, _log: &Log<'_>, _host: &impl Host) {}
+
+    /// What of the exchanges that it sees is counted; `None` leaves that to others.
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
 
     /// Request headers that only this filter may set: the pipeline removes the client's copies before
     /// any filter runs.
@@ -75,6 +97,47 @@ pub trait Filter: Send + Sync + 'static {
     fn owns_cookie(&self, _name: &str) -> bool {
         false
     }
+}
+
+/// The phases after a request has gone upstream.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Phases {
+    /// [`Filter::on_response`], and [`Filter::on_body`] on wish.
+    pub response: bool,
+    /// [`Filter::on_log`] or [`Filter::counts`].
+    pub log: bool,
+}
+
+impl Phases {
+    /// The response alone.
+    pub const RESPONSE: Self = Self {
+        response: true,
+        log: false,
+    };
+    /// The log alone.
+    pub const LOG: Self = Self {
+        response: false,
+        log: true,
+    };
+    /// Both.
+    pub const ALL: Self = Self {
+        response: true,
+        log: true,
+    };
+}
+
+/// What is counted of an exchange.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of Kong's")]
+pub struct Counts {
+    /// Answers by status.
+    pub statuses: bool,
+    /// How long they took.
+    pub latencies: bool,
+    /// Bytes.
+    pub bandwidth: bool,
+    /// All of these by consumer.
+    pub consumers: bool,
 }
 
 /// What happens next to a request.

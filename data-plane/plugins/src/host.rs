@@ -2,6 +2,9 @@
 //!
 //! The data plane implements [`Host`] once per core; unit tests bring a fake.
 
+pub mod redis;
+pub mod sink;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +26,21 @@ pub trait Host: Clone + 'static {
         request: http::Request<Bytes>,
         limits: FetchLimits,
     ) -> impl Future<Output = Result<http::Response<Bytes>, FetchError>>;
+
+    /// Sends `commands` to a Redis server in one go and gives back its replies in their order. A reply
+    /// that is an error is one of these, so that the others are not lost.
+    fn redis(
+        &self,
+        server: &Arc<redis::RedisServer>,
+        commands: Vec<redis::Command>,
+    ) -> impl Future<Output = Result<Vec<redis::Reply>, redis::RedisError>>;
+
+    /// Writes `bytes` to where logs go.
+    fn write(
+        &self,
+        sink: &sink::Sink,
+        bytes: Bytes,
+    ) -> impl Future<Output = Result<(), sink::SinkError>>;
 
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;

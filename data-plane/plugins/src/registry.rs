@@ -9,8 +9,8 @@ use shared::schema::{FieldErrors, Record};
 use uuid::Uuid;
 
 use crate::acl::Acl;
-use crate::exchange::Exchange;
-use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::exchange::{Exchange, Log, Reply, WholeBody};
+use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Scope};
 use crate::host::Host;
 use crate::openid_connect::OpenidConnect;
 
@@ -109,6 +109,36 @@ macro_rules! registry {
             async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
                 match self {
                     $(Self::$plugin(filter) => filter.on_request(exchange, host).await,)*
+                }
+            }
+
+            fn phases(&self) -> Phases {
+                match self {
+                    $(Self::$plugin(filter) => filter.phases(),)*
+                }
+            }
+
+            fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_response(reply, host),)*
+                }
+            }
+
+            fn on_body(&self, whole: &mut WholeBody<'_>, host: &impl Host) {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_body(whole, host),)*
+                }
+            }
+
+            fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_log(log, host),)*
+                }
+            }
+
+            fn counts(&self) -> Option<Counts> {
+                match self {
+                    $(Self::$plugin(filter) => filter.counts(),)*
                 }
             }
 

@@ -18,7 +18,11 @@ use shared::secret::Secret;
 use uuid::Uuid;
 
 use crate::environment::Environment;
-use crate::exchange::{BodyError, BodySource, Client, Exchange, Identity};
+use crate::exchange::{
+    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
+};
+use crate::host::redis::{Command, RedisError, RedisServer, Reply};
+use crate::host::sink::{Sink, SinkError};
 use crate::host::{FetchError, FetchLimits, Host, RevokeError};
 use crate::openid_connect::OpenidConnect;
 use crate::revocations::Revocations;
@@ -31,6 +35,9 @@ pub(crate) const START: UnixTime = UnixTime::from_secs(1_800_000_000);
 /// Answers what a filter fetches.
 pub(crate) type Network =
     dyn Fn(&http::Request<Bytes>) -> Result<http::Response<Bytes>, FetchError>;
+
+/// Answers what a filter asks of Redis.
+pub(crate) type RedisFake = dyn Fn(&[Command]) -> Result<Vec<Reply>, RedisError>;
 
 /// One core of a node.
 #[derive(Clone)]
@@ -45,6 +52,8 @@ struct Inner {
     /// Whether a control plane takes revocations.
     stores: Cell<bool>,
     network: RefCell<Option<Rc<Network>>>,
+    redis: RefCell<Option<Rc<RedisFake>>>,
+    written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
     pool: RefCell<Option<LocalPool>>,
@@ -69,6 +78,8 @@ impl FakeHost {
             revocations: Revocations::default(),
             stores: Cell::new(true),
             network: RefCell::default(),
+            redis: RefCell::default(),
+            written: RefCell::default(),
             hangs: Cell::default(),
             sleepers: RefCell::default(),
             spawner: pool.spawner(),
@@ -78,6 +89,18 @@ impl FakeHost {
 
     pub(crate) fn connect(&self, network: Rc<Network>) {
         *self.0.network.borrow_mut() = Some(network);
+    }
+
+    #[expect(dead_code, reason = "for the filters that count in Redis")]
+    /// Puts a Redis server behind the host.
+    pub(crate) fn connect_redis(&self, redis: Rc<RedisFake>) {
+        *self.0.redis.borrow_mut() = Some(redis);
+    }
+
+    #[expect(dead_code, reason = "for the filters that log")]
+    /// What was written to the places of logs so far.
+    pub(crate) fn written(&self) -> Vec<(Sink, Bytes)> {
+        self.0.written.borrow().clone()
     }
 
     pub(crate) fn advance(&self, seconds: f64) {
@@ -175,6 +198,26 @@ impl Host for FakeHost {
         }
     }
 
+    async fn redis(
+        &self,
+        server: &Arc<RedisServer>,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Reply>, RedisError> {
+        let redis = self.0.redis.borrow().clone();
+        match redis {
+            Some(redis) => redis(&commands),
+            None => Err(RedisError::Connect {
+                address: format!("{:?}", server.endpoint),
+                reason: "there is no Redis".to_owned(),
+            }),
+        }
+    }
+
+    async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
+        self.0.written.borrow_mut().push((sink.clone(), bytes));
+        Ok(())
+    }
+
     fn now(&self) -> UnixTime {
         self.0.now.get()
     }
@@ -241,6 +284,7 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
     pub(crate) https: bool,
     pub(crate) environment: Environment,
+    pub(crate) matched: Matched,
 }
 
 impl Request {
@@ -255,6 +299,7 @@ impl Request {
                 session_keys: key_ring(),
                 ..Environment::default()
             },
+            matched: Matched::default(),
         }
     }
 
@@ -275,11 +320,17 @@ impl Request {
                 address: [127, 0, 0, 1].into(),
                 https: self.https,
                 authority: "gateway.example".to_owned(),
+                port: 8000,
+                peer: [127, 0, 0, 1].into(),
             },
             identity: Identity::default(),
             response_headers: Vec::new(),
             body: &mut body,
             environment: &self.environment,
+            matched: &self.matched,
+            captures: Captures::default(),
+            upstream: Overrides::default(),
+            notes: Notes::default(),
             request_id: "0123456789abcdef0123456789abcdef".to_owned(),
         };
         look(&mut exchange)

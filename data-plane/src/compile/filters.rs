@@ -1,89 +1,432 @@
-//! The filters of one route: each plugin at most once, by its most specific configuration, in order
-//! of priority.
+//! The filters of routes: each plugin at most once per request, by its most specific configuration,
+//! in order of priority.
+//!
+//! A plugin record becomes one filter, however many routes it is attached to; routes name filters by
+//! their place. Which configuration is the most specific may depend on the consumer, who is known
+//! only once an authentication has run: a [`Slot`] decides when it is its turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use http::HeaderName;
-use plugins::filter::{Filter as _, Instance};
+use plugins::environment::Membership;
+use plugins::exchange::{Matched, Named, Records};
+use plugins::filter::{Filter as _, Instance, Phases};
 use plugins::registry::{self, AnyFilter};
 use serde_json::Value;
-use shared::entity::{Plugin, Route};
+use shared::entity::{Plugin, Route, Service};
+use shared::types::Name;
+use uuid::Uuid;
 
 use super::CompileFault;
 
 /// A route's filters, the one that runs first in front.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
-    pub(crate) all: Vec<AnyFilter>,
+    pub(crate) slots: Vec<Slot>,
+    /// Every filter that a slot may choose.
+    pub(crate) all: Vec<usize>,
     /// Request fields that only these filters may set.
     pub(crate) owned_headers: Vec<HeaderName>,
+    /// The later phases that any of them has a part in.
+    pub(crate) phases: Phases,
 }
 
-/// Compiles the filters of `route`.
-pub(super) fn of_route(
-    route: &Route,
-    plugins: &[Plugin],
-    faults: &mut Vec<CompileFault>,
-) -> Filters {
-    let mut chosen: BTreeMap<&str, (u8, &Plugin)> = BTreeMap::new();
-    for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
-        let Some(rank) = rank(plugin, route) else {
-            continue;
+/// One plugin of a route, in its configurations for whoever asks.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// For those who have no configuration of their own.
+    base: Option<Choice>,
+    /// With the route or the service, by consumer and by consumer group.
+    own: Variants,
+    /// The same for the consumer or the group alone: shared by all routes.
+    anywhere: Arc<Variants>,
+}
+
+/// A filter and how specific it is.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    rank: u8,
+    filter: usize,
+}
+
+#[derive(Debug, Default)]
+struct Variants {
+    consumers: HashMap<Uuid, Choice>,
+    groups: HashMap<Uuid, Choice>,
+}
+
+impl Variants {
+    fn is_empty(&self) -> bool {
+        self.consumers.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl Slot {
+    /// The filter for the consumer with these memberships, if any.
+    pub(crate) fn choose(&self, consumer: Option<Uuid>, groups: &[Membership]) -> Option<usize> {
+        let Some(consumer) = consumer.filter(|_| self.depends_on_consumer()) else {
+            return self.base.map(|choice| choice.filter);
         };
-        let best = chosen.entry(&plugin.name).or_insert((rank, plugin));
-        if best.0 < rank {
-            *best = (rank, plugin);
-        }
-    }
-    let mut compiled = Vec::new();
-    for (_, plugin) in chosen.into_values() {
-        let config = Value::Object(plugin.config.clone());
-        match registry::compile(&plugin.name, config, &Instance { id: plugin.id }) {
-            Ok(filter) => {
-                let priority =
-                    registry::definition(&plugin.name).map_or(0, |definition| definition.priority);
-                compiled.push((priority, filter));
+        let mut best = self.base;
+        let mut offer = |choice: Option<&Choice>| {
+            if let Some(choice) = choice
+                && best.is_none_or(|best| best.rank < choice.rank)
+            {
+                best = Some(*choice);
             }
-            Err(errors) => faults.extend(errors.0.iter().map(|(field, message)| {
-                CompileFault {
-                    kind: "plugins",
-                    id: plugin.id,
-                    field: format!("config.{field}"),
-                    message: message
-                        .as_str()
-                        .map_or_else(|| message.to_string(), str::to_owned),
-                }
-            })),
+        };
+        for variants in [&self.own, &*self.anywhere] {
+            offer(variants.consumers.get(&consumer));
+            for membership in groups {
+                offer(variants.groups.get(&membership.group));
+            }
         }
+        best.map(|choice| choice.filter)
     }
-    compiled.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
-    let all: Vec<AnyFilter> = compiled.into_iter().map(|(_, filter)| filter).collect();
-    let owned_headers = all
-        .iter()
-        .flat_map(|filter| filter.owned_headers().iter().cloned())
-        .collect();
-    Filters { all, owned_headers }
+
+    /// Whether consumers have configurations of their own.
+    pub(crate) fn depends_on_consumer(&self) -> bool {
+        !self.own.is_empty() || !self.anywhere.is_empty()
+    }
+
+    /// Every filter that it may choose.
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let variants = [&self.own, &*self.anywhere].into_iter();
+        let variants = variants
+            .flat_map(|variants| variants.consumers.values().chain(variants.groups.values()));
+        self.base.iter().chain(variants).map(|choice| choice.filter)
+    }
 }
 
-/// How specific `plugin` is for `route`; `None` if it is for others. Its `protocols` tell HTTP from byte
-/// streams, as in Kong, and all that a plugin can name are HTTP: an authentication for `https` alone
-/// does not leave plain requests to the same route open. Consumer scopes, which need to
-/// know the consumer first, are forbidden to every bundled plugin.
-fn rank(plugin: &Plugin, route: &Route) -> Option<u8> {
-    if plugin.consumer.is_some() {
-        return None;
+/// What filters call `route` and its service.
+pub(super) fn matched(
+    route: &Route,
+    service: Option<&Service>,
+    filters: &Filters,
+    logged: &mut LoggedRecords,
+) -> Matched {
+    let named = |id, name: Option<&Name>| Named {
+        id,
+        name: name.map(|name| name.as_str().to_owned()),
+    };
+    Matched {
+        route: named(route.id, route.name.as_ref()),
+        service: service.map(|service| named(service.id, service.name.as_ref())),
+        records: filters.phases.log.then(|| Records {
+            route: Arc::new(json(route)),
+            service: service.map_or_else(Arc::default, |service| {
+                let known = logged.0.entry(service.id);
+                Arc::clone(known.or_insert_with(|| Arc::new(json(service))))
+            }),
+        }),
     }
-    let of_route = plugin.route.map(|reference| reference.id == route.id);
-    let of_service = plugin.service.map(|reference| {
-        route
-            .service
-            .is_some_and(|service| service.id == reference.id)
-    });
-    match (of_route, of_service) {
-        (Some(false), _) | (_, Some(false)) => None,
-        (Some(true), Some(true)) => Some(3),
-        (Some(true), None) => Some(2),
-        (None, Some(true)) => Some(1),
-        (None, None) => Some(0),
+}
+
+/// The services that are logged, each once.
+#[derive(Debug, Default)]
+pub(super) struct LoggedRecords(HashMap<Uuid, Arc<Value>>);
+
+fn json(record: &impl serde::Serialize) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
+}
+
+/// All filters of a snapshot, and what puts them together for a route.
+#[derive(Debug)]
+pub(super) struct Assembly<'a> {
+    pub(super) filters: Vec<AnyFilter>,
+    by_route: HashMap<Uuid, Vec<Placed<'a>>>,
+    /// Of a service, without a route.
+    by_service: HashMap<Uuid, Vec<Placed<'a>>>,
+    /// Of neither.
+    anywhere: Vec<Placed<'a>>,
+    consumers: HashMap<&'a str, Arc<Variants>>,
+    /// What routes without plugins of their own share, by their service.
+    shared: HashMap<Option<Uuid>, Arc<Filters>>,
+}
+
+/// A plugin record and the place of its filter.
+#[derive(Clone, Copy, Debug)]
+struct Placed<'a> {
+    plugin: &'a Plugin,
+    filter: usize,
+}
+
+impl<'a> Assembly<'a> {
+    /// Compiles the filter of each enabled plugin.
+    pub(super) fn new(plugins: &'a [Plugin], faults: &mut Vec<CompileFault>) -> Self {
+        let mut assembly = Self {
+            filters: Vec::new(),
+            by_route: HashMap::new(),
+            by_service: HashMap::new(),
+            anywhere: Vec::new(),
+            consumers: HashMap::new(),
+            shared: HashMap::new(),
+        };
+        let mut consumers: HashMap<&str, Variants> = HashMap::new();
+        for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
+            let config = Value::Object(plugin.config.clone());
+            let instance = Instance { id: plugin.id };
+            let filter = match registry::compile(&plugin.name, config, &instance) {
+                Ok(filter) => filter,
+                Err(errors) => {
+                    faults.extend(errors.0.iter().map(|(field, message)| {
+                        CompileFault {
+                            kind: "plugins",
+                            id: plugin.id,
+                            field: format!("config.{field}"),
+                            message: message
+                                .as_str()
+                                .map_or_else(|| message.to_string(), str::to_owned),
+                        }
+                    }));
+                    continue;
+                }
+            };
+            let placed = Placed {
+                plugin,
+                filter: assembly.filters.len(),
+            };
+            assembly.filters.push(filter);
+            match (plugin.route, plugin.service) {
+                (Some(route), _) => assembly.by_route.entry(route.id).or_default().push(placed),
+                (None, Some(service)) => {
+                    let list = assembly.by_service.entry(service.id).or_default();
+                    list.push(placed);
+                }
+                (None, None) => assembly.anywhere.push(placed),
+            }
+            if plugin.route.is_none() && plugin.service.is_none() {
+                let variants = consumers.entry(&plugin.name).or_default();
+                placed.put(variants);
+            }
+        }
+        assembly.consumers = consumers
+            .into_iter()
+            .filter(|(_, variants)| !variants.is_empty())
+            .map(|(name, variants)| (name, Arc::new(variants)))
+            .collect();
+        assembly
+    }
+
+    /// The filters of `route`.
+    pub(super) fn of_route(&mut self, route: &Route) -> Arc<Filters> {
+        let service = route.service.map(|service| service.id);
+        if self.by_route.contains_key(&route.id) {
+            return Arc::new(self.assemble(Some(route.id), service));
+        }
+        let service = service.filter(|service| self.by_service.contains_key(service));
+        if let Some(known) = self.shared.get(&service) {
+            return Arc::clone(known);
+        }
+        let made = Arc::new(self.assemble(None, service));
+        self.shared.insert(service, Arc::clone(&made));
+        made
+    }
+
+    /// The filters of requests that match no route.
+    pub(super) fn of_none(&mut self) -> Arc<Filters> {
+        let known = self.shared.get(&None).cloned();
+        known.unwrap_or_else(|| {
+            let made = Arc::new(self.assemble(None, None));
+            self.shared.insert(None, Arc::clone(&made));
+            made
+        })
+    }
+
+    fn assemble(&self, route: Option<Uuid>, service: Option<Uuid>) -> Filters {
+        let of = |map: &HashMap<Uuid, Vec<Placed<'a>>>, id: Option<Uuid>| {
+            id.and_then(|id| map.get(&id)).cloned().unwrap_or_default()
+        };
+        let own = of(&self.by_route, route)
+            .into_iter()
+            .filter(|placed| {
+                placed
+                    .plugin
+                    .service
+                    .is_none_or(|reference| Some(reference.id) == service)
+            })
+            .chain(of(&self.by_service, service));
+        let mut slots: BTreeMap<&str, Slot> = BTreeMap::new();
+        for placed in own.chain(self.anywhere.iter().copied()) {
+            let slot = slots.entry(&placed.plugin.name).or_default();
+            let alone = placed.plugin.route.is_none() && placed.plugin.service.is_none();
+            if placed.is_for_everybody() {
+                let choice = placed.choice();
+                if slot.base.is_none_or(|base| base.rank < choice.rank) {
+                    slot.base = Some(choice);
+                }
+            } else if !alone {
+                placed.put(&mut slot.own);
+            }
+            if let Some(shared) = self.consumers.get(placed.plugin.name.as_str()) {
+                slot.anywhere = Arc::clone(shared);
+            }
+        }
+        let mut ordered: Vec<(u32, Slot)> = slots
+            .into_iter()
+            .map(|(name, slot)| {
+                let definition = registry::definition(name);
+                (definition.map_or(0, |definition| definition.priority), slot)
+            })
+            .collect();
+        ordered.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+        let slots: Vec<Slot> = ordered.into_iter().map(|(_, slot)| slot).collect();
+        let mut owned_headers = Vec::new();
+        let mut phases = Phases::default();
+        let all: Vec<usize> = slots.iter().flat_map(Slot::all).collect();
+        for filter in all.iter().filter_map(|filter| self.filters.get(*filter)) {
+            for name in filter.owned_headers() {
+                if !owned_headers.contains(name) {
+                    owned_headers.push(name.clone());
+                }
+            }
+            phases.response |= filter.phases().response;
+            phases.log |= filter.phases().log;
+        }
+        Filters {
+            slots,
+            all,
+            owned_headers,
+            phases,
+        }
+    }
+}
+
+impl Placed<'_> {
+    fn is_for_everybody(self) -> bool {
+        self.plugin.consumer.is_none()
+    }
+
+    fn choice(self) -> Choice {
+        let whose = match self.plugin.consumer {
+            Some(_) => Whose::Consumer,
+            None => Whose::Everybody,
+        };
+        Choice {
+            rank: rank(
+                self.plugin.route.is_some(),
+                self.plugin.service.is_some(),
+                whose,
+            ),
+            filter: self.filter,
+        }
+    }
+
+    fn put(self, variants: &mut Variants) {
+        let choice = self.choice();
+        let Some(consumer) = self.plugin.consumer else {
+            return;
+        };
+        let (map, id) = (&mut variants.consumers, consumer.id);
+        let kept = map.entry(id).or_insert(choice);
+        if kept.rank < choice.rank {
+            *kept = choice;
+        }
+    }
+}
+
+/// Whose requests a plugin sees.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Consumer,
+    Everybody,
+}
+
+/// How specific a scope is (Kong 3.9, plugin precedence).
+const fn rank(route: bool, service: bool, whose: Whose) -> u8 {
+    match (route, service, whose) {
+        (true, true, Whose::Consumer) => 11,
+        (true, false, Whose::Consumer) => 9,
+        (false, true, Whose::Consumer) => 8,
+        (true, true, Whose::Everybody) => 5,
+        (false, false, Whose::Consumer) => 4,
+        (true, false, Whose::Everybody) => 2,
+        (false, true, Whose::Everybody) => 1,
+        (false, false, Whose::Everybody) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ROUTE: u128 = 1;
+    const SERVICE: u128 = 2;
+    const CONSUMER: u128 = 3;
+    const OTHER: u128 = 9;
+
+    /// A plugin with these scopes; 0 stands for none.
+    fn plugin(id: u128, route: u128, service: u128, consumer: u128) -> Plugin {
+        let reference = |id: u128| (id != 0).then(|| json!({"id": Uuid::from_u128(id)}));
+        let fields = json!({
+            "id": Uuid::from_u128(id), "created_at": 1, "updated_at": 1, "name": "acl",
+            "route": reference(route), "service": reference(service), "consumer": reference(consumer),
+            "config": {"allow": ["a"]},
+        });
+        serde_json::from_value(fields).unwrap()
+    }
+
+    fn route() -> Route {
+        let fields = json!({
+            "id": Uuid::from_u128(ROUTE), "created_at": 1, "updated_at": 1, "paths": ["/"],
+            "service": {"id": Uuid::from_u128(SERVICE)},
+        });
+        serde_json::from_value(fields).unwrap()
+    }
+
+    /// The plugin that runs on the route for `consumer`.
+    fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
+        let mut faults = Vec::new();
+        let mut assembly = Assembly::new(plugins, &mut faults);
+        assert_eq!(faults, []);
+        let filters = assembly.of_route(&route());
+        let slot = filters.slots.first()?;
+        let place = slot.choose(consumer.map(Uuid::from_u128), &[])?;
+        let enabled: Vec<&Plugin> = plugins.iter().filter(|plugin| plugin.enabled).collect();
+        Some(enabled[place].id.as_u128())
+    }
+
+    #[test]
+    fn the_most_specific_configuration_runs_and_a_disabled_one_leaves_its_place() {
+        // The most specific first.
+        let mut plugins = vec![
+            plugin(11, ROUTE, SERVICE, CONSUMER),
+            plugin(12, ROUTE, 0, CONSUMER),
+            plugin(13, 0, SERVICE, CONSUMER),
+            plugin(14, ROUTE, SERVICE, 0),
+            plugin(15, 0, 0, CONSUMER),
+            plugin(16, ROUTE, 0, 0),
+            plugin(17, 0, SERVICE, 0),
+            plugin(18, 0, 0, 0),
+        ];
+        for place in 0..plugins.len() {
+            let expected = plugins[place].id.as_u128();
+            assert_eq!(chosen(&plugins, Some(CONSUMER)), Some(expected));
+            let anybody = plugins[place..]
+                .iter()
+                .find(|plugin| plugin.consumer.is_none())
+                .map(|plugin| plugin.id.as_u128());
+            assert_eq!(chosen(&plugins, None), anybody);
+            assert_eq!(chosen(&plugins, Some(OTHER)), anybody);
+            plugins[place].enabled = false;
+        }
+        assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
+    }
+
+    #[test]
+    fn plugins_of_other_scopes_are_not_there() {
+        for (route, service, consumer) in [
+            (OTHER, 0, 0),
+            (0, OTHER, 0),
+            (0, 0, OTHER),
+            (ROUTE, OTHER, 0),
+            (OTHER, SERVICE, CONSUMER),
+        ] {
+            let plugins = [plugin(11, route, service, consumer)];
+            assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
+        }
     }
 }

@@ -9,9 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
-use plugins::exchange::Identity;
+use plugins::exchange::{
+    Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
+};
+use plugins::filter::{Filter as _, Phases};
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
@@ -19,7 +23,8 @@ use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
 use crate::guard::Gate;
-use crate::metrics::{Observation, Source};
+use crate::host::CoreHost;
+use crate::metrics::Observation;
 use crate::upstream::UpstreamError;
 
 /// One exchange, as operators will see it.
@@ -27,7 +32,7 @@ use crate::upstream::UpstreamError;
 pub(crate) struct Record {
     pub(crate) core: Rc<Core>,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) start: Instant,
+    pub(crate) progress: Progress,
     pub(crate) started_at: UnixTime,
     pub(crate) request_id: String,
     /// Method and URI, if there is a log to write them to, and the request could be read.
@@ -38,14 +43,115 @@ pub(crate) struct Record {
     pub(crate) route: Option<(Rc<Held>, usize)>,
     pub(crate) consumer: Option<Uuid>,
     pub(crate) status: StatusCode,
-    pub(crate) source: Source,
-    /// Milliseconds in the gateway before the upstream was asked, and until it answered.
-    pub(crate) proxy_latency: Option<u64>,
-    pub(crate) upstream_latency: Option<u64>,
     /// Bytes of the request's body that have been read.
     pub(crate) received: Rc<Cell<u64>>,
     /// Bytes of the answer's body that have been taken.
     pub(crate) sent: u64,
+    /// What its filters keep and wait for.
+    pub(crate) run: Run,
+}
+
+/// How far an exchange has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) start: Instant,
+    /// Who made the answer.
+    pub(crate) source: Source,
+    /// Milliseconds in the gateway before the upstream was asked, and until it answered.
+    pub(crate) proxy_latency: Option<u64>,
+    pub(crate) upstream_latency: Option<u64>,
+    pub(crate) upstream_status: Option<StatusCode>,
+    /// The servers that were asked.
+    pub(crate) tries: Vec<Try>,
+}
+
+impl Progress {
+    /// That of an exchange that begins now.
+    pub(crate) fn begin() -> Self {
+        Self {
+            start: monotonic(),
+            source: Source::Error,
+            proxy_latency: None,
+            upstream_latency: None,
+            upstream_status: None,
+            tries: Vec::new(),
+        }
+    }
+}
+
+/// The filters of an exchange, and what they need for their later phases.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    /// The snapshot that they belong to, and their places there. Empty if no later phase is waited for.
+    pub(crate) snapshot: Option<Rc<Held>>,
+    pub(crate) chosen: Vec<usize>,
+    /// The later phases that they have a part in.
+    pub(crate) phases: Phases,
+    pub(crate) seen: Option<Seen>,
+    /// Header fields for the response, whoever answers.
+    pub(crate) response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Those that the client was sent, for the log.
+    headers: HeaderMap,
+}
+
+impl Run {
+    /// Begins the run of a request that matches no route: it is answered already, and the filters that
+    /// see every request see that.
+    pub(crate) fn unrouted(
+        &mut self,
+        snapshot: &Rc<Held>,
+        request: Parts,
+        client: Client,
+        request_id: &str,
+    ) {
+        let filters = &snapshot.unrouted;
+        if filters.phases == Phases::default() {
+            return;
+        }
+        self.phases = filters.phases;
+        self.chosen = filters
+            .slots
+            .iter()
+            .filter_map(|slot| slot.choose(None, &[]))
+            .collect();
+        self.snapshot = Some(Rc::clone(snapshot));
+        self.seen = Some(Seen {
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            request,
+            client,
+            identity: Identity::default(),
+            notes: Notes::default(),
+            request_id: request_id.to_owned(),
+        });
+    }
+
+    /// Takes over what stays of a request that its filters have seen; the rest goes upstream.
+    pub(crate) fn take(
+        &mut self,
+        exchange: Exchange<'_>,
+        method: Method,
+        uri: Uri,
+    ) -> (String, Overrides) {
+        self.response_headers = exchange.response_headers;
+        self.seen = Some(Seen {
+            request: exchange.request,
+            method,
+            uri,
+            client: exchange.client,
+            identity: exchange.identity,
+            notes: exchange.notes,
+            request_id: exchange.request_id,
+        });
+        (exchange.path, exchange.upstream)
+    }
+
+    /// Keeps the header fields that the client is sent, if anybody will ask for them.
+    pub(crate) fn keep(&mut self, headers: &HeaderMap) {
+        if self.phases.log {
+            self.headers = headers.clone();
+        }
+    }
 }
 
 /// What is logged and counted of an exchange whose client leaves before the answer (nginx's 499).
@@ -66,7 +172,8 @@ impl Record {
             self.gate.give_up();
         }
         self.gate.end();
-        let total = milliseconds(self.start);
+        let progress = &self.progress;
+        let total = milliseconds(progress.start);
         let route = self
             .route
             .as_ref()
@@ -74,13 +181,16 @@ impl Record {
         self.core.metrics.observe(&Observation {
             route: route.map(|route| (route.id, &route.labels)),
             status: self.status,
-            source: self.source,
+            source: progress.source,
             received: self.received.get(),
             sent: self.sent,
-            proxy_latency: self.proxy_latency.unwrap_or(total),
-            upstream_latency: self.upstream_latency,
+            proxy_latency: progress.proxy_latency.unwrap_or(total),
+            upstream_latency: progress.upstream_latency,
             total_latency: total,
         });
+        if self.run.phases.log {
+            self.tell_filters(total);
+        }
         if !self.core.node.access_log.is_on() {
             return;
         }
@@ -95,7 +205,7 @@ impl Record {
             query: asked.and_then(|(_, uri)| uri.query()).map(redact),
             status: self.status.as_u16(),
             latency_ms: total,
-            upstream_latency_ms: self.upstream_latency,
+            upstream_latency_ms: self.progress.upstream_latency,
             bytes_received: self.received.get(),
             bytes_sent: self.sent,
             route: route.map(|route| route.id),
@@ -103,6 +213,65 @@ impl Record {
             consumer: self.consumer,
         });
     }
+}
+
+impl Record {
+    /// Tells the exchange's filters that it is over.
+    fn tell_filters(&self, total: u64) {
+        let (Some(seen), Some(snapshot)) = (&self.run.seen, &self.run.snapshot) else {
+            return;
+        };
+        let progress = &self.progress;
+        let route = self
+            .route
+            .as_ref()
+            .and_then(|(snapshot, route)| snapshot.routes.get(*route));
+        let before = progress.proxy_latency.unwrap_or(total);
+        let log = Log {
+            seen,
+            matched: route.map(|route| &route.matched),
+            status: self.status,
+            headers: &self.run.headers,
+            source: progress.source,
+            upstream_status: progress.upstream_status,
+            received: head_length(&seen.request) + self.received.get(),
+            sent: fields_length(&self.run.headers) + self.sent,
+            started_at: self.started_at,
+            latencies: Latencies {
+                request: total,
+                kong: before,
+                proxy: progress.upstream_latency,
+                receive: total
+                    .saturating_sub(before)
+                    .saturating_sub(progress.upstream_latency.unwrap_or_default()),
+            },
+            tries: &progress.tries,
+        };
+        let host = CoreHost::new(Rc::clone(&self.core));
+        for filter in &self.run.chosen {
+            if let Some(filter) = snapshot.filters.get(*filter) {
+                filter.on_log(&log, &host);
+            }
+        }
+    }
+}
+
+/// About how long a request's head was on the wire.
+fn head_length(request: &Parts) -> u64 {
+    let line = request.method.as_str().len()
+        + request
+            .uri
+            .path_and_query()
+            .map_or(1, |uri| uri.as_str().len())
+        + " HTTP/1.1\r\n\r\n ".len();
+    u64::try_from(line).unwrap_or_default() + fields_length(&request.headers)
+}
+
+fn fields_length(headers: &HeaderMap) -> u64 {
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    u64::try_from(lengths.sum::<usize>()).unwrap_or_default()
 }
 
 /// An answer's body with the [`Record`] that is closed when it ends, or is given up.

@@ -26,6 +26,7 @@ pub(crate) struct Peer {
     address: IpAddr,
     /// The same as a field's value, made once for all requests of the connection.
     address_text: HeaderValue,
+    port: u16,
     /// The listener's port, as text.
     port_text: String,
     pub(crate) tls: bool,
@@ -40,6 +41,7 @@ impl Peer {
         Self {
             address,
             address_text: text(address),
+            port,
             port_text: port.to_string(),
             tls,
             server_name: None,
@@ -100,6 +102,8 @@ pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str)
             || authority.to_owned(),
             |port| with_port(authority, port, https),
         ),
+        port: peer.port,
+        peer: peer.address,
     }
 }
 

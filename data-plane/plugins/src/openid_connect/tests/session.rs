@@ -197,11 +197,17 @@ fn at_once(gateway: &Gateway, browser: &Browser, count: usize) -> Vec<bool> {
                 address: [127, 0, 0, 1].into(),
                 https: false,
                 authority: "gateway.example".to_owned(),
+                port: 8000,
+                peer: [127, 0, 0, 1].into(),
             },
             identity: crate::exchange::Identity::default(),
             response_headers: Vec::new(),
             body: &mut body,
             environment: &environment,
+            matched: &crate::exchange::Matched::default(),
+            captures: crate::exchange::Captures::default(),
+            upstream: crate::exchange::Overrides::default(),
+            notes: crate::exchange::Notes::default(),
             request_id: String::new(),
         };
         matches!(

@@ -1,0 +1,164 @@
+//! What filters keep in a Redis server: the server's address, commands and replies.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::secret::Secret;
+
+/// A Redis server and how to talk to it.
+#[derive(Clone, Debug)]
+pub struct RedisServer {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// The user to log in as; that of `AUTH` without a name if there is only a password.
+    pub username: Option<String>,
+    /// The password to log in with.
+    pub password: Option<Secret<String>>,
+    /// Number of the database.
+    pub database: i64,
+    /// TLS, if the server speaks it.
+    pub tls: Option<RedisTls>,
+    /// Longest wait for a connection that is logged in.
+    pub connect_timeout: Duration,
+    /// Longest wait for the replies to commands.
+    pub read_timeout: Duration,
+}
+
+/// Where a Redis server listens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Endpoint {
+    /// Host and port.
+    Network(String, u16),
+    /// The path of a Unix domain socket.
+    Socket(PathBuf),
+}
+
+/// How a Redis server proves who it is.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct RedisTls {
+    /// Whether its certificate must be valid for its name.
+    pub verify: bool,
+    /// The name to ask for, if it is not the host.
+    pub server_name: Option<String>,
+}
+
+impl RedisServer {
+    /// What sets connections to this server apart from those to others, the password included: who
+    /// may not log in must not get the connection of somebody who may.
+    pub fn connection_key(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            hasher.update(&length.to_be_bytes()).update(bytes);
+        };
+        part(format!("{:?} {:?}", self.endpoint, self.tls).as_bytes());
+        part(&self.database.to_be_bytes());
+        part(self.username.as_deref().unwrap_or_default().as_bytes());
+        part(match &self.password {
+            Some(password) => password.expose().as_bytes(),
+            None => &[],
+        });
+        part(format!("{:?} {:?}", self.connect_timeout, self.read_timeout).as_bytes());
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// One command: its name and arguments.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Command(pub Vec<Bytes>);
+
+impl Command {
+    /// The command `name`, without arguments so far.
+    pub fn new(name: &'static str) -> Self {
+        Self(vec![Bytes::from_static(name.as_bytes())])
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<Bytes>) -> Self {
+        self.0.push(argument.into());
+        self
+    }
+
+    /// Adds a number as an argument.
+    #[must_use]
+    pub fn number(self, number: i64) -> Self {
+        self.arg(number.to_string())
+    }
+}
+
+/// What a server replies to one command.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reply {
+    /// Nothing there.
+    Nil,
+    /// Done as asked, such as `OK`.
+    Status(String),
+    /// A number.
+    Integer(i64),
+    /// Bytes.
+    Bytes(Bytes),
+    /// Several.
+    List(Vec<Reply>),
+    /// The command failed.
+    Error(String),
+}
+
+impl Reply {
+    /// The number, also of a text that is one; `None` for everything else.
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(number) => Some(*number),
+            Self::Bytes(bytes) => str::from_utf8(bytes).ok()?.parse().ok(),
+            Self::Status(text) => text.parse().ok(),
+            Self::Nil | Self::List(_) | Self::Error(_) => None,
+        }
+    }
+
+    /// The bytes; `None` for everything else.
+    pub fn bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Status(text) => Some(Bytes::from(text)),
+            Self::Nil | Self::Integer(_) | Self::List(_) | Self::Error(_) => None,
+        }
+    }
+}
+
+/// Why there are no replies.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RedisError {
+    /// Name resolution, connection or TLS failed.
+    #[error("connecting to Redis at {address}: {reason}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// What went wrong, without secrets.
+        reason: String,
+    },
+    /// The server refuses the user, the password or the database.
+    #[error("logging in to Redis at {address}: {reason}")]
+    Login {
+        /// Where.
+        address: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// The connection broke, or the server does not speak its protocol.
+    #[error("reading from Redis at {address}: {reason}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// There were no replies in time.
+    #[error("Redis at {address} did not answer within {timeout:?}")]
+    Timeout {
+        /// Where.
+        address: String,
+        /// The limit.
+        timeout: Duration,
+    },
+}

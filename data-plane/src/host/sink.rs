@@ -1,0 +1,204 @@
+//! Files and servers that filters write logs to.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use plugins::host::sink::{Sink, SinkError, TcpTls};
+use rustls_pki_types::ServerName;
+use shared::clock::monotonic;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::upstream::tls::tls_connector;
+
+/// Lines that may wait for the thread that writes files.
+const WAITING: usize = 8192;
+
+/// Writes `bytes` to `sink`.
+pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
+    let (target, written) = match sink {
+        Sink::File { path, reopen } => {
+            let files = core.node.states.of::<Files>();
+            let written = files.append(path.clone(), *reopen, bytes).await;
+            (path.display().to_string(), written)
+        }
+        Sink::Tcp {
+            host,
+            port,
+            tls,
+            timeout,
+            keepalive,
+        } => {
+            let connections = core.states.of::<Connections>();
+            let sending = connections.send(sink, (host, *port), tls.as_ref(), *keepalive, &bytes);
+            (format!("{host}:{port}"), within(*timeout, sending).await)
+        }
+        Sink::Udp {
+            host,
+            port,
+            timeout,
+        } => {
+            let sending = datagram(host, *port, &bytes);
+            (format!("{host}:{port}"), within(*timeout, sending).await)
+        }
+    };
+    written.map_err(|error| SinkError {
+        target,
+        reason: error.to_string(),
+    })
+}
+
+async fn within(limit: Duration, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let result = tokio::time::timeout(limit, work).await;
+    result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn datagram(host: &str, port: u16, bytes: &[u8]) -> io::Result<()> {
+    let address = tokio::net::lookup_host((host, port)).await?.next();
+    let address = address.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let any = if address.is_ipv6() {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.send_to(bytes, address).await.map(|_| ())
+}
+
+/// The thread that appends to files, for all cores: a slow disk delays no request.
+#[derive(Debug, Default)]
+struct Files(OnceLock<SyncSender<Line>>);
+
+#[derive(Debug)]
+struct Line {
+    path: PathBuf,
+    reopen: bool,
+    bytes: Bytes,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+impl Files {
+    async fn append(&self, path: PathBuf, reopen: bool, bytes: Bytes) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        let line = Line {
+            path,
+            reopen,
+            bytes,
+            done,
+        };
+        let sender = self.0.get_or_init(|| {
+            let (sender, lines) = sync_channel(WAITING);
+            let started = std::thread::Builder::new()
+                .name("log-files".to_owned())
+                .spawn(move || append_all(&lines));
+            if let Err(error) = started {
+                tracing::error!(%error, "no thread for log files");
+            }
+            sender
+        });
+        if sender.try_send(line).is_err() {
+            return Err(io::Error::other("too many lines are waiting"));
+        }
+        let lost = |_| Err(io::Error::other("the writing thread has ended"));
+        written.await.unwrap_or_else(lost)
+    }
+}
+
+fn append_all(lines: &Receiver<Line>) {
+    let mut open: HashMap<PathBuf, File> = HashMap::new();
+    while let Ok(line) = lines.recv() {
+        let written = append(&mut open, &line);
+        if written.is_err() {
+            open.remove(&line.path);
+        }
+        // Nobody may be waiting any more.
+        let _ = line.done.send(written);
+    }
+}
+
+fn append(open: &mut HashMap<PathBuf, File>, line: &Line) -> io::Result<()> {
+    if line.reopen {
+        open.remove(&line.path);
+    }
+    if let Some(file) = open.get_mut(&line.path) {
+        return file.write_all(&line.bytes);
+    }
+    let mut file = create(&line.path)?;
+    file.write_all(&line.bytes)?;
+    if !line.reopen {
+        open.insert(line.path.clone(), file);
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o644).open(path)
+}
+
+/// Idle connections of one core.
+#[derive(Default)]
+struct Connections(RefCell<HashMap<Sink, Idle>>);
+
+struct Idle {
+    stream: Box<dyn AsyncWrite + Unpin>,
+    since: Instant,
+}
+
+impl Connections {
+    async fn send(
+        &self,
+        sink: &Sink,
+        (host, port): (&str, u16),
+        tls: Option<&TcpTls>,
+        keepalive: Duration,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let idle = self.0.borrow_mut().remove(sink);
+        let idle =
+            idle.filter(|idle| monotonic().saturating_duration_since(idle.since) < keepalive);
+        if let Some(mut idle) = idle
+            && send(&mut idle.stream, bytes).await.is_ok()
+        {
+            self.keep(sink, idle.stream);
+            return Ok(());
+        }
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let mut stream: Box<dyn AsyncWrite + Unpin> = match tls {
+            None => Box::new(stream),
+            Some(tls) => {
+                let name = tls.server_name.clone().unwrap_or_else(|| host.to_owned());
+                let name = ServerName::try_from(name).map_err(io::Error::other)?;
+                Box::new(tls_connector(false).connect(name, stream).await?)
+            }
+        };
+        send(&mut stream, bytes).await?;
+        self.keep(sink, stream);
+        Ok(())
+    }
+
+    fn keep(&self, sink: &Sink, stream: Box<dyn AsyncWrite + Unpin>) {
+        let idle = Idle {
+            stream,
+            since: monotonic(),
+        };
+        self.0.borrow_mut().insert(sink.clone(), idle);
+    }
+}
+
+async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}

@@ -1,0 +1,193 @@
+//! The phases of a route's filters around the upstream.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, header};
+use plugins::exchange::{BodyWish, Exchange, Reply, WholeBody};
+use plugins::filter::{Filter as _, Flow, Phases};
+
+use super::record::{Record, Run};
+use crate::body::ResponseBody;
+use crate::compile::CompiledRoute;
+use crate::core::{Core, Held};
+use crate::error::GatewayError;
+use crate::host::CoreHost;
+use crate::upstream::UpstreamError;
+
+/// Shows the request to the filters of `route`, until one of them answers. Each plugin's configuration
+/// is chosen when it is its turn: by then the consumer may be known. The filters after an answer are
+/// chosen too, for their later phases (Kong 3.9, plugins iterator).
+pub(super) async fn ask(
+    snapshot: &Rc<Held>,
+    route: &CompiledRoute,
+    exchange: &mut Exchange<'_>,
+    core: &Rc<Core>,
+    run: &mut Run,
+) -> Option<Response<Bytes>> {
+    let filters = &route.filters;
+    let later = filters.phases != Phases::default();
+    if later {
+        run.snapshot = Some(Rc::clone(snapshot));
+        run.chosen.reserve_exact(filters.slots.len());
+        run.phases = filters.phases;
+    }
+    let host = CoreHost::new(Rc::clone(core));
+    let memberships = &snapshot.environment.consumers.memberships;
+    let mut answered = None;
+    for slot in &filters.slots {
+        let consumer = exchange.identity.consumer.as_ref().map(|found| found.id);
+        let groups = consumer
+            .filter(|_| slot.depends_on_consumer())
+            .and_then(|consumer| memberships.get(&consumer));
+        let groups = groups.map_or(&[][..], Vec::as_slice);
+        let Some(place) = slot.choose(consumer, groups) else {
+            continue;
+        };
+        let Some(filter) = snapshot.filters.get(place) else {
+            continue;
+        };
+        if later {
+            run.chosen.push(place);
+        }
+        if answered.is_none()
+            && let Flow::Answer(answer) = filter.on_request(exchange, &host).await
+        {
+            answered = Some(answer);
+        }
+        if answered.is_some() && !later {
+            break;
+        }
+    }
+    answered
+}
+
+/// Shows the response to the exchange's filters: its head, and its body to those that wish for it.
+pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut Record) {
+    let Run {
+        snapshot: Some(snapshot),
+        chosen,
+        seen: Some(seen),
+        ..
+    } = &mut record.run
+    else {
+        return;
+    };
+    let route = record
+        .route
+        .as_ref()
+        .and_then(|(snapshot, route)| snapshot.routes.get(*route));
+    let matched = route.map(|route| &route.matched);
+    let host = CoreHost::new(Rc::clone(&record.core));
+    let mut wishes = Vec::new();
+    let (parts, body) =
+        std::mem::replace(response, Response::new(ResponseBody::Empty)).into_parts();
+    let (mut status, mut headers, version, extensions) =
+        (parts.status, parts.headers, parts.version, parts.extensions);
+    for place in chosen.iter() {
+        let Some(filter) = snapshot.filters.get(*place) else {
+            continue;
+        };
+        let mut reply = Reply {
+            seen,
+            matched,
+            status: &mut status,
+            headers: &mut headers,
+            source: record.progress.source,
+            wish: BodyWish::Nothing,
+        };
+        filter.on_response(&mut reply, &host);
+        match reply.wish {
+            BodyWish::Nothing => {}
+            wish => wishes.push((filter, wish)),
+        }
+    }
+    let tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let mut body = body;
+    if !wishes.is_empty() && !tunnel {
+        let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
+        match read(body, longest.unwrap_or_default()).await {
+            Ok(Whole::All(mut bytes)) => {
+                let mut complete = true;
+                for (filter, wish) in wishes {
+                    if bytes.len() > limit(wish) {
+                        complete &= !matches!(wish, BodyWish::Need(_));
+                        continue;
+                    }
+                    let mut whole = WholeBody {
+                        seen,
+                        matched,
+                        status,
+                        headers: &mut headers,
+                        body: bytes,
+                    };
+                    filter.on_body(&mut whole, &host);
+                    bytes = whole.body;
+                }
+                if complete {
+                    headers.remove(header::CONTENT_LENGTH);
+                    body = ResponseBody::Full(bytes);
+                } else {
+                    return fail(response, record, UpstreamError::TooLarge);
+                }
+            }
+            Ok(Whole::Begun(rest)) => {
+                if wishes
+                    .iter()
+                    .any(|(_, wish)| matches!(wish, BodyWish::Need(_)))
+                {
+                    return fail(response, record, UpstreamError::TooLarge);
+                }
+                body = rest;
+            }
+            Err(error) => return fail(response, record, error),
+        }
+    }
+    let mut made = Response::new(body);
+    *made.status_mut() = status;
+    *made.headers_mut() = headers;
+    *made.version_mut() = version;
+    *made.extensions_mut() = extensions;
+    *response = made;
+}
+
+/// Answers for an upstream whose body cannot be had as a filter needs it.
+fn fail(response: &mut Response<ResponseBody>, record: &mut Record, error: UpstreamError) {
+    tracing::warn!(
+        request_id = record.request_id,
+        %error,
+        "the upstream's body cannot be read"
+    );
+    record.progress.source = plugins::exchange::Source::Error;
+    *response = GatewayError::Upstream(error).response(&record.request_id, http::Version::HTTP_2);
+}
+
+const fn limit(wish: BodyWish) -> usize {
+    match wish {
+        BodyWish::Nothing => 0,
+        BodyWish::Look(limit) | BodyWish::Need(limit) => limit,
+    }
+}
+
+enum Whole {
+    All(Bytes),
+    /// It is longer than allowed: what was read comes first.
+    Begun(ResponseBody),
+}
+
+async fn read(mut body: ResponseBody, limit: usize) -> Result<Whole, UpstreamError> {
+    if let ResponseBody::Full(bytes) = body {
+        return Ok(Whole::All(bytes));
+    }
+    let mut held = BytesMut::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
+        held.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        if held.len() > limit {
+            return Ok(Whole::Begun(ResponseBody::Read(
+                held.freeze(),
+                Box::new(body),
+            )));
+        }
+    }
+    Ok(Whole::All(held.freeze()))
+}
