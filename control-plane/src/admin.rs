@@ -10,6 +10,7 @@
 mod body;
 mod endpoint;
 mod error;
+mod groups;
 mod info;
 mod origin;
 mod page;
@@ -29,6 +30,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
+use shared::entity::{Certificate, ConsumerGroup, Definition, Entity, definition};
 use shared::snapshot::{Key, Revision};
 use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
@@ -183,7 +185,7 @@ impl Admin {
                     allow: Some(methods),
                 })
             }
-            ref method if !methods.contains(method) => Err(endpoint.refuse(method)),
+            ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
             Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
             _ => self.write(endpoint, request, config).await,
         }
@@ -213,12 +215,7 @@ impl Admin {
             }
             Endpoint::Schema(entity) => schemas::entity(entity),
             Endpoint::PluginSchema(name) => schemas::plugin(name)?,
-            Endpoint::Empty(kind) => {
-                page::Query::parse(query, kind)?;
-                json!({ "data": [], "next": null })
-            }
-            Endpoint::EmptyRecord(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
-            Endpoint::EmptySchema => json!({ "fields": [] }),
+            Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
             Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
             Endpoint::Collection { entity, parent } => {
                 let query = page::Query::parse(query, entity.kind)?;
@@ -231,15 +228,20 @@ impl Admin {
             } => {
                 let key = command::find(config, entity, selector)?.ok_or(Refusal::NotFound)?;
                 let fields = config.record(key).ok_or(Refusal::NotFound)?;
-                if !below(&fields, parent.as_ref()) {
+                if !below(&fields, parent.as_ref()) || has_expired(entity, &fields) {
                     return Err(Refusal::NotFound);
                 }
-                show(&fields)
+                if entity.kind == ConsumerGroup::KIND {
+                    groups::group(config, key, &fields, query)
+                } else {
+                    show(config, key, &fields)
+                }
             }
             Endpoint::Foreign { key, .. } => {
                 let key = key.ok_or(Refusal::NotFound)?;
-                show(&*config.record(key).ok_or(Refusal::NotFound)?)
+                show(config, key, &*config.record(key).ok_or(Refusal::NotFound)?)
             }
+            Endpoint::Membership(membership) => membership.read(config)?,
             Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin => {
                 return Err(Refusal::Method(endpoint.methods()));
             }
@@ -261,7 +263,7 @@ impl Admin {
         match endpoint {
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {
-                let entity = shared::entity::definition("plugins").ok_or(Refusal::NotFound)?;
+                let entity = definition("plugins").ok_or(Refusal::NotFound)?;
                 return schemas::validate(entity, &body);
             }
             _ => {}
@@ -271,6 +273,7 @@ impl Admin {
             action,
             parent,
             status,
+            membership,
         } = plan::plan(endpoint, &method, body, &config)?;
         let command = Command {
             entity: entity.kind,
@@ -287,10 +290,15 @@ impl Admin {
                 .await
                 .map_err(|_| Refusal::Unexpected)?
                 .map_err(|error| Refusal::of(error, entity))?;
-        let body = outcome.decision.record.map(|(_, fields)| show(&fields));
+        let config = self.publisher.config();
+        let record = outcome.decision.record;
+        let body = match membership {
+            Some(membership) => Some(membership.written(&config)?),
+            None => record.map(|(key, fields)| show(&config, key, &fields)),
+        };
         Ok(Answer {
             status,
-            body,
+            body: body.filter(|_| status != StatusCode::NO_CONTENT),
             revision: Some(outcome.revision),
             deprecated: false,
             allow: None,
@@ -308,7 +316,29 @@ fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
     )
 }
 
-/// A record as a reply shows it.
-fn show(fields: &Fields) -> Value {
-    Value::Object(fields.clone())
+/// A record as a reply shows it: a certificate with its server names, a record that expires with the
+/// seconds that it has left.
+fn show(config: &Config, key: Key, fields: &Fields) -> Value {
+    let mut shown = fields.clone();
+    if key.kind == Certificate::KIND {
+        let names = command::certificate_names(config, key);
+        shown.insert("snis".to_owned(), names.into());
+    }
+    if definition(key.kind).is_some_and(|entity| entity.expires)
+        && let Some(left) = seconds_left(fields)
+    {
+        shown.insert("ttl".to_owned(), left.into());
+    }
+    Value::Object(shown)
+}
+
+/// How long a record that expires is still there; zero when it is gone.
+fn seconds_left(fields: &Fields) -> Option<u64> {
+    let ttl = fields.get("ttl")?.as_u64().filter(|ttl| *ttl > 0)?;
+    let end = fields.get("created_at")?.as_u64()?.saturating_add(ttl);
+    Some(end.saturating_sub(UnixTime::now().as_secs()))
+}
+
+fn has_expired(entity: &Definition, fields: &Fields) -> bool {
+    entity.expires && seconds_left(fields) == Some(0)
 }

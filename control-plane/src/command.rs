@@ -10,15 +10,19 @@
 mod cascade;
 mod link;
 mod record;
+mod several;
+mod snis;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use record::field_of;
+pub(crate) use snis::names as certificate_names;
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use shared::entity::Definition;
+use shared::clock::UnixTime;
+use shared::entity::{Certificate, Definition, Entity};
 use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -77,6 +81,8 @@ pub enum Action {
     Link(Key, &'static str, Body),
     /// DELETE: no such record, nor those that depend on it.
     Delete(Selector),
+    /// All of these or none, each on what the ones before it leave.
+    Several(Vec<Command>),
 }
 
 /// What a command comes to.
@@ -89,12 +95,56 @@ pub struct Decision {
 }
 
 /// What a decision depends on besides the configuration.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// Seconds since 1970.
-    pub now: u64,
+    /// The time.
+    pub now: UnixTime,
     /// The id for a record that brings none.
     pub id: Uuid,
+    /// Randomness for secrets that a record leaves to us.
+    pub seed: [Uuid; 2],
+}
+
+impl Context {
+    /// Draws what a decision at `now` may need.
+    pub fn draw(now: UnixTime) -> Self {
+        Self {
+            now,
+            id: Uuid::new_v4(),
+            seed: [Uuid::new_v4(), Uuid::new_v4()],
+        }
+    }
+
+    /// The context of one of several decisions that are made together.
+    fn child(&self, at: usize) -> Self {
+        let [one, other] = self.seed;
+        let label = at.to_be_bytes();
+        Self {
+            now: self.now,
+            id: Uuid::new_v5(&one, &label),
+            seed: [Uuid::new_v5(&other, &label), one],
+        }
+    }
+
+    /// A secret for `field`: 32 letters and digits, of more than 180 bits.
+    fn secret(&self, field: &str) -> String {
+        const SIGNS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let mut hasher = blake3::Hasher::new();
+        for part in self.seed {
+            hasher.update(part.as_bytes());
+        }
+        let mut stream = hasher.update(field.as_bytes()).finalize_xof();
+        let mut text = String::with_capacity(32);
+        while text.len() < 32 {
+            let mut byte = [0];
+            stream.fill(&mut byte);
+            // What lies beyond the last whole round of signs would favour the first ones.
+            if let Some(sign) = SIGNS.get(usize::from(byte[0] & 63)) {
+                text.push(char::from(*sign));
+            }
+        }
+        text
+    }
 }
 
 /// Why a command is not carried out.
@@ -150,7 +200,20 @@ pub fn decide(
             "entities",
         ));
     };
+    if entity.kind == Certificate::KIND {
+        return snis::decide_with_names(config, entity, command, context);
+    }
+    decide_record(config, entity, command, context)
+}
+
+fn decide_record(
+    config: &Config,
+    entity: &'static Definition,
+    command: &Command,
+    context: &Context,
+) -> Result<Decision, Rejection> {
     match &command.action {
+        Action::Several(commands) => several::decide_all(config, commands, context),
         Action::Create(body) => {
             let draft = record::Draft::new(entity, body, command);
             let fields = draft.complete(config, context)?;
@@ -218,18 +281,14 @@ pub fn decide(
 }
 
 /// Holds a new record against its schema alone: nothing is looked up, nothing can be taken.
-pub fn check(entity: &'static Definition, body: &Body) -> Result<(), Rejection> {
+pub fn check(entity: &'static Definition, body: &Body, context: &Context) -> Result<(), Rejection> {
     let command = Command {
         entity: entity.kind,
         action: Action::Create(body.clone()),
         parents: Vec::new(),
     };
-    let context = Context {
-        now: 0,
-        id: Uuid::nil(),
-    };
     let draft = record::Draft::new(entity, body, &command);
-    draft.complete_alone(&context).map(drop)
+    draft.complete_alone(context).map(drop)
 }
 
 /// The record that a selector means, if it exists.
@@ -240,6 +299,9 @@ pub fn find(
 ) -> Result<Option<Key>, Rejection> {
     let id = match selector {
         Selector::Id(id) => Some(*id),
+        Selector::Name(name) if entity.kind == Certificate::KIND => {
+            snis::certificate_of(config, name).map(|key| key.id)
+        }
         Selector::Name(name) => {
             let field = entity.name_field.ok_or(Rejection::InvalidId)?;
             config.find(entity.kind, field, name)
@@ -298,7 +360,10 @@ fn store(
                 fields.get(*field).cloned().unwrap_or_default(),
             )
         });
-        return Err(Rejection::Taken(values.collect()));
+        // Kong without groups does not know of this part of the key.
+        let shown =
+            |(field, value): &(String, Value)| field != "consumer_group" || !value.is_null();
+        return Err(Rejection::Taken(values.filter(shown).collect()));
     }
     let shown = Arc::new(fields.clone());
     if entity.workspaced {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
@@ -163,10 +162,7 @@ impl Publisher {
             return Err(JournalFault::Broken(reason.to_owned()).into());
         };
         let config = self.config();
-        let context = Context {
-            now: now.as_secs(),
-            id: Uuid::new_v4(),
-        };
+        let context = Context::draw(now);
         let change = decide(&config, &context)?;
         if change == Change::default() {
             return Ok((config.revision(), change));

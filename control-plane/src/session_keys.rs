@@ -165,7 +165,16 @@ mod tests {
         let secret = [7; 32];
         let now = UnixTime::from_secs(seconds);
         for command in due(config, now, DAY, behind, NewKey { id, secret }) {
-            let decision = decide(config, &command, &Context { now: seconds, id }).unwrap();
+            let decision = decide(
+                config,
+                &command,
+                &Context {
+                    now,
+                    id,
+                    seed: [id; 2],
+                },
+            )
+            .unwrap();
             *config = config.evolve(&decision.change, Revision(config.revision().0 + 1));
         }
         let mut keys: Vec<_> = config

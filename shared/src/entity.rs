@@ -1,12 +1,22 @@
 //! The kinds of things that operators configure, one struct each, and the registry of them.
 
 mod acl;
+mod ca_certificate;
+mod certificate;
 mod consumer;
+mod consumer_group;
+mod credential;
+pub mod health_check;
+mod key;
 mod plugin;
 mod revocation;
 mod route;
 mod service;
 mod session_key;
+mod sni;
+mod target;
+mod upstream;
+pub mod vault;
 mod workspace;
 
 use std::sync::LazyLock;
@@ -16,21 +26,37 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::clock::UnixTime;
 use crate::schema::{FieldErrors, Record};
 
 pub use acl::Acl;
+pub use ca_certificate::CaCertificate;
+pub use certificate::Certificate;
 pub use consumer::Consumer;
+pub use consumer_group::{ConsumerGroup, ConsumerGroupConsumer};
+pub use credential::{
+    BasicauthCredential, ClientType, HmacauthCredential, JwtAlgorithm, JwtSecret,
+    KeyauthCredential, Oauth2Credential, RedirectUri, basic_auth_hash,
+};
+pub use key::{Key, KeySet, PemPair};
 pub use plugin::Plugin;
 pub use revocation::Revocation;
 pub use route::{HttpsRedirect, PathHandling, Peer, Route};
 pub use service::{Protocol, Service};
 pub use session_key::{KeyState, SessionKey};
+pub use sni::Sni;
+pub use target::Target;
+pub use upstream::{Algorithm, HashOn, Upstream};
+pub use vault::Vault;
 pub use workspace::{DEFAULT_WORKSPACE, Workspace};
 
 /// A kind of thing that is configured.
 pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
-    /// The collection's name: in URLs, in snapshots, in error texts.
+    /// The collection's name: in snapshots, in schemas, in error texts.
     const KIND: &'static str;
+
+    /// The collection's name in URLs.
+    const PATH: &'static str = Self::KIND;
 
     /// The unique field that may stand for the id in a URL.
     const NAME_FIELD: Option<&'static str> = None;
@@ -57,12 +83,28 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
 
     /// Whether what is unique is so across all workspaces.
     const UNIQUE_EVERYWHERE: bool = false;
+    /// Whether the collection also stands alone, and not only below its parent.
+    const TOP_LEVEL: bool = true;
+
+    /// Whether a record is gone `ttl` seconds after its creation.
+    const EXPIRES: bool = false;
 
     /// Expands write-only fields before anything is checked. Errors name the shorthand.
     fn expand(_: &mut Map<String, Value>, _: &mut FieldErrors) {}
 
-    /// Rules between fields, on a record whose fields are each valid.
-    fn check(_: &Map<String, Value>, _: &mut FieldErrors) {}
+    /// Rules between fields. Fields that are not valid by themselves are there as they came, and have
+    /// their error already.
+    fn check(_: &Map<String, Value>, _: &Judging, _: &mut FieldErrors) {}
+
+    /// Computes what a record that passed every check holds besides what was `given`.
+    fn derive(_record: &mut Map<String, Value>, _given: &Map<String, Value>) {}
+}
+
+/// What a judgement depends on besides the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Judging {
+    /// The time of the judgement.
+    pub now: UnixTime,
 }
 
 /// What becomes of a record when the one it points to is deleted.
@@ -83,6 +125,8 @@ pub enum OnDelete {
 pub struct Definition {
     /// See [`Entity::KIND`].
     pub kind: &'static str,
+    /// See [`Entity::PATH`].
+    pub path: &'static str,
     /// See [`Entity::NAME_FIELD`].
     pub name_field: Option<&'static str>,
     /// See [`Entity::UNIQUE`].
@@ -99,10 +143,16 @@ pub struct Definition {
     pub distributed: bool,
     /// See [`Entity::UNIQUE_EVERYWHERE`].
     pub unique_everywhere: bool,
+    /// See [`Entity::TOP_LEVEL`].
+    pub top_level: bool,
+    /// See [`Entity::EXPIRES`].
+    pub expires: bool,
     /// See [`Entity::expand`].
     pub expand: fn(&mut Map<String, Value>, &mut FieldErrors),
     /// See [`Entity::check`].
-    pub check: fn(&Map<String, Value>, &mut FieldErrors),
+    pub check: fn(&Map<String, Value>, &Judging, &mut FieldErrors),
+    /// See [`Entity::derive`].
+    pub derive: fn(&mut Map<String, Value>, &Map<String, Value>),
     /// The fields.
     pub schema: LazyLock<Record>,
 }
@@ -111,6 +161,7 @@ impl Definition {
     const fn of<E: Entity>() -> Self {
         Self {
             kind: E::KIND,
+            path: E::PATH,
             name_field: E::NAME_FIELD,
             unique: E::UNIQUE,
             nested: E::NESTED,
@@ -119,8 +170,11 @@ impl Definition {
             workspaced: E::WORKSPACED,
             distributed: E::DISTRIBUTED,
             unique_everywhere: E::UNIQUE_EVERYWHERE,
+            top_level: E::TOP_LEVEL,
+            expires: E::EXPIRES,
             expand: E::expand,
             check: E::check,
+            derive: E::derive,
             schema: LazyLock::new(Record::of::<E>),
         }
     }
@@ -135,13 +189,28 @@ impl Definition {
 }
 
 /// Every entity. A new one adds its file and a line here.
-static DEFINITIONS: [Definition; 8] = [
+static DEFINITIONS: [Definition; 23] = [
     Definition::of::<Workspace>(),
+    Definition::of::<Certificate>(),
+    Definition::of::<CaCertificate>(),
+    Definition::of::<Sni>(),
     Definition::of::<Service>(),
     Definition::of::<Route>(),
     Definition::of::<Consumer>(),
+    Definition::of::<ConsumerGroup>(),
+    Definition::of::<ConsumerGroupConsumer>(),
     Definition::of::<Plugin>(),
+    Definition::of::<Upstream>(),
+    Definition::of::<Target>(),
+    Definition::of::<Vault>(),
+    Definition::of::<KeySet>(),
+    Definition::of::<Key>(),
     Definition::of::<Acl>(),
+    Definition::of::<KeyauthCredential>(),
+    Definition::of::<BasicauthCredential>(),
+    Definition::of::<HmacauthCredential>(),
+    Definition::of::<JwtSecret>(),
+    Definition::of::<Oauth2Credential>(),
     Definition::of::<SessionKey>(),
     Definition::of::<Revocation>(),
 ];
@@ -156,6 +225,37 @@ pub fn definition(kind: &str) -> Option<&'static Definition> {
     DEFINITIONS
         .iter()
         .find(|definition| definition.kind == kind)
+}
+
+/// The entity that URLs call `path`.
+pub fn definition_at(path: &str) -> Option<&'static Definition> {
+    DEFINITIONS
+        .iter()
+        .find(|definition| definition.path == path)
+}
+
+/// Says that a rule for one field follows from the value of another.
+fn conditional(field: &str, errors: &mut FieldErrors) {
+    entity_error(
+        errors,
+        format!("failed conditional validation given value of field '{field}'"),
+    );
+}
+
+/// Demands `needed` because of the value of `field`.
+fn required(record: &Map<String, Value>, needed: &str, field: &str, errors: &mut FieldErrors) {
+    if is_empty(record, needed) {
+        errors.replace(needed, "required field missing".to_owned());
+        conditional(field, errors);
+    }
+}
+
+/// Forbids `forbidden` because of the value of `field`.
+fn forbidden(record: &Map<String, Value>, forbidden: &str, field: &str, errors: &mut FieldErrors) {
+    if record.get(forbidden).is_some_and(|value| !value.is_null()) {
+        errors.replace(forbidden, "value must be null".to_owned());
+        conditional(field, errors);
+    }
 }
 
 /// Adds a cross-field error, in Kong's place for those: a list under `@entity`.

@@ -191,6 +191,11 @@ impl FieldErrors {
         self.put(path, Value::String(message.into()));
     }
 
+    /// Puts an error in the place of what is there.
+    pub fn replace(&mut self, field: &str, message: String) {
+        self.0.insert(field.to_owned(), Value::String(message));
+    }
+
     /// Adds all errors of a nested record.
     pub fn nest(&mut self, field: &str, nested: Self) {
         if !nested.is_empty() {

@@ -3,6 +3,10 @@
 //! A type's JSON schema carries a `format`; [`check_format`] finds the check by that name, so that the
 //! schema walker and serde judge by the same function.
 
+mod hosts;
+pub mod pem;
+mod reference;
+
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
@@ -10,6 +14,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
+
+pub use hosts::with_target_port;
+pub use reference::{Reference, is_reference};
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::entity::Entity;
 
@@ -21,14 +30,26 @@ const FORMATS: &[(&str, Check)] = &[
     ("uuid", check_uuid),
     ("kong-name", check_name),
     ("kong-tag", check_tag),
-    ("kong-host", check_host),
-    ("kong-route-host", check_route_host),
+    ("kong-host", hosts::check_host),
+    ("kong-host-header", hosts::check_host_header),
+    ("kong-route-host", hosts::check_route_host),
+    ("kong-upstream-name", hosts::check_upstream_name),
+    ("kong-target", hosts::check_target),
+    ("kong-ip-or-cidr", hosts::check_ip_or_cidr),
     ("kong-path", check_path),
     ("kong-route-path", check_route_path),
     ("kong-method", check_method),
     ("kong-header-name", check_header_name),
-    ("kong-sni", check_sni),
+    ("kong-cookie-name", check_cookie_name),
+    ("kong-sni", hosts::check_sni),
     ("kong-url", check_url),
+    ("kong-redirect-uri", check_redirect_uri),
+    ("kong-certificate", pem::check_certificate),
+    ("kong-key", pem::check_key),
+    ("kong-public-key", pem::check_public_key),
+    ("kong-vault-prefix", check_vault_prefix),
+    ("kong-env-prefix", check_environment_prefix),
+    ("kong-vault-directory", check_vault_directory),
 ];
 
 /// Judges `text` by a named format. An unknown format accepts everything.
@@ -93,11 +114,11 @@ text! {
 }
 text! {
     /// A DNS name, an IP address or the name of an upstream, without a port.
-    Host, "kong-host", check_host
+    Host, "kong-host", hosts::check_host
 }
 text! {
     /// A host that requests are matched by: a name, at most one wildcard label at either end, a port.
-    RouteHost, "kong-route-host", check_route_host
+    RouteHost, "kong-route-host", hosts::check_route_host
 }
 text! {
     /// An absolute path.
@@ -113,7 +134,46 @@ text! {
 }
 text! {
     /// A TLS server name.
-    Sni, "kong-sni", check_sni
+    Sni, "kong-sni", hosts::check_sni
+}
+
+/// A text that is a secret, or refers to one: stored sealed, wiped when dropped, `[redacted]` wherever
+/// it would be printed.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// The text. Each call is a place to look at in a review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl JsonSchema for SecretText {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretText".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "x-encrypted": true })
+    }
 }
 
 /// A list in which every value stands once, in the order of its first appearance.
@@ -259,68 +319,6 @@ fn check_tag(text: &str) -> Result<(), String> {
     ))
 }
 
-/// Whether `text` reads as a host name or an IP address.
-fn is_host(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-    };
-    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
-}
-
-/// Whether `text` is an IPv6 address, bare or in brackets.
-fn is_ipv6(text: &str) -> bool {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    bare.parse::<std::net::Ipv6Addr>().is_ok()
-}
-
-/// Splits a port off; `None` if there is none.
-fn split_port(text: &str) -> (&str, Option<&str>) {
-    if is_ipv6(text) {
-        return (text, None);
-    }
-    text.rsplit_once(':')
-        .map_or((text, None), |(host, port)| (host, Some(port)))
-}
-
-fn check_host(text: &str) -> Result<(), String> {
-    let (host, port) = split_port(text);
-    if port.is_some_and(|port| port.parse::<u16>().is_ok()) && (is_host(host) || is_ipv6(host)) {
-        return Err("must not have a port".to_owned());
-    }
-    if port.is_none() && (is_host(text) || is_ipv6(text)) {
-        return Ok(());
-    }
-    Err(format!("invalid value: {text}"))
-}
-
-fn check_route_host(text: &str) -> Result<(), String> {
-    let (host, port) = split_port(text);
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(format!("invalid value: {text}"));
-    }
-    match host.matches('*').count() {
-        0 if is_host(host) || is_ipv6(host) => Ok(()),
-        0 => Err(format!("invalid value: {text}")),
-        1 => {
-            let rest = host.strip_prefix("*.").or_else(|| host.strip_suffix(".*"));
-            match rest {
-                Some(rest) if is_host(rest) => Ok(()),
-                Some(_) => Err(format!("invalid value: {text}")),
-                None => Err(
-                    "invalid wildcard: must be placed at leftmost or rightmost label".to_owned(),
-                ),
-            }
-        }
-        _ => Err("invalid wildcard: must have at most one wildcard".to_owned()),
-    }
-}
-
 /// The characters of a path (RFC 3986 §3.3) and well-formed percent triplets.
 fn check_path_characters(text: &str) -> Result<(), String> {
     let bytes = text.as_bytes();
@@ -400,24 +398,61 @@ fn check_header_name(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_sni(text: &str) -> Result<(), String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Err("must not be an IP".to_owned());
+fn check_cookie_name(text: &str) -> Result<(), String> {
+    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !text.is_empty() && text.bytes().all(accepted) {
+        Ok(())
+    } else {
+        Err(format!(
+            "bad cookie name '{text}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
+        ))
     }
-    if text.matches('*').count() > 1 {
-        return Err("only one wildcard must be specified".to_owned());
+}
+
+/// A vault's prefix may not be taken for a backend.
+fn check_vault_prefix(text: &str) -> Result<(), String> {
+    if BACKENDS.contains(&text) {
+        return Err(format!("must not be one of: {}", BACKENDS.join(", ")));
     }
-    let plain = text
-        .strip_prefix('*')
-        .or_else(|| text.strip_suffix('*'))
-        .unwrap_or(text);
-    if plain.contains('*') {
-        return Err("wildcard must be leftmost or rightmost character".to_owned());
-    }
-    if text == "*" || is_host(plain.trim_matches('.')) {
+    let accepted = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let valid = text.len() >= 2
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && text.bytes().all(accepted);
+    if valid {
         Ok(())
     } else {
         Err(format!("invalid value: {text}"))
+    }
+}
+
+/// Backends of vaults: ours, and those of Kong that a prefix must not be mistaken for.
+const BACKENDS: [&str; 7] = ["env", "file", "aws", "azure", "conjur", "gcp", "hcv"];
+
+fn check_environment_prefix(text: &str) -> Result<(), String> {
+    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if text.bytes().all(accepted) && !text.starts_with(|c: char| c.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err(format!("invalid value: {text}"))
+    }
+}
+
+/// A directory below another one, never above it.
+fn check_vault_directory(text: &str) -> Result<(), String> {
+    let inside = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
+    if text.split('/').all(inside) {
+        Ok(())
+    } else {
+        Err(format!("invalid value: {text}"))
+    }
+}
+
+fn check_redirect_uri(text: &str) -> Result<(), String> {
+    match url::Url::parse(text) {
+        Ok(url) if url.fragment().is_some() => Err(format!("fragment not allowed in '{text}'")),
+        Ok(url) if url.has_host() => Ok(()),
+        _ => Err(format!("cannot parse '{text}'")),
     }
 }
 

@@ -3,10 +3,15 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use shared::entity::{Definition, definition, definitions};
+use shared::entity::{
+    Consumer, ConsumerGroup, Definition, Entity, Sni, Target, definition, definition_at,
+    definitions,
+};
 use shared::snapshot::Key;
+use shared::types::with_target_port;
 
 use super::error::Refusal;
+use super::groups::Membership;
 use crate::command::{Selector, find};
 use crate::config::{Config, foreign_id};
 
@@ -62,12 +67,8 @@ pub(super) enum Endpoint {
         owner: Key,
         field: &'static str,
     },
-    /// A collection of Kong's that this version keeps empty.
-    Empty(&'static str),
-    /// A record of such a collection: there is none.
-    EmptyRecord(&'static str),
-    /// `/schemas/{entity}` of such an entity: no field is known.
-    EmptySchema,
+    /// `/consumer_groups/{g}/consumers[/{c}]`, `/consumers/{c}/consumer_groups[/{g}]`
+    Membership(Membership),
     /// `/config`: for a Kong without a database.
     DeclarativeConfig,
 }
@@ -103,37 +104,11 @@ impl Endpoint {
                 Method::PATCH,
                 Method::PUT,
             ],
+            Self::Membership(membership) => membership.methods(),
             Self::ValidateEntity(_) | Self::ValidatePlugin => &[Method::OPTIONS, Method::POST],
             _ => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
-}
-
-impl Endpoint {
-    /// Why it does not take `method`.
-    pub(super) fn refuse(&self, method: &Method) -> Refusal {
-        let (Self::Empty(kind) | Self::EmptyRecord(kind)) = self else {
-            return Refusal::Method(self.methods());
-        };
-        let verb = match *method {
-            Method::POST => "create",
-            Method::PUT => "create or update",
-            Method::PATCH => "update",
-            Method::DELETE => "delete",
-            _ => return Refusal::Method(self.methods()),
-        };
-        Refusal::Unsupported(verb, kind, self.methods())
-    }
-}
-
-/// Collections that decK insists on reading. They are empty as long as nothing can be put into them.
-pub(super) const EMPTY: [&str; 3] = ["certificates", "snis", "upstreams"];
-
-/// Entities whose schema decK insists on reading, to learn defaults from.
-pub(super) const EMPTY_SCHEMAS: [&str; 2] = ["targets", "upstreams"];
-
-fn empty(kind: &str) -> Option<&'static str> {
-    EMPTY.into_iter().find(|empty| *empty == kind)
 }
 
 pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
@@ -157,38 +132,45 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["schemas", "plugins", "validate"] => Ok(Endpoint::ValidatePlugin),
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["config"] => Ok(Endpoint::DeclarativeConfig),
-        ["schemas", name] if EMPTY_SCHEMAS.contains(&name) => Ok(Endpoint::EmptySchema),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
         ["schemas", name, "validate"] => Ok(Endpoint::ValidateEntity(schema_of(name)?)),
-        [kind] => match empty(kind) {
-            Some(kind) => Ok(Endpoint::Empty(kind)),
-            None => Ok(Endpoint::Collection {
-                entity: public(kind)?,
-                parent: None,
-            }),
-        },
-        [kind, selector] => match empty(kind) {
-            Some(kind) => Ok(Endpoint::EmptyRecord(kind)),
-            None => Ok(Endpoint::Record {
-                entity: public(kind)?,
-                selector: Selector::parse(selector),
-                parent: None,
-            }),
-        },
+        [kind] => Ok(Endpoint::Collection {
+            entity: top_level(kind)?,
+            parent: None,
+        }),
+        [kind, selector] => Ok(Endpoint::Record {
+            entity: top_level(kind)?,
+            selector: Selector::parse(selector),
+            parent: None,
+        }),
         [kind, selector, name] => nested(config, kind, selector, name, None),
         [kind, selector, name, child] => nested(config, kind, selector, name, Some(child)),
         _ => Err(Refusal::NotFound),
     }
 }
 
-fn public(kind: &str) -> Result<&'static Definition, Refusal> {
-    definition(kind)
+/// The entity that URLs call `path`.
+fn public(path: &str) -> Result<&'static Definition, Refusal> {
+    definition_at(path)
         .filter(|entity| entity.public)
         .ok_or(Refusal::NotFound)
 }
 
+/// The same, if its collection also stands alone.
+fn top_level(path: &str) -> Result<&'static Definition, Refusal> {
+    public(path).and_then(|entity| {
+        if entity.top_level {
+            Ok(entity)
+        } else {
+            Err(Refusal::NotFound)
+        }
+    })
+}
+
 fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
-    public(name).map_err(|_| Refusal::NoSchema(format!("No entity named '{name}'")))
+    definition(name)
+        .filter(|entity| entity.public)
+        .ok_or_else(|| Refusal::NoSchema(format!("No entity named '{name}'")))
 }
 
 /// What hangs below a record: those that point to it, or the one that it points to.
@@ -199,8 +181,19 @@ fn nested(
     name: &str,
     child: Option<&str>,
 ) -> Result<Endpoint, Refusal> {
-    let entity = public(kind)?;
+    let entity = top_level(kind)?;
     let key = find(config, entity, &Selector::parse(selector))?;
+    if matches!(
+        (entity.kind, name),
+        (ConsumerGroup::KIND, "consumers") | (Consumer::KIND, "consumer_groups")
+    ) {
+        let key = key.ok_or(Refusal::NotFound)?;
+        return Membership::parse(config, key, child).map(Endpoint::Membership);
+    }
+    // Kong has no way from a server name to its certificate; the certificate itself goes by the name.
+    if (entity.kind, name) == (Sni::KIND, "certificate") {
+        return Err(Refusal::NotFound);
+    }
     let nests = |(field, _): &(&str, &str), owner: &'static Definition| {
         owner
             .foreign_keys()
@@ -234,7 +227,7 @@ fn nested(
     let fields = config.record(owner).ok_or(Refusal::NotFound)?;
     let key = foreign_id(&fields, name).map(|id| Key { kind: to, id });
     Ok(Endpoint::Foreign {
-        entity: public(to)?,
+        entity: definition(to).ok_or(Refusal::NotFound)?,
         key,
         owner,
         field,
@@ -261,9 +254,13 @@ fn nested_record(
     let (Selector::Name(name), None, Some(field)) = (&selector, owner.name_field, local) else {
         return record(selector, parent);
     };
+    let stored = (owner.kind == Target::KIND)
+        .then(|| with_target_port(name))
+        .flatten();
+    let stored = stored.as_ref().unwrap_or(name);
     let holds = |key: &Key| {
         let fields = config.record(*key);
-        fields.is_some_and(|fields| fields.get(field).and_then(Value::as_str) == Some(name))
+        fields.is_some_and(|fields| fields.get(field).and_then(Value::as_str) == Some(stored))
     };
     let found = config
         .children(parent.key, owner.kind, uuid::Uuid::nil())

@@ -18,8 +18,6 @@ pub(super) enum Refusal {
     NotFound,
     /// Not with this method; these are.
     Method(&'static [Method]),
-    /// Not with this method on a collection that is kept empty: what was asked and of which collection.
-    Unsupported(&'static str, &'static str, &'static [Method]),
     /// For a Kong without a database only.
     NeedsNoDatabase,
     /// No such schema: the whole text.
@@ -90,16 +88,6 @@ impl Refusal {
                 allow: Some(methods),
                 ..plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
             },
-            Self::Unsupported(verb, kind, methods) => {
-                let message = format!(
-                    "cannot {verb} '{kind}' entities: this version of Wardgate does not support them yet"
-                );
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                Answer {
-                    allow: Some(methods),
-                    ..coded(12, "operation unsupported", status, &message, None)
-                }
-            }
             Self::NeedsNoDatabase => plain(
                 StatusCode::BAD_REQUEST,
                 "this endpoint is only available when Kong is configured to not use a database",

@@ -9,7 +9,6 @@ use shared::machine::hostname;
 use shared::version::KONG_VERSION;
 use uuid::Uuid;
 
-use super::endpoint::{EMPTY, EMPTY_SCHEMAS};
 use crate::config::Config;
 use crate::publisher::Publisher;
 
@@ -88,8 +87,6 @@ pub(super) fn endpoints() -> Value {
     ]
     .map(str::to_owned)
     .into();
-    paths.extend(EMPTY.iter().map(|kind| format!("/{kind}")));
-    paths.extend(EMPTY_SCHEMAS.iter().map(|kind| format!("/schemas/{kind}")));
     for entity in definitions().iter().filter(|entity| entity.public) {
         let kind = entity.kind;
         paths.extend([

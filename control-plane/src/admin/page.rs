@@ -5,13 +5,13 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
-use shared::entity::Definition;
+use shared::entity::{Definition, definition};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::endpoint::Parent;
 use super::error::Refusal;
-use super::show;
+use super::{has_expired, show};
 use crate::config::{Config, Fields};
 
 /// What a list call asks for.
@@ -121,17 +121,23 @@ pub(super) fn list(
     if let Some(custom_id) = &query.custom_id {
         let id = config.find(entity.kind, "custom_id", custom_id);
         let found = id.and_then(|id| {
-            config.record(Key {
+            let key = Key {
                 kind: entity.kind,
                 id,
-            })
+            };
+            Some((key, config.record(key)?))
         });
-        let data: Vec<Value> = found.into_iter().map(|fields| show(&fields)).collect();
+        let data: Vec<Value> = found
+            .into_iter()
+            .map(|(key, fields)| show(config, key, &fields))
+            .collect();
         return json!({ "data": data, "next": null });
     }
     let first = query.after.unwrap_or_default();
     // The id itself was on the page before, whether or not its record is still there.
-    let wanted = |key: &Key, fields: &Fields| Some(key.id) != query.after && query.takes(fields);
+    let wanted = |key: &Key, fields: &Fields| {
+        Some(key.id) != query.after && query.takes(fields) && !has_expired(entity, fields)
+    };
     let mut page: Vec<(Key, Arc<Fields>)> = match parent {
         None => config
             .collection(entity.kind, first)
@@ -148,7 +154,10 @@ pub(super) fn list(
     let more = page.len() > query.size;
     page.truncate(query.size);
     let mut reply = Map::new();
-    let data = page.iter().map(|(_, fields)| show(fields)).collect();
+    let data = page
+        .iter()
+        .map(|(key, fields)| show(config, *key, fields))
+        .collect();
     reply.insert("data".to_owned(), Value::Array(data));
     let offset = page
         .last()
@@ -174,11 +183,12 @@ fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &st
         arguments.append_pair("size", &query.size.to_string());
     }
     let path = match parent {
-        None => format!("/{}", entity.kind),
+        None => format!("/{}", entity.path),
         Some(Parent { field, key }) => {
             let place = entity.nested.iter().find(|(nested, _)| nested == field);
-            let name = place.map_or(entity.kind, |(_, name)| name);
-            format!("/{}/{}/{name}", key.kind, key.id)
+            let name = place.map_or(entity.path, |(_, name)| name);
+            let parent = definition(key.kind).map_or(key.kind, |parent| parent.path);
+            format!("/{parent}/{}/{name}", key.id)
         }
     };
     format!("{path}?{}", arguments.finish())

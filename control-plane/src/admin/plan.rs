@@ -1,11 +1,12 @@
 //! What a write asks of the configuration: from its URL, method and body.
 
 use http::{Method, StatusCode};
-use shared::entity::Definition;
+use shared::entity::{ConsumerGroupConsumer, Definition, Entity, Target, definition};
 
 use super::below;
 use super::endpoint::{Endpoint, Parent};
 use super::error::Refusal;
+use super::groups::Membership;
 use crate::command::{Action, Body, Selector, find};
 use crate::config::Config;
 
@@ -16,6 +17,8 @@ pub(super) struct Plan {
     pub(super) action: Action,
     pub(super) parent: Option<Parent>,
     pub(super) status: StatusCode,
+    /// Whose members the reply lists instead of the record.
+    pub(super) membership: Option<Membership>,
 }
 
 pub(super) fn plan(
@@ -29,6 +32,7 @@ pub(super) fn plan(
         action,
         parent,
         status: StatusCode::OK,
+        membership: None,
     };
     Ok(match endpoint {
         Endpoint::Collection { entity, parent } => Plan {
@@ -48,6 +52,11 @@ pub(super) fn plan(
                 }
             }
             match *method {
+                // A target is never made by PUT: who does not find it is to POST it.
+                Method::PUT if entity.kind == Target::KIND => {
+                    let key = find(config, entity, &selector)?.ok_or(Refusal::NotFound)?;
+                    planned(entity, Action::Patch(Selector::Id(key.id), body), parent)
+                }
                 Method::PUT => planned(entity, Action::Upsert(selector, body), parent),
                 Method::PATCH => planned(entity, Action::Patch(selector, body), parent),
                 _ => Plan {
@@ -61,7 +70,7 @@ pub(super) fn plan(
             parent,
             field,
             name,
-        } if *method == Method::PUT => {
+        } if *method == Method::PUT && entity.kind != Target::KIND => {
             let mut body = body;
             let (Body::Json(fields) | Body::Form(fields)) = &mut body;
             fields.entry(field).or_insert_with(|| name.into());
@@ -80,6 +89,15 @@ pub(super) fn plan(
                 Action::Link(owner, field, body)
             };
             planned(entity, action, None)
+        }
+        Endpoint::Membership(membership) => {
+            let entity = definition(ConsumerGroupConsumer::KIND).ok_or(Refusal::NotFound)?;
+            let (commands, status) = membership.plan(config, method, &body)?;
+            Plan {
+                status,
+                membership: Some(membership),
+                ..planned(entity, Action::Several(commands), None)
+            }
         }
         Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
         _ => return Err(Refusal::NotFound),

@@ -2,11 +2,12 @@
 
 use plugins::registry;
 use serde_json::{Value, json};
+use shared::clock::UnixTime;
 use shared::entity::Definition;
 
 use super::Answer;
 use super::error::Refusal;
-use crate::command::{Body, check, field_of};
+use crate::command::{Body, Context, check, field_of};
 
 pub(super) fn entity(entity: &Definition) -> Value {
     json!({ "fields": entity.schema.kong() })
@@ -55,7 +56,7 @@ fn fields(entry: &registry::Definition) -> Value {
 
 /// Checks a body by its schema alone: no foreign keys, no uniqueness, nothing stored.
 pub(super) fn validate(entity: &'static Definition, body: &Body) -> Result<Answer, Refusal> {
-    check(entity, body)?;
+    check(entity, body, &Context::draw(UnixTime::now()))?;
     Ok(Answer::ok(
         json!({ "message": "schema validation successful" }),
     ))

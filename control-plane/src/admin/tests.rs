@@ -209,7 +209,7 @@ async fn errors_have_kongs_bodies() {
     for (method, url, kind, body, status, message) in [
         ("GET", "/services/x", "", "", 404, "Not found"),
         ("GET", "/session_keys", "", "", 404, "Not found"),
-        ("GET", "/vaults", "", "", 404, "Not found"),
+        ("GET", "/partials", "", "", 404, "Not found"),
         (
             "DELETE",
             "/routes/r/service",

@@ -3,23 +3,63 @@
 use plugins::filter::Scope;
 use plugins::registry;
 use serde_json::{Map, Value, json};
-use shared::entity::{Definition, Plugin, definition};
-use shared::schema::FieldErrors;
+use shared::entity::{Definition, Entity, Judging, Plugin, Vault, definition, vault};
+use shared::schema::{FieldErrors, Kind, Record};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::{Body, Command, Context, Rejection};
 use crate::config::{Config, Fields};
-use shared::entity::Entity;
 
 /// A record on its way.
 #[derive(Debug)]
 pub(super) struct Draft {
     entity: &'static Definition,
-    /// The plugin that the record configures, if it is one and its name is known.
-    plugin: Option<&'static registry::Definition>,
+    /// What the record configures, if that is something by a name that is known.
+    configured: Option<Configured>,
     fields: Fields,
+    /// What the caller gave, with the types of the fields.
+    given: Fields,
     errors: FieldErrors,
+}
+
+/// What a record's `config` belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Configured {
+    Plugin(&'static registry::Definition),
+    Vault(&'static vault::Backend),
+}
+
+impl Configured {
+    fn find(entity: &'static Definition, name: &str) -> Option<Self> {
+        match entity.kind {
+            Plugin::KIND => registry::definition(name).map(Self::Plugin),
+            Vault::KIND => vault::backend(name).map(Self::Vault),
+            _ => None,
+        }
+    }
+
+    fn fields(self) -> &'static Record {
+        match self {
+            Self::Plugin(plugin) => &plugin.fields,
+            Self::Vault(backend) => &backend.fields,
+        }
+    }
+
+    /// Moves what stands under names of earlier versions to today's.
+    fn modernize(self, config: &mut Fields) {
+        match self {
+            Self::Plugin(plugin) => plugin.modernize(config),
+            Self::Vault(_) => {}
+        }
+    }
+
+    fn check(self, config: &Value) -> Result<Value, FieldErrors> {
+        match self {
+            Self::Plugin(plugin) => plugin.check(config),
+            Self::Vault(backend) => backend.check(config),
+        }
+    }
 }
 
 impl Draft {
@@ -38,11 +78,11 @@ impl Draft {
         let mut draft = Self::read(entity, body, command, stored);
         let Some(stored) = stored else { return draft };
         let mut patch = std::mem::take(&mut draft.fields);
-        if let Some(plugin) = draft.plugin
+        if let Some(configured) = draft.configured
             && let (Some(Value::Object(old)), Some(Value::Object(new))) =
                 (stored.get("config"), patch.get_mut("config"))
         {
-            *new = plugin.fields.merge(old, std::mem::take(new));
+            *new = configured.fields().merge(old, std::mem::take(new));
         }
         draft.fields = entity.schema.merge(stored, patch);
         draft.fields.shift_remove("updated_at");
@@ -57,21 +97,21 @@ impl Draft {
     ) -> Self {
         let (Body::Json(fields) | Body::Form(fields)) = body;
         let mut fields = fields.clone();
-        let plugin = (entity.kind == Plugin::KIND)
-            .then(|| fields.get("name").or_else(|| stored?.get("name"))?.as_str())
-            .flatten()
-            .and_then(registry::definition);
+        let configured = fields
+            .get("name")
+            .or_else(|| stored?.get("name"))
+            .and_then(|name| Configured::find(entity, name.as_str()?));
         if matches!(body, Body::Form(_)) {
             entity.schema.coerce(&mut fields);
-            if let (Some(plugin), Some(Value::Object(config))) = (plugin, fields.get_mut("config"))
-            {
-                // Old names take the types of the fields that they stand for.
-                plugin.modernize(config);
-                plugin.fields.coerce(config);
-            }
         }
-        if let (Some(plugin), Some(Value::Object(config))) = (plugin, fields.get_mut("config")) {
-            plugin.modernize(config);
+        if let (Some(configured), Some(Value::Object(config))) =
+            (configured, fields.get_mut("config"))
+        {
+            // Old names take the types of the fields that they stand for.
+            configured.modernize(config);
+            if matches!(body, Body::Form(_)) {
+                configured.fields().coerce(config);
+            }
         }
         let mut errors = FieldErrors::default();
         (entity.expand)(&mut fields, &mut errors);
@@ -82,7 +122,8 @@ impl Draft {
         }
         Self {
             entity,
-            plugin,
+            configured,
+            given: fields.clone(),
             fields,
             errors,
         }
@@ -120,65 +161,90 @@ impl Draft {
     }
 
     fn finish(mut self, context: &Context) -> Result<Fields, Rejection> {
-        for (field, value) in [
-            ("id", Value::from(context.id.to_string())),
-            ("created_at", context.now.into()),
-            ("updated_at", context.now.into()),
-        ] {
-            let auto = self
-                .entity
-                .schema
-                .field(field)
-                .is_some_and(|field| field.auto);
-            let made = field == "updated_at" || self.fields.get(field).is_none_or(Value::is_null);
-            if auto && made {
-                self.fields.insert(field.to_owned(), value);
-            }
-        }
+        self.make_automatic(context);
         let (mut fields, errors) = self.entity.schema.complete_all(&self.fields);
         for (field, error) in errors.0 {
             self.errors.0.entry(field).or_insert(error);
         }
-        if self.entity.kind == Plugin::KIND {
-            self.complete_plugin(&mut fields);
+        if matches!(self.entity.kind, Plugin::KIND | Vault::KIND)
+            && !self.complete_config(&mut fields)
+        {
+            return Err(Rejection::Invalid(self.errors));
         }
-        if self.errors.is_empty() {
-            (self.entity.check)(&fields, &mut self.errors);
+        // Rules between fields are judged along with the fields, so that all that is wrong is said at once.
+        let mut seen = fields.clone();
+        for field in self.errors.0.keys() {
+            if let Some(value) = self.fields.get(field) {
+                seen.insert(field.clone(), value.clone());
+            }
         }
+        let judging = Judging { now: context.now };
+        (self.entity.check)(&seen, &judging, &mut self.errors);
         if !self.errors.is_empty() {
             return Err(Rejection::Invalid(self.errors));
         }
+        (self.entity.derive)(&mut fields, &self.given);
         Ok(fields)
     }
 
-    /// The configuration's own fields, the scopes that the plugin forbids, and the plugin's verdict.
-    fn complete_plugin(&mut self, fields: &mut Fields) {
-        let Some(plugin) = self.plugin else {
-            let Some(name) = self.fields.get("name").and_then(Value::as_str) else {
-                return;
+    /// Makes the values that the caller may leave to us.
+    fn make_automatic(&mut self, context: &Context) {
+        for field in self.entity.schema.fields.iter().filter(|field| field.auto) {
+            let name = field.name.as_str();
+            let given = self.fields.get(name).is_some_and(|value| !value.is_null());
+            if given && name != "updated_at" {
+                continue;
+            }
+            let made = match (name, &field.kind) {
+                ("id", _) => context.id.to_string().into(),
+                (_, Kind::Integer(_)) => context.now.as_secs().into(),
+                (_, Kind::Number(_)) => fractional_seconds(context),
+                _ => context.secret(name).into(),
             };
-            // Without a plugin nothing can be said about the rest.
-            self.errors = FieldErrors::at(
-                &["name"],
+            self.fields.insert(name.to_owned(), made);
+        }
+    }
+
+    /// The configuration's own fields, the scopes that a plugin forbids, and its verdict. False if the name
+    /// is unknown, so that nothing more can be said.
+    fn complete_config(&mut self, fields: &mut Fields) -> bool {
+        let Some(configured) = self.configured else {
+            let Some(name) = self.fields.get("name").and_then(Value::as_str) else {
+                return true;
+            };
+            let message = if self.entity.kind == Plugin::KIND {
                 format!(
                     "plugin '{name}' not enabled; add it to the 'plugins' configuration property"
-                ),
-            );
-            return;
+                )
+            } else {
+                format!("vault '{name}' is not installed")
+            };
+            self.errors = FieldErrors::at(&["name"], message);
+            return false;
         };
-        for scope in plugin.forbidden_scopes {
-            let scope = field_of(*scope);
-            if fields.get(scope).is_some_and(|value| !value.is_null()) {
-                self.errors.add(&[scope], "value must be null");
+        if let Configured::Plugin(plugin) = configured {
+            for scope in plugin.forbidden_scopes {
+                let scope = field_of(*scope);
+                if fields.get(scope).is_some_and(|value| !value.is_null()) {
+                    self.errors.add(&[scope], "value must be null");
+                }
             }
         }
-        match plugin.check(self.fields.get("config").unwrap_or(&Value::Null)) {
+        match configured.check(self.fields.get("config").unwrap_or(&Value::Null)) {
             Err(errors) => self.errors.nest("config", errors),
             Ok(config) => {
                 fields.insert("config".to_owned(), config);
             }
         }
+        true
     }
+}
+
+/// Seconds since 1970 with milliseconds as the fraction.
+fn fractional_seconds(context: &Context) -> Value {
+    let milliseconds = context.now.as_millis();
+    let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
+    text.parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// The foreign key that attaches a plugin to a scope.

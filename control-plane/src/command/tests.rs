@@ -33,8 +33,9 @@ impl Session {
     fn run(&mut self, entity: &'static str, action: Action) -> Result<Value, Rejection> {
         self.ids += 1;
         let context = Context {
-            now: 1000,
+            now: UnixTime::from_secs(1000),
             id: Uuid::from_u128(self.ids),
+            seed: [Uuid::from_u128(self.ids); 2],
         };
         let command = Command {
             entity,

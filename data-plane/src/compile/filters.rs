@@ -164,7 +164,9 @@ impl<'a> Assembly<'a> {
             shared: HashMap::new(),
         };
         let mut consumers: HashMap<&str, Variants> = HashMap::new();
-        for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
+        // What is for one group must not run for everybody.
+        let runs = |plugin: &&Plugin| plugin.enabled && plugin.consumer_group.is_none();
+        for plugin in plugins.iter().filter(runs) {
             let config = Value::Object(plugin.config.clone());
             let instance = Instance { id: plugin.id };
             let filter = match registry::compile(&plugin.name, config, &instance) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Consumer, Entity, Route, Service};
+use super::{Consumer, ConsumerGroup, Entity, Route, Service};
 use crate::types::{Name, Ref, Set, Tag};
 
 /// A plugin at work. Global when it is attached to nothing.
@@ -32,6 +32,8 @@ pub struct Plugin {
     pub service: Option<Ref<Service>>,
     /// The consumer whose requests it sees.
     pub consumer: Option<Ref<Consumer>>,
+    /// The group whose members' requests it sees.
+    pub consumer_group: Option<Ref<ConsumerGroup>>,
     /// The plugin's own configuration.
     #[serde(default)]
     #[schemars(extend("x-plugin-config" = true))]
@@ -73,11 +75,12 @@ impl Entity for Plugin {
     const KIND: &'static str = "plugins";
     const UNIQUE: &'static [&'static [&'static str]] = &[
         &["instance_name"],
-        &["name", "route", "service", "consumer"],
+        &["name", "route", "service", "consumer", "consumer_group"],
     ];
     const NESTED: &'static [(&'static str, &'static str)] = &[
         ("route", "plugins"),
         ("service", "plugins"),
         ("consumer", "plugins"),
+        ("consumer_group", "plugins"),
     ];
 }

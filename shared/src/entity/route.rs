@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::service::{Protocol, check_served};
-use super::{Entity, OnDelete, Service, entity_error, is_empty};
+use super::service::Protocol;
+use super::{Entity, Judging, OnDelete, Service, entity_error, is_empty};
 use crate::schema::FieldErrors;
-use crate::types::{Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag};
+use crate::types::{Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format};
 
 /// Which requests go to a service. Every attribute that is set must match; within one, any value does.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -82,6 +82,7 @@ pub struct Route {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Peer {
     /// Address or network.
+    #[schemars(extend("format" = "kong-ip-or-cidr"))]
     pub ip: Option<String>,
     /// Port.
     #[schemars(range(min = 0, max = 65535))]
@@ -174,18 +175,40 @@ fn v0() -> Option<PathHandling> {
     Some(PathHandling::V0)
 }
 
-/// Families of protocols that do not mix, each with the attributes of which one must be set.
-const FAMILIES: &[(&[&str], &[&str])] = &[
-    (&["http"], &["methods", "hosts", "headers", "paths"]),
-    (
-        &["https"],
-        &["methods", "hosts", "headers", "paths", "snis"],
-    ),
-    (&["grpc"], &["hosts", "headers", "paths"]),
-    (&["grpcs"], &["hosts", "headers", "paths", "snis"]),
-    (&["tcp", "tls", "udp"], &["sources", "destinations", "snis"]),
-    (&["tls_passthrough"], &["snis"]),
-];
+/// Protocols that may stand together on a route, with what their routes may be matched by.
+struct Family {
+    protocols: &'static [&'static str],
+    /// As Kong's errors list the protocols; streams and passed-on TLS are listed as one.
+    listed: &'static str,
+    /// Fields that say nothing about such requests.
+    forbidden: &'static [&'static str],
+}
+
+const HTTP: Family = Family {
+    protocols: &["http", "https"],
+    listed: "'http' or 'https'",
+    forbidden: &["sources", "destinations"],
+};
+
+const STREAM: Family = Family {
+    protocols: &["tcp", "tls", "udp"],
+    listed: "'tcp', 'tls', 'tls_passthrough' or 'udp'",
+    forbidden: &["methods", "hosts", "paths", "headers"],
+};
+
+const PASSTHROUGH: Family = Family {
+    protocols: &["tls_passthrough"],
+    ..STREAM
+};
+
+const GRPC: Family = Family {
+    protocols: &["grpc", "grpcs"],
+    listed: "'grpc' or 'grpcs'",
+    forbidden: &["methods", "sources", "destinations"],
+};
+
+/// In the order of Kong's errors.
+const FAMILIES: [&Family; 4] = [&HTTP, &STREAM, &PASSTHROUGH, &GRPC];
 
 impl Entity for Route {
     const KIND: &'static str = "routes";
@@ -194,82 +217,160 @@ impl Entity for Route {
     const NESTED: &'static [(&'static str, &'static str)] = &[("service", "routes")];
     const ON_DELETE: OnDelete = OnDelete::Refuse;
 
-    fn check(record: &Map<String, Value>, errors: &mut FieldErrors) {
-        let protocols: Vec<&str> = record
-            .get("protocols")
-            .and_then(Value::as_array)
-            .map(|list| list.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
-        let has = |names: &[&str]| protocols.iter().any(|protocol| names.contains(protocol));
-        let families = [
-            has(&["http", "https"]),
-            has(&["tcp", "tls", "udp"]),
-            has(&["tls_passthrough"]),
-            has(&["grpc", "grpcs"]),
-        ];
-        if families.iter().filter(|family| **family).count() > 1 {
+    /// A path of a gRPC request names the method and is never cut.
+    fn expand(record: &mut Map<String, Value>, _: &mut FieldErrors) {
+        let protocols = texts(record, "protocols");
+        let grpc = protocols.iter().any(|name| GRPC.protocols.contains(name));
+        if grpc && !record.contains_key("strip_path") {
+            record.insert("strip_path".to_owned(), Value::Bool(false));
+        }
+    }
+
+    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+        let protocols = texts(record, "protocols");
+        let mut families: Vec<&Family> = Vec::new();
+        for name in &protocols {
+            let family = FAMILIES
+                .into_iter()
+                .find(|family| family.protocols.contains(name));
+            if let Some(family) = family
+                && !families
+                    .iter()
+                    .any(|known| known.protocols == family.protocols)
+            {
+                families.push(family);
+            }
+        }
+        if families.len() > 1 {
+            let sets: Vec<String> = families
+                .iter()
+                .map(|family| format!("({})", quoted(family.protocols)))
+                .collect();
             errors.add(
                 &["protocols"],
-                "these sets are mutually exclusive: ('http', 'https'), ('tcp', 'tls', 'udp'), \
-                 ('tls_passthrough'), ('grpc', 'grpcs')",
+                format!("these sets are mutually exclusive: {}", sets.join(", ")),
             );
-            return;
         }
-        check_matchers(record, &protocols, errors);
-        if has(&["grpc", "grpcs"]) && record.get("strip_path") == Some(&Value::Bool(true)) {
+        // The first protocol that is known decides by which rules a route is judged.
+        let Some(family) = families.first() else {
+            return;
+        };
+        check_matchers(record, &protocols, family, errors);
+        for field in family.forbidden {
+            if !is_empty(record, field) {
+                errors.replace(
+                    field,
+                    format!("cannot set '{field}' when 'protocols' is {}", family.listed),
+                );
+            }
+        }
+        if family.protocols == GRPC.protocols
+            && record.get("strip_path") == Some(&Value::Bool(true))
+        {
             errors.add(
                 &["strip_path"],
                 "cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'",
             );
         }
-        let host = |name: &String| name.eq_ignore_ascii_case("host");
-        if record
-            .get("headers")
-            .and_then(Value::as_object)
-            .is_some_and(|map| map.keys().any(host))
-        {
+        check_headers(record, errors);
+        check_peers(record, errors);
+    }
+}
+
+fn texts<'a>(record: &'a Map<String, Value>, field: &str) -> Vec<&'a str> {
+    let list = record.get(field).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+fn quoted(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    names.join(", ")
+}
+
+/// Demands that something of a request is matched.
+fn check_matchers(
+    record: &Map<String, Value>,
+    protocols: &[&str],
+    family: &Family,
+    errors: &mut FieldErrors,
+) {
+    let has = |name: &str| protocols.contains(&name);
+    let (fields, listed): (&[&str], &str) = if family.protocols == HTTP.protocols {
+        if has("https") {
+            (&["methods", "hosts", "headers", "paths", "snis"], "'https'")
+        } else {
+            (&["methods", "hosts", "headers", "paths"], "'http'")
+        }
+    } else if family.protocols == GRPC.protocols {
+        if has("grpcs") {
+            (&["hosts", "headers", "paths", "snis"], "'grpcs'")
+        } else {
+            (&["hosts", "headers", "paths"], "'grpc'")
+        }
+    } else if family.protocols == PASSTHROUGH.protocols {
+        (&["snis"], "'tls_passthrough'")
+    } else {
+        (
+            &["sources", "destinations", "snis"],
+            "'tcp', 'tls' or 'udp'",
+        )
+    };
+    if fields.iter().all(|field| is_empty(record, field)) {
+        let what = match fields {
+            [one] => (*one).to_owned(),
+            several => format!("one of {}", quoted(several)),
+        };
+        entity_error(
+            errors,
+            format!("must set {what} when 'protocols' is {listed}"),
+        );
+    }
+    let encrypted = ["https", "grpcs", "tls", "tls_passthrough"];
+    if !is_empty(record, "snis") && !encrypted.into_iter().any(has) {
+        errors.replace("snis", "length must be 0".to_owned());
+        entity_error(
+            errors,
+            "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
+        );
+    }
+}
+
+fn check_headers(record: &Map<String, Value>, errors: &mut FieldErrors) {
+    let names = record.get("headers").and_then(Value::as_object);
+    for name in names.into_iter().flat_map(Map::keys) {
+        if name.eq_ignore_ascii_case("host") {
             errors.add(
                 &["headers"],
                 "cannot contain 'host' header, which must be specified in the 'hosts' attribute",
             );
-        }
-        if errors.is_empty() {
-            check_served("protocols", &protocols, errors);
+        } else if let Err(message) = check_format("kong-header-name", name) {
+            errors.add(&["headers"], message);
         }
     }
 }
 
-fn check_matchers(record: &Map<String, Value>, protocols: &[&str], errors: &mut FieldErrors) {
-    // A route that speaks several protocols is judged by the one that offers the most attributes.
-    let judged = FAMILIES
-        .iter()
-        .filter(|(names, _)| protocols.iter().any(|protocol| names.contains(protocol)))
-        .max_by_key(|(_, matchers)| matchers.len());
-    let Some((names, matchers)) = judged else {
-        return;
-    };
-    if matchers.iter().all(|field| is_empty(record, field)) {
-        let listed: Vec<String> = matchers.iter().map(|field| format!("'{field}'")).collect();
-        let protocol = protocols
-            .iter()
-            .find(|protocol| names.contains(protocol))
-            .unwrap_or(&"");
-        entity_error(
-            errors,
-            format!(
-                "must set one of {} when 'protocols' is '{protocol}'",
-                listed.join(", ")
-            ),
-        );
-    }
-    if !is_empty(record, "snis")
-        && !protocols
-            .iter()
-            .any(|p| matches!(*p, "https" | "grpcs" | "tls" | "tls_passthrough"))
-    {
-        errors.add(
-            &["snis"],
-            "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
-        );
+/// One end of a stream is an address, a port or both.
+fn check_peers(record: &Map<String, Value>, errors: &mut FieldErrors) {
+    for field in ["sources", "destinations"] {
+        let peers = record.get(field).and_then(Value::as_array);
+        for (at, peer) in peers.into_iter().flatten().enumerate() {
+            let Some(peer) = peer.as_object() else {
+                continue;
+            };
+            if is_empty(peer, "ip") && is_empty(peer, "port") {
+                let place = (at + 1).to_string();
+                let message = "at least one of these fields must be non-empty: 'ip', 'port'";
+                let mut nested = FieldErrors::default();
+                entity_error(&mut nested, message);
+                let entry = errors.0.entry(field.to_owned());
+                let entry = entry.or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(places) = entry {
+                    places.entry(place).or_insert(Value::Object(nested.0));
+                }
+            }
+        }
     }
 }

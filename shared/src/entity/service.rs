@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, entity_error, is_empty};
+use super::{Certificate, Entity, Judging, OnDelete, forbidden};
 use crate::schema::FieldErrors;
-use crate::types::{Host, Name, Path, Set, Tag};
+use crate::types::{Host, Name, Path, Ref, Set, Tag};
 
 /// An API behind the gateway.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -52,6 +52,8 @@ pub struct Service {
     #[serde(default = "one_minute")]
     #[schemars(range(min = 1, max = 2_147_483_646))]
     pub read_timeout: Option<u32>,
+    /// Certificate that the gateway presents to the upstream server.
+    pub client_certificate: Option<Ref<Certificate>>,
     /// Whether the upstream server's certificate must be valid. Unset: it need not be.
     pub tls_verify: Option<bool>,
     /// Longest chain of certificates of the upstream server, counted without its own.
@@ -121,6 +123,8 @@ impl Entity for Service {
     const KIND: &'static str = "services";
     const NAME_FIELD: Option<&'static str> = Some("name");
     const UNIQUE: &'static [&'static [&'static str]] = &[&["name"]];
+    const NESTED: &'static [(&'static str, &'static str)] = &[("client_certificate", "services")];
+    const ON_DELETE: OnDelete = OnDelete::Refuse;
 
     /// `url` stands for protocol, host, port and path.
     fn expand(record: &mut Map<String, Value>, errors: &mut FieldErrors) {
@@ -152,7 +156,7 @@ impl Entity for Service {
         }
     }
 
-    fn check(record: &Map<String, Value>, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
         let protocol = record
             .get("protocol")
             .and_then(Value::as_str)
@@ -160,40 +164,20 @@ impl Entity for Service {
         if matches!(
             protocol,
             "tcp" | "tls" | "udp" | "tls_passthrough" | "grpc" | "grpcs"
-        ) && !is_empty(record, "path")
-        {
-            errors.add(&["path"], "value must be null");
-            conditional(errors);
+        ) {
+            forbidden(record, "path", "protocol", errors);
         }
-        if !matches!(protocol, "https" | "tls") && !is_empty(record, "tls_verify") {
-            errors.add(&["tls_verify"], "value must be null");
-            conditional(errors);
-        }
-        if errors.is_empty() {
-            check_served("protocol", &[protocol], errors);
+        if !matches!(protocol, "https" | "tls") {
+            for field in [
+                "client_certificate",
+                "tls_verify",
+                "tls_verify_depth",
+                "ca_certificates",
+            ] {
+                forbidden(record, field, "protocol", errors);
+            }
         }
     }
-}
-
-/// Refuses protocols that no data plane serves yet. Stored, one such record would keep every data plane
-/// from taking any later configuration.
-pub(super) fn check_served(field: &str, protocols: &[&str], errors: &mut FieldErrors) {
-    let unserved = |protocol: &&&str| !matches!(**protocol, "http" | "https");
-    if let Some(protocol) = protocols.iter().find(unserved) {
-        errors.add(
-            &[field],
-            format!(
-                "'{protocol}' is not supported by this version of Wardgate; supported: http, https"
-            ),
-        );
-    }
-}
-
-fn conditional(errors: &mut FieldErrors) {
-    entity_error(
-        errors,
-        "failed conditional validation given value of field 'protocol'",
-    );
 }
 
 /// The parser gives every URL a path; only a written one counts.

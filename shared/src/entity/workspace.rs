@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{DEFINITIONS, Entity};
+use super::{DEFINITIONS, Entity, Judging};
 use crate::schema::FieldErrors;
 use crate::types::{Name, Set, Tag};
 
@@ -93,13 +93,15 @@ impl Entity for Workspace {
     const WORKSPACED: bool = false;
     const DISTRIBUTED: bool = false;
 
-    fn check(record: &Map<String, Value>, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
         let name = record
             .get("name")
             .and_then(Value::as_str)
             .unwrap_or_default();
         let entity = |definition: &super::Definition| {
-            definition.kind == name || definition.nested.iter().any(|(_, place)| *place == name)
+            definition.kind == name
+                || definition.path == name
+                || definition.nested.iter().any(|(_, place)| *place == name)
         };
         if RESERVED.contains(&name) || DEFINITIONS.iter().any(entity) {
             errors.add(&["name"], format!("must not be one of: {name}"));

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::derive::whole;
 use super::{Field, FieldErrors, Kind, Length, Range, Record, Text};
-use crate::types::check_format;
+use crate::types::{check_format, is_reference};
 
 /// What one value is wrong with: a text, or an object for its parts.
 type Complaint = Value;
@@ -42,7 +42,7 @@ fn complete_field(field: &Field, given: Option<&Value>) -> Result<Option<Value>,
         }
         return Ok(Some(Value::Null));
     }
-    let value = complete_value(&field.kind, given)?;
+    let value = complete_value(&field.kind, given, field.referenceable)?;
     if field.not_yet && Some(&value) != field.default.as_ref() && !is_blank(field, &value) {
         return Err(not_yet(field));
     }
@@ -70,7 +70,7 @@ fn not_yet(field: &Field) -> Complaint {
 fn absent(field: &Field) -> Result<Option<Value>, Complaint> {
     if let Some(default) = &field.default {
         // A default that is itself a record is completed, so that nested defaults show.
-        return complete_value(&field.kind, default).map(Some);
+        return complete_value(&field.kind, default, false).map(Some);
     }
     if field.auto {
         return Ok(None);
@@ -79,13 +79,18 @@ fn absent(field: &Field) -> Result<Option<Value>, Complaint> {
         return Ok(Some(Value::Null));
     }
     match &field.kind {
-        Kind::Record(_) => complete_value(&field.kind, &Value::Object(Map::new())).map(Some),
+        Kind::Record(_) => complete_value(&field.kind, &Value::Object(Map::new()), false).map(Some),
         _ => Err("required field missing".into()),
     }
 }
 
-fn complete_value(kind: &Kind, given: &Value) -> Result<Value, Complaint> {
+/// The value to store. With `references`, a reference to a secret may stand for a text: what is behind it
+/// is judged where it is read.
+fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value, Complaint> {
     match kind {
+        Kind::String(_) if references && given.as_str().is_some_and(is_reference) => {
+            Ok(given.clone())
+        }
         Kind::String(text) => match given.as_str() {
             Some(value) => check_text(text, value).map(|()| given.clone()),
             None => Err("expected a string".into()),
@@ -104,19 +109,21 @@ fn complete_value(kind: &Kind, given: &Value) -> Result<Value, Complaint> {
         Kind::Boolean => Err("expected a boolean".into()),
         Kind::Array(element, length) => {
             let list = given.as_array().ok_or("expected an array")?;
-            Ok(Value::Array(complete_list(element, *length, list)?))
+            Ok(Value::Array(complete_list(
+                element, *length, list, references,
+            )?))
         }
         Kind::Set(element, length) => {
             let list = given.as_array().ok_or("expected a set")?;
             let mut set: Vec<Value> = Vec::new();
-            for value in complete_list(element, *length, list)? {
+            for value in complete_list(element, *length, list, references)? {
                 if !set.contains(&value) {
                     set.push(value);
                 }
             }
             Ok(Value::Array(set))
         }
-        Kind::Map(values, length) => complete_map(values, *length, given),
+        Kind::Map(values, length) => complete_map(values, *length, given, references),
         Kind::Record(record) => {
             let map = given.as_object().ok_or("expected a record")?;
             let mut errors = FieldErrors::default();
@@ -133,12 +140,17 @@ fn complete_value(kind: &Kind, given: &Value) -> Result<Value, Complaint> {
     }
 }
 
-fn complete_list(element: &Kind, length: Length, list: &[Value]) -> Result<Vec<Value>, Complaint> {
+fn complete_list(
+    element: &Kind,
+    length: Length,
+    list: &[Value],
+    references: bool,
+) -> Result<Vec<Value>, Complaint> {
     check_length(length, list.len())?;
     let mut output = Vec::with_capacity(list.len());
     let mut errors = Map::new();
     for (at, value) in list.iter().enumerate() {
-        match complete_value(element, value) {
+        match complete_value(element, value, references) {
             Ok(value) => output.push(value),
             Err(complaint) => {
                 errors.insert((at + 1).to_string(), complaint);
@@ -152,13 +164,18 @@ fn complete_list(element: &Kind, length: Length, list: &[Value]) -> Result<Vec<V
     }
 }
 
-fn complete_map(values: &Kind, length: Length, given: &Value) -> Result<Value, Complaint> {
+fn complete_map(
+    values: &Kind,
+    length: Length,
+    given: &Value,
+    references: bool,
+) -> Result<Value, Complaint> {
     let map = given.as_object().ok_or("expected a map")?;
     check_length(length, map.len())?;
     let mut output = Map::new();
     let mut errors = Map::new();
     for (name, value) in map {
-        match complete_value(values, value) {
+        match complete_value(values, value, references) {
             Ok(value) => output.insert(name.clone(), value),
             Err(complaint) => errors.insert(name.clone(), complaint),
         };

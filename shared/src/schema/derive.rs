@@ -65,10 +65,12 @@ fn field(name: &str, schema: &Map<String, Value>) -> Field {
     }
 }
 
-/// A whole number without its fraction: `3600.0` becomes `3600`.
+/// Whole numbers without their fraction: `3600.0` becomes `3600`, also inside records and lists.
 pub(super) fn whole(value: Value) -> Value {
-    let Value::Number(number) = &value else {
-        return value;
+    let number = match &value {
+        Value::Number(number) => number,
+        Value::Array(_) | Value::Object(_) => return whole_inside(value),
+        _ => return value,
     };
     match number.as_f64() {
         // Exact below 2^53, where the text of a whole float is that of the integer.
@@ -78,6 +80,17 @@ pub(super) fn whole(value: Value) -> Value {
                 .map_or(value, Value::from)
         }
         _ => value,
+    }
+}
+
+fn whole_inside(value: Value) -> Value {
+    match value {
+        Value::Array(list) => Value::Array(list.into_iter().map(whole).collect()),
+        Value::Object(map) => {
+            let parts = map.into_iter().map(|(name, value)| (name, whole(value)));
+            Value::Object(parts.collect())
+        }
+        other => other,
     }
 }
 

@@ -33,7 +33,7 @@ fn defaults_are_filled_and_absent_fields_are_null() {
         json!({
             "name": null, "retries": 5, "protocol": "http", "host": "x", "port": 80, "path": null,
             "connect_timeout": 60000, "write_timeout": 60000, "read_timeout": 60000,
-            "tls_verify": null, "tls_verify_depth": null,
+            "client_certificate": null, "tls_verify": null, "tls_verify_depth": null,
             "ca_certificates": null, "enabled": true, "tags": null,
         })
     );

@@ -147,26 +147,6 @@ async fn validation_looks_at_the_record_alone() {
 }
 
 #[tokio::test]
-async fn a_protocol_that_no_data_plane_serves_is_refused() {
-    let api = Api::new();
-    for protocol in ["grpc", "grpcs", "tcp", "tls", "tls_passthrough", "udp"] {
-        let body = json!({ "host": "h", "protocol": protocol });
-        let (status, reply) = api.json("POST", "/services", body).await;
-        let text = reply["fields"]["protocol"].as_str().unwrap();
-        assert!(
-            status == 400 && text.contains(protocol) && text.ends_with("supported: http, https"),
-            "{reply}"
-        );
-    }
-    let body = json!({ "protocols": ["grpc"], "paths": ["/"], "strip_path": false });
-    let (status, reply) = api.json("POST", "/routes", body).await;
-    assert!(
-        status == 400 && reply["fields"]["protocols"].is_string(),
-        "{reply}"
-    );
-}
-
-#[tokio::test]
 async fn a_group_goes_by_its_name_below_its_consumer() {
     let api = Api::new();
     api.json("PUT", "/consumers/yoda", json!({})).await;

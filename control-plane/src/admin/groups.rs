@@ -1,0 +1,217 @@
+//! Consumer groups and who is in them: the one family whose replies have shapes of their own.
+//!
+//! ```text
+//!  /consumer_groups/{g}                       {"consumer_group": …, "consumers": […], "plugins": […]}
+//!  /consumer_groups/{g}/consumers[/{c}]       {"consumers": […]}
+//!  /consumers/{c}/consumer_groups[/{g}]       {"consumer_groups": […]}
+//! ```
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+use shared::entity::{Consumer, ConsumerGroup, ConsumerGroupConsumer, Entity, Plugin, definition};
+use shared::schema::FieldErrors;
+use shared::snapshot::Key;
+use uuid::Uuid;
+
+use super::error::Refusal;
+use super::show;
+use crate::command::{Action, Body, Command, Rejection, Selector, find};
+use crate::config::{Config, Fields, foreign_id};
+
+/// Which side a URL starts from, and whom it names on the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    /// The record that the URL starts from.
+    pub(super) owner: Key,
+    /// The other one, if the URL goes that far.
+    pub(super) other: Option<Key>,
+}
+
+impl Membership {
+    /// Reads the URL's last part: who is named on the other side of `owner`.
+    pub(super) fn parse(config: &Config, owner: Key, other: Option<&str>) -> Result<Self, Refusal> {
+        let other = match other {
+            None => None,
+            Some(text) => Some(record(config, other_side(owner), text)?.ok_or(Refusal::NotFound)?),
+        };
+        Ok(Self { owner, other })
+    }
+
+    /// The methods that the URL takes.
+    pub(super) const fn methods(&self) -> &'static [Method] {
+        if self.other.is_some() {
+            &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS]
+        } else {
+            &[
+                Method::DELETE,
+                Method::GET,
+                Method::HEAD,
+                Method::OPTIONS,
+                Method::POST,
+            ]
+        }
+    }
+
+    /// What a read shows.
+    pub(super) fn read(&self, config: &Config) -> Result<Value, Refusal> {
+        if let Some(other) = self.other {
+            member(config, self.owner, other).ok_or(Refusal::NotFound)?;
+            let record = config.record(other).ok_or(Refusal::NotFound)?;
+            return Ok(json!({ singular(other): show(config, other, &record) }));
+        }
+        Ok(json!({ other_side(self.owner): others(config, self.owner) }))
+    }
+
+    /// The commands that a write comes to, and what answers it.
+    pub(super) fn plan(
+        &self,
+        config: &Config,
+        method: &Method,
+        body: &Body,
+    ) -> Result<(Vec<Command>, StatusCode), Refusal> {
+        if *method != Method::POST {
+            let members: Vec<Key> = match self.other {
+                Some(other) => {
+                    vec![member(config, self.owner, other).ok_or(Refusal::NotFound)?]
+                }
+                None => memberships(config, self.owner).collect(),
+            };
+            let deletes = members
+                .into_iter()
+                .map(|key| command(Action::Delete(Selector::Id(key.id))));
+            return Ok((deletes.collect(), StatusCode::NO_CONTENT));
+        }
+        let joins = self
+            .named(config, body)?
+            .into_iter()
+            .map(|other| command(Action::Create(Body::Json(membership(self.owner, other)))));
+        Ok((joins.collect(), StatusCode::CREATED))
+    }
+
+    /// Whom a body names on the other side.
+    fn named(&self, config: &Config, body: &Body) -> Result<Vec<Key>, Refusal> {
+        let (Body::Json(fields) | Body::Form(fields)) = body;
+        let field = if self.owner.kind == ConsumerGroup::KIND {
+            "consumer"
+        } else {
+            "group"
+        };
+        let listed = match fields.get(field) {
+            Some(Value::String(one)) => vec![one.as_str()],
+            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+            Some(Value::Object(key)) => key.get("id").and_then(Value::as_str).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        if listed.is_empty() {
+            let errors = FieldErrors::at(&[field], "required field missing");
+            return Err(Refusal::from(Rejection::Invalid(errors)));
+        }
+        let kind = other_side(self.owner);
+        listed
+            .into_iter()
+            .map(|text| {
+                record(config, kind, text)?.ok_or_else(|| {
+                    let entity = definition(kind);
+                    let name = entity.and_then(|entity| entity.name_field).unwrap_or("id");
+                    Refusal::from(Rejection::NotFound(Selector::parse(text), name))
+                })
+            })
+            .collect()
+    }
+
+    /// What answers a write that was carried out.
+    pub(super) fn written(&self, config: &Config) -> Result<Value, Refusal> {
+        let record = config.record(self.owner).ok_or(Refusal::NotFound)?;
+        Ok(json!({
+            singular(self.owner): show(config, self.owner, &record),
+            other_side(self.owner): others(config, self.owner),
+        }))
+    }
+}
+
+/// One group as a read shows it.
+pub(super) fn group(config: &Config, key: Key, fields: &Fields, query: Option<&str>) -> Value {
+    let mut reply = Map::new();
+    reply.insert("consumer_group".to_owned(), show(config, key, fields));
+    let listed = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .all(|(name, value)| name != "list_consumers" || value != "false");
+    if listed {
+        reply.insert("consumers".to_owned(), others(config, key));
+    }
+    let plugins = config
+        .children(key, Plugin::KIND, Uuid::nil())
+        .filter_map(|plugin| Some(show(config, plugin, &*config.record(plugin)?)))
+        .collect::<Vec<_>>();
+    if !plugins.is_empty() {
+        reply.insert("plugins".to_owned(), plugins.into());
+    }
+    Value::Object(reply)
+}
+
+fn command(action: Action) -> Command {
+    Command {
+        entity: ConsumerGroupConsumer::KIND,
+        action,
+        parents: Vec::new(),
+    }
+}
+
+fn membership(one: Key, other: Key) -> Fields {
+    let mut fields = Fields::new();
+    for key in [one, other] {
+        let id = json!({ "id": key.id.to_string() });
+        fields.insert(singular(key).to_owned(), id);
+    }
+    fields
+}
+
+fn other_side(owner: Key) -> &'static str {
+    if owner.kind == ConsumerGroup::KIND {
+        Consumer::KIND
+    } else {
+        ConsumerGroup::KIND
+    }
+}
+
+fn singular(key: Key) -> &'static str {
+    if key.kind == ConsumerGroup::KIND {
+        "consumer_group"
+    } else {
+        "consumer"
+    }
+}
+
+fn record(config: &Config, kind: &'static str, text: &str) -> Result<Option<Key>, Refusal> {
+    let entity = definition(kind).ok_or(Refusal::NotFound)?;
+    Ok(find(config, entity, &Selector::parse(text))?)
+}
+
+fn memberships(config: &Config, owner: Key) -> impl Iterator<Item = Key> {
+    config.children(owner, ConsumerGroupConsumer::KIND, Uuid::nil())
+}
+
+/// The membership that ties `other` to `owner`.
+fn member(config: &Config, owner: Key, other: Key) -> Option<Key> {
+    memberships(config, owner).find(|key| {
+        let fields = config.record(*key);
+        fields.and_then(|fields| foreign_id(&fields, singular(other))) == Some(other.id)
+    })
+}
+
+/// All on the other side of `owner`.
+fn others(config: &Config, owner: Key) -> Value {
+    let kind = other_side(owner);
+    memberships(config, owner)
+        .filter_map(|key| {
+            let field = if kind == Consumer::KIND {
+                "consumer"
+            } else {
+                "consumer_group"
+            };
+            let id = foreign_id(&*config.record(key)?, field)?;
+            let other = Key { kind, id };
+            Some(show(config, other, &*config.record(other)?))
+        })
+        .collect::<Vec<_>>()
+        .into()
+}

@@ -1,0 +1,149 @@
+//! Certificates and keys in PEM.
+
+use aws_lc_rs::digest::{SHA256, digest as hash};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
+
+use crate::clock::UnixTime;
+
+/// What kind of key a certificate is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyType {
+    /// RSA.
+    Rsa,
+    /// A curve over a prime field.
+    EllipticCurve,
+    /// Anything else.
+    Other,
+}
+
+impl KeyType {
+    /// The name that OpenSSL has for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rsa => "rsaEncryption",
+            Self::EllipticCurve => "id-ecPublicKey",
+            Self::Other => "undefined",
+        }
+    }
+}
+
+/// The first certificate of `text`.
+fn first(text: &str) -> Option<Pem> {
+    Pem::iter_from_buffer(text.as_bytes())
+        .filter_map(Result::ok)
+        .find(|pem| matches!(pem.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
+}
+
+pub(super) fn check_certificate(text: &str) -> Result<(), String> {
+    let pem = first(text).ok_or("invalid certificate: no PEM certificate found")?;
+    pem.parse_x509()
+        .map(drop)
+        .map_err(|_| "invalid certificate: not a well-formed X.509 certificate".to_owned())
+}
+
+pub(super) fn check_key(text: &str) -> Result<(), String> {
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| "invalid key: no PEM private key found")?;
+    any_supported_type(&key)
+        .map(drop)
+        .map_err(|_| "invalid key: neither RSA of at least 2048 bits, ECDSA nor Ed25519".to_owned())
+}
+
+pub(super) fn check_public_key(text: &str) -> Result<(), String> {
+    if is_public_key(text) {
+        Ok(())
+    } else {
+        Err("could not load public key".to_owned())
+    }
+}
+
+/// Whether `text` holds a public key, by itself or in a certificate.
+pub fn is_public_key(text: &str) -> bool {
+    Pem::iter_from_buffer(text.as_bytes())
+        .filter_map(Result::ok)
+        .any(|pem| match pem.label.as_str() {
+            "PUBLIC KEY" => SubjectPublicKeyInfo::from_der(&pem.contents).is_ok(),
+            "RSA PUBLIC KEY" => {
+                x509_parser::public_key::RSAPublicKey::from_der(&pem.contents).is_ok()
+            }
+            "CERTIFICATE" => pem.parse_x509().is_ok(),
+            _ => false,
+        })
+}
+
+/// Whether the first certificate of `cert` is for `key`.
+pub fn matches(cert: &str, key: &str) -> bool {
+    let public = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .ok()
+        .and_then(|key| {
+            any_supported_type(&key)
+                .ok()?
+                .public_key()
+                .map(|key| key.to_vec())
+        });
+    let pem = first(cert);
+    let certified = pem
+        .as_ref()
+        .and_then(|pem| Some(pem.parse_x509().ok()?.public_key().raw.to_vec()));
+    public.is_some() && public == certified
+}
+
+/// What kind of key the first certificate of `cert` is for.
+pub fn key_type(cert: &str) -> Option<KeyType> {
+    let pem = first(cert)?;
+    let certificate = pem.parse_x509().ok()?;
+    let algorithm = certificate.public_key().algorithm.algorithm.to_id_string();
+    Some(match algorithm.as_str() {
+        "1.2.840.113549.1.1.1" => KeyType::Rsa,
+        "1.2.840.10045.2.1" => KeyType::EllipticCurve,
+        _ => KeyType::Other,
+    })
+}
+
+/// Whether `cert` is one certificate of an authority that is valid at `now`; the error is what Kong says.
+pub fn authority(cert: &str, now: UnixTime) -> Result<(), &'static str> {
+    if cert.matches("-----BEGIN CERTIFICATE-----").count() > 1 {
+        return Err("please submit only one certificate at a time");
+    }
+    let pem = first(cert).ok_or("please submit a certificate")?;
+    let certificate = pem
+        .parse_x509()
+        .map_err(|_| "please submit a certificate")?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if certificate.validity().not_after.timestamp() < now {
+        return Err("certificate expired, \"Not After\" time is in the past");
+    }
+    let is_authority = certificate
+        .basic_constraints()
+        .ok()
+        .flatten()
+        .is_some_and(|constraints| constraints.value.ca);
+    if is_authority {
+        Ok(())
+    } else {
+        Err(
+            "certificate does not appear to be a CA because it is missing the \"CA\" basic constraint",
+        )
+    }
+}
+
+/// SHA-256 of the first certificate of `cert`, in hexadecimal digits.
+pub fn digest(cert: &str) -> Option<String> {
+    use std::fmt::Write as _;
+    let pem = first(cert)?;
+    let digest = hash(&SHA256, &pem.contents);
+    Some(
+        digest
+            .as_ref()
+            .iter()
+            .fold(String::new(), |mut text, byte| {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            }),
+    )
+}
