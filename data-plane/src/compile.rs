@@ -73,6 +73,10 @@ impl CompiledSnapshot {
 
 /// A route with everything that its requests need.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that Kong defines"
+)]
 pub(crate) struct CompiledRoute {
     pub(crate) id: Uuid,
     pub(crate) service: Option<CompiledService>,
@@ -83,6 +87,8 @@ pub(crate) struct CompiledRoute {
     pub(crate) path_handling: PathHandling,
     /// The status that answers a plain request, if the route is for HTTPS only.
     pub(crate) https_only: Option<u16>,
+    /// Whether the route is for gRPC.
+    pub(crate) grpc: bool,
     pub(crate) filters: Arc<Filters>,
     /// What filters call it.
     pub(crate) matched: Matched,
@@ -299,6 +305,11 @@ fn compile_route(
         preserve_host: route.preserve_host,
         path_handling: route.path_handling.unwrap_or(PathHandling::V0),
         https_only: (!plain).then(|| route.https_redirect_status_code.status()),
+        grpc: route
+            .protocols
+            .as_slice()
+            .iter()
+            .any(|protocol| matches!(protocol, Protocol::Grpc | Protocol::Grpcs)),
         filters,
         matched,
         labels: Arc::new(labels),

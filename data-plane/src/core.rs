@@ -13,11 +13,13 @@ use plugins::state::{CoreStates, NodeStates};
 
 use crate::access_log::AccessLog;
 use crate::compile::CompiledSnapshot;
+use crate::error::ErrorForm;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::timer::Timers;
-use crate::trusted::TrustedPeers;
+use crate::told::Told;
+use crate::trusted::{RealIp, TrustedPeers};
 use crate::upstream::pool::Pools;
 
 /// What the cores of one node share.
@@ -33,6 +35,12 @@ pub(crate) struct Node {
     /// Whether the node takes no new work.
     pub(crate) draining: AtomicBool,
     pub(crate) limits: Limits,
+    /// What the gateway tells of itself.
+    pub(crate) told: Told,
+    pub(crate) error_default_type: ErrorForm,
+    /// Whether a request may ask which route it has met.
+    pub(crate) debug: bool,
+    pub(crate) real_ip: RealIp,
     /// How many cores there are; at least one.
     pub(crate) workers: usize,
 }

@@ -1,8 +1,11 @@
 //! Failures that the gateway answers by itself: status and body (Kong 3.9). The only such place.
 
-use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, Version, header};
+pub(crate) mod form;
 
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
+
+pub use self::form::ErrorForm;
 use crate::body::{RequestBodyError, ResponseBody};
 use crate::http1::request::Refusal;
 use crate::upstream::UpstreamError;
@@ -34,6 +37,12 @@ pub(crate) enum GatewayError {
     /// The service speaks a protocol that this version does not.
     #[error("the protocol of the service is not supported")]
     Protocol,
+    /// The route speaks gRPC, and the request HTTP/1.
+    #[error("gRPC needs HTTP/2")]
+    NotHttp2,
+    /// The route speaks gRPC, and the request does not.
+    #[error("not gRPC")]
+    NotGrpc,
     /// `CONNECT` and `TRACE` are not for a gateway.
     #[error("method not allowed")]
     Method,
@@ -90,6 +99,11 @@ impl GatewayError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the protocol of the service is not supported",
             ),
+            Self::NotHttp2 => (StatusCode::UPGRADE_REQUIRED, "Please use HTTP2 protocol"),
+            Self::NotGrpc => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Non-gRPC request matched gRPC route",
+            ),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Upstream(error) => match error {
                 UpstreamError::Resolve { .. } => {
@@ -116,36 +130,120 @@ impl GatewayError {
         }
     }
 
-    /// The whole answer.
-    pub(crate) fn response(&self, request_id: &str, version: Version) -> Response<ResponseBody> {
+    /// Whether routing, balancing or a plugin has found it, which answer in JSON whatever the client
+    /// takes; the others are HTTP's own, and have the form that the client asks for.
+    const fn is_json(&self) -> bool {
+        match self {
+            Self::NotReady
+            | Self::NoRoute
+            | Self::NoService
+            | Self::Protocol
+            | Self::NotHttp2
+            | Self::NotGrpc
+            | Self::Upstream(UpstreamError::Resolve { .. }) => true,
+            Self::BadRequest(_)
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::RequestTimeout
+            | Self::Method
+            | Self::Upstream(_) => false,
+        }
+    }
+
+    /// The whole answer. `wish` is what the client has said of the form, in a request of `version`.
+    pub(crate) fn response(
+        &self,
+        request_id: &str,
+        version: Version,
+        wish: Option<&HeaderValue>,
+        default: ErrorForm,
+    ) -> Response<ResponseBody> {
         let (status, message) = self.answer();
-        let mut response = message_response(status, message, request_id);
-        if matches!(self, Self::NotReady) {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let form = match wish.map(ErrorForm::of) {
+            Some(ErrorForm::Grpc) if version == Version::HTTP_2 => ErrorForm::Grpc,
+            Some(ErrorForm::Grpc) => ErrorForm::Json,
+            _ if self.is_json() => ErrorForm::Json,
+            Some(form) => form,
+            None => default,
+        };
+        let mut response = formed_response(status, message, request_id, form);
+        let headers = response.headers_mut();
+        match self {
+            Self::NotReady => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::NotHttp2 => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/2"));
+            }
+            _ => {}
         }
         if self.is_final() && version < Version::HTTP_2 {
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// An error that answers a gRPC call, in the fields that its clients read (gRPC over HTTP/2).
+pub(crate) fn grpc_response(
+    status: StatusCode,
+    grpc_status: u16,
+    message: &'static str,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, ErrorForm::Grpc.content_type());
+    headers.insert(GRPC_STATUS, grpc_status.into());
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    response
+}
+
+/// What stands for an HTTP status in gRPC (Kong 3.9, `kong.response.exit`).
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 3,
+        401 => 16,
+        403 => 7,
+        404 => 5,
+        409 => 10,
+        429 => 8,
+        499 => 1,
+        500 => 13,
+        501 => 12,
+        503 => 14,
+        504 => 4,
+        _ => 2,
+    }
+}
+
+fn formed_response(
+    status: StatusCode,
+    message: &'static str,
+    request_id: &str,
+    form: ErrorForm,
+) -> Response<ResponseBody> {
+    if form == ErrorForm::Grpc {
+        return grpc_response(status, grpc_status(status), message);
+    }
+    let body = form.body(message, request_id);
+    let mut response = Response::new(ResponseBody::Full(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, form.content_type());
+    response
+}
+
 /// Kong's error body.
 pub(crate) fn message_response(
     status: StatusCode,
-    message: &str,
+    message: &'static str,
     request_id: &str,
 ) -> Response<ResponseBody> {
-    let body = format!("{{\n  \"message\":\"{message}\",\n  \"request_id\":\"{request_id}\"\n}}");
-    let mut response = Response::new(ResponseBody::Full(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json; charset=utf-8"),
-    );
-    response
+    formed_response(status, message, request_id, ErrorForm::Json)
 }

@@ -21,7 +21,7 @@ mod certificates;
 pub mod compile;
 mod config_sync;
 mod core;
-mod error;
+pub mod error;
 mod forward;
 mod guard;
 mod host;
@@ -38,6 +38,7 @@ pub mod settings;
 mod status;
 mod stream;
 mod timer;
+mod told;
 mod trusted;
 mod upstream;
 

@@ -18,7 +18,7 @@ use http::{
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use plugins::exchange::{
-    BodyError, BodySource, Captures, Exchange, Identity, Notes, Overrides, Seen, Source,
+    BodyError, BodySource, Exchange, Identity, Notes, Overrides, Seen, Source,
 };
 use plugins::filter::Filter as _;
 use shared::clock::{UnixTime, monotonic};
@@ -29,7 +29,8 @@ use self::request::{authority, client, forwarded, is_replaced, is_replaced_if_tr
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot};
 use crate::core::Core;
-use crate::error::{GatewayError, message_response};
+use crate::error::form::is_grpc;
+use crate::error::{GatewayError, grpc_response, message_response};
 use crate::forward::{self, Outgoing, fields, request_framing, upstream_host, wanted_upgrade};
 use crate::http1::Framing;
 use crate::router::normalize::{is_well_formed, normalize};
@@ -41,6 +42,8 @@ pub(crate) use self::request::{Added, Peer};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
 const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
+const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 
 /// Room for the fields that the gateway adds to a request.
@@ -64,6 +67,12 @@ pub(crate) async fn handle(
         asked: logged.then(|| (parts.method.clone(), parts.uri.clone())),
         client: peer.address(),
         host: String::new(),
+        wish: parts
+            .headers
+            .get(header::ACCEPT)
+            .or_else(|| parts.headers.get(header::CONTENT_TYPE))
+            .cloned(),
+        debug: wants_debug(&core, &parts.headers),
         route: None,
         consumer: None,
         status: record::CLIENT_LEFT,
@@ -108,7 +117,10 @@ async fn answer(
     }
     let path = normalize(parts.uri.path()).into_owned();
     let trusted = core.node.trusted.contains(peer.address());
-    let client = client(&parts, peer, trusted, &authority);
+    let real = trusted
+        .then(|| core.node.real_ip.client(&parts.headers, &core.node.trusted))
+        .flatten();
+    let client = client(&parts, peer, real, trusted, &authority);
     (record.client, record.host) = (client.address, authority.clone());
     let found = snapshot.router.find(&Asked {
         method: &parts.method,
@@ -127,16 +139,9 @@ async fn answer(
         return Err(GatewayError::NoRoute);
     };
     record.route = Some((Rc::clone(&snapshot), found.route));
-    if let Some(status) = route.https_only
-        && !client.https
-    {
+    if let Some(answer) = protocol_answer(route, &parts, &client, &record.request_id) {
         record.progress.source = Source::Exit;
-        return Ok(to_https(
-            status,
-            &client.authority,
-            &parts,
-            &record.request_id,
-        ));
+        return answer;
     }
     let upgrade = wanted_upgrade(&parts);
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -151,6 +156,7 @@ async fn answer(
     };
     let mut exchange = Exchange {
         request: parts,
+        captures: snapshot.router.captures(found, &path),
         path,
         client,
         identity: Identity::default(),
@@ -158,7 +164,6 @@ async fn answer(
         body: &mut body,
         environment: &snapshot.environment,
         matched: &route.matched,
-        captures: Captures::default(),
         upstream: Overrides::default(),
         notes: Notes::default(),
         request_id: record.request_id.clone(),
@@ -265,7 +270,9 @@ async fn proxy(
         prefix,
         &mut added,
     );
-    if let Ok(value) = HeaderValue::from_str(&seen.request_id) {
+    if core.node.told.request_id_upstream
+        && let Ok(value) = HeaderValue::from_str(&seen.request_id)
+    {
         added.push((REQUEST_ID, value));
     }
     added.push((header::VIA, fields::via(&parts.headers, version)));
@@ -292,8 +299,9 @@ async fn proxy(
     };
     progress.proxy_latency = Some(milliseconds(progress.start));
     let sent = monotonic();
-    let answer = forward::send(core, &outgoing, framing, body).await?;
+    let answered = forward::send(core, &outgoing, framing, body).await;
     progress.upstream_latency = Some(milliseconds(sent));
+    let answer = answered?;
     progress.source = Source::Service;
     progress.upstream_status = Some(answer.head.status);
     // What the server was asked for may be another method than what the client is waiting for.
@@ -324,27 +332,99 @@ fn replaced(bytes: Bytes) -> (Framing, RequestBody) {
     (Framing::Length(length), body)
 }
 
-/// Writes what the gateway says of every answer: who made it, how long that took, and its name.
+/// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
+/// that took, and its name.
 fn sign(headers: &mut HeaderMap, record: &Record) {
     let progress = &record.progress;
-    if progress.source == Source::Service {
-        headers.insert(
-            UPSTREAM_LATENCY,
-            progress.upstream_latency.unwrap_or_default().into(),
-        );
-        headers.insert(
-            PROXY_LATENCY,
-            progress.proxy_latency.unwrap_or_default().into(),
-        );
-        let via = fields::via(headers, Version::HTTP_11);
-        headers.insert(header::VIA, via);
-    } else {
+    let told = record.core.node.told;
+    // A server that was asked in vain was asked all the same.
+    let asked = progress.proxy_latency.zip(progress.upstream_latency);
+    let answered = progress.source == Source::Service;
+    if !answered && told.server && !headers.contains_key(header::SERVER) {
         headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+    }
+    if let Some((proxy, upstream)) = asked {
+        if told.upstream_latency {
+            headers.insert(UPSTREAM_LATENCY, upstream.into());
+        }
+        if told.proxy_latency {
+            headers.insert(PROXY_LATENCY, proxy.into());
+        }
+        if told.via {
+            let via = fields::via(headers, Version::HTTP_11);
+            headers.insert(header::VIA, via);
+        }
+    } else if told.response_latency {
         headers.insert(RESPONSE_LATENCY, milliseconds(progress.start).into());
     }
-    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
+    if told.upstream_status
+        && let Some(status) = progress.upstream_status
+    {
+        headers.insert(UPSTREAM_STATUS, status.as_u16().into());
+    }
+    if told.request_id
+        && let Ok(value) = HeaderValue::from_str(&record.request_id)
+    {
         headers.insert(REQUEST_ID, value);
     }
+    if record.debug
+        && let Some((snapshot, place)) = &record.route
+        && let Some(route) = snapshot.routes.get(*place)
+    {
+        add_debug(headers, route);
+    }
+}
+
+/// Whether the client asks which route it has met, and may.
+fn wants_debug(core: &Core, headers: &HeaderMap) -> bool {
+    core.node.debug
+        && headers
+            .get(DEBUG)
+            .is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
+fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
+    let matched = &route.matched;
+    let mut tell = |name: &'static str, value: &str| {
+        // A name beyond what a field's value can hold is not told.
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    tell("kong-route-id", &matched.route.id.to_string());
+    if let Some(name) = &matched.route.name {
+        tell("kong-route-name", name);
+    }
+    if let Some(service) = &matched.service {
+        tell("kong-service-id", &service.id.to_string());
+        if let Some(name) = &service.name {
+            tell("kong-service-name", name);
+        }
+    }
+}
+
+/// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`).
+fn protocol_answer(
+    route: &CompiledRoute,
+    parts: &Parts,
+    client: &plugins::exchange::Client,
+    request_id: &str,
+) -> Option<Result<Response<ResponseBody>, GatewayError>> {
+    if route.grpc {
+        if parts.version != Version::HTTP_2 {
+            return Some(Err(GatewayError::NotHttp2));
+        }
+        if !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+            return Some(Err(GatewayError::NotGrpc));
+        }
+    }
+    let status = route.https_only.filter(|_| !client.https)?;
+    if route.grpc {
+        let message = "gRPC request matched gRPCs route";
+        return Some(Ok(grpc_response(StatusCode::OK, 1, message)));
+    }
+    Some(Ok(to_https(status, &client.authority, parts, request_id)))
 }
 
 /// The answer to a request that cannot be served.
@@ -357,7 +437,8 @@ fn refuse(error: &GatewayError, record: &Record, version: Version) -> Response<R
             "the upstream gave no answer"
         );
     }
-    error.response(request_id, version)
+    let default = record.core.node.error_default_type;
+    error.response(request_id, version, record.wish.as_ref(), default)
 }
 
 fn to_https(

@@ -18,7 +18,8 @@ use crate::listener::{Bound, bind, run};
 use crate::live::Live;
 use crate::settings::Settings;
 use crate::status;
-use crate::trusted::TrustedPeers;
+use crate::told::Told;
+use crate::trusted::{RealIp, TrustedPeers};
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,12 @@ pub enum ProxyError {
     /// `trusted_ips` is malformed.
     #[error("trusted_ips: {0}")]
     TrustedIps(String),
+    /// `headers` or `headers_upstream` names something unknown.
+    #[error("{0}")]
+    Headers(String),
+    /// `real_ip_header` is no field.
+    #[error("real_ip_header: {0}")]
+    RealIp(String),
     /// The access log cannot be opened.
     #[error("access_log")]
     AccessLog(#[source] io::Error),
@@ -101,6 +108,10 @@ impl Proxy {
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
             limits,
+            told: told(settings)?,
+            error_default_type: settings.error_default_type,
+            debug: settings.allow_debug_header,
+            real_ip: real_ip(settings)?,
             workers,
         });
         let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
@@ -194,7 +205,17 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
         .zip(settings.proxy_tls_key.as_deref());
     server_config(files)?;
     TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
+    told(settings)?;
+    real_ip(settings)?;
     Ok(())
+}
+
+fn told(settings: &Settings) -> Result<Told, ProxyError> {
+    Told::parse(&settings.headers, &settings.headers_upstream).map_err(ProxyError::Headers)
+}
+
+fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
+    RealIp::parse(&settings.real_ip_header, settings.real_ip_recursive).map_err(ProxyError::RealIp)
 }
 
 fn sockets(

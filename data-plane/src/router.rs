@@ -2,8 +2,10 @@
 //! `traditional_compatible` router.
 //!
 //! Compiled once: a route with several paths becomes one entry per path, entries are sorted by rank,
-//! and an index by host and path prefix leaves few of them to look at. Each list of the index is in
-//! order of rank, so the first match of a list is its best one, and the best of these wins.
+//! and an index by host and path leaves few of them to look at: exact hosts by hash, wildcards by hash
+//! of each run of labels, then paths by hash of each prefix that any of the host's routes begins with.
+//! A regular expression is found by the text that it begins with. Each list of the index is in order
+//! of rank, so the first match of a list is its best one, and the best of these wins.
 
 mod entry;
 pub(crate) mod normalize;
@@ -14,9 +16,10 @@ pub(crate) mod upstream_path;
 use std::collections::HashMap;
 
 use http::{HeaderMap, Method};
+use plugins::exchange::Captures;
 use shared::entity::Route;
 
-use self::entry::{Entry, HostRule, PathRule, entries};
+use self::entry::{Entry, HostPattern, PathRule, entries};
 
 /// What of a request decides about its route.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,8 @@ pub(crate) struct Found {
     pub(crate) route: usize,
     /// How many bytes of the path it matched, if it looks at the path.
     pub(crate) matched: Option<usize>,
+    /// Which of the route's entries matched.
+    entry: usize,
 }
 
 /// A field of a route that cannot be compiled.
@@ -58,23 +63,31 @@ pub(crate) struct RouteFault {
 pub(crate) struct Router {
     /// Best rank first.
     entries: Vec<Entry>,
-    /// Entries by exact host, with or without port.
-    hosts: HashMap<Box<str>, Bucket>,
-    /// Entries by host pattern.
-    patterns: Vec<(HostRule, Bucket)>,
+    /// Entries by exact host.
+    hosts: HashMap<Box<str>, Ported>,
+    /// Entries by what a host must end with: `.example.com`.
+    endings: HashMap<Box<str>, Ported>,
+    /// Entries by what a host must begin with: `example.`.
+    beginnings: HashMap<Box<str>, Ported>,
     /// Entries for any host.
     anywhere: Bucket,
-    /// Whether any host is configured with a port.
-    ports: bool,
 }
 
-/// Entries of one host, by path. Every list is in order of rank.
+/// Entries of one host pattern, by port.
+#[derive(Debug, Default)]
+struct Ported {
+    any: Bucket,
+    ports: Vec<(Box<str>, Bucket)>,
+}
+
+/// Entries by path. Every list is in order of rank.
 #[derive(Debug, Default)]
 struct Bucket {
+    /// By the text that a path must begin with.
     prefixes: HashMap<Box<str>, Vec<usize>>,
     /// The distinct lengths of `prefixes`.
     lengths: Vec<usize>,
-    /// Entries with a regular expression or without a path.
+    /// Entries that say nothing of how a path begins.
     others: Vec<usize>,
 }
 
@@ -96,24 +109,13 @@ impl Router {
                 compiled.anywhere.add(index, &entry.path);
             }
             for host in &entry.hosts {
-                compiled.ports |= host.port().is_some();
-                if let Some(exact) = host.exact() {
-                    compiled
-                        .hosts
-                        .entry(exact.into())
-                        .or_default()
-                        .add(index, &entry.path);
-                } else if let Some((_, bucket)) = compiled
-                    .patterns
-                    .iter_mut()
-                    .find(|(known, _)| known == host)
-                {
-                    bucket.add(index, &entry.path);
-                } else {
-                    let mut bucket = Bucket::default();
-                    bucket.add(index, &entry.path);
-                    compiled.patterns.push((host.clone(), bucket));
-                }
+                let (map, key) = match host.pattern() {
+                    HostPattern::Exact(name) => (&mut compiled.hosts, name),
+                    HostPattern::EndsWith(ending) => (&mut compiled.endings, ending),
+                    HostPattern::StartsWith(beginning) => (&mut compiled.beginnings, beginning),
+                };
+                let ported = map.entry(key.into()).or_default();
+                ported.bucket(host.port()).add(index, &entry.path);
             }
         }
         compiled.entries = all;
@@ -124,30 +126,58 @@ impl Router {
     pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<Found> {
         let mut best = None;
         let (host, port) = split_port(asked.authority);
+        let port = port.unwrap_or(if asked.https { "443" } else { "80" });
         if !self.hosts.is_empty() {
-            self.search(self.hosts.get(host), asked, &mut best);
-            if self.ports {
-                let implied = if asked.https { "443" } else { "80" };
-                let with_port = format!("{host}:{}", port.unwrap_or(implied));
-                self.search(self.hosts.get(with_port.as_str()), asked, &mut best);
+            self.search_ported(self.hosts.get(host), port, asked, &mut best);
+        }
+        if !self.endings.is_empty() || !self.beginnings.is_empty() {
+            for dot in memchr::memchr_iter(b'.', host.as_bytes()) {
+                // A wildcard stands for at least one character.
+                if dot > 0
+                    && let Some(ending) = host.get(dot..)
+                {
+                    self.search_ported(self.endings.get(ending), port, asked, &mut best);
+                }
+                if dot + 1 < host.len()
+                    && let Some(beginning) = host.get(..=dot)
+                {
+                    self.search_ported(self.beginnings.get(beginning), port, asked, &mut best);
+                }
             }
         }
-        for (pattern, bucket) in &self.patterns {
-            if pattern.matches(host, port, asked.https) {
-                self.search(Some(bucket), asked, &mut best);
-            }
-        }
-        self.search(Some(&self.anywhere), asked, &mut best);
+        self.search(&self.anywhere, asked, &mut best);
         best.map(|(_, found)| found)
     }
 
-    fn search(
+    /// What the regular expression of `found` has taken out of `path`, by number and by name.
+    #[allow(
+        dead_code,
+        reason = "for filters and balancing, which are about to ask"
+    )]
+    pub(crate) fn captures(&self, found: Found, path: &str) -> Captures {
+        match self.entries.get(found.entry).map(|entry| &entry.path) {
+            Some(PathRule::Regex(regex)) => capture(regex, path),
+            _ => Captures::default(),
+        }
+    }
+
+    fn search_ported(
         &self,
-        bucket: Option<&Bucket>,
+        ported: Option<&Ported>,
+        port: &str,
         asked: &Asked<'_>,
         best: &mut Option<(usize, Found)>,
     ) {
-        let Some(bucket) = bucket else { return };
+        let Some(ported) = ported else { return };
+        self.search(&ported.any, asked, best);
+        for (wanted, bucket) in &ported.ports {
+            if **wanted == *port {
+                self.search(bucket, asked, best);
+            }
+        }
+    }
+
+    fn search(&self, bucket: &Bucket, asked: &Asked<'_>, best: &mut Option<(usize, Found)>) {
         for length in &bucket.lengths {
             if let Some(prefix) = asked.path.get(..*length)
                 && let Some(list) = bucket.prefixes.get(prefix)
@@ -166,7 +196,12 @@ impl Router {
             let Some(entry) = self.entries.get(*index) else {
                 continue;
             };
-            if let Some(found) = entry.matches(asked) {
+            if let Some(matched) = entry.matches(asked) {
+                let found = Found {
+                    route: entry.route,
+                    matched,
+                    entry: *index,
+                };
                 *best = Some((*index, found));
                 return;
             }
@@ -174,21 +209,60 @@ impl Router {
     }
 }
 
+impl Ported {
+    fn bucket(&mut self, port: Option<&str>) -> &mut Bucket {
+        let Some(port) = port else {
+            return &mut self.any;
+        };
+        let known = self.ports.iter().position(|(known, _)| **known == *port);
+        let place = known.unwrap_or(self.ports.len());
+        if known.is_none() {
+            self.ports.push((port.into(), Bucket::default()));
+        }
+        match self.ports.get_mut(place) {
+            Some((_, bucket)) => bucket,
+            None => &mut self.any,
+        }
+    }
+}
+
 impl Bucket {
     fn add(&mut self, index: usize, path: &PathRule) {
-        let list = match path {
-            PathRule::Prefix(prefix) => {
-                if !self.lengths.contains(&prefix.len()) {
-                    self.lengths.push(prefix.len());
-                }
-                self.prefixes.entry(prefix.clone()).or_default()
+        let start = path.start();
+        let list = if start.is_empty() {
+            &mut self.others
+        } else {
+            if !self.lengths.contains(&start.len()) {
+                self.lengths.push(start.len());
             }
-            PathRule::Any | PathRule::Regex(_) => &mut self.others,
+            self.prefixes.entry(start.into()).or_default()
         };
         // A route may name a host twice.
         if list.last() != Some(&index) {
             list.push(index);
         }
+    }
+}
+
+/// What `regex` takes out of `path`; a group that took no part is empty.
+fn capture(regex: &regex::Regex, path: &str) -> Captures {
+    // The whole match is a group as well, and nobody asks for that one.
+    if regex.captures_len() < 2 {
+        return Captures::default();
+    }
+    let Some(captures) = regex.captures(path) else {
+        return Captures::default();
+    };
+    let text = |group: Option<regex::Match<'_>>| {
+        group.map_or_else(String::new, |group| group.as_str().to_owned())
+    };
+    let named = regex.capture_names().flatten().filter_map(|name| {
+        let group = captures.name(name)?;
+        Some((name.to_owned(), group.as_str().to_owned()))
+    });
+    Captures {
+        numbered: captures.iter().skip(1).map(text).collect(),
+        named: named.collect(),
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use shared::telemetry::LogFormat;
 
+use crate::error::ErrorForm;
+
 /// The program `wardgate-data-plane`.
 #[derive(Debug, Parser)]
 #[command(
@@ -162,6 +164,43 @@ pub struct Settings {
         value_name = "FILE"
     )]
     pub access_log: String,
+    /// Header fields that the gateway adds to answers: `server_tokens` (`Server`, `Via`), `latency_tokens`
+    /// (`X-Kong-Upstream-Latency`, `X-Kong-Proxy-Latency`, `X-Kong-Response-Latency`), any of these names,
+    /// `X-Kong-Upstream-Status`, `X-Kong-Request-Id`, or `off`.
+    #[arg(
+        long,
+        env = "WARDGATE_HEADERS",
+        value_delimiter = ',',
+        default_value = "server_tokens,latency_tokens,X-Kong-Request-Id",
+        value_name = "NAME,…"
+    )]
+    pub headers: Vec<String>,
+    /// Header fields that the gateway adds to requests: `X-Kong-Request-Id`, or `off`.
+    #[arg(
+        long,
+        env = "WARDGATE_HEADERS_UPSTREAM",
+        value_delimiter = ',',
+        default_value = "X-Kong-Request-Id",
+        value_name = "NAME,…"
+    )]
+    pub headers_upstream: Vec<String>,
+    /// Form of an error for a client that says nothing of forms.
+    #[arg(long, env = "WARDGATE_ERROR_DEFAULT_TYPE", value_enum, default_value_t = ErrorForm::Plain)]
+    pub error_default_type: ErrorForm,
+    /// Whether a request with `Kong-Debug: 1` is told which route and service it has met.
+    #[arg(long, env = "WARDGATE_ALLOW_DEBUG_HEADER", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
+    pub allow_debug_header: bool,
+    /// Field by which a trusted proxy names the client's address.
+    #[arg(
+        long,
+        env = "WARDGATE_REAL_IP_HEADER",
+        default_value = "X-Real-IP",
+        value_name = "NAME"
+    )]
+    pub real_ip_header: String,
+    /// Whether addresses in `real_ip_header` that are trusted themselves are passed over, from the last one.
+    #[arg(long, env = "WARDGATE_REAL_IP_RECURSIVE", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
+    pub real_ip_recursive: bool,
 }
 
 impl Program {

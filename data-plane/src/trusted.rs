@@ -1,6 +1,8 @@
 //! Peers whose `X-Forwarded-*` and `X-Real-IP` fields are believed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName};
 
 /// Addresses and networks.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,56 @@ impl TrustedPeers {
     }
 }
 
+/// How a trusted peer names the client that it speaks for (Kong 3.9, `real_ip_header`).
+#[derive(Clone, Debug)]
+pub(crate) struct RealIp {
+    header: HeaderName,
+    /// Whether addresses that are trusted themselves are passed over.
+    recursive: bool,
+}
+
+impl RealIp {
+    /// Reads the field's name.
+    pub(crate) fn parse(header: &str, recursive: bool) -> Result<Self, String> {
+        let header = header
+            .parse()
+            .map_err(|_| format!("not a field's name: {header}"))?;
+        Ok(Self { header, recursive })
+    }
+
+    /// The address that the field of a trusted peer's request names: the last one, or the last that is not
+    /// trusted itself.
+    pub(crate) fn client(&self, headers: &HeaderMap, trusted: &TrustedPeers) -> Option<IpAddr> {
+        let mut found = None;
+        let values: Vec<&str> = headers
+            .get_all(&self.header)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+            let Some(address) = address(text.trim()) else {
+                break;
+            };
+            found = Some(address);
+            if !self.recursive || !trusted.contains(address) {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// An address, perhaps with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|both| both.ip()))
+}
+
 fn block(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
@@ -52,7 +104,46 @@ fn same_prefix(a: u128, b: u128, length: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::TrustedPeers;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{RealIp, TrustedPeers};
+
+    #[test]
+    fn the_last_address_counts_or_the_last_that_is_not_trusted() {
+        let trusted = TrustedPeers::parse(&["10.0.0.0/8".to_owned()]).unwrap();
+        for (values, last, recursive) in [
+            (&["192.0.2.1"][..], Some("192.0.2.1"), Some("192.0.2.1")),
+            (
+                &["192.0.2.9, 192.0.2.1, 10.1.1.1"],
+                Some("10.1.1.1"),
+                Some("192.0.2.1"),
+            ),
+            (
+                &["192.0.2.1:4711", "10.1.1.1, 10.1.1.2"],
+                Some("10.1.1.2"),
+                Some("192.0.2.1"),
+            ),
+            (&["10.1.1.1"], Some("10.1.1.1"), Some("10.1.1.1")),
+            (&["[2001:db8::1]"], Some("2001:db8::1"), Some("2001:db8::1")),
+            (&["unknown"], None, None),
+            (&["nobody, 10.0.0.1"], Some("10.0.0.1"), Some("10.0.0.1")),
+            (&[], None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            for (deep, expected) in [(false, last), (true, recursive)] {
+                let real = RealIp::parse("X-Forwarded-For", deep).unwrap();
+                let expected = expected.map(|text| text.parse().unwrap());
+                assert_eq!(
+                    real.client(&headers, &trusted),
+                    expected,
+                    "{values:?} {deep}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn blocks_end_where_they_say() {

@@ -159,7 +159,12 @@ fn fail(response: &mut Response<ResponseBody>, record: &mut Record, error: Upstr
         "the upstream's body cannot be read"
     );
     record.progress.source = plugins::exchange::Source::Error;
-    *response = GatewayError::Upstream(error).response(&record.request_id, http::Version::HTTP_2);
+    *response = GatewayError::Upstream(error).response(
+        &record.request_id,
+        http::Version::HTTP_2,
+        record.wish.as_ref(),
+        record.core.node.error_default_type,
+    );
 }
 
 const fn limit(wish: BodyWish) -> usize {

@@ -39,6 +39,10 @@ pub(crate) struct Record {
     pub(crate) asked: Option<(Method, Uri)>,
     pub(crate) client: IpAddr,
     pub(crate) host: String,
+    /// What the client has said of the form that it takes answers in.
+    pub(crate) wish: Option<HeaderValue>,
+    /// Whether the client is told which route it has met.
+    pub(crate) debug: bool,
     /// The snapshot that the exchange runs by, and the place of its route.
     pub(crate) route: Option<(Rc<Held>, usize)>,
     pub(crate) consumer: Option<Uuid>,

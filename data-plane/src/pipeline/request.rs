@@ -78,8 +78,15 @@ pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
 }
 
 /// The client, by the word of a trusted peer if that is who sent the request. Of a list, which a chain of
-/// proxies makes, the first entry counts (Kong 3.9, `kong.request.get_forwarded_*`).
-pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str) -> Client {
+/// proxies makes, the first entry counts (Kong 3.9, `kong.request.get_forwarded_*`). `real` is the address
+/// that it gives.
+pub(super) fn client(
+    parts: &Parts,
+    peer: &Peer,
+    real: Option<IpAddr>,
+    trusted: bool,
+    authority: &str,
+) -> Client {
     let said = |name: &HeaderName| {
         // Nearly every request comes from somebody who is not believed: nothing is looked up for it.
         let headers = trusted.then_some(&parts.headers)?;
@@ -94,9 +101,7 @@ pub(super) fn client(parts: &Parts, peer: &Peer, trusted: bool, authority: &str)
         .unwrap_or(authority);
     let port = said(&FORWARDED_PORT).and_then(|port| port.parse().ok());
     Client {
-        address: said(&REAL_IP)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(peer.address),
+        address: real.unwrap_or(peer.address),
         https,
         authority: port.map_or_else(
             || authority.to_owned(),
@@ -138,8 +143,8 @@ pub(super) fn forwarded(
         let scheme = if client.https { "https" } else { "http" };
         added.push((FORWARDED_PROTO, HeaderValue::from_static(scheme)));
     }
-    let (host, port) = crate::router::split_port(&client.authority);
-    let port = port.unwrap_or(&peer.port_text);
+    let (host, _) = crate::router::split_port(&client.authority);
+    let port = peer.port_text.as_str();
     for (name, value) in [
         (FORWARDED_HOST, Some(host)),
         (FORWARDED_PORT, Some(port)),
@@ -220,7 +225,7 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false, Arc::default());
-            let found = client(&parts, &peer, trusted, "gate.internal:8000");
+            let found = client(&parts, &peer, None, trusted, "gate.internal:8000");
             assert_eq!(
                 (found.https, found.authority.as_str()),
                 (https, authority),

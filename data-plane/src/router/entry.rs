@@ -1,13 +1,18 @@
 //! One way to match a route: its attributes with at most one of its paths, and its rank.
 
 use std::cmp::Reverse;
+use std::ops::Deref;
 
 use http::{HeaderName, Method};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::{Hir, HirKind, Look};
 use shared::entity::Route;
 
-use super::normalize::normalize;
-use super::{Asked, Found, RouteFault};
+use super::normalize::{normalize, normalize_pattern};
+use super::{Asked, RouteFault};
+
+/// Most memory that one compiled regular expression may take.
+const MAX_REGEX: usize = 1024 * 1024;
 
 /// A route with one of its paths.
 #[derive(Debug)]
@@ -42,7 +47,33 @@ pub(super) enum PathRule {
     /// Normalised.
     Prefix(Box<str>),
     /// Anchored at the start.
-    Regex(Box<Regex>),
+    Regex(Box<PathRegex>),
+}
+
+/// A regular expression, and the text that everything it matches begins with.
+#[derive(Debug)]
+pub(super) struct PathRegex {
+    regex: Regex,
+    start: Box<str>,
+}
+
+impl Deref for PathRegex {
+    type Target = Regex;
+
+    fn deref(&self) -> &Regex {
+        &self.regex
+    }
+}
+
+impl PathRule {
+    /// What a path that matches begins with.
+    pub(super) fn start(&self) -> &str {
+        match self {
+            Self::Any => "",
+            Self::Prefix(prefix) => prefix,
+            Self::Regex(regex) => &regex.start,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -52,47 +83,58 @@ enum Values {
     Regex(Box<regex::bytes::Regex>),
 }
 
-/// A host name, or one with a wildcard at either end.
+/// A host name, or one with a wildcard at either end; perhaps with a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum HostRule {
-    /// With its port, if it has one.
-    Exact(Box<str>, Option<Box<str>>),
+pub(super) struct HostRule {
+    kind: HostKind,
+    text: Box<str>,
+    port: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum HostKind {
+    Exact,
     /// `*.example.com`, kept as `.example.com`.
-    EndsWith(Box<str>, Option<Box<str>>),
+    EndsWith,
     /// `example.*`, kept as `example.`.
-    StartsWith(Box<str>, Option<Box<str>>),
+    StartsWith,
+}
+
+/// What a rule says of the host alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum HostPattern<'a> {
+    Exact(&'a str),
+    EndsWith(&'a str),
+    StartsWith(&'a str),
 }
 
 impl HostRule {
     fn parse(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
         let (host, port) = super::split_port(&text);
-        let port = port.map(Into::into);
-        if let Some(suffix) = host.strip_prefix('*') {
-            Self::EndsWith(suffix.into(), port)
-        } else if let Some(prefix) = host.strip_suffix('*') {
-            Self::StartsWith(prefix.into(), port)
+        let (kind, text) = if let Some(ending) = host.strip_prefix('*') {
+            (HostKind::EndsWith, ending)
+        } else if let Some(beginning) = host.strip_suffix('*') {
+            (HostKind::StartsWith, beginning)
         } else {
-            Self::Exact(text.as_str().into(), port)
+            (HostKind::Exact, host)
+        };
+        Self {
+            kind,
+            text: text.into(),
+            port: port.map(Into::into),
         }
     }
 
-    pub(super) const fn port(&self) -> Option<&str> {
-        match self {
-            Self::Exact(_, port) | Self::EndsWith(_, port) | Self::StartsWith(_, port) => {
-                match port {
-                    Some(port) => Some(port),
-                    None => None,
-                }
-            }
-        }
+    pub(super) fn port(&self) -> Option<&str> {
+        self.port.as_deref()
     }
 
-    /// The name with its port, if there is no wildcard.
-    pub(super) const fn exact(&self) -> Option<&str> {
-        match self {
-            Self::Exact(name, _) => Some(name),
-            Self::EndsWith(..) | Self::StartsWith(..) => None,
+    pub(super) fn pattern(&self) -> HostPattern<'_> {
+        match self.kind {
+            HostKind::Exact => HostPattern::Exact(&self.text),
+            HostKind::EndsWith => HostPattern::EndsWith(&self.text),
+            HostKind::StartsWith => HostPattern::StartsWith(&self.text),
         }
     }
 
@@ -105,17 +147,23 @@ impl HostRule {
         {
             return false;
         }
-        match self {
-            Self::Exact(name, _) => super::split_port(name).0 == host,
-            Self::EndsWith(suffix, _) => host.len() > suffix.len() && host.ends_with(&**suffix),
-            Self::StartsWith(prefix, _) => host.len() > prefix.len() && host.starts_with(&**prefix),
+        match self.pattern() {
+            HostPattern::Exact(name) => name == host,
+            HostPattern::EndsWith(ending) => host.len() > ending.len() && host.ends_with(ending),
+            HostPattern::StartsWith(beginning) => {
+                host.len() > beginning.len() && host.starts_with(beginning)
+            }
         }
     }
 }
 
 impl Entry {
-    /// The route, if everything matches.
-    pub(super) fn matches(&self, asked: &Asked<'_>) -> Option<Found> {
+    /// If everything matches: how many bytes of the path, if the entry looks at it.
+    #[expect(
+        clippy::option_option,
+        reason = "no match differs from a match without a path"
+    )]
+    pub(super) fn matches(&self, asked: &Asked<'_>) -> Option<Option<usize>> {
         if !self.methods.is_empty() && !self.methods.contains(asked.method) {
             return None;
         }
@@ -137,17 +185,14 @@ impl Entry {
         {
             return None;
         }
-        let matched = match &self.path {
-            PathRule::Any => None,
-            PathRule::Prefix(prefix) => {
-                Some(asked.path.starts_with(&**prefix).then_some(prefix.len())?)
-            }
-            PathRule::Regex(regex) => Some(regex.find(asked.path)?.end()),
-        };
-        Some(Found {
-            route: self.route,
-            matched,
-        })
+        match &self.path {
+            PathRule::Any => Some(None),
+            PathRule::Prefix(prefix) => asked
+                .path
+                .starts_with(&**prefix)
+                .then_some(Some(prefix.len())),
+            PathRule::Regex(regex) => regex.find(asked.path).map(|found| Some(found.end())),
+        }
     }
 }
 
@@ -225,7 +270,8 @@ fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
     let regex = matches!(path, PathRule::Regex(_));
     let rank = Rank {
         attributes: present.iter().map(|present| u8::from(*present)).sum(),
-        plain_hosts_only: !hosts.is_empty() && hosts.iter().all(|host| host.exact().is_some()),
+        plain_hosts_only: !hosts.is_empty()
+            && hosts.iter().all(|host| host.kind == HostKind::Exact),
         header_names: headers.len(),
         regex,
         regex_priority: if regex {
@@ -256,9 +302,44 @@ fn path_rule(text: &str) -> Result<PathRule, String> {
     let Some(pattern) = text.strip_prefix('~') else {
         return Ok(PathRule::Prefix(normalize(text).into()));
     };
-    Regex::new(&format!("^(?:{pattern})"))
-        .map(|regex| PathRule::Regex(Box::new(regex)))
-        .map_err(|error| format!("invalid regex: '{pattern}' ({error})"))
+    let pattern = normalize_pattern(pattern);
+    let regex = RegexBuilder::new(&format!("^(?:{pattern})"))
+        .size_limit(MAX_REGEX)
+        .build()
+        .map_err(|error| format!("invalid regex: '{pattern}' ({error})"))?;
+    let start = start_of(&pattern).into();
+    Ok(PathRule::Regex(Box::new(PathRegex { regex, start })))
+}
+
+/// The text that everything which `pattern` matches at its start begins with; may be empty.
+fn start_of(pattern: &str) -> String {
+    let mut start = Vec::new();
+    if let Ok(parsed) = regex_syntax::parse(pattern) {
+        collect_start(&parsed, &mut start);
+    }
+    // A text that ends inside a character is cut before it.
+    let valid = match str::from_utf8(&start) {
+        Ok(_) => start.len(),
+        Err(error) => error.valid_up_to(),
+    };
+    start.truncate(valid);
+    String::from_utf8(start).unwrap_or_default()
+}
+
+/// Adds what `pattern` certainly begins with; says whether what follows it in a row goes on from there.
+fn collect_start(pattern: &Hir, start: &mut Vec<u8>) -> bool {
+    match pattern.kind() {
+        HirKind::Empty | HirKind::Look(Look::Start) => true,
+        HirKind::Literal(literal) => {
+            start.extend_from_slice(&literal.0);
+            true
+        }
+        HirKind::Capture(capture) => collect_start(&capture.sub, start),
+        HirKind::Concat(row) => row.iter().all(|part| collect_start(part, start)),
+        HirKind::Class(_) | HirKind::Look(_) | HirKind::Repetition(_) | HirKind::Alternation(_) => {
+            false
+        }
+    }
 }
 
 fn methods(route: &Route) -> Result<Vec<Method>, String> {

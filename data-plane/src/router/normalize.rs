@@ -41,6 +41,37 @@ pub(crate) fn is_well_formed(path: &str) -> bool {
     })
 }
 
+/// A regular expression for paths with its percent-triplets as [`normalize`] leaves those of a path. What
+/// is decoded stands for itself, also where a bare one would not.
+pub(crate) fn normalize_pattern(pattern: &str) -> Cow<'_, str> {
+    if !pattern.contains('%') {
+        return Cow::Borrowed(pattern);
+    }
+    let mut normal = String::with_capacity(pattern.len());
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('%') {
+        normal.push_str(before);
+        let triplet = after
+            .get(..2)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match triplet {
+            Some(digits) => {
+                let decoded = decode_unreserved(&format!("%{digits}"));
+                if matches!(&*decoded, "." | "-") {
+                    normal.push('\\');
+                }
+                normal.push_str(&decoded);
+            }
+            None => normal.push('%'),
+        }
+        rest = after
+            .get(if triplet.is_some() { 2 } else { 0 }..)
+            .unwrap_or_default();
+    }
+    normal.push_str(rest);
+    Cow::Owned(normal)
+}
+
 /// Nearly every path is in its normal form: no triplet, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
@@ -79,7 +110,18 @@ fn decode_unreserved(path: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{is_well_formed, normalize};
+    use super::{is_well_formed, normalize, normalize_pattern};
+
+    #[test]
+    fn a_triplet_in_a_pattern_stands_for_itself() {
+        for (pattern, expected) in [
+            ("/a.b", "/a.b"),
+            ("/a%2eb", r"/a\.b"),
+            ("/%61%2fb%2D[0-9]%", r"/a%2Fb\-[0-9]%"),
+        ] {
+            assert_eq!(normalize_pattern(pattern), expected, "{pattern}");
+        }
+    }
 
     #[test]
     fn a_percent_sign_begins_a_triplet() {

@@ -1,6 +1,7 @@
 //! The router against a linear scan in the order that Kong documents.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use plugins::exchange::Captures;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::entity::Route;
@@ -171,19 +172,38 @@ fn a_regex_path_says_how_much_it_matched() {
         json!({"headers": {"x-v": ["~*^ab+$"]}}),
     ]);
     let router = compile(&list);
-    assert_eq!(
-        find(&router, "GET h /v12/x", &[]),
-        Some(Found {
-            route: 0,
-            matched: Some(4)
-        })
-    );
+    let found = find(&router, "GET h /v12/x", &[]).unwrap();
+    assert_eq!((found.route, found.matched), (0, Some(4)));
     assert_eq!(find(&router, "GET h /a/v12", &[]), None);
     assert_eq!(
         find(&router, "GET h /", &[("x-v", "ABB")]).map(|found| found.route),
         Some(1)
     );
     assert_eq!(find(&router, "GET h /", &[("x-v", "abc")]), None);
+}
+
+#[test]
+fn captures_are_known_by_number_and_by_name() {
+    let list = routes(vec![
+        json!({"paths": [r"~/users/(?<id>\d+)/(a)?(.*)$", "/plain"]}),
+    ]);
+    let router = compile(&list);
+    let captures = |path: &str| {
+        let line = format!("GET h {path}");
+        router.captures(find(&router, &line, &[]).unwrap(), path)
+    };
+    let found = captures("/users/42/rest");
+    assert_eq!(found.numbered, ["42", "", "rest"]);
+    assert_eq!(found.named, [("id".to_owned(), "42".to_owned())]);
+    assert_eq!(captures("/plain/1"), Captures::default());
+}
+
+#[test]
+fn a_triplet_in_a_regex_is_read_as_in_a_path() {
+    let list = routes(vec![json!({"paths": [r"~/%61%2e%2fb$"]})]);
+    let router = compile(&list);
+    assert!(find(&router, "GET h /a.%2Fb", &[]).is_some());
+    assert!(find(&router, "GET h /ax%2Fb", &[]).is_none());
 }
 
 #[test]
@@ -218,40 +238,87 @@ fn a_port_is_told_from_an_address() {
 
 fn any_route() -> impl Strategy<Value = Value> {
     let hosts = prop::option::of(prop::sample::subsequence(
-        vec!["a.test", "*.test", "b.*", "a.test:81"],
+        vec![
+            "a.test",
+            "*.test",
+            "b.*",
+            "a.test:81",
+            "*.a.test",
+            "x.*",
+            "*.test:81",
+            "B.Test",
+        ],
         1..3,
     ));
     let paths = prop::option::of(prop::sample::subsequence(
-        vec!["/", "/a", "/ab", "/a/b", "~/a.", "~/.*b"],
+        vec![
+            "/",
+            "/a",
+            "/ab",
+            "/a/b",
+            "~/a.",
+            "~/.*b",
+            "~/ab|/a",
+            "~/(?:a(b))",
+            "~/(?i)AB",
+            "~/a+b",
+            "~/(ab)?/?",
+        ],
         1..4,
     ));
     let methods = prop::option::of(prop::sample::subsequence(vec!["GET", "POST"], 1..2));
-    (hosts, paths, methods, 0..3).prop_map(|(hosts, paths, methods, priority)| {
-        json!({"hosts": hosts, "paths": paths, "methods": methods, "regex_priority": priority})
-    })
+    let headers = prop::option::of(prop::sample::select(vec![
+        json!({"x-v": ["1"]}),
+        json!({"x-v": ["1", "2"], "x-w": ["~*^3"]}),
+        json!({"x-none": ["1"]}),
+    ]));
+    let snis = prop::option::of(prop::sample::subsequence(
+        vec!["s.test", "*.test", "s.*"],
+        1..2,
+    ));
+    (hosts, paths, methods, headers, snis, 0..3).prop_map(
+        |(hosts, paths, methods, headers, snis, priority)| {
+            json!({
+                "hosts": hosts, "paths": paths, "methods": methods, "headers": headers, "snis": snis,
+                "regex_priority": priority, "protocols": ["http", "https"]
+            })
+        },
+    )
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
     #[test]
     fn the_index_agrees_with_a_scan(
         fields in prop::collection::vec(any_route(), 1..12),
-        authority in prop::sample::select(vec!["a.test", "b.test", "a.test:81", "b.x:9", "c"]),
-        path in prop::sample::select(vec!["/", "/a", "/ab", "/a/b/c", "/xb", "/zz"]),
+        authority in prop::sample::select(vec![
+            "a.test", "b.test", "a.test:81", "b.x:9", "c", "y.a.test", ".test", "test", "x.", "x.y:81",
+        ]),
+        path in prop::sample::select(vec!["/", "/a", "/ab", "/a/b/c", "/xb", "/zz", "/é", "/AB"]),
         method in prop::sample::select(vec![Method::GET, Method::POST, Method::PUT]),
+        value in prop::sample::select(vec!["1", "2", "9"]),
+        server_name in prop::option::of(prop::sample::select(vec!["s.test", "s.x", "test"])),
+        https in any::<bool>(),
     ) {
         let list = routes(fields);
-        let headers = HeaderMap::new();
-        let asked = Asked { method: &method, path, authority, headers: &headers, server_name: None, https: false };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-v", HeaderValue::from_static(value));
+        headers.insert("x-w", HeaderValue::from_static("33"));
+        let asked = Asked { method: &method, path, authority, headers: &headers, server_name, https };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
         let mut matching: Vec<_> = list
             .iter()
             .enumerate()
             .flat_map(|(number, route)| entries(number, route, &mut faults))
-            .filter(|entry| entry.hosts.is_empty() || entry.hosts.iter().any(|rule| rule.matches(host, port, false)))
-            .filter_map(|entry| entry.matches(&asked).map(|found| (entry.rank.clone(), found)))
+            .filter(|entry| entry.hosts.is_empty() || entry.hosts.iter().any(|rule| rule.matches(host, port, https)))
+            .filter_map(|entry| entry.matches(&asked).map(|matched| (entry.rank.clone(), entry.route, matched)))
             .collect();
         matching.sort_by(|a, b| b.0.cmp(&a.0));
-        prop_assert_eq!(compile(&list).find(&asked), matching.first().map(|(_, found)| *found));
+        prop_assert_eq!(
+            compile(&list).find(&asked).map(|found| (found.route, found.matched)),
+            matching.first().map(|(_, route, matched)| (*route, *matched))
+        );
     }
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::gateway::{OK, ask, configuration, connect, read_until, start, stop, upstream};
 
-const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const REQUEST: &str =
+    "GET / HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
 
 /// A server that speaks TLS with a certificate of its own making.
 fn tls_upstream() -> u16 {
@@ -84,7 +85,7 @@ fn failures_have_kongs_status_and_body() {
             "{answer}"
         );
         assert!(
-            answer.contains("x-kong-response-latency: ") && answer.contains("server: kong/"),
+            answer.contains("x-kong-upstream-latency: ") && answer.contains("server: kong/"),
             "{answer}"
         );
         stop(proxy);

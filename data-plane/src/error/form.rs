@@ -1,0 +1,162 @@
+//! The form of an error's body, which the client chooses by `Accept` (Kong 3.9, error templates).
+
+use http::HeaderValue;
+
+/// What an error is written as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum ErrorForm {
+    /// JSON.
+    #[value(name = "application/json")]
+    Json,
+    /// HTML.
+    #[value(name = "text/html")]
+    Html,
+    /// Text.
+    #[value(name = "text/plain")]
+    Plain,
+    /// XML.
+    #[value(name = "application/xml")]
+    Xml,
+    /// Fields instead of a body.
+    #[value(name = "application/grpc")]
+    Grpc,
+}
+
+impl ErrorForm {
+    /// The form that `wish`, an `Accept` or else a `Content-Type`, asks for.
+    pub(crate) fn of(wish: &HeaderValue) -> Self {
+        let Ok(text) = wish.to_str() else {
+            return Self::Json;
+        };
+        if is_grpc(wish) {
+            return Self::Grpc;
+        }
+        let mut best = (0, Self::Json);
+        for member in text.split(',') {
+            let mut parts = member.split(';').map(str::trim);
+            let Some(media_type) = parts.next().filter(|text| text.contains('/')) else {
+                continue;
+            };
+            let quality = parts
+                .find_map(|parameter| {
+                    let (name, value) = parameter.split_once('=')?;
+                    name.trim()
+                        .eq_ignore_ascii_case("q")
+                        .then(|| thousandths(value.trim()))
+                })
+                .unwrap_or(1000);
+            if quality > best.0 {
+                best = (quality, Self::of_media_type(media_type));
+            }
+        }
+        best.1
+    }
+
+    fn of_media_type(text: &str) -> Self {
+        match &*text.to_ascii_lowercase() {
+            "text/html" => Self::Html,
+            "text/plain" | "text/*" => Self::Plain,
+            "application/xml" => Self::Xml,
+            _ => Self::Json,
+        }
+    }
+
+    /// Its media type.
+    pub(crate) const fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Json => "application/json; charset=utf-8",
+            Self::Html => "text/html; charset=utf-8",
+            Self::Plain => "text/plain; charset=utf-8",
+            Self::Xml => "application/xml; charset=utf-8",
+            Self::Grpc => "application/grpc",
+        })
+    }
+
+    /// The body. `message` is one of ours and holds nothing that any of the forms would have to escape.
+    pub(crate) fn body(self, message: &str, request_id: &str) -> String {
+        match self {
+            Self::Json => {
+                format!("{{\n  \"message\":\"{message}\",\n  \"request_id\":\"{request_id}\"\n}}")
+            }
+            Self::Html => format!(
+                "<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  \
+                 </head>\n  <body>\n    <h1>Error</h1>\n    <p>{message}.</p>\n    <p>request_id: {request_id}</p>\n  \
+                 </body>\n</html>\n"
+            ),
+            Self::Plain => format!("{message}\nrequest_id: {request_id}\n"),
+            Self::Xml => format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<error>\n  <message>{message}</message>\n  \
+                 <requestid>{request_id}</requestid>\n</error>\n"
+            ),
+            Self::Grpc => String::new(),
+        }
+    }
+}
+
+/// Whether a `Content-Type` is one of gRPC's.
+pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type
+        .as_bytes()
+        .get(..16)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
+}
+
+/// A quality value (RFC 9110 §12.4.2); one that is none counts as 1.
+fn thousandths(text: &str) -> u16 {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    match (whole, digits) {
+        ("0", true) => format!("{fraction:0<3}").parse().unwrap_or(1000),
+        _ => 1000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_quality_wins_and_the_first_of_equals() {
+        for (accept, expected) in [
+            ("*/*", ErrorForm::Json),
+            ("text/html", ErrorForm::Html),
+            ("text/*", ErrorForm::Plain),
+            ("application/*", ErrorForm::Json),
+            ("application/xml", ErrorForm::Xml),
+            ("image/png", ErrorForm::Json),
+            ("nonsense", ErrorForm::Json),
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                ErrorForm::Html,
+            ),
+            (
+                "application/json;q=0.9,text/html,text/plain;q=0.9",
+                ErrorForm::Html,
+            ),
+            (
+                "text/plain;q=0.7,application/json;q=0.8,text/html;q=0.5",
+                ErrorForm::Json,
+            ),
+            ("text/html;q=0, text/plain;q=0.001", ErrorForm::Plain),
+            ("application/grpc+proto", ErrorForm::Grpc),
+        ] {
+            let wish = HeaderValue::from_static(accept);
+            assert_eq!(ErrorForm::of(&wish), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_kongs() {
+        let body = |form: ErrorForm| form.body("Bad request", "1f");
+        assert_eq!(
+            body(ErrorForm::Json),
+            "{\n  \"message\":\"Bad request\",\n  \"request_id\":\"1f\"\n}"
+        );
+        assert_eq!(body(ErrorForm::Plain), "Bad request\nrequest_id: 1f\n");
+        assert!(
+            body(ErrorForm::Html).contains("    <p>Bad request.</p>\n    <p>request_id: 1f</p>")
+        );
+        assert!(body(ErrorForm::Xml).contains("  <requestid>1f</requestid>\n</error>"));
+        assert_eq!(body(ErrorForm::Grpc), "");
+    }
+}

@@ -1,0 +1,112 @@
+//! What the gateway tells of itself in header fields: the settings `headers` and `headers_upstream`
+//! (Kong 3.9).
+
+/// Which fields are added.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field that an operator switches"
+)]
+pub(crate) struct Told {
+    pub(crate) server: bool,
+    pub(crate) via: bool,
+    pub(crate) upstream_latency: bool,
+    pub(crate) proxy_latency: bool,
+    pub(crate) response_latency: bool,
+    pub(crate) upstream_status: bool,
+    /// To the client, and to the upstream.
+    pub(crate) request_id: bool,
+    pub(crate) request_id_upstream: bool,
+}
+
+impl Told {
+    const NOTHING: Self = Self {
+        server: false,
+        via: false,
+        upstream_latency: false,
+        proxy_latency: false,
+        response_latency: false,
+        upstream_status: false,
+        request_id: false,
+        request_id_upstream: false,
+    };
+
+    /// Reads the two settings; the error names the setting.
+    pub(crate) fn parse(headers: &[String], upstream: &[String]) -> Result<Self, String> {
+        let mut told = Self::NOTHING;
+        for name in names(headers) {
+            match &*name {
+                // The last is of the Admin API, which shares the setting in Kong.
+                "off" | "x-kong-admin-latency" => {}
+                "server_tokens" => (told.server, told.via) = (true, true),
+                "latency_tokens" => {
+                    told.upstream_latency = true;
+                    told.proxy_latency = true;
+                    told.response_latency = true;
+                }
+                "server" => told.server = true,
+                "via" => told.via = true,
+                "x-kong-upstream-latency" => told.upstream_latency = true,
+                "x-kong-proxy-latency" => told.proxy_latency = true,
+                "x-kong-response-latency" => told.response_latency = true,
+                "x-kong-upstream-status" => told.upstream_status = true,
+                "x-kong-request-id" => told.request_id = true,
+                _ => return Err(format!("headers: unknown name `{name}`")),
+            }
+        }
+        for name in names(upstream) {
+            match &*name {
+                "off" => {}
+                "x-kong-request-id" => told.request_id_upstream = true,
+                _ => return Err(format!("headers_upstream: unknown name `{name}`")),
+            }
+        }
+        Ok(told)
+    }
+}
+
+fn names(list: &[String]) -> impl Iterator<Item = String> {
+    list.iter()
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Told;
+
+    fn parse(headers: &[&str], upstream: &[&str]) -> Result<Told, String> {
+        let owned = |list: &[&str]| {
+            list.iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        Told::parse(&owned(headers), &owned(upstream))
+    }
+
+    #[test]
+    fn single_names_and_groups_are_known() {
+        let off = parse(&["off"], &["off"]).unwrap();
+        assert_eq!(off, Told::NOTHING);
+        let latency = parse(&["latency_tokens"], &[]).unwrap();
+        assert!(latency.proxy_latency && latency.upstream_latency && latency.response_latency);
+        assert!(!latency.server && !latency.via && !latency.request_id);
+        let single = parse(&["Via", " X-Kong-Upstream-Status"], &["X-Kong-Request-Id"]).unwrap();
+        assert!(single.via && single.upstream_status && single.request_id_upstream);
+        assert!(!single.server && !single.request_id);
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_its_setting() {
+        assert!(
+            parse(&["X-Other"], &[])
+                .unwrap_err()
+                .starts_with("headers:")
+        );
+        assert!(
+            parse(&[], &["Via"])
+                .unwrap_err()
+                .starts_with("headers_upstream:")
+        );
+    }
+}

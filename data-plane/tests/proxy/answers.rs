@@ -1,0 +1,147 @@
+//! What the gateway says by itself: forms of errors, fields about itself, answers about protocols.
+
+use std::net::TcpListener;
+
+use data_plane::limits::Limits;
+use data_plane::settings::Settings;
+use serde_json::{Value, json};
+
+use crate::gateway::{OK, ask, configuration, settings, start, start_with, stop, upstream};
+
+/// A port on which nobody listens.
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn get(path: &str, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n{fields}Connection: close\r\n\r\n")
+}
+
+#[test]
+fn an_error_has_the_form_that_the_client_takes() {
+    let proxy = start(configuration(
+        closed_port(),
+        &json!({"retries": 0}),
+        &[json!({"paths": ["/down"]})],
+    ));
+    let invalid = "An invalid response was received from the upstream server";
+    for (fields, content_type, part) in [
+        (
+            "",
+            "text/plain; charset=utf-8",
+            format!("{invalid}\nrequest_id: "),
+        ),
+        (
+            "Accept: */*\r\n",
+            "application/json; charset=utf-8",
+            format!("{{\n  \"message\":\"{invalid}\",\n  \"request_id\":\""),
+        ),
+        (
+            "Accept: text/html,application/xml;q=0.9\r\n",
+            "text/html; charset=utf-8",
+            format!("<p>{invalid}.</p>"),
+        ),
+        (
+            "Content-Type: application/xml\r\n",
+            "application/xml; charset=utf-8",
+            format!("<message>{invalid}</message>"),
+        ),
+    ] {
+        let answer = ask(&proxy, &get("/down", fields));
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(
+            answer.contains(&format!("content-type: {content_type}\r\n")) && answer.contains(&part),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("x-kong-upstream-latency: ") && !answer.contains("response-latency"),
+            "{answer}"
+        );
+    }
+    // What routing finds is JSON for everybody.
+    let answer = ask(&proxy, &get("/none", "Accept: text/html\r\n"));
+    assert!(
+        answer.contains("application/json; charset=utf-8")
+            && answer.contains("x-kong-response-latency: ")
+            && !answer.contains("upstream-latency"),
+        "{answer}"
+    );
+    stop(proxy);
+}
+
+#[test]
+fn an_operator_chooses_what_is_told() {
+    let (port, heads) = upstream(&[OK]);
+    let records = || {
+        configuration(
+            port,
+            &json!({"name": "service-1"}),
+            &[json!({"paths": ["/r"], "name": "route-1"})],
+        )
+    };
+    let quiet = Settings {
+        headers: vec!["off".to_owned()],
+        headers_upstream: vec!["off".to_owned()],
+        ..settings()
+    };
+    let proxy = start_with(&quiet, Limits::default(), records());
+    let answer = ask(&proxy, &get("/r", "Kong-Debug: 1\r\n"));
+    assert!(answer.contains("server: origin"), "{answer}");
+    assert!(!heads.recv().unwrap().contains("x-kong-request-id"));
+    let own = ask(&proxy, &get("/none", ""));
+    for text in [&answer, &own] {
+        assert!(
+            !text.contains("x-kong-") && !text.contains("via:"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("kong-route") && !text.contains("server: kong"),
+            "{text}"
+        );
+    }
+    stop(proxy);
+
+    let open = Settings {
+        headers: vec!["X-Kong-Upstream-Status".to_owned(), "Via".to_owned()],
+        allow_debug_header: true,
+        ..settings()
+    };
+    let proxy = start_with(&open, Limits::default(), records());
+    let answer = ask(&proxy, &get("/r", "Kong-Debug: 1\r\n"));
+    for line in [
+        "x-kong-upstream-status: 200",
+        "via: 1.1 kong/",
+        "kong-route-id: 00000000-0000-0000-0000-000000000002",
+        "kong-route-name: route-1",
+        "kong-service-id: 00000000-0000-0000-0000-000000000001",
+        "kong-service-name: service-1",
+    ] {
+        assert!(answer.contains(line), "{line} in {answer}");
+    }
+    assert!(!answer.contains("latency"), "{answer}");
+    assert!(!ask(&proxy, &get("/r", "")).contains("kong-route-id"));
+    stop(proxy);
+}
+
+#[test]
+fn a_grpc_route_says_what_it_needs() {
+    let proxy = start(configuration(
+        closed_port(),
+        &json!({}),
+        &[json!({"paths": ["/grpc"], "protocols": ["grpc", "grpcs"], "strip_path": false})],
+    ));
+    let answer = ask(&proxy, &get("/grpc", "Content-Type: application/grpc\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+    let lower = answer.to_ascii_lowercase();
+    assert!(
+        lower.contains("upgrade: http/2\r\n") && lower.contains("connection: upgrade"),
+        "{answer}"
+    );
+    let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(body["message"], "Please use HTTP2 protocol");
+    stop(proxy);
+}
