@@ -12,18 +12,22 @@
 //! What follows from tokens is a `principal`; decisions of the sign-in are in `flow`, which knows no
 //! network. Kong 3.9's order of credentials and answers.
 
+mod admission;
+mod answers;
 mod assertion;
 mod bearer;
 mod callback;
 mod claims;
 pub mod config;
 mod cookie;
+mod distributed;
 mod failure;
 mod flow;
 mod grants;
 mod headers;
 mod introspection;
 mod jws;
+mod key;
 mod login;
 mod logout;
 mod loops;
@@ -44,6 +48,8 @@ mod single_flight;
 #[cfg(test)]
 mod tests;
 mod token_endpoint;
+mod token_exchange;
+mod user_info;
 mod verify;
 
 use std::rc::Rc;
@@ -60,12 +66,14 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use callback::{Found, Lost};
-use config::AuthMethod;
+use config::{AuthMethod, UnsignedMethod};
 use cookie::Jar;
 use failure::{Class, Failure};
 use opened::{Opened, Sought};
 use rules::Rules;
 use session::Session;
+use token_endpoint::PassedOn;
+use verify::{Refusal, Verifier};
 
 impl Plugin for OpenidConnect {
     const NAME: &'static str = "openid-connect";
@@ -166,7 +174,7 @@ async fn authenticate(
     }
     let open = sought.found();
     if logout::asked_for(rules, exchange).await {
-        return logout::run(rules, exchange, host, jar, open.as_deref()).await;
+        return Box::pin(logout::run(rules, exchange, host, jar, open.as_deref())).await;
     }
     if open.is_none()
         && let Some(flow) = logout::returned(rules, exchange, host, jar)
@@ -190,17 +198,19 @@ async fn authenticate(
         match found {
             Ok(Found::UnderWay(pending)) => {
                 let state = pending.state.clone();
-                let result = sign_in::finish(rules, exchange, host, pending, response).await;
+                let finishing = sign_in::finish(rules, exchange, host, pending, response);
+                let result = Box::pin(finishing).await;
                 sign_in::forget(rules, exchange, &state, result.as_ref().err());
-                return result
-                    .and_then(|signed_in| sign_in::complete(rules, exchange, host, jar, &signed_in))
-                    .map_err(Failure::concluded);
+                let signed_in = result.map_err(Failure::concluded)?;
+                let completing = sign_in::complete(rules, exchange, host, jar, &signed_in);
+                return Box::pin(completing).await.map_err(Failure::concluded);
             }
             Ok(Found::Lost(lost)) if open.is_none() => {
                 if let Some(pending) = &lost.pending {
                     sign_in::forget(rules, exchange, &pending.state, None);
                 }
-                let started = sign_in::start(rules, exchange, host, jar, lost).await;
+                let starting = sign_in::start(rules, exchange, host, jar, lost);
+                let started = Box::pin(starting).await;
                 return started.map_err(Failure::concluded);
             }
             Err(failure) if open.is_none() => return Err(failure.concluded()),
@@ -220,13 +230,14 @@ async fn authenticate(
     if rules.methods.refresh_token
         && let Some(found) = request::refresh_token(rules, exchange).await
     {
-        return use_refresh_token(rules, exchange, host, jar, &found).await;
+        return Box::pin(use_refresh_token(rules, exchange, host, jar, &found)).await;
     }
-    if let Some(flow) = grants::authenticate(rules, exchange, host, jar).await? {
+    if let Some(flow) = Box::pin(grants::authenticate(rules, exchange, host, jar)).await? {
         return Ok(flow);
     }
     if rules.methods.authorization_code {
-        let started = sign_in::start(rules, exchange, host, jar, Lost::default()).await;
+        let starting = sign_in::start(rules, exchange, host, jar, Lost::default());
+        let started = Box::pin(starting).await;
         return started.map_err(Failure::concluded);
     }
     Err(Failure::unauthenticated("no credential was found"))
@@ -253,7 +264,10 @@ async fn use_session(
             && now.saturating_add(leeway) >= end
         {
             let id_token = session.id_token.as_deref();
-            let refreshed = refresh::refresh(rules, host, session.client, token, id_token).await;
+            let passed_on = PassedOn::of(rules, exchange).await;
+            let refreshing =
+                refresh::refresh(rules, host, session.client, token, id_token, passed_on);
+            let refreshed = Box::pin(refreshing).await;
             match refreshed {
                 Ok(tokens) => {
                     let mut session = session.refreshed(&tokens);
@@ -261,7 +275,10 @@ async fn use_session(
                         session.renewed_at = now;
                     }
                     session.used_at = now;
-                    opened::principal(rules, &session).admit(rules, exchange)?;
+                    admission::admit(rules, exchange, host, jar, &mut session).await?;
+                    exchange
+                        .response_headers
+                        .extend(tokens.headers.iter().cloned());
                     sign_in::keep(rules, exchange, host, jar, &session)?;
                     return Ok(Some(Flow::Continue));
                 }
@@ -281,8 +298,21 @@ async fn use_session(
             ));
         }
     }
-    open.principal.admit(rules, exchange)?;
-    if let Some(next) = session.used(rules, now) {
+    if rules.config.credentials.reverify {
+        Box::pin(reverify(rules, exchange, host, session)).await?;
+    }
+    let mut next = session.used(rules, now);
+    if rules.lookups.wants(session) {
+        let mut learnt = next.take().unwrap_or_else(|| session.clone());
+        admission::admit(rules, exchange, host, jar, &mut learnt).await?;
+        let changed = learnt.used_at != session.used_at
+            || (learnt.user_info.is_some() && session.user_info.is_none());
+        next = Some(learnt).filter(|_| changed);
+    } else {
+        admission::check_bindings(rules, jar, session)?;
+        open.principal.admit(rules, exchange)?;
+    }
+    if let Some(next) = next {
         keep_on(rules, exchange, host, jar, &next);
     }
     let client = rules.client(session.client);
@@ -300,6 +330,57 @@ async fn use_session(
         }
     }
     Ok(Some(Flow::Continue))
+}
+
+/// Verifies the tokens of a session once more (Kong 3.9, `reverify`).
+async fn reverify(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    session: &Session,
+) -> Result<(), Failure> {
+    let token = &session.access_token;
+    match session.method {
+        AuthMethod::Introspection => {
+            let method = session.method;
+            introspection::ask(rules, exchange, host, token, session.client, method).await?;
+        }
+        AuthMethod::Userinfo => {
+            let question = user_info::Question::new(rules, exchange, session.client, token).await;
+            question.ask(rules, host).await?;
+        }
+        _ => {}
+    }
+    let is_read = !matches!(
+        session.method,
+        AuthMethod::Introspection | AuthMethod::Userinfo
+    );
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let judge = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client: session.client,
+            now: host.now(),
+        };
+        verifier.stored(
+            Some(token.as_str()).filter(|_| is_read),
+            session.id_token.as_deref(),
+            !rules.ignores_signature(UnsignedMethod::Session),
+        )
+    };
+    match judge(&document) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Bad(failure)) => Err(failure),
+        Err(Refusal::UnknownKey(failure)) => {
+            document = provider::rediscover(rules, host, &document)
+                .await
+                .map_err(|_| failure)?;
+            judge(&document).map_err(Refusal::into_failure)
+        }
+    }
 }
 
 /// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
@@ -324,12 +405,16 @@ async fn use_refresh_token(
     found: &request::Found,
 ) -> Result<Flow, Failure> {
     let client = request::client(rules, exchange).await;
-    let tokens = refresh::refresh(rules, host, client, &found.token, None).await?;
-    let session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
+    let passed_on = PassedOn::of(rules, exchange).await;
+    let tokens = refresh::refresh(rules, host, client, &found.token, None, passed_on).await?;
+    let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }
-    opened::principal(rules, &session).admit(rules, exchange)?;
+    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    exchange
+        .response_headers
+        .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(AuthMethod::RefreshToken) {
         sign_in::keep(rules, exchange, host, jar, &session)?;
     }

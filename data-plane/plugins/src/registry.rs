@@ -293,10 +293,11 @@ mod tests {
         check("session_storage", json!("redis"), false);
         check("session_storage", json!("cookie"), true);
         check("session_redis_host", json!("redis.example"), false);
-        check("search_user_info", json!(true), false);
-        check("search_user_info", json!(false), true);
+        check("proof_of_possession_mtls", json!("strict"), false);
+        check("proof_of_possession_mtls", json!("off"), true);
         check("introspect_jwt_tokens", json!(true), true);
-        check("auth_methods", json!(["session", "userinfo"]), false);
+        check("auth_methods", json!(["session", "userinfo"]), true);
+        check("auth_methods", json!(["session", "kong_oauth2"]), false);
         check("auth_methods", json!(["session", "introspection"]), true);
         check("auth_methods", json!(["session", "password"]), true);
         check(

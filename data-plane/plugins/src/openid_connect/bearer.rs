@@ -1,4 +1,5 @@
-//! Bearer tokens that clients bring: verified once, remembered per core (RFC 6750, RFC 9068).
+//! Bearer tokens that clients bring: verified once, remembered per core (RFC 6750, RFC 9068), or
+//! vouched for by the provider.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,13 +13,15 @@ use quick_cache::unsync::Cache;
 use serde_json::Map;
 use shared::clock::UnixTime;
 
+use super::admission;
 use super::config::AuthMethod;
 use super::cookie::Jar;
-use super::failure::Failure;
+use super::failure::{Class, Failure};
 use super::headers::Facts;
-use super::introspection;
+use super::introspection::{self, Brought};
 use super::jws::{self, Claims};
 use super::login;
+use super::opened;
 use super::principal::Principal;
 use super::provider;
 use super::request::{self, Found};
@@ -26,7 +29,8 @@ use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
 use super::token_endpoint::Tokens;
-use super::verify::{Refusal, Verifier};
+use super::user_info;
+use super::verify::{Expected, Refusal, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
@@ -82,27 +86,138 @@ pub(super) async fn authenticate(
     jar: &Jar,
     found: &Found,
 ) -> Result<Flow, Failure> {
-    let position = request::client(rules, exchange).await;
+    let client = request::client(rules, exchange).await;
+    let id_token = match &rules.config.credentials.id_token_param_name {
+        Some(_) => Box::pin(id_token(rules, exchange, host, client, &found.token)).await?,
+        None => None,
+    };
+    let brought = Brought {
+        found,
+        id_token: id_token.as_deref(),
+        client,
+        method: AuthMethod::Bearer,
+    };
     let methods = rules.methods;
-    let local = methods.bearer && (!methods.introspection || jws::has_shape(&found.token));
-    if !local {
-        let method = AuthMethod::Introspection;
-        return introspection::authenticate(rules, exchange, host, jar, found, method).await;
+    let asks = methods.introspection || methods.userinfo;
+    if !methods.bearer || (asks && !jws::has_shape(&found.token)) {
+        return Box::pin(vouched_for(rules, exchange, host, jar, brought)).await;
     }
-    let verified = verify(rules, position, host, &found.token).await?;
+    let verified = verify(rules, client, host, &found.token).await?;
     if methods.introspection && rules.config.credentials.introspect_jwt_tokens {
-        let method = AuthMethod::Bearer;
-        return introspection::authenticate(rules, exchange, host, jar, found, method).await;
+        let (token, method) = (&found.token, brought.method);
+        let asked = introspection::ask(rules, exchange, host, token, client, method);
+        let answer = Box::pin(asked).await?;
+        let proceeding = introspection::proceed(rules, exchange, host, jar, &brought, &answer);
+        return Box::pin(proceeding).await;
     }
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }
-    verified.principal.admit(rules, exchange)?;
-    keep_session(rules, exchange, host, jar, &verified, position);
-    let client = rules.client(position);
-    let tokens = tokens(&verified);
+    let mut tokens = tokens(&verified);
+    tokens.id_token.clone_from(&id_token);
+    let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
+    if id_token.is_some() || rules.lookups.wants(&session) {
+        admission::admit(rules, exchange, host, jar, &mut session).await?;
+        hand_out(rules, exchange, host, jar, &session);
+    } else {
+        admission::check_bindings(rules, jar, &session)?;
+        verified.principal.admit(rules, exchange)?;
+        keep_session(rules, exchange, host, jar, &verified, &session);
+    }
+    let client = rules.client(client);
     let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// Lets the request go on with a token that nobody can read here, but that the introspection or the
+/// user info endpoint accepts: the first that does decides.
+async fn vouched_for(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    mut brought: Brought<'_>,
+) -> Result<Flow, Failure> {
+    let (token, client) = (&brought.found.token, brought.client);
+    let mut refusal = None;
+    if rules.methods.introspection {
+        brought.method = AuthMethod::Introspection;
+        match introspection::ask(rules, exchange, host, token, client, brought.method).await {
+            Ok(answer) => {
+                return introspection::proceed(rules, exchange, host, jar, &brought, &answer).await;
+            }
+            Err(failure) => refusal = Some(failure),
+        }
+    }
+    if !rules.methods.userinfo {
+        let nobody = || Failure::refused("at_typ", "the token is not a signed JWT");
+        return Err(refusal.unwrap_or_else(nobody));
+    }
+    let question = user_info::Question::new(rules, exchange, client, token).await;
+    let user_info = match question.ask(rules, host).await {
+        Ok(user_info) => user_info,
+        // That the provider fails says more than that it knows no such endpoint.
+        Err(failure) => {
+            let first = refusal.filter(|first| first.class == Class::Unavailable);
+            return Err(first.unwrap_or(failure));
+        }
+    };
+    if rules.config.credentials.hide_credentials {
+        request::hide(exchange, &brought.found.place);
+    }
+    let method = AuthMethod::Userinfo;
+    let mut tokens = opaque(token);
+    tokens.id_token = brought.id_token.map(str::to_owned);
+    let mut session = Session::begin(&tokens, method, client, host);
+    let (_, id) = opened::claims_of(rules, &session);
+    user_info::check_subject(&user_info.claims, id.as_ref())?;
+    session.learn(&user_info);
+    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    hand_out(rules, exchange, host, jar, &session);
+    let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// The ID token that came along, verified (Kong 3.9, `id_token_param_name`).
+async fn id_token(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    client: usize,
+    access_token: &str,
+) -> Result<Option<String>, Failure> {
+    let Some(found) = request::id_token(rules, exchange).await else {
+        return Ok(None);
+    };
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let judge = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client,
+            now: host.now(),
+        };
+        let expected = Expected {
+            access_token,
+            ..Expected::default()
+        };
+        verifier.id_token(&found.token, expected).map(|_| ())
+    };
+    if let Err(refusal) = judge(&document) {
+        let Refusal::UnknownKey(failure) = refusal else {
+            return Err(refusal.into_failure());
+        };
+        document = provider::rediscover(rules, host, &document)
+            .await
+            .map_err(|_| failure)?;
+        judge(&document).map_err(Refusal::into_failure)?;
+    }
+    if rules.config.credentials.hide_credentials {
+        request::hide(exchange, &found.place);
+    }
+    Ok(Some(found.token))
 }
 
 async fn verify(
@@ -159,6 +274,7 @@ async fn verify(
             access: Some(&claims),
             ..Facts::default()
         },
+        None,
     );
     let verified = Rc::new(Verified {
         token: token.to_owned(),
@@ -197,7 +313,7 @@ fn keep_session(
     host: &impl Host,
     jar: &Jar,
     verified: &Verified,
-    client: usize,
+    session: &Session,
 ) {
     if !rules.keeps_session(AuthMethod::Bearer) {
         return;
@@ -212,27 +328,47 @@ fn keep_session(
         exchange.response_headers.extend(cookies);
         return;
     }
-    let session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
     let before = exchange.response_headers.len();
-    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session) {
-        // Without a session key, or with a token too large for a cookie, the token itself still
-        // authenticates this request and the next.
-        tracing::debug!(error = %failure, "no session for a bearer token");
-        return;
-    }
+    hand_out(rules, exchange, host, jar, session);
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
     let cookies = cookies.iter().map(|(_, cookie)| cookie.clone()).collect();
     *verified.session.borrow_mut() = Some((now, cookies));
 }
 
+/// Hands a session to the client. Without a session key, or with a token too large for a cookie, the
+/// token itself still authenticates this request and the next.
+fn hand_out(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) {
+    if rules.keeps_session(session.method)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session)
+    {
+        tracing::debug!(error = %failure, "no session for a bearer token");
+    }
+}
+
 fn tokens(verified: &Verified) -> Tokens {
-    let mut answer = Map::new();
-    answer.insert("access_token".to_owned(), verified.token.clone().into());
     Tokens {
-        access_token: verified.token.clone(),
+        expires_at: jws::time(&verified.claims, "exp").ok().flatten(),
+        ..opaque(&verified.token)
+    }
+}
+
+/// A token of which nothing else is known.
+fn opaque(token: &str) -> Tokens {
+    let mut answer = Map::new();
+    answer.insert("access_token".to_owned(), token.into());
+    Tokens {
+        access_token: token.to_owned(),
         id_token: None,
         refresh_token: None,
-        expires_at: jws::time(&verified.claims, "exp").ok().flatten(),
+        expires_at: None,
         answer,
+        introspection: None,
+        headers: Vec::new(),
     }
 }

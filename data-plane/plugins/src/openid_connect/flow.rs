@@ -18,7 +18,6 @@ use url::Url;
 
 use super::config::{ResponseMode, UnsignedMethod};
 use super::failure::Failure;
-use super::jws::Claims;
 use super::provider::Document;
 use super::rules::{Rules, sha256};
 use super::token_endpoint::Tokens;
@@ -146,10 +145,6 @@ pub(super) enum Action {
 pub(super) struct SignedIn {
     pub(super) pending: Pending,
     pub(super) tokens: Tokens,
-    /// The claims of the access token, unless it is opaque.
-    pub(super) access: Option<Claims>,
-    /// The claims of the ID token, if there is one.
-    pub(super) id: Option<Claims>,
 }
 
 /// The next state and what to do to get on from there.
@@ -175,7 +170,7 @@ pub(super) fn step(
         }
         (State::Exchanging(pending, code), Event::TokensReceived(tokens)) => {
             match verify(context, &pending, &code, &tokens, now) {
-                Ok((access, id)) => proceed(pending, *tokens, access, id),
+                Ok(()) => proceed(pending, *tokens),
                 Err(Refusal::UnknownKey(_)) => {
                     (State::Verifying(pending, code, tokens), Action::FetchKeys)
                 }
@@ -185,7 +180,7 @@ pub(super) fn step(
         (State::Exchanging(..), Event::TokensRefused(failure)) => deny(failure),
         (State::Verifying(pending, code, tokens), Event::KeysReceived) => {
             match verify(context, &pending, &code, &tokens, now) {
-                Ok((access, id)) => proceed(pending, *tokens, access, id),
+                Ok(()) => proceed(pending, *tokens),
                 Err(refusal) => deny(refusal.into_failure()),
             }
         }
@@ -200,18 +195,8 @@ fn deny(failure: Failure) -> (State, Action) {
     (State::Ended, Action::Deny(failure))
 }
 
-fn proceed(
-    pending: Pending,
-    tokens: Tokens,
-    access: Option<Claims>,
-    id: Option<Claims>,
-) -> (State, Action) {
-    let signed_in = SignedIn {
-        pending,
-        tokens,
-        access,
-        id,
-    };
+fn proceed(pending: Pending, tokens: Tokens) -> (State, Action) {
+    let signed_in = SignedIn { pending, tokens };
     (State::Ended, Action::Proceed(Box::new(signed_in)))
 }
 
@@ -375,14 +360,14 @@ fn exchange_form(pending: &Pending, code: &str) -> Vec<(String, String)> {
     form
 }
 
-/// The claims of access and ID token.
+/// Verifies access and ID token.
 fn verify(
     context: Context<'_>,
     pending: &Pending,
     code: &str,
     tokens: &Tokens,
     now: UnixTime,
-) -> Result<(Option<Claims>, Option<Claims>), Refusal> {
+) -> Result<(), Refusal> {
     let verifier = Verifier {
         rules: context.rules,
         client: pending.client,
@@ -394,10 +379,9 @@ fn verify(
         access_token: &tokens.access_token,
         code: Some(code),
     };
-    let id = match &tokens.id_token {
-        Some(token) => Some(verifier.id_token(token, expected)?),
-        None => None,
-    };
+    if let Some(token) = &tokens.id_token {
+        verifier.id_token(token, expected)?;
+    }
     let scopes = context
         .rules
         .config
@@ -405,7 +389,7 @@ fn verify(
         .scopes
         .as_deref()
         .unwrap_or_default();
-    if id.is_none()
+    if tokens.id_token.is_none()
         && scopes
             .iter()
             .any(|scope| scope.split(' ').any(|word| word == "openid"))
@@ -418,6 +402,7 @@ fn verify(
     let check_signature = !context
         .rules
         .ignores_signature(UnsignedMethod::AuthorizationCode);
-    let access = verifier.issued(&tokens.access_token, check_signature)?;
-    Ok((access, id))
+    verifier
+        .issued(&tokens.access_token, check_signature)
+        .map(|_| ())
 }

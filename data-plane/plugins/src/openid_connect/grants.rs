@@ -13,21 +13,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use shared::clock::UnixTime;
 use tracing::debug;
 
+use super::admission;
 use super::assertion::Signer;
 use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
-use super::headers::Facts;
-use super::jws::Claims;
 use super::login;
-use super::principal::Principal;
 use super::provider::{self, Document};
 use super::request::{self, Pair};
 use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
 use super::single_flight::Flights;
-use super::token_endpoint::{self, Caller, Tokens};
+use super::token_endpoint::{self, Caller, PassedOn, Tokens};
 use super::verify::{Expected, Refusal, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -54,8 +52,6 @@ enum Grant {
 #[derive(Debug)]
 struct Granted {
     tokens: Tokens,
-    access: Option<Claims>,
-    id: Option<Claims>,
     /// The document whose keys verified the tokens.
     version: u64,
     until: UnixTime,
@@ -76,8 +72,8 @@ struct Trade {
     /// Position of the client that asks, or whose settings hold for a client of its own.
     client: usize,
     credentials: Pair,
-    /// Arguments of the request that are let through.
-    arguments: Vec<(String, String)>,
+    /// What is let through of the request.
+    passed_on: PassedOn,
 }
 
 /// Lets the request go on by the credentials that it brings. `None`: it brings none.
@@ -127,20 +123,11 @@ async fn admit(
     let method = grant.method();
     let client = grant.client(rules, exchange).await;
     let tokens = &granted.tokens;
-    let session = Session::begin(tokens, method, client, host);
-    let principal = Principal::new(
-        rules,
-        Facts {
-            access_token: &tokens.access_token,
-            id_token: tokens.id_token.as_deref(),
-            refresh_token: tokens.refresh_token.as_deref(),
-            session_id: Some(&session.id),
-            access: granted.access.as_ref(),
-            id: granted.id.as_ref(),
-            introspection: None,
-        },
-    );
-    principal.admit(rules, exchange)?;
+    let mut session = Session::begin(tokens, method, client, host);
+    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    exchange
+        .response_headers
+        .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method)
         && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session)
     {
@@ -212,7 +199,7 @@ impl Grant {
             grant: self,
             client: self.client(rules, exchange).await,
             credentials,
-            arguments: sign_in::client_arguments(rules, exchange),
+            passed_on: PassedOn::of(rules, exchange).await,
         }))
     }
 }
@@ -264,23 +251,21 @@ impl Trade {
             // There is no user whom they could speak of (RFC 6749 §4.4.3).
             (tokens.id_token, tokens.refresh_token) = (None, None);
         }
-        let (access, id) = match self.verify(rules, &document, &tokens, host.now()) {
-            Ok(claims) => claims,
+        match self.verify(rules, &document, &tokens, host.now()) {
+            Ok(()) => {}
             Err(Refusal::UnknownKey(_)) => {
                 document = provider::rediscover(rules, host, &document)
                     .await
                     .map_err(|error| error.failure())?;
                 self.verify(rules, &document, &tokens, host.now())
-                    .map_err(Refusal::into_failure)?
+                    .map_err(Refusal::into_failure)?;
             }
             Err(Refusal::Bad(failure)) => return Err(failure),
-        };
+        }
         let now = host.now();
         Ok(Arc::new(Granted {
             until: until(rules, &tokens, now),
             tokens,
-            access,
-            id,
             version: document.version,
         }))
     }
@@ -302,10 +287,10 @@ impl Trade {
         {
             form.push(("scope".to_owned(), scopes.join(" ")));
         }
-        form.extend(self.arguments.iter().cloned());
+        let passed_on = &self.passed_on;
         let result = match self.grant {
             Grant::Password => {
-                token_endpoint::request(rules, document, self.client, host, form).await
+                token_endpoint::request(rules, document, self.client, host, form, passed_on).await
             }
             Grant::ClientCredentials => {
                 let configured = Caller::configured(rules, self.client).auth;
@@ -327,7 +312,7 @@ impl Trade {
                     secret_signer: Some(&signer),
                     key_signer: None,
                 };
-                token_endpoint::request_as(rules, document, caller, host, form).await
+                token_endpoint::request_as(rules, document, caller, host, form, passed_on).await
             }
         };
         result.map_err(|error| error.failure(REFUSED))
@@ -339,25 +324,22 @@ impl Trade {
         document: &Document,
         tokens: &Tokens,
         now: UnixTime,
-    ) -> Result<(Option<Claims>, Option<Claims>), Refusal> {
+    ) -> Result<(), Refusal> {
         let verifier = Verifier {
             rules,
             document,
             client: self.client,
             now,
         };
-        let id = match &tokens.id_token {
-            Some(token) => {
-                let expected = Expected {
-                    access_token: &tokens.access_token,
-                    ..Expected::default()
-                };
-                Some(verifier.id_token(token, expected)?)
-            }
-            None => None,
-        };
+        if let Some(token) = &tokens.id_token {
+            let expected = Expected {
+                access_token: &tokens.access_token,
+                ..Expected::default()
+            };
+            verifier.id_token(token, expected)?;
+        }
         let check = !rules.ignores_signature(self.grant.unsigned());
-        Ok((verifier.issued(&tokens.access_token, check)?, id))
+        verifier.issued(&tokens.access_token, check).map(|_| ())
     }
 
     /// Names the trade. Every part has its length before it, so that no two trades have one name.
@@ -372,9 +354,13 @@ impl Trade {
         add(&rules.client(self.client).id);
         add(&self.credentials.name);
         add(&self.credentials.secret);
-        for (name, value) in &self.arguments {
+        for (name, value) in &self.passed_on.arguments {
             add(name);
             add(value);
+        }
+        for (name, value) in &self.passed_on.headers {
+            add(name.as_str());
+            add(&String::from_utf8_lossy(value.as_bytes()));
         }
         *hasher.finalize().as_bytes()
     }
@@ -412,17 +398,8 @@ impl Grants {
 
 /// How long tokens serve: as long as the access token lives, within the bounds of `cache_ttl_*`.
 fn until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
-    let provider = &rules.config.provider;
-    let mut lifetime = match tokens.expires_at {
-        Some(end) if end <= now => return now,
-        Some(end) => end.saturating_since(now),
-        None => provider.cache_ttl.seconds(),
-    };
-    if let Some(least) = &provider.cache_ttl_min {
-        lifetime = lifetime.max(least.seconds());
+    match tokens.expires_at {
+        Some(end) if end <= now => now,
+        end => rules.remembered_until(end, now),
     }
-    if let Some(most) = &provider.cache_ttl_max {
-        lifetime = lifetime.min(most.seconds());
-    }
-    now.saturating_add(lifetime)
 }

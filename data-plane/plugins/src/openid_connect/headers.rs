@@ -43,7 +43,27 @@ enum Token {
     Id,
     Refresh,
     Session,
+    AccessKey,
+    IdKey,
+    UserInfo,
+    UserInfoJwt,
     Introspection,
+    IntrospectionJwt,
+}
+
+impl Token {
+    const ALL: [Self; 10] = [
+        Self::Access,
+        Self::Id,
+        Self::Refresh,
+        Self::Session,
+        Self::AccessKey,
+        Self::IdKey,
+        Self::UserInfo,
+        Self::UserInfoJwt,
+        Self::Introspection,
+        Self::IntrospectionJwt,
+    ];
 }
 
 /// What headers are made of.
@@ -57,39 +77,52 @@ pub(super) struct Facts<'a> {
     pub(super) id: Option<&'a Claims>,
     /// What the introspection endpoint said.
     pub(super) introspection: Option<&'a Claims>,
+    /// The same, as the JWT that came.
+    pub(super) introspection_jwt: Option<&'a str>,
+    /// What the user info endpoint said.
+    pub(super) user_info: Option<&'a Claims>,
+    /// The same, as the JWT that came.
+    pub(super) user_info_jwt: Option<&'a str>,
+    /// The keys that signed access and ID token, as headers show them.
+    pub(super) keys: [Option<&'a str>; 2],
+    /// Whether claims are looked for in the user info too.
+    pub(super) searches_user_info: bool,
+}
+
+impl<'a> Facts<'a> {
+    /// Where the claims of headers are looked for, in this order.
+    fn of_headers(self) -> impl Iterator<Item = &'a Claims> {
+        let user_info = self.user_info.filter(|_| self.searches_user_info);
+        [self.introspection, self.access, self.id, user_info]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Where the claims that say who somebody is are looked for, in this order.
+    pub(super) fn of_identity(self) -> impl Iterator<Item = &'a Claims> {
+        let user_info = self.user_info.filter(|_| self.searches_user_info);
+        [self.access, self.introspection, self.id, user_info]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// The fields of one side, in the order of [`Token::ALL`], with their names.
+macro_rules! tokens {
+    ($config:ident: $($field:ident),*) => {
+        [$((stringify!($field), &$config.$field)),*]
+    };
 }
 
 impl HeaderRules {
     /// Prepares the names, or says which are none.
     pub(super) fn new(config: &Headers, errors: &mut FieldErrors) -> Self {
         let upstream = Side::new(
-            [
-                (
-                    "upstream_access_token_header",
-                    &config.upstream_access_token_header,
-                    Token::Access,
-                ),
-                (
-                    "upstream_id_token_header",
-                    &config.upstream_id_token_header,
-                    Token::Id,
-                ),
-                (
-                    "upstream_refresh_token_header",
-                    &config.upstream_refresh_token_header,
-                    Token::Refresh,
-                ),
-                (
-                    "upstream_session_id_header",
-                    &config.upstream_session_id_header,
-                    Token::Session,
-                ),
-                (
-                    "upstream_introspection_header",
-                    &config.upstream_introspection_header,
-                    Token::Introspection,
-                ),
-            ],
+            &tokens!(config: upstream_access_token_header, upstream_id_token_header,
+                upstream_refresh_token_header, upstream_session_id_header,
+                upstream_access_token_jwk_header, upstream_id_token_jwk_header,
+                upstream_user_info_header, upstream_user_info_jwt_header,
+                upstream_introspection_header, upstream_introspection_jwt_header),
             (
                 "upstream_headers_names",
                 &config.upstream_headers_names,
@@ -98,33 +131,11 @@ impl HeaderRules {
             errors,
         );
         let downstream = Side::new(
-            [
-                (
-                    "downstream_access_token_header",
-                    &config.downstream_access_token_header,
-                    Token::Access,
-                ),
-                (
-                    "downstream_id_token_header",
-                    &config.downstream_id_token_header,
-                    Token::Id,
-                ),
-                (
-                    "downstream_refresh_token_header",
-                    &config.downstream_refresh_token_header,
-                    Token::Refresh,
-                ),
-                (
-                    "downstream_session_id_header",
-                    &config.downstream_session_id_header,
-                    Token::Session,
-                ),
-                (
-                    "downstream_introspection_header",
-                    &config.downstream_introspection_header,
-                    Token::Introspection,
-                ),
-            ],
+            &tokens!(config: downstream_access_token_header, downstream_id_token_header,
+                downstream_refresh_token_header, downstream_session_id_header,
+                downstream_access_token_jwk_header, downstream_id_token_jwk_header,
+                downstream_user_info_header, downstream_user_info_jwt_header,
+                downstream_introspection_header, downstream_introspection_jwt_header),
             (
                 "downstream_headers_names",
                 &config.downstream_headers_names,
@@ -149,12 +160,12 @@ impl HeaderRules {
 
 impl Side {
     fn new(
-        tokens: [(&str, &Option<String>, Token); 5],
+        tokens: &[(&str, &Option<String>); 10],
         (field, names, sources): (&str, &Option<Vec<String>>, &Option<Vec<String>>),
         errors: &mut FieldErrors,
     ) -> Self {
         let mut side = Self::default();
-        for (field, value, token) in tokens {
+        for ((field, value), token) in tokens.iter().zip(Token::ALL) {
             let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
                 continue;
             };
@@ -187,19 +198,26 @@ impl Side {
     pub(super) fn values(&self, facts: Facts<'_>) -> Vec<(HeaderName, Option<HeaderValue>)> {
         let mut values = Vec::new();
         for (name, claim) in &self.claims {
-            let found = [facts.introspection, facts.access, facts.id]
-                .into_iter()
-                .flatten()
+            let found = facts
+                .of_headers()
                 .find_map(|claims| claims.get(claim).filter(|value| !value.is_null()));
             values.push((name.clone(), found.and_then(claim_value)));
         }
         for (name, prefix, token) in &self.tokens {
-            let introspection;
+            let object;
             let text = match token {
                 Token::Introspection => {
-                    introspection = facts.introspection.and_then(encoded);
-                    introspection.as_deref()
+                    object = facts.introspection.and_then(encoded);
+                    object.as_deref()
                 }
+                Token::UserInfo => {
+                    object = facts.user_info.and_then(encoded);
+                    object.as_deref()
+                }
+                Token::IntrospectionJwt => facts.introspection_jwt,
+                Token::UserInfoJwt => facts.user_info_jwt,
+                Token::AccessKey => facts.keys.first().copied().flatten(),
+                Token::IdKey => facts.keys.last().copied().flatten(),
                 Token::Access => Some(facts.access_token),
                 Token::Id => facts.id_token,
                 Token::Refresh => facts.refresh_token,

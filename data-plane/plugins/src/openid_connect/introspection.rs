@@ -4,51 +4,42 @@
 //! An answer serves for as long as it says that the token lives; that a token is not active is asked
 //! anew each time.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
 
-use super::config::AuthMethod;
+use super::admission;
+use super::answers::{Answers, Given, Namer, Outcome};
+use super::config::{AuthMethod, IntrospectionAccept, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::jws::{self, Claims};
 use super::login;
-use super::opened;
 use super::provider::{self, Document, ProviderError};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
-use super::single_flight::Flights;
-use super::token_endpoint::{self, Caller, Tokens};
+use super::token_endpoint::{self, Caller, Post, Tokens};
+use super::user_info;
+use super::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
 
-/// Most answers that a node remembers.
-const MOST: usize = 10_000;
-
 /// Longest token that is sent to the provider, in bytes.
 const LONGEST: usize = 16 * 1024;
 
-type Outcome = Result<Arc<Answer>, Failure>;
-
 /// What the provider said of a token that is active.
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     claims: Claims,
-    until: UnixTime,
-}
-
-/// The answers of a node.
-#[derive(Debug, Default)]
-struct Answers {
-    flights: Arc<Flights<[u8; 32], Outcome>>,
-    known: Mutex<HashMap<[u8; 32], Arc<Answer>>>,
+    /// The signed form, if that is what came.
+    jwt: Option<String>,
 }
 
 /// A question to the provider.
@@ -59,34 +50,57 @@ struct Question {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Lets the request go on if the provider says that its token is active.
+/// Asks the provider about a token.
 ///
 /// # Errors
 ///
-/// If it is not, or not enough, or if the provider cannot be asked.
-pub(super) async fn authenticate(
+/// If it is not active, or if the provider cannot be asked.
+pub(super) async fn ask(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    token: &str,
+    client: usize,
+    method: AuthMethod,
+) -> Outcome<Answer> {
+    if token.len() > LONGEST {
+        return Err(Failure::refused("at_typ", "the token is too long"));
+    }
+    let question = Question::new(rules, exchange, client, token).await;
+    let answer = question.ask(rules, host, method).await?;
+    // An answer from memory may have ended by its own terms.
+    check_times(rules, &answer.claims, host.now())?;
+    Ok(answer)
+}
+
+/// Lets the request go on with a token of which the provider said `answer`.
+///
+/// # Errors
+///
+/// If it is not enough.
+pub(super) async fn proceed(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
-    found: &Found,
-    method: AuthMethod,
+    brought: &Brought<'_>,
+    answer: &Answer,
 ) -> Result<Flow, Failure> {
-    if found.token.len() > LONGEST {
-        return Err(Failure::refused("at_typ", "the token is too long"));
-    }
-    let client = request::client(rules, exchange).await;
-    let question = Question::new(rules, exchange, client, &found.token).await;
-    let answer = question.ask(rules, host, method).await?;
-    // An answer from memory may have ended by its own terms.
-    check_times(rules, &answer.claims, host.now())?;
+    let Brought {
+        found,
+        id_token,
+        client,
+        method,
+    } = *brought;
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }
-    let tokens = tokens(&found.token, &answer.claims);
+    let mut tokens = tokens(&found.token, &answer.claims);
+    tokens.id_token = id_token.map(str::to_owned);
     let mut session = Session::begin(&tokens, method, client, host);
     session.introspection = Some(answer.claims.clone());
-    opened::principal(rules, &session).admit(rules, exchange)?;
+    session.introspection_jwt.clone_from(&answer.jwt);
+    admission::admit(rules, exchange, host, jar, &mut session).await?;
     if rules.keeps_session(method)
         && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session)
     {
@@ -95,6 +109,15 @@ pub(super) async fn authenticate(
     }
     let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// A token that a client brought, and what goes with it.
+#[derive(Clone, Copy)]
+pub(super) struct Brought<'a> {
+    pub(super) found: &'a Found,
+    pub(super) id_token: Option<&'a str>,
+    pub(super) client: usize,
+    pub(super) method: AuthMethod,
 }
 
 impl Question {
@@ -114,30 +137,18 @@ impl Question {
         let values = config.introspection_post_args_values.iter().flatten();
         form.extend(names.cloned().zip(values.cloned()));
         let wanted = config.introspection_post_args_client.as_deref();
-        if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
-            let mut given: Vec<_> = request::query(exchange).into_owned().collect();
-            given.extend(request::body_arguments(exchange).await);
-            let let_through = given.into_iter().filter(|(name, _)| wanted.contains(name));
-            form.extend(let_through);
-        }
+        let given = request::let_through(exchange, wanted, false).await;
+        token_endpoint::add_missing(&mut form, given);
         let sent = &exchange.request.headers;
-        for name in config
-            .introspection_post_args_client_headers
-            .iter()
-            .flatten()
-        {
+        let wanted = config.introspection_post_args_client_headers.iter();
+        for name in wanted.flatten() {
             if let Some(value) = sent.get(name).and_then(|value| value.to_str().ok()) {
                 form.push((name.clone(), value.to_owned()));
             }
         }
         let mut headers = rules.introspection_headers.clone();
-        for name in config.introspection_headers_client.iter().flatten() {
-            if let Ok(name) = HeaderName::try_from(name)
-                && let Some(value) = sent.get(&name)
-            {
-                headers.push((name, value.clone()));
-            }
-        }
+        let wanted = config.introspection_headers_client.as_deref();
+        headers.extend(request::headers_let_through(sent, wanted));
         Self {
             client,
             token: token.to_owned(),
@@ -146,8 +157,13 @@ impl Question {
         }
     }
 
-    /// The answer: one that is known, the one that another request waits for, or a new one.
-    async fn ask(self, rules: &Arc<Rules>, host: &impl Host, method: AuthMethod) -> Outcome {
+    /// The answer: from memory, or from the provider.
+    async fn ask(
+        self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        method: AuthMethod,
+    ) -> Outcome<Answer> {
         let document = provider::document(rules, host)
             .await
             .map_err(|error| error.failure())?;
@@ -161,113 +177,137 @@ impl Question {
             });
         };
         if !rules.config.provider.cache_introspection {
-            return self.run(rules, host, &document, &endpoint).await;
+            let given = self.run(rules, host, document, &endpoint).await;
+            return given.map(|(answer, _)| Arc::new(answer));
         }
-        let answers = host.node_state::<Answers>();
         let key = self.key(rules, &endpoint);
-        if let Some(answer) = answers.find(&key, host.now()) {
-            return Ok(answer);
-        }
-        let (waiting, pilot) = answers.flights.board(&key);
-        if let Some(pilot) = pilot {
-            let (answers, rules, its_host) =
-                (Arc::clone(&answers), Arc::clone(rules), host.clone());
-            host.spawn(Box::pin(async move {
-                let outcome = self.run(&rules, &its_host, &document, &endpoint).await;
-                if let Ok(answer) = &outcome {
-                    answers.remember(key, answer, its_host.now());
-                }
-                pilot.land(&outcome);
-            }));
-        }
-        let given_up = || Failure::unavailable("idp_unreachable", "introspection was given up");
-        waiting.await.unwrap_or_else(|_| Err(given_up()))
+        let answers = host.node_state::<Answers<Answer>>();
+        let (its_rules, its_host) = (Arc::clone(rules), host.clone());
+        let asking = async move { self.run(&its_rules, &its_host, document, &endpoint).await };
+        answers.ask(rules, host, key, asking).await
     }
 
     async fn run(
         &self,
-        rules: &Rules,
+        rules: &Arc<Rules>,
         host: &impl Host,
-        document: &Document,
+        document: Arc<Document>,
         endpoint: &str,
-    ) -> Outcome {
+    ) -> Given<Answer> {
+        let config = &rules.config;
         let mut caller = Caller::configured(rules, self.client);
-        let auth = rules.config.client.introspection_endpoint_auth_method;
+        let auth = config.client.introspection_endpoint_auth_method;
         caller.auth = auth.or(caller.auth);
-        let (form, headers) = (self.form.clone(), &self.headers);
-        let answer = provider::guarded(rules, host, async {
-            let response =
-                token_endpoint::post(rules, document, caller, host, endpoint, form, headers)
-                    .await?;
+        let response = provider::guarded(rules, host, async {
+            let post = Post {
+                endpoint,
+                form: self.form.clone(),
+                headers: &self.headers,
+                accept: match config.credentials.introspection_accept {
+                    IntrospectionAccept::Json => "application/json",
+                    IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
+                    IntrospectionAccept::Jwt => "application/jwt",
+                },
+            };
+            let response = token_endpoint::post(rules, &document, caller, host, post).await?;
             if response.status() != StatusCode::OK {
                 return Err(ProviderError::Status(response.status().as_u16()));
             }
-            serde_json::from_slice::<Map<String, Value>>(response.body())
-                .map_err(|_| ProviderError::Unusable("introspection is not a JSON object"))
+            Ok(response)
         })
         .await
-        .map_err(|error| {
-            warn!(issuer = rules.issuer, error = %provider::chain(&error), "introspection failed");
-            error.failure()
-        })?;
-        let active = answer.get("active") == Some(&Value::Bool(true));
-        if !active && rules.config.credentials.introspection_check_active {
+        .map_err(|error| failed(rules, &error))?;
+        let answer = self.read(rules, host, document, &response).await?;
+        let claims = &answer.claims;
+        let active = claims.get("active") == Some(&Value::Bool(true));
+        if !active && config.credentials.introspection_check_active {
             return Err(Failure::refused(
                 "introspect_inactive",
                 "the provider says that the token is not active",
             ));
         }
         let now = host.now();
-        check_issuer(rules, &answer)?;
-        check_times(rules, &answer, now)?;
-        Ok(Arc::new(Answer {
-            until: until(rules, &answer, now),
-            claims: answer,
-        }))
+        check_issuer(rules, claims)?;
+        check_times(rules, claims, now)?;
+        let until = rules.remembered_until(jws::time(claims, "exp").ok().flatten(), now);
+        Ok((answer, until))
+    }
+
+    /// JSON, or a JWT that the provider signed (RFC 9701): the content type says which.
+    async fn read(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        mut document: Arc<Document>,
+        response: &Response<Bytes>,
+    ) -> Result<Answer, Failure> {
+        let unusable = |what| failed(rules, &ProviderError::Unusable(what));
+        if !user_info::is_jwt(response.headers()) {
+            let claims = serde_json::from_slice::<Map<String, Value>>(response.body())
+                .map_err(|_| unusable("introspection is not a JSON object"))?;
+            return Ok(Answer { claims, jwt: None });
+        }
+        let token = str::from_utf8(response.body())
+            .map_err(|_| unusable("introspection is no text"))?
+            .trim()
+            .to_owned();
+        let check = !rules.ignores_signature(UnsignedMethod::Introspection);
+        let judge = |document: &Document| {
+            let verifier = Verifier {
+                rules,
+                document,
+                client: self.client,
+                now: host.now(),
+            };
+            verifier.statement(&token, check, "introspect_sig")
+        };
+        let statement = match judge(&document) {
+            Err(Refusal::UnknownKey(failure)) => {
+                document = provider::rediscover(rules, host, &document)
+                    .await
+                    .map_err(|_| failure)?;
+                judge(&document).map_err(Refusal::into_failure)?
+            }
+            result => result.map_err(Refusal::into_failure)?,
+        };
+        // Another kind of token does not pose as an answer (RFC 9701 §8.1).
+        if !matches!(
+            statement.kind.as_deref(),
+            None | Some("jwt" | "token-introspection+jwt")
+        ) {
+            return Err(Failure::refused(
+                "introspect_sig",
+                "the introspection answer is a JWT of another kind",
+            ));
+        }
+        let claims = match statement.claims.get("token_introspection") {
+            Some(Value::Object(claims)) => claims.clone(),
+            // As providers did before the RFC.
+            _ => statement.claims,
+        };
+        Ok(Answer {
+            claims,
+            jwt: Some(token),
+        })
     }
 
     /// Names the question by all that the answer may depend on.
     fn key(&self, rules: &Rules, endpoint: &str) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&rules.token_cache_key);
-        let mut add = |part: &[u8]| {
-            hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hasher.update(part);
-        };
-        add(endpoint.as_bytes());
-        add(rules.client(self.client).id.as_bytes());
-        add(self.token.as_bytes());
-        for (name, value) in &self.form {
-            add(name.as_bytes());
-            add(value.as_bytes());
-        }
-        for (name, value) in &self.headers {
-            add(name.as_str().as_bytes());
-            add(value.as_bytes());
-        }
-        *hasher.finalize().as_bytes()
+        let form = self.form.iter();
+        let headers = self.headers.iter();
+        Namer::new(rules, "introspection")
+            .with(endpoint.as_bytes())
+            .with(rules.client(self.client).id.as_bytes())
+            .with(self.token.as_bytes())
+            .with_pairs(form.map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+            .with_pairs(headers.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+            .finish()
     }
 }
 
-impl Answers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Answer>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, key: &[u8; 32], now: UnixTime) -> Option<Arc<Answer>> {
-        let answer = Arc::clone(self.lock().get(key)?);
-        (now < answer.until).then_some(answer)
-    }
-
-    fn remember(&self, key: [u8; 32], answer: &Arc<Answer>, now: UnixTime) {
-        let mut all = self.lock();
-        if all.len() >= MOST {
-            all.retain(|_, answer| now < answer.until);
-        }
-        if now < answer.until && (all.len() < MOST || all.contains_key(&key)) {
-            all.insert(key, Arc::clone(answer));
-        }
-    }
+fn failed(rules: &Rules, error: &ProviderError) -> Failure {
+    warn!(issuer = rules.issuer, error = %provider::chain(error), "introspection failed");
+    error.failure()
 }
 
 fn endpoint<'a>(rules: &'a Rules, document: &'a Document) -> Option<&'a str> {
@@ -306,22 +346,6 @@ fn check_times(rules: &Rules, claims: &Claims, now: UnixTime) -> Result<(), Fail
     Ok(())
 }
 
-/// How long an answer serves: as long as the token lives, within the bounds of `cache_ttl_*`.
-fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> UnixTime {
-    let provider = &rules.config.provider;
-    let mut lifetime = match jws::time(claims, "exp").ok().flatten() {
-        Some(end) => end.saturating_since(now),
-        None => provider.cache_ttl.seconds(),
-    };
-    if let Some(least) = &provider.cache_ttl_min {
-        lifetime = lifetime.max(least.seconds());
-    }
-    if let Some(most) = &provider.cache_ttl_max {
-        lifetime = lifetime.min(most.seconds());
-    }
-    now.saturating_add(lifetime)
-}
-
 fn tokens(token: &str, claims: &Claims) -> Tokens {
     let mut answer = Map::new();
     answer.insert("access_token".to_owned(), token.into());
@@ -331,5 +355,7 @@ fn tokens(token: &str, claims: &Claims) -> Tokens {
         refresh_token: None,
         expires_at: jws::time(claims, "exp").ok().flatten(),
         answer,
+        introspection: Some(claims.clone()),
+        headers: Vec::new(),
     }
 }

@@ -1,12 +1,15 @@
 //! Signed tokens in their compact form, taken apart with care (RFC 7515, RFC 8725).
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use std::time::Duration;
+
+use super::config::SigningAlgorithm;
+use super::key::PublicKey;
 
 /// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
@@ -37,16 +40,30 @@ pub(super) struct Jws<'a> {
 /// The parts of a header that count. `jku`, `jwk`, `x5u` and `x5c` choose no key (RFC 8725 §3.10).
 #[derive(Debug)]
 pub(super) struct Header {
-    pub(super) algorithm: Algorithm,
+    pub(super) algorithm: SigningAlgorithm,
     pub(super) kid: Option<String>,
+    /// Digests of a certificate that has the key, by SHA-1 and by SHA-256.
+    pub(super) thumbprints: [Option<String>; 2],
     pub(super) typ: Option<String>,
+}
+
+impl Header {
+    /// The type in lower case, without `application/`, which may be left out (RFC 7515 §4.1.9).
+    pub(super) fn kind(&self) -> Option<String> {
+        let typ = self.typ.as_deref()?.to_ascii_lowercase();
+        Some(typ.strip_prefix("application/").unwrap_or(&typ).to_owned())
+    }
 }
 
 #[derive(Deserialize)]
 struct RawHeader {
-    alg: String,
+    alg: Value,
     #[serde(default)]
     kid: Option<String>,
+    #[serde(default)]
+    x5t: Option<String>,
+    #[serde(default, rename = "x5t#S256")]
+    x5t_s256: Option<String>,
     #[serde(default)]
     typ: Option<String>,
     #[serde(default)]
@@ -70,12 +87,13 @@ impl<'a> Jws<'a> {
         if raw.crit.is_some() || raw.b64 == Some(false) {
             return Err(JwsError::Critical);
         }
-        let algorithm = raw.alg.parse().map_err(|_| JwsError::Algorithm)?;
+        let algorithm = SigningAlgorithm::deserialize(raw.alg).map_err(|_| JwsError::Algorithm)?;
         let claims = decode(body)?;
         Ok(Self {
             header: Header {
                 algorithm,
                 kid: raw.kid,
+                thumbprints: [raw.x5t, raw.x5t_s256],
                 typ: raw.typ,
             },
             claims,
@@ -85,15 +103,23 @@ impl<'a> Jws<'a> {
     }
 
     /// Whether `key` made the signature.
-    pub(super) fn signed_by(&self, key: &DecodingKey) -> bool {
-        key.family() == self.header.algorithm.family()
-            && crypto::verify(
-                self.signature,
-                self.message.as_bytes(),
-                key,
-                self.header.algorithm,
-            )
-            .unwrap_or(false)
+    pub(super) fn signed_by(&self, key: &PublicKey) -> bool {
+        URL_SAFE_NO_PAD
+            .decode(self.signature)
+            .is_ok_and(|signature| {
+                key.verifies(self.header.algorithm, self.message.as_bytes(), &signature)
+            })
+    }
+
+    /// Whether the signature was made with `secret`.
+    pub(super) fn signed_with(&self, secret: &str) -> bool {
+        let Some(algorithm) = self.header.algorithm.of_secrets() else {
+            return false;
+        };
+        let key = hmac::Key::new(algorithm, secret.as_bytes());
+        URL_SAFE_NO_PAD
+            .decode(self.signature)
+            .is_ok_and(|tag| hmac::verify(&key, self.message.as_bytes(), &tag).is_ok())
     }
 }
 
@@ -160,6 +186,8 @@ mod tests {
             json!({"alg": "RS256", "b64": false}),
             Some(JwsError::Critical),
         );
+        check(json!({"alg": "RSA1_5"}), Some(JwsError::Algorithm));
+        check(json!({"alg": 5}), Some(JwsError::Algorithm));
         check(json!({}), Some(JwsError::Shape));
         check(json!("RS256"), Some(JwsError::Shape));
         assert_eq!(Jws::parse("a.b.c.d.e", 99).err(), Some(JwsError::Shape));

@@ -29,8 +29,13 @@ pub(super) fn answer(
         LoginAction::Upstream => None,
         LoginAction::Response => {
             let listed = sign_in.login_tokens.as_deref().unwrap_or_default();
+            let introspection = tokens.introspection.as_ref();
+            let introspection =
+                introspection.filter(|_| listed.contains(&LoginToken::Introspection));
             let body = if listed.contains(&LoginToken::Tokens) {
                 tokens.answer.clone()
+            } else if let Some(introspection) = introspection {
+                introspection.clone()
             } else {
                 handed_out(rules, tokens)
                     .map(|(name, token)| (name.to_owned(), token.into()))

@@ -10,6 +10,7 @@ use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use uuid::Uuid;
 
+use super::admission::Found;
 use super::config::AuthMethod;
 use super::cookie::Jar;
 use super::headers::Facts;
@@ -213,6 +214,36 @@ fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
 
 /// Who a session's tokens speak of. They were verified before they were sealed.
 pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
+    principal_with(rules, session, &Found::default())
+}
+
+/// Who a session's tokens speak of, with what was found out besides.
+pub(super) fn principal_with(rules: &Rules, session: &Session, found: &Found) -> Principal {
+    let (access, id) = claims_of(rules, session);
+    let facts = Facts {
+        access_token: &session.access_token,
+        id_token: session.id_token.as_deref(),
+        refresh_token: session.refresh_token.as_deref(),
+        session_id: Some(&session.id),
+        access: access.as_ref(),
+        introspection: session.introspection.as_ref(),
+        introspection_jwt: session.introspection_jwt.as_deref(),
+        id: id.as_ref(),
+        user_info: session.user_info.as_ref(),
+        user_info_jwt: session.user_info_jwt.as_deref(),
+        keys: [found.access_key.as_deref(), found.id_key.as_deref()],
+        searches_user_info: rules.config.credentials.search_user_info,
+    };
+    let exchanged = found.exchanged.as_deref();
+    Principal::new(
+        rules,
+        facts,
+        exchanged.map(|exchanged| exchanged.0.as_str()),
+    )
+}
+
+/// The claims of a session's access and ID token, as far as they count.
+pub(super) fn claims_of(rules: &Rules, session: &Session) -> (Option<Claims>, Option<Claims>) {
     let access = claims(&session.access_token).filter(|claims| {
         // A token for somebody else to read is opaque to us, as it was at sign-in. A bearer token was
         // accepted even without an issuer.
@@ -220,23 +251,11 @@ pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
         match session.method {
             AuthMethod::Bearer => true,
             // Nobody has verified it here; what the provider said of it counts.
-            AuthMethod::Introspection => false,
+            AuthMethod::Introspection | AuthMethod::Userinfo => false,
             _ => issuer.is_some_and(|issuer| rules.accepts_issuer(issuer)),
         }
     });
-    let id = session.id_token.as_deref().and_then(claims);
-    Principal::new(
-        rules,
-        Facts {
-            access_token: &session.access_token,
-            id_token: session.id_token.as_deref(),
-            refresh_token: session.refresh_token.as_deref(),
-            session_id: Some(&session.id),
-            access: access.as_ref(),
-            introspection: session.introspection.as_ref(),
-            id: id.as_ref(),
-        },
-    )
+    (access, session.id_token.as_deref().and_then(claims))
 }
 
 fn claims(token: &str) -> Option<Claims> {

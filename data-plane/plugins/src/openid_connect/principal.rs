@@ -28,14 +28,13 @@ pub(super) struct Principal {
 
 impl Principal {
     /// Reads the tokens. Claims are looked up in the access token first, then in what introspection
-    /// told, then in the ID token.
-    pub(super) fn new(rules: &Rules, facts: Facts<'_>) -> Self {
+    /// told, then in the ID token, then, if that is configured, in the user info. `exchanged` goes
+    /// upstream in place of the access token.
+    pub(super) fn new(rules: &Rules, facts: Facts<'_>, exchanged: Option<&str>) -> Self {
         let access = &rules.config.access;
         let at = |path: &Option<Vec<String>>| {
             let path = path.as_deref().filter(|path| !path.is_empty())?;
-            let sources = [facts.access, facts.introspection, facts.id];
-            let sources = sources.into_iter().flatten();
-            sources.into_iter().find_map(|claims| find(claims, path))
+            facts.of_identity().find_map(|claims| find(claims, path))
         };
         let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
         Self {
@@ -48,7 +47,10 @@ impl Principal {
                     .map(std::borrow::Cow::into_owned)
                     .collect()
             }),
-            upstream: rules.headers.upstream.values(facts),
+            upstream: rules.headers.upstream.values(Facts {
+                access_token: exchanged.unwrap_or(facts.access_token),
+                ..facts
+            }),
             downstream: rules.headers.downstream.values(facts),
         }
     }

@@ -15,7 +15,7 @@ use super::jws::{Claims, Jws};
 use super::provider;
 use super::rules::Rules;
 use super::single_flight::Flights;
-use super::token_endpoint::{self, Tokens};
+use super::token_endpoint::{self, PassedOn, Tokens};
 use super::verify::{Expected, Refusal, Verifier};
 use crate::host::Host;
 
@@ -46,6 +46,7 @@ pub(super) async fn refresh(
     client: usize,
     refresh_token: &str,
     id_token: Option<&str>,
+    passed_on: PassedOn,
 ) -> Outcome {
     let refreshes = host.node_state::<Refreshes>();
     let key = key(rules, client, refresh_token);
@@ -69,6 +70,7 @@ pub(super) async fn refresh(
                 client,
                 refresh_token,
                 id_token.as_deref(),
+                &passed_on,
             )
             .await;
             match &outcome {
@@ -89,6 +91,7 @@ async fn run(
     client: usize,
     refresh_token: String,
     id_token: Option<&str>,
+    passed_on: &PassedOn,
 ) -> Outcome {
     let mut document = provider::document(rules, host)
         .await
@@ -97,7 +100,7 @@ async fn run(
         ("grant_type".to_owned(), "refresh_token".to_owned()),
         ("refresh_token".to_owned(), refresh_token),
     ];
-    let tokens = token_endpoint::request(rules, &document, client, host, form)
+    let tokens = token_endpoint::request(rules, &document, client, host, form, passed_on)
         .await
         .map_err(|error| error.failure("refresh_failed"))?;
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));

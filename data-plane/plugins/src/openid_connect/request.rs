@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::config::{ParamPlace, TokenPlace};
@@ -103,6 +103,54 @@ pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, 
             _ => None,
         })
         .collect()
+}
+
+/// Arguments of the request that the configuration lets through to the provider: of query and body,
+/// and, if `headers` says so, of headers that are named alike. Of each name the first counts.
+pub(super) async fn let_through(
+    exchange: &mut Exchange<'_>,
+    wanted: Option<&[String]>,
+    headers: bool,
+) -> Vec<(String, String)> {
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else {
+        return Vec::new();
+    };
+    let mut given: Vec<_> = query(exchange).into_owned().collect();
+    given.extend(body_arguments(exchange).await);
+    wanted
+        .iter()
+        .filter_map(|name| {
+            let argument = given.iter().find(|(found, _)| found == name);
+            let value = argument.map(|(_, value)| value.clone()).or_else(|| {
+                let name = HeaderName::try_from(name.replace('_', "-")).ok()?;
+                let value = exchange.request.headers.get(&name).filter(|_| headers)?;
+                value.to_str().ok().map(str::to_owned)
+            })?;
+            Some((name.clone(), value))
+        })
+        .collect()
+}
+
+/// Headers of the request that the configuration lets through to the provider.
+pub(super) fn headers_let_through(
+    headers: &HeaderMap,
+    wanted: Option<&[String]>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let wanted = wanted.unwrap_or_default().iter();
+    wanted
+        .filter_map(|name| {
+            let name = HeaderName::try_from(name).ok()?;
+            let value = headers.get(&name)?.clone();
+            Some((name, value))
+        })
+        .collect()
+}
+
+/// The ID token that accompanies an access token, if one is looked for.
+pub(super) async fn id_token(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Found> {
+    let credentials = &rules.config.credentials;
+    let name = credentials.id_token_param_name.as_deref()?;
+    named(exchange, name, credentials.id_token_param_type.as_deref()).await
 }
 
 /// The position of the client that the request chooses; the first if it chooses none (Kong 3.9,
@@ -282,7 +330,17 @@ fn bearer_header(headers: &HeaderMap) -> Option<Found> {
 pub(super) async fn refresh_token(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Found> {
     let credentials = &rules.config.credentials;
     let name = credentials.refresh_token_param_name.as_deref()?;
-    for place in credentials.refresh_token_param_type.iter().flatten() {
+    let places = credentials.refresh_token_param_type.as_deref();
+    named(exchange, name, places).await
+}
+
+/// The token called `name`, looked for in `places`, in their order.
+async fn named(
+    exchange: &mut Exchange<'_>,
+    name: &str,
+    places: Option<&[ParamPlace]>,
+) -> Option<Found> {
+    for place in places.unwrap_or_default() {
         let found = match place {
             ParamPlace::Header => header_of(&exchange.request.headers, name),
             ParamPlace::Query => query_argument(exchange, name).map(|token| Found {

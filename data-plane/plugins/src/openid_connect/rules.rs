@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 pub(super) use checks::provider_url;
 
+use super::admission::Lookups;
 use super::assertion::Signer;
 use super::config::{AuthMethod, ClientAuth, OpenidConnect, ResponseMode, UnsignedMethod};
 use super::cookie::{Attributes, Names};
@@ -44,6 +45,8 @@ pub(super) struct Rules {
     pub(super) discovery_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) token_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) userinfo_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) lookups: Lookups,
     pub(super) clients: Vec<Client>,
     pub(super) names: Names,
     pub(super) session_cookie: Attributes,
@@ -64,6 +67,7 @@ pub(super) struct Methods {
     pub(super) session: bool,
     pub(super) bearer: bool,
     pub(super) introspection: bool,
+    pub(super) userinfo: bool,
     pub(super) refresh_token: bool,
     pub(super) password: bool,
     pub(super) client_credentials: bool,
@@ -91,7 +95,7 @@ pub(super) struct Client {
 impl Methods {
     /// Whether access tokens of clients are looked for.
     pub(super) fn tokens(self) -> bool {
-        self.bearer || self.introspection
+        self.bearer || self.introspection || self.userinfo
     }
 }
 
@@ -129,6 +133,12 @@ impl Rules {
             "introspection_headers_names",
             &mut errors,
         );
+        let userinfo_headers = pairs(
+            config.credentials.userinfo_headers_names.as_deref(),
+            config.credentials.userinfo_headers_values.as_deref(),
+            "userinfo_headers_names",
+            &mut errors,
+        );
         let clients = clients(&config, &mut errors);
         let headers = HeaderRules::new(&config.headers, &mut errors);
         if !errors.is_empty() {
@@ -146,6 +156,8 @@ impl Rules {
             discovery_headers,
             token_headers,
             introspection_headers,
+            userinfo_headers,
+            lookups: Lookups::new(&config),
             clients,
             names: Names::new(
                 &config.session.session_cookie_name,
@@ -179,6 +191,23 @@ impl Rules {
             Some(allowed) if !allowed.is_empty() => allowed.iter().any(|known| same(known)),
             _ => same(&self.issuer),
         }
+    }
+
+    /// Until when an answer of the provider is remembered whose token ends at `end`, if it says so:
+    /// within the bounds of `cache_ttl_*`.
+    pub(super) fn remembered_until(&self, end: Option<UnixTime>, now: UnixTime) -> UnixTime {
+        let provider = &self.config.provider;
+        let mut lifetime = match end {
+            Some(end) => end.saturating_since(now),
+            None => provider.cache_ttl.seconds(),
+        };
+        if let Some(least) = &provider.cache_ttl_min {
+            lifetime = lifetime.max(least.seconds());
+        }
+        if let Some(most) = &provider.cache_ttl_max {
+            lifetime = lifetime.min(most.seconds());
+        }
+        now.saturating_add(lifetime)
     }
 
     /// Whether access tokens of `method` go unverified.
@@ -239,13 +268,9 @@ fn token_cache_key(config: &OpenidConnect, issuer: &str, id: Uuid) -> [u8; 32] {
         None => id.to_string(),
     };
     let provider = provider_key(config, issuer);
-    let parts = serde_json::json!([
-        own,
-        provider,
-        config.client,
-        config.credentials,
-        config.sign_in.scopes
-    ]);
+    let scopes = config.sign_in.scopes.as_ref();
+    let scopes = scopes.filter(|_| config.provider.token_cache_key_include_scope);
+    let parts = serde_json::json!([own, provider, config.client, config.credentials, scopes]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }
 

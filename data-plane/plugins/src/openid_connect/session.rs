@@ -17,6 +17,7 @@ use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
 use super::token_endpoint::Tokens;
+use super::user_info::UserInfo;
 use crate::host::Host;
 use crate::session_keys::KeyRing;
 
@@ -61,6 +62,23 @@ pub(super) struct Session {
     /// What the provider said of the access token, if it was asked (RFC 7662).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) introspection: Option<Claims>,
+    /// The same as the JWT that came, if it came as one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "packed::optional_token"
+    )]
+    pub(super) introspection_jwt: Option<String>,
+    /// What the provider said of the user, if that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) user_info: Option<Claims>,
+    /// The same as the JWT that came, if it came as one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "packed::optional_token"
+    )]
+    pub(super) user_info_jwt: Option<String>,
 }
 
 impl std::fmt::Debug for Session {
@@ -92,7 +110,16 @@ impl Session {
             refresh_token: tokens.refresh_token.clone(),
             expires_at: tokens.expires_at,
             introspection: None,
+            introspection_jwt: None,
+            user_info: None,
+            user_info_jwt: None,
         }
+    }
+
+    /// Takes over what the provider said of the user.
+    pub(super) fn learn(&mut self, user_info: &UserInfo) {
+        self.user_info = Some(user_info.claims.clone());
+        self.user_info_jwt.clone_from(&user_info.jwt);
     }
 
     /// Takes over the tokens of a refresh; those that did not come stay.
@@ -106,6 +133,9 @@ impl Session {
                 .or_else(|| self.refresh_token.clone()),
             expires_at: tokens.expires_at,
             introspection: None,
+            introspection_jwt: None,
+            user_info: None,
+            user_info_jwt: None,
             ..self.clone()
         }
     }

@@ -5,23 +5,22 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::admission;
 use super::callback::Lost;
 use super::config::AuthMethod;
 use super::cookie::Jar;
 use super::failure::{Class, Failure};
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
-use super::headers::Facts;
 use super::login;
 use super::loops;
 use super::mark;
-use super::principal::Principal;
 use super::provider;
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, sha256};
 use super::seal::{self, Sizes};
 use super::session::{Session, random_text};
-use super::token_endpoint;
+use super::token_endpoint::{self, PassedOn};
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -274,11 +273,12 @@ pub(super) fn suffix(state: &str) -> String {
 /// If it failed.
 pub(super) async fn finish(
     rules: &Arc<Rules>,
-    exchange: &Exchange<'_>,
+    exchange: &mut Exchange<'_>,
     host: &impl Host,
     pending: Pending,
     callback: Callback,
 ) -> Result<SignedIn, Failure> {
+    let passed_on = PassedOn::of(rules, exchange).await;
     let mut document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
@@ -293,9 +293,10 @@ pub(super) async fn finish(
         let (next, action) = flow::step(context, state, event, host.now());
         state = next;
         event = match action {
-            Action::FetchTokens(mut form) => {
-                form.extend(client_arguments(rules, exchange));
-                match token_endpoint::request(rules, &document, client, host, form).await {
+            Action::FetchTokens(form) => {
+                let asked =
+                    token_endpoint::request(rules, &document, client, host, form, &passed_on);
+                match asked.await {
                     Ok(tokens) => Event::TokensReceived(Box::new(tokens)),
                     Err(error) => Event::TokensRefused(error.failure("token_http")),
                 }
@@ -316,20 +317,6 @@ pub(super) async fn finish(
             }
         };
     }
-}
-
-/// Arguments of the request that the configuration lets through to the token endpoint.
-pub(super) fn client_arguments(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
-    let let_through = rules
-        .config
-        .client
-        .token_post_args_client
-        .as_deref()
-        .unwrap_or_default();
-    request::query(exchange)
-        .filter(|(name, _)| let_through.iter().any(|known| known == name))
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect()
 }
 
 /// Forgets the sign-in `pending`, unless the provider failed in the middle of it: then reloading the
@@ -357,31 +344,20 @@ pub(super) fn forget(
 /// # Errors
 ///
 /// If the user may not pass, or the session cannot be kept.
-pub(super) fn complete(
-    rules: &Rules,
+pub(super) async fn complete(
+    rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     signed_in: &SignedIn,
 ) -> Result<Flow, Failure> {
-    let SignedIn {
-        pending, tokens, ..
-    } = signed_in;
+    let SignedIn { pending, tokens } = signed_in;
     let method = AuthMethod::AuthorizationCode;
-    let session = Session::begin(tokens, method, pending.client, host);
-    let principal = Principal::new(
-        rules,
-        Facts {
-            access_token: &tokens.access_token,
-            id_token: tokens.id_token.as_deref(),
-            refresh_token: tokens.refresh_token.as_deref(),
-            session_id: Some(&session.id),
-            access: signed_in.access.as_ref(),
-            id: signed_in.id.as_ref(),
-            introspection: None,
-        },
-    );
-    principal.admit(rules, exchange)?;
+    let mut session = Session::begin(tokens, method, pending.client, host);
+    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    exchange
+        .response_headers
+        .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method) {
         keep(rules, exchange, host, jar, &session)?;
     }

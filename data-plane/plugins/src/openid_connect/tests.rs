@@ -3,6 +3,7 @@
 
 mod access;
 mod bearer;
+mod bindings;
 mod callback;
 mod failures;
 mod gateway;
@@ -13,3 +14,5 @@ mod properties;
 mod provider;
 mod session;
 mod sign_in;
+mod token_requests;
+mod user_info;

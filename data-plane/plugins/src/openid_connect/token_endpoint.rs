@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
@@ -17,8 +17,10 @@ use super::config::ClientAuth;
 use super::failure::Failure;
 use super::jws;
 use super::provider::{self, Document, ProviderError};
+use super::request;
 use super::rules::Rules;
 use super::session::Session;
+use crate::exchange::Exchange;
 use crate::host::Host;
 
 /// Longest answer of the token endpoint, in bytes.
@@ -44,6 +46,10 @@ pub(super) struct Tokens {
     pub(super) expires_at: Option<UnixTime>,
     /// The whole answer, for `login_tokens`.
     pub(super) answer: Map<String, Value>,
+    /// What introspection said, for `login_tokens`.
+    pub(super) introspection: Option<Map<String, Value>>,
+    /// Headers of the answer that the client shall see.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -71,6 +77,49 @@ impl Tokens {
             refresh_token: session.refresh_token.clone(),
             expires_at: session.expires_at,
             answer,
+            introspection: session.introspection.clone(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// What a request to the token endpoint takes over from the client's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PassedOn {
+    pub(super) arguments: Vec<(String, String)>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl PassedOn {
+    /// What the configuration lets through of `exchange`.
+    pub(super) async fn of(rules: &Rules, exchange: &mut Exchange<'_>) -> Self {
+        let config = &rules.config.client;
+        let wanted = config.token_post_args_client.as_deref();
+        let arguments = request::let_through(exchange, wanted, true).await;
+        let wanted = config.token_headers_client.as_deref();
+        Self {
+            arguments,
+            headers: request::headers_let_through(&exchange.request.headers, wanted),
+        }
+    }
+}
+
+/// A form to be posted to the provider.
+#[derive(Debug)]
+pub(super) struct Post<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) form: Vec<(String, String)>,
+    /// Further headers. An `Authorization` among them takes the place of the client's.
+    pub(super) headers: &'a [(HeaderName, HeaderValue)],
+    pub(super) accept: &'static str,
+}
+
+/// Adds the arguments whose names are not taken: what comes from a client never replaces or doubles
+/// what the gateway says itself.
+pub(super) fn add_missing(form: &mut Vec<(String, String)>, given: Vec<(String, String)>) {
+    for (name, value) in given {
+        if !form.iter().any(|(taken, _)| *taken == name) {
+            form.push((name, value));
         }
     }
 }
@@ -135,6 +184,7 @@ pub(super) async fn request(
     client: usize,
     host: &impl Host,
     form: Vec<(String, String)>,
+    passed_on: &PassedOn,
 ) -> Result<Tokens, TokenError> {
     let mut caller = Caller::configured(rules, client);
     caller.auth = rules
@@ -142,7 +192,7 @@ pub(super) async fn request(
         .client
         .token_endpoint_auth_method
         .or(caller.auth);
-    request_as(rules, document, caller, host, form).await
+    request_as(rules, document, caller, host, form, passed_on).await
 }
 
 /// Asks the token endpoint for tokens by the grant in `form`.
@@ -156,6 +206,7 @@ pub(super) async fn request_as(
     caller: Caller<'_>,
     host: &impl Host,
     mut form: Vec<(String, String)>,
+    passed_on: &PassedOn,
 ) -> Result<Tokens, TokenError> {
     let config = &rules.config.client;
     let endpoint = config
@@ -166,17 +217,23 @@ pub(super) async fn request_as(
     let names = config.token_post_args_names.as_deref().unwrap_or_default();
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
     form.extend(names.iter().cloned().zip(values.iter().cloned()));
+    add_missing(&mut form, passed_on.arguments.clone());
+    let grant = form.iter().find(|(name, _)| name == "grant_type");
+    let grant = grant.map(|(_, grant)| grant.clone()).unwrap_or_default();
+    let headers: Vec<_> = rules
+        .token_headers
+        .iter()
+        .chain(&passed_on.headers)
+        .cloned()
+        .collect();
     let answer = provider::guarded(rules, host, async {
-        let response = post(
-            rules,
-            document,
-            caller,
-            host,
+        let post = Post {
             endpoint,
             form,
-            &rules.token_headers,
-        )
-        .await?;
+            headers: &headers,
+            accept: "application/json",
+        };
+        let response = self::post(rules, document, caller, host, post).await?;
         let status = response.status();
         let refuses = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
         if !status.is_success() && !refuses {
@@ -198,9 +255,29 @@ pub(super) async fn request_as(
         );
         return Err(TokenError::Refused(code));
     }
-    read(answer.body(), host.now()).inspect_err(|error| {
+    let mut tokens = read(answer.body(), host.now()).inspect_err(|error| {
         warn!(issuer = rules.issuer, %error, "the token endpoint's answer is unusable");
-    })
+    })?;
+    tokens.headers = replayed(rules, &grant, answer.headers());
+    Ok(tokens)
+}
+
+/// The headers of the token endpoint's answer that the client shall see (Kong 3.9, `token_headers_*`).
+fn replayed(rules: &Rules, grant: &str, answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let config = &rules.config.client;
+    let grants = config.token_headers_grants.as_deref();
+    if grants.is_some_and(|grants| !grants.iter().any(|known| known.name() == grant)) {
+        return Vec::new();
+    }
+    let prefix = config.token_headers_prefix.as_deref().unwrap_or_default();
+    let wanted = config.token_headers_replay.iter().flatten();
+    wanted
+        .filter_map(|name| {
+            let value = answer.get(name)?.clone();
+            let shown = HeaderName::try_from(format!("{prefix}{name}")).ok()?;
+            Some((shown, value))
+        })
+        .collect()
 }
 
 /// Revokes tokens (RFC 7009), refresh token first. A failure is logged and changes nothing.
@@ -226,7 +303,13 @@ pub(super) async fn revoke(
         ];
         let mut caller = Caller::configured(rules, client);
         caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
-        match post(rules, document, caller, host, endpoint, form, &[]).await {
+        let post = Post {
+            endpoint,
+            form,
+            headers: &[],
+            accept: "application/json",
+        };
+        match self::post(rules, document, caller, host, post).await {
             Ok(response) if response.status().is_success() => debug!(hint, "token revoked"),
             Ok(response) => {
                 warn!(
@@ -243,17 +326,20 @@ pub(super) async fn revoke(
     }
 }
 
-/// Posts a form as the client (RFC 6749 §2.3). An `Authorization` header among `extra` takes the place
-/// of the client's.
+/// Posts a form as the client (RFC 6749 §2.3).
 pub(super) async fn post(
     rules: &Rules,
     document: &Document,
     caller: Caller<'_>,
     host: &impl Host,
-    endpoint: &str,
-    mut form: Vec<(String, String)>,
-    extra: &[(HeaderName, HeaderValue)],
+    post: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
+    let Post {
+        endpoint,
+        mut form,
+        headers: extra,
+        accept,
+    } = post;
     let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
     match (auth, caller.secret) {
@@ -298,7 +384,7 @@ pub(super) async fn post(
         CONTENT_TYPE,
         HeaderValue::from_static("application/x-www-form-urlencoded"),
     );
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static(accept));
     for (name, value) in extra {
         headers.append(name, value.clone());
     }
@@ -358,6 +444,8 @@ fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
         refresh_token,
         expires_at,
         answer,
+        introspection: None,
+        headers: Vec::new(),
     })
 }
 

@@ -1,8 +1,9 @@
 //! Verification of ID tokens and JWT access tokens.
 //!
-//! ID tokens go through the `openidconnect` crate, which checks signature, issuer, audience, expiry
-//! and nonce; what it leaves to its caller is checked here (OpenID Connect Core §3.1.3.7). Access
-//! tokens are checked by RFC 9068 as far as Kong does.
+//! The signature is checked against each key that may have made it. The claims of ID tokens then go
+//! through the `openidconnect` crate, which checks issuer, audience, expiry and nonce; what it leaves
+//! to its caller is checked here (OpenID Connect Core §3.1.3.7). Access tokens are checked by RFC 9068
+//! as far as Kong does.
 
 use std::time::Duration;
 
@@ -10,15 +11,13 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier};
-use openidconnect::{
-    ClaimsVerificationError, ClientId, ClientSecret, IssuerUrl, JsonWebKeySet, Nonce,
-};
+use openidconnect::{ClaimsVerificationError, ClientId, IssuerUrl, JsonWebKeySet, Nonce};
 use serde_json::Value;
 use shared::clock::UnixTime;
 use subtle::ConstantTimeEq;
 
+use super::config::SigningAlgorithm;
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws, JwsError};
 use super::provider::{Document, Key};
@@ -57,6 +56,14 @@ pub(super) struct Verifier<'a> {
     pub(super) now: UnixTime,
 }
 
+/// What the provider said, under its signature.
+#[derive(Debug)]
+pub(super) struct Statement {
+    /// The type that its header names.
+    pub(super) kind: Option<String>,
+    pub(super) claims: Claims,
+}
+
 /// What an ID token must fit to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Expected<'a> {
@@ -88,7 +95,8 @@ impl Verifier<'_> {
         let core: CoreIdToken = token
             .parse()
             .map_err(|_| bad("idt_missing", "the ID token has claims of the wrong type"))?;
-        self.check_with_crate(&core, &parsed, expected)?;
+        self.check_id_signature(&parsed)?;
+        self.check_with_crate(&core, &parsed.claims, expected)?;
         if self.rules.config.credentials.verify_claims {
             self.check_what_the_crate_does_not(&parsed, expected)?;
         }
@@ -96,16 +104,16 @@ impl Verifier<'_> {
         Ok(parsed.claims)
     }
 
-    /// Signature, issuer, audience, expiry, nonce. A client secret or each of the fitting keys.
+    /// Issuer, audience, expiry, nonce.
     fn check_with_crate(
         &self,
         token: &CoreIdToken,
-        parsed: &Jws<'_>,
+        claims: &Claims,
         expected: Expected<'_>,
     ) -> Result<(), Refusal> {
         let credentials = &self.rules.config.credentials;
         let issuer = self
-            .accepted_issuer(&parsed.claims)
+            .accepted_issuer(claims)
             .and_then(|issuer| IssuerUrl::new(issuer).ok());
         let issuer = match issuer {
             Some(issuer) => issuer,
@@ -116,51 +124,40 @@ impl Verifier<'_> {
             None => IssuerUrl::new(self.rules.issuer.clone())
                 .map_err(|_| Refusal::Bad(Failure::refused("idt_iss", "the issuer is no URL")))?,
         };
-        let client = self.rules.client(self.client);
-        let client_id = ClientId::new(client.id.clone());
-        let algorithm = parsed.header.algorithm;
-        let mut verifiers = Vec::new();
-        if !credentials.verify_signature {
-            let empty = JsonWebKeySet::new(Vec::new());
-            let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, empty);
-            verifiers.push(verifier.insecure_disable_signature_check());
-        } else if algorithm.family() == AlgorithmFamily::Hmac {
-            let secret = self.hmac_secret().ok_or_else(|| {
+        let client_id = ClientId::new(self.rules.client(self.client).id.clone());
+        let no_keys = JsonWebKeySet::new(Vec::new());
+        // The signature has been checked before.
+        let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, no_keys)
+            .insecure_disable_signature_check();
+        self.tuned(verifier, token, expected)
+            .map_err(|error| Refusal::Bad(claims_failure(&error)))
+    }
+
+    /// A client secret, or one of the provider's keys, has made the signature of an ID token.
+    fn check_id_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
+        if !self.rules.config.credentials.verify_signature {
+            return Ok(());
+        }
+        if token.header.algorithm.of_secrets().is_some() {
+            let Some(secret) = self.hmac_secret() else {
                 let detail = "the ID token is signed with the client secret, which enable_hs_signatures does not allow";
-                Refusal::Bad(Failure::refused("idt_alg", detail))
-            })?;
-            verifiers.push(CoreIdTokenVerifier::new_confidential_client(
-                client_id,
-                ClientSecret::new(secret.to_owned()),
-                issuer,
-                JsonWebKeySet::new(Vec::new()),
-            ));
-        } else {
-            for key in self.candidates(parsed) {
-                let keys = JsonWebKeySet::new(vec![key.core.clone()]);
-                verifiers.push(CoreIdTokenVerifier::new_public_client(
-                    client_id.clone(),
-                    issuer.clone(),
-                    keys,
-                ));
+                return Err(Refusal::Bad(Failure::refused("idt_alg", detail)));
+            };
+            if token.signed_with(secret) {
+                return Ok(());
             }
+            let failure = Failure::refused("idt_sig", "the ID token's signature is not valid");
+            return Err(Refusal::Bad(failure));
         }
-        let mut refusal = Refusal::UnknownKey(Failure::refused(
-            "idt_kid",
-            "the provider has no key that fits the ID token",
-        ));
-        for verifier in verifiers {
-            match self.tuned(verifier, token, expected) {
-                Ok(()) => return Ok(()),
-                Err(ClaimsVerificationError::SignatureVerification(_)) => {
-                    let failure =
-                        Failure::refused("idt_sig", "the ID token's signature is not valid");
-                    refusal = Refusal::UnknownKey(failure);
-                }
-                Err(error) => return Err(Refusal::Bad(claims_failure(&error))),
+        let mut failure =
+            Failure::refused("idt_kid", "the provider has no key that fits the ID token");
+        for key in self.candidates(token) {
+            if token.signed_by(&key.public) {
+                return Ok(());
             }
+            failure = Failure::refused("idt_sig", "the ID token's signature is not valid");
         }
-        Err(refusal)
+        Err(Refusal::UnknownKey(failure))
     }
 
     /// Runs one of the crate's verifiers with this configuration's rules.
@@ -326,16 +323,7 @@ impl Verifier<'_> {
     fn check_access_token(&self, token: &Jws<'_>, check_signature: bool) -> Result<(), Refusal> {
         let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
         if check_signature {
-            if token.header.algorithm.family() == AlgorithmFamily::Hmac {
-                let secret = self.hmac_secret();
-                if !secret.is_some_and(|secret| {
-                    token.signed_by(&DecodingKey::from_secret(secret.as_bytes()))
-                }) {
-                    return refuse("at_sig", "the access token's signature is not valid");
-                }
-            } else {
-                self.check_signature(token)?;
-            }
+            self.check_signature(token, "at_sig")?;
         }
         if !self.rules.config.credentials.verify_claims {
             return Ok(());
@@ -356,22 +344,106 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    pub(super) fn check_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
-        let mut failure = Failure::refused("at_sig", "no key fits the access token");
-        for key in self.candidates(token) {
-            if token.signed_by(&key.decoding) {
+    /// A client secret, or one of the provider's keys, has made the signature.
+    pub(super) fn check_signature(
+        &self,
+        token: &Jws<'_>,
+        code: &'static str,
+    ) -> Result<(), Refusal> {
+        let mut failure = Failure::refused(code, "no key fits the token");
+        if token.header.algorithm.of_secrets().is_some() {
+            if self
+                .hmac_secret()
+                .is_some_and(|secret| token.signed_with(secret))
+            {
                 return Ok(());
             }
-            failure = Failure::refused("at_sig", "the access token's signature is not valid");
+            failure.detail = "the token's signature is not valid".into();
+            return Err(Refusal::Bad(failure));
+        }
+        for key in self.candidates(token) {
+            if token.signed_by(&key.public) {
+                return Ok(());
+            }
+            failure.detail = "the token's signature is not valid".into();
         }
         Err(Refusal::UnknownKey(failure))
     }
 
     fn candidates<'b>(&'b self, token: &'b Jws<'_>) -> impl Iterator<Item = &'b Key> {
-        let header = &token.header;
-        self.document
-            .keys
-            .candidates(header.kid.as_deref(), header.algorithm)
+        self.document.keys.candidates(&token.header)
+    }
+
+    /// The key that signed `token`, among the provider's.
+    pub(super) fn key_of(&self, token: &str) -> Option<&Key> {
+        let parsed = Jws::parse(token, PROVIDER_TOKEN).ok()?;
+        let keys = &self.document.keys;
+        keys.candidates(&parsed.header)
+            .find(|key| parsed.signed_by(&key.public))
+    }
+
+    /// The claims of an answer that the provider signed: user info, introspection, an authorization
+    /// response. Its issuer and its audience, where it names them, are the provider and the client.
+    pub(super) fn statement(
+        &self,
+        token: &str,
+        check_signature: bool,
+        code: &'static str,
+    ) -> Result<Statement, Refusal> {
+        let bad = |detail: &'static str| Refusal::Bad(Failure::refused(code, detail));
+        let parsed = Jws::parse(token, PROVIDER_TOKEN)
+            .map_err(|_| bad("the provider's answer is not a signed JWT"))?;
+        if check_signature {
+            self.check_signature(&parsed, code)?;
+        }
+        let claims = &parsed.claims;
+        if self.rules.config.credentials.verify_claims {
+            if claims.contains_key("iss") && self.accepted_issuer(claims).is_none() {
+                return Err(bad("the provider's answer is of another issuer"));
+            }
+            let client = &self.rules.client(self.client).id;
+            let is_ours = |audience: &Value| audience.as_str() == Some(client.as_str());
+            let for_us = match claims.get("aud") {
+                None => true,
+                Some(Value::Array(audiences)) => audiences.iter().any(is_ours),
+                Some(audience) => is_ours(audience),
+            };
+            if !for_us {
+                return Err(bad("the provider's answer is for another client"));
+            }
+        }
+        Ok(Statement {
+            kind: parsed.header.kind(),
+            claims: parsed.claims,
+        })
+    }
+
+    /// The claims of a JWT of another source, signed with a key that is trusted here.
+    pub(super) fn of_source(&self, token: &str) -> Option<Claims> {
+        let parsed = Jws::parse(token, PROVIDER_TOKEN).ok()?;
+        if parsed.header.algorithm.of_secrets().is_some() {
+            return None;
+        }
+        self.check_signature(&parsed, "claims_source").ok()?;
+        let alive = jws::unexpired(&parsed.claims, self.now, self.leeway());
+        alive.then_some(parsed.claims)
+    }
+
+    /// Verifies once more the tokens that a session holds: all of the access token, and of the ID
+    /// token, which may have ended, who signed it.
+    pub(super) fn stored(
+        &self,
+        access_token: Option<&str>,
+        id_token: Option<&str>,
+        check_signature: bool,
+    ) -> Result<(), Refusal> {
+        if let Some(token) = access_token {
+            self.issued(token, check_signature)?;
+        }
+        if let Some(parsed) = id_token.and_then(|token| Jws::parse(token, PROVIDER_TOKEN).ok()) {
+            self.check_id_signature(&parsed)?;
+        }
+        Ok(())
     }
 
     /// The issuer that the claims name, if it is accepted.
@@ -380,7 +452,7 @@ impl Verifier<'_> {
         self.rules.accepts_issuer(found).then(|| found.to_owned())
     }
 
-    pub(super) fn hmac_secret(&self) -> Option<&str> {
+    fn hmac_secret(&self) -> Option<&str> {
         let secret = self.rules.client(self.client).secret.as_ref()?.expose();
         (self.rules.config.credentials.enable_hs_signatures && secret.len() > 1)
             .then_some(secret.as_str())
@@ -411,20 +483,14 @@ fn claims_failure(error: &ClaimsVerificationError) -> Failure {
 
 /// Whether a token of another kind poses as an access token: an ID token, a refresh token, an event.
 fn posing(token: &Jws<'_>) -> bool {
-    let typ = token
-        .header
-        .typ
-        .as_deref()
-        .unwrap_or("JWT")
-        .to_ascii_lowercase();
-    let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+    let typ = token.header.kind().unwrap_or_else(|| "jwt".to_owned());
     let claims = &token.claims;
     let says = |name: &str, values: &[&str]| {
         let value = claims.get(name).and_then(Value::as_str);
         value.is_some_and(|value| values.contains(&value))
     };
     let scoped = claims.contains_key("scope") || claims.contains_key("scp");
-    !matches!(typ, "jwt" | "at+jwt")
+    !matches!(typ.as_str(), "jwt" | "at+jwt")
         || says("token_use", &["id"])
         // Keycloak names the kind of its tokens in the claims.
         || says("typ", &["ID", "Refresh", "Offline", "Logout"])
@@ -435,7 +501,12 @@ fn posing(token: &Jws<'_>) -> bool {
 }
 
 /// Whether the hash claim `name`, if it is there, is that of `value` (OpenID Connect Core §3.1.3.6).
-fn hash_fits(claims: &Claims, name: &str, algorithm: Algorithm, value: Option<&str>) -> bool {
+fn hash_fits(
+    claims: &Claims,
+    name: &str,
+    algorithm: SigningAlgorithm,
+    value: Option<&str>,
+) -> bool {
     let Some(found) = claims.get(name) else {
         return true;
     };
@@ -443,13 +514,19 @@ fn hash_fits(claims: &Claims, name: &str, algorithm: Algorithm, value: Option<&s
         return false;
     };
     let digest = match algorithm {
-        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 | Algorithm::HS256 => {
-            &digest::SHA256
-        }
-        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 | Algorithm::HS384 => {
-            &digest::SHA384
-        }
-        _ => &digest::SHA512,
+        SigningAlgorithm::RS256
+        | SigningAlgorithm::PS256
+        | SigningAlgorithm::ES256
+        | SigningAlgorithm::HS256 => &digest::SHA256,
+        SigningAlgorithm::RS384
+        | SigningAlgorithm::PS384
+        | SigningAlgorithm::ES384
+        | SigningAlgorithm::HS384 => &digest::SHA384,
+        SigningAlgorithm::RS512
+        | SigningAlgorithm::PS512
+        | SigningAlgorithm::ES512
+        | SigningAlgorithm::HS512
+        | SigningAlgorithm::EdDSA => &digest::SHA512,
     };
     let hash = digest::digest(digest, value.as_bytes());
     let half = hash.as_ref().len() / 2;

@@ -86,12 +86,10 @@ pub struct Client {
 
     /// User info endpoint, in place of the discovered one.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_endpoint: Option<String>,
 
     /// Endpoint that exchanges access tokens.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_exchange_endpoint: Option<String>,
 
     /// Token endpoint for mutual TLS.
@@ -119,22 +117,18 @@ pub struct Client {
 
     /// Headers of the client passed to the token endpoint.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_headers_client: Option<Vec<String>>,
 
     /// Headers of the token endpoint's answer passed to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_headers_replay: Option<Vec<String>>,
 
     /// Prefix of replayed headers.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_headers_prefix: Option<String>,
 
     /// Grants for which headers are replayed.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_headers_grants: Option<Vec<Grant>>,
 
     /// Names of extra form arguments sent to the token endpoint.

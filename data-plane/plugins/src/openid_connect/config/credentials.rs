@@ -17,7 +17,7 @@ use super::values::{
 )]
 pub struct Credentials {
     /// Accepted credentials and grants. Of the full list, which is the default, this version
-    /// serves `session`, `bearer`, `introspection`, `refresh_token`, `password`,
+    /// serves `session`, `bearer`, `introspection`, `userinfo`, `refresh_token`, `password`,
     /// `client_credentials` and `authorization_code`.
     #[serde(default = "default::auth_methods")]
     pub auth_methods: Vec<AuthMethod>,
@@ -51,12 +51,10 @@ pub struct Credentials {
 
     /// Where an ID token that accompanies an access token is looked for.
     #[serde(default = "default::param_places")]
-    #[schemars(extend("x-not-yet" = true))]
     pub id_token_param_type: Option<Vec<ParamPlace>>,
 
     /// Name of the argument that carries an ID token.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub id_token_param_name: Option<String>,
 
     /// Refreshes an expired access token when the session holds a refresh token.
@@ -103,7 +101,6 @@ pub struct Credentials {
 
     /// Verifies the tokens of a session at each use.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub reverify: bool,
 
     /// Methods that start no session; `session` stops renewals.
@@ -112,12 +109,10 @@ pub struct Credentials {
 
     /// Claim of the access token that must equal `jwt_session_cookie`.
     #[serde(default = "default::sid")]
-    #[schemars(extend("x-not-yet" = true))]
     pub jwt_session_claim: String,
 
     /// Cookie that must equal `jwt_session_claim`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub jwt_session_cookie: Option<String>,
 
     /// `token_type_hint` of introspection requests.
@@ -130,7 +125,6 @@ pub struct Credentials {
 
     /// `Accept` header of introspection requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub introspection_accept: IntrospectionAccept,
 
     /// Names of extra headers of introspection requests.
@@ -172,47 +166,38 @@ pub struct Credentials {
 
     /// `Accept` header of user info requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_accept: UserinfoAccept,
 
     /// Names of extra headers of user info requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_headers_names: Option<Vec<String>>,
 
     /// Values of `userinfo_headers_names`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_headers_values: Option<Vec<String>>,
 
     /// Headers of the client passed on in user info requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_headers_client: Option<Vec<String>>,
 
     /// Names of extra arguments of user info requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_query_args_names: Option<Vec<String>>,
 
     /// Values of `userinfo_query_args_names`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_query_args_values: Option<Vec<String>>,
 
     /// Arguments of the client passed on in user info requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub userinfo_query_args_client: Option<Vec<String>>,
 
     /// Looks for claims in the user info too.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub search_user_info: bool,
 
     /// Fetches aggregated and distributed claims.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub resolve_distributed_claims: bool,
 
     /// Demands that tokens are bound to the client's certificate.

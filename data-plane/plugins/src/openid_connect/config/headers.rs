@@ -22,7 +22,6 @@ pub struct Headers {
 
     /// Header that carries the key of the access token upstream.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_access_token_jwk_header: Option<String>,
 
     /// Header that carries the ID token upstream.
@@ -31,7 +30,6 @@ pub struct Headers {
 
     /// Header that carries the key of the ID token upstream.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_id_token_jwk_header: Option<String>,
 
     /// Header that carries the refresh token upstream.
@@ -40,12 +38,10 @@ pub struct Headers {
 
     /// Header that carries the user info upstream.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_user_info_header: Option<String>,
 
     /// Header that carries the user info upstream as the JWT that was received.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_user_info_jwt_header: Option<String>,
 
     /// Header that carries the introspection result upstream.
@@ -54,7 +50,6 @@ pub struct Headers {
 
     /// Header that carries the introspection result upstream as the JWT that was received.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_introspection_jwt_header: Option<String>,
 
     /// Header that carries the session id upstream.
@@ -87,22 +82,18 @@ pub struct Headers {
 
     /// Header that carries the key of the access token to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_access_token_jwk_header: Option<String>,
 
     /// Header that carries the key of the ID token to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_id_token_jwk_header: Option<String>,
 
     /// Header that carries the user info to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_user_info_header: Option<String>,
 
     /// Header that carries the user info JWT to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_user_info_jwt_header: Option<String>,
 
     /// Header that carries the introspection result to the client.
@@ -111,6 +102,5 @@ pub struct Headers {
 
     /// Header that carries the introspection JWT to the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub downstream_introspection_jwt_header: Option<String>,
 }

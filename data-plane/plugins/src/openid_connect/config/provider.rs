@@ -111,12 +111,10 @@ pub struct Provider {
 
     /// Time in seconds for which failures are remembered.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_ttl_neg: Option<Number>,
 
     /// Time in seconds for which an expired entry may still be used while the provider fails.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_ttl_resurrect: Option<Number>,
 
     /// Remembers the answers of the token endpoint to the password and client credentials grants for
@@ -134,17 +132,14 @@ pub struct Provider {
 
     /// Remembers exchanged tokens.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_token_exchange: bool,
 
     /// Remembers user info.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub cache_user_info: bool,
 
     /// Adds the requested scopes to the key of the token cache.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub token_cache_key_include_scope: bool,
 
     /// Shares the introspection cache between nodes.

@@ -96,6 +96,18 @@ pub enum Grant {
     RefreshToken,
 }
 
+impl Grant {
+    /// Its name on the wire (RFC 6749).
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::ClientCredentials => "client_credentials",
+            Self::AuthorizationCode => "authorization_code",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+}
+
 /// A method whose access tokens may go unverified. `bearer` is deliberately not among them.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

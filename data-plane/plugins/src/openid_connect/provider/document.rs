@@ -35,6 +35,7 @@ pub(crate) struct Document {
     pub(crate) token_endpoint: Option<String>,
     pub(crate) revocation_endpoint: Option<String>,
     pub(crate) introspection_endpoint: Option<String>,
+    pub(crate) userinfo_endpoint: Option<String>,
     pub(crate) end_session_endpoint: Option<String>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
     /// Whether every authorization response carries `iss` (RFC 9207).
@@ -181,6 +182,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         token_endpoint: endpoint("token_endpoint")?,
         revocation_endpoint: endpoint("revocation_endpoint")?,
         introspection_endpoint: endpoint("introspection_endpoint")?,
+        userinfo_endpoint: endpoint("userinfo_endpoint")?,
         end_session_endpoint: endpoint("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),
         sends_iss: metadata

@@ -1,11 +1,13 @@
 //! A provider's signing keys (RFC 7517).
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
-use openidconnect::core::CoreJsonWebKey;
-use serde_json::Value;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
 use tracing::warn;
+
+use crate::openid_connect::config::SigningAlgorithm;
+use crate::openid_connect::jws::Header;
+use crate::openid_connect::key::PublicKey;
 
 /// Most keys of one set that are read.
 const MOST: usize = 100;
@@ -13,53 +15,63 @@ const MOST: usize = 100;
 /// Most keys that are tried for one token.
 const MOST_TRIED: usize = 5;
 
+/// Members that a key must not show.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// Longest key that is shown in a header, in bytes of base64.
+const LONGEST_SHOWN: usize = 8 * 1024;
+
 /// The usable keys of a set.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Keys(Vec<Key>);
+pub(in crate::openid_connect) struct Keys(Vec<Key>);
 
-/// One public key, in the forms that both verifiers take.
+/// One public key.
 #[derive(Clone, Debug)]
-pub(crate) struct Key {
+pub(in crate::openid_connect) struct Key {
     kid: Option<String>,
-    algorithm: Option<String>,
-    curve: Option<String>,
-    pub(crate) decoding: DecodingKey,
-    pub(crate) core: CoreJsonWebKey,
+    thumbprints: [Option<String>; 2],
+    algorithm: Option<SigningAlgorithm>,
+    pub(in crate::openid_connect) public: PublicKey,
+    /// As it was published.
+    jwk: Map<String, Value>,
 }
 
 impl Keys {
     /// Reads the keys of a JWKS document. Those that cannot verify a signature, that are weak or that
     /// show their private part are left out.
-    pub(crate) fn read(document: &Value) -> Option<Self> {
+    pub(in crate::openid_connect) fn read(document: &Value) -> Option<Self> {
         let keys = document.get("keys")?.as_array()?;
         Some(Self(keys.iter().take(MOST).filter_map(Key::read).collect()))
     }
 
     /// Adds the keys of another set.
-    pub(crate) fn extend(&mut self, other: Self) {
+    pub(in crate::openid_connect) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// The keys that may have signed a token with this header, at most five: those of its `kid`, or,
-    /// without one, all that suit the algorithm.
-    pub(crate) fn candidates(
-        &self,
-        kid: Option<&str>,
-        algorithm: Algorithm,
-    ) -> impl Iterator<Item = &Key> {
+    /// The keys that may have signed a token with this header, at most five: those of its `kid`, or of
+    /// its certificate, or, without either, all that suit the algorithm.
+    pub(in crate::openid_connect) fn candidates<'a, 'h>(
+        &'a self,
+        header: &'h Header,
+    ) -> impl Iterator<Item = &'a Key> + use<'a, 'h> {
         self.0
             .iter()
-            .filter(move |key| kid.is_none() || key.kid.as_deref() == kid)
-            .filter(move |key| key.suits(algorithm))
+            .filter(|key| key.is_named_by(header))
+            .filter(|key| key.suits(header.algorithm))
             .take(MOST_TRIED)
     }
 }
 
 impl Key {
     fn read(jwk: &Value) -> Option<Self> {
+        let members = jwk.as_object()?;
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        if jwk.get("d").is_some() || jwk.get("p").is_some() {
-            warn!("the provider shows a private key; it is not used");
+        let owned = |name: &str| text(name).map(str::to_owned);
+        if PRIVATE.iter().any(|name| members.contains_key(*name)) {
+            if text("kty") != Some("oct") {
+                warn!("the provider shows a private key; it is not used");
+            }
             return None;
         }
         if text("use").is_some_and(|usage| usage != "sig") {
@@ -70,44 +82,42 @@ impl Key {
         {
             return None;
         }
-        let decoding = match text("kty")? {
-            "RSA" => {
-                let modulus = URL_SAFE_NO_PAD.decode(text("n")?).ok()?;
-                let bytes = modulus.iter().skip_while(|byte| **byte == 0).count();
-                if !(256..=1024).contains(&bytes) {
-                    return None;
-                }
-                DecodingKey::from_rsa_components(text("n")?, text("e")?).ok()?
-            }
-            "EC" if matches!(text("crv")?, "P-256" | "P-384") => {
-                DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?
-            }
-            "OKP" if text("crv")? == "Ed25519" => {
-                DecodingKey::from_ed_components(text("x")?).ok()?
-            }
-            // Symmetric keys are no business of a public document.
-            _ => return None,
+        let algorithm = match jwk.get("alg") {
+            None | Some(Value::Null) => None,
+            // A key for something that we do not know is none for us.
+            Some(name) => Some(serde_json::from_value(name.clone()).ok()?),
         };
         Some(Self {
-            kid: text("kid").map(str::to_owned),
-            algorithm: text("alg").map(str::to_owned),
-            curve: text("crv").map(str::to_owned),
-            decoding,
-            core: serde_json::from_value(jwk.clone()).ok()?,
+            kid: owned("kid"),
+            thumbprints: [owned("x5t"), owned("x5t#S256")],
+            algorithm,
+            public: PublicKey::read(jwk)?,
+            jwk: members.clone(),
         })
     }
 
-    fn suits(&self, algorithm: Algorithm) -> bool {
-        let family = self.decoding.family();
-        let curve = match algorithm {
-            Algorithm::ES256 => Some("P-256"),
-            Algorithm::ES384 => Some("P-384"),
-            _ => None,
-        };
-        let named = format!("{algorithm:?}");
-        family == algorithm.family()
-            && family != AlgorithmFamily::Hmac
-            && curve.is_none_or(|curve| self.curve.as_deref() == Some(curve))
-            && self.algorithm.as_deref().is_none_or(|own| own == named)
+    fn is_named_by(&self, header: &Header) -> bool {
+        if header.kid.is_some() && self.kid == header.kid {
+            return true;
+        }
+        let of_certificate = header
+            .thumbprints
+            .iter()
+            .zip(&self.thumbprints)
+            .any(|(wanted, own)| wanted.is_some() && wanted == own);
+        let unnamed = header.kid.is_none() && header.thumbprints.iter().all(Option::is_none);
+        // A certificate that no key mentions names none, but does not rule any out.
+        let unmentioned = header.kid.is_none() && self.thumbprints.iter().all(Option::is_none);
+        of_certificate || unnamed || unmentioned
+    }
+
+    fn suits(&self, algorithm: SigningAlgorithm) -> bool {
+        self.public.suits(algorithm) && self.algorithm.is_none_or(|own| own == algorithm)
+    }
+
+    /// The key as headers show it: base64 of its JSON.
+    pub(in crate::openid_connect) fn shown(&self) -> Option<String> {
+        let text = STANDARD.encode(serde_json::to_vec(&self.jwk).ok()?);
+        (text.len() <= LONGEST_SHOWN).then_some(text)
     }
 }

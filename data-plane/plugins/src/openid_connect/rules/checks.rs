@@ -6,7 +6,7 @@ use url::{Host, Url};
 
 use super::Methods;
 use crate::openid_connect::config::{
-    self, AuthMethod, ClientAuth, LoginToken, OpenidConnect, ResponseMode, SameSite, TokenPlace,
+    self, AuthMethod, ClientAuth, OpenidConnect, ResponseMode, SameSite, TokenPlace,
 };
 
 /// The methods that this version serves. At Kong's default, which lists all, the others are never
@@ -21,6 +21,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
                 AuthMethod::Session
                     | AuthMethod::Bearer
                     | AuthMethod::Introspection
+                    | AuthMethod::Userinfo
                     | AuthMethod::RefreshToken
                     | AuthMethod::Password
                     | AuthMethod::ClientCredentials
@@ -43,6 +44,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
         session: has(AuthMethod::Session),
         bearer: has(AuthMethod::Bearer),
         introspection: has(AuthMethod::Introspection) && has_client(config),
+        userinfo: has(AuthMethod::Userinfo),
         refresh_token: has(AuthMethod::RefreshToken)
             && config.credentials.refresh_token_param_name.is_some(),
         password: has(AuthMethod::Password) && has_client(config),
@@ -72,6 +74,14 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
         (
             "introspection_endpoint",
             config.client.introspection_endpoint.as_ref(),
+        ),
+        (
+            "userinfo_endpoint",
+            config.client.userinfo_endpoint.as_ref(),
+        ),
+        (
+            "token_exchange_endpoint",
+            config.client.token_exchange_endpoint.as_ref(),
         ),
     ];
     let insecure = config.provider.allow_insecure_http;
@@ -162,17 +172,6 @@ pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut Fie
         errors.add(
             &["response_type"],
             "not supported by this version of Wardgate: leave it out or at its default code",
-        );
-    }
-    if sign_in
-        .login_tokens
-        .iter()
-        .flatten()
-        .any(|token| *token == LoginToken::Introspection)
-    {
-        errors.add(
-            &["login_tokens"],
-            "not supported by this version of Wardgate: introspection; leave it out",
         );
     }
     if config.provider.using_pseudo_issuer && methods.authorization_code {

@@ -13,6 +13,7 @@ use super::super::config::OpenidConnect;
 use super::super::flow::{Action, Arrival, Callback, Context, Event, Pending, State, step};
 use super::super::provider::Document;
 use super::super::rules::Rules;
+use super::super::token_endpoint::PassedOn;
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, Provider, SigningKey};
 use crate::testing::{FakeHost, Request, START};
@@ -82,6 +83,7 @@ impl World {
                     0,
                     &host,
                     form,
+                    &PassedOn::default(),
                 ))
                 .unwrap();
             world.started.push(Started { pending, tokens });

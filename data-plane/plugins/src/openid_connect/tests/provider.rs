@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use url::Url;
@@ -66,7 +66,13 @@ impl SigningKey {
     }
 
     pub(super) fn sign(&self, claims: &Value) -> String {
+        self.sign_as(Some("JWT"), claims)
+    }
+
+    /// A JWT of the type `typ`.
+    pub(super) fn sign_as(&self, typ: Option<&str>, claims: &Value) -> String {
         let mut header = Header::new(self.algorithm);
+        header.typ = typ.map(str::to_owned);
         header.kid = self.jwk["kid"].as_str().map(str::to_owned);
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
@@ -104,6 +110,14 @@ pub(super) struct Script {
     pub(super) introspection: Option<(u16, Value)>,
     /// ID tokens are not given out.
     pub(super) no_id_token: bool,
+    /// What the user info endpoint answers, whatever the token.
+    pub(super) user_info: Option<(u16, Value)>,
+    /// User info and introspection are signed: the type of the answer and that of the JWT.
+    pub(super) signed_answers: Option<(&'static str, Option<&'static str>)>,
+    /// What the exchange endpoint answers.
+    pub(super) exchange: Option<(u16, &'static str)>,
+    /// The JWT of another source of claims.
+    pub(super) source: Option<String>,
 }
 
 /// What the provider remembers of an authorization request.
@@ -120,6 +134,8 @@ pub(super) struct Provider {
     pub(super) calls: RefCell<Vec<String>>,
     /// Forms that were posted, in order.
     pub(super) forms: RefCell<Vec<(String, HashMap<String, String>)>>,
+    /// Requests as they came, in order.
+    pub(super) requests: RefCell<Vec<Request<Bytes>>>,
     grants: RefCell<HashMap<String, Grant>>,
     refresh_token: RefCell<String>,
     issued: RefCell<u32>,
@@ -134,6 +150,7 @@ impl Provider {
             keys: RefCell::new(vec![SigningKey::es256("one")]),
             calls: RefCell::default(),
             forms: RefCell::default(),
+            requests: RefCell::default(),
             grants: RefCell::default(),
             refresh_token: RefCell::default(),
             issued: RefCell::default(),
@@ -148,6 +165,16 @@ impl Provider {
             .iter()
             .filter(|called| *called == path)
             .count()
+    }
+
+    /// The last request to `path`.
+    pub(super) fn last(&self, path: &str) -> Request<Bytes> {
+        let requests = self.requests.borrow();
+        let found = requests
+            .iter()
+            .rev()
+            .find(|request| request.uri().path() == path);
+        found.expect("the provider was asked").clone()
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -199,7 +226,7 @@ impl Provider {
             .unwrap_or_else(|| self.keys.borrow()[0].clone())
     }
 
-    fn id_token(&self, nonce: Option<&str>, access_token: &str) -> String {
+    pub(super) fn id_token(&self, nonce: Option<&str>, access_token: &str) -> String {
         let hash = sha256(access_token.as_bytes());
         let mut claims = json!({
             "iss": ISSUER, "sub": "user-1", "aud": "client", "exp": self.now() + 300,
@@ -217,6 +244,7 @@ impl Provider {
     pub(super) fn handle(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
         let path = request.uri().path().to_owned();
         self.calls.borrow_mut().push(path.clone());
+        self.requests.borrow_mut().push(request.clone());
         if self.script.borrow().down {
             return Err(FetchError::Connect {
                 authority: "idp.example:443".to_owned(),
@@ -235,6 +263,15 @@ impl Provider {
                 (200, json!({ "keys": keys }))
             }
             "/token" => self.token(request),
+            "/userinfo" => self.user_info(request),
+            "/exchange" => {
+                let (status, text) = self.script.borrow().exchange.unwrap_or((200, "exchanged"));
+                return Ok(plain(status, "text/plain", text.to_owned()));
+            }
+            "/source" => {
+                let token = self.script.borrow().source.clone().unwrap_or_default();
+                return Ok(plain(200, "application/jwt", token));
+            }
             "/introspect" => {
                 let form = self.keep_form(request);
                 let script = self.script.borrow();
@@ -253,9 +290,32 @@ impl Provider {
             }
             _ => (404, json!({})),
         };
-        let mut response = Response::new(Bytes::from(body.to_string()));
-        *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+        let signed = self.script.borrow().signed_answers;
+        if let Some((kind, typ)) = signed
+            && matches!(path.as_str(), "/userinfo" | "/introspect")
+            && status == 200
+        {
+            return Ok(plain(200, kind, self.signing_key().sign_as(typ, &body)));
+        }
+        let mut response = plain(status, "application/json", body.to_string());
+        let answered = HeaderValue::from_static("yes");
+        response.headers_mut().insert("x-answered", answered);
         Ok(response)
+    }
+
+    fn user_info(&self, request: &Request<Bytes>) -> (u16, Value) {
+        if let Some(answer) = self.script.borrow().user_info.clone() {
+            return answer;
+        }
+        let authorization = request.headers()["authorization"].to_str().unwrap();
+        let known = ["Bearer opaque", "Bearer ey"];
+        if !known.iter().any(|start| authorization.starts_with(start)) {
+            return (401, json!({ "error": "invalid_token" }));
+        }
+        (
+            200,
+            json!({ "sub": "user-1", "email": "john@example.com", "team": ["blue"] }),
+        )
     }
 
     fn discovery(&self) -> Value {
@@ -267,6 +327,7 @@ impl Provider {
             "end_session_endpoint": format!("{ISSUER}/logout"),
             "revocation_endpoint": format!("{ISSUER}/revoke"),
             "introspection_endpoint": format!("{ISSUER}/introspect"),
+            "userinfo_endpoint": format!("{ISSUER}/userinfo"),
             "code_challenge_methods_supported": ["S256"],
         });
         change(&mut document, &self.script.borrow().discovery);
@@ -332,6 +393,14 @@ impl Provider {
         }
         (200, answer)
     }
+}
+
+fn plain(status: u16, kind: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert("content-type", kind);
+    response
 }
 
 /// The `Authorization` header for a name and a secret.

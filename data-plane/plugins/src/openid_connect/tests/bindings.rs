@@ -1,0 +1,165 @@
+//! What a token must belong to besides its issuer: a cookie, an ID token, keys that still hold.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway, Reply};
+use super::provider::SigningKey;
+use crate::testing::Request;
+
+fn send(gateway: &mut Gateway, headers: &[(&'static str, String)]) -> Reply {
+    let mut request = Request::get("/api");
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers.push((HeaderName::from_static(name), value));
+    }
+    gateway.send(request)
+}
+
+#[test]
+fn a_token_must_belong_to_the_cookie_beside_it() {
+    let check = |claims: &[(&'static str, Value)], claim: &str, cookie: &str, status: u16| {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["bearer"], "jwt_session_cookie": "app", "jwt_session_claim": claim,
+        }));
+        let token = gateway.provider.access_token(claims);
+        let headers = [
+            ("authorization", format!("Bearer {token}")),
+            ("cookie", cookie.to_owned()),
+        ];
+        assert_eq!(
+            send(&mut gateway, &headers).status,
+            status,
+            "{claims:?} {cookie}"
+        );
+    };
+    let claims = [("sid", json!("s-1")), ("other", json!("s-2"))];
+    check(&claims, "sid", "app=s-1", 200);
+    check(&claims, "other", "app=s-2", 200);
+    check(&claims, "sid", "app=s-2", 401);
+    check(&claims, "sid", "other=s-1", 401);
+    check(&[], "sid", "app=s-1", 401);
+    check(&[("sid", json!(1))], "sid", "app=1", 401);
+}
+
+#[test]
+fn an_id_token_that_comes_along_is_verified_and_its_claims_count() {
+    let config = json!({
+        "auth_methods": ["bearer"], "id_token_param_name": "id_token",
+        "upstream_headers_claims": ["email"], "upstream_headers_names": ["x-email"],
+        "upstream_id_token_header": "x-id-token",
+    });
+    let mut gateway = Gateway::new(config.clone());
+    let access = gateway.provider.access_token(&[]);
+    let id = gateway.provider.id_token(None, &access);
+    let both = |id: &str| {
+        [
+            ("authorization", format!("Bearer {access}")),
+            ("id-token", format!("Bearer {id}")),
+        ]
+    };
+    let reply = send(&mut gateway, &both(&id));
+    assert_eq!(reply.seen("x-email"), Some("john@example.com"));
+    assert_eq!(reply.seen("x-id-token"), Some(id.as_str()));
+    // Without it, it is not missed.
+    let reply = gateway.call(&access);
+    assert_eq!((reply.status, reply.seen("x-email")), (200, None));
+    // One of another access token, or of another key, is refused; one alone authenticates nobody.
+    let foreign = gateway.provider.id_token(None, "another");
+    assert_eq!(send(&mut gateway, &both(&foreign)).status, 401);
+    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("one"));
+    let forged = gateway.provider.id_token(None, &access);
+    assert_eq!(send(&mut gateway, &both(&forged)).status, 401);
+    assert_eq!(send(&mut gateway, &[("id-token", id.clone())]).status, 401);
+    let mut query = config;
+    query["id_token_param_type"] = json!(["query"]);
+    let mut gateway = Gateway::new(query);
+    *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256("one")];
+    let access = gateway.provider.access_token(&[]);
+    let id = gateway.provider.id_token(None, &access);
+    let mut request = Request::get(&format!("/api?id_token={id}"));
+    let value = format!("Bearer {access}").parse().unwrap();
+    request.headers.push((http::header::AUTHORIZATION, value));
+    assert_eq!(
+        gateway.send(request).seen("x-email"),
+        Some("john@example.com")
+    );
+}
+
+#[test]
+fn a_session_is_verified_again_if_that_is_configured() {
+    for (reverify, ignore, status) in [
+        (true, json!([]), 401),
+        (true, json!(["session"]), 401),
+        (false, json!([]), 200),
+    ] {
+        let config = json!({ "reverify": reverify, "ignore_signature": ignore, "cache_ttl": 10 });
+        let mut gateway = Gateway::new(config);
+        let mut browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        // The provider takes its key back.
+        *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256("two")];
+        gateway.advance(40);
+        // What this request finds aged is fetched anew for the next.
+        browser.get(&mut gateway, "/api");
+        gateway.advance(2);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (status, reverify));
+    }
+}
+
+#[test]
+fn a_session_of_an_opaque_token_is_asked_about_again_if_that_is_configured() {
+    let config = json!({
+        "auth_methods": ["session", "introspection"], "reverify": true, "cache_introspection": false,
+    });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    browser.get_with(&mut gateway, "/api", "authorization", "Bearer opaque");
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.provider.script.borrow_mut().introspection = Some((200, json!({ "active": false })));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn a_signed_introspection_is_verified() {
+    let check = |kind: &'static str,
+                 typ: Option<&'static str>,
+                 nested: bool,
+                 forged: bool,
+                 status: u16| {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["introspection"],
+            "introspection_accept": "application/token-introspection+jwt",
+            "upstream_introspection_jwt_header": "x-jwt",
+        }));
+        let said = json!({ "active": true, "username": "john" });
+        let answer = if nested {
+            json!({ "iss": "https://idp.example", "aud": "client", "token_introspection": said })
+        } else {
+            said
+        };
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.signed_answers = Some((kind, typ));
+            script.introspection = Some((200, answer));
+            script.signs_with = forged.then(|| SigningKey::es256("one"));
+        }
+        let reply = gateway.call("opaque");
+        assert_eq!(reply.status, status, "{kind} {typ:?} {nested} {forged}");
+        if status == 200 {
+            assert!(reply.seen("x-jwt").unwrap().starts_with("ey"));
+            let asked = gateway.provider.last("/introspect");
+            assert_eq!(
+                asked.headers()["accept"],
+                "application/token-introspection+jwt"
+            );
+        }
+    };
+    let kind = "application/token-introspection+jwt";
+    check(kind, Some("token-introspection+jwt"), true, false, 200);
+    check("application/jwt", None, false, false, 200);
+    check(kind, Some("token-introspection+jwt"), true, true, 401);
+    check(kind, Some("at+jwt"), true, false, 401);
+}

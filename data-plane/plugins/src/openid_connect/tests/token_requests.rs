@@ -1,0 +1,166 @@
+//! What goes to the token endpoint and the exchange hook, and what comes back from them.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway, compile};
+use super::provider::{ISSUER, basic};
+use crate::testing::Request;
+
+fn with(headers: &[(&'static str, &str)]) -> Request {
+    let mut request = Request::get("/api");
+    for (name, value) in headers {
+        let name = HeaderName::from_static(name);
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers.push((name, value));
+    }
+    request
+}
+
+#[test]
+fn headers_and_arguments_of_the_client_pass_as_configured() {
+    let config = json!({
+        "auth_methods": ["password"], "token_headers_client": ["x-tenant"],
+        "token_headers_names": ["x-fixed"], "token_headers_values": ["1"],
+        "token_post_args_client": ["resource", "region", "x_device", "grant_type"],
+    });
+    let mut gateway = Gateway::new(config);
+    let mut request = with(&[("x-tenant", "t1"), ("x-device", "phone")]);
+    let pair = basic("john:p:ss").parse().unwrap();
+    request.headers.push((AUTHORIZATION, pair));
+    request.method = Method::POST;
+    request.uri = "/api?resource=a&grant_type=evil".to_owned();
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers.push((CONTENT_TYPE, form));
+    request.body = Bytes::from_static(b"region=eu&other=x");
+    assert_eq!(gateway.send(request).status, 200);
+    let asked = gateway.provider.last("/token");
+    assert_eq!(asked.headers()["x-tenant"], "t1");
+    assert_eq!(asked.headers()["x-fixed"], "1");
+    let forms = gateway.provider.forms.borrow();
+    let form = &forms[0].1;
+    assert_eq!(form["resource"], "a");
+    assert_eq!(form["region"], "eu");
+    assert_eq!(form["x_device"], "phone");
+    assert_eq!(form["grant_type"], "password");
+    assert!(!form.contains_key("other"));
+}
+
+#[test]
+fn headers_of_the_token_endpoint_come_back_for_the_grants_that_are_listed() {
+    let check = |grants: Value, shown: bool| {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["password"], "token_headers_replay": ["x-answered"],
+            "token_headers_prefix": "idp-", "token_headers_grants": grants,
+        }));
+        let reply = gateway.send(with(&[("authorization", &basic("john:p:ss"))]));
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            reply.headers.contains_key("idp-x-answered"),
+            shown,
+            "{grants}"
+        );
+    };
+    check(json!(null), true);
+    check(json!(["password"]), true);
+    check(json!(["refresh_token"]), false);
+    let mut gateway = Gateway::new(json!({ "token_headers_replay": ["x-answered"] }));
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!(reply.headers["x-answered"], "yes");
+}
+
+#[test]
+fn plugins_with_one_salt_share_tokens_and_scopes_part_them_if_configured() {
+    for (include, calls) in [(false, 1), (true, 2)] {
+        let config = |scopes: Value| {
+            json!({
+                "auth_methods": ["password"], "cache_tokens_salt": "shared", "scopes": scopes,
+                "token_cache_key_include_scope": include,
+            })
+        };
+        let mut gateway = Gateway::new(config(json!(["openid"])));
+        let pair = basic("john:p:ss");
+        assert_eq!(gateway.send(with(&[("authorization", &pair)])).status, 200);
+        gateway.filter = compile(&config(json!(["openid", "email"])), 8);
+        assert_eq!(gateway.send(with(&[("authorization", &pair)])).status, 200);
+        assert_eq!(gateway.provider.called("/token"), calls);
+    }
+}
+
+#[test]
+fn the_exchange_hook_replaces_the_token_that_goes_upstream() {
+    let config = |cache: bool| {
+        json!({
+            "auth_methods": ["bearer", "session"], "cache_token_exchange": cache,
+            "token_exchange_endpoint": format!("{ISSUER}/exchange"),
+            "downstream_access_token_header": "x-original",
+        })
+    };
+    for (cache, calls) in [(true, 1), (false, 2)] {
+        let mut gateway = Gateway::new(config(cache));
+        let token = gateway.provider.access_token(&[]);
+        for _ in 0..2 {
+            let reply = gateway.call(&token);
+            assert_eq!(reply.seen("authorization"), Some("Bearer exchanged"));
+            assert_eq!(reply.headers["x-original"], token.as_str());
+        }
+        assert_eq!(gateway.provider.called("/exchange"), calls);
+        let asked = gateway.provider.last("/exchange");
+        assert_eq!(asked.method(), Method::POST);
+        assert_eq!(
+            asked.headers()["authorization"],
+            format!("Bearer {token}").as_str()
+        );
+    }
+    let check = |answer: (u16, &'static str), status: u16| {
+        let mut gateway = Gateway::new(config(true));
+        gateway.provider.script.borrow_mut().exchange = Some(answer);
+        let token = gateway.provider.access_token(&[]);
+        assert_eq!(gateway.call(&token).status, status, "{answer:?}");
+    };
+    check((403, ""), 401);
+    check((500, ""), 503);
+    check((200, ""), 503);
+    check((200, "two words"), 503);
+    // A token that is refused is never traded.
+    let mut gateway = Gateway::new(config(true));
+    assert_eq!(gateway.call("ey.ey.ey").status, 401);
+    assert_eq!(gateway.provider.called("/exchange"), 0);
+}
+
+#[test]
+fn the_keys_that_signed_go_where_the_configuration_says() {
+    let mut gateway = Gateway::new(json!({
+        "upstream_access_token_jwk_header": "x-access-key", "upstream_id_token_jwk_header": "x-id-key",
+        "downstream_access_token_jwk_header": "x-key",
+    }));
+    let mut browser = Browser::default();
+    let first = browser.sign_in(&mut gateway, "/api");
+    let again = browser.get(&mut gateway, "/api");
+    for reply in [first, again] {
+        use base64::Engine;
+        let shown = reply.seen("x-access-key").unwrap();
+        let key = base64::engine::general_purpose::STANDARD
+            .decode(shown)
+            .unwrap();
+        let key: Value = serde_json::from_slice(&key).unwrap();
+        assert_eq!(key, gateway.provider.keys.borrow()[0].jwk);
+        assert_eq!(reply.seen("x-id-key"), Some(shown));
+        assert_eq!(reply.headers["x-key"], shown);
+    }
+}
+
+#[test]
+fn login_tokens_may_be_the_introspection() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["introspection"], "login_methods": ["introspection"],
+        "login_action": "response", "login_tokens": ["introspection"],
+    }));
+    let reply = gateway.call("opaque");
+    assert_eq!(
+        (reply.status, &reply.json()["username"]),
+        (200, &json!("john"))
+    );
+}

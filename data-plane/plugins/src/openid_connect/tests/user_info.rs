@@ -1,0 +1,254 @@
+//! User info: as a method, as a source of claims and headers, and the claims that other sources add.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway};
+use super::provider::{ISSUER, SigningKey};
+use crate::testing::consumer;
+
+fn method(more: Value) -> Gateway {
+    let mut config = json!({ "auth_methods": ["userinfo"] });
+    if let Value::Object(more) = more {
+        config.as_object_mut().unwrap().extend(more);
+    }
+    Gateway::new(config)
+}
+
+#[test]
+fn case_39_the_user_info_endpoint_decides_over_a_token() {
+    let mut gateway = method(json!({}));
+    for _ in 0..3 {
+        assert_eq!(gateway.call("opaque-1").status, 200);
+    }
+    assert_eq!(gateway.provider.called("/userinfo"), 1);
+    let asked = gateway.provider.last("/userinfo");
+    assert_eq!(asked.headers()["authorization"], "Bearer opaque-1");
+    assert_eq!(asked.headers()["accept"], "application/json");
+    let reply = gateway.call("unknown");
+    assert_eq!(reply.status, 401);
+    assert!(reply.challenge().contains("invalid_token"));
+    gateway.provider.script.borrow_mut().user_info = Some((500, json!({})));
+    assert_eq!(gateway.call("opaque-2").status, 503);
+    gateway.provider.script.borrow_mut().user_info = Some((200, json!(["no object"])));
+    assert_eq!(gateway.call("opaque-3").status, 503);
+}
+
+#[test]
+fn an_opaque_token_goes_from_introspection_to_user_info() {
+    let config = json!({ "auth_methods": ["introspection", "userinfo"] });
+    let mut gateway = Gateway::new(config);
+    gateway.provider.script.borrow_mut().introspection = Some((200, json!({ "active": false })));
+    assert_eq!(gateway.call("opaque").status, 200);
+    assert_eq!(gateway.provider.called("/introspect"), 1);
+    assert_eq!(gateway.provider.called("/userinfo"), 1);
+    assert_eq!(gateway.call("unknown").status, 401);
+    // What the first accepts, the second is not asked about.
+    gateway.provider.script.borrow_mut().introspection = None;
+    assert_eq!(gateway.call("opaque-2").status, 200);
+    assert_eq!(gateway.provider.called("/userinfo"), 2);
+}
+
+#[test]
+fn a_question_carries_what_the_configuration_adds() {
+    let mut gateway = method(json!({
+        "userinfo_endpoint": format!("{ISSUER}/userinfo?a=1"),
+        "userinfo_accept": "application/jwt", "userinfo_headers_names": ["x-fixed"],
+        "userinfo_headers_values": ["1"], "userinfo_headers_client": ["x-region"],
+        "userinfo_query_args_names": ["schema"], "userinfo_query_args_values": ["openid"],
+        "userinfo_query_args_client": ["tenant"],
+    }));
+    let mut request = crate::testing::Request::get("/api?tenant=t&other=o");
+    for (name, value) in [("authorization", "Bearer opaque"), ("x-region", "eu")] {
+        let name = http::HeaderName::from_static(name);
+        request.headers.push((name, value.parse().unwrap()));
+    }
+    assert_eq!(gateway.send(request).status, 200);
+    let asked = gateway.provider.last("/userinfo");
+    assert_eq!(asked.uri().query(), Some("a=1&schema=openid&tenant=t"));
+    assert_eq!(asked.headers()["x-fixed"], "1");
+    assert_eq!(asked.headers()["x-region"], "eu");
+    assert_eq!(asked.headers()["accept"], "application/jwt");
+}
+
+#[test]
+fn cases_53_and_rule_83_headers_carry_the_user_info() {
+    let mut gateway = Gateway::new(json!({
+        "upstream_user_info_header": "x_userinfo", "downstream_user_info_header": "x-info",
+    }));
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    let info = json!({ "sub": "user-1", "email": "john@example.com", "team": ["blue"] });
+    let expected = STANDARD.encode(info.to_string());
+    assert_eq!(reply.seen("x-userinfo"), Some(expected.as_str()));
+    assert_eq!(reply.headers["x-info"], expected.as_str());
+    // The session remembers it.
+    gateway.provider.script.borrow_mut().user_info = Some((500, json!({})));
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!(reply.seen("x-userinfo"), Some(expected.as_str()));
+    assert_eq!(gateway.provider.called("/userinfo"), 1);
+    let reply = browser.get_with(&mut gateway, "/api", "x-userinfo", "forged");
+    assert_eq!(reply.seen("x-userinfo"), Some(expected.as_str()));
+}
+
+#[test]
+fn without_a_cache_every_request_asks() {
+    let mut gateway = Gateway::new(json!({
+        "upstream_user_info_header": "x_userinfo", "cache_user_info": false,
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    browser.get(&mut gateway, "/api");
+    assert_eq!(gateway.provider.called("/userinfo"), 2);
+}
+
+#[test]
+fn claims_are_searched_in_the_user_info_only_if_that_is_configured() {
+    for (search, status) in [(true, 200), (false, 403)] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["bearer"], "search_user_info": search, "consumer_claim": ["email"],
+            "consumer_by": ["username"], "authenticated_groups_claim": ["team"],
+            "upstream_headers_claims": ["email"], "upstream_headers_names": ["x-email"],
+        }));
+        gateway.add_consumer(&consumer("john@example.com", None));
+        let token = gateway.provider.access_token(&[]);
+        let reply = gateway.call(&token);
+        assert_eq!(reply.status, status);
+        if search {
+            assert_eq!(reply.seen("x-email"), Some("john@example.com"));
+            assert_eq!(reply.seen("x-authenticated-groups"), Some("blue"));
+        }
+    }
+    // Required claims are never met by user info.
+    let config = json!({
+        "auth_methods": ["bearer"], "search_user_info": true, "groups_claim": ["team"],
+        "groups_required": ["blue"],
+    });
+    let mut gateway = Gateway::new(config);
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 403);
+    assert_eq!(
+        gateway.provider.called("/userinfo"),
+        0,
+        "nobody who fails is asked about"
+    );
+}
+
+#[test]
+fn rule_38_user_info_of_another_user_ends_the_sign_in() {
+    for answer in [json!({ "sub": "other" }), json!({ "email": "x" })] {
+        let mut gateway = Gateway::new(json!({ "search_user_info": true }));
+        gateway.provider.script.borrow_mut().user_info = Some((200, answer));
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.sets_session()), (401, false));
+    }
+}
+
+#[test]
+fn rule_38_signed_user_info_is_verified() {
+    let check = |claims: Value, forged: bool, ignore: Value, status: u16| {
+        let mut gateway = method(json!({
+            "ignore_signature": ignore, "upstream_user_info_jwt_header": "x-jwt",
+        }));
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.signed_answers = Some(("application/jwt; charset=utf-8", None));
+            script.user_info = Some((200, claims.clone()));
+            script.signs_with = forged.then(|| SigningKey::es256("one"));
+        }
+        let reply = gateway.call("opaque");
+        assert_eq!(reply.status, status, "{claims} {forged}");
+        if status == 200 {
+            assert!(reply.seen("x-jwt").unwrap().starts_with("ey"));
+        }
+    };
+    let good = json!({ "sub": "user-1", "iss": ISSUER, "aud": "client" });
+    check(good.clone(), false, json!([]), 200);
+    check(json!({ "sub": "user-1" }), false, json!([]), 200);
+    check(good.clone(), true, json!([]), 401);
+    check(good, true, json!(["userinfo"]), 200);
+    check(
+        json!({ "sub": "u", "iss": "https://evil.example" }),
+        false,
+        json!([]),
+        401,
+    );
+    check(
+        json!({ "sub": "u", "aud": ["other"] }),
+        false,
+        json!([]),
+        401,
+    );
+}
+
+#[test]
+fn rule_39_aggregated_and_distributed_claims_are_added_if_somebody_known_signed_them() {
+    let check = |resolve: bool, forged: bool, aggregated: bool, found: bool| {
+        let mut gateway = method(json!({
+            "resolve_distributed_claims": resolve, "search_user_info": true,
+            "upstream_headers_claims": ["shoe_size", "sub"],
+            "upstream_headers_names": ["x-size", "x-sub"],
+        }));
+        let key = if forged {
+            SigningKey::es256("one")
+        } else {
+            gateway.provider.keys.borrow()[0].clone()
+        };
+        let token = key.sign(
+            &json!({ "iss": "https://shop.example", "shoe_size": 9, "sub": "evil", "extra": 1 }),
+        );
+        let source = if aggregated {
+            json!({ "JWT": token })
+        } else {
+            json!({ "endpoint": format!("{ISSUER}/source"), "access_token": "key" })
+        };
+        let info = json!({
+            "sub": "user-1", "_claim_names": { "shoe_size": "shop", "sub": "shop" },
+            "_claim_sources": { "shop": source },
+        });
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.user_info = Some((200, info));
+            script.source = Some(token);
+        }
+        let reply = gateway.call("opaque");
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            reply.seen("x-size"),
+            found.then_some("9"),
+            "{resolve} {forged} {aggregated}"
+        );
+        assert_eq!(reply.seen("x-sub"), Some("user-1"));
+        if found && !aggregated {
+            let asked = gateway.provider.last("/source");
+            assert_eq!(asked.headers()["authorization"], "Bearer key");
+        }
+    };
+    check(true, false, true, true);
+    check(true, false, false, true);
+    check(true, true, true, false);
+    check(true, true, false, false);
+    check(false, false, true, false);
+}
+
+#[test]
+fn the_answer_of_the_provider_outlives_an_outage_as_far_as_configured() {
+    let mut gateway = method(json!({ "cache_ttl": 10, "cache_ttl_resurrect": 60 }));
+    assert_eq!(gateway.call("opaque").status, 200);
+    gateway.advance(11);
+    gateway.provider.script.borrow_mut().down = true;
+    assert_eq!(gateway.call("opaque").status, 200);
+    gateway.advance(60);
+    assert_eq!(gateway.call("opaque").status, 503);
+}
+
+#[test]
+fn a_refusal_is_remembered_if_that_is_configured() {
+    for (seconds, calls) in [(json!(null), 2), (json!(30), 1)] {
+        let mut gateway = method(json!({ "cache_ttl_neg": seconds }));
+        assert_eq!(gateway.call("unknown").status, 401);
+        assert_eq!(gateway.call("unknown").status, 401);
+        assert_eq!(gateway.provider.called("/userinfo"), calls);
+    }
+}

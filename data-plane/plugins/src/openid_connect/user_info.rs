@@ -1,0 +1,270 @@
+//! User info: what the provider says of an access token's user (OpenID Connect Core §5.3).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use serde_json::Value;
+use shared::clock::UnixTime;
+use tracing::warn;
+use url::Url;
+
+use super::answers::{Answers, Given, Namer, Outcome};
+use super::config::{UnsignedMethod, UserinfoAccept};
+use super::distributed;
+use super::failure::Failure;
+use super::jws::{self, Claims, Jws};
+use super::provider::{self, Document, ProviderError};
+use super::request;
+use super::rules::Rules;
+use super::verify::{Refusal, Verifier};
+use crate::exchange::Exchange;
+use crate::host::Host;
+
+/// Longest answer, in bytes.
+const LIMIT: usize = 256 * 1024;
+
+/// What the user info endpoint said.
+#[derive(Clone, Debug)]
+pub(super) struct UserInfo {
+    pub(super) claims: Claims,
+    /// The signed form, if that is what came.
+    pub(super) jwt: Option<String>,
+}
+
+/// A question to the user info endpoint.
+pub(super) struct Question {
+    client: usize,
+    token: String,
+    arguments: Vec<(String, String)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Question {
+    /// The question about `token`, with what the configuration adds from the request.
+    pub(super) async fn new(
+        rules: &Rules,
+        exchange: &mut Exchange<'_>,
+        client: usize,
+        token: &str,
+    ) -> Self {
+        let config = &rules.config.credentials;
+        let names = config.userinfo_query_args_names.iter().flatten().cloned();
+        let values = config.userinfo_query_args_values.iter().flatten().cloned();
+        let mut arguments: Vec<_> = names.zip(values).collect();
+        let wanted = config.userinfo_query_args_client.as_deref();
+        arguments.extend(request::let_through(exchange, wanted, false).await);
+        let mut headers = rules.userinfo_headers.clone();
+        let wanted = config.userinfo_headers_client.as_deref();
+        headers.extend(request::headers_let_through(
+            &exchange.request.headers,
+            wanted,
+        ));
+        Self {
+            client,
+            token: token.to_owned(),
+            arguments,
+            headers,
+        }
+    }
+
+    /// The answer: from memory, or from the provider.
+    ///
+    /// # Errors
+    ///
+    /// If the provider does not take the token, or cannot be asked.
+    pub(super) async fn ask(self, rules: &Arc<Rules>, host: &impl Host) -> Outcome<UserInfo> {
+        let document = provider::document(rules, host)
+            .await
+            .map_err(|error| error.failure())?;
+        let Some(endpoint) = endpoint(rules, &document).map(str::to_owned) else {
+            return Err(Failure::refused(
+                "at_typ",
+                "there is no user info endpoint that could vouch for the token",
+            ));
+        };
+        if !rules.config.provider.cache_user_info {
+            let given = self.run(rules, host, document, &endpoint).await;
+            return given.map(|(user_info, _)| Arc::new(user_info));
+        }
+        let pairs = self
+            .arguments
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        let key = Namer::new(rules, "user info")
+            .with(endpoint.as_bytes())
+            .with(rules.client(self.client).id.as_bytes())
+            .with(self.token.as_bytes())
+            .with_pairs(pairs)
+            .with_pairs(headers)
+            .finish();
+        let answers = host.node_state::<Answers<UserInfo>>();
+        let (its_rules, its_host) = (Arc::clone(rules), host.clone());
+        let asking = async move { self.run(&its_rules, &its_host, document, &endpoint).await };
+        answers.ask(rules, host, key, asking).await
+    }
+
+    async fn run(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        document: Arc<Document>,
+        endpoint: &str,
+    ) -> Given<UserInfo> {
+        let response = provider::guarded(rules, host, async {
+            let request = self.request(rules, endpoint)?;
+            let response = host
+                .fetch(request, provider::limits(rules, LIMIT))
+                .await
+                .map_err(ProviderError::Fetch)?;
+            let status = response.status();
+            if status == StatusCode::OK || refuses(status) {
+                Ok(response)
+            } else {
+                Err(ProviderError::Status(status.as_u16()))
+            }
+        })
+        .await
+        .map_err(|error| {
+            warn!(issuer = rules.issuer, error = %provider::chain(&error), "user info failed");
+            error.failure()
+        })?;
+        if refuses(response.status()) {
+            return Err(Failure::refused(
+                "userinfo_refused",
+                "the user info endpoint does not take the token",
+            ));
+        }
+        let user_info = self.read(rules, host, document, &response).await?;
+        let now = host.now();
+        let parsed = Jws::parse(&self.token, self.token.len()).ok();
+        let end = parsed.and_then(|token| jws::time(&token.claims, "exp").ok().flatten());
+        let until: UnixTime = rules.remembered_until(end, now);
+        Ok((user_info, until))
+    }
+
+    fn request(&self, rules: &Rules, endpoint: &str) -> Result<Request<Bytes>, ProviderError> {
+        let unusable = || ProviderError::Unusable("the user info endpoint cannot be asked");
+        let mut url = Url::parse(endpoint).map_err(|_| unusable())?;
+        if !self.arguments.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.arguments);
+        }
+        let mut request = Request::get(url.as_str())
+            .body(Bytes::new())
+            .map_err(|_| unusable())?;
+        let headers = request.headers_mut();
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static(match rules.config.credentials.userinfo_accept {
+                UserinfoAccept::Json => "application/json",
+                UserinfoAccept::Jwt => "application/jwt",
+            }),
+        );
+        let mut token = HeaderValue::try_from(format!("Bearer {}", self.token))
+            .map_err(|_| ProviderError::Unusable("the token is no header value"))?;
+        token.set_sensitive(true);
+        headers.insert(AUTHORIZATION, token);
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        Ok(request)
+    }
+
+    /// JSON or a signed JWT: the content type says which.
+    async fn read(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        mut document: Arc<Document>,
+        response: &http::Response<Bytes>,
+    ) -> Result<UserInfo, Failure> {
+        let unusable = |detail: &'static str| {
+            warn!(issuer = rules.issuer, detail, "the user info is unusable");
+            Failure::unavailable("userinfo_shape", detail)
+        };
+        let mut user_info = if is_jwt(response.headers()) {
+            let token = str::from_utf8(response.body())
+                .map_err(|_| unusable("the user info is no text"))?
+                .trim()
+                .to_owned();
+            let check = !rules.ignores_signature(UnsignedMethod::Userinfo);
+            let judge = |document: &Document| {
+                let verifier = Verifier {
+                    rules,
+                    document,
+                    client: self.client,
+                    now: host.now(),
+                };
+                verifier.statement(&token, check, "userinfo_sig")
+            };
+            let statement = match judge(&document) {
+                Err(Refusal::UnknownKey(failure)) => {
+                    document = provider::rediscover(rules, host, &document)
+                        .await
+                        .map_err(|_| failure)?;
+                    judge(&document).map_err(Refusal::into_failure)?
+                }
+                result => result.map_err(Refusal::into_failure)?,
+            };
+            UserInfo {
+                claims: statement.claims,
+                jwt: Some(token),
+            }
+        } else {
+            let value = serde_json::from_slice(response.body())
+                .map_err(|_| unusable("the user info is not JSON"))?;
+            let Value::Object(claims) = value else {
+                return Err(unusable("the user info is not a JSON object"));
+            };
+            UserInfo { claims, jwt: None }
+        };
+        if rules.config.credentials.resolve_distributed_claims {
+            distributed::resolve(rules, host, &document, self.client, &mut user_info.claims).await;
+        }
+        Ok(user_info)
+    }
+}
+
+fn refuses(status: StatusCode) -> bool {
+    status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Whether an answer is a JWT, by its type.
+pub(super) fn is_jwt(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    essence.is_some_and(|essence| {
+        essence.eq_ignore_ascii_case("application/jwt")
+            || essence.to_ascii_lowercase().ends_with("+jwt")
+    })
+}
+
+fn endpoint<'a>(rules: &'a Rules, document: &'a Document) -> Option<&'a str> {
+    let configured = rules.config.client.userinfo_endpoint.as_deref();
+    configured.or(document.userinfo_endpoint.as_deref())
+}
+
+/// Whether `user_info` speaks of the user that an ID token names (OpenID Connect Core §5.3.2).
+///
+/// # Errors
+///
+/// If it speaks of another, or of none.
+pub(super) fn check_subject(user_info: &Claims, id: Option<&Claims>) -> Result<(), Failure> {
+    let Some(expected) = id.and_then(|id| id.get("sub")) else {
+        return Ok(());
+    };
+    if user_info.get("sub") == Some(expected) {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        "userinfo_sub",
+        "the user info is of another user than the ID token",
+    ))
+}
