@@ -1,24 +1,30 @@
 //! The Admin API: HTTP in, Kong's JSON out.
 //!
 //! ```text
-//!  request ─► endpoint.rs  which record, collection or page the URL means
+//!  request ─► place.rs     which workspace the URL is about
+//!          ─► endpoint.rs  which record, collection or page it means; management.rs for what is no record
 //!          ─► body.rs      JSON, form or multipart
 //!          ─► publisher    decided and durable
 //!          ─► answer, or error.rs: rejection → status and Kong's body
 //! ```
 
 mod body;
+mod declare;
 mod endpoint;
 mod error;
 mod groups;
 mod info;
+mod management;
 mod origin;
 mod page;
+mod place;
 mod plan;
+mod revisions;
 mod schemas;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -38,7 +44,8 @@ use uuid::Uuid;
 use crate::command::{self, Command};
 use crate::config::{Config, Fields, foreign_id};
 use crate::config_sync::Target;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Progress};
+use crate::history::Origin;
 use crate::publisher::Publisher;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
@@ -98,9 +105,13 @@ impl Admin {
 struct Answer {
     status: StatusCode,
     body: Option<Value>,
+    /// The body, if it was written as text at once.
+    text: Option<String>,
     revision: Option<Revision>,
     deprecated: bool,
     allow: Option<&'static [Method]>,
+    /// How far the data planes are, if that was waited for.
+    rollout: Option<Progress>,
 }
 
 impl Answer {
@@ -108,9 +119,18 @@ impl Answer {
         Self {
             status,
             body: Some(body),
+            text: None,
             revision: None,
             deprecated: false,
             allow: None,
+            rollout: None,
+        }
+    }
+
+    fn without_body(status: StatusCode) -> Self {
+        Self {
+            body: None,
+            ..Self::new(status, Value::Null)
         }
     }
 
@@ -123,12 +143,17 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let started = monotonic();
     let head = request.method() == Method::HEAD;
     let answer = guard(admin.answer(request)).await;
-    let text = answer.body.map(|body| body.to_string()).unwrap_or_default();
+    let text = answer.text.or_else(|| Some(answer.body?.to_string()));
+    let text = text.unwrap_or_default();
     let length = text.len();
     let mut response = Response::new(if head { String::new() } else { text }.into());
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    if answer.status != StatusCode::NO_CONTENT {
+    let has_body = !matches!(
+        answer.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if has_body {
         let json = HeaderValue::from_static("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, json);
         headers.insert(header::CONTENT_LENGTH, length.into());
@@ -138,6 +163,11 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     headers.insert("x-kong-admin-latency", latency.into());
     if let Some(revision) = answer.revision {
         headers.insert("x-wardgate-revision", revision.0.into());
+    }
+    for (name, nodes) in answer.rollout.iter().flat_map(wait::headers) {
+        if let Ok(nodes) = HeaderValue::from_str(&nodes) {
+            headers.insert(name, nodes);
+        }
     }
     if answer.deprecated {
         headers.insert("deprecation", HeaderValue::from_static("true"));
@@ -171,23 +201,51 @@ impl Admin {
     async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
         origin::check(&request, &self.names)?;
         body::check_query(request.uri().query())?;
-        let config = self.publisher.config();
-        let endpoint = endpoint::parse(request.uri().path(), &config)?;
+        let whole = self.publisher.config();
+        let place = place::of(request.uri().path(), &whole)?;
+        let config = whole.within(place.workspace);
+        let reads = matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS
+        );
+        let longest = wait::parse(request.uri().query())?.filter(|_| !reads);
+        let origin = Origin {
+            user: None,
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
+            workspace: place.workspace,
+            client_ip: None,
+        };
+        let answer = match management::parse(&place)? {
+            Some(page) => management::answer(self, &place, page, &config, origin, request).await?,
+            None => self.answer_entity(&place, config, origin, request).await?,
+        };
+        let answer = place.relink(answer);
+        match (longest, &self.clustering) {
+            (Some(longest), Some(clustering)) => {
+                Ok(wait::until_served(&clustering.fleet, longest, answer).await)
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn answer_entity(
+        &self,
+        place: &place::Place,
+        config: Config,
+        origin: Origin,
+        request: Request,
+    ) -> Result<Answer, Refusal> {
+        let endpoint = endpoint::parse(&place.path, &config)?;
         let methods = endpoint.methods();
         match *request.method() {
-            Method::OPTIONS => {
-                let status = StatusCode::NO_CONTENT;
-                Ok(Answer {
-                    status,
-                    body: None,
-                    revision: None,
-                    deprecated: false,
-                    allow: Some(methods),
-                })
-            }
+            Method::OPTIONS => Ok(Answer {
+                allow: Some(methods),
+                ..Answer::without_body(StatusCode::NO_CONTENT)
+            }),
             ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
             Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
-            _ => self.write(endpoint, request, config).await,
+            _ => self.write(endpoint, request, config, origin).await,
         }
     }
 
@@ -257,6 +315,7 @@ impl Admin {
         endpoint: Endpoint,
         request: Request,
         config: Config,
+        origin: Origin,
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         let body = body::read(request).await?;
@@ -285,23 +344,22 @@ impl Admin {
         };
         let publisher = self.publisher.clone();
         // The store blocks; a panic there is ours and must not take the listener along.
-        let outcome =
-            tokio::task::spawn_blocking(move || publisher.execute(&command, UnixTime::now()))
-                .await
-                .map_err(|_| Refusal::Unexpected)?
-                .map_err(|error| Refusal::of(error, entity))?;
-        let config = self.publisher.config();
+        let workspace = origin.workspace;
+        let executing = move || publisher.execute_for(&origin, &command, UnixTime::now());
+        let outcome = tokio::task::spawn_blocking(executing)
+            .await
+            .map_err(|_| Refusal::Unexpected)?
+            .map_err(|error| Refusal::of(error, entity))?;
+        let config = self.publisher.config().within(workspace);
         let record = outcome.decision.record;
         let body = match membership {
             Some(membership) => Some(membership.written(&config)?),
             None => record.map(|(key, fields)| show(&config, key, &fields)),
         };
         Ok(Answer {
-            status,
             body: body.filter(|_| status != StatusCode::NO_CONTENT),
             revision: Some(outcome.revision),
-            deprecated: false,
-            allow: None,
+            ..Answer::new(status, Value::Null)
         })
     }
 }

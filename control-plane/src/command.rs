@@ -7,6 +7,7 @@
 //!          ─► Decision | Rejection
 //! ```
 
+pub mod batch;
 mod cascade;
 mod link;
 mod record;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use shared::entity::{Certificate, Definition, Entity};
+use shared::entity::{Certificate, Definition, Entity, Workspace};
 use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -178,6 +179,9 @@ pub enum Rejection {
     /// Foreign keys are given by a field that leads to no record: the errors, by field.
     #[error("foreign keys unresolved")]
     Unresolved(FieldErrors),
+    /// A workspace still has records.
+    #[error("workspace is not empty")]
+    NotEmpty,
     /// Others depend on the record.
     #[error("referenced by others")]
     Referenced {
@@ -352,6 +356,13 @@ fn store(
 ) -> Result<Decision, Rejection> {
     if config.is_used(key) && !config.contains(key) {
         return Err(Rejection::IdTaken(key.id));
+    }
+    if entity.kind == Workspace::KIND
+        && let Some(old) = config.record(key)
+        && old.get("name") != fields.get("name")
+    {
+        let errors = FieldErrors::at(&["name"], "immutable field cannot be updated");
+        return Err(Rejection::Invalid(errors));
     }
     if let Some(set) = config.taken(entity, key.id, &fields) {
         let values = set.iter().map(|field| {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::snapshot::{Position, short_hash};
-use tokio::sync::oneshot;
+use shared::snapshot::{Position, Revision, short_hash};
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 /// How long a node that is gone stays on the list: Kong's `cluster_data_plane_purge_delay`.
@@ -21,6 +21,8 @@ const FAULTS: usize = 20;
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     nodes: Arc<Mutex<BTreeMap<String, Node>>>,
+    /// Told when a node has come, gone, or says something.
+    changed: Arc<watch::Sender<()>>,
 }
 
 /// What a node says of itself when it connects.
@@ -42,6 +44,17 @@ pub struct Introduction {
     pub boot: String,
     /// What it runs.
     pub running: Position,
+}
+
+/// How far the connected nodes are with a revision, by name.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// Those that serve it.
+    pub serving: Vec<String>,
+    /// Those that refused it.
+    pub refused: Vec<String>,
+    /// Those that have not answered yet.
+    pub waiting: Vec<String>,
 }
 
 /// One reason why a node refused a snapshot.
@@ -157,6 +170,35 @@ impl Fleet {
         nodes.values().map(|node| node.show(target)).collect()
     }
 
+    /// Tells when [`Self::progress_of`] may have changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// How far the connected nodes are with `revision`, or one after it.
+    pub fn progress_of(&self, revision: Revision) -> Progress {
+        let mut progress = Progress::default();
+        for (name, node) in self
+            .nodes()
+            .iter()
+            .filter(|(_, node)| node.stream.is_some())
+        {
+            let refused = node
+                .last_refusal
+                .as_ref()
+                .is_some_and(|refusal| refusal.position.revision >= revision);
+            let list = if node.running.revision >= revision {
+                &mut progress.serving
+            } else if refused {
+                &mut progress.refused
+            } else {
+                &mut progress.waiting
+            };
+            list.push(name.clone());
+        }
+        progress
+    }
+
     /// Whether a node that has been heard within `window` does not run `target` yet.
     pub fn is_behind(&self, target: &Position, window: Duration, now: UnixTime) -> bool {
         let nodes = self.nodes();
@@ -260,6 +302,8 @@ impl Membership {
             node.last_seen = now;
             change(node);
         }
+        drop(nodes);
+        self.fleet.changed.send_replace(());
     }
 
     /// The node's name.
@@ -307,6 +351,8 @@ impl Drop for Membership {
         {
             node.stream = None;
         }
+        drop(nodes);
+        self.fleet.changed.send_replace(());
     }
 }
 

@@ -11,6 +11,8 @@ pub mod certificates;
 pub mod command;
 pub mod config;
 pub mod config_sync;
+pub mod declarative;
+pub mod difference;
 pub mod fleet;
 pub mod history;
 pub mod publisher;

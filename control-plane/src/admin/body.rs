@@ -18,9 +18,6 @@ use crate::config::Fields;
 /// Largest body, in bytes (Kong: `client_max_body_size` of the Admin API).
 const LIMIT: usize = 10 * 1024 * 1024;
 
-/// Most bytes that are read of a body that is too large.
-const READ: usize = 4 * LIMIT;
-
 /// Longest wait for the next bytes of a body.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,18 +36,24 @@ pub(super) fn check_query(query: Option<&str>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a query sets the switch `name`.
+pub(super) fn is_set(query: Option<&str>, name: &str) -> bool {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .any(|(own, value)| own == name && matches!(&*value, "" | "1" | "true" | "on"))
+}
+
 pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
     let kind = match request.headers().get(header::CONTENT_TYPE) {
         Some(kind) => kind.to_str().unwrap_or_default().to_owned(),
         None => String::new(),
     };
-    let bytes = collect(request.into_body()).await?;
+    let bytes = collect(request.into_body(), LIMIT).await?;
     decode(&kind, bytes).await
 }
 
 /// The whole body. What is too large is read on for a while, and forgotten: a client that still sends
 /// when its connection closes would not see the answer.
-async fn collect<B>(mut body: B) -> Result<Bytes, Refusal>
+pub(super) async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
@@ -62,15 +65,15 @@ where
         let data = frame.map_err(|_| Refusal::Broken)?.into_data();
         let data = data.unwrap_or_default();
         length = length.saturating_add(data.len());
-        if length > READ {
+        if length > limit.saturating_mul(4) {
             break;
         }
-        if length <= LIMIT {
+        if length <= limit {
             bytes.extend_from_slice(&data);
         }
     }
-    if length > LIMIT {
-        return Err(Refusal::TooLarge);
+    if length > limit {
+        return Err(Refusal::TooLarge(limit));
     }
     Ok(bytes.freeze())
 }

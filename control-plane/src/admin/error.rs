@@ -20,6 +20,12 @@ pub(super) enum Refusal {
     Method(&'static [Method]),
     /// For a Kong without a database only.
     NeedsNoDatabase,
+    /// No such workspace.
+    NoWorkspace(String),
+    /// `wait` is no number of seconds.
+    Wait,
+    /// A declarative configuration is none: the errors as it is nested, or by record.
+    Declarative(Value, Option<Vec<Value>>),
     /// No such schema: the whole text.
     NoSchema(String),
     /// A page of another site asks.
@@ -36,8 +42,8 @@ pub(super) enum Refusal {
     Broken,
     /// The body does not get on.
     Slow,
-    /// The body is too large.
-    TooLarge,
+    /// The body is larger than so many bytes.
+    TooLarge(usize),
     /// The body's media type is not known.
     MediaType,
     /// The form has too many arguments.
@@ -69,14 +75,17 @@ impl Refusal {
     pub(super) fn of(error: ExecuteError, entity: &'static Definition) -> Self {
         match error {
             ExecuteError::Rejected(rejection) => Self::Rejected(rejection, entity.kind),
-            ExecuteError::Fault(fault) => {
-                tracing::error!(%fault, "write refused");
-                let text = fault.to_string();
-                match fault {
-                    JournalFault::Broken(_) => Self::ReadOnly(text),
-                    JournalFault::NoRoom(_) => Self::NoRoom(text),
-                }
-            }
+            ExecuteError::Fault(fault) => Self::of_journal(&fault),
+        }
+    }
+
+    /// The refusal for a write that the store did not take.
+    pub(super) fn of_journal(fault: &JournalFault) -> Self {
+        tracing::error!(%fault, "write refused");
+        let text = fault.to_string();
+        match fault {
+            JournalFault::Broken(_) => Self::ReadOnly(text),
+            JournalFault::NoRoom(_) => Self::NoRoom(text),
         }
     }
 
@@ -92,6 +101,29 @@ impl Refusal {
                 StatusCode::BAD_REQUEST,
                 "this endpoint is only available when Kong is configured to not use a database",
             ),
+            Self::NoWorkspace(name) => plain(
+                StatusCode::NOT_FOUND,
+                &format!("Workspace '{name}' not found"),
+            ),
+            Self::Wait => plain(
+                StatusCode::BAD_REQUEST,
+                "wait must be a number of seconds between 0 and 300",
+            ),
+            Self::Declarative(fields, flattened) => {
+                let message = format!(
+                    "declarative config is invalid: {}",
+                    crate::declarative::table(&fields)
+                );
+                let details = Some(("fields", fields));
+                let name = "invalid declarative configuration";
+                let mut answer = coded(14, name, StatusCode::BAD_REQUEST, &message, details);
+                if let (Some(flattened), Some(Value::Object(body))) =
+                    (flattened, answer.body.as_mut())
+                {
+                    body.insert("flattened_errors".to_owned(), flattened.into());
+                }
+                answer
+            }
             Self::NoSchema(message) => plain(StatusCode::NOT_FOUND, &message),
             Self::Host(name) => plain(
                 StatusCode::FORBIDDEN,
@@ -108,9 +140,9 @@ impl Refusal {
             Self::Form => plain(StatusCode::BAD_REQUEST, "Cannot parse form body"),
             Self::Broken => plain(StatusCode::BAD_REQUEST, "request body ended early"),
             Self::Slow => plain(StatusCode::REQUEST_TIMEOUT, "request body timed out"),
-            Self::TooLarge => plain(
+            Self::TooLarge(limit) => plain(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "request body is larger than 10 MiB",
+                &format!("request body is larger than {} MiB", limit / (1024 * 1024)),
             ),
             Self::MediaType => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::TooManyArguments => plain(StatusCode::BAD_REQUEST, "Too many arguments"),
@@ -157,6 +189,7 @@ fn coded(
     Answer::new(status, body)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
     let bad = StatusCode::BAD_REQUEST;
     match rejection {
@@ -245,6 +278,7 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
             let fields = Some(("fields", Value::Object(errors.0)));
             coded(13, "foreign keys unresolved", bad, &message, fields)
         }
+        Rejection::NotEmpty => Answer::new(bad, json!({ "message": "Workspace is not empty" })),
         Rejection::Referenced { kind: own, by } => {
             let own = if own.is_empty() { kind } else { own };
             let message = format!("an existing '{by}' entity references this '{own}' entity");

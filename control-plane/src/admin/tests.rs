@@ -3,6 +3,9 @@
 mod deck;
 mod noise;
 mod verbs;
+mod whole;
+
+use std::sync::Mutex;
 
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
@@ -10,21 +13,41 @@ use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
-use crate::history::Entry;
+use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault};
 
-/// A journal that forgets, or refuses.
+/// A journal in memory, or one that refuses.
 struct Memory {
     broken: bool,
+    entries: Kept,
+}
+
+/// The commits of a journal, the first of revision 1.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<Entry>>>);
+
+impl History for Kept {
+    fn entry(&self, revision: Revision) -> Result<Option<Entry>, HistoryFault> {
+        let entries = self.0.lock().unwrap();
+        let found = entries.iter().find(|entry| entry.revision == revision);
+        // Through the form that the store keeps.
+        found
+            .map(|entry| Entry::unpack(revision, &entry.pack(&[0; 32]).unwrap()))
+            .transpose()
+    }
 }
 
 impl Journal for Memory {
-    fn commit(&mut self, _: &Entry) -> Result<(), JournalFault> {
+    fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
         if self.broken {
-            Err(JournalFault::Broken("disk full".to_owned()))
-        } else {
-            Ok(())
+            return Err(JournalFault::Broken("disk full".to_owned()));
         }
+        self.entries.0.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+
+    fn history(&self) -> Arc<dyn History> {
+        Arc::new(self.entries.clone())
     }
 }
 
@@ -36,7 +59,8 @@ impl Api {
     }
 
     fn on(broken: bool) -> Self {
-        let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken }));
+        let entries = Kept::default();
+        let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken, entries }));
         Self(Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001").router())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use shared::entity::{OnDelete, definition};
+use shared::entity::{DEFAULT_WORKSPACE, Entity, OnDelete, Workspace, definition};
 use shared::snapshot::Key;
 
 use super::Rejection;
@@ -10,6 +10,11 @@ use crate::config::Config;
 
 /// `key` and everything that depends on it, each once.
 pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> {
+    if key.kind == Workspace::KIND
+        && (key.id == DEFAULT_WORKSPACE || config.referrers(key).next().is_some())
+    {
+        return Err(Rejection::NotEmpty);
+    }
     let mut removes = vec![key];
     let mut seen = HashSet::from([key]);
     let mut next = 0;

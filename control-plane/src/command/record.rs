@@ -258,7 +258,11 @@ pub(crate) const fn field_of(scope: Scope) -> &'static str {
 
 /// Replaces foreign keys that are given by a unique field with the id. Gives an error for each that
 /// leads nowhere.
-fn resolve_foreign_keys(entity: &Definition, fields: &mut Fields, config: &Config) -> FieldErrors {
+pub(super) fn resolve_foreign_keys(
+    entity: &Definition,
+    fields: &mut Fields,
+    config: &Config,
+) -> FieldErrors {
     let mut errors = FieldErrors::default();
     for (field, kind) in entity.foreign_keys() {
         let Some(Value::Object(key)) = fields.get_mut(field) else {

@@ -68,6 +68,16 @@ pub struct Appearance {
 }
 
 impl Workspace {
+    /// Whether URLs begin with `word` that have nothing to do with a workspace of that name.
+    pub fn is_reserved(word: &str) -> bool {
+        let entity = |definition: &super::Definition| {
+            definition.kind == word
+                || definition.path == word
+                || definition.nested.iter().any(|(_, place)| *place == word)
+        };
+        RESERVED.contains(&word) || DEFINITIONS.iter().any(entity)
+    }
+
     /// The default workspace as long as nobody has changed it.
     pub fn first() -> Map<String, Value> {
         let fields = json!({
@@ -98,12 +108,7 @@ impl Entity for Workspace {
             .get("name")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        let entity = |definition: &super::Definition| {
-            definition.kind == name
-                || definition.path == name
-                || definition.nested.iter().any(|(_, place)| *place == name)
-        };
-        if RESERVED.contains(&name) || DEFINITIONS.iter().any(entity) {
+        if Self::is_reserved(name) {
             errors.add(&["name"], format!("must not be one of: {name}"));
         }
     }

@@ -117,6 +117,7 @@ fn body() -> impl Strategy<Value = (&'static str, String)> {
 #[test]
 fn no_request_is_answered_with_a_500() {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let api = Api::new();

@@ -170,13 +170,3 @@ async fn a_group_goes_by_its_name_below_its_consumer() {
         assert_eq!(status, 404, "{method}");
     }
 }
-
-#[tokio::test]
-async fn a_declarative_configuration_needs_a_kong_without_a_database() {
-    let api = Api::new();
-    let expected = "this endpoint is only available when Kong is configured to not use a database";
-    for method in ["GET", "POST"] {
-        let (status, reply) = api.json(method, "/config", json!({})).await;
-        assert_eq!((status, &reply["message"]), (400, &json!(expected)));
-    }
-}

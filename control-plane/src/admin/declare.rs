@@ -1,0 +1,212 @@
+//! `/config`: the whole configuration of a workspace at once.
+
+use axum::extract::Request;
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::snapshot::Key;
+
+use super::body;
+use super::error::Refusal;
+use super::place::Place;
+use super::{Admin, Answer};
+use crate::command::batch;
+use crate::config::{Change, Config, Fields};
+use crate::declarative::{self, File};
+use crate::difference::Difference;
+use crate::history::Origin;
+use crate::publisher::JournalFault;
+
+/// Largest file, in bytes.
+const LIMIT: usize = 256 * 1024 * 1024;
+
+/// What a query asks besides.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wishes {
+    /// Only tell what would change.
+    dry_run: bool,
+    /// Say so if nothing would.
+    check_hash: bool,
+    /// Name errors per record.
+    flatten_errors: bool,
+}
+
+impl Wishes {
+    fn parse(query: Option<&str>) -> Self {
+        Self {
+            dry_run: body::is_set(query, "dry_run"),
+            check_hash: body::is_set(query, "check_hash"),
+            flatten_errors: body::is_set(query, "flatten_errors"),
+        }
+    }
+}
+
+/// Why a file does not take effect.
+enum Fault {
+    Items(Vec<batch::ItemFault>),
+    Journal(JournalFault),
+}
+
+impl From<JournalFault> for Fault {
+    fn from(fault: JournalFault) -> Self {
+        Self::Journal(fault)
+    }
+}
+
+pub(super) const METHODS: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST];
+
+/// The configuration as YAML, in Kong's wrapping.
+pub(super) fn read(config: &Config) -> Result<Answer, Refusal> {
+    let document = Value::Object(declarative::write(config));
+    let yaml = declarative::encode(&document).map_err(|error| {
+        tracing::error!(%error, "writing the configuration as a file failed");
+        Refusal::Unexpected
+    })?;
+    Ok(Answer::ok(json!({ "config": yaml })))
+}
+
+pub(super) async fn write(
+    admin: &Admin,
+    place: &Place,
+    origin: Origin,
+    request: Request,
+) -> Result<Answer, Refusal> {
+    let wishes = Wishes::parse(request.uri().query());
+    let document = document(request).await?;
+    let file = tokio::task::spawn_blocking(move || declarative::read(document))
+        .await
+        .map_err(|_| Refusal::Unexpected)?
+        .map_err(|errors| Refusal::Declarative(Value::Object(errors.0), None))?;
+    if let Some(named) = &file.workspace
+        && *named != place.name
+    {
+        let message = format!(
+            "the file is for the workspace '{named}', not '{}'",
+            place.name
+        );
+        return Err(Refusal::Declarative(json!({ "_workspace": message }), None));
+    }
+    let publisher = admin.publisher.clone();
+    // The decision takes a while for many records, and the store blocks.
+    tokio::task::spawn_blocking(move || {
+        let now = UnixTime::now();
+        let decide = |config: &Config, context: &crate::command::Context| {
+            batch::replace(&config.within(origin.workspace), &file.batch, context)
+                .map_err(Fault::Items)
+        };
+        if wishes.dry_run {
+            let config = publisher.config().within(origin.workspace);
+            let context = crate::command::Context::draw(now);
+            let change = decide(&config, &context).map_err(|fault| refuse(&file, fault, wishes))?;
+            let difference = Difference::of_change(&config, &change);
+            let body = json!({
+                "dry_run": true,
+                "changes": difference.counts(),
+                "data": difference.show(),
+            });
+            return Ok(Answer {
+                revision: Some(config.revision()),
+                ..Answer::ok(body)
+            });
+        }
+        let (revision, change) = publisher
+            .transact(&origin, now, decide)
+            .map_err(|fault| refuse(&file, fault, wishes))?;
+        if wishes.check_hash && change == Change::default() {
+            return Ok(Answer {
+                revision: Some(revision),
+                ..Answer::without_body(StatusCode::NOT_MODIFIED)
+            });
+        }
+        let config = publisher.config().within(origin.workspace);
+        Ok(Answer {
+            revision: Some(revision),
+            text: Some(entities(&config)),
+            ..Answer::new(StatusCode::CREATED, Value::Null)
+        })
+    })
+    .await
+    .map_err(|_| Refusal::Unexpected)?
+}
+
+fn refuse(file: &File, fault: Fault, wishes: Wishes) -> Refusal {
+    match fault {
+        Fault::Items(faults) if wishes.flatten_errors => {
+            let flattened = declarative::flattened(file, &faults);
+            Refusal::Declarative(json!({}), Some(flattened))
+        }
+        Fault::Items(faults) => Refusal::Declarative(declarative::nested(file, &faults), None),
+        Fault::Journal(fault) => Refusal::of_journal(&fault),
+    }
+}
+
+/// What the workspace holds, by collection and id, as Kong answers. Written as text at once: there may be a
+/// hundred thousand records.
+fn entities(config: &Config) -> String {
+    let mut text = String::from("{");
+    let mut last: Option<&str> = None;
+    let workspace = config.workspace();
+    let replaced = |key: &Key| {
+        shared::entity::definition(key.kind)
+            .is_some_and(|entity| batch::is_replaced(entity, workspace))
+    };
+    for (key, record) in config.records().filter(|(key, _)| replaced(key)) {
+        let start = match last {
+            Some(kind) if kind == key.kind => ",".to_owned(),
+            Some(_) => format!("}},\"{}\":{{", key.kind),
+            None => format!("\"{}\":{{", key.kind),
+        };
+        last = Some(key.kind);
+        text.push_str(&start);
+        text.push_str(&format_args!("\"{}\":", key.id).to_string());
+        text.push_str(&Value::Object(record.fields()).to_string());
+    }
+    text.push_str(if last.is_some() { "}}" } else { "}" });
+    text
+}
+
+/// The document in a body: as such, or as a text in the field `config`.
+async fn document(request: Request) -> Result<Fields, Refusal> {
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let bytes = body::collect(request.into_body(), LIMIT).await?;
+    let yaml = |text: &str| match declarative::decode(text) {
+        Ok(Value::Object(document)) => Ok(document),
+        Ok(_) => Err("expected an object".to_owned()),
+        Err(error) => Err(error),
+    };
+    let refused = |error: String| Refusal::Declarative(json!({ "error": error }), None);
+    if [
+        "text/yaml",
+        "application/yaml",
+        "application/x-yaml",
+        "text/x-yaml",
+    ]
+    .iter()
+    .any(|yaml| kind.starts_with(yaml))
+    {
+        let text = String::from_utf8(bytes.into()).map_err(|error| refused(error.to_string()))?;
+        return tokio::task::spawn_blocking(move || yaml(&text))
+            .await
+            .map_err(|_| Refusal::Unexpected)?
+            .map_err(refused);
+    }
+    let (crate::command::Body::Json(mut fields) | crate::command::Body::Form(mut fields)) =
+        body::decode(&kind, bytes).await?;
+    match fields.shift_remove("config") {
+        None if fields.is_empty() => {
+            Err(refused("expected a declarative configuration".to_owned()))
+        }
+        None => Ok(fields),
+        Some(Value::String(text)) => tokio::task::spawn_blocking(move || yaml(&text))
+            .await
+            .map_err(|_| Refusal::Unexpected)?
+            .map_err(refused),
+        Some(Value::Object(document)) => Ok(document),
+        Some(_) => Err(refused("expected a declarative configuration".to_owned())),
+    }
+}

@@ -1,0 +1,80 @@
+//! `?wait=`: an answer to a write that waits until the data planes serve it.
+//!
+//! The status stays what it is if every connected node serves the revision in time, and is 202 if not: the write
+//! is committed either way. `X-Wardgate-Serving`, `X-Wardgate-Refused` and `X-Wardgate-Waiting` name the nodes.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use shared::snapshot::Revision;
+
+use super::Answer;
+use super::error::Refusal;
+use crate::fleet::{Fleet, Progress};
+
+/// The longest wait, in seconds.
+const LONGEST: u64 = 300;
+
+/// How long a query asks to wait.
+pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let Some((_, value)) = pairs.find(|(name, _)| name == "wait") else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(seconds) if seconds <= LONGEST => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Refusal::Wait),
+    }
+}
+
+/// Adds to `answer` who serves it, once all do or `longest` is over.
+pub(super) async fn until_served(fleet: &Fleet, longest: Duration, answer: Answer) -> Answer {
+    let Some(revision) = answer.revision else {
+        return answer;
+    };
+    let progress = settled(fleet, revision, longest).await;
+    let complete = progress.refused.is_empty() && progress.waiting.is_empty();
+    let status = if complete || !answer.status.is_success() {
+        answer.status
+    } else {
+        StatusCode::ACCEPTED
+    };
+    Answer {
+        status,
+        rollout: Some(progress),
+        ..answer
+    }
+}
+
+/// The headers that name the nodes.
+pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str, String)> {
+    [
+        ("x-wardgate-serving", &progress.serving),
+        ("x-wardgate-refused", &progress.refused),
+        ("x-wardgate-waiting", &progress.waiting),
+    ]
+    .into_iter()
+    .filter(|(_, nodes)| !nodes.is_empty())
+    .map(|(name, nodes)| (name, nodes.join(", ")))
+}
+
+/// Where the nodes are once none is on its way any more, or when the time is over.
+async fn settled(fleet: &Fleet, revision: Revision, longest: Duration) -> Progress {
+    let mut changes = fleet.changes();
+    let all_have_answered = async {
+        loop {
+            changes.mark_unchanged();
+            let progress = fleet.progress_of(revision);
+            if progress.waiting.is_empty() {
+                return progress;
+            }
+            if changes.changed().await.is_err() {
+                return progress;
+            }
+        }
+    };
+    match tokio::time::timeout(longest, all_have_answered).await {
+        Ok(progress) => progress,
+        Err(_) => fleet.progress_of(revision),
+    }
+}

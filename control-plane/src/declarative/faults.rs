@@ -1,0 +1,243 @@
+//! What is wrong with a file, in the two shapes that Kong gives: nested as the file is, and one entry per record
+//! as the ingress controller reads it.
+
+use serde_json::{Map, Value, json};
+
+use super::{File, Place};
+use crate::command::batch::ItemFault;
+use crate::command::{Rejection, Selector};
+
+/// One error of a record: the path of its field, or none if it is about the record as a whole.
+type Complaint = (Option<String>, String);
+
+/// The faults as the file is nested: lists hold `null` for what is fine.
+pub fn nested(file: &File, faults: &[ItemFault]) -> Value {
+    let mut root = Map::new();
+    for fault in faults {
+        let errors = errors(fault);
+        match fault.item.and_then(|item| file.places.get(item)) {
+            Some(place) => {
+                if let Some(target) = slot(&mut root, place) {
+                    merge(target, errors);
+                }
+            }
+            None => merge(&mut root, errors),
+        }
+    }
+    Value::Object(root)
+}
+
+/// Where the errors of a record go.
+fn slot<'a>(root: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Map<String, Value>> {
+    let mut target = root;
+    for (name, at) in place {
+        let list = target
+            .entry(name.clone())
+            .or_insert_with(|| Value::Array(Vec::new()));
+        let Value::Array(list) = list else {
+            return None;
+        };
+        if list.len() <= *at {
+            list.resize(at + 1, Value::Null);
+        }
+        let element = list.get_mut(*at)?;
+        if element.is_null() {
+            *element = Value::Object(Map::new());
+        }
+        target = element.as_object_mut()?;
+    }
+    Some(target)
+}
+
+fn merge(target: &mut Map<String, Value>, errors: Map<String, Value>) {
+    for (name, error) in errors {
+        target.entry(name).or_insert(error);
+    }
+}
+
+/// The errors of one fault, by field.
+fn errors(fault: &ItemFault) -> Map<String, Value> {
+    if let Rejection::Invalid(errors) = &fault.rejection {
+        return errors.0.clone();
+    }
+    let mut errors = Map::new();
+    for (field, message) in complaints(fault) {
+        if let Some(field) = field {
+            errors.insert(field, message.into());
+            continue;
+        }
+        let list = errors.entry("@entity").or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(message.into());
+        }
+    }
+    errors
+}
+
+/// One entry per record with everything that is wrong with it.
+pub fn flattened(file: &File, faults: &[ItemFault]) -> Vec<Value> {
+    let mut entries = Vec::new();
+    for fault in faults {
+        let errors: Vec<Value> = complaints(fault)
+            .into_iter()
+            .map(|(field, message)| match field {
+                Some(field) => json!({ "type": "field", "field": field, "message": message }),
+                None => json!({ "type": "entity", "message": message }),
+            })
+            .collect();
+        let mut entry = Map::new();
+        if let Some(item) = fault.item.and_then(|item| file.batch.items.get(item)) {
+            let singular = item.kind.strip_suffix('s').unwrap_or(item.kind);
+            entry.insert("entity_type".to_owned(), singular.into());
+            let fields = &item.fields;
+            let name = ["name", "username", "prefix"]
+                .iter()
+                .find_map(|name| fields.get(*name).filter(|value| value.is_string()));
+            for (shown, value) in [
+                ("entity_name", name),
+                ("entity_id", fields.get("id")),
+                ("entity_tags", fields.get("tags")),
+            ] {
+                if let Some(value) = value {
+                    entry.insert(shown.to_owned(), value.clone());
+                }
+            }
+            entry.insert("entity".to_owned(), Value::Object(fields.clone()));
+        }
+        entry.insert("errors".to_owned(), errors.into());
+        entries.push(Value::Object(entry));
+    }
+    entries
+}
+
+fn complaints(fault: &ItemFault) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    match &fault.rejection {
+        Rejection::Invalid(errors) => walk("", &errors.0, &mut complaints),
+        Rejection::Unresolved(errors) => {
+            for (field, error) in &errors.0 {
+                let named = error.as_object().and_then(|error| error.keys().next());
+                let message = match named {
+                    Some(name) => format!("invalid reference '{field}: {name}' (no such entry)"),
+                    None => "invalid reference".to_owned(),
+                };
+                let said = error.as_object().and_then(|error| error.values().next());
+                let said = said.and_then(Value::as_str).map_or(message, str::to_owned);
+                complaints.push((Some(field.clone()), said));
+            }
+        }
+        Rejection::NoParent { field, kind, id } => {
+            let message = format!("invalid reference '{field}: {id}' (no such entry in '{kind}')");
+            complaints.push((Some(field.clone()), message));
+        }
+        Rejection::Taken(values) => {
+            let names: Vec<&str> = values.keys().map(String::as_str).collect();
+            let shown: Vec<String> = values
+                .values()
+                .map(|value| value.as_str().map_or_else(|| table(value), str::to_owned))
+                .collect();
+            let message = format!(
+                "uniqueness violation: entity with {} set to '{}' already declared",
+                names.join(","),
+                shown.join(",")
+            );
+            complaints.push((None, message));
+        }
+        Rejection::IdTaken(id) => {
+            let message = format!(
+                "uniqueness violation: entity with primary key set to '{id}' already declared"
+            );
+            complaints.push((None, message));
+        }
+        Rejection::NotEmpty => {
+            complaints.push((None, "Workspace is not empty".to_owned()));
+        }
+        Rejection::InvalidId => {
+            complaints.push((Some("id".to_owned()), "expected a valid UUID".to_owned()));
+        }
+        Rejection::Referenced { kind, by } => {
+            let message = format!("an existing '{by}' entity references this '{kind}' entity");
+            complaints.push((None, message));
+        }
+        Rejection::NotFound(selector, field) => {
+            let shown = match selector {
+                Selector::Id(id) => id.to_string(),
+                Selector::Name(name) => name.clone(),
+            };
+            let message = format!("could not find the entity with '{{{field}=\"{shown}\"}}'");
+            complaints.push((None, message));
+        }
+    }
+    complaints
+}
+
+fn walk(path: &str, errors: &Map<String, Value>, complaints: &mut Vec<Complaint>) {
+    for (name, error) in errors {
+        let whole = match (path, name.as_str()) {
+            (_, "@entity") => path.to_owned(),
+            ("", name) => name.to_owned(),
+            (path, name) => format!("{path}.{name}"),
+        };
+        match error {
+            Value::Object(nested) => walk(&whole, nested, complaints),
+            Value::Array(list) if name == "@entity" => {
+                complaints.extend(
+                    list.iter()
+                        .filter_map(Value::as_str)
+                        .map(|text| (None, text.to_owned())),
+                );
+            }
+            Value::Array(list) => {
+                for (at, text) in list.iter().enumerate() {
+                    if let Some(text) = text.as_str() {
+                        complaints.push((Some(format!("{whole}.{}", at + 1)), text.to_owned()));
+                    }
+                }
+            }
+            Value::String(text) => complaints.push((Some(whole), text.clone())),
+            _ => {}
+        }
+    }
+}
+
+/// A value as Kong prints a table: `{services={[2]={host="required field missing"}}}`.
+pub fn table(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut parts: Vec<String> = map
+                .iter()
+                .map(|(name, value)| {
+                    let plain = !name.is_empty()
+                        && name
+                            .chars()
+                            .all(|sign| sign.is_ascii_alphanumeric() || sign == '_')
+                        && !name.starts_with(|sign: char| sign.is_ascii_digit());
+                    let value = table(value);
+                    if plain {
+                        format!("{name}={value}")
+                    } else {
+                        format!("[\"{name}\"]={value}")
+                    }
+                })
+                .collect();
+            parts.sort();
+            format!("{{{}}}", parts.join(","))
+        }
+        Value::Array(list) => {
+            let holes = list.iter().any(Value::is_null);
+            let parts: Vec<String> = (1..)
+                .zip(list)
+                .filter(|(_, value)| !value.is_null())
+                .map(|(at, value): (usize, _)| {
+                    if holes {
+                        format!("[{at}]={}", table(value))
+                    } else {
+                        table(value)
+                    }
+                })
+                .collect();
+            format!("{{{}}}", parts.join(","))
+        }
+        other => other.to_string(),
+    }
+}

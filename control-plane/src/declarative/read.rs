@@ -1,0 +1,291 @@
+//! From a document to the records that it stands for: those written inside others become records of their own.
+
+use serde_json::{Map, Value, json};
+use shared::entity::{Definition, definition, definitions};
+use shared::schema::FieldErrors;
+
+use super::VERSIONS;
+use crate::command::Selector;
+use crate::command::batch::{Batch, Item, is_replaced, pointer};
+use crate::config::Fields;
+
+/// A configuration as a file has it.
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    /// Its records.
+    pub batch: Batch,
+    /// Where in the file each of them is.
+    pub places: Vec<Place>,
+    /// The workspace that it names.
+    pub workspace: Option<String>,
+}
+
+/// Where in a file a record is: the lists that it is in, from outside, and its index in each.
+pub type Place = Vec<(String, usize)>;
+
+/// Most records of a file.
+const ITEMS: usize = 1_000_000;
+
+/// A consumer's membership in a group.
+const MEMBERSHIP: &str = "consumer_group_consumers";
+
+/// Reads a document.
+///
+/// # Errors
+///
+/// What is wrong with it as a whole; whether its records can be is decided later.
+pub fn read(document: Fields) -> Result<File, FieldErrors> {
+    let mut reader = Reader {
+        file: File::default(),
+        errors: FieldErrors::default(),
+        defaults: Map::new(),
+        fragments: Map::new(),
+    };
+    let mut lists = Vec::new();
+    match document.get("_format_version") {
+        Some(version) => reader.check_version(version),
+        None => reader
+            .errors
+            .add(&["_format_version"], "required field missing"),
+    }
+    for (name, value) in document {
+        match name.as_str() {
+            "_format_version" | "_comment" | "_ignore" => {}
+            "_transform" if value.is_boolean() => {}
+            "_transform" => reader.errors.add(&["_transform"], "expected a boolean"),
+            "_workspace" => match value {
+                Value::String(name) => reader.file.workspace = Some(name),
+                _ => reader.errors.add(&["_workspace"], "expected a string"),
+            },
+            "_info" => reader.info(&value),
+            "_plugin_configs" => match value {
+                Value::Object(fragments) => reader.fragments = fragments,
+                _ => reader.errors.add(&["_plugin_configs"], "expected a map"),
+            },
+            _ => match (collection(&name), value) {
+                (Some(_), Value::Null) => {}
+                (Some(entity), Value::Array(list)) => lists.push((name, entity, list)),
+                (Some(_), _) => reader.errors.add(&[&name], "expected an array"),
+                (None, _) => reader.errors.add(&[&name], "unknown field"),
+            },
+        }
+    }
+    for (name, entity, list) in lists {
+        reader.list(&name, entity, list, None, &Vec::new());
+    }
+    if reader.errors.is_empty() {
+        Ok(reader.file)
+    } else {
+        Err(reader.errors)
+    }
+}
+
+/// The entity whose records a list of this name holds.
+fn collection(name: &str) -> Option<&'static Definition> {
+    let name = if name == "key-sets" { "key_sets" } else { name };
+    definition(name).filter(|entity| is_replaced(entity, shared::entity::DEFAULT_WORKSPACE))
+}
+
+struct Reader {
+    file: File,
+    errors: FieldErrors,
+    /// What records get that do not say otherwise, by collection.
+    defaults: Map<String, Value>,
+    /// Parts of plugin configurations, by name.
+    fragments: Map<String, Value>,
+}
+
+impl Reader {
+    fn check_version(&mut self, version: &Value) {
+        // YAML reads an unquoted version as a number.
+        let text = match version {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => {
+                self.errors.add(&["_format_version"], "expected a string");
+                return;
+            }
+        };
+        let text = if text == "3" { "3.0" } else { &text };
+        if !VERSIONS.contains(&text) {
+            let message = format!("expected one of: {}", VERSIONS.join(", "));
+            self.errors.add(&["_format_version"], message);
+        }
+    }
+
+    /// decK's remarks on the file: which records it stands for, and defaults for them.
+    fn info(&mut self, info: &Value) {
+        let Value::Object(info) = info else {
+            self.errors.add(&["_info"], "expected a record");
+            return;
+        };
+        if let Some(tags) = info.get("select_tags").filter(|tags| !tags.is_null()) {
+            let read = tags.as_array().map(|tags| {
+                let texts = tags.iter().map(|tag| tag.as_str().map(str::to_owned));
+                texts.collect::<Option<Vec<String>>>()
+            });
+            match read.flatten() {
+                Some(tags) => self.file.batch.tags = tags,
+                None => self
+                    .errors
+                    .add(&["_info", "select_tags"], "expected an array"),
+            }
+        }
+        if let Some(Value::Object(defaults)) = info.get("defaults") {
+            for (singular, fields) in defaults {
+                self.defaults.insert(format!("{singular}s"), fields.clone());
+            }
+        }
+    }
+
+    /// Takes in the records of a list, which may be inside of another record.
+    fn list(
+        &mut self,
+        name: &str,
+        entity: &'static Definition,
+        list: Vec<Value>,
+        parent: Option<(&'static str, usize)>,
+        outside: &Place,
+    ) {
+        for (at, value) in list.into_iter().enumerate() {
+            let mut place = outside.clone();
+            place.push((name.to_owned(), at));
+            let fields = match (value, entity.name_field) {
+                (Value::Object(fields), _) => fields,
+                (Value::String(text), Some(field)) => {
+                    Fields::from_iter([(field.to_owned(), text.into())])
+                }
+                _ => {
+                    self.refuse(&place, "expected a record");
+                    continue;
+                }
+            };
+            if self.file.batch.items.len() >= ITEMS {
+                self.refuse(&place, "more than 1000000 records");
+                return;
+            }
+            self.item(entity, fields, parent, &place);
+        }
+    }
+
+    fn refuse(&mut self, place: &Place, message: &str) {
+        let (names, last): (Vec<_>, _) = (
+            place.iter().map(|(name, _)| name.as_str()).collect(),
+            place.last().map_or(0, |(_, at)| *at),
+        );
+        let number = (last + 1).to_string();
+        let path = [names.as_slice(), &[&number]].concat();
+        self.errors.add(&path, message);
+    }
+
+    fn item(
+        &mut self,
+        entity: &'static Definition,
+        mut fields: Fields,
+        parent: Option<(&'static str, usize)>,
+        place: &Place,
+    ) {
+        let index = self.file.batch.items.len();
+        let mut inside = Vec::new();
+        let names: Vec<String> = fields.keys().cloned().collect();
+        for name in names {
+            let Some((child, field)) = child(entity, &name) else {
+                continue;
+            };
+            match fields.shift_remove(&name) {
+                Some(Value::Array(list)) => {
+                    let list = list.into_iter().map(|value| member(entity, child, value));
+                    inside.push((name, child, list.collect(), field));
+                }
+                None | Some(Value::Null) => {}
+                Some(_) => self.refuse(place, &format!("{name}: expected an array")),
+            }
+        }
+        for (field, kind) in entity.foreign_keys() {
+            if let Some(Value::String(text)) = fields.get(field) {
+                let key = foreign(kind, text);
+                fields.insert(field.to_owned(), key);
+            }
+        }
+        self.complete(entity, &mut fields);
+        self.file.batch.items.push(Item {
+            kind: entity.kind,
+            fields,
+            parent,
+        });
+        self.file.places.push(place.clone());
+        for (name, child, list, field) in inside {
+            self.list(&name, child, list, Some((field, index)), place);
+        }
+    }
+
+    /// Adds what the file says once for many records.
+    fn complete(&self, entity: &Definition, fields: &mut Fields) {
+        if let Some(Value::Object(defaults)) = self.defaults.get(entity.kind) {
+            for (name, value) in defaults {
+                fields.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        if entity.kind != "plugins" {
+            return;
+        }
+        if let Some(Value::String(name)) = fields.shift_remove("_config")
+            && let Some(Value::Object(fragment)) = self.fragments.get(&name)
+        {
+            let config = fields.entry("config").or_insert_with(|| json!({}));
+            if let Value::Object(config) = config {
+                for (name, value) in fragment {
+                    config.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+            }
+        }
+    }
+}
+
+/// The entity whose records a list inside of a record holds, and the field by which they point to that.
+fn child(parent: &'static Definition, name: &str) -> Option<(&'static Definition, &'static str)> {
+    let name = match (parent.kind, name) {
+        // Groups and consumers name each other; what is between them is a membership.
+        ("consumers", "groups" | "consumer_groups") | ("consumer_groups", "consumers") => {
+            MEMBERSHIP
+        }
+        _ => name,
+    };
+    let child = collection(name)?;
+    Some((child, pointer(child, parent.kind)?))
+}
+
+/// An element of a list inside of a record, as a record of its own.
+fn member(parent: &Definition, child: &Definition, value: Value) -> Value {
+    if child.kind != MEMBERSHIP {
+        return value;
+    }
+    let other = if parent.kind == "consumers" {
+        ("consumer_group", "consumer_groups")
+    } else {
+        ("consumer", "consumers")
+    };
+    let key = match value {
+        Value::String(text) => foreign(other.1, &text),
+        Value::Object(fields) => {
+            let wanted = ["id", "name", "username"].into_iter();
+            let named =
+                wanted.filter_map(|name| Some((name.to_owned(), fields.get(name)?.clone())));
+            Value::Object(named.take(1).collect())
+        }
+        value => value,
+    };
+    json!({ other.0: key })
+}
+
+/// A foreign key that is given by an id or a name.
+fn foreign(kind: &str, text: &str) -> Value {
+    let name = definitions()
+        .iter()
+        .find(|entity| entity.kind == kind)
+        .and_then(|entity| entity.name_field);
+    match (Selector::parse(text), name) {
+        (Selector::Name(text), Some(field)) => json!({ field: text }),
+        _ => json!({ "id": text }),
+    }
+}
