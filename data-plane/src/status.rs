@@ -1,4 +1,5 @@
-//! What operators and orchestrators ask: `/status`, `/status/ready`, `/metrics`.
+//! What operators and orchestrators ask: `/status`, `/status/ready`, `/metrics`,
+//! `/openid-connect/explain/{request_id}`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,11 +11,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use plugins::openid_connect::explain::Explanations;
 use serde_json::json;
+use shared::clock::UnixTime;
 use tokio::net::TcpListener;
 
 use crate::core::Node;
 use crate::metrics::Sum;
+
+/// Where the refusal of a request is explained, by its id.
+const EXPLAIN: &str = "/openid-connect/explain/";
 
 /// Answers until the runtime ends.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
@@ -77,8 +83,19 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            Sum::of(&node.metrics).render(),
+            Sum::of(&node.metrics).render() + &node.states.of::<Explanations>().metrics(),
         ),
+        path if path.starts_with(EXPLAIN) => {
+            let request_id = path.trim_start_matches(EXPLAIN);
+            let explanations = node.states.of::<Explanations>();
+            match explanations.find(request_id, UnixTime::now()) {
+                Some(explanation) => json_response(StatusCode::OK, &explanation),
+                None => json_response(
+                    StatusCode::NOT_FOUND,
+                    &json!({ "message": "no refusal of this request is known here" }),
+                ),
+            }
+        }
         _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
     }
 }

@@ -68,6 +68,27 @@ pub trait Host: Clone + 'static {
     /// somebody else to come back tries again.
     fn revoke(&self, revocations: Vec<Revocation>)
     -> impl Future<Output = Result<(), RevokeError>>;
+
+    /// Whose the operation `key` is, so that it runs once in the cluster. Waits for the result of
+    /// whoever came first, but not for long.
+    fn claim(&self, _key: [u8; 32]) -> impl Future<Output = Claim> {
+        std::future::ready(Claim::Alone)
+    }
+
+    /// Hands the result of a claimed operation to the nodes that wait for it: sealed, or nothing if
+    /// it failed.
+    fn publish(&self, _key: [u8; 32], _sealed: Option<Vec<u8>>) {}
+}
+
+/// Whose operation it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Claim {
+    /// The caller's: it runs the operation and publishes the result.
+    Ours,
+    /// Another node's, whose result this is, as it was published.
+    Theirs(Vec<u8>),
+    /// Nobody can say: the caller runs the operation for itself.
+    Alone,
 }
 
 /// Why revocations do not hold everywhere.

@@ -21,8 +21,10 @@ mod claims;
 pub mod config;
 mod cookie;
 mod distributed;
+pub mod explain;
 mod failure;
 mod flow;
+mod forms;
 mod grants;
 mod headers;
 mod introspection;
@@ -54,6 +56,7 @@ mod verify;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value};
@@ -68,12 +71,16 @@ use crate::host::Host;
 use callback::{Found, Lost};
 use config::{AuthMethod, UnsignedMethod};
 use cookie::Jar;
+use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
 use opened::{Opened, Sought};
 use rules::Rules;
 use session::Session;
 use token_endpoint::PassedOn;
 use verify::{Refusal, Verifier};
+
+/// How long a request that can do without waits for a refresh while the provider fails.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Plugin for OpenidConnect {
     const NAME: &'static str = "openid-connect";
@@ -107,13 +114,17 @@ pub struct OpenidConnectFilter(Arc<Rules>);
 impl Filter for OpenidConnectFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let rules = &self.0;
-        let jar = Jar::read(&exchange.request.headers, &rules.names);
+        let jar = Jar::read(
+            &exchange.request.headers,
+            &rules.names,
+            exchange.client.https,
+        );
         let flow = if self.steps_aside(exchange) {
             Flow::Continue
         } else {
             match authenticate(rules, exchange, host, &jar).await {
                 Ok(flow) => flow,
-                Err(failure) => refuse(rules, exchange, &jar, &failure).await,
+                Err(failure) => refuse(rules, exchange, host, &jar, &failure).await,
             }
         };
         if matches!(flow, Flow::Continue) {
@@ -132,7 +143,7 @@ impl Filter for OpenidConnectFilter {
     }
 
     fn owns_cookie(&self, name: &str) -> bool {
-        self.0.names.kind(name).is_some()
+        self.0.names.own(name)
     }
 }
 
@@ -263,11 +274,18 @@ async fn use_session(
         if let Some(token) = refresh_token
             && now.saturating_add(leeway) >= end
         {
-            let id_token = session.id_token.as_deref();
-            let passed_on = PassedOn::of(rules, exchange).await;
-            let refreshing =
-                refresh::refresh(rules, host, session.client, token, id_token, passed_on);
-            let refreshed = Box::pin(refreshing).await;
+            let grace = rules.config.provider.refresh_grace.seconds();
+            let spared = now < end.saturating_add(grace);
+            let asked = refresh::Asked {
+                client: session.client,
+                refresh_token: token,
+                id_token: session.id_token.as_deref(),
+                // A provider that is known to fail holds nobody up who can do without.
+                passed_on: PassedOn::of(rules, exchange).await,
+                patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
+            };
+            let ring = &exchange.environment.session_keys;
+            let refreshed = Box::pin(refresh::refresh(rules, host, ring, asked)).await;
             match refreshed {
                 Ok(tokens) => {
                     let mut session = session.refreshed(&tokens);
@@ -282,8 +300,10 @@ async fn use_session(
                     sign_in::keep(rules, exchange, host, jar, &session)?;
                     return Ok(Some(Flow::Continue));
                 }
-                // The provider is away, but the token still lives.
-                Err(failure) if failure.class == Class::Unavailable && now < end => {}
+                // The provider is away, and its own tokens say that the session may go on.
+                Err(failure) if failure.class == Class::Unavailable && spared => {
+                    debug!(issuer = rules.issuer, error = %failure, "a session goes on without a refresh");
+                }
                 Err(failure) => return Err(failure),
             }
         } else if now >= end.saturating_add(leeway) {
@@ -302,10 +322,14 @@ async fn use_session(
         Box::pin(reverify(rules, exchange, host, session)).await?;
     }
     let mut next = session.used(rules, now);
+    if open.restored {
+        next.get_or_insert_with(|| session.clone());
+    }
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
         admission::admit(rules, exchange, host, jar, &mut learnt).await?;
-        let changed = learnt.used_at != session.used_at
+        let changed = open.restored
+            || learnt.used_at != session.used_at
             || (learnt.user_info.is_some() && session.user_info.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
@@ -314,6 +338,8 @@ async fn use_session(
     }
     if let Some(next) = next {
         keep_on(rules, exchange, host, jar, &next);
+    } else {
+        session::tell(rules, exchange, session, now);
     }
     let client = rules.client(session.client);
     if rules
@@ -405,8 +431,15 @@ async fn use_refresh_token(
     found: &request::Found,
 ) -> Result<Flow, Failure> {
     let client = request::client(rules, exchange).await;
-    let passed_on = PassedOn::of(rules, exchange).await;
-    let tokens = refresh::refresh(rules, host, client, &found.token, None, passed_on).await?;
+    let asked = refresh::Asked {
+        client,
+        refresh_token: &found.token,
+        id_token: None,
+        patience: None,
+        passed_on: PassedOn::of(rules, exchange).await,
+    };
+    let ring = &exchange.environment.session_keys;
+    let tokens = refresh::refresh(rules, host, ring, asked).await?;
     let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
@@ -431,7 +464,13 @@ async fn use_refresh_token(
 }
 
 /// Answers a failure, or lets the request go on as the anonymous consumer.
-async fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: &Failure) -> Flow {
+async fn refuse(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    failure: &Failure,
+) -> Flow {
     let mut failure = failure.clone();
     match failure.class {
         Class::Unavailable | Class::Oversized | Class::Unexpected => {
@@ -454,5 +493,36 @@ async fn refuse(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, failure: 
         }
     }
     let client = request::client(rules, exchange).await;
-    Flow::Answer(failure.answer(rules, client, &exchange.request_id))
+    let page = page::wanted(&exchange.request.headers);
+    let answer = failure.answer(rules, client, &exchange.request_id, page);
+    note(rules, exchange, host, jar, &failure, answer.status());
+    Flow::Answer(answer)
+}
+
+/// Keeps why the request is refused for those who have to help.
+fn note(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    failure: &Failure,
+    status: http::StatusCode,
+) {
+    let session = match opened::find(rules, exchange, host, jar, host.now()) {
+        Sought::Useless(reason) if rules.methods.session => Some(reason),
+        _ => None,
+    };
+    host.node_state::<Explanations>().note(Explanation {
+        request_id: exchange.request_id.clone(),
+        at: host.now(),
+        method: exchange.request.method.to_string(),
+        path: exchange.path.clone(),
+        plugin: rules.plugin,
+        issuer: rules.issuer.clone(),
+        status: status.as_u16(),
+        reason: failure.code,
+        detail: failure.detail.to_string(),
+        session,
+        facts: failure.facts.clone(),
+    });
 }

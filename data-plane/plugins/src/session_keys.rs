@@ -3,7 +3,7 @@
 use shared::secret::Secret;
 
 /// The session keys of one snapshot, newest activation first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KeyRing {
     /// All usable keys.
     pub keys: Vec<SessionKey>,

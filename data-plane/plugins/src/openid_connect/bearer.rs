@@ -15,7 +15,7 @@ use shared::clock::UnixTime;
 
 use super::admission;
 use super::config::AuthMethod;
-use super::cookie::Jar;
+use super::cookie::{Family, Jar};
 use super::failure::{Class, Failure};
 use super::headers::Facts;
 use super::introspection::{self, Brought};
@@ -321,7 +321,7 @@ fn keep_session(
     let now = host.now();
     let sealed = verified.session.borrow().clone();
     if let Some((sealed_at, cookies)) = sealed
-        && jar.chunks().next().is_none()
+        && jar.chunks(Family::Session).next().is_none()
         && now.saturating_since(sealed_at) < COOKIE_LIFETIME
     {
         let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));

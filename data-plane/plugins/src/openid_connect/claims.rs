@@ -72,7 +72,10 @@ pub(super) fn authorize(rules: &Rules, claims: Option<&Claims>) -> Result<(), Fa
             return Err(Failure::forbidden(
                 "authz_denied",
                 format!("the access token does not have the required {what}"),
-            ));
+            )
+            .with("required", required.join(" | "))
+            .with("found", found.join(" "))
+            .with("claim", path.as_deref().unwrap_or_default().join(".")));
         }
     }
     let forbidden = access.claims_forbidden.as_deref().unwrap_or_default();

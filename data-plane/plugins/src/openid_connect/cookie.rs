@@ -1,10 +1,11 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
+use shared::clock::UnixTime;
 
 use super::config::SameSite;
 
@@ -15,73 +16,146 @@ pub(super) const CHUNK: usize = 3800;
 /// Most chunks of a session (Kong 3.9: nine).
 pub(super) const MOST_CHUNKS: u8 = 9;
 
+/// What browsers take from nobody but the very host over TLS (RFC 6265bis §4.1.3.2).
+const HOST_PREFIX: &str = "__Host-";
+
 /// The names that are ours.
 #[derive(Debug)]
 pub(super) struct Names {
-    session: String,
-    authorization: String,
+    session: Name,
+    remember: Name,
+    authorization: Name,
+}
+
+/// A name as it is configured, without a prefix.
+#[derive(Debug)]
+struct Name {
+    bare: String,
+    /// Whether it is sent with the prefix: on plain requests, on requests over TLS.
+    prefixed: [bool; 2],
+}
+
+/// Which of the cookies that may be cut into chunks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Family {
+    /// The session.
+    Session,
+    /// What restores it after the browser was closed.
+    Remember,
 }
 
 /// What a cookie of ours is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
-    /// A chunk of the session, counted from 1.
-    Session(u8),
+    /// A chunk, counted from 1.
+    Chunk(Family, u8),
     /// A sign-in under way.
     SignIn,
     /// Sign-ins that succeeded a moment ago.
     Trail,
+    /// A name of ours as it would be sent over the other scheme: never believed, never sent upstream.
+    Stray,
 }
 
-impl Names {
-    pub(super) fn new(session: &str, authorization: &str) -> Self {
-        Self {
-            session: session.to_owned(),
-            authorization: authorization.to_owned(),
+impl Name {
+    fn new(configured: &str, attributes: &Attributes) -> Self {
+        match configured.strip_prefix(HOST_PREFIX) {
+            Some(bare) => Self {
+                bare: bare.to_owned(),
+                prefixed: [true, true],
+            },
+            None => Self {
+                bare: configured.to_owned(),
+                prefixed: [attributes.is_prefixed(false), attributes.is_prefixed(true)],
+            },
         }
     }
 
-    /// The session cookie's name.
-    pub(super) fn session(&self) -> &str {
-        &self.session
+    /// The number of the chunk that `name` is, counted from 1.
+    fn chunk(&self, name: &str) -> Option<u8> {
+        match name.strip_prefix(&self.bare)?.as_bytes() {
+            [] => Some(1),
+            [digit @ b'2'..=b'9'] => Some(digit - b'0'),
+            _ => None,
+        }
+    }
+}
+
+impl Names {
+    pub(super) fn new(
+        (session, session_cookie): (&str, &Attributes),
+        remember: &str,
+        (authorization, authorization_cookie): (&str, &Attributes),
+    ) -> Self {
+        Self {
+            session: Name::new(session, session_cookie),
+            remember: Name::new(remember, session_cookie),
+            authorization: Name::new(authorization, authorization_cookie),
+        }
+    }
+
+    /// The name of the first chunk.
+    pub(super) fn of(&self, family: Family) -> &str {
+        match family {
+            Family::Session => &self.session.bare,
+            Family::Remember => &self.remember.bare,
+        }
     }
 
     /// The name of a chunk, counted from 1.
-    pub(super) fn chunk(&self, number: u8) -> String {
+    pub(super) fn chunk(&self, family: Family, number: u8) -> String {
+        let name = self.of(family);
         if number == 1 {
-            self.session.clone()
+            name.to_owned()
         } else {
-            format!("{}{number}", self.session)
+            format!("{name}{number}")
         }
     }
 
     /// The name of the cookie of the sign-in whose state hashes to `suffix`.
     pub(super) fn sign_in(&self, suffix: &str) -> String {
-        format!("{}_{suffix}", self.authorization)
+        format!("{}_{suffix}", self.authorization.bare)
     }
 
     /// The name of the cookie of sign-ins that succeeded a moment ago.
     pub(super) fn trail(&self) -> &str {
-        &self.authorization
+        &self.authorization.bare
     }
 
-    /// What the cookie `name` is, if it is ours.
-    pub(super) fn kind(&self, name: &str) -> Option<Kind> {
-        if let Some(rest) = name.strip_prefix(&self.session) {
-            if rest.is_empty() {
-                return Some(Kind::Session(1));
-            }
-            if let [digit @ b'2'..=b'9'] = rest.as_bytes() {
-                return Some(Kind::Session(digit - b'0'));
-            }
+    /// Whether the cookie `name` is ours, on whatever connection.
+    pub(super) fn own(&self, name: &str) -> bool {
+        self.kind(name, true).is_some()
+    }
+
+    /// What the cookie `name` of a request is, if it is ours.
+    fn kind(&self, name: &str, https: bool) -> Option<Kind> {
+        let (prefixed, bare) = match name.strip_prefix(HOST_PREFIX) {
+            Some(bare) => (true, bare),
+            None => (false, name),
+        };
+        let (kind, name) = self.bare_kind(bare)?;
+        let expected = name.prefixed.get(usize::from(https)).copied();
+        Some(if expected == Some(prefixed) {
+            kind
+        } else {
+            Kind::Stray
+        })
+    }
+
+    fn bare_kind(&self, bare: &str) -> Option<(Kind, &Name)> {
+        if let Some(number) = self.session.chunk(bare) {
+            return Some((Kind::Chunk(Family::Session, number), &self.session));
         }
-        let rest = name.strip_prefix(&self.authorization)?;
+        if let Some(number) = self.remember.chunk(bare) {
+            return Some((Kind::Chunk(Family::Remember, number), &self.remember));
+        }
+        let rest = bare.strip_prefix(&self.authorization.bare)?;
         if rest.is_empty() {
-            return Some(Kind::Trail);
+            return Some((Kind::Trail, &self.authorization));
         }
         let suffix = rest.strip_prefix('_')?;
         let ours = suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit());
-        ours.then_some(Kind::SignIn)
+        ours.then_some((Kind::SignIn, &self.authorization))
     }
 }
 
@@ -104,7 +178,7 @@ struct Entry {
 
 impl Jar {
     /// Splits the cookies of `headers`. A header that is no UTF-8 holds none of ours.
-    pub(super) fn read(headers: &HeaderMap, names: &Names) -> Self {
+    pub(super) fn read(headers: &HeaderMap, names: &Names, https: bool) -> Self {
         let mut jar = Self::default();
         for header in headers.get_all(COOKIE) {
             let number = jar.headers.len();
@@ -124,13 +198,18 @@ impl Jar {
                 }
                 let cookie = text.get(left..right).unwrap_or_default();
                 let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
-                match names.kind(name.trim_end()) {
-                    Some(kind) => jar.ours.push(Entry {
-                        kind,
-                        header: number,
-                        name: left..left + name.trim_end().len(),
-                        value: right - value.len()..right,
-                    }),
+                let name = name.trim_end();
+                match names.kind(name, https) {
+                    Some(kind) => {
+                        let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
+                        let end = left + name.len();
+                        jar.ours.push(Entry {
+                            kind,
+                            header: number,
+                            name: end - bare.len()..end,
+                            value: right - value.len()..right,
+                        });
+                    }
                     None => jar.others.push((number, left..right)),
                 }
             }
@@ -138,17 +217,16 @@ impl Jar {
         jar
     }
 
-    /// The values of chunk `number` of the session, at most five: a sibling domain may have planted
-    /// some.
-    pub(super) fn chunk(&self, number: u8) -> impl Iterator<Item = &str> {
+    /// The values of chunk `number`, at most five: a sibling domain may have planted some.
+    pub(super) fn chunk(&self, family: Family, number: u8) -> impl Iterator<Item = &str> {
         self.ours
             .iter()
-            .filter(move |entry| entry.kind == Kind::Session(number))
+            .filter(move |entry| entry.kind == Kind::Chunk(family, number))
             .map(|entry| self.text(entry.header, &entry.value))
             .take(5)
     }
 
-    /// Name and value of every cookie of a sign-in.
+    /// Name, without a prefix, and value of every cookie of a sign-in.
     pub(super) fn sign_ins(&self) -> impl Iterator<Item = (&str, &str)> {
         self.ours
             .iter()
@@ -167,11 +245,11 @@ impl Jar {
         Some(self.text(entry.header, &entry.value))
     }
 
-    /// The numbers of the session's chunks that the browser holds.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = u8> {
-        self.ours.iter().filter_map(|entry| match entry.kind {
-            Kind::Session(number) => Some(number),
-            Kind::SignIn | Kind::Trail => None,
+    /// The numbers of the chunks that the browser holds.
+    pub(super) fn chunks(&self, family: Family) -> impl Iterator<Item = u8> {
+        self.ours.iter().filter_map(move |entry| match entry.kind {
+            Kind::Chunk(found, number) if found == family => Some(number),
+            _ => None,
         })
     }
 
@@ -233,9 +311,19 @@ pub(super) struct Attributes {
     pub(super) secure: Option<bool>,
     /// Sent across sites over TLS, although `same_site` is left at its default.
     pub(super) cross_site_over_tls: bool,
+    /// Names get the prefix `__Host-` wherever the other attributes allow it.
+    pub(super) host_prefix: bool,
 }
 
 impl Attributes {
+    /// Whether names get the prefix `__Host-`: such a cookie is secure, for one host, and for all of it.
+    pub(super) fn is_prefixed(&self, https: bool) -> bool {
+        self.host_prefix
+            && self.secure.unwrap_or(https)
+            && self.domain.is_none()
+            && self.path == "/"
+    }
+
     /// `Set-Cookie` for `value`, kept until the browser closes.
     pub(super) fn set(&self, name: &str, value: &str, https: bool) -> HeaderValue {
         self.header(name, value, "", https)
@@ -253,6 +341,27 @@ impl Attributes {
         self.header(name, value, &lifetime, https)
     }
 
+    /// `Set-Cookie` for `value`, kept from `now` on for `lifetime` by clients that know no `Max-Age`
+    /// too.
+    pub(super) fn set_until(
+        &self,
+        name: &str,
+        value: &str,
+        now: UnixTime,
+        lifetime: Duration,
+        https: bool,
+    ) -> HeaderValue {
+        // Browsers keep nothing for longer than 400 days (RFC 6265bis §5.5).
+        let lifetime = lifetime.min(Duration::from_hours(400 * 24));
+        let end = Duration::from_millis(now.as_millis()).saturating_add(lifetime);
+        let date = SystemTime::UNIX_EPOCH
+            .checked_add(end)
+            .map(httpdate::fmt_http_date)
+            .unwrap_or_default();
+        let lifetime = format!("Expires={date}; Max-Age={}; ", lifetime.as_secs());
+        self.header(name, value, &lifetime, https)
+    }
+
     /// `Set-Cookie` that makes the browser forget `name`.
     pub(super) fn expire(&self, name: &str, https: bool) -> HeaderValue {
         self.header(
@@ -264,7 +373,12 @@ impl Attributes {
     }
 
     fn header(&self, name: &str, value: &str, lifetime: &str, https: bool) -> HeaderValue {
-        let mut text = format!("{name}={value}; {lifetime}");
+        let prefix = if self.is_prefixed(https) {
+            HOST_PREFIX
+        } else {
+            ""
+        };
+        let mut text = format!("{prefix}{name}={value}; {lifetime}");
         if let Some(domain) = &self.domain {
             text.push_str("Domain=");
             text.push_str(domain);
@@ -298,8 +412,50 @@ impl Attributes {
 mod tests {
     use super::*;
 
+    fn attributes() -> Attributes {
+        Attributes {
+            path: "/".to_owned(),
+            domain: None,
+            same_site: SameSite::Lax,
+            http_only: true,
+            secure: None,
+            cross_site_over_tls: false,
+            host_prefix: true,
+        }
+    }
+
     fn names() -> Names {
-        Names::new("session", "authorization")
+        let attributes = attributes();
+        Names::new(
+            ("session", &attributes),
+            "remember",
+            ("authorization", &attributes),
+        )
+    }
+
+    #[test]
+    fn rule_57_over_tls_only_what_the_host_itself_has_set_is_believed() {
+        let kind = |name: &str, https| names().kind(name, https);
+        let session = Some(Kind::Chunk(Family::Session, 1));
+        assert_eq!(kind("session", false), session);
+        assert_eq!(kind("__Host-session", true), session);
+        assert_eq!(kind("session", true), Some(Kind::Stray));
+        assert_eq!(kind("__Host-session", false), Some(Kind::Stray));
+        assert_eq!(kind("__HOST-session", true), None);
+        let set = attributes().set("session", "x", true);
+        assert_eq!(
+            set,
+            "__Host-session=x; Path=/; SameSite=Lax; Secure; HttpOnly"
+        );
+        let wide = Attributes {
+            domain: Some("example.com".to_owned()),
+            ..attributes()
+        };
+        assert!(
+            wide.set("session", "x", true)
+                .as_bytes()
+                .starts_with(b"session=")
+        );
     }
 
     fn stripped(cookies: &[&str]) -> Option<String> {
@@ -307,7 +463,7 @@ mod tests {
         for cookie in cookies {
             headers.append(COOKIE, HeaderValue::from_str(cookie).unwrap());
         }
-        Jar::read(&headers.clone(), &names()).strip(&mut headers, None);
+        Jar::read(&headers.clone(), &names(), false).strip(&mut headers, None);
         let left: Vec<_> = headers.get_all(COOKIE).iter().collect();
         assert!(left.len() <= 1 || cookies.len() > 1);
         left.first().map(|value| value.to_str().unwrap().to_owned())
@@ -344,19 +500,18 @@ mod tests {
                 "session=1; session=2; session=3; session=4; session=5; session=6",
             ),
         );
-        let jar = Jar::read(&headers, &names());
-        assert_eq!(jar.chunk(1).collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
+        let jar = Jar::read(&headers, &names(), false);
+        assert_eq!(
+            jar.chunk(Family::Session, 1).collect::<Vec<_>>(),
+            ["1", "2", "3", "4", "5"]
+        );
     }
 
     #[test]
     fn attributes_come_in_kongs_order() {
         let mut attributes = Attributes {
-            path: "/".to_owned(),
-            domain: None,
-            same_site: SameSite::Lax,
-            http_only: true,
-            secure: None,
-            cross_site_over_tls: false,
+            host_prefix: false,
+            ..attributes()
         };
         assert_eq!(
             attributes.set("session", "x", false),

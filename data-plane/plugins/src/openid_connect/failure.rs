@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use super::page;
 use super::rules::Rules;
 use crate::answer;
 
@@ -46,6 +47,8 @@ pub(super) struct Failure {
     pub(super) conclusive: bool,
     /// What the client reads in place of its class's words: how to put the matter right.
     pub(super) message: Option<&'static str>,
+    /// What was compared, for operators: never a secret, and never shown to clients.
+    pub(super) facts: Vec<(&'static str, String)>,
 }
 
 impl Failure {
@@ -58,6 +61,7 @@ impl Failure {
             error: None,
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Failure {
             error: Some("invalid_token"),
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
     }
 
@@ -82,6 +87,7 @@ impl Failure {
             error: Some("insufficient_scope"),
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
     }
 
@@ -94,6 +100,7 @@ impl Failure {
             error: None,
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
     }
 
@@ -106,6 +113,7 @@ impl Failure {
             error: None,
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
     }
 
@@ -141,7 +149,14 @@ impl Failure {
             error: Some("invalid_request"),
             conclusive: false,
             message: None,
+            facts: Vec::new(),
         }
+    }
+
+    /// This failure, with something that was compared.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.facts.push((name, value.into()));
+        self
     }
 
     /// This failure, with no anonymous consumer to stand in.
@@ -165,8 +180,22 @@ impl Failure {
         }
     }
 
+    /// Whether it meets a person in the middle of a sign-in.
+    fn has_page(&self) -> bool {
+        self.conclusive && self.code != "no_credential"
+            || matches!(self.class, Class::Unavailable | Class::Oversized)
+    }
+
     /// The answer for the client at position `client`.
-    pub(super) fn answer(&self, rules: &Rules, client: usize, request_id: &str) -> Response<Bytes> {
+    ///
+    /// A person who was signing in gets a page, if `page` says that one can be shown.
+    pub(super) fn answer(
+        &self,
+        rules: &Rules,
+        client: usize,
+        request_id: &str,
+        page: bool,
+    ) -> Response<Bytes> {
         let access = &rules.config.access;
         let client = rules.client(client);
         let (status, text, target) = match self.class {
@@ -205,7 +234,19 @@ impl Failure {
         if access.display_errors {
             write!(message, " ({})", self.detail).expect("writing to a string succeeds");
         }
-        let mut response = answer::message(status, &message, request_id);
+        let mut response = if page && self.has_page() {
+            page::page(
+                status,
+                text,
+                &[
+                    &message,
+                    "Go back and try again, or tell whoever runs this site the reference below.",
+                ],
+                request_id,
+            )
+        } else {
+            answer::message(status, &message, request_id)
+        };
         let headers = response.headers_mut();
         if matches!(
             self.class,

@@ -68,6 +68,9 @@ pub(super) struct Pending {
     pub(super) query: Option<String>,
     #[serde(rename = "a")]
     pub(super) started_at: UnixTime,
+    /// The form that was posted, if it is kept.
+    #[serde(default, rename = "f", skip_serializing_if = "Option::is_none")]
+    pub(super) form: Option<String>,
 }
 
 /// Where a sign-in stands.
@@ -110,6 +113,7 @@ pub(super) struct Arrival {
     pub(super) redirect_uri: String,
     pub(super) target: String,
     pub(super) query: Option<String>,
+    pub(super) form: Option<String>,
     /// Arguments of the request that the configuration lets through to the provider.
     pub(super) arguments: Vec<(String, String)>,
 }
@@ -236,6 +240,7 @@ fn begin(
         redirect_uri: arrival.redirect_uri,
         target: arrival.target,
         query: arrival.query,
+        form: arrival.form,
         started_at: now,
     };
     let mut arguments: Vec<(&str, String)> = vec![
@@ -315,7 +320,9 @@ fn accept(
             return Err(Failure::refused(
                 "iss_mismatch",
                 "the authorization response is of another issuer",
-            ));
+            )
+            .with("iss", iss)
+            .with("expected iss", &context.document.issuer));
         }
         None if context.document.sends_iss => {
             return Err(Failure::refused(
@@ -333,6 +340,7 @@ fn accept(
         return Err(Failure {
             error: None,
             ..Failure::refused("idp_error", format!("the OpenID provider answered {known}"))
+                .with("error", known)
         });
     }
     callback

@@ -49,14 +49,32 @@ pub(super) fn answer(
         LoginAction::Redirect => {
             let target = client.login_redirect_uri.clone().or_else(|| {
                 let pending = pending?;
-                Some(match &pending.query {
-                    Some(query) => format!("{}?{query}", pending.target),
-                    None => pending.target.clone(),
-                })
+                Some(origin(pending))
             })?;
             let location = with_tokens(rules, &target, tokens)?;
             Some(answer::redirect(&location, &exchange.request_id))
         }
+    }
+}
+
+/// Whether a success by `method` leads back to where the browser wanted to go at first.
+pub(super) fn returns(rules: &Rules, client: &Client, method: AuthMethod) -> bool {
+    let sign_in = &rules.config.sign_in;
+    if !sign_in.login_methods.contains(&method) {
+        return true;
+    }
+    match sign_in.login_action {
+        LoginAction::Upstream => true,
+        LoginAction::Response => false,
+        LoginAction::Redirect => client.login_redirect_uri.is_none(),
+    }
+}
+
+/// The URL that the browser wanted at first.
+pub(super) fn origin(pending: &Pending) -> String {
+    match &pending.query {
+        Some(query) => format!("{}?{query}", pending.target),
+        None => pending.target.clone(),
     }
 }
 

@@ -239,7 +239,7 @@ fn to_provider(
 
 /// Where the wish to log out comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Origin {
+pub(super) enum Origin {
     /// From a page of ours, or from no page at all.
     Ours,
     /// From a link of another site that the user followed.
@@ -250,7 +250,7 @@ enum Origin {
 
 /// Tells a logout that another site makes a browser ask for (Fetch Metadata; `Origin` where that is
 /// missing).
-fn origin(exchange: &Exchange<'_>) -> Origin {
+pub(super) fn origin(exchange: &Exchange<'_>) -> Origin {
     let headers = &exchange.request.headers;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("sec-fetch-site") {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::admission::Found;
 use super::config::AuthMethod;
-use super::cookie::Jar;
+use super::cookie::{Family, Jar};
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
 use super::principal::Principal;
@@ -40,6 +40,8 @@ pub(super) struct Opened {
     pub(super) principal: Principal,
     /// What a revocation may call it by.
     pub(super) names: Vec<Uuid>,
+    /// Whether the browser has no cookie of it yet.
+    pub(super) restored: bool,
     /// Up to which version of the revocations it is known not to be among them.
     unrevoked_at: Cell<Option<u64>>,
 }
@@ -94,29 +96,39 @@ pub(super) fn find(
 ) -> Sought {
     let sessions = host.core_state::<OpenedSessions>();
     let ring = &exchange.environment.session_keys;
+    let bound_to = session::binding(rules, exchange);
+    let is_bound_here = |session: &Session| bound_to.is_none() || session.bound_to == bound_to;
     let name = |value: &str| {
         let start = value.as_bytes().first_chunk::<NAME_CHARACTERS>()?;
         Some((rules.compilation, *start))
     };
-    for first in jar.chunk(1) {
+    for first in jar.chunk(Family::Session, 1) {
         let Some(name) = name(first) else { continue };
         let known = sessions.0.borrow().get(&name).cloned();
         if let Some(opened) = known
             && opened.is_held_by(jar, first)
             && ring.opening(opened.key_id, now.as_secs()).is_some()
             && opened.session.alive(rules, now)
+            && is_bound_here(&opened.session)
             && !opened.is_revoked(host.revocations())
         {
             return Sought::Open(opened);
         }
     }
     let mut sought = Sought::Nothing;
-    if jar.chunks().next().is_some() {
+    if jar.chunks(Family::Session).next().is_some() {
         sought = Sought::Useless("session_bad");
     }
-    for sealed in session::sealed_values(jar) {
+    for sealed in session::sealed_values(jar, Family::Session) {
         let Some(name) = name(&sealed) else { continue };
-        match open(rules, ring, host, sealed, now) {
+        let opened = open(rules, ring, host, sealed, now).and_then(|opened| {
+            if is_bound_here(&opened.session) {
+                Ok(opened)
+            } else {
+                Err("session_wrong_binding")
+            }
+        });
+        match opened {
             Ok(opened) => {
                 let opened = Rc::new(opened);
                 sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
@@ -125,7 +137,52 @@ pub(super) fn find(
             Err(reason) => sought = Sought::Useless(reason),
         }
     }
+    if rules.config.session.session_remember
+        && let Some(remembered) = remembered(rules, ring, host, jar, now)
+        && is_bound_here(&remembered.session)
+    {
+        return Sought::Open(Rc::new(remembered));
+    }
     sought
+}
+
+/// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old.
+fn remembered(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    jar: &Jar,
+    now: UnixTime,
+) -> Option<Opened> {
+    session::sealed_values(jar, Family::Remember).find_map(|sealed| {
+        let (old, key_id) = session::open(Family::Remember, rules, ring, &sealed, now)?;
+        let renewable = old.refresh_token.is_some() && rules.config.credentials.refresh_tokens;
+        let usable = renewable || old.expires_at.is_none_or(|end| now < end);
+        if !usable || !old.remembered(rules, now) {
+            return None;
+        }
+        let old = opened(rules, old, sealed, key_id);
+        if old.is_revoked(host.revocations()) {
+            return None;
+        }
+        let session = old.session.restored(host);
+        Some(Opened {
+            restored: true,
+            ..opened(rules, session, old.sealed, key_id)
+        })
+    })
+}
+
+fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> Opened {
+    Opened {
+        principal: principal(rules, &session),
+        names: names(rules, &session),
+        unrevoked_at: Cell::default(),
+        restored: false,
+        sealed,
+        key_id,
+        session,
+    }
 }
 
 impl Opened {
@@ -150,7 +207,7 @@ impl Opened {
         let mut number = 2;
         while !rest.is_empty() {
             let Some(after) = jar
-                .chunk(number)
+                .chunk(Family::Session, number)
                 .next()
                 .and_then(|chunk| rest.strip_prefix(chunk))
             else {
@@ -174,18 +231,12 @@ fn open(
     sealed: String,
     now: UnixTime,
 ) -> Result<Opened, &'static str> {
-    let (session, key_id) = session::open(rules, ring, &sealed, now).ok_or("session_bad")?;
+    let (session, key_id) =
+        session::open(Family::Session, rules, ring, &sealed, now).ok_or("session_bad")?;
     if !session.alive(rules, now) {
         return Err("session_expired");
     }
-    let opened = Opened {
-        principal: principal(rules, &session),
-        names: names(rules, &session),
-        unrevoked_at: Cell::default(),
-        sealed,
-        key_id,
-        session,
-    };
+    let opened = opened(rules, session, sealed, key_id);
     if opened.is_revoked(host.revocations()) {
         return Err("session_revoked");
     }

@@ -227,6 +227,12 @@ pub(super) async fn guarded<T>(
     result
 }
 
+/// Whether the last call to the provider failed.
+pub(super) fn fails(rules: &Rules, host: &impl Host) -> bool {
+    let entry = host.node_state::<Providers>().entry(rules.provider_key);
+    entry.calls.failures > 0 || entry.discovery.failures > 0
+}
+
 impl Providers {
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)

@@ -3,9 +3,11 @@
 //! afterwards (OpenID Connect Core §12).
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use shared::clock::UnixTime;
 use tracing::{debug, info};
 
@@ -14,10 +16,12 @@ use super::failure::{Class, Failure};
 use super::jws::{Claims, Jws};
 use super::provider;
 use super::rules::Rules;
+use super::seal::{self, Sizes};
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, Tokens};
 use super::verify::{Expected, Refusal, Verifier};
-use crate::host::Host;
+use crate::host::{Claim, Host};
+use crate::session_keys::KeyRing;
 
 /// How long a result answers for its refresh token: requests sent before their browser had the new
 /// cookie come that late.
@@ -35,7 +39,20 @@ struct Refreshes {
     recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
 }
 
-/// New tokens for `refresh_token`. `id_token` is the one that the session holds.
+/// What is to be refreshed.
+pub(super) struct Asked<'a> {
+    /// Position of the client.
+    pub(super) client: usize,
+    pub(super) refresh_token: &'a str,
+    /// The ID token that the session holds.
+    pub(super) id_token: Option<&'a str>,
+    /// How long the caller waits, if not for as long as it takes. The refresh goes on.
+    pub(super) patience: Option<Duration>,
+    /// What the request passes on to the token endpoint.
+    pub(super) passed_on: PassedOn,
+}
+
+/// New tokens. `ring` seals them on their way to another node.
 ///
 /// # Errors
 ///
@@ -43,11 +60,16 @@ struct Refreshes {
 pub(super) async fn refresh(
     rules: &Arc<Rules>,
     host: &impl Host,
-    client: usize,
-    refresh_token: &str,
-    id_token: Option<&str>,
-    passed_on: PassedOn,
+    ring: &KeyRing,
+    asked: Asked<'_>,
 ) -> Outcome {
+    let Asked {
+        client,
+        refresh_token,
+        id_token,
+        patience,
+        passed_on,
+    } = asked;
     let refreshes = host.node_state::<Refreshes>();
     let key = key(rules, client, refresh_token);
     if let Some(outcome) = refreshes.recent(&key, host.now()) {
@@ -63,16 +85,27 @@ pub(super) async fn refresh(
         let (refreshes, rules, its_host) =
             (Arc::clone(&refreshes), Arc::clone(rules), host.clone());
         let (refresh_token, id_token) = (refresh_token.to_owned(), id_token.map(str::to_owned));
+        let ring = ring.clone();
         host.spawn(Box::pin(async move {
-            let outcome = run(
-                &rules,
-                &its_host,
-                client,
-                refresh_token,
-                id_token.as_deref(),
-                &passed_on,
-            )
-            .await;
+            let ask = || async {
+                let id_token = id_token.as_deref();
+                let token = refresh_token.clone();
+                run(&rules, &its_host, client, token, id_token, &passed_on).await
+            };
+            let outcome = match its_host.claim(key).await {
+                Claim::Theirs(sealed) => match open(&rules, &ring, &its_host, &sealed) {
+                    Some(tokens) => Ok(Arc::new(tokens)),
+                    None => ask().await,
+                },
+                Claim::Alone => ask().await,
+                Claim::Ours => {
+                    let outcome = ask().await;
+                    let tokens = outcome.as_ref().ok();
+                    let sealed = tokens.and_then(|tokens| seal(&rules, &ring, &its_host, tokens));
+                    its_host.publish(key, sealed);
+                    outcome
+                }
+            };
             match &outcome {
                 Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
                 Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
@@ -81,8 +114,45 @@ pub(super) async fn refresh(
             pilot.land(&outcome);
         }));
     }
-    let given_up = || Failure::unavailable("refresh_failed", "the refresh was given up");
-    waiting.await.unwrap_or_else(|_| Err(given_up()))
+    let landed = async {
+        let given_up = || Failure::unavailable("refresh_failed", "the refresh was given up");
+        waiting.await.unwrap_or_else(|_| Err(given_up()))
+    };
+    let Some(patience) = patience else {
+        return landed.await;
+    };
+    match select(pin!(landed), pin!(host.sleep(patience))).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(Failure::unavailable(
+            "idp_unreachable",
+            "the OpenID provider takes too long",
+        )),
+    }
+}
+
+/// What tokens are sealed as on their way to another node. No cookie has such a name.
+const NAME: &str = "=refresh";
+
+const SIZES: Sizes = Sizes {
+    chunk: 64 * 1024,
+    most: 1,
+};
+
+/// Seals tokens for the nodes that wait for them.
+fn seal(rules: &Rules, ring: &KeyRing, host: &impl Host, tokens: &Tokens) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(tokens).ok()?;
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let now = host.now().as_secs();
+    let sealed = seal::seal(ring, &rules.binding, NAME, &json, SIZES, now, nonce);
+    Some(sealed.ok()?.into_bytes())
+}
+
+/// Opens the tokens that another node got. Its clock and ours say when they end.
+fn open(rules: &Rules, ring: &KeyRing, host: &impl Host, sealed: &[u8]) -> Option<Tokens> {
+    let sealed = std::str::from_utf8(sealed).ok()?;
+    let opened = seal::open(ring, &rules.binding, NAME, sealed, host.now().as_secs())?;
+    serde_json::from_slice(&opened.plaintext).ok()
 }
 
 async fn run(

@@ -34,6 +34,8 @@ const THIRTY_DAYS: Duration = Duration::from_hours(30 * 24);
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) config: OpenidConnect,
+    /// The plugin record's id.
+    pub(super) plugin: Uuid,
     pub(super) compilation: u64,
     pub(super) methods: Methods,
     /// The issuer without the well-known suffix and without a slash at its end.
@@ -140,15 +142,20 @@ impl Rules {
             &mut errors,
         );
         let clients = clients(&config, &mut errors);
-        let headers = HeaderRules::new(&config.headers, &mut errors);
+        let mut headers = HeaderRules::new(&config.headers, &mut errors);
+        let told = config.session.session_request_headers.iter().flatten();
+        headers.owned.extend(told.map(|fact| fact.header()));
         if !errors.is_empty() {
             return Err(errors);
         }
+        let session_cookie = session_cookie(&config);
+        let authorization_cookie = authorization_cookie(&config);
         let realm = Url::parse(&issuer)
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_else(|| issuer.clone());
         Ok(Self {
+            plugin: id,
             compilation: NEXT_COMPILATION.fetch_add(1, Ordering::Relaxed),
             methods,
             realm,
@@ -160,11 +167,15 @@ impl Rules {
             lookups: Lookups::new(&config),
             clients,
             names: Names::new(
-                &config.session.session_cookie_name,
-                &config.sign_in.authorization_cookie_name,
+                (&config.session.session_cookie_name, &session_cookie),
+                &config.session.session_remember_cookie_name,
+                (
+                    &config.sign_in.authorization_cookie_name,
+                    &authorization_cookie,
+                ),
             ),
-            session_cookie: session_cookie(&config),
-            authorization_cookie: authorization_cookie(&config),
+            session_cookie,
+            authorization_cookie,
             binding: Binding::new(&config, &issuer, id),
             token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
@@ -220,7 +231,15 @@ impl Rules {
     /// plugin or another of the same provider: a revocation may be forgotten then.
     pub(super) fn forgotten_at(&self, now: UnixTime) -> u64 {
         let longest = self.config.session.session_absolute_timeout.limit();
-        let longest = longest.unwrap_or(THIRTY_DAYS).max(ONE_DAY);
+        let mut longest = longest.unwrap_or(THIRTY_DAYS).max(ONE_DAY);
+        if self.config.session.session_remember {
+            let remembered = self
+                .config
+                .session
+                .session_remember_absolute_timeout
+                .limit();
+            longest = longest.max(remembered.unwrap_or(400 * ONE_DAY));
+        }
         now.saturating_add(longest + ONE_HOUR).as_secs()
     }
 
@@ -342,6 +361,7 @@ fn session_cookie(config: &OpenidConnect) -> Attributes {
         http_only: session.session_cookie_http_only,
         secure: session.session_cookie_secure,
         cross_site_over_tls: false,
+        host_prefix: session.cookie_host_prefix,
     }
 }
 
@@ -354,6 +374,7 @@ fn authorization_cookie(config: &OpenidConnect) -> Attributes {
         http_only: sign_in.authorization_cookie_http_only,
         secure: sign_in.authorization_cookie_secure,
         cross_site_over_tls: sign_in.response_mode == ResponseMode::FormPost,
+        host_prefix: config.session.cookie_host_prefix,
     }
 }
 

@@ -10,15 +10,17 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 
-use super::config::AuthMethod;
-use super::cookie::{CHUNK, Jar, MOST_CHUNKS};
-use super::jws::Claims;
+use super::config::{AuthMethod, Bind, SessionHeader};
+use super::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
+use super::jws::{Claims, Jws};
 use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
 use super::token_endpoint::Tokens;
 use super::user_info::UserInfo;
+use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::identity_headers;
 use crate::session_keys::KeyRing;
 
 /// Most bytes that a session may take before it is compressed and once it is decompressed.
@@ -79,6 +81,12 @@ pub(super) struct Session {
         with = "packed::optional_token"
     )]
     pub(super) user_info_jwt: Option<String>,
+    /// When the user signed in whom this browser is to remember.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) remembered_at: Option<UnixTime>,
+    /// What the session is bound to, hashed (`session_bind`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bound_to: Option<String>,
 }
 
 impl std::fmt::Debug for Session {
@@ -113,6 +121,66 @@ impl Session {
             introspection_jwt: None,
             user_info: None,
             user_info_jwt: None,
+            remembered_at: None,
+            bound_to: None,
+        }
+    }
+
+    /// The session that a browser begins anew which was to be remembered.
+    pub(super) fn restored(&self, host: &impl Host) -> Self {
+        let now = host.now();
+        Self {
+            id: random_text::<16>(host),
+            started_at: now,
+            renewed_at: now,
+            used_at: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether a browser is still remembered at `now` by what its cookie holds.
+    pub(super) fn remembered(&self, rules: &Rules, now: UnixTime) -> bool {
+        self.remembered_for(rules, now)
+            .is_some_and(|left| !left.is_zero())
+    }
+
+    /// How long it still is. `None`: it was never to be.
+    fn remembered_for(&self, rules: &Rules, now: UnixTime) -> Option<Duration> {
+        let since = self.remembered_at?;
+        let session = &rules.config.session;
+        let left = |since: UnixTime, limit: &super::config::Number| {
+            let end = since.saturating_add(limit.limit()?);
+            Some(end.saturating_since(now))
+        };
+        let rolling = left(self.renewed_at, &session.session_remember_rolling_timeout);
+        let absolute = left(since, &session.session_remember_absolute_timeout);
+        let both = rolling.into_iter().chain(absolute);
+        Some(both.min().unwrap_or(Duration::from_hours(400 * 24)))
+    }
+
+    /// A fact of the session as a header's value.
+    fn fact(&self, rules: &Rules, fact: SessionHeader, now: UnixTime) -> Option<HeaderValue> {
+        let config = &rules.config.session;
+        let left = |since: UnixTime, limit: &super::config::Number| {
+            let end = since.saturating_add(limit.limit()?);
+            Some(end.saturating_since(now).as_secs())
+        };
+        let idling = left(self.used_at, &config.session_idling_timeout);
+        let rolling = left(self.renewed_at, &config.session_rolling_timeout);
+        let absolute = left(self.started_at, &config.session_absolute_timeout);
+        let time = |seconds: Option<u64>| Some(HeaderValue::from(seconds.unwrap_or_default()));
+        match fact {
+            SessionHeader::Id => identity_headers::text(&self.id),
+            SessionHeader::Audience => identity_headers::text(&config.session_audience),
+            SessionHeader::Subject => {
+                let token = self.id_token.as_ref().unwrap_or(&self.access_token);
+                let claims = Jws::parse(token, token.len()).ok()?.claims;
+                identity_headers::text(claims.get("sub")?.as_str()?)
+            }
+            SessionHeader::IdlingTimeout => time(idling),
+            SessionHeader::RollingTimeout => time(rolling),
+            SessionHeader::AbsoluteTimeout => time(absolute),
+            SessionHeader::Timeout => time([idling, rolling, absolute].into_iter().flatten().min()),
         }
     }
 
@@ -185,6 +253,7 @@ impl Session {
     /// chunks of a larger one.
     pub(super) fn cookies(
         &self,
+        family: Family,
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
@@ -202,22 +271,39 @@ impl Session {
             .expect("writing to memory succeeds");
         let mut nonce = [0; 12];
         host.random(&mut nonce);
-        let name = rules.names.session();
-        let now = host.now().as_secs();
-        let value = seal::seal(ring, &rules.binding, name, &compressed, SIZES, now, nonce)?;
+        let name = rules.names.of(family);
+        let now = host.now();
+        let seconds = now.as_secs();
+        let value = seal::seal(
+            ring,
+            &rules.binding,
+            name,
+            &compressed,
+            SIZES,
+            seconds,
+            nonce,
+        )?;
+        let cookie = &rules.session_cookie;
+        let lifetime = match family {
+            Family::Session => None,
+            Family::Remember => self.remembered_for(rules, now),
+        };
         let mut cookies = Vec::new();
         let mut rest = value.as_str();
         let mut number = 1;
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at_checked(CHUNK).unwrap_or((rest, ""));
-            let name = rules.names.chunk(number);
-            cookies.push(rules.session_cookie.set(&name, chunk, https));
+            let name = rules.names.chunk(family, number);
+            cookies.push(match lifetime {
+                None => cookie.set(&name, chunk, https),
+                Some(lifetime) => cookie.set_until(&name, chunk, now, lifetime, https),
+            });
             rest = after;
             number += 1;
         }
-        for surplus in jar.chunks().filter(|held| *held >= number) {
-            let name = rules.names.chunk(surplus);
-            cookies.push(rules.session_cookie.expire(&name, https));
+        for surplus in jar.chunks(family).filter(|held| *held >= number) {
+            let name = rules.names.chunk(family, surplus);
+            cookies.push(cookie.expire(&name, https));
         }
         Ok(cookies)
     }
@@ -225,21 +311,22 @@ impl Session {
 
 /// The `Set-Cookie` headers that make the browser forget its session, every chunk of it.
 pub(super) fn expired_cookies(rules: &Rules, jar: &Jar, https: bool) -> Vec<HeaderValue> {
-    let mut numbers: Vec<u8> = jar.chunks().collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
-        .into_iter()
-        .map(|number| {
-            rules
-                .session_cookie
-                .expire(&rules.names.chunk(number), https)
-        })
-        .collect()
+    let mut cookies = Vec::new();
+    for family in [Family::Session, Family::Remember] {
+        let mut numbers: Vec<u8> = jar.chunks(family).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        for number in numbers {
+            let name = rules.names.chunk(family, number);
+            cookies.push(rules.session_cookie.expire(&name, https));
+        }
+    }
+    cookies
 }
 
 /// Opens the session whose sealed chunks, joined, are `value`. Also tells which key sealed it.
 pub(super) fn open(
+    family: Family,
     rules: &Rules,
     ring: &KeyRing,
     value: &str,
@@ -248,7 +335,7 @@ pub(super) fn open(
     let opened = seal::open(
         ring,
         &rules.binding,
-        rules.names.session(),
+        rules.names.of(family),
         value,
         now.as_secs(),
     )?;
@@ -265,22 +352,91 @@ pub(super) fn open(
 
 /// The sealed values that the browser may mean, joined from its chunks: at most five, for a sibling
 /// domain may have planted cookies of the same name. Copies are never mixed beyond their order.
-pub(super) fn sealed_values(jar: &Jar) -> impl Iterator<Item = String> {
-    jar.chunk(1).enumerate().filter_map(|(copy, first)| {
-        let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
-        let mut value = first.to_owned();
-        for number in 2..=chunks {
-            let part = jar
-                .chunk(number)
-                .nth(copy)
-                .or_else(|| jar.chunk(number).last())?;
-            value.push_str(part);
-            if value.len() > seal::LONGEST {
-                return None;
+pub(super) fn sealed_values(jar: &Jar, family: Family) -> impl Iterator<Item = String> {
+    jar.chunk(family, 1)
+        .enumerate()
+        .filter_map(move |(copy, first)| {
+            let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
+            let mut value = first.to_owned();
+            for number in 2..=chunks {
+                let part = jar
+                    .chunk(family, number)
+                    .nth(copy)
+                    .or_else(|| jar.chunk(family, number).last())?;
+                value.push_str(part);
+                if value.len() > seal::LONGEST {
+                    return None;
+                }
+            }
+            Some(value)
+        })
+}
+
+/// Tells upstream and client of the session what the configuration says (Kong 3.9,
+/// `session_request_headers` and `session_response_headers`). Times are in seconds from now.
+pub(super) fn tell(rules: &Rules, exchange: &mut Exchange<'_>, session: &Session, now: UnixTime) {
+    let config = &rules.config.session;
+    let request = config
+        .session_request_headers
+        .as_deref()
+        .unwrap_or_default();
+    let response = config
+        .session_response_headers
+        .as_deref()
+        .unwrap_or_default();
+    if request.is_empty() && response.is_empty() {
+        return;
+    }
+    for fact in request {
+        let headers = &mut exchange.request.headers;
+        match session.fact(rules, *fact, now) {
+            Some(value) => _ = headers.insert(fact.header(), value),
+            None => _ = headers.remove(fact.header()),
+        }
+    }
+    for fact in response {
+        let name = fact.header();
+        exchange
+            .response_headers
+            .retain(|(found, _)| *found != name);
+        if let Some(value) = session.fact(rules, *fact, now) {
+            exchange.response_headers.push((name, value));
+        }
+    }
+}
+
+/// What the client is that `session_bind` binds a session to, hashed. `None`: sessions are not bound.
+pub(super) fn binding(rules: &Rules, exchange: &Exchange<'_>) -> Option<String> {
+    let bound = rules.config.session.session_bind.as_deref()?;
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |part: &[u8]| {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        hasher.update(&length.to_be_bytes()).update(part);
+    };
+    for part in [Bind::Ip, Bind::Scheme, Bind::UserAgent] {
+        match part {
+            _ if !bound.contains(&part) => add(b""),
+            Bind::Ip => add(exchange.client.address.to_string().as_bytes()),
+            Bind::Scheme => add(if exchange.client.https {
+                b"https"
+            } else {
+                b"http"
+            }),
+            Bind::UserAgent => {
+                let agent = exchange.request.headers.get(http::header::USER_AGENT);
+                add(agent.map_or(b"".as_slice(), HeaderValue::as_bytes));
             }
         }
-        Some(value)
-    })
+    }
+    Some(
+        hasher
+            .finalize()
+            .to_hex()
+            .as_str()
+            .chars()
+            .take(32)
+            .collect(),
+    )
 }
 
 /// `N` random bytes as base64url.

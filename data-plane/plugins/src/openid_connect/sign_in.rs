@@ -8,18 +8,20 @@ use tracing::debug;
 use super::admission;
 use super::callback::Lost;
 use super::config::AuthMethod;
-use super::cookie::Jar;
+use super::cookie::{Family, Jar};
 use super::failure::{Class, Failure};
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
+use super::forms;
 use super::login;
 use super::loops;
 use super::mark;
+use super::page;
 use super::provider;
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, sha256};
 use super::seal::{self, Sizes};
-use super::session::{Session, random_text};
+use super::session::{self, Session, random_text};
 use super::token_endpoint::{self, PassedOn};
 use crate::answer;
 use crate::exchange::Exchange;
@@ -102,9 +104,14 @@ async fn arrive(
     let ring = &exchange.environment.session_keys;
     let state = mark::make(rules, ring, host, round)
         .map_err(|error| Failure::unavailable("no_session_key", error.to_string()))?;
+    let form = match &lost.pending {
+        Some(pending) => pending.form.clone(),
+        None => forms::keep(rules, exchange, host, &state).await,
+    };
     let uri = &exchange.request.uri;
     let target = own_url(exchange);
-    let preserved = rules.config.sign_in.preserve_query_args;
+    // A form is posted to the very URL that it was meant for.
+    let preserved = rules.config.sign_in.preserve_query_args || form.is_some();
     let query = uri
         .query()
         .filter(|_| preserved)
@@ -143,6 +150,7 @@ async fn arrive(
         redirect_uri,
         target,
         query,
+        form,
         arguments,
     })
 }
@@ -363,6 +371,12 @@ pub(super) async fn complete(
     }
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
+    if login::returns(rules, client, method)
+        && let Some(form) = forms::take(pending, host)
+    {
+        loops::note(rules, exchange, host, jar);
+        return Ok(Flow::Answer(page::form(&login::origin(pending), &form)));
+    }
     if let Some(response) = login::answer(rules, exchange, client, method, Some(pending), tokens) {
         if response.status().is_redirection() {
             loops::note(rules, exchange, host, jar);
@@ -379,7 +393,7 @@ pub(super) async fn complete(
     Ok(Flow::Continue)
 }
 
-/// Hands the session to the browser.
+/// Hands the session to the browser, and what restores it if the browser is to be remembered.
 ///
 /// # Errors
 ///
@@ -391,17 +405,30 @@ pub(super) fn keep(
     jar: &Jar,
     session: &Session,
 ) -> Result<(), Failure> {
-    let ring = &exchange.environment.session_keys;
-    let cookies = session
-        .cookies(rules, ring, host, jar, exchange.client.https)
-        .map_err(|error| match error {
-            seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
-            seal::SealError::TooLarge => Failure::oversized(),
-        })?;
-    for cookie in cookies {
-        exchange
-            .response_headers
-            .push((http::header::SET_COOKIE, cookie));
+    let mut session = session.clone();
+    session.bound_to = session::binding(rules, exchange);
+    let mut families = vec![Family::Session];
+    // What only notes a use says nothing new to a browser that is remembered.
+    let noted = session.used_at > session.renewed_at;
+    if rules.config.session.session_remember && !noted {
+        session.remembered_at.get_or_insert(session.started_at);
+        families.push(Family::Remember);
     }
+    let ring = &exchange.environment.session_keys;
+    let https = exchange.client.https;
+    for family in families {
+        let cookies = session
+            .cookies(family, rules, ring, host, jar, https)
+            .map_err(|error| match error {
+                seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
+                seal::SealError::TooLarge => Failure::oversized(),
+            })?;
+        for cookie in cookies {
+            exchange
+                .response_headers
+                .push((http::header::SET_COOKIE, cookie));
+        }
+    }
+    session::tell(rules, exchange, &session, host.now());
     Ok(())
 }

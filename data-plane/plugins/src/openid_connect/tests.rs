@@ -9,6 +9,7 @@ mod failures;
 mod gateway;
 mod grants;
 mod introspection;
+mod keeping;
 mod logout;
 mod properties;
 mod provider;

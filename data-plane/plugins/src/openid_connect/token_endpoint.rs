@@ -8,6 +8,7 @@ use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
@@ -37,7 +38,7 @@ const CODES: [&str; 6] = [
 ];
 
 /// Tokens as the provider handed them out.
-#[derive(Clone)]
+#[derive(Clone, Deserialize, Serialize)]
 pub(super) struct Tokens {
     pub(super) access_token: String,
     pub(super) id_token: Option<String>,
@@ -49,6 +50,7 @@ pub(super) struct Tokens {
     /// What introspection said, for `login_tokens`.
     pub(super) introspection: Option<Map<String, Value>>,
     /// Headers of the answer that the client shall see.
+    #[serde(skip)]
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -141,6 +143,7 @@ impl TokenError {
         match self {
             Self::Refused(error) => {
                 Failure::refused(code, format!("the token endpoint answered {error}"))
+                    .with("error", *error)
             }
             Self::Provider(error) => error.failure(),
         }

@@ -39,6 +39,30 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// This refusal, with what was compared.
+    fn with_token(self, token: &Jws<'_>, verifier: &Verifier<'_>) -> Self {
+        let rules = verifier.rules;
+        let add = |failure: Failure| {
+            let mut failure = failure
+                .with("alg", format!("{:?}", token.header.algorithm))
+                .with("kid", token.header.kid.clone().unwrap_or_default())
+                .with("now", verifier.now.as_secs().to_string())
+                .with("leeway", verifier.leeway().as_secs().to_string())
+                .with("expected iss", rules.issuer.clone())
+                .with("client_id", rules.client(verifier.client).id.clone());
+            for name in ["iss", "aud", "azp", "exp", "iat", "nbf", "auth_time", "typ"] {
+                if let Some(value) = token.claims.get(name) {
+                    failure = failure.with(name, value.to_string());
+                }
+            }
+            failure
+        };
+        match self {
+            Self::UnknownKey(failure) => Self::UnknownKey(add(failure)),
+            Self::Bad(failure) => Self::Bad(add(failure)),
+        }
+    }
+
     /// The failure, once no further key is to be had.
     pub(super) fn into_failure(self) -> Failure {
         match self {
@@ -95,12 +119,14 @@ impl Verifier<'_> {
         let core: CoreIdToken = token
             .parse()
             .map_err(|_| bad("idt_missing", "the ID token has claims of the wrong type"))?;
-        self.check_id_signature(&parsed)?;
-        self.check_with_crate(&core, &parsed.claims, expected)?;
-        if self.rules.config.credentials.verify_claims {
-            self.check_what_the_crate_does_not(&parsed, expected)?;
-        }
-        self.check_domain(&parsed.claims)?;
+        let checked = self.check_id_signature(&parsed).and_then(|()| {
+            self.check_with_crate(&core, &parsed.claims, expected)?;
+            if self.rules.config.credentials.verify_claims {
+                self.check_what_the_crate_does_not(&parsed, expected)?;
+            }
+            self.check_domain(&parsed.claims)
+        });
+        checked.map_err(|refusal| refusal.with_token(&parsed, self))?;
         Ok(parsed.claims)
     }
 
@@ -299,7 +325,8 @@ impl Verifier<'_> {
             let failure = Failure::refused("at_typ", "the token is not an access token");
             return Err(Refusal::Bad(failure));
         }
-        self.check_access_token(&parsed, self.rules.config.credentials.verify_signature)?;
+        self.check_access_token(&parsed, self.rules.config.credentials.verify_signature)
+            .map_err(|refusal| refusal.with_token(&parsed, self))?;
         Ok(parsed.claims)
     }
 

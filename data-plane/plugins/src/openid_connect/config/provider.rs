@@ -151,4 +151,10 @@ pub struct Provider {
     #[serde(default)]
     #[schemars(extend("x-not-yet" = true))]
     pub cluster_cache_redis: Redis,
+
+    /// Time in seconds for which a session whose access token has ended goes on while the provider is
+    /// down or fails, so that the token cannot be refreshed.
+    #[serde(default = "default::five_minutes")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub refresh_grace: Number,
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::default;
-use super::values::{Number, Redis, SameSite, SecretText, SessionHeader, Storage};
+use super::values::{Bind, Number, Redis, SameSite, SecretText, SessionHeader, Storage};
 
 /// The session: how long it lives and where.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -68,34 +68,39 @@ pub struct Session {
     #[serde(default)]
     pub session_cookie_secure: Option<bool>,
 
+    /// Over TLS, puts `__Host-` before the names of the session and authorization cookies wherever
+    /// their path, domain and security allow it, so that no other host can set them.
+    #[serde(default = "default::yes")]
+    pub cookie_host_prefix: bool,
+
+    /// Binds a session to what began it: elsewhere its cookie is of no use.
+    #[serde(default)]
+    pub session_bind: Option<Vec<Bind>>,
+
     /// Adds a cookie that restores the session after the browser was closed.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_remember: bool,
 
     /// Name of that cookie.
     #[serde(default = "default::remember")]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_remember_cookie_name: String,
 
     /// Time in seconds after which that cookie must have been renewed.
     #[serde(default = "default::one_week")]
-    #[schemars(extend("x-not-yet" = true))]
+    #[schemars(range(min = 0))]
     pub session_remember_rolling_timeout: Number,
 
     /// Time in seconds after which that cookie ends for good.
     #[serde(default = "default::thirty_days")]
-    #[schemars(extend("x-not-yet" = true))]
+    #[schemars(range(min = 0))]
     pub session_remember_absolute_timeout: Number,
 
     /// Facts of the session sent upstream as headers.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_request_headers: Option<Vec<SessionHeader>>,
 
     /// Facts of the session sent to the client as headers.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_response_headers: Option<Vec<SessionHeader>>,
 
     /// Keeps a list of sessions by subject in the storage.
@@ -103,9 +108,8 @@ pub struct Session {
     #[schemars(extend("x-not-yet" = true))]
     pub session_store_metadata: bool,
 
-    /// All audiences of a session have one subject.
+    /// All audiences of a session have one subject. They always have: a session has one audience.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_enforce_same_subject: bool,
 
     /// Hashes the subject in the storage's metadata.

@@ -135,4 +135,9 @@ pub struct SignIn {
     #[serde(default = "default::sixty_thousand")]
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub login_rate_limit: u32,
+
+    /// Keeps a form that is posted without a session over the sign-in and lets the browser post it
+    /// again. A form of another site is not kept.
+    #[serde(default = "default::yes")]
+    pub preserve_post: bool,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -313,6 +314,18 @@ pub enum Storage {
     Redis,
 }
 
+/// What a session may be bound to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bind {
+    /// The client's address.
+    Ip,
+    /// `http` or `https`.
+    Scheme,
+    /// The header `User-Agent`.
+    UserAgent,
+}
+
 /// A fact of a session that may be sent as a header.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -325,6 +338,21 @@ pub enum SessionHeader {
     IdlingTimeout,
     RollingTimeout,
     AbsoluteTimeout,
+}
+
+impl SessionHeader {
+    /// The header that carries it (Kong 3.9, `session_request_headers`).
+    pub const fn header(self) -> HeaderName {
+        HeaderName::from_static(match self {
+            Self::Id => "session-id",
+            Self::Audience => "session-audience",
+            Self::Subject => "session-subject",
+            Self::Timeout => "session-timeout",
+            Self::IdlingTimeout => "session-idling-timeout",
+            Self::RollingTimeout => "session-rolling-timeout",
+            Self::AbsoluteTimeout => "session-absolute-timeout",
+        })
+    }
 }
 
 /// Whether a token must be bound to a key of the client.

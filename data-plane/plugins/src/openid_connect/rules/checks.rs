@@ -198,11 +198,15 @@ pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut Fie
     }
 }
 
-pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
+fn cookie_names(config: &OpenidConnect, errors: &mut FieldErrors) {
     let session = &config.session;
     let sign_in = &config.sign_in;
     for (field, name) in [
         ("session_cookie_name", &session.session_cookie_name),
+        (
+            "session_remember_cookie_name",
+            &session.session_remember_cookie_name,
+        ),
         (
             "authorization_cookie_name",
             &sign_in.authorization_cookie_name,
@@ -223,15 +227,37 @@ pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
             "must differ from authorization_cookie_name",
         );
     }
-    let chunk = sign_in
-        .authorization_cookie_name
-        .strip_prefix(&session.session_cookie_name);
-    if chunk.is_some_and(|end| matches!(end.as_bytes(), [b'2'..=b'9'])) {
+    let remember = &session.session_remember_cookie_name;
+    if session.session_remember
+        && (*remember == session.session_cookie_name
+            || *remember == sign_in.authorization_cookie_name)
+    {
         errors.add(
-            &["authorization_cookie_name"],
-            "must not be the name of a further session cookie (session_cookie_name and a digit)",
+            &["session_remember_cookie_name"],
+            "must differ from session_cookie_name and authorization_cookie_name",
         );
     }
+    for (field, name) in [
+        (
+            "authorization_cookie_name",
+            &sign_in.authorization_cookie_name,
+        ),
+        ("session_remember_cookie_name", remember),
+    ] {
+        let chunk = name.strip_prefix(&session.session_cookie_name);
+        if chunk.is_some_and(|end| matches!(end.as_bytes(), [b'2'..=b'9'])) {
+            errors.add(
+                &[field],
+                "must not be the name of a further session cookie (session_cookie_name and a digit)",
+            );
+        }
+    }
+}
+
+pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
+    cookie_names(config, errors);
+    let session = &config.session;
+    let sign_in = &config.sign_in;
     for (field, path) in [
         ("session_cookie_path", &session.session_cookie_path),
         (

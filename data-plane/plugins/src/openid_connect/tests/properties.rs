@@ -58,6 +58,7 @@ impl World {
                 redirect_uri: "https://gateway.example/".to_owned(),
                 target: "https://gateway.example/".to_owned(),
                 query: None,
+                form: None,
                 arguments: Vec::new(),
             };
             let (state, action) =
@@ -124,6 +125,7 @@ impl World {
                 redirect_uri: "https://gateway.example/".to_owned(),
                 target: "https://gateway.example/".to_owned(),
                 query: None,
+                form: None,
                 arguments: Vec::new(),
             }),
         }

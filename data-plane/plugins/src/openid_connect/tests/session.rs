@@ -5,6 +5,7 @@ use http::HeaderValue;
 use http::header::COOKIE;
 use serde_json::json;
 
+use super::super::cookie::Family;
 use super::gateway::{Browser, Gateway};
 use crate::filter::Filter;
 use crate::session_keys::KeyRing;
@@ -142,7 +143,7 @@ fn a_refresh_that_brings_another_user_is_refused() {
 
 #[test]
 fn a_provider_that_is_away_ends_no_session() {
-    let (mut gateway, mut browser) = signed_in(json!({ "leeway": 60 }));
+    let (mut gateway, mut browser) = signed_in(json!({ "leeway": 60, "refresh_grace": 0 }));
     gateway.provider.script.borrow_mut().down = true;
     gateway.advance(250);
     assert_eq!(
@@ -443,7 +444,8 @@ fn cookies_of_the_first_format_stay_readable() {
     )
     .unwrap();
     let start = crate::testing::START;
-    let (session, key) = super::super::session::open(&rules, &key_ring(), value, start).unwrap();
+    let (session, key) =
+        super::super::session::open(Family::Session, &rules, &key_ring(), value, start).unwrap();
     assert_eq!(
         (session.access_token.as_str(), session.started_at, key),
         ("access", start, [1; 8])

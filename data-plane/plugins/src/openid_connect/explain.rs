@@ -1,0 +1,358 @@
+//! Why a request was refused, for those who have to help: kept for some minutes under the request's id,
+//! told on the status listener, and counted by reason.
+//!
+//! Holds what was compared, as issuers, audiences, times and names, and never a token, a code or a
+//! secret.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use shared::clock::UnixTime;
+
+/// How long an explanation is kept.
+const KEPT: Duration = Duration::from_mins(15);
+
+/// Most explanations that a node keeps.
+const MOST: usize = 10_000;
+
+/// Longest fact, in characters.
+const LONGEST_FACT: usize = 300;
+
+/// Longest path that is shown.
+const LONGEST_PATH: usize = 500;
+
+/// What a node knows of the requests that it refused of late.
+#[derive(Debug, Default)]
+pub struct Explanations(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    all: VecDeque<Explanation>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// Why one request was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Explanation {
+    pub(super) request_id: String,
+    pub(super) at: UnixTime,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) plugin: uuid::Uuid,
+    pub(super) issuer: String,
+    pub(super) status: u16,
+    pub(super) reason: &'static str,
+    pub(super) detail: String,
+    /// Why the session cookie that came along was of no use.
+    pub(super) session: Option<&'static str>,
+    pub(super) facts: Vec<(&'static str, String)>,
+}
+
+impl Explanations {
+    /// Keeps and counts `explanation`, and forgets what is old.
+    pub(super) fn note(&self, explanation: Explanation) {
+        let mut kept = self.lock();
+        *kept.counts.entry(explanation.reason).or_default() += 1;
+        let now = explanation.at;
+        let old = |kept: &Explanation| now.saturating_since(kept.at) >= KEPT;
+        while kept.all.len() >= MOST || kept.all.front().is_some_and(old) {
+            kept.all.pop_front();
+        }
+        kept.all.push_back(explanation);
+    }
+
+    /// Why the request `request_id` was refused, if that was not long ago.
+    pub fn find(&self, request_id: &str, now: UnixTime) -> Option<Value> {
+        let kept = self.lock();
+        let newest_first = kept.all.iter().rev();
+        let fresh = |kept: &&Explanation| now.saturating_since(kept.at) < KEPT;
+        let mut fresh = newest_first.filter(fresh);
+        let found = fresh.find(|kept| kept.request_id == request_id)?;
+        Some(found.tell())
+    }
+
+    /// How often each reason occurred since the node started, in Prometheus's text form.
+    pub fn metrics(&self) -> String {
+        use std::fmt::Write;
+        let kept = self.lock();
+        let mut text = String::from(
+            "# HELP wardgate_openid_connect_refusals_total Requests that openid-connect refused, by reason.\n# TYPE wardgate_openid_connect_refusals_total counter\n",
+        );
+        for (reason, count) in &kept.counts {
+            _ = writeln!(
+                text,
+                "wardgate_openid_connect_refusals_total{{reason=\"{reason}\"}} {count}"
+            );
+        }
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Explanation {
+    fn tell(&self) -> Value {
+        let (step, fix) = known(self.reason);
+        let compared: Map<String, Value> = self
+            .facts
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), shown(value, LONGEST_FACT).into()))
+            .collect();
+        json!({
+            "request_id": self.request_id,
+            "at": self.at.as_millis(),
+            "method": self.method,
+            "path": shown(&self.path, LONGEST_PATH),
+            "plugin": self.plugin,
+            "issuer": self.issuer,
+            "status": self.status,
+            "step": step,
+            "reason": self.reason,
+            "detail": self.detail,
+            "compared": compared,
+            "session": self.session,
+            "fix": fix,
+        })
+    }
+}
+
+/// A text without control characters and of a bearable length.
+fn shown(text: &str, longest: usize) -> String {
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(longest)
+        .collect()
+}
+
+/// The step that refuses for `reason`, and what puts the matter right.
+fn known(reason: &str) -> (&'static str, &'static str) {
+    let found = KNOWN.iter().find(|(reasons, ..)| reasons.contains(&reason));
+    found.map_or(("request", "See the node's log."), |(_, step, fix)| {
+        (*step, *fix)
+    })
+}
+
+/// Reasons, the step that refuses for them, and what puts the matter right.
+const KNOWN: &[(&[&str], &str, &str)] = &[
+    (
+        &["no_credential"],
+        "credentials",
+        "Send one of the credentials of auth_methods; in a browser, open the page by navigation rather than from a script.",
+    ),
+    (
+        &["duplicate_param"],
+        "request",
+        "Send each parameter, header and token once, in one place.",
+    ),
+    (
+        &[
+            "state_missing",
+            "state_unknown",
+            "state_reused",
+            "state_expired",
+            "state_wrong_browser",
+        ],
+        "authorization response",
+        "Begin the sign-in again, in the browser that began it; check that its cookies are kept and that redirect_uri leads to the same plugin.",
+    ),
+    (
+        &["iss_missing", "iss_mismatch"],
+        "authorization response",
+        "The answer is not of the configured provider: compare issuer with what the provider sends, and look for a second provider at the same redirect_uri.",
+    ),
+    (
+        &["idp_error"],
+        "provider",
+        "The provider refused or sent what cannot be used: see its log, and check client, scopes and endpoints with POST /openid-connect/check.",
+    ),
+    (
+        &["code_missing"],
+        "authorization response",
+        "The provider sent no code: check that the client allows the authorization code grant.",
+    ),
+    (
+        &["token_http", "token_shape", "token_type"],
+        "token request",
+        "Check client_id, client_secret, client_auth and that redirect_uri is registered as it is configured.",
+    ),
+    (
+        &["idt_missing"],
+        "ID token",
+        "Ask for the scope openid, and check that the client may have ID tokens.",
+    ),
+    (
+        &["idt_alg"],
+        "ID token",
+        "Let the provider sign with RS256, ES256 or another public-key algorithm, or set enable_hs_signatures.",
+    ),
+    (
+        &["idt_sig", "idt_kid"],
+        "ID token",
+        "The keys of the provider do not verify the token: check issuer and its jwks_uri; after a key change wait for rediscovery_lifetime or DELETE /openid-connect/issuers.",
+    ),
+    (
+        &["idt_iss"],
+        "ID token",
+        "Set issuer to the value that the provider puts into its tokens, or list that in issuers_allowed.",
+    ),
+    (
+        &["idt_aud", "idt_azp"],
+        "ID token",
+        "The token is for another client: compare client_id with the client at the provider.",
+    ),
+    (
+        &["idt_exp", "idt_iat", "idt_nbf", "clock_skew"],
+        "ID token",
+        "Compare the clocks of gateway and provider; leeway tolerates small differences.",
+    ),
+    (
+        &["idt_nonce"],
+        "ID token",
+        "The token was not made for this sign-in: begin again; check that the provider copies the nonce.",
+    ),
+    (
+        &["idt_auth_time", "idt_acr"],
+        "ID token",
+        "The user authenticated too long ago or too weakly for this route: sign in again at the provider.",
+    ),
+    (
+        &["idt_at_hash", "idt_c_hash", "idt_sub"],
+        "ID token",
+        "The token does not fit to what came with it: the provider is at fault.",
+    ),
+    (
+        &["userinfo_sub", "userinfo_sig", "userinfo_shape"],
+        "user info",
+        "The user info is not of the user who signed in, or malformed: the provider is at fault.",
+    ),
+    (
+        &[
+            "at_sig", "at_iss", "at_aud", "at_exp", "at_nbf", "at_typ", "at_scope",
+        ],
+        "access token",
+        "Get a new access token from the configured issuer, for this audience; an ID token is none.",
+    ),
+    (
+        &["introspect_inactive"],
+        "introspection",
+        "The provider says that the token is not active: get a new one.",
+    ),
+    (
+        &["dpop_proof", "mtls_binding"],
+        "proof of possession",
+        "Send the token with the proof or over the certificate that it is bound to.",
+    ),
+    (
+        &[
+            "session_bad",
+            "session_expired",
+            "session_revoked",
+            "session_wrong_binding",
+        ],
+        "session",
+        "Sign in again. If that happens too early, compare the session_* timeouts, and session_secret where plugins share sessions.",
+    ),
+    (
+        &["session_too_large"],
+        "session",
+        "Let the provider put fewer claims into its tokens, or set session_storage to redis.",
+    ),
+    (
+        &["refresh_failed", "refresh_sub"],
+        "refresh",
+        "Sign in again. If that happens too early, check how long the provider's refresh tokens live.",
+    ),
+    (
+        &["authz_denied"],
+        "authorisation",
+        "Give the user what scopes_required, audience_required, groups_required or roles_required ask for, or correct the *_claim that names where it is.",
+    ),
+    (
+        &["consumer_missing"],
+        "consumer",
+        "Create the consumer that the claim names, or set anonymous or consumer_optional.",
+    ),
+    (
+        &["idp_unreachable"],
+        "provider",
+        "The provider does not answer this node: check name, route, certificate and proxy. Sessions go on for refresh_grace.",
+    ),
+    (
+        &["loop"],
+        "sign-in",
+        "The browser does not keep the gateway's cookies: check cookie domain, path, Secure and SameSite.",
+    ),
+    (
+        &["sign_in_limit"],
+        "sign-in",
+        "Wait a minute, or raise login_rate_limit.",
+    ),
+    (
+        &["logout_token"],
+        "back-channel logout",
+        "Compare the logout token with OpenID Connect Back-Channel Logout 1.0 §2.6.",
+    ),
+    (
+        &["logout_forged"],
+        "logout",
+        "Let users log out from a page of the same site.",
+    ),
+    (
+        &["no_session_key"],
+        "session",
+        "The node has no session key: it has not reached a control plane yet.",
+    ),
+    (&["client_missing"], "configuration", "Set client_id."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explanation(id: usize, at: u64) -> Explanation {
+        Explanation {
+            request_id: format!("{id:032x}"),
+            at: UnixTime::from_secs(at),
+            method: "GET".to_owned(),
+            path: "/a\u{7}".to_owned(),
+            plugin: uuid::Uuid::nil(),
+            issuer: "https://idp.example".to_owned(),
+            status: 401,
+            reason: "idt_aud",
+            detail: "the ID token is for another audience".to_owned(),
+            session: None,
+            facts: vec![("aud", "another".to_owned())],
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_explained_for_a_while() {
+        let explanations = Explanations::default();
+        explanations.note(explanation(1, 1_000));
+        let id = format!("{:032x}", 1);
+        let told = explanations.find(&id, UnixTime::from_secs(1_001)).unwrap();
+        assert_eq!(told["step"], "ID token");
+        assert_eq!(told["compared"]["aud"], "another");
+        assert_eq!(told["path"], "/a");
+        assert!(told["fix"].as_str().unwrap().contains("client_id"));
+        assert_eq!(explanations.find("x", UnixTime::from_secs(1_001)), None);
+        assert_eq!(explanations.find(&id, UnixTime::from_secs(9_000)), None);
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_all_are_counted() {
+        let explanations = Explanations::default();
+        for id in 0..=MOST {
+            explanations.note(explanation(id, 1_000));
+        }
+        let now = UnixTime::from_secs(1_001);
+        assert_eq!(explanations.find(&format!("{:032x}", 0), now), None);
+        assert!(explanations.find(&format!("{MOST:032x}"), now).is_some());
+        let counted = format!("{{reason=\"idt_aud\"}} {}", MOST + 1);
+        assert!(explanations.metrics().contains(&counted));
+    }
+}

@@ -1,0 +1,97 @@
+//! Forms that were posted without a session: kept over the sign-in, then posted again by the browser.
+//!
+//! A small form travels in the sign-in's cookie, so that any node gives it back. A large one stays on
+//! the node; a sign-in that ends on another finds it gone, and the browser asks for the page by GET.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use http::Method;
+use shared::clock::UnixTime;
+
+use super::flow::Pending;
+use super::logout::{Origin, origin};
+use super::request;
+use super::rules::Rules;
+use super::sign_in::suffix;
+use crate::exchange::Exchange;
+use crate::host::Host;
+
+/// Longest form that is kept, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Longest form in a cookie, compressed and in base64.
+const LONGEST_IN_COOKIE: usize = 2400;
+
+/// Most bytes that a node keeps.
+const MOST: usize = 16 * 1024 * 1024;
+
+/// How long a node keeps a form, whatever `authorization_rolling_timeout` says.
+const KEPT: Duration = Duration::from_mins(10);
+
+/// What stands in the cookie for a form that stays on the node.
+const ON_NODE: &str = "";
+
+/// The large forms of a node, by the end of their sign-in's name.
+#[derive(Debug, Default)]
+struct Forms(Mutex<HashMap<String, (UnixTime, Bytes)>>);
+
+/// Keeps the form that the request posts, if it may be posted again: it is not another site's. Answers
+/// what the sign-in with this state has to remember of it.
+pub(super) async fn keep(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    state: &str,
+) -> Option<String> {
+    let asked = rules.config.sign_in.preserve_post
+        && exchange.request.method == Method::POST
+        && request::is_form(&exchange.request.headers);
+    // Posted again it would come from our own page, and pass for our users' doing.
+    if !asked || origin(exchange) != Origin::Ours {
+        return None;
+    }
+    let form = exchange.body.read(LONGEST).await.ok()?;
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&form).ok()?;
+    let packed = URL_SAFE_NO_PAD.encode(encoder.finish().ok()?);
+    if packed.len() <= LONGEST_IN_COOKIE {
+        return Some(packed);
+    }
+    let now = host.now();
+    let forms = host.node_state::<Forms>();
+    let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
+    forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
+    let bytes: usize = forms.values().map(|(_, form)| form.len()).sum();
+    if bytes + form.len() > MOST {
+        return None;
+    }
+    forms.insert(suffix(state), (now, form));
+    Some(ON_NODE.to_owned())
+}
+
+/// The fields of the form that was posted before the sign-in, if it is still there.
+pub(super) fn take(pending: &Pending, host: &impl Host) -> Option<Vec<(String, String)>> {
+    let kept = pending.form.as_deref()?;
+    let form = if kept == ON_NODE {
+        let forms = host.node_state::<Forms>();
+        let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
+        forms.remove(&suffix(&pending.state))?.1
+    } else {
+        let packed = URL_SAFE_NO_PAD.decode(kept).ok()?;
+        let mut form = Vec::new();
+        let limit = u64::try_from(LONGEST).ok()?;
+        let mut decoder = DeflateDecoder::new(packed.as_slice()).take(limit);
+        decoder.read_to_end(&mut form).ok()?;
+        form.into()
+    };
+    Some(form_urlencoded::parse(&form).into_owned().collect())
+}
