@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,6 +43,8 @@ const MAX_GIVEN_UP: u32 = 100;
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);
+/// How long a draining listener takes new connections at most: clients that do not hear of it keep coming.
+const LATECOMERS: Duration = Duration::from_secs(5);
 
 /// A listening socket, not yet bound to a runtime.
 #[derive(Debug)]
@@ -94,16 +96,24 @@ pub(crate) fn run(
                 listener,
                 acceptor,
                 stop.clone(),
+                LATECOMERS.min(drain / 2),
                 Arc::clone(&alive),
             );
             loops.push(tokio::task::spawn_local(accepting));
         }
+        let mut stop = stop;
+        // A sender that is gone means the same.
+        let _ = stop.wait_for(|stopping| *stopping).await;
+        let end = monotonic() + drain;
         for accepting in loops {
             if let Err(error) = accepting.await {
                 tracing::error!(%error, "a listener failed");
             }
         }
-        if tokio::time::timeout(drain, alive.closed()).await.is_err() {
+        if tokio::time::timeout_at(end.into(), alive.closed())
+            .await
+            .is_err()
+        {
             tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
         }
         Ok(())
@@ -115,17 +125,30 @@ async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     mut stop: watch::Receiver<bool>,
+    latecomers: Duration,
     alive: Arc<watch::Sender<()>>,
 ) {
     let port = listener.local_addr().map_or(0, |address| address.port());
+    let mut closing: Option<Instant> = None;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stopping| *stopping) => {
-                // What is in the queue has been promised an answer: it is taken until no more comes.
-                match tokio::time::timeout(QUIET, listener.accept()).await {
-                    Ok(accepted) => accepted,
-                    Err(_) => return,
+        let accepted = if let Some(end) = closing {
+            // What is in the queue has been promised an answer: it is taken until no more comes, or, once
+            // it is time, until the queue is empty for a moment.
+            let patience = if monotonic() < end {
+                QUIET
+            } else {
+                Duration::ZERO
+            };
+            match tokio::time::timeout(patience, listener.accept()).await {
+                Ok(accepted) => accepted,
+                Err(_) => return,
+            }
+        } else {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stopping| *stopping) => {
+                    closing = Some(monotonic() + latecomers);
+                    continue;
                 }
             }
         };

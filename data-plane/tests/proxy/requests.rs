@@ -1,8 +1,9 @@
 //! Requests through to the upstream, and answers back.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -277,4 +278,41 @@ fn stopping_lets_an_exchange_end() {
         answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"),
         "{answer}"
     );
+}
+
+#[test]
+fn stopping_ends_although_clients_keep_coming() {
+    let (port, heads) = upstream(&[OK]);
+    // Nobody else takes them.
+    std::thread::spawn(move || heads.into_iter().for_each(drop));
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let address = proxy.addresses().proxy;
+    let (served, wait) = channel();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let served = served.clone();
+            std::thread::spawn(move || {
+                // Until the listener is closed.
+                while let Ok(mut stream) = TcpStream::connect(address) {
+                    let mut answer = String::new();
+                    let _ =
+                        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                    let _ = stream.read_to_string(&mut answer);
+                    let _ = served.send(());
+                }
+            })
+        })
+        .collect();
+    for _ in 0..4 {
+        wait.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    let (stopped, ended) = channel();
+    std::thread::spawn(move || {
+        stop(proxy);
+        stopped.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_mins(1)).unwrap();
+    for client in clients {
+        client.join().unwrap();
+    }
 }
