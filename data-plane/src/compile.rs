@@ -20,6 +20,7 @@ use shared::entity::{
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
 
+use self::environment::Principals;
 use self::filters::{Assembly, Filters};
 use crate::metrics::Labels;
 use crate::router::Router;
@@ -116,6 +117,7 @@ struct Records {
     plugins: Vec<Plugin>,
     consumers: Vec<Consumer>,
     acls: Vec<Acl>,
+    principals: Principals,
     session_keys: Vec<SessionKey>,
     revocations: Vec<Revocation>,
 }
@@ -198,6 +200,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         records.consumers,
         &records.acls,
         &records.session_keys,
+        records.principals,
         &mut faults,
     );
     if !faults.is_empty() {
@@ -253,6 +256,30 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             }
             "plugins" => records.plugins.extend(parse(kind, id, json, faults)),
             "consumers" => records.consumers.extend(parse(kind, id, json, faults)),
+            "consumer_groups" => {
+                let groups = &mut records.principals.groups;
+                groups.extend(parse(kind, id, json, faults));
+            }
+            "consumer_group_consumers" => {
+                let members = &mut records.principals.members;
+                members.extend(parse(kind, id, json, faults));
+            }
+            "keyauth_credentials" => {
+                let keys = &mut records.principals.keys;
+                keys.extend(parse(kind, id, json, faults));
+            }
+            "basicauth_credentials" => {
+                let passwords = &mut records.principals.passwords;
+                passwords.extend(parse(kind, id, json, faults));
+            }
+            "hmacauth_credentials" => {
+                let signers = &mut records.principals.signers;
+                signers.extend(parse(kind, id, json, faults));
+            }
+            "jwt_secrets" => {
+                let jwts = &mut records.principals.jwts;
+                jwts.extend(parse(kind, id, json, faults));
+            }
             "acls" => records.acls.extend(parse(kind, id, json, faults)),
             "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
             "revocations" => records

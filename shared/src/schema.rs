@@ -205,7 +205,8 @@ impl FieldErrors {
         }
     }
 
-    fn put(&mut self, path: &[&str], message: Value) {
+    /// Adds an error of any shape at `path`, unless there is one.
+    pub fn put(&mut self, path: &[&str], message: Value) {
         let Some((last, parents)) = path.split_last() else {
             return;
         };

@@ -37,7 +37,6 @@ pub struct Acl {
 
     /// Counts the consumer's consumer groups as its groups.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub include_consumer_groups: bool,
 }
 
@@ -68,6 +67,7 @@ impl Filter for Acl {
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let identity = &exchange.identity;
         let asserted = identity.authenticated_groups.as_deref();
+        let with_memberships: Vec<String>;
         let (groups, header) = match (&identity.consumer, asserted) {
             // Groups of the authentication outrank those of a consumer that no credential of its own
             // stands behind: OpenID Connect maps a consumer, it does not authenticate one.
@@ -77,8 +77,18 @@ impl Filter for Acl {
                 (groups, AUTHENTICATED_GROUPS)
             }
             (Some(consumer), _) => {
-                let groups = exchange.environment.consumers.groups.get(&consumer.id);
-                (groups.map_or(&[][..], Vec::as_slice), CONSUMER_GROUPS)
+                let consumers = &exchange.environment.consumers;
+                let groups = consumers.groups.get(&consumer.id);
+                let groups = groups.map_or(&[][..], Vec::as_slice);
+                let more = consumers.memberships.get(&consumer.id);
+                match more.filter(|_| self.include_consumer_groups) {
+                    Some(more) => {
+                        let names = more.iter().map(|membership| membership.name.clone());
+                        with_memberships = groups.iter().cloned().chain(names).collect();
+                        (&with_memberships[..], CONSUMER_GROUPS)
+                    }
+                    None => (groups, CONSUMER_GROUPS),
+                }
             }
             (None, Some(groups)) => (groups, AUTHENTICATED_GROUPS),
             (None, None) => {

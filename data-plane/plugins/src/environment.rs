@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shared::entity::Consumer;
 use uuid::Uuid;
 
+use crate::credentials::Credentials;
 use crate::session_keys::KeyRing;
 
 /// What every filter of one snapshot shares.
@@ -13,6 +14,8 @@ use crate::session_keys::KeyRing;
 pub struct Environment {
     /// All consumers.
     pub consumers: Consumers,
+    /// What consumers prove who they are with.
+    pub credentials: Credentials,
     /// The keys that seal and open cookies.
     pub session_keys: KeyRing,
 }

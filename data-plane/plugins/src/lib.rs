@@ -5,15 +5,36 @@
 
 pub mod acl;
 mod answer;
+mod arguments;
+mod authentication;
+pub mod basic_auth;
+mod body;
+pub mod bot_detection;
+pub mod correlation_id;
+pub mod cors;
+pub mod credentials;
 pub mod environment;
 pub mod exchange;
 pub mod filter;
+pub mod hmac_auth;
 pub mod host;
 mod identity_headers;
+pub mod ip_restriction;
+pub mod jwt;
+pub mod key_auth;
 pub mod openid_connect;
+mod pairs;
+pub mod rate_limiting;
+pub mod redirect;
+mod redis_config;
 pub mod registry;
+pub mod request_size_limiting;
+pub mod request_termination;
+pub mod request_transformer;
+pub mod response_transformer;
 pub mod revocations;
 pub mod session_keys;
 pub mod state;
 #[cfg(test)]
 mod testing;
+mod values;

@@ -9,10 +9,24 @@ use shared::schema::{FieldErrors, Record};
 use uuid::Uuid;
 
 use crate::acl::Acl;
+use crate::basic_auth::BasicAuth;
+use crate::bot_detection::BotDetection;
+use crate::correlation_id::CorrelationId;
+use crate::cors::Cors;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Scope};
+use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
+use crate::ip_restriction::IpRestriction;
+use crate::jwt::Jwt;
+use crate::key_auth::KeyAuth;
 use crate::openid_connect::OpenidConnect;
+use crate::rate_limiting::RateLimiting;
+use crate::redirect::Redirect;
+use crate::request_size_limiting::RequestSizeLimiting;
+use crate::request_termination::RequestTermination;
+use crate::request_transformer::RequestTransformer;
+use crate::response_transformer::ResponseTransformer;
 
 /// What the control plane knows of a plugin.
 #[derive(Debug)]
@@ -160,6 +174,20 @@ macro_rules! registry {
 registry! {
     OpenidConnect,
     Acl,
+    BasicAuth,
+    BotDetection,
+    CorrelationId,
+    Cors,
+    HmacAuth,
+    IpRestriction,
+    Jwt,
+    KeyAuth,
+    RateLimiting,
+    Redirect,
+    RequestSizeLimiting,
+    RequestTermination,
+    RequestTransformer,
+    ResponseTransformer,
 }
 
 fn define<P: Plugin>() -> Definition {

@@ -91,7 +91,6 @@ impl FakeHost {
         *self.0.network.borrow_mut() = Some(network);
     }
 
-    #[expect(dead_code, reason = "for the filters that count in Redis")]
     /// Puts a Redis server behind the host.
     pub(crate) fn connect_redis(&self, redis: Rc<RedisFake>) {
         *self.0.redis.borrow_mut() = Some(redis);
@@ -377,4 +376,132 @@ pub(crate) fn consumer(username: &str, custom_id: Option<&str>) -> Arc<Consumer>
 /// A configuration with defaults only.
 pub(crate) fn config(issuer: &str) -> OpenidConnect {
     serde_json::from_value(json!({ "issuer": issuer })).unwrap()
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// 200 if it went on.
+    pub(crate) status: u16,
+    /// Header fields for the client.
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: String,
+    /// The request as the upstream sees it.
+    pub(crate) upstream: http::request::Parts,
+    pub(crate) overrides: Overrides,
+}
+
+impl Answer {
+    /// A field of the answer; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> String {
+        joined(&self.headers, name)
+    }
+
+    /// A field of the request as the upstream sees it; empty if it is not there.
+    pub(crate) fn upstream_header(&self, name: &str) -> String {
+        joined(&self.upstream.headers, name)
+    }
+
+    /// `message` of the body.
+    pub(crate) fn message(&self) -> String {
+        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        body["message"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+fn joined(headers: &http::HeaderMap, name: &str) -> String {
+    let values = headers.get_all(name).iter();
+    let values: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .collect();
+    values.join(", ")
+}
+
+/// Shows `request` to `filter`.
+pub(crate) fn answer_of(
+    filter: &impl crate::filter::Filter,
+    host: &FakeHost,
+    request: &Request,
+) -> Answer {
+    request.with_exchange(|exchange| {
+        let flow = host.run(filter.on_request(exchange, host));
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in exchange.response_headers.drain(..) {
+            headers.append(name, value);
+        }
+        let (status, body) = match flow {
+            crate::filter::Flow::Continue => (200, String::new()),
+            crate::filter::Flow::Answer(answer) => {
+                let (parts, body) = answer.into_parts();
+                headers.extend(parts.headers);
+                let body = String::from_utf8_lossy(&body).into_owned();
+                (parts.status.as_u16(), body)
+            }
+        };
+        Answer {
+            status,
+            headers,
+            body,
+            upstream: exchange.request.clone(),
+            overrides: exchange.upstream.clone(),
+        }
+    })
+}
+
+/// What the client gets of a response.
+pub(crate) struct Replied {
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Lets `filter` see `request`, and the upstream's answer to it.
+pub(crate) fn reply_of(
+    filter: &impl crate::filter::Filter,
+    host: &FakeHost,
+    request: &Request,
+    headers: &[(&'static str, &'static str)],
+    body: &'static str,
+) -> Replied {
+    use crate::exchange::{BodyWish, Reply as Response, Seen, Source, WholeBody};
+
+    let mut seen = request.with_exchange(|exchange| {
+        let flow = host.run(filter.on_request(exchange, host));
+        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
+        Seen {
+            method: exchange.request.method.clone(),
+            uri: exchange.request.uri.clone(),
+            request: exchange.request.clone(),
+            client: exchange.client.clone(),
+            identity: exchange.identity.clone(),
+            notes: std::mem::take(&mut exchange.notes),
+            request_id: exchange.request_id.clone(),
+        }
+    });
+    let mut status = http::StatusCode::OK;
+    let mut map = http::HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, HeaderValue::from_static(value));
+    }
+    let mut reply = Response {
+        seen: &mut seen,
+        matched: Some(&request.matched),
+        status: &mut status,
+        headers: &mut map,
+        source: Source::Service,
+        wish: BodyWish::Nothing,
+    };
+    filter.on_response(&mut reply, host);
+    let wish = reply.wish;
+    let mut whole = WholeBody {
+        seen: &mut seen,
+        matched: Some(&request.matched),
+        status,
+        headers: &mut map,
+        body: Bytes::from_static(body.as_bytes()),
+    };
+    if wish != BodyWish::Nothing {
+        filter.on_body(&mut whole, host);
+    }
+    let body = whole.body;
+    Replied { headers: map, body }
 }

@@ -2,17 +2,128 @@
 
 use std::sync::Arc;
 
-use plugins::environment::{Consumers, Environment};
+use plugins::credentials::{ApiKey, Credentials, JwtKey, Password, PublicKey, SigningSecret};
+use plugins::environment::{Consumers, Environment, Membership};
 use plugins::session_keys::{KeyRing, SessionKey as RingKey};
-use shared::entity::{Acl, Consumer, KeyState, SessionKey};
+use shared::clock::UnixTime;
+use shared::entity::{
+    Acl, BasicauthCredential, Consumer, ConsumerGroup, ConsumerGroupConsumer, HmacauthCredential,
+    JwtAlgorithm, JwtSecret, KeyState, KeyauthCredential, SessionKey,
+};
 use shared::secret::Secret;
 
 use super::CompileFault;
+
+/// The records that filters look things up in.
+#[derive(Debug, Default)]
+pub(super) struct Principals {
+    pub(super) groups: Vec<ConsumerGroup>,
+    pub(super) members: Vec<ConsumerGroupConsumer>,
+    pub(super) keys: Vec<KeyauthCredential>,
+    pub(super) passwords: Vec<BasicauthCredential>,
+    pub(super) signers: Vec<HmacauthCredential>,
+    pub(super) jwts: Vec<JwtSecret>,
+}
+
+impl Principals {
+    /// Who is in which consumer group, in the order of the groups' names.
+    fn memberships(&self, consumers: &mut Consumers) {
+        for member in &self.members {
+            let group = self
+                .groups
+                .iter()
+                .find(|group| group.id == member.consumer_group.id);
+            if let Some(group) = group {
+                let list = consumers.memberships.entry(member.consumer.id);
+                list.or_default().push(Membership {
+                    group: group.id,
+                    name: group.name.clone(),
+                });
+            }
+        }
+        for list in consumers.memberships.values_mut() {
+            list.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+    }
+
+    fn credentials(self, faults: &mut Vec<CompileFault>) -> Credentials {
+        let mut all = Credentials::default();
+        for found in self.keys {
+            let created = UnixTime::from_secs(found.created_at);
+            let key = ApiKey {
+                id: found.id,
+                consumer: found.consumer.id,
+                expires_at: found
+                    .ttl
+                    .filter(|ttl| *ttl > 0)
+                    .map(|ttl| created.saturating_add(std::time::Duration::from_secs(ttl))),
+            };
+            all.add_key(found.key.expose(), key);
+        }
+        for found in self.passwords {
+            let password = Password {
+                consumer: found.consumer.id,
+                hash: Secret::new(found.password.expose().to_owned()),
+            };
+            all.basic.insert(found.username, password);
+        }
+        for found in self.signers {
+            let secret = SigningSecret {
+                consumer: found.consumer.id,
+                secret: Secret::new(found.secret.expose().to_owned()),
+            };
+            all.hmac.insert(found.username, secret);
+        }
+        for found in self.jwts {
+            let algorithm = name(found.algorithm);
+            let public = found
+                .rsa_public_key
+                .as_deref()
+                .filter(|_| !algorithm.starts_with("HS"))
+                .map(|pem| PublicKey::read(algorithm, pem));
+            if matches!(public, Some(None)) {
+                faults.push(CompileFault {
+                    kind: "jwt_secrets",
+                    id: found.id,
+                    field: "rsa_public_key".to_owned(),
+                    message: "invalid key".to_owned(),
+                });
+            }
+            let key = JwtKey {
+                consumer: found.consumer.id,
+                algorithm,
+                secret: Secret::new(found.secret.expose().to_owned()),
+                public: public.flatten(),
+            };
+            all.jwt.insert(found.key, key);
+        }
+        all
+    }
+}
+
+const fn name(algorithm: JwtAlgorithm) -> &'static str {
+    match algorithm {
+        JwtAlgorithm::HS256 => "HS256",
+        JwtAlgorithm::HS384 => "HS384",
+        JwtAlgorithm::HS512 => "HS512",
+        JwtAlgorithm::RS256 => "RS256",
+        JwtAlgorithm::RS384 => "RS384",
+        JwtAlgorithm::RS512 => "RS512",
+        JwtAlgorithm::ES256 => "ES256",
+        JwtAlgorithm::ES384 => "ES384",
+        JwtAlgorithm::ES512 => "ES512",
+        JwtAlgorithm::PS256 => "PS256",
+        JwtAlgorithm::PS384 => "PS384",
+        JwtAlgorithm::PS512 => "PS512",
+        JwtAlgorithm::EdDSA => "EdDSA",
+    }
+}
 
 pub(super) fn compile(
     all: Vec<Consumer>,
     acls: &[Acl],
     keys: &[SessionKey],
+    principals: Principals,
     faults: &mut Vec<CompileFault>,
 ) -> Environment {
     let mut consumers = Consumers::default();
@@ -52,8 +163,10 @@ pub(super) fn compile(
         }
     }
     ring.sort_by_key(|key| std::cmp::Reverse(key.activate_at));
+    principals.memberships(&mut consumers);
     Environment {
         consumers,
+        credentials: principals.credentials(faults),
         session_keys: KeyRing { keys: ring },
     }
 }

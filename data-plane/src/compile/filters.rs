@@ -297,13 +297,14 @@ impl<'a> Assembly<'a> {
 
 impl Placed<'_> {
     fn is_for_everybody(self) -> bool {
-        self.plugin.consumer.is_none()
+        self.plugin.consumer.is_none() && self.plugin.consumer_group.is_none()
     }
 
     fn choice(self) -> Choice {
-        let whose = match self.plugin.consumer {
-            Some(_) => Whose::Consumer,
-            None => Whose::Everybody,
+        let whose = match (self.plugin.consumer, self.plugin.consumer_group) {
+            (Some(_), _) => Whose::Consumer,
+            (None, Some(_)) => Whose::Group,
+            (None, None) => Whose::Everybody,
         };
         Choice {
             rank: rank(
@@ -317,10 +318,11 @@ impl Placed<'_> {
 
     fn put(self, variants: &mut Variants) {
         let choice = self.choice();
-        let Some(consumer) = self.plugin.consumer else {
-            return;
+        let (map, id) = match (self.plugin.consumer, self.plugin.consumer_group) {
+            (Some(consumer), _) => (&mut variants.consumers, consumer.id),
+            (None, Some(group)) => (&mut variants.groups, group.id),
+            (None, None) => return,
         };
-        let (map, id) = (&mut variants.consumers, consumer.id);
         let kept = map.entry(id).or_insert(choice);
         if kept.rank < choice.rank {
             *kept = choice;
@@ -332,6 +334,7 @@ impl Placed<'_> {
 #[derive(Clone, Copy, Debug)]
 enum Whose {
     Consumer,
+    Group,
     Everybody,
 }
 
@@ -339,10 +342,14 @@ enum Whose {
 const fn rank(route: bool, service: bool, whose: Whose) -> u8 {
     match (route, service, whose) {
         (true, true, Whose::Consumer) => 11,
+        (true, true, Whose::Group) => 10,
         (true, false, Whose::Consumer) => 9,
         (false, true, Whose::Consumer) => 8,
+        (true, false, Whose::Group) => 7,
+        (false, true, Whose::Group) => 6,
         (true, true, Whose::Everybody) => 5,
         (false, false, Whose::Consumer) => 4,
+        (false, false, Whose::Group) => 3,
         (true, false, Whose::Everybody) => 2,
         (false, true, Whose::Everybody) => 1,
         (false, false, Whose::Everybody) => 0,

@@ -1,0 +1,197 @@
+//! `correlation-id`: names each request, for all systems that it passes (Kong 3.9, correlation-id).
+
+use std::cell::Cell;
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::schema::FieldErrors;
+use uuid::{Builder, Uuid};
+
+use crate::exchange::{Exchange, Reply};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::host::Host;
+
+/// Configuration of `correlation-id`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct CorrelationId {
+    /// Header that carries the name. One that the client sends is kept.
+    #[serde(default = "header_name")]
+    pub header_name: String,
+
+    /// How a name is made.
+    #[serde(default = "counter")]
+    pub generator: Generator,
+
+    /// Tells the client the name too.
+    #[serde(default)]
+    pub echo_downstream: bool,
+}
+
+/// A way to make names.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Generator {
+    /// A random UUID for each request.
+    #[serde(rename = "uuid")]
+    Uuid,
+    /// One UUID for each core, and a number.
+    #[serde(rename = "uuid#counter")]
+    UuidCounter,
+    /// Address, port, process, a number, and the time.
+    #[serde(rename = "tracker")]
+    Tracker,
+}
+
+fn header_name() -> String {
+    "Kong-Request-ID".to_owned()
+}
+
+const fn counter() -> Generator {
+    Generator::UuidCounter
+}
+
+impl Plugin for CorrelationId {
+    const NAME: &'static str = "correlation-id";
+    const PRIORITY: u32 = 100_001;
+    type Filter = CorrelationIdFilter;
+
+    fn compile(self, _: &Instance) -> Result<CorrelationIdFilter, FieldErrors> {
+        let header = HeaderName::try_from(self.header_name.as_str())
+            .map_err(|_| FieldErrors::at(&["header_name"], "bad header name"))?;
+        Ok(CorrelationIdFilter {
+            header,
+            generator: self.generator,
+            echo: self.echo_downstream,
+        })
+    }
+}
+
+/// Names requests.
+#[derive(Debug)]
+pub struct CorrelationIdFilter {
+    header: HeaderName,
+    generator: Generator,
+    echo: bool,
+}
+
+/// The name of this exchange, for the answer.
+struct Named(HeaderValue);
+
+/// What the names of one core are made of.
+#[derive(Default)]
+struct Sequence {
+    uuid: Cell<Option<Uuid>>,
+    count: Cell<u64>,
+}
+
+impl Filter for CorrelationIdFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let headers = &mut exchange.request.headers;
+        let given = headers.get(&self.header).filter(|value| !value.is_empty());
+        let name = if let Some(given) = given {
+            given.clone()
+        } else {
+            let text = self.name(exchange, host);
+            let Ok(value) = HeaderValue::from_str(&text) else {
+                return Flow::Continue;
+            };
+            let headers = &mut exchange.request.headers;
+            headers.insert(self.header.clone(), value.clone());
+            value
+        };
+        if self.echo {
+            exchange.notes.put(Named(name));
+        }
+        Flow::Continue
+    }
+
+    fn phases(&self) -> Phases {
+        if self.echo {
+            Phases::RESPONSE
+        } else {
+            Phases::default()
+        }
+    }
+
+    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+        if let Some(Named(name)) = reply.seen.notes.get() {
+            reply.headers.insert(self.header.clone(), name.clone());
+        }
+    }
+}
+
+impl CorrelationIdFilter {
+    fn name(&self, exchange: &Exchange<'_>, host: &impl Host) -> String {
+        let random = || {
+            let mut bytes = [0; 16];
+            host.random(&mut bytes);
+            Builder::from_random_bytes(bytes).into_uuid()
+        };
+        let sequence = host.core_state::<Sequence>();
+        let next = || {
+            sequence.count.set(sequence.count.get() + 1);
+            sequence.count.get()
+        };
+        match self.generator {
+            Generator::Uuid => random().to_string(),
+            Generator::UuidCounter => {
+                let uuid = sequence.uuid.get().unwrap_or_else(random);
+                sequence.uuid.set(Some(uuid));
+                format!("{uuid}#{}", next())
+            }
+            Generator::Tracker => {
+                let now = host.now().as_millis();
+                let number = next();
+                format!(
+                    "{}-{}-{}-{number}-1-{}.{:03}",
+                    exchange.client.peer,
+                    exchange.client.port,
+                    std::process::id(),
+                    now / 1000,
+                    now % 1000,
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{FakeHost, Request, answer_of};
+
+    fn named(config: Value, request: &Request, host: &FakeHost) -> String {
+        let config: CorrelationId = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let answer = answer_of(&filter, host, request);
+        answer.upstream_header(filter.header.as_str())
+    }
+
+    #[test]
+    fn a_name_is_made_unless_the_client_gives_one() {
+        let host = FakeHost::default();
+        let request = Request::get("/");
+        let first = named(json!({}), &request, &host);
+        let second = named(json!({}), &request, &host);
+        let (uuid, number) = first.split_once('#').unwrap();
+        assert!(Uuid::parse_str(uuid).is_ok() && number == "1", "{first}");
+        assert_eq!(second, format!("{uuid}#2"));
+        let alone = named(json!({"generator": "uuid"}), &request, &host);
+        assert!(Uuid::parse_str(&alone).is_ok(), "{alone}");
+        let tracker = named(json!({"generator": "tracker"}), &request, &host);
+        assert_eq!(tracker.split('-').count(), 6, "{tracker}");
+        let mut given = Request::get("/");
+        let header = HeaderName::from_static("kong-request-id");
+        given
+            .headers
+            .push((header, HeaderValue::from_static("mine")));
+        assert_eq!(named(json!({}), &given, &host), "mine");
+        given.headers.clear();
+        let header = HeaderName::from_static("x-trace");
+        given.headers.push((header, HeaderValue::from_static("")));
+        let made = named(json!({"header_name": "X-Trace"}), &given, &host);
+        assert!(made.contains('#'), "{made}");
+    }
+}

@@ -1,0 +1,546 @@
+//! `jwt`: lets a request through if it carries a JWT that a consumer's key verifies (RFC 7519; Kong 3.9,
+//! jwt).
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::header::COOKIE;
+use http::{HeaderName, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared::clock::UnixTime;
+use shared::schema::FieldErrors;
+use shared::types::Set;
+
+use crate::arguments::Arguments;
+use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle};
+use crate::credentials::JwtKey;
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::host::Host;
+use crate::values::{Number, entity_error, yes};
+
+/// Base64 for URLs, with padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Longest token, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Configuration of `jwt`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Jwt {
+    /// Query arguments that may carry the token.
+    #[serde(default = "jwt")]
+    pub uri_param_names: Set<String>,
+
+    /// Cookies that may carry the token.
+    #[serde(default)]
+    pub cookie_names: Set<String>,
+
+    /// Claim, or field of the token's header, that names the consumer's key.
+    #[serde(default = "iss")]
+    pub key_claim_name: String,
+
+    /// Whether the consumers' secrets are in Base64.
+    #[serde(default)]
+    pub secret_is_base64: bool,
+
+    /// Claims that must hold: `exp`, `nbf`.
+    #[serde(default)]
+    pub claims_to_verify: Option<Set<Claim>>,
+
+    /// Consumer, by id or username, that requests without a valid token count as. Without one they are
+    /// refused.
+    #[serde(default)]
+    pub anonymous: Option<String>,
+
+    /// Asks `OPTIONS` requests for a token too.
+    #[serde(default = "yes")]
+    pub run_on_preflight: bool,
+
+    /// Longest time that a token may still be valid for, in seconds; 0: any.
+    #[serde(default = "zero")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub maximum_expiration: Number,
+
+    /// Headers that may carry the token, after `Bearer`.
+    #[serde(default = "authorization")]
+    pub header_names: Set<String>,
+
+    /// Realm of the challenge to clients without a token.
+    #[serde(default)]
+    pub realm: Option<String>,
+}
+
+/// A claim about time.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Claim {
+    /// When the token ends.
+    Exp,
+    /// When the token begins.
+    Nbf,
+}
+
+fn jwt() -> Set<String> {
+    std::iter::once("jwt".to_owned()).collect()
+}
+
+fn iss() -> String {
+    "iss".to_owned()
+}
+
+fn zero() -> Number {
+    Number(0.into())
+}
+
+fn authorization() -> Set<String> {
+    std::iter::once("authorization".to_owned()).collect()
+}
+
+impl Plugin for Jwt {
+    const NAME: &'static str = "jwt";
+    const PRIORITY: u32 = 1450;
+    const FORBIDDEN_SCOPES: &'static [Scope] = &[Scope::Consumer];
+    type Filter = JwtFilter;
+
+    fn compile(self, _: &Instance) -> Result<JwtFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let verifies_end = self
+            .claims_to_verify
+            .as_ref()
+            .is_some_and(|claims| claims.as_slice().contains(&Claim::Exp));
+        if self.maximum_expiration.value() > 0.0 && !verifies_end {
+            errors.add(&["claims_to_verify"], "expected to contain: exp");
+            entity_error(
+                &mut errors,
+                "failed conditional validation given value of field 'config.maximum_expiration'",
+            );
+        }
+        let mut headers = Vec::new();
+        for name in self.header_names.as_slice() {
+            match HeaderName::try_from(name.as_str()) {
+                Ok(name) => headers.push(name),
+                Err(_) => errors.add(&["header_names"], format!("bad header name '{name}'")),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let base = challenge("Bearer", self.realm.as_deref());
+        let separator = if self.realm.is_some() { "," } else { "" };
+        Ok(JwtFilter {
+            invalid: format!("{base}{separator} error=\"invalid_token\""),
+            missing: base,
+            headers,
+            config: self,
+        })
+    }
+}
+
+/// Looks for JWTs.
+#[derive(Debug)]
+pub struct JwtFilter {
+    config: Jwt,
+    headers: Vec<HeaderName>,
+    /// The challenge to clients without a token, and with a bad one (RFC 6750 §3).
+    missing: String,
+    invalid: String,
+}
+
+impl Filter for JwtFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let preflight = exchange.request.method == Method::OPTIONS;
+        let anonymous = self.config.anonymous.as_deref();
+        if (preflight && !self.config.run_on_preflight) || is_settled(exchange, anonymous) {
+            return Flow::Continue;
+        }
+        let outcome = self.authenticate(exchange, host.now());
+        settle(exchange, outcome, anonymous)
+    }
+}
+
+impl JwtFilter {
+    fn authenticate(
+        &self,
+        exchange: &Exchange<'_>,
+        now: UnixTime,
+    ) -> Result<Authenticated, Refusal> {
+        let bad = |message: String| Refusal::new(message, self.invalid.as_str());
+        let mut tokens = self.tokens(exchange);
+        let Some(token) = tokens.pop() else {
+            return Err(Refusal::new("Unauthorized", self.missing.as_str()));
+        };
+        if !tokens.is_empty() {
+            return Err(bad("Multiple tokens provided".to_owned()));
+        }
+        let token = Token::read(&token).map_err(|reason| bad(format!("Bad token; {reason}")))?;
+        let name = &self.config.key_claim_name;
+        let key = token.claims.get(name).or_else(|| token.header.get(name));
+        let key = match key {
+            None | Some(Value::Null) => {
+                return Err(bad(format!("No mandatory '{name}' in claims")));
+            }
+            Some(Value::String(key)) if key.is_empty() => {
+                return Err(bad(format!("Invalid '{name}' in claims")));
+            }
+            Some(Value::String(key)) => key.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(_) => return Err(bad(format!("Invalid '{name}' in claims"))),
+        };
+        let found = exchange.environment.credentials.jwt.get(&key);
+        let found = found.ok_or_else(|| bad(format!("No credentials found for given '{name}'")))?;
+        if token.algorithm() != Some(found.algorithm) {
+            return Err(bad("Invalid algorithm".to_owned()));
+        }
+        match self.is_signed(found, &token) {
+            None => return Err(bad("Invalid key/secret".to_owned())),
+            Some(false) => return Err(bad("Invalid signature".to_owned())),
+            Some(true) => {}
+        }
+        self.check_times(&token, now)
+            .map_err(|errors| Refusal::json(Value::Object(errors), self.invalid.as_str()))?;
+        Ok(Authenticated {
+            consumer: found.consumer,
+            credential: key,
+        })
+    }
+
+    /// The distinct tokens of a request.
+    fn tokens(&self, exchange: &Exchange<'_>) -> Vec<String> {
+        let mut tokens: Vec<String> = Vec::new();
+        let mut add = |token: &str| {
+            if !token.is_empty() && !tokens.iter().any(|known| known == token) {
+                tokens.push(token.to_owned());
+            }
+        };
+        let query = Arguments::of(&exchange.request.uri);
+        for name in self.config.uri_param_names.as_slice() {
+            query.all(name).for_each(&mut add);
+        }
+        let headers = &exchange.request.headers;
+        for name in self.config.cookie_names.as_slice() {
+            let cookies = headers.get_all(COOKIE).iter();
+            let cookies = cookies.filter_map(|value| value.to_str().ok());
+            for (key, value) in cookies
+                .flat_map(|value| value.split(';'))
+                .filter_map(|pair| pair.trim().split_once('='))
+            {
+                if key == name {
+                    add(value);
+                }
+            }
+        }
+        for name in &self.headers {
+            for value in headers.get_all(name) {
+                let text = value.to_str().unwrap_or_default().trim_start();
+                if let Some((scheme, token)) = text.split_once(char::is_whitespace)
+                    && scheme.eq_ignore_ascii_case("bearer")
+                {
+                    add(token.trim());
+                }
+            }
+        }
+        tokens
+    }
+
+    /// Whether the credential's key verifies the token; `None` if there is no such key.
+    fn is_signed(&self, found: &JwtKey, token: &Token<'_>) -> Option<bool> {
+        let hash = match found.algorithm {
+            "HS256" => hmac::HMAC_SHA256,
+            "HS384" => hmac::HMAC_SHA384,
+            "HS512" => hmac::HMAC_SHA512,
+            _ => {
+                let key = found.public.as_ref()?;
+                return Some(key.verifies(token.signed.as_bytes(), &token.signature));
+            }
+        };
+        let secret = found.secret.expose();
+        let secret = if self.config.secret_is_base64 {
+            decode(secret)?
+        } else {
+            secret.as_bytes().to_vec()
+        };
+        let key = hmac::Key::new(hash, &secret);
+        Some(hmac::verify(&key, token.signed.as_bytes(), &token.signature).is_ok())
+    }
+
+    fn check_times(&self, token: &Token<'_>, now: UnixTime) -> Result<(), Map<String, Value>> {
+        let now = Number(now.as_secs().into()).value();
+        let mut errors = Map::new();
+        let claims = self.config.claims_to_verify.as_ref();
+        for claim in claims.map_or(&[][..], Set::as_slice) {
+            let (name, wrong): (_, fn(f64, f64) -> Option<&'static str>) = match claim {
+                Claim::Exp => ("exp", |exp, now| (exp <= now).then_some("token expired")),
+                Claim::Nbf => ("nbf", |nbf, now| {
+                    (nbf > now).then_some("token not valid yet")
+                }),
+            };
+            let problem = match token.claims.get(name).and_then(Value::as_f64) {
+                None => Some("must be a number"),
+                Some(value) => wrong(value, now),
+            };
+            if let Some(problem) = problem {
+                errors.insert(name.to_owned(), json!(problem));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let longest = self.config.maximum_expiration.value();
+        let end = token.claims.get("exp").and_then(Value::as_f64);
+        if longest > 0.0 && end.is_none_or(|end| end - now > longest) {
+            errors.insert(
+                "exp".to_owned(),
+                json!("exceeds maximum allowed expiration"),
+            );
+            return Err(errors);
+        }
+        Ok(())
+    }
+}
+
+/// A token, read but not verified.
+#[derive(Debug)]
+struct Token<'a> {
+    header: Map<String, Value>,
+    claims: Map<String, Value>,
+    signature: Vec<u8>,
+    /// What the signature is of.
+    signed: &'a str,
+}
+
+impl<'a> Token<'a> {
+    fn read(text: &'a str) -> Result<Self, &'static str> {
+        const JSON: &str = "invalid JSON";
+        if text.len() > LONGEST {
+            return Err(JSON);
+        }
+        let (signed, signature) = text.rsplit_once('.').ok_or(JSON)?;
+        let (header, claims) = signed.split_once('.').ok_or(JSON)?;
+        let object = |part: &str| -> Option<Map<String, Value>> {
+            serde_json::from_slice(&decode(part)?).ok()
+        };
+        let token = Self {
+            header: object(header).ok_or(JSON)?,
+            claims: object(claims).ok_or(JSON)?,
+            signature: decode(signature).ok_or("invalid signature")?,
+            signed,
+        };
+        match token.algorithm() {
+            Some(_) => Ok(token),
+            None => Err("invalid alg"),
+        }
+    }
+
+    /// The algorithm, if it is one that is known.
+    fn algorithm(&self) -> Option<&'static str> {
+        let said = self.header.get("alg")?.as_str()?;
+        [
+            "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512",
+            "PS256", "PS384", "PS512", "EdDSA",
+        ]
+        .into_iter()
+        .find(|known| *known == said)
+    }
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.replace('+', "-").replace('/', "_")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+    use http::HeaderValue;
+    use shared::secret::Secret;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::credentials::PublicKey;
+    use crate::testing::{FakeHost, Request, START, answer_of, consumer};
+
+    fn encode(value: &Value) -> String {
+        BASE64
+            .encode(value.to_string())
+            .trim_end_matches('=')
+            .to_owned()
+    }
+
+    fn signed(header: &Value, claims: &Value, secret: &str) -> String {
+        let text = format!("{}.{}", encode(header), encode(claims));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let signature = BASE64.encode(hmac::sign(&key, text.as_bytes()));
+        format!("{text}.{}", signature.trim_end_matches('='))
+    }
+
+    fn request(key: JwtKey, uri: &str, headers: &[(&'static str, &str)]) -> Request {
+        let mut request = Request::get(uri);
+        let consumer = consumer("bob", None);
+        let key = JwtKey {
+            consumer: consumer.id,
+            ..key
+        };
+        let environment = &mut request.environment;
+        environment.credentials.jwt.insert("key".to_owned(), key);
+        environment.consumers.by_id.insert(consumer.id, consumer);
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).unwrap();
+            request.headers.push((HeaderName::from_static(name), value));
+        }
+        request
+    }
+
+    fn secret(text: &str) -> JwtKey {
+        JwtKey {
+            consumer: Uuid::nil(),
+            algorithm: "HS256",
+            secret: Secret::new(text.to_owned()),
+            public: None,
+        }
+    }
+
+    fn filter(config: Value) -> JwtFilter {
+        let config: Jwt = serde_json::from_value(config).unwrap();
+        config.compile(&Instance { id: Uuid::nil() }).unwrap()
+    }
+
+    fn check(config: Value, token: &str, expected: Result<(), Value>) {
+        let authorization = format!("Bearer {token}");
+        let request = request(secret("secret"), "/", &[("authorization", &authorization)]);
+        let answer = answer_of(&filter(config), &FakeHost::default(), &request);
+        match expected {
+            Ok(()) => {
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                assert_eq!(answer.upstream_header("x-credential-identifier"), "key");
+            }
+            Err(expected) => {
+                let mut body: Value = serde_json::from_str(&answer.body).unwrap();
+                body.as_object_mut().unwrap().remove("request_id");
+                assert_eq!((answer.status, body), (401, expected), "{token}");
+                assert_eq!(
+                    answer.header("www-authenticate"),
+                    r#"Bearer error="invalid_token""#
+                );
+            }
+        }
+    }
+
+    fn said(message: &str) -> Result<(), Value> {
+        Err(json!({ "message": message }))
+    }
+
+    #[test]
+    fn kongs_words_for_every_token_that_is_refused() {
+        let header = json!({"typ": "JWT", "alg": "HS256"});
+        let claims = json!({"iss": "key"});
+        let now = START.as_secs();
+        check(json!({}), &signed(&header, &claims, "secret"), Ok(()));
+        check(
+            json!({}),
+            &signed(&header, &claims, "other"),
+            said("Invalid signature"),
+        );
+        check(json!({}), "x", said("Bad token; invalid JSON"));
+        check(json!({}), "a.b.c", said("Bad token; invalid JSON"));
+        let none = signed(&json!({"alg": "none"}), &claims, "secret");
+        check(json!({}), &none, said("Bad token; invalid alg"));
+        let other = signed(&json!({"alg": "HS384"}), &claims, "secret");
+        check(json!({}), &other, said("Invalid algorithm"));
+        let nobody = signed(&header, &json!({"iss": "nobody"}), "secret");
+        check(
+            json!({}),
+            &nobody,
+            said("No credentials found for given 'iss'"),
+        );
+        let without = signed(&header, &json!({}), "secret");
+        check(json!({}), &without, said("No mandatory 'iss' in claims"));
+        let empty = signed(&header, &json!({"iss": ""}), "secret");
+        check(json!({}), &empty, said("Invalid 'iss' in claims"));
+        let verify = json!({"claims_to_verify": ["exp", "nbf"]});
+        let errors = json!({"exp": "must be a number", "nbf": "must be a number"});
+        check(
+            verify.clone(),
+            &signed(&header, &claims, "secret"),
+            Err(errors),
+        );
+        let late = json!({"iss": "key", "exp": now, "nbf": now + 1});
+        let errors = json!({"exp": "token expired", "nbf": "token not valid yet"});
+        check(verify, &signed(&header, &late, "secret"), Err(errors));
+        let long = json!({"iss": "key", "exp": now + 61});
+        let bounded = json!({"claims_to_verify": ["exp"], "maximum_expiration": 60});
+        let errors = json!({"exp": "exceeds maximum allowed expiration"});
+        check(bounded, &signed(&header, &long, "secret"), Err(errors));
+        let in_header = signed(&json!({"alg": "HS256", "kid": "key"}), &json!({}), "secret");
+        check(json!({"key_claim_name": "kid"}), &in_header, Ok(()));
+    }
+
+    #[test]
+    fn a_token_may_come_as_argument_or_cookie_but_only_once() {
+        let token = signed(&json!({"alg": "HS256"}), &json!({"iss": "key"}), "secret");
+        let other = signed(
+            &json!({"alg": "HS256"}),
+            &json!({"iss": "key", "x": 1}),
+            "secret",
+        );
+        let filter = filter(json!({"cookie_names": ["crumble"]}));
+        let status = |uri: &str, headers: &[(&'static str, &str)]| {
+            let request = request(secret("secret"), uri, headers);
+            answer_of(&filter, &FakeHost::default(), &request)
+        };
+        assert_eq!(status(&format!("/?jwt={token}"), &[]).status, 200);
+        let cookie = format!("a=b; crumble={token}");
+        assert_eq!(status("/", &[("cookie", &cookie)]).status, 200);
+        assert_eq!(
+            status(&format!("/?jwt={token}"), &[("cookie", &cookie)]).status,
+            200
+        );
+        let twice = status(&format!("/?jwt={other}"), &[("cookie", &cookie)]);
+        assert_eq!(twice.message(), "Multiple tokens provided");
+        let missing = status("/", &[]);
+        assert_eq!(
+            (missing.status, missing.message().as_str()),
+            (401, "Unauthorized")
+        );
+        assert_eq!(missing.header("www-authenticate"), "Bearer");
+    }
+
+    #[test]
+    fn a_public_key_verifies_what_its_owner_has_signed() {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let spki = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(
+            pair.public_key(),
+        )
+        .unwrap();
+        let text = base64::engine::general_purpose::STANDARD.encode(spki.as_ref());
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n");
+        let message = format!(
+            "{}.{}",
+            encode(&json!({"alg": "ES256"})),
+            encode(&json!({"iss": "key"}))
+        );
+        let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+        let token = format!("{message}.{}", BASE64.encode(signature));
+        let key = || JwtKey {
+            algorithm: "ES256",
+            public: PublicKey::read("ES256", &pem),
+            ..secret("")
+        };
+        let filter = filter(json!({}));
+        let ask = |token: &str| {
+            let request = request(key(), &format!("/?jwt={token}"), &[]);
+            answer_of(&filter, &FakeHost::default(), &request).status
+        };
+        assert_eq!(ask(token.trim_end_matches('=')), 200);
+        let forged = signed(&json!({"alg": "ES256"}), &json!({"iss": "key"}), &pem);
+        assert_eq!(ask(&forged), 401);
+    }
+}

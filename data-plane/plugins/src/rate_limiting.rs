@@ -1,0 +1,453 @@
+//! `rate-limiting`: lets each client make so many requests per second, minute, hour, day, month or year
+//! (Kong 3.9, rate-limiting).
+
+mod counters;
+mod period;
+mod remote;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use self::counters::{Counters, Usage};
+pub(crate) use self::period::{PERIODS, Period};
+use crate::answer;
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::host::Host;
+use crate::host::redis::RedisServer;
+use crate::redis_config::RedisConfig;
+use crate::values::{Number, entity_error, yes};
+
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// Configuration of `rate-limiting`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct RateLimiting {
+    /// Requests per second.
+    #[serde(default)]
+    pub second: Option<Number>,
+
+    /// Requests per minute.
+    #[serde(default)]
+    pub minute: Option<Number>,
+
+    /// Requests per hour.
+    #[serde(default)]
+    pub hour: Option<Number>,
+
+    /// Requests per day.
+    #[serde(default)]
+    pub day: Option<Number>,
+
+    /// Requests per month.
+    #[serde(default)]
+    pub month: Option<Number>,
+
+    /// Requests per year.
+    #[serde(default)]
+    pub year: Option<Number>,
+
+    /// What tells clients apart. Those that it does not tell apart are told apart by address.
+    #[serde(default = "consumer")]
+    pub limit_by: LimitBy,
+
+    /// Header that tells clients apart, with `limit_by` `header`.
+    #[serde(default)]
+    pub header_name: Option<LimitHeader>,
+
+    /// Path whose requests are counted together, with `limit_by` `path`.
+    #[serde(default)]
+    pub path: Option<LimitPath>,
+
+    /// Where requests are counted: on each node for itself, or in Redis for all.
+    #[serde(default = "local")]
+    pub policy: Policy,
+
+    /// Lets requests through while Redis cannot be asked.
+    #[serde(default = "yes")]
+    pub fault_tolerant: bool,
+
+    /// The Redis server.
+    #[serde(default)]
+    pub redis: RedisConfig,
+
+    /// Does not tell clients how many requests they have left.
+    #[serde(default)]
+    pub hide_client_headers: bool,
+
+    /// Status of the answer to clients that ask too often.
+    #[serde(default = "too_many")]
+    pub error_code: Number,
+
+    /// Message of that answer.
+    #[serde(default = "exceeded")]
+    pub error_message: String,
+
+    /// How often a node's counts are brought together with Redis, in seconds; -1: with every request.
+    #[serde(default = "at_once")]
+    pub sync_rate: Number,
+}
+
+/// What tells clients apart.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitBy {
+    /// The consumer, else the credential.
+    Consumer,
+    /// The credential.
+    Credential,
+    /// The address.
+    Ip,
+    /// The service: all its clients are counted together.
+    Service,
+    /// A header.
+    Header,
+    /// A path: all its clients are counted together.
+    Path,
+}
+
+/// Where requests are counted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// On each node for itself.
+    Local,
+    /// In Redis.
+    Redis,
+}
+
+/// The name of a header.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct LimitHeader(#[schemars(extend("format" = "kong-header-name"))] pub String);
+
+/// A path.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct LimitPath(#[schemars(extend("format" = "kong-path"))] pub String);
+
+const fn consumer() -> LimitBy {
+    LimitBy::Consumer
+}
+
+const fn local() -> Policy {
+    Policy::Local
+}
+
+fn too_many() -> Number {
+    Number(429.into())
+}
+
+fn exceeded() -> String {
+    "API rate limit exceeded".to_owned()
+}
+
+fn at_once() -> Number {
+    Number((-1).into())
+}
+
+impl RateLimiting {
+    fn limit(&self, period: Period) -> Option<&Number> {
+        match period {
+            Period::Second => self.second.as_ref(),
+            Period::Minute => self.minute.as_ref(),
+            Period::Hour => self.hour.as_ref(),
+            Period::Day => self.day.as_ref(),
+            Period::Month => self.month.as_ref(),
+            Period::Year => self.year.as_ref(),
+        }
+    }
+
+    /// The rules between fields.
+    fn check(&self) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        let given: Vec<_> = PERIODS
+            .into_iter()
+            .filter_map(|period| Some((period, self.limit(period)?)))
+            .collect();
+        for (period, limit) in &given {
+            if limit.value() <= 0.0 {
+                errors.add(&[period.name()], "value must be greater than 0");
+            }
+        }
+        if given.is_empty() {
+            entity_error(
+                &mut errors,
+                "at least one of these fields must be non-empty: 'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'",
+            );
+        }
+        check_order(&given, &mut errors);
+        for (applies, field, missing) in [
+            (
+                self.policy == Policy::Redis,
+                "policy",
+                ("redis", "host", self.redis.host.is_none()),
+            ),
+            (
+                self.limit_by == LimitBy::Header,
+                "limit_by",
+                ("header_name", "", self.header_name.is_none()),
+            ),
+            (
+                self.limit_by == LimitBy::Path,
+                "limit_by",
+                ("path", "", self.path.is_none()),
+            ),
+        ] {
+            let (record, inner, missing) = missing;
+            if applies && missing {
+                let path = [record, inner];
+                let path = if inner.is_empty() {
+                    &path[..1]
+                } else {
+                    &path[..]
+                };
+                errors.add(path, "required field missing");
+                entity_error(
+                    &mut errors,
+                    format!("failed conditional validation given value of field 'config.{field}'"),
+                );
+            }
+        }
+        if self.error_code.value() <= 0.0 {
+            errors.add(&["error_code"], "value must be greater than 0");
+        }
+        errors
+    }
+}
+
+/// A longer period must not have a lower limit.
+pub(crate) fn check_order(given: &[(Period, &Number)], errors: &mut FieldErrors) {
+    for (place, (shorter, low)) in given.iter().enumerate() {
+        for (longer, high) in given.iter().skip(place + 1) {
+            if high.value() < low.value() {
+                let (longer, shorter) = (longer.name(), shorter.name());
+                entity_error(
+                    errors,
+                    format!(
+                        "The limit for {longer}({:.1}) cannot be lower than the limit for {shorter}({:.1})",
+                        high.value(),
+                        low.value()
+                    ),
+                );
+                return;
+            }
+        }
+    }
+}
+
+impl Plugin for RateLimiting {
+    const NAME: &'static str = "rate-limiting";
+    const PRIORITY: u32 = 910;
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
+        ("redis_host", "redis.host"),
+        ("redis_port", "redis.port"),
+        ("redis_password", "redis.password"),
+        ("redis_username", "redis.username"),
+        ("redis_ssl", "redis.ssl"),
+        ("redis_ssl_verify", "redis.ssl_verify"),
+        ("redis_server_name", "redis.server_name"),
+        ("redis_timeout", "redis.timeout"),
+        ("redis_database", "redis.database"),
+    ];
+    type Filter = RateLimitingFilter;
+
+    fn compile(self, instance: &Instance) -> Result<RateLimitingFilter, FieldErrors> {
+        let mut errors = self.check();
+        let header = self.header_name.as_ref().and_then(|LimitHeader(name)| {
+            let header = HeaderName::try_from(name.as_str()).ok();
+            if header.is_none() {
+                errors.add(&["header_name"], "bad header name");
+            }
+            header
+        });
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let limits = PERIODS
+            .into_iter()
+            .filter_map(|period| Some(Limit::new(period, self.limit(period)?)))
+            .collect();
+        let code = self
+            .error_code
+            .0
+            .as_u64()
+            .and_then(|code| u16::try_from(code).ok());
+        let remote = (self.policy == Policy::Redis)
+            .then(|| self.redis.server())
+            .flatten();
+        Ok(RateLimitingFilter {
+            instance: instance.id,
+            limits,
+            limit_by: self.limit_by,
+            header,
+            path: self.path.map(|LimitPath(path)| path),
+            remote,
+            sync_rate: (self.sync_rate.value() > 0.0).then(|| self.sync_rate.seconds()),
+            fault_tolerant: self.fault_tolerant,
+            hides_headers: self.hide_client_headers,
+            status: code
+                .and_then(|code| StatusCode::from_u16(code).ok())
+                .unwrap_or(StatusCode::TOO_MANY_REQUESTS),
+            message: self.error_message,
+        })
+    }
+}
+
+/// A limit, with the names of its headers.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    pub(crate) period: Period,
+    pub(crate) most: u64,
+    shown: HeaderValue,
+    most_header: HeaderName,
+    left_header: HeaderName,
+}
+
+impl Limit {
+    fn new(period: Period, most: &Number) -> Self {
+        let header = |kind: &str| {
+            HeaderName::try_from(format!("x-ratelimit-{kind}-{}", period.name()))
+                .expect("the names of periods are letters")
+        };
+        let whole = most.0.as_u64().unwrap_or_else(|| most.seconds().as_secs());
+        Self {
+            period,
+            most: whole,
+            shown: HeaderValue::from(whole),
+            most_header: header("limit"),
+            left_header: header("remaining"),
+        }
+    }
+}
+
+/// Counts requests.
+#[derive(Debug)]
+pub struct RateLimitingFilter {
+    instance: Uuid,
+    limits: Vec<Limit>,
+    limit_by: LimitBy,
+    header: Option<HeaderName>,
+    path: Option<String>,
+    /// The server to count in, if it is not this node.
+    remote: Option<Arc<RedisServer>>,
+    sync_rate: Option<std::time::Duration>,
+    fault_tolerant: bool,
+    hides_headers: bool,
+    status: StatusCode,
+    message: String,
+}
+
+impl Filter for RateLimitingFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let client = self.client(exchange);
+        let now = host.now();
+        let counted = match &self.remote {
+            None => Ok(Counters::of(host).count(self.instance, &client, &self.limits, now)),
+            Some(server) => match self.sync_rate {
+                None => {
+                    remote::count(host, server, self.instance, &client, &self.limits, now).await
+                }
+                Some(rate) => {
+                    let key = (self.instance, client.as_str());
+                    Ok(remote::count_later(host, server, key, &self.limits, rate))
+                }
+            },
+        };
+        let usage = match counted {
+            Ok(usage) => usage,
+            Err(error) => {
+                tracing::error!(request_id = exchange.request_id, %error, "failed to get usage");
+                if self.fault_tolerant {
+                    return Flow::Continue;
+                }
+                return Flow::Answer(answer::message(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "An unexpected error occurred",
+                    &exchange.request_id,
+                ));
+            }
+        };
+        let mut reset = None;
+        if !self.hides_headers {
+            reset = self.tell(&usage, now, &mut exchange.response_headers);
+        }
+        if usage.exceeded.is_none() {
+            return Flow::Continue;
+        }
+        let mut answer = answer::message(self.status, &self.message, &exchange.request_id);
+        if let Some(reset) = reset {
+            let headers = answer.headers_mut();
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from(reset));
+        }
+        Flow::Answer(answer)
+    }
+}
+
+impl RateLimitingFilter {
+    /// What the requests of one client have in common.
+    fn client(&self, exchange: &Exchange<'_>) -> String {
+        let identity = &exchange.identity;
+        let credential = || identity.credential.clone();
+        let found = match self.limit_by {
+            LimitBy::Ip => None,
+            LimitBy::Credential => credential(),
+            LimitBy::Consumer => identity
+                .consumer
+                .as_ref()
+                .map(|consumer| consumer.id.to_string())
+                .or_else(credential),
+            LimitBy::Service => exchange
+                .matched
+                .service
+                .as_ref()
+                .map(|service| service.id.to_string()),
+            LimitBy::Header => self
+                .header
+                .as_ref()
+                .and_then(|name| exchange.request.headers.get(name))
+                .filter(|value| !value.is_empty())
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            LimitBy::Path => self.path.clone().filter(|path| *path == exchange.path),
+        };
+        found.unwrap_or_else(|| exchange.client.address.to_string())
+    }
+
+    /// Tells the client what it has left, and answers after how many seconds there is more.
+    fn tell(
+        &self,
+        usage: &Usage,
+        now: shared::clock::UnixTime,
+        headers: &mut Vec<(HeaderName, HeaderValue)>,
+    ) -> Option<u64> {
+        let mut tightest: Option<(&Limit, u64)> = None;
+        for (limit, used) in self.limits.iter().zip(&usage.before) {
+            let counted = usage.exceeded.is_none_or(|period| period == limit.period);
+            let remaining = limit.most.saturating_sub(*used);
+            let remaining = remaining.saturating_sub(u64::from(counted));
+            // Of equal ones, the longest period counts.
+            if tightest.is_none_or(|(_, least)| remaining <= least) {
+                tightest = Some((limit, remaining));
+            }
+            headers.push((limit.most_header.clone(), limit.shown.clone()));
+            headers.push((limit.left_header.clone(), HeaderValue::from(remaining)));
+        }
+        let (limit, remaining) = tightest?;
+        let reset = limit.period.reset(now);
+        headers.push((LIMIT, limit.shown.clone()));
+        headers.push((REMAINING, HeaderValue::from(remaining)));
+        headers.push((RESET, HeaderValue::from(reset)));
+        Some(reset)
+    }
+}

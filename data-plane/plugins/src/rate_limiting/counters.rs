@@ -1,0 +1,120 @@
+//! The counts of one node. A client's counts stand together behind one lock, which is held for some
+//! nanoseconds and contended only by requests of the same client: so that cores together let through
+//! exactly as many as the limit says.
+
+use std::cell::OnceCell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quick_cache::sync::Cache;
+use shared::clock::UnixTime;
+use uuid::Uuid;
+
+use super::{Limit, Period};
+use crate::host::Host;
+
+/// Clients that are remembered; the ones seen longest ago are forgotten first.
+const CLIENTS: usize = 200_000;
+
+/// The counts of all clients.
+pub(crate) struct Counters(Cache<u128, Arc<Mutex<Vec<Window>>>>);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(Cache::new(CLIENTS))
+    }
+}
+
+/// Requests of one client in one period.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    start: u64,
+    count: u64,
+}
+
+/// What a client has used before this request, by limit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Usage {
+    pub(crate) before: Vec<u64>,
+    /// The longest period whose limit was reached: this request was not counted.
+    pub(crate) exceeded: Option<Period>,
+}
+
+impl Usage {
+    pub(crate) fn new(limits: &[Limit], before: Vec<u64>) -> Self {
+        let reached = limits.iter().zip(&before).rev();
+        Self {
+            exceeded: reached
+                .filter(|(limit, used)| **used >= limit.most)
+                .map(|(limit, _)| limit.period)
+                .next(),
+            before,
+        }
+    }
+}
+
+/// The node's counts, as one core holds them.
+#[derive(Default)]
+struct Held(OnceCell<Arc<Counters>>);
+
+impl Counters {
+    /// Those of the node that `host` belongs to.
+    pub(crate) fn of(host: &impl Host) -> Arc<Self> {
+        let held = host.core_state::<Held>();
+        Arc::clone(held.0.get_or_init(|| host.node_state()))
+    }
+
+    /// Counts a request of `client`, unless it has none left.
+    pub(crate) fn count(
+        &self,
+        instance: Uuid,
+        client: &str,
+        limits: &[Limit],
+        now: UnixTime,
+    ) -> Usage {
+        let key = key(instance, client);
+        let windows = self.0.get(&key).unwrap_or_else(|| {
+            let made = Arc::new(Mutex::new(vec![Window::default(); limits.len()]));
+            // Another core may have made one meanwhile.
+            match self
+                .0
+                .get_or_insert_with(&key, || Ok::<_, ()>(Arc::clone(&made)))
+            {
+                Ok(kept) => kept,
+                Err(()) => made,
+            }
+        });
+        let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.len() != limits.len() {
+            // The plugin has been given other limits.
+            *windows = vec![Window::default(); limits.len()];
+        }
+        let mut before = Vec::with_capacity(limits.len());
+        for (window, limit) in windows.iter_mut().zip(limits) {
+            let start = limit.period.start(now);
+            if window.start != start {
+                *window = Window { start, count: 0 };
+            }
+            before.push(window.count);
+        }
+        let usage = Usage::new(limits, before);
+        if usage.exceeded.is_none() {
+            for window in windows.iter_mut() {
+                window.count += 1;
+            }
+        }
+        usage
+    }
+}
+
+/// Half of a hash: what a client says of itself may be long.
+fn key(instance: Uuid, client: &str) -> u128 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(instance.as_bytes()).update(client.as_bytes());
+    let (half, _) = hasher
+        .finalize()
+        .as_bytes()
+        .split_first_chunk::<16>()
+        .map(|(half, rest)| (*half, rest.len()))
+        .unwrap_or_default();
+    u128::from_be_bytes(half)
+}

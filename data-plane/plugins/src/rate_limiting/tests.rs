@@ -1,0 +1,208 @@
+//! Limits, whom they hold for, and what clients are told.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use http::HeaderValue;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::host::redis::Reply;
+use crate::testing::{Answer, FakeHost, Request, answer_of};
+
+fn compile(config: Value) -> Result<RateLimitingFilter, FieldErrors> {
+    let config: RateLimiting = serde_json::from_value(config).unwrap();
+    config.compile(&Instance { id: Uuid::nil() })
+}
+
+fn filter(config: Value) -> RateLimitingFilter {
+    compile(config).unwrap()
+}
+
+fn ask(filter: &RateLimitingFilter, host: &FakeHost) -> Answer {
+    answer_of(filter, host, &Request::get("/status/200"))
+}
+
+/// A Redis server that understands what this plugin says.
+fn redis(host: &FakeHost) {
+    let counts: RefCell<HashMap<Vec<u8>, i64>> = RefCell::default();
+    host.connect_redis(Rc::new(move |commands| {
+        let mut counts = counts.borrow_mut();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Ok(commands
+            .iter()
+            .map(|command| {
+                let parts = &command.0;
+                match text(&parts[0]).as_str() {
+                    "EVAL" => {
+                        let count: usize = text(&parts[2]).parse().unwrap();
+                        let keys = &parts[3..3 + count];
+                        let limits = parts[3 + count..].iter().step_by(2);
+                        let before: Vec<i64> = keys
+                            .iter()
+                            .map(|key| counts.get(&key[..]).copied().unwrap_or_default())
+                            .collect();
+                        let free = before
+                            .iter()
+                            .zip(limits)
+                            .all(|(used, limit)| *used < text(limit).parse().unwrap());
+                        for key in keys.iter().filter(|_| free) {
+                            *counts.entry(key.to_vec()).or_default() += 1;
+                        }
+                        Reply::List(before.into_iter().map(Reply::Integer).collect())
+                    }
+                    "INCRBY" => {
+                        let count = counts.entry(parts[1].to_vec()).or_default();
+                        *count += text(&parts[2]).parse::<i64>().unwrap();
+                        Reply::Integer(*count)
+                    }
+                    _ => Reply::Integer(1),
+                }
+            })
+            .collect())
+    }));
+}
+
+#[test]
+fn the_request_above_the_limit_gets_429_and_learns_when_to_come_back() {
+    for config in [
+        json!({"minute": 3, "hour": 10}),
+        json!({"minute": 3, "hour": 10, "policy": "redis", "redis": {"host": "redis"}}),
+    ] {
+        let host = FakeHost::default();
+        redis(&host);
+        let filter = filter(config);
+        for left in [2, 1, 0] {
+            let answer = ask(&filter, &host);
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("x-ratelimit-limit-minute"), "3");
+            assert_eq!(
+                answer.header("x-ratelimit-remaining-minute"),
+                left.to_string()
+            );
+            assert_eq!(answer.header("x-ratelimit-limit-hour"), "10");
+            assert_eq!(
+                answer.header("x-ratelimit-remaining-hour"),
+                (left + 7).to_string()
+            );
+            assert_eq!(answer.header("ratelimit-limit"), "3");
+            assert_eq!(answer.header("ratelimit-remaining"), left.to_string());
+            assert_eq!(answer.header("ratelimit-reset"), "60");
+            assert_eq!(answer.header("retry-after"), "");
+        }
+        host.advance(20.0);
+        let answer = ask(&filter, &host);
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (429, "API rate limit exceeded")
+        );
+        assert_eq!(answer.header("x-ratelimit-remaining-minute"), "0");
+        assert_eq!(answer.header("x-ratelimit-remaining-hour"), "7");
+        assert_eq!(answer.header("retry-after"), "40");
+        host.advance(40.0);
+        assert_eq!(ask(&filter, &host).status, 200, "the next minute");
+    }
+}
+
+#[test]
+fn clients_are_told_apart_as_configured() {
+    let host = FakeHost::default();
+    let by_header = filter(json!({"minute": 1, "limit_by": "header", "header_name": "x-key"}));
+    let with_key = |key: &'static str| {
+        let mut request = Request::get("/");
+        let name = HeaderName::from_static("x-key");
+        request.headers.push((name, HeaderValue::from_static(key)));
+        answer_of(&by_header, &host, &request).status
+    };
+    assert_eq!(
+        [with_key("a"), with_key("a"), with_key("b")],
+        [200, 429, 200]
+    );
+    assert_eq!(
+        ask(&by_header, &host).status,
+        200,
+        "by address without the header"
+    );
+    assert_eq!(ask(&by_header, &host).status, 429);
+}
+
+#[test]
+fn answer_and_headers_are_configurable() {
+    let host = FakeHost::default();
+    let filter = filter(json!({
+        "second": 1, "hide_client_headers": true, "error_code": 404, "error_message": "Fake Not Found",
+    }));
+    assert_eq!(ask(&filter, &host).status, 200);
+    let answer = ask(&filter, &host);
+    assert_eq!(
+        (answer.status, answer.message().as_str()),
+        (404, "Fake Not Found")
+    );
+    assert_eq!(
+        answer.header("ratelimit-limit") + &answer.header("retry-after"),
+        ""
+    );
+}
+
+#[test]
+fn without_redis_requests_pass_or_fail_as_configured() {
+    let host = FakeHost::default();
+    let check = |tolerant: bool, status: u16| {
+        let filter = filter(json!({
+            "minute": 1, "policy": "redis", "redis": {"host": "redis"}, "fault_tolerant": tolerant,
+        }));
+        let answer = ask(&filter, &host);
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("ratelimit-limit"), "");
+    };
+    check(true, 200);
+    check(false, 500);
+}
+
+#[test]
+fn nodes_learn_of_each_others_requests_with_the_sync_rate() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis(&one);
+    let config = json!({
+        "hour": 2, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    });
+    let filter = filter(config);
+    assert_eq!(ask(&filter, &one).status, 200);
+    one.run(one.sleep(std::time::Duration::from_secs(2)));
+    assert_eq!(ask(&filter, &one).header("ratelimit-remaining"), "0");
+    assert_eq!(ask(&filter, &one).status, 429);
+    // A node whose Redis is away counts for itself.
+    assert_eq!(
+        [ask(&filter, &other).status, ask(&filter, &other).status],
+        [200, 200]
+    );
+    assert_eq!(ask(&filter, &other).status, 429);
+}
+
+#[test]
+fn rules_between_fields_are_said_in_kongs_words() {
+    let check = |config: Value, expected: Value| {
+        let errors = compile(config).unwrap_err();
+        assert_eq!(Value::Object(errors.0), expected);
+    };
+    check(
+        json!({}),
+        json!({"@entity": ["at least one of these fields must be non-empty: 'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'"]}),
+    );
+    check(
+        json!({"second": 10, "minute": 9}),
+        json!({"@entity": ["The limit for minute(9.0) cannot be lower than the limit for second(10.0)"]}),
+    );
+    check(
+        json!({"second": 0}),
+        json!({"second": "value must be greater than 0"}),
+    );
+    check(
+        json!({"second": 1, "policy": "redis"}),
+        json!({
+            "redis": {"host": "required field missing"},
+            "@entity": ["failed conditional validation given value of field 'config.policy'"],
+        }),
+    );
+}

@@ -1,0 +1,275 @@
+//! `request-termination`: answers every request, or those that are marked, without an upstream (Kong
+//! 3.9, request-termination).
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared::schema::FieldErrors;
+
+use crate::arguments::Arguments;
+use crate::body::LARGEST;
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::host::Host;
+use crate::values::entity_error;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// Configuration of `request-termination`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct RequestTermination {
+    /// Status of the answer.
+    #[serde(default = "unavailable")]
+    #[schemars(range(min = 100, max = 599))]
+    pub status_code: u16,
+
+    /// Message of the answer.
+    #[serde(default)]
+    pub message: Option<String>,
+
+    /// Media type of `body`; JSON if absent.
+    #[serde(default)]
+    pub content_type: Option<String>,
+
+    /// Body of the answer, in place of one with a message.
+    #[serde(default)]
+    pub body: Option<String>,
+
+    /// Answers with what the request was.
+    #[serde(default)]
+    pub echo: bool,
+
+    /// Header or query argument that marks the requests to answer; all if absent.
+    #[serde(default)]
+    pub trigger: Option<TriggerName>,
+}
+
+/// The name of a header or query argument.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct TriggerName(#[schemars(extend("format" = "kong-header-name"))] pub String);
+
+const fn unavailable() -> u16 {
+    503
+}
+
+impl Plugin for RequestTermination {
+    const NAME: &'static str = "request-termination";
+    const PRIORITY: u32 = 2;
+    type Filter = RequestTerminationFilter;
+
+    fn compile(self, _: &Instance) -> Result<RequestTerminationFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        if self.message.is_some() && (self.content_type.is_some() || self.body.is_some()) {
+            entity_error(
+                &mut errors,
+                "message cannot be used with content_type or body",
+            );
+        }
+        if self.content_type.is_some() && self.body.is_none() {
+            entity_error(&mut errors, "content_type requires a body");
+        }
+        if self.echo && (self.body.is_some() || self.content_type.is_some()) {
+            entity_error(
+                &mut errors,
+                "echo cannot be used with content_type and body",
+            );
+        }
+        let content_type = match self.content_type.as_deref().map(HeaderValue::from_str) {
+            None => JSON,
+            Some(Ok(value)) => value,
+            Some(Err(_)) => {
+                errors.add(&["content_type"], "not a media type");
+                JSON
+            }
+        };
+        let trigger = self.trigger.as_ref().and_then(|TriggerName(name)| {
+            let header = HeaderName::try_from(name.as_str()).ok();
+            if header.is_none() {
+                errors.add(&["trigger"], "bad header name");
+            }
+            header.map(|header| (name.clone(), header))
+        });
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let status =
+            StatusCode::from_u16(self.status_code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Ok(RequestTerminationFilter {
+            message: self
+                .message
+                .or_else(|| default_message(status).map(str::to_owned)),
+            status,
+            content_type,
+            body: self.body.map(Bytes::from),
+            echo: self.echo,
+            trigger,
+        })
+    }
+}
+
+/// What an answer without a message of its own says.
+const fn default_message(status: StatusCode) -> Option<&'static str> {
+    match status.as_u16() {
+        401 => Some("Unauthorized"),
+        404 => Some("Not found"),
+        405 => Some("Method not allowed"),
+        500 => Some("An unexpected error occurred"),
+        502 => Some("Bad Gateway"),
+        503 => Some("Service unavailable"),
+        _ => None,
+    }
+}
+
+/// Answers requests.
+#[derive(Debug)]
+pub struct RequestTerminationFilter {
+    status: StatusCode,
+    message: Option<String>,
+    content_type: HeaderValue,
+    body: Option<Bytes>,
+    echo: bool,
+    trigger: Option<(String, HeaderName)>,
+}
+
+impl Filter for RequestTerminationFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
+        if let Some((argument, header)) = &self.trigger
+            && !exchange.request.headers.contains_key(header)
+            && !Arguments::of(&exchange.request.uri).contains(argument)
+        {
+            return Flow::Continue;
+        }
+        let body = if self.echo {
+            Bytes::from(self.describe(exchange).await.to_string())
+        } else if let Some(body) = &self.body {
+            body.clone()
+        } else {
+            let mut body = Map::new();
+            if let Some(message) = &self.message {
+                body.insert("message".to_owned(), json!(message));
+            }
+            Bytes::from(Value::Object(body).to_string())
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, self.content_type.clone());
+        Flow::Answer(response)
+    }
+}
+
+impl RequestTerminationFilter {
+    /// The request, as its own answer.
+    async fn describe(&self, exchange: &mut Exchange<'_>) -> Value {
+        let raw = exchange.body.read(LARGEST).await.unwrap_or_default();
+        let request = &exchange.request;
+        let matched = exchange.matched;
+        let named = |named: &crate::exchange::Named| json!({"id": named.id, "name": named.name});
+        json!({
+            "message": self.message,
+            "request": {
+                "scheme": if exchange.client.https { "https" } else { "http" },
+                "host": exchange.client.authority,
+                "port": exchange.client.port,
+                "headers": grouped(request.headers.iter().map(|(name, value)| {
+                    (name.as_str(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+                })),
+                "query": grouped(Arguments::of(&request.uri).iter().map(|(name, value)| {
+                    (name, value.to_owned())
+                })),
+                "body": serde_json::from_slice::<Value>(&raw).unwrap_or_default(),
+                "raw_body": String::from_utf8_lossy(&raw),
+                "method": request.method.as_str(),
+                "path": request.uri.path(),
+            },
+            "matched_route": named(&matched.route),
+            "matched_service": matched.service.as_ref().map(named),
+        })
+    }
+}
+
+/// Names with one value, or a list of them.
+fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> Value {
+    let mut map = Map::new();
+    for (name, value) in pairs {
+        match map.get_mut(name) {
+            None => _ = map.insert(name.to_owned(), json!(value)),
+            Some(Value::Array(list)) => list.push(json!(value)),
+            Some(first) => *first = json!([first.take(), value]),
+        }
+    }
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{Answer, FakeHost, Request, answer_of};
+
+    fn ask(config: Value, uri: &str) -> Answer {
+        let config: RequestTermination = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        answer_of(&filter, &FakeHost::default(), &Request::get(uri))
+    }
+
+    #[test]
+    fn the_answer_is_the_configured_one() {
+        let answer = ask(json!({}), "/");
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (503, r#"{"message":"Service unavailable"}"#)
+        );
+        assert_eq!(
+            answer.header("content-type"),
+            "application/json; charset=utf-8"
+        );
+        let answer = ask(json!({"status_code": 404}), "/");
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (404, "Not found")
+        );
+        let answer = ask(json!({"status_code": 406, "message": "Invalid"}), "/");
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (406, r#"{"message":"Invalid"}"#)
+        );
+        let body = json!({"status_code": 451, "body": "<html>", "content_type": "text/html"});
+        let answer = ask(body, "/");
+        assert_eq!((answer.status, answer.body.as_str()), (451, "<html>"));
+        assert_eq!(answer.header("content-type"), "text/html");
+    }
+
+    #[test]
+    fn a_trigger_marks_the_requests_that_are_answered() {
+        let config = json!({"trigger": "gothere", "status_code": 200, "echo": true});
+        assert_eq!(ask(config.clone(), "/").body, "");
+        let answer = ask(config, "/status?gothere&a=1&a=2");
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(body["request"]["path"], "/status");
+        assert_eq!(
+            body["request"]["query"],
+            json!({"gothere": "", "a": ["1", "2"]})
+        );
+    }
+
+    #[test]
+    fn fields_that_exclude_each_other_are_refused() {
+        for config in [
+            json!({"message": "x", "body": "y"}),
+            json!({"message": "x", "content_type": "y"}),
+            json!({"content_type": "y"}),
+            json!({"echo": true, "body": "y"}),
+        ] {
+            let config: RequestTermination = serde_json::from_value(config).unwrap();
+            assert!(config.compile(&Instance { id: Uuid::nil() }).is_err());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Values that parameters of several plugins take.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use shared::schema::FieldErrors;
+
+/// A number as Kong writes them: whole where it is whole.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Number(pub serde_json::Number);
+
+impl Number {
+    /// The number.
+    pub fn value(&self) -> f64 {
+        self.0.as_f64().unwrap_or_default()
+    }
+
+    /// This many seconds; nothing negative.
+    pub fn seconds(&self) -> Duration {
+        Duration::try_from_secs_f64(self.value()).unwrap_or_default()
+    }
+
+    /// This many milliseconds; nothing negative.
+    pub fn milliseconds(&self) -> Duration {
+        Duration::try_from_secs_f64(self.value() / 1000.0).unwrap_or_default()
+    }
+
+    /// Whether it is above zero, in Kong's words for `gt`.
+    pub(crate) fn check_positive(&self, field: &str) -> Result<(), FieldErrors> {
+        if self.value() > 0.0 {
+            return Ok(());
+        }
+        Err(FieldErrors::at(&[field], "value must be greater than 0"))
+    }
+}
+
+impl JsonSchema for Number {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Number".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number" })
+    }
+}
+
+/// A secret of the configuration: plain in JSON, never in `Debug`.
+#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A switch that is on unless it is switched off.
+pub(crate) const fn yes() -> bool {
+    true
+}
+
+/// One more error that concerns several fields: a list under `@entity`, as Kong has it.
+pub(crate) fn entity_error(errors: &mut FieldErrors, message: impl Into<String>) {
+    let list = errors
+        .0
+        .entry("@entity")
+        .or_insert_with(|| serde_json::Value::Array(Vec::new()));
+    if let serde_json::Value::Array(list) = list {
+        list.push(serde_json::Value::String(message.into()));
+    }
+}
