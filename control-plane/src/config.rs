@@ -6,6 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value};
 use shared::entity::{DEFAULT_WORKSPACE, Definition, Entity, Workspace, definition};
@@ -221,6 +222,21 @@ impl Config {
         for (key, record) in &change.puts {
             self.put(*key, record);
         }
+    }
+
+    /// What leads from `base` to this configuration. Costs as much as the difference.
+    pub fn since(&self, base: &Self) -> Change {
+        let mut change = Change::default();
+        for item in base.records.diff(&self.records) {
+            match item {
+                DiffItem::Add(key, record)
+                | DiffItem::Update {
+                    new: (key, record), ..
+                } => change.puts.push((*key, record.clone())),
+                DiffItem::Remove(key, _) => change.removes.push(*key),
+            }
+        }
+        change
     }
 
     fn put(&mut self, key: Key, record: &Stored) {

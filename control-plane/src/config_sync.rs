@@ -1,13 +1,15 @@
 //! Config sync, the control plane's end: snapshots to data planes over mutual TLS.
 //!
 //! ```text
-//!  publisher ─► target.rs    the newest snapshot, encoded once, some milliseconds after a change
+//!  publisher ─► target.rs    the newest snapshot, some milliseconds after a change
 //!                  │
 //!  listener.rs ─► stream.rs  one task per node: sends, waits for its answer, sends the newest again
+//!  admission.rs              how many streams may begin in a second
 //!                  │
 //!               session.rs   what to offer to a node; pure
 //! ```
 
+mod admission;
 mod listener;
 mod session;
 mod stream;
@@ -17,14 +19,16 @@ mod wire;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
 use proto::v1::config_sync_server::{ConfigSync, ConfigSyncServer};
-use proto::v1::{ControlMessage, NodeMessage};
+use proto::v1::control_message::Kind;
+use proto::v1::{ControlMessage, Hold, NodeMessage};
 use rustls::ServerConfig;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
+use shared::signature::Signer;
 use shared::tls::{self, Identity, TlsError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -38,10 +42,12 @@ use uuid::Uuid;
 
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
-use crate::snapshot::EncodedSnapshot;
+use crate::snapshot::{Published, SharedSigner};
+use admission::Admission;
+use session::Session;
 
 /// The newest snapshot; nodes are led towards it.
-pub type Target = watch::Receiver<Arc<EncodedSnapshot>>;
+pub type Target = watch::Receiver<Arc<Published>>;
 
 /// How often each side pings a silent connection.
 const PING: Duration = Duration::from_secs(10);
@@ -56,17 +62,20 @@ const OUTGOING: usize = 4;
 /// Nodes that are sent all records at once; the others wait their turn.
 const TRANSFERS: usize = 32;
 
+pub use listener::BACKLOG;
+
 /// What tonic keeps of a connection: its address and the client's certificates.
 type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
 
-/// Reads the certificates that config sync runs by.
+/// Reads the certificates that config sync runs by, and signs snapshots by.
 pub fn server_config(
     certificate: &Path,
     key: &Path,
     authorities: &Path,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<(Arc<ServerConfig>, Signer), TlsError> {
     let identity = Identity::read(certificate, key)?;
-    tls::cluster_server(&identity, tls::read_authorities(authorities)?)
+    let config = tls::cluster_server(&identity, tls::read_authorities(authorities)?)?;
+    Ok((config, Signer::new(&identity)?))
 }
 
 /// Config sync at work. Dropping it ends every stream.
@@ -84,14 +93,16 @@ pub fn start(
     replica: Uuid,
     listener: TcpListener,
     config: Arc<ServerConfig>,
+    signer: SharedSigner,
 ) -> Running {
-    let (target, following) = target::follow(publisher);
+    let (target, following) = target::follow(publisher, signer);
     let (stop, stopping) = watch::channel(false);
     let service = Service {
         fleet,
         replica: replica.to_string(),
         target: target.clone(),
         transfers: Arc::new(Semaphore::new(TRANSFERS)),
+        admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
         stopping: stopping.clone(),
     };
     let server = ConfigSyncServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);
@@ -153,7 +164,19 @@ struct Service {
     replica: String,
     target: Target,
     transfers: Arc<Semaphore>,
+    admission: Arc<Mutex<Admission>>,
     stopping: watch::Receiver<bool>,
+}
+
+impl Service {
+    /// Whether a stream may begin now, or when to come again.
+    fn admit(&self) -> Result<(), Duration> {
+        let mut admission = self
+            .admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        admission.admit(monotonic())
+    }
 }
 
 #[tonic::async_trait]
@@ -172,12 +195,23 @@ impl ConfigSync for Service {
         let introduction = wire::introduction(hello, &peer)?;
         let node = introduction.name.clone();
         let running = introduction.running;
-        let (member, superseded, refused) = self.fleet.join(introduction, UnixTime::now());
-        tracing::info!(node, revision = %running.revision, "data plane connected");
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let stream = stream::NodeStream::new(self.clone(), member, outgoing, running, refused);
+        if let Err(wait) = self.admit() {
+            let hold = wire::message(Kind::Hold(Hold {
+                retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                reason: "too many data planes connect at once".to_owned(),
+            }));
+            // There is room for the first message.
+            let _ = outgoing.try_send(Ok(hold));
+            return Ok(Response::new(Box::pin(ReceiverStream::new(messages))));
+        }
+        let abilities = wire::abilities(&introduction);
+        let (member, refused) = self.fleet.join(introduction, UnixTime::now());
+        tracing::info!(node, revision = %running.revision, "data plane connected");
+        let session = Session::new(running, refused, abilities);
+        let stream = stream::NodeStream::new(self.clone(), member, outgoing, session);
         tokio::spawn(async move {
-            let why = stream.run(incoming, superseded).await;
+            let why = stream.run(incoming).await;
             tracing::info!(node, %why, "data plane disconnected");
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))

@@ -1,6 +1,6 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,14 +8,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision, short_hash};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
+
+use crate::snapshot::Missing;
 
 /// How long a node that is gone stays on the list: Kong's `cluster_data_plane_purge_delay`.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
 
 /// Faults of one refusal that are kept.
 const FAULTS: usize = 20;
+
+/// Orders that may wait for a stream.
+const ORDERS: usize = 4;
+
+/// What ends within this time is shown as expiring.
+const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 /// Every data plane that has been seen since this process started.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +52,46 @@ pub struct Introduction {
     pub boot: String,
     /// What it runs.
     pub running: Position,
+    /// What it knows: see `proto::features`. Empty: it does not tell.
+    pub features: BTreeSet<String>,
+    /// What it will not run again, since it crashed with it.
+    pub quarantined: Vec<Position>,
+    /// How often it started after a crash that followed a change.
+    pub crash_restarts: u32,
+}
+
+/// How a node does.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What it runs.
+    pub running: Position,
+    /// Its clock.
+    pub clock: UnixTime,
+    /// Whether what it runs is also on its disk.
+    pub persisted: bool,
+    /// Whether it lets its last exchanges end.
+    pub draining: bool,
+    /// Requests that it has answered since its start.
+    pub requests: u64,
+    /// Of these, those that failed by its own fault.
+    pub failed: u64,
+    /// Connections that are open.
+    pub connections: u32,
+    /// Memory of the process.
+    pub resident_bytes: u64,
+    /// How often it started after a crash that followed a change.
+    pub crash_restarts: u32,
+    /// What the slowest of a hundred requests took since the report before, in microseconds.
+    pub p99_us: u32,
+    /// What runs out when.
+    pub expiries: Vec<(String, UnixTime)>,
+}
+
+/// What an operator, or a newer stream, has to say to a node's stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Order {
+    /// Send once more what the node has refused.
+    Retry,
 }
 
 /// How far the connected nodes are with a revision, by name.
@@ -58,7 +106,7 @@ pub struct Progress {
 }
 
 /// One reason why a node refused a snapshot.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Fault {
     /// The kind of reason, such as `INVALID`.
     pub code: String,
@@ -87,11 +135,17 @@ pub struct Refusal {
 struct Node {
     introduction: Introduction,
     running: Position,
+    /// Since when it runs that.
+    running_since: UnixTime,
     last_seen: UnixTime,
-    draining: bool,
-    /// Whether what it runs is also on its disk.
-    persisted: bool,
+    report: Report,
+    /// How far its clock is ahead of ours, in milliseconds; none before its first report.
+    clock_offset: Option<i64>,
     last_refusal: Option<Refusal>,
+    /// Whether it has refused two snapshots in a row for the same reason.
+    stuck: bool,
+    /// What it would have to know to run the newest.
+    missing: Vec<Missing>,
     /// The stream that speaks for the node; none while it is away.
     stream: Option<Stream>,
     streams: u64,
@@ -101,7 +155,7 @@ struct Node {
 #[derive(Debug)]
 struct Stream {
     number: u64,
-    _superseded: oneshot::Sender<()>,
+    orders: mpsc::Sender<Order>,
 }
 
 /// The right of one stream to speak for its node, until a newer stream of that node takes it.
@@ -110,6 +164,8 @@ pub struct Membership {
     fleet: Fleet,
     name: String,
     number: u64,
+    features: BTreeSet<String>,
+    orders: mpsc::Receiver<Order>,
 }
 
 impl Fleet {
@@ -117,14 +173,10 @@ impl Fleet {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a node in. The receiver ends when a newer stream of the same node takes over. Also returns
-    /// what this run of the node has refused, which is not to be sent again.
-    pub fn join(
-        &self,
-        introduction: Introduction,
-        now: UnixTime,
-    ) -> (Membership, oneshot::Receiver<()>, Option<Position>) {
-        let (superseded, end) = oneshot::channel();
+    /// Takes a node in, in the place of an older stream of the same node. Also returns what the node is
+    /// not to be sent: what this run of it has refused, and what it has crashed with.
+    pub fn join(&self, introduction: Introduction, now: UnixTime) -> (Membership, Vec<Position>) {
+        let (orders, receiver) = mpsc::channel(ORDERS);
         let name = introduction.name.clone();
         let running = introduction.running;
         let mut nodes = self.nodes();
@@ -133,32 +185,63 @@ impl Fleet {
         let same_run = before
             .as_ref()
             .is_some_and(|node| node.introduction.boot == introduction.boot);
-        let last_refusal = before.and_then(|node| node.last_refusal);
-        let refused = last_refusal
+        let running_since = before
             .as_ref()
-            .filter(|_| same_run)
-            .map(|refusal| refusal.position);
-        let stream = Some(Stream {
+            .filter(|node| node.running == running)
+            .map_or(now, |node| node.running_since);
+        let stuck = same_run && before.as_ref().is_some_and(|node| node.stuck);
+        let last_refusal = before.and_then(|node| node.last_refusal);
+        let mut refused = introduction.quarantined.clone();
+        refused.extend(
+            last_refusal
+                .as_ref()
+                .filter(|_| same_run)
+                .map(|refusal| refusal.position),
+        );
+        let membership = Membership {
+            fleet: self.clone(),
+            name: name.clone(),
             number: streams,
-            _superseded: superseded,
-        });
+            features: introduction.features.clone(),
+            orders: receiver,
+        };
+        let report = Report {
+            running,
+            crash_restarts: introduction.crash_restarts,
+            ..Report::default()
+        };
         let node = Node {
             introduction,
             running,
+            running_since,
             last_seen: now,
-            draining: false,
-            persisted: false,
+            report,
+            clock_offset: None,
             last_refusal,
-            stream,
+            stuck,
+            missing: Vec::new(),
+            stream: Some(Stream {
+                number: streams,
+                orders,
+            }),
             streams,
         };
-        nodes.insert(name.clone(), node);
-        let membership = Membership {
-            fleet: self.clone(),
-            name,
-            number: streams,
+        nodes.insert(name, node);
+        (membership, refused)
+    }
+
+    /// Has the node of this id or name sent once more what it refused. Whether it is connected.
+    pub fn retry(&self, node: &str) -> bool {
+        let mut nodes = self.nodes();
+        let found = nodes.iter_mut().find(|(name, row)| {
+            name.as_str() == node || Uuid::parse_str(node).is_ok_and(|id| id == row.id())
+        });
+        let Some((_, row)) = found else {
+            return false;
         };
-        (membership, end, refused)
+        row.stuck = false;
+        let stream = row.stream.as_ref();
+        stream.is_some_and(|stream| stream.orders.try_send(Order::Retry).is_ok())
     }
 
     /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours.
@@ -167,7 +250,7 @@ impl Fleet {
         nodes.retain(|_, node| {
             node.stream.is_some() || now.saturating_since(node.last_seen) < PURGE_DELAY
         });
-        nodes.values().map(|node| node.show(target)).collect()
+        nodes.values().map(|node| node.show(target, now)).collect()
     }
 
     /// Tells when [`Self::progress_of`] may have changed.
@@ -236,13 +319,21 @@ impl Node {
 
     /// What is between the node and `target`.
     fn progress(&self, target: &Position) -> &'static str {
+        let quarantined = || self.introduction.quarantined.contains(target);
+        let refused = || {
+            self.last_refusal
+                .as_ref()
+                .is_some_and(|refusal| refusal.position == *target)
+        };
         if self.running == *target {
             "current"
-        } else if self
-            .last_refusal
-            .as_ref()
-            .is_some_and(|refusal| refusal.position == *target)
-        {
+        } else if !self.missing.is_empty() {
+            "blocked"
+        } else if quarantined() {
+            "quarantined"
+        } else if self.stuck {
+            "stuck"
+        } else if refused() {
             "refused"
         } else if target.is_after(&self.running) {
             "behind"
@@ -251,7 +342,19 @@ impl Node {
         }
     }
 
-    fn show(&self, target: &Position) -> Value {
+    /// Kong's word for whether the node is allowed to sync; `progress` says how far it is.
+    fn sync_status(&self) -> &'static str {
+        let plugin = |missing: &Missing| missing.feature.starts_with("plugin/");
+        if self.missing.is_empty() {
+            "normal"
+        } else if self.missing.iter().any(plugin) {
+            "plugin_set_incompatible"
+        } else {
+            "kong_version_incompatible"
+        }
+    }
+
+    fn show(&self, target: &Position, now: UnixTime) -> Value {
         let introduction = &self.introduction;
         let refusal = self.last_refusal.as_ref().map(|refusal| {
             json!({
@@ -261,7 +364,20 @@ impl Node {
                 "faults": refusal.faults,
             })
         });
-        let expiry = introduction.certificate_expires_at.map(UnixTime::as_secs);
+        let missing = self.missing.iter().map(|missing| {
+            json!({
+                "feature": missing.feature,
+                "entity_type": missing.record.map(|key| key.kind),
+                "entity_id": missing.record.map(|key| key.id),
+            })
+        });
+        let expiry = introduction.certificate_expires_at;
+        let soon = |at: &UnixTime| at.saturating_since(now) < EXPIRES_SOON;
+        let own = expiry.map(|at| ("cluster_certificate".to_owned(), at));
+        let expiring = own.iter().chain(&self.report.expiries);
+        let expiring = expiring
+            .filter(|(_, at)| soon(at))
+            .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }));
         json!({
             "id": self.id(),
             "name": introduction.name,
@@ -269,21 +385,39 @@ impl Node {
             "ip": introduction.ip,
             "version": introduction.version,
             "labels": introduction.labels,
-            "cert_details": { "expiry_timestamp": expiry },
+            "cert_details": { "expiry_timestamp": expiry.map(UnixTime::as_secs) },
             "config_hash": self.config_hash(),
             "generation": self.running.generation,
             "revision": self.running.revision,
-            // Kong's word for a node that is allowed to sync; `progress` says how far it is.
-            "sync_status": "normal",
+            "running_since": self.running_since.as_secs(),
+            "sync_status": self.sync_status(),
             "progress": self.progress(target),
+            "missing": missing.collect::<Vec<_>>(),
+            "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
             "last_refusal": refusal,
             "connected": self.stream.is_some(),
-            "draining": self.draining,
-            "persisted": self.persisted,
+            "draining": self.report.draining,
+            "persisted": self.report.persisted,
+            "requests": self.report.requests,
+            "failed": self.report.failed,
+            "p99_us": self.report.p99_us,
+            "connections": self.report.connections,
+            "resident_bytes": self.report.resident_bytes,
+            "crash_restarts": self.report.crash_restarts,
+            "clock_offset_ms": self.clock_offset,
+            "expiring": expiring.collect::<Vec<_>>(),
             "last_seen": self.last_seen.as_secs(),
             "updated_at": self.last_seen.as_secs(),
             "ttl": PURGE_DELAY.as_secs(),
         })
+    }
+
+    fn moves(&mut self, position: Position, now: UnixTime) {
+        if self.running != position {
+            self.running = position;
+            self.running_since = now;
+            self.report.persisted = false;
+        }
     }
 }
 
@@ -311,31 +445,67 @@ impl Membership {
         &self.name
     }
 
+    /// What the node knows.
+    pub const fn features(&self) -> &BTreeSet<String> {
+        &self.features
+    }
+
+    /// The next order for the node's stream; `None` once a newer stream speaks for the node.
+    pub async fn order(&mut self) -> Option<Order> {
+        self.orders.recv().await
+    }
+
     /// The node runs `position`.
     pub fn runs(&self, position: Position, now: UnixTime) {
         self.update(now, |node| {
-            node.persisted = node.persisted && node.running == position;
-            node.running = position;
+            node.moves(position, now);
+            node.stuck = false;
         });
     }
 
     /// The node refused a snapshot.
     pub fn refused(&self, position: Position, mut faults: Vec<Fault>, now: UnixTime) {
         faults.truncate(FAULTS);
-        let refusal = Refusal {
-            position,
-            at: now,
-            faults,
-        };
-        self.update(now, |node| node.last_refusal = Some(refusal));
+        self.update(now, |node| {
+            let before = node.last_refusal.as_ref();
+            let again = before.is_some_and(|before| {
+                let since_then = before.at >= node.running_since;
+                since_then && before.position != position && before.faults == faults
+            });
+            node.stuck = again;
+            node.last_refusal = Some(Refusal {
+                position,
+                at: now,
+                faults,
+            });
+        });
+    }
+
+    /// The node would have to know `missing` to run the newest.
+    pub fn lacks(&self, missing: Vec<Missing>) {
+        let mut nodes = self.fleet.nodes();
+        if let Some(node) = nodes.get_mut(&self.name)
+            && node.missing != missing
+        {
+            if let Some(first) = missing.first() {
+                tracing::warn!(
+                    node = self.name,
+                    feature = first.feature,
+                    entity = first.record.map(|key| format!("{} {}", key.kind, key.id)),
+                    "the node does not know what the newest configuration needs; it stays with what it runs"
+                );
+            }
+            node.missing = missing;
+        }
     }
 
     /// The node told how it does.
-    pub fn reports(&self, running: Position, persisted: bool, draining: bool, now: UnixTime) {
+    pub fn reports(&self, report: Report, now: UnixTime) {
         self.update(now, |node| {
-            node.running = running;
-            node.persisted = persisted;
-            node.draining = draining;
+            node.moves(report.running, now);
+            let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            node.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));
+            node.report = report;
         });
     }
 }
@@ -380,6 +550,9 @@ mod tests {
             certificate_expires_at: None,
             boot: boot.to_owned(),
             running,
+            features: BTreeSet::new(),
+            quarantined: Vec::new(),
+            crash_restarts: 0,
         }
     }
 
@@ -388,8 +561,8 @@ mod tests {
     #[test]
     fn a_node_shows_what_it_runs_and_what_it_refused() {
         let fleet = Fleet::default();
-        let (member, _end, refused) = fleet.join(introduction("a", at(1)), NOW);
-        assert_eq!(refused, None);
+        let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+        assert_eq!(refused, []);
         let fault = Fault {
             code: "INVALID".to_owned(),
             entity_type: "routes".to_owned(),
@@ -415,15 +588,14 @@ mod tests {
         assert_eq!(fleet.list(&at(3), NOW).remove(0)["connected"], false);
     }
 
-    #[test]
-    fn a_newer_stream_of_a_node_silences_the_older_one() {
+    #[tokio::test]
+    async fn a_newer_stream_of_a_node_silences_the_older_one() {
         let fleet = Fleet::default();
-        let (old, mut end, _) = fleet.join(introduction("a", at(1)), NOW);
-        let (_new, _end, _) = fleet.join(introduction("a", at(5)), NOW);
-        assert!(matches!(
-            end.try_recv(),
-            Err(oneshot::error::TryRecvError::Closed)
-        ));
+        let (mut old, _) = fleet.join(introduction("a", at(1)), NOW);
+        let (mut new, _) = fleet.join(introduction("a", at(5)), NOW);
+        assert_eq!(old.order().await, None);
+        assert!(fleet.retry("node-1") && !fleet.retry("node-2"));
+        assert_eq!(new.order().await, Some(Order::Retry));
         old.runs(at(2), NOW);
         drop(old);
         let shown = fleet.list(&at(5), NOW).remove(0);
@@ -436,13 +608,64 @@ mod tests {
     #[test]
     fn a_refused_snapshot_is_offered_again_only_to_a_restarted_node() {
         let fleet = Fleet::default();
-        let (member, _end, _) = fleet.join(introduction("a", at(1)), NOW);
+        let (member, _) = fleet.join(introduction("a", at(1)), NOW);
         member.refused(at(2), Vec::new(), NOW);
         drop(member);
-        let (member, _end, refused) = fleet.join(introduction("a", at(1)), NOW);
-        assert_eq!(refused, Some(at(2)));
+        let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+        assert_eq!(refused, [at(2)]);
         drop(member);
-        assert_eq!(fleet.join(introduction("b", at(1)), NOW).2, None);
+        let mut crashed = introduction("b", at(1));
+        crashed.quarantined = vec![at(3)];
+        assert_eq!(fleet.join(crashed, NOW).1, [at(3)]);
+        let shown = fleet.list(&at(3), NOW).remove(0);
+        assert_eq!(shown["progress"], "quarantined");
+    }
+
+    #[test]
+    fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
+        let fleet = Fleet::default();
+        let (member, _) = fleet.join(introduction("a", at(1)), NOW);
+        let progress = |target: &Position| fleet.list(target, NOW).remove(0)["progress"].clone();
+        member.refused(at(2), Vec::new(), NOW);
+        member.refused(at(2), Vec::new(), NOW);
+        assert_eq!(progress(&at(2)), "refused");
+        member.refused(at(3), Vec::new(), NOW);
+        assert_eq!(progress(&at(3)), "stuck");
+        member.runs(at(4), NOW);
+        assert_eq!(progress(&at(5)), "behind");
+    }
+
+    #[test]
+    fn a_node_shows_what_it_lacks_and_how_it_does() {
+        let fleet = Fleet::default();
+        let mut joins = introduction("a", at(1));
+        joins.certificate_expires_at = Some(NOW.saturating_add(EXPIRES_SOON * 2));
+        let (member, _) = fleet.join(joins, NOW);
+        let missing = Missing {
+            feature: "plugin/acl".to_owned(),
+            record: None,
+        };
+        member.lacks(vec![missing]);
+        let report = Report {
+            running: at(1),
+            clock: NOW.saturating_add(Duration::from_secs(7)),
+            requests: 5,
+            expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
+            ..Report::default()
+        };
+        member.reports(report, NOW);
+        let shown = fleet.list(&at(2), NOW).remove(0);
+        assert_eq!(shown["sync_status"], "plugin_set_incompatible");
+        assert_eq!(shown["progress"], "blocked");
+        assert_eq!(shown["missing"][0]["feature"], "plugin/acl");
+        assert_eq!(
+            (&shown["clock_offset_ms"], &shown["requests"]),
+            (&7000.into(), &5.into())
+        );
+        assert_eq!(
+            shown["expiring"],
+            json!([{ "what": "proxy_tls_certificate", "at": 1000 }])
+        );
     }
 
     #[test]

@@ -23,12 +23,13 @@ pub mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
-use tokio::net::TcpListener;
+use shared::signature::Signer;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -100,9 +101,11 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tls = judge(&settings)?;
+        let (tls, signer) = judge(&settings)?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
-        let (store, config) = Store::open(&store_path(&settings.data_directory), &key)?;
+        let (directory, opening) = (store_path(&settings.data_directory), key.clone());
+        let opened = tokio::task::spawn_blocking(move || Store::open(&directory, &opening));
+        let (store, config) = opened.await.expect("opening the store does not panic")?;
         let (generation, revision) = (store.generation(), config.revision());
         let exports = export_path(&settings.data_directory);
         store::export::check_not_behind(&exports, generation, revision)?;
@@ -121,10 +124,11 @@ impl ControlPlane {
             exports,
             Duration::from_secs(settings.export_interval),
         ));
-        let (listener, admin) = listen("admin_listen", settings.admin_listen).await?;
-        let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen).await?;
+        let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
+        let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
-        let config_sync = config_sync::start(&publisher, fleet.clone(), id, cluster, tls);
+        let signer = Arc::new(RwLock::new(Some(signer)));
+        let config_sync = config_sync::start(&publisher, fleet.clone(), id, cluster, tls, signer);
         let keys = rotate(
             publisher.clone(),
             rotation,
@@ -212,21 +216,21 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The TLS that data planes are spoken to by, if the settings can be run by.
-fn judge(settings: &Settings) -> Result<Arc<rustls::ServerConfig>, StartError> {
+/// The TLS that data planes are spoken to by, and who signs what they get, if the settings can be run by.
+fn judge(settings: &Settings) -> Result<(Arc<rustls::ServerConfig>, Signer), StartError> {
     if !settings.admin_listen.ip().is_loopback() {
         return Err(StartError::Exposed(settings.admin_listen));
     }
-    let tls = config_sync::server_config(
+    let pair = config_sync::server_config(
         &settings.cluster_certificate,
         &settings.cluster_key,
         &settings.cluster_ca,
     )?;
-    Ok(tls)
+    Ok(pair)
 }
 
 /// A listener and the address that it got.
-async fn listen(
+fn listen(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -235,7 +239,17 @@ async fn listen(
         setting,
         source,
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let bind = |socket: TcpSocket| {
+        // A restart must not wait for the connections of the process before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(config_sync::BACKLOG)
+    };
+    let listener = socket.and_then(bind).map_err(failed)?;
     let chosen = listener.local_addr().map_err(failed)?;
     Ok((listener, chosen))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
@@ -67,6 +67,7 @@ struct Inner {
     journal: Mutex<Box<dyn Journal>>,
     config: RwLock<Config>,
     revision: watch::Sender<Revision>,
+    urgent: Notify,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -88,6 +89,7 @@ impl Publisher {
             journal: Mutex::new(journal),
             config: RwLock::new(config),
             revision,
+            urgent: Notify::new(),
         };
         Self {
             inner: Arc::new(inner),
@@ -117,6 +119,16 @@ impl Publisher {
     /// Tells of each new revision.
     pub fn watch(&self) -> watch::Receiver<Revision> {
         self.inner.revision.subscribe()
+    }
+
+    /// Has the newest change travel at once, without waiting for others that may follow it.
+    pub fn hurry(&self) {
+        self.inner.urgent.notify_one();
+    }
+
+    /// Waits for [`Self::hurry`].
+    pub async fn urgent(&self) {
+        self.inner.urgent.notified().await;
     }
 
     /// Carries `command` out for the control plane itself. Blocks on the store: not for an asynchronous

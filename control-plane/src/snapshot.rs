@@ -1,24 +1,44 @@
-//! The configuration as it travels: encoded and packed once per revision, whatever the number of nodes.
+//! The configuration as it travels: proven by a root, vouched for by a signature, and packed once for
+//! all nodes, when the first of them needs it.
+//!
+//! A [`Follower`] turns each configuration into a [`Published`] one by what changed since the last, so
+//! that a change costs as much as itself, whatever the number of records. It remembers what it published
+//! before, so that a node that runs any of that is sent only the difference.
 
-use proto::v1::Chunk;
-use proto::v1::chunk::Packing;
+mod pack;
+mod requirements;
+mod ring;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use prost::Message;
+use prost::bytes::Bytes;
+use proto::v1::{Chunk, Manifest};
+use shared::clock::UnixTime;
 use shared::entity::definition;
-use shared::snapshot::{Key, Position, Record, Snapshot};
+use shared::signature::Signer;
+use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record};
+use tokio::sync::OnceCell;
 
-use crate::config::Config;
+use crate::config::{Change, Config, Stored};
+use pack::Packed;
+pub use requirements::{Missing, Requirements};
+use ring::Ring;
 
-/// Bytes of a chunk before packing. Packed in parts of this size nothing is lost against one piece.
-const CHUNK: usize = 256 * 1024;
+/// Differences that are kept ready for one target: nodes that run the same share them.
+const DIFFERENCES: usize = 64;
 
-/// Higher levels of zstd cost more here and are not smaller: most of a record is identifiers.
-const LEVEL: i32 = 1;
+/// Who signs, exchanged when the certificate is renewed.
+pub type SharedSigner = Arc<RwLock<Option<Signer>>>;
 
-/// A snapshot, ready to be sent to any node.
+/// Records on their way to nodes.
 #[derive(Debug)]
-pub struct EncodedSnapshot {
-    /// Where it stands.
-    pub position: Position,
-    /// How many records it holds.
+pub struct Encoded {
+    /// Tells one update's chunks from another's; equal for every stream.
+    pub update: u64,
+    /// How many records are put.
     pub records: u32,
     /// Bytes of all chunks before packing.
     pub raw_bytes: u64,
@@ -26,111 +46,315 @@ pub struct EncodedSnapshot {
     pub chunks: Vec<Chunk>,
 }
 
-/// Encodes every record of `config`.
-pub fn encode(config: &Config, generation: u64) -> EncodedSnapshot {
-    let distributed = |key: &Key| definition(key.kind).is_some_and(|entity| entity.distributed);
-    let records = config
-        .records()
-        .filter(|(key, _)| distributed(key))
-        .map(|(key, record)| Record {
-            key: *key,
-            json: record.json().to_vec(),
-        });
-    let snapshot = Snapshot::new(generation, config.revision(), records.collect());
-    pack(snapshot)
+impl Encoded {
+    /// Bytes of all chunks as they travel.
+    pub fn packed_bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.data.len()).sum()
+    }
 }
 
-fn pack(snapshot: Snapshot) -> EncodedSnapshot {
-    let position = snapshot.position;
-    let count = u32::try_from(snapshot.records.len()).unwrap_or(u32::MAX);
-    let raw = proto::encode_records(snapshot.records);
-    // Equal for all streams; only there to tell one update's chunks from another's.
-    let update = position.revision.0;
-    let chunks = raw.chunks(CHUNK).zip(0..).map(|(part, index)| {
-        let packed = zstd::bulk::compress(part, LEVEL).ok();
-        let (packing, data) = match packed {
-            Some(packed) if packed.len() < part.len() => (Packing::Zstd, packed),
-            _ => (Packing::Plain, part.to_vec()),
+/// What a node has of a target already, which decides what it is sent.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Base {
+    Nothing,
+    /// All that had this root.
+    Root(Hash),
+    /// Everything but what is in these buckets.
+    Buckets(Vec<u8>),
+}
+
+/// A shared place for something that is made once.
+type Once<T> = Arc<OnceCell<T>>;
+
+/// A configuration that nodes are led to.
+pub struct Published {
+    /// Where it stands.
+    pub position: Position,
+    /// What a node must know to run it.
+    pub requirements: Requirements,
+    /// Vouches for it: a `Manifest` and its signature.
+    pub manifest: (Bytes, Bytes),
+    config: Config,
+    inventory: Inventory,
+    encoded: Mutex<HashMap<Base, Once<Option<Arc<Encoded>>>>>,
+    history: Arc<History>,
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the targets of one control plane share.
+#[derive(Debug, Default)]
+struct History {
+    ring: Ring,
+    packed: Packed,
+}
+
+impl Published {
+    /// How many records there are.
+    pub fn records(&self) -> u32 {
+        u32::try_from(self.inventory.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the difference to what had this root can be told.
+    pub fn knows(&self, root: &Hash) -> bool {
+        self.history.ring.find(root).is_some()
+    }
+
+    /// Whether telling all of it costs little.
+    pub fn is_small(&self) -> bool {
+        self.inventory.len() <= pack::RECORDS_OF_A_GROUP
+    }
+
+    /// All records.
+    pub async fn everything(self: &Arc<Self>) -> Option<Arc<Encoded>> {
+        self.encoded(Base::Nothing, |published| {
+            let mut parts = Vec::new();
+            published.history.packed.everything(
+                &published.config,
+                &published.inventory,
+                &mut parts,
+            );
+            Some(published.finish(&Base::Nothing, published.records(), parts))
+        })
+        .await
+    }
+
+    /// What leads from what had `root` to this; `None` if that is not known any more, or would be no
+    /// shorter than everything.
+    pub async fn since(self: &Arc<Self>, root: Hash) -> Option<Arc<Encoded>> {
+        let base = self.history.ring.find(&root)?;
+        self.encoded(Base::Root(root), move |published| {
+            let difference = published.inventory.since(&base);
+            let most = (published.inventory.len() / 2).max(pack::RECORDS_OF_A_GROUP);
+            if difference.len() > most {
+                return None;
+            }
+            let puts = published.records_of(difference.puts.iter().copied());
+            let count = u32::try_from(puts.len()).unwrap_or(u32::MAX);
+            let parts = pack::changes(puts, difference.removes);
+            Some(published.finish(&Base::Root(root), count, parts))
+        })
+        .await
+    }
+
+    /// The buckets in which a node with `digests` differs from this, and all records of these.
+    pub async fn repair(self: &Arc<Self>, digests: &[Hash]) -> Option<(BucketSet, Arc<Encoded>)> {
+        let buckets = self.inventory.differing(digests);
+        let base = Base::Buckets(buckets.as_bytes().to_vec());
+        let set = buckets.clone();
+        let encoded = self
+            .encoded(base.clone(), move |published| {
+                let keys = set.iter().flat_map(|at| published.inventory.bucket(at));
+                let puts = published.records_of(keys);
+                let count = u32::try_from(puts.len()).unwrap_or(u32::MAX);
+                let parts = pack::changes(puts, Vec::new());
+                Some(published.finish(&base, count, parts))
+            })
+            .await?;
+        Some((buckets, encoded))
+    }
+
+    fn records_of(&self, keys: impl Iterator<Item = Key>) -> Vec<Record> {
+        keys.filter_map(|key| Some(record(key, self.config.stored(key)?)))
+            .collect()
+    }
+
+    fn finish(&self, base: &Base, records: u32, parts: Vec<pack::Part>) -> Arc<Encoded> {
+        let mut hasher = blake3::Hasher::new();
+        match base {
+            Base::Nothing => hasher.update(&[0]),
+            Base::Root(root) => hasher.update(&[1]).update(root),
+            Base::Buckets(buckets) => hasher.update(&[2]).update(buckets),
         };
-        Chunk {
+        let hash = hasher.update(&self.position.root).finalize();
+        let update = hash.as_bytes().first_chunk().copied();
+        let update = u64::from_be_bytes(update.unwrap_or_default());
+        let raw_bytes = parts.iter().map(|part| u64::from(part.raw_size)).sum();
+        let chunks = (0..)
+            .zip(parts)
+            .map(|(index, part)| part.chunk(update, index));
+        Arc::new(Encoded {
             update,
-            index,
-            raw_size: u32::try_from(part.len()).expect("a part is far below 4 GiB"),
-            packing: packing.into(),
-            data: data.into(),
+            records,
+            raw_bytes,
+            chunks: chunks.collect(),
+        })
+    }
+
+    /// What `make` makes for `base`: once, on a thread that may take its time.
+    async fn encoded(
+        self: &Arc<Self>,
+        base: Base,
+        make: impl FnOnce(&Self) -> Option<Arc<Encoded>> + Send + 'static,
+    ) -> Option<Arc<Encoded>> {
+        let once = {
+            let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+            if encoded.len() >= DIFFERENCES && !encoded.contains_key(&base) {
+                encoded.retain(|base, _| *base == Base::Nothing);
+            }
+            Arc::clone(encoded.entry(base).or_default())
+        };
+        let published = Arc::clone(self);
+        once.get_or_init(|| async move {
+            let encoded = tokio::task::spawn_blocking(move || make(&published)).await;
+            encoded.unwrap_or_else(|error| {
+                tracing::error!(%error, "encoding a snapshot failed");
+                None
+            })
+        })
+        .await
+        .clone()
+    }
+}
+
+fn record(key: Key, stored: &Stored) -> Record {
+    Record {
+        key,
+        json: Bytes::copy_from_slice(stored.json()),
+    }
+}
+
+fn content(stored: &Stored) -> Hash {
+    *blake3::hash(stored.json()).as_bytes()
+}
+
+/// Whether data planes are told of such a record at all.
+fn is_distributed(key: &Key) -> bool {
+    definition(key.kind).is_some_and(|entity| entity.distributed)
+}
+
+/// Publishes one configuration after the other.
+#[derive(Debug)]
+pub struct Follower {
+    generation: u64,
+    signer: SharedSigner,
+    history: Arc<History>,
+    newest: Arc<Published>,
+}
+
+impl Follower {
+    /// Publishes `config` first.
+    pub fn new(config: Config, generation: u64, signer: SharedSigner) -> Self {
+        let history = Arc::new(History::default());
+        let inventory = Inventory::new(
+            config
+                .records()
+                .filter(|(key, _)| is_distributed(key))
+                .map(|(key, stored)| (*key, content(stored))),
+        );
+        let requirements = Requirements::of(&config);
+        let newest = publish(
+            config,
+            generation,
+            inventory,
+            requirements,
+            &signer,
+            &history,
+        );
+        Self {
+            generation,
+            signer,
+            history,
+            newest,
         }
-    });
-    EncodedSnapshot {
+    }
+
+    /// What was published last.
+    pub const fn newest(&self) -> &Arc<Published> {
+        &self.newest
+    }
+
+    /// Publishes `config`, by what changed since the last.
+    pub fn publish(&mut self, config: Config) -> &Arc<Published> {
+        let Change {
+            mut puts,
+            mut removes,
+        } = config.since(&self.newest.config);
+        puts.retain(|(key, _)| is_distributed(key));
+        removes.retain(is_distributed);
+        let count = puts.len() + removes.len();
+        let mut requirements = self.newest.requirements.clone();
+        requirements.change(&self.newest.config, &puts, &removes);
+        let changes = puts
+            .iter()
+            .map(|(key, stored)| (*key, Some(content(stored))))
+            .chain(removes.iter().map(|key| (*key, None)));
+        let inventory = self.newest.inventory.with(changes);
+        self.history.ring.push(self.newest.inventory.clone(), count);
+        self.newest = publish(
+            config,
+            self.generation,
+            inventory,
+            requirements,
+            &self.signer,
+            &self.history,
+        );
+        &self.newest
+    }
+}
+
+fn publish(
+    config: Config,
+    generation: u64,
+    inventory: Inventory,
+    requirements: Requirements,
+    signer: &SharedSigner,
+    history: &Arc<History>,
+) -> Arc<Published> {
+    let position = Position {
+        generation,
+        revision: config.revision(),
+        root: inventory.root(),
+    };
+    let manifest = vouch(&position, inventory.len(), &requirements, signer);
+    Arc::new(Published {
         position,
-        records: count,
-        raw_bytes: u64::try_from(raw.len()).expect("memory is far below 2^64 bytes"),
-        chunks: chunks.collect(),
+        requirements,
+        manifest,
+        config,
+        inventory,
+        encoded: Mutex::default(),
+        history: Arc::clone(history),
+    })
+}
+
+fn vouch(
+    position: &Position,
+    records: usize,
+    requirements: &Requirements,
+    signer: &SharedSigner,
+) -> (Bytes, Bytes) {
+    let signer = signer.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(signer) = signer.as_ref() else {
+        return (Bytes::new(), Bytes::new());
+    };
+    let manifest = Manifest {
+        target: Some(position.into()),
+        created_ms: UnixTime::now().as_millis(),
+        records: u32::try_from(records).unwrap_or(u32::MAX),
+        features: requirements.names().map(str::to_owned).collect(),
+        chain: signer.chain().map(Bytes::copy_from_slice).collect(),
+    };
+    let manifest = manifest.encode_to_vec();
+    match signer.sign(&manifest) {
+        Ok(signature) => (manifest.into(), signature.into()),
+        Err(error) => {
+            tracing::error!(%error, "a snapshot cannot be signed: nodes will refuse it");
+            (manifest.into(), Bytes::new())
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use shared::snapshot::{Key, Revision};
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::config::{Change, Stored};
-
-    fn config(records: u128, padding: usize) -> Config {
-        let put = |number| {
-            let key = Key {
-                kind: "services",
-                id: Uuid::from_u128(number),
-            };
-            let text = "x".repeat(padding);
-            let fields = json!({ "id": key.id, "name": format!("s{number}"), "path": text });
-            (key, Stored::of(fields.as_object().unwrap()))
-        };
-        let change = Change {
-            puts: (0..records).map(put).collect(),
-            removes: Vec::new(),
-        };
-        Config::default().evolve(&change, Revision(7))
-    }
-
-    fn unpack(encoded: &EncodedSnapshot) -> Vec<Record> {
-        let mut raw = Vec::new();
-        for (chunk, index) in encoded.chunks.iter().zip(0..) {
-            assert_eq!(chunk.index, index);
-            assert!(chunk.raw_size <= 256 * 1024);
-            match chunk.packing() {
-                Packing::Plain => raw.extend_from_slice(&chunk.data),
-                Packing::Zstd => {
-                    let size = usize::try_from(chunk.raw_size).unwrap();
-                    raw.extend(zstd::bulk::decompress(&chunk.data, size).unwrap());
-                }
-            }
-        }
-        assert_eq!(u64::try_from(raw.len()).unwrap(), encoded.raw_bytes);
-        proto::decode_records(raw).unwrap()
-    }
-
-    #[test]
-    fn every_record_arrives_in_parts_of_bounded_size() {
-        for (records, padding) in [(0, 0), (3, 10), (2, 700_000), (5_000, 200)] {
-            let config = config(records, padding);
-            let encoded = encode(&config, 1);
-            let put = unpack(&encoded);
-            assert_eq!(put.len(), config.len());
-            assert_eq!(usize::try_from(encoded.records).unwrap(), config.len());
-            assert!(put.iter().all(|record| record.json.len() > padding));
-            let arrived = Snapshot::new(1, config.revision(), put).position;
-            assert_eq!(arrived, encoded.position);
-        }
-    }
-
-    #[test]
-    fn equal_content_has_equal_roots_at_any_revision() {
-        let config = config(20, 5);
-        let again = config.evolve(&Change::default(), Revision(9));
-        let (one, other) = (encode(&config, 1).position, encode(&again, 1).position);
-        assert_eq!(one.root, other.root);
-        assert!(other.is_after(&one));
-    }
-}
+mod tests;

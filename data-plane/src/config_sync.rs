@@ -13,17 +13,20 @@ mod backoff;
 mod connection;
 mod follow;
 mod receiver;
+mod vouched;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use plugins::revocations::Revocations;
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
+use shared::signature::Verifier;
+use shared::snapshot::Snapshot;
 use tokio::sync::watch;
 
+use crate::contact::{Contact, LONG};
+use crate::core::Node as Gateway;
 use crate::last_good::LastGood;
-use crate::live::Live;
 use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
@@ -44,29 +47,48 @@ pub(crate) enum Phase {
 /// A stream that lived this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// What config sync starts with.
+pub(crate) struct Start {
+    /// Who this node is.
+    pub(crate) node: Node,
+    /// What serves traffic.
+    pub(crate) gateway: Arc<Gateway>,
+    /// What runs already, from the last good file.
+    pub(crate) running: Option<Snapshot>,
+    /// Where it is kept.
+    pub(crate) last_good: LastGood,
+    /// Who may vouch for a snapshot.
+    pub(crate) verifier: Verifier,
+    /// What the rest of the process wants.
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
 /// Starts to follow the control planes.
-pub(crate) fn start(
-    node: Node,
-    live: Live,
-    revocations: Arc<Revocations>,
-    last_good: LastGood,
-    phase: watch::Receiver<Phase>,
-) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(start: Start) -> std::io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     std::thread::Builder::new()
         .name("config-sync".to_owned())
         .spawn(move || {
-            runtime.block_on(async {
-                run(node, Applier::new(live, revocations, last_good), phase).await;
-            });
+            runtime.block_on(run(start));
             // A snapshot that still compiles is of no use to anyone any more.
             runtime.shutdown_background();
         })
 }
 
-async fn run(node: Node, mut applier: Applier, mut phase: watch::Receiver<Phase>) {
+async fn run(start: Start) {
+    let Start {
+        node,
+        gateway,
+        running,
+        last_good,
+        verifier,
+        mut phase,
+    } = start;
+    let live = Arc::clone(&gateway.live);
+    let revocations = Arc::clone(&gateway.revocations);
+    let mut applier = Applier::new(live, revocations, running, last_good, verifier);
     let dialer = Dialer::new(node);
     let mut backoff = Backoff::default();
     let mut stopping = phase.clone();
@@ -75,20 +97,49 @@ async fn run(node: Node, mut applier: Applier, mut phase: watch::Receiver<Phase>
             loop {
                 for url in dialer.shuffled(random()) {
                     let started = monotonic();
-                    let ended = attempt(&dialer, &url, &mut applier, &mut phase).await;
+                    let ended = attempt(&dialer, &url, &mut applier, &gateway, &mut phase).await;
+                    gateway.contact.connects(false);
                     if started.elapsed() >= GOOD {
                         backoff = Backoff::default();
                     }
                     let pause = match ended {
                         Ended::Goodbye { within, .. } => backoff::spread(within, random()),
+                        // Spread already, by who counts all that wait.
+                        Ended::Held { wait, .. } => wait,
                         _ => backoff.next(random()),
                     };
-                    tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
+                    if ended.is_expected() {
+                        tracing::info!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
+                    } else {
+                        tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
+                    }
                     tokio::time::sleep(pause).await;
                 }
             }
         } => {}
+        () = watch_silence(&gateway.contact) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
+    }
+}
+
+/// Says when no control plane has been heard for long, and when one is heard again.
+async fn watch_silence(contact: &Contact) {
+    let mut silent = false;
+    loop {
+        tokio::time::sleep(LONG / 6).await;
+        let silence = contact.silence(UnixTime::now());
+        if (silence > LONG) == silent {
+            continue;
+        }
+        silent = !silent;
+        if silent {
+            tracing::warn!(
+                seconds = silence.as_secs(),
+                "no control plane has been heard; what runs goes on"
+            );
+        } else {
+            tracing::info!("a control plane is heard again");
+        }
     }
 }
 
@@ -96,10 +147,11 @@ async fn attempt(
     dialer: &Dialer,
     url: &ControlPlaneUrl,
     applier: &mut Applier,
+    gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     match dialer.subscribe(url, applier.running()).await {
-        Ok(stream) => follow(stream, applier, phase).await,
+        Ok(stream) => follow(stream, applier, gateway, phase).await,
         Err(error) => Ended::Unreachable(error),
     }
 }

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
@@ -14,6 +15,7 @@ use plugins::state::{CoreStates, NodeStates};
 use crate::access_log::AccessLog;
 use crate::compile::CompiledSnapshot;
 use crate::error::ErrorForm;
+use crate::contact::Contact;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -25,6 +27,7 @@ use crate::upstream::pool::Pools;
 /// What the cores of one node share.
 pub(crate) struct Node {
     pub(crate) live: Live,
+    pub(crate) contact: Contact,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
     /// Which sessions are over before their time.
@@ -41,6 +44,8 @@ pub(crate) struct Node {
     /// Whether a request may ask which route it has met.
     pub(crate) debug: bool,
     pub(crate) real_ip: RealIp,
+    /// Silence of the control plane after which the node asks for no new traffic.
+    pub(crate) max_staleness: Option<Duration>,
     /// How many cores there are; at least one.
     pub(crate) workers: usize,
 }

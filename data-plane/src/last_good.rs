@@ -64,14 +64,17 @@ impl LastGood {
     }
 
     /// The newest snapshot that can be used, each tried by `usable` in turn.
-    pub(crate) fn load<T>(&self, usable: impl Fn(&Snapshot) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn load<T>(
+        &self,
+        usable: impl Fn(&Snapshot) -> Result<T, String>,
+    ) -> Option<(T, Snapshot)> {
         FILES.iter().find_map(|name| {
             let path = self.directory.join(name);
             let tried = self.read(&path).and_then(|snapshot| {
                 let position = snapshot.position;
                 let value = usable(&snapshot).map_err(Unusable::Content)?;
                 tracing::info!(revision = %position.revision, file = %path.display(), "starting with the last good configuration");
-                Ok(value)
+                Ok((value, snapshot))
             });
             match tried {
                 Ok(value) => Some(value),
@@ -209,7 +212,7 @@ mod tests {
                 kind: "services",
                 id: Uuid::from_u128(u128::from(revision)),
             },
-            json: br#"{"name":"hunter2"}"#.to_vec(),
+            json: br#"{"name":"hunter2"}"#.as_slice().into(),
         };
         Snapshot::new(1, Revision(revision), vec![record])
     }
@@ -219,7 +222,8 @@ mod tests {
     }
 
     fn revision(files: &LastGood) -> Option<u64> {
-        files.load(|snapshot| Ok(snapshot.position.revision.0))
+        let loaded = files.load(|snapshot| Ok(snapshot.position.revision.0));
+        loaded.map(|(revision, _)| revision)
     }
 
     #[test]
@@ -280,6 +284,6 @@ mod tests {
             2 => Err("does not compile".to_owned()),
             number => Ok(number),
         });
-        assert_eq!(used, Some(1));
+        assert_eq!(used.map(|(revision, _)| revision), Some(1));
     }
 }

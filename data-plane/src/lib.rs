@@ -20,6 +20,7 @@ mod body;
 mod certificates;
 pub mod compile;
 mod config_sync;
+mod contact;
 mod core;
 pub mod error;
 mod forward;
@@ -52,6 +53,7 @@ use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use settings::Settings;
 use shared::machine::write_whole;
+use shared::signature::Verifier;
 use shared::tls::{self, Identity, TlsError};
 use tokio::sync::watch;
 
@@ -109,7 +111,7 @@ pub struct DataPlane {
 impl DataPlane {
     /// Starts to serve the last good configuration, if there is one, and to follow a control plane.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let (node, identity) = node(settings)?;
+        let (node, identity, verifier) = node(settings)?;
         let failed = |source| StartError::DataDirectory {
             path: settings.data_directory.clone(),
             source,
@@ -118,18 +120,26 @@ impl DataPlane {
         let last_good =
             LastGood::open(&settings.data_directory, secret, &node.id).map_err(failed)?;
         let live = Live::default();
-        let compiled = last_good.load(|snapshot| {
+        let loaded = last_good.load(|snapshot| {
             compile::compile(snapshot).map_err(|faults| {
                 let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 all.join("; ")
             })
         });
+        let (compiled, running) = loaded.unzip();
         live.store(compiled.map(Arc::new));
-        let proxy = Proxy::start(settings, Arc::clone(&live))?;
+        let proxy = Proxy::start(settings, live)?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();
-        let config_sync = config_sync::start(node, live, proxy.revocations(), last_good, phases)
-            .map_err(StartError::Thread)?;
+        let config_sync = config_sync::start(config_sync::Start {
+            node,
+            gateway: Arc::clone(proxy.node()),
+            running,
+            last_good,
+            verifier,
+            phase: phases,
+        })
+        .map_err(StartError::Thread)?;
         let addresses = proxy.addresses();
         if let Some(path) = &settings.addresses_file {
             let told = serde_json::json!(addresses).to_string();
@@ -170,7 +180,7 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-fn node(settings: &Settings) -> Result<(Node, Identity), StartError> {
+fn node(settings: &Settings) -> Result<(Node, Identity, Verifier), StartError> {
     let identity = Identity::read(&settings.cluster_certificate, &settings.cluster_key)?;
     let authorities = tls::read_authorities(&settings.cluster_ca)?;
     let id = identity
@@ -189,8 +199,8 @@ fn node(settings: &Settings) -> Result<(Node, Identity), StartError> {
         id,
         labels: settings.labels.clone(),
         control_planes: control_planes.collect::<Result<_, _>>()?,
-        tls: tls::cluster_client(&identity, authorities)?,
+        tls: tls::cluster_client(&identity, Arc::clone(&authorities))?,
         hostname: shared::machine::hostname(),
     };
-    Ok((node, identity))
+    Ok((node, identity, Verifier::new(authorities)))
 }

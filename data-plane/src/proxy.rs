@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use plugins::revocations::Revocations;
 use shared::clock::UnixTime;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::certificates::{CertificateError, server_config};
+use crate::contact::Contact;
 use crate::core::Node;
 use crate::limits::Limits;
 use crate::listener::{Bound, bind, run};
@@ -102,6 +104,7 @@ impl Proxy {
         let node = Arc::new(Node {
             live,
             revocations,
+            contact: Contact::new(UnixTime::now()),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
@@ -112,6 +115,8 @@ impl Proxy {
             error_default_type: settings.error_default_type,
             debug: settings.allow_debug_header,
             real_ip: real_ip(settings)?,
+            max_staleness: (settings.max_staleness > 0)
+                .then(|| Duration::from_secs(settings.max_staleness)),
             workers,
         });
         let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
@@ -165,9 +170,9 @@ impl Proxy {
         })
     }
 
-    /// Which sessions are over before their time, as this node knows.
-    pub(crate) fn revocations(&self) -> Arc<Revocations> {
-        Arc::clone(&self.node.revocations)
+    /// What its cores share.
+    pub(crate) const fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     /// Where it listens.

@@ -102,6 +102,15 @@ pub struct Settings {
     /// Labels of this node, such as `zone=a`, that the control plane shows.
     #[arg(long, env = "WARDGATE_LABELS", value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// Silence of the control planes after which `/status/ready` answers 503, in seconds; 0: never. The node
+    /// goes on to serve what reaches it.
+    #[arg(
+        long,
+        env = "WARDGATE_MAX_STALENESS",
+        default_value_t = 0,
+        value_name = "SECONDS"
+    )]
+    pub max_staleness: u64,
     /// Threads that serve requests; 0: one per core.
     #[arg(
         long,

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use plugins::openid_connect::explain::Explanations;
 use serde_json::json;
 use shared::clock::UnixTime;
+use shared::snapshot::Position;
 use tokio::net::TcpListener;
 
 use crate::core::Node;
@@ -66,6 +67,12 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 },
                 "configuration_hash": position.map(|position| hex(&position.root)),
                 "configuration_revision": position.map(|position| position.revision.0),
+                "control_plane": {
+                    "connected": node.contact.is_connected(),
+                    "silent_seconds": node.contact.silence(UnixTime::now()).as_secs(),
+                    "revision": node.contact.target(),
+                },
+                "configuration_persisted": node.contact.is_persisted(),
                 "ready": position.is_some() && !draining,
             })
         }),
@@ -73,6 +80,10 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             Some(_) if draining => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({ "message": "the node is stopping" }),
+            ),
+            Some(_) if is_stale(node) => json_response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({ "message": "no control plane has been heard for longer than max_staleness" }),
             ),
             Some(_) => json_response(StatusCode::OK, &json!({ "message": "ready" })),
             None => json_response(
@@ -83,7 +94,9 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            Sum::of(&node.metrics).render() + &node.states.of::<Explanations>().metrics(),
+            Sum::of(&node.metrics).render()
+                + &configuration(node, position)
+                + &node.states.of::<Explanations>().metrics(),
         ),
         path if path.starts_with(EXPLAIN) => {
             let request_id = path.trim_start_matches(EXPLAIN);
@@ -98,6 +111,57 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         }
         _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
     }
+}
+
+/// Whether the operator wants no new traffic here, since no control plane has been heard for long.
+fn is_stale(node: &Node) -> bool {
+    let longest = node.max_staleness;
+    longest.is_some_and(|longest| node.contact.silence(UnixTime::now()) > longest)
+}
+
+/// How far this node follows its control plane, as metrics.
+fn configuration(node: &Node, position: Option<Position>) -> String {
+    let contact = &node.contact;
+    let revision = position.map_or(0, |position| position.revision.0);
+    let lag = contact.target().saturating_sub(revision);
+    let silence = contact.silence(UnixTime::now()).as_secs();
+    [
+        (
+            "revision",
+            "Revision of the configuration that runs",
+            revision,
+        ),
+        (
+            "lag_revisions",
+            "Revisions that the control plane is ahead",
+            lag,
+        ),
+        (
+            "persisted",
+            "Whether what runs is also on disk",
+            contact.is_persisted().into(),
+        ),
+        (
+            "contact_age_seconds",
+            "Time since a control plane was heard",
+            silence,
+        ),
+        (
+            "control_plane_connected",
+            "Whether a control plane is connected",
+            contact.is_connected().into(),
+        ),
+        (
+            "crash_restarts",
+            "Starts that followed a crash soon after a change",
+            contact.crash_restarts(),
+        ),
+    ]
+    .iter()
+    .fold(String::new(), |text, (name, help, value)| {
+        let name = format!("wardgate_config_{name}");
+        format!("{text}# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+    })
 }
 
 fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {

@@ -2,8 +2,12 @@
 //! `gateway/v1/config_sync.proto` for their meaning.
 
 mod convert;
+pub mod features;
 
-pub use convert::{MessageFault, decode_records, encode_records};
+pub use convert::{
+    Changes, MessageFault, decode_changes, decode_digests, decode_records, encode_changes,
+    encode_digests, encode_records,
+};
 
 /// Version 1 of the protocol.
 pub mod v1 {

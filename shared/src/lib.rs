@@ -8,6 +8,7 @@ pub mod machine;
 pub mod schema;
 pub mod secret;
 pub mod settings;
+pub mod signature;
 pub mod snapshot;
 pub mod telemetry;
 pub mod tls;

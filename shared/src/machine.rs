@@ -9,6 +9,15 @@ pub fn hostname() -> String {
     name.trim().to_owned()
 }
 
+/// Memory that this process has in use, in bytes; 0 where the kernel does not tell.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes =
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 /// Writes `text` to `path` whole or not at all, so that a reader who sees the file can use it.
 pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let unfinished = path.with_extension("new");

@@ -1,14 +1,17 @@
 //! The whole configuration at one revision, and the hash that proves it.
 //!
-//! The root covers 1,024 buckets, so that one change re-hashes one bucket and the list of buckets.
+//! See `snapshot/inventory.rs` for what the hash covers.
 
+mod inventory;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// How many buckets a root covers.
-const BUCKETS: usize = 1024;
+pub use inventory::{BUCKETS, BucketSet, Difference, Inventory, bucket_of};
 
 /// A BLAKE3 hash.
 pub type Hash = [u8; 32];
@@ -77,7 +80,7 @@ pub struct Record {
     /// Which record this is.
     pub key: Key,
     /// The record's JSON. May hold secrets.
-    pub json: Vec<u8>,
+    pub json: Bytes,
 }
 
 impl Record {
@@ -102,62 +105,113 @@ pub struct Snapshot {
     pub position: Position,
     /// Every record, sorted by key, each key once.
     pub records: Vec<Record>,
+    /// Which records these are.
+    pub inventory: Inventory,
+}
+
+/// Why changes do not fit a snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PatchFault {
+    /// A record is to go that is not there.
+    #[error("a record is to be removed that is not there")]
+    Missing,
+    /// A record is named twice.
+    #[error("a record is changed twice")]
+    Twice,
 }
 
 impl Snapshot {
     /// Puts `records` in order and computes their root.
     pub fn new(generation: u64, revision: Revision, mut records: Vec<Record>) -> Self {
         records.sort_by_key(|record| record.key);
-        let root = root(
+        let inventory = Inventory::new(
             records
                 .iter()
                 .map(|record| (record.key, record.content_hash())),
         );
+        Self::of(generation, revision, records, inventory)
+    }
+
+    fn of(generation: u64, revision: Revision, records: Vec<Record>, inventory: Inventory) -> Self {
+        let position = Position {
+            generation,
+            revision,
+            root: inventory.root(),
+        };
         Self {
-            position: Position {
-                generation,
-                revision,
-                root,
-            },
+            position,
             records,
+            inventory,
         }
     }
-}
 
-/// The root of a set of records, given as key and content hash, sorted by key.
-pub fn root(records: impl Iterator<Item = (Key, Hash)>) -> Hash {
-    let mut buckets: Vec<blake3::Hasher> = vec![blake3::Hasher::new(); BUCKETS];
-    for (key, content_hash) in records {
-        if let Some(bucket) = buckets.get_mut(bucket_of(&key)) {
-            add(bucket, &key, &content_hash);
+    /// One record.
+    pub fn record(&self, key: &Key) -> Option<&Record> {
+        let at = self
+            .records
+            .binary_search_by_key(key, |record| record.key)
+            .ok()?;
+        self.records.get(at)
+    }
+
+    /// This content with `puts` in it and without `removes`, at another position.
+    pub fn patched(
+        &self,
+        generation: u64,
+        revision: Revision,
+        puts: Vec<Record>,
+        removes: &[Key],
+    ) -> Result<Self, PatchFault> {
+        let mut changes: BTreeMap<Key, Option<Record>> = BTreeMap::new();
+        for record in puts {
+            if changes.insert(record.key, Some(record)).is_some() {
+                return Err(PatchFault::Twice);
+            }
         }
+        for key in removes {
+            if self.record(key).is_none() {
+                return Err(PatchFault::Missing);
+            }
+            if changes.insert(*key, None).is_some() {
+                return Err(PatchFault::Twice);
+            }
+        }
+        let inventory = self.inventory.with(
+            changes
+                .iter()
+                .map(|(key, record)| (*key, record.as_ref().map(Record::content_hash))),
+        );
+        let mut records = Vec::with_capacity(self.records.len() + changes.len());
+        let mut changes = changes.into_iter().peekable();
+        for record in &self.records {
+            while let Some((_, change)) = changes.next_if(|(key, _)| *key < record.key) {
+                records.extend(change);
+            }
+            match changes.next_if(|(key, _)| *key == record.key) {
+                Some((_, change)) => records.extend(change),
+                None => records.push(record.clone()),
+            }
+        }
+        records.extend(changes.filter_map(|(_, change)| change));
+        Ok(Self::of(generation, revision, records, inventory))
     }
-    let mut whole = blake3::Hasher::new();
-    for bucket in &buckets {
-        whole.update(bucket.finalize().as_bytes());
+
+    /// This content with `records` in the place of everything in `buckets`, at another position.
+    pub fn with_buckets(
+        &self,
+        generation: u64,
+        revision: Revision,
+        buckets: &BucketSet,
+        records: Vec<Record>,
+    ) -> Result<Self, PatchFault> {
+        let keys: BTreeSet<Key> = records.iter().map(|record| record.key).collect();
+        let gone: Vec<Key> = buckets
+            .iter()
+            .flat_map(|bucket| self.inventory.bucket(bucket))
+            .filter(|key| !keys.contains(key))
+            .collect();
+        self.patched(generation, revision, records, &gone)
     }
-    *whole.finalize().as_bytes()
-}
-
-/// The bucket of a record: the first ten bits of the hash of its key.
-fn bucket_of(key: &Key) -> usize {
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(key.kind.as_bytes())
-        .update(&[0])
-        .update(key.id.as_bytes());
-    let hash = hasher.finalize();
-    let [first, second, ..] = hash.as_bytes();
-    (usize::from(*first) << 2) | usize::from(*second >> 6)
-}
-
-/// Every part has a fixed length or an end mark, so that no two record sets hash the same bytes.
-fn add(bucket: &mut blake3::Hasher, key: &Key, content_hash: &Hash) {
-    bucket
-        .update(key.kind.as_bytes())
-        .update(&[0])
-        .update(key.id.as_bytes())
-        .update(content_hash);
 }
 
 #[cfg(test)]
@@ -170,7 +224,7 @@ mod tests {
                 kind,
                 id: Uuid::from_u128(id),
             },
-            json: json.as_bytes().to_vec(),
+            json: Bytes::copy_from_slice(json.as_bytes()),
         }
     }
 
@@ -198,6 +252,45 @@ mod tests {
             );
         }
         assert_ne!(Snapshot::new(1, Revision(1), vec![]).position.root, base);
+    }
+
+    #[test]
+    fn changes_and_buckets_lead_to_what_was_made_at_once() {
+        let before: Vec<Record> = (0..50).map(|id| record("routes", id, "{}")).collect();
+        let mut after = before.clone();
+        after.retain(|record| record.key.id.as_u128() % 7 != 0);
+        after.extend([record("services", 3, "[]"), record("acls", 4, "[]")]);
+        for record in after.iter_mut().take(5) {
+            record.json = Bytes::from_static(b"[1]");
+        }
+        let old = Snapshot::new(1, Revision(1), before);
+        let new = Snapshot::new(1, Revision(2), after);
+        let difference = new.inventory.since(&old.inventory);
+        let put = |keys: &mut dyn Iterator<Item = Key>| -> Vec<Record> {
+            keys.map(|key| new.record(&key).unwrap().clone()).collect()
+        };
+        let puts = put(&mut difference.puts.iter().copied());
+        let patched = old.patched(1, Revision(2), puts.clone(), &difference.removes);
+        let patched = patched.unwrap();
+        assert_eq!(
+            (patched.position, &patched.records),
+            (new.position, &new.records)
+        );
+        let digests: Vec<Hash> = old.inventory.digests().copied().collect();
+        let buckets = new.inventory.differing(&digests);
+        let repaired = put(&mut buckets.iter().flat_map(|at| new.inventory.bucket(at)));
+        let repaired = old
+            .with_buckets(1, Revision(2), &buckets, repaired)
+            .unwrap();
+        assert_eq!(
+            (repaired.position, &repaired.records),
+            (new.position, &new.records)
+        );
+        let again = patched.patched(1, Revision(3), Vec::new(), &difference.removes);
+        assert_eq!(again.unwrap_err(), PatchFault::Missing);
+        let twice = [puts.clone(), puts].concat();
+        let twice = old.patched(1, Revision(2), twice, &[]);
+        assert_eq!(twice.unwrap_err(), PatchFault::Twice);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Identity {
         })
     }
 
-    fn refused(&self, source: rustls::Error) -> TlsError {
+    pub(crate) fn refused(&self, source: rustls::Error) -> TlsError {
         TlsError::Pair {
             certificate: self.certificate_path.clone(),
             key: self.key_path.clone(),

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use harness::{Cluster, eventually};
 use hyper_util::rt::TokioIo;
+use proto::features::{BUCKETS, DELTA};
+use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
-use proto::v1::{ControlMessage, Fault, Hello, Nack, NodeMessage, Position, goodbye, node_message};
+use proto::v1::{
+    Ack, Begin, ControlMessage, Fault, Hello, Nack, Need, NodeMessage, Position, goodbye, need,
+    node_message,
+};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use shared::tls::{self, Identity};
@@ -49,11 +54,34 @@ impl Node {
 
     /// Reads up to a Commit; its nonce and root.
     async fn update(&mut self) -> (u64, Vec<u8>) {
+        let (begin, _) = self.whole_update().await;
+        (begin.nonce, begin.target.unwrap().root.to_vec())
+    }
+
+    /// Reads up to a Commit; the Begin before it and what its chunks hold.
+    async fn whole_update(&mut self) -> (Begin, proto::Changes) {
+        let (mut begin, mut raw) = (None, Vec::new());
         loop {
-            if let Kind::Commit(commit) = self.hear().await.unwrap() {
-                return (commit.nonce, commit.root.to_vec());
+            match self.hear().await.unwrap() {
+                Kind::Begin(begun) => begin = Some(begun),
+                Kind::Chunk(chunk) if chunk.packing() == Packing::Plain => raw.extend(chunk.data),
+                Kind::Chunk(chunk) => {
+                    let size = chunk.raw_size.try_into().unwrap();
+                    raw.extend(zstd::bulk::decompress(&chunk.data, size).unwrap());
+                }
+                Kind::Commit(_) => return (begin.unwrap(), proto::decode_changes(raw).unwrap()),
+                other => assert!(matches!(other, Kind::Welcome(_)), "{other:?}"),
             }
         }
+    }
+
+    async fn ack(&self, begin: &Begin) {
+        let ack = Ack {
+            nonce: begin.nonce,
+            running: begin.target.clone(),
+            ..Ack::default()
+        };
+        self.say(node_message::Kind::Ack(ack)).await;
     }
 }
 
@@ -83,7 +111,17 @@ async fn connect(cluster: &Cluster, directory: &str, member: &str) -> std::io::R
 }
 
 fn hello(node: &str, boot: &str, running: Option<Position>) -> node_message::Kind {
+    hello_with(node, boot, running, &[])
+}
+
+fn hello_with(
+    node: &str,
+    boot: &str,
+    running: Option<Position>,
+    features: &[&str],
+) -> node_message::Kind {
     node_message::Kind::Hello(Hello {
+        features: features.iter().map(|name| (*name).to_owned()).collect(),
         node_id: node.to_owned(),
         version: "test".to_owned(),
         hostname: "test".to_owned(),
@@ -258,4 +296,100 @@ async fn a_node_that_answers_what_was_not_asked_is_sent_away() {
     };
     assert_eq!(goodbye.why(), goodbye::Why::Denied);
     assert!(goodbye.message.contains("77"), "{}", goodbye.message);
+}
+
+#[tokio::test]
+async fn a_node_is_sent_what_it_lacks_and_no_more() {
+    let cluster = cluster().await;
+    for number in 0..260 {
+        let service = json!({ "host": "h", "name": format!("s{number}") });
+        cluster.create("/services", service).await;
+    }
+    let features = [DELTA, BUCKETS, "kind/services", "kind/session_keys"];
+    let first = hello_with("node-1", "a", None, &features);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, all) = node.whole_update().await;
+    assert!(begin.full && !begin.signature.is_empty());
+    assert!(all.puts.len() > 260);
+    node.ack(&begin).await;
+    let running = begin.target.clone();
+    // One change is one record.
+    cluster.patch("/services/s7", json!({ "port": 81 })).await;
+    let (begin, changes) = node.whole_update().await;
+    assert_eq!((begin.full, &begin.base), (false, &running));
+    assert_eq!((changes.puts.len(), changes.removes.len()), (1, 0));
+    let bytes = prost::Message::encoded_len(&begin) + usize::try_from(begin.raw_bytes).unwrap();
+    assert!(bytes < 2_000, "{bytes} bytes for one change");
+    node.ack(&begin).await;
+    // A node that comes back with what it had is sent what changed meanwhile.
+    drop(node);
+    cluster
+        .admin(http::Method::DELETE, "/services/s8", &json!({}))
+        .await;
+    cluster.patch("/services/s9", json!({ "port": 82 })).await;
+    let again = hello_with("node-1", "a", running.clone(), &features);
+    let mut node = subscribe(&cluster, again).await.unwrap();
+    let (begin, changes) = node.whole_update().await;
+    assert_eq!(begin.base, running);
+    assert_eq!((changes.puts.len(), changes.removes.len()), (2, 1));
+    // Changes that the node cannot use are followed by everything.
+    let fault = Fault {
+        code: Code::BadBase.into(),
+        ..Fault::default()
+    };
+    let nack = Nack {
+        nonce: begin.nonce,
+        faults: vec![fault],
+        ..Nack::default()
+    };
+    node.say(node_message::Kind::Nack(nack)).await;
+    let everything = Need {
+        what: Some(need::What::Everything(true)),
+    };
+    node.say(node_message::Kind::Need(everything)).await;
+    let (begin, all) = node.whole_update().await;
+    assert!(begin.full && all.puts.len() > 259);
+    drop(node);
+    // A node that runs what nobody remembers tells its digests.
+    let unknown = Position {
+        root: vec![1; 32].into(),
+        ..running.unwrap()
+    };
+    let strange = hello_with("node-1", "a", Some(unknown.clone()), &features);
+    let mut node = subscribe(&cluster, strange).await.unwrap();
+    assert!(matches!(node.hear().await, Some(Kind::Welcome(_))));
+    assert!(matches!(node.hear().await, Some(Kind::AskDigests(_))));
+    let digests = proto::encode_digests(&shared::snapshot::Inventory::default());
+    let told = Need {
+        what: Some(need::What::Digests(digests)),
+    };
+    node.say(node_message::Kind::Need(told)).await;
+    let (begin, records) = node.whole_update().await;
+    assert_eq!((begin.full, begin.base), (false, Some(unknown)));
+    assert_eq!(begin.buckets.len(), 128);
+    assert_eq!(records.puts.len(), all.puts.len());
+    drop(node);
+    // One that does not know a plugin is not sent it, and it is said which record that is.
+    let plugin = cluster
+        .create(
+            "/plugins",
+            json!({ "name": "acl", "config": { "allow": ["a"] } }),
+        )
+        .await;
+    let features = [&features[..], &["kind/plugins"]].concat();
+    let lacking = hello_with("node-1", "b", None, &features);
+    let mut node = subscribe(&cluster, lacking).await.unwrap();
+    assert!(matches!(node.hear().await, Some(Kind::Welcome(_))));
+    let row = eventually("what it lacks is shown", async || {
+        let row = row(&cluster).await;
+        (row["progress"] == "blocked").then_some(row)
+    })
+    .await;
+    assert_eq!(row["missing"][0]["feature"], "plugin/acl");
+    assert_eq!(row["missing"][0]["entity_id"], plugin["id"]);
+    assert_eq!(row["sync_status"], "plugin_set_incompatible");
+    // Without it, it is served again.
+    let path = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    cluster.admin(http::Method::DELETE, &path, &json!({})).await;
+    assert!(node.whole_update().await.0.full);
 }

@@ -18,6 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 const HANDSHAKES: usize = 64;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged, in milliseconds.
+const UNACKNOWLEDGED: u32 = 15_000;
+/// Connections that may wait for their handshake: a fleet that comes back as one.
+pub const BACKLOG: u32 = 4096;
 
 /// Connections whose certificate an authority of the cluster has issued.
 pub(super) fn accept(
@@ -45,6 +49,8 @@ pub(super) fn accept(
                 let _permit = permit;
                 // Small messages must not wait for more.
                 let _ = stream.set_nodelay(true);
+                // Nor may a peer that is gone hold what was sent to it for a quarter of an hour.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED);
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(connection)) => _ = sender.send(connection).await,
                     Ok(Err(error)) => tracing::warn!(%address, %error, "a data plane was refused"),

@@ -1,57 +1,156 @@
-//! What to offer to a node: one update at a time, always the newest, never what it has refused.
+//! What to offer to a node: one update at a time, always the newest, never what it has refused, and no
+//! more than it lacks.
 
-use shared::snapshot::Position;
+use shared::snapshot::{Hash, Position};
+
+/// Refusals of one node that are remembered.
+const REFUSALS: usize = 32;
+
+/// What a node can take, as its Hello tells.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Abilities {
+    /// Differences to what it runs.
+    pub(super) delta: bool,
+    /// Digests of its buckets, and updates of some of them.
+    pub(super) buckets: bool,
+}
+
+/// What is known of a target, as far as the choice of a way to it goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goal {
+    pub(super) position: Position,
+    /// Whether the difference to what the node runs can be told.
+    pub(super) reachable: bool,
+    /// Whether telling everything costs little.
+    pub(super) small: bool,
+}
 
 /// A node's stream, as far as updates go.
 #[derive(Debug)]
 pub(super) struct Session {
     running: Position,
-    refused: Option<Position>,
+    refused: Vec<Position>,
+    abilities: Abilities,
     in_flight: Option<(u64, Position)>,
     last_nonce: u64,
+    /// What the node has is not what it should be: only everything helps.
+    needs_everything: bool,
+    digests: Digests,
+}
+
+/// How far the question for digests has come.
+#[derive(Debug, Default)]
+enum Digests {
+    #[default]
+    Unasked,
+    Asked,
+    Told(Vec<Hash>),
+}
+
+/// What to do now.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// Ask for the digests of the node's buckets.
+    Ask,
+    /// Send an update.
+    Send(Offer),
 }
 
 /// An update to send.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, PartialEq)]
 pub(super) struct Offer {
     /// This stream's number of it.
     pub(super) nonce: u64,
-    /// Whether the node needs the records, or has them already and only moves.
-    pub(super) full: bool,
+    /// What it holds.
+    pub(super) way: Way,
 }
 
-/// An answer that fits no update: the node does not follow the protocol.
+/// What an update holds.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Way {
+    /// No records: the node has them all and only moves.
+    Same,
+    /// What changed since the node's root.
+    Since(Hash),
+    /// Buckets whose digests differ from these.
+    Repair(Vec<Hash>),
+    /// All records.
+    Everything,
+}
+
+/// An answer that fits nothing that was asked: the node does not follow the protocol.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("an answer to update {answered}, but {expected:?} is in flight")]
-pub(super) struct Unexpected {
-    answered: u64,
-    expected: Option<u64>,
+pub(super) enum Unexpected {
+    #[error("an answer to update {answered}, but {expected:?} is in flight")]
+    Answer {
+        answered: u64,
+        expected: Option<u64>,
+    },
+    #[error("digests that nobody asked for")]
+    Digests,
 }
 
 impl Session {
     /// A node that runs `running` and has refused `refused`.
-    pub(super) const fn new(running: Position, refused: Option<Position>) -> Self {
+    pub(super) fn new(running: Position, refused: Vec<Position>, abilities: Abilities) -> Self {
         Self {
             running,
             refused,
+            abilities,
             in_flight: None,
             last_nonce: 0,
+            needs_everything: false,
+            digests: Digests::Unasked,
         }
     }
 
-    /// The update that leads to `target`, if one is to be sent now.
-    pub(super) fn offer(&mut self, target: &Position) -> Option<Offer> {
-        let waits = self.in_flight.is_some();
+    /// What the node runs.
+    pub(super) const fn running(&self) -> &Position {
+        &self.running
+    }
+
+    /// What is to be done now on the way to `goal`, if anything.
+    pub(super) fn offer(&mut self, goal: &Goal) -> Option<Step> {
+        let target = goal.position;
+        let waits = self.in_flight.is_some() || matches!(self.digests, Digests::Asked);
         // A node that is ahead has seen what this control plane has not: it must not go back.
-        if waits || self.refused == Some(*target) || !target.is_after(&self.running) {
+        if waits || self.refused.contains(&target) || !target.is_after(&self.running) {
             return None;
         }
+        let way = match self.way(goal) {
+            Ok(way) => way,
+            Err(ask) => {
+                self.digests = Digests::Asked;
+                return Some(ask);
+            }
+        };
         self.last_nonce += 1;
-        self.in_flight = Some((self.last_nonce, *target));
-        Some(Offer {
+        self.in_flight = Some((self.last_nonce, target));
+        Some(Step::Send(Offer {
             nonce: self.last_nonce,
-            full: self.running.root != target.root,
-        })
+            way,
+        }))
+    }
+
+    /// The shortest way to `goal`, or the question that finds it.
+    fn way(&mut self, goal: &Goal) -> Result<Way, Step> {
+        let nothing = self.running == Position::default();
+        if self.needs_everything || nothing {
+            return Ok(Way::Everything);
+        }
+        if self.running.root == goal.position.root {
+            return Ok(Way::Same);
+        }
+        if self.abilities.delta && goal.reachable {
+            return Ok(Way::Since(self.running.root));
+        }
+        if goal.small || !self.abilities.buckets {
+            return Ok(Way::Everything);
+        }
+        match std::mem::take(&mut self.digests) {
+            Digests::Told(digests) => Ok(Way::Repair(digests)),
+            Digests::Unasked | Digests::Asked => Err(Step::Ask),
+        }
     }
 
     /// Whether the node runs something that this control plane cannot have made.
@@ -61,29 +160,54 @@ impl Session {
 
     /// Whether an answer is awaited.
     pub(super) const fn is_waiting(&self) -> bool {
-        self.in_flight.is_some()
+        self.in_flight.is_some() || matches!(self.digests, Digests::Asked)
     }
 
     /// The node runs what update `nonce` brought.
     pub(super) fn acked(&mut self, nonce: u64) -> Result<Position, Unexpected> {
         self.running = self.answered(nonce)?;
+        self.needs_everything = false;
         Ok(self.running)
     }
 
     /// The node refused update `nonce`; returns its target.
     pub(super) fn nacked(&mut self, nonce: u64) -> Result<Position, Unexpected> {
         let target = self.answered(nonce)?;
-        self.refused = Some(target);
+        if self.refused.len() >= REFUSALS {
+            self.refused.remove(0);
+        }
+        self.refused.push(target);
         Ok(target)
+    }
+
+    /// The node cannot build on what it has: its last refusal was of the way, not of the target.
+    pub(super) fn lacks_everything(&mut self) {
+        self.needs_everything = true;
+        self.refused.pop();
+    }
+
+    /// The node told its digests.
+    pub(super) fn told(&mut self, digests: Vec<Hash>) -> Result<(), Unexpected> {
+        if !matches!(self.digests, Digests::Asked) {
+            return Err(Unexpected::Digests);
+        }
+        self.digests = Digests::Told(digests);
+        Ok(())
+    }
+
+    /// Forgets what the node refused, so that it is sent once more.
+    pub(super) fn retry(&mut self) {
+        self.refused.clear();
     }
 
     fn answered(&mut self, nonce: u64) -> Result<Position, Unexpected> {
         match self.in_flight {
             Some((expected, target)) if expected == nonce => {
                 self.in_flight = None;
+                self.digests = Digests::Unasked;
                 Ok(target)
             }
-            other => Err(Unexpected {
+            other => Err(Unexpected::Answer {
                 answered: nonce,
                 expected: other.map(|(expected, _)| expected),
             }),
@@ -98,6 +222,11 @@ mod tests {
 
     use super::*;
 
+    const ALL: Abilities = Abilities {
+        delta: true,
+        buckets: true,
+    };
+
     fn at(generation: u64, revision: u64, content: u8) -> Position {
         Position {
             generation,
@@ -106,92 +235,144 @@ mod tests {
         }
     }
 
+    fn session(running: Position) -> Session {
+        Session::new(running, Vec::new(), ALL)
+    }
+
+    /// A goal that everything is known of.
+    fn goal(position: Position) -> Goal {
+        Goal {
+            position,
+            reachable: true,
+            small: false,
+        }
+    }
+
+    fn send(nonce: u64, way: Way) -> Step {
+        Step::Send(Offer { nonce, way })
+    }
+
     #[test]
     fn one_update_at_a_time_and_the_newest_next() {
-        let mut session = Session::new(Position::default(), None);
-        assert_eq!(
-            session.offer(&at(1, 1, 1)),
-            Some(Offer {
-                nonce: 1,
-                full: true
-            })
-        );
-        assert_eq!(session.offer(&at(1, 2, 2)), None);
-        assert_eq!(session.offer(&at(1, 3, 3)), None);
+        let mut session = session(Position::default());
+        let offer = session.offer(&goal(at(1, 1, 1)));
+        assert_eq!(offer, Some(send(1, Way::Everything)));
+        assert_eq!(session.offer(&goal(at(1, 2, 2))), None);
+        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
         assert_eq!(session.acked(1), Ok(at(1, 1, 1)));
-        assert_eq!(
-            session.offer(&at(1, 3, 3)),
-            Some(Offer {
-                nonce: 2,
-                full: true
-            })
-        );
+        let offer = session.offer(&goal(at(1, 3, 3)));
+        assert_eq!(offer, Some(send(2, Way::Since([1; 32]))));
         assert!(session.acked(1).is_err());
         assert_eq!(session.acked(2), Ok(at(1, 3, 3)));
-        assert_eq!(session.offer(&at(1, 3, 3)), None);
+        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
     }
 
     #[test]
     fn equal_content_moves_without_records() {
-        let mut session = Session::new(at(1, 1, 7), None);
-        assert_eq!(
-            session.offer(&at(1, 4, 7)),
-            Some(Offer {
-                nonce: 1,
-                full: false
-            })
-        );
+        let mut session = session(at(1, 1, 7));
+        assert_eq!(session.offer(&goal(at(1, 4, 7))), Some(send(1, Way::Same)));
     }
 
     #[test]
-    fn what_was_refused_is_not_sent_again() {
-        let mut session = Session::new(at(1, 1, 1), None);
-        session.offer(&at(1, 2, 2)).unwrap();
-        assert_eq!(session.nacked(1), Ok(at(1, 2, 2)));
-        assert_eq!(session.offer(&at(1, 2, 2)), None);
-        assert!(session.offer(&at(1, 3, 3)).is_some());
+    fn a_node_is_sent_no_more_than_it_lacks_and_can_take() {
+        let unknown = |small| Goal {
+            reachable: false,
+            small,
+            ..goal(at(1, 2, 2))
+        };
+        let with = |abilities| Session::new(at(1, 1, 1), Vec::new(), abilities);
+        let first = |abilities, goal| with(abilities).offer(&goal);
+        let none = Abilities::default();
         assert_eq!(
-            Session::new(at(1, 1, 1), Some(at(1, 2, 2))).offer(&at(1, 2, 2)),
-            None
+            first(none, goal(at(1, 2, 2))),
+            Some(send(1, Way::Everything))
         );
+        assert_eq!(first(none, unknown(false)), Some(send(1, Way::Everything)));
+        assert_eq!(first(ALL, unknown(true)), Some(send(1, Way::Everything)));
+        let mut asks = with(ALL);
+        assert_eq!(asks.told(Vec::new()), Err(Unexpected::Digests));
+        assert_eq!(asks.offer(&unknown(false)), Some(Step::Ask));
+        assert!(asks.is_waiting());
+        assert_eq!(asks.offer(&goal(at(1, 3, 3))), None);
+        asks.told(vec![[5; 32]]).unwrap();
+        let repair = Some(send(1, Way::Repair(vec![[5; 32]])));
+        assert_eq!(asks.offer(&unknown(false)), repair);
+        // What it has is not what it should be.
+        asks.nacked(1).unwrap();
+        asks.lacks_everything();
+        assert_eq!(asks.offer(&unknown(false)), Some(send(2, Way::Everything)));
+        asks.acked(2).unwrap();
+        let next = asks.offer(&goal(at(1, 3, 3)));
+        assert_eq!(next, Some(send(3, Way::Since([2; 32]))));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_sent_again_unless_an_operator_says_so() {
+        let mut refusing = session(at(1, 1, 1));
+        refusing.offer(&goal(at(1, 2, 2))).unwrap();
+        assert_eq!(refusing.nacked(1), Ok(at(1, 2, 2)));
+        assert_eq!(refusing.offer(&goal(at(1, 2, 2))), None);
+        assert!(refusing.offer(&goal(at(1, 3, 3))).is_some());
+        let mut again = Session::new(at(1, 1, 1), vec![at(1, 2, 2)], ALL);
+        assert_eq!(again.offer(&goal(at(1, 2, 2))), None);
+        again.retry();
+        assert!(again.offer(&goal(at(1, 2, 2))).is_some());
     }
 
     #[test]
     fn a_node_ahead_is_left_alone_until_the_generation_grows() {
-        let mut session = Session::new(at(1, 9, 9), None);
-        assert_eq!(session.offer(&at(1, 3, 3)), None);
+        let mut session = session(at(1, 9, 9));
+        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
         assert!(session.is_ahead_of(&at(1, 3, 3)) && !session.is_ahead_of(&at(1, 9, 9)));
-        assert_eq!(session.offer(&at(1, 9, 8)), None);
-        assert!(session.offer(&at(2, 1, 3)).is_some());
+        assert_eq!(session.offer(&goal(at(1, 9, 8))), None);
+        assert!(session.offer(&goal(at(2, 1, 3))).is_some());
     }
 
     proptest! {
         /// Whatever happens in whatever order, a node that answers ends at the last target or at a refusal of it.
         #[test]
-        fn every_node_ends_at_the_newest(events in prop::collection::vec((0u8..3, any::<bool>()), 0..60)) {
-            let mut session = Session::new(Position::default(), None);
+        fn every_node_ends_at_the_newest(
+            events in prop::collection::vec((0u8..3, any::<bool>(), any::<bool>()), 0..60),
+        ) {
+            let mut session = session(Position::default());
             let mut target = at(1, 1, 1);
             let mut sent = None;
-            for (event, good) in events {
+            let offer = |session: &mut Session, target: Position, reachable: bool| {
+                let goal = Goal { position: target, reachable, small: false };
+                match session.offer(&goal)? {
+                    Step::Ask => {
+                        session.told(Vec::new()).unwrap();
+                        match session.offer(&goal)? {
+                            Step::Send(offer) => Some(offer.nonce),
+                            Step::Ask => panic!("asked twice"),
+                        }
+                    }
+                    Step::Send(offer) => Some(offer.nonce),
+                }
+            };
+            for (event, good, reachable) in events {
                 match event {
                     0 => target = at(1, target.revision.0 + 1, u8::try_from(target.revision.0 % 250).unwrap()),
-                    1 => if let Some(offer) = session.offer(&target) {
+                    1 => if let Some(nonce) = offer(&mut session, target, reachable) {
                         prop_assert!(sent.is_none());
-                        sent = Some((offer.nonce, target));
+                        sent = Some((nonce, target));
                     },
                     _ => if let Some((nonce, position)) = sent.take() {
                         let answered = if good { session.acked(nonce) } else { session.nacked(nonce) };
                         prop_assert_eq!(answered, Ok(position));
+                        if !good && reachable {
+                            session.lacks_everything();
+                        }
                     },
                 }
             }
             if let Some((nonce, _)) = sent.take() {
                 session.acked(nonce).unwrap();
             }
-            if let Some(offer) = session.offer(&target) {
-                session.acked(offer.nonce).unwrap();
+            if let Some(nonce) = offer(&mut session, target, true) {
+                session.acked(nonce).unwrap();
             }
-            prop_assert!(session.running == target || session.refused == Some(target));
+            prop_assert!(session.running == target || session.refused.contains(&target));
         }
     }
 }

@@ -1,22 +1,25 @@
 //! One node's stream: sends it updates, takes its answers, ends when either side is silent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::control_message::Kind;
 use proto::v1::goodbye::Why;
+use proto::v1::need::What;
 use proto::v1::{
-    Begin, Commit, ControlMessage, Goodbye, Heartbeat, NodeMessage, Welcome, node_message,
+    Answer, AskDigests, Begin, Commit, ControlMessage, Goodbye, Heartbeat, Need, NodeMessage,
+    Welcome, answer, node_message,
 };
 use shared::clock::UnixTime;
-use shared::snapshot::Position;
-use tokio::sync::{mpsc, oneshot, watch};
+use shared::snapshot::BucketSet;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::Service;
-use super::session::{Offer, Session};
-use super::wire::{fault, message, position};
-use crate::fleet::Membership;
-use crate::snapshot::EncodedSnapshot;
+use super::session::{Goal, Offer, Session, Step, Way};
+use super::wire::{fault, message, report};
+use crate::fleet::{Membership, Order};
+use crate::snapshot::{Encoded, Published};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -28,6 +31,9 @@ const STALLED: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_mins(3);
 /// Within which time nodes come back after a restart of the control plane.
 const RECONNECT: Duration = Duration::from_secs(2);
+/// How long a stream lives, give or take a tenth: then the node chooses a control plane anew, and both
+/// sides prove themselves by the certificates that they have by then.
+const AGE: Duration = Duration::from_mins(30);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,8 @@ pub(super) enum Ended {
     Unanswered,
     #[error("the node does not follow the protocol: {0}")]
     Protocol(String),
+    #[error("the stream is half an hour old")]
+    Old,
 }
 
 /// A node's stream.
@@ -57,28 +65,23 @@ pub(super) struct NodeStream {
 }
 
 impl NodeStream {
-    pub(super) fn new(
+    pub(super) const fn new(
         service: Service,
         member: Membership,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
-        running: Position,
-        refused: Option<Position>,
+        session: Session,
     ) -> Self {
         Self {
             service,
             member,
             outgoing,
-            session: Session::new(running, refused),
+            session,
         }
     }
 
     /// Serves the node until something ends it.
-    pub(super) async fn run(
-        mut self,
-        incoming: Streaming<NodeMessage>,
-        superseded: oneshot::Receiver<()>,
-    ) -> Ended {
-        let ended = match self.serve(incoming, superseded).await {
+    pub(super) async fn run(mut self, incoming: Streaming<NodeMessage>) -> Ended {
+        let ended = match self.serve(incoming).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
@@ -86,6 +89,7 @@ impl NodeStream {
             Ended::Superseded => Why::Superseded,
             Ended::Stopping => Why::Restarting,
             Ended::Protocol(_) | Ended::Unanswered => Why::Denied,
+            Ended::Old => Why::Rebalance,
             Ended::Left | Ended::Broken(_) | Ended::Stalled => return ended,
         };
         let goodbye = Goodbye {
@@ -101,7 +105,6 @@ impl NodeStream {
     async fn serve(
         &mut self,
         mut incoming: Streaming<NodeMessage>,
-        mut superseded: oneshot::Receiver<()>,
     ) -> Result<std::convert::Infallible, Ended> {
         let mut target = self.service.target.clone();
         let mut stopping = self.service.stopping.clone();
@@ -110,32 +113,60 @@ impl NodeStream {
         let mut heartbeat =
             tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
         let mut answer_by = None;
+        let old = tokio::time::Instant::now() + age();
         loop {
             let newest = target.borrow_and_update().clone();
-            if let Some(offer) = self.session.offer(&newest.position) {
-                self.update(&newest, offer).await?;
-                answer_by = Some(tokio::time::Instant::now() + ANSWER);
+            if self.may_run(&newest) {
+                self.lead_to(&newest).await?;
             }
             if !self.session.is_waiting() {
                 answer_by = None;
+            } else if answer_by.is_none() {
+                answer_by = Some(tokio::time::Instant::now() + ANSWER);
             }
             tokio::select! {
                 received = incoming.message() => match received {
-                    Ok(Some(received)) => self.receive(received)?,
+                    Ok(Some(received)) => self.receive(received).await?,
                     Ok(None) => return Err(Ended::Left),
                     Err(status) => return Err(Ended::Broken(status)),
                 },
                 // Nobody will announce a snapshot any more: the process ends.
                 changed = target.changed() => changed.map_err(|_| Ended::Stopping)?,
                 _ = heartbeat.tick() => self.heartbeat(&newest).await?,
-                _ = &mut superseded => return Err(Ended::Superseded),
+                order = self.member.order() => match order {
+                    Some(Order::Retry) => self.session.retry(),
+                    None => return Err(Ended::Superseded),
+                },
                 () = stopped(&mut stopping) => return Err(Ended::Stopping),
                 () = at(answer_by) => return Err(Ended::Unanswered),
+                () = at(Some(old)) => return Err(Ended::Old),
             }
         }
     }
 
-    async fn welcome(&self, newest: &EncodedSnapshot) -> Result<(), Ended> {
+    /// Whether the node knows everything that `newest` needs. What it lacks is shown to operators.
+    fn may_run(&self, newest: &Published) -> bool {
+        let known = self.member.features();
+        let missing = newest.requirements.missing(known, newest.config());
+        let may = missing.is_empty();
+        self.member.lacks(missing);
+        may
+    }
+
+    async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+        let goal = Goal {
+            position: newest.position,
+            reachable: newest.knows(&self.session.running().root),
+            small: newest.is_small(),
+        };
+        match self.session.offer(&goal) {
+            Some(Step::Send(offer)) => self.update(newest, offer).await,
+            Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn welcome(&self, newest: &Published) -> Result<(), Ended> {
         let welcome = Welcome {
             replica: self.service.replica.clone(),
             target: Some((&newest.position).into()),
@@ -154,7 +185,7 @@ impl NodeStream {
         self.send(Kind::Welcome(welcome)).await
     }
 
-    async fn heartbeat(&self, newest: &EncodedSnapshot) -> Result<(), Ended> {
+    async fn heartbeat(&self, newest: &Published) -> Result<(), Ended> {
         let heartbeat = Heartbeat {
             target: Some((&newest.position).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
@@ -162,37 +193,64 @@ impl NodeStream {
         self.send(Kind::Heartbeat(heartbeat)).await
     }
 
-    async fn update(&self, snapshot: &EncodedSnapshot, offer: Offer) -> Result<(), Ended> {
-        let Offer { nonce, full } = offer;
-        // Held until the last chunk is under way; the limit is never closed.
-        let _turn = if full {
-            self.service.transfers.acquire().await.ok()
-        } else {
-            None
-        };
-        let begin = Begin {
+    async fn update(&self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
+        let Offer { nonce, way } = offer;
+        let (manifest, signature) = target.manifest.clone();
+        let mut begin = Begin {
             nonce,
-            update: snapshot.position.revision.0,
-            target: Some((&snapshot.position).into()),
-            records: if full { snapshot.records } else { 0 },
-            raw_bytes: if full { snapshot.raw_bytes } else { 0 },
-            full,
+            target: Some((&target.position).into()),
+            manifest,
+            signature,
+            ..Begin::default()
         };
+        let unencodable = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
+        let (encoded, _turn) = match way {
+            Way::Same => (None, None),
+            Way::Since(root) => match target.since(root).await {
+                Some(encoded) => {
+                    begin.base = Some(self.session.running().into());
+                    (Some(encoded), None)
+                }
+                None => self.everything(target, &mut begin).await?,
+            },
+            Way::Repair(digests) => {
+                let (buckets, encoded) = target.repair(&digests).await.ok_or_else(unencodable)?;
+                begin.base = Some(self.session.running().into());
+                begin.buckets = BucketSet::as_bytes(&buckets).to_vec().into();
+                (Some(encoded), None)
+            }
+            Way::Everything => self.everything(target, &mut begin).await?,
+        };
+        let chunks = encoded.as_ref().map_or(&[][..], |encoded| &encoded.chunks);
+        if let Some(encoded) = &encoded {
+            begin.update = encoded.update;
+            begin.records = encoded.records;
+            begin.raw_bytes = encoded.raw_bytes;
+        }
         self.send(Kind::Begin(begin)).await?;
-        let chunks = if full {
-            snapshot.chunks.as_slice()
-        } else {
-            &[]
-        };
         for chunk in chunks {
             self.send(Kind::Chunk(chunk.clone())).await?;
         }
         let commit = Commit {
             nonce,
             chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
-            root: snapshot.position.root.to_vec().into(),
+            root: target.position.root.to_vec().into(),
         };
         self.send(Kind::Commit(commit)).await
+    }
+
+    /// All records, once it is this node's turn; the turn ends when its part is dropped.
+    async fn everything(
+        &self,
+        target: &Arc<Published>,
+        begin: &mut Begin,
+    ) -> Result<(Option<Arc<Encoded>>, Option<OwnedSemaphorePermit>), Ended> {
+        // The limit is never closed.
+        let turn = Arc::clone(&self.service.transfers).acquire_owned().await;
+        let encoded = target.everything().await;
+        begin.full = true;
+        let failed = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
+        Ok((Some(encoded.ok_or_else(failed)?), turn.ok()))
     }
 
     async fn send(&self, kind: Kind) -> Result<(), Ended> {
@@ -203,7 +261,7 @@ impl NodeStream {
         }
     }
 
-    fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
+    async fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
         let protocol = |reason: &dyn std::fmt::Display| Ended::Protocol(reason.to_string());
         let now = UnixTime::now();
         match received.kind {
@@ -234,10 +292,17 @@ impl NodeStream {
                 self.member.refused(target, faults, now);
             }
             Some(node_message::Kind::Status(status)) => {
-                let running =
-                    position(status.running).map_err(|error| protocol(&error.message()))?;
-                self.member
-                    .reports(running, status.persisted, status.draining, now);
+                let report = report(status).map_err(|error| protocol(&error.message()))?;
+                self.member.reports(report, now);
+            }
+            Some(node_message::Kind::Need(need)) => self.needs(need)?,
+            Some(node_message::Kind::Request(request)) => {
+                let refused = "this control plane does not know what is asked for".to_owned();
+                let answer = Answer {
+                    id: request.id,
+                    what: Some(answer::What::Refused(refused)),
+                };
+                self.send(Kind::Answer(answer)).await?;
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.
@@ -245,6 +310,30 @@ impl NodeStream {
         }
         Ok(())
     }
+
+    fn needs(&mut self, need: Need) -> Result<(), Ended> {
+        match need.what {
+            Some(What::Everything(_)) => self.session.lacks_everything(),
+            Some(What::Digests(digests)) => {
+                let digests = proto::decode_digests(&digests)
+                    .map_err(|error| Ended::Protocol(error.to_string()))?;
+                self.session
+                    .told(digests)
+                    .map_err(|error| Ended::Protocol(error.to_string()))?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// How long this stream may live.
+fn age() -> Duration {
+    // A tenth more or less, so that a fleet does not come back as one.
+    let tenth = AGE / 10;
+    let random = uuid::Uuid::new_v4().as_u64_pair().0;
+    let spread = u64::try_from((tenth * 2).as_millis()).unwrap_or(u64::MAX);
+    tenth * 9 + Duration::from_millis(random.checked_rem(spread).unwrap_or(0))
 }
 
 /// Waits for the end of the process. A sender that is gone means the same as one that spoke.

@@ -9,35 +9,49 @@ use tokio::time::Instant;
 
 use super::Target;
 use crate::publisher::Publisher;
-use crate::snapshot::{EncodedSnapshot, encode};
+use crate::snapshot::{Follower, Published, SharedSigner};
 
 /// Quiet time that ends a burst of changes.
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest that a change waits for a burst to end.
 const LATEST: Duration = Duration::from_millis(500);
 
-/// Encodes what `publisher` holds, now and after each burst of changes.
-pub(super) fn follow(publisher: &Publisher) -> (Target, JoinHandle<()>) {
+/// Publishes what `publisher` holds, now and after each burst of changes.
+pub(super) fn follow(publisher: &Publisher, signer: SharedSigner) -> (Target, JoinHandle<()>) {
     let mut revisions = publisher.watch();
-    let first = Arc::new(encode(&publisher.config(), publisher.generation()));
-    let (sender, target) = watch::channel(first);
+    let mut follower = Follower::new(publisher.config(), publisher.generation(), signer);
+    let (sender, target) = watch::channel(Arc::clone(follower.newest()));
     let publisher = publisher.clone();
     let task = tokio::spawn(async move {
         while revisions.changed().await.is_ok() {
-            settle(&mut revisions).await;
-            let publisher = publisher.clone();
-            let encoding = move || encode(&publisher.config(), publisher.generation());
-            match tokio::task::spawn_blocking(encoding).await {
-                Ok(encoded) => announce(&sender, encoded),
-                Err(error) => tracing::error!(%error, "encoding a snapshot failed"),
+            settle(&mut revisions, &publisher).await;
+            let config = publisher.config();
+            let publishing = move || {
+                follower.publish(config);
+                follower
+            };
+            match tokio::task::spawn_blocking(publishing).await {
+                Ok(done) => follower = done,
+                Err(error) => {
+                    tracing::error!(%error, "publishing a snapshot failed; nodes are sent no more");
+                    return;
+                }
             }
+            announce(&sender, Arc::clone(follower.newest()));
         }
     });
     (target, task)
 }
 
-/// Waits until no change has come for a while, but not for ever.
-async fn settle<T>(changes: &mut watch::Receiver<T>) {
+/// Waits until no change has come for a while, but not for ever, and not at all if one is urgent.
+async fn settle<T>(changes: &mut watch::Receiver<T>, publisher: &Publisher) {
+    tokio::select! {
+        () = quiet(changes) => {}
+        () = publisher.urgent() => {}
+    }
+}
+
+async fn quiet<T>(changes: &mut watch::Receiver<T>) {
     let latest = Instant::now() + LATEST;
     loop {
         let until = latest.min(Instant::now() + QUIET);
@@ -48,15 +62,13 @@ async fn settle<T>(changes: &mut watch::Receiver<T>) {
     }
 }
 
-fn announce(target: &watch::Sender<Arc<EncodedSnapshot>>, encoded: EncodedSnapshot) {
-    let bytes: usize = encoded.chunks.iter().map(|chunk| chunk.data.len()).sum();
+fn announce(target: &watch::Sender<Arc<Published>>, published: Arc<Published>) {
     tracing::info!(
-        revision = %encoded.position.revision,
-        records = encoded.records,
-        bytes,
+        revision = %published.position.revision,
+        records = published.records(),
         "snapshot ready"
     );
-    target.send_replace(Arc::new(encoded));
+    target.send_replace(published);
 }
 
 #[cfg(test)]
@@ -77,12 +89,12 @@ mod tests {
         // Timers are exact to a millisecond.
         let exact = Duration::from_millis(5);
         let started = Instant::now();
-        settle(&mut changes).await;
+        quiet(&mut changes).await;
         assert!((LATEST..LATEST + exact).contains(&started.elapsed()));
         tokio::time::sleep(Duration::from_secs(10)).await;
         changes.borrow_and_update();
         let started = Instant::now();
-        settle(&mut changes).await;
+        quiet(&mut changes).await;
         assert!((QUIET..QUIET + exact).contains(&started.elapsed()));
     }
 }

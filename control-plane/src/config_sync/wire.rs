@@ -3,16 +3,24 @@
 use proto::v1;
 use proto::v1::control_message::Kind;
 use proto::v1::{ControlMessage, NodeMessage};
+use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tonic::Status;
 
 use super::Peer;
-use crate::fleet::{Fault, Introduction};
+use super::session::Abilities;
+use crate::fleet::{Fault, Introduction, Report};
 
 /// Characters of a text from a node that are kept.
 const TEXT: usize = 512;
 /// Labels of a node that are kept.
 const LABELS: usize = 32;
+/// Features of a node that are kept: more than there are kinds and plugins.
+const FEATURES: usize = 1024;
+/// Quarantined positions of a node that are kept.
+const QUARANTINED: usize = 16;
+/// Expiries of a node that are kept.
+const EXPIRIES: usize = 64;
 
 /// What a node's first message says, if it may be believed.
 pub(super) fn introduction(
@@ -46,6 +54,19 @@ pub(super) fn introduction(
         certificate_expires_at: peer.certificate_expires_at,
         boot: short(hello.boot_id),
         running: position(hello.running)?,
+        features: hello
+            .features
+            .into_iter()
+            .take(FEATURES)
+            .map(short)
+            .collect(),
+        quarantined: hello
+            .quarantined
+            .into_iter()
+            .take(QUARANTINED)
+            .map(|quarantined| position(Some(quarantined)))
+            .collect::<Result<_, _>>()?,
+        crash_restarts: hello.crash_restarts,
     })
 }
 
@@ -53,6 +74,36 @@ pub(super) fn introduction(
 pub(super) fn position(position: Option<v1::Position>) -> Result<Position, Status> {
     Position::try_from(position.unwrap_or_default())
         .map_err(|fault| Status::invalid_argument(fault.to_string()))
+}
+
+/// How a node does.
+pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
+    Ok(Report {
+        running: position(status.running)?,
+        clock: UnixTime::from_millis(status.wall_clock_ms),
+        persisted: status.persisted,
+        draining: status.draining,
+        requests: status.requests,
+        failed: status.failed,
+        connections: status.connections,
+        resident_bytes: status.resident_bytes,
+        crash_restarts: status.crash_restarts,
+        p99_us: status.p99_us,
+        expiries: status
+            .expiries
+            .into_iter()
+            .take(EXPIRIES)
+            .map(|expiry| (short(expiry.what), UnixTime::from_secs(expiry.at)))
+            .collect(),
+    })
+}
+
+/// What a node can take.
+pub(super) fn abilities(introduction: &Introduction) -> Abilities {
+    Abilities {
+        delta: introduction.features.contains(proto::features::DELTA),
+        buckets: introduction.features.contains(proto::features::BUCKETS),
+    }
 }
 
 pub(super) fn message(kind: Kind) -> ControlMessage {

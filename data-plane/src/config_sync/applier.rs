@@ -8,7 +8,8 @@ use plugins::revocations::Revocations;
 use proto::v1::Fault;
 use proto::v1::fault::Code;
 use shared::clock::UnixTime;
-use shared::snapshot::{Position, Snapshot};
+use shared::signature::Verifier;
+use shared::snapshot::{Inventory, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
@@ -29,6 +30,9 @@ pub(super) struct Applier {
     live: Live,
     /// Which sessions are over before their time.
     revocations: Arc<Revocations>,
+    /// What runs, as it came: what changes are made to.
+    running: Option<Arc<Snapshot>>,
+    verifier: Verifier,
     /// What the last good file is to hold next.
     unsaved: watch::Sender<Option<Arc<Snapshot>>>,
     /// The root of what it holds.
@@ -37,15 +41,23 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Call on the runtime that is to write the file.
-    pub(super) fn new(live: Live, revocations: Arc<Revocations>, last_good: LastGood) -> Self {
+    pub(super) fn new(
+        live: Live,
+        revocations: Arc<Revocations>,
+        running: Option<Snapshot>,
+        last_good: LastGood,
+        verifier: Verifier,
+    ) -> Self {
         let (unsaved, snapshots) = watch::channel(None);
         // What runs at the start came from the file, if anything does.
-        let running = live.load().as_ref().map(|running| running.position());
-        let (positions, saved) = watch::channel(running.unwrap_or_default());
+        let position = running.as_ref().map(|running| running.position);
+        let (positions, saved) = watch::channel(position.unwrap_or_default());
         tokio::spawn(save(Arc::new(last_good), snapshots, positions));
         Self {
             live,
             revocations,
+            running: running.map(Arc::new),
+            verifier,
             unsaved,
             saved,
         }
@@ -64,6 +76,14 @@ impl Applier {
         self.saved.borrow().root == self.running().root
     }
 
+    /// The digests of what runs.
+    pub(super) fn digests(&self) -> bytes::Bytes {
+        match &self.running {
+            Some(running) => proto::encode_digests(&running.inventory),
+            None => proto::encode_digests(&Inventory::default()),
+        }
+    }
+
     /// Waits for the last good file to change.
     pub(super) async fn persisted(&mut self) {
         if self.saved.changed().await.is_err() {
@@ -72,7 +92,7 @@ impl Applier {
     }
 
     /// Brings `update` into force, or leaves everything as it is and says why.
-    pub(super) async fn apply(&self, update: Update) -> Result<(), Vec<Fault>> {
+    pub(super) async fn apply(&mut self, update: Update) -> Result<(), Vec<Fault>> {
         let running = self.running();
         let target = update.target;
         if !target.is_after(&running) {
@@ -82,23 +102,39 @@ impl Applier {
             );
             return Err(vec![fault(Code::Stale, message)]);
         }
+        update
+            .vouched
+            .check(&self.verifier, &target)
+            .map_err(|fault| vec![fault])?;
         match update.content.map_err(|fault| vec![fault])? {
             Content::Same => self.move_to(target, running),
             Content::Full(snapshot) => self.replace(snapshot).await,
+            content => {
+                let base = self.running.clone();
+                let assembling = move || assemble(base.as_deref(), target, content);
+                let snapshot = tokio::task::spawn_blocking(assembling).await;
+                let snapshot = snapshot
+                    .unwrap_or_else(|_| Err(fault(Code::Panic, "putting it together panicked")))
+                    .map_err(|fault| vec![fault])?;
+                self.replace(snapshot).await
+            }
         }
     }
 
-    fn move_to(&self, target: Position, running: Position) -> Result<(), Vec<Fault>> {
+    fn move_to(&mut self, target: Position, running: Position) -> Result<(), Vec<Fault>> {
         let live = self.live.load();
         let Some(live) = live.as_ref().filter(|_| target.root == running.root) else {
             let message = "the content of this position is not what runs";
             return Err(vec![fault(Code::Corrupt, message)]);
         };
         live.move_to(target);
+        if let Some(running) = &mut self.running {
+            Arc::make_mut(running).position = target;
+        }
         Ok(())
     }
 
-    async fn replace(&self, snapshot: Snapshot) -> Result<(), Vec<Fault>> {
+    async fn replace(&mut self, snapshot: Snapshot) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
         let compiled = compile_guarded(Arc::clone(&snapshot)).await?;
         // In force before anyone can count on it.
@@ -106,11 +142,43 @@ impl Applier {
         self.revocations.add(revocations, UnixTime::now());
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
+        let records = self.running.replace(Arc::clone(&snapshot));
         // Freeing a large configuration takes a while.
-        tokio::task::spawn_blocking(move || drop(before));
+        tokio::task::spawn_blocking(move || drop((before, records)));
         self.unsaved.send_replace(Some(snapshot));
         Ok(())
     }
+}
+
+/// The snapshot that `content` leads to from what runs.
+fn assemble(
+    running: Option<&Snapshot>,
+    target: Position,
+    content: Content,
+) -> Result<Snapshot, Fault> {
+    let on = |base: Position| {
+        let fits = running.filter(|running| running.position.root == base.root);
+        fits.ok_or_else(|| fault(Code::BadBase, "it builds on something else than what runs"))
+    };
+    let (generation, revision) = (target.generation, target.revision);
+    let patched = match content {
+        Content::Full(snapshot) => return Ok(snapshot),
+        Content::Same => return Err(fault(Code::Corrupt, "it holds no records")),
+        Content::Changes { base, changes } => {
+            on(base)?.patched(generation, revision, changes.puts, &changes.removes)
+        }
+        Content::Buckets {
+            base,
+            buckets,
+            changes,
+        } => on(base)?.with_buckets(generation, revision, &buckets, changes.puts),
+    };
+    let snapshot = patched.map_err(|error| fault(Code::Corrupt, error.to_string()))?;
+    if snapshot.position.root != target.root {
+        let message = "the records do not have the root that Commit tells";
+        return Err(fault(Code::Corrupt, message));
+    }
+    Ok(snapshot)
 }
 
 /// Compiles on a thread of its own, within bounds.
@@ -158,5 +226,91 @@ async fn save(
             Err(error) => tracing::error!(%error, "writing the last good file panicked"),
         }
         tokio::time::sleep(PERSIST).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::Changes;
+    use shared::snapshot::{BucketSet, Hash, Key, Record, Revision};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn record(number: u128, json: &'static str) -> Record {
+        let key = Key {
+            kind: "services",
+            id: Uuid::from_u128(number),
+        };
+        Record {
+            key,
+            json: json.into(),
+        }
+    }
+
+    fn snapshot(revision: u64, records: Vec<Record>) -> Snapshot {
+        Snapshot::new(1, Revision(revision), records)
+    }
+
+    #[test]
+    fn changes_count_only_on_what_runs_and_only_with_the_proven_outcome() {
+        let running = snapshot(1, vec![record(1, "{}"), record(2, "{}")]);
+        let target = snapshot(2, vec![record(2, "[]"), record(3, "{}")]);
+        let good = Changes {
+            puts: vec![record(2, "[]"), record(3, "{}")],
+            removes: vec![record(1, "").key],
+        };
+        let changes = |base: &Snapshot, changes: &Changes| Content::Changes {
+            base: base.position,
+            changes: changes.clone(),
+        };
+        let on_running =
+            |content| assemble(Some(&running), target.position, content).map_err(|f| f.code());
+        let patched = on_running(changes(&running, &good)).unwrap();
+        assert_eq!(patched.records, target.records);
+        let refused = |content| on_running(content).unwrap_err();
+        assert_eq!(refused(changes(&target, &good)), Code::BadBase);
+        let empty = assemble(None, target.position, changes(&running, &good));
+        assert_eq!(empty.unwrap_err().code(), Code::BadBase);
+        let spoiled = |spoil: &dyn Fn(&mut Changes)| {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            refused(changes(&running, &bad))
+        };
+        let missing = record(9, "").key;
+        assert_eq!(spoiled(&|bad| bad.removes.push(missing)), Code::Corrupt);
+        assert_eq!(spoiled(&|bad| _ = bad.removes.pop()), Code::Corrupt);
+        assert_eq!(
+            spoiled(&|bad| bad.puts[0].json = "[1]".into()),
+            Code::Corrupt
+        );
+        assert_eq!(
+            spoiled(&|bad| bad.puts.push(record(2, "[]"))),
+            Code::Corrupt
+        );
+    }
+
+    #[test]
+    fn buckets_take_the_place_of_what_was_in_them() {
+        let running = snapshot(1, (0..40).map(|number| record(number, "{}")).collect());
+        let target = snapshot(2, (20..60).map(|number| record(number, "[]")).collect());
+        let digests: Vec<Hash> = running.inventory.digests().copied().collect();
+        let buckets = target.inventory.differing(&digests);
+        let keys = buckets.iter().flat_map(|at| target.inventory.bucket(at));
+        let puts = keys.map(|key| target.record(&key).unwrap().clone());
+        let changes = Changes {
+            puts: puts.collect(),
+            removes: Vec::new(),
+        };
+        let content = |buckets| Content::Buckets {
+            base: running.position,
+            buckets,
+            changes: changes.clone(),
+        };
+        let repaired = assemble(Some(&running), target.position, content(buckets)).unwrap();
+        assert_eq!(repaired.records, target.records);
+        let none = content(BucketSet::default());
+        let refused = assemble(Some(&running), target.position, none).unwrap_err();
+        assert_eq!(refused.code(), Code::Corrupt);
     }
 }

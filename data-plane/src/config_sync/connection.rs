@@ -29,6 +29,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How often a silent connection is pinged, and how long the answer may take.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
+/// How long sent bytes may stay unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// Bytes of one message: a chunk has at most 256 KiB.
 const MESSAGE_LIMIT: usize = 1024 * 1024;
 /// Bytes under way before this node has to read some.
@@ -192,12 +194,29 @@ impl Dialer {
             node_id: self.node.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.node.hostname.clone(),
-            features: Vec::new(),
+            features: features(),
             labels: self.node.labels.iter().cloned().collect(),
             running: Some((&running).into()),
             boot_id: self.boot.clone(),
+            ..Hello::default()
         }
     }
+}
+
+/// What this node knows. A snapshot that needs more is not sent to it.
+fn features() -> Vec<String> {
+    let kinds = shared::entity::definitions()
+        .iter()
+        .map(|definition| proto::features::kind(definition.kind));
+    let plugins = plugins::registry::definitions()
+        .iter()
+        .map(|definition| proto::features::plugin(definition.name));
+    [proto::features::DELTA, proto::features::BUCKETS]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(kinds)
+        .chain(plugins)
+        .collect()
 }
 
 async fn dial(
@@ -211,6 +230,8 @@ async fn dial(
     };
     // Small messages must not wait for more.
     stream.set_nodelay(true)?;
+    // Nor may a peer that is gone hold what was sent to it for a quarter of an hour.
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let name = ServerName::try_from(CONTROL_PLANE_NAME).map_err(io::Error::other)?;
     Ok(TokioIo::new(tls.connect(name, stream).await?))
 }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use proto::v1::control_message::Kind;
+use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
-use proto::v1::{Ack, ControlMessage, Nack, NodeMessage, NodeStatus, Welcome, node_message};
+use proto::v1::{
+    Ack, ControlMessage, Fault, Nack, Need, NodeMessage, NodeStatus, Welcome, need, node_message,
+};
 use shared::clock::{UnixTime, monotonic};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,12 +17,16 @@ use super::Phase;
 use super::applier::Applier;
 use super::backoff::spread;
 use super::connection::{ConnectError, Subscription};
-use super::receiver::{Receiver, Update, Violation};
+use super::receiver::{Content, Receiver, Update, Violation};
+use crate::core::Node as Gateway;
+use crate::metrics::{Figures, Sum};
 
 /// Missed heartbeats after which the control plane counts as gone.
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
 const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
+/// The longest wait that a control plane may ask for.
+const LONGEST_HOLD: Duration = Duration::from_mins(1);
 /// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
 const CLOCKS: Duration = Duration::from_secs(5);
 
@@ -38,10 +45,22 @@ pub(super) enum Ended {
     Protocol(#[from] Violation),
     #[error("{message}")]
     Goodbye { within: Duration, message: String },
+    #[error("told to wait: {reason}")]
+    Held { wait: Duration, reason: String },
+}
+
+impl Ended {
+    /// Whether it belongs to the life of a cluster.
+    pub(super) const fn is_expected(&self) -> bool {
+        matches!(self, Self::Goodbye { .. } | Self::Held { .. })
+    }
 }
 
 struct Following<'a> {
     applier: &'a mut Applier,
+    gateway: &'a Gateway,
+    /// What was counted by the last report.
+    figures: Figures,
     outgoing: mpsc::Sender<NodeMessage>,
     receiver: Receiver,
     heartbeat: Duration,
@@ -52,6 +71,7 @@ struct Following<'a> {
 pub(super) async fn follow(
     stream: Subscription,
     applier: &mut Applier,
+    gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     let Subscription {
@@ -60,6 +80,8 @@ pub(super) async fn follow(
     } = stream;
     let mut following = Following {
         applier,
+        gateway,
+        figures: Figures::default(),
         outgoing,
         receiver: Receiver::default(),
         heartbeat: Duration::from_secs(10),
@@ -74,6 +96,7 @@ pub(super) async fn follow(
                 Ok(Some(message)) => {
                     let outcome = following.receive(message).await;
                     heard = Instant::now();
+                    gateway.contact.hears(UnixTime::now());
                     outcome
                 }
                 Ok(None) => Err(Ended::Closed),
@@ -101,7 +124,22 @@ pub(super) async fn follow(
 impl Following<'_> {
     async fn receive(&mut self, message: ControlMessage) -> Result<(), Ended> {
         match message.kind {
-            Some(Kind::Welcome(welcome)) => self.welcome(&welcome),
+            Some(Kind::Welcome(welcome)) => {
+                self.gateway.contact.connects(true);
+                self.led_to(welcome.target.as_ref());
+                self.welcome(&welcome);
+            }
+            Some(Kind::Heartbeat(heartbeat)) => self.led_to(heartbeat.target.as_ref()),
+            Some(Kind::AskDigests(_)) => {
+                let digests = need::What::Digests(self.applier.digests());
+                return self.need(digests);
+            }
+            Some(Kind::Hold(hold)) => {
+                return Err(Ended::Held {
+                    wait: Duration::from_millis(u64::from(hold.retry_after_ms)).min(LONGEST_HOLD),
+                    reason: hold.reason,
+                });
+            }
             Some(Kind::Begin(begin)) => self.receiver.begin(begin)?,
             Some(Kind::Chunk(chunk)) => self.receiver.chunk(&chunk)?,
             Some(Kind::Commit(commit)) => {
@@ -110,18 +148,30 @@ impl Following<'_> {
             }
             Some(Kind::Goodbye(goodbye)) => {
                 let within = Duration::from_millis(u64::from(goodbye.reconnect_within_ms));
-                return Err(if goodbye.why() == Why::Restarting {
-                    let message = goodbye.message;
-                    Ended::Goodbye { within, message }
-                } else {
-                    // Coming back at once would only repeat it.
-                    Ended::Broken(Status::aborted(goodbye.message))
-                });
+                return Err(
+                    if matches!(goodbye.why(), Why::Restarting | Why::Rebalance) {
+                        let message = goodbye.message;
+                        Ended::Goodbye { within, message }
+                    } else {
+                        // Coming back at once would only repeat it.
+                        Ended::Broken(Status::aborted(goodbye.message))
+                    },
+                );
             }
             // A newer control plane may say more than this node knows.
-            Some(Kind::Heartbeat(_)) | None => {}
+            Some(Kind::Answer(_)) | None => {}
         }
         Ok(())
+    }
+
+    fn led_to(&self, target: Option<&proto::v1::Position>) {
+        if let Some(target) = target {
+            self.gateway.contact.is_led_to(target.revision);
+        }
+    }
+
+    fn need(&self, what: need::What) -> Result<(), Ended> {
+        self.send(node_message::Kind::Need(Need { what: Some(what) }))
     }
 
     fn welcome(&mut self, welcome: &Welcome) {
@@ -145,11 +195,13 @@ impl Following<'_> {
         }
     }
 
-    async fn apply(&self, update: Update) -> Result<(), Ended> {
+    async fn apply(&mut self, update: Update) -> Result<(), Ended> {
         let (nonce, target) = (update.nonce, update.target);
+        let whole = matches!(update.content, Ok(Content::Full(_)));
         let started = monotonic();
         let outcome = self.applier.apply(update).await;
         let running = Some((&self.applier.running()).into());
+        let mut helpless = false;
         let answer = match outcome {
             Ok(()) => {
                 let apply_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
@@ -161,6 +213,8 @@ impl Following<'_> {
                 })
             }
             Err(faults) => {
+                // What is here is not what changes could be made to; the whole set does not need it.
+                helpless = !whole && faults.iter().any(is_of_the_way);
                 for fault in &faults {
                     tracing::error!(
                         revision = %target.revision,
@@ -178,16 +232,34 @@ impl Following<'_> {
                 })
             }
         };
-        self.send(answer)
+        self.send(answer)?;
+        if helpless {
+            return self.need(need::What::Everything(true));
+        }
+        Ok(())
     }
 
-    fn report(&self, phase: Phase) -> Result<(), Ended> {
-        self.send(node_message::Kind::Status(NodeStatus {
+    fn report(&mut self, phase: Phase) -> Result<(), Ended> {
+        let sum = Sum::of(&self.gateway.metrics);
+        let figures = sum.figures();
+        let p99 = figures.p99_since(&self.figures);
+        let contact = &self.gateway.contact;
+        contact.persists(self.applier.is_persisted());
+        let status = NodeStatus {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
             persisted: self.applier.is_persisted(),
             draining: phase != Phase::Serving,
-        }))
+            requests: figures.requests,
+            failed: figures.failed,
+            connections: u32::try_from(sum.open).unwrap_or(u32::MAX),
+            resident_bytes: shared::machine::resident_bytes(),
+            crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
+            p99_us: p99,
+            expiries: Vec::new(),
+        };
+        self.figures = figures;
+        self.send(node_message::Kind::Status(status))
     }
 
     /// Never waits: a control plane that reads nothing is as good as gone.
@@ -195,4 +267,9 @@ impl Following<'_> {
         let message = NodeMessage { kind: Some(kind) };
         self.outgoing.try_send(message).map_err(|_| Ended::Silent)
     }
+}
+
+/// Whether a fault lies in how the records came, not in what they say.
+fn is_of_the_way(fault: &Fault) -> bool {
+    matches!(fault.code(), Code::BadBase | Code::Corrupt)
 }

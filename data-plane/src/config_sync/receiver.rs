@@ -3,8 +3,10 @@
 use proto::v1::chunk::Packing;
 use proto::v1::fault::Code;
 use proto::v1::{Begin, Chunk, Commit, Fault};
-use proto::{MessageFault, decode_records};
-use shared::snapshot::{Position, Snapshot};
+use proto::{Changes, MessageFault, decode_changes};
+use shared::snapshot::{BucketSet, Position, Snapshot};
+
+use super::vouched::Vouched;
 
 /// Bytes of a chunk, before packing.
 const CHUNK: usize = 256 * 1024;
@@ -20,6 +22,8 @@ pub(super) struct Update {
     pub(super) nonce: u64,
     /// Where it leads.
     pub(super) target: Position,
+    /// Who says so.
+    pub(super) vouched: Vouched,
     /// What it holds, or why it cannot be used.
     pub(super) content: Result<Content, Fault>,
 }
@@ -29,7 +33,24 @@ pub(super) struct Update {
 pub(super) enum Content {
     /// The whole configuration.
     Full(Snapshot),
+    /// What leads from `base` to the target.
+    Changes { base: Position, changes: Changes },
+    /// What takes the place of some buckets of `base`.
+    Buckets {
+        base: Position,
+        buckets: BucketSet,
+        changes: Changes,
+    },
     /// What runs already, at another position.
+    Same,
+}
+
+/// What the chunks of an update hold.
+#[derive(Debug)]
+enum Kind {
+    Full,
+    Changes(Position),
+    Buckets(Position, BucketSet),
     Same,
 }
 
@@ -55,7 +76,8 @@ struct Open {
     nonce: u64,
     update: u64,
     target: Position,
-    full: bool,
+    vouched: Vouched,
+    kind: Kind,
     records: u32,
     raw_bytes: u64,
     raw: Vec<u8>,
@@ -79,9 +101,14 @@ impl Receiver {
             return Err(Violation::Overlap);
         }
         let mut refused = None;
-        let target = Position::try_from(begin.target.unwrap_or_default()).unwrap_or_else(|error| {
-            refused = Some(fault(Code::Corrupt, error.to_string()));
-            Position::default()
+        let target =
+            Position::try_from(begin.target.clone().unwrap_or_default()).unwrap_or_else(|error| {
+                refused = Some(fault(Code::Corrupt, error.to_string()));
+                Position::default()
+            });
+        let kind = Kind::of(&begin).unwrap_or_else(|message| {
+            refused = Some(fault(Code::Corrupt, message));
+            Kind::Same
         });
         if begin.raw_bytes > TOTAL || begin.records > RECORDS {
             let message = format!(
@@ -94,7 +121,11 @@ impl Receiver {
             nonce: begin.nonce,
             update: begin.update,
             target,
-            full: begin.full,
+            vouched: Vouched {
+                manifest: begin.manifest.into(),
+                signature: begin.signature.into(),
+            },
+            kind,
             records: begin.records,
             raw_bytes: begin.raw_bytes,
             raw: Vec::new(),
@@ -123,14 +154,33 @@ impl Receiver {
         Ok(Update {
             nonce: open.nonce,
             target: open.target,
+            vouched: open.vouched.clone(),
             content: open.finish(commit),
         })
     }
 }
 
+impl Kind {
+    fn of(begin: &Begin) -> Result<Self, String> {
+        let Some(base) = begin.base.clone() else {
+            return Ok(if begin.full { Self::Full } else { Self::Same });
+        };
+        let base = Position::try_from(base).map_err(|error| error.to_string())?;
+        if begin.buckets.is_empty() {
+            return Ok(Self::Changes(base));
+        }
+        let buckets = BucketSet::from_bytes(&begin.buckets);
+        let buckets = buckets.ok_or("the set of buckets has a wrong length")?;
+        Ok(Self::Buckets(base, buckets))
+    }
+}
+
 impl Open {
     fn take(&mut self, chunk: &Chunk) -> Result<(), String> {
-        if chunk.update != self.update || chunk.index != self.chunks || !self.full {
+        if chunk.update != self.update
+            || chunk.index != self.chunks
+            || matches!(self.kind, Kind::Same)
+        {
             return Err(format!(
                 "chunk {} of update {} where chunk {} of update {} was due",
                 chunk.index, chunk.update, self.chunks, self.update
@@ -169,25 +219,39 @@ impl Open {
         if commit.root.as_ref() != self.target.root.as_slice() {
             return Err(corrupt("Begin and Commit name different roots"));
         }
-        if !self.full {
+        if matches!(self.kind, Kind::Same) {
             return Ok(Content::Same);
         }
         if commit.chunks != self.chunks || u64::try_from(self.raw.len()) != Ok(self.raw_bytes) {
             return Err(corrupt("chunks are missing"));
         }
-        let records = decode_records(self.raw).map_err(|error| match error {
+        let changes = decode_changes(self.raw).map_err(|error| match error {
             MessageFault::Kind(_) => fault(Code::Unsupported, error.to_string()),
             _ => corrupt(&error.to_string()),
         })?;
-        if usize::try_from(self.records) != Ok(records.len()) {
+        if usize::try_from(self.records) != Ok(changes.puts.len()) {
             return Err(corrupt("not as many records as Begin tells"));
+        }
+        match self.kind {
+            Kind::Changes(base) => return Ok(Content::Changes { base, changes }),
+            Kind::Buckets(base, buckets) => {
+                return Ok(Content::Buckets {
+                    base,
+                    buckets,
+                    changes,
+                });
+            }
+            Kind::Full | Kind::Same => {}
+        }
+        if !changes.removes.is_empty() {
+            return Err(corrupt("a whole set removes nothing"));
         }
         let Position {
             generation,
             revision,
             root,
         } = self.target;
-        let snapshot = Snapshot::new(generation, revision, records);
+        let snapshot = Snapshot::new(generation, revision, changes.puts);
         if snapshot.position.root != root {
             return Err(corrupt(
                 "the records do not have the root that Commit tells",
@@ -219,7 +283,7 @@ mod tests {
                 kind: "services",
                 id: Uuid::from_u128(number),
             },
-            json: format!("{{\"name\":\"{number}\"}}").into_bytes(),
+            json: format!("{{\"name\":\"{number}\"}}").into(),
         };
         Snapshot::new(1, Revision(5), (0..records).map(record).collect())
     }
@@ -244,6 +308,7 @@ mod tests {
                 records: records.try_into().unwrap(),
                 raw_bytes: raw.len().try_into().unwrap(),
                 full: true,
+                ..Begin::default()
             },
             commit: Commit {
                 nonce: 3,
@@ -330,7 +395,10 @@ mod tests {
             id: vec![0; 16].into(),
             json: "{}".into(),
         };
-        let records = proto::v1::Records { put: vec![record] };
+        let records = proto::v1::Records {
+            put: vec![record],
+            remove: Vec::new(),
+        };
         let mut unknown = sent(1, 100_000);
         let raw = prost::Message::encode_to_vec(&records);
         unknown.begin.raw_bytes = raw.len().try_into().unwrap();

@@ -178,7 +178,7 @@ fn a_provider_that_is_down_closes_its_routes_and_no_others() {
     );
     let mut fields: Value = serde_json::from_slice(&closed.json).unwrap();
     fields["route"] = json!({"id": Uuid::from_u128(3)});
-    closed.json = serde_json::to_vec(&fields).unwrap();
+    closed.json = serde_json::to_vec(&fields).unwrap().into();
     records.push(closed);
     let proxy = start(records);
     let request = |path: &str| {

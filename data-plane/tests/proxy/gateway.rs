@@ -24,7 +24,7 @@ pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record 
     object.insert("updated_at".to_owned(), json!(1));
     Record {
         key: Key { kind, id },
-        json: serde_json::to_vec(&fields).unwrap(),
+        json: serde_json::to_vec(&fields).unwrap().into(),
     }
 }
 

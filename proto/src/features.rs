@@ -1,0 +1,17 @@
+//! What a node can do, as it says in Hello: a snapshot goes only to nodes that know everything in it.
+
+/// Takes updates that hold only what changed.
+pub const DELTA: &str = "delta";
+
+/// Tells digests of its buckets and takes updates that replace some of them.
+pub const BUCKETS: &str = "buckets";
+
+/// Knows records of this kind.
+pub fn kind(kind: &str) -> String {
+    format!("kind/{kind}")
+}
+
+/// Knows the plugin of this name.
+pub fn plugin(name: &str) -> String {
+    format!("plugin/{name}")
+}
