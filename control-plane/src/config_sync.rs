@@ -10,7 +10,9 @@
 //! ```
 
 mod admission;
+mod flights;
 mod listener;
+mod relay;
 mod session;
 mod stream;
 mod target;
@@ -42,8 +44,10 @@ use uuid::Uuid;
 
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
+use crate::revocations::Revoker;
 use crate::snapshot::{Published, SharedSigner};
 use admission::Admission;
+use relay::Relay;
 use session::Session;
 
 /// The newest snapshot; nodes are led towards it.
@@ -86,16 +90,37 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Starts to lead the nodes that connect to `listener` towards what `publisher` holds.
-pub fn start(
-    publisher: &Publisher,
-    fleet: Fleet,
-    replica: Uuid,
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-    signer: SharedSigner,
-) -> Running {
-    let (target, following) = target::follow(publisher, signer);
+/// What config sync starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// What nodes are led towards.
+    pub publisher: Publisher,
+    /// What is known of them.
+    pub fleet: Fleet,
+    /// Names this process.
+    pub replica: Uuid,
+    /// Where they connect.
+    pub listener: TcpListener,
+    /// How they are spoken to.
+    pub config: Arc<ServerConfig>,
+    /// Who signs what they get.
+    pub signer: SharedSigner,
+    /// Who keeps what they revoke.
+    pub revoker: Revoker,
+}
+
+/// Starts to lead the nodes that connect towards what is published.
+pub fn start(start: Start) -> Running {
+    let Start {
+        publisher,
+        fleet,
+        replica,
+        listener,
+        config,
+        signer,
+        revoker,
+    } = start;
+    let (target, following) = target::follow(&publisher, signer);
     let (stop, stopping) = watch::channel(false);
     let service = Service {
         fleet,
@@ -103,6 +128,8 @@ pub fn start(
         target: target.clone(),
         transfers: Arc::new(Semaphore::new(TRANSFERS)),
         admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
+        revoker,
+        relay: Relay::default(),
         stopping: stopping.clone(),
     };
     let server = ConfigSyncServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);
@@ -165,6 +192,8 @@ struct Service {
     target: Target,
     transfers: Arc<Semaphore>,
     admission: Arc<Mutex<Admission>>,
+    revoker: Revoker,
+    relay: Relay,
     stopping: watch::Receiver<bool>,
 }
 

@@ -16,6 +16,7 @@ pub mod difference;
 pub mod fleet;
 pub mod history;
 pub mod publisher;
+pub mod revocations;
 pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 use admin::Admin;
 use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
+use revocations::Revoker;
 use settings::{Settings, export_path, store_path};
 use store::{SecretsKey, Store, StoreError};
 
@@ -128,7 +130,15 @@ impl ControlPlane {
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
         let signer = Arc::new(RwLock::new(Some(signer)));
-        let config_sync = config_sync::start(&publisher, fleet.clone(), id, cluster, tls, signer);
+        let config_sync = config_sync::start(config_sync::Start {
+            publisher: publisher.clone(),
+            fleet: fleet.clone(),
+            replica: id,
+            listener: cluster,
+            config: tls,
+            signer,
+            revoker: Revoker::start(publisher.clone()),
+        });
         let keys = rotate(
             publisher.clone(),
             rotation,
@@ -254,7 +264,7 @@ fn listen(
     Ok((listener, chosen))
 }
 
-/// Looks after the session keys, for as long as the process lives.
+/// Looks after the session keys and the revocations, for as long as the process lives.
 async fn rotate(
     publisher: Publisher,
     rotation: Duration,
@@ -268,6 +278,9 @@ async fn rotate(
         let now = UnixTime::now();
         let behind = fleet.is_behind(&target.borrow().position, LIVES, now);
         let kept = tokio::task::spawn_blocking(move || {
+            if let Err(error) = revocations::sweep(&publisher, now) {
+                tracing::error!(%error, "expired revocations not removed");
+            }
             session_keys::keep(&publisher, now, rotation, behind)
         });
         match kept.await {

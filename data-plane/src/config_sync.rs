@@ -24,6 +24,7 @@ use shared::signature::Verifier;
 use shared::snapshot::Snapshot;
 use tokio::sync::watch;
 
+use crate::ask::Questions;
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
 use crate::last_good::LastGood;
@@ -113,13 +114,21 @@ async fn run(start: Start) {
                     } else {
                         tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
                     }
-                    tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = refuse(&gateway.questions) => {}
+                    }
                 }
             }
         } => {}
         () = watch_silence(&gateway.contact) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
+}
+
+/// Drops what is asked while there is nobody who could answer. Ends only if nobody can ask any more.
+async fn refuse(questions: &Questions) {
+    while questions.next().await.is_some() {}
 }
 
 /// Says when no control plane has been heard for long, and when one is heard again.
@@ -150,7 +159,11 @@ async fn attempt(
     gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
-    match dialer.subscribe(url, applier.running()).await {
+    let subscribed = tokio::select! {
+        subscribed = dialer.subscribe(url, applier.running()) => subscribed,
+        () = refuse(&gateway.questions) => return Ended::Closed,
+    };
+    match subscribed {
         Ok(stream) => follow(stream, applier, gateway, phase).await,
         Err(error) => Ended::Unreachable(error),
     }

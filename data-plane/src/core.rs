@@ -13,6 +13,7 @@ use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 
 use crate::access_log::AccessLog;
+use crate::ask::Questions;
 use crate::compile::CompiledSnapshot;
 use crate::error::ErrorForm;
 use crate::contact::Contact;
@@ -28,6 +29,7 @@ use crate::upstream::pool::Pools;
 pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) contact: Contact,
+    pub(crate) questions: Questions,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
     /// Which sessions are over before their time.

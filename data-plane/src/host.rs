@@ -14,6 +14,8 @@ use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::revocations::Revocations;
+use proto::v1::answer;
+use proto::v1::request::What;
 use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
@@ -151,6 +153,9 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
     }
 }
 
+/// How long the control plane may take to store a revocation.
+const STORED: Duration = Duration::from_secs(5);
+
 impl Host for CoreHost {
     async fn fetch(
         &self,
@@ -213,11 +218,20 @@ impl Host for CoreHost {
 
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
         let known = &self.0.node.revocations;
-        if !known.add_own(revocations, self.now()) {
+        if !known.add_own(revocations.iter().copied(), self.now()) {
             tracing::error!("there are more revocations than this node takes: a logout is refused");
             return Err(RevokeError::Full);
         }
-        // Nobody carries them to the control plane yet.
-        std::future::ready(Err(RevokeError::NotStored)).await
+        let json = serde_json::to_vec(&revocations).map_err(|_| RevokeError::NotStored)?;
+        let asked = self.0.node.questions.ask(What::Revoke(json.into()), STORED);
+        match asked.await {
+            Some(answer::What::Stored(true)) => Ok(()),
+            answer => {
+                if let Some(answer::What::Refused(reason)) = answer {
+                    tracing::error!(reason, "the control plane does not store a revocation");
+                }
+                Err(RevokeError::NotStored)
+            }
+        }
     }
 }

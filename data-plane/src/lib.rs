@@ -16,6 +16,7 @@
 //! that it began with.
 
 mod access_log;
+mod ask;
 mod body;
 mod certificates;
 pub mod compile;

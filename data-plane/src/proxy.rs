@@ -12,6 +12,7 @@ use shared::clock::UnixTime;
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
+use crate::ask::Questions;
 use crate::certificates::{CertificateError, server_config};
 use crate::contact::Contact;
 use crate::core::Node;
@@ -105,6 +106,7 @@ impl Proxy {
             live,
             revocations,
             contact: Contact::new(UnixTime::now()),
+            questions: Questions::default(),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,

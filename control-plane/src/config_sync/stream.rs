@@ -7,8 +7,8 @@ use proto::v1::control_message::Kind;
 use proto::v1::goodbye::Why;
 use proto::v1::need::What;
 use proto::v1::{
-    Answer, AskDigests, Begin, Commit, ControlMessage, Goodbye, Heartbeat, Need, NodeMessage,
-    Welcome, answer, node_message,
+    AskDigests, Begin, Commit, ControlMessage, Goodbye, Heartbeat, Need, NodeMessage, Welcome,
+    node_message,
 };
 use shared::clock::UnixTime;
 use shared::snapshot::BucketSet;
@@ -62,20 +62,30 @@ pub(super) struct NodeStream {
     member: Membership,
     outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     session: Session,
+    /// Names the stream.
+    number: u64,
+}
+
+impl Drop for NodeStream {
+    fn drop(&mut self) {
+        self.service.relay.leave(self.number);
+    }
 }
 
 impl NodeStream {
-    pub(super) const fn new(
+    pub(super) fn new(
         service: Service,
         member: Membership,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
         session: Session,
     ) -> Self {
+        let number = service.relay.stream();
         Self {
             service,
             member,
             outgoing,
             session,
+            number,
         }
     }
 
@@ -126,7 +136,7 @@ impl NodeStream {
             }
             tokio::select! {
                 received = incoming.message() => match received {
-                    Ok(Some(received)) => self.receive(received).await?,
+                    Ok(Some(received)) => self.receive(received)?,
                     Ok(None) => return Err(Ended::Left),
                     Err(status) => return Err(Ended::Broken(status)),
                 },
@@ -261,7 +271,7 @@ impl NodeStream {
         }
     }
 
-    async fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
+    fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
         let protocol = |reason: &dyn std::fmt::Display| Ended::Protocol(reason.to_string());
         let now = UnixTime::now();
         match received.kind {
@@ -297,12 +307,9 @@ impl NodeStream {
             }
             Some(node_message::Kind::Need(need)) => self.needs(need)?,
             Some(node_message::Kind::Request(request)) => {
-                let refused = "this control plane does not know what is asked for".to_owned();
-                let answer = Answer {
-                    id: request.id,
-                    what: Some(answer::What::Refused(refused)),
-                };
-                self.send(Kind::Answer(answer)).await?;
+                let service = &self.service;
+                let relay = &service.relay;
+                relay.serve(self.number, request, &self.outgoing, &service.revoker);
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use plugins::revocations::Revocations;
 use proto::v1::Fault;
 use proto::v1::fault::Code;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
+use shared::entity::{Entity, Revocation};
 use shared::signature::Verifier;
-use shared::snapshot::{Inventory, Position, Snapshot};
+use shared::snapshot::{Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
@@ -23,6 +24,8 @@ const COMPILE: Duration = Duration::from_mins(1);
 const FAULTS: usize = 20;
 /// Pause between two writes of the last good file.
 const PERSIST: Duration = Duration::from_secs(1);
+/// How many times longer than a write the pause after it is, at least.
+const SHARE: u32 = 10;
 
 /// The one writer of the live snapshot.
 #[derive(Debug)]
@@ -134,8 +137,34 @@ impl Applier {
         Ok(())
     }
 
+    /// Whether `snapshot` differs from what runs in revocations only. Then it is in force without being
+    /// compiled, so that a logout costs no node more than itself.
+    fn revokes(&mut self, snapshot: &Arc<Snapshot>) -> Result<bool, Vec<Fault>> {
+        let Some(running) = &self.running else {
+            return Ok(false);
+        };
+        let difference = snapshot.inventory.since(&running.inventory);
+        let mut keys = difference.puts.iter().chain(&difference.removes);
+        let live = self.live.load();
+        let Some(live) = live
+            .as_ref()
+            .filter(|_| keys.all(|key| key.kind == Revocation::KIND))
+        else {
+            return Ok(false);
+        };
+        let added = revocations(snapshot, &difference.puts).map_err(|fault| vec![fault])?;
+        self.revocations.add(added, UnixTime::now());
+        live.move_to(snapshot.position);
+        self.running = Some(Arc::clone(snapshot));
+        self.unsaved.send_replace(Some(Arc::clone(snapshot)));
+        Ok(true)
+    }
+
     async fn replace(&mut self, snapshot: Snapshot) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
+        if self.revokes(&snapshot)? {
+            return Ok(());
+        }
         let compiled = compile_guarded(Arc::clone(&snapshot)).await?;
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
@@ -148,6 +177,24 @@ impl Applier {
         self.unsaved.send_replace(Some(snapshot));
         Ok(())
     }
+}
+
+/// The revocations among `keys`, all of which are to be that.
+fn revocations(snapshot: &Snapshot, keys: &[Key]) -> Result<Vec<Revocation>, Fault> {
+    let read = |key: &Key| {
+        let record = snapshot.record(key)?;
+        serde_json::from_slice(&record.json).ok()
+    };
+    let unreadable = |key: &Key| Fault {
+        code: Code::Invalid.into(),
+        entity_type: key.kind.to_owned(),
+        entity_id: key.id.to_string(),
+        field: "@entity".to_owned(),
+        message: "not a record of this kind".to_owned(),
+    };
+    keys.iter()
+        .map(|key| read(key).ok_or_else(|| unreadable(key)))
+        .collect()
 }
 
 /// The snapshot that `content` leads to from what runs.
@@ -219,13 +266,15 @@ async fn save(
             continue;
         };
         let position = snapshot.position;
+        let started = monotonic();
         let last_good = Arc::clone(&last_good);
         match tokio::task::spawn_blocking(move || last_good.write(&snapshot)).await {
             Ok(Ok(())) => _ = saved.send_replace(position),
             Ok(Err(error)) => tracing::error!(%error, "the last good file cannot be written"),
             Err(error) => tracing::error!(%error, "writing the last good file panicked"),
         }
-        tokio::time::sleep(PERSIST).await;
+        // A large file that changes all the time must not keep a core busy.
+        tokio::time::sleep(PERSIST.max(started.elapsed() * SHARE)).await;
     }
 }
 

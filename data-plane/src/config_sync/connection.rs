@@ -38,7 +38,7 @@ const WINDOW: u32 = 1024 * 1024;
 /// The authority of requests. TLS is the connector's business, hence the scheme.
 const AUTHORITY: &str = "http://wardgate-control-plane";
 /// Messages that may wait for the connection.
-const OUTGOING: usize = 8;
+const OUTGOING: usize = 256;
 
 /// Where a control plane listens for data planes: an element of the setting `control_planes`.
 #[derive(Clone, Debug, Eq, PartialEq)]

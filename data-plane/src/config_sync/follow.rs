@@ -1,15 +1,17 @@
 //! One stream, from its Welcome to its end.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Fault, Nack, Need, NodeMessage, NodeStatus, Welcome, need, node_message,
+    Ack, ControlMessage, Fault, Nack, Need, NodeMessage, NodeStatus, Request, Welcome, answer,
+    need, node_message,
 };
 use shared::clock::{UnixTime, monotonic};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -18,6 +20,7 @@ use super::applier::Applier;
 use super::backoff::spread;
 use super::connection::{ConnectError, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
+use crate::ask::Asked;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
@@ -25,6 +28,8 @@ use crate::metrics::{Figures, Sum};
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
 const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
+/// Questions that may wait for their answers.
+const UNANSWERED: usize = 4096;
 /// The longest wait that a control plane may ask for.
 const LONGEST_HOLD: Duration = Duration::from_mins(1);
 /// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
@@ -61,6 +66,9 @@ struct Following<'a> {
     gateway: &'a Gateway,
     /// What was counted by the last report.
     figures: Figures,
+    /// Who waits for which answer.
+    asked: HashMap<u64, oneshot::Sender<answer::What>>,
+    questions: u64,
     outgoing: mpsc::Sender<NodeMessage>,
     receiver: Receiver,
     heartbeat: Duration,
@@ -82,6 +90,8 @@ pub(super) async fn follow(
         applier,
         gateway,
         figures: Figures::default(),
+        asked: HashMap::new(),
+        questions: 0,
         outgoing,
         receiver: Receiver::default(),
         heartbeat: Duration::from_secs(10),
@@ -108,6 +118,7 @@ pub(super) async fn follow(
                 report = Instant::now() + following.status * 4 / 5 + jitter;
                 following.report(*phase.borrow())
             }
+            asked = gateway.questions.next() => following.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
             changed = phase.changed() => match changed {
                 Ok(()) => following.report(*phase.borrow()),
@@ -159,7 +170,14 @@ impl Following<'_> {
                 );
             }
             // A newer control plane may say more than this node knows.
-            Some(Kind::Answer(_)) | None => {}
+            Some(Kind::Answer(answer)) => {
+                let waiting = self.asked.remove(&answer.id);
+                if let (Some(waiting), Some(what)) = (waiting, answer.what) {
+                    // Who no longer waits has gone away.
+                    let _ = waiting.send(what);
+                }
+            }
+            None => {}
         }
         Ok(())
     }
@@ -168,6 +186,26 @@ impl Following<'_> {
         if let Some(target) = target {
             self.gateway.contact.is_led_to(target.revision);
         }
+    }
+
+    /// Sends on what a core asks. Whoever asked learns from the lost sender that there is no answer.
+    fn ask(&mut self, asked: Option<Asked>) -> Result<(), Ended> {
+        let Some(Asked { what, answer }) = asked else {
+            return Ok(());
+        };
+        self.questions += 1;
+        let request = Request {
+            id: self.questions,
+            what: Some(what),
+        };
+        if self.asked.len() >= UNANSWERED {
+            self.asked.retain(|_, waiting| !waiting.is_closed());
+        }
+        if self.asked.len() < UNANSWERED {
+            self.asked.insert(self.questions, answer);
+            self.send(node_message::Kind::Request(request))?;
+        }
+        Ok(())
     }
 
     fn need(&self, what: need::What) -> Result<(), Ended> {

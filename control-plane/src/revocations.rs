@@ -1,0 +1,260 @@
+//! Revocations: asked for by data planes, kept as records, told to every node like any record, and
+//! forgotten once the last session that they concern has ended.
+//!
+//! What is asked while a commit runs goes into the next one together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::clock::UnixTime;
+use shared::entity::{Entity, Revocation};
+use shared::snapshot::Key;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::config::{Change, Config, Stored};
+use crate::history::Origin;
+use crate::publisher::{JournalFault, Publisher};
+
+/// Revocations that are kept: beyond, a logout is refused rather than the cluster burdened.
+const MOST: usize = 500_000;
+
+/// Revocations of one request.
+const OF_A_REQUEST: usize = 64;
+
+/// Bytes of one request.
+const REQUEST: usize = 32 * 1024;
+
+/// How long a revocation may have to be kept: no session lives longer.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+
+/// How far a node's clock may be ahead.
+const AHEAD: Duration = Duration::from_mins(5);
+
+/// How long an expired revocation is kept, for clocks that differ.
+const LEEWAY: Duration = Duration::from_mins(5);
+
+/// Expired revocations that one commit removes.
+const SWEPT: usize = 1000;
+
+/// Requests that may wait for a commit.
+const WAITING: usize = 10_000;
+
+/// Why revocations are not kept.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// The request is not what it should be.
+    #[error("not a list of revocations")]
+    Malformed,
+    /// The store takes no writes.
+    #[error("{0}")]
+    Store(String),
+    /// There are too many.
+    #[error("there are {MOST} revocations already")]
+    Full,
+    /// The process stops.
+    #[error("this control plane stops")]
+    Stopping,
+}
+
+impl From<JournalFault> for Refused {
+    fn from(fault: JournalFault) -> Self {
+        Self::Store(fault.to_string())
+    }
+}
+
+/// The way to have revocations kept.
+#[derive(Clone, Debug)]
+pub struct Revoker(mpsc::Sender<Asked>);
+
+#[derive(Debug)]
+struct Asked {
+    revocations: Vec<Revocation>,
+    answer: oneshot::Sender<Result<(), Refused>>,
+}
+
+impl Revoker {
+    /// Keeps what is asked for in what `publisher` holds, for as long as somebody may ask.
+    pub fn start(publisher: Publisher) -> Self {
+        let (sender, mut asked) = mpsc::channel::<Asked>(WAITING);
+        tokio::spawn(async move {
+            while let Some(first) = asked.recv().await {
+                let mut together = vec![first];
+                while let Ok(next) = asked.try_recv() {
+                    together.push(next);
+                }
+                let all: Vec<Revocation> = together
+                    .iter()
+                    .flat_map(|asked| asked.revocations.iter().copied())
+                    .collect();
+                let publisher = publisher.clone();
+                let kept = tokio::task::spawn_blocking(move || keep(&publisher, &all));
+                let outcome = kept.await.unwrap_or(Err(Refused::Stopping));
+                for asked in together {
+                    // Who no longer waits has gone away.
+                    let _ = asked.answer.send(outcome.clone());
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
+    pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
+        let revocations = parse(request, UnixTime::now())?;
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked {
+            revocations,
+            answer,
+        };
+        self.0.send(asked).await.map_err(|_| Refused::Stopping)?;
+        answered.await.unwrap_or(Err(Refused::Stopping))
+    }
+}
+
+/// The revocations of a request, with times that make sense.
+fn parse(request: &[u8], now: UnixTime) -> Result<Vec<Revocation>, Refused> {
+    if request.len() > REQUEST {
+        return Err(Refused::Malformed);
+    }
+    let revocations: Vec<Revocation> =
+        serde_json::from_slice(request).map_err(|_| Refused::Malformed)?;
+    if revocations.is_empty() || revocations.len() > OF_A_REQUEST {
+        return Err(Refused::Malformed);
+    }
+    let bounded = revocations.into_iter().map(|asked| Revocation {
+        before: asked.before.min(now.saturating_add(AHEAD).as_millis()),
+        expires_at: asked.expires_at.min(now.saturating_add(LONGEST).as_secs()),
+        ..asked
+    });
+    Ok(bounded.collect())
+}
+
+fn key(id: Uuid) -> Key {
+    Key {
+        kind: Revocation::KIND,
+        id,
+    }
+}
+
+fn read(config: &Config, id: Uuid) -> Option<Revocation> {
+    serde_json::from_slice(config.stored(key(id))?.json()).ok()
+}
+
+/// What keeps `asked` in `config` as well.
+fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
+    let mut merged: BTreeMap<Uuid, Revocation> = BTreeMap::new();
+    for revocation in asked {
+        let known = merged.get(&revocation.id).copied();
+        let known = known.or_else(|| read(config, revocation.id));
+        let both = known.map_or(*revocation, |known| known.merge(*revocation));
+        merged.insert(revocation.id, both);
+    }
+    merged.retain(|id, revocation| read(config, *id) != Some(*revocation));
+    let puts = merged.into_iter().filter_map(|(id, revocation)| {
+        let Ok(Value::Object(fields)) = serde_json::to_value(revocation) else {
+            return None;
+        };
+        Some((key(id), Stored::of(&fields)))
+    });
+    let change = Change {
+        puts: puts.collect(),
+        removes: Vec::new(),
+    };
+    // Counting is only worth it where the limit could be near.
+    let new = change.puts.len();
+    if config.len() + new > MOST && config.keys(Revocation::KIND, Uuid::nil()).count() + new > MOST
+    {
+        return Err(Refused::Full);
+    }
+    Ok(change)
+}
+
+fn keep(publisher: &Publisher, asked: &[Revocation]) -> Result<(), Refused> {
+    let outcome = publisher.transact(&Origin::system(), UnixTime::now(), |config, _| {
+        change(config, asked)
+    });
+    // Whoever is signed out must not be let in while more changes are waited for.
+    publisher.hurry();
+    if let Err(refused) = &outcome {
+        tracing::error!(error = %refused, "revocations are not kept");
+    }
+    outcome.map(drop)
+}
+
+/// Removes what has expired at `now`. Blocks on the store.
+pub fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
+    let expired = |config: &Config| {
+        let over = |revocation: &Revocation| {
+            UnixTime::from_secs(revocation.expires_at).saturating_add(LEEWAY) <= now
+        };
+        let keys = config.keys(Revocation::KIND, Uuid::nil());
+        let keys = keys.filter(|key| read(config, key.id).as_ref().is_some_and(over));
+        Change {
+            puts: Vec::new(),
+            removes: keys.take(SWEPT).collect(),
+        }
+    };
+    if expired(&publisher.config()).removes.is_empty() {
+        return Ok(());
+    }
+    let swept = publisher.transact(&Origin::system(), now, |config, _| {
+        Ok::<_, Refused>(expired(config))
+    });
+    swept.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::snapshot::Revision;
+
+    use super::*;
+
+    fn revocation(id: u128, before: u64, expires_at: u64) -> Revocation {
+        Revocation {
+            id: Uuid::from_u128(id),
+            before,
+            expires_at,
+        }
+    }
+
+    fn evolve(config: &Config, asked: &[Revocation]) -> Config {
+        let change = change(config, asked).unwrap();
+        config.evolve(&change, config.revision().next())
+    }
+
+    #[test]
+    fn what_is_kept_is_the_stronger_of_all_that_was_asked() {
+        let config = Config::default();
+        let asked = [
+            revocation(1, 10, 100),
+            revocation(1, 20, 50),
+            revocation(2, 5, 70),
+        ];
+        let config = evolve(&config, &asked);
+        assert_eq!(config.revision(), Revision(1));
+        assert_eq!(
+            read(&config, Uuid::from_u128(1)),
+            Some(revocation(1, 20, 100))
+        );
+        // A repeat changes nothing.
+        assert_eq!(change(&config, &asked), Ok(Change::default()));
+    }
+
+    #[test]
+    fn a_request_is_bounded_in_size_and_in_time() {
+        let now = UnixTime::from_secs(1_000_000);
+        let parse = |json: &str| parse(json.as_bytes(), now);
+        let id = Uuid::nil();
+        let far = format!(r#"[{{"id":"{id}","before":9999999999999,"expires_at":99999999999}}]"#);
+        let parsed = parse(&far).unwrap();
+        assert_eq!(parsed[0].before, (1_000_000 + 300) * 1000);
+        assert_eq!(parsed[0].expires_at, 1_000_000 + LONGEST.as_secs());
+        let one = far.trim_matches(['[', ']']);
+        let many = format!("[{}]", vec![one; OF_A_REQUEST + 1].join(","));
+        for bad in ["", "[]", "{}", "[1]", &many, &" ".repeat(REQUEST + 1)] {
+            assert_eq!(parse(bad), Err(Refused::Malformed));
+        }
+    }
+}
