@@ -12,10 +12,11 @@ use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Response};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
-use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
+use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
 use plugins::revocations::Revocations;
-use proto::v1::answer;
+use proto::v1::flight::Step;
 use proto::v1::request::What;
+use proto::v1::{Flight, answer};
 use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
@@ -153,6 +154,9 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
     }
 }
 
+/// How long another node may take for an operation that this one waits for: a provider's time.
+const CLAIMED: Duration = Duration::from_secs(12);
+
 /// How long the control plane may take to store a revocation.
 const STORED: Duration = Duration::from_secs(5);
 
@@ -234,4 +238,37 @@ impl Host for CoreHost {
             }
         }
     }
+
+    async fn claim(&self, key: [u8; 32]) -> Claim {
+        let asked = self
+            .0
+            .node
+            .questions
+            .ask(flight(key, Step::Join, None), CLAIMED);
+        match asked.await {
+            Some(answer::What::Yours(_)) => Claim::Ours,
+            Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
+            _ => Claim::Alone,
+        }
+    }
+
+    fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
+        let step = if sealed.is_some() {
+            Step::Land
+        } else {
+            Step::Abandon
+        };
+        if !self.0.node.questions.tell(flight(key, step, sealed)) {
+            tracing::debug!("no control plane hears that an operation has ended");
+        }
+    }
+}
+
+/// What is said of an operation that one node does for all.
+fn flight(key: [u8; 32], step: Step, sealed: Option<Vec<u8>>) -> What {
+    What::Flight(Flight {
+        key: key.to_vec().into(),
+        step: step.into(),
+        result: sealed.unwrap_or_default().into(),
+    })
 }

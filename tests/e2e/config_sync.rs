@@ -63,7 +63,7 @@ impl Node {
         let (mut begin, mut raw) = (None, Vec::new());
         loop {
             match self.hear().await.unwrap() {
-                Kind::Begin(begun) => begin = Some(begun),
+                Kind::Begin(first) => begin = Some(first),
                 Kind::Chunk(chunk) if chunk.packing() == Packing::Plain => raw.extend(chunk.data),
                 Kind::Chunk(chunk) => {
                     let size = chunk.raw_size.try_into().unwrap();

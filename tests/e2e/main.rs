@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod across_nodes;
 mod bad_input;
 mod config_sync;
 mod guide;

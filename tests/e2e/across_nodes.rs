@@ -1,0 +1,87 @@
+//! What holds on one node holds on all: logouts, and one refresh per session.
+
+use std::time::Duration;
+
+use harness::eventually;
+
+use crate::guide::{GATEWAY, Guide, gateway};
+
+#[tokio::test]
+async fn a_logout_holds_on_every_node_and_after_a_restart() {
+    let mut guide = Guide::start(2, "--data config.logout_uri_suffix=/logout").await;
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let session = browser.cookie(GATEWAY, "session").unwrap();
+    // Somebody has a copy of the cookie.
+    let thief = |guide: &Guide, at| {
+        let thief = guide.browser(at);
+        thief.set_cookie(GATEWAY, "session", &session);
+        thief
+    };
+    assert_eq!(thief(&guide, 1).get(&gateway("/")).await.status, 200);
+    let reply = browser.get(&gateway("/logout")).await;
+    assert!([200, 302].contains(&reply.status), "{}", reply.text());
+    for at in [0, 1] {
+        eventually("the session is over", async || {
+            let reply = thief(&guide, at).get(&gateway("/")).await;
+            (reply.status == 302).then_some(())
+        })
+        .await;
+    }
+    guide.cluster.settled().await;
+    guide.cluster.persisted().await;
+    guide.cluster.control_plane.take().unwrap().kill();
+    let node = guide.cluster.data_planes.remove(0);
+    node.process.kill();
+    guide.cluster.start_data_plane(&node.name).await;
+    let reply = thief(&guide, 1).get(&gateway("/")).await;
+    assert_eq!(reply.status, 302, "{}", reply.text());
+    // Others are let in as before.
+    let reply = guide.browser(1).sign_in(&gateway("/"), "bob").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
+    let options = "--data config.scopes=offline_access --data config.leeway=0";
+    let mut guide = Guide::start(2, options).await;
+    let lifetime = Duration::from_secs(3);
+    let expire = async || tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
+    guide.demo.set_access_token_lifetime(lifetime);
+    // A token that comes twice ends the session at this provider.
+    let strict = |settings: &mut wardgate::provider::ProviderSettings| {
+        settings.refresh_reuse_leeway = Duration::ZERO;
+    };
+    guide.demo.provider.configure(strict);
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let session = browser.cookie(GATEWAY, "session").unwrap();
+    expire().await;
+    let tabs = (0..16).map(|tab| {
+        let tab = guide.browser(tab % 2);
+        tab.set_cookie(GATEWAY, "session", &session);
+        async move {
+            let reply = tab.get(&gateway("/")).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            reply.upstream_header("authorization").unwrap()
+        }
+    });
+    let tokens = futures::future::join_all(tabs).await;
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    // One that comes late with the old cookie is served by the same refresh, also by the other node.
+    for at in [0, 1] {
+        let late = guide.browser(at);
+        late.set_cookie(GATEWAY, "session", &session);
+        let reply = late.get(&gateway("/")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    // Without a control plane a node refreshes for itself.
+    let tab = guide.browser(1);
+    tab.set_cookie(GATEWAY, "session", &session);
+    assert_eq!(tab.get(&gateway("/")).await.status, 200);
+    guide.cluster.control_plane.take().unwrap().kill();
+    expire().await;
+    let reply = tab.get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(!tokens.contains(&reply.upstream_header("authorization").unwrap()));
+}
