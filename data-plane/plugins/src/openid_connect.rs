@@ -45,6 +45,7 @@ mod request;
 mod rules;
 mod seal;
 mod session;
+mod session_store;
 mod sign_in;
 mod single_flight;
 #[cfg(test)]
@@ -173,16 +174,10 @@ async fn authenticate(
     }
     let now = host.now();
     let sought = if rules.methods.session {
-        opened::find(rules, exchange, host, jar, now)
+        opened::find(rules, exchange, host, jar, now).await?
     } else {
         Sought::Nothing
     };
-    if let Sought::Useless(reason) = sought {
-        debug!(
-            request_id = exchange.request_id,
-            reason, "the session cookie is of no use"
-        );
-    }
     let open = sought.found();
     if logout::asked_for(rules, exchange).await {
         return Box::pin(logout::run(rules, exchange, host, jar, open.as_deref())).await;
@@ -297,7 +292,7 @@ async fn use_session(
                     exchange
                         .response_headers
                         .extend(tokens.headers.iter().cloned());
-                    sign_in::keep(rules, exchange, host, jar, &session)?;
+                    sign_in::keep(rules, exchange, host, jar, &session).await?;
                     return Ok(Some(Flow::Continue));
                 }
                 // The provider is away, and its own tokens say that the session may go on.
@@ -337,7 +332,7 @@ async fn use_session(
         open.principal.admit(rules, exchange)?;
     }
     if let Some(next) = next {
-        keep_on(rules, exchange, host, jar, &next);
+        keep_on(rules, exchange, host, jar, &next).await;
     } else {
         session::tell(rules, exchange, session, now);
     }
@@ -410,14 +405,14 @@ async fn reverify(
 }
 
 /// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
-fn keep_on(
+async fn keep_on(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     session: &Session,
 ) {
-    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session) {
+    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await {
         warn!(error = %failure, "a session could not be renewed");
     }
 }
@@ -449,7 +444,7 @@ async fn use_refresh_token(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(AuthMethod::RefreshToken) {
-        sign_in::keep(rules, exchange, host, jar, &session)?;
+        sign_in::keep(rules, exchange, host, jar, &session).await?;
     }
     let client = rules.client(client);
     let answer = login::answer(
@@ -481,7 +476,7 @@ async fn refuse(
         }
     }
     if failure.destroys_session(rules) {
-        opened::destroy(rules, exchange, jar);
+        opened::destroy(rules, exchange, host, jar);
     }
     if failure.class == Class::Unauthorized
         && !failure.conclusive
@@ -508,10 +503,6 @@ fn note(
     failure: &Failure,
     status: http::StatusCode,
 ) {
-    let session = match opened::find(rules, exchange, host, jar, host.now()) {
-        Sought::Useless(reason) if rules.methods.session => Some(reason),
-        _ => None,
-    };
     host.node_state::<Explanations>().note(Explanation {
         request_id: exchange.request_id.clone(),
         at: host.now(),
@@ -522,7 +513,7 @@ fn note(
         status: status.as_u16(),
         reason: failure.code,
         detail: failure.detail.to_string(),
-        session,
+        session: jar.useless(),
         facts: failure.facts.clone(),
     });
 }

@@ -318,9 +318,10 @@ mod tests {
             let result = check("openid-connect", &config);
             assert_eq!(result.is_ok(), accepted, "{field}: {result:?}");
         };
-        check("session_storage", json!("redis"), false);
+        check("session_storage", json!("redis"), true);
+        check("session_storage", json!("memcached"), false);
         check("session_storage", json!("cookie"), true);
-        check("session_redis_host", json!("redis.example"), false);
+        check("session_redis_host", json!("redis.example"), true);
         check("proof_of_possession_mtls", json!("strict"), false);
         check("proof_of_possession_mtls", json!("off"), true);
         check("introspect_jwt_tokens", json!(true), true);

@@ -118,11 +118,11 @@ pub(super) async fn authenticate(
     let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
     if id_token.is_some() || rules.lookups.wants(&session) {
         admission::admit(rules, exchange, host, jar, &mut session).await?;
-        hand_out(rules, exchange, host, jar, &session);
+        hand_out(rules, exchange, host, jar, &session).await;
     } else {
         admission::check_bindings(rules, jar, &session)?;
         verified.principal.admit(rules, exchange)?;
-        keep_session(rules, exchange, host, jar, &verified, &session);
+        keep_session(rules, exchange, host, jar, &verified, &session).await;
     }
     let client = rules.client(client);
     let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
@@ -173,7 +173,7 @@ async fn vouched_for(
     user_info::check_subject(&user_info.claims, id.as_ref())?;
     session.learn(&user_info);
     admission::admit(rules, exchange, host, jar, &mut session).await?;
-    hand_out(rules, exchange, host, jar, &session);
+    hand_out(rules, exchange, host, jar, &session).await;
     let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
 }
@@ -307,7 +307,7 @@ fn remembered_for(rules: &Rules, claims: &Claims) -> Duration {
 
 /// Starts a session for the token (Kong 3.9: every method does, unless it is disabled). The cookie is
 /// sealed once for many requests: a client that ignores it costs little.
-fn keep_session(
+async fn keep_session(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -329,7 +329,7 @@ fn keep_session(
         return;
     }
     let before = exchange.response_headers.len();
-    hand_out(rules, exchange, host, jar, session);
+    hand_out(rules, exchange, host, jar, session).await;
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
     let cookies = cookies.iter().map(|(_, cookie)| cookie.clone()).collect();
     *verified.session.borrow_mut() = Some((now, cookies));
@@ -337,7 +337,7 @@ fn keep_session(
 
 /// Hands a session to the client. Without a session key, or with a token too large for a cookie, the
 /// token itself still authenticates this request and the next.
-fn hand_out(
+async fn hand_out(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -345,7 +345,7 @@ fn hand_out(
     session: &Session,
 ) {
     if rules.keeps_session(session.method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await
     {
         tracing::debug!(error = %failure, "no session for a bearer token");
     }

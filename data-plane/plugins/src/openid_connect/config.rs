@@ -11,6 +11,7 @@ pub mod client;
 pub mod credentials;
 pub mod headers;
 pub mod logout;
+pub mod preset;
 pub mod provider;
 pub mod session;
 pub mod sign_in;

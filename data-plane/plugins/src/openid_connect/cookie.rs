@@ -1,5 +1,6 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
@@ -166,6 +167,8 @@ pub(super) struct Jar {
     ours: Vec<Entry>,
     /// Where the cookies of others stand.
     others: Vec<(usize, Range<usize>)>,
+    /// Why the session's cookie is of no use.
+    useless: Cell<Option<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -251,6 +254,16 @@ impl Jar {
             Kind::Chunk(found, number) if found == family => Some(number),
             _ => None,
         })
+    }
+
+    /// Notes why the session's cookie is of no use.
+    pub(super) fn found_useless(&self, reason: &'static str) {
+        self.useless.set(Some(reason));
+    }
+
+    /// Why the session's cookie was found to be of no use.
+    pub(super) fn useless(&self) -> Option<&'static str> {
+        self.useless.get()
     }
 
     /// The value of somebody else's cookie.

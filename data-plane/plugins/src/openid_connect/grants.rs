@@ -129,7 +129,7 @@ async fn admit(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
     {
         // The credentials themselves serve for the next request too.
         debug!(error = %failure, "no session for a grant");

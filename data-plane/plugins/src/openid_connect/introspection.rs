@@ -102,7 +102,7 @@ pub(super) async fn proceed(
     session.introspection_jwt.clone_from(&answer.jwt);
     admission::admit(rules, exchange, host, jar, &mut session).await?;
     if rules.keeps_session(method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
     {
         // The token itself serves for the next request too.
         debug!(error = %failure, "no session for an introspected token");

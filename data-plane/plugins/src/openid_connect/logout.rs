@@ -17,6 +17,7 @@ use tracing::warn;
 use url::Url;
 
 use super::config::LogoutMethod;
+use super::config::preset::Preset;
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::loops;
@@ -58,9 +59,9 @@ pub(super) async fn from_provider(
         ));
     }
     if asks(&logout.frontchannel_logout_uri_suffix) {
-        return Some(Flow::Answer(frontchannel::answer(
-            rules, exchange, host, jar,
-        )));
+        return Some(Flow::Answer(
+            frontchannel::answer(rules, exchange, host, jar).await,
+        ));
     }
     None
 }
@@ -159,7 +160,7 @@ pub(super) async fn run(
             return Err(failure);
         }
     }
-    opened::destroy(rules, exchange, jar);
+    opened::destroy(rules, exchange, host, jar);
     loops::forget(rules, exchange, jar);
     if let Some(open) = session {
         let now = host.now();
@@ -190,10 +191,14 @@ pub(super) async fn run(
             .as_ref()
             .and_then(|document| document.end_session_endpoint.as_deref()));
     let Some(endpoint) = endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) else {
-        return Ok(Flow::Answer(match after {
-            Some(after) => answer::redirect(after, &exchange.request_id),
-            None => answer::message(StatusCode::OK, "OK", &exchange.request_id),
-        }));
+        let known = document
+            .as_ref()
+            .and_then(|document| document.authorization_endpoint.as_deref());
+        let own = known.and_then(|known| own_logout(rules, known, client, after));
+        return Ok(Flow::Answer(without_endpoint(
+            exchange,
+            own.as_deref().or(after),
+        )));
     };
     let mut arguments = Vec::new();
     let hint = session.and_then(|open| open.session.id_token.as_deref());
@@ -211,6 +216,34 @@ pub(super) async fn run(
         }
     }
     Ok(Flow::Answer(to_provider(exchange, &endpoint, arguments)))
+}
+
+/// The logout of a provider that has one and does not discover it: Cognito's, beside its
+/// authorization endpoint, with arguments of its own.
+fn own_logout(rules: &Rules, known: &str, client: usize, after: Option<&str>) -> Option<String> {
+    if rules.config.provider.preset != Some(Preset::Cognito) {
+        return None;
+    }
+    let mut url = Url::parse(known).ok()?;
+    url.set_path("/logout");
+    url.set_query(None);
+    let id = &rules.client(client).id;
+    url.query_pairs_mut()
+        .append_pair("client_id", id)
+        .append_pair("logout_uri", after?);
+    Some(url.into())
+}
+
+/// What follows where the provider has no logout that we know of.
+fn without_endpoint(exchange: &Exchange<'_>, target: Option<&str>) -> http::Response<bytes::Bytes> {
+    match target {
+        Some(target) => answer::redirect(target, &exchange.request_id),
+        None if page::wanted(&exchange.request.headers) => {
+            let text = "You are signed out here. At the OpenID provider you are still signed in.";
+            page::page(StatusCode::OK, "Signed out", &[text], &exchange.request_id)
+        }
+        None => answer::message(StatusCode::OK, "OK", &exchange.request_id),
+    }
 }
 
 /// Sends the browser to the provider's logout, by a form if the URL would be too long.

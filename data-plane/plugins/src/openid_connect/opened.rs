@@ -8,17 +8,20 @@ use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use tracing::debug;
 use uuid::Uuid;
 
 use super::admission::Found;
 use super::config::AuthMethod;
 use super::cookie::{Family, Jar};
+use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
 use super::principal::Principal;
 use super::rules::Rules;
 use super::seal::NAME_CHARACTERS;
 use super::session::{self, Session};
+use super::session_store::{self, SessionStore};
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::revocations::Revocations;
@@ -86,8 +89,33 @@ impl Weighter<Name, Rc<Opened>> for Weight {
     }
 }
 
-/// The session that the request's cookies hold, if one opens and is alive.
-pub(super) fn find(
+/// The session that the request's cookies hold or point to, if one opens and is alive.
+///
+/// # Errors
+///
+/// If it is stored where nobody answers.
+pub(super) async fn find(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    now: UnixTime,
+) -> Result<Sought, Failure> {
+    let sought = match &rules.storage {
+        None => in_cookies(rules, exchange, host, jar, now),
+        Some(store) => Box::pin(stored(store, rules, exchange, host, jar, now)).await?,
+    };
+    if let Sought::Useless(reason) = sought {
+        debug!(
+            request_id = exchange.request_id,
+            reason, "the session cookie is of no use"
+        );
+        jar.found_useless(reason);
+    }
+    Ok(sought)
+}
+
+fn in_cookies(
     rules: &Rules,
     exchange: &Exchange<'_>,
     host: &impl Host,
@@ -97,20 +125,14 @@ pub(super) fn find(
     let sessions = host.core_state::<OpenedSessions>();
     let ring = &exchange.environment.session_keys;
     let bound_to = session::binding(rules, exchange);
-    let is_bound_here = |session: &Session| bound_to.is_none() || session.bound_to == bound_to;
-    let name = |value: &str| {
-        let start = value.as_bytes().first_chunk::<NAME_CHARACTERS>()?;
-        Some((rules.compilation, *start))
-    };
     for first in jar.chunk(Family::Session, 1) {
-        let Some(name) = name(first) else { continue };
+        let Some(name) = name(rules, first) else {
+            continue;
+        };
         let known = sessions.0.borrow().get(&name).cloned();
         if let Some(opened) = known
             && opened.is_held_by(jar, first)
-            && ring.opening(opened.key_id, now.as_secs()).is_some()
-            && opened.session.alive(rules, now)
-            && is_bound_here(&opened.session)
-            && !opened.is_revoked(host.revocations())
+            && opened.serves(rules, ring, host, bound_to.as_ref(), now)
         {
             return Sought::Open(opened);
         }
@@ -119,57 +141,114 @@ pub(super) fn find(
     if jar.chunks(Family::Session).next().is_some() {
         sought = Sought::Useless("session_bad");
     }
+    let sealed_as = rules.names.of(Family::Session);
     for sealed in session::sealed_values(jar, Family::Session) {
-        let Some(name) = name(&sealed) else { continue };
-        let opened = open(rules, ring, host, sealed, now).and_then(|opened| {
-            if is_bound_here(&opened.session) {
-                Ok(opened)
-            } else {
-                Err("session_wrong_binding")
-            }
-        });
-        match opened {
-            Ok(opened) => {
-                let opened = Rc::new(opened);
-                sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
-                return Sought::Open(opened);
-            }
+        match open(rules, ring, host, sealed_as, sealed, bound_to.as_ref(), now) {
+            Ok(opened) => return Sought::Open(opened),
             Err(reason) => sought = Sought::Useless(reason),
         }
     }
-    if rules.config.session.session_remember
-        && let Some(remembered) = remembered(rules, ring, host, jar, now)
-        && is_bound_here(&remembered.session)
-    {
-        return Sought::Open(Rc::new(remembered));
+    if rules.config.session.session_remember {
+        let sealed_as = rules.names.of(Family::Remember);
+        let remembered = session::sealed_values(jar, Family::Remember).find_map(|sealed| {
+            restore(rules, ring, host, sealed_as, sealed, bound_to.as_ref(), now)
+        });
+        if let Some(remembered) = remembered {
+            return Sought::Open(Rc::new(remembered));
+        }
     }
     sought
 }
 
-/// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old.
-fn remembered(
+/// The session that a ticket in the request's cookies leads to.
+async fn stored(
+    store: &SessionStore,
     rules: &Rules,
-    ring: &KeyRing,
+    exchange: &Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     now: UnixTime,
+) -> Result<Sought, Failure> {
+    let ring = &exchange.environment.session_keys;
+    let bound_to = session::binding(rules, exchange);
+    let bound_to = bound_to.as_ref();
+    let mut sought = Sought::Nothing;
+    for family in [Family::Session, Family::Remember] {
+        if family == Family::Remember && !rules.config.session.session_remember {
+            break;
+        }
+        for sealed in session::sealed_values(jar, family) {
+            if family == Family::Session {
+                sought = Sought::Useless("session_bad");
+            }
+            let Some(id) = session_store::ticket(rules, ring, family, &sealed, now) else {
+                continue;
+            };
+            let Some(value) = store.get(host, family, &id).await? else {
+                if family == Family::Session {
+                    sought = Sought::Useless("session_expired");
+                }
+                continue;
+            };
+            let sealed_as = session_store::stored_name(&id);
+            if family == Family::Remember {
+                if let Some(found) = restore(rules, ring, host, &sealed_as, value, bound_to, now) {
+                    return Ok(Sought::Open(Rc::new(found)));
+                }
+                continue;
+            }
+            if let Some(known) = known(rules, host, &value)
+                && known.serves(rules, ring, host, bound_to, now)
+            {
+                return Ok(Sought::Open(known));
+            }
+            match open(rules, ring, host, &sealed_as, value, bound_to, now) {
+                Ok(opened) => return Ok(Sought::Open(opened)),
+                Err(reason) => sought = Sought::Useless(reason),
+            }
+        }
+    }
+    Ok(sought)
+}
+
+/// Names a sealed value.
+fn name(rules: &Rules, value: &str) -> Option<Name> {
+    let start = value.as_bytes().first_chunk::<NAME_CHARACTERS>()?;
+    Some((rules.compilation, *start))
+}
+
+/// What was opened from this very value before.
+fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
+    let name = name(rules, value)?;
+    let sessions = host.core_state::<OpenedSessions>();
+    let known = sessions.0.borrow().get(&name).cloned();
+    known.filter(|known| known.sealed == value)
+}
+
+/// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old.
+fn restore(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    sealed_as: &str,
+    sealed: String,
+    bound_to: Option<&String>,
+    now: UnixTime,
 ) -> Option<Opened> {
-    session::sealed_values(jar, Family::Remember).find_map(|sealed| {
-        let (old, key_id) = session::open(Family::Remember, rules, ring, &sealed, now)?;
-        let renewable = old.refresh_token.is_some() && rules.config.credentials.refresh_tokens;
-        let usable = renewable || old.expires_at.is_none_or(|end| now < end);
-        if !usable || !old.remembered(rules, now) {
-            return None;
-        }
-        let old = opened(rules, old, sealed, key_id);
-        if old.is_revoked(host.revocations()) {
-            return None;
-        }
-        let session = old.session.restored(host);
-        Some(Opened {
-            restored: true,
-            ..opened(rules, session, old.sealed, key_id)
-        })
+    let (old, key_id) = session::open(sealed_as, rules, ring, &sealed, now)?;
+    let renewable = old.refresh_token.is_some() && rules.config.credentials.refresh_tokens;
+    let usable = renewable || old.expires_at.is_none_or(|end| now < end);
+    if !usable || !old.remembered(rules, now) {
+        return None;
+    }
+    let old = opened(rules, old, sealed, key_id);
+    if old.is_revoked(host.revocations()) || !old.is_bound_to(bound_to) {
+        return None;
+    }
+    let session = old.session.restored(host);
+    Some(Opened {
+        restored: true,
+        ..opened(rules, session, old.sealed, key_id)
     })
 }
 
@@ -186,6 +265,26 @@ fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> O
 }
 
 impl Opened {
+    /// Whether what was opened before still serves this request.
+    fn serves(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        bound_to: Option<&String>,
+        now: UnixTime,
+    ) -> bool {
+        ring.opening(self.key_id, now.as_secs()).is_some()
+            && self.session.alive(rules, now)
+            && self.is_bound_to(bound_to)
+            && !self.is_revoked(host.revocations())
+    }
+
+    /// Whether the session may be used where it is used.
+    fn is_bound_to(&self, here: Option<&String>) -> bool {
+        here.is_none() || self.session.bound_to.as_ref() == here
+    }
+
     /// Whether the session was ended before its time.
     fn is_revoked(&self, revocations: &Revocations) -> bool {
         let version = revocations.version();
@@ -223,22 +322,32 @@ impl Opened {
     }
 }
 
-/// Opens what the browser sent, or tells the reason why not.
+/// Opens what was sealed as `sealed_as` and remembers it, or tells the reason why not.
 fn open(
     rules: &Rules,
     ring: &KeyRing,
     host: &impl Host,
+    sealed_as: &str,
     sealed: String,
+    bound_to: Option<&String>,
     now: UnixTime,
-) -> Result<Opened, &'static str> {
+) -> Result<Rc<Opened>, &'static str> {
     let (session, key_id) =
-        session::open(Family::Session, rules, ring, &sealed, now).ok_or("session_bad")?;
+        session::open(sealed_as, rules, ring, &sealed, now).ok_or("session_bad")?;
     if !session.alive(rules, now) {
         return Err("session_expired");
     }
     let opened = opened(rules, session, sealed, key_id);
     if opened.is_revoked(host.revocations()) {
         return Err("session_revoked");
+    }
+    if !opened.is_bound_to(bound_to) {
+        return Err("session_wrong_binding");
+    }
+    let opened = Rc::new(opened);
+    if let Some(name) = name(rules, &opened.sealed) {
+        let sessions = host.core_state::<OpenedSessions>();
+        sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
     }
     Ok(opened)
 }
@@ -313,8 +422,11 @@ fn claims(token: &str) -> Option<Claims> {
     Some(Jws::parse(token, token.len()).ok()?.claims)
 }
 
-/// Tells the browser to forget its session.
-pub(super) fn destroy(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar) {
+/// Tells the browser, and the store, to forget the session.
+pub(super) fn destroy(rules: &Rules, exchange: &mut Exchange<'_>, host: &impl Host, jar: &Jar) {
+    if let Some(store) = &rules.storage {
+        store.delete(rules, exchange, host, jar);
+    }
     for cookie in session::expired_cookies(rules, jar, exchange.client.https) {
         exchange.response_headers.push((SET_COOKIE, cookie));
     }

@@ -3,6 +3,7 @@
 
 mod checks;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,10 +19,12 @@ pub(super) use checks::provider_url;
 
 use super::admission::Lookups;
 use super::assertion::Signer;
+use super::config::preset;
 use super::config::{AuthMethod, ClientAuth, OpenidConnect, ResponseMode, UnsignedMethod};
 use super::cookie::{Attributes, Names};
 use super::headers::HeaderRules;
 use super::seal::Binding;
+use super::session_store::SessionStore;
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
@@ -54,6 +57,8 @@ pub(super) struct Rules {
     pub(super) session_cookie: Attributes,
     pub(super) authorization_cookie: Attributes,
     pub(super) binding: Binding,
+    /// Where sessions live, if not in cookies.
+    pub(super) storage: Option<Arc<SessionStore>>,
     /// Tells the tokens of this configuration from those of others.
     pub(super) token_cache_key: [u8; 32],
     pub(super) headers: HeaderRules,
@@ -104,6 +109,7 @@ impl Methods {
 impl Rules {
     /// Checks `config` and prepares it for the plugin `id`.
     pub(super) fn new(config: OpenidConnect, id: Uuid) -> Result<Self, FieldErrors> {
+        let config = preset::applied(config);
         let mut errors = FieldErrors::default();
         let methods = checks::methods(&config, &mut errors);
         checks::urls(&config, &mut errors);
@@ -145,6 +151,7 @@ impl Rules {
         let mut headers = HeaderRules::new(&config.headers, &mut errors);
         let told = config.session.session_request_headers.iter().flatten();
         headers.owned.extend(told.map(|fact| fact.header()));
+        let storage = SessionStore::new(&config, &mut errors).map(Arc::new);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -177,6 +184,7 @@ impl Rules {
             session_cookie,
             authorization_cookie,
             binding: Binding::new(&config, &issuer, id),
+            storage,
             token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
             issuer,

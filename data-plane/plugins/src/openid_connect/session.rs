@@ -12,10 +12,12 @@ use shared::clock::UnixTime;
 
 use super::config::{AuthMethod, Bind, SessionHeader};
 use super::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
+use super::failure::Failure;
 use super::jws::{Claims, Jws};
 use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
+use super::session_store;
 use super::token_endpoint::Tokens;
 use super::user_info::UserInfo;
 use crate::exchange::Exchange;
@@ -172,11 +174,7 @@ impl Session {
         match fact {
             SessionHeader::Id => identity_headers::text(&self.id),
             SessionHeader::Audience => identity_headers::text(&config.session_audience),
-            SessionHeader::Subject => {
-                let token = self.id_token.as_ref().unwrap_or(&self.access_token);
-                let claims = Jws::parse(token, token.len()).ok()?.claims;
-                identity_headers::text(claims.get("sub")?.as_str()?)
-            }
+            SessionHeader::Subject => identity_headers::text(&self.subject()?),
             SessionHeader::IdlingTimeout => time(idling),
             SessionHeader::RollingTimeout => time(rolling),
             SessionHeader::AbsoluteTimeout => time(absolute),
@@ -249,6 +247,44 @@ impl Session {
         next
     }
 
+    /// The session as it is sealed: compressed.
+    pub(super) fn packed(&self) -> Result<Vec<u8>, SealError> {
+        let json = serde_json::to_vec(self).expect("a session has only string keys");
+        if u64::try_from(json.len()).is_ok_and(|length| length > LONGEST) {
+            return Err(SealError::TooLarge);
+        }
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        let compressed = encoder
+            .write_all(&json)
+            .and_then(|()| encoder.finish())
+            .expect("writing to memory succeeds");
+        Ok(compressed)
+    }
+
+    /// How long it, or what restores it, is of use if nobody uses it. `None`: without a limit.
+    pub(super) fn left(&self, family: Family, rules: &Rules, now: UnixTime) -> Option<Duration> {
+        if family == Family::Remember {
+            return self.remembered_for(rules, now);
+        }
+        let session = &rules.config.session;
+        let left = |since: UnixTime, limit: Option<Duration>| {
+            Some(since.saturating_add(limit?).saturating_since(now))
+        };
+        let limits = [
+            left(self.used_at, session.session_idling_timeout.limit()),
+            left(self.renewed_at, session.session_rolling_timeout.limit()),
+            left(self.started_at, session.session_absolute_timeout.limit()),
+        ];
+        limits.into_iter().flatten().min()
+    }
+
+    /// Whom the provider calls the user.
+    pub(super) fn subject(&self) -> Option<String> {
+        let token = self.id_token.as_ref().unwrap_or(&self.access_token);
+        let claims = Jws::parse(token, token.len()).ok()?.claims;
+        Some(claims.get("sub")?.as_str()?.to_owned())
+    }
+
     /// The `Set-Cookie` headers that hand this session to the browser, and those that take back the
     /// chunks of a larger one.
     pub(super) fn cookies(
@@ -260,29 +296,16 @@ impl Session {
         jar: &Jar,
         https: bool,
     ) -> Result<Vec<HeaderValue>, SealError> {
-        let json = serde_json::to_vec(self).expect("a session has only string keys");
-        if u64::try_from(json.len()).is_ok_and(|length| length > LONGEST) {
-            return Err(SealError::TooLarge);
-        }
-        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-        let compressed = encoder
-            .write_all(&json)
-            .and_then(|()| encoder.finish())
-            .expect("writing to memory succeeds");
+        let content = match &rules.storage {
+            Some(_) => session_store::ticket_of(self),
+            None => self.packed()?,
+        };
         let mut nonce = [0; 12];
         host.random(&mut nonce);
         let name = rules.names.of(family);
         let now = host.now();
         let seconds = now.as_secs();
-        let value = seal::seal(
-            ring,
-            &rules.binding,
-            name,
-            &compressed,
-            SIZES,
-            seconds,
-            nonce,
-        )?;
+        let value = seal::seal(ring, &rules.binding, name, &content, SIZES, seconds, nonce)?;
         let cookie = &rules.session_cookie;
         let lifetime = match family {
             Family::Session => None,
@@ -324,21 +347,15 @@ pub(super) fn expired_cookies(rules: &Rules, jar: &Jar, https: bool) -> Vec<Head
     cookies
 }
 
-/// Opens the session whose sealed chunks, joined, are `value`. Also tells which key sealed it.
+/// Opens the session that was sealed as `name`. Also tells which key sealed it.
 pub(super) fn open(
-    family: Family,
+    name: &str,
     rules: &Rules,
     ring: &KeyRing,
     value: &str,
     now: UnixTime,
 ) -> Option<(Session, [u8; 8])> {
-    let opened = seal::open(
-        ring,
-        &rules.binding,
-        rules.names.of(family),
-        value,
-        now.as_secs(),
-    )?;
+    let opened = seal::open(ring, &rules.binding, name, value, now.as_secs())?;
     let mut json = Vec::new();
     let read = DeflateDecoder::new(opened.plaintext.as_slice())
         .take(LONGEST + 1)
@@ -348,6 +365,14 @@ pub(super) fn open(
     }
     let session = serde_json::from_slice(&json).ok()?;
     Some((session, opened.key_id))
+}
+
+/// The failure of a request whose session cannot be sealed.
+pub(super) fn failure(error: SealError) -> Failure {
+    match error {
+        SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
+        SealError::TooLarge => Failure::oversized(),
+    }
 }
 
 /// The sealed values that the browser may mean, joined from its chunks: at most five, for a sibling

@@ -367,7 +367,7 @@ pub(super) async fn complete(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method) {
-        keep(rules, exchange, host, jar, &session)?;
+        keep(rules, exchange, host, jar, &session).await?;
     }
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
@@ -398,7 +398,7 @@ pub(super) async fn complete(
 /// # Errors
 ///
 /// If it cannot be sealed or is too large.
-pub(super) fn keep(
+pub(super) async fn keep(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -417,12 +417,12 @@ pub(super) fn keep(
     let ring = &exchange.environment.session_keys;
     let https = exchange.client.https;
     for family in families {
+        if let Some(store) = &rules.storage {
+            store.put(rules, ring, host, family, &session).await?;
+        }
         let cookies = session
             .cookies(family, rules, ring, host, jar, https)
-            .map_err(|error| match error {
-                seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
-                seal::SealError::TooLarge => Failure::oversized(),
-            })?;
+            .map_err(session::failure)?;
         for cookie in cookies {
             exchange
                 .response_headers

@@ -116,6 +116,19 @@ impl Verifier<'_> {
                 return Err(bad("idt_exp", "the ID token has a time that is none"));
             }
         }
+        // The crate says of a claim that is missing only that something is wrong.
+        for (name, code) in [
+            ("iss", "idt_iss"),
+            ("sub", "idt_sub"),
+            ("aud", "idt_aud"),
+            ("exp", "idt_exp"),
+            ("iat", "idt_iat"),
+        ] {
+            if !parsed.claims.contains_key(name) {
+                return Err(bad(code, "the ID token lacks a claim that it must have")
+                    .with_token(&parsed, self));
+            }
+        }
         let core: CoreIdToken = token
             .parse()
             .map_err(|_| bad("idt_missing", "the ID token has claims of the wrong type"))?;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::default;
+use super::preset::Preset;
 use super::values::{Number, Redis, SecretText, Switch};
 
 /// The OpenID provider and the connection to it.
@@ -157,4 +158,8 @@ pub struct Provider {
     #[serde(default = "default::five_minutes")]
     #[schemars(range(min = 0, max = 3600))]
     pub refresh_grace: Number,
+
+    /// A provider whose ways are known: sets what it needs wherever a parameter is at its default.
+    #[serde(default)]
+    pub preset: Option<Preset>,
 }

@@ -103,9 +103,8 @@ pub struct Session {
     #[serde(default)]
     pub session_response_headers: Option<Vec<SessionHeader>>,
 
-    /// Keeps a list of sessions by subject in the storage.
+    /// Keeps a list of sessions by audience and subject in Redis.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_store_metadata: bool,
 
     /// All audiences of a session have one subject. They always have: a session has one audience.
@@ -114,17 +113,14 @@ pub struct Session {
 
     /// Hashes the subject in the storage's metadata.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_hash_subject: bool,
 
     /// Hashes the key of the session in the storage.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_hash_storage_key: bool,
 
-    /// Where sessions live.
+    /// Where sessions live: in cookies or in Redis.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_storage: Storage,
 
     /// Prefix of keys in memcached.
@@ -149,6 +145,5 @@ pub struct Session {
 
     /// Redis server for sessions.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub redis: Redis,
 }

@@ -24,7 +24,7 @@ const MOST: u32 = 60;
 
 /// Answers a request to the front-channel logout URI. What does not match ends nothing, and is not
 /// told so.
-pub(super) fn answer(
+pub(super) async fn answer(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -38,7 +38,8 @@ pub(super) fn answer(
         return response;
     }
     let now = host.now();
-    let session = opened::find(rules, exchange, host, jar, now).found();
+    let sought = opened::find(rules, exchange, host, jar, now).await;
+    let session = sought.ok().and_then(opened::Sought::found);
     let argument = |wanted: &str| {
         let mut found = request::query(exchange).filter(|(name, _)| name == wanted);
         match (found.next(), found.next()) {
@@ -68,7 +69,7 @@ pub(super) fn answer(
     };
     if let Some(id) = ends {
         if session.is_some() {
-            opened::destroy(rules, exchange, jar);
+            opened::destroy(rules, exchange, host, jar);
         }
         let revocation = Revocation {
             id,

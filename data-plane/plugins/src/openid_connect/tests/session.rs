@@ -5,7 +5,6 @@ use http::HeaderValue;
 use http::header::COOKIE;
 use serde_json::json;
 
-use super::super::cookie::Family;
 use super::gateway::{Browser, Gateway};
 use crate::filter::Filter;
 use crate::session_keys::KeyRing;
@@ -445,7 +444,7 @@ fn cookies_of_the_first_format_stay_readable() {
     .unwrap();
     let start = crate::testing::START;
     let (session, key) =
-        super::super::session::open(Family::Session, &rules, &key_ring(), value, start).unwrap();
+        super::super::session::open("session", &rules, &key_ring(), value, start).unwrap();
     assert_eq!(
         (session.access_token.as_str(), session.started_at, key),
         ("access", start, [1; 8])

@@ -1,0 +1,140 @@
+//! What well-known providers need that others do not, by one field.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::OpenidConnect;
+
+/// A provider whose ways are known.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// Okta, with a custom authorization server.
+    Okta,
+    /// Microsoft Entra ID.
+    Entra,
+    /// Google.
+    Google,
+    /// Auth0.
+    Auth0,
+    /// Amazon Cognito.
+    Cognito,
+    /// Keycloak.
+    Keycloak,
+}
+
+impl Preset {
+    /// What the provider needs, by parameter.
+    fn parameters(self) -> Value {
+        match self {
+            // Scopes are an array of its own name; a refresh token is asked for by scope.
+            Self::Okta => json!({
+                "scopes_claim": ["scp"],
+                "scopes": ["openid", "email", "profile", "offline_access"],
+                "authenticated_groups_claim": ["groups"],
+            }),
+            // `sub` differs from client to client; `oid` is the user.
+            Self::Entra => json!({
+                "scopes_claim": ["scp"],
+                "scopes": ["openid", "email", "profile", "offline_access"],
+                "credential_claim": ["oid"],
+                "authenticated_groups_claim": ["groups"],
+            }),
+            // A refresh token is asked for by arguments, and `offline_access` is refused.
+            Self::Google => json!({
+                "scopes": ["openid", "email", "profile"],
+                "authorization_query_args_names": ["access_type", "prompt"],
+                "authorization_query_args_values": ["offline", "consent"],
+            }),
+            Self::Auth0 => json!({
+                "scopes": ["openid", "email", "profile", "offline_access"],
+            }),
+            Self::Cognito => json!({
+                "scopes": ["openid", "email", "profile"],
+                "groups_claim": ["cognito:groups"],
+                "authenticated_groups_claim": ["cognito:groups"],
+            }),
+            Self::Keycloak => json!({
+                "scopes": ["openid", "email", "profile"],
+                "roles_claim": ["realm_access", "roles"],
+                "authenticated_groups_claim": ["groups"],
+            }),
+        }
+    }
+
+    /// What is wise with any provider and not Kong's default: no tokens in URLs, no passwords, and
+    /// clocks that differ a little.
+    fn common() -> Value {
+        json!({
+            "leeway": 30,
+            "bearer_token_param_type": ["header", "body"],
+            "auth_methods": ["session", "authorization_code", "bearer"],
+        })
+    }
+}
+
+/// `config` with what its preset says wherever it is at its default.
+pub(crate) fn applied(config: OpenidConnect) -> OpenidConnect {
+    let Some(preset) = config.provider.preset else {
+        return config;
+    };
+    let fields = |config: &OpenidConnect| match serde_json::to_value(config) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let mut all = fields(&config);
+    let issuer = json!({ "issuer": config.provider.issuer });
+    let Ok(plain) = serde_json::from_value::<OpenidConnect>(issuer) else {
+        return config;
+    };
+    let plain = fields(&plain);
+    for parameters in [preset.parameters(), Preset::common()] {
+        let Value::Object(parameters) = parameters else {
+            continue;
+        };
+        for (name, value) in parameters {
+            if all.get(&name) == plain.get(&name) {
+                all.insert(name, value);
+            }
+        }
+    }
+    serde_json::from_value(Value::Object(all)).unwrap_or(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(fields: &Value) -> Map<String, Value> {
+        let config: OpenidConnect = serde_json::from_value(fields.clone()).unwrap();
+        let applied = serde_json::to_value(applied(config)).unwrap();
+        applied.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn every_preset_sets_only_parameters_that_there_are() {
+        for preset in ["okta", "entra", "google", "auth0", "cognito", "keycloak"] {
+            let fields = json!({ "issuer": "https://idp.example", "preset": preset });
+            let applied = config(&fields);
+            let parsed: Preset = serde_json::from_value(json!(preset)).unwrap();
+            for (name, value) in parsed.parameters().as_object().unwrap() {
+                assert_eq!(applied.get(name), Some(value), "{preset} {name}");
+            }
+            assert_eq!(applied["leeway"], 30);
+        }
+    }
+
+    #[test]
+    fn what_is_configured_stays() {
+        let fields = json!({
+            "issuer": "https://idp.example", "preset": "okta", "scopes": ["openid"],
+            "scopes_claim": ["scopes"], "leeway": 5,
+        });
+        let applied = config(&fields);
+        assert_eq!(applied["scopes_claim"], json!(["scopes"]));
+        assert_eq!(applied["leeway"], 5);
+        let plain = config(&json!({ "issuer": "https://idp.example" }));
+        assert_eq!(plain["scopes_claim"], json!(["scope"]));
+    }
+}

@@ -1,0 +1,294 @@
+//! Sessions that live in Redis. The cookie holds a sealed ticket with the session's id; what is stored
+//! is sealed as well, so that whoever reads the store learns nothing of tokens.
+//!
+//! ```text
+//! <prefix>:<id>                    the session
+//! <prefix>:<id>:remember           what restores it
+//! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::schema::FieldErrors;
+use shared::secret::Secret;
+use tracing::warn;
+
+use super::config::{OpenidConnect, Redis, Storage};
+use super::cookie::{Family, Jar};
+use super::failure::Failure;
+use super::rules::{Rules, sha256};
+use super::seal::{self, Sizes};
+use super::session::{self, Session};
+use crate::exchange::Exchange;
+use crate::host::Host;
+use crate::host::redis::{Command, Endpoint, RedisServer, RedisTls, Reply};
+use crate::session_keys::KeyRing;
+
+/// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).
+const PREFIX: &str = "sessions";
+
+/// How long a session without any limit is kept after its last use.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+
+/// What is stored is one piece.
+const SIZES: Sizes = Sizes {
+    chunk: seal::LONGEST,
+    most: 1,
+};
+
+/// Where sessions are kept, and how they are called there.
+#[derive(Debug)]
+pub(super) struct SessionStore {
+    server: Arc<RedisServer>,
+    prefix: String,
+    audience: String,
+    hashes_keys: bool,
+    keeps_metadata: bool,
+    hashes_subjects: bool,
+}
+
+/// What the cookie holds.
+#[derive(Deserialize, Serialize)]
+struct Ticket {
+    id: String,
+}
+
+impl SessionStore {
+    /// The store of `config`, if sessions do not live in cookies.
+    pub(super) fn new(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Self> {
+        let session = &config.session;
+        match session.session_storage {
+            Storage::Cookie => return None,
+            Storage::Memcache | Storage::Memcached => {
+                errors.add(
+                    &["session_storage"],
+                    "not supported by this version of Wardgate: use cookie or redis",
+                );
+                return None;
+            }
+            Storage::Redis => {}
+        }
+        Some(Self {
+            server: Arc::new(server(&session.redis, errors)),
+            prefix: session
+                .redis
+                .prefix
+                .clone()
+                .unwrap_or_else(|| PREFIX.to_owned()),
+            audience: session.session_audience.clone(),
+            hashes_keys: session.session_hash_storage_key,
+            keeps_metadata: session.session_store_metadata,
+            hashes_subjects: session.session_hash_subject,
+        })
+    }
+
+    fn key(&self, family: Family, id: &str) -> String {
+        let name = if self.hashes_keys {
+            URL_SAFE_NO_PAD.encode(sha256(id.as_bytes()))
+        } else {
+            id.to_owned()
+        };
+        match family {
+            Family::Session => format!("{}:{name}", self.prefix),
+            Family::Remember => format!("{}:{name}:remember", self.prefix),
+        }
+    }
+
+    fn subject_key(&self, subject: &str) -> String {
+        let name = if self.hashes_subjects {
+            URL_SAFE_NO_PAD.encode(sha256(subject.as_bytes()))
+        } else {
+            subject.to_owned()
+        };
+        format!("{}:{}:{name}", self.prefix, self.audience)
+    }
+
+    /// Stores `session`. One that was ended meanwhile is not stored again.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or the session cannot be sealed.
+    pub(super) async fn put(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        family: Family,
+        session: &Session,
+    ) -> Result<(), Failure> {
+        let now = host.now();
+        let name = stored_name(&session.id);
+        let packed = session.packed().map_err(session::failure)?;
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let seconds = now.as_secs();
+        let sealed = seal::seal(ring, &rules.binding, &name, &packed, SIZES, seconds, nonce)
+            .map_err(session::failure)?;
+        let left = session.left(family, rules, now).unwrap_or(LONGEST);
+        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
+        let key = self.key(family, &session.id);
+        let set = Command::new("SET").arg(key.clone()).arg(sealed);
+        let set = set.arg("PX").number(left);
+        let is_new = session.used_at <= session.started_at || family == Family::Remember;
+        let mut commands = vec![if is_new { set } else { set.arg("XX") }];
+        if self.keeps_metadata
+            && family == Family::Session
+            && let Some(subject) = session.subject()
+        {
+            let list = self.subject_key(&subject);
+            let milliseconds = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            let now = milliseconds(now);
+            commands.push(
+                Command::new("ZADD")
+                    .arg(list.clone())
+                    .number(now.saturating_add(left))
+                    .arg(key),
+            );
+            commands.push(
+                Command::new("ZREMRANGEBYSCORE")
+                    .arg(list.clone())
+                    .arg("-inf")
+                    .number(now),
+            );
+            commands.push(Command::new("PEXPIRE").arg(list).number(left));
+        }
+        self.ask(host, commands).await.map(|_| ())
+    }
+
+    /// What is stored of the session `id`, sealed.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub(super) async fn get(
+        &self,
+        host: &impl Host,
+        family: Family,
+        id: &str,
+    ) -> Result<Option<String>, Failure> {
+        let command = Command::new("GET").arg(self.key(family, id));
+        let reply = self.ask(host, vec![command]).await?.pop();
+        let bytes = reply.and_then(Reply::bytes);
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
+    }
+
+    /// Deletes the sessions whose tickets the browser holds, in the background.
+    pub(super) fn delete(
+        self: &Arc<Self>,
+        rules: &Rules,
+        exchange: &Exchange<'_>,
+        host: &impl Host,
+        jar: &Jar,
+    ) {
+        let ring = &exchange.environment.session_keys;
+        let now = host.now();
+        let mut command = Command::new("DEL");
+        let mut any = false;
+        for family in [Family::Session, Family::Remember] {
+            for sealed in session::sealed_values(jar, family) {
+                if let Some(id) = ticket(rules, ring, family, &sealed, now) {
+                    command = command.arg(self.key(family, &id));
+                    any = true;
+                }
+            }
+        }
+        if !any {
+            return;
+        }
+        let (store, its_host) = (Arc::clone(self), host.clone());
+        host.spawn(Box::pin(async move {
+            // What failed is logged; the session is revoked as well.
+            _ = store.ask(&its_host, vec![command]).await;
+        }));
+    }
+
+    async fn ask(&self, host: &impl Host, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
+        let unavailable = |error: String| {
+            warn!(error, "the session storage fails");
+            Failure {
+                message: Some("The session storage is unavailable"),
+                ..Failure::unavailable("session_storage", "the session storage fails")
+            }
+        };
+        let replies = host
+            .redis(&self.server, commands)
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
+        let refused = replies.iter().find_map(|reply| match reply {
+            Reply::Error(text) => Some(text.clone()),
+            _ => None,
+        });
+        match refused {
+            Some(text) => Err(unavailable(text)),
+            None => Ok(replies),
+        }
+    }
+}
+
+/// What is sealed into the cookie of `session` in place of the session.
+pub(super) fn ticket_of(session: &Session) -> Vec<u8> {
+    let ticket = Ticket {
+        id: session.id.clone(),
+    };
+    serde_json::to_vec(&ticket).expect("a ticket has only string keys")
+}
+
+/// The id in a sealed ticket.
+pub(super) fn ticket(
+    rules: &Rules,
+    ring: &KeyRing,
+    family: Family,
+    sealed: &str,
+    now: UnixTime,
+) -> Option<String> {
+    let name = rules.names.of(family);
+    let opened = seal::open(ring, &rules.binding, name, sealed, now.as_secs())?;
+    let ticket: Ticket = serde_json::from_slice(&opened.plaintext).ok()?;
+    Some(ticket.id)
+}
+
+/// What the stored form of the session `id` is sealed as: it serves under no other id, and no cookie
+/// has such a name.
+pub(super) fn stored_name(id: &str) -> String {
+    format!("=session {id}")
+}
+
+/// The server that a configuration names.
+fn server(redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
+    for (field, set) in [
+        ("cluster_nodes", redis.cluster_nodes.is_some()),
+        ("sentinel_nodes", redis.sentinel_nodes.is_some()),
+        ("sentinel_master", redis.sentinel_master.is_some()),
+        ("connection_is_proxied", redis.connection_is_proxied),
+    ] {
+        if set {
+            errors.add(
+                &["redis", field],
+                "not supported by this version of Wardgate: name one server",
+            );
+        }
+    }
+    let milliseconds = |value: u32| Duration::from_millis(value.into());
+    let password = redis.password.as_ref();
+    RedisServer {
+        endpoint: match &redis.socket {
+            Some(path) => Endpoint::Socket(PathBuf::from(path)),
+            None => Endpoint::Network(redis.host.clone(), redis.port),
+        },
+        username: redis.username.clone(),
+        password: password.map(|password| Secret::new(password.0.clone())),
+        database: redis.database.into(),
+        tls: redis.ssl.then(|| RedisTls {
+            verify: redis.ssl_verify,
+            server_name: redis.server_name.clone(),
+        }),
+        connect_timeout: milliseconds(redis.connect_timeout),
+        read_timeout: milliseconds(redis.read_timeout.max(redis.send_timeout)),
+    }
+}

@@ -1,0 +1,191 @@
+//! Sessions in Redis.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway};
+use super::provider::Provider;
+use crate::host::redis::{Command, RedisError, Reply};
+
+/// A Redis server that knows a few commands.
+#[derive(Default)]
+struct Redis {
+    values: RefCell<BTreeMap<String, String>>,
+    lists: RefCell<BTreeMap<String, Vec<String>>>,
+    down: Cell<bool>,
+}
+
+impl Redis {
+    fn answer(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisError> {
+        if self.down.get() {
+            return Err(RedisError::Connect {
+                address: "127.0.0.1:6379".to_owned(),
+                reason: "refused".to_owned(),
+            });
+        }
+        Ok(commands.iter().map(|command| self.run(command)).collect())
+    }
+
+    fn run(&self, Command(words): &Command) -> Reply {
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| String::from_utf8(word.to_vec()).unwrap())
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut values = self.values.borrow_mut();
+        match words.as_slice() {
+            ["SET", key, value, "PX", time, rest @ ..] => {
+                assert!(time.parse::<u64>().unwrap() > 0);
+                if *rest == ["XX"] && !values.contains_key(*key) {
+                    return Reply::Nil;
+                }
+                values.insert((*key).to_owned(), (*value).to_owned());
+                Reply::Status("OK".to_owned())
+            }
+            ["GET", key] => match values.get(*key) {
+                Some(value) => Reply::Bytes(value.clone().into()),
+                None => Reply::Nil,
+            },
+            ["DEL", keys @ ..] => {
+                let gone = keys.iter().filter(|key| values.remove(**key).is_some());
+                Reply::Integer(i64::try_from(gone.count()).unwrap())
+            }
+            ["ZADD", key, _, member] => {
+                let mut lists = self.lists.borrow_mut();
+                lists
+                    .entry((*key).to_owned())
+                    .or_default()
+                    .push((*member).to_owned());
+                Reply::Integer(1)
+            }
+            ["ZREMRANGEBYSCORE" | "PEXPIRE", ..] => Reply::Integer(0),
+            other => Reply::Error(format!("unknown command {other:?}")),
+        }
+    }
+}
+
+fn gateways(config: &Value) -> (Gateway, Gateway, Rc<Redis>) {
+    let mut all = json!({ "session_storage": "redis", "logout_uri_suffix": "/logout" });
+    all.as_object_mut()
+        .unwrap()
+        .extend(config.as_object().unwrap().clone());
+    let redis = Rc::new(Redis::default());
+    let one = Gateway::with_provider(&all, Provider::new(), 1);
+    let two = Gateway::with_provider(&all, Rc::clone(&one.provider), 2);
+    for gateway in [&one, &two] {
+        let redis = Rc::clone(&redis);
+        gateway
+            .host
+            .connect_redis(Rc::new(move |commands: &[Command]| redis.answer(commands)));
+    }
+    (one, two, redis)
+}
+
+#[test]
+fn a_stored_session_serves_on_every_node_until_it_is_deleted() {
+    let (mut one, mut two, redis) = gateways(&json!({ "upstream_session_id_header": "x-session" }));
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut one, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    assert!(browser.cookies["session"].len() < 250, "only a ticket");
+    let reply = browser.get(&mut two, "/api");
+    assert_eq!(reply.status, 200);
+    let key = format!("sessions:{}", reply.seen("x-session").unwrap());
+    let stored = redis.values.borrow()[&key].clone();
+    assert!(!stored.contains("refresh-") && !stored.contains("user-1"));
+    redis.values.borrow_mut().remove(&key);
+    assert_eq!(browser.get(&mut one, "/api").status, 302);
+}
+
+#[test]
+fn case_59_after_logout_the_old_cookie_is_refused_everywhere() {
+    let (mut one, mut two, redis) = gateways(&json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    let mut thief = browser.clone();
+    let reply = browser.post(&mut one, "/logout", "");
+    assert!(reply.ends_session());
+    assert!(redis.values.borrow().is_empty());
+    assert_eq!(thief.get(&mut two, "/api").status, 302);
+}
+
+#[test]
+fn a_use_is_noted_in_the_store_and_brings_nothing_back() {
+    let (mut one, _, redis) = gateways(&json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    let first = redis.values.borrow().clone();
+    one.advance(100);
+    assert_eq!(browser.get(&mut one, "/api").status, 200);
+    assert_ne!(*redis.values.borrow(), first);
+    for _ in 0..3 {
+        one.advance(800);
+        assert_eq!(browser.get(&mut one, "/api").status, 200);
+    }
+    one.advance(1_000);
+    assert_eq!(browser.get(&mut one, "/api").status, 302);
+}
+
+#[test]
+fn a_store_that_does_not_answer_begins_no_circle() {
+    let (mut one, _, redis) = gateways(&json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    redis.down.set(true);
+    let reply = browser.get(&mut one, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (503, false));
+    redis.down.set(false);
+    assert_eq!(browser.get(&mut one, "/api").status, 200);
+}
+
+#[test]
+fn keys_and_subjects_are_hashed_on_demand() {
+    let (mut one, _, redis) = gateways(&json!({
+        "session_hash_storage_key": true, "session_store_metadata": true,
+        "session_hash_subject": true, "upstream_session_id_header": "x-session",
+        "redis": { "prefix": "app" },
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    let reply = browser.get(&mut one, "/api");
+    let id = reply.seen("x-session").unwrap().to_owned();
+    let values = redis.values.borrow();
+    let key = values.keys().next().unwrap();
+    assert!(key.starts_with("app:") && !key.contains(&id));
+    let lists = redis.lists.borrow();
+    let (list, members) = lists.iter().next().unwrap();
+    assert!(list.starts_with("app:default:") && !list.contains("user-1"));
+    assert_eq!(members.first(), Some(key));
+}
+
+#[test]
+fn a_remembered_browser_is_restored_from_the_store() {
+    let (mut one, mut two, _) = gateways(&json!({ "session_remember": true }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    browser
+        .cookies
+        .retain(|name, _| name.starts_with("remember"));
+    let reply = browser.get(&mut two, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    assert_eq!(browser.get(&mut one, "/api").status, 200);
+}
+
+#[test]
+fn what_the_store_cannot_be_is_refused() {
+    for redis in [
+        json!({ "cluster_nodes": [{ "ip": "127.0.0.1" }] }),
+        json!({ "sentinel_master": "m" }),
+    ] {
+        let config = json!({
+            "issuer": "https://idp.example", "session_storage": "redis", "redis": redis,
+        });
+        assert!(
+            crate::registry::check("openid-connect", &config).is_err(),
+            "{config}"
+        );
+    }
+}
