@@ -8,17 +8,20 @@
 //!          ─► answer, or error.rs: rejection → status and Kong's body
 //! ```
 
+mod access;
 mod body;
 mod declare;
 mod endpoint;
 mod error;
 mod groups;
 mod info;
+pub(crate) mod listener;
 mod management;
 mod origin;
 mod page;
 mod place;
 mod plan;
+mod rbac;
 mod revisions;
 mod schemas;
 mod tags;
@@ -30,7 +33,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
 use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -47,8 +50,10 @@ use crate::config_sync::Target;
 use crate::fleet::{Fleet, Progress};
 use crate::history::Origin;
 use crate::publisher::Publisher;
+pub use access::Access;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
+use listener::Peer;
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -57,6 +62,7 @@ pub struct Admin {
     node: Arc<info::Node>,
     clustering: Option<Clustering>,
     names: Arc<[String]>,
+    access: Access,
 }
 
 /// What is known of the data planes.
@@ -77,7 +83,15 @@ impl Admin {
             }),
             clustering: None,
             names: Arc::default(),
+            access: Access::default(),
         }
+    }
+
+    /// Asks for tokens as `access` says.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// Also answers to these host names, besides `localhost` and addresses.
@@ -99,6 +113,17 @@ impl Admin {
         Router::new().fallback(serve).with_state(self)
     }
 }
+
+/// What may be asked of some page.
+const ALL_METHODS: &[Method] = &[
+    Method::DELETE,
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::POST,
+    Method::PUT,
+];
 
 /// An answer before the headers that every answer has.
 #[derive(Debug)]
@@ -202,7 +227,18 @@ impl Admin {
         origin::check(&request, &self.names)?;
         body::check_query(request.uri().query())?;
         let whole = self.publisher.config();
+        let caller = match self.access.identify(request.headers(), &whole) {
+            // A browser asks without a token whether it may ask with one. It learns nothing.
+            Err(Refusal::Credentials) if *request.method() == Method::OPTIONS => {
+                return Ok(Answer {
+                    allow: Some(ALL_METHODS),
+                    ..Answer::without_body(StatusCode::NO_CONTENT)
+                });
+            }
+            identified => identified?,
+        };
         let place = place::of(request.uri().path(), &whole)?;
+        Access::permit(&caller, &whole, &place, request.method())?;
         let config = whole.within(place.workspace);
         let reads = matches!(
             *request.method(),
@@ -210,14 +246,19 @@ impl Admin {
         );
         let longest = wait::parse(request.uri().query())?.filter(|_| !reads);
         let origin = Origin {
-            user: None,
+            user: caller.name(),
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             workspace: place.workspace,
-            client_ip: None,
+            client_ip: request
+                .extensions()
+                .get::<ConnectInfo<Peer>>()
+                .map(|ConnectInfo(Peer(address))| address.ip()),
         };
         let answer = match management::parse(&place)? {
-            Some(page) => management::answer(self, &place, page, &config, origin, request).await?,
+            Some(page) => {
+                management::answer(self, &place, page, &config, (&caller, origin), request).await?
+            }
             None => self.answer_entity(&place, config, origin, request).await?,
         };
         let answer = place.relink(answer);
@@ -256,7 +297,7 @@ impl Admin {
         config: &Config,
     ) -> Result<Answer, Refusal> {
         let body = match endpoint {
-            Endpoint::Root => info::root(&self.publisher, &self.node),
+            Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
             Endpoint::Status => info::status(config),
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value};
-use shared::entity::{DEFAULT_WORKSPACE, Definition, Entity, Workspace, definition};
+use shared::entity::{
+    DEFAULT_WORKSPACE, Definition, Entity, Workspace, built_in_roles, definition,
+};
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
@@ -81,7 +83,8 @@ impl Config {
         self.workspace.unwrap_or(DEFAULT_WORKSPACE)
     }
 
-    /// This configuration with the default workspace, which exists also if nobody has ever changed it.
+    /// This configuration with what exists also if nobody has ever changed it: the default workspace, and the
+    /// roles that come with the program.
     #[must_use]
     pub fn founded(mut self) -> Self {
         let key = Key {
@@ -90,6 +93,12 @@ impl Config {
         };
         if !self.records.contains_key(&key) {
             self.put(key, &Stored::of(&Workspace::first()));
+        }
+        for (kind, id, fields) in built_in_roles() {
+            let key = Key { kind, id };
+            if !self.records.contains_key(&key) {
+                self.put(key, &Stored::of(&fields));
+            }
         }
         self
     }

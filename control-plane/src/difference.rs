@@ -139,7 +139,7 @@ impl Difference {
             .filter_map(|(key, sides)| {
                 let entity = definition(key.kind)?;
                 let action = action(sides)?;
-                let shown = entity.public || entity.workspaced;
+                let shown = entity.public || entity.workspaced || entity.kind.starts_with("rbac_");
                 shown.then(|| show(entity, *key, action, sides))
             })
             .collect()

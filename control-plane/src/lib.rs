@@ -23,19 +23,20 @@ pub mod snapshot;
 pub mod store;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
+use shared::secret::Secret;
 use shared::signature::Signer;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use admin::Admin;
+use admin::{Access, Admin};
 use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
@@ -64,11 +65,35 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
-    /// Anyone who reaches the address could configure the gateway.
+    /// Anyone who reaches the address could configure the gateway, or read the tokens of those who may.
     #[error(
-        "admin_listen is {0}: the Admin API has no access control yet, so it listens on loopback addresses only"
+        "{setting} is {address}: beyond loopback the Admin API needs {missing}; admin_allow_insecure does without"
     )]
-    Exposed(SocketAddr),
+    Exposed {
+        /// The setting that chose it.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// An address for TLS without what TLS needs.
+    #[error("admin_tls_listen needs admin_certificate and admin_key")]
+    NoCertificate,
+    /// The Admin API's certificate.
+    #[error("admin_certificate, admin_key")]
+    AdminCertificate(#[source] shared::tls::TlsError),
+    /// The file with the token cannot be used.
+    #[error("admin_token_file {path}: {what}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nobody could use the Admin API.
+    #[error("enforce_rbac is on, but there is no user with a token yet: set admin_token_file")]
+    NoUser,
     /// The cluster's certificates.
     #[error(
         "cluster_certificate, cluster_key, cluster_ca (`wardgate-control-plane certificates --out DIR` makes them)"
@@ -94,7 +119,7 @@ pub struct ControlPlane {
     cluster: SocketAddr,
     publisher: Publisher,
     config_sync: config_sync::Running,
-    stop: oneshot::Sender<()>,
+    stop: Vec<oneshot::Sender<()>>,
     served: JoinHandle<()>,
     keys: JoinHandle<()>,
     exports: JoinHandle<()>,
@@ -103,7 +128,12 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let (tls, signer) = judge(&settings)?;
+        let Judged {
+            tls,
+            signer,
+            admin_tls,
+            access,
+        } = judge(&settings)?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (directory, opening) = (store_path(&settings.data_directory), key.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(&directory, &opening));
@@ -112,6 +142,16 @@ impl ControlPlane {
         let exports = export_path(&settings.data_directory);
         store::export::check_not_behind(&exports, generation, revision)?;
         let publisher = Publisher::new(config, generation, Box::new(store));
+        if access.is_enforced()
+            && settings.admin_token_file.is_none()
+            && publisher
+                .config()
+                .keys("rbac_users", Uuid::nil())
+                .next()
+                .is_none()
+        {
+            return Err(StartError::NoUser);
+        }
         let rotation = Duration::from_secs(settings.session_key_rotation);
         if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation, false) {
             // With a key, a store that takes no writes now is no reason not to serve what it holds.
@@ -149,22 +189,28 @@ impl ControlPlane {
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet, config_sync.target())
             .with_names(settings.admin_names)
+            .with_access(access)
             .router();
         let (stop, stopping) = oneshot::channel();
-        let served = tokio::spawn(async move {
-            let stopped = async move {
-                // A sender that is gone means the same as one that spoke.
-                let _ = stopping.await;
-            };
-            if let Err(error) = axum::serve(listener, router)
-                .with_graceful_shutdown(stopped)
-                .await
-            {
-                tracing::error!(%error, "admin api stopped");
+        let mut stop = vec![stop];
+        let plain = admin::listener::serve(listener, router.clone(), stopping);
+        let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
+        let served = match settings.admin_tls_listen.zip(admin_tls) {
+            Some((address, config)) => {
+                let (listener, address) = listen("admin_tls_listen", address)?;
+                if let Some(addresses) = addresses.as_object_mut() {
+                    addresses.insert("admin_tls".to_owned(), address.to_string().into());
+                }
+                let (also, stopping) = oneshot::channel();
+                stop.push(also);
+                let encrypted = admin::listener::serve_tls(listener, config, router, stopping);
+                tokio::spawn(async move {
+                    tokio::join!(plain, encrypted);
+                })
             }
-        });
+            None => tokio::spawn(plain),
+        };
         if let Some(path) = &settings.addresses_file {
-            let addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
             write_whole(path, &addresses.to_string()).map_err(|source| StartError::Addresses {
                 path: path.clone(),
                 source,
@@ -226,17 +272,83 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The TLS that data planes are spoken to by, and who signs what they get, if the settings can be run by.
-fn judge(settings: &Settings) -> Result<(Arc<rustls::ServerConfig>, Signer), StartError> {
-    if !settings.admin_listen.ip().is_loopback() {
-        return Err(StartError::Exposed(settings.admin_listen));
+/// What follows from settings that can be run by.
+struct Judged {
+    /// The TLS that data planes are spoken to by.
+    tls: Arc<rustls::ServerConfig>,
+    /// Who signs what they get.
+    signer: Signer,
+    /// The TLS of the Admin API.
+    admin_tls: Option<Arc<rustls::ServerConfig>>,
+    access: Access,
+}
+
+fn judge(settings: &Settings) -> Result<Judged, StartError> {
+    let exposed =
+        |address: &SocketAddr| !address.ip().is_loopback() && !settings.admin_allow_insecure;
+    if exposed(&settings.admin_listen) {
+        return Err(StartError::Exposed {
+            setting: "admin_listen",
+            address: settings.admin_listen,
+            missing: "TLS (admin_tls_listen) and tokens (enforce_rbac)",
+        });
     }
-    let pair = config_sync::server_config(
+    if let Some(address) = settings.admin_tls_listen
+        && exposed(&address)
+        && !settings.enforce_rbac
+    {
+        return Err(StartError::Exposed {
+            setting: "admin_tls_listen",
+            address,
+            missing: "tokens (enforce_rbac)",
+        });
+    }
+    let admin_tls = match (
+        settings.admin_tls_listen,
+        &settings.admin_certificate,
+        &settings.admin_key,
+    ) {
+        (None, ..) => None,
+        (Some(_), Some(certificate), Some(key)) => Some(
+            admin::listener::server_config(certificate, key)
+                .map_err(StartError::AdminCertificate)?,
+        ),
+        (Some(_), ..) => return Err(StartError::NoCertificate),
+    };
+    let owner = settings.admin_token_file.as_deref().map(read_token);
+    let owner = owner.transpose()?;
+    let access = if settings.enforce_rbac {
+        Access::enforced(owner.as_ref().map(|token| token.expose().as_str()))
+    } else {
+        Access::default()
+    };
+    let (tls, signer) = config_sync::server_config(
         &settings.cluster_certificate,
         &settings.cluster_key,
         &settings.cluster_ca,
     )?;
-    Ok(pair)
+    Ok(Judged {
+        tls,
+        signer,
+        admin_tls,
+        access,
+    })
+}
+
+/// Reads the token in a file. A line end after it is no part of it.
+fn read_token(path: &Path) -> Result<Secret<String>, StartError> {
+    let refused = |what: String| StartError::Token {
+        path: path.to_owned(),
+        what,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let token = Secret::new(text.trim_end().to_owned());
+    if token.expose().len() < 16 || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refused(
+            "it must hold at least 16 visible ASCII characters".to_owned(),
+        ));
+    }
+    Ok(token)
 }
 
 /// A listener and the address that it got.

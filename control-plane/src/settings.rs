@@ -55,6 +55,26 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub admin_listen: SocketAddr,
+    /// Address of the Admin API over TLS, with `admin_certificate` and `admin_key`.
+    #[arg(long, env = "WARDGATE_ADMIN_TLS_LISTEN", value_name = "ADDRESS")]
+    pub admin_tls_listen: Option<SocketAddr>,
+    /// The Admin API's certificate, PEM.
+    #[arg(long, env = "WARDGATE_ADMIN_CERTIFICATE", value_name = "FILE")]
+    pub admin_certificate: Option<PathBuf>,
+    /// The key of the Admin API's certificate, PEM.
+    #[arg(long, env = "WARDGATE_ADMIN_KEY", value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
+    /// Whether each request to the Admin API must bring a token (`Kong-Admin-Token`) of a user whose roles
+    /// permit it: `/rbac/users`, `/rbac/roles`.
+    #[arg(long, env = "WARDGATE_ENFORCE_RBAC", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    pub enforce_rbac: bool,
+    /// File with a token that may do everything, at least 16 characters: the way to make the first user.
+    #[arg(long, env = "WARDGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Whether the Admin API may listen beyond loopback without TLS, or without `enforce_rbac`. Whoever reaches
+    /// it then configures the gateway, or reads the tokens of those who may.
+    #[arg(long, env = "WARDGATE_ADMIN_ALLOW_INSECURE", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    pub admin_allow_insecure: bool,
     /// Host names that the Admin API answers to, besides `localhost` and addresses. Another name may be an
     /// attempt to have a browser on this machine send commands.
     #[arg(

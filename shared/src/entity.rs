@@ -9,6 +9,7 @@ mod credential;
 pub mod health_check;
 mod key;
 mod plugin;
+mod rbac;
 mod revocation;
 mod route;
 mod service;
@@ -40,6 +41,9 @@ pub use credential::{
 };
 pub use key::{Key, KeySet, PemPair};
 pub use plugin::Plugin;
+pub use rbac::{
+    BUILT_IN_ROLES, RbacAction, RbacRole, RbacRoleEndpoint, RbacUser, RbacUserRole, built_in_roles,
+};
 pub use revocation::Revocation;
 pub use route::{HttpsRedirect, PathHandling, Peer, Route};
 pub use service::{Protocol, Service};
@@ -189,7 +193,7 @@ impl Definition {
 }
 
 /// Every entity. A new one adds its file and a line here.
-static DEFINITIONS: [Definition; 23] = [
+static DEFINITIONS: [Definition; 27] = [
     Definition::of::<Workspace>(),
     Definition::of::<Certificate>(),
     Definition::of::<CaCertificate>(),
@@ -211,6 +215,10 @@ static DEFINITIONS: [Definition; 23] = [
     Definition::of::<HmacauthCredential>(),
     Definition::of::<JwtSecret>(),
     Definition::of::<Oauth2Credential>(),
+    Definition::of::<RbacUser>(),
+    Definition::of::<RbacRole>(),
+    Definition::of::<RbacUserRole>(),
+    Definition::of::<RbacRoleEndpoint>(),
     Definition::of::<SessionKey>(),
     Definition::of::<Revocation>(),
 ];

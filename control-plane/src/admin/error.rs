@@ -20,6 +20,12 @@ pub(super) enum Refusal {
     Method(&'static [Method]),
     /// For a Kong without a database only.
     NeedsNoDatabase,
+    /// No token, or none that is good.
+    Credentials,
+    /// The user may not do that.
+    Forbidden(String, &'static str),
+    /// A role that comes with the program is not to be changed.
+    BuiltIn,
     /// No such workspace.
     NoWorkspace(String),
     /// `wait` is no number of seconds.
@@ -100,6 +106,15 @@ impl Refusal {
             Self::NeedsNoDatabase => plain(
                 StatusCode::BAD_REQUEST,
                 "this endpoint is only available when Kong is configured to not use a database",
+            ),
+            Self::Credentials => plain(StatusCode::UNAUTHORIZED, "Invalid RBAC credentials"),
+            Self::Forbidden(user, action) => plain(
+                StatusCode::FORBIDDEN,
+                &format!("{user}, you do not have permissions to {action} this resource"),
+            ),
+            Self::BuiltIn => plain(
+                StatusCode::BAD_REQUEST,
+                "a role that comes with the program cannot be changed",
             ),
             Self::NoWorkspace(name) => plain(
                 StatusCode::NOT_FOUND,

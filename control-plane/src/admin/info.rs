@@ -22,7 +22,7 @@ pub(super) struct Node {
 }
 
 /// `/`: what decK, Kong Manager and the ingress controller read first.
-pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
+pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value {
     let available: Map<String, Value> = registry::definitions()
         .iter()
         .map(|entry| {
@@ -56,7 +56,7 @@ pub(super) fn root(publisher: &Publisher, node: &Node) -> Value {
             "admin_listen": [node.listen],
             "admin_gui_listeners": [],
             "proxy_listeners": [],
-            "rbac": "off",
+            "rbac": if enforced { "on" } else { "off" },
             "portal": false,
         },
     })

@@ -1,19 +1,20 @@
 //! What is asked of the control plane itself rather than of a record: `/config`, `/revisions`, `/audit`,
-//! `/workspaces/{workspace}/meta`.
+//! `/workspaces/{workspace}/meta`, `/rbac`.
 
 use axum::extract::Request;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use shared::entity::{Entity, Workspace, definitions};
+use shared::entity::{DEFAULT_WORKSPACE, Entity, Workspace, definitions};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
+use super::access::Caller;
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
-use super::{Admin, Answer, declare};
+use super::{Admin, Answer, declare, rbac};
 use crate::command::{Selector, find};
-use crate::config::Config;
+use crate::config::{Config, workspace_key};
 use crate::history::Origin;
 
 /// A page about the control plane itself.
@@ -25,6 +26,10 @@ pub(super) enum Page {
     Past(Past),
     /// `/workspaces/{workspace}/meta`
     Meta(Selector),
+    /// `/workspaces` below the prefix of one, which is told of itself only.
+    Itself,
+    /// `/rbac`, `/userinfo`
+    Rbac(rbac::Page),
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
@@ -33,8 +38,17 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
     if let Some(past) = revisions::parse(&segments) {
         return past.map(|past| Some(Page::Past(past)));
     }
+    if let Some(page) = rbac::parse(&segments) {
+        return Ok(Some(Page::Rbac(page)));
+    }
+    let narrowed = place.narrowed().filter(|own| *own != DEFAULT_WORKSPACE);
+    let other = |name: &str| name != place.name && name.parse() != Ok(place.workspace);
     Ok(match *segments.as_slice() {
         ["config"] => Some(Page::Config),
+        ["workspaces"] if narrowed.is_some() => Some(Page::Itself),
+        ["workspaces", name, ..] if narrowed.is_some() && other(name) => {
+            return Err(Refusal::NotFound);
+        }
         ["workspaces", workspace, "meta"] => Some(Page::Meta(Selector::parse(workspace))),
         _ => None,
     })
@@ -45,7 +59,8 @@ impl Page {
         match self {
             Self::Config => declare::METHODS,
             Self::Past(past) => past.methods(),
-            Self::Meta(_) => &[Method::GET, Method::HEAD, Method::OPTIONS],
+            Self::Rbac(page) => page.methods(),
+            Self::Meta(_) | Self::Itself => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
 }
@@ -55,7 +70,7 @@ pub(super) async fn answer(
     place: &Place,
     page: Page,
     config: &Config,
-    origin: Origin,
+    (caller, origin): (&Caller, Origin),
     request: Request,
 ) -> Result<Answer, Refusal> {
     let methods = page.methods();
@@ -70,13 +85,20 @@ pub(super) async fn answer(
             Page::Config => declare::read(config),
             Page::Past(past) => revisions::read(admin, place, &past, query),
             Page::Meta(workspace) => meta(config, place, &workspace),
+            Page::Rbac(page) => rbac::read(config, &page, caller, query),
+            Page::Itself => {
+                let record = config.record(workspace_key(place.workspace));
+                let own = record.map(|record| Value::Object((*record).clone()));
+                Ok(Answer::ok(json!({ "data": [own], "next": null })))
+            }
         },
         _ => match page {
             Page::Config => declare::write(admin, place, origin, request).await,
             Page::Past(Past::Rollback(to)) => {
                 revisions::write(admin, place, origin, to, request).await
             }
-            Page::Past(_) | Page::Meta(_) => Err(Refusal::Method(methods)),
+            Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
+            Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },
     }
 }

@@ -2,6 +2,7 @@
 
 mod deck;
 mod noise;
+mod rbac;
 mod verbs;
 mod whole;
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use shared::entity::{DEFAULT_WORKSPACE, Entity, OnDelete, Workspace, definition};
+use shared::entity::{
+    DEFAULT_WORKSPACE, Entity, OnDelete, RbacRoleEndpoint, Workspace, definition,
+};
 use shared::snapshot::Key;
 
 use super::Rejection;
@@ -16,6 +18,9 @@ pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> 
         return Err(Rejection::NotEmpty);
     }
     let mut removes = vec![key];
+    if key.kind == Workspace::KIND {
+        removes.extend(permissions(config, key));
+    }
     let mut seen = HashSet::from([key]);
     let mut next = 0;
     while let Some(parent) = removes.get(next).copied() {
@@ -35,4 +40,16 @@ pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> 
         }
     }
     Ok(removes)
+}
+
+/// What roles permit in a workspace. They name it, and another may get that name.
+fn permissions(config: &Config, workspace: Key) -> Vec<Key> {
+    let name = config
+        .record(workspace)
+        .and_then(|record| record.get("name").cloned());
+    config
+        .collection(RbacRoleEndpoint::KIND, uuid::Uuid::nil())
+        .filter(|(_, fields)| fields.get("workspace") == name.as_ref())
+        .map(|(key, _)| key)
+        .collect()
 }

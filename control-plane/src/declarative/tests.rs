@@ -109,7 +109,11 @@ fn a_file_replaces_and_names_may_move() {
     assert_ne!(next.find("services", "name", "a"), Some(a));
     assert_eq!((change.puts.len(), change.removes.len()), (2, 8));
     let (last, _) = load(&next, json!({ "_format_version": "3.0" }));
-    assert_eq!(last.len(), 1, "only the workspace is left");
+    assert_eq!(
+        last.len(),
+        empty().len(),
+        "only what is always there is left"
+    );
 }
 
 #[test]

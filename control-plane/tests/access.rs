@@ -1,0 +1,156 @@
+//! Where the Admin API listens, and whom it answers: TLS, tokens, and what it refuses to start with.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use control_plane::certificates::{CertificatesCommand, write};
+use control_plane::settings::Settings;
+use control_plane::{ControlPlane, StartError, check};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use shared::clock::UnixTime;
+use shared::tls::{provider, read_authorities};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// The token of the file.
+const TOKEN: &str = "a-token-of-some-length";
+
+fn settings(root: &Path) -> Settings {
+    let certificates = root.join("certificates");
+    let command = CertificatesCommand {
+        out: certificates.clone(),
+        data_planes: Vec::new(),
+        names: Vec::new(),
+    };
+    write(&command, UnixTime::now()).unwrap();
+    std::fs::write(root.join("token"), format!("{TOKEN}\n")).unwrap();
+    Settings {
+        admin_listen: "127.0.0.1:0".parse().unwrap(),
+        cluster_listen: "127.0.0.1:0".parse().unwrap(),
+        data_directory: root.join("data"),
+        cluster_certificate: certificates.join("control-plane.pem"),
+        cluster_key: certificates.join("control-plane.key"),
+        cluster_ca: certificates.join("ca.pem"),
+        addresses_file: Some(root.join("addresses.json")),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn the_admin_api_is_not_exposed_by_accident() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let pair = |settings: Settings| Settings {
+        admin_tls_listen: Some(everywhere),
+        admin_certificate: Some(settings.cluster_certificate.clone()),
+        admin_key: Some(settings.cluster_key.clone()),
+        ..settings
+    };
+    let plain = Settings {
+        admin_listen: everywhere,
+        ..base.clone()
+    };
+    let guarded = Settings {
+        enforce_rbac: true,
+        ..plain.clone()
+    };
+    for settings in [plain.clone(), guarded, pair(base.clone())] {
+        let refused = check(&settings).unwrap_err();
+        assert!(matches!(refused, StartError::Exposed { .. }), "{refused}");
+        check(&Settings {
+            admin_allow_insecure: true,
+            ..settings
+        })
+        .unwrap();
+    }
+    check(&Settings {
+        enforce_rbac: true,
+        ..pair(base.clone())
+    })
+    .unwrap();
+    let unfinished = Settings {
+        admin_tls_listen: Some(everywhere),
+        enforce_rbac: true,
+        ..base.clone()
+    };
+    assert!(matches!(check(&unfinished), Err(StartError::NoCertificate)));
+    std::fs::write(root.path().join("weak"), "short").unwrap();
+    for name in ["weak", "absent"] {
+        let token = Settings {
+            admin_token_file: Some(root.path().join(name)),
+            ..base.clone()
+        };
+        assert!(
+            matches!(check(&token), Err(StartError::Token { .. })),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_asked_for_over_tls() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let guarded = Settings {
+        enforce_rbac: true,
+        ..base.clone()
+    };
+    let refused = ControlPlane::start(guarded.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::NoUser), "{refused}");
+    let control_plane = ControlPlane::start(Settings {
+        admin_tls_listen: Some("127.0.0.1:0".parse().unwrap()),
+        admin_certificate: Some(base.cluster_certificate.clone()),
+        admin_key: Some(base.cluster_key.clone()),
+        admin_token_file: Some(root.path().join("token")),
+        data_directory: root.path().join("other"),
+        ..guarded
+    })
+    .await
+    .unwrap();
+    let addresses = std::fs::read_to_string(root.path().join("addresses.json")).unwrap();
+    let addresses: serde_json::Value = serde_json::from_str(&addresses).unwrap();
+    let address = addresses.get("admin_tls").unwrap().as_str().unwrap();
+    // A connection that never shakes hands holds nobody else up.
+    let _idle = TcpStream::connect(address).await.unwrap();
+    for (token, status) in [
+        ("", "401"),
+        ("wrong-wrong-wrong-wrong", "401"),
+        (TOKEN, "200"),
+    ] {
+        let reply = ask(address, &base.cluster_ca, token).await;
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {status}")),
+            "{token}: {reply}"
+        );
+    }
+    let past = control_plane.publisher().config().revision();
+    assert!(past.0 > 0, "the session key was made");
+    control_plane.stop().await;
+}
+
+/// The answer to `GET /` over TLS.
+async fn ask(address: &str, authority: &Path, token: &str) -> String {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(read_authorities(authority).unwrap())
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nKong-Admin-Token: {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    // A server that closes without a farewell has still answered.
+    let _ = stream.read_to_end(&mut reply).await;
+    String::from_utf8(reply).unwrap()
+}
