@@ -14,6 +14,7 @@ mod declare;
 mod endpoint;
 mod error;
 mod groups;
+mod health;
 mod info;
 pub(crate) mod listener;
 mod management;
@@ -24,6 +25,7 @@ mod plan;
 mod rbac;
 mod revisions;
 mod schemas;
+mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Certificate, ConsumerGroup, Definition, Entity, definition};
 use shared::snapshot::{Key, Revision};
+use shared::telemetry::{self, LevelChange};
 use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
 
@@ -63,6 +66,8 @@ pub struct Admin {
     clustering: Option<Clustering>,
     names: Arc<[String]>,
     access: Access,
+    consoles: origin::Consoles,
+    counters: Arc<status::Counters>,
 }
 
 /// What is known of the data planes.
@@ -84,6 +89,8 @@ impl Admin {
             clustering: None,
             names: Arc::default(),
             access: Access::default(),
+            consoles: origin::Consoles::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -98,6 +105,13 @@ impl Admin {
     #[must_use]
     pub fn with_names(mut self, names: Vec<String>) -> Self {
         self.names = names.into();
+        self
+    }
+
+    /// Also lets pages of these origins call from a browser.
+    #[must_use]
+    pub fn with_consoles(mut self, origins: &[String]) -> Self {
+        self.consoles = origin::Consoles::new(origins);
         self
     }
 
@@ -167,7 +181,14 @@ impl Answer {
 async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let started = monotonic();
     let head = request.method() == Method::HEAD;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let wished = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
+        .cloned();
+    admin.counters.begin();
     let answer = guard(admin.answer(request)).await;
+    admin.counters.end();
     let text = answer.text.or_else(|| Some(answer.body?.to_string()));
     let text = text.unwrap_or_default();
     let length = text.len();
@@ -202,12 +223,11 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
             headers.insert(header::ALLOW, value.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value);
-            headers.insert(
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                HeaderValue::from_static("Content-Type"),
-            );
+            let allowed = wished.unwrap_or(HeaderValue::from_static("Content-Type"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         }
     }
+    admin.consoles.open(origin.as_ref(), headers);
     response
 }
 
@@ -224,7 +244,7 @@ async fn guard(answering: impl Future<Output = Result<Answer, Refusal>>) -> Answ
 
 impl Admin {
     async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
-        origin::check(&request, &self.names)?;
+        origin::check(&request, &self.names, &self.consoles)?;
         body::check_query(request.uri().query())?;
         let whole = self.publisher.config();
         let caller = match self.access.identify(request.headers(), &whole) {
@@ -298,7 +318,13 @@ impl Admin {
     ) -> Result<Answer, Refusal> {
         let body = match endpoint {
             Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
-            Endpoint::Status => info::status(config),
+            Endpoint::Status => status::status(config, &self.counters, query)?,
+            Endpoint::Timers => status::timers(),
+            Endpoint::DnsStatus => return Err(Refusal::NoDnsClient),
+            Endpoint::LogLevel => {
+                json!({ "message": format!("log level: {}", telemetry::level()) })
+            }
+            Endpoint::Health(upstream) => health::health(config, *upstream, self.node.id, query),
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,
             Endpoint::EnabledPlugins => info::enabled_plugins(),
@@ -314,7 +340,9 @@ impl Admin {
             }
             Endpoint::Schema(entity) => schemas::entity(entity),
             Endpoint::PluginSchema(name) => schemas::plugin(name)?,
-            Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
+            Endpoint::ConfigSchema(name) => schemas::config(name)?,
+            Endpoint::VaultSchema(name) => schemas::vault(name)?,
+            Endpoint::Cache(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
             Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
             Endpoint::Collection { entity, parent } => {
                 let query = page::Query::parse(query, entity.kind)?;
@@ -341,7 +369,7 @@ impl Admin {
                 show(config, key, &*config.record(key).ok_or(Refusal::NotFound)?)
             }
             Endpoint::Membership(membership) => membership.read(config)?,
-            Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin => {
+            Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin | Endpoint::SetLogLevel(_) => {
                 return Err(Refusal::Method(endpoint.methods()));
             }
         };
@@ -361,6 +389,9 @@ impl Admin {
         let method = request.method().clone();
         let body = body::read(request).await?;
         match endpoint {
+            Endpoint::SetLogLevel(level) => return set_log_level(&level),
+            // No answer is made from a cache here: there is nothing to drop.
+            Endpoint::Cache(_) => return Ok(Answer::without_body(StatusCode::NO_CONTENT)),
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {
                 let entity = definition("plugins").ok_or(Refusal::NotFound)?;
@@ -403,6 +434,18 @@ impl Admin {
             ..Answer::new(status, Value::Null)
         })
     }
+}
+
+fn set_log_level(level: &str) -> Result<Answer, Refusal> {
+    let message = match telemetry::set_level(level) {
+        LevelChange::Changed => "log level changed".to_owned(),
+        LevelChange::Already => format!("log level is already {level}"),
+        LevelChange::Unknown => {
+            return Err(Refusal::Argument(format!("unknown log level: {level}")));
+        }
+        LevelChange::Off => return Err(Refusal::Unexpected),
+    };
+    Ok(Answer::ok(json!({ "message": message })))
 }
 
 /// Whether a record is below the parent that the URL names.

@@ -157,6 +157,17 @@ pub enum Rejection {
     /// An id is needed and this is none.
     #[error("invalid primary key")]
     InvalidId,
+    /// A name that a URL gives could not be one: the field, and why.
+    #[error("invalid unique {0}")]
+    InvalidUnique(&'static str, String),
+    /// A list of another record names this one.
+    #[error("referenced by others")]
+    StillUsed {
+        /// The record.
+        key: Key,
+        /// The one that names it.
+        by: Key,
+    },
     /// The record does not exist.
     #[error("not found")]
     NotFound(Selector, &'static str),
@@ -308,6 +319,9 @@ pub fn find(
         }
         Selector::Name(name) => {
             let field = entity.name_field.ok_or(Rejection::InvalidId)?;
+            if let Some(message) = record::unique_error(entity, field, name) {
+                return Err(Rejection::InvalidUnique(field, message));
+            }
             config.find(entity.kind, field, name)
         }
     };

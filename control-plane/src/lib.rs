@@ -190,6 +190,7 @@ impl ControlPlane {
             .with_fleet(fleet, config_sync.target())
             .with_names(settings.admin_names)
             .with_access(access)
+            .with_consoles(&settings.admin_gui_origins)
             .router();
         let (stop, stopping) = oneshot::channel();
         let mut stop = vec![stop];

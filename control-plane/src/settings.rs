@@ -84,6 +84,15 @@ pub struct Settings {
         value_name = "NAME,…"
     )]
     pub admin_names: Vec<String>,
+    /// Origins of consoles, such as `https://console.example.com`: pages from there may call the Admin API from
+    /// a browser and read its answers. None by default.
+    #[arg(
+        long,
+        env = "WARDGATE_ADMIN_GUI_ORIGINS",
+        value_delimiter = ',',
+        value_name = "ORIGIN,…"
+    )]
+    pub admin_gui_origins: Vec<String>,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,

@@ -3,6 +3,7 @@
 
 mod environment;
 pub(crate) mod filters;
+pub mod references;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

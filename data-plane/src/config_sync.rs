@@ -28,6 +28,7 @@ use crate::ask::Questions;
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
 use crate::last_good::LastGood;
+use crate::secrets::Secrets;
 use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
@@ -60,6 +61,8 @@ pub(crate) struct Start {
     pub(crate) last_good: LastGood,
     /// Who may vouch for a snapshot.
     pub(crate) verifier: Verifier,
+    /// Where the secrets are that a snapshot refers to.
+    pub(crate) secrets: Secrets,
     /// What the rest of the process wants.
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -85,11 +88,12 @@ async fn run(start: Start) {
         running,
         last_good,
         verifier,
+        secrets,
         mut phase,
     } = start;
     let live = Arc::clone(&gateway.live);
     let revocations = Arc::clone(&gateway.revocations);
-    let mut applier = Applier::new(live, revocations, running, last_good, verifier);
+    let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
     let dialer = Dialer::new(node);
     let mut backoff = Backoff::default();
     let mut stopping = phase.clone();

@@ -36,6 +36,7 @@ mod metrics;
 mod pipeline;
 pub mod proxy;
 mod router;
+pub mod secrets;
 pub mod settings;
 mod status;
 mod stream;
@@ -52,6 +53,7 @@ use config_sync::{ControlPlaneUrl, Node, Phase};
 use last_good::LastGood;
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
+use secrets::Secrets;
 use settings::Settings;
 use shared::machine::write_whole;
 use shared::signature::Verifier;
@@ -121,8 +123,9 @@ impl DataPlane {
         let last_good =
             LastGood::open(&settings.data_directory, secret, &node.id).map_err(failed)?;
         let live = Live::default();
+        let secrets = Secrets::new(settings.secrets_directory.clone());
         let loaded = last_good.load(|snapshot| {
-            compile::compile(snapshot).map_err(|faults| {
+            secrets.compile(snapshot).map_err(|faults| {
                 let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 all.join("; ")
             })
@@ -138,6 +141,7 @@ impl DataPlane {
             running,
             last_good,
             verifier,
+            secrets,
             phase: phases,
         })
         .map_err(StartError::Thread)?;

@@ -119,6 +119,10 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub workers: usize,
+    /// Directory of the files that `{vault://file/…}` in the configuration may refer to. Without it no file can be
+    /// referred to.
+    #[arg(long, env = "WARDGATE_SECRETS_DIRECTORY", value_name = "DIRECTORY")]
+    pub secrets_directory: Option<PathBuf>,
     /// Addresses or CIDR blocks of proxies whose `X-Forwarded-*` headers are believed.
     #[arg(
         long,

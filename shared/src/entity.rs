@@ -157,6 +157,8 @@ pub struct Definition {
     pub check: fn(&Map<String, Value>, &Judging, &mut FieldErrors),
     /// See [`Entity::derive`].
     pub derive: fn(&mut Map<String, Value>, &Map<String, Value>),
+    /// Whether a data plane could read a record: an error says why not.
+    pub read: fn(Map<String, Value>) -> Result<(), String>,
     /// The fields.
     pub schema: LazyLock<Record>,
 }
@@ -179,6 +181,10 @@ impl Definition {
             expand: E::expand,
             check: E::check,
             derive: E::derive,
+            read: |fields| {
+                let read = serde_json::from_value::<E>(Value::Object(fields));
+                read.map(drop).map_err(|error| error.to_string())
+            },
             schema: LazyLock::new(Record::of::<E>),
         }
     }

@@ -11,11 +11,19 @@ pub fn hostname() -> String {
 
 /// Memory that this process has in use, in bytes; 0 where the kernel does not tell.
 pub fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes =
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
+    kilobytes("/proc/self/status", "VmRSS:")
+}
+
+/// Memory that the machine has, in bytes; 0 where the kernel does not tell.
+pub fn total_bytes() -> u64 {
+    kilobytes("/proc/meminfo", "MemTotal:")
+}
+
+fn kilobytes(file: &str, label: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(label));
+    let amount = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    amount.unwrap_or_default().saturating_mul(1024)
 }
 
 /// Writes `text` to `path` whole or not at all, so that a reader who sees the file can use it.

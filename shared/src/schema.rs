@@ -12,6 +12,7 @@ mod derive;
 pub mod form;
 mod kong;
 mod merge;
+mod nearest;
 #[cfg(test)]
 mod tests;
 
@@ -176,7 +177,12 @@ impl Record {
 /// What is wrong with a body, field by field, in the shape of Kong's `fields`: a message or, for a
 /// nested record, an object; cross-field errors are a list under `@entity`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct FieldErrors(pub Map<String, Value>);
+pub struct FieldErrors(
+    /// The errors.
+    pub Map<String, Value>,
+    /// Paths of unknown fields, each with the field that may have been meant.
+    pub Vec<(String, String)>,
+);
 
 impl FieldErrors {
     /// One error at a path such as `["config", "issuer"]`.
@@ -198,7 +204,10 @@ impl FieldErrors {
 
     /// Adds all errors of a nested record.
     pub fn nest(&mut self, field: &str, nested: Self) {
-        if !nested.is_empty() {
+        for (name, meant) in nested.1 {
+            self.1.push((format!("{field}.{name}"), meant));
+        }
+        if !nested.0.is_empty() {
             self.0
                 .entry(field.to_owned())
                 .or_insert(Value::Object(nested.0));

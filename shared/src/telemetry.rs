@@ -1,10 +1,11 @@
 //! What operators read while a process runs: the set-up of its log.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -35,11 +36,78 @@ pub fn check(filter: &str) -> Result<(), TelemetryError> {
     Ok(())
 }
 
+/// What a log is filtered by while the process runs: what changes it, and the level that was asked for last.
+struct Filtering {
+    handle: reload::Handle<EnvFilter, Registry>,
+    level: Mutex<String>,
+}
+
+static FILTERING: OnceLock<Filtering> = OnceLock::new();
+
+/// Kong's levels, each with what it is here. The two that are less than an error say no more than that.
+const LEVELS: [(&str, &str); 8] = [
+    ("debug", "debug"),
+    ("info", "info"),
+    ("notice", "info"),
+    ("warn", "warn"),
+    ("error", "error"),
+    ("crit", "error"),
+    ("alert", "error"),
+    ("emerg", "error"),
+];
+
+/// The level of this process's log, or the filter that it was started with.
+pub fn level() -> String {
+    FILTERING.get().map_or_else(
+        || "off".to_owned(),
+        |filtering| {
+            let level = filtering.level.lock();
+            level.unwrap_or_else(PoisonError::into_inner).clone()
+        },
+    )
+}
+
+/// What a change of the level comes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LevelChange {
+    /// It is in effect.
+    Changed,
+    /// It was so before.
+    Already,
+    /// There is no such level.
+    Unknown,
+    /// This process does not log.
+    Off,
+}
+
+/// Changes the level of this process's log, by Kong's name for it.
+pub fn set_level(name: &str) -> LevelChange {
+    let Some((_, filter)) = LEVELS.iter().find(|(known, _)| *known == name) else {
+        return LevelChange::Unknown;
+    };
+    let Some(filtering) = FILTERING.get() else {
+        return LevelChange::Off;
+    };
+    let mut level = filtering
+        .level
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if *level == name {
+        return LevelChange::Already;
+    }
+    if filtering.handle.reload(EnvFilter::new(filter)).is_err() {
+        return LevelChange::Off;
+    }
+    name.clone_into(&mut level);
+    LevelChange::Changed
+}
+
 /// Sends this process's log to standard error, filtered by `filter`, a list of `target=level`.
 ///
 /// Control characters in values are escaped in both formats, so that no value can forge a line.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
+    let (filtered, handle) = reload::Layer::new(EnvFilter::try_new(filter)?);
+    let registry = tracing_subscriber::registry().with(filtered);
     match format {
         LogFormat::Text => {
             let layer = tracing_subscriber::fmt::layer()
@@ -55,6 +123,11 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
             registry.with(layer).try_init()?;
         }
     }
+    // A second log in one process fails above, so this one is the first.
+    let _ = FILTERING.set(Filtering {
+        handle,
+        level: Mutex::new(filter.to_owned()),
+    });
     Ok(())
 }
 

@@ -412,7 +412,7 @@ fn check_cookie_name(text: &str) -> Result<(), String> {
 /// A vault's prefix may not be taken for a backend.
 fn check_vault_prefix(text: &str) -> Result<(), String> {
     if BACKENDS.contains(&text) {
-        return Err(format!("must not be one of: {}", BACKENDS.join(", ")));
+        return Err(format!("must not be one of: {text}"));
     }
     let accepted = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let valid = text.len() >= 2

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http::header;
+use http::{Method, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use shared::schema::form;
@@ -47,7 +47,11 @@ pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
         Some(kind) => kind.to_str().unwrap_or_default().to_owned(),
         None => String::new(),
     };
+    let forgotten = request.method() == Method::DELETE;
     let bytes = collect(request.into_body(), LIMIT).await?;
+    if forgotten {
+        return Ok(Body::Json(Fields::new()));
+    }
     decode(&kind, bytes).await
 }
 
@@ -80,10 +84,10 @@ where
 
 /// Reads `bytes` as the content type says.
 pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
-    if bytes.is_empty() {
+    let lower = kind.to_ascii_lowercase();
+    if bytes.is_empty() && !lower.starts_with("application/json") {
         return Ok(Body::Json(Fields::new()));
     }
-    let lower = kind.to_ascii_lowercase();
     if lower.starts_with("application/json") {
         return match serde_json::from_slice(&bytes) {
             Ok(value) if depth(&value) > DEPTH => Err(Refusal::TooDeep),

@@ -4,7 +4,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use shared::entity::{
-    Consumer, ConsumerGroup, Definition, Entity, Sni, Target, definition, definition_at,
+    Consumer, ConsumerGroup, Definition, Entity, Sni, Target, Upstream, definition, definition_at,
     definitions,
 };
 use shared::snapshot::Key;
@@ -22,6 +22,18 @@ pub(super) enum Endpoint {
     Root,
     /// `/status`
     Status,
+    /// `/status/dns`
+    DnsStatus,
+    /// `/timers`
+    Timers,
+    /// `/cache`, `/cache/{key}`: whether a key is named.
+    Cache(bool),
+    /// `/debug/node/log-level`
+    LogLevel,
+    /// `/debug/node/log-level/{level}`
+    SetLogLevel(String),
+    /// `/upstreams/{u}/health`
+    Health(Key),
     /// `/endpoints`
     Endpoints,
     /// `/tags`, `/tags/{tag}`
@@ -36,6 +48,10 @@ pub(super) enum Endpoint {
     Schema(&'static Definition),
     /// `/schemas/plugins/{name}`
     PluginSchema(String),
+    /// `/plugins/schema/{name}`: the configuration's fields alone.
+    ConfigSchema(String),
+    /// `/schemas/vaults/{name}`
+    VaultSchema(String),
     /// `/schemas/{entity}/validate`
     ValidateEntity(&'static Definition),
     /// `/schemas/plugins/validate`
@@ -105,6 +121,9 @@ impl Endpoint {
                 Method::PUT,
             ],
             Self::Membership(membership) => membership.methods(),
+            Self::SetLogLevel(_) => &[Method::OPTIONS, Method::PUT],
+            Self::Cache(false) => &[Method::DELETE, Method::OPTIONS],
+            Self::Cache(true) => &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS],
             Self::ValidateEntity(_) | Self::ValidatePlugin => &[Method::OPTIONS, Method::POST],
             _ => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
@@ -123,6 +142,19 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match *segments.as_slice() {
         ["status"] => Ok(Endpoint::Status),
+        ["status", "dns"] => Ok(Endpoint::DnsStatus),
+        ["timers"] => Ok(Endpoint::Timers),
+        ["cache"] => Ok(Endpoint::Cache(false)),
+        ["cache", _] => Ok(Endpoint::Cache(true)),
+        ["debug", "node", "log-level"] => Ok(Endpoint::LogLevel),
+        ["debug", "node", "log-level", level]
+        | [
+            "debug",
+            "cluster",
+            "control-planes-nodes",
+            "log-level",
+            level,
+        ] => Ok(Endpoint::SetLogLevel(level.to_owned())),
         ["endpoints"] => Ok(Endpoint::Endpoints),
         ["tags"] => Ok(Endpoint::Tags(None)),
         ["tags", tag] => Ok(Endpoint::Tags(Some(tag.to_owned()))),
@@ -130,6 +162,10 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["clustering", "data-planes"] => Ok(Endpoint::DataPlanes),
         ["clustering", "status"] => Ok(Endpoint::ClusteringStatus),
         ["schemas", "plugins", "validate"] => Ok(Endpoint::ValidatePlugin),
+        ["plugins", "schema", name] => Ok(Endpoint::ConfigSchema(name.to_owned())),
+        ["schemas", "vaults", name] if name != "validate" => {
+            Ok(Endpoint::VaultSchema(name.to_owned()))
+        }
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["config"] => Ok(Endpoint::DeclarativeConfig),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
@@ -189,6 +225,14 @@ fn nested(
     ) {
         let key = key.ok_or(Refusal::NotFound)?;
         return Membership::parse(config, key, child).map(Endpoint::Membership);
+    }
+    if entity.kind == Upstream::KIND {
+        match (name, child) {
+            ("health", None) => return key.map(Endpoint::Health).ok_or(Refusal::NotFound),
+            // What is no longer in use is not kept here, so that all are those that there are.
+            ("targets", Some("all")) => return nested(config, kind, selector, name, None),
+            _ => {}
+        }
     }
     // Kong has no way from a server name to its certificate; the certificate itself goes by the name.
     if (entity.kind, name) == (Sni::KIND, "certificate") {

@@ -2,11 +2,14 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod text;
+
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use shared::entity::Definition;
 use shared::schema::FieldErrors;
 
+use self::text::{listed, plural, shown, table, violations};
 use super::Answer;
 use crate::command::{Rejection, Selector};
 use crate::publisher::{ExecuteError, JournalFault};
@@ -54,6 +57,10 @@ pub(super) enum Refusal {
     MediaType,
     /// The form has too many arguments.
     TooManyArguments,
+    /// An argument of the query or the path is none: the whole text.
+    Argument(String),
+    /// There is no statistics of a DNS client.
+    NoDnsClient,
     /// `size` is none.
     Size(&'static str),
     /// `offset` is none.
@@ -161,6 +168,11 @@ impl Refusal {
             ),
             Self::MediaType => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::TooManyArguments => plain(StatusCode::BAD_REQUEST, "Too many arguments"),
+            Self::Argument(message) => plain(StatusCode::BAD_REQUEST, &message),
+            Self::NoDnsClient => plain(
+                StatusCode::NOT_IMPLEMENTED,
+                "not implemented with the legacy DNS client",
+            ),
             Self::Size(message) => coded(9, "invalid size", StatusCode::BAD_REQUEST, message, None),
             Self::Offset(text) => {
                 let message = format!("'{text}' is not a valid offset: bad base64 encoding");
@@ -208,16 +220,7 @@ fn coded(
 fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
     let bad = StatusCode::BAD_REQUEST;
     match rejection {
-        Rejection::Invalid(errors) => {
-            let message = violations(&errors);
-            coded(
-                2,
-                "schema violation",
-                bad,
-                &message,
-                Some(("fields", Value::Object(errors.0))),
-            )
-        }
+        Rejection::Invalid(errors) => invalid(errors),
         Rejection::InvalidId => {
             let fields = json!({ "id": "expected a valid UUID" });
             let message = "invalid primary key: '{id=\"expected a valid UUID\"}'";
@@ -228,6 +231,16 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
                 message,
                 Some(("fields", fields)),
             )
+        }
+        Rejection::InvalidUnique(field, message) => {
+            coded(10, &format!("invalid unique {field}"), bad, &message, None)
+        }
+        Rejection::StillUsed { key, by } => {
+            let message = format!(
+                "ca certificate {} is still referenced by {} (id = {})",
+                key.id, by.kind, by.id
+            );
+            coded(19, "referenced by others", bad, &message, None)
         }
         Rejection::NotFound(selector, field) => {
             let (message, fields) = match selector {
@@ -283,8 +296,7 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
             )
         }
         Rejection::Unresolved(errors) => {
-            let mut listed = Vec::new();
-            flatten("", &errors.0, &mut listed);
+            let listed = listed(&errors.0);
             let (noun, count) = plural(&listed);
             let message = format!(
                 "{count}foreign key{noun} unresolved ({})",
@@ -309,59 +321,24 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
     }
 }
 
-/// `schema violation (a: …)` or `2 schema violations (a: …; b.c: …)`: cross-field errors first, then
-/// the fields by name.
-fn violations(errors: &FieldErrors) -> String {
-    let mut listed = Vec::new();
-    flatten("", &errors.0, &mut listed);
-    let (plural, count) = plural(&listed);
-    format!("{count}schema violation{plural} ({})", listed.join("; "))
-}
-
-/// The ending of a noun and the number before it.
-fn plural(listed: &[String]) -> (&'static str, String) {
-    if listed.len() == 1 {
-        ("", String::new())
-    } else {
-        ("s", format!("{} ", listed.len()))
-    }
-}
-
-fn flatten(path: &str, errors: &Map<String, Value>, listed: &mut Vec<String>) {
-    let entity = errors
-        .get("@entity")
-        .and_then(Value::as_array)
+/// A schema violation. Fields that were probably meant stand beside Kong's body, so that its text stays.
+fn invalid(errors: FieldErrors) -> Answer {
+    let message = violations(&errors);
+    let fields = Some(("fields", shown(errors.0)));
+    let mut answer = coded(
+        2,
+        "schema violation",
+        StatusCode::BAD_REQUEST,
+        &message,
+        fields,
+    );
+    let hints: Map<String, Value> = errors
+        .1
         .into_iter()
-        .flatten();
-    listed.extend(entity.filter_map(Value::as_str).map(str::to_owned));
-    let mut names: Vec<&String> = errors.keys().filter(|name| *name != "@entity").collect();
-    names.sort();
-    for name in names {
-        let path = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}.{name}")
-        };
-        match errors.get(name) {
-            Some(Value::Object(nested)) => flatten(&path, nested, listed),
-            Some(Value::String(message)) => listed.push(format!("{path}: {message}")),
-            _ => {}
-        }
-    }
-}
-
-/// Values as Kong prints a table: `{consumer=null,name="x",route={id="…"}}`, sorted by name.
-fn table(values: &Map<String, Value>) -> String {
-    let mut parts: Vec<String> = values
-        .iter()
-        .map(|(name, value)| match value {
-            Value::Object(nested) => format!("{name}={}", table(nested)),
-            Value::String(text) => format!("{name}=\"{text}\""),
-            other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
-                format!("{name}={other}")
-            }
-        })
+        .map(|(path, meant)| (path, format!("did you mean '{meant}'?").into()))
         .collect();
-    parts.sort();
-    format!("{{{}}}", parts.join(","))
+    if let (false, Some(Value::Object(body))) = (hints.is_empty(), &mut answer.body) {
+        body.insert("hints".to_owned(), hints.into());
+    }
+    answer
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use plugins::registry;
 use serde_json::{Map, Value, json};
-use shared::entity::definitions;
+use shared::entity::{definition, definitions};
 use shared::machine::hostname;
 use shared::version::KONG_VERSION;
 use uuid::Uuid;
 
-use crate::config::Config;
 use crate::publisher::Publisher;
 
 /// This process.
@@ -40,7 +39,7 @@ pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value 
         .collect();
     let plugins = json!({ "available_on_server": available, "enabled_in_cluster": enabled });
     json!({
-        "tagline": "Welcome to wardgate",
+        "tagline": "Welcome to kong",
         "version": KONG_VERSION,
         "edition": "community",
         "hostname": hostname(),
@@ -62,47 +61,65 @@ pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value 
     })
 }
 
-/// `/status`: whether the store answers. It is read from memory, so it always does.
-pub(super) fn status(config: &Config) -> Value {
-    json!({
-        "database": { "reachable": true },
-        "configuration_revision": config.revision(),
-        "memory": { "workers_lua_vms": [], "lua_shared_dicts": {} },
-    })
-}
-
 /// `/endpoints`, from the registry.
 pub(super) fn endpoints() -> Value {
     let mut paths: BTreeSet<String> = [
         "/",
+        "/cache",
+        "/cache/{key}",
+        "/certificates/{certificates}/snis",
         "/clustering/data-planes",
         "/clustering/status",
         "/config",
+        "/consumer_groups/{consumer_groups}/consumers",
+        "/consumer_groups/{consumer_groups}/consumers/{consumers}",
+        "/consumers/{consumers}/consumer_groups",
+        "/consumers/{consumers}/consumer_groups/{consumer_groups}",
+        "/debug/node/log-level",
+        "/debug/node/log-level/{log_level}",
         "/endpoints",
         "/plugins/enabled",
+        "/plugins/schema/{name}",
+        "/schemas/plugins/validate",
         "/schemas/plugins/{name}",
+        "/schemas/vaults/validate",
+        "/schemas/vaults/{name}",
+        "/schemas/{db_entity_name}/validate",
+        "/schemas/{name}",
         "/status",
+        "/status/dns",
         "/tags",
         "/tags/{tags}",
+        "/timers",
+        "/upstreams/{upstreams}/health",
+        "/upstreams/{upstreams}/targets/all",
     ]
     .map(str::to_owned)
     .into();
     for entity in definitions().iter().filter(|entity| entity.public) {
-        let kind = entity.kind;
+        let (kind, path) = (entity.kind, entity.path);
         paths.extend([
-            format!("/{kind}"),
-            format!("/{kind}/{{{kind}}}"),
             format!("/schemas/{kind}"),
             format!("/schemas/{kind}/validate"),
         ]);
+        if entity.top_level {
+            paths.extend([format!("/{path}"), format!("/{path}/{{{kind}}}")]);
+        }
         for (field, to) in entity.foreign_keys() {
-            paths.insert(format!("/{kind}/{{{kind}}}/{field}"));
+            let Some(parent) = definition(to) else {
+                continue;
+            };
+            if entity.top_level {
+                paths.insert(format!("/{path}/{{{kind}}}/{field}"));
+            }
             for (_, name) in entity.nested.iter().filter(|(nested, _)| *nested == field) {
-                paths.insert(format!("/{to}/{{{to}}}/{name}"));
-                paths.insert(format!("/{to}/{{{to}}}/{name}/{{{kind}}}"));
+                paths.insert(format!("/{}/{{{to}}}/{name}", parent.path));
+                paths.insert(format!("/{}/{{{to}}}/{name}/{{{kind}}}", parent.path));
             }
         }
     }
+    // There is no way from a server name to its certificate.
+    paths.remove("/snis/{snis}/certificate");
     json!({ "data": paths })
 }
 

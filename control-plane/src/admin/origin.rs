@@ -2,16 +2,60 @@
 //! somebody else's page.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use http::{Request, header};
+use http::{HeaderMap, HeaderValue, Request, header};
 
 use super::error::Refusal;
 
+/// The origins of consoles: pages that may call the Admin API from a browser.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Consoles(Arc<[HeaderValue]>);
+
+impl Consoles {
+    /// Takes the origins, such as `https://console.example.com`; a path after one does not matter.
+    pub(super) fn new(origins: &[String]) -> Self {
+        let origin = |text: &String| {
+            let end = text
+                .match_indices('/')
+                .nth(2)
+                .map_or(text.len(), |(at, _)| at);
+            HeaderValue::from_str(text.get(..end)?).ok()
+        };
+        Self(origins.iter().filter_map(origin).collect())
+    }
+
+    fn has(&self, origin: &HeaderValue) -> bool {
+        self.0.contains(origin)
+    }
+
+    /// Lets a console's page read an answer. Nobody's, if there is no console.
+    pub(super) fn open(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        let Some(first) = self.0.first() else { return };
+        let allowed = origin.filter(|origin| self.has(origin));
+        let shown = allowed.unwrap_or(first).clone();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, shown);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        if allowed.is_some() {
+            let yes = HeaderValue::from_static("true");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+            let readable = HeaderValue::from_static("X-Kong-Admin-Latency, X-Wardgate-Revision");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, readable);
+        }
+    }
+}
+
 /// Refuses what another site's page has sent, and what was sent to a name that is not ours: a name may
 /// have been pointed at this machine by whoever owns it (DNS rebinding).
-pub(super) fn check<B>(request: &Request<B>, names: &[String]) -> Result<(), Refusal> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    names: &[String],
+    consoles: &Consoles,
+) -> Result<(), Refusal> {
     let site = request.headers().get("sec-fetch-site");
-    if site.is_some_and(|site| site == "cross-site") {
+    let origin = request.headers().get(header::ORIGIN);
+    if site.is_some_and(|site| site == "cross-site") && !origin.is_some_and(|own| consoles.has(own))
+    {
         return Err(Refusal::CrossSite);
     }
     let header = request.headers().get(header::HOST);
@@ -57,7 +101,7 @@ mod tests {
         let names = ["Admin.example.com".to_owned()];
         let asks = |host: &str| {
             let request = Request::get("/").header("host", host).body(()).unwrap();
-            check(&request, &names).is_ok()
+            check(&request, &names, &Consoles::default()).is_ok()
         };
         for host in [
             "localhost",
@@ -78,6 +122,34 @@ mod tests {
         ] {
             assert!(!asks(host), "{host}");
         }
-        assert!(check(&Request::get("/").body(()).unwrap(), &names).is_ok());
+        let nameless = Request::get("/").body(()).unwrap();
+        assert!(check(&nameless, &names, &Consoles::default()).is_ok());
+    }
+
+    #[test]
+    fn only_a_consoles_page_may_ask_from_another_site_and_read_the_answer() {
+        let consoles = Consoles::new(&["https://console.example/path".to_owned()]);
+        let asks = |origin: &'static str, consoles: &Consoles| {
+            let request = Request::get("/")
+                .header("sec-fetch-site", "cross-site")
+                .header("origin", origin)
+                .body(())
+                .unwrap();
+            let mut headers = HeaderMap::new();
+            consoles.open(request.headers().get("origin"), &mut headers);
+            let shown = headers.get("access-control-allow-origin").cloned();
+            let credentials = headers.contains_key("access-control-allow-credentials");
+            (check(&request, &[], consoles).is_ok(), shown, credentials)
+        };
+        let own = Some(HeaderValue::from_static("https://console.example"));
+        assert_eq!(
+            asks("https://console.example", &consoles),
+            (true, own.clone(), true)
+        );
+        assert_eq!(asks("https://evil.example", &consoles), (false, own, false));
+        assert_eq!(
+            asks("https://console.example", &Consoles::default()),
+            (false, None, false)
+        );
     }
 }

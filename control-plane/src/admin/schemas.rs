@@ -3,7 +3,7 @@
 use plugins::registry;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::entity::Definition;
+use shared::entity::{Definition, vault};
 
 use super::Answer;
 use super::error::Refusal;
@@ -19,11 +19,27 @@ pub(super) fn plugin(name: &str) -> Result<Value, Refusal> {
     Ok(json!({ "fields": fields(entry) }))
 }
 
+/// `/plugins/schema/{name}`
+pub(super) fn config(name: &str) -> Result<Value, Refusal> {
+    let entry = registry::definition(name)
+        .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
+    Ok(json!({ "fields": entry.fields.kong() }))
+}
+
+/// `/schemas/vaults/{name}`
+pub(super) fn vault(name: &str) -> Result<Value, Refusal> {
+    let backend = vault::backend(name)
+        .ok_or_else(|| Refusal::NoSchema(format!("No vault named '{name}'")))?;
+    let config = json!({ "type": "record", "required": true, "fields": backend.fields.kong() });
+    Ok(json!({ "fields": [{ "name": { "type": "string", "eq": name } }, { "config": config }] }))
+}
+
 /// A plugin's fields: its scopes, the protocols and its configuration.
 fn fields(entry: &registry::Definition) -> Value {
     let mut fields = Vec::new();
     for (scope, reference) in [
         ("consumer", "consumers"),
+        ("consumer_group", "consumer_groups"),
         ("route", "routes"),
         ("service", "services"),
     ] {

@@ -1,6 +1,9 @@
 //! The Admin API over its router: what Kong's clients send and read.
 
+mod certificates;
 mod deck;
+mod entities;
+mod information;
 mod noise;
 mod rbac;
 mod verbs;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Definition, definition, definitions};
-use shared::schema::Kind;
+use shared::schema::{FieldErrors, Kind};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
@@ -165,7 +165,11 @@ impl Work<'_> {
             key.insert("id".to_owned(), id.to_string().into());
             fields.insert(field.to_owned(), Value::Object(key));
         }
-        let unresolved = resolve_foreign_keys(entity, &mut fields, &self.next);
+        let mut invalid = FieldErrors::default();
+        let unresolved = resolve_foreign_keys(entity, &mut fields, &self.next, &mut invalid);
+        if !invalid.is_empty() {
+            return Err(Rejection::Invalid(invalid));
+        }
         if !unresolved.is_empty() {
             return Err(Rejection::Unresolved(unresolved));
         }

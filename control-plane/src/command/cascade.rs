@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use shared::entity::{
-    DEFAULT_WORKSPACE, Entity, OnDelete, RbacRoleEndpoint, Workspace, definition,
+    CaCertificate, DEFAULT_WORKSPACE, Entity, OnDelete, RbacRoleEndpoint, Service, Workspace,
+    definition,
 };
 use shared::snapshot::Key;
 
@@ -16,6 +17,9 @@ pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> 
         && (key.id == DEFAULT_WORKSPACE || config.referrers(key).next().is_some())
     {
         return Err(Rejection::NotEmpty);
+    }
+    if let Some(by) = user_of_authority(config, key) {
+        return Err(Rejection::StillUsed { key, by });
     }
     let mut removes = vec![key];
     if key.kind == Workspace::KIND {
@@ -52,4 +56,21 @@ fn permissions(config: &Config, workspace: Key) -> Vec<Key> {
         .filter(|(_, fields)| fields.get("workspace") == name.as_ref())
         .map(|(key, _)| key)
         .collect()
+}
+
+/// The service that trusts the CA certificate `key`. Such a list is no foreign key, so it is looked through;
+/// few have one, and CA certificates go rarely.
+fn user_of_authority(config: &Config, key: Key) -> Option<Key> {
+    if key.kind != CaCertificate::KIND {
+        return None;
+    }
+    let id = key.id.to_string();
+    config.records().find_map(|(service, record)| {
+        if service.kind != Service::KIND {
+            return None;
+        }
+        let fields = record.pick(|field| field == "ca_certificates");
+        let list = fields.get("ca_certificates")?.as_array()?;
+        list.iter().any(|used| *used == id).then_some(*service)
+    })
 }

@@ -3,13 +3,15 @@
 use plugins::filter::Scope;
 use plugins::registry;
 use serde_json::{Map, Value, json};
-use shared::entity::{Definition, Entity, Judging, Plugin, Vault, definition, vault};
+use shared::entity::{
+    Definition, Entity, Judging, Plugin, Route, Service, Vault, definition, vault,
+};
 use shared::schema::{FieldErrors, Kind, Record};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::{Body, Command, Context, Rejection};
-use crate::config::{Config, Fields};
+use crate::config::{Config, Fields, foreign_id};
 
 /// A record on its way.
 #[derive(Debug)]
@@ -140,19 +142,25 @@ impl Draft {
         config: &Config,
         context: &Context,
     ) -> Result<Fields, Rejection> {
-        let unresolved = resolve_foreign_keys(self.entity, &mut self.fields, config);
-        if !unresolved.is_empty() {
+        let unresolved =
+            resolve_foreign_keys(self.entity, &mut self.fields, config, &mut self.errors);
+        if !unresolved.is_empty() && self.errors.is_empty() {
             return Err(Rejection::Unresolved(unresolved));
         }
         let entity = self.entity;
         let fields = self.finish(context)?;
         check_foreign_keys(entity, &fields, config)?;
+        if entity.kind == Plugin::KIND {
+            check_protocols(&fields, config)?;
+        }
         Ok(fields)
     }
 
     /// The same without a look at other records: a foreign key is good if it could lead to one.
     pub(super) fn complete_alone(mut self, context: &Context) -> Result<Fields, Rejection> {
-        let unresolved = resolve_foreign_keys(self.entity, &mut self.fields, &Config::default());
+        let nothing = Config::default();
+        let unresolved =
+            resolve_foreign_keys(self.entity, &mut self.fields, &nothing, &mut self.errors);
         for field in unresolved.0.keys() {
             let any = json!({ "id": Uuid::nil() });
             self.fields.insert(field.clone(), any);
@@ -166,6 +174,7 @@ impl Draft {
         for (field, error) in errors.0 {
             self.errors.0.entry(field).or_insert(error);
         }
+        self.errors.1.extend(errors.1);
         if matches!(self.entity.kind, Plugin::KIND | Vault::KIND)
             && !self.complete_config(&mut fields)
         {
@@ -184,6 +193,11 @@ impl Draft {
             return Err(Rejection::Invalid(self.errors));
         }
         (self.entity.derive)(&mut fields, &self.given);
+        // What a data plane cannot read must not be stored: it would keep every later configuration back.
+        if let Err(message) = (self.entity.read)(fields.clone()) {
+            self.errors.0.insert("@entity".to_owned(), json!([message]));
+            return Err(Rejection::Invalid(self.errors));
+        }
         Ok(fields)
     }
 
@@ -257,11 +271,12 @@ pub(crate) const fn field_of(scope: Scope) -> &'static str {
 }
 
 /// Replaces foreign keys that are given by a unique field with the id. Gives an error for each that
-/// leads nowhere.
+/// leads nowhere; one that could not be a value of the field goes to `invalid`.
 pub(super) fn resolve_foreign_keys(
     entity: &Definition,
     fields: &mut Fields,
     config: &Config,
+    invalid: &mut FieldErrors,
 ) -> FieldErrors {
     let mut errors = FieldErrors::default();
     for (field, kind) in entity.foreign_keys() {
@@ -279,6 +294,10 @@ pub(super) fn resolve_foreign_keys(
         else {
             continue;
         };
+        if let Some(message) = definition(kind).and_then(|to| unique_error(to, name, value)) {
+            invalid.add(&[field, name], message);
+            continue;
+        }
         match config.find(kind, name, value) {
             Some(id) => {
                 key.clear();
@@ -296,6 +315,51 @@ pub(super) fn resolve_foreign_keys(
     errors
 }
 
+/// Why `value` could not be that of the unique field `name`.
+pub(super) fn unique_error(entity: &Definition, name: &str, value: &str) -> Option<String> {
+    let mut probe = Fields::new();
+    probe.insert(name.to_owned(), value.into());
+    let (_, errors) = entity.schema.complete_all(&probe);
+    errors.0.get(name)?.as_str().map(str::to_owned)
+}
+
+/// A plugin on a route, or on a service with routes, speaks a protocol that some request there can have.
+fn check_protocols(fields: &Fields, config: &Config) -> Result<(), Rejection> {
+    let own = protocols(fields);
+    let shares = |key: Key| {
+        config
+            .record(key)
+            .is_some_and(|route| protocols(&route).iter().any(|name| own.contains(name)))
+    };
+    let refused = |message: &str| Err(Rejection::Invalid(FieldErrors::at(&["protocols"], message)));
+    let kind = Route::KIND;
+    if let Some(id) = foreign_id(fields, "route") {
+        if !shares(Key { kind, id }) {
+            return refused("must match the associated route's protocols");
+        }
+    } else if let Some(id) = foreign_id(fields, "service") {
+        let service = Key {
+            kind: Service::KIND,
+            id,
+        };
+        let mut routes = config.children(service, kind, Uuid::nil()).peekable();
+        if routes.peek().is_some() && !routes.any(shares) {
+            return refused(
+                "must match the protocols of at least one route pointing to this Plugin's service",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn protocols(fields: &Fields) -> Vec<String> {
+    let list = fields.get("protocols").and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(|name| Some(name.as_str()?.to_owned()))
+        .collect()
+}
+
 fn single(set: &'static [&'static str]) -> Option<&'static str> {
     if let [field] = set { Some(field) } else { None }
 }
@@ -306,7 +370,7 @@ fn check_foreign_keys(
     config: &Config,
 ) -> Result<(), Rejection> {
     for (field, kind) in entity.foreign_keys() {
-        let Some(id) = crate::config::foreign_id(fields, field) else {
+        let Some(id) = foreign_id(fields, field) else {
             continue;
         };
         if !config.contains(Key { kind, id }) {

@@ -215,37 +215,95 @@ fn a_plugin_is_unique_by_name_and_scope() {
     );
 }
 
-/// One random command over few names, so that they meet.
+/// A body for a record of `kind` called `own`, which points to records called `other`.
+fn body_of(kind: &str, own: &str, other: &str) -> Value {
+    let consumer = json!({ "username": other });
+    match kind {
+        "services" => json!({ "name": own, "host": "h", "protocol": "https" }),
+        "routes" => json!({ "name": own, "paths": ["/"], "service": { "name": other } }),
+        "consumers" => json!({ "username": own, "custom_id": other }),
+        "consumer_groups" | "key_sets" | "upstreams" => json!({ "name": own }),
+        "consumer_group_consumers" => {
+            json!({ "consumer": consumer, "consumer_group": { "name": own } })
+        }
+        "targets" => json!({ "upstream": { "name": own }, "target": format!("{other}.test") }),
+        "certificates" => json!({
+            "cert": "{vault://env/cert}", "key": "{vault://env/key}",
+            "snis": [format!("{own}.test"), format!("x{other}.test")],
+        }),
+        "snis" => json!({ "name": format!("{own}.test"), "certificate": { "id": id_of(other) } }),
+        "vaults" => json!({ "prefix": format!("my-{own}"), "name": "env" }),
+        "keys" => {
+            json!({ "name": own, "kid": other, "jwk": "{vault://env/jwk}", "set": { "name": other } })
+        }
+        "acls" => json!({ "consumer": consumer, "group": own }),
+        "keyauth_credentials" | "jwt_secrets" => json!({ "consumer": consumer, "key": own }),
+        "basicauth_credentials" => {
+            json!({ "consumer": consumer, "username": own, "password": "p" })
+        }
+        "hmacauth_credentials" => json!({ "consumer": consumer, "username": own }),
+        "oauth2_credentials" => json!({ "consumer": consumer, "name": "n", "client_id": own }),
+        _ => {
+            json!({ "name": "openid-connect", "config": { "issuer": "https://op.test" }, "route": { "name": own } })
+        }
+    }
+}
+
+fn id_of(name: &str) -> Uuid {
+    Uuid::from_u128(u128::from(name.as_bytes()[0] % 8))
+}
+
+/// One random command over few names and few ids, so that they meet.
 fn any_command() -> impl Strategy<Value = (&'static str, Action)> {
+    let kinds: Vec<&'static str> = definitions()
+        .iter()
+        .filter(|entity| entity.workspaced && entity.kind != "session_keys")
+        .map(|entity| entity.kind)
+        .collect();
     let name = prop::sample::select(vec!["a", "b", "c"]);
-    (prop::sample::select(vec!["services", "routes", "consumers", "plugins"]), name.clone(), name, 0..4)
-        .prop_map(|(kind, name, other, action)| {
-            let body = match kind {
-                "services" => json!({ "name": other, "host": "h" }),
-                "routes" => json!({ "name": other, "paths": ["/"], "service": { "name": name } }),
-                "consumers" => json!({ "username": other, "custom_id": name }),
-                _ => json!({ "name": "openid-connect", "config": { "issuer": "https://op.test" }, "route": { "name": other } }),
-            };
-            let body = Body::Json(fields(body));
-            let selector = if kind == "plugins" {
-                Selector::Id(Uuid::from_u128(u128::from(name.as_bytes()[0] % 8)))
-            } else {
-                by_name(name)
-            };
-            let action = match action {
-                0 => Action::Create(body),
-                1 => Action::Upsert(selector, body),
-                2 => Action::Patch(selector, body),
-                _ => Action::Delete(selector),
-            };
-            (kind, action)
-        })
+    let selected = (
+        prop::sample::select(kinds),
+        name.clone(),
+        name,
+        0..4,
+        any::<bool>(),
+    );
+    selected.prop_map(|(kind, name, other, action, by_id)| {
+        let body = Body::Json(fields(body_of(kind, other, name)));
+        let named = definition(kind).unwrap().name_field.is_some();
+        let selector = match kind {
+            "certificates" | "snis" if !by_id => by_name(&format!("{name}.test")),
+            "vaults" if !by_id => by_name(&format!("my-{name}")),
+            _ if by_id || !named => Selector::Id(id_of(name)),
+            _ => by_name(name),
+        };
+        let action = match action {
+            0 => Action::Create(body),
+            1 => Action::Upsert(selector, body),
+            2 => Action::Patch(selector, body),
+            _ => Action::Delete(selector),
+        };
+        (kind, action)
+    })
+}
+
+/// Random commands, and some of them carried out together.
+fn any_action() -> impl Strategy<Value = (&'static str, Action)> {
+    let several = prop::collection::vec(any_command(), 1..4).prop_map(|commands| {
+        let commands = commands.into_iter().map(|(entity, action)| Command {
+            entity,
+            action,
+            parents: Vec::new(),
+        });
+        ("services", Action::Several(commands.collect()))
+    });
+    prop_oneof![5 => any_command(), 1 => several]
 }
 
 proptest! {
     #[test]
     fn no_sequence_of_commands_breaks_a_reference_or_a_claim(
-        commands in prop::collection::vec(any_command(), 1..60)
+        commands in prop::collection::vec(any_action(), 1..60)
     ) {
         let mut session = Session::new();
         for (kind, action) in commands {

@@ -149,6 +149,16 @@ fn complaints(fault: &ItemFault) -> Vec<Complaint> {
             );
             complaints.push((None, message));
         }
+        Rejection::InvalidUnique(field, message) => {
+            complaints.push((Some((*field).to_owned()), message.clone()));
+        }
+        Rejection::StillUsed { key, by } => {
+            let message = format!(
+                "ca certificate {} is still referenced by {} (id = {})",
+                key.id, by.kind, by.id
+            );
+            complaints.push((None, message));
+        }
         Rejection::NotEmpty => {
             complaints.push((None, "Workspace is not empty".to_owned()));
         }

@@ -14,9 +14,10 @@ use shared::snapshot::{Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
-use crate::compile::{CompileFault, CompiledSnapshot, compile};
+use crate::compile::{CompileFault, CompiledSnapshot};
 use crate::last_good::LastGood;
 use crate::live::Live;
+use crate::secrets::Secrets;
 
 /// How long a snapshot may take to compile.
 const COMPILE: Duration = Duration::from_mins(1);
@@ -31,6 +32,8 @@ const SHARE: u32 = 10;
 #[derive(Debug)]
 pub(super) struct Applier {
     live: Live,
+    /// Where the secrets are that a snapshot refers to.
+    secrets: Secrets,
     /// Which sessions are over before their time.
     revocations: Arc<Revocations>,
     /// What runs, as it came: what changes are made to.
@@ -46,6 +49,7 @@ impl Applier {
     /// Call on the runtime that is to write the file.
     pub(super) fn new(
         live: Live,
+        secrets: Secrets,
         revocations: Arc<Revocations>,
         running: Option<Snapshot>,
         last_good: LastGood,
@@ -58,6 +62,7 @@ impl Applier {
         tokio::spawn(save(Arc::new(last_good), snapshots, positions));
         Self {
             live,
+            secrets,
             revocations,
             running: running.map(Arc::new),
             verifier,
@@ -165,7 +170,7 @@ impl Applier {
         if self.revokes(&snapshot)? {
             return Ok(());
         }
-        let compiled = compile_guarded(Arc::clone(&snapshot)).await?;
+        let compiled = compile_guarded(self.secrets.clone(), Arc::clone(&snapshot)).await?;
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
         self.revocations.add(revocations, UnixTime::now());
@@ -229,9 +234,12 @@ fn assemble(
 }
 
 /// Compiles on a thread of its own, within bounds.
-async fn compile_guarded(snapshot: Arc<Snapshot>) -> Result<CompiledSnapshot, Vec<Fault>> {
+async fn compile_guarded(
+    secrets: Secrets,
+    snapshot: Arc<Snapshot>,
+) -> Result<CompiledSnapshot, Vec<Fault>> {
     let work = tokio::task::spawn_blocking(move || {
-        std::panic::catch_unwind(AssertUnwindSafe(|| compile(&snapshot)))
+        std::panic::catch_unwind(AssertUnwindSafe(|| secrets.compile(&snapshot)))
     });
     match tokio::time::timeout(COMPILE, work).await {
         Ok(Ok(Ok(compiled))) => {

@@ -34,7 +34,7 @@ pub(super) struct Rank {
     plain_hosts_only: bool,
     header_names: usize,
     regex: bool,
-    regex_priority: i32,
+    regex_priority: i64,
     path_length: usize,
     /// The older route wins what is left; the id makes the order total.
     age: Reverse<u64>,

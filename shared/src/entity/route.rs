@@ -72,7 +72,7 @@ pub struct Route {
     pub headers: Option<BTreeMap<String, Vec<String>>>,
     /// Among routes with regular expressions, the higher one is tried first.
     #[serde(default = "zero")]
-    pub regex_priority: Option<i32>,
+    pub regex_priority: Option<i64>,
     /// How the service's path and the request's are joined.
     #[serde(default = "v0")]
     pub path_handling: Option<PathHandling>,
@@ -163,7 +163,7 @@ fn yes() -> bool {
     clippy::unnecessary_wraps,
     reason = "serde's defaults have the field's type"
 )]
-fn zero() -> Option<i32> {
+fn zero() -> Option<i64> {
     Some(0)
 }
 

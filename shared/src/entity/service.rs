@@ -126,31 +126,29 @@ impl Entity for Service {
     const NESTED: &'static [(&'static str, &'static str)] = &[("client_certificate", "services")];
     const ON_DELETE: OnDelete = OnDelete::Refuse;
 
-    /// `url` stands for protocol, host, port and path.
+    /// `url` stands for protocol, host, port and path. What it lacks is missing in the record, and named there.
     fn expand(record: &mut Map<String, Value>, errors: &mut FieldErrors) {
-        let Some(given) = record.shift_remove("url") else {
-            return;
-        };
-        let Some(url) = given.as_str().and_then(|text| url::Url::parse(text).ok()) else {
-            if !given.is_null() {
-                errors.add(&["url"], "missing host in url");
+        let text = match record.shift_remove("url") {
+            None | Some(Value::Null) => return,
+            Some(Value::String(text)) => text,
+            Some(_) => {
+                errors.add(&["url"], "expected a string");
+                return;
             }
-            return;
         };
-        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
-            errors.add(&["url"], "missing host in url");
-            return;
+        let url = Parts::of(&text);
+        let protocol = url.scheme.unwrap_or("http");
+        let port = match url.port {
+            Some(port) => port
+                .parse::<u64>()
+                .map_or_else(|_| port.into(), Value::from),
+            None => Value::from(if protocol == "https" { 443 } else { 80 }),
         };
-        let port = url
-            .port()
-            .unwrap_or(if url.scheme() == "https" { 443 } else { 80 });
-        let path =
-            Some(url.path()).filter(|path| !matches!(*path, "" | "/") || ends_in_slash(&given));
         for (field, value) in [
-            ("protocol", Value::from(url.scheme())),
-            ("host", Value::from(host)),
-            ("port", Value::from(port)),
-            ("path", path.map_or(Value::Null, Value::from)),
+            ("protocol", Value::from(protocol)),
+            ("host", url.host.map_or(Value::Null, Value::from)),
+            ("port", port),
+            ("path", url.path.map_or(Value::Null, Value::from)),
         ] {
             record.insert(field.to_owned(), value);
         }
@@ -180,7 +178,46 @@ impl Entity for Service {
     }
 }
 
-/// The parser gives every URL a path; only a written one counts.
-fn ends_in_slash(url: &Value) -> bool {
-    url.as_str().is_some_and(|text| text.ends_with('/'))
+/// The parts of a URL as they are written. A URL parser would complete and refuse where Kong tells what is
+/// missing (RFC 3986, Appendix B).
+struct Parts<'a> {
+    scheme: Option<&'a str>,
+    host: Option<&'a str>,
+    port: Option<&'a str>,
+    path: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Self {
+        let text = text.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = match text.split_once(':') {
+            Some((scheme, rest))
+                if scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && scheme
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c)) =>
+            {
+                (Some(scheme), rest)
+            }
+            _ => (None, text),
+        };
+        let (authority, path) = match rest.strip_prefix("//") {
+            None => ("", rest),
+            Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        };
+        let authority = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, place)| place);
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        let written = |part: &'a str| Some(part).filter(|part| !part.is_empty());
+        Self {
+            scheme,
+            host: written(host),
+            port: port.filter(|port| !port.is_empty()),
+            path: written(path),
+        }
+    }
 }

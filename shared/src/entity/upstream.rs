@@ -76,7 +76,7 @@ pub struct Upstream {
     pub client_certificate: Option<Ref<Certificate>>,
     /// Whether the name of an SRV record goes into `Host` and SNI.
     #[serde(default)]
-    pub use_srv_name: Option<bool>,
+    pub use_srv_name: bool,
 }
 
 /// How a target is chosen.

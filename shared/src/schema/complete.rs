@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::derive::whole;
+use super::nearest::nearest;
 use super::{Field, FieldErrors, Kind, Length, Range, Record, Text};
 use crate::types::{check_format, is_reference};
 
@@ -27,6 +28,10 @@ pub(super) fn complete(
     }
     for name in input.keys().filter(|name| record.field(name).is_none()) {
         errors.add(&[name], "unknown field");
+        let names = record.fields.iter().map(|field| field.name.as_str());
+        if let Some(meant) = nearest(name, names) {
+            errors.1.push((name.clone(), meant.to_owned()));
+        }
     }
     output
 }
@@ -192,7 +197,7 @@ fn complete_foreign(given: &Value) -> Result<Value, Complaint> {
     let id = given.as_object().ok_or("expected a record")?.get("id");
     let Some(id) = id.and_then(Value::as_str) else {
         let mut errors = Map::new();
-        errors.insert("id".to_owned(), "required field missing".into());
+        errors.insert("id".to_owned(), "missing primary key".into());
         return Err(Value::Object(errors));
     };
     let mut output = Map::new();

@@ -1,0 +1,309 @@
+//! References to secrets, replaced by what is behind them before anything is compiled. Only fields whose
+//! schema allows it are looked at, so that no other text is taken for a reference.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use memchr::memmem;
+use plugins::registry;
+use serde_json::{Map, Value};
+use shared::entity::{Entity, Plugin, Vault, definition};
+use shared::schema::{Kind, Record as Schema};
+use shared::snapshot::{Record, Snapshot};
+use shared::types::{Reference, is_reference};
+
+use super::CompileFault;
+
+/// What every reference begins with, as it stands in a record's JSON.
+const MARK: &[u8] = b"{vault://";
+
+/// A secret's place, with the vault's own configuration put in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// A variable of the environment.
+    Environment(String),
+    /// A file below the directory for secrets.
+    File(String),
+}
+
+/// Reads a secret; the error is what an operator is told, without the secret.
+pub type Read<'a> = &'a dyn Fn(&Place) -> Result<String, String>;
+
+/// Replaces every reference of `snapshot`, or names each that leads nowhere.
+pub fn resolve<'a>(
+    snapshot: &'a Snapshot,
+    read: Read<'_>,
+) -> Result<Cow<'a, Snapshot>, Vec<CompileFault>> {
+    let found = memmem::Finder::new(MARK);
+    let concerned = |record: &Record| found.find(&record.json).is_some();
+    if !snapshot.records.iter().any(concerned) {
+        return Ok(Cow::Borrowed(snapshot));
+    }
+    let vaults = vaults(snapshot);
+    let mut faults = Vec::new();
+    let records = snapshot.records.iter().map(|record| {
+        let resolved =
+            concerned(record).then(|| resolve_record(record, &vaults, read, &mut faults));
+        resolved.flatten().unwrap_or_else(|| record.clone())
+    });
+    let records = records.collect();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Cow::Owned(Snapshot {
+        position: snapshot.position,
+        records,
+    }))
+}
+
+/// The configured vaults by their prefix.
+fn vaults(snapshot: &Snapshot) -> HashMap<String, Vault> {
+    snapshot
+        .records
+        .iter()
+        .filter(|record| record.key.kind == Vault::KIND)
+        .filter_map(|record| serde_json::from_slice::<Vault>(&record.json).ok())
+        .map(|vault| (vault.prefix.clone(), vault))
+        .collect()
+}
+
+fn resolve_record(
+    record: &Record,
+    vaults: &HashMap<String, Vault>,
+    read: Read<'_>,
+    faults: &mut Vec<CompileFault>,
+) -> Option<Record> {
+    let schema = &definition(record.key.kind)?.schema;
+    let mut fields: Map<String, Value> = serde_json::from_slice(&record.json).ok()?;
+    let mut walk = Walk {
+        vaults,
+        read,
+        failed: Vec::new(),
+    };
+    walk.record(schema, &mut fields, "");
+    if record.key.kind == Plugin::KIND
+        && let Some(plugin) = fields
+            .get("name")
+            .and_then(Value::as_str)
+            .and_then(registry::definition)
+        && let Some(Value::Object(config)) = fields.get_mut("config")
+    {
+        walk.record(&plugin.fields, config, "config.");
+    }
+    faults.extend(
+        walk.failed
+            .into_iter()
+            .map(|(field, message)| CompileFault {
+                kind: record.key.kind,
+                id: record.key.id,
+                field,
+                message,
+            }),
+    );
+    Some(Record {
+        key: record.key,
+        json: serde_json::to_vec(&fields).ok()?,
+    })
+}
+
+/// A walk over the fields of one record.
+struct Walk<'a> {
+    vaults: &'a HashMap<String, Vault>,
+    read: Read<'a>,
+    failed: Vec<(String, String)>,
+}
+
+impl Walk<'_> {
+    fn record(&mut self, schema: &Schema, fields: &mut Map<String, Value>, path: &str) {
+        for field in &schema.fields {
+            let Some(value) = fields.get_mut(&field.name) else {
+                continue;
+            };
+            let path = format!("{path}{}", field.name);
+            if field.referenceable {
+                self.texts(value, &path);
+            }
+            self.inside(&field.kind, value, &path);
+        }
+    }
+
+    /// Records may be inside a field whose own texts are none.
+    fn inside(&mut self, kind: &Kind, value: &mut Value, path: &str) {
+        match (kind, value) {
+            (Kind::Record(schema), Value::Object(fields)) => {
+                self.record(schema, fields, &format!("{path}."));
+            }
+            (Kind::Array(element, _) | Kind::Set(element, _), Value::Array(list)) => {
+                for value in list {
+                    self.inside(element, value, path);
+                }
+            }
+            (Kind::Map(element, _), Value::Object(map)) => {
+                for (_, value) in map.iter_mut() {
+                    self.inside(element, value, path);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Replaces a text, or those of a list or map.
+    fn texts(&mut self, value: &mut Value, path: &str) {
+        match value {
+            Value::String(text) if is_reference(text) => match self.secret(text) {
+                Ok(secret) => *text = secret,
+                Err(reason) => {
+                    let message = format!("the reference {text} cannot be resolved: {reason}");
+                    self.failed.push((path.to_owned(), message));
+                }
+            },
+            Value::Array(list) => {
+                for value in list {
+                    self.texts(value, path);
+                }
+            }
+            Value::Object(map) => {
+                for (_, value) in map.iter_mut() {
+                    self.texts(value, path);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn secret(&self, text: &str) -> Result<String, String> {
+        let reference = Reference::parse(text).ok_or("it names no secret")?;
+        let (backend, prefix) = match self.vaults.get(reference.vault) {
+            Some(vault) => {
+                let prefix = vault.config.get("prefix").and_then(Value::as_str);
+                (vault.name.as_str(), prefix.unwrap_or_default())
+            }
+            None => (reference.vault, ""),
+        };
+        match backend {
+            "env" => {
+                let (name, key) = match reference.path.split_once('/') {
+                    Some((name, key)) => (name, Some(key)),
+                    None => (reference.path, None),
+                };
+                let name = format!("{prefix}{}", name.replace('-', "_")).to_uppercase();
+                let secret = (self.read)(&Place::Environment(name))?;
+                key.map_or(Ok(secret.clone()), |key| member(&secret, key))
+            }
+            "file" if prefix.is_empty() => (self.read)(&Place::File(reference.path.to_owned())),
+            "file" => (self.read)(&Place::File(format!("{prefix}/{}", reference.path))),
+            other => Err(format!("there is no vault '{other}'")),
+        }
+    }
+}
+
+/// One member of a secret that holds several, as JSON.
+fn member(secret: &str, key: &str) -> Result<String, String> {
+    let parsed: Value = serde_json::from_str(secret).map_err(|_| "it holds no JSON")?;
+    match parsed.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) if !other.is_null() => Ok(other.to_string()),
+        _ => Err(format!("its JSON has no member '{key}'")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared::snapshot::{Key, Revision};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn snapshot(records: Vec<(&'static str, Value)>) -> Snapshot {
+        let records = records
+            .into_iter()
+            .zip(1..)
+            .map(|((kind, mut fields), at)| {
+                let id = Uuid::from_u128(at);
+                fields["id"] = json!(id);
+                fields["created_at"] = json!(1);
+                fields["updated_at"] = json!(1);
+                Record {
+                    key: Key { kind, id },
+                    json: serde_json::to_vec(&fields).unwrap(),
+                }
+            });
+        Snapshot::new(1, Revision(1), records.collect())
+    }
+
+    fn read(place: &Place) -> Result<String, String> {
+        match place {
+            Place::Environment(name) if name == "MY_SECRET" => Ok("hush".to_owned()),
+            Place::Environment(name) if name == "KV_PAIR" => Ok(r#"{"a":"one"}"#.to_owned()),
+            Place::File(path) if path == "oidc/secret" => Ok("from a file".to_owned()),
+            _ => Err("it is not set".to_owned()),
+        }
+    }
+
+    fn plugin(config: Value) -> (&'static str, Value) {
+        let mut whole = json!({ "issuer": "https://op.test" });
+        for (name, value) in config.as_object().unwrap() {
+            whole[name] = value.clone();
+        }
+        (
+            "plugins",
+            json!({ "name": "openid-connect", "config": whole }),
+        )
+    }
+
+    fn config_of(snapshot: &Snapshot, id: u128) -> Value {
+        let id = Uuid::from_u128(id);
+        let record = snapshot.records.iter().find(|record| record.key.id == id);
+        serde_json::from_slice::<Value>(&record.unwrap().json).unwrap()["config"].clone()
+    }
+
+    #[test]
+    fn references_are_replaced_where_the_schema_allows_them() {
+        let vault = |prefix: &str, name: &str, inner: &str| {
+            let fields = json!({ "prefix": prefix, "name": name, "config": { "prefix": inner } });
+            ("vaults", fields)
+        };
+        let before = snapshot(vec![
+            plugin(json!({
+                "client_secret": ["{vault://env/my-secret}", "plain", "{vault://mine/pair/a}", "{vault://files/secret}"],
+                "login_redirect_uri": ["{vault://env/my-secret}"],
+            })),
+            vault("mine", "env", "kv_"),
+            vault("files", "file", "oidc"),
+        ]);
+        let after = resolve(&before, &read).unwrap();
+        let config = config_of(&after, 1);
+        assert_eq!(
+            config["client_secret"],
+            json!(["hush", "plain", "one", "from a file"])
+        );
+        // No field for secrets: a text like any other.
+        assert_eq!(
+            config["login_redirect_uri"],
+            json!(["{vault://env/my-secret}"])
+        );
+        assert_eq!(after.position, before.position);
+    }
+
+    #[test]
+    fn a_reference_that_leads_nowhere_is_named_without_a_secret() {
+        let secrets =
+            json!({ "client_secret": ["{vault://env/my-secret}", "{vault://env/other}"] });
+        let faults = resolve(&snapshot(vec![plugin(secrets)]), &read).unwrap_err();
+        let [fault] = faults.as_slice() else {
+            panic!("{faults:?}")
+        };
+        assert_eq!(fault.field, "config.client_secret");
+        assert_eq!(
+            fault.message,
+            "the reference {vault://env/other} cannot be resolved: it is not set"
+        );
+    }
+
+    #[test]
+    fn a_configuration_without_references_is_not_copied() {
+        let plain = snapshot(vec![plugin(json!({}))]);
+        assert!(matches!(resolve(&plain, &read), Ok(Cow::Borrowed(_))));
+    }
+}

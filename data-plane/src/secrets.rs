@@ -1,0 +1,105 @@
+//! Where a data plane reads the secrets that its configuration refers to: its environment, and files in one
+//! directory. The only place that does.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+use shared::snapshot::Snapshot;
+
+use crate::compile::references::{Place, resolve};
+use crate::compile::{CompileFault, CompiledSnapshot, compile};
+
+/// Largest secret in a file, in bytes.
+const LARGEST: u64 = 1024 * 1024;
+
+/// The places that secrets may be read from.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    /// The only directory whose files references can name; none: no file can.
+    directory: Option<PathBuf>,
+}
+
+impl Secrets {
+    /// Secrets of the environment, and of `directory`.
+    pub const fn new(directory: Option<PathBuf>) -> Self {
+        Self { directory }
+    }
+
+    /// Compiles `snapshot` with every reference replaced. They are read anew each time.
+    pub fn compile(&self, snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+        compile(&*resolve(snapshot, &|place| self.read(place))?)
+    }
+
+    fn read(&self, place: &Place) -> Result<String, String> {
+        match place {
+            Place::Environment(name) => std::env::var(name).map_err(|_| {
+                format!("the variable {name} is not set in the data plane's environment")
+            }),
+            Place::File(path) => self.read_file(Path::new(path)),
+        }
+    }
+
+    fn read_file(&self, path: &Path) -> Result<String, String> {
+        let directory = self
+            .directory
+            .as_ref()
+            .ok_or("the setting secrets_directory of the data plane is not set")?;
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if !path.components().all(inside) {
+            return Err("the path leads out of secrets_directory".to_owned());
+        }
+        let mut text = String::new();
+        let file = File::open(directory.join(path)).map_err(|error| error.kind().to_string())?;
+        let read = file.take(LARGEST + 1).read_to_string(&mut text);
+        read.map_err(|error| error.kind().to_string())?;
+        if text
+            .len()
+            .to_string()
+            .parse::<u64>()
+            .is_ok_and(|length| length > LARGEST)
+        {
+            return Err("the file is larger than 1 MiB".to_owned());
+        }
+        // Editors and `echo` end a file with a line break that is no part of the secret.
+        let end = text.trim_end_matches(['\n', '\r']).len();
+        text.truncate(end);
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_only_below_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("a")).unwrap();
+        std::fs::write(directory.path().join("a/secret"), "hush\n").unwrap();
+        let secrets = Secrets::new(Some(directory.path().join("a")));
+        let read = |path: &str| secrets.read(&Place::File(path.to_owned()));
+        assert_eq!(read("secret").as_deref(), Ok("hush"));
+        assert!(read("none").is_err());
+        for path in ["../a/secret", "/etc/hostname", "x/../secret"] {
+            let refused = read(path).unwrap_err();
+            assert_eq!(refused, "the path leads out of secrets_directory", "{path}");
+        }
+        assert!(
+            Secrets::default()
+                .read(&Place::File("secret".to_owned()))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named() {
+        let secrets = Secrets::default();
+        let name = "WARDGATE_TEST_NO_SUCH_VARIABLE";
+        let refused = secrets
+            .read(&Place::Environment(name.to_owned()))
+            .unwrap_err();
+        assert!(refused.contains(name), "{refused}");
+        assert!(secrets.read(&Place::Environment("PATH".to_owned())).is_ok());
+    }
+}
