@@ -101,17 +101,12 @@ impl Admin {
         self
     }
 
-    /// Also answers to these host names, besides `localhost` and addresses.
+    /// Also answers to these host names, besides `localhost` and addresses, and to pages of these consoles
+    /// in a browser.
     #[must_use]
-    pub fn with_names(mut self, names: Vec<String>) -> Self {
+    pub fn with_names(mut self, names: Vec<String>, consoles: &[String]) -> Self {
         self.names = names.into();
-        self
-    }
-
-    /// Also lets pages of these origins call from a browser.
-    #[must_use]
-    pub fn with_consoles(mut self, origins: &[String]) -> Self {
-        self.consoles = origin::Consoles::new(origins);
+        self.consoles = origin::Consoles::new(consoles);
         self
     }
 

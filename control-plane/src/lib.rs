@@ -188,9 +188,8 @@ impl ControlPlane {
         let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet, config_sync.target())
-            .with_names(settings.admin_names)
+            .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
-            .with_consoles(&settings.admin_gui_origins)
             .router();
         let (stop, stopping) = oneshot::channel();
         let mut stop = vec![stop];

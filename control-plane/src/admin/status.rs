@@ -103,8 +103,7 @@ pub(super) fn status(
 ) -> Result<Value, Refusal> {
     let format = Format::parse(query)?;
     let resident = format.show(resident_bytes());
-    let dictionary =
-        json!({ "capacity": format.show(total_bytes()), "allocated_slabs": resident });
+    let dictionary = json!({ "capacity": format.show(total_bytes()), "allocated_slabs": resident });
     Ok(json!({
         "database": { "reachable": true },
         "server": counters.shown(),

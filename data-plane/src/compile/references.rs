@@ -52,6 +52,7 @@ pub fn resolve<'a>(
     }
     Ok(Cow::Owned(Snapshot {
         position: snapshot.position,
+        inventory: snapshot.inventory.clone(),
         records,
     }))
 }
@@ -102,7 +103,7 @@ fn resolve_record(
     );
     Some(Record {
         key: record.key,
-        json: serde_json::to_vec(&fields).ok()?,
+        json: serde_json::to_vec(&fields).ok()?.into(),
     })
 }
 
@@ -226,7 +227,7 @@ mod tests {
                 fields["updated_at"] = json!(1);
                 Record {
                     key: Key { kind, id },
-                    json: serde_json::to_vec(&fields).unwrap(),
+                    json: serde_json::to_vec(&fields).unwrap().into(),
                 }
             });
         Snapshot::new(1, Revision(1), records.collect())
@@ -241,7 +242,7 @@ mod tests {
         }
     }
 
-    fn plugin(config: Value) -> (&'static str, Value) {
+    fn plugin(config: &Value) -> (&'static str, Value) {
         let mut whole = json!({ "issuer": "https://op.test" });
         for (name, value) in config.as_object().unwrap() {
             whole[name] = value.clone();
@@ -265,7 +266,7 @@ mod tests {
             ("vaults", fields)
         };
         let before = snapshot(vec![
-            plugin(json!({
+            plugin(&json!({
                 "client_secret": ["{vault://env/my-secret}", "plain", "{vault://mine/pair/a}", "{vault://files/secret}"],
                 "login_redirect_uri": ["{vault://env/my-secret}"],
             })),
@@ -290,7 +291,7 @@ mod tests {
     fn a_reference_that_leads_nowhere_is_named_without_a_secret() {
         let secrets =
             json!({ "client_secret": ["{vault://env/my-secret}", "{vault://env/other}"] });
-        let faults = resolve(&snapshot(vec![plugin(secrets)]), &read).unwrap_err();
+        let faults = resolve(&snapshot(vec![plugin(&secrets)]), &read).unwrap_err();
         let [fault] = faults.as_slice() else {
             panic!("{faults:?}")
         };
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_configuration_without_references_is_not_copied() {
-        let plain = snapshot(vec![plugin(json!({}))]);
+        let plain = snapshot(vec![plugin(&json!({}))]);
         assert!(matches!(resolve(&plain, &read), Ok(Cow::Borrowed(_))));
     }
 }

@@ -64,7 +64,7 @@ async fn a_consoles_page_may_read_also_what_is_refused() {
     };
     let publisher = Publisher::new(Config::default(), 1, Box::new(journal));
     let admin = Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001")
-        .with_consoles(&["https://console.test".to_owned()]);
+        .with_names(Vec::new(), &["https://console.test".to_owned()]);
     let api = Api(admin.router());
     let sent = [
         ("origin", "https://console.test"),
