@@ -7,6 +7,9 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::client_certificates::Asking;
+use crate::live::Live;
+
 /// Why there is no certificate to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -30,15 +33,17 @@ pub enum CertificateError {
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1.
 pub(crate) fn server_config(
     files: Option<(&Path, &Path)>,
+    live: Live,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
     let (chain, key) = match files {
         Some((certificate, key)) => read(certificate, key)?,
         None => self_signed()?,
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let asking = Arc::new(Asking::new(live, Arc::clone(&provider)));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(asking)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))

@@ -16,7 +16,8 @@ use plugins::registry::AnyFilter;
 use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use shared::entity::{
-    Acl, Consumer, PathHandling, Plugin, Protocol, Revocation, Route, Service, SessionKey,
+    Acl, Certificate, ClientKey, Consumer, PathHandling, Plugin, Protocol, Revocation, Route,
+    Service, SessionKey,
 };
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
@@ -46,6 +47,8 @@ pub struct CompileFault {
 /// A whole configuration, ready to run.
 #[derive(Debug)]
 pub struct CompiledSnapshot {
+    /// Whether clients are asked for their certificates.
+    pub(crate) asks_for_certificates: bool,
     position: RwLock<Position>,
     pub(crate) router: Router,
     /// In the order that the router names them by.
@@ -120,6 +123,8 @@ struct Records {
     acls: Vec<Acl>,
     principals: Principals,
     session_keys: Vec<SessionKey>,
+    client_keys: Vec<ClientKey>,
+    certificates: Vec<Certificate>,
     revocations: Vec<Revocation>,
 }
 
@@ -197,20 +202,28 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         let labels = labels(route, owner);
         ready.push(compile_route(route, labels, service, filters, matched));
     }
-    let environment = environment::compile(
+    let mut environment = environment::compile(
         records.consumers,
         &records.acls,
         &records.session_keys,
         records.principals,
         &mut faults,
     );
+    let client_keys =
+        environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
+    environment.client_keys = Arc::new(client_keys);
     if !faults.is_empty() {
         faults.sort_by(|a, b| (a.kind, a.id, &a.field).cmp(&(b.kind, b.id, &b.field)));
         faults.dedup();
         return Err(faults);
     }
     let unrouted = assembly.of_none();
+    let asks_for_certificates = assembly
+        .filters
+        .iter()
+        .any(plugins::filter::Filter::wants_certificates);
     Ok(CompiledSnapshot {
+        asks_for_certificates,
         filters: assembly.filters,
         unrouted,
         position: RwLock::new(snapshot.position),
@@ -283,6 +296,8 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             }
             "acls" => records.acls.extend(parse(kind, id, json, faults)),
             "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
+            "client_keys" => records.client_keys.extend(parse(kind, id, json, faults)),
+            "certificates" => records.certificates.extend(parse(kind, id, json, faults)),
             "revocations" => records
                 .revocations
                 .extend(parse::<Revocation>(kind, id, json, faults)),

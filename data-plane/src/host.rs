@@ -1,5 +1,6 @@
 //! What filters may ask of the outside, by way of their core.
 
+mod direct;
 mod redis;
 mod sink;
 
@@ -13,6 +14,7 @@ use http::{HeaderValue, Response};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
+use plugins::openid_connect::client_keys::ClientKeys;
 use plugins::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
@@ -171,7 +173,13 @@ impl Host for CoreHost {
             .authority()
             .map(ToString::to_string)
             .unwrap_or_default();
-        tokio::time::timeout(limits.timeout, self.fetch_whole(request, &limits))
+        let fetching = async {
+            if direct::is_needed(request.uri(), &limits) {
+                return direct::fetch(request, &limits).await;
+            }
+            self.fetch_whole(request, &limits).await
+        };
+        tokio::time::timeout(limits.timeout, Box::pin(fetching))
             .await
             .unwrap_or(Err(FetchError::Timeout {
                 authority,
@@ -189,6 +197,12 @@ impl Host for CoreHost {
 
     async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
         sink::write(&self.0, sink, bytes).await
+    }
+
+    fn client_keys(&self) -> Arc<ClientKeys> {
+        let snapshot = self.0.snapshot();
+        let keys = snapshot.map(|snapshot| Arc::clone(&snapshot.environment.client_keys));
+        keys.unwrap_or_default()
     }
 
     fn now(&self) -> UnixTime {

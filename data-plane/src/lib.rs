@@ -19,6 +19,7 @@ mod access_log;
 mod ask;
 mod body;
 mod certificates;
+mod client_certificates;
 pub mod compile;
 mod config_sync;
 mod contact;

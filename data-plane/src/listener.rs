@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::client_certificates::thumbprint;
 use crate::core::{Core, Node};
 use crate::guard::Guarded;
 use crate::http1::head::{MAX_FIELDS, MAX_HEAD};
@@ -199,6 +200,8 @@ async fn connection(
         Some(acceptor) => {
             match tokio::time::timeout(core.node.limits.handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
+                    let certificates = stream.get_ref().1.peer_certificates();
+                    peer.certificate = certificates.and_then(<[_]>::first).and_then(thumbprint);
                     peer.server_name = stream
                         .get_ref()
                         .1

@@ -91,7 +91,7 @@ impl Proxy {
             .proxy_tls_certificate
             .as_deref()
             .zip(settings.proxy_tls_key.as_deref());
-        let tls = server_config(files)?;
+        let tls = server_config(files, Arc::clone(&live))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if settings.workers == 0 {
             cores
@@ -210,7 +210,7 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
         .proxy_tls_certificate
         .as_deref()
         .zip(settings.proxy_tls_key.as_deref());
-    server_config(files)?;
+    server_config(files, Live::default())?;
     TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
     told(settings)?;
     real_ip(settings)?;

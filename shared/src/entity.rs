@@ -3,6 +3,7 @@
 mod acl;
 mod ca_certificate;
 mod certificate;
+mod client_key;
 mod consumer;
 mod consumer_group;
 mod credential;
@@ -33,6 +34,7 @@ use crate::schema::{FieldErrors, Record};
 pub use acl::Acl;
 pub use ca_certificate::CaCertificate;
 pub use certificate::Certificate;
+pub use client_key::ClientKey;
 pub use consumer::Consumer;
 pub use consumer_group::{ConsumerGroup, ConsumerGroupConsumer};
 pub use credential::{
@@ -199,7 +201,7 @@ impl Definition {
 }
 
 /// Every entity. A new one adds its file and a line here.
-static DEFINITIONS: [Definition; 27] = [
+static DEFINITIONS: [Definition; 28] = [
     Definition::of::<Workspace>(),
     Definition::of::<Certificate>(),
     Definition::of::<CaCertificate>(),
@@ -226,6 +228,7 @@ static DEFINITIONS: [Definition; 27] = [
     Definition::of::<RbacUserRole>(),
     Definition::of::<RbacRoleEndpoint>(),
     Definition::of::<SessionKey>(),
+    Definition::of::<ClientKey>(),
     Definition::of::<Revocation>(),
 ];
 

@@ -7,6 +7,7 @@ use shared::entity::Consumer;
 use uuid::Uuid;
 
 use crate::credentials::Credentials;
+use crate::openid_connect::client_keys::ClientKeys;
 use crate::session_keys::KeyRing;
 
 /// What every filter of one snapshot shares.
@@ -18,6 +19,8 @@ pub struct Environment {
     pub credentials: Credentials,
     /// The keys that seal and open cookies.
     pub session_keys: KeyRing,
+    /// What the gateway proves itself with at providers.
+    pub client_keys: Arc<ClientKeys>,
 }
 
 /// A consumer's place in a consumer group.

@@ -61,6 +61,9 @@ pub struct Client {
     pub https: bool,
     /// Host and, if it is not the scheme's default, port that the client asked for.
     pub authority: String,
+    /// SHA-256 of the certificate that the client presented in its TLS handshake with us, whoever
+    /// issued it.
+    pub certificate: Option<[u8; 32]>,
     /// The listener's port.
     pub port: u16,
     /// The address of the connection's other end, whatever its headers say.

@@ -92,6 +92,11 @@ pub trait Filter: Send + Sync + 'static {
         &[]
     }
 
+    /// Whether it looks at the certificates of clients: they are not asked for one otherwise.
+    fn wants_certificates(&self) -> bool {
+        false
+    }
+
     /// Whether cookies of this name are this filter's: the pipeline drops an upstream's `Set-Cookie`
     /// of such a name.
     fn owns_cookie(&self, _name: &str) -> bool {

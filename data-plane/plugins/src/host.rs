@@ -14,6 +14,8 @@ use futures::future::LocalBoxFuture;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 
+use crate::openid_connect::client_keys::{ClientCertificate, ClientKeys};
+use crate::proxies::Proxies;
 use crate::revocations::Revocations;
 
 /// The port to the outside. Cheap to clone; a clone may outlive the request, in a task of its own.
@@ -44,6 +46,9 @@ pub trait Host: Clone + 'static {
 
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
+
+    /// What the gateway proves itself with at providers, by the newest snapshot.
+    fn client_keys(&self) -> Arc<ClientKeys>;
 
     /// Fills `buffer` from the operating system's random source.
     fn random(&self, buffer: &mut [u8]);
@@ -111,6 +116,14 @@ pub struct FetchLimits {
     pub body: usize,
     /// Whether the server's certificate must be valid for its name.
     pub verify_tls: bool,
+    /// What the client presents in the TLS handshake.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// The proxies on the way.
+    pub proxies: Option<Arc<Proxies>>,
+    /// Whether the connection may be kept for later requests.
+    pub keep_alive: bool,
+    /// Whether HTTP/1.0 is spoken.
+    pub http_1_0: bool,
 }
 
 /// Why there is no answer.

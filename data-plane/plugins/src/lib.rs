@@ -24,6 +24,7 @@ pub mod jwt;
 pub mod key_auth;
 pub mod openid_connect;
 mod pairs;
+pub mod proxies;
 pub mod rate_limiting;
 pub mod redirect;
 mod redis_config;

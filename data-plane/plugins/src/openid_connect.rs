@@ -15,9 +15,12 @@
 mod admission;
 mod answers;
 mod assertion;
+mod authorization_request;
+mod authorization_response;
 mod bearer;
 mod callback;
 mod claims;
+pub mod client_keys;
 pub mod config;
 mod cookie;
 mod distributed;
@@ -37,6 +40,7 @@ mod mark;
 mod opened;
 mod packed;
 mod page;
+mod possession;
 mod principal;
 mod provider;
 mod rate;
@@ -75,6 +79,7 @@ use cookie::Jar;
 use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
 use opened::{Opened, Sought};
+use possession::Presented;
 use rules::Rules;
 use session::Session;
 use token_endpoint::PassedOn;
@@ -141,6 +146,10 @@ impl Filter for OpenidConnectFilter {
 
     fn owned_headers(&self) -> &[HeaderName] {
         &self.0.headers.owned
+    }
+
+    fn wants_certificates(&self) -> bool {
+        self.0.possession.certificate()
     }
 
     fn owns_cookie(&self, name: &str) -> bool {
@@ -288,7 +297,8 @@ async fn use_session(
                         session.renewed_at = now;
                     }
                     session.used_at = now;
-                    admission::admit(rules, exchange, host, jar, &mut session).await?;
+                    admission::admit(rules, exchange, host, jar, &mut session, Presented::Session)
+                        .await?;
                     exchange
                         .response_headers
                         .extend(tokens.headers.iter().cloned());
@@ -322,13 +332,13 @@ async fn use_session(
     }
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
-        admission::admit(rules, exchange, host, jar, &mut learnt).await?;
+        admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
         let changed = open.restored
             || learnt.used_at != session.used_at
             || (learnt.user_info.is_some() && session.user_info.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
-        admission::check_bindings(rules, jar, session)?;
+        admission::check_bindings(rules, exchange, host, jar, session, Presented::Session)?;
         open.principal.admit(rules, exchange)?;
     }
     if let Some(next) = next {
@@ -439,7 +449,7 @@ async fn use_refresh_token(
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place);
     }
-    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());

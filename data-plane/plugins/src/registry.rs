@@ -178,6 +178,12 @@ macro_rules! registry {
                 }
             }
 
+            fn wants_certificates(&self) -> bool {
+                match self {
+                    $(Self::$plugin(filter) => filter.wants_certificates(),)*
+                }
+            }
+
             fn owns_cookie(&self, name: &str) -> bool {
                 match self {
                     $(Self::$plugin(filter) => filter.owns_cookie(name),)*

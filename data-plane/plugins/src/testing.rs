@@ -25,6 +25,7 @@ use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
 use crate::host::{FetchError, FetchLimits, Host, RevokeError};
 use crate::openid_connect::OpenidConnect;
+use crate::openid_connect::client_keys::ClientKeys;
 use crate::revocations::Revocations;
 use crate::session_keys::{KeyRing, SessionKey};
 use crate::state::{CoreStates, NodeStates};
@@ -55,6 +56,8 @@ struct Inner {
     redis: RefCell<Option<Rc<RedisFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
+    client_keys: RefCell<Arc<ClientKeys>>,
+    limits: RefCell<Option<FetchLimits>>,
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
@@ -81,6 +84,8 @@ impl FakeHost {
             redis: RefCell::default(),
             written: RefCell::default(),
             hangs: Cell::default(),
+            client_keys: RefCell::default(),
+            limits: RefCell::default(),
             sleepers: RefCell::default(),
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
@@ -107,6 +112,20 @@ impl FakeHost {
         self.0
             .now
             .set(now.saturating_add(Duration::from_secs_f64(seconds)));
+    }
+
+    /// Gives the gateway keys and certificates.
+    pub(crate) fn equip(&self, keys: ClientKeys) {
+        *self.0.client_keys.borrow_mut() = Arc::new(keys);
+    }
+
+    /// What the last fetch was allowed.
+    pub(crate) fn last_limits(&self) -> FetchLimits {
+        self.0
+            .limits
+            .borrow()
+            .clone()
+            .expect("something was fetched")
     }
 
     /// Lets the network take everything and give nothing.
@@ -170,6 +189,7 @@ impl Host for FakeHost {
         request: http::Request<Bytes>,
         limits: FetchLimits,
     ) -> Result<http::Response<Bytes>, FetchError> {
+        *self.0.limits.borrow_mut() = Some(limits.clone());
         if self.0.hangs.get() {
             self.sleep(limits.timeout).await;
             return Err(FetchError::Timeout {
@@ -219,6 +239,10 @@ impl Host for FakeHost {
 
     fn now(&self) -> UnixTime {
         self.0.now.get()
+    }
+
+    fn client_keys(&self) -> Arc<ClientKeys> {
+        Arc::clone(&self.0.client_keys.borrow())
     }
 
     fn random(&self, buffer: &mut [u8]) {
@@ -282,6 +306,7 @@ pub(crate) struct Request {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Bytes,
     pub(crate) https: bool,
+    pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) environment: Environment,
     pub(crate) matched: Matched,
 }
@@ -294,6 +319,7 @@ impl Request {
             headers: Vec::new(),
             body: Bytes::new(),
             https: false,
+            certificate: None,
             environment: Environment {
                 session_keys: key_ring(),
                 ..Environment::default()
@@ -319,6 +345,7 @@ impl Request {
                 address: [127, 0, 0, 1].into(),
                 https: self.https,
                 authority: "gateway.example".to_owned(),
+                certificate: self.certificate,
                 port: 8000,
                 peer: [127, 0, 0, 1].into(),
             },

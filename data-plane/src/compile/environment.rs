@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use plugins::credentials::{ApiKey, Credentials, JwtKey, Password, PublicKey, SigningSecret};
 use plugins::environment::{Consumers, Environment, Membership};
+use plugins::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use plugins::session_keys::{KeyRing, SessionKey as RingKey};
 use shared::clock::UnixTime;
 use shared::entity::{
-    Acl, BasicauthCredential, Consumer, ConsumerGroup, ConsumerGroupConsumer, HmacauthCredential,
-    JwtAlgorithm, JwtSecret, KeyState, KeyauthCredential, SessionKey,
+    Acl, BasicauthCredential, Certificate, ClientKey, Consumer, ConsumerGroup,
+    ConsumerGroupConsumer, HmacauthCredential, JwtAlgorithm, JwtSecret, KeyState,
+    KeyauthCredential, SessionKey,
 };
 use shared::secret::Secret;
 
@@ -168,7 +170,36 @@ pub(super) fn compile(
         consumers,
         credentials: principals.credentials(faults),
         session_keys: KeyRing { keys: ring },
+        ..Environment::default()
     }
+}
+
+/// What the gateway proves itself with at providers.
+pub(super) fn client_keys(
+    keys: &[ClientKey],
+    certificates: &[Certificate],
+    faults: &mut Vec<CompileFault>,
+) -> ClientKeys {
+    let mut all = ClientKeys::default();
+    for key in keys.iter().filter(|key| key.retired_at.is_none()) {
+        let kid = key.id.to_string();
+        if let Err(problem) = all.add(&kid, &key.algorithm, key.secret.expose()) {
+            faults.push(CompileFault {
+                kind: "client_keys",
+                id: key.id,
+                field: "secret".to_owned(),
+                message: problem.to_owned(),
+            });
+        }
+    }
+    for certificate in certificates {
+        let presented = ClientCertificate {
+            chain: certificate.cert.clone(),
+            key: Secret::new(certificate.key.expose().to_owned()),
+        };
+        all.certificates.insert(certificate.id, Arc::new(presented));
+    }
+    all
 }
 
 fn ring_key(key: &SessionKey) -> Option<RingKey> {

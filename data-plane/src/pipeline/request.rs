@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) tls: bool,
     /// The name in the TLS handshake.
     pub(crate) server_name: Option<String>,
+    /// SHA-256 of the certificate in the TLS handshake.
+    pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) gate: Arc<Gate>,
 }
 
@@ -45,6 +47,7 @@ impl Peer {
             port_text: port.to_string(),
             tls,
             server_name: None,
+            certificate: None,
             gate,
         }
     }
@@ -107,6 +110,7 @@ pub(super) fn client(
             || authority.to_owned(),
             |port| with_port(authority, port, https),
         ),
+        certificate: peer.certificate,
         port: peer.port,
         peer: peer.address,
     }

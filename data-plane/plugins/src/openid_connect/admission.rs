@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use subtle::ConstantTimeEq;
 use tracing::debug;
 
 use super::claims::authorize;
@@ -15,6 +16,7 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::jws::Claims;
 use super::opened;
+use super::possession::{self, Presented};
 use super::provider;
 use super::rules::Rules;
 use super::session::Session;
@@ -96,8 +98,9 @@ pub(super) async fn admit(
     host: &impl Host,
     jar: &Jar,
     session: &mut Session,
+    presented: Presented,
 ) -> Result<(), Failure> {
-    check_bindings(rules, jar, session)?;
+    check_bindings(rules, exchange, host, jar, session, presented)?;
     let mut found = Found::default();
     if rules.lookups.wants(session) {
         let (access, id) = opened::claims_of(rules, session);
@@ -155,14 +158,25 @@ async fn look_up(
     Ok(found)
 }
 
-/// A token that a client brought may have to belong to a cookie of another application (Kong 3.9,
-/// `jwt_session_cookie`).
+/// Checks what the tokens of `session` are bound to: a certificate or a key of the client, or a cookie
+/// of another application (Kong 3.9, `jwt_session_cookie`).
 ///
 /// # Errors
 ///
-/// If it does not.
-pub(super) fn check_bindings(rules: &Rules, jar: &Jar, session: &Session) -> Result<(), Failure> {
-    use subtle::ConstantTimeEq;
+/// If they are not this client's.
+pub(super) fn check_bindings(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+    presented: Presented,
+) -> Result<(), Failure> {
+    possession::check(rules, exchange, host, session, presented)?;
+    check_cookie(rules, jar, session)
+}
+
+fn check_cookie(rules: &Rules, jar: &Jar, session: &Session) -> Result<(), Failure> {
     let credentials = &rules.config.credentials;
     let Some(cookie) = &credentials.jwt_session_cookie else {
         return Ok(());

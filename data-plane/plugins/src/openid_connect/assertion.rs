@@ -9,7 +9,7 @@ use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaEncoding, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::config::{Jwk, SecretText, SigningAlgorithm};
 use super::session::random_text;
@@ -124,17 +124,62 @@ impl Signer {
         })
     }
 
+    /// Signs with a private key in PKCS #8.
+    ///
+    /// # Errors
+    ///
+    /// If the key is none, or does not suit `algorithm`.
+    pub(super) fn of_pkcs8(
+        kid: &str,
+        algorithm: SigningAlgorithm,
+        pkcs8: &[u8],
+    ) -> Result<Self, &'static str> {
+        let unusable = "the key is not of the kind that its algorithm needs";
+        let curve = match algorithm {
+            SigningAlgorithm::ES256 => Some(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
+            SigningAlgorithm::ES384 => Some(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
+            SigningAlgorithm::ES512 => Some(&signature::ECDSA_P521_SHA512_FIXED_SIGNING),
+            _ => None,
+        };
+        let key = if let Some(curve) = curve {
+            Key::Ec(EcdsaKeyPair::from_pkcs8(curve, pkcs8).map_err(|_| unusable)?)
+        } else if algorithm == SigningAlgorithm::EdDSA {
+            Key::Ed(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| unusable)?)
+        } else {
+            let encoding = rsa_encoding(algorithm).ok_or(unusable)?;
+            Key::Rsa(
+                RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| unusable)?,
+                encoding,
+            )
+        };
+        Ok(Self {
+            algorithm,
+            kid: Some(kid.to_owned()),
+            key,
+        })
+    }
+
+    /// Whether it signs by `algorithm`.
+    pub(super) fn signs_by(&self, algorithm: SigningAlgorithm) -> bool {
+        self.algorithm == algorithm
+    }
+
     /// An assertion of the client `id` for the endpoint `audience`. `None`: it cannot be signed.
     pub(super) fn assertion(&self, id: &str, audience: &str, host: &impl Host) -> Option<String> {
         let now = host.now().as_secs();
-        let mut header = json!({ "alg": self.algorithm, "typ": "JWT" });
-        if let (Some(kid), Some(members)) = (&self.kid, header.as_object_mut()) {
-            members.insert("kid".to_owned(), json!(kid));
-        }
         let claims = json!({
             "iss": id, "sub": id, "aud": audience, "jti": random_text::<16>(host),
             "iat": now, "exp": now.saturating_add(LIFETIME),
         });
+        self.sign_claims("JWT", &claims)
+    }
+
+    /// A JWT of the type `typ` with these claims. `None`: it cannot be signed.
+    pub(super) fn sign_claims(&self, typ: &str, claims: &Value) -> Option<String> {
+        let mut header = json!({ "alg": self.algorithm, "typ": typ });
+        if let (Some(kid), Some(members)) = (&self.kid, header.as_object_mut()) {
+            members.insert("kid".to_owned(), json!(kid));
+        }
         let mut text = URL_SAFE_NO_PAD.encode(header.to_string());
         text.push('.');
         URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut text);
@@ -210,7 +255,6 @@ mod tests {
     use aws_lc_rs::encoding::{AsBigEndian, AsDer, Pkcs8V1Der};
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::KeyPair;
-    use serde_json::Value;
 
     use super::*;
     use crate::openid_connect::jws::Jws;

@@ -22,6 +22,7 @@ use super::introspection::{self, Brought};
 use super::jws::{self, Claims};
 use super::login;
 use super::opened;
+use super::possession::Presented;
 use super::principal::Principal;
 use super::provider;
 use super::request::{self, Found};
@@ -117,10 +118,10 @@ pub(super) async fn authenticate(
     tokens.id_token.clone_from(&id_token);
     let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
     if id_token.is_some() || rules.lookups.wants(&session) {
-        admission::admit(rules, exchange, host, jar, &mut session).await?;
+        admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
         hand_out(rules, exchange, host, jar, &session).await;
     } else {
-        admission::check_bindings(rules, jar, &session)?;
+        admission::check_bindings(rules, exchange, host, jar, &session, Presented::Token)?;
         verified.principal.admit(rules, exchange)?;
         keep_session(rules, exchange, host, jar, &verified, &session).await;
     }
@@ -172,7 +173,7 @@ async fn vouched_for(
     let (_, id) = opened::claims_of(rules, &session);
     user_info::check_subject(&user_info.claims, id.as_ref())?;
     session.learn(&user_info);
-    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     hand_out(rules, exchange, host, jar, &session).await;
     let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))

@@ -4,10 +4,11 @@
 use http::Method;
 use shared::clock::UnixTime;
 
-use super::config::{AuthMethod, LoginAction, ResponseMode};
+use super::config::{AuthMethod, LoginAction};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::flow::{self, Callback, Pending};
+use super::jws::Jws;
 use super::mark::{self, Mark};
 use super::request;
 use super::rules::Rules;
@@ -16,22 +17,41 @@ use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 
+/// Longest JWT-secured response, in bytes.
+const LONGEST_RESPONSE: usize = 32 * 1024;
+
 /// The authorization response that the request is, if it looks like one.
 pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Callback> {
+    let mode = rules.config.sign_in.response_mode;
     let arguments: Vec<(String, String)> = match exchange.request.method {
         Method::GET | Method::HEAD => {
             // Nearly no request is one: this look is all that the others cost.
-            exchange.request.uri.query()?.find("state=")?;
+            let mark = if mode.is_signed() {
+                "response="
+            } else {
+                "state="
+            };
+            exchange.request.uri.query()?.find(mark)?;
             request::query(exchange).into_owned().collect()
         }
         Method::POST
-            if rules.config.sign_in.response_mode == ResponseMode::FormPost
+            if (mode.is_posted() || mode.is_in_fragment())
                 && request::is_form(&exchange.request.headers) =>
         {
             request::body_arguments(exchange).await
         }
         _ => return None,
     };
+    let callback = if mode.is_signed() {
+        signed(arguments)?
+    } else {
+        gather(arguments)
+    };
+    let answered = callback.code.is_some() || callback.error.is_some();
+    (callback.state.is_some() && answered).then_some(callback)
+}
+
+fn gather(arguments: Vec<(String, String)>) -> Callback {
     let mut callback = Callback::default();
     for (name, value) in arguments {
         let field = match name.as_str() {
@@ -39,12 +59,31 @@ pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<C
             "code" => &mut callback.code,
             "iss" => &mut callback.iss,
             "error" => &mut callback.error,
+            "id_token" => &mut callback.id_token,
+            "access_token" => &mut callback.access_token,
             _ => continue,
         };
         callback.ambiguous |= field.replace(value).is_some();
     }
-    let answered = callback.code.is_some() || callback.error.is_some();
-    (callback.state.is_some() && answered).then_some(callback)
+    callback
+}
+
+/// Takes a JWT-secured response apart. Who signed it is looked at when it is known which sign-in it
+/// belongs to; nothing beside it counts (JARM §2.4).
+fn signed(arguments: Vec<(String, String)>) -> Option<Callback> {
+    let mut responses = arguments
+        .into_iter()
+        .filter_map(|(name, value)| (name == "response").then_some(value));
+    let response = responses.next()?;
+    let ambiguous = responses.next().is_some();
+    let claims = Jws::parse(&response, LONGEST_RESPONSE).ok()?.claims;
+    let members = claims
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())));
+    let mut callback = gather(members.collect());
+    callback.response = Some(response);
+    callback.ambiguous |= ambiguous;
+    Some(callback)
 }
 
 /// What an authorization response belongs to.

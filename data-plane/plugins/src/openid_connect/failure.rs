@@ -7,8 +7,11 @@ use std::fmt::Write;
 use bytes::Bytes;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use serde_json::json;
 
+use super::config::ProofOfPossession;
 use super::page;
+use super::possession::ALGORITHMS;
 use super::rules::Rules;
 use crate::answer;
 
@@ -49,6 +52,8 @@ pub(super) struct Failure {
     pub(super) message: Option<&'static str>,
     /// What was compared, for operators: never a secret, and never shown to clients.
     pub(super) facts: Vec<(&'static str, String)>,
+    /// Where a browser would have to go for a sign-in.
+    pub(super) login_url: Option<Box<str>>,
 }
 
 impl Failure {
@@ -62,6 +67,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -75,6 +81,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -88,6 +95,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -101,6 +109,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -114,6 +123,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -150,6 +160,7 @@ impl Failure {
             conclusive: false,
             message: None,
             facts: Vec::new(),
+            login_url: None,
         }
     }
 
@@ -184,6 +195,24 @@ impl Failure {
     fn has_page(&self) -> bool {
         self.conclusive && self.code != "no_credential"
             || matches!(self.class, Class::Unavailable | Class::Oversized)
+    }
+
+    /// What a client is to bring (RFC 6750 §3, RFC 9449 §7.1). Without its error code, a client that
+    /// proves possession could not go on, so that is always told.
+    fn challenge(&self, rules: &Rules) -> String {
+        let proof = matches!(self.error, Some("invalid_dpop_proof" | "use_dpop_nonce"));
+        let dpop = proof || rules.possession.key == ProofOfPossession::Strict;
+        let scheme = if dpop { "DPoP" } else { "Bearer" };
+        let mut challenge = format!("{scheme} realm=\"{}\"", rules.realm);
+        if let Some(error) = self.error
+            && (proof || rules.config.access.expose_error_code)
+        {
+            write!(challenge, ", error=\"{error}\"").expect("writing to a string succeeds");
+        }
+        if dpop {
+            write!(challenge, ", algs=\"{ALGORITHMS}\"").expect("writing to a string succeeds");
+        }
+        challenge
     }
 
     /// The answer for the client at position `client`.
@@ -244,6 +273,11 @@ impl Failure {
                 ],
                 request_id,
             )
+        } else if let Some(url) = &self.login_url {
+            answer::json(
+                status,
+                &json!({ "message": message, "request_id": request_id, "login_url": url }),
+            )
         } else {
             answer::message(status, &message, request_id)
         };
@@ -251,16 +285,9 @@ impl Failure {
         if matches!(
             self.class,
             Class::Unauthorized | Class::Forbidden | Class::BadRequest
-        ) {
-            let mut challenge = format!("Bearer realm=\"{}\"", rules.realm);
-            if let Some(error) = self.error
-                && access.expose_error_code
-            {
-                write!(challenge, ", error=\"{error}\"").expect("writing to a string succeeds");
-            }
-            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
+        ) && let Ok(challenge) = HeaderValue::from_str(&self.challenge(rules))
+        {
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         match self.class {
             Class::Unavailable => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("5")),

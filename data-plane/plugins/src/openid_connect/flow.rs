@@ -3,46 +3,32 @@
 //!
 //! ```text
 //! Idle ─Arrived─► Waiting ─CalledBack─► Exchanging ─TokensReceived─► Ended: signed in
-//!                                                        │ a key is missing
-//!                                                        └─► Verifying ─KeysReceived─► Ended
+//!   │ pushed          ▲       │ a key is missing        │ a key is missing
+//!   └─► Pushing ──────┘       └─► Answering             └─► Verifying ─KeysReceived─► Ended
 //! ```
 //!
 //! Any other event in any state ends the sign-in with a denial.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
-use subtle::ConstantTimeEq;
-use url::Url;
 
-use super::config::{ResponseMode, UnsignedMethod};
+use super::assertion::Signer;
+use super::authorization_request::{Begun, begin, pushed};
+use super::authorization_response::{Accepted, accept, agree};
+use super::config::UnsignedMethod;
 use super::failure::Failure;
 use super::provider::Document;
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::token_endpoint::Tokens;
 use super::verify::{Expected, Refusal, Verifier};
-
-/// Error codes of RFC 6749 §4.1.2.1 and OpenID Connect Core §3.1.2.6 that may be named.
-const CODES: [&str; 11] = [
-    "access_denied",
-    "login_required",
-    "interaction_required",
-    "consent_required",
-    "account_selection_required",
-    "invalid_request",
-    "invalid_scope",
-    "unauthorized_client",
-    "unsupported_response_type",
-    "server_error",
-    "temporarily_unavailable",
-];
 
 /// What a step may read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context<'a> {
     pub(super) rules: &'a Rules,
     pub(super) document: &'a Document,
+    /// What signs authorization requests, if there is a key.
+    pub(super) signer: Option<&'a Signer>,
 }
 
 /// A sign-in under way: what the authorization cookie seals. Written with short names, since a browser
@@ -78,12 +64,16 @@ pub(super) struct Pending {
 pub(super) enum State {
     /// None is under way.
     Idle,
+    /// The request is with the pushed authorization request endpoint.
+    Pushing(Pending),
     /// The browser is with the provider.
     Waiting(Pending),
+    /// The response waits for newer keys.
+    Answering(Pending, Callback),
     /// The code is with the token endpoint.
-    Exchanging(Pending, String),
+    Exchanging(Pending, Accepted),
     /// The tokens wait for newer keys.
-    Verifying(Pending, String, Box<Tokens>),
+    Verifying(Pending, Accepted, Box<Tokens>),
     /// It is over, one way or the other.
     Ended,
 }
@@ -93,6 +83,10 @@ pub(super) enum State {
 pub(super) enum Event {
     /// A browser came without a session.
     Arrived(Arrival),
+    /// The provider has taken the request, and calls it this.
+    Pushed(String),
+    /// The provider has not taken it.
+    PushRefused(Failure),
     /// The provider sent it back.
     CalledBack(Callback),
     /// The token endpoint gave tokens.
@@ -109,6 +103,8 @@ pub(super) struct Arrival {
     pub(super) state: String,
     pub(super) nonce: String,
     pub(super) verifier: String,
+    /// Names a signed request.
+    pub(super) jti: String,
     pub(super) client: usize,
     pub(super) redirect_uri: String,
     pub(super) target: String,
@@ -125,6 +121,12 @@ pub(super) struct Callback {
     pub(super) code: Option<String>,
     pub(super) iss: Option<String>,
     pub(super) error: Option<String>,
+    /// The ID token that came by way of the browser.
+    pub(super) id_token: Option<String>,
+    /// The access token that did.
+    pub(super) access_token: Option<String>,
+    /// The signed response that the others were read from.
+    pub(super) response: Option<String>,
     /// Whether one of these came more than once.
     pub(super) ambiguous: bool,
 }
@@ -132,6 +134,8 @@ pub(super) struct Callback {
 /// What to do next.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
+    /// Send this form to the pushed authorization request endpoint.
+    Push(Vec<(String, String)>),
     /// Send the browser there.
     Redirect(String),
     /// Send this form to the token endpoint.
@@ -160,30 +164,47 @@ pub(super) fn step(
 ) -> (State, Action) {
     match (state, event) {
         (State::Idle, Event::Arrived(arrival)) => match begin(context, arrival, now) {
-            Ok((pending, location)) => (State::Waiting(pending), Action::Redirect(location)),
+            Ok(Begun::Redirect(pending, location)) => {
+                (State::Waiting(pending), Action::Redirect(location))
+            }
+            Ok(Begun::Push(pending, form)) => (State::Pushing(pending), Action::Push(form)),
             Err(failure) => deny(failure),
         },
-        (State::Waiting(pending), Event::CalledBack(callback)) => {
-            match accept(context, &pending, callback, now) {
-                Ok(code) => {
-                    let form = exchange_form(&pending, &code);
-                    (State::Exchanging(pending, code), Action::FetchTokens(form))
-                }
+        (State::Pushing(pending), Event::Pushed(request_uri)) => {
+            match pushed(context, &pending, request_uri) {
+                Ok(location) => (State::Waiting(pending), Action::Redirect(location)),
                 Err(failure) => deny(failure),
             }
         }
-        (State::Exchanging(pending, code), Event::TokensReceived(tokens)) => {
-            match verify(context, &pending, &code, &tokens, now) {
-                Ok(()) => proceed(pending, *tokens),
+        (State::Waiting(pending), Event::CalledBack(callback)) => {
+            match accept(context, &pending, &callback, now) {
+                Ok(accepted) => redeem(pending, accepted),
                 Err(Refusal::UnknownKey(_)) => {
-                    (State::Verifying(pending, code, tokens), Action::FetchKeys)
+                    (State::Answering(pending, callback), Action::FetchKeys)
                 }
                 Err(Refusal::Bad(failure)) => deny(failure),
             }
         }
-        (State::Exchanging(..), Event::TokensRefused(failure)) => deny(failure),
-        (State::Verifying(pending, code, tokens), Event::KeysReceived) => {
-            match verify(context, &pending, &code, &tokens, now) {
+        (State::Answering(pending, callback), Event::KeysReceived) => {
+            match accept(context, &pending, &callback, now) {
+                Ok(accepted) => redeem(pending, accepted),
+                Err(refusal) => deny(refusal.into_failure()),
+            }
+        }
+        (State::Exchanging(pending, accepted), Event::TokensReceived(tokens)) => {
+            match verify(context, &pending, &accepted, &tokens, now) {
+                Ok(()) => proceed(pending, *tokens),
+                Err(Refusal::UnknownKey(_)) => (
+                    State::Verifying(pending, accepted, tokens),
+                    Action::FetchKeys,
+                ),
+                Err(Refusal::Bad(failure)) => deny(failure),
+            }
+        }
+        (State::Pushing(_), Event::PushRefused(failure))
+        | (State::Exchanging(..), Event::TokensRefused(failure)) => deny(failure),
+        (State::Verifying(pending, accepted, tokens), Event::KeysReceived) => {
+            match verify(context, &pending, &accepted, &tokens, now) {
                 Ok(()) => proceed(pending, *tokens),
                 Err(refusal) => deny(refusal.into_failure()),
             }
@@ -195,6 +216,15 @@ pub(super) fn step(
     }
 }
 
+/// Asks for the tokens that the code stands for.
+fn redeem(pending: Pending, accepted: Accepted) -> (State, Action) {
+    let form = exchange_form(&pending, &accepted.code);
+    (
+        State::Exchanging(pending, accepted),
+        Action::FetchTokens(form),
+    )
+}
+
 fn deny(failure: Failure) -> (State, Action) {
     (State::Ended, Action::Deny(failure))
 }
@@ -202,151 +232,6 @@ fn deny(failure: Failure) -> (State, Action) {
 fn proceed(pending: Pending, tokens: Tokens) -> (State, Action) {
     let signed_in = SignedIn { pending, tokens };
     (State::Ended, Action::Proceed(Box::new(signed_in)))
-}
-
-/// The authorization request (OpenID Connect Core §3.1.2.1).
-fn begin(
-    context: Context<'_>,
-    arrival: Arrival,
-    now: UnixTime,
-) -> Result<(Pending, String), Failure> {
-    let config = &context.rules.config;
-    let endpoint = config
-        .client
-        .authorization_endpoint
-        .as_ref()
-        .or(context.document.authorization_endpoint.as_ref())
-        .and_then(|endpoint| Url::parse(endpoint).ok());
-    let Some(mut url) = endpoint else {
-        return Err(Failure::unavailable(
-            "idp_error",
-            "the OpenID provider has no authorization endpoint",
-        ));
-    };
-    let client = context.rules.client(arrival.client);
-    if client.id.is_empty() {
-        return Err(Failure::unexpected(
-            "client_missing",
-            "client_id is needed for the authorization code flow",
-        ));
-    }
-    let sign_in = &config.sign_in;
-    let challenged = sign_in.require_proof_key_for_code_exchange != Some(false);
-    let pending = Pending {
-        verifier: challenged.then_some(arrival.verifier),
-        state: arrival.state,
-        nonce: arrival.nonce,
-        client: arrival.client,
-        redirect_uri: arrival.redirect_uri,
-        target: arrival.target,
-        query: arrival.query,
-        form: arrival.form,
-        started_at: now,
-    };
-    let mut arguments: Vec<(&str, String)> = vec![
-        ("response_type", sign_in.response_type.join(" ")),
-        ("client_id", client.id.clone()),
-        ("redirect_uri", pending.redirect_uri.clone()),
-        ("state", pending.state.clone()),
-        ("nonce", pending.nonce.clone()),
-    ];
-    if let Some(scopes) = sign_in.scopes.as_ref().filter(|scopes| !scopes.is_empty()) {
-        arguments.push(("scope", scopes.join(" ")));
-    }
-    if let Some(verifier) = &pending.verifier {
-        let challenge = URL_SAFE_NO_PAD.encode(sha256(verifier.as_bytes()));
-        arguments.push(("code_challenge", challenge));
-        arguments.push(("code_challenge_method", "S256".to_owned()));
-    }
-    if sign_in.response_mode == ResponseMode::FormPost {
-        arguments.push(("response_mode", "form_post".to_owned()));
-    }
-    for audience in sign_in.audience.iter().flatten() {
-        arguments.push(("audience", audience.clone()));
-    }
-    if let Some(most) = &sign_in.max_age {
-        arguments.push(("max_age", most.seconds().as_secs().to_string()));
-    }
-    let names = sign_in.authorization_query_args_names.iter().flatten();
-    let values = sign_in.authorization_query_args_values.iter().flatten();
-    let fixed = names.map(String::as_str).zip(values.cloned());
-    let mut taken: Vec<String> = arguments
-        .iter()
-        .map(|(name, _)| (*name).to_owned())
-        .collect();
-    for (name, value) in fixed {
-        taken.push(name.to_owned());
-        arguments.push((name, value));
-    }
-    // A client's argument never comes beside one that the gateway sets itself.
-    for (name, value) in &arrival.arguments {
-        if !taken.contains(name) {
-            taken.push(name.clone());
-            arguments.push((name, value.clone()));
-        }
-    }
-    url.query_pairs_mut().extend_pairs(arguments);
-    Ok((pending, url.into()))
-}
-
-/// Checks an authorization response and answers its code.
-fn accept(
-    context: Context<'_>,
-    pending: &Pending,
-    callback: Callback,
-    now: UnixTime,
-) -> Result<String, Failure> {
-    if callback.ambiguous {
-        return Err(Failure::refused(
-            "duplicate_param",
-            "the authorization response repeats a parameter",
-        ));
-    }
-    let state = callback.state.unwrap_or_default();
-    if !bool::from(state.as_bytes().ct_eq(pending.state.as_bytes())) {
-        return Err(Failure::refused(
-            "state_unknown",
-            "the state is not the one that was sent",
-        ));
-    }
-    if expired(context.rules, pending, now) {
-        return Err(Failure::refused(
-            "state_expired",
-            "the sign-in took too long",
-        ));
-    }
-    match &callback.iss {
-        Some(iss) if iss.trim_end_matches('/') != context.document.issuer.trim_end_matches('/') => {
-            return Err(Failure::refused(
-                "iss_mismatch",
-                "the authorization response is of another issuer",
-            )
-            .with("iss", iss)
-            .with("expected iss", &context.document.issuer));
-        }
-        None if context.document.sends_iss => {
-            return Err(Failure::refused(
-                "iss_missing",
-                "the authorization response names no issuer",
-            ));
-        }
-        _ => {}
-    }
-    if let Some(error) = callback.error {
-        let known = CODES
-            .into_iter()
-            .find(|code| *code == error)
-            .unwrap_or("an error");
-        return Err(Failure {
-            error: None,
-            ..Failure::refused("idp_error", format!("the OpenID provider answered {known}"))
-                .with("error", known)
-        });
-    }
-    callback
-        .code
-        .filter(|code| !code.is_empty())
-        .ok_or_else(|| Failure::refused("code_missing", "the authorization response has no code"))
 }
 
 /// Whether the sign-in began too long ago.
@@ -372,7 +257,7 @@ fn exchange_form(pending: &Pending, code: &str) -> Vec<(String, String)> {
 fn verify(
     context: Context<'_>,
     pending: &Pending,
-    code: &str,
+    accepted: &Accepted,
     tokens: &Tokens,
     now: UnixTime,
 ) -> Result<(), Refusal> {
@@ -385,11 +270,14 @@ fn verify(
     let expected = Expected {
         nonce: Some(&pending.nonce),
         access_token: &tokens.access_token,
-        code: Some(code),
+        code: Some(&accepted.code),
+        front: false,
     };
-    if let Some(token) = &tokens.id_token {
-        verifier.id_token(token, expected)?;
-    }
+    let id = match &tokens.id_token {
+        Some(token) => Some(verifier.id_token(token, expected)?),
+        None => None,
+    };
+    agree(accepted.front.as_ref(), id.as_ref()).map_err(Refusal::Bad)?;
     let scopes = context
         .rules
         .config

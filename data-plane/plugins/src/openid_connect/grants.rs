@@ -19,6 +19,7 @@ use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::login;
+use super::possession::Presented;
 use super::provider::{self, Document};
 use super::request::{self, Pair};
 use super::rules::Rules;
@@ -124,7 +125,7 @@ async fn admit(
     let client = grant.client(rules, exchange).await;
     let tokens = &granted.tokens;
     let mut session = Session::begin(tokens, method, client, host);
-    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());
@@ -308,9 +309,11 @@ impl Trade {
                     // A secret that came is what is shown (Kong 3.9, `token_endpoint_auth_method`).
                     auth: auth.filter(|auth| {
                         !matches!(auth, ClientAuth::None | ClientAuth::PrivateKeyJwt)
+                            && !auth.is_mutual_tls()
                     }),
                     secret_signer: Some(&signer),
                     key_signer: None,
+                    algorithm,
                 };
                 token_endpoint::request_as(rules, document, caller, host, form, passed_on).await
             }

@@ -14,17 +14,18 @@ use tracing::{debug, warn};
 
 use super::admission;
 use super::answers::{Answers, Given, Namer, Outcome};
-use super::config::{AuthMethod, IntrospectionAccept, UnsignedMethod};
+use super::config::{AuthMethod, ClientAuth, IntrospectionAccept, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::jws::{self, Claims};
 use super::login;
+use super::possession::Presented;
 use super::provider::{self, Document, ProviderError};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
-use super::token_endpoint::{self, Caller, Post, Tokens};
+use super::token_endpoint::{self, Caller, Endpoint, Post, Tokens};
 use super::user_info;
 use super::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;
@@ -100,7 +101,7 @@ pub(super) async fn proceed(
     let mut session = Session::begin(&tokens, method, client, host);
     session.introspection = Some(answer.claims.clone());
     session.introspection_jwt.clone_from(&answer.jwt);
-    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     if rules.keeps_session(method)
         && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
     {
@@ -167,7 +168,8 @@ impl Question {
         let document = provider::document(rules, host)
             .await
             .map_err(|error| error.failure())?;
-        let Some(endpoint) = endpoint(rules, &document).map(str::to_owned) else {
+        let auth = auth(rules, self.client);
+        let Some(endpoint) = Endpoint::Introspection.of(rules, &document, auth) else {
             return Err(match method {
                 // Nobody can say anything of an opaque token.
                 AuthMethod::Introspection => {
@@ -196,8 +198,7 @@ impl Question {
     ) -> Given<Answer> {
         let config = &rules.config;
         let mut caller = Caller::configured(rules, self.client);
-        let auth = config.client.introspection_endpoint_auth_method;
-        caller.auth = auth.or(caller.auth);
+        caller.auth = auth(rules, self.client);
         let response = provider::guarded(rules, host, async {
             let post = Post {
                 endpoint,
@@ -310,9 +311,10 @@ fn failed(rules: &Rules, error: &ProviderError) -> Failure {
     error.failure()
 }
 
-fn endpoint<'a>(rules: &'a Rules, document: &'a Document) -> Option<&'a str> {
-    let configured = rules.config.client.introspection_endpoint.as_deref();
-    configured.or(document.introspection_endpoint.as_deref())
+/// How the client at `position` authenticates at the introspection endpoint.
+fn auth(rules: &Rules, position: usize) -> Option<ClientAuth> {
+    let own = rules.config.client.introspection_endpoint_auth_method;
+    own.or(rules.client(position).auth)
 }
 
 fn check_issuer(rules: &Rules, claims: &Claims) -> Result<(), Failure> {

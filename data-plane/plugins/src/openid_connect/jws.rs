@@ -37,7 +37,8 @@ pub(super) struct Jws<'a> {
     signature: &'a str,
 }
 
-/// The parts of a header that count. `jku`, `jwk`, `x5u` and `x5c` choose no key (RFC 8725 §3.10).
+/// The parts of a header that count. `jku`, `x5u` and `x5c` choose no key (RFC 8725 §3.10), and
+/// `jwk` none of a token.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) algorithm: SigningAlgorithm,
@@ -45,6 +46,8 @@ pub(super) struct Header {
     /// Digests of a certificate that has the key, by SHA-1 and by SHA-256.
     pub(super) thumbprints: [Option<String>; 2],
     pub(super) typ: Option<String>,
+    /// A key that the token itself shows: for DPoP proofs only.
+    pub(super) jwk: Option<Value>,
 }
 
 impl Header {
@@ -66,6 +69,8 @@ struct RawHeader {
     x5t_s256: Option<String>,
     #[serde(default)]
     typ: Option<String>,
+    #[serde(default)]
+    jwk: Option<Value>,
     #[serde(default)]
     crit: Option<Value>,
     #[serde(default)]
@@ -95,6 +100,7 @@ impl<'a> Jws<'a> {
                 kid: raw.kid,
                 thumbprints: [raw.x5t, raw.x5t_s256],
                 typ: raw.typ,
+                jwk: raw.jwk,
             },
             claims,
             message,

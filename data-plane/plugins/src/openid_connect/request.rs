@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use super::config::{ParamPlace, TokenPlace};
@@ -198,7 +198,7 @@ pub(super) async fn bearer(
     let credentials = &rules.config.credentials;
     for place in credentials.bearer_token_param_type.iter().flatten() {
         let found = match place {
-            TokenPlace::Header => bearer_header(&exchange.request.headers),
+            TokenPlace::Header => bearer_header(&exchange.request.headers, rules.possession.key()),
             TokenPlace::Query => query_argument(exchange, "access_token").map(|token| Found {
                 token: token.into_owned(),
                 place: Place::Query("access_token".to_owned()),
@@ -305,12 +305,12 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     Some((name.to_owned(), secret.to_owned()))
 }
 
-fn bearer_header(headers: &HeaderMap) -> Option<Found> {
+fn bearer_header(headers: &HeaderMap, dpop: bool) -> Option<Found> {
     let authorization = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
-        && scheme.eq_ignore_ascii_case("bearer")
+        && (scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop")))
     {
         return Some(Found {
             token: token.trim().to_owned(),
@@ -441,18 +441,36 @@ pub(super) fn added_by_provider(name: &str) -> bool {
             | "authuser"
             | "prompt"
             | "hd"
+            | "response"
     )
 }
 
-/// Whether a browser follows a redirect of this request by showing what comes: a sign-in begun by
-/// anything else could not end (Fetch Metadata, `Sec-Purpose`).
-pub(super) fn can_sign_in(headers: &HeaderMap) -> bool {
+/// Whether a browser only looks ahead (`Sec-Purpose`).
+pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let navigates = value("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
-    let prefetch = ["sec-purpose", "purpose", "x-moz"]
+    ["sec-purpose", "purpose", "x-moz"]
         .into_iter()
-        .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")));
-    let scripted =
-        value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest"));
-    navigates && !prefetch && !scripted
+        .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")))
+}
+
+/// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else
+/// could not end. By Fetch Metadata, and for browsers that send none by what they accept.
+pub(super) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let page = matches!(*method, Method::GET | Method::HEAD)
+        || (*method == Method::POST && is_form(headers));
+    if !page {
+        return false;
+    }
+    if let Some(mode) = value("sec-fetch-mode") {
+        return mode == "navigate";
+    }
+    if value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest")) {
+        return false;
+    }
+    value("accept").is_none_or(|accepted| {
+        accepted.trim() == "*/*"
+            || accepted.contains("text/html")
+            || accepted.contains("application/xhtml")
+    })
 }

@@ -19,12 +19,17 @@ pub(super) use checks::provider_url;
 
 use super::admission::Lookups;
 use super::assertion::Signer;
+use super::client_keys::ClientKeys;
 use super::config::preset;
-use super::config::{AuthMethod, ClientAuth, OpenidConnect, ResponseMode, UnsignedMethod};
+use super::config::{
+    AuthMethod, ClientAuth, OpenidConnect, SecretText, SigningAlgorithm, UnsignedMethod,
+};
 use super::cookie::{Attributes, Names};
 use super::headers::HeaderRules;
+use super::possession::Wanted;
 use super::seal::Binding;
 use super::session_store::SessionStore;
+use crate::proxies::{self, Proxies, Proxy};
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
@@ -52,6 +57,11 @@ pub(super) struct Rules {
     pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) userinfo_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) lookups: Lookups,
+    /// The proxies on the way to the provider.
+    pub(super) proxies: Option<Arc<Proxies>>,
+    /// The record of the certificate for mutual TLS.
+    pub(super) certificate: Option<Uuid>,
+    pub(super) possession: Wanted,
     pub(super) clients: Vec<Client>,
     pub(super) names: Names,
     pub(super) session_cookie: Attributes,
@@ -87,6 +97,8 @@ pub(super) struct Client {
     pub(super) id: String,
     pub(super) secret: Option<Secret<String>>,
     pub(super) auth: Option<ClientAuth>,
+    /// The algorithm of its assertions, if one is configured.
+    pub(super) algorithm: Option<SigningAlgorithm>,
     /// Signs for `client_secret_jwt`.
     pub(super) secret_signer: Option<Signer>,
     /// Signs for `private_key_jwt`.
@@ -97,6 +109,21 @@ pub(super) struct Client {
     pub(super) unauthorized_redirect_uri: Option<String>,
     pub(super) forbidden_redirect_uri: Option<String>,
     pub(super) unexpected_redirect_uri: Option<String>,
+}
+
+impl Client {
+    /// What signs authorization requests: its own key, its secret if the algorithm says so, or a key
+    /// of the cluster.
+    pub(super) fn request_signer<'a>(&'a self, keys: &'a ClientKeys) -> Option<&'a Signer> {
+        let by_secret = self
+            .algorithm
+            .is_some_and(|algorithm| algorithm.of_secrets().is_some());
+        if by_secret {
+            return self.secret_signer.as_ref();
+        }
+        let own = self.key_signer.as_ref();
+        own.or_else(|| keys.signer(self.algorithm))
+    }
 }
 
 impl Methods {
@@ -116,6 +143,8 @@ impl Rules {
         checks::sign_in(&config, methods, &mut errors);
         checks::cookies(&config, &mut errors);
         checks::clients(&config, &mut errors);
+        checks::possession(&config, &mut errors);
+        checks::http(&config, &mut errors);
         let issuer = issuer(&config.provider.issuer);
         let discovery_headers = pairs(
             config.provider.discovery_headers_names.as_deref(),
@@ -152,6 +181,8 @@ impl Rules {
         let told = config.session.session_request_headers.iter().flatten();
         headers.owned.extend(told.map(|fact| fact.header()));
         let storage = SessionStore::new(&config, &mut errors).map(Arc::new);
+        let proxies = proxies(&config, &mut errors);
+        let certificate = certificate(&config, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -172,6 +203,9 @@ impl Rules {
             introspection_headers,
             userinfo_headers,
             lookups: Lookups::new(&config),
+            proxies,
+            certificate,
+            possession: Wanted::new(&config),
             clients,
             names: Names::new(
                 (&config.session.session_cookie_name, &session_cookie),
@@ -229,6 +263,17 @@ impl Rules {
         now.saturating_add(lifetime)
     }
 
+    /// Whether the browser is to bring an ID token along with the code.
+    pub(super) fn wants_front_id_token(&self) -> bool {
+        let mut words = self
+            .config
+            .sign_in
+            .response_type
+            .iter()
+            .flat_map(|element| element.split(' '));
+        words.any(|word| word == "id_token")
+    }
+
     /// Whether access tokens of `method` go unverified.
     pub(super) fn ignores_signature(&self, method: UnsignedMethod) -> bool {
         !self.config.credentials.verify_signature
@@ -283,6 +328,9 @@ fn provider_key(config: &OpenidConnect, issuer: &str) -> [u8; 32] {
         provider.using_pseudo_issuer,
         provider.ssl_verify,
         provider.timeout,
+        provider.http_proxy,
+        provider.https_proxy,
+        provider.no_proxy,
     ]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }
@@ -348,6 +396,7 @@ fn clients(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
                 secret: secret.map(|secret| Secret::new(secret.0.clone())),
                 secret_signer: secret.map(|secret| Signer::of_secret(&secret.0, algorithm)),
                 key_signer,
+                algorithm,
                 auth: auths.get(position).or_else(|| auths.first()).copied(),
                 redirect_uri: at(&config.sign_in.redirect_uri, position),
                 login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),
@@ -358,6 +407,54 @@ fn clients(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
             }
         })
         .collect()
+}
+
+fn proxies(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Arc<Proxies>> {
+    let provider = &config.provider;
+    let mut read = |field: &str, url: &Option<String>, authorization: &Option<SecretText>| {
+        let url = url.as_deref().filter(|url| !url.is_empty())?;
+        let parsed = url.parse::<http::Uri>().ok();
+        let known = |url: &http::Uri| {
+            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+        };
+        let Some(url) = parsed.filter(known) else {
+            errors.add(&[field], "missing host in url");
+            return None;
+        };
+        let authorization = authorization.as_ref();
+        Some(Proxy {
+            url,
+            authorization: authorization.map(|value| Secret::new(value.0.clone())),
+        })
+    };
+    let http = read(
+        "http_proxy",
+        &provider.http_proxy,
+        &provider.http_proxy_authorization,
+    );
+    let https = read(
+        "https_proxy",
+        &provider.https_proxy,
+        &provider.https_proxy_authorization,
+    );
+    if http.is_none() && https.is_none() {
+        return None;
+    }
+    let without = provider.no_proxy.as_deref().unwrap_or_default();
+    Some(Arc::new(Proxies {
+        http,
+        https,
+        without: proxies::hosts(without),
+    }))
+}
+
+fn certificate(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Uuid> {
+    let id = config.client.tls_client_auth_cert_id.as_deref()?;
+    let parsed = id.parse().ok();
+    if parsed.is_none() {
+        errors.add(&["tls_client_auth_cert_id"], "expected a valid UUID");
+    }
+    parsed
 }
 
 fn session_cookie(config: &OpenidConnect) -> Attributes {
@@ -381,7 +478,7 @@ fn authorization_cookie(config: &OpenidConnect) -> Attributes {
         same_site: sign_in.authorization_cookie_same_site,
         http_only: sign_in.authorization_cookie_http_only,
         secure: sign_in.authorization_cookie_secure,
-        cross_site_over_tls: sign_in.response_mode == ResponseMode::FormPost,
+        cross_site_over_tls: sign_in.response_mode.is_posted(),
         host_prefix: config.session.cookie_host_prefix,
     }
 }

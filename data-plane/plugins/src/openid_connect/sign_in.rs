@@ -16,6 +16,7 @@ use super::login;
 use super::loops;
 use super::mark;
 use super::page;
+use super::possession::Presented;
 use super::provider;
 use super::rate::{self, Deed};
 use super::request;
@@ -53,9 +54,7 @@ pub(super) async fn start(
     jar: &Jar,
     lost: Lost,
 ) -> Result<Flow, Failure> {
-    if !request::can_sign_in(&exchange.request.headers) {
-        return Err(Failure::unauthenticated("sign-in needs a navigation"));
-    }
+    check_navigation(rules, exchange)?;
     loops::check(rules, exchange, jar, host.now())?;
     let most = rules.config.sign_in.login_rate_limit;
     let address = exchange.client.address;
@@ -65,12 +64,24 @@ pub(super) async fn start(
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
+    token_endpoint::verify_parameters(rules, &document).map_err(|error| error.failure())?;
     let arrival = arrive(rules, exchange, host, lost).await?;
+    let keys = host.client_keys();
     let context = Context {
         rules,
         document: &document,
+        signer: rules.client(arrival.client).request_signer(&keys),
     };
-    let (state, action) = flow::step(context, State::Idle, Event::Arrived(arrival), host.now());
+    let client = arrival.client;
+    let (mut state, mut action) =
+        flow::step(context, State::Idle, Event::Arrived(arrival), host.now());
+    if let Action::Push(form) = action {
+        let event = match token_endpoint::push(rules, &document, client, host, form).await {
+            Ok(request_uri) => Event::Pushed(request_uri),
+            Err(error) => Event::PushRefused(error.failure()),
+        };
+        (state, action) = flow::step(context, state, event, host.now());
+    }
     match (state, action) {
         (State::Waiting(pending), Action::Redirect(location)) => {
             remember(rules, exchange, host, jar, &pending)?;
@@ -85,6 +96,22 @@ pub(super) async fn start(
             "a sign-in could not begin",
         )),
     }
+}
+
+/// A sign-in that nobody would see is not begun: of a look ahead never, and if that is configured of
+/// any request that is no navigation.
+fn check_navigation(rules: &Rules, exchange: &Exchange<'_>) -> Result<(), Failure> {
+    let request = &exchange.request;
+    let only = rules.config.sign_in.redirect_navigations_only;
+    if request::is_prefetch(&request.headers) {
+        return Err(Failure::unauthenticated("a sign-in needs its user"));
+    }
+    if only && !request::is_navigation(&request.method, &request.headers) {
+        let mut failure = Failure::unauthenticated("a sign-in needs a navigation");
+        failure.login_url = Some(own_url(exchange).into());
+        return Err(failure);
+    }
+    Ok(())
 }
 
 async fn arrive(
@@ -146,6 +173,7 @@ async fn arrive(
         // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
         nonce: random_text::<20>(host),
         verifier: random_text::<32>(host),
+        jti: random_text::<16>(host),
         client: position,
         redirect_uri,
         target,
@@ -297,6 +325,7 @@ pub(super) async fn finish(
         let context = Context {
             rules,
             document: &document,
+            signer: None,
         };
         let (next, action) = flow::step(context, state, event, host.now());
         state = next;
@@ -317,7 +346,7 @@ pub(super) async fn finish(
             }
             Action::Proceed(signed_in) => return Ok(*signed_in),
             Action::Deny(failure) => return Err(failure),
-            Action::Redirect(_) => {
+            Action::Redirect(_) | Action::Push(_) => {
                 return Err(Failure::unexpected(
                     "state_unknown",
                     "a sign-in went backwards",
@@ -362,7 +391,7 @@ pub(super) async fn complete(
     let SignedIn { pending, tokens } = signed_in;
     let method = AuthMethod::AuthorizationCode;
     let mut session = Session::begin(tokens, method, pending.client, host);
-    admission::admit(rules, exchange, host, jar, &mut session).await?;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());

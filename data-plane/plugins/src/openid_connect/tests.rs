@@ -2,9 +2,11 @@
 //! `case_N` are the acceptance cases of Kong's behaviour.
 
 mod access;
+mod authorization;
 mod bearer;
 mod bindings;
 mod callback;
+mod client;
 mod failures;
 mod gateway;
 mod grants;
@@ -12,6 +14,7 @@ mod hostile;
 mod introspection;
 mod keeping;
 mod logout;
+mod possession;
 mod properties;
 mod provider;
 mod session;

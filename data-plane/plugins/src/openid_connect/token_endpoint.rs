@@ -1,5 +1,6 @@
 //! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +15,7 @@ use shared::clock::UnixTime;
 use tracing::{debug, warn};
 
 use super::assertion::{self, Signer};
-use super::config::ClientAuth;
+use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
 use super::jws;
 use super::provider::{self, Document, ProviderError};
@@ -159,6 +160,64 @@ pub(super) struct Caller<'a> {
     pub(super) auth: Option<ClientAuth>,
     pub(super) secret_signer: Option<&'a Signer>,
     pub(super) key_signer: Option<&'a Signer>,
+    /// The algorithm of its assertions, if one is configured.
+    pub(super) algorithm: Option<SigningAlgorithm>,
+}
+
+/// An endpoint that clients authenticate at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Endpoint {
+    Token,
+    Introspection,
+    Revocation,
+    PushedRequest,
+}
+
+impl Endpoint {
+    /// Where it is for a client that authenticates by `auth`: as configured, or as discovered.
+    pub(super) fn of(
+        self,
+        rules: &Rules,
+        document: &Document,
+        auth: Option<ClientAuth>,
+    ) -> Option<String> {
+        let (config, sign_in) = (&rules.config.client, &rules.config.sign_in);
+        let mutual_tls = &document.mutual_tls;
+        let nothing = None;
+        let (configured, discovered, for_certificates, alias) = match self {
+            Self::Token => (
+                &config.token_endpoint,
+                &document.token_endpoint,
+                &config.mtls_token_endpoint,
+                &mutual_tls.token,
+            ),
+            Self::Introspection => (
+                &config.introspection_endpoint,
+                &document.introspection_endpoint,
+                &config.mtls_introspection_endpoint,
+                &mutual_tls.introspection,
+            ),
+            Self::Revocation => (
+                &config.revocation_endpoint,
+                &document.revocation_endpoint,
+                &config.mtls_revocation_endpoint,
+                &mutual_tls.revocation,
+            ),
+            Self::PushedRequest => (
+                &sign_in.pushed_authorization_request_endpoint,
+                &document.pushed_authorization_request_endpoint,
+                &nothing,
+                &mutual_tls.pushed_request,
+            ),
+        };
+        let plain = configured.as_ref().or(discovered.as_ref());
+        let found = if auth.is_some_and(ClientAuth::is_mutual_tls) {
+            for_certificates.as_ref().or(alias.as_ref()).or(plain)
+        } else {
+            plain
+        };
+        found.cloned()
+    }
 }
 
 impl<'a> Caller<'a> {
@@ -172,6 +231,7 @@ impl<'a> Caller<'a> {
             auth: client.auth,
             secret_signer: client.secret_signer.as_ref(),
             key_signer: client.key_signer.as_ref(),
+            algorithm: client.algorithm,
         }
     }
 }
@@ -212,11 +272,11 @@ pub(super) async fn request_as(
     passed_on: &PassedOn,
 ) -> Result<Tokens, TokenError> {
     let config = &rules.config.client;
-    let endpoint = config
-        .token_endpoint
-        .as_ref()
-        .or(document.token_endpoint.as_ref())
+    verify_parameters(rules, document)?;
+    let endpoint = Endpoint::Token
+        .of(rules, document, caller.auth)
         .ok_or(ProviderError::Unusable("there is no token endpoint"))?;
+    let endpoint = endpoint.as_str();
     let names = config.token_post_args_names.as_deref().unwrap_or_default();
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
     form.extend(names.iter().cloned().zip(values.iter().cloned()));
@@ -292,20 +352,17 @@ pub(super) async fn revoke(
     tokens: Vec<(&'static str, String)>,
 ) {
     let config = &rules.config.client;
-    let Some(endpoint) = config
-        .revocation_endpoint
-        .as_ref()
-        .or(document.revocation_endpoint.as_ref())
-    else {
+    let mut caller = Caller::configured(rules, client);
+    caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
+    let Some(endpoint) = Endpoint::Revocation.of(rules, document, caller.auth) else {
         return;
     };
+    let endpoint = endpoint.as_str();
     for (hint, token) in tokens {
         let form = vec![
             (config.revocation_token_param_name.clone(), token),
             ("token_type_hint".to_owned(), hint.to_owned()),
         ];
-        let mut caller = Caller::configured(rules, client);
-        caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
         let post = Post {
             endpoint,
             form,
@@ -345,6 +402,8 @@ pub(super) async fn post(
     } = post;
     let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
+    let keys = host.client_keys();
+    let mut limits = provider::limits(rules, ANSWER_LIMIT);
     match (auth, caller.secret) {
         (ClientAuth::ClientSecretBasic, Some(secret)) => {
             // Both are form-encoded first (RFC 6749 §2.3.1).
@@ -356,12 +415,14 @@ pub(super) async fn post(
             authorization = Some(value);
         }
         (ClientAuth::ClientSecretPost, Some(secret)) => {
-            form.push(("client_id".to_owned(), caller.id.to_owned()));
+            name_client(&mut form, caller.id);
             form.push(("client_secret".to_owned(), secret.to_owned()));
         }
         (ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt, _) => {
             let signer = match auth {
-                ClientAuth::PrivateKeyJwt => caller.key_signer,
+                ClientAuth::PrivateKeyJwt => {
+                    caller.key_signer.or_else(|| keys.signer(caller.algorithm))
+                }
                 _ => caller.secret_signer,
             };
             let assertion = signer
@@ -376,7 +437,16 @@ pub(super) async fn post(
             ));
             form.push(("client_assertion".to_owned(), assertion));
         }
-        _ => form.push(("client_id".to_owned(), caller.id.to_owned())),
+        (ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth, _) => {
+            name_client(&mut form, caller.id);
+            let found = rules.certificate.and_then(|id| keys.certificates.get(&id));
+            let certificate = found.ok_or(ProviderError::Unusable(
+                "the certificate of tls_client_auth_cert_id is not there",
+            ))?;
+            limits.certificate = Some(Arc::clone(certificate));
+            limits.verify_tls = rules.config.client.tls_client_auth_ssl_verify;
+        }
+        _ => name_client(&mut form, caller.id),
     }
     let body = Serializer::new(String::new()).extend_pairs(form).finish();
     let mut request = Request::post(provider::target(endpoint)?)
@@ -396,9 +466,114 @@ pub(super) async fn post(
     {
         headers.insert(AUTHORIZATION, authorization);
     }
-    host.fetch(request, provider::limits(rules, ANSWER_LIMIT))
+    host.fetch(request, limits)
         .await
         .map_err(ProviderError::Fetch)
+}
+
+/// Says which client it is that asks, if the form does not say so yet.
+fn name_client(form: &mut Vec<(String, String)>, id: &str) {
+    add_missing(form, vec![("client_id".to_owned(), id.to_owned())]);
+}
+
+/// Sends an authorization request to the provider, which answers what it calls it (RFC 9126 §2).
+///
+/// # Errors
+///
+/// If the provider does not take it.
+pub(super) async fn push(
+    rules: &Rules,
+    document: &Document,
+    client: usize,
+    host: &impl Host,
+    form: Vec<(String, String)>,
+) -> Result<String, ProviderError> {
+    let sign_in = &rules.config.sign_in;
+    let mut caller = Caller::configured(rules, client);
+    caller.auth = sign_in
+        .pushed_authorization_request_endpoint_auth_method
+        .or(caller.auth);
+    let endpoint = Endpoint::PushedRequest.of(rules, document, caller.auth);
+    let endpoint = endpoint.ok_or(ProviderError::Unusable("there is no endpoint to push to"))?;
+    let pushed = provider::guarded(rules, host, async {
+        let post = Post {
+            endpoint: &endpoint,
+            form,
+            headers: &[],
+            accept: "application/json",
+        };
+        let response = self::post(rules, document, caller, host, post).await?;
+        if !response.status().is_success() {
+            return Err(ProviderError::Status(response.status().as_u16()));
+        }
+        let answer: Value = serde_json::from_slice(response.body())
+            .map_err(|_| ProviderError::Unusable("it is not JSON"))?;
+        let request_uri = answer.get("request_uri").and_then(Value::as_str);
+        request_uri
+            .filter(|request_uri| !request_uri.is_empty())
+            .map(str::to_owned)
+            .ok_or(ProviderError::Unusable("request_uri is missing"))
+    });
+    pushed.await.inspect_err(|error| {
+        warn!(issuer = rules.issuer, error = %provider::chain(error), "the authorization request was not taken");
+    })
+}
+
+/// Holds the configuration against what the provider says that it supports (Kong 3.9,
+/// `verify_parameters`).
+///
+/// # Errors
+///
+/// If something is configured that it does not support.
+pub(super) fn verify_parameters(rules: &Rules, document: &Document) -> Result<(), ProviderError> {
+    if !rules.config.credentials.verify_parameters {
+        return Ok(());
+    }
+    let supported = &document.supported;
+    let lacks = |list: &Option<Vec<String>>, value: &str| {
+        list.as_ref()
+            .is_some_and(|list| !list.iter().any(|known| known == value))
+    };
+    let sign_in = &rules.config.sign_in;
+    let unsupported = |parameter| Err(ProviderError::Unsupported(parameter));
+    if sign_in
+        .scopes
+        .iter()
+        .flatten()
+        .any(|scope| lacks(&supported.scopes, scope))
+    {
+        return unsupported("scopes");
+    }
+    if rules.methods.authorization_code {
+        if lacks(&supported.response_types, &sign_in.response_type.join(" ")) {
+            return unsupported("response_type");
+        }
+        if lacks(&supported.response_modes, sign_in.response_mode.name()) {
+            return unsupported("response_mode");
+        }
+    }
+    for (enabled, grant) in [
+        (rules.methods.authorization_code, "authorization_code"),
+        (rules.methods.password, "password"),
+        (rules.methods.client_credentials, "client_credentials"),
+        (rules.methods.refresh_token, "refresh_token"),
+    ] {
+        if enabled && lacks(&supported.grant_types, grant) {
+            return unsupported("auth_methods");
+        }
+    }
+    let configured = rules.config.client.client_auth.iter().flatten();
+    let mut names = configured.filter_map(|auth| serde_json::to_value(auth).ok());
+    let unknown = |name: &Value| {
+        lacks(
+            &supported.token_auth_methods,
+            name.as_str().unwrap_or_default(),
+        )
+    };
+    if names.any(|name| unknown(&name)) {
+        return unsupported("client_auth");
+    }
+    Ok(())
 }
 
 /// What discovery offers, preferring the default of RFC 8414 §2.

@@ -97,6 +97,8 @@ pub(super) struct Expected<'a> {
     pub(super) access_token: &'a str,
     /// The code that it was exchanged for.
     pub(super) code: Option<&'a str>,
+    /// Whether it came by way of the browser: then it vouches for what came with it.
+    pub(super) front: bool,
 }
 
 impl Verifier<'_> {
@@ -284,6 +286,17 @@ impl Verifier<'_> {
             return refuse("idt_sub", "the ID token has no subject");
         }
         let algorithm = token.header.algorithm;
+        if expected.front {
+            if expected.code.is_some() && !claims.contains_key("c_hash") {
+                return refuse("idt_c_hash", "the ID token does not vouch for the code");
+            }
+            if !expected.access_token.is_empty() && !claims.contains_key("at_hash") {
+                return refuse(
+                    "idt_at_hash",
+                    "the ID token does not vouch for the access token",
+                );
+            }
+        }
         if !hash_fits(claims, "at_hash", algorithm, Some(expected.access_token)) {
             return refuse(
                 "idt_at_hash",

@@ -40,12 +40,10 @@ pub struct Client {
 
     /// Certificate that the gateway presents to the provider for `tls_client_auth`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub tls_client_auth_cert_id: Option<String>,
 
     /// Verifies the provider's certificate when the gateway presents its own.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub tls_client_auth_ssl_verify: bool,
 
     /// Authorization endpoint, in place of the discovered one.
@@ -94,17 +92,14 @@ pub struct Client {
 
     /// Token endpoint for mutual TLS.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub mtls_token_endpoint: Option<String>,
 
     /// Introspection endpoint for mutual TLS.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub mtls_introspection_endpoint: Option<String>,
 
     /// Revocation endpoint for mutual TLS.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub mtls_revocation_endpoint: Option<String>,
 
     /// Names of extra headers sent to the token endpoint.

@@ -76,7 +76,6 @@ pub struct Credentials {
 
     /// Checks the configuration against the discovery document.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub verify_parameters: bool,
 
     /// Checks the nonce of ID tokens.
@@ -202,26 +201,21 @@ pub struct Credentials {
 
     /// Demands that tokens are bound to the client's certificate.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub proof_of_possession_mtls: ProofOfPossession,
 
     /// Refuses methods that cannot prove possession.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub proof_of_possession_auth_methods_validation: bool,
 
     /// Demands that tokens are bound to a key of the client.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub proof_of_possession_dpop: ProofOfPossession,
 
     /// Challenges DPoP proofs with a nonce.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub dpop_use_nonce: bool,
 
     /// Time in seconds for which a DPoP proof is valid.
     #[serde(default = "default::five_minutes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub dpop_proof_lifetime: Number,
 }

@@ -51,37 +51,32 @@ pub struct Provider {
 
     /// HTTP version spoken to the provider.
     #[serde(default = "default::http_1_1")]
-    #[schemars(extend("x-not-yet" = true))]
     pub http_version: Number,
 
     /// Proxy for `http` URLs of the provider.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub http_proxy: Option<String>,
 
     /// `Proxy-Authorization` header for `http_proxy`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true, "x-encrypted" = true))]
+    #[schemars(extend("x-encrypted" = true))]
     pub http_proxy_authorization: Option<SecretText>,
 
     /// Proxy for `https` URLs of the provider.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub https_proxy: Option<String>,
 
     /// `Proxy-Authorization` header for `https_proxy`.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true, "x-encrypted" = true))]
+    #[schemars(extend("x-encrypted" = true))]
     pub https_proxy_authorization: Option<SecretText>,
 
     /// Hosts, separated by commas, that are reached without the proxy.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub no_proxy: Option<String>,
 
     /// Keeps connections to the provider open for reuse.
     #[serde(default = "default::yes")]
-    #[schemars(extend("x-not-yet" = true))]
     pub keepalive: bool,
 
     /// Verifies the provider's certificate. Switching it off lets anyone on the path read

@@ -10,19 +10,30 @@ use super::values::{
 
 /// The authorization code flow.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that Kong or an operator knows"
+)]
 pub struct SignIn {
     /// Redirect URIs registered at the provider, by position of the client. Without it: the URL
     /// of the request, without its query. It must lead to a route that runs this plugin.
     #[serde(default)]
     pub redirect_uri: Option<Vec<String>>,
 
-    /// How the provider returns the code: in the query or as a form.
+    /// How the provider returns the code: in the query, as a form, or, with `jwt`, signed. From a
+    /// fragment a page of the application has to hand it on.
     #[serde(default)]
     pub response_mode: ResponseMode,
 
     /// Response type asked of the provider.
     #[serde(default = "default::code")]
     pub response_type: Vec<String>,
+
+    /// Answers 401 in place of a redirect to requests that are no navigation of a browser: scripts and
+    /// programs, which cannot follow a sign-in. Without it every request without a credential is
+    /// redirected.
+    #[serde(default)]
+    pub redirect_navigations_only: bool,
 
     /// Scopes asked for.
     #[serde(default = "default::openid")]
@@ -113,22 +124,18 @@ pub struct SignIn {
 
     /// Pushed authorization request endpoint, in place of the discovered one.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub pushed_authorization_request_endpoint: Option<String>,
 
     /// Client authentication at the pushed authorization request endpoint.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub pushed_authorization_request_endpoint_auth_method: Option<ClientAuth>,
 
     /// Pushes authorization requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub require_pushed_authorization_requests: Option<bool>,
 
     /// Signs authorization requests.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub require_signed_request_object: Option<bool>,
 
     /// Most sign-ins that one client address may begin in a minute, on each node; 0 sets no limit.

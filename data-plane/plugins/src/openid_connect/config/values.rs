@@ -149,6 +149,13 @@ pub enum ClientAuth {
     None,
 }
 
+impl ClientAuth {
+    /// Whether the client presents a certificate.
+    pub(crate) const fn is_mutual_tls(self) -> bool {
+        matches!(self, Self::TlsClientAuth | Self::SelfSignedTlsClientAuth)
+    }
+}
+
 /// Signing algorithm (RFC 7518 §3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518")]
@@ -193,6 +200,40 @@ pub enum ResponseMode {
     /// As a signed JWT.
     #[serde(rename = "jwt")]
     Jwt,
+}
+
+impl ResponseMode {
+    /// Its name on the wire.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::FormPost => "form_post",
+            Self::Fragment => "fragment",
+            Self::QueryJwt => "query.jwt",
+            Self::FormPostJwt => "form_post.jwt",
+            Self::FragmentJwt => "fragment.jwt",
+            Self::Jwt => "jwt",
+        }
+    }
+
+    /// Whether the response is one signed JWT (JARM).
+    pub(crate) const fn is_signed(self) -> bool {
+        matches!(
+            self,
+            Self::QueryJwt | Self::FormPostJwt | Self::FragmentJwt | Self::Jwt
+        )
+    }
+
+    /// Whether the browser posts it as a form, from the provider's site to ours.
+    pub(crate) const fn is_posted(self) -> bool {
+        matches!(self, Self::FormPost | Self::FormPostJwt)
+    }
+
+    /// Whether it comes in a fragment: a page of the application has to hand it on, as a query or as
+    /// a form.
+    pub(crate) const fn is_in_fragment(self) -> bool {
+        matches!(self, Self::Fragment | Self::FragmentJwt)
+    }
 }
 
 /// `SameSite` attribute of a cookie.

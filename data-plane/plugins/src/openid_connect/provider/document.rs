@@ -36,6 +36,15 @@ pub(crate) struct Document {
     pub(crate) revocation_endpoint: Option<String>,
     pub(crate) introspection_endpoint: Option<String>,
     pub(crate) userinfo_endpoint: Option<String>,
+    pub(crate) pushed_authorization_request_endpoint: Option<String>,
+    /// Endpoints for clients that present a certificate (RFC 8705 §5).
+    pub(crate) mutual_tls: MutualTls,
+    /// Whether authorization requests must be pushed (RFC 9126).
+    pub(crate) requires_pushed_requests: bool,
+    /// Whether authorization requests must be signed (RFC 9101).
+    pub(crate) requires_signed_requests: bool,
+    /// What it says that it supports, by the name in discovery.
+    pub(crate) supported: Supported,
     pub(crate) end_session_endpoint: Option<String>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
     /// Whether every authorization response carries `iss` (RFC 9207).
@@ -43,6 +52,25 @@ pub(crate) struct Document {
     pub(crate) keys: Keys,
     pub(crate) fetched_at: UnixTime,
     pub(crate) version: u64,
+}
+
+/// Endpoints for clients that present a certificate.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MutualTls {
+    pub(crate) token: Option<String>,
+    pub(crate) introspection: Option<String>,
+    pub(crate) revocation: Option<String>,
+    pub(crate) pushed_request: Option<String>,
+}
+
+/// What a provider says that it supports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Supported {
+    pub(crate) scopes: Option<Vec<String>>,
+    pub(crate) response_types: Option<Vec<String>>,
+    pub(crate) response_modes: Option<Vec<String>>,
+    pub(crate) grant_types: Option<Vec<String>>,
+    pub(crate) token_auth_methods: Option<Vec<String>>,
 }
 
 /// Why a provider could not be used.
@@ -65,6 +93,9 @@ pub(crate) enum ProviderError {
         /// As discovered.
         found: String,
     },
+    /// The configuration asks for what discovery does not offer: the parameter.
+    #[error("the provider does not support what {0} asks for")]
+    Unsupported(&'static str),
     /// The fetch was given up, for instance because the node stops.
     #[error("asking the provider was given up")]
     GivenUp,
@@ -80,6 +111,10 @@ impl ProviderError {
     /// The failure of a request that needs the provider.
     pub(crate) fn failure(&self) -> Failure {
         match self {
+            Self::Unsupported(parameter) => Failure::unexpected(
+                "configuration",
+                format!("the OpenID provider does not support what {parameter} asks for"),
+            ),
             Self::Fetch(FetchError::TooLarge { .. })
             | Self::Status(_)
             | Self::Unusable(_)
@@ -159,12 +194,24 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
                 .collect(),
         });
     }
+    let aliases = metadata.get("mtls_endpoint_aliases");
+    let alias = |name: &str| match aliases.and_then(|aliases| aliases.get(name)?.as_str()) {
+        None => Ok(None),
+        Some(url) => match provider_url(url, provider.allow_insecure_http) {
+            Ok(_) => Ok(Some(url.to_owned())),
+            Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
+        },
+    };
     let endpoint = |name: &str| match text(name) {
         None => Ok(None),
         Some(url) => match provider_url(url, provider.allow_insecure_http) {
             Ok(_) => Ok(Some(url.to_owned())),
             Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
         },
+    };
+    let flag = |name: &str| {
+        let value = metadata.get(name).and_then(Value::as_bool);
+        value.unwrap_or_default()
     };
     let list = |name: &str| {
         let items = metadata.get(name)?.as_array()?;
@@ -183,12 +230,25 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         revocation_endpoint: endpoint("revocation_endpoint")?,
         introspection_endpoint: endpoint("introspection_endpoint")?,
         userinfo_endpoint: endpoint("userinfo_endpoint")?,
+        pushed_authorization_request_endpoint: endpoint("pushed_authorization_request_endpoint")?,
+        mutual_tls: MutualTls {
+            token: alias("token_endpoint")?,
+            introspection: alias("introspection_endpoint")?,
+            revocation: alias("revocation_endpoint")?,
+            pushed_request: alias("pushed_authorization_request_endpoint")?,
+        },
+        requires_pushed_requests: flag("require_pushed_authorization_requests"),
+        requires_signed_requests: flag("require_signed_request_object"),
+        supported: Supported {
+            scopes: list("scopes_supported"),
+            response_types: list("response_types_supported"),
+            response_modes: list("response_modes_supported"),
+            grant_types: list("grant_types_supported"),
+            token_auth_methods: list("token_endpoint_auth_methods_supported"),
+        },
         end_session_endpoint: endpoint("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),
-        sends_iss: metadata
-            .get("authorization_response_iss_parameter_supported")
-            .and_then(Value::as_bool)
-            .unwrap_or_default(),
+        sends_iss: flag("authorization_response_iss_parameter_supported"),
         ..Document::default()
     })
 }
@@ -253,6 +313,10 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
         },
         body,
         verify_tls: provider.ssl_verify,
+        certificate: None,
+        proxies: rules.proxies.clone(),
+        keep_alive: provider.keepalive,
+        http_1_0: provider.http_version.0.as_f64() == Some(1.0),
     }
 }
 

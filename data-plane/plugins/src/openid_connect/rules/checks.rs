@@ -6,8 +6,9 @@ use url::{Host, Url};
 
 use super::Methods;
 use crate::openid_connect::config::{
-    self, AuthMethod, ClientAuth, OpenidConnect, ResponseMode, SameSite, TokenPlace,
+    self, AuthMethod, ClientAuth, OpenidConnect, ProofOfPossession, SameSite, TokenPlace,
 };
+use crate::openid_connect::possession::METHODS;
 
 /// The methods that this version serves. At Kong's default, which lists all, the others are never
 /// matched; listed by choice, they are refused.
@@ -82,6 +83,25 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
         (
             "token_exchange_endpoint",
             config.client.token_exchange_endpoint.as_ref(),
+        ),
+        (
+            "mtls_token_endpoint",
+            config.client.mtls_token_endpoint.as_ref(),
+        ),
+        (
+            "mtls_introspection_endpoint",
+            config.client.mtls_introspection_endpoint.as_ref(),
+        ),
+        (
+            "mtls_revocation_endpoint",
+            config.client.mtls_revocation_endpoint.as_ref(),
+        ),
+        (
+            "pushed_authorization_request_endpoint",
+            config
+                .sign_in
+                .pushed_authorization_request_endpoint
+                .as_ref(),
         ),
     ];
     let insecure = config.provider.allow_insecure_http;
@@ -159,19 +179,28 @@ pub(in crate::openid_connect) fn provider_url(value: &str, insecure: bool) -> Re
 
 pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut FieldErrors) {
     let sign_in = &config.sign_in;
-    if !matches!(
-        sign_in.response_mode,
-        ResponseMode::Query | ResponseMode::FormPost
-    ) {
-        errors.add(
-            &["response_mode"],
-            "not supported by this version of Wardgate: use query or form_post",
-        );
-    }
-    if sign_in.response_type != ["code"] {
+    let words: Vec<&str> = sign_in
+        .response_type
+        .iter()
+        .flat_map(|element| element.split(' '))
+        .filter(|word| !word.is_empty())
+        .collect();
+    if !words.contains(&"code") {
         errors.add(
             &["response_type"],
-            "not supported by this version of Wardgate: leave it out or at its default code",
+            "must have code: tokens for a gateway do not travel through browsers only",
+        );
+    } else if let Some(word) = words
+        .iter()
+        .find(|word| !matches!(**word, "code" | "id_token" | "token"))
+    {
+        errors.add(&["response_type"], format!("unknown response type: {word}"));
+    } else if words.len() > 1
+        && !(sign_in.response_mode.is_posted() || sign_in.response_mode.is_in_fragment())
+    {
+        errors.add(
+            &["response_mode"],
+            "must be form_post or form_post.jwt where response_type has tokens",
         );
     }
     if config.provider.using_pseudo_issuer && methods.authorization_code {
@@ -195,6 +224,14 @@ pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut Fie
             &["bearer_token_cookie_name"],
             "required when bearer_token_param_type has cookie",
         );
+    }
+}
+
+/// HTTP towards the provider is 1.0 or 1.1 (Kong 3.9).
+pub(super) fn http(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let version = config.provider.http_version.0.as_f64();
+    if !(version == Some(1.0) || version == Some(1.1)) {
+        errors.add(&["http_version"], "expected one of: 1.0, 1.1");
     }
 }
 
@@ -360,30 +397,56 @@ pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
             "introspection_endpoint_auth_method",
             config.client.introspection_endpoint_auth_method,
         ),
+        (
+            "pushed_authorization_request_endpoint_auth_method",
+            config
+                .sign_in
+                .pushed_authorization_request_endpoint_auth_method,
+        ),
     ];
     let overrides = overrides
         .into_iter()
         .filter_map(|(field, auth)| Some((field, auth?)));
     for (field, auth) in auths.chain(overrides) {
-        if matches!(
-            auth,
-            ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth
-        ) {
+        if auth.is_mutual_tls() && config.client.tls_client_auth_cert_id.is_none() {
             errors.add(
-                &[field],
-                "not supported by this version of Wardgate: use client_secret_basic, client_secret_post, client_secret_jwt, private_key_jwt or none",
-            );
-        }
-        if auth == ClientAuth::PrivateKeyJwt && config.client.client_jwk.is_none() {
-            errors.add(
-                &["client_jwk"],
-                format!("required when {field} has private_key_jwt"),
+                &["tls_client_auth_cert_id"],
+                format!("required when {field} has tls_client_auth or self_signed_tls_client_auth"),
             );
         }
         if auth == ClientAuth::ClientSecretJwt && config.client.client_secret.is_none() {
             errors.add(
                 &["client_secret"],
                 format!("required when {field} has client_secret_jwt"),
+            );
+        }
+    }
+}
+
+/// Proofs of possession are for the methods that can be bound (Kong 3.9).
+pub(super) fn possession(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let credentials = &config.credentials;
+    if !credentials.proof_of_possession_auth_methods_validation {
+        return;
+    }
+    for (field, wanted) in [
+        (
+            "proof_of_possession_mtls",
+            credentials.proof_of_possession_mtls,
+        ),
+        (
+            "proof_of_possession_dpop",
+            credentials.proof_of_possession_dpop,
+        ),
+    ] {
+        let other = credentials
+            .auth_methods
+            .iter()
+            .any(|method| !METHODS.contains(method));
+        if wanted != ProofOfPossession::Off && other {
+            errors.add(
+                &[field],
+                "auth_methods may only have bearer, introspection and session, unless proof_of_possession_auth_methods_validation is false",
             );
         }
     }

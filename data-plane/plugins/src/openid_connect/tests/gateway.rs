@@ -283,7 +283,11 @@ impl Browser {
         let start = self.get(gateway, uri);
         assert_eq!(start.status, 302, "{start:?}");
         let query = gateway.provider.authorize(start.location());
-        let back = url::Url::parse(&start.argument("redirect_uri").unwrap()).unwrap();
-        self.get(gateway, &format!("{}?{query}", back.path()))
+        // A pushed or a signed request does not show where the way back leads: where it came from.
+        let back = start
+            .argument("redirect_uri")
+            .map(|uri| url::Url::parse(&uri).unwrap());
+        let back = back.map_or(uri.to_owned(), |back| back.path().to_owned());
+        self.get(gateway, &format!("{back}?{query}"))
     }
 }

@@ -54,6 +54,7 @@ impl World {
                 state: format!("state-{number}"),
                 nonce: format!("nonce-{number}"),
                 verifier: format!("verifier-{number}"),
+                jti: "request".to_owned(),
                 client: 0,
                 redirect_uri: "https://gateway.example/".to_owned(),
                 target: "https://gateway.example/".to_owned(),
@@ -96,6 +97,7 @@ impl World {
         Context {
             rules: &self.rules,
             document: &self.document,
+            signer: None,
         }
     }
 
@@ -121,6 +123,7 @@ impl World {
                 state: "state-9".to_owned(),
                 nonce: "nonce-9".to_owned(),
                 verifier: "verifier-9".to_owned(),
+                jti: "request".to_owned(),
                 client: 0,
                 redirect_uri: "https://gateway.example/".to_owned(),
                 target: "https://gateway.example/".to_owned(),
@@ -202,7 +205,7 @@ fn no_order_of_events_signs_in_without_matching_state_nonce_and_verifier() {
                     assert_eq!(received, Some(mine));
                 }
                 Action::Deny(_) => assert!(matches!(state, State::Ended)),
-                Action::Redirect(_) | Action::FetchKeys => {}
+                Action::Redirect(_) | Action::Push(_) | Action::FetchKeys => {}
             }
         }
     }

@@ -78,6 +78,18 @@ impl SigningKey {
     }
 }
 
+impl SigningKey {
+    /// A JWT that shows `jwk`.
+    pub(super) fn prove(&self, typ: &str, jwk: &Value, claims: &Value) -> String {
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = json!({ "typ": typ, "alg": format!("{:?}", self.algorithm), "jwk": jwk });
+        let message = format!("{}.{}", encode(&header), encode(claims));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, self.algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+}
+
 /// The `RSAPrivateKey` inside of PKCS #8: the octet string after version and algorithm.
 fn pkcs1(pkcs8: &[u8]) -> Vec<u8> {
     pkcs8[26..].to_vec()
@@ -118,6 +130,12 @@ pub(super) struct Script {
     pub(super) exchange: Option<(u16, &'static str)>,
     /// The JWT of another source of claims.
     pub(super) source: Option<String>,
+    /// The pushed authorization request endpoint answers this.
+    pub(super) push_answer: Option<(u16, Value)>,
+    /// Changes to the claims of signed authorization responses; `null` removes one.
+    pub(super) response_claims: Vec<(&'static str, Value)>,
+    /// Changes to the claims of ID tokens that come by way of the browser; `null` removes one.
+    pub(super) front_claims: Vec<(&'static str, Value)>,
 }
 
 /// What the provider remembers of an authorization request.
@@ -137,6 +155,8 @@ pub(super) struct Provider {
     /// Requests as they came, in order.
     pub(super) requests: RefCell<Vec<Request<Bytes>>>,
     grants: RefCell<HashMap<String, Grant>>,
+    /// Authorization requests that were pushed, by the name that they got.
+    pushed: RefCell<HashMap<String, HashMap<String, String>>>,
     refresh_token: RefCell<String>,
     issued: RefCell<u32>,
     /// Seconds since the start, for the times in tokens.
@@ -152,6 +172,7 @@ impl Provider {
             forms: RefCell::default(),
             requests: RefCell::default(),
             grants: RefCell::default(),
+            pushed: RefCell::default(),
             refresh_token: RefCell::default(),
             issued: RefCell::default(),
             clock: RefCell::default(),
@@ -183,18 +204,71 @@ impl Provider {
 
     /// Lets the user sign in who was sent to `location`, and answers the query of the way back.
     pub(super) fn authorize(&self, location: &str) -> String {
-        let url = Url::parse(location).unwrap();
-        let arguments: HashMap<_, _> = url.query_pairs().into_owned().collect();
+        let arguments = self.request(location);
         let code = format!("code-{}", self.grants.borrow().len());
+        let nonce = arguments.get("nonce").cloned();
         self.grants.borrow_mut().insert(
             code.clone(),
             Grant {
-                nonce: arguments.get("nonce").cloned(),
+                nonce: nonce.clone(),
                 challenge: arguments.get("code_challenge").cloned(),
                 redirect_uri: arguments["redirect_uri"].clone(),
             },
         );
-        format!("code={code}&state={}", arguments["state"])
+        let mut answer = vec![
+            ("code".to_owned(), code.clone()),
+            ("state".to_owned(), arguments["state"].clone()),
+        ];
+        if arguments["response_type"].contains("id_token") {
+            let hash = sha256(code.as_bytes());
+            let mut claims = json!({
+                "iss": ISSUER, "sub": "user-1", "aud": "client", "exp": self.now() + 300,
+                "iat": self.now(), "nonce": nonce, "c_hash": URL_SAFE_NO_PAD.encode(&hash[..16]),
+            });
+            change(&mut claims, &self.script.borrow().front_claims);
+            answer.push(("id_token".to_owned(), self.signing_key().sign(&claims)));
+        }
+        let mode = arguments.get("response_mode").cloned().unwrap_or_default();
+        if mode.ends_with("jwt") {
+            let mut claims = json!({ "iss": ISSUER, "aud": "client", "exp": self.now() + 60 });
+            for (name, value) in answer {
+                claims[name] = value.into();
+            }
+            change(&mut claims, &self.script.borrow().response_claims);
+            return format!("response={}", self.signing_key().sign(&claims));
+        }
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(answer).finish()
+    }
+
+    /// The arguments of an authorization request, wherever it has them.
+    pub(super) fn request(&self, location: &str) -> HashMap<String, String> {
+        let url = Url::parse(location).unwrap();
+        let mut arguments: HashMap<_, _> = url.query_pairs().into_owned().collect();
+        if let Some(name) = arguments.get("request_uri") {
+            assert_eq!(
+                arguments.len(),
+                3,
+                "client_id, request_uri and what the endpoint had"
+            );
+            arguments = self
+                .pushed
+                .borrow_mut()
+                .remove(name)
+                .expect("it is used once");
+        }
+        if let Some(signed) = arguments.get("request") {
+            let body = signed.split('.').nth(1).unwrap();
+            let claims: Value =
+                serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
+            for (name, value) in claims.as_object().unwrap() {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                arguments.insert(name.clone(), text);
+            }
+        }
+        arguments
     }
 
     /// A token with the claims that access tokens have, changed by `changes`; `null` removes a claim.
@@ -262,8 +336,9 @@ impl Provider {
                     .collect();
                 (200, json!({ "keys": keys }))
             }
-            "/token" => self.token(request),
+            "/token" | "/mtls/token" => self.token(request),
             "/userinfo" => self.user_info(request),
+            "/par" => self.push(request),
             "/exchange" => {
                 let (status, text) = self.script.borrow().exchange.unwrap_or((200, "exchanged"));
                 return Ok(plain(status, "text/plain", text.to_owned()));
@@ -303,6 +378,16 @@ impl Provider {
         Ok(response)
     }
 
+    fn push(&self, request: &Request<Bytes>) -> (u16, Value) {
+        let form = self.keep_form(request);
+        if let Some(answer) = self.script.borrow().push_answer.clone() {
+            return answer;
+        }
+        let name = format!("urn:request:{}", self.forms.borrow().len());
+        self.pushed.borrow_mut().insert(name.clone(), form);
+        (201, json!({ "request_uri": name, "expires_in": 60 }))
+    }
+
     fn user_info(&self, request: &Request<Bytes>) -> (u16, Value) {
         if let Some(answer) = self.script.borrow().user_info.clone() {
             return answer;
@@ -328,6 +413,7 @@ impl Provider {
             "revocation_endpoint": format!("{ISSUER}/revoke"),
             "introspection_endpoint": format!("{ISSUER}/introspect"),
             "userinfo_endpoint": format!("{ISSUER}/userinfo"),
+            "pushed_authorization_request_endpoint": format!("{ISSUER}/par"),
             "code_challenge_methods_supported": ["S256"],
         });
         change(&mut document, &self.script.borrow().discovery);

@@ -196,6 +196,7 @@ fn at_once(gateway: &Gateway, browser: &Browser, count: usize) -> Vec<bool> {
             client: crate::exchange::Client {
                 address: [127, 0, 0, 1].into(),
                 https: false,
+                certificate: None,
                 authority: "gateway.example".to_owned(),
                 port: 8000,
                 peer: [127, 0, 0, 1].into(),

@@ -400,17 +400,35 @@ fn the_domain_of_the_user_must_be_listed() {
 }
 
 #[test]
-fn only_navigations_are_sent_to_the_provider() {
-    let check = |name: &'static str, value: &str, status: u16| {
-        let mut gateway = Gateway::new(json!({}));
-        let reply = Browser::default().get_with(&mut gateway, "/api", name, value);
-        assert_eq!(reply.status, status, "{name}: {value}");
+fn rule_15_only_navigations_are_sent_to_the_provider_if_that_is_configured() {
+    let check = |only: bool, name: &'static str, value: &str, status: u16| {
+        let mut gateway = Gateway::new(json!({ "redirect_navigations_only": only }));
+        let reply = Browser::default().get_with(&mut gateway, "/api?x=1", name, value);
+        assert_eq!(reply.status, status, "{only} {name}: {value}");
+        if status == 401 && only && name != "sec-purpose" {
+            assert_eq!(reply.json()["login_url"], "http://gateway.example/api");
+            assert_eq!(reply.challenge(), "Bearer realm=\"idp.example\"");
+            assert!(reply.set_cookies().is_empty());
+        }
     };
-    check("sec-fetch-mode", "navigate", 302);
-    check("sec-fetch-mode", "cors", 401);
-    check("sec-purpose", "prefetch;prerender", 401);
-    check("x-requested-with", "XMLHttpRequest", 401);
-    check("accept", "application/json", 302);
+    check(true, "sec-fetch-mode", "navigate", 302);
+    check(true, "sec-fetch-mode", "cors", 401);
+    check(true, "x-requested-with", "XMLHttpRequest", 401);
+    check(true, "accept", "application/json", 401);
+    check(true, "accept", "text/html,application/xhtml+xml", 302);
+    check(true, "accept", "*/*", 302);
+    // Kong's rule: everybody is redirected.
+    check(false, "sec-fetch-mode", "cors", 302);
+    check(false, "x-requested-with", "XMLHttpRequest", 302);
+    check(false, "accept", "application/json", 302);
+    // Rule 16: a look ahead begins nothing.
+    for only in [false, true] {
+        check(only, "sec-purpose", "prefetch;prerender", 401);
+    }
+    let mut gateway = Gateway::new(json!({ "redirect_navigations_only": true }));
+    let mut request = crate::testing::Request::get("/api");
+    request.method = http::Method::DELETE;
+    assert_eq!(gateway.send(request).status, 401);
 }
 
 #[test]

@@ -1,0 +1,224 @@
+//! The authorization request: what the browser carries to the provider, or the gateway itself does
+//! (OpenID Connect Core §3.1.2.1, RFC 9126), signed if the provider wants it so (RFC 9101).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use url::Url;
+
+use super::config::ResponseMode;
+use super::failure::Failure;
+use super::flow::{Arrival, Context, Pending};
+use super::rules::sha256;
+use super::token_endpoint::Endpoint;
+
+/// How long a signed request may be on its way, in seconds.
+const LIFETIME: u64 = 300;
+
+/// Longest URL that every browser and server takes.
+const LONGEST_URL: usize = 8000;
+
+/// A sign-in that begins, and how the provider learns of it.
+pub(super) enum Begun {
+    /// The browser carries the request there.
+    Redirect(Pending, String),
+    /// The gateway sends this form there itself, and the browser carries only its name.
+    Push(Pending, Vec<(String, String)>),
+}
+
+/// The arguments of an authorization request, in their order.
+type Arguments = Vec<(String, String)>;
+
+/// Makes the request of a browser that arrived.
+///
+/// # Errors
+///
+/// If the provider or the configuration lacks something.
+pub(super) fn begin(
+    context: Context<'_>,
+    arrival: Arrival,
+    now: UnixTime,
+) -> Result<Begun, Failure> {
+    let config = &context.rules.config;
+    let client = context.rules.client(arrival.client);
+    if client.id.is_empty() {
+        return Err(Failure::unexpected(
+            "client_missing",
+            "client_id is needed for the authorization code flow",
+        ));
+    }
+    let jti = arrival.jti.clone();
+    let challenged = config.sign_in.require_proof_key_for_code_exchange != Some(false);
+    let let_through = arrival.arguments;
+    let pending = Pending {
+        verifier: challenged.then_some(arrival.verifier),
+        state: arrival.state,
+        nonce: arrival.nonce,
+        client: arrival.client,
+        redirect_uri: arrival.redirect_uri,
+        target: arrival.target,
+        query: arrival.query,
+        form: arrival.form,
+        started_at: now,
+    };
+    let mut arguments = arguments(context, &pending, let_through);
+    let signs = config
+        .sign_in
+        .require_signed_request_object
+        .unwrap_or(context.document.requires_signed_requests);
+    if signs {
+        arguments = signed(context, &arguments, &client.id, &jti, now)?;
+    }
+    let location = at_endpoint(context, &arguments)?;
+    let endpoint = Endpoint::PushedRequest.of(context.rules, context.document, client.auth);
+    let pushes = config
+        .sign_in
+        .require_pushed_authorization_requests
+        .unwrap_or(context.document.requires_pushed_requests);
+    if pushes && endpoint.is_none() {
+        return Err(Failure::unexpected(
+            "idp_error",
+            "the OpenID provider has no pushed authorization request endpoint",
+        ));
+    }
+    let never = config.sign_in.require_pushed_authorization_requests == Some(false);
+    if pushes || (location.len() > LONGEST_URL && endpoint.is_some() && !never) {
+        return Ok(Begun::Push(pending, arguments));
+    }
+    Ok(Begun::Redirect(pending, location))
+}
+
+/// Where the browser goes once the provider has taken the request and called it `request_uri`: with
+/// nothing else than that and the client (RFC 9126 §4).
+///
+/// # Errors
+///
+/// If the provider has no authorization endpoint.
+pub(super) fn pushed(
+    context: Context<'_>,
+    pending: &Pending,
+    request_uri: String,
+) -> Result<String, Failure> {
+    let client = context.rules.client(pending.client).id.clone();
+    let arguments = vec![
+        ("client_id".to_owned(), client),
+        ("request_uri".to_owned(), request_uri),
+    ];
+    at_endpoint(context, &arguments)
+}
+
+fn at_endpoint(context: Context<'_>, arguments: &Arguments) -> Result<String, Failure> {
+    let configured = &context.rules.config.client.authorization_endpoint;
+    let endpoint = configured
+        .as_ref()
+        .or(context.document.authorization_endpoint.as_ref())
+        .and_then(|endpoint| Url::parse(endpoint).ok());
+    let Some(mut url) = endpoint else {
+        return Err(Failure::unavailable(
+            "idp_error",
+            "the OpenID provider has no authorization endpoint",
+        ));
+    };
+    url.query_pairs_mut().extend_pairs(arguments);
+    Ok(url.into())
+}
+
+fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) -> Arguments {
+    let sign_in = &context.rules.config.sign_in;
+    let client = context.rules.client(pending.client);
+    let mut arguments: Vec<(&str, String)> = vec![
+        ("response_type", sign_in.response_type.join(" ")),
+        ("client_id", client.id.clone()),
+        ("redirect_uri", pending.redirect_uri.clone()),
+        ("state", pending.state.clone()),
+        ("nonce", pending.nonce.clone()),
+    ];
+    if let Some(scopes) = sign_in.scopes.as_ref().filter(|scopes| !scopes.is_empty()) {
+        arguments.push(("scope", scopes.join(" ")));
+    }
+    if let Some(verifier) = &pending.verifier {
+        let challenge = URL_SAFE_NO_PAD.encode(sha256(verifier.as_bytes()));
+        arguments.push(("code_challenge", challenge));
+        arguments.push(("code_challenge_method", "S256".to_owned()));
+    }
+    if sign_in.response_mode != ResponseMode::Query {
+        arguments.push(("response_mode", sign_in.response_mode.name().to_owned()));
+    }
+    for audience in sign_in.audience.iter().flatten() {
+        arguments.push(("audience", audience.clone()));
+    }
+    if let Some(most) = &sign_in.max_age {
+        arguments.push(("max_age", most.seconds().as_secs().to_string()));
+    }
+    let mut arguments: Arguments = arguments
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    let names = sign_in.authorization_query_args_names.iter().flatten();
+    let values = sign_in.authorization_query_args_values.iter().flatten();
+    arguments.extend(names.cloned().zip(values.cloned()));
+    // A client's argument never comes beside one that the gateway sets itself.
+    for (name, value) in let_through {
+        if !arguments.iter().any(|(taken, _)| *taken == name) {
+            arguments.push((name, value));
+        }
+    }
+    arguments
+}
+
+/// The same request as a JWT that the client signed. What OpenID Connect Core §6.1 wants to be seen
+/// from outside as well, says the same as inside.
+fn signed(
+    context: Context<'_>,
+    arguments: &Arguments,
+    client: &str,
+    jti: &str,
+    now: UnixTime,
+) -> Result<Arguments, Failure> {
+    let mut claims = Map::new();
+    for (name, value) in arguments {
+        let said = match claims.remove(name) {
+            None => Value::from(value.as_str()),
+            Some(Value::Array(mut several)) => {
+                several.push(value.as_str().into());
+                Value::Array(several)
+            }
+            Some(one) => Value::Array(vec![one, value.as_str().into()]),
+        };
+        claims.insert(name.clone(), said);
+    }
+    if let Some(Value::String(age)) = claims.get("max_age")
+        && let Ok(seconds) = age.parse::<u64>()
+    {
+        claims.insert("max_age".to_owned(), seconds.into());
+    }
+    let seconds = now.as_secs();
+    for (name, value) in [
+        ("iss", Value::from(client)),
+        ("aud", Value::from(context.document.issuer.as_str())),
+        ("iat", seconds.into()),
+        ("nbf", seconds.into()),
+        ("exp", seconds.saturating_add(LIFETIME).into()),
+        ("jti", Value::from(jti)),
+    ] {
+        claims.insert(name.to_owned(), value);
+    }
+    let request = context
+        .signer
+        .and_then(|signer| signer.sign_claims("oauth-authz-req+jwt", &Value::Object(claims)))
+        .ok_or_else(|| {
+            Failure::unexpected(
+                "client_key_missing",
+                "there is no key that could sign the authorization request",
+            )
+        })?;
+    let outside = ["response_type", "client_id", "scope"];
+    let mut outer: Arguments = arguments
+        .iter()
+        .filter(|(name, _)| outside.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    outer.push(("request".to_owned(), request));
+    Ok(outer)
+}

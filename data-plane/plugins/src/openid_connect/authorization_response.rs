@@ -1,0 +1,152 @@
+//! The authorization response, judged: does it belong to the sign-in, is it the provider's, what does
+//! it bring (RFC 6749 §4.1.2, RFC 9207, JARM, OpenID Connect Core §3.3.2)?
+
+use serde_json::Value;
+use shared::clock::UnixTime;
+use subtle::ConstantTimeEq;
+
+use super::failure::Failure;
+use super::flow::{Callback, Context, Pending, expired};
+use super::jws::{self, Claims};
+use super::verify::{Expected, Refusal, Verifier};
+
+/// Error codes of RFC 6749 §4.1.2.1 and OpenID Connect Core §3.1.2.6 that may be named.
+const CODES: [&str; 11] = [
+    "access_denied",
+    "login_required",
+    "interaction_required",
+    "consent_required",
+    "account_selection_required",
+    "invalid_request",
+    "invalid_scope",
+    "unauthorized_client",
+    "unsupported_response_type",
+    "server_error",
+    "temporarily_unavailable",
+];
+
+/// What an authorization response brought.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub(super) code: String,
+    /// The claims of the ID token that came by way of the browser.
+    pub(super) front: Option<Claims>,
+}
+
+/// Checks an authorization response.
+///
+/// # Errors
+///
+/// If it is not what the sign-in waits for, or if a key is unknown that may have signed it.
+pub(super) fn accept(
+    context: Context<'_>,
+    pending: &Pending,
+    callback: &Callback,
+    now: UnixTime,
+) -> Result<Accepted, Refusal> {
+    let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
+    if callback.ambiguous {
+        return refuse(
+            "duplicate_param",
+            "the authorization response repeats a parameter",
+        );
+    }
+    let state = callback.state.as_deref().unwrap_or_default();
+    if !bool::from(state.as_bytes().ct_eq(pending.state.as_bytes())) {
+        return refuse("state_unknown", "the state is not the one that was sent");
+    }
+    if expired(context.rules, pending, now) {
+        return refuse("state_expired", "the sign-in took too long");
+    }
+    let verifier = Verifier {
+        rules: context.rules,
+        document: context.document,
+        client: pending.client,
+        now,
+    };
+    if context.rules.config.sign_in.response_mode.is_signed() {
+        check_signed(verifier, callback.response.as_deref().unwrap_or_default())?;
+    }
+    match &callback.iss {
+        Some(iss) if iss.trim_end_matches('/') != context.document.issuer.trim_end_matches('/') => {
+            let detail = "the authorization response is of another issuer";
+            let failure = Failure::refused("iss_mismatch", detail)
+                .with("iss", iss)
+                .with("expected iss", &context.document.issuer);
+            return Err(Refusal::Bad(failure));
+        }
+        None if context.document.sends_iss => {
+            return refuse("iss_missing", "the authorization response names no issuer");
+        }
+        _ => {}
+    }
+    if let Some(error) = &callback.error {
+        let known = CODES
+            .into_iter()
+            .find(|code| code == error)
+            .unwrap_or("an error");
+        return Err(Refusal::Bad(Failure {
+            error: None,
+            ..Failure::refused("idp_error", format!("the OpenID provider answered {known}"))
+                .with("error", known)
+        }));
+    }
+    let Some(code) = callback.code.clone().filter(|code| !code.is_empty()) else {
+        return refuse("code_missing", "the authorization response has no code");
+    };
+    let front = match (&callback.id_token, context.rules.wants_front_id_token()) {
+        (Some(token), true) => {
+            let expected = Expected {
+                nonce: Some(&pending.nonce),
+                access_token: callback.access_token.as_deref().unwrap_or_default(),
+                code: Some(&code),
+                front: true,
+            };
+            Some(verifier.id_token(token, expected)?)
+        }
+        (None, true) => {
+            return refuse("idt_missing", "the authorization response has no ID token");
+        }
+        // What was not asked for does not count.
+        (_, false) => None,
+    };
+    Ok(Accepted { code, front })
+}
+
+/// The signature of a JWT-secured response, and whom it is from and for (JARM §2.4).
+fn check_signed(verifier: Verifier<'_>, token: &str) -> Result<(), Refusal> {
+    let check = verifier.rules.config.credentials.verify_signature;
+    let statement = verifier.statement(token, check, "jarm")?;
+    let claims = &statement.claims;
+    let bad = |detail: &'static str| Err(Refusal::Bad(Failure::refused("jarm", detail)));
+    if verifier.rules.config.credentials.verify_claims {
+        for name in ["iss", "aud", "exp"] {
+            if claims.get(name).is_none_or(Value::is_null) {
+                return bad("the authorization response lacks iss, aud or exp");
+            }
+        }
+        let leeway = verifier.rules.config.credentials.leeway.seconds();
+        if !jws::unexpired(claims, verifier.now, leeway) {
+            return bad("the authorization response has expired");
+        }
+    }
+    Ok(())
+}
+
+/// The ID token of the token endpoint and that of the browser speak of one user (OpenID Connect Core
+/// §3.3.3.6).
+pub(super) fn agree(front: Option<&Claims>, back: Option<&Claims>) -> Result<(), Failure> {
+    let (Some(front), Some(back)) = (front, back) else {
+        return Ok(());
+    };
+    if ["iss", "sub"]
+        .iter()
+        .all(|name| front.get(*name) == back.get(*name))
+    {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        "idt_sub",
+        "the two ID tokens are of different users",
+    ))
+}

@@ -1,0 +1,65 @@
+//! What the gateway proves itself with at providers, as far as it is made or kept by the cluster: keys
+//! for `private_key_jwt`, and certificates for mutual TLS.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use shared::secret::Secret;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::assertion::Signer;
+use super::config::SigningAlgorithm;
+
+/// The keys and certificates of one snapshot.
+#[derive(Debug, Default)]
+pub struct ClientKeys {
+    /// Certificates by the id of their record.
+    pub certificates: HashMap<Uuid, Arc<ClientCertificate>>,
+    signers: Vec<Signer>,
+}
+
+/// A certificate that the gateway presents to a provider.
+#[derive(Debug)]
+pub struct ClientCertificate {
+    /// The certificate and those of its authorities, in PEM.
+    pub chain: String,
+    /// Its private key, in PEM.
+    pub key: Secret<String>,
+}
+
+impl ClientKeys {
+    /// Adds a private key, PKCS #8 in Base64, that signs by `algorithm`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn add(&mut self, kid: &str, algorithm: &str, pkcs8: &str) -> Result<(), &'static str> {
+        let algorithm = serde_json::from_value(algorithm.into())
+            .map_err(|_| "the algorithm of the key is not known")?;
+        let pkcs8 = Zeroizing::new(
+            STANDARD
+                .decode(pkcs8)
+                .map_err(|_| "the key is not Base64")?,
+        );
+        self.signers.push(Signer::of_pkcs8(kid, algorithm, &pkcs8)?);
+        Ok(())
+    }
+
+    /// Adds a private key that is a JWK.
+    #[cfg(test)]
+    pub(super) fn add_jwk(&mut self, jwk: &serde_json::Value) {
+        let jwk = serde_json::from_value(jwk.clone()).unwrap();
+        self.signers.push(Signer::of_key(&jwk, None).unwrap());
+    }
+
+    /// What signs by `algorithm`; by RS256 if the configuration names none (Kong 3.9, `client_alg`).
+    pub(super) fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&Signer> {
+        let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
+        self.signers
+            .iter()
+            .find(|signer| signer.signs_by(algorithm))
+    }
+}

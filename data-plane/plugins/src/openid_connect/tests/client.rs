@@ -1,0 +1,219 @@
+//! How the gateway proves to the provider which client it is, and by which way it gets there.
+
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use serde_json::{Value, json};
+use shared::secret::Secret;
+use uuid::Uuid;
+
+use super::super::client_keys::{ClientCertificate, ClientKeys};
+use super::super::jws::Jws;
+use super::super::key::PublicKey;
+use super::authorization::client_key;
+use super::gateway::{Browser, Gateway};
+use super::provider::ISSUER;
+use crate::testing::Request;
+
+const CERTIFICATE: Uuid = Uuid::from_u128(5);
+
+fn certificate() -> ClientKeys {
+    let mut keys = ClientKeys::default();
+    let certificate = ClientCertificate {
+        chain: "the certificate".to_owned(),
+        key: Secret::new("its key".to_owned()),
+    };
+    keys.certificates.insert(CERTIFICATE, Arc::new(certificate));
+    keys
+}
+
+#[test]
+fn case_66_an_assertion_is_signed_with_a_key_of_the_cluster() {
+    let (private, public) = client_key();
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&private);
+    let mut gateway = Gateway::new(json!({
+        "client_auth": ["private_key_jwt"], "client_alg": ["ES256"], "client_secret": null,
+    }));
+    // Without one, nobody signs in, and the provider is not to blame.
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
+    gateway.host.equip(keys);
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    let form = gateway.provider.forms.borrow()[0].1.clone();
+    let token = &form["client_assertion"];
+    let parsed = Jws::parse(token, token.len()).unwrap();
+    assert!(parsed.signed_by(&PublicKey::read(&public).unwrap()));
+    assert_eq!(parsed.header.kid.as_deref(), Some("own"));
+    assert_eq!(parsed.claims["aud"], format!("{ISSUER}/token"));
+    assert!(!form.contains_key("client_id"));
+}
+
+#[test]
+fn the_key_of_the_configuration_comes_first_and_the_algorithm_chooses() {
+    let (own, public) = client_key();
+    let (other, _) = client_key();
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&other);
+    let config = json!({ "client_auth": ["private_key_jwt"], "client_jwk": [own] });
+    let mut gateway = Gateway::new(config);
+    gateway.host.equip(keys);
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    let token = gateway.provider.forms.borrow()[0].1["client_assertion"].clone();
+    let parsed = Jws::parse(&token, token.len()).unwrap();
+    assert!(parsed.signed_by(&PublicKey::read(&public).unwrap()));
+    // RS256 is the default, and there is no such key.
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&other);
+    let mut gateway = Gateway::new(json!({ "client_auth": ["private_key_jwt"] }));
+    gateway.host.equip(keys);
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
+}
+
+#[test]
+fn rule_30_a_certificate_takes_the_place_of_the_secret() {
+    let check = |more: Value, discovery: Option<Value>, path: &str| {
+        let mut config = json!({
+            "client_auth": ["tls_client_auth"], "client_secret": null,
+            "tls_client_auth_cert_id": CERTIFICATE.to_string(), "tls_client_auth_ssl_verify": false,
+        });
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let mut gateway = Gateway::new(config);
+        let aliases = discovery.unwrap_or_default();
+        gateway.provider.script.borrow_mut().discovery = vec![("mtls_endpoint_aliases", aliases)];
+        // A certificate that is not there lets nobody in.
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
+        assert_eq!(gateway.provider.called(path), 0);
+        gateway.host.equip(certificate());
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+        assert_eq!(gateway.provider.called(path), 1, "{more}");
+        let limits = gateway.host.last_limits();
+        assert_eq!(limits.certificate.unwrap().chain, "the certificate");
+        assert!(!limits.verify_tls);
+        let form = gateway.provider.forms.borrow()[0].1.clone();
+        assert_eq!(form["client_id"], "client");
+        assert!(!form.contains_key("client_secret"));
+        assert!(
+            !gateway
+                .provider
+                .last(path)
+                .headers()
+                .contains_key(AUTHORIZATION)
+        );
+    };
+    check(json!({}), None, "/token");
+    let alias = json!({ "token_endpoint": format!("{ISSUER}/mtls/token") });
+    check(json!({}), Some(alias.clone()), "/mtls/token");
+    check(
+        json!({ "client_auth": ["self_signed_tls_client_auth"] }),
+        Some(alias),
+        "/mtls/token",
+    );
+    let own = json!({ "mtls_token_endpoint": format!("{ISSUER}/mtls/token") });
+    check(own, None, "/mtls/token");
+}
+
+#[test]
+fn mutual_tls_needs_a_certificate() {
+    let check = |config: Value, accepted: bool| {
+        let mut all = json!({ "issuer": ISSUER, "client_id": ["client"] });
+        all.as_object_mut()
+            .unwrap()
+            .extend(config.as_object().unwrap().clone());
+        let result = crate::registry::check("openid-connect", &all);
+        assert_eq!(result.is_ok(), accepted, "{config} {result:?}");
+    };
+    let id = CERTIFICATE.to_string();
+    check(json!({ "client_auth": ["tls_client_auth"] }), false);
+    check(
+        json!({ "client_auth": ["tls_client_auth"], "tls_client_auth_cert_id": id }),
+        true,
+    );
+    check(json!({ "tls_client_auth_cert_id": "mine" }), false);
+    check(
+        json!({ "token_endpoint_auth_method": "self_signed_tls_client_auth" }),
+        false,
+    );
+    check(json!({ "http_version": 2 }), false);
+    check(json!({ "http_version": 1.0 }), true);
+    check(json!({ "https_proxy": "proxy" }), false);
+    check(json!({ "https_proxy": "http://proxy:3128" }), true);
+}
+
+#[test]
+fn a_client_with_a_secret_of_its_own_uses_it() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["client_credentials"], "client_auth": ["tls_client_auth"],
+        "tls_client_auth_cert_id": CERTIFICATE.to_string(),
+    }));
+    let mut request = Request::get("/api");
+    let pair = super::provider::basic("robot:robot-secret")
+        .parse()
+        .unwrap();
+    request.headers.push((AUTHORIZATION, pair));
+    assert_eq!(gateway.send(request).status, 200);
+}
+
+#[test]
+fn the_way_to_the_provider_is_as_configured() {
+    let mut gateway = Gateway::new(json!({
+        "http_version": 1.0, "keepalive": false, "https_proxy": "http://proxy.example:3128",
+        "https_proxy_authorization": "Basic eDp5", "no_proxy": "other.example",
+    }));
+    Browser::default().get(&mut gateway, "/api");
+    let limits = gateway.host.last_limits();
+    assert!(limits.http_1_0 && !limits.keep_alive);
+    let proxies = limits.proxies.unwrap();
+    let proxy = proxies
+        .of(&format!("{ISSUER}/token").parse().unwrap())
+        .unwrap();
+    assert_eq!(proxy.url.authority().unwrap(), "proxy.example:3128");
+    assert_eq!(proxy.authorization.as_ref().unwrap().expose(), "Basic eDp5");
+    assert!(
+        proxies
+            .of(&"https://other.example/".parse().unwrap())
+            .is_none()
+    );
+    let mut gateway = Gateway::new(json!({}));
+    Browser::default().get(&mut gateway, "/api");
+    let limits = gateway.host.last_limits();
+    assert!(!limits.http_1_0 && limits.keep_alive && limits.proxies.is_none());
+}
+
+#[test]
+fn the_client_is_chosen_by_header_query_or_body() {
+    use http::{HeaderName, HeaderValue};
+    let config = json!({
+        "client_id": ["one", "two"], "client_secret": ["s1", "s2"], "auth_methods": ["password"],
+        "client_auth": ["client_secret_post"], "disable_session": ["password"],
+    });
+    let check = |header: Option<(&'static str, &str)>, uri: &str, body: &str, id: &str| {
+        let mut gateway = Gateway::new(config.clone());
+        let mut request = Request::get(uri);
+        request.method = http::Method::POST;
+        let pair = super::provider::basic("john:p:ss").parse().unwrap();
+        request.headers.push((AUTHORIZATION, pair));
+        if let Some((name, value)) = header {
+            let value = HeaderValue::from_str(value).unwrap();
+            request.headers.push((HeaderName::from_static(name), value));
+        }
+        let json = HeaderValue::from_static("application/json");
+        request.headers.push((http::header::CONTENT_TYPE, json));
+        request.body = bytes::Bytes::copy_from_slice(body.as_bytes());
+        gateway.send(request);
+        assert_eq!(
+            gateway.provider.forms.borrow()[0].1["client_id"],
+            id,
+            "{uri} {body}"
+        );
+    };
+    check(Some(("x-client-id", "2")), "/api?client_id=1", "", "two");
+    check(Some(("client-id", "two")), "/api", "", "two");
+    check(None, "/api?client_id=two", r#"{"client_id":"one"}"#, "two");
+    check(None, "/api", r#"{"client_id":2}"#, "two");
+    check(None, "/api", r#"{"client_id":null}"#, "one");
+    check(Some(("client-id", "0")), "/api", "", "one");
+    check(Some(("client-id", "99")), "/api", "", "one");
+}
