@@ -195,7 +195,9 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert_eq!(sent["post_logout_redirect_uri"], gateway("/bye"));
     assert_eq!(browser.cookie(GATEWAY, "session"), None);
     let back = browser.get(location.as_str()).await;
-    assert_eq!(back.location().unwrap().as_str(), gateway("/bye"));
+    // The provider gives the state back that the gateway has sent along.
+    let end = format!("{}?state={}", gateway("/bye"), sent["state"]);
+    assert_eq!(back.location().unwrap().as_str(), end);
     // Signed out at the provider too: it asks for the password again.
     let page = browser.open(&gateway("/")).await;
     assert!(page.text().contains("name=\"password\""), "{}", page.text());
