@@ -9,11 +9,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::http1::{Framing, FramingError};
 use crate::upstream::exchange::UpstreamBody;
+use crate::upstream::http2::Http2Body;
 use crate::upstream::{Connection, UpstreamError};
 
 /// Why a client's request body cannot be read on.
@@ -42,6 +44,8 @@ pub(crate) enum RequestBody {
     Incoming(Incoming, Rc<Cell<u64>>),
     /// Bytes that a filter has read, and then what it has not.
     Read(Bytes, Box<RequestBody>),
+    /// Nothing more than trailers.
+    Trailers(HeaderMap),
     /// No more than so many bytes.
     Limited(u64, Box<RequestBody>),
 }
@@ -78,6 +82,11 @@ impl RequestBody {
                 *self = std::mem::replace(&mut **rest, Self::Empty);
                 Poll::Ready(Some(Ok(frame)))
             }
+            Self::Trailers(trailers) => {
+                let frame = Frame::trailers(std::mem::take(trailers));
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(frame)))
+            }
             Self::Limited(left, body) => {
                 let frame = ready!(body.poll_frame(cx));
                 let data = frame
@@ -100,7 +109,7 @@ impl RequestBody {
         match self {
             Self::Empty => true,
             Self::Incoming(body, _) => body.is_end_stream(),
-            Self::Read(..) => false,
+            Self::Read(..) | Self::Trailers(_) => false,
             Self::Limited(_, body) => body.is_empty(),
         }
     }
@@ -111,6 +120,7 @@ impl RequestBody {
             Self::Empty => Some(Self::Empty),
             Self::Incoming(body, _) if body.is_end_stream() => Some(Self::Empty),
             Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
+            Self::Trailers(trailers) => Some(Self::Trailers(trailers.clone())),
             Self::Incoming(..) | Self::Limited(..) => None,
         }
     }
@@ -125,6 +135,8 @@ pub(crate) enum ResponseBody {
     Full(Bytes),
     /// From the upstream, as it comes.
     Upstream(Box<UpstreamBody>),
+    /// The same by HTTP/2.
+    Http2(Box<Http2Body>),
     /// Bytes that were read already, and then what was not.
     Read(Bytes, Box<ResponseBody>),
     /// No body but a connection: the upstream has switched protocols.
@@ -145,6 +157,7 @@ impl ResponseBody {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Upstream(body) => body.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx),
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
                 *self = std::mem::replace(&mut **rest, Self::Empty);
@@ -158,7 +171,7 @@ impl ResponseBody {
         match self {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Upstream(_) | Self::Read(..) => false,
+            Self::Upstream(_) | Self::Http2(_) | Self::Read(..) => false,
         }
     }
 
@@ -174,6 +187,7 @@ impl ResponseBody {
                 Framing::Length(length) => SizeHint::with_exact(length),
                 Framing::Chunked | Framing::UntilClose => SizeHint::default(),
             },
+            Self::Http2(body) => body.size(),
             // What the server has announced counts bytes that were read already.
             Self::Read(..) => SizeHint::default(),
         }

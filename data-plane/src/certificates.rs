@@ -1,9 +1,16 @@
-//! The certificate of the TLS listener: the configured one, or one made at start.
+//! Certificates that clients are shown: by server name those of the live configuration, else the configured
+//! default, or one made at start.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -30,7 +37,7 @@ pub enum CertificateError {
     Make(#[from] rcgen::Error),
 }
 
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1.
+/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets. `files` hold the default certificate.
 pub(crate) fn server_config(
     files: Option<(&Path, &Path)>,
     live: Live,
@@ -39,13 +46,15 @@ pub(crate) fn server_config(
         Some((certificate, key)) => read(certificate, key)?,
         None => self_signed()?,
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let asking = Arc::new(Asking::new(live, Arc::clone(&provider)));
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let default = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
+    let asking = Arc::new(Asking::new(Arc::clone(&live), Arc::clone(&provider)));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(asking)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(ByName { live, default }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 
@@ -67,4 +76,121 @@ fn self_signed() -> Result<Pair, CertificateError> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     Ok((vec![made.cert.der().clone()], key.into()))
+}
+
+/// Certificates by server name (Kong 3.9: exact, then a wildcard for the first label, then one for the last,
+/// then `*`).
+#[derive(Debug, Default)]
+pub(crate) struct ServerNames {
+    exact: HashMap<Box<str>, Keys>,
+    /// `*.example.com`, kept as `.example.com`.
+    endings: HashMap<Box<str>, Keys>,
+    /// `example.*`, kept as `example.`.
+    beginnings: HashMap<Box<str>, Keys>,
+    any: Option<Keys>,
+}
+
+/// Certificates for the same name, with keys of different types.
+type Keys = Vec<Arc<CertifiedKey>>;
+
+impl ServerNames {
+    /// Gives `name` its certificates.
+    pub(crate) fn insert(&mut self, name: &str, mut keys: Keys) {
+        // A client that takes both gets the cheaper signature.
+        keys.sort_by_key(|key| key.key.algorithm() != SignatureAlgorithm::ECDSA);
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if name == "*" {
+            self.any = Some(keys);
+        } else if let Some(ending) = name.strip_prefix('*') {
+            self.endings.insert(ending.into(), keys);
+        } else if let Some(beginning) = name.strip_suffix('*') {
+            self.beginnings.insert(beginning.into(), keys);
+        } else {
+            self.exact.insert(name.into(), keys);
+        }
+    }
+
+    fn of(&self, name: Option<&str>) -> Option<&Keys> {
+        let found = name.and_then(|name| {
+            let lower = name.trim_end_matches('.').to_ascii_lowercase();
+            let name = lower.as_str();
+            self.exact
+                .get(name)
+                .or_else(|| self.endings.get(name.get(name.find('.')?..)?))
+                .or_else(|| self.beginnings.get(name.get(..=name.rfind('.')?)?))
+        });
+        found.or(self.any.as_ref())
+    }
+
+    /// The certificate for `name` whose key signs by one of `schemes`.
+    pub(crate) fn find(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        self.of(name)?.iter().find(fits).cloned()
+    }
+}
+
+/// Chooses by the name that a client asks for.
+struct ByName {
+    live: Live,
+    default: Arc<CertifiedKey>,
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByName").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = self.live.load().as_ref().and_then(|snapshot| {
+            snapshot
+                .server_names
+                .find(hello.server_name(), hello.signature_schemes())
+        });
+        Some(found.unwrap_or_else(|| Arc::clone(&self.default)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Arc<CertifiedKey> {
+        let (chain, key) = self_signed().unwrap();
+        let provider = aws_lc_rs::default_provider();
+        Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap())
+    }
+
+    #[test]
+    fn a_name_is_looked_up_from_the_most_to_the_least_exact() {
+        let patterns = ["a.example.com", "*.example.com", "example.*", "*"];
+        let keys: Vec<_> = patterns.iter().map(|_| key()).collect();
+        let mut names = ServerNames::default();
+        for (pattern, key) in patterns.iter().zip(&keys) {
+            names.insert(pattern, vec![Arc::clone(key)]);
+        }
+        let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+        for (name, expected) in [
+            (Some("a.example.com"), 0),
+            (Some("A.Example.com"), 0),
+            (Some("b.example.com"), 1),
+            (Some("x.b.example.com"), 3),
+            (Some("example.org"), 2),
+            (Some("other"), 3),
+            (None, 3),
+        ] {
+            let found = names.find(name, &schemes).unwrap();
+            assert!(Arc::ptr_eq(&found, &keys[expected]), "{name:?}");
+        }
+        assert!(
+            names
+                .find(None, &[SignatureScheme::RSA_PSS_SHA256])
+                .is_none()
+        );
+    }
 }

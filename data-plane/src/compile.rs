@@ -4,31 +4,33 @@
 mod environment;
 pub(crate) mod filters;
 pub mod references;
+mod services;
+mod tls;
+pub(crate) mod upstreams;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use http::HeaderValue;
 use plugins::environment::Environment;
 use plugins::exchange::Matched;
 use plugins::registry::AnyFilter;
-use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use shared::entity::{
-    Acl, Certificate, ClientKey, Consumer, PathHandling, Plugin, Protocol, Revocation, Route,
-    Service, SessionKey,
+    Acl, CaCertificate, Certificate, ClientKey, Consumer, PathHandling, Plugin, Protocol,
+    Revocation, Route, Service, SessionKey, Sni, Target, Upstream,
 };
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
 
 use self::environment::Principals;
 use self::filters::{Assembly, Filters};
+pub(crate) use self::services::{CompiledService, Destination};
+use self::tls::Identities;
+use self::upstreams::CompiledUpstream;
+use crate::balancer::{Balancer, Balancers};
+use crate::certificates::ServerNames;
 use crate::metrics::Labels;
 use crate::router::Router;
-use crate::router::normalize::normalize;
-use crate::upstream::exchange::Timeouts;
-use crate::upstream::origin::{Origin, OriginKey, OriginTls};
 
 /// One field of one record that cannot be compiled.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -55,6 +57,11 @@ pub struct CompiledSnapshot {
     pub(crate) routes: Vec<CompiledRoute>,
     pub(crate) environment: Environment,
     pub(crate) revocations: Vec<Revocation>,
+    pub(crate) upstreams: Vec<Arc<CompiledUpstream>>,
+    /// Those of the node that runs it, in the order of the upstreams.
+    balancers: OnceLock<Vec<Arc<Balancer>>>,
+    /// The certificates to show to clients.
+    pub(crate) server_names: ServerNames,
     /// Every filter; routes name them by their place.
     pub(crate) filters: Vec<AnyFilter>,
     /// Those of requests that match no route: they see the answer only.
@@ -65,6 +72,11 @@ impl CompiledSnapshot {
     /// Where the configuration stands.
     pub fn position(&self) -> Position {
         *self.position.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The balancers of its upstreams, in their order, out of those of the node that runs it.
+    pub(crate) fn balancers(&self, node: &Balancers) -> &[Arc<Balancer>] {
+        self.balancers.get_or_init(|| node.attach(&self.upstreams))
     }
 
     /// The same content now stands elsewhere. Requests never look, so the lock costs them nothing.
@@ -84,11 +96,13 @@ impl CompiledSnapshot {
 )]
 pub(crate) struct CompiledRoute {
     pub(crate) id: Uuid,
-    pub(crate) service: Option<CompiledService>,
+    pub(crate) service: Option<Arc<CompiledService>>,
     /// Whether there is a service whose protocol is none that we speak.
     pub(crate) protocol_unsupported: bool,
     pub(crate) strip_path: bool,
     pub(crate) preserve_host: bool,
+    /// Whether a request's body is held back until it is there.
+    pub(crate) request_buffering: bool,
     pub(crate) path_handling: PathHandling,
     /// The status that answers a plain request, if the route is for HTTPS only.
     pub(crate) https_only: Option<u16>,
@@ -99,18 +113,6 @@ pub(crate) struct CompiledRoute {
     pub(crate) matched: Matched,
     /// What its figures are shown under.
     pub(crate) labels: Arc<Labels>,
-}
-
-/// A service with everything that its requests need.
-#[derive(Clone, Debug)]
-pub(crate) struct CompiledService {
-    pub(crate) id: Uuid,
-    pub(crate) origin: Arc<Origin>,
-    /// The `Host` to send, unless the route preserves the client's.
-    pub(crate) host: HeaderValue,
-    pub(crate) path: String,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) retries: u32,
 }
 
 /// The records of a snapshot by kind.
@@ -126,16 +128,30 @@ struct Records {
     client_keys: Vec<ClientKey>,
     certificates: Vec<Certificate>,
     revocations: Vec<Revocation>,
+    upstreams: Vec<Upstream>,
+    targets: Vec<Target>,
+    ca_certificates: Vec<CaCertificate>,
+    snis: Vec<Sni>,
 }
 
 /// Compiles `snapshot`, or names every field that stands in the way.
 pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
     let mut faults = Vec::new();
-    let records = read(snapshot, &mut faults);
+    let mut records = read(snapshot, &mut faults);
+    let identities = Identities::compile(&records.certificates, &mut faults);
+    let server_names = identities.server_names(&records.snis);
+    let authorities = tls::authorities(&records.ca_certificates, &mut faults);
+    let upstreams = upstreams::compile(
+        std::mem::take(&mut records.upstreams),
+        std::mem::take(&mut records.targets),
+        &identities,
+        &mut faults,
+    );
+    let surroundings = services::Surroundings::new(&identities, &authorities, &upstreams);
     let mut services = HashMap::new();
     for service in records.services.values() {
-        match compile_service(service) {
-            Ok(Some(compiled)) => _ = services.insert(service.id, compiled),
+        match services::compile(service, &surroundings) {
+            Ok(Some(compiled)) => _ = services.insert(service.id, Arc::new(compiled)),
             // Others must not wait for a configuration because of this one.
             Ok(None) => tracing::warn!(
                 service = %service.id,
@@ -145,26 +161,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
             Err(fault) => faults.push(fault),
         }
     }
-    // The routes of a disabled service do not exist, and those of byte streams are none of HTTP's.
-    let routes: Vec<&Route> = records
-        .routes
-        .iter()
-        .filter(|route| {
-            route
-                .protocols
-                .as_slice()
-                .iter()
-                .any(|protocol| is_http(*protocol))
-        })
-        .filter(|route| {
-            route.service.is_none_or(|service| {
-                records
-                    .services
-                    .get(&service.id)
-                    .is_none_or(|found| found.enabled)
-            })
-        })
-        .collect();
+    let routes = served(&records);
     let index = Router::compile(&routes).unwrap_or_else(|found| {
         faults.extend(found.into_iter().filter_map(|fault| {
             let route = routes.get(fault.route)?;
@@ -231,7 +228,27 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         routes: ready,
         environment,
         revocations: records.revocations,
+        upstreams,
+        balancers: OnceLock::new(),
+        server_names,
     })
+}
+
+/// The routes that exist for requests: those of a disabled service do not, and those of byte streams are none
+/// of HTTP's.
+fn served(records: &Records) -> Vec<&Route> {
+    let is_http = |route: &&Route| {
+        let mut protocols = route.protocols.as_slice().iter();
+        protocols.any(|protocol| is_http(*protocol))
+    };
+    let is_enabled = |route: &&Route| {
+        route.service.is_none_or(|service| {
+            let service = records.services.get(&service.id);
+            service.is_none_or(|found| found.enabled)
+        })
+    };
+    let routes = records.routes.iter();
+    routes.filter(is_http).filter(is_enabled).collect()
 }
 
 /// What the figures of `route` are shown under.
@@ -301,6 +318,14 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             "revocations" => records
                 .revocations
                 .extend(parse::<Revocation>(kind, id, json, faults)),
+            "upstreams" => records.upstreams.extend(parse(kind, id, json, faults)),
+            "targets" => records.targets.extend(parse(kind, id, json, faults)),
+            "ca_certificates" => {
+                records
+                    .ca_certificates
+                    .extend(parse::<CaCertificate>(kind, id, json, faults));
+            }
+            "snis" => records.snis.extend(parse(kind, id, json, faults)),
             // A newer control plane may know kinds that no request here could need.
             _ => {}
         }
@@ -331,7 +356,7 @@ fn parse<T: DeserializeOwned>(
 fn compile_route(
     route: &Route,
     labels: Labels,
-    service: Option<CompiledService>,
+    service: Option<Arc<CompiledService>>,
     filters: Arc<Filters>,
     matched: Matched,
 ) -> CompiledRoute {
@@ -346,6 +371,7 @@ fn compile_route(
         service,
         strip_path: route.strip_path,
         preserve_host: route.preserve_host,
+        request_buffering: route.request_buffering,
         path_handling: route.path_handling.unwrap_or(PathHandling::V0),
         https_only: (!plain).then(|| route.https_redirect_status_code.status()),
         grpc: route
@@ -357,65 +383,4 @@ fn compile_route(
         matched,
         labels: Arc::new(labels),
     }
-}
-
-/// Compiles `service`; `None` if its protocol is none that we speak.
-fn compile_service(service: &Service) -> Result<Option<CompiledService>, CompileFault> {
-    let fault = |field: &str, message: String| CompileFault {
-        kind: "services",
-        id: service.id,
-        field: field.to_owned(),
-        message,
-    };
-    let (tls, default_port) = match service.protocol {
-        Protocol::Http => (false, 80),
-        Protocol::Https => (true, 443),
-        _ => return Ok(None),
-    };
-    let host = service.host.as_str().to_ascii_lowercase();
-    let bare = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let server_name = ServerName::try_from(bare.clone())
-        .map_err(|_| fault("host", format!("not a DNS name or IP address: {host}")));
-    let tls = if tls {
-        Some(OriginTls {
-            server_name: server_name?,
-            verify: service.tls_verify.unwrap_or(false),
-        })
-    } else {
-        None
-    };
-    let shown = if bare.contains(':') {
-        format!("[{bare}]")
-    } else {
-        bare.clone()
-    };
-    let authority = if service.port == default_port {
-        shown
-    } else {
-        format!("{shown}:{}", service.port)
-    };
-    let host_header = HeaderValue::from_str(&authority)
-        .map_err(|_| fault("host", format!("not a host: {host}")))?;
-    let milliseconds =
-        |value: Option<u32>| Duration::from_millis(u64::from(value.unwrap_or(60_000)));
-    let path = service.path.as_ref().map_or("/", |path| path.as_str());
-    Ok(Some(CompiledService {
-        id: service.id,
-        origin: Origin::of(OriginKey {
-            host: bare,
-            port: service.port,
-            tls,
-        }),
-        host: host_header,
-        path: normalize(path).into_owned(),
-        timeouts: Timeouts {
-            connect: milliseconds(service.connect_timeout),
-            write: milliseconds(service.write_timeout),
-            read: milliseconds(service.read_timeout),
-        },
-        retries: service.retries.unwrap_or(5),
-    }))
 }

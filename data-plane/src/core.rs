@@ -14,6 +14,7 @@ use plugins::state::{CoreStates, NodeStates};
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
+use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
 use crate::contact::Contact;
 use crate::error::ErrorForm;
@@ -23,10 +24,14 @@ use crate::metrics::Metrics;
 use crate::timer::Timers;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
+use crate::upstream::origins::Origins;
 use crate::upstream::pool::Pools;
+use crate::upstream::resolve::{DnsConfig, Resolver};
 
 /// What the cores of one node share.
 pub(crate) struct Node {
+    /// Tells this run of the node from others, in what is shown to operators.
+    pub(crate) id: String,
     pub(crate) live: Live,
     pub(crate) contact: Contact,
     pub(crate) questions: Questions,
@@ -48,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) real_ip: RealIp,
     /// Silence of the control plane after which the node asks for no new traffic.
     pub(crate) max_staleness: Option<Duration>,
+    pub(crate) balancers: Balancers,
+    pub(crate) dns: DnsConfig,
     /// How many cores there are; at least one.
     pub(crate) workers: usize,
 }
@@ -74,6 +81,10 @@ impl Deref for Held {
 pub(crate) struct Core {
     pub(crate) node: Arc<Node>,
     pub(crate) pools: Rc<Pools>,
+    pub(crate) origins: Origins,
+    pub(crate) resolver: Rc<Resolver>,
+    /// Requests under way.
+    pub(crate) busy: Cell<usize>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
@@ -87,13 +98,17 @@ impl Core {
     /// A core without connections, which counts in `metrics`. Call on its runtime.
     pub(crate) fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Rc<Self> {
         let timers = Rc::new(Timers::default());
-        let pools = Rc::new(Pools::new(Rc::clone(&timers)));
+        let resolver = Rc::new(Resolver::new(node.dns.clone()));
+        let pools = Rc::new(Pools::new(Rc::clone(&timers), Rc::clone(&resolver)));
         tokio::task::spawn_local(timers.drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
         Rc::new(Self {
             node,
             pools,
+            origins: Origins::default(),
+            resolver,
+            busy: Cell::new(0),
             states: CoreStates::default(),
             metrics,
             snapshot: RefCell::default(),
@@ -112,6 +127,7 @@ impl Core {
         {
             return Some(Rc::clone(kept));
         }
+        self.origins.forget();
         let fresh = Rc::new(Held(Arc::clone(live)));
         *kept = Some(Rc::clone(&fresh));
         Some(fresh)

@@ -43,6 +43,9 @@ pub(crate) enum GatewayError {
     /// The route speaks gRPC, and the request does not.
     #[error("not gRPC")]
     NotGrpc,
+    /// More requests are under way on this node than may be.
+    #[error("too many requests are under way")]
+    Overloaded,
     /// `CONNECT` and `TRACE` are not for a gateway.
     #[error("method not allowed")]
     Method,
@@ -104,11 +107,23 @@ impl GatewayError {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Non-gRPC request matched gRPC route",
             ),
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests are under way",
+            ),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Upstream(error) => match error {
                 UpstreamError::Resolve { .. } => {
                     (StatusCode::SERVICE_UNAVAILABLE, "name resolution failed")
                 }
+                UpstreamError::NoPeer => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "failure to get a peer from the ring-balancer",
+                ),
+                UpstreamError::Busy => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The upstream server is currently unavailable",
+                ),
                 UpstreamError::ConnectTimeout
                 | UpstreamError::ReadTimeout
                 | UpstreamError::SendTimeout => (
@@ -140,7 +155,8 @@ impl GatewayError {
             | Self::Protocol
             | Self::NotHttp2
             | Self::NotGrpc
-            | Self::Upstream(UpstreamError::Resolve { .. }) => true,
+            | Self::Overloaded
+            | Self::Upstream(UpstreamError::Resolve { .. } | UpstreamError::NoPeer) => true,
             Self::BadRequest(_)
             | Self::HeadTooLarge
             | Self::TargetTooLong
@@ -169,7 +185,7 @@ impl GatewayError {
         let mut response = formed_response(status, message, request_id, form);
         let headers = response.headers_mut();
         match self {
-            Self::NotReady => {
+            Self::NotReady | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::NotHttp2 => {

@@ -9,27 +9,33 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
-use shared::clock::monotonic;
+use plugins::exchange::Try;
+use shared::clock::{UnixTime, monotonic};
 
 pub(crate) use self::upgrade::tunnel;
+use crate::balancer::{Balancer, Lease, NoPeer, Peer};
 use crate::body::{RequestBody, ResponseBody};
-use crate::compile::CompiledService;
 use crate::core::Core;
 use crate::http1::writer::field;
 use crate::http1::{Framing, FramingError, content_length, has_token};
 use crate::pipeline::Added;
+use crate::router::split_port;
 use crate::upstream::exchange::{Answer, Pump, Timeouts, exchange};
+use crate::upstream::http2;
 use crate::upstream::origin::Origin;
+use crate::upstream::origins::Transport;
+use crate::upstream::pool::{Permit, Pool};
 use crate::upstream::{Connection, UpstreamError};
 
 /// A request as it goes to one origin.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
-    pub(crate) origin: &'a Arc<Origin>,
+    pub(crate) way: Way<'a>,
     pub(crate) method: &'a Method,
     /// Path and query.
     pub(crate) target: &'a str,
-    pub(crate) host: &'a HeaderValue,
+    /// The `Host`, if it is not that of the target.
+    pub(crate) host: Option<&'a HeaderValue>,
     /// The client's, without what belongs to one connection. Some are replaced by those below.
     pub(crate) headers: &'a http::HeaderMap,
     /// Which of them.
@@ -42,6 +48,34 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trailers: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way<'a> {
+    /// To one server.
+    To(&'a Arc<Origin>),
+    /// To one of an upstream's targets, chosen anew for each attempt.
+    Balanced {
+        balancer: &'a Arc<Balancer>,
+        transport: &'a Transport,
+        hash: Option<u32>,
+    },
+}
+
+/// What a request holds while it is under way to its server, body included.
+#[derive(Debug)]
+#[expect(dead_code, reason = "each counts until it is dropped")]
+pub(crate) struct Hold {
+    permit: Permit,
+    lease: Option<Lease>,
+}
+
+/// One attempt: which server, and under which name.
+struct Attempt {
+    origin: Arc<Origin>,
+    host: HeaderValue,
+    lease: Option<Lease>,
 }
 
 /// How the request's body is framed on its way upstream.
@@ -66,81 +100,250 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     websocket.then(|| wish.clone())
 }
 
-/// Sends `outgoing` and waits for the answer's head.
+/// Sends `outgoing` and waits for the answer's head. Every server that is asked is noted in `tries`.
 ///
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
-/// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand. A pooled connection that turns
-/// out to be dead costs no attempt.
+/// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
+/// there is one. A pooled connection that turns out to be dead costs no attempt.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &Outgoing<'_>,
     framing: Framing,
     body: RequestBody,
-) -> Result<Answer, UpstreamError> {
+    tries: &mut Vec<Try>,
+) -> Result<(Answer, Hold), UpstreamError> {
     let repeatable = !matches!(*outgoing.method, Method::POST | Method::PATCH)
         && outgoing.method.as_str() != "LOCK";
-    let pool = core.pools.of(outgoing.origin);
+    let limit = core.node.limits.upstream_in_flight / core.node.workers;
+    let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut body = body;
     let mut attempts_left = outgoing.retries;
+    let mut kept: Option<Attempt> = None;
     loop {
-        let spare = body.try_clone();
-        let (mut connection, pooled) = match pool.take(monotonic()) {
-            Some(connection) => (connection, true),
-            None => match pool.connect(outgoing.timeouts.connect).await {
-                Ok(connection) => (connection, false),
-                Err(error)
-                    if attempts_left > 0 && !matches!(error, UpstreamError::Resolve { .. }) =>
-                {
-                    attempts_left -= 1;
-                    tracing::debug!(%error, "trying again");
-                    continue;
+        let attempt = match kept.take() {
+            Some(attempt) => attempt,
+            None => choose(core, outgoing, &failing)?,
+        };
+        let pool = core.pools.of(&attempt.origin);
+        let permit = pool.enter(limit.max(1)).ok_or(UpstreamError::Busy)?;
+        tries.push(attempt.told());
+        let failed = match once(core, &pool, &attempt, outgoing, framing, body).await {
+            Ok(answer) => {
+                if let Some(lease) = &attempt.lease {
+                    lease.answered(answer.head.status);
                 }
-                Err(error) => return Err(error),
-            },
+                let lease = attempt.lease;
+                return Ok((answer, Hold { permit, lease }));
+            }
+            Err(failed) => failed,
         };
-        write_head(&mut connection, outgoing, framing);
-        let pump = Pump::new(body, framing, core.node.limits.body);
-        let upgrades = outgoing.upgrade.is_some();
-        let failure = match exchange(
-            connection,
-            Rc::clone(&pool),
-            pump,
-            outgoing.method,
-            upgrades,
-            outgoing.timeouts,
-        )
-        .await
-        {
-            Ok(answer) => return Ok(answer),
-            Err(failure) => failure,
+        attempt.report(&failed);
+        let Some(again) = failed.body else {
+            return Err(failed.error);
         };
-        let stale = pooled
-            && matches!(
-                failure.error,
-                UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_)
-            );
-        let hopeless = matches!(
-            failure.error,
-            UpstreamError::RequestBody(_)
-                | UpstreamError::Framing(_)
-                | UpstreamError::Informational
-        );
-        let Some(again) = failure.pump.untouched().or(spare) else {
-            return Err(failure.error);
-        };
-        if !repeatable || hopeless || (!stale && attempts_left == 0) {
-            return Err(failure.error);
-        }
-        if !stale {
-            attempts_left -= 1;
-        }
-        tracing::debug!(error = %failure.error, stale, "trying again");
         body = again;
+        if failed.stage == Stage::Stale {
+            if !repeatable {
+                return Err(failed.error);
+            }
+            tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
+            kept = Some(attempt);
+            continue;
+        }
+        let may = match failed.stage {
+            Stage::Connecting => true,
+            Stage::Exchanging | Stage::Stale => repeatable && pool.may_retry(),
+            Stage::Hopeless => false,
+        };
+        if attempts_left == 0 || !may {
+            return Err(failed.error);
+        }
+        attempts_left -= 1;
+        tracing::debug!(error = %failed.error, "trying again");
+        if let Some(lease) = &attempt.lease {
+            failing.push(Arc::clone(&lease.peer));
+        }
     }
 }
 
+/// Which server is asked next, and what it is called.
+fn choose(
+    core: &Core,
+    outgoing: &Outgoing<'_>,
+    tried: &[Arc<Peer>],
+) -> Result<Attempt, UpstreamError> {
+    match outgoing.way {
+        Way::To(origin) => Ok(Attempt {
+            origin: Arc::clone(origin),
+            host: outgoing
+                .host
+                .cloned()
+                .unwrap_or_else(|| HeaderValue::from_static("")),
+            lease: None,
+        }),
+        Way::Balanced {
+            balancer,
+            transport,
+            hash,
+        } => {
+            let lease = balancer
+                .pick(hash, tried)
+                .map_err(|NoPeer| UpstreamError::NoPeer)?;
+            let key = &lease.peer.key;
+            let host = if let Some(host) = outgoing.host {
+                host.clone()
+            } else {
+                let host = match &balancer.config.host_header {
+                    Some(host) if split_port(host).1.is_some() => host.clone(),
+                    Some(host) => transport.authority(host, key.port),
+                    None => transport.authority(&key.host, key.port),
+                };
+                HeaderValue::from_str(&host).map_err(|_| UpstreamError::Authority)?
+            };
+            Ok(Attempt {
+                origin: core.origins.of_peer(&lease.peer, transport, &host),
+                host,
+                lease: Some(lease),
+            })
+        }
+    }
+}
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// The server has seen nothing of the request.
+    Connecting,
+    /// It may have.
+    Exchanging,
+    /// Most likely it has not: the connection was kept from an earlier exchange, and closed.
+    Stale,
+    /// No other attempt could go better.
+    Hopeless,
+}
+
+/// Why an attempt failed.
+struct Failed {
+    error: UpstreamError,
+    stage: Stage,
+    /// The request's body, if all of it is still at hand.
+    body: Option<RequestBody>,
+}
+
+impl Attempt {
+    /// Tells the balancer how it went.
+    fn report(&self, failed: &Failed) {
+        let Some(lease) = &self.lease else { return };
+        match (&failed.error, failed.stage) {
+            (_, Stage::Stale) | (UpstreamError::RequestBody(_), _) => {}
+            (
+                UpstreamError::ConnectTimeout
+                | UpstreamError::ReadTimeout
+                | UpstreamError::SendTimeout,
+                _,
+            ) => lease.timed_out(),
+            _ => lease.failed(),
+        }
+    }
+
+    fn told(&self) -> Try {
+        let key = self.origin.key();
+        Try {
+            host: key.host.clone(),
+            port: key.port,
+            started_at: UnixTime::now().as_millis(),
+        }
+    }
+}
+
+async fn once(
+    core: &Core,
+    pool: &Rc<Pool>,
+    attempt: &Attempt,
+    outgoing: &Outgoing<'_>,
+    framing: Framing,
+    body: RequestBody,
+) -> Result<Answer, Failed> {
+    let connect = outgoing.timeouts.connect;
+    let connecting = |error, body| {
+        let hopeless = matches!(
+            error,
+            UpstreamError::Resolve { .. } | UpstreamError::Authority
+        );
+        Failed {
+            error,
+            stage: if hopeless {
+                Stage::Hopeless
+            } else {
+                Stage::Connecting
+            },
+            body: Some(body),
+        }
+    };
+    if attempt.origin.key().http2 {
+        let sender = match Box::pin(http2::connect(pool, connect)).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(connecting(error, body)),
+        };
+        let spare = body.try_clone();
+        return Box::pin(http2::exchange(pool, sender, outgoing, &attempt.host, body))
+            .await
+            .map_err(|error| Failed {
+                stage: if matches!(error, UpstreamError::RequestBody(_)) {
+                    Stage::Hopeless
+                } else {
+                    Stage::Exchanging
+                },
+                error,
+                body: spare,
+            });
+    }
+    let spare = body.try_clone();
+    let (mut connection, pooled) = match pool.take(monotonic()) {
+        Some(connection) => (connection, true),
+        None => match Box::pin(pool.connect(connect)).await {
+            Ok(connection) => (connection, false),
+            Err(error) => return Err(connecting(error, body)),
+        },
+    };
+    write_head(&mut connection, outgoing, &attempt.host, framing);
+    let pump = Pump::new(body, framing, core.node.limits.body);
+    let failure = match exchange(
+        connection,
+        Rc::clone(pool),
+        pump,
+        outgoing.method,
+        outgoing.upgrade.is_some(),
+        outgoing.timeouts,
+    )
+    .await
+    {
+        Ok(answer) => return Ok(answer),
+        Err(failure) => failure,
+    };
+    let stage = match failure.error {
+        UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_) if pooled => {
+            Stage::Stale
+        }
+        UpstreamError::RequestBody(_)
+        | UpstreamError::Framing(_)
+        | UpstreamError::Informational => Stage::Hopeless,
+        _ => Stage::Exchanging,
+    };
+    Err(Failed {
+        error: failure.error,
+        stage,
+        body: failure.pump.untouched().or(spare),
+    })
+}
+
 /// Writes the request's head to where the connection writes from.
-fn write_head(connection: &mut Connection, outgoing: &Outgoing<'_>, framing: Framing) {
+fn write_head(
+    connection: &mut Connection,
+    outgoing: &Outgoing<'_>,
+    host: &HeaderValue,
+    framing: Framing,
+) {
     let head = connection.output.head();
     put(
         head,
@@ -151,7 +354,7 @@ fn write_head(connection: &mut Connection, outgoing: &Outgoing<'_>, framing: Fra
             b" HTTP/1.1\r\n",
         ],
     );
-    field(head, &header::HOST, outgoing.host.as_bytes());
+    field(head, &header::HOST, host.as_bytes());
     for (name, value) in outgoing.headers {
         if !(outgoing.is_replaced)(name) {
             field(head, name, value.as_bytes());
@@ -208,11 +411,4 @@ pub(crate) fn response(answer: Answer, method: &Method) -> Response<ResponseBody
     *response.status_mut() = answer.head.status;
     *response.headers_mut() = headers;
     response
-}
-
-/// The `Host` for the upstream.
-pub(crate) fn upstream_host(service: &CompiledService, preserved: Option<&str>) -> HeaderValue {
-    preserved
-        .and_then(|authority| HeaderValue::from_str(authority).ok())
-        .unwrap_or_else(|| service.host.clone())
 }

@@ -25,11 +25,12 @@ use shared::entity::Revocation;
 
 use crate::body::RequestBody;
 use crate::core::Core;
-use crate::forward::{self, Outgoing, fields};
+use crate::forward::{self, Outgoing, Way, fields};
 use crate::http1::Framing;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::{Origin, OriginKey, OriginTls};
+use crate::upstream::tls::TlsProfile;
 
 /// The host of one core's filters.
 #[derive(Clone, Debug)]
@@ -66,9 +67,14 @@ impl CoreHost {
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let tls = tls.then_some(OriginTls {
             server_name,
-            verify: limits.verify_tls,
+            profile: TlsProfile::plain(limits.verify_tls),
         });
-        let origin = Origin::of(OriginKey { host, port, tls });
+        let origin = Origin::of(OriginKey {
+            host,
+            port,
+            tls,
+            http2: false,
+        });
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
         let target = parts
             .uri
@@ -84,10 +90,10 @@ impl CoreHost {
             read: limits.timeout,
         };
         let outgoing = Outgoing {
-            origin: &origin,
+            way: Way::To(&origin),
             method: &parts.method,
             target: &target,
-            host: &host,
+            host: Some(&host),
             headers: &parts.headers,
             is_replaced: |_| false,
             added: &[],
@@ -108,9 +114,8 @@ impl CoreHost {
             RequestBody::Read(body, Box::new(RequestBody::Empty))
         };
         let failed = |error| fetch_error(authority.as_str(), &error);
-        let answer = forward::send(&self.0, &outgoing, framing, body)
-            .await
-            .map_err(failed)?;
+        let sent = forward::send(&self.0, &outgoing, framing, body, &mut Vec::new()).await;
+        let (answer, _hold) = sent.map_err(failed)?;
         let mut source = answer.body;
         let mut whole = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| source.poll_frame(cx)).await {

@@ -17,6 +17,7 @@
 
 mod access_log;
 mod ask;
+mod balancer;
 mod body;
 mod certificates;
 mod client_certificates;

@@ -17,6 +17,13 @@ pub struct Limits {
     pub handshake: Duration,
     /// Most client connections of the node. More are closed as they come.
     pub connections: usize,
+    /// Most requests of the node under way. More are answered 503 as they come.
+    pub in_flight: usize,
+    /// Most requests under way to one server. More are answered 503.
+    pub upstream_in_flight: usize,
+    /// Longest part of a request's body that is held back until all of it is there, for routes with
+    /// `request_buffering`. A longer body streams from there on.
+    pub held_body: usize,
 }
 
 impl Default for Limits {
@@ -28,6 +35,9 @@ impl Default for Limits {
             send: Duration::from_mins(1),
             handshake: Duration::from_secs(10),
             connections: 50_000,
+            in_flight: 10_000,
+            upstream_in_flight: 10_000,
+            held_body: 64 * 1024,
         }
     }
 }

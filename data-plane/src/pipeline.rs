@@ -1,50 +1,44 @@
 //! One exchange from its first to its last decision: route, filters, upstream, answer.
 
+mod answers;
+mod body;
 mod phases;
 mod record;
 mod request;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::LocalBoxFuture;
 use http::request::Parts;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use plugins::exchange::{
-    BodyError, BodySource, Exchange, Identity, Notes, Overrides, Seen, Source,
-};
+use plugins::exchange::{Captures, Exchange, Identity, Notes, Overrides, Seen, Source};
 use plugins::filter::Filter as _;
 use shared::clock::{UnixTime, monotonic};
-use shared::version::KONG_PRODUCT;
 
+use self::answers::{protocol_answer, refuse, sign, wants_debug};
+use self::body::Body;
 use self::record::{Progress, Record, Recorded, Run, milliseconds};
 use self::request::{authority, client, forwarded, is_replaced, is_replaced_if_trusted};
-use crate::body::{RequestBody, RequestBodyError, ResponseBody};
-use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot};
+use crate::balancer::hash::{self, Hashable};
+use crate::body::{RequestBody, ResponseBody};
+use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
-use crate::error::form::is_grpc;
-use crate::error::{GatewayError, grpc_response, message_response};
-use crate::forward::{self, Outgoing, fields, request_framing, upstream_host, wanted_upgrade};
+use crate::error::GatewayError;
+use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing, wanted_upgrade};
 use crate::http1::Framing;
 use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
+use crate::upstream::UpstreamError;
+use crate::upstream::exchange::Answer;
+use crate::upstream::origin::Origin;
 
 pub(crate) use self::request::{Added, Peer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
-const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
-const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
-const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
-const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
-const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 
 /// Room for the fields that the gateway adds to a request.
 const ADDED: usize = 10;
@@ -58,6 +52,9 @@ pub(crate) async fn handle(
     let refusal = peer.gate.begin();
     let (parts, body) = request.into_parts();
     let version = parts.version;
+    let busy = core.busy.get() + 1;
+    core.busy.set(busy);
+    let overloaded = busy > core.node.limits.in_flight / core.node.workers;
     let logged = core.node.access_log.is_on() && refusal.is_none();
     let mut record = Box::new(Record {
         gate: Arc::clone(&peer.gate),
@@ -83,6 +80,7 @@ pub(crate) async fn handle(
     });
     let answered = match refusal {
         Some(refusal) => Err(refusal.into()),
+        None if overloaded => Err(GatewayError::Overloaded),
         None => answer(&peer, parts, body, &mut record).await,
     };
     let mut response = answered.unwrap_or_else(|error| refuse(&error, &record, version));
@@ -149,14 +147,12 @@ async fn answer(
     let trailers = fields::strip_hop_by_hop(&mut parts.headers);
     let (method, uri) = (parts.method.clone(), parts.uri.clone());
     remove_identity(&mut parts.headers, route);
-    let mut body = Body {
-        rest: RequestBody::Incoming(body, Rc::clone(&record.received)),
-        patience: core.node.limits.body,
-        read: None,
-    };
+    let incoming = RequestBody::Incoming(body, Rc::clone(&record.received));
+    let mut body = Body::new(incoming, core.node.limits.body);
+    let captures = snapshot.router.captures(found, &path);
     let mut exchange = Exchange {
         request: parts,
-        captures: snapshot.router.captures(found, &path),
+        captures: captures.clone(),
         path,
         client,
         identity: Identity::default(),
@@ -177,6 +173,7 @@ async fn answer(
     }
     let inbound = Inbound {
         path,
+        captures,
         trusted,
         upgrade,
         on_upgrade,
@@ -185,10 +182,14 @@ async fn answer(
     };
     match (&route.service, &mut record.run.seen) {
         (Some(service), Some(seen)) => {
-            let body = body.whole();
+            if route.request_buffering && inbound.upgrade.is_none() && !service.transport.http2 {
+                body.hold(core.node.limits.held_body).await?;
+            }
             let progress = &mut record.progress;
+            let cookies = &mut record.run.response_headers;
             proxy(
                 &core, peer, &snapshot, route, service, found, inbound, body, seen, progress,
+                cookies,
             )
             .await
         }
@@ -200,6 +201,7 @@ async fn answer(
 /// What a request that its filters have let through is, beside what they have seen of it.
 struct Inbound {
     path: String,
+    captures: Captures,
     trusted: bool,
     upgrade: Option<HeaderValue>,
     on_upgrade: Option<OnUpgrade>,
@@ -220,12 +222,14 @@ async fn proxy(
     service: &CompiledService,
     found: Found,
     inbound: Inbound,
-    body: RequestBody,
+    body: Body,
     seen: &mut Seen,
     progress: &mut Progress,
+    cookies: &mut Vec<(HeaderName, HeaderValue)>,
 ) -> Result<Response<ResponseBody>, GatewayError> {
     let Inbound {
         path,
+        captures,
         trusted,
         upgrade,
         on_upgrade,
@@ -238,20 +242,13 @@ async fn proxy(
     } else {
         None
     };
-    let mut target = overrides
+    let upstream_path = overrides
         .path
         .unwrap_or_else(|| upstream_path(route.path_handling, &service.path, &path, strip));
-    if let Some(query) = parts.uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
-    let (framing, body) = if let Some(bytes) = overrides.body {
-        replaced(bytes)
-    } else {
-        let framing =
-            request_framing(parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?;
-        let limit = overrides.body_limit.filter(|_| framing == Framing::Chunked);
-        (framing, body.limited(limit))
+    let target = with_query(upstream_path, parts.uri.query());
+    let (framing, body) = match overrides.body {
+        Some(bytes) => replaced(bytes),
+        None => framed(parts, body, overrides.body_limit)?,
     };
     let version = parts.version;
     if version == Version::HTTP_2 {
@@ -276,21 +273,37 @@ async fn proxy(
         added.push((REQUEST_ID, value));
     }
     added.push((header::VIA, fields::via(&parts.headers, version)));
-    let preserved = route.preserve_host.then_some(client.authority.as_str());
-    let host = overrides
-        .host
-        .unwrap_or_else(|| upstream_host(service, preserved));
+    let preserved = route
+        .preserve_host
+        .then(|| HeaderValue::from_str(&client.authority).ok())
+        .flatten();
+    let own_host = overrides.host.or(preserved);
+    let mut renamed = None;
+    let request = Hashable {
+        identity: &seen.identity,
+        client: client.address,
+        headers: &parts.headers,
+        path: &path,
+        query: parts.uri.query(),
+        captures: &captures,
+    };
+    let (way, host) = way(
+        core,
+        snapshot,
+        service,
+        own_host.as_ref(),
+        &request,
+        &mut renamed,
+        cookies,
+    )
+    .await?;
     let outgoing = Outgoing {
-        origin: &service.origin,
+        way,
         method: &parts.method,
         target: &target,
-        host: &host,
+        host,
         headers: &parts.headers,
-        is_replaced: if trusted {
-            is_replaced_if_trusted
-        } else {
-            is_replaced
-        },
+        is_replaced: replaced_fields(trusted),
         added: &added,
         upgrade: upgrade.as_ref().filter(|_| on_upgrade.is_some()),
         trailers,
@@ -299,14 +312,35 @@ async fn proxy(
     };
     progress.proxy_latency = Some(milliseconds(progress.start));
     let sent = monotonic();
-    let answered = forward::send(core, &outgoing, framing, body).await;
+    let answered = forward::send(core, &outgoing, framing, body, &mut progress.tries).await;
     progress.upstream_latency = Some(milliseconds(sent));
-    let answer = answered?;
+    let (answer, hold) = answered.inspect_err(|error| {
+        if matches!(error, UpstreamError::NoPeer) {
+            // Nobody was asked.
+            progress.upstream_latency = None;
+        }
+    })?;
+    let mut response = settle(answer, hold, seen, on_upgrade, peer, service, progress);
+    remove_owned_cookies(response.headers_mut(), snapshot, route);
+    Ok(response)
+}
+
+/// The client's response out of the upstream's answer. `hold` is kept until the last byte has gone.
+fn settle(
+    answer: Answer,
+    hold: Hold,
+    seen: &Seen,
+    on_upgrade: Option<OnUpgrade>,
+    peer: &Peer,
+    service: &CompiledService,
+    progress: &mut Progress,
+) -> Response<ResponseBody> {
     progress.source = Source::Service;
     progress.upstream_status = Some(answer.head.status);
     // What the server was asked for may be another method than what the client is waiting for.
-    let mut response = forward::response(answer, &parts.method);
-    if parts.method == Method::HEAD && seen.method != Method::HEAD {
+    let asked = &seen.request.method;
+    let mut response = forward::response(answer, asked);
+    if *asked == Method::HEAD && seen.method != Method::HEAD {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     if let ResponseBody::Tunnel(_) = response.body()
@@ -315,10 +349,92 @@ async fn proxy(
         && let Some(client) = on_upgrade
     {
         peer.gate.switch();
-        forward::tunnel(client, connection, service.timeouts.read);
+        forward::tunnel(client, connection, hold, service.timeouts.read);
+    } else {
+        progress.hold = Some(hold);
     }
-    remove_owned_cookies(response.headers_mut(), snapshot, route);
-    Ok(response)
+    response
+}
+
+/// Where a request goes, and the `Host` that it is sent with, if that is not the target's. A cookie that
+/// binds the client to its target is added to `cookies`.
+async fn way<'a>(
+    core: &Core,
+    snapshot: &'a CompiledSnapshot,
+    service: &'a CompiledService,
+    own_host: Option<&'a HeaderValue>,
+    request: &Hashable<'_>,
+    renamed: &'a mut Option<Arc<Origin>>,
+    cookies: &mut Vec<(HeaderName, HeaderValue)>,
+) -> Result<(Way<'a>, Option<&'a HeaderValue>), GatewayError> {
+    let transport = &service.transport;
+    let place = match &service.destination {
+        Destination::Upstream(place) => *place,
+        Destination::Origin { origin, host } => {
+            let Some(own) = own_host else {
+                return Ok((Way::To(origin), Some(host)));
+            };
+            let origin = renamed.insert(core.origins.renamed(origin, transport, own));
+            return Ok((Way::To(origin), Some(own)));
+        }
+    };
+    let balancers = snapshot.balancers(&core.node.balancers);
+    let balancer = balancers
+        .get(place)
+        .ok_or(GatewayError::Upstream(UpstreamError::NoPeer))?;
+    if balancer.has_names() {
+        Box::pin(balancer.ready(&core.resolver)).await;
+    }
+    let config = &balancer.config;
+    let hashed = hash::hash(
+        &config.hash_on,
+        &config.hash_fallback,
+        &config.hash_on_cookie_path,
+        request,
+        || uuid::Uuid::new_v4().to_string(),
+    );
+    cookies.extend(hashed.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
+    let way = Way::Balanced {
+        balancer,
+        transport,
+        hash: hashed.hash,
+    };
+    Ok((way, own_host))
+}
+
+/// Which of the client's fields do not go upstream as they are.
+fn replaced_fields(trusted: bool) -> fn(&HeaderName) -> bool {
+    if trusted {
+        is_replaced_if_trusted
+    } else {
+        is_replaced
+    }
+}
+
+fn with_query(mut path: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+/// The client's body in the framing that it goes upstream in. One of unknown length may be no longer than
+/// `limit`.
+fn framed(
+    parts: &Parts,
+    body: Body,
+    limit: Option<u64>,
+) -> Result<(Framing, RequestBody), GatewayError> {
+    let announced = parts.headers.contains_key(header::CONTENT_LENGTH);
+    let known = body.length().filter(|_| !announced);
+    let body = body.whole();
+    let framing = match known {
+        Some(length) => Framing::Length(length),
+        None => request_framing(parts, &body).map_err(|_| GatewayError::BadRequest("framing"))?,
+    };
+    let limit = limit.filter(|_| known.is_some() || framing == Framing::Chunked);
+    Ok((framing, body.limited(limit)))
 }
 
 /// A body that a filter sends in place of the client's.
@@ -330,153 +446,6 @@ fn replaced(bytes: Bytes) -> (Framing, RequestBody) {
         RequestBody::Read(bytes, Box::new(RequestBody::Empty))
     };
     (Framing::Length(length), body)
-}
-
-/// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
-/// that took, and its name.
-fn sign(headers: &mut HeaderMap, record: &Record) {
-    let progress = &record.progress;
-    let told = record.core.node.told;
-    // A server that was asked in vain was asked all the same.
-    let asked = progress.proxy_latency.zip(progress.upstream_latency);
-    let answered = progress.source == Source::Service;
-    if !answered && told.server && !headers.contains_key(header::SERVER) {
-        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
-    }
-    if let Some((proxy, upstream)) = asked {
-        if told.upstream_latency {
-            headers.insert(UPSTREAM_LATENCY, upstream.into());
-        }
-        if told.proxy_latency {
-            headers.insert(PROXY_LATENCY, proxy.into());
-        }
-        if told.via {
-            let via = fields::via(headers, Version::HTTP_11);
-            headers.insert(header::VIA, via);
-        }
-    } else if told.response_latency {
-        headers.insert(RESPONSE_LATENCY, milliseconds(progress.start).into());
-    }
-    if told.upstream_status
-        && let Some(status) = progress.upstream_status
-    {
-        headers.insert(UPSTREAM_STATUS, status.as_u16().into());
-    }
-    if told.request_id
-        && let Ok(value) = HeaderValue::from_str(&record.request_id)
-    {
-        headers.insert(REQUEST_ID, value);
-    }
-    if record.debug
-        && let Some((snapshot, place)) = &record.route
-        && let Some(route) = snapshot.routes.get(*place)
-    {
-        add_debug(headers, route);
-    }
-}
-
-/// Whether the client asks which route it has met, and may.
-fn wants_debug(core: &Core, headers: &HeaderMap) -> bool {
-    core.node.debug
-        && headers
-            .get(DEBUG)
-            .is_some_and(|value| value.as_bytes() == b"1")
-}
-
-/// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
-fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
-    let matched = &route.matched;
-    let mut tell = |name: &'static str, value: &str| {
-        // A name beyond what a field's value can hold is not told.
-        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    tell("kong-route-id", &matched.route.id.to_string());
-    if let Some(name) = &matched.route.name {
-        tell("kong-route-name", name);
-    }
-    if let Some(service) = &matched.service {
-        tell("kong-service-id", &service.id.to_string());
-        if let Some(name) = &service.name {
-            tell("kong-service-name", name);
-        }
-    }
-}
-
-/// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`).
-fn protocol_answer(
-    route: &CompiledRoute,
-    parts: &Parts,
-    client: &plugins::exchange::Client,
-    request_id: &str,
-) -> Option<Result<Response<ResponseBody>, GatewayError>> {
-    if route.grpc {
-        if parts.version != Version::HTTP_2 {
-            return Some(Err(GatewayError::NotHttp2));
-        }
-        if !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
-            return Some(Err(GatewayError::NotGrpc));
-        }
-    }
-    let status = route.https_only.filter(|_| !client.https)?;
-    if route.grpc {
-        let message = "gRPC request matched gRPCs route";
-        return Some(Ok(grpc_response(StatusCode::OK, 1, message)));
-    }
-    Some(Ok(to_https(status, &client.authority, parts, request_id)))
-}
-
-/// The answer to a request that cannot be served.
-fn refuse(error: &GatewayError, record: &Record, version: Version) -> Response<ResponseBody> {
-    let request_id = record.request_id.as_str();
-    if let GatewayError::Upstream(error) = error {
-        tracing::warn!(
-            request_id,
-            error = chain(error),
-            "the upstream gave no answer"
-        );
-    }
-    let default = record.core.node.error_default_type;
-    error.response(request_id, version, record.wish.as_ref(), default)
-}
-
-fn to_https(
-    status: u16,
-    authority: &str,
-    parts: &Parts,
-    request_id: &str,
-) -> Response<ResponseBody> {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
-    let path = parts
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
-    let (host, _) = crate::router::split_port(authority);
-    let location = HeaderValue::from_str(&format!("https://{host}{path}"));
-    match location {
-        Ok(location) if status != StatusCode::UPGRADE_REQUIRED => {
-            let mut response = Response::new(ResponseBody::Empty);
-            *response.status_mut() = status;
-            response.headers_mut().insert(header::LOCATION, location);
-            response
-        }
-        _ => {
-            let mut response = message_response(
-                StatusCode::UPGRADE_REQUIRED,
-                "Please use HTTPS protocol",
-                request_id,
-            );
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            response.headers_mut().insert(
-                header::UPGRADE,
-                HeaderValue::from_static("TLS/1.2, HTTP/1.1"),
-            );
-            response
-        }
-    }
 }
 
 fn add(response: &mut Response<ResponseBody>, headers: Vec<(HeaderName, HeaderValue)>) {
@@ -538,69 +507,4 @@ fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
         .bytes()
         .map(plain)
         .eq(name.as_str().bytes().map(plain))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
-/// The request's body, which a filter may read before it is forwarded.
-struct Body {
-    rest: RequestBody,
-    /// Longest wait for the client's next bytes.
-    patience: Duration,
-    /// What a filter has read, and whether that is all.
-    read: Option<(Bytes, bool)>,
-}
-
-impl Body {
-    /// The body from its first byte.
-    fn whole(self) -> RequestBody {
-        match self.read {
-            Some((bytes, _)) if !bytes.is_empty() => RequestBody::Read(bytes, Box::new(self.rest)),
-            _ => self.rest,
-        }
-    }
-
-    async fn read_all(&mut self, limit: usize) -> Result<Bytes, BodyError> {
-        if let Some((bytes, true)) = &self.read {
-            return if bytes.len() > limit {
-                Err(BodyError::TooLarge(limit))
-            } else {
-                Ok(bytes.clone())
-            };
-        }
-        let mut held =
-            bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
-        let mut end = Ok(true);
-        while held.len() <= limit {
-            let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
-            let next = tokio::time::timeout(self.patience, next).await;
-            match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
-                None => break,
-                Some(Ok(frame)) => held.extend_from_slice(&frame.into_data().unwrap_or_default()),
-                Some(Err(_)) => {
-                    end = Err(BodyError::Broken);
-                    break;
-                }
-            }
-        }
-        let too_large = held.len() > limit;
-        let bytes = held.freeze();
-        self.read = Some((bytes.clone(), end.is_ok() && !too_large));
-        if too_large {
-            Err(BodyError::TooLarge(limit))
-        } else {
-            end.map(|_| bytes)
-        }
-    }
-}
-
-impl BodySource for Body {
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
-        self.read_all(limit).boxed_local()
-    }
 }

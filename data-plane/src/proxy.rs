@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
+use crate::balancer::Balancers;
 use crate::certificates::{CertificateError, server_config};
 use crate::contact::Contact;
 use crate::core::Node;
@@ -23,6 +24,7 @@ use crate::settings::Settings;
 use crate::status;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
+use crate::upstream::resolve::DnsConfig;
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum ProxyError {
     /// `headers` or `headers_upstream` names something unknown.
     #[error("{0}")]
     Headers(String),
+    /// A setting about DNS is wrong.
+    #[error("{0}")]
+    Dns(String),
     /// `real_ip_header` is no field.
     #[error("real_ip_header: {0}")]
     RealIp(String),
@@ -103,6 +108,7 @@ impl Proxy {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
         }
         let node = Arc::new(Node {
+            id: uuid::Uuid::new_v4().to_string(),
             live,
             revocations,
             contact: Contact::new(UnixTime::now()),
@@ -119,6 +125,8 @@ impl Proxy {
             real_ip: real_ip(settings)?,
             max_staleness: (settings.max_staleness > 0)
                 .then(|| Duration::from_secs(settings.max_staleness)),
+            balancers: Balancers::default(),
+            dns: dns(settings)?,
             workers,
         });
         let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
@@ -155,6 +163,10 @@ impl Proxy {
             ];
             let worker = move || run(node, metrics, listeners, stopping, drain);
             threads.push(spawn(format!("proxy-{number}"), worker)?);
+        }
+        {
+            let (node, stopping) = (Arc::clone(&node), stopping.clone());
+            spawn("balancer".to_owned(), move || watch_targets(node, stopping))?;
         }
         if let Some(socket) = status.pop() {
             // Not joined: it answers until the rest has stopped.
@@ -214,11 +226,21 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
     TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
     told(settings)?;
     real_ip(settings)?;
+    dns(settings)?;
     Ok(())
 }
 
 fn told(settings: &Settings) -> Result<Told, ProxyError> {
     Told::parse(&settings.headers, &settings.headers_upstream).map_err(ProxyError::Headers)
+}
+
+fn dns(settings: &Settings) -> Result<DnsConfig, ProxyError> {
+    DnsConfig::read(
+        &settings.dns_hostsfile,
+        &settings.dns_resolver,
+        &settings.dns_order,
+    )
+    .map_err(ProxyError::Dns)
 }
 
 fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
@@ -248,6 +270,15 @@ fn sockets(
         sockets.push(bind(chosen).map_err(failed)?);
     }
     Ok(sockets)
+}
+
+/// Looks after the targets of upstreams until the node stops.
+fn watch_targets(node: Arc<Node>, stop: watch::Receiver<bool>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(crate::balancer::watch::run(node, stop));
+    Ok(())
 }
 
 fn serve_status(

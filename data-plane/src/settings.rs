@@ -203,6 +203,31 @@ pub struct Settings {
     /// Whether a request with `Kong-Debug: 1` is told which route and service it has met.
     #[arg(long, env = "WARDGATE_ALLOW_DEBUG_HEADER", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub allow_debug_header: bool,
+    /// DNS servers, as addresses with or without a port; those of `/etc/resolv.conf` if absent.
+    #[arg(
+        long,
+        env = "WARDGATE_DNS_RESOLVER",
+        value_delimiter = ',',
+        value_name = "ADDRESS,…"
+    )]
+    pub dns_resolver: Vec<String>,
+    /// File whose names are looked up before DNS is asked.
+    #[arg(
+        long,
+        env = "WARDGATE_DNS_HOSTSFILE",
+        default_value = "/etc/hosts",
+        value_name = "FILE"
+    )]
+    pub dns_hostsfile: PathBuf,
+    /// Types of DNS records, in the order in which they are asked for; `LAST` is the type that a name had last.
+    #[arg(
+        long,
+        env = "WARDGATE_DNS_ORDER",
+        value_delimiter = ',',
+        default_value = "LAST,SRV,A,AAAA,CNAME",
+        value_name = "TYPE,…"
+    )]
+    pub dns_order: Vec<String>,
     /// Field by which a trusted proxy names the client's address.
     #[arg(
         long,

@@ -1,6 +1,8 @@
 //! What operators and orchestrators ask: `/status`, `/status/ready`, `/metrics`,
 //! `/openid-connect/explain/{request_id}`.
 
+mod upstreams;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,7 +111,9 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 ),
             }
         }
-        _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
+        path => upstreams::answer(node, request, path).unwrap_or_else(|| {
+            json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" }))
+        }),
     }
 }
 

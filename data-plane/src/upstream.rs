@@ -10,8 +10,11 @@
 //! ```
 
 pub(crate) mod exchange;
+pub(crate) mod http2;
 pub(crate) mod origin;
+pub(crate) mod origins;
 pub(crate) mod pool;
+pub(crate) mod resolve;
 pub(crate) mod tls;
 
 use std::io;
@@ -84,6 +87,18 @@ pub(crate) enum UpstreamError {
     /// A filter needs all of the answer's body, and it is longer than that filter takes.
     #[error("the answer is larger than a filter takes")]
     TooLarge,
+    /// None of the upstream's targets may be asked.
+    #[error("no target of the upstream is available")]
+    NoPeer,
+    /// As many exchanges with the server are under way as may be.
+    #[error("too many exchanges with the server are under way")]
+    Busy,
+    /// The `Host` to send cannot be one of HTTP/2.
+    #[error("the host is no authority")]
+    Authority,
+    /// HTTP/2 failed.
+    #[error("HTTP/2 with the server")]
+    Http2(#[source] hyper::Error),
     /// The client's request body failed.
     #[error("reading the request body")]
     RequestBody(#[source] RequestBodyError),

@@ -12,13 +12,17 @@ use hyper_util::rt::TokioIo;
 use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
+use super::Hold;
 use crate::upstream::Connection;
 
 /// Carries bytes both ways in a task of its own, until one side ends or both are silent for `idle`
 /// (Kong 3.9, `read_timeout` of a WebSocket's service).
-pub(crate) fn tunnel(client: OnUpgrade, mut upstream: Box<Connection>, idle: Duration) {
+///
+/// `hold` is kept as long as that.
+pub(crate) fn tunnel(client: OnUpgrade, mut upstream: Box<Connection>, hold: Hold, idle: Duration) {
     upstream.timer.clear();
     tokio::task::spawn_local(async move {
+        let _hold = hold;
         let upgraded = match client.await {
             Ok(upgraded) => upgraded,
             Err(error) => {

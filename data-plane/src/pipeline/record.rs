@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
+use crate::forward::Hold;
 use crate::guard::Gate;
 use crate::host::CoreHost;
 use crate::metrics::Observation;
@@ -67,6 +68,8 @@ pub(crate) struct Progress {
     pub(crate) upstream_status: Option<StatusCode>,
     /// The servers that were asked.
     pub(crate) tries: Vec<Try>,
+    /// What counts the exchange among those of its server.
+    pub(crate) hold: Option<Hold>,
 }
 
 impl Progress {
@@ -79,6 +82,7 @@ impl Progress {
             upstream_latency: None,
             upstream_status: None,
             tries: Vec::new(),
+            hold: None,
         }
     }
 }
@@ -294,6 +298,8 @@ impl Recorded {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let busy = &self.core.busy;
+        busy.set(busy.get().saturating_sub(1));
         self.close();
     }
 }

@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use rustls_pki_types::ServerName;
 use slab::Slab;
 
+use super::tls::TlsProfile;
+
 /// What tells one pool of connections from another.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct OriginKey {
@@ -16,6 +18,8 @@ pub(crate) struct OriginKey {
     pub(crate) port: u16,
     /// TLS, if the scheme asks for it.
     pub(crate) tls: Option<OriginTls>,
+    /// Whether HTTP/2 is spoken, without asking first where there is no TLS.
+    pub(crate) http2: bool,
 }
 
 /// How TLS is spoken to an origin.
@@ -23,8 +27,8 @@ pub(crate) struct OriginKey {
 pub(crate) struct OriginTls {
     /// The name in the handshake, and in the certificate.
     pub(crate) server_name: ServerName<'static>,
-    /// Whether the certificate must be valid for that name.
-    pub(crate) verify: bool,
+    /// How the server is verified, and who we say we are.
+    pub(crate) profile: Arc<TlsProfile>,
 }
 
 /// A server to connect to. Origins with equal keys are one value as long as anyone holds it.
@@ -106,6 +110,7 @@ mod tests {
             host: host.to_owned(),
             port: 1,
             tls: None,
+            http2: false,
         };
         let (one, same) = (Origin::of(key("one.test")), Origin::of(key("one.test")));
         let other = Origin::of(key("other.test"));

@@ -14,8 +14,9 @@ use shared::clock::monotonic;
 use tokio::net::TcpStream;
 
 use super::exchange::Phase;
+use super::http2::Sender;
 use super::origin::Origin;
-use super::tls::tls_connector;
+use super::resolve::Resolver;
 use super::{Connection, UpstreamError};
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
@@ -28,8 +29,8 @@ const IDLE: Duration = Duration::from_mins(1);
 const MAX_IDLE: usize = 512;
 /// Most exchanges on one connection.
 const MAX_SERVED: u32 = 10_000;
-/// How long a name's addresses are believed.
-const ADDRESSES: Duration = Duration::from_secs(10);
+/// How long a name's last addresses go on to be used while it cannot be looked up.
+const STALE: Duration = Duration::from_secs(10);
 /// How often connections that nobody asks for are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long a pool outlives its last use.
@@ -38,22 +39,24 @@ const POOL_IDLE: Duration = Duration::from_mins(5);
 /// All pools of one core.
 pub(crate) struct Pools {
     timers: Rc<Timers>,
+    resolver: Rc<Resolver>,
     /// By the origin's number.
-    pools: RefCell<Vec<Option<Rc<Pool>>>>,
+    all: RefCell<Vec<Option<Rc<Pool>>>>,
 }
 
 impl Pools {
     /// No connections yet.
-    pub(crate) fn new(timers: Rc<Timers>) -> Self {
+    pub(crate) fn new(timers: Rc<Timers>, resolver: Rc<Resolver>) -> Self {
         Self {
             timers,
-            pools: RefCell::default(),
+            resolver,
+            all: RefCell::default(),
         }
     }
 
     /// The pool of `origin`.
     pub(crate) fn of(&self, origin: &Arc<Origin>) -> Rc<Pool> {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.all.borrow_mut();
         let number = origin.number();
         if let Some(Some(pool)) = pools.get(number)
             && Arc::ptr_eq(&pool.origin, origin)
@@ -66,10 +69,14 @@ impl Pools {
         let pool = Rc::new(Pool {
             origin: Arc::clone(origin),
             timers: Rc::clone(&self.timers),
+            resolver: Rc::clone(&self.resolver),
             idle: RefCell::default(),
+            http2: RefCell::default(),
             addresses: RefCell::default(),
             turn: Cell::new(0),
             used: Cell::new(monotonic()),
+            busy: Cell::new(0),
+            retries: Cell::new(MAX_RETRIES),
         });
         if let Some(slot) = pools.get_mut(number) {
             *slot = Some(Rc::clone(&pool));
@@ -82,14 +89,15 @@ impl Pools {
         loop {
             tokio::time::sleep(SWEEP).await;
             let now = monotonic();
-            for slot in self.pools.borrow_mut().iter_mut() {
+            for slot in self.all.borrow_mut().iter_mut() {
                 let Some(pool) = slot else { continue };
                 let mut idle = pool.idle.borrow_mut();
                 idle.retain(|connection| {
                     now.saturating_duration_since(connection.idle_since) < IDLE
                 });
-                let unused =
-                    idle.is_empty() && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
+                let unused = idle.is_empty()
+                    && pool.busy.get() == 0
+                    && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
                 drop(idle);
                 if unused {
                     *slot = None;
@@ -107,17 +115,40 @@ impl fmt::Debug for Pools {
 
 /// This core's connections to one origin.
 pub(crate) struct Pool {
-    origin: Arc<Origin>,
-    timers: Rc<Timers>,
+    pub(super) origin: Arc<Origin>,
+    pub(super) timers: Rc<Timers>,
+    resolver: Rc<Resolver>,
     /// The connection used last is used next, so that those not needed age.
     #[expect(
         clippy::vec_box,
         reason = "connections travel boxed: a move costs a pointer"
     )]
     idle: RefCell<Vec<Box<Connection>>>,
+    /// The connection that exchanges of HTTP/2 share.
+    pub(super) http2: RefCell<Option<Sender>>,
     addresses: RefCell<Option<Addresses>>,
     turn: Cell<usize>,
-    used: Cell<Instant>,
+    pub(super) used: Cell<Instant>,
+    /// Exchanges under way.
+    busy: Cell<usize>,
+    /// What is left for further attempts, in tenths of one.
+    retries: Cell<u32>,
+}
+
+/// Most further attempts in a row, in tenths of one; each exchange earns a fifth of one. So a server that
+/// fails is not asked much more often than one that does not.
+const MAX_RETRIES: u32 = 1000;
+const EARNED: u32 = 2;
+const COST: u32 = 10;
+
+/// The right to be one of the exchanges with an origin; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(Rc<Pool>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get().saturating_sub(1));
+    }
 }
 
 #[derive(Clone)]
@@ -127,6 +158,29 @@ struct Addresses {
 }
 
 impl Pool {
+    /// Begins an exchange, if no more than `limit` are under way with it.
+    pub(crate) fn enter(self: &Rc<Self>, limit: usize) -> Option<Permit> {
+        let busy = self.busy.get();
+        if busy >= limit {
+            return None;
+        }
+        self.busy.set(busy + 1);
+        let earned = self.retries.get() + EARNED;
+        self.retries.set(earned.min(MAX_RETRIES));
+        Some(Permit(Rc::clone(self)))
+    }
+
+    /// Whether a request that was sent may be sent again.
+    pub(crate) fn may_retry(&self) -> bool {
+        match self.retries.get().checked_sub(COST) {
+            Some(left) => {
+                self.retries.set(left);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// An idle connection that is still open, as far as the system has told us.
     pub(crate) fn take(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
@@ -177,7 +231,7 @@ impl Pool {
         }))
     }
 
-    async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
+    pub(super) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
         let addresses = self.resolve().await?;
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
@@ -213,7 +267,9 @@ impl Pool {
         let Some(tls) = &self.origin.key().tls else {
             return Ok(Stream::Plain(stream));
         };
-        let stream = tls_connector(tls.verify)
+        let stream = tls
+            .profile
+            .connector(self.origin.key().http2)
             .connect(tls.server_name.clone(), stream)
             .await
             .map_err(|source| UpstreamError::Tls { address, source })?;
@@ -231,7 +287,7 @@ impl Pool {
         let mut known = self.addresses.borrow().clone();
         if let Some(known) = &mut known {
             if known.until <= now {
-                known.until = now + ADDRESSES;
+                known.until = now + STALE;
                 *self.addresses.borrow_mut() = Some(known.clone());
                 let pool = Rc::clone(self);
                 tokio::task::spawn_local(async move {
@@ -252,16 +308,18 @@ impl Pool {
 
     async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {
         let key = self.origin.key();
-        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((key.host.as_str(), key.port))
-            .await?
+        let resolved = self.resolver.resolve(&key.host).await?;
+        let all: Rc<[SocketAddr]> = resolved
+            .found
+            .iter()
+            .map(|found| {
+                let port = found.port.filter(|port| *port != 0).unwrap_or(key.port);
+                SocketAddr::new(found.address, port)
+            })
             .collect();
-        // Kong asks for A records before AAAA; the sort keeps the resolver's order otherwise.
-        found.sort_by_key(SocketAddr::is_ipv6);
-        found.dedup();
-        let all: Rc<[SocketAddr]> = found.into();
         *self.addresses.borrow_mut() = Some(Addresses {
             all: Rc::clone(&all),
-            until: monotonic() + ADDRESSES,
+            until: resolved.until,
         });
         Ok(all)
     }

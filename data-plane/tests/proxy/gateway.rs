@@ -44,10 +44,10 @@ pub(crate) fn configuration(port: u16, service: &Value, routes: &[Value]) -> Vec
     records
 }
 
-/// A route `/grpc` to a service that speaks gRPC.
+/// A route `/bytes` to a service that speaks no HTTP.
 pub(crate) fn unsupported() -> [Record; 2] {
-    let service = json!({"host": "127.0.0.1", "port": 1, "protocol": "grpc"});
-    let route = json!({"paths": ["/grpc"], "service": {"id": Uuid::from_u128(101)}});
+    let service = json!({"host": "127.0.0.1", "port": 1, "protocol": "tcp"});
+    let route = json!({"paths": ["/bytes"], "service": {"id": Uuid::from_u128(101)}});
     [
         record("services", 101, service),
         record("routes", 102, route),

@@ -8,11 +8,15 @@
 )]
 
 mod answers;
+mod balancing;
 mod filters;
 mod framing;
 mod gateway;
+mod grpc;
 mod http2;
 mod operators;
+mod overload;
 mod requests;
+mod tls;
 mod upstreams;
 mod waits;

@@ -140,7 +140,7 @@ fn a_service_of_another_protocol_stops_only_its_own_routes() {
     let request =
         |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(ask(&proxy, &request("/http")).starts_with("HTTP/1.1 200 "));
-    let answer = ask(&proxy, &request("/grpc"));
+    let answer = ask(&proxy, &request("/bytes"));
     assert!(
         answer.starts_with("HTTP/1.1 503 ")
             && answer.contains("the protocol of the service is not supported"),

@@ -57,10 +57,9 @@ pub struct Service {
     /// Whether the upstream server's certificate must be valid. Unset: it need not be.
     pub tls_verify: Option<bool>,
     /// Longest chain of certificates of the upstream server, counted without its own.
-    #[schemars(range(min = 0, max = 64), extend("x-not-yet" = true))]
+    #[schemars(range(min = 0, max = 64))]
     pub tls_verify_depth: Option<u8>,
     /// Authorities that the upstream server's certificate may come from. Unset: those of the system.
-    #[schemars(extend("x-not-yet" = true))]
     pub ca_certificates: Option<Vec<Uuid>>,
     /// Whether its routes exist.
     #[serde(default = "enabled")]

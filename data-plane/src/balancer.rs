@@ -1,0 +1,370 @@
+//! Spreads the requests to one upstream over its targets (Kong 3.9, load balancing).
+//!
+//! ```text
+//! CompiledUpstream ─► Balancer ─► Table: addresses with weights, wheel, ring ─► pick ─► Lease
+//!    (per snapshot)      │                                                        │
+//!                        └─► Peers: health, requests in flight, latency  ◄────────┘ reports
+//!                              (by address; outlive the snapshot)
+//! ```
+//!
+//! All cores of a node share a balancer, so that the turn goes round among all requests of the node, and
+//! what one core learns of a target all know.
+
+pub(crate) mod check;
+pub(crate) mod hash;
+mod peer;
+pub(crate) mod show;
+mod table;
+#[cfg(test)]
+mod tests;
+pub(crate) mod watch;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use shared::clock::monotonic;
+use shared::entity::Algorithm;
+use uuid::Uuid;
+
+pub(crate) use self::peer::{Event, Judgement, Peer, PeerKey, Thresholds};
+use self::table::{Entry, Table};
+use crate::compile::upstreams::CompiledUpstream;
+use crate::upstream::resolve::Resolver;
+
+/// How long what is known of an address outlives the target list that it was in.
+const REMEMBERED: Duration = Duration::from_mins(5);
+
+/// The balancers of a node, by upstream.
+#[derive(Debug, Default)]
+pub(crate) struct Balancers(Mutex<HashMap<Uuid, Arc<Balancer>>>);
+
+impl Balancers {
+    /// The balancers for `upstreams`, in their order. One whose upstream has not changed stays; one whose
+    /// has keeps what it knows of its addresses.
+    pub(crate) fn attach(&self, upstreams: &[Arc<CompiledUpstream>]) -> Vec<Arc<Balancer>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let attached: Vec<Arc<Balancer>> = upstreams
+            .iter()
+            .map(|config| match known.get(&config.id) {
+                Some(balancer) if balancer.config == *config => Arc::clone(balancer),
+                Some(before) => Arc::new(Balancer::new(
+                    Arc::clone(config),
+                    Arc::clone(&before.peers),
+                    Arc::clone(&before.position),
+                )),
+                None => Arc::new(Balancer::new(
+                    Arc::clone(config),
+                    Arc::default(),
+                    Arc::default(),
+                )),
+            })
+            .collect();
+        *known = attached
+            .iter()
+            .map(|balancer| (balancer.config.id, Arc::clone(balancer)))
+            .collect();
+        attached
+    }
+}
+
+/// What is known of an upstream's addresses.
+#[derive(Debug, Default)]
+struct Peers {
+    all: Mutex<HashMap<PeerKey, (Arc<Peer>, LastSeen)>>,
+    /// Grows whenever the health of any changes.
+    version: AtomicU64,
+}
+
+/// When a peer was last in a target list; none before the first time.
+type LastSeen = Option<Instant>;
+
+/// Chooses among the addresses of one upstream.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    pub(crate) config: Arc<CompiledUpstream>,
+    peers: Arc<Peers>,
+    table: ArcSwap<Table>,
+    /// Whose turn it is.
+    position: Arc<AtomicUsize>,
+    /// Set once every target's name has been looked up.
+    resolved: tokio::sync::OnceCell<()>,
+}
+
+/// None of the targets may be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NoPeer;
+
+impl Balancer {
+    fn new(config: Arc<CompiledUpstream>, peers: Arc<Peers>, position: Arc<AtomicUsize>) -> Self {
+        let balancer = Self {
+            config,
+            peers,
+            table: ArcSwap::default(),
+            position,
+            resolved: tokio::sync::OnceCell::new(),
+        };
+        let mut entries = Vec::new();
+        for (number, target) in balancer.config.targets.iter().enumerate() {
+            if let Some(address) = target.address {
+                entries.push(balancer.entry(number, address, None, None));
+            }
+        }
+        balancer.install(entries, Vec::new());
+        balancer
+    }
+
+    /// Whether a target is a name, whose addresses may change.
+    pub(crate) fn has_names(&self) -> bool {
+        self.config
+            .targets
+            .iter()
+            .any(|target| target.address.is_none() && target.weight > 0)
+    }
+
+    /// Waits until every target's name has been looked up once.
+    pub(crate) async fn ready(&self, resolver: &Resolver) {
+        if self.has_names() {
+            self.resolved
+                .get_or_init(|| async {
+                    self.resolve(resolver).await;
+                })
+                .await;
+        }
+    }
+
+    /// Looks up the targets' names. Says when to do it again.
+    pub(crate) async fn resolve(&self, resolver: &Resolver) -> Instant {
+        let mut next = monotonic() + Duration::from_mins(1);
+        let mut entries = Vec::new();
+        let mut failed = Vec::new();
+        let before = self.table.load_full();
+        for (number, target) in self.config.targets.iter().enumerate() {
+            if let Some(address) = target.address {
+                entries.push(self.entry(number, address, None, None));
+                continue;
+            }
+            match resolver.resolve(&target.host).await {
+                Ok(answer) => {
+                    next = next.min(answer.until);
+                    for found in &answer.found {
+                        entries.push(self.entry(number, found.address, found.port, found.weight));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        upstream = self.config.name,
+                        target = target.host,
+                        %error,
+                        "the name of a target is not resolved"
+                    );
+                    next = next.min(monotonic() + Duration::from_secs(5));
+                    // Its last addresses are better than none.
+                    let kept = before.entries.iter().filter(|entry| entry.target == number);
+                    let kept: Vec<Entry> = kept.cloned().collect();
+                    if kept.is_empty() {
+                        failed.push(number);
+                    }
+                    entries.extend(kept);
+                }
+            }
+        }
+        self.install(entries, failed);
+        // A TTL of nothing must not make us ask without a pause.
+        next.max(monotonic() + Duration::from_secs(1))
+    }
+
+    fn entry(
+        &self,
+        target: usize,
+        address: IpAddr,
+        port: Option<u16>,
+        weight: Option<u16>,
+    ) -> Entry {
+        let (host, own_port, own_weight) = match self.config.targets.get(target) {
+            Some(target) => (target.host.clone(), target.port, target.weight),
+            None => (String::new(), 0, 0),
+        };
+        let key = PeerKey {
+            address,
+            port: port.filter(|port| *port != 0).unwrap_or(own_port),
+            host,
+        };
+        let weight = match weight {
+            // A weight of 0 in DNS means "little", not "none".
+            Some(weight) if own_weight > 0 => weight.max(1),
+            _ => own_weight,
+        };
+        Entry {
+            peer: self.peers.of(key),
+            weight: u32::from(weight),
+            target,
+        }
+    }
+
+    fn install(&self, entries: Vec<Entry>, failed: Vec<usize>) {
+        let version = self.peers.version.load(Ordering::Acquire);
+        self.peers.forget();
+        let average = table::average_latency(&entries);
+        for entry in &entries {
+            entry.peer.latency.begin_at(average);
+        }
+        let table = Table::new(&self.config, entries, failed, version);
+        self.table.store(Arc::new(table));
+    }
+
+    /// What is chosen from, as of now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        let table = self.table.load();
+        let version = self.peers.version.load(Ordering::Acquire);
+        if table.version == version {
+            return Arc::clone(&table);
+        }
+        // Somebody's health has changed. Several cores may do this at once, with the same result.
+        let fresh = Arc::new(Table::new(
+            &self.config,
+            table.entries.clone(),
+            table.failed.clone(),
+            version,
+        ));
+        self.table.store(Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Chooses a peer for a request that hashes to `hash`; one that is not in `tried`, if there is any.
+    pub(crate) fn pick(
+        self: &Arc<Self>,
+        hash: Option<u32>,
+        tried: &[Arc<Peer>],
+    ) -> Result<Lease, NoPeer> {
+        let table = self.table();
+        if !table.healthy {
+            return Err(NoPeer);
+        }
+        let fresh = |peer: &Arc<Peer>| !tried.iter().any(|known| Arc::ptr_eq(known, peer));
+        let chosen = match (self.config.algorithm, hash) {
+            (Algorithm::ConsistentHashing, Some(hash)) => table
+                .on_ring(hash, fresh)
+                .or_else(|| table.on_ring(hash, |_| true)),
+            (Algorithm::LeastConnections, _) => {
+                let turn = self.turn();
+                table
+                    .least_busy(turn, fresh)
+                    .or_else(|| table.least_busy(turn, |_| true))
+            }
+            (Algorithm::Latency, _) => {
+                let turn = self.turn();
+                table
+                    .fastest(turn, fresh)
+                    .or_else(|| table.fastest(turn, |_| true))
+            }
+            (Algorithm::RoundRobin | Algorithm::ConsistentHashing, _) => table
+                .next(|| self.turn(), fresh)
+                .or_else(|| table.next(|| self.turn(), |_| true)),
+        };
+        chosen
+            .map(|peer| Lease::new(Arc::clone(self), peer))
+            .ok_or(NoPeer)
+    }
+
+    fn turn(&self) -> usize {
+        self.position.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes what has become of a request to `peer`, or of a check.
+    pub(crate) fn report(&self, peer: &Peer, event: Event, thresholds: &Thresholds) {
+        if let Some(healthy) = peer.report(event, thresholds) {
+            self.peers.version.fetch_add(1, Ordering::AcqRel);
+            let (upstream, host) = (&self.config.name, &peer.key.host);
+            let (address, port) = (peer.key.address, peer.key.port);
+            tracing::warn!(upstream, host, %address, port, healthy, "the health of a target has changed");
+        }
+    }
+
+    /// Sets the health of a peer by hand.
+    pub(crate) fn set_health(&self, peer: &Peer, healthy: bool) {
+        peer.set_health(healthy);
+        self.peers.version.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Peers {
+    fn of(&self, key: PeerKey) -> Arc<Peer> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let (peer, seen) = all
+            .entry(key.clone())
+            .or_insert_with(|| (Arc::new(Peer::new(key)), None));
+        *seen = Some(monotonic());
+        Arc::clone(peer)
+    }
+
+    /// Drops what nobody holds, and no list has named for long.
+    fn forget(&self) {
+        let now = monotonic();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (peer, seen)| {
+            Arc::strong_count(peer) > 1
+                || seen.is_some_and(|seen| now.saturating_duration_since(seen) < REMEMBERED)
+        });
+    }
+}
+
+/// A request in flight to one peer. It counts as such until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    balancer: Arc<Balancer>,
+    pub(crate) peer: Arc<Peer>,
+    since: Instant,
+}
+
+impl Lease {
+    fn new(balancer: Arc<Balancer>, peer: Arc<Peer>) -> Self {
+        peer.busy.fetch_add(1, Ordering::Relaxed);
+        Self {
+            balancer,
+            peer,
+            since: monotonic(),
+        }
+    }
+
+    /// The peer has answered with `status`.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        if self.balancer.config.algorithm == Algorithm::Latency {
+            self.peer.latency.observe(self.since, monotonic());
+        }
+        let passive = &self.balancer.config.passive;
+        let event = if status == StatusCode::GATEWAY_TIMEOUT {
+            Some(Event::Timeout)
+        } else {
+            passive.judge(status)
+        };
+        self.report(event);
+    }
+
+    /// No connection to the peer came about, or it broke.
+    pub(crate) fn failed(&self) {
+        self.report(Some(Event::TcpFailure));
+    }
+
+    /// The peer has kept the request waiting for too long.
+    pub(crate) fn timed_out(&self) {
+        self.report(Some(Event::Timeout));
+    }
+
+    fn report(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            let thresholds = &self.balancer.config.passive.thresholds;
+            self.balancer.report(&self.peer, event, thresholds);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.peer.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,204 @@
+//! One address of an upstream: what is known of it, whatever snapshot it came with.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use shared::clock::monotonic;
+
+/// What tells one peer from another.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct PeerKey {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// The target's host as configured: a name, or the address again.
+    pub(crate) host: String,
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) key: PeerKey,
+    /// Tells it from all others of this process.
+    pub(crate) number: u64,
+    /// Requests in flight.
+    pub(crate) busy: AtomicU32,
+    pub(crate) latency: Latency,
+    healthy: AtomicBool,
+    /// Whether a success has nothing to change.
+    spotless: AtomicBool,
+    counters: Mutex<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    successes: u32,
+    http_failures: u32,
+    tcp_failures: u32,
+    timeouts: u32,
+}
+
+/// What has become of a request or a check.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// A status that counts as success.
+    Success,
+    /// A status that counts as failure.
+    HttpFailure,
+    /// No connection, or one that broke.
+    TcpFailure,
+    /// No answer in time.
+    Timeout,
+}
+
+/// How many events in a row change a peer's health; 0: never.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Thresholds {
+    pub(crate) successes: u32,
+    pub(crate) http_failures: u32,
+    pub(crate) tcp_failures: u32,
+    pub(crate) timeouts: u32,
+}
+
+/// What the answers of a peer say of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Judgement {
+    pub(crate) thresholds: Thresholds,
+    pub(crate) healthy: Vec<u16>,
+    pub(crate) unhealthy: Vec<u16>,
+}
+
+impl Judgement {
+    /// What a status says; nothing if it is on neither list.
+    pub(crate) fn judge(&self, status: StatusCode) -> Option<Event> {
+        let status = status.as_u16();
+        if self.healthy.contains(&status) {
+            Some(Event::Success)
+        } else if self.unhealthy.contains(&status) {
+            Some(Event::HttpFailure)
+        } else {
+            None
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(key: PeerKey) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            key,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            busy: AtomicU32::new(0),
+            latency: Latency::default(),
+            healthy: AtomicBool::new(true),
+            spotless: AtomicBool::new(true),
+            counters: Mutex::default(),
+        }
+    }
+
+    /// Whether it may be asked.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Counts `event`; the peer's health if it has changed by that.
+    pub(super) fn report(&self, event: Event, thresholds: &Thresholds) -> Option<bool> {
+        // Nearly every request goes well and finds nothing to change.
+        if event == Event::Success && self.spotless.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let healthy = self.is_healthy();
+        let (count, threshold) = match event {
+            Event::Success => {
+                let successes = counters.successes;
+                *counters = Counters {
+                    successes,
+                    ..Counters::default()
+                };
+                if healthy {
+                    counters.successes = 0;
+                    self.spotless.store(true, Ordering::Relaxed);
+                    return None;
+                }
+                (&mut counters.successes, thresholds.successes)
+            }
+            Event::HttpFailure => (&mut counters.http_failures, thresholds.http_failures),
+            Event::TcpFailure => (&mut counters.tcp_failures, thresholds.tcp_failures),
+            Event::Timeout => (&mut counters.timeouts, thresholds.timeouts),
+        };
+        *count = count.saturating_add(1);
+        let reached = threshold > 0 && *count >= threshold;
+        if event != Event::Success {
+            counters.successes = 0;
+            self.spotless.store(false, Ordering::Relaxed);
+        }
+        let becomes = event == Event::Success;
+        if !reached || healthy == becomes {
+            return None;
+        }
+        *counters = Counters::default();
+        self.healthy.store(becomes, Ordering::Relaxed);
+        self.spotless.store(becomes, Ordering::Relaxed);
+        Some(becomes)
+    }
+
+    /// Sets the health, and begins to count anew.
+    pub(super) fn set_health(&self, healthy: bool) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        *counters = Counters::default();
+        self.healthy.store(healthy, Ordering::Relaxed);
+        self.spotless.store(healthy, Ordering::Relaxed);
+    }
+}
+
+/// How fast what was observed fades.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// A moving average of how long a peer takes, newer answers counting more (Kong 3.9, `latency`).
+#[derive(Debug)]
+pub(crate) struct Latency {
+    /// Milliseconds, and when they were last looked at.
+    state: Mutex<Option<(f64, Instant)>>,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(None),
+        }
+    }
+}
+
+impl Latency {
+    /// Adds an answer that has taken from `start` to `now`.
+    pub(crate) fn observe(&self, start: Instant, now: Instant) {
+        let took = now.saturating_duration_since(start).as_secs_f64() * 1000.0;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (average, at) = state.unwrap_or((took, now));
+        let faded = fading(at, now);
+        *state = Some((average * faded + took * (1.0 - faded), now));
+    }
+
+    /// The average as of now, faded since the last answer; nothing before the first.
+    pub(crate) fn now(&self) -> Option<f64> {
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.map(|(average, at)| average * fading(at, monotonic()))
+    }
+
+    /// Gives a peer that has not answered yet the average of the others, so that it is neither flooded
+    /// nor shunned.
+    pub(super) fn begin_at(&self, average: Option<f64>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_none() {
+            *state = average.map(|average| (average, monotonic()));
+        }
+    }
+}
+
+fn fading(at: Instant, now: Instant) -> f64 {
+    let passed = now.saturating_duration_since(at).as_secs_f64();
+    (-passed / DECAY.as_secs_f64()).exp()
+}

@@ -1,0 +1,183 @@
+//! Upstreams as the status API shows them (Kong 3.9, `/upstreams/{upstream}/health` and its neighbours).
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::table::{Entry, Table};
+use super::{Balancer, Peer};
+use crate::compile::upstreams::CompiledTarget;
+
+/// The balancer that `name` names, by id or by name.
+pub(crate) fn find<'a>(balancers: &'a [Arc<Balancer>], name: &str) -> Option<&'a Arc<Balancer>> {
+    let id = Uuid::try_parse(name).ok();
+    let name = name.to_ascii_lowercase();
+    balancers
+        .iter()
+        .find(|balancer| Some(balancer.config.id) == id || balancer.config.name == name)
+}
+
+/// One word for the health of the peer of `entry`.
+fn health(balancer: &Balancer, peer: &Peer) -> &'static str {
+    match (balancer.config.checked, peer.is_healthy()) {
+        (false, true) => "HEALTHCHECKS_OFF",
+        (_, true) => "HEALTHY",
+        (_, false) => "UNHEALTHY",
+    }
+}
+
+/// Every target with its health.
+pub(crate) fn targets_with_health(balancer: &Balancer, node: &str) -> Value {
+    let table = balancer.table();
+    let shown = (0..).zip(&balancer.config.targets).map(|(place, target)| {
+        let status = target_status(balancer, &table, place, target);
+        let mut record = record(target);
+        let addresses = status.get("addresses").and_then(Value::as_array);
+        let word = |wanted: &str| {
+            addresses.is_some_and(|all| {
+                all.iter()
+                    .any(|one| one.get("health") == Some(&json!(wanted)))
+            })
+        };
+        let health = if target.weight == 0 {
+            "HEALTHCHECKS_OFF"
+        } else if table.failed.contains(&place) || addresses.is_none_or(Vec::is_empty) {
+            "DNS_ERROR"
+        } else if word("HEALTHY") {
+            "HEALTHY"
+        } else if word("UNHEALTHY") {
+            "UNHEALTHY"
+        } else {
+            "HEALTHCHECKS_OFF"
+        };
+        record.insert("health".to_owned(), health.into());
+        record.insert("data".to_owned(), status);
+        Value::Object(record)
+    });
+    json!({ "data": shown.collect::<Vec<_>>(), "next": null, "node_id": node })
+}
+
+/// The health of the upstream as a whole (`?balancer_health=1`).
+pub(crate) fn balancer_health(balancer: &Balancer, node: &str) -> Value {
+    let table = balancer.table();
+    let config = &balancer.config;
+    let health = match (config.checked, table.healthy) {
+        (false, _) => "HEALTHCHECKS_OFF",
+        (true, true) => "HEALTHY",
+        (true, false) => "UNHEALTHY",
+    };
+    let hosts = (0..)
+        .zip(&config.targets)
+        .map(|(place, target)| target_status(balancer, &table, place, target));
+    let mut data = json!({ "health": health, "id": config.id });
+    if config.checked
+        && let Some(data) = data.as_object_mut()
+    {
+        let details = json!({
+            "healthy": table.healthy,
+            "weight": weight(&table.entries.iter().collect::<Vec<_>>()),
+            "hosts": hosts.collect::<Vec<_>>(),
+        });
+        data.insert("details".to_owned(), details);
+    }
+    json!({ "data": data, "next": null, "node_id": node })
+}
+
+/// The targets, without those of weight 0 unless `all` of them are asked for. The newest comes first.
+pub(crate) fn targets(balancer: &Balancer, all: bool) -> Value {
+    let shown: Vec<Value> = balancer
+        .config
+        .targets
+        .iter()
+        .rev()
+        .filter(|target| all || target.weight > 0)
+        .map(|target| Value::Object(record(target)))
+        .collect();
+    json!({ "data": shown, "next": null })
+}
+
+/// Sets the health of a target's peers, or of one of them, by hand. Says whether there is any.
+pub(crate) fn set_health(
+    balancer: &Balancer,
+    target: &str,
+    address: Option<&str>,
+    healthy: bool,
+) -> bool {
+    let id = Uuid::try_parse(target).ok();
+    let table = balancer.table();
+    let mut found = false;
+    for entry in &table.entries {
+        let Some(record) = balancer.config.targets.get(entry.target) else {
+            continue;
+        };
+        if Some(record.record.id) != id && record.record.target != target {
+            continue;
+        }
+        let key = &entry.peer.key;
+        let shown = format!("{}:{}", key.address, key.port);
+        if address.is_none_or(|wanted| wanted == shown || wanted == key.address.to_string()) {
+            balancer.set_health(&entry.peer, healthy);
+            found = true;
+        }
+    }
+    found
+}
+
+fn record(target: &CompiledTarget) -> Map<String, Value> {
+    match serde_json::to_value(&target.record) {
+        Ok(Value::Object(record)) => record,
+        _ => Map::new(),
+    }
+}
+
+fn weight(entries: &[&Entry]) -> Value {
+    let sum = |healthy: bool| -> u64 {
+        entries
+            .iter()
+            .filter(|entry| entry.peer.is_healthy() == healthy)
+            .map(|entry| u64::from(entry.weight))
+            .sum()
+    };
+    let (available, unavailable) = (sum(true), sum(false));
+    json!({ "total": available + unavailable, "available": available, "unavailable": unavailable })
+}
+
+fn target_status(
+    balancer: &Balancer,
+    table: &Table,
+    place: usize,
+    target: &CompiledTarget,
+) -> Value {
+    let own: Vec<&Entry> = table
+        .entries
+        .iter()
+        .filter(|entry| entry.target == place)
+        .collect();
+    let addresses: Vec<Value> = own
+        .iter()
+        .map(|entry| {
+            let key = &entry.peer.key;
+            json!({
+                "ip": key.address,
+                "port": key.port,
+                "weight": entry.weight,
+                "health": health(balancer, &entry.peer),
+            })
+        })
+        .collect();
+    let dns = match own.first().map(|entry| entry.peer.key.address) {
+        _ if target.address.is_some() => "A",
+        Some(address) if address.is_ipv6() => "AAAA",
+        Some(_) => "A",
+        None => "dns server error: 3 name error",
+    };
+    json!({
+        "host": target.host,
+        "port": target.port,
+        "dns": dns,
+        "nodeWeight": target.weight,
+        "weight": weight(&own),
+        "addresses": addresses,
+    })
+}

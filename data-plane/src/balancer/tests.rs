@@ -1,0 +1,310 @@
+//! Balancing without sockets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+use plugins::exchange::{Captures, Identity};
+use serde_json::{Value, json};
+use shared::snapshot::{Key, Record, Revision, Snapshot};
+use uuid::Uuid;
+
+use super::hash::{self, HashInput, Hashable};
+use super::{Balancer, Balancers, NoPeer, show};
+use crate::compile::{CompiledSnapshot, compile};
+
+fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
+    let id = Uuid::from_u128(id);
+    fields["id"] = json!(id);
+    fields["created_at"] = json!(1);
+    fields["updated_at"] = json!(1);
+    Record {
+        key: Key { kind, id },
+        json: serde_json::to_vec(&fields).unwrap().into(),
+    }
+}
+
+/// An upstream with targets `127.0.0.N:80` of the weights given.
+fn snapshot(upstream: Value, weights: &[u16]) -> CompiledSnapshot {
+    let mut upstream = upstream;
+    upstream["name"] = json!("u.test");
+    let mut records = vec![record("upstreams", 1, upstream)];
+    for (number, weight) in (1..).zip(weights) {
+        let target = json!({
+            "target": format!("127.0.0.{number}:80"), "weight": weight,
+            "upstream": {"id": Uuid::from_u128(1)}
+        });
+        records.push(record("targets", 100 + number, target));
+    }
+    compile(&Snapshot::new(1, Revision(1), records)).unwrap()
+}
+
+fn balancer(node: &Balancers, upstream: Value, weights: &[u16]) -> Arc<Balancer> {
+    Arc::clone(&snapshot(upstream, weights).balancers(node)[0])
+}
+
+fn pick(balancer: &Arc<Balancer>, hash: Option<u32>) -> Result<String, NoPeer> {
+    let lease = balancer.pick(hash, &[])?;
+    Ok(lease.peer.key.address.to_string())
+}
+
+fn count(balancer: &Arc<Balancer>, picks: usize) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for _ in 0..picks {
+        *counts.entry(pick(balancer, None).unwrap()).or_default() += 1;
+    }
+    counts
+}
+
+fn of(counts: &HashMap<String, usize>) -> Vec<(&str, usize)> {
+    let mut all: Vec<(&str, usize)> = counts
+        .iter()
+        .map(|(address, count)| (address.as_str(), *count))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn the_turn_goes_round_by_weight_and_passes_weight_0() {
+    let node = Balancers::default();
+    let even = balancer(&node, json!({}), &[100, 100]);
+    assert_eq!(
+        of(&count(&even, 20)),
+        [("127.0.0.1", 10), ("127.0.0.2", 10)]
+    );
+    let uneven = balancer(&node, json!({}), &[10, 30, 0]);
+    assert_eq!(
+        of(&count(&uneven, 40)),
+        [("127.0.0.1", 10), ("127.0.0.2", 30)]
+    );
+    let huge = balancer(&node, json!({}), &[65535, 1]);
+    assert!(count(&huge, 1000).get("127.0.0.2").copied().unwrap_or(0) <= 2);
+}
+
+#[test]
+fn a_further_attempt_goes_to_another_target() {
+    let balancer = balancer(&Balancers::default(), json!({}), &[1, 1, 1]);
+    for _ in 0..10 {
+        let first = balancer.pick(None, &[]).unwrap();
+        let tried = [Arc::clone(&first.peer)];
+        let second = balancer.pick(None, &tried).unwrap();
+        assert!(!Arc::ptr_eq(&first.peer, &second.peer));
+    }
+    // When all have been tried, one is tried again.
+    let all: Vec<_> = balancer
+        .table()
+        .entries
+        .iter()
+        .map(|entry| Arc::clone(&entry.peer))
+        .collect();
+    assert!(balancer.pick(None, &all).is_ok());
+}
+
+#[test]
+fn without_targets_or_with_weight_0_only_there_is_no_peer() {
+    let node = Balancers::default();
+    for weights in [&[][..], &[0, 0]] {
+        for algorithm in [
+            "round-robin",
+            "consistent-hashing",
+            "least-connections",
+            "latency",
+        ] {
+            let balancer = balancer(&node, json!({"algorithm": algorithm}), weights);
+            assert_eq!(pick(&balancer, Some(7)), Err(NoPeer), "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn a_hash_meets_the_same_target_and_moves_only_with_it() {
+    let config = || json!({"algorithm": "consistent-hashing", "hash_on": "ip", "slots": 1000});
+    let node = Balancers::default();
+    let three = balancer(&node, config(), &[100, 100, 100]);
+    let hashes: Vec<u32> = (0..300_u32).map(|n| n.wrapping_mul(0x9e37_79b9)).collect();
+    let before: Vec<String> = hashes
+        .iter()
+        .map(|hash| pick(&three, Some(*hash)).unwrap())
+        .collect();
+    // Another node, and the targets in another order of creation: the same.
+    let elsewhere = balancer(&Balancers::default(), config(), &[100, 100, 100]);
+    for (hash, address) in hashes.iter().zip(&before) {
+        assert_eq!(&pick(&elsewhere, Some(*hash)).unwrap(), address);
+    }
+    for address in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
+        let share = before.iter().filter(|known| *known == address).count();
+        assert!((40..=180).contains(&share), "{address} {share}");
+    }
+    // One falls ill: only its own requests go elsewhere.
+    let table = three.table();
+    let ill = &table.entries[1].peer;
+    three.set_health(ill, false);
+    for (hash, address) in hashes.iter().zip(&before) {
+        let now = pick(&three, Some(*hash)).unwrap();
+        assert!(now != "127.0.0.2" && (now == *address || address == "127.0.0.2"));
+    }
+    // It goes altogether: most of the others' stay.
+    let two = balancer(&node, config(), &[100, 0, 100]);
+    let moved = hashes
+        .iter()
+        .zip(&before)
+        .filter(|(hash, address)| {
+            *address != "127.0.0.2" && pick(&two, Some(**hash)).unwrap() != **address
+        })
+        .count();
+    assert!(moved <= 60, "{moved}");
+}
+
+#[test]
+fn the_least_busy_for_its_weight_comes_first() {
+    let balancer = balancer(
+        &Balancers::default(),
+        json!({"algorithm": "least-connections"}),
+        &[100, 200],
+    );
+    let held: Vec<_> = (0..9).map(|_| balancer.pick(None, &[]).unwrap()).collect();
+    let first = held
+        .iter()
+        .filter(|lease| lease.peer.key.address.to_string() == "127.0.0.1")
+        .count();
+    assert_eq!(first, 3);
+    drop(held);
+    let table = balancer.table();
+    for entry in &table.entries {
+        assert_eq!(
+            entry.peer.busy.load(std::sync::atomic::Ordering::Relaxed),
+            0
+        );
+    }
+}
+
+#[test]
+fn passive_checks_break_the_circuit_and_the_threshold_all_of_it() {
+    let node = Balancers::default();
+    let config = json!({"healthchecks": {"threshold": 40, "passive": {
+        "unhealthy": {"http_failures": 2, "tcp_failures": 1, "timeouts": 1},
+        "healthy": {"successes": 1}
+    }}});
+    let three = balancer(&node, config.clone(), &[1, 1, 1]);
+    let lease = |address: &str| loop {
+        let lease = three.pick(None, &[]).unwrap();
+        if lease.peer.key.address.to_string() == address {
+            break lease;
+        }
+    };
+    let failing = lease("127.0.0.1");
+    failing.answered(StatusCode::INTERNAL_SERVER_ERROR);
+    failing.answered(StatusCode::OK);
+    failing.answered(StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(failing.peer.is_healthy(), "a success begins the count anew");
+    failing.answered(StatusCode::NOT_FOUND);
+    failing.answered(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!failing.peer.is_healthy());
+    assert!(
+        count(&three, 30)
+            .keys()
+            .all(|address| address != "127.0.0.1")
+    );
+    let shown = show::targets_with_health(&three, "n");
+    let health: Vec<&str> = shown["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|target| target["health"].as_str().unwrap())
+        .collect();
+    assert_eq!(health, ["UNHEALTHY", "HEALTHY", "HEALTHY"]);
+    // The next snapshot keeps what is known.
+    let mut changed = config;
+    changed["slots"] = json!(20);
+    let again = balancer(&node, changed, &[1, 1, 1]);
+    assert!(!again.table().entries[0].peer.is_healthy());
+    lease("127.0.0.2").failed();
+    assert_eq!(
+        pick(&three, None),
+        Err(NoPeer),
+        "a third is healthy, and 40 % are needed"
+    );
+    let whole = show::balancer_health(&three, "n");
+    assert_eq!(whole["data"]["health"], "UNHEALTHY");
+    assert_eq!(whole["data"]["details"]["weight"]["available"], 1);
+    // By hand, one address and then all.
+    assert!(show::set_health(
+        &three,
+        "127.0.0.1:80",
+        Some("127.0.0.1:80"),
+        true
+    ));
+    assert!(!show::set_health(&three, "127.0.0.9:80", None, true));
+    assert!(pick(&three, None).is_ok());
+}
+
+#[test]
+fn an_unchanged_upstream_keeps_its_balancer() {
+    let node = Balancers::default();
+    let first = balancer(&node, json!({}), &[1, 2]);
+    let second = balancer(&node, json!({}), &[1, 2]);
+    assert!(Arc::ptr_eq(&first, &second));
+    let third = balancer(&node, json!({}), &[1, 3]);
+    assert!(!Arc::ptr_eq(&first, &third));
+    let peer = |balancer: &Balancer| Arc::clone(&balancer.table().entries[0].peer);
+    assert!(Arc::ptr_eq(&peer(&first), &peer(&third)));
+    assert_eq!(
+        show::targets_with_health(&third, "n")["data"][0]["health"],
+        "HEALTHCHECKS_OFF"
+    );
+}
+
+#[test]
+fn a_request_is_hashed_by_what_the_upstream_says() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-user", HeaderValue::from_static("alice"));
+    headers.insert("cookie", HeaderValue::from_static("a=1; sticky=abc"));
+    let identity = Identity {
+        credential: Some("key-1".to_owned()),
+        ..Identity::default()
+    };
+    let captures = Captures {
+        numbered: vec!["42".to_owned()],
+        named: vec![("id".to_owned(), "42".to_owned())],
+    };
+    let request = Hashable {
+        identity: &identity,
+        client: "192.0.2.1".parse().unwrap(),
+        headers: &headers,
+        path: "/users/42",
+        query: Some("b=2&user=al%69ce&c"),
+        captures: &captures,
+    };
+    let hashed = |input: HashInput, fallback: HashInput| {
+        hash::hash(&input, &fallback, "/p", &request, || "made".to_owned())
+    };
+    let by = |input: HashInput| hashed(input, HashInput::None).hash;
+    let header = |name: &str| HashInput::Header(name.parse().unwrap());
+    let text = |name: &str| name.to_owned();
+    for input in [
+        HashInput::Consumer,
+        HashInput::Ip,
+        HashInput::Path,
+        header("x-user"),
+        HashInput::Cookie(text("sticky")),
+        HashInput::QueryArg(text("user")),
+        HashInput::UriCapture(text("id")),
+    ] {
+        assert!(by(input.clone()).is_some(), "{input:?}");
+    }
+    assert_eq!(by(header("x-user")), by(HashInput::QueryArg(text("user"))));
+    assert_eq!(
+        by(HashInput::UriCapture(text("1"))),
+        by(HashInput::UriCapture(text("id")))
+    );
+    assert_eq!(by(header("x-none")), None);
+    assert_eq!(by(HashInput::UriCapture(text("0"))), None);
+    assert_eq!(
+        hashed(header("x-none"), HashInput::Ip).hash,
+        by(HashInput::Ip)
+    );
+    let made = hashed(header("x-none"), HashInput::Cookie(text("fresh")));
+    assert!(made.hash.is_some());
+    assert_eq!(made.cookie.unwrap(), "fresh=made; Path=/p");
+}

@@ -1,0 +1,181 @@
+//! Services, with where and how their requests go upstream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use rustls_pki_types::{CertificateDer, ServerName};
+use shared::entity::{Protocol, Service};
+use uuid::Uuid;
+
+use super::CompileFault;
+use super::tls::Identities;
+use super::upstreams::CompiledUpstream;
+use crate::router::normalize::normalize;
+use crate::upstream::exchange::Timeouts;
+use crate::upstream::origin::Origin;
+use crate::upstream::origins::Transport;
+use crate::upstream::tls::TlsProfile;
+
+/// A service with everything that its requests need.
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledService {
+    pub(crate) id: Uuid,
+    pub(crate) destination: Destination,
+    pub(crate) transport: Transport,
+    pub(crate) path: String,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retries: u32,
+}
+
+/// Where the requests of a service go.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// To one server.
+    Origin {
+        origin: Arc<Origin>,
+        /// The `Host` to send, unless the route preserves the client's.
+        host: HeaderValue,
+    },
+    /// To the targets of an upstream, by its place among the snapshot's.
+    Upstream(usize),
+}
+
+/// The other records that services point to.
+#[derive(Debug)]
+pub(super) struct Surroundings<'a> {
+    identities: &'a Identities,
+    authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
+    upstreams: HashMap<&'a str, (usize, &'a CompiledUpstream)>,
+}
+
+impl<'a> Surroundings<'a> {
+    pub(super) fn new(
+        identities: &'a Identities,
+        authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
+        upstreams: &'a [Arc<CompiledUpstream>],
+    ) -> Self {
+        let named = upstreams
+            .iter()
+            .enumerate()
+            .map(|(place, upstream)| (upstream.name.as_str(), (place, &**upstream)));
+        Self {
+            identities,
+            authorities,
+            upstreams: named.collect(),
+        }
+    }
+}
+
+/// Compiles `service`; `None` if its protocol is none that we speak.
+pub(super) fn compile(
+    service: &Service,
+    surroundings: &Surroundings<'_>,
+) -> Result<Option<CompiledService>, CompileFault> {
+    let fault = |field: &str, message: String| CompileFault {
+        kind: "services",
+        id: service.id,
+        field: field.to_owned(),
+        message,
+    };
+    let (tls, http2) = match service.protocol {
+        Protocol::Http => (false, false),
+        Protocol::Https => (true, false),
+        Protocol::Grpc => (false, true),
+        Protocol::Grpcs => (true, true),
+        Protocol::Tcp | Protocol::Tls | Protocol::TlsPassthrough | Protocol::Udp => {
+            return Ok(None);
+        }
+    };
+    let host = service.host.as_str().to_ascii_lowercase();
+    let bare = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let upstream = surroundings.upstreams.get(bare.as_str());
+    let profile = if tls {
+        Some(
+            profile(
+                service,
+                upstream.map(|(_, upstream)| *upstream),
+                surroundings,
+            )
+            .map_err(|(field, message)| fault(field, message))?,
+        )
+    } else {
+        None
+    };
+    let transport = Transport {
+        tls: profile,
+        http2,
+    };
+    let destination = if let Some((place, _)) = upstream {
+        Destination::Upstream(*place)
+    } else {
+        let not_a_host = || fault("host", format!("not a DNS name or IP address: {host}"));
+        let name = match ServerName::try_from(bare.clone()) {
+            Ok(name) => name,
+            Err(_) if tls => return Err(not_a_host()),
+            // Not needed: any name that is one will do.
+            Err(_) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+        };
+        let authority = transport.authority(&bare, service.port);
+        Destination::Origin {
+            host: HeaderValue::from_str(&authority).map_err(|_| not_a_host())?,
+            origin: transport.origin(bare, service.port, name),
+        }
+    };
+    let milliseconds =
+        |value: Option<u32>| Duration::from_millis(u64::from(value.unwrap_or(60_000)));
+    let path = service.path.as_ref().map_or("/", |path| path.as_str());
+    Ok(Some(CompiledService {
+        id: service.id,
+        destination,
+        transport,
+        path: normalize(path).into_owned(),
+        timeouts: Timeouts {
+            connect: milliseconds(service.connect_timeout),
+            write: milliseconds(service.write_timeout),
+            read: milliseconds(service.read_timeout),
+        },
+        retries: service.retries.unwrap_or(5),
+    }))
+}
+
+/// How TLS is spoken for `service`: its own certificate, else its upstream's.
+fn profile(
+    service: &Service,
+    upstream: Option<&CompiledUpstream>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Arc<TlsProfile>, (&'static str, String)> {
+    let identity = match service.client_certificate {
+        Some(reference) => Some(
+            surroundings
+                .identities
+                .of(reference.id)
+                .map_err(|message| ("client_certificate", message))?,
+        ),
+        None => upstream.and_then(|upstream| upstream.identity.clone()),
+    };
+    let authorities = service
+        .ca_certificates
+        .as_ref()
+        .map(|ids| {
+            let found = ids.iter().map(|id| {
+                let known = surroundings.authorities.get(id).cloned();
+                known.ok_or_else(|| {
+                    let message = format!("the CA certificate {id} does not exist");
+                    ("ca_certificates", message)
+                })
+            });
+            found.collect::<Result<Vec<_>, _>>()
+        })
+        .transpose()?;
+    Ok(TlsProfile::of(
+        service.tls_verify.unwrap_or(false),
+        service.tls_verify_depth,
+        authorities.as_deref(),
+        identity.as_ref(),
+    ))
+}

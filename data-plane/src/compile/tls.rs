@@ -1,0 +1,103 @@
+//! Certificates of a snapshot: those presented to upstream servers, those presented to clients by name, and
+//! the authorities that upstream servers' certificates may come from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use shared::entity::{CaCertificate, Certificate, Sni};
+use uuid::Uuid;
+
+use super::CompileFault;
+use crate::certificates::ServerNames;
+use crate::upstream::tls::TlsIdentity;
+
+/// The certificates that can be presented, by id.
+#[derive(Debug, Default)]
+pub(super) struct Identities(HashMap<Uuid, Vec<Arc<TlsIdentity>>>);
+
+impl Identities {
+    /// Reads every certificate with its key; both, where there is an alternative.
+    pub(super) fn compile(certificates: &[Certificate], faults: &mut Vec<CompileFault>) -> Self {
+        let mut identities = HashMap::new();
+        for certificate in certificates {
+            let mut pairs = vec![("cert", certificate.cert.as_str(), certificate.key.expose())];
+            if let (Some(cert), Some(key)) = (&certificate.cert_alt, &certificate.key_alt) {
+                pairs.push(("cert_alt", cert.as_str(), key.expose()));
+            }
+            let mut read = Vec::new();
+            for (field, cert, key) in pairs {
+                match identity(cert, key) {
+                    Ok(identity) => read.push(identity),
+                    Err(message) => faults.push(CompileFault {
+                        kind: "certificates",
+                        id: certificate.id,
+                        field: field.to_owned(),
+                        message,
+                    }),
+                }
+            }
+            identities.insert(certificate.id, read);
+        }
+        Self(identities)
+    }
+
+    /// The certificate `id` to present to a server.
+    pub(super) fn of(&self, id: Uuid) -> Result<Arc<TlsIdentity>, String> {
+        self.0
+            .get(&id)
+            .and_then(|pairs| pairs.first())
+            .cloned()
+            .ok_or_else(|| format!("the certificate {id} does not exist"))
+    }
+
+    /// The certificates to present to clients, by the names that `snis` give them.
+    pub(super) fn server_names(&self, snis: &[Sni]) -> ServerNames {
+        let mut names = ServerNames::default();
+        for sni in snis {
+            let keys: Vec<Arc<CertifiedKey>> = self
+                .0
+                .get(&sni.certificate.id)
+                .into_iter()
+                .flatten()
+                .map(|identity| Arc::clone(&identity.key))
+                .collect();
+            if !keys.is_empty() {
+                names.insert(sni.name.as_str(), keys);
+            }
+        }
+        names
+    }
+}
+
+fn identity(cert: &str, key: &str) -> Result<Arc<TlsIdentity>, String> {
+    // The text of an error might quote a key: only its kind is told.
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|_| "not a certificate in PEM".to_owned())?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|_| "its key is not a private key in PEM".to_owned())?;
+    TlsIdentity::new(chain, key).map(Arc::new)
+}
+
+/// The authorities of a snapshot, by id.
+pub(super) fn authorities(
+    certificates: &[CaCertificate],
+    faults: &mut Vec<CompileFault>,
+) -> HashMap<Uuid, CertificateDer<'static>> {
+    let mut authorities = HashMap::new();
+    for certificate in certificates {
+        match CertificateDer::from_pem_slice(certificate.cert.as_bytes()) {
+            Ok(authority) => _ = authorities.insert(certificate.id, authority),
+            Err(_) => faults.push(CompileFault {
+                kind: "ca_certificates",
+                id: certificate.id,
+                field: "cert".to_owned(),
+                message: "not a certificate in PEM".to_owned(),
+            }),
+        }
+    }
+    authorities
+}

@@ -1,0 +1,269 @@
+//! Upstreams with their targets, as balancers need them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
+use shared::entity::{Algorithm, HashOn, Target, Upstream};
+use uuid::Uuid;
+
+use super::CompileFault;
+use super::tls::Identities;
+
+use crate::balancer::hash::HashInput;
+use crate::balancer::{Judgement, Thresholds};
+use crate::router::split_port;
+use crate::upstream::tls::TlsIdentity;
+
+/// An upstream with everything that balancing needs.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CompiledUpstream {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) hash_on: HashInput,
+    pub(crate) hash_fallback: HashInput,
+    pub(crate) hash_on_cookie_path: String,
+    pub(crate) slots: u32,
+    /// In per cent of the weight.
+    pub(crate) threshold: f64,
+    /// Whether any check is on.
+    pub(crate) checked: bool,
+    pub(crate) passive: Judgement,
+    pub(crate) active: Option<CompiledChecks>,
+    /// The `Host` to send, in place of the target's.
+    pub(crate) host_header: Option<String>,
+    pub(crate) identity: Option<Arc<TlsIdentity>>,
+    /// In order of creation.
+    pub(crate) targets: Vec<CompiledTarget>,
+}
+
+/// A target of an upstream.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CompiledTarget {
+    pub(crate) record: Target,
+    /// In lower case, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) weight: u16,
+    /// The host, if it is an address.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Checks by asking the targets.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CompiledChecks {
+    pub(crate) kind: CheckKind,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) verify: bool,
+    pub(crate) timeout: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) judgement: Judgement,
+    /// Between two checks of healthy targets, and of unhealthy ones.
+    pub(crate) healthy_every: Option<Duration>,
+    pub(crate) unhealthy_every: Option<Duration>,
+}
+
+/// Compiles `upstreams` with their `targets`.
+pub(super) fn compile(
+    upstreams: Vec<Upstream>,
+    targets: Vec<Target>,
+    identities: &Identities,
+    faults: &mut Vec<CompileFault>,
+) -> Vec<Arc<CompiledUpstream>> {
+    let mut by_upstream: HashMap<Uuid, Vec<CompiledTarget>> = HashMap::new();
+    for target in targets {
+        let upstream = target.upstream.id;
+        match compile_target(target) {
+            Ok(compiled) => by_upstream.entry(upstream).or_default().push(compiled),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let mut compiled = Vec::with_capacity(upstreams.len());
+    for upstream in upstreams {
+        let mut targets = by_upstream.remove(&upstream.id).unwrap_or_default();
+        targets.sort_by(|a, b| {
+            let (a, b) = (&a.record, &b.record);
+            a.created_at
+                .total_cmp(&b.created_at)
+                .then_with(|| a.id.cmp(&b.id))
+        });
+        match compile_upstream(&upstream, targets, identities) {
+            Ok(upstream) => compiled.push(Arc::new(upstream)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    compiled
+}
+
+fn compile_target(record: Target) -> Result<CompiledTarget, CompileFault> {
+    let (host, port) = split_port(&record.target);
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_ascii_lowercase();
+    let port = port
+        .map_or(Ok(8000), str::parse)
+        .map_err(|_| CompileFault {
+            kind: "targets",
+            id: record.id,
+            field: "target".to_owned(),
+            message: format!("not a host with a port: {}", record.target),
+        })?;
+    Ok(CompiledTarget {
+        address: host.parse().ok(),
+        host,
+        port,
+        weight: record.weight,
+        record,
+    })
+}
+
+fn compile_upstream(
+    upstream: &Upstream,
+    targets: Vec<CompiledTarget>,
+    identities: &Identities,
+) -> Result<CompiledUpstream, CompileFault> {
+    let fault = |field: &str, message: &str| CompileFault {
+        kind: "upstreams",
+        id: upstream.id,
+        field: field.to_owned(),
+        message: message.to_owned(),
+    };
+    let input = |on: Option<HashOn>,
+                 header: &Option<String>,
+                 argument: &Option<String>,
+                 capture: &Option<String>,
+                 field: &str| {
+        let text = |value: &Option<String>| {
+            value
+                .clone()
+                .ok_or_else(|| fault(field, "what to hash is not named"))
+        };
+        Ok(match on.unwrap_or(HashOn::None) {
+            HashOn::None => HashInput::None,
+            HashOn::Consumer => HashInput::Consumer,
+            HashOn::Ip => HashInput::Ip,
+            HashOn::Path => HashInput::Path,
+            HashOn::Header => HashInput::Header(
+                text(header)?
+                    .parse()
+                    .map_err(|_| fault(field, "not a header's name"))?,
+            ),
+            HashOn::Cookie => HashInput::Cookie(text(&upstream.hash_on_cookie)?),
+            HashOn::QueryArg => HashInput::QueryArg(text(argument)?),
+            HashOn::UriCapture => HashInput::UriCapture(text(capture)?),
+        })
+    };
+    let hash_on = input(
+        upstream.hash_on,
+        &upstream.hash_on_header,
+        &upstream.hash_on_query_arg,
+        &upstream.hash_on_uri_capture,
+        "hash_on",
+    )?;
+    let hash_fallback = input(
+        upstream.hash_fallback,
+        &upstream.hash_fallback_header,
+        &upstream.hash_fallback_query_arg,
+        &upstream.hash_fallback_uri_capture,
+        "hash_fallback",
+    )?;
+    if let Some(host) = &upstream.host_header {
+        HeaderValue::from_str(host).map_err(|_| fault("host_header", "not a host"))?;
+    }
+    let identity = upstream
+        .client_certificate
+        .map(|reference| identities.of(reference.id))
+        .transpose()
+        .map_err(|message| fault("client_certificate", &message))?;
+    let checks = &upstream.healthchecks;
+    let passive = Judgement {
+        thresholds: Thresholds {
+            successes: checks.passive.healthy.successes,
+            http_failures: checks.passive.unhealthy.http_failures,
+            tcp_failures: checks.passive.unhealthy.tcp_failures,
+            timeouts: checks.passive.unhealthy.timeouts,
+        },
+        healthy: codes(&checks.passive.healthy.http_statuses),
+        unhealthy: codes(&checks.passive.unhealthy.http_statuses),
+    };
+    let active = compile_checks(&checks.active);
+    let thresholds = &passive.thresholds;
+    let watches =
+        thresholds.http_failures > 0 || thresholds.tcp_failures > 0 || thresholds.timeouts > 0;
+    Ok(CompiledUpstream {
+        id: upstream.id,
+        name: upstream.name.to_ascii_lowercase(),
+        algorithm: upstream.algorithm.unwrap_or(Algorithm::RoundRobin),
+        hash_on,
+        hash_fallback,
+        hash_on_cookie_path: upstream
+            .hash_on_cookie_path
+            .as_ref()
+            .map_or("/", |path| path.as_str())
+            .to_owned(),
+        slots: upstream.slots.unwrap_or(10_000),
+        threshold: checks.threshold,
+        checked: active.is_some() || watches,
+        passive,
+        active,
+        host_header: upstream.host_header.clone(),
+        identity,
+        targets,
+    })
+}
+
+fn codes(statuses: &[HttpStatus]) -> Vec<u16> {
+    statuses.iter().map(|status| status.0).collect()
+}
+
+fn compile_checks(checks: &ActiveChecks) -> Option<CompiledChecks> {
+    let every = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|interval| !interval.is_zero())
+            // More often than this no answer could tell anything new.
+            .map(|interval| interval.max(Duration::from_millis(10)))
+    };
+    let healthy_every = every(checks.healthy.interval);
+    let unhealthy_every = every(checks.unhealthy.interval);
+    if healthy_every.is_none() && unhealthy_every.is_none() {
+        return None;
+    }
+    let headers = checks
+        .headers
+        .iter()
+        .flatten()
+        .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())))
+        .filter(|(name, value)| {
+            name.parse::<http::HeaderName>().is_ok() && HeaderValue::from_str(value).is_ok()
+        })
+        .collect();
+    Some(CompiledChecks {
+        kind: checks.kind,
+        path: checks.http_path.as_str().to_owned(),
+        headers,
+        server_name: checks.https_sni.clone(),
+        verify: checks.https_verify_certificate,
+        timeout: every(checks.timeout).unwrap_or(Duration::from_secs(1)),
+        concurrency: usize::try_from(checks.concurrency).unwrap_or(10).max(1),
+        judgement: Judgement {
+            thresholds: Thresholds {
+                successes: checks.healthy.successes,
+                http_failures: checks.unhealthy.http_failures,
+                tcp_failures: checks.unhealthy.tcp_failures,
+                timeouts: checks.unhealthy.timeouts,
+            },
+            healthy: codes(&checks.healthy.http_statuses),
+            unhealthy: codes(&checks.unhealthy.http_statuses),
+        },
+        healthy_every,
+        unhealthy_every,
+    })
+}

@@ -1,0 +1,179 @@
+//! What the gateway says by itself: its own answers, and what it tells of every answer.
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use plugins::exchange::Source;
+use shared::version::KONG_PRODUCT;
+
+use super::REQUEST_ID;
+use super::record::{Record, milliseconds};
+use crate::body::ResponseBody;
+use crate::compile::CompiledRoute;
+use crate::core::Core;
+use crate::error::form::is_grpc;
+use crate::error::{GatewayError, grpc_response, message_response};
+use crate::forward::fields;
+
+const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
+const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
+
+/// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
+/// that took, and its name.
+pub(super) fn sign(headers: &mut HeaderMap, record: &Record) {
+    let progress = &record.progress;
+    let told = record.core.node.told;
+    // A server that was asked in vain was asked all the same.
+    let asked = progress.proxy_latency.zip(progress.upstream_latency);
+    let answered = progress.source == Source::Service;
+    if !answered && told.server && !headers.contains_key(header::SERVER) {
+        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+    }
+    if let Some((proxy, upstream)) = asked {
+        if told.upstream_latency {
+            headers.insert(UPSTREAM_LATENCY, upstream.into());
+        }
+        if told.proxy_latency {
+            headers.insert(PROXY_LATENCY, proxy.into());
+        }
+        if told.via {
+            let via = fields::via(headers, Version::HTTP_11);
+            headers.insert(header::VIA, via);
+        }
+    } else if told.response_latency {
+        headers.insert(RESPONSE_LATENCY, milliseconds(progress.start).into());
+    }
+    if told.upstream_status
+        && let Some(status) = progress.upstream_status
+    {
+        headers.insert(UPSTREAM_STATUS, status.as_u16().into());
+    }
+    if told.request_id
+        && let Ok(value) = HeaderValue::from_str(&record.request_id)
+    {
+        headers.insert(REQUEST_ID, value);
+    }
+    if record.debug
+        && let Some((snapshot, place)) = &record.route
+        && let Some(route) = snapshot.routes.get(*place)
+    {
+        add_debug(headers, route);
+    }
+}
+
+/// Whether the client asks which route it has met, and may.
+pub(super) fn wants_debug(core: &Core, headers: &HeaderMap) -> bool {
+    core.node.debug
+        && headers
+            .get(DEBUG)
+            .is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
+fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
+    let matched = &route.matched;
+    let mut tell = |name: &'static str, value: &str| {
+        // A name beyond what a field's value can hold is not told.
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    tell("kong-route-id", &matched.route.id.to_string());
+    if let Some(name) = &matched.route.name {
+        tell("kong-route-name", name);
+    }
+    if let Some(service) = &matched.service {
+        tell("kong-service-id", &service.id.to_string());
+        if let Some(name) = &service.name {
+            tell("kong-service-name", name);
+        }
+    }
+}
+
+/// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`).
+pub(super) fn protocol_answer(
+    route: &CompiledRoute,
+    parts: &Parts,
+    client: &plugins::exchange::Client,
+    request_id: &str,
+) -> Option<Result<Response<ResponseBody>, GatewayError>> {
+    if route.grpc {
+        if parts.version != Version::HTTP_2 {
+            return Some(Err(GatewayError::NotHttp2));
+        }
+        if !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+            return Some(Err(GatewayError::NotGrpc));
+        }
+    }
+    let status = route.https_only.filter(|_| !client.https)?;
+    if route.grpc {
+        let message = "gRPC request matched gRPCs route";
+        return Some(Ok(grpc_response(StatusCode::OK, 1, message)));
+    }
+    Some(Ok(to_https(status, &client.authority, parts, request_id)))
+}
+
+/// The answer to a request that cannot be served.
+pub(super) fn refuse(
+    error: &GatewayError,
+    record: &Record,
+    version: Version,
+) -> Response<ResponseBody> {
+    let request_id = record.request_id.as_str();
+    if let GatewayError::Upstream(error) = error {
+        tracing::warn!(
+            request_id,
+            error = chain(error),
+            "the upstream gave no answer"
+        );
+    }
+    let default = record.core.node.error_default_type;
+    error.response(request_id, version, record.wish.as_ref(), default)
+}
+
+fn to_https(
+    status: u16,
+    authority: &str,
+    parts: &Parts,
+    request_id: &str,
+) -> Response<ResponseBody> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    let (host, _) = crate::router::split_port(authority);
+    let location = HeaderValue::from_str(&format!("https://{host}{path}"));
+    match location {
+        Ok(location) if status != StatusCode::UPGRADE_REQUIRED => {
+            let mut response = Response::new(ResponseBody::Empty);
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::LOCATION, location);
+            response
+        }
+        _ => {
+            let mut response = message_response(
+                StatusCode::UPGRADE_REQUIRED,
+                "Please use HTTPS protocol",
+                request_id,
+            );
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            response.headers_mut().insert(
+                header::UPGRADE,
+                HeaderValue::from_static("TLS/1.2, HTTP/1.1"),
+            );
+            response
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

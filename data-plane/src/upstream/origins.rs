@@ -1,0 +1,157 @@
+//! Origins that only a request makes known: those of balanced targets, and those whose TLS name is the
+//! client's choice. One memory per core, so that no lock is taken.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use rustls_pki_types::ServerName;
+
+use super::origin::{Origin, OriginKey, OriginTls};
+use super::tls::TlsProfile;
+use crate::balancer::Peer;
+use crate::router::split_port;
+
+/// Most origins that are remembered.
+const REMEMBERED: usize = 8192;
+
+/// How a service speaks to whatever server it is sent to.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    pub(crate) tls: Option<Arc<TlsProfile>>,
+    pub(crate) http2: bool,
+}
+
+impl Transport {
+    /// The port that goes without saying.
+    pub(crate) const fn own_port(&self) -> u16 {
+        if self.tls.is_some() { 443 } else { 80 }
+    }
+
+    /// A host with its port, as it is told.
+    pub(crate) fn authority(&self, host: &str, port: u16) -> String {
+        let shown = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        if port == self.own_port() {
+            shown
+        } else {
+            format!("{shown}:{port}")
+        }
+    }
+
+    /// The origin at `host` and `port`, which is called `name` in TLS.
+    pub(crate) fn origin(&self, host: String, port: u16, name: ServerName<'static>) -> Arc<Origin> {
+        let tls = self.tls.clone().map(|profile| OriginTls {
+            server_name: name,
+            profile,
+        });
+        Origin::of(OriginKey {
+            host,
+            port,
+            tls,
+            http2: self.http2,
+        })
+    }
+}
+
+/// The origins of one core.
+#[derive(Debug, Default)]
+pub(crate) struct Origins(RefCell<HashMap<Key, Arc<Origin>>>);
+
+#[derive(Debug, Eq, Hash, PartialEq)]
+struct Key {
+    place: Place,
+    profile: Option<Arc<TlsProfile>>,
+    http2: bool,
+    /// Only where it decides about TLS.
+    host: Option<HeaderValue>,
+}
+
+#[derive(Debug, Eq, Hash, PartialEq)]
+enum Place {
+    Peer(u64),
+    Origin(usize),
+}
+
+impl Origins {
+    /// The origin of `peer`, spoken to by `transport` under the name in `host`.
+    pub(crate) fn of_peer(
+        &self,
+        peer: &Peer,
+        transport: &Transport,
+        host: &HeaderValue,
+    ) -> Arc<Origin> {
+        let (address, port) = (peer.key.address.to_string(), peer.key.port);
+        let own = || peer.key.host.clone();
+        self.of(
+            Place::Peer(peer.number),
+            transport,
+            host,
+            address,
+            port,
+            own,
+        )
+    }
+
+    /// The server of `origin`, called by the name in `host` instead of its own.
+    pub(crate) fn renamed(
+        &self,
+        origin: &Arc<Origin>,
+        transport: &Transport,
+        host: &HeaderValue,
+    ) -> Arc<Origin> {
+        if transport.tls.is_none() {
+            return Arc::clone(origin);
+        }
+        let key = origin.key();
+        let own = || key.host.clone();
+        let place = Place::Origin(origin.number());
+        self.of(place, transport, host, key.host.clone(), key.port, own)
+    }
+
+    fn of(
+        &self,
+        place: Place,
+        transport: &Transport,
+        host: &HeaderValue,
+        address: String,
+        port: u16,
+        own_name: impl Fn() -> String,
+    ) -> Arc<Origin> {
+        let key = Key {
+            place,
+            profile: transport.tls.clone(),
+            http2: transport.http2,
+            host: transport.tls.as_ref().map(|_| host.clone()),
+        };
+        let mut known = self.0.borrow_mut();
+        if let Some(origin) = known.get(&key) {
+            return Arc::clone(origin);
+        }
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        let name = server_name(host)
+            .or_else(|| ServerName::try_from(own_name()).ok())
+            .unwrap_or_else(|| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        let origin = transport.origin(address, port, name);
+        known.insert(key, Arc::clone(&origin));
+        origin
+    }
+
+    /// Lets go of what the last configuration has made known. Pools keep what is in use.
+    pub(crate) fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// The name in a `Host`, without its port.
+fn server_name(host: &HeaderValue) -> Option<ServerName<'static>> {
+    let (name, _) = split_port(host.to_str().ok()?);
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(bare.to_owned()).ok()
+}

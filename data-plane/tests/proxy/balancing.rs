@@ -1,0 +1,333 @@
+//! Upstreams with targets: whose turn it is, further attempts, health, and what operators see.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use data_plane::proxy::Proxy;
+use serde_json::{Value, json};
+use shared::clock::monotonic;
+use shared::snapshot::Record;
+use uuid::Uuid;
+
+use crate::gateway::{ask, read_until, record, start, stop};
+
+/// A server that answers with its own port, and as unwell while it is told to be.
+struct Server {
+    port: u16,
+    ill: Arc<AtomicBool>,
+}
+
+fn server() -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ill = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ill);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, ill) = (stream.unwrap(), Arc::clone(&told));
+            std::thread::spawn(move || {
+                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+                    let status = if ill.load(Ordering::Relaxed) {
+                        "500 Ill"
+                    } else {
+                        "200 OK"
+                    };
+                    let host = head
+                        .lines()
+                        .find(|line| line.to_ascii_lowercase().starts_with("host:"))
+                        .unwrap_or_default()
+                        .to_owned();
+                    let body = format!("{port} {host}");
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    Server { port, ill }
+}
+
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// A service that is spread over `targets` by the upstream `u.test`.
+fn balanced(upstream: Value, targets: &[String], service: &Value) -> Vec<Record> {
+    let mut upstream = upstream;
+    upstream["name"] = json!("u.test");
+    let mut fields = json!({"host": "u.test", "port": 1, "read_timeout": 5000});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(service.as_object().unwrap().clone());
+    let mut records = vec![
+        record("upstreams", 50, upstream),
+        record("services", 1, fields),
+        record(
+            "routes",
+            2,
+            json!({"paths": ["/"], "service": {"id": Uuid::from_u128(1)}}),
+        ),
+        record(
+            "routes",
+            3,
+            json!({"paths": ["/kept"], "preserve_host": true, "service": {"id": Uuid::from_u128(1)}}),
+        ),
+    ];
+    for (number, target) in (100..).zip(targets) {
+        let target = json!({"target": target, "upstream": {"id": Uuid::from_u128(50)}});
+        records.push(record("targets", number, target));
+    }
+    records
+}
+
+fn get(proxy: &Proxy, path: &str, fields: &str) -> String {
+    ask(
+        proxy,
+        &format!("GET {path} HTTP/1.1\r\nHost: gate.test\r\n{fields}Connection: close\r\n\r\n"),
+    )
+}
+
+/// Asks the status listener.
+fn status(proxy: &Proxy, method: &str, path: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(proxy.addresses().status).unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    (code, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+fn healths(proxy: &Proxy) -> Vec<String> {
+    let (code, shown) = status(proxy, "GET", "/upstreams/u.test/health");
+    assert_eq!(code, 200);
+    shown["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|target| target["health"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let start = monotonic();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn targets_take_turns_and_hear_their_own_host() {
+    let (one, two) = (server(), server());
+    let targets = [
+        format!("127.0.0.1:{}", one.port),
+        format!("localhost:{}", two.port),
+    ];
+    let proxy = start(balanced(json!({}), &targets, &json!({})));
+    let answers: Vec<String> = (0..8).map(|_| get(&proxy, "/", "")).collect();
+    let of = |port: u16| {
+        let shown = format!("\r\n\r\n{port} ");
+        answers
+            .iter()
+            .filter(|answer| answer.contains(&shown))
+            .count()
+    };
+    assert_eq!((of(one.port), of(two.port)), (4, 4), "{answers:?}");
+    for host in [&targets[0], &targets[1]] {
+        let line = format!("host: {host}");
+        assert!(
+            answers.iter().any(|answer| answer.contains(&line)),
+            "{host}"
+        );
+    }
+    assert!(get(&proxy, "/kept", "").ends_with("host: gate.test"));
+    stop(proxy);
+    let named = json!({"host_header": "named.test"});
+    let proxy = start(balanced(named, &targets[..1], &json!({})));
+    let expected = format!("host: named.test:{}", one.port);
+    assert!(get(&proxy, "/", "").ends_with(&expected));
+    stop(proxy);
+}
+
+#[test]
+fn a_refused_request_goes_to_the_next_target() {
+    let one = server();
+    let targets = [
+        format!("127.0.0.1:{}", closed_port()),
+        format!("127.0.0.1:{}", one.port),
+        format!("127.0.0.1:{}", closed_port()),
+    ];
+    let proxy = start(balanced(json!({}), &targets, &json!({"retries": 2})));
+    for _ in 0..9 {
+        let answer = get(&proxy, "/", "");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // Nothing of a POST has been sent to a server that refuses.
+        let posted = ask(
+            &proxy,
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
+        );
+        assert!(posted.starts_with("HTTP/1.1 200 "), "{posted}");
+    }
+    stop(proxy);
+    let proxy = start(balanced(json!({}), &targets, &json!({"retries": 0})));
+    let failed = (0..9)
+        .filter(|_| get(&proxy, "/", "").starts_with("HTTP/1.1 502 "))
+        .count();
+    assert_eq!(failed, 6);
+    stop(proxy);
+}
+
+#[test]
+fn without_a_target_there_is_kongs_503() {
+    let proxy = start(balanced(json!({}), &[], &json!({})));
+    let answer = get(&proxy, "/", "Accept: text/html\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(
+        answer.contains("\"message\":\"failure to get a peer from the ring-balancer\""),
+        "{answer}"
+    );
+    assert_eq!(status(&proxy, "GET", "/upstreams/other/health").0, 404);
+    assert_eq!(status(&proxy, "DELETE", "/upstreams/u.test/health").0, 405);
+    stop(proxy);
+}
+
+#[test]
+fn passive_checks_take_a_target_out_until_somebody_puts_it_back() {
+    let (one, two) = (server(), server());
+    let targets = [
+        format!("127.0.0.1:{}", one.port),
+        format!("127.0.0.1:{}", two.port),
+    ];
+    let upstream = json!({"healthchecks": {"passive": {"unhealthy": {"http_failures": 1}}}});
+    let proxy = start(balanced(upstream, &targets, &json!({})));
+    assert_eq!(healths(&proxy), ["HEALTHY", "HEALTHY"]);
+    one.ill.store(true, Ordering::Relaxed);
+    let failed = (0..6)
+        .filter(|_| get(&proxy, "/", "").starts_with("HTTP/1.1 500 "))
+        .count();
+    assert_eq!(failed, 1);
+    assert_eq!(healths(&proxy), ["UNHEALTHY", "HEALTHY"]);
+    one.ill.store(false, Ordering::Relaxed);
+    let path = format!("/upstreams/u.test/targets/{}/healthy", targets[0]);
+    assert_eq!(status(&proxy, "PUT", &path).0, 204);
+    assert_eq!(healths(&proxy), ["HEALTHY", "HEALTHY"]);
+    let (_, listed) = status(&proxy, "GET", "/upstreams/u.test/targets");
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+    let (_, whole) = status(&proxy, "GET", "/upstreams/u.test/health?balancer_health=1");
+    assert_eq!(whole["data"]["health"], "HEALTHY");
+    stop(proxy);
+}
+
+#[test]
+fn active_checks_find_a_target_ill_and_well_again() {
+    for kind in ["http", "tcp"] {
+        let (one, two) = (server(), server());
+        let refusing = closed_port();
+        let targets = [
+            format!("127.0.0.1:{}", one.port),
+            format!(
+                "127.0.0.1:{}",
+                if kind == "tcp" { refusing } else { two.port }
+            ),
+        ];
+        let upstream = json!({"healthchecks": {"active": {
+            "type": kind, "http_path": "/status",
+            "healthy": {"interval": 0.05, "successes": 1},
+            "unhealthy": {"interval": 0.05, "http_failures": 1, "tcp_failures": 1}
+        }}});
+        let proxy = start(balanced(upstream, &targets, &json!({"retries": 0})));
+        if kind == "tcp" {
+            wait_for("a closed port", || {
+                healths(&proxy) == ["HEALTHY", "UNHEALTHY"]
+            });
+        } else {
+            two.ill.store(true, Ordering::Relaxed);
+            wait_for("ill", || healths(&proxy) == ["HEALTHY", "UNHEALTHY"]);
+            for _ in 0..4 {
+                assert!(get(&proxy, "/", "").starts_with("HTTP/1.1 200 "));
+            }
+            one.ill.store(true, Ordering::Relaxed);
+            wait_for("all ill", || {
+                get(&proxy, "/", "").starts_with("HTTP/1.1 503 ")
+            });
+            two.ill.store(false, Ordering::Relaxed);
+            wait_for("well again", || healths(&proxy) == ["UNHEALTHY", "HEALTHY"]);
+            assert!(get(&proxy, "/", "").starts_with("HTTP/1.1 200 "));
+        }
+        stop(proxy);
+    }
+}
+
+#[test]
+fn a_cookie_keeps_a_client_with_its_target() {
+    let servers: Vec<Server> = (0..3).map(|_| server()).collect();
+    let targets: Vec<String> = servers
+        .iter()
+        .map(|server| format!("127.0.0.1:{}", server.port))
+        .collect();
+    let upstream = json!({
+        "algorithm": "consistent-hashing", "hash_on": "cookie", "hash_on_cookie": "sticky",
+        "hash_on_cookie_path": "/app"
+    });
+    let proxy = start(balanced(upstream, &targets, &json!({})));
+    let body = |answer: &str| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let first = get(&proxy, "/", "");
+    let cookie = first
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: "))
+        .unwrap();
+    assert!(
+        cookie.starts_with("sticky=") && cookie.ends_with("; Path=/app"),
+        "{cookie}"
+    );
+    let value = cookie.split(';').next().unwrap();
+    for _ in 0..6 {
+        let again = get(&proxy, "/", &format!("Cookie: {value}\r\n"));
+        assert_eq!(body(&again), body(&first));
+        assert!(!again.contains("set-cookie"), "{again}");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_body_that_is_there_is_sent_again() {
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = server();
+    let targets = [
+        format!("127.0.0.1:{}", dead.local_addr().unwrap().port()),
+        format!("127.0.0.1:{}", one.port),
+    ];
+    std::thread::spawn(move || {
+        for stream in dead.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = read_until(&mut stream, "\r\n\r\n");
+        }
+    });
+    let proxy = start(balanced(json!({}), &targets, &json!({"retries": 1})));
+    for framing in [
+        "Content-Length: 2\r\n\r\nhi",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ] {
+        for _ in 0..2 {
+            let request = format!("PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{framing}");
+            let answer = ask(&proxy, &request);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    }
+    stop(proxy);
+}

@@ -1,0 +1,209 @@
+//! gRPC through to a server of HTTP/2, and TLS towards servers.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_plane::proxy::Proxy;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::gateway::{configuration, start, stop};
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), work)
+                .await
+                .unwrap();
+        });
+}
+
+/// Sends each message back as it comes, then the status in trailers.
+async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let authority = request.uri().authority().unwrap().to_string();
+    let path = request.uri().path().to_owned();
+    let te = request.headers().get("te").cloned();
+    let mut body = request.into_body();
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(4);
+    tokio::spawn(async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data()
+                && sender.send(Ok(Frame::data(data))).await.is_err()
+            {
+                return;
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        trailers.insert("x-authority", authority.parse().unwrap());
+        let _ = sender.send(Ok(Frame::trailers(trailers))).await;
+    });
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut response = Response::new(StreamBody::new(stream).boxed());
+    let headers = response.headers_mut();
+    headers.insert("content-type", "application/grpc".parse().unwrap());
+    headers.insert("x-path", path.parse().unwrap());
+    if let Some(te) = te {
+        headers.insert("x-te", te);
+    }
+    Ok(response)
+}
+
+/// A server of HTTP/2 without TLS.
+async fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service_fn(echo)),
+            );
+        }
+    });
+    port
+}
+
+async fn client(proxy: &Proxy) -> SendRequest<Body> {
+    let stream = TcpStream::connect(proxy.addresses().proxy).await.unwrap();
+    let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn call(path: &str, content_type: &str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method("POST")
+        .uri(format!("http://grpc.test{path}"))
+        .header("content-type", content_type)
+        .header("te", "trailers")
+        .body(body)
+        .unwrap()
+}
+
+fn proxy_to(port: u16) -> Proxy {
+    start(configuration(
+        port,
+        &json!({"protocol": "grpc", "read_timeout": 5000, "retries": 0}),
+        &[
+            json!({"paths": ["/hello."], "protocols": ["grpc", "grpcs"], "strip_path": false}),
+            json!({"paths": ["/secure."], "protocols": ["grpcs"], "strip_path": false}),
+            json!({"paths": ["/kept."], "protocols": ["grpc"], "strip_path": false, "preserve_host": true}),
+        ],
+    ))
+}
+
+#[test]
+fn messages_pass_both_ways_as_they_come_with_status_in_trailers() {
+    run(async {
+        let port = server().await;
+        let proxy = proxy_to(port);
+        let mut client = client(&proxy).await;
+        let (messages, receiver) =
+            tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let request = call(
+            "/hello.Hello/Say",
+            "application/grpc",
+            StreamBody::new(stream).boxed(),
+        );
+        let sent = tokio::spawn(client.send_request(request));
+        messages
+            .send(Ok(Frame::data(Bytes::from_static(b"one"))))
+            .await
+            .unwrap();
+        let response = sent.await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["x-path"], "/hello.Hello/Say");
+        assert_eq!(response.headers()["x-te"], "trailers");
+        assert!(response.headers().contains_key("x-kong-upstream-latency"));
+        let mut body = response.into_body();
+        // The first message is back before the second is sent.
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, "one");
+        messages
+            .send(Ok(Frame::data(Bytes::from_static(b"two"))))
+            .await
+            .unwrap();
+        drop(messages);
+        let rest = body.collect().await.unwrap();
+        let trailers = rest.trailers().unwrap().clone();
+        assert_eq!(rest.to_bytes(), "two");
+        assert_eq!(trailers["grpc-status"], "0");
+        assert_eq!(trailers["x-authority"], format!("127.0.0.1:{port}"));
+        // The connection to the server is used again, and the client's host kept where that is asked for.
+        let kept = call(
+            "/kept.Hello/Say",
+            "application/grpc",
+            Full::from("x").boxed(),
+        );
+        let response = client.send_request(kept).await.unwrap();
+        let rest = response.into_body().collect().await.unwrap();
+        assert_eq!(rest.trailers().unwrap()["x-authority"], "grpc.test");
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_said_as_kong_says_it() {
+    run(async {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = closed.local_addr().unwrap().port();
+        drop(closed);
+        let proxy = proxy_to(port);
+        let mut client = client(&proxy).await;
+        let empty = || Full::default().boxed();
+        let response = client
+            .send_request(call("/hello.Hello/Say", "application/json", empty()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["message"], "Non-gRPC request matched gRPC route");
+        let response = client
+            .send_request(call("/secure.Hello/Say", "application/grpc", empty()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "1");
+        assert_eq!(
+            response.headers()["grpc-message"],
+            "gRPC request matched gRPCs route"
+        );
+        let response = client
+            .send_request(call("/hello.Hello/Say", "application/grpc", empty()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert_eq!(response.headers()["grpc-status"], "2");
+        let response = client
+            .send_request(call("/none", "application/grpc", empty()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(response.headers()["grpc-status"], "5");
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}

@@ -1,0 +1,257 @@
+//! Certificates: what clients are shown by name, what servers are shown, and which servers are believed.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use data_plane::proxy::Proxy;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    Stream,
+};
+use serde_json::{Value, json};
+use shared::snapshot::Record;
+use uuid::Uuid;
+
+use crate::gateway::{OK, ask, configuration, read_until, record, start, stop};
+
+/// An authority, or one that another has made.
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    params
+}
+
+fn authority(name: &str) -> Authority {
+    CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn below(issuer: &Authority, name: &str) -> Authority {
+    CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), issuer)
+        .unwrap()
+}
+
+/// A certificate for `name`, in DER and PEM, with its key.
+struct Leaf {
+    der: CertificateDer<'static>,
+    pem: String,
+    key: KeyPair,
+}
+
+fn leaf(issuer: &Authority, name: &str) -> Leaf {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let made = params.signed_by(&key, issuer).unwrap();
+    Leaf {
+        der: made.der().clone(),
+        pem: made.pem(),
+        key,
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A server that shows `chain`, and takes only clients that `clients` has made, if it is given.
+fn tls_server(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    clients: Option<&Authority>,
+) -> u16 {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = Arc::new(builder.with_single_cert(chain, key.into()).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            let mut tcp = tcp.unwrap();
+            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = Stream::new(&mut tls, &mut tcp);
+            if read_until(&mut stream, "\r\n\r\n").is_some() {
+                let name = tls.server_name().unwrap_or("none").to_owned();
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nX-Name: {name}\r\nContent-Length: 0\r\n\r\n");
+                let _ = Stream::new(&mut tls, &mut tcp).write_all(answer.as_bytes());
+            }
+        }
+    });
+    port
+}
+
+fn certificate(id: u128, leaf: &Leaf) -> Record {
+    let fields = json!({"cert": leaf.pem, "key": leaf.key.serialize_pem()});
+    record("certificates", id, fields)
+}
+
+fn reference(id: u128) -> Value {
+    json!({"id": Uuid::from_u128(id)})
+}
+
+fn status(proxy: &Proxy, host: &str) -> String {
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    ask(proxy, &request)
+}
+
+#[test]
+fn a_server_is_believed_by_its_authority_its_name_and_the_length_of_its_chain() {
+    let root = authority("root");
+    let between = below(&root, "between");
+    let server = leaf(&between, "localhost");
+    let chain = vec![server.der.clone(), between.der().clone()];
+    let port = tls_server(chain, &server.key, None);
+    let other = authority("other");
+    let check = |service: Value, authority: &Authority, expected: &str| {
+        let mut fields = json!({
+            "host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 5000,
+            "tls_verify": true, "ca_certificates": [Uuid::from_u128(70)]
+        });
+        let map = fields.as_object_mut().unwrap();
+        map.extend(service.as_object().unwrap().clone());
+        let mut records = configuration(port, &fields, &[json!({"paths": ["/"]})]);
+        records.push(record(
+            "ca_certificates",
+            70,
+            json!({"cert": authority.pem()}),
+        ));
+        let proxy = start(records);
+        let answer = status(&proxy, "a.test");
+        assert_eq!(
+            answer.split(' ').nth(1),
+            Some(expected),
+            "{service} {answer}"
+        );
+        if expected == "200" {
+            assert!(answer.contains("x-name: localhost"), "{answer}");
+        }
+        stop(proxy);
+    };
+    check(json!({}), &root, "200");
+    check(json!({"tls_verify_depth": 1}), &root, "200");
+    check(json!({"tls_verify_depth": 0}), &root, "502");
+    check(json!({}), &other, "502");
+    check(json!({"tls_verify": false}), &other, "200");
+}
+
+#[test]
+fn a_server_is_shown_the_services_certificate_and_the_name_that_is_asked_for() {
+    let root = authority("root");
+    let (server, client) = (leaf(&root, "localhost"), leaf(&root, "client"));
+    let port = tls_server(vec![server.der.clone()], &server.key, Some(&root));
+    for (own, expected) in [(true, "200"), (false, "502")] {
+        let mut service =
+            json!({"protocol": "https", "host": "localhost", "retries": 0, "read_timeout": 5000});
+        if own {
+            service["client_certificate"] = reference(60);
+        }
+        let route = json!({"paths": ["/"], "preserve_host": true});
+        let mut records = configuration(port, &service, &[route]);
+        records.push(certificate(60, &client));
+        let proxy = start(records);
+        let answer = status(&proxy, "kept.test:99");
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{answer}");
+        if own {
+            assert!(answer.contains("x-name: kept.test"), "{answer}");
+        }
+        stop(proxy);
+    }
+}
+
+#[test]
+fn an_upstreams_certificate_serves_where_the_service_has_none() {
+    let root = authority("root");
+    let (server, client) = (leaf(&root, "localhost"), leaf(&root, "client"));
+    let port = tls_server(vec![server.der.clone()], &server.key, Some(&root));
+    let service =
+        json!({"protocol": "https", "host": "u.test", "read_timeout": 5000, "retries": 0});
+    let mut records = configuration(port, &service, &[json!({"paths": ["/"]})]);
+    records.push(certificate(60, &client));
+    records.push(record(
+        "upstreams",
+        50,
+        json!({"name": "u.test", "client_certificate": reference(60)}),
+    ));
+    records.push(record(
+        "targets",
+        51,
+        json!({"target": format!("localhost:{port}"), "upstream": reference(50)}),
+    ));
+    let proxy = start(records);
+    let answer = status(&proxy, "a.test");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("x-name: localhost"), "{answer}");
+    stop(proxy);
+}
+
+#[test]
+fn a_client_is_shown_the_certificate_for_its_name_and_resumes() {
+    let root = authority("root");
+    let (port, _heads) = crate::gateway::upstream(&[OK]);
+    let exact = leaf(&root, "a.example.test");
+    let wild = leaf(&root, "*.example.test");
+    let route = json!({"paths": ["/"], "snis": ["a.example.test"]});
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]}), route]);
+    records.push(certificate(60, &exact));
+    records.push(certificate(61, &wild));
+    records.push(record(
+        "snis",
+        62,
+        json!({"name": "a.example.test", "certificate": reference(60)}),
+    ));
+    records.push(record(
+        "snis",
+        63,
+        json!({"name": "*.example.test", "certificate": reference(61)}),
+    ));
+    let proxy = start(records);
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    let shake = |name: &str| {
+        let server = ServerName::try_from(name.to_owned()).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(&config), server).unwrap();
+        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut tcp);
+        let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let shown = tls.peer_certificates().unwrap()[0].clone();
+        Ok::<_, std::io::Error>((shown, tls.handshake_kind().unwrap()))
+    };
+    assert_eq!(shake("a.example.test").unwrap().0, exact.der);
+    assert_eq!(shake("b.example.test").unwrap().0, wild.der);
+    assert_eq!(
+        shake("a.example.test").unwrap().1,
+        HandshakeKind::Resumed,
+        "a second connection costs no signature"
+    );
+    // The default certificate is for nobody that this client would believe.
+    assert!(shake("other.test").is_err());
+    stop(proxy);
+}
