@@ -15,7 +15,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use shared::clock::UnixTime;
-use shared::tls::CONTROL_PLANE_NAME;
+use shared::tls::{self, CONTROL_PLANE_NAME};
 
 const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_DAYS: u32 = 3_650;
@@ -30,6 +30,10 @@ pub struct CertificatesCommand {
     /// Ids of the data planes; each gets NAME.pem and NAME.key.
     #[arg(long = "data-plane", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub data_planes: Vec<String>,
+    /// Names of groups of data planes that come and go; each gets NAME.pem and NAME.key for all of its nodes, which
+    /// go by names below it.
+    #[arg(long = "data-plane-group", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub groups: Vec<String>,
     /// Further host names or addresses to put into the control plane's certificate.
     #[arg(long = "name", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub names: Vec<String>,
@@ -81,7 +85,7 @@ pub fn write(
     command: &CertificatesCommand,
     now: UnixTime,
 ) -> Result<Vec<PathBuf>, CertificatesError> {
-    for name in &command.data_planes {
+    for name in command.data_planes.iter().chain(&command.groups) {
         check_name(name)?;
     }
     let directory = &command.out;
@@ -115,6 +119,16 @@ pub fn write(
             usage: ExtendedKeyUsagePurpose::ClientAuth,
         };
         written.push(node.write(directory, &authority, now)?);
+    }
+    for name in &command.groups {
+        let common_name = tls::group_name(name);
+        let group = Member {
+            file: name,
+            common_name: &common_name,
+            names: vec![common_name.clone()],
+            usage: ExtendedKeyUsagePurpose::ClientAuth,
+        };
+        written.push(group.write(directory, &authority, now)?);
     }
     Ok(written)
 }
@@ -272,6 +286,7 @@ mod tests {
         CertificatesCommand {
             out: directory.to_owned(),
             data_planes: nodes.iter().map(|&name| name.to_owned()).collect(),
+            groups: Vec::new(),
             names: vec!["gateway.example".to_owned()],
         }
     }
@@ -301,7 +316,7 @@ mod tests {
     fn a_node_certificate_carries_its_name_and_only_serves_clients() {
         let directory = tempfile::tempdir().unwrap();
         write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
-        let chain = shared::tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
+        let chain = tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
         let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
         assert_eq!(certificate.subject().to_string(), "CN=node-1");
         let usage = certificate.extended_key_usage().unwrap().unwrap().value;

@@ -73,6 +73,9 @@ pub enum StartError {
     /// The certificate does not say who this is.
     #[error("cluster_certificate: {0} has no common name, which would be the node's id")]
     Nameless(PathBuf),
+    /// The certificate is not for a node of this name.
+    #[error("node_name: a node with the certificate of `{1}` cannot be called `{0}`")]
+    NodeName(String, String),
     /// A control plane's address is none.
     #[error("control_planes: `{url}`: {reason}")]
     ControlPlane {
@@ -187,14 +190,34 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The id of a node whose certificate says `name`.
+fn node_id(name: String, own: Option<&str>) -> Result<String, StartError> {
+    let Some(group) = tls::group_of(&name) else {
+        return match own {
+            Some(own) if own != name => Err(StartError::NodeName(own.to_owned(), name)),
+            _ => Ok(name),
+        };
+    };
+    // Of a machine that is called `web-1.example.com`, the first part.
+    let machine = shared::machine::hostname();
+    let own = own.unwrap_or_else(|| machine.split('.').next().unwrap_or_default());
+    let id = format!("{own}.{group}");
+    if tls::may_be_called(&name, &id) {
+        Ok(id)
+    } else {
+        Err(StartError::NodeName(own.to_owned(), name))
+    }
+}
+
 fn node(settings: &Settings) -> Result<(Node, Identity, Verifier), StartError> {
     let identity = Identity::read(&settings.cluster_certificate, &settings.cluster_key)?;
     let authorities = tls::read_authorities(&settings.cluster_ca)?;
-    let id = identity
+    let name = identity
         .chain
         .first()
         .and_then(tls::common_name)
         .ok_or_else(|| StartError::Nameless(settings.cluster_certificate.clone()))?;
+    let id = node_id(name, settings.node_name.as_deref())?;
     let control_planes = settings.control_planes.iter().map(|url| {
         url.parse::<ControlPlaneUrl>()
             .map_err(|reason| StartError::ControlPlane {
@@ -210,4 +233,24 @@ fn node(settings: &Settings) -> Result<(Node, Identity, Verifier), StartError> {
         hostname: shared::machine::hostname(),
     };
     Ok((node, identity, Verifier::new(authorities)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_a_group_has_a_name_of_its_own() {
+        let check = |name: &str, own: Option<&str>, expected: Option<&str>| {
+            let found = node_id(name.to_owned(), own).ok();
+            assert_eq!(found.as_deref(), expected, "{name} {own:?}");
+        };
+        check("node-1", None, Some("node-1"));
+        check("node-1", Some("node-1"), Some("node-1"));
+        check("node-1", Some("node-2"), None);
+        check("*.pods", Some("web-1"), Some("web-1.pods"));
+        check("*.pods", Some("web.1"), None);
+        check("*.pods", Some(""), None);
+        assert!(node_id("*.pods".to_owned(), None).is_ok_and(|id| id.ends_with(".pods")));
+    }
 }

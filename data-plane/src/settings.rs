@@ -67,7 +67,7 @@ pub struct Settings {
         value_name = "URL,…"
     )]
     pub control_planes: Vec<String>,
-    /// This node's certificate, PEM. Its common name is the node's id.
+    /// This node's certificate, PEM. Its common name is the node's id, unless it is of a group: see `node_name`.
     #[arg(
         long,
         env = "WARDGATE_CLUSTER_CERTIFICATE",
@@ -75,6 +75,10 @@ pub struct Settings {
         value_name = "FILE"
     )]
     pub cluster_certificate: PathBuf,
+    /// What this node is called among those that share a group's certificate: 1 to 64 letters, digits, `_` or `-`.
+    /// [default: the machine's name]
+    #[arg(long, env = "WARDGATE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
     /// The private key of `cluster_certificate`, PEM. The last good configuration is sealed under a key derived from it.
     #[arg(
         long,

@@ -175,6 +175,33 @@ pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// The common name in the certificate of a group of data planes: any name one level below is a node's.
+pub fn group_name(group: &str) -> String {
+    format!("*.{group}")
+}
+
+/// The group that a certificate with the common name `name` is for, if it is one of a group.
+pub fn group_of(name: &str) -> Option<&str> {
+    name.strip_prefix("*.")
+}
+
+/// Whether a member whose certificate says `name` may be called `node`.
+pub fn may_be_called(name: &str, node: &str) -> bool {
+    let Some(group) = group_of(name) else {
+        return name == node;
+    };
+    let own = node
+        .strip_suffix(group)
+        .and_then(|front| front.strip_suffix('.'));
+    own.is_some_and(is_node_name)
+}
+
+/// Whether `text` may be the name of a node below its group: 1 to 64 letters, digits, `_` or `-`.
+pub fn is_node_name(text: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(fine)
+}
+
 /// When a certificate ends.
 pub fn expires_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -187,4 +214,27 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_names_its_nodes_and_no_others() {
+        let group = group_name("pods");
+        for (name, node, expected) in [
+            ("node-1", "node-1", true),
+            ("node-1", "node-2", false),
+            (group.as_str(), "web-7.pods", true),
+            (&group, "pods", false),
+            (&group, ".pods", false),
+            (&group, "a.b.pods", false),
+            (&group, "web-7.others", false),
+            (&group, "web-7pods", false),
+            (&group, "*.pods", false),
+        ] {
+            assert_eq!(may_be_called(name, node), expected, "{name} {node}");
+        }
+    }
 }

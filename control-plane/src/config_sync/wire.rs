@@ -33,7 +33,7 @@ pub(super) fn introduction(
             "the first message must be Hello",
         ));
     };
-    if hello.node_id != peer.name {
+    if !shared::tls::may_be_called(&peer.name, &hello.node_id) {
         return Err(Status::permission_denied(format!(
             "this certificate is for the node `{}`, not for `{}`",
             peer.name,

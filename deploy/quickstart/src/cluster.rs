@@ -63,6 +63,7 @@ pub fn make_certificates(settings: &Settings, nodes: &[&str]) -> anyhow::Result<
         let command = CertificatesCommand {
             out: settings.certificates(),
             data_planes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            groups: Vec::new(),
             names: Vec::new(),
         };
         certificates::write(&command, UnixTime::now()).context("making certificates")?;
@@ -74,6 +75,7 @@ pub fn make_certificates(settings: &Settings, nodes: &[&str]) -> anyhow::Result<
 pub async fn control_plane(settings: &Settings) -> anyhow::Result<ControlPlane> {
     let started = ControlPlane::start(control_plane::settings::Settings {
         admin_listen: settings.admin_listen,
+        console_listen: Some(settings.console_listen),
         cluster_listen: settings.cluster_listen,
         data_directory: settings.data_directory.join("control-plane"),
         cluster_certificate: settings.certificate("control-plane.pem"),
