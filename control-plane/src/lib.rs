@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod command;
 pub mod config;
 pub mod config_sync;
+mod console;
 pub mod declarative;
 pub mod difference;
 pub mod fleet;
@@ -20,6 +21,7 @@ pub mod revocations;
 pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
+mod status;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -117,10 +119,12 @@ pub enum StartError {
 pub struct ControlPlane {
     admin: SocketAddr,
     cluster: SocketAddr,
+    console: Option<SocketAddr>,
     publisher: Publisher,
     config_sync: config_sync::Running,
     stop: Vec<oneshot::Sender<()>>,
     served: JoinHandle<()>,
+    pages: Vec<JoinHandle<()>>,
     keys: JoinHandle<()>,
     exports: JoinHandle<()>,
 }
@@ -187,10 +191,11 @@ impl ControlPlane {
         );
         let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
-            .with_fleet(fleet, config_sync.target())
+            .with_fleet(fleet.clone(), config_sync.target())
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
             .router();
+        let console_api = router.clone();
         let (stop, stopping) = oneshot::channel();
         let mut stop = vec![stop];
         let plain = admin::listener::serve(listener, router.clone(), stopping);
@@ -210,6 +215,27 @@ impl ControlPlane {
             }
             None => tokio::spawn(plain),
         };
+        let (mut pages, mut console) = (Vec::new(), None);
+        let mut also = |name: &str, address: SocketAddr| {
+            if let Some(addresses) = addresses.as_object_mut() {
+                addresses.insert(name.to_owned(), address.to_string().into());
+            }
+        };
+        if let Some(address) = settings.console_listen {
+            let (listener, chosen) = listen("console_listen", address)?;
+            let (end, stopping) = oneshot::channel();
+            stop.push(end);
+            let router = console::router(console_api);
+            pages.push(tokio::spawn(admin::listener::serve(listener, router, stopping)));
+            console = Some(chosen);
+            also("console", chosen);
+        }
+        if let Some(address) = settings.status_listen {
+            let (listener, chosen) = listen("status_listen", address)?;
+            let router = status::router(publisher.clone(), fleet, config_sync.target());
+            pages.push(tokio::spawn(serve(listener, router)));
+            also("status", chosen);
+        }
         if let Some(path) = &settings.addresses_file {
             write_whole(path, &addresses.to_string()).map_err(|source| StartError::Addresses {
                 path: path.clone(),
@@ -220,10 +246,12 @@ impl ControlPlane {
         Ok(Self {
             admin,
             cluster: cluster_address,
+            console,
             publisher,
             config_sync,
             stop,
             served,
+            pages,
             keys,
             exports,
         })
@@ -232,6 +260,11 @@ impl ControlPlane {
     /// Where the Admin API listens.
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where the console is, if there is one.
+    pub const fn console_address(&self) -> Option<SocketAddr> {
+        self.console
     }
 
     /// Where data planes connect.
@@ -250,6 +283,7 @@ impl ControlPlane {
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
+        self.pages.iter().for_each(JoinHandle::abort);
         self.config_sync.stop().await;
         match tokio::time::timeout(DRAIN, &mut self.served).await {
             Ok(Ok(())) => {}
@@ -291,6 +325,13 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
             setting: "admin_listen",
             address: settings.admin_listen,
             missing: "TLS (admin_tls_listen) and tokens (enforce_rbac)",
+        });
+    }
+    if let Some(address) = settings.console_listen.filter(exposed) {
+        return Err(StartError::Exposed {
+            setting: "console_listen",
+            address,
+            missing: "TLS, which it has not: put a proxy in front, or forward a port",
         });
     }
     if let Some(address) = settings.admin_tls_listen
@@ -374,6 +415,13 @@ fn listen(
     let listener = socket.and_then(bind).map_err(failed)?;
     let chosen = listener.local_addr().map_err(failed)?;
     Ok((listener, chosen))
+}
+
+/// Serves what needs no farewell: pages and probes.
+async fn serve(listener: TcpListener, router: axum::Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "a listener stopped");
+    }
 }
 
 /// Looks after the session keys and the revocations, for as long as the process lives.

@@ -93,6 +93,12 @@ pub struct Settings {
         value_name = "ORIGIN,…"
     )]
     pub admin_gui_origins: Vec<String>,
+    /// Address of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
+    #[arg(long, env = "WARDGATE_CONSOLE_LISTEN", value_name = "ADDRESS")]
+    pub console_listen: Option<SocketAddr>,
+    /// Address of status and metrics, such as `127.0.0.1:8007`. None if absent.
+    #[arg(long, env = "WARDGATE_STATUS_LISTEN", value_name = "ADDRESS")]
+    pub status_listen: Option<SocketAddr>,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,

@@ -12,6 +12,7 @@ async fn start(directory: &Path, options: &[(&str, &str)]) -> Process {
     )];
     for listener in [
         "WARDGATE_ADMIN_LISTEN",
+        "WARDGATE_CONSOLE_LISTEN",
         "WARDGATE_CLUSTER_LISTEN",
         "WARDGATE_PROXY_LISTEN",
         "WARDGATE_PROXY_TLS_LISTEN",

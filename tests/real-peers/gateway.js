@@ -36,11 +36,12 @@ export async function startGateway(settings = {}) {
     return { handle, addresses };
   }
 
-  const controlPlane = { listen: { admin: ANY, cluster: ANY } };
+  const controlPlane = { listen: { admin: ANY, cluster: ANY, console: ANY } };
   async function startControlPlane() {
     const { handle, addresses } = await startMember("wardgate-control-plane", "control-plane", {
       WARDGATE_ADMIN_LISTEN: controlPlane.listen.admin,
       WARDGATE_CLUSTER_LISTEN: controlPlane.listen.cluster,
+      WARDGATE_CONSOLE_LISTEN: controlPlane.listen.console,
     });
     // Started again, it is to be found where it was.
     controlPlane.listen = addresses;
@@ -112,6 +113,8 @@ export async function startGateway(settings = {}) {
     upstream: `http://127.0.0.1:${upstream.address().port}`,
     processId: (at) => nodes[at].handle.child.pid,
     url: (at) => `http://${nodes[at].addresses.proxy}`,
+    admin,
+    console: () => `http://${controlPlane.listen.console}/`,
     curl,
     configure,
     settled,

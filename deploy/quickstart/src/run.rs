@@ -129,6 +129,7 @@ impl Running {
         json!({
             "admin": control_plane.map(ControlPlane::admin_address),
             "cluster": control_plane.map(ControlPlane::cluster_address),
+            "console": control_plane.and_then(ControlPlane::console_address),
             "proxy": node(0).map(|node| node.proxy),
             "status": node(0).map(|node| node.status),
             "second_proxy": node(1).map(|node| node.proxy),
@@ -144,6 +145,13 @@ impl Running {
         let mut line = |name: &str, value: &str| _ = writeln!(text, "  {name:<16}{value}");
         if let Some(api) = self.api() {
             line("Admin API", &api.url());
+            if let Some(console) = self
+                .control_plane
+                .as_ref()
+                .and_then(ControlPlane::console_address)
+            {
+                line("Console", &format!("http://{console}/"));
+            }
             line(
                 "Data planes",
                 &format!("{}/clustering/data-planes", api.url()),

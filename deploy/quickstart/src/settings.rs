@@ -84,6 +84,14 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub admin_listen: SocketAddr,
+    /// Address of the console, a page to look at the configuration and change it.
+    #[arg(
+        long,
+        env = "WARDGATE_CONSOLE_LISTEN",
+        default_value = "127.0.0.1:8002",
+        value_name = "ADDRESS"
+    )]
+    pub console_listen: SocketAddr,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,

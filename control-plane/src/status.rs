@@ -1,0 +1,158 @@
+//! What orchestrators and monitoring ask the control plane: `/status`, `/status/ready`, `/metrics`. Nothing of
+//! the configuration is told here, so it may listen where the Admin API must not.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+
+use crate::config_sync::Target;
+use crate::fleet::Fleet;
+use crate::publisher::Publisher;
+
+/// What is told of.
+#[derive(Clone, Debug)]
+struct Told {
+    publisher: Publisher,
+    fleet: Fleet,
+    target: Target,
+}
+
+/// The service that the status listener runs.
+pub(crate) fn router(publisher: Publisher, fleet: Fleet, target: Target) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/status/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(|| async {
+            let body = Json(json!({ "message": "Not found" }));
+            (StatusCode::NOT_FOUND, body).into_response()
+        })
+        .with_state(Arc::new(Told {
+            publisher,
+            fleet,
+            target,
+        }))
+}
+
+/// The process answers, and this is what it has.
+async fn status(State(told): State<Arc<Told>>) -> Response {
+    Json(json!({
+        "database": { "reachable": true },
+        "configuration_revision": told.publisher.config().revision(),
+    }))
+    .into_response()
+}
+
+/// Data planes can be served: the listener opens only once the store has been read.
+async fn ready() -> Response {
+    Json(json!({ "message": "ready" })).into_response()
+}
+
+/// The fleet, in Kong's names where Kong has them.
+async fn metrics(State(told): State<Arc<Told>>) -> Response {
+    let target = told.target.borrow().position;
+    let nodes = told.fleet.list(&target, UnixTime::now());
+    let text = render(told.publisher.config().revision().0, &nodes);
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn render(revision: u64, nodes: &[Value]) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let mut family = |name: &str, help: &str, value: &dyn Fn(&Value) -> Option<u64>| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for node in nodes {
+            if let Some(value) = value(node) {
+                let label = |field: &str| {
+                    escaped(node.get(field).and_then(Value::as_str).unwrap_or_default())
+                };
+                let (id, hostname, ip) = (label("id"), label("hostname"), label("ip"));
+                let _ = writeln!(
+                    text,
+                    "{name}{{node_id=\"{id}\",hostname=\"{hostname}\",ip=\"{ip}\"}} {value}"
+                );
+            }
+        }
+    };
+    let number = |node: &Value, field: &str| node.get(field).and_then(Value::as_u64);
+    let is =
+        |node: &Value, field: &str, expected: Value| u64::from(node.get(field) == Some(&expected));
+    family(
+        "kong_data_plane_last_seen",
+        "When the control plane last heard of the data plane, in seconds since 1970.",
+        &|node| number(node, "last_seen"),
+    );
+    family(
+        "kong_data_plane_cluster_cert_expiry_timestamp",
+        "When the data plane's certificate ends, in seconds since 1970.",
+        &|node| node.pointer("/cert_details/expiry_timestamp")?.as_u64(),
+    );
+    family(
+        "wardgate_data_plane_connected",
+        "Whether the data plane has a stream.",
+        &|node| Some(is(node, "connected", true.into())),
+    );
+    family(
+        "wardgate_data_plane_current",
+        "Whether the data plane runs the newest configuration.",
+        &|node| Some(is(node, "progress", "current".into())),
+    );
+    family(
+        "wardgate_data_plane_refused",
+        "Whether the data plane has refused the newest configuration.",
+        &|node| Some(is(node, "progress", "refused".into())),
+    );
+    family(
+        "wardgate_data_plane_revision",
+        "The revision that the data plane runs.",
+        &|node| number(node, "revision"),
+    );
+    let name = "wardgate_configuration_revision";
+    let _ = writeln!(
+        text,
+        "# HELP {name} The newest committed revision.\n# TYPE {name} gauge\n{name} {revision}"
+    );
+    text
+}
+
+/// A label's value in the text format of Prometheus.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_is_told_of_with_its_labels_escaped() {
+        let nodes = [
+            json!({
+                "id": "1", "hostname": "a\"b", "ip": "10.0.0.1", "last_seen": 7, "connected": true,
+                "progress": "current", "revision": 3, "cert_details": { "expiry_timestamp": 9 },
+            }),
+            json!({ "id": "2", "hostname": "c", "ip": null, "connected": false, "progress": "refused" }),
+        ];
+        let text = render(4, &nodes);
+        for line in [
+            r#"kong_data_plane_last_seen{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
+            r#"kong_data_plane_cluster_cert_expiry_timestamp{node_id="1",hostname="a\"b",ip="10.0.0.1"} 9"#,
+            r#"wardgate_data_plane_connected{node_id="2",hostname="c",ip=""} 0"#,
+            r#"wardgate_data_plane_refused{node_id="2",hostname="c",ip=""} 1"#,
+            r#"wardgate_data_plane_current{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
+            "wardgate_configuration_revision 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}
