@@ -9,6 +9,7 @@
 mod across_nodes;
 mod bad_input;
 mod config_sync;
+mod deploy;
 mod guide;
 mod okta_guide;
 mod outage;

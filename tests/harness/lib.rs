@@ -16,7 +16,7 @@ pub use browser::{Browser, Reply};
 pub use cluster::{Cluster, DataPlane};
 pub use curl::curl;
 pub use demo::{CLIENT, Demo, SECRET};
-pub use process::{Process, run};
+pub use process::{Process, output, run};
 
 use std::time::{Duration, Instant};
 

@@ -133,12 +133,22 @@ impl Drop for Process {
 ///
 /// If it fails.
 pub fn run(program: &str, arguments: &[&str]) {
+    output(program, arguments);
+}
+
+/// Runs a program to its end and returns what it has written to its standard output.
+///
+/// # Panics
+///
+/// If it fails.
+pub fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(path(program))
         .args(arguments)
         .output()
         .unwrap_or_else(|error| panic!("running {program}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Where cargo has put a program of this workspace: beside the directory of the tests.

@@ -1,0 +1,100 @@
+//! What `deploy/` says, held against the programs: settings, files for providers, nodes that share a certificate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use harness::{Browser, Cluster, eventually, output, run};
+use http::Method;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("deploy")
+}
+
+/// Files below `directory` whose name ends in one of `extensions`.
+fn files(directory: &Path, extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        if path.is_dir() {
+            found.extend(files(&path, extensions));
+        } else if extensions.iter().any(|extension| name.ends_with(extension)) {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_setting_in_the_files_is_one_of_the_programs() {
+    let help = ["wardgate-control-plane", "wardgate-data-plane"]
+        .map(|program| (program, output(program, &["--help"])));
+    let known = |variable: &str| help.iter().any(|(_, text)| text.contains(variable));
+    let mut seen = 0;
+    for (path, text) in files(
+        &deploy(),
+        &["compose.yaml", "-plane.yaml", "Dockerfile", ".service"],
+    ) {
+        for variable in text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
+            if variable.starts_with("WARDGATE_") {
+                assert!(known(variable), "{}: {variable}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    for (path, text) in files(&deploy().join("systemd"), &[".toml"]) {
+        let program = format!("wardgate-{}", path.file_stem().unwrap().display());
+        let (_, help) = help.iter().find(|(name, _)| *name == program).unwrap();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let key = line.split(" = ").next().unwrap();
+            let variable = format!("WARDGATE_{}", key.to_ascii_uppercase());
+            assert!(
+                key.is_empty() || help.contains(&variable),
+                "{}: {key}",
+                path.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+#[tokio::test]
+async fn the_examples_are_sound_and_a_group_of_nodes_shares_a_certificate() {
+    let mut cluster = Cluster::start(0).await;
+    let url = format!("{}/config?dry_run=1", cluster.admin_url());
+    let examples = files(&deploy().join("examples"), &[".yaml"]);
+    assert_eq!(examples.len(), 5);
+    for (path, text) in examples {
+        let headers = [("content-type", "text/yaml")];
+        let reply = Browser::new()
+            .send(Method::POST, &url, &headers, text)
+            .await;
+        assert_eq!(reply.status, 200, "{}: {}", path.display(), reply.text());
+        assert_eq!(reply.json()["changes"]["created"], 5, "{}", path.display());
+    }
+    let certificates = cluster.directory().join("certificates");
+    let certificates = certificates.to_str().unwrap();
+    run(
+        "wardgate-control-plane",
+        &[
+            "certificates",
+            "--out",
+            certificates,
+            "--data-plane-group",
+            "pods",
+        ],
+    );
+    cluster.start_data_plane("pods").await;
+    eventually("a node of the group follows", async || {
+        let rows = cluster.read("/clustering/data-planes").await["data"].clone();
+        let row = rows.as_array()?.first()?.clone();
+        let name = row["name"].as_str()?;
+        (name.ends_with(".pods") && row["progress"] == "current").then_some(())
+    })
+    .await;
+}
