@@ -54,17 +54,25 @@ export async function schema(kind, plugin) {
   return schemas.get(key);
 }
 
-/** The collections that can be written to, and what lies below each: from the list of endpoints. */
+/** What the list of endpoints tells: by its name in URLs, each collection's kind and what lies below it. */
 export async function collections() {
   const { data } = await read("/endpoints");
   const paths = new Set(data);
-  // Tags are read, not made.
-  const own = data.filter((path) => /^\/[a-z0-9_-]+$/.test(path) && path !== "/tags" && paths.has(`${path}/{${path.slice(1)}}`));
-  const below = new Map(own.map((path) => [path.slice(1), []]));
-  for (const path of data) {
-    const [, parent, , child] = path.match(/^\/([a-z0-9_-]+)\/\{([a-z0-9_-]+)\}\/([a-z0-9_-]+)$/) ?? [];
-    // A list, not the one record that a foreign key points to: records of a list have a path each.
-    if (child && below.has(parent) && data.some((other) => other.startsWith(`${path}/{`))) below.get(parent).push(child);
+  const found = new Map();
+  for (const [, name, kind] of data.map((path) => path.match(/^\/([a-z0-9_-]+)\/\{([a-z0-9_-]+)\}$/) ?? [])) {
+    // Tags, for one, are read and not made: they have no schema.
+    if (name && paths.has(`/${name}`) && paths.has(`/schemas/${kind}`)) found.set(name, { kind, below: new Map() });
   }
-  return { kinds: [...below.keys()], below, has: (path) => paths.has(path) };
+  for (const path of data) {
+    // A list, not the one record that a foreign key points to: records of a list have a path each.
+    const [, parent, child, kind] = path.match(/^\/([a-z0-9_-]+)\/\{[a-z0-9_-]+\}\/([a-z0-9_-]+)\/\{([a-z0-9_-]+)\}$/) ?? [];
+    if (child && paths.has(`/schemas/${kind}`)) found.get(parent)?.below.set(child, kind);
+  }
+  for (const [name, { kind }] of found) names.set(kind, name);
+  return { found, has: (path) => paths.has(path) };
 }
+
+const names = new Map();
+
+/** A collection's name in URLs. */
+export const nameOf = (kind) => names.get(kind) ?? kind;

@@ -8,8 +8,8 @@ const PAGE = 25;
 const main = document.getElementById("main");
 let map;
 
-/** Collections whose records a list below a parent holds already. */
-const isNested = (kind) => /^(.+_credentials|.+-auths?|jwts|jwt_secrets|acls|oauth2.*|targets)$/.test(kind);
+/** Collections whose records are looked for below a consumer or an upstream. */
+const isNested = (kind) => /_credentials$|^(jwt_secrets|acls|targets)$/.test(kind);
 
 async function show() {
   const segments = location.hash.replace(/^#\/?/, "").split("?")[0].split("/").filter(Boolean).map(decodeURIComponent);
@@ -32,12 +32,14 @@ async function show() {
   main.focus({ preventScroll: true });
 }
 
+const titled = (name) => name.replaceAll(/[_-]/g, " ");
+
 async function start() {
   const [about, found] = await Promise.all([read("/"), collections()]);
   map = { ...found, about };
   document.getElementById("about").textContent = `Admin API ${about.version} on ${about.hostname}`;
   const pages = [["", "Data planes"], ...(map.has("/revisions") ? [["revisions", "Revisions"]] : [])];
-  const kinds = map.kinds.filter((kind) => !isNested(kind)).map((kind) => [kind, kind.replaceAll("_", " ")]);
+  const kinds = [...map.found].filter(([, { kind }]) => !isNested(kind)).map(([name]) => [name, titled(name)]);
   const list = (entries) => element("ul", {}, entries.map(([to, text]) => element("li", {}, link(`#/${to}`, text))));
   document.getElementById("navigation").replaceChildren(list(pages), list(kinds));
 }
@@ -51,9 +53,12 @@ function choose(segments, query) {
 
 /** A collection, maybe below a parent, and the record in it that is asked for, if one is. */
 function placeOf(segments) {
-  const [kind, id, nested, child] = segments;
-  if (nested) return { kind: nested, parent: { kind, id }, base: path(kind, id, nested), record: child };
-  return { kind, base: path(kind), record: id };
+  const [name, id, nested, child] = segments;
+  const own = map.found.get(name);
+  const kind = own?.kind ?? name;
+  if (!nested) return { kind, name, base: path(name), record: id };
+  const parent = { kind, name, id };
+  return { kind: own?.below.get(nested) ?? nested, name: nested, parent, base: path(name, id, nested), record: child };
 }
 
 async function overview() {
@@ -109,7 +114,7 @@ async function rollBack(revision) {
   });
 }
 
-async function listPage({ kind, parent, base }, query) {
+async function listPage({ kind, name, parent, base }, query) {
   const search = query.get("search");
   const offset = query.get("offset");
   let data = [];
@@ -140,7 +145,7 @@ async function listPage({ kind, parent, base }, query) {
     element("label", { htmlFor: "search" }, "Find"),
     field,
     element("button", {}, "Find"),
-    element("a", { className: "button first", href: `${here}/new` }, `New: ${kind.replaceAll("_", " ")}`),
+    element("a", { className: "button first", href: `${here}/new` }, `New: ${titled(name)}`),
   );
   const heads = headsOf(kind, data);
   const rows = data.map((record) => [
@@ -148,7 +153,7 @@ async function listPage({ kind, parent, base }, query) {
     ...heads.map((head) => summary(record[head])),
   ]);
   return [
-    element("h1", {}, parent ? `${kind} of ${parent.kind} ${parent.id}` : kind.replaceAll("_", " ")),
+    element("h1", {}, parent ? `${titled(name)} of ${titled(parent.name)} ${parent.id}` : titled(name)),
     form,
     data.length === 0
       ? element("p", {}, search ? "Nothing has this name or id." : "There is none yet.")
@@ -171,11 +176,11 @@ function summary(value) {
   return String(value);
 }
 
-async function recordPage({ kind, parent, base, record: id }) {
+async function recordPage({ kind, name, parent, base, record: id }) {
   const creating = id === "new";
   const record = creating ? undefined : bare(await read(base + path(id)));
   if (kind === "plugins" && creating) return pluginChoice(parent, base);
-  return form(kind, parent, base, record, kind === "plugins" ? record.name : undefined);
+  return form({ kind, name, parent, base }, record, kind === "plugins" ? record.name : undefined);
 }
 
 /** A consumer group comes with its consumers around it. */
@@ -192,7 +197,7 @@ function pluginChoice(parent, base) {
         className: "bar",
         onsubmit(event) {
           event.preventDefault();
-          attempt(async () => main.replaceChildren(...(await form("plugins", parent, base, undefined, select.value))));
+          attempt(async () => main.replaceChildren(...(await form({ kind: "plugins", name: "plugins", parent, base }, undefined, select.value))));
         },
       },
       element("label", { htmlFor: "plugin" }, "Plugin"),
@@ -204,7 +209,7 @@ function pluginChoice(parent, base) {
 }
 
 /** The form of a record, new or not. */
-async function form(kind, parent, base, record, plugin) {
+async function form({ kind, name: title, parent, base }, record, plugin) {
   const own = await schema(kind);
   const fields = plugin
     ? [...own.filter(([name]) => name !== "config" && name !== "name"), ...(await schema(kind, plugin)).filter(([name]) => name === "config")]
@@ -215,11 +220,11 @@ async function form(kind, parent, base, record, plugin) {
   const problem = element("div", { id: "problem" });
   const submit = element("button", { className: "first" }, record ? "Save" : "Create");
   const find = element("input", { type: "search", id: "find", oninput: () => parts.filter(find.value.trim().toLowerCase()) });
-  const heading = plugin ? `${plugin}${record ? "" : ": new plugin"}` : record ? titleOf(record) : `New: ${kind.replaceAll("_", " ")}`;
+  const heading = plugin ? `${plugin}${record ? "" : ": new plugin"}` : record ? titleOf(record) : `New: ${titled(title)}`;
   return [
     element("h1", {}, heading),
     record ? element("p", {}, element("code", {}, record.id), ` · created ${time(record.created_at)}`) : null,
-    record ? belowOf(kind, record) : null,
+    record && !parent ? belowOf(title, record) : null,
     element("p", { className: "bar" }, element("label", { htmlFor: "find" }, "Show fields with"), find),
     problem,
     element(
@@ -229,25 +234,25 @@ async function form(kind, parent, base, record, plugin) {
         async onsubmit(event) {
           event.preventDefault();
           submit.disabled = true;
-          await save(kind, base, record, plugin, initial, parts, problem);
+          await save(base, record, plugin, initial, parts, problem);
           submit.disabled = false;
         },
       },
       parts.nodes,
-      element("div", { className: "bar" }, submit, record ? deleteButton(kind, base, record) : null),
+      element("div", { className: "bar" }, submit, record ? deleteButton(base, record) : null),
     ),
   ].filter(Boolean);
 }
 
 /** Links to what lies below a record. */
-function belowOf(kind, record) {
-  const children = map.below.get(kind) ?? [];
+function belowOf(name, record) {
+  const children = [...(map.found.get(name)?.below.keys() ?? [])];
   if (children.length === 0) return null;
-  const links = children.map((child) => link(`#${path(kind, record.id, child)}`, child.replaceAll("_", " ")));
+  const links = children.map((child) => link(`#${path(name, record.id, child)}`, titled(child)));
   return element("p", { className: "bar" }, "Below it:", links);
 }
 
-async function save(kind, base, record, plugin, initial, parts, problem) {
+async function save(base, record, plugin, initial, parts, problem) {
   problem.replaceChildren();
   const value = parts.value();
   const changed = difference(initial, value);
@@ -282,7 +287,7 @@ function difference(before, after) {
 
 const isRecord = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-function deleteButton(kind, base, record) {
+function deleteButton(base, record) {
   const remove = async () => {
     if (!(await confirm(`Delete ${titleOf(record)}?`, "Delete"))) return;
     await attempt(async () => {

@@ -1,6 +1,6 @@
 // Forms that follow from a schema: one control per field, and back to a value.
 
-import { path, read } from "./api.js";
+import { nameOf, path, read } from "./api.js";
 import { element } from "./elements.js";
 
 let controls = 0;
@@ -242,7 +242,7 @@ function foreign(field) {
     target.placeholder = `id or name of one of ${field.reference}`;
     target.value = value?.id ?? "";
     const known = new Map();
-    read(`${path(field.reference)}?size=200`).then(
+    read(`${path(nameOf(field.reference))}?size=200`).then(
       ({ data }) => {
         for (const one of data) {
           const name = titleOf(one);
