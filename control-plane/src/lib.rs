@@ -226,7 +226,9 @@ impl ControlPlane {
             let (end, stopping) = oneshot::channel();
             stop.push(end);
             let router = console::router(console_api);
-            pages.push(tokio::spawn(admin::listener::serve(listener, router, stopping)));
+            pages.push(tokio::spawn(admin::listener::serve(
+                listener, router, stopping,
+            )));
             console = Some(chosen);
             also("console", chosen);
         }
