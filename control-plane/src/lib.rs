@@ -119,12 +119,11 @@ pub enum StartError {
 pub struct ControlPlane {
     admin: SocketAddr,
     cluster: SocketAddr,
-    console: Option<SocketAddr>,
     publisher: Publisher,
     config_sync: config_sync::Running,
     stop: Vec<oneshot::Sender<()>>,
     served: JoinHandle<()>,
-    pages: Vec<JoinHandle<()>>,
+    pages: Pages,
     keys: JoinHandle<()>,
     exports: JoinHandle<()>,
 }
@@ -146,24 +145,11 @@ impl ControlPlane {
         let exports = export_path(&settings.data_directory);
         store::export::check_not_behind(&exports, generation, revision)?;
         let publisher = Publisher::new(config, generation, Box::new(store));
-        if access.is_enforced()
-            && settings.admin_token_file.is_none()
-            && publisher
-                .config()
-                .keys("rbac_users", Uuid::nil())
-                .next()
-                .is_none()
-        {
+        if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
             return Err(StartError::NoUser);
         }
         let rotation = Duration::from_secs(settings.session_key_rotation);
-        if let Err(error) = session_keys::keep(&publisher, UnixTime::now(), rotation, false) {
-            // With a key, a store that takes no writes now is no reason not to serve what it holds.
-            if session_keys::none(&publisher.config()) {
-                return Err(error.into());
-            }
-            tracing::error!(%error, "session keys not rotated");
-        }
+        make_session_keys(&publisher, rotation)?;
         let exports = tokio::spawn(export(
             publisher.clone(),
             key,
@@ -215,40 +201,22 @@ impl ControlPlane {
             }
             None => tokio::spawn(plain),
         };
-        let (mut pages, mut console) = (Vec::new(), None);
-        let mut also = |name: &str, address: SocketAddr| {
-            if let Some(addresses) = addresses.as_object_mut() {
-                addresses.insert(name.to_owned(), address.to_string().into());
-            }
-        };
-        if let Some(address) = settings.console_listen {
-            let (listener, chosen) = listen("console_listen", address)?;
-            let (end, stopping) = oneshot::channel();
-            stop.push(end);
-            let router = console::router(console_api);
-            pages.push(tokio::spawn(admin::listener::serve(
-                listener, router, stopping,
-            )));
-            console = Some(chosen);
-            also("console", chosen);
+        let status = status::router(publisher.clone(), fleet, config_sync.target());
+        let pages = Pages::start(
+            [
+                ("console_listen", settings.console_listen),
+                ("status_listen", settings.status_listen),
+            ],
+            [console::router(console_api), status],
+        )?;
+        if let Some(addresses) = addresses.as_object_mut() {
+            addresses.extend(pages.addresses.clone());
         }
-        if let Some(address) = settings.status_listen {
-            let (listener, chosen) = listen("status_listen", address)?;
-            let router = status::router(publisher.clone(), fleet, config_sync.target());
-            pages.push(tokio::spawn(serve(listener, router)));
-            also("status", chosen);
-        }
-        if let Some(path) = &settings.addresses_file {
-            write_whole(path, &addresses.to_string()).map_err(|source| StartError::Addresses {
-                path: path.clone(),
-                source,
-            })?;
-        }
+        tell(settings.addresses_file.as_deref(), &addresses)?;
         tracing::info!(%admin, cluster = %cluster_address, %revision, "control plane started");
         Ok(Self {
             admin,
             cluster: cluster_address,
-            console,
             publisher,
             config_sync,
             stop,
@@ -265,8 +233,8 @@ impl ControlPlane {
     }
 
     /// Where the console is, if there is one.
-    pub const fn console_address(&self) -> Option<SocketAddr> {
-        self.console
+    pub fn console_address(&self) -> Option<SocketAddr> {
+        self.pages.addresses.get("console")?.as_str()?.parse().ok()
     }
 
     /// Where data planes connect.
@@ -285,7 +253,7 @@ impl ControlPlane {
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
-        self.pages.iter().for_each(JoinHandle::abort);
+        self.pages.served.iter().for_each(JoinHandle::abort);
         self.config_sync.stop().await;
         match tokio::time::timeout(DRAIN, &mut self.served).await {
             Ok(Ok(())) => {}
@@ -419,11 +387,62 @@ fn listen(
     Ok((listener, chosen))
 }
 
-/// Serves what needs no farewell: pages and probes.
-async fn serve(listener: TcpListener, router: axum::Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "a listener stopped");
+/// Listeners that need no farewell: of pages and probes.
+#[derive(Debug, Default)]
+struct Pages {
+    /// By name, such as `console`.
+    addresses: serde_json::Map<String, serde_json::Value>,
+    served: Vec<JoinHandle<()>>,
+}
+
+impl Pages {
+    /// Serves the routers whose addresses are set.
+    fn start(
+        settings: [(&'static str, Option<SocketAddr>); 2],
+        routers: [axum::Router; 2],
+    ) -> Result<Self, StartError> {
+        let mut pages = Self::default();
+        for ((name, address), router) in settings.into_iter().zip(routers) {
+            let Some(address) = address else { continue };
+            let (listener, chosen) = listen(name, address)?;
+            let chosen = chosen.to_string();
+            let name = name.trim_end_matches("_listen");
+            pages.addresses.insert(name.to_owned(), chosen.into());
+            pages.served.push(tokio::spawn(async move {
+                // Never sent: the task is ended instead.
+                let (_end, stopping) = oneshot::channel();
+                admin::listener::serve(listener, router, stopping).await;
+            }));
+        }
+        Ok(pages)
     }
+}
+
+/// Whether nobody could use the Admin API with a token.
+fn has_no_user(publisher: &Publisher) -> bool {
+    let config = publisher.config();
+    config.keys("rbac_users", Uuid::nil()).next().is_none()
+}
+
+/// Makes session keys, or new ones where it is time.
+fn make_session_keys(publisher: &Publisher, rotation: Duration) -> Result<(), StartError> {
+    if let Err(error) = session_keys::keep(publisher, UnixTime::now(), rotation, false) {
+        // With a key, a store that takes no writes now is no reason not to serve what it holds.
+        if session_keys::none(&publisher.config()) {
+            return Err(error.into());
+        }
+        tracing::error!(%error, "session keys not rotated");
+    }
+    Ok(())
+}
+
+/// Writes the chosen addresses to the file for them, if there is one.
+fn tell(path: Option<&Path>, addresses: &serde_json::Value) -> Result<(), StartError> {
+    let Some(path) = path else { return Ok(()) };
+    write_whole(path, &addresses.to_string()).map_err(|source| StartError::Addresses {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Looks after the session keys and the revocations, for as long as the process lives.
