@@ -25,6 +25,7 @@ fn settings(root: &Path) -> Settings {
     let command = CertificatesCommand {
         out: certificates.clone(),
         data_planes: Vec::new(),
+        groups: Vec::new(),
         names: Vec::new(),
     };
     write(&command, UnixTime::now()).unwrap();
