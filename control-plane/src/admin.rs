@@ -10,6 +10,7 @@
 
 mod access;
 mod body;
+mod cluster;
 mod declare;
 mod endpoint;
 mod error;

@@ -10,6 +10,7 @@
 //! ```
 
 mod admission;
+mod certificates;
 mod flights;
 mod listener;
 mod relay;
@@ -19,7 +20,6 @@ mod target;
 mod wire;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,10 +28,8 @@ use futures::Stream;
 use proto::v1::config_sync_server::{ConfigSync, ConfigSyncServer};
 use proto::v1::control_message::Kind;
 use proto::v1::{ControlMessage, Hold, NodeMessage};
-use rustls::ServerConfig;
 use shared::clock::{UnixTime, monotonic};
-use shared::signature::Signer;
-use shared::tls::{self, Identity, TlsError};
+use shared::tls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -45,7 +43,7 @@ use uuid::Uuid;
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
-use crate::snapshot::{Published, SharedSigner};
+use crate::snapshot::Published;
 use admission::Admission;
 use relay::Relay;
 use session::Session;
@@ -66,21 +64,11 @@ const OUTGOING: usize = 4;
 /// Nodes that are sent all records at once; the others wait their turn.
 const TRANSFERS: usize = 32;
 
+pub use certificates::{CertificateFiles, Certificates};
 pub use listener::BACKLOG;
 
 /// What tonic keeps of a connection: its address and the client's certificates.
 type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
-
-/// Reads the certificates that config sync runs by, and signs snapshots by.
-pub fn server_config(
-    certificate: &Path,
-    key: &Path,
-    authorities: &Path,
-) -> Result<(Arc<ServerConfig>, Signer), TlsError> {
-    let identity = Identity::read(certificate, key)?;
-    let config = tls::cluster_server(&identity, tls::read_authorities(authorities)?)?;
-    Ok((config, Signer::new(&identity)?))
-}
 
 /// Config sync at work. Dropping it ends every stream.
 #[derive(Debug)]
@@ -101,10 +89,8 @@ pub struct Start {
     pub replica: Uuid,
     /// Where they connect.
     pub listener: TcpListener,
-    /// How they are spoken to.
-    pub config: Arc<ServerConfig>,
-    /// Who signs what they get.
-    pub signer: SharedSigner,
+    /// The certificates that they are spoken to by, and that sign what they get.
+    pub certificates: Certificates,
     /// Who keeps what they revoke.
     pub revoker: Revoker,
 }
@@ -116,10 +102,14 @@ pub fn start(start: Start) -> Running {
         fleet,
         replica,
         listener,
-        config,
-        signer,
+        certificates,
         revoker,
     } = start;
+    let Certificates {
+        config,
+        signer,
+        renewing,
+    } = certificates;
     let (target, following) = target::follow(&publisher, signer);
     let (stop, stopping) = watch::channel(false);
     let service = Service {
@@ -155,7 +145,7 @@ pub fn start(start: Start) -> Running {
     Running {
         target,
         stop,
-        tasks: vec![following, accepting, serving],
+        tasks: vec![following, accepting, renewing, serving],
     }
 }
 

@@ -26,19 +26,19 @@ pub mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
-use shared::signature::Signer;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use admin::{Access, Admin};
+use config_sync::CertificateFiles;
 use fleet::Fleet;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
@@ -132,11 +132,11 @@ impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let Judged {
-            tls,
-            signer,
+            certificates,
             admin_tls,
             access,
         } = judge(&settings)?;
+        let certificates = certificates.follow()?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let (directory, opening) = (store_path(&settings.data_directory), key.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(&directory, &opening));
@@ -159,14 +159,12 @@ impl ControlPlane {
         let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
-        let signer = Arc::new(RwLock::new(Some(signer)));
         let config_sync = config_sync::start(config_sync::Start {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
             replica: id,
             listener: cluster,
-            config: tls,
-            signer,
+            certificates,
             revoker: Revoker::start(publisher.clone()),
         });
         let keys = rotate(
@@ -278,10 +276,8 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
 
 /// What follows from settings that can be run by.
 struct Judged {
-    /// The TLS that data planes are spoken to by.
-    tls: Arc<rustls::ServerConfig>,
-    /// Who signs what they get.
-    signer: Signer,
+    /// What data planes are spoken to by.
+    certificates: CertificateFiles,
     /// The TLS of the Admin API.
     admin_tls: Option<Arc<rustls::ServerConfig>>,
     access: Access,
@@ -333,14 +329,14 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
     } else {
         Access::default()
     };
-    let (tls, signer) = config_sync::server_config(
-        &settings.cluster_certificate,
-        &settings.cluster_key,
-        &settings.cluster_ca,
-    )?;
+    let certificates = CertificateFiles {
+        certificate: settings.cluster_certificate.clone(),
+        key: settings.cluster_key.clone(),
+        authorities: settings.cluster_ca.clone(),
+    };
+    certificates.read()?;
     Ok(Judged {
-        tls,
-        signer,
+        certificates,
         admin_tls,
         access,
     })

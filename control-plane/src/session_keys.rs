@@ -12,11 +12,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, KeyState, SessionKey};
+use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
 use crate::command::{Action, Body, Command, Selector};
-use crate::config::Config;
-use crate::publisher::{ExecuteError, Publisher};
+use crate::config::{Change, Config, Stored};
+use crate::history::Origin;
+use crate::publisher::{ExecuteError, JournalFault, Publisher};
 
 /// Time between the distribution of a key and its first use.
 const SETTLE: Duration = Duration::from_mins(2);
@@ -30,6 +32,93 @@ const PATIENCE: Duration = Duration::from_mins(15);
 /// The longest that a session may live, beyond which nobody needs the key that sealed it: 30 days, the
 /// default absolute limit of a remembered session, and five minutes for clocks that differ.
 const LONGEST_SESSION: Duration = Duration::from_mins(30 * 24 * 60 + 5);
+
+/// How long a revoked key stays in sight.
+const SHOWN: Duration = Duration::from_hours(24);
+
+/// Why keys are not revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// There is no such key that could be.
+    #[error("no such key")]
+    Unknown,
+    /// The store's trouble.
+    #[error("committing")]
+    Journal(#[from] JournalFault),
+}
+
+/// The session keys of `config`, by activation.
+pub fn of(config: &Config) -> Vec<SessionKey> {
+    let mut keys: Vec<SessionKey> = config
+        .keys(SessionKey::KIND, Uuid::nil())
+        .filter_map(|key| serde_json::from_slice(config.stored(key)?.json()).ok())
+        .collect();
+    keys.sort_by_key(|key| key.activate_at);
+    keys
+}
+
+/// Revokes the key `which`, or all there are, and has a new one seal at once: every session that a revoked
+/// key has sealed is over, on each node as soon as it hears of it. Blocks on the store.
+pub fn revoke(
+    publisher: &Publisher,
+    origin: &Origin,
+    which: Option<Uuid>,
+    now: UnixTime,
+) -> Result<Revision, RevokeError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).expect("the system's random source works");
+    let id = Uuid::new_v4();
+    let revoked = publisher.transact(origin, now, |config, _| {
+        revocation(config, which, now, NewKey { id, secret })
+    })?;
+    publisher.hurry();
+    Ok(revoked.0)
+}
+
+fn revocation(
+    config: &Config,
+    which: Option<Uuid>,
+    now: UnixTime,
+    new: NewKey,
+) -> Result<Change, RevokeError> {
+    let mut change = Change::default();
+    let mut put = |key: &SessionKey| {
+        if let Ok(Value::Object(fields)) = serde_json::to_value(key) {
+            let place = Key {
+                kind: SessionKey::KIND,
+                id: key.id,
+            };
+            change.puts.push((place, Stored::of(&fields)));
+        }
+    };
+    let keys = of(config);
+    let ready = |key: &&SessionKey| key.state == KeyState::Ready;
+    let meant = |key: &&SessionKey| which.is_none_or(|id| id == key.id);
+    for key in keys.iter().filter(ready).filter(meant) {
+        put(&SessionKey {
+            state: KeyState::Revoked,
+            decrypt_until: Some(now.saturating_add(SHOWN).as_secs()),
+            ..key.clone()
+        });
+    }
+    let seals = |key: &SessionKey| ready(&key) && !meant(&key) && key.decrypt_until.is_none();
+    if !keys.iter().any(seals) {
+        put(&SessionKey {
+            id: new.id,
+            secret: STANDARD.encode(new.secret),
+            created_at: now.as_secs(),
+            activate_at: now.as_secs(),
+            decrypt_until: None,
+            state: KeyState::Ready,
+        });
+    }
+    let revokes = keys.iter().filter(ready).any(|key| meant(&key));
+    if revokes {
+        Ok(change)
+    } else {
+        Err(RevokeError::Unknown)
+    }
+}
 
 /// A key that may have to be made.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +138,7 @@ pub fn due(
     behind: bool,
     new: NewKey,
 ) -> Vec<Command> {
-    let mut keys: Vec<SessionKey> = config
-        .collection(SessionKey::KIND, Uuid::nil())
-        .filter_map(|(_, fields)| serde_json::from_value(Value::Object((*fields).clone())).ok())
-        .collect();
-    keys.sort_by_key(|key| key.activate_at);
+    let keys = of(config);
     let usable = |key: &&SessionKey| key.state == KeyState::Ready && key.decrypt_until.is_none();
     let newest = keys.iter().rev().find(usable);
     let mut commands = Vec::new();
@@ -148,8 +233,6 @@ pub fn keep(
 
 #[cfg(test)]
 mod tests {
-    use shared::snapshot::Revision;
-
     use super::*;
     use crate::command::{Context, decide};
 
@@ -240,5 +323,42 @@ mod tests {
         step_with(&mut config, rotated, true);
         let settled = rotated + SETTLE.as_secs();
         assert_eq!(newest(&step(&mut config, settled - 30)), settled);
+    }
+
+    #[test]
+    fn a_revoked_key_is_replaced_at_once_and_forgotten_later() {
+        let mut config = Config::default();
+        step(&mut config, 1000);
+        step(&mut config, 1000 + DAY.as_secs());
+        let now = UnixTime::from_secs(2000 + DAY.as_secs());
+        let new = NewKey {
+            id: Uuid::from_u128(77),
+            secret: [9; 32],
+        };
+        let keys = of(&config);
+        let states = |change: &Change| {
+            let after = config.evolve(change, Revision(99));
+            let keys = of(&after).into_iter();
+            keys.map(|key| (key.id.as_u128(), key.state))
+                .collect::<Vec<_>>()
+        };
+        let all = revocation(&config, None, now, new).unwrap();
+        assert!(states(&all).contains(&(77, KeyState::Ready)));
+        let ready = states(&all)
+            .iter()
+            .filter(|(_, state)| *state == KeyState::Ready)
+            .count();
+        assert_eq!(ready, 1);
+        // The older of two goes without a new one.
+        let old = revocation(&config, Some(keys[0].id), now, new).unwrap();
+        assert_eq!(old.puts.len(), 1);
+        let newest = revocation(&config, Some(keys[1].id), now, new).unwrap();
+        assert!(states(&newest).contains(&(77, KeyState::Ready)));
+        let unknown = revocation(&config, Some(Uuid::from_u128(5)), now, new);
+        assert!(matches!(unknown, Err(RevokeError::Unknown)));
+        let mut after = config.evolve(&all, Revision(99));
+        let later = now.saturating_add(SHOWN).as_secs();
+        step(&mut after, later);
+        assert!(of(&after).iter().all(|key| key.state == KeyState::Ready));
     }
 }

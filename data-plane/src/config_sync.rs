@@ -32,7 +32,7 @@ use crate::secrets::Secrets;
 use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
-pub(crate) use connection::{ControlPlaneUrl, Node};
+pub(crate) use connection::{CertificateFiles, ControlPlaneUrl, Node, Proofs};
 use follow::{Ended, follow};
 
 /// What the rest of the process wants from config sync.
@@ -94,15 +94,19 @@ async fn run(start: Start) {
     let live = Arc::clone(&gateway.live);
     let revocations = Arc::clone(&gateway.revocations);
     let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
-    let dialer = Dialer::new(node);
+    let mut dialer = Dialer::new(node);
+    gateway.contact.restarted(applier.crashes());
     let mut backoff = Backoff::default();
     let mut stopping = phase.clone();
     tokio::select! {
         () = async {
             loop {
                 for url in dialer.shuffled(random()) {
+                    if let Some((verifier, secret)) = dialer.renew() {
+                        applier.renew(verifier, secret);
+                    }
                     let started = monotonic();
-                    let ended = attempt(&dialer, &url, &mut applier, &gateway, &mut phase).await;
+                    let ended = attempt(&mut dialer, &url, &mut applier, &gateway, &mut phase).await;
                     gateway.contact.connects(false);
                     if started.elapsed() >= GOOD {
                         backoff = Backoff::default();
@@ -128,6 +132,7 @@ async fn run(start: Start) {
         () = watch_silence(&gateway.contact) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
+    applier.stops();
 }
 
 /// Drops what is asked while there is nobody who could answer. Ends only if nobody can ask any more.
@@ -157,18 +162,18 @@ async fn watch_silence(contact: &Contact) {
 }
 
 async fn attempt(
-    dialer: &Dialer,
+    dialer: &mut Dialer,
     url: &ControlPlaneUrl,
     applier: &mut Applier,
     gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     let subscribed = tokio::select! {
-        subscribed = dialer.subscribe(url, applier.running()) => subscribed,
+        subscribed = dialer.subscribe(url, applier) => subscribed,
         () = refuse(&gateway.questions) => return Ended::Closed,
     };
     match subscribed {
-        Ok(stream) => follow(stream, applier, gateway, phase).await,
+        Ok(stream) => follow(stream, dialer, applier, gateway, phase).await,
         Err(error) => Ended::Unreachable(error),
     }
 }

@@ -69,6 +69,10 @@ impl Contact {
         self.crash_restarts.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn restarted(&self, crashes: u64) {
+        self.crash_restarts.store(crashes, Ordering::Relaxed);
+    }
+
     /// How long nothing has been heard, at most since the start.
     pub(crate) fn silence(&self, now: UnixTime) -> Duration {
         let heard = UnixTime::from_millis(self.heard.load(Ordering::Relaxed));

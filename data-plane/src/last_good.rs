@@ -2,17 +2,23 @@
 //!
 //! A file is `magic, salt, nonce, sealed(position, zstd(records))`. It holds secrets and is sealed under
 //! a key that only this node can derive: from its own private key. Three generations are kept; what
-//! cannot be opened is passed over, and what is opened must have the root that it tells.
+//! cannot be opened is passed over, and what is opened must have the root that it tells, and must not
+//! be one that this node crashed with.
+
+pub(crate) mod marker;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
 use shared::secret::Secret;
 use shared::snapshot::{Position, Revision, Snapshot};
+
+use marker::Marker;
 
 /// What a file begins with: name and format.
 const MAGIC: &[u8; 8] = b"WARDLG\0\x01";
@@ -31,7 +37,9 @@ const RECORDS: u64 = 512 * 1024 * 1024;
 pub(crate) struct LastGood {
     directory: PathBuf,
     /// The node's private key.
-    secret: Secret<Vec<u8>>,
+    secret: RwLock<Secret<Vec<u8>>>,
+    /// What this node has crashed with.
+    pub(crate) marker: Marker,
     /// The node's id, which the files are bound to.
     node: String,
 }
@@ -47,6 +55,8 @@ enum Unusable {
     Sealed,
     #[error("its content does not have the root that it tells: {0}")]
     Content(String),
+    #[error("the process crashed with it")]
+    Quarantined,
 }
 
 impl LastGood {
@@ -58,7 +68,8 @@ impl LastGood {
             .create(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
-            secret: Secret::new(secret),
+            secret: RwLock::new(Secret::new(secret)),
+            marker: Marker::open(directory),
             node: node.to_owned(),
         })
     }
@@ -72,6 +83,9 @@ impl LastGood {
             let path = self.directory.join(name);
             let tried = self.read(&path).and_then(|snapshot| {
                 let position = snapshot.position;
+                if self.marker.is_quarantined(&position.root) {
+                    return Err(Unusable::Quarantined);
+                }
                 let value = usable(&snapshot).map_err(Unusable::Content)?;
                 tracing::info!(revision = %position.revision, file = %path.display(), "starting with the last good configuration");
                 Ok((value, snapshot))
@@ -85,6 +99,11 @@ impl LastGood {
                 }
             }
         })
+    }
+
+    /// Seals under another private key from now on.
+    pub(crate) fn renew(&self, secret: Vec<u8>) {
+        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Secret::new(secret);
     }
 
     /// Makes `snapshot` the newest. A crash at any point leaves a newest one that is whole.
@@ -159,7 +178,8 @@ impl LastGood {
 
     /// Each file has a key of its own, since each has a salt of its own.
     fn key(&self, salt: &[u8]) -> LessSafeKey {
-        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.secret.expose());
+        let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
+        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret.expose());
         let purpose: [&[u8]; 2] = [
             b"wardgate last good configuration of ",
             self.node.as_bytes(),
@@ -285,5 +305,23 @@ mod tests {
             number => Ok(number),
         });
         assert_eq!(used.map(|(revision, _)| revision), Some(1));
+    }
+
+    #[test]
+    fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
+        let root = tempfile::tempdir().unwrap();
+        let files = open(root.path());
+        files.write(&snapshot(1)).unwrap();
+        files.write(&snapshot(2)).unwrap();
+        files.marker.tries(snapshot(2).position);
+        assert_eq!(revision(&open(root.path())), Some(2));
+        assert_eq!(revision(&open(root.path())), Some(1));
+        // A renewed private key seals from then on.
+        let files = open(root.path());
+        files.renew(vec![9; 100]);
+        files.write(&snapshot(3)).unwrap();
+        let directory = root.path().join("data");
+        let renewed = LastGood::open(&directory, vec![9; 100], "node-1").unwrap();
+        assert_eq!(revision(&renewed), Some(3));
     }
 }

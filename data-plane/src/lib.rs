@@ -51,15 +51,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use config_sync::{ControlPlaneUrl, Node, Phase};
+use config_sync::{CertificateFiles, ControlPlaneUrl, Node, Phase, Proofs};
 use last_good::LastGood;
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use secrets::Secrets;
 use settings::Settings;
 use shared::machine::write_whole;
-use shared::signature::Verifier;
-use shared::tls::{self, Identity, TlsError};
+use shared::tls::{self, TlsError};
 use tokio::sync::watch;
 
 /// Why a data plane does not start.
@@ -119,14 +118,13 @@ pub struct DataPlane {
 impl DataPlane {
     /// Starts to serve the last good configuration, if there is one, and to follow a control plane.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let (node, identity, verifier) = node(settings)?;
+        let (node, proofs) = node(settings)?;
         let failed = |source| StartError::DataDirectory {
             path: settings.data_directory.clone(),
             source,
         };
-        let secret = identity.key.secret_der().to_vec();
         let last_good =
-            LastGood::open(&settings.data_directory, secret, &node.id).map_err(failed)?;
+            LastGood::open(&settings.data_directory, proofs.secret, &node.id).map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
         let loaded = last_good.load(|snapshot| {
@@ -145,7 +143,7 @@ impl DataPlane {
             gateway: Arc::clone(proxy.node()),
             running,
             last_good,
-            verifier,
+            verifier: proofs.verifier,
             secrets,
             phase: phases,
         })
@@ -209,13 +207,16 @@ fn node_id(name: String, own: Option<&str>) -> Result<String, StartError> {
     }
 }
 
-fn node(settings: &Settings) -> Result<(Node, Identity, Verifier), StartError> {
-    let identity = Identity::read(&settings.cluster_certificate, &settings.cluster_key)?;
-    let authorities = tls::read_authorities(&settings.cluster_ca)?;
-    let name = identity
-        .chain
-        .first()
-        .and_then(tls::common_name)
+fn node(settings: &Settings) -> Result<(Node, Proofs), StartError> {
+    let files = CertificateFiles {
+        certificate: settings.cluster_certificate.clone(),
+        key: settings.cluster_key.clone(),
+        authorities: settings.cluster_ca.clone(),
+    };
+    let proofs = files.read()?;
+    let name = proofs
+        .id
+        .clone()
         .ok_or_else(|| StartError::Nameless(settings.cluster_certificate.clone()))?;
     let id = node_id(name, settings.node_name.as_deref())?;
     let control_planes = settings.control_planes.iter().map(|url| {
@@ -229,10 +230,11 @@ fn node(settings: &Settings) -> Result<(Node, Identity, Verifier), StartError> {
         id,
         labels: settings.labels.clone(),
         control_planes: control_planes.collect::<Result<_, _>>()?,
-        tls: tls::cluster_client(&identity, Arc::clone(&authorities))?,
+        tls: Arc::clone(&proofs.tls),
+        files,
         hostname: shared::machine::hostname(),
     };
-    Ok((node, identity, Verifier::new(authorities)))
+    Ok((node, proofs))
 }
 
 #[cfg(test)]

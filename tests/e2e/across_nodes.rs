@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use harness::eventually;
+use http::Method;
+use serde_json::json;
 
 use crate::guide::{GATEWAY, Guide, gateway};
 
@@ -84,4 +86,33 @@ async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
     let reply = tab.get(&gateway("/")).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(!tokens.contains(&reply.upstream_header("authorization").unwrap()));
+}
+
+#[tokio::test]
+async fn revoked_session_keys_end_every_session_at_once() {
+    let guide = Guide::start(2, "").await;
+    let mut browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let before = guide.cluster.read("/clustering/session-keys").await;
+    assert_eq!(before["data"][0]["state"], "ready");
+    assert!(before["data"][0]["secret"].is_null());
+    let path = "/clustering/session-keys/revoke";
+    let reply = guide.cluster.admin(Method::POST, path, &json!({})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let states: Vec<_> = reply.json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["state"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(states, ["revoked", "ready"]);
+    for at in [0, 1] {
+        guide.turn(&mut browser, at);
+        eventually("the session is over", async || {
+            let reply = browser.get(&gateway("/")).await;
+            (reply.status == 302).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
 }

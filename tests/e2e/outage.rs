@@ -186,3 +186,66 @@ async fn a_node_that_stops_finishes_what_it_has_begun() {
     .await;
     assert_eq!(gone["draining"], true, "it said so before it left: {gone}");
 }
+
+#[tokio::test]
+async fn a_configuration_that_takes_a_node_down_twice_is_not_run_a_third_time() {
+    let mut cluster = harness::Cluster::start(1).await;
+    let demo = harness::Demo::start(&[]).await;
+    let status = async |cluster: &harness::Cluster, path: &str| {
+        let url = format!("{}{path}", cluster.url(0));
+        Browser::new().get(&url).await.status
+    };
+    cluster.route(&demo.upstream(), "/good").await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    cluster.route(&demo.upstream(), "/poison").await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    assert_eq!(status(&cluster, "/poison").await, 200);
+    for _ in 0..2 {
+        let node = cluster.data_planes.pop().unwrap();
+        node.process.kill();
+        cluster.start_data_plane(&node.name).await;
+    }
+    assert_eq!(status(&cluster, "/good").await, 200);
+    assert_eq!(status(&cluster, "/poison").await, 404);
+    let row = eventually("the control plane knows", async || {
+        let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+        (row["progress"] == "quarantined").then_some(row)
+    })
+    .await;
+    assert_eq!(row["crash_restarts"], 2, "{row}");
+    // What comes after it is tried again.
+    cluster.route(&demo.upstream(), "/next").await;
+    cluster.settled().await;
+    assert_eq!(status(&cluster, "/next").await, 200);
+    assert_eq!(status(&cluster, "/poison").await, 200);
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_used_without_a_restart() {
+    let mut cluster = harness::Cluster::start(1).await;
+    let directory = cluster.directory().join("certificates");
+    let out = directory.display().to_string();
+    // Another authority is believed beside the first, then certificates of it take over.
+    let old = std::fs::read_to_string(directory.join("ca.pem")).unwrap();
+    std::fs::remove_file(directory.join("ca.key")).unwrap();
+    std::fs::remove_file(directory.join("ca.pem")).unwrap();
+    let renew = ["certificates", "--out", &out, "--data-plane", "node-1"];
+    harness::run("wardgate-control-plane", &renew);
+    let new = std::fs::read_to_string(directory.join("ca.pem")).unwrap();
+    assert_ne!(old, new);
+    std::fs::write(directory.join("ca.pem"), format!("{old}{new}")).unwrap();
+    eventually("the control plane has read them", async || {
+        let log = cluster.control_plane.as_ref().unwrap().log();
+        log.contains("certificates were renewed").then_some(())
+    })
+    .await;
+    cluster.create("/services", json!({ "host": "h" })).await;
+    cluster.settled().await;
+    let node = cluster.data_planes.pop().unwrap();
+    node.process.kill();
+    cluster.start_data_plane(&node.name).await;
+    cluster.create("/services", json!({ "host": "h" })).await;
+    cluster.settled().await;
+}

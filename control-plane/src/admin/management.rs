@@ -9,6 +9,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::access::Caller;
+use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
@@ -30,6 +31,8 @@ pub(super) enum Page {
     Itself,
     /// `/rbac`, `/userinfo`
     Rbac(rbac::Page),
+    /// `/clustering/…`, as far as it is more than to be looked at
+    Cluster(Order),
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
@@ -37,6 +40,13 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     if let Some(past) = revisions::parse(&segments) {
         return past.map(|past| Some(Page::Past(past)));
+    }
+    if let Some(order) = cluster::parse(&segments) {
+        // A part of the configuration is no place to command the whole cluster from.
+        if place.narrowed().is_some_and(|own| own != DEFAULT_WORKSPACE) {
+            return Err(Refusal::NotFound);
+        }
+        return order.map(|order| Some(Page::Cluster(order)));
     }
     if let Some(page) = rbac::parse(&segments) {
         return Ok(Some(Page::Rbac(page)));
@@ -59,6 +69,7 @@ impl Page {
         match self {
             Self::Config => declare::METHODS,
             Self::Past(past) => past.methods(),
+            Self::Cluster(order) => order.methods(),
             Self::Rbac(page) => page.methods(),
             Self::Meta(_) | Self::Itself => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
@@ -91,12 +102,14 @@ pub(super) async fn answer(
                 let own = record.map(|record| Value::Object((*record).clone()));
                 Ok(Answer::ok(json!({ "data": [own], "next": null })))
             }
+            Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
         },
         _ => match page {
             Page::Config => declare::write(admin, place, origin, request).await,
             Page::Past(Past::Rollback(to)) => {
                 revisions::write(admin, place, origin, to, request).await
             }
+            Page::Cluster(order) => cluster::write(admin, order, origin).await,
             Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },

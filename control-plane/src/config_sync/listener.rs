@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::Stream;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,13 +26,12 @@ pub const BACKLOG: u32 = 4096;
 /// Connections whose certificate an authority of the cluster has issued.
 pub(super) fn accept(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    config: watch::Receiver<Arc<ServerConfig>>,
 ) -> (
     impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>>,
     JoinHandle<()>,
 ) {
     let (sender, connections) = mpsc::channel(HANDSHAKES);
-    let acceptor = TlsAcceptor::from(config);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let task = tokio::spawn(async move {
         while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
@@ -44,7 +43,8 @@ pub(super) fn accept(
                     continue;
                 }
             };
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
+            let sender = sender.clone();
             tokio::spawn(async move {
                 let _permit = permit;
                 // Small messages must not wait for more.

@@ -25,6 +25,8 @@ const COMPILE: Duration = Duration::from_mins(1);
 const FAULTS: usize = 20;
 /// Pause between two writes of the last good file.
 const PERSIST: Duration = Duration::from_secs(1);
+/// After this time what runs does no harm.
+const HEALTHY: Duration = Duration::from_secs(30);
 /// How many times longer than a write the pause after it is, at least.
 const SHARE: u32 = 10;
 
@@ -39,6 +41,7 @@ pub(super) struct Applier {
     /// What runs, as it came: what changes are made to.
     running: Option<Arc<Snapshot>>,
     verifier: Verifier,
+    last_good: Arc<LastGood>,
     /// What the last good file is to hold next.
     unsaved: watch::Sender<Option<Arc<Snapshot>>>,
     /// The root of what it holds.
@@ -59,13 +62,18 @@ impl Applier {
         // What runs at the start came from the file, if anything does.
         let position = running.as_ref().map(|running| running.position);
         let (positions, saved) = watch::channel(position.unwrap_or_default());
-        tokio::spawn(save(Arc::new(last_good), snapshots, positions));
+        let last_good = Arc::new(last_good);
+        tokio::spawn(save(Arc::clone(&last_good), snapshots, positions));
+        if running.is_some() {
+            tokio::spawn(watch_health(Arc::clone(&last_good), Arc::clone(&live)));
+        }
         Self {
             live,
             secrets,
             revocations,
             running: running.map(Arc::new),
             verifier,
+            last_good,
             unsaved,
             saved,
         }
@@ -92,6 +100,30 @@ impl Applier {
         }
     }
 
+    /// What this node will not run again.
+    pub(super) fn quarantined(&self) -> Vec<Position> {
+        self.last_good.marker.quarantined()
+    }
+
+    /// How many crashes in a row, soon after a change, the start of this process followed.
+    pub(super) fn crashes(&self) -> u64 {
+        self.last_good.marker.crashes()
+    }
+
+    /// The process stops in good order.
+    pub(super) fn stops(&self) {
+        self.last_good.marker.healthy();
+    }
+
+    /// Believes other authorities, and seals under another private key, from now on.
+    pub(super) fn renew(&mut self, verifier: Verifier, secret: Vec<u8>) {
+        self.verifier = verifier;
+        self.last_good.renew(secret);
+        if let Some(running) = &self.running {
+            self.unsaved.send_replace(Some(Arc::clone(running)));
+        }
+    }
+
     /// Waits for the last good file to change.
     pub(super) async fn persisted(&mut self) {
         if self.saved.changed().await.is_err() {
@@ -114,6 +146,10 @@ impl Applier {
             .vouched
             .check(&self.verifier, &target)
             .map_err(|fault| vec![fault])?;
+        if self.last_good.marker.is_quarantined(&target.root) {
+            let message = "this node crashed with it, twice";
+            return Err(vec![fault(Code::Quarantined, message)]);
+        }
         match update.content.map_err(|fault| vec![fault])? {
             Content::Same => self.move_to(target, running),
             Content::Full(snapshot) => self.replace(snapshot).await,
@@ -174,12 +210,17 @@ impl Applier {
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
         self.revocations.add(revocations, UnixTime::now());
+        self.last_good.marker.tries(snapshot.position);
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
         let records = self.running.replace(Arc::clone(&snapshot));
         // Freeing a large configuration takes a while.
         tokio::task::spawn_blocking(move || drop((before, records)));
         self.unsaved.send_replace(Some(snapshot));
+        tokio::spawn(watch_health(
+            Arc::clone(&self.last_good),
+            Arc::clone(&self.live),
+        ));
         Ok(())
     }
 }
@@ -260,6 +301,16 @@ fn told(fault: CompileFault) -> Fault {
         entity_id: fault.id.to_string(),
         field: fault.field,
         message: fault.message,
+    }
+}
+
+/// Takes the crash marker away once what runs now has run for a while.
+async fn watch_health(last_good: Arc<LastGood>, live: Live) {
+    let root = || live.load().as_ref().map(|running| running.position().root);
+    let before = root();
+    tokio::time::sleep(HEALTHY).await;
+    if root() == before {
+        last_good.marker.healthy();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use shared::snapshot::Position;
-use shared::tls::CONTROL_PLANE_NAME;
+use shared::signature::Verifier;
+use shared::tls::{self, CONTROL_PLANE_NAME, Identity, TlsError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -21,6 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 use tonic::{Status, Streaming};
 use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::applier::Applier;
 
 /// The port of a control plane's `cluster_listen`.
 const PORT: u16 = 8005;
@@ -84,10 +88,54 @@ pub(crate) struct Node {
     pub(crate) labels: Vec<(String, String)>,
     /// Whom it follows, whichever answers.
     pub(crate) control_planes: Vec<ControlPlaneUrl>,
-    /// How it proves who it is.
+    /// How it proves who it is, and where that is read again when it changes.
     pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) files: CertificateFiles,
     /// The machine's name.
     pub(crate) hostname: String,
+}
+
+/// Where a node's certificates are.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) authorities: PathBuf,
+}
+
+/// What a node's certificate files hold.
+#[derive(Debug)]
+pub(crate) struct Proofs {
+    /// The name in the certificate.
+    pub(crate) id: Option<String>,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) verifier: Verifier,
+    /// The private key.
+    pub(crate) secret: Vec<u8>,
+}
+
+impl CertificateFiles {
+    /// Reads the files.
+    pub(crate) fn read(&self) -> Result<Proofs, TlsError> {
+        let identity = Identity::read(&self.certificate, &self.key)?;
+        let authorities = tls::read_authorities(&self.authorities)?;
+        Ok(Proofs {
+            id: identity.chain.first().and_then(tls::common_name),
+            tls: tls::cluster_client(&identity, Arc::clone(&authorities))?,
+            verifier: Verifier::new(authorities),
+            secret: identity.key.secret_der().to_vec(),
+        })
+    }
+
+    /// Tells one content of the files from another.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for path in [&self.certificate, &self.key, &self.authorities] {
+            let bytes = std::fs::read(path).map(Zeroizing::new).unwrap_or_default();
+            hasher.update(blake3::hash(&bytes).as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
 }
 
 /// Why no stream came about.
@@ -123,12 +171,48 @@ pub(super) struct Dialer {
     node: Node,
     /// Tells this run of the process from the next.
     boot: String,
+    /// Of the certificate files, as they were read last.
+    fingerprint: [u8; 32],
 }
 
 impl Dialer {
     pub(super) fn new(node: Node) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
-        Self { node, boot }
+        let fingerprint = node.files.fingerprint();
+        Self {
+            node,
+            boot,
+            fingerprint,
+        }
+    }
+
+    /// Reads the certificate files again if they have changed: what they prove from the next connection
+    /// on, and the private key.
+    pub(super) fn renew(&mut self) -> Option<(Verifier, Vec<u8>)> {
+        let fingerprint = self.node.files.fingerprint();
+        if fingerprint == self.fingerprint {
+            return None;
+        }
+        // Certificate and key are two files: until both are there, the old ones go on.
+        let proofs = match self.node.files.read() {
+            Ok(proofs) => proofs,
+            Err(error) => {
+                tracing::warn!(%error, "changed certificates cannot be used; the ones before go on");
+                return None;
+            }
+        };
+        let name = proofs.id.as_deref();
+        if !name.is_some_and(|name| tls::may_be_called(name, &self.node.id)) {
+            tracing::warn!(
+                name,
+                "the changed certificate is another node's; the one before goes on"
+            );
+            return None;
+        }
+        tracing::info!("the cluster's certificates were renewed");
+        self.fingerprint = fingerprint;
+        self.node.tls = proofs.tls;
+        Some((proofs.verifier, proofs.secret))
     }
 
     /// The control planes in an order that `random` chooses, so that nodes spread over them.
@@ -149,9 +233,9 @@ impl Dialer {
     pub(super) async fn subscribe(
         &self,
         url: &ControlPlaneUrl,
-        running: Position,
+        applier: &Applier,
     ) -> Result<Subscription, ConnectError> {
-        let opening = self.open(url, running);
+        let opening = self.open(url, self.hello(applier));
         tokio::time::timeout(CONNECT.saturating_mul(2), opening)
             .await
             .unwrap_or(Err(ConnectError::Silent))
@@ -160,7 +244,7 @@ impl Dialer {
     async fn open(
         &self,
         url: &ControlPlaneUrl,
-        running: Position,
+        hello: Hello,
     ) -> Result<Subscription, ConnectError> {
         let (url, tls) = (url.clone(), TlsConnector::from(Arc::clone(&self.node.tls)));
         let connector = tower::service_fn(move |_: Uri| dial(url.clone(), tls.clone()));
@@ -177,7 +261,7 @@ impl Dialer {
         let mut client = ConfigSyncClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let hello = NodeMessage {
-            kind: Some(Kind::Hello(self.hello(running))),
+            kind: Some(Kind::Hello(hello)),
         };
         // There is room for the first message.
         let _ = outgoing.try_send(hello);
@@ -189,16 +273,17 @@ impl Dialer {
         Ok(Subscription { incoming, outgoing })
     }
 
-    fn hello(&self, running: Position) -> Hello {
+    fn hello(&self, applier: &Applier) -> Hello {
         Hello {
             node_id: self.node.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.node.hostname.clone(),
             features: features(),
             labels: self.node.labels.iter().cloned().collect(),
-            running: Some((&running).into()),
+            running: Some((&applier.running()).into()),
             boot_id: self.boot.clone(),
-            ..Hello::default()
+            quarantined: applier.quarantined().iter().map(Into::into).collect(),
+            crash_restarts: u32::try_from(applier.crashes()).unwrap_or(u32::MAX),
         }
     }
 }

@@ -18,7 +18,7 @@ use tonic::Status;
 use super::Phase;
 use super::applier::Applier;
 use super::backoff::spread;
-use super::connection::{ConnectError, Subscription};
+use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
 use crate::ask::Asked;
 use crate::core::Node as Gateway;
@@ -62,6 +62,7 @@ impl Ended {
 }
 
 struct Following<'a> {
+    dialer: &'a mut Dialer,
     applier: &'a mut Applier,
     gateway: &'a Gateway,
     /// What was counted by the last report.
@@ -78,6 +79,7 @@ struct Following<'a> {
 /// Follows a control plane until the stream ends.
 pub(super) async fn follow(
     stream: Subscription,
+    dialer: &mut Dialer,
     applier: &mut Applier,
     gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
@@ -87,6 +89,7 @@ pub(super) async fn follow(
         outgoing,
     } = stream;
     let mut following = Following {
+        dialer,
         applier,
         gateway,
         figures: Figures::default(),
@@ -237,6 +240,10 @@ impl Following<'_> {
         let (nonce, target) = (update.nonce, update.target);
         let whole = matches!(update.content, Ok(Content::Full(_)));
         let started = monotonic();
+        // Who may vouch for it may have changed since the connection began.
+        if let Some((verifier, secret)) = self.dialer.renew() {
+            self.applier.renew(verifier, secret);
+        }
         let outcome = self.applier.apply(update).await;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;

@@ -1,0 +1,91 @@
+//! What operators tell the cluster: `/clustering/session-keys`, `/clustering/data-planes/{node}/retry`.
+
+use http::{Method, StatusCode};
+use serde_json::json;
+use shared::clock::UnixTime;
+use uuid::Uuid;
+
+use super::error::Refusal;
+use super::{Admin, Answer};
+use crate::config::Config;
+use crate::history::Origin;
+use crate::session_keys::{self, RevokeError};
+
+/// Something that is told to the cluster, or asked of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Order {
+    /// `/clustering/session-keys`
+    Keys,
+    /// `/clustering/session-keys/revoke`, `/clustering/session-keys/{key}/revoke`
+    Revoke(Option<Uuid>),
+    /// `/clustering/data-planes/{node}/retry`
+    Retry(String),
+}
+
+pub(super) fn parse(segments: &[&str]) -> Option<Result<Order, Refusal>> {
+    Some(match *segments {
+        ["clustering", "session-keys"] => Ok(Order::Keys),
+        ["clustering", "session-keys", "revoke"] => Ok(Order::Revoke(None)),
+        ["clustering", "session-keys", key, "revoke"] => key
+            .parse()
+            .map(|key| Order::Revoke(Some(key)))
+            .map_err(|_| Refusal::NotFound),
+        ["clustering", "data-planes", node, "retry"] => Ok(Order::Retry(node.to_owned())),
+        _ => return None,
+    })
+}
+
+impl Order {
+    pub(super) const fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Keys => &[Method::GET, Method::HEAD, Method::OPTIONS],
+            Self::Revoke(_) | Self::Retry(_) => &[Method::OPTIONS, Method::POST],
+        }
+    }
+}
+
+/// The session keys, without what is secret of them.
+pub(super) fn read(config: &Config) -> Answer {
+    let keys = session_keys::of(config);
+    let shown = keys.iter().map(|key| {
+        json!({
+            "id": key.id,
+            "created_at": key.created_at,
+            "activate_at": key.activate_at,
+            "decrypt_until": key.decrypt_until,
+            "state": key.state,
+        })
+    });
+    Answer::ok(json!({ "data": shown.collect::<Vec<_>>(), "next": null }))
+}
+
+/// Carries `order` out.
+pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result<Answer, Refusal> {
+    match order {
+        Order::Keys => Err(Refusal::Method(Order::Keys.methods())),
+        Order::Retry(node) => {
+            let clustering = admin.clustering.as_ref().ok_or(Refusal::NotFound)?;
+            if clustering.fleet.retry(&node) {
+                Ok(Answer::without_body(StatusCode::NO_CONTENT))
+            } else {
+                Err(Refusal::NotFound)
+            }
+        }
+        Order::Revoke(key) => {
+            let publisher = admin.publisher.clone();
+            let revoking = move || session_keys::revoke(&publisher, &origin, key, UnixTime::now());
+            let revoked = tokio::task::spawn_blocking(revoking).await;
+            let revision =
+                revoked
+                    .map_err(|_| Refusal::Unexpected)?
+                    .map_err(|error| match error {
+                        RevokeError::Unknown => Refusal::NotFound,
+                        RevokeError::Journal(fault) => Refusal::of_journal(&fault),
+                    })?;
+            Ok(Answer {
+                revision: Some(revision),
+                ..read(&admin.publisher.config())
+            })
+        }
+    }
+}

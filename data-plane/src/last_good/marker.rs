@@ -1,0 +1,231 @@
+//! Crashes that follow a change: a configuration that takes the process down is not run a third time.
+//!
+//! Before a configuration comes into force a marker says so; it goes after a while of health, and at an
+//! orderly stop. A start that finds it follows a crash. The second such start in a row puts the
+//! configuration into quarantine: this node runs the one before, tells the control plane, and takes
+//! other content only.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use shared::snapshot::{Hash, Position, Revision};
+
+/// What the files begin with.
+const MAGIC: &[u8; 8] = b"WARDTRY\x01";
+
+/// Magic, generation, revision, root, crashes.
+const LENGTH: usize = 64;
+
+/// Starts after a crash, with one configuration, that are too many.
+const CRASHES: u64 = 2;
+
+/// Quarantined positions that are remembered.
+const REMEMBERED: usize = 8;
+
+/// The marker and the quarantine of one node.
+#[derive(Debug)]
+pub(crate) struct Marker {
+    trying: PathBuf,
+    quarantine: PathBuf,
+    /// What is in quarantine, oldest first.
+    quarantined: Mutex<Vec<Position>>,
+    /// How many crashes this start followed.
+    crashes: u64,
+}
+
+impl Marker {
+    /// Reads what the process before has left in `directory`, and draws the conclusion.
+    pub(crate) fn open(directory: &Path) -> Self {
+        let (trying, quarantine) = (directory.join("trying"), directory.join("quarantine"));
+        let mut marker = Self {
+            quarantined: Mutex::new(read(&quarantine).map(|(position, _)| position).collect()),
+            trying,
+            quarantine,
+            crashes: 0,
+        };
+        if let Some((position, crashes)) = read(&marker.trying).next() {
+            marker.crashes = crashes + 1;
+            if marker.crashes >= CRASHES {
+                tracing::error!(
+                    revision = %position.revision,
+                    crashes = marker.crashes,
+                    "this configuration is not run again: the process crashed with it"
+                );
+                marker.isolate(position);
+                marker.healthy();
+            } else {
+                tracing::warn!(revision = %position.revision, "the process crashed soon after a change");
+                marker.write(position, marker.crashes);
+            }
+        }
+        marker
+    }
+
+    /// How many crashes in a row, soon after a change, this start followed.
+    pub(crate) const fn crashes(&self) -> u64 {
+        self.crashes
+    }
+
+    /// What is not to be run again.
+    pub(crate) fn quarantined(&self) -> Vec<Position> {
+        self.list().clone()
+    }
+
+    /// Whether content with `root` is not to be run again.
+    pub(crate) fn is_quarantined(&self, root: &Hash) -> bool {
+        self.list().iter().any(|position| position.root == *root)
+    }
+
+    /// `position` is about to come into force.
+    pub(crate) fn tries(&self, position: Position) {
+        self.write(position, 0);
+    }
+
+    /// What is in force does no harm.
+    pub(crate) fn healthy(&self) {
+        match std::fs::remove_file(&self.trying) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::error!(%error, "the crash marker cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Position>> {
+        self.quarantined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn isolate(&self, position: Position) {
+        let mut list = self.list();
+        list.push(position);
+        let old = list.len().saturating_sub(REMEMBERED);
+        list.drain(..old);
+        let bytes: Vec<u8> = list
+            .iter()
+            .flat_map(|position| encode(*position, 0))
+            .collect();
+        if let Err(error) = replace(&self.quarantine, &bytes) {
+            tracing::error!(%error, "the quarantine cannot be written");
+        }
+    }
+
+    /// Outlives the process, not the machine: a power cut is no crash of ours.
+    fn write(&self, position: Position, crashes: u64) {
+        if let Err(error) = replace(&self.trying, &encode(position, crashes)) {
+            tracing::error!(%error, "the crash marker cannot be written");
+        }
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    std::fs::write(&unfinished, bytes)?;
+    std::fs::rename(unfinished, path)
+}
+
+fn encode(position: Position, crashes: u64) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    let parts: [&[u8]; 5] = [
+        MAGIC,
+        &position.generation.to_be_bytes(),
+        &position.revision.0.to_be_bytes(),
+        &position.root,
+        &crashes.to_be_bytes(),
+    ];
+    for (place, byte) in bytes.iter_mut().zip(parts.concat()) {
+        *place = byte;
+    }
+    bytes
+}
+
+/// What a file tells; nothing if it is damaged or absent.
+fn read(path: &Path) -> impl Iterator<Item = (Position, u64)> + use<> {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let (entries, _) = bytes.as_chunks::<LENGTH>();
+    let entries: Vec<_> = entries.iter().map_while(decode).collect();
+    entries.into_iter()
+}
+
+fn decode(bytes: &[u8; LENGTH]) -> Option<(Position, u64)> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (generation, rest) = rest.split_first_chunk::<8>()?;
+    let (revision, rest) = rest.split_first_chunk::<8>()?;
+    let (root, rest) = rest.split_first_chunk::<32>()?;
+    let crashes = rest.first_chunk::<8>()?;
+    let position = Position {
+        generation: u64::from_be_bytes(*generation),
+        revision: Revision(u64::from_be_bytes(*revision)),
+        root: *root,
+    };
+    Some((position, u64::from_be_bytes(*crashes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(revision: u64) -> Position {
+        Position {
+            generation: 1,
+            revision: Revision(revision),
+            root: [u8::try_from(revision).unwrap(); 32],
+        }
+    }
+
+    #[test]
+    fn two_crashes_in_a_row_put_a_configuration_into_quarantine() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        let first = open();
+        assert_eq!((first.crashes(), first.quarantined().len()), (0, 0));
+        first.tries(at(7));
+        let second = open();
+        assert_eq!(second.crashes(), 1);
+        assert!(!second.is_quarantined(&at(7).root));
+        let third = open();
+        assert_eq!(third.crashes(), 2);
+        assert_eq!(third.quarantined(), [at(7)]);
+        assert!(third.is_quarantined(&at(7).root) && !third.is_quarantined(&at(6).root));
+        // It stays there, and the count begins anew.
+        let fourth = open();
+        assert_eq!((fourth.crashes(), fourth.quarantined()), (0, vec![at(7)]));
+    }
+
+    #[test]
+    fn health_an_orderly_stop_and_another_change_begin_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        open().tries(at(7));
+        let crashed = open();
+        crashed.healthy();
+        crashed.healthy();
+        assert_eq!(open().crashes(), 0);
+        let again = open();
+        again.tries(at(8));
+        let crashed = open();
+        assert_eq!(crashed.crashes(), 1);
+        crashed.tries(at(9));
+        assert_eq!(open().crashes(), 1);
+    }
+
+    #[test]
+    fn damage_is_no_crash_and_old_quarantines_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        for bytes in [&b""[..], b"x", &[0; 64], &encode(at(1), 5)[..63]] {
+            std::fs::write(directory.path().join("trying"), bytes).unwrap();
+            std::fs::write(directory.path().join("quarantine"), bytes).unwrap();
+            assert_eq!((open().crashes(), open().quarantined().len()), (0, 0));
+        }
+        for number in 0..20 {
+            open().tries(at(number));
+            open();
+            open();
+        }
+        let kept = open().quarantined();
+        assert_eq!((kept.len(), kept.last()), (REMEMBERED, Some(&at(19))));
+    }
+}
