@@ -35,15 +35,20 @@ use shared::secret::Secret;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
-use publisher::{ExecuteError, Publisher};
+use publisher::{ExecuteError, Journal, JournalFault, Publisher};
 use revocations::Revoker;
 use settings::{Settings, export_path, store_path};
+use store::etcd::EtcdStore;
 use store::{SecretsKey, Store, StoreError};
+
+/// How often the store is asked for what other control planes have committed.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long requests to the Admin API may take to end when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -126,6 +131,8 @@ pub struct ControlPlane {
     pages: Pages,
     keys: JoinHandle<()>,
     exports: JoinHandle<()>,
+    /// Takes in what other control planes commit.
+    following: Option<JoinHandle<()>>,
 }
 
 impl ControlPlane {
@@ -138,13 +145,12 @@ impl ControlPlane {
         } = judge(&settings)?;
         let certificates = certificates.follow()?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
-        let (directory, opening) = (store_path(&settings.data_directory), key.clone());
-        let opened = tokio::task::spawn_blocking(move || Store::open(&directory, &opening));
-        let (store, config) = opened.await.expect("opening the store does not panic")?;
-        let (generation, revision) = (store.generation(), config.revision());
         let exports = export_path(&settings.data_directory);
-        store::export::check_not_behind(&exports, generation, revision)?;
-        let publisher = Publisher::new(config, generation, Box::new(store));
+        let publisher = open(&settings, key.clone(), exports.clone()).await?;
+        let revision = publisher.config().revision();
+        let following = settings
+            .etcd()
+            .map(|_| tokio::spawn(follow(publisher.clone())));
         if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
             return Err(StartError::NoUser);
         }
@@ -222,6 +228,7 @@ impl ControlPlane {
             pages,
             keys,
             exports,
+            following,
         })
     }
 
@@ -252,6 +259,9 @@ impl ControlPlane {
         self.keys.abort();
         self.exports.abort();
         self.pages.served.iter().for_each(JoinHandle::abort);
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         self.config_sync.stop().await;
         match tokio::time::timeout(DRAIN, &mut self.served).await {
             Ok(Ok(())) => {}
@@ -261,6 +271,52 @@ impl ControlPlane {
                 self.served.abort();
             }
         }
+    }
+}
+
+/// Opens the store that `settings` name, whichever it is.
+async fn open(
+    settings: &Settings,
+    key: SecretsKey,
+    exports: PathBuf,
+) -> Result<Publisher, StoreError> {
+    let (directory, etcd) = (store_path(&settings.data_directory), settings.etcd());
+    let opening = move || {
+        let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
+            None => {
+                let (store, config) = Store::open(&directory, &key)?;
+                (config, store.generation(), Box::new(store))
+            }
+            Some(etcd) => {
+                let (store, config) = EtcdStore::open(&etcd, &key)?;
+                (config, store.generation(), Box::new(store))
+            }
+        };
+        store::export::check_not_behind(&exports, generation, config.revision())?;
+        Ok(Publisher::new(config, generation, journal))
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    opened.expect("opening the store does not panic")
+}
+
+/// Takes in what other control planes commit, for as long as the process lives.
+async fn follow(publisher: Publisher) {
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let publisher = publisher.clone();
+        let looked = tokio::task::spawn_blocking(move || publisher.catch_up()).await;
+        let outcome = looked.unwrap_or_else(|error| Err(JournalFault::Broken(error.to_string())));
+        match &outcome {
+            Ok(()) if failing => tracing::info!("the store is reached again"),
+            Err(error) if !failing => {
+                tracing::error!(%error, "the store is not reached; what is known goes on");
+            }
+            _ => {}
+        }
+        failing = outcome.is_err();
     }
 }
 

@@ -17,10 +17,29 @@ pub trait Journal: Send + 'static {
     /// nothing is acknowledged any more until the process starts again.
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault>;
 
+    /// What others have committed since. Only a store with several writers has any.
+    fn newer(&mut self) -> Result<Newer, JournalFault> {
+        Ok(Newer::Changes(Vec::new()))
+    }
+
+    /// Keeps `config` whole, if it is time to: so that a start need not read every change there ever was.
+    fn checkpoint(&mut self, _: &Config) -> Result<(), JournalFault> {
+        Ok(())
+    }
+
     /// What was committed before. Read without waiting for commits.
     fn history(&self) -> Arc<dyn History> {
         Arc::new(Forgotten)
     }
+}
+
+/// What leads a control plane to what others have committed.
+#[derive(Debug)]
+pub enum Newer {
+    /// Changes and the revisions that they made.
+    Changes(Vec<(Change, Revision)>),
+    /// Everything: the changes are not kept any more.
+    Whole(Box<Config>),
 }
 
 /// Why a commit is not durable.
@@ -32,6 +51,14 @@ pub enum JournalFault {
     /// The disk is nearly full. Nothing was written; the next attempt may succeed.
     #[error("the store takes no writes: {0}")]
     NoRoom(String),
+    /// Somebody else has committed meanwhile. Nothing was written; what is newer has to be known first.
+    #[error(
+        "others have changed the configuration at the same time, again and again; send the request again"
+    )]
+    Behind,
+    /// The store cannot be reached, or not all of it that has to agree. The next attempt may succeed.
+    #[error("the store takes no writes: {0}")]
+    Unreachable(String),
 }
 
 /// Why a command had no effect.
@@ -53,6 +80,9 @@ pub struct Outcome {
     /// The revision that readers see it at.
     pub revision: Revision,
 }
+
+/// How often a command is decided anew because others were faster.
+const ATTEMPTS: u32 = 5;
 
 /// The one writer of a configuration, and the way for everybody else to read it.
 #[derive(Clone)]
@@ -166,28 +196,70 @@ impl Publisher {
         &self,
         origin: &Origin,
         now: UnixTime,
-        decide: impl FnOnce(&Config, &Context) -> Result<Change, E>,
+        mut decide: impl FnMut(&Config, &Context) -> Result<Change, E>,
     ) -> Result<(Revision, Change), E> {
         // After a panic in the middle of a commit nobody knows what is durable.
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "read-only until the next start: a commit was cut short";
             return Err(JournalFault::Broken(reason.to_owned()).into());
         };
-        let config = self.config();
         let context = Context::draw(now);
-        let change = decide(&config, &context)?;
-        if change == Change::default() {
-            return Ok((config.revision(), change));
+        let mut attempts = 0;
+        loop {
+            let config = self.config();
+            let change = decide(&config, &context)?;
+            if change == Change::default() {
+                return Ok((config.revision(), change));
+            }
+            let revision = config.revision().next();
+            match journal.commit(&Entry::of(&config, &change, revision, now, origin)) {
+                Ok(()) => {
+                    self.show(config.evolve(&change, revision));
+                    return Ok((revision, change));
+                }
+                // Decided on what is not the newest any more: so once more, on that.
+                Err(JournalFault::Behind) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    self.take_newer(journal.as_mut())?;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
         }
-        let revision = config.revision().next();
-        journal.commit(&Entry::of(&config, &change, revision, now, origin))?;
-        let next = config.evolve(&change, revision);
+    }
+
+    /// Shows readers `config`.
+    fn show(&self, config: Config) {
+        let revision = config.revision();
         *self
             .inner
             .config
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = next;
+            .unwrap_or_else(PoisonError::into_inner) = config;
         self.inner.revision.send_replace(revision);
-        Ok((revision, change))
+    }
+
+    fn take_newer(&self, journal: &mut dyn Journal) -> Result<(), JournalFault> {
+        match journal.newer()? {
+            Newer::Changes(changes) if changes.is_empty() => {}
+            Newer::Changes(changes) => {
+                let mut config = self.config();
+                for (change, revision) in changes {
+                    config.apply(&change, revision);
+                }
+                self.show(config);
+            }
+            Newer::Whole(config) => self.show(config.founded()),
+        }
+        Ok(())
+    }
+
+    /// Shows what others have committed, and keeps it whole if it is time to. Blocks on the store.
+    pub fn catch_up(&self) -> Result<(), JournalFault> {
+        let Ok(mut journal) = self.inner.journal.lock() else {
+            let reason = "a commit was cut short; start this control plane again";
+            return Err(JournalFault::Broken(reason.to_owned()));
+        };
+        self.take_newer(journal.as_mut())?;
+        journal.checkpoint(&self.config())
     }
 }

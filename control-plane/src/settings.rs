@@ -8,6 +8,7 @@ use clap::{Args, Parser};
 use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
+use crate::store::etcd::EtcdSettings;
 use crate::store::restore::RestoreCommand;
 
 /// The program `wardgate-control-plane`.
@@ -99,6 +100,42 @@ pub struct Settings {
     /// Address of status and metrics, such as `127.0.0.1:8007`. None if absent.
     #[arg(long, env = "WARDGATE_STATUS_LISTEN", value_name = "ADDRESS")]
     pub status_listen: Option<SocketAddr>,
+    /// URLs of etcd's members: keep the configuration there, for several control planes over one store. They
+    /// share `secrets_key_file`. Without, the store is on this machine.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
+    pub etcd_endpoints: Vec<String>,
+    /// What the names of this cluster's values in etcd begin with.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_PREFIX",
+        default_value = "/wardgate",
+        value_name = "PREFIX"
+    )]
+    pub etcd_prefix: String,
+    /// The authority of etcd's certificates, PEM.
+    #[arg(long, env = "WARDGATE_ETCD_CA", value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, PEM.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_CERTIFICATE",
+        value_name = "FILE",
+        requires = "etcd_key"
+    )]
+    pub etcd_certificate: Option<PathBuf>,
+    /// The private key of `etcd_certificate`, PEM.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_certificate"
+    )]
+    pub etcd_key: Option<PathBuf>,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,
@@ -176,6 +213,16 @@ impl Program {
 }
 
 impl Settings {
+    /// Where etcd is, if the store is there.
+    pub fn etcd(&self) -> Option<EtcdSettings> {
+        (!self.etcd_endpoints.is_empty()).then(|| EtcdSettings {
+            endpoints: self.etcd_endpoints.clone(),
+            prefix: self.etcd_prefix.clone(),
+            authority: self.etcd_ca.clone(),
+            certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
+        })
+    }
+
     /// The file that holds the key of the store's secrets.
     pub fn secrets_key_path(&self) -> PathBuf {
         key_path(&self.data_directory, self.secrets_key_file.as_deref())

@@ -5,6 +5,7 @@
 //! sled's own flush does not survive a power cut on Linux, so each commit also syncs sled's file through
 //! a descriptor of ours before it is acknowledged.
 
+pub mod etcd;
 pub mod export;
 mod files;
 mod past;
@@ -92,6 +93,9 @@ pub enum StoreError {
         /// Why not.
         what: String,
     },
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] etcd::EtcdError),
     /// The key that seals the store does not fit, or cannot be read.
     #[error("{0}")]
     Key(String),

@@ -130,6 +130,7 @@ async fn run(start: Start) {
             }
         } => {}
         () = watch_silence(&gateway.contact) => {}
+        () = judge_sessions(&gateway) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
     applier.stops();
@@ -138,6 +139,18 @@ async fn run(start: Start) {
 /// Drops what is asked while there is nobody who could answer. Ends only if nobody can ask any more.
 async fn refuse(questions: &Questions) {
     while questions.next().await.is_some() {}
+}
+
+/// Holds sessions up while nobody can say which of them are over, if the operator wants that.
+async fn judge_sessions(gateway: &Gateway) {
+    let Some(longest) = gateway.sessions_max_silence else {
+        return std::future::pending().await;
+    };
+    loop {
+        let silence = gateway.contact.silence(UnixTime::now());
+        gateway.revocations.lose(silence > longest);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Says when no control plane has been heard for long, and when one is heard again.

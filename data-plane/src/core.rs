@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) max_staleness: Option<Duration>,
     pub(crate) balancers: Balancers,
     pub(crate) dns: DnsConfig,
+    /// Silence of the control plane after which sessions do not go on.
+    pub(crate) sessions_max_silence: Option<Duration>,
     /// How many cores there are; at least one.
     pub(crate) workers: usize,
 }

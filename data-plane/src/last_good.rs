@@ -324,4 +324,22 @@ mod tests {
         let renewed = LastGood::open(&directory, vec![9; 100], "node-1").unwrap();
         assert_eq!(revision(&renewed), Some(3));
     }
+
+    /// What every version since the first has written stays readable. `UPDATE=1` writes it anew, which is
+    /// only right for a format that is not released.
+    #[test]
+    fn a_file_of_the_first_format_is_read() {
+        let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/last-good-1");
+        let root = tempfile::tempdir().unwrap();
+        let files = open(root.path());
+        let newest = root.path().join("data").join(FILES[0]);
+        if std::env::var_os("UPDATE").is_some() {
+            files.write(&snapshot(1)).unwrap();
+            std::fs::copy(&newest, &recorded).unwrap();
+        }
+        std::fs::copy(&recorded, &newest).unwrap();
+        let (records, read) = files.load(|read| Ok(read.records.clone())).unwrap();
+        assert_eq!(records, snapshot(1).records);
+        assert_eq!(read.position, snapshot(1).position);
+    }
 }

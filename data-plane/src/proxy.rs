@@ -127,6 +127,8 @@ impl Proxy {
                 .then(|| Duration::from_secs(settings.max_staleness)),
             balancers: Balancers::default(),
             dns: dns(settings)?,
+            sessions_max_silence: (settings.sessions_max_silence > 0)
+                .then(|| Duration::from_secs(settings.sessions_max_silence)),
             workers,
         });
         let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;

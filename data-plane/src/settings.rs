@@ -115,6 +115,15 @@ pub struct Settings {
         value_name = "SECONDS"
     )]
     pub max_staleness: u64,
+    /// Silence of the control planes after which sessions of `openid-connect` are answered 503, in seconds, since
+    /// a logout elsewhere may not have been heard of; 0: sessions go on.
+    #[arg(
+        long,
+        env = "WARDGATE_SESSIONS_MAX_SILENCE",
+        default_value_t = 0,
+        value_name = "SECONDS"
+    )]
+    pub sessions_max_silence: u64,
     /// Threads that serve requests; 0: one per core.
     #[arg(
         long,

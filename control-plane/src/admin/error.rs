@@ -97,7 +97,9 @@ impl Refusal {
         tracing::error!(%fault, "write refused");
         let text = fault.to_string();
         match fault {
-            JournalFault::Broken(_) => Self::ReadOnly(text),
+            JournalFault::Broken(_) | JournalFault::Behind | JournalFault::Unreachable(_) => {
+                Self::ReadOnly(text)
+            }
             JournalFault::NoRoom(_) => Self::NoRoom(text),
         }
     }

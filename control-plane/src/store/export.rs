@@ -82,7 +82,7 @@ pub fn write(
     Room::of(directory)
         .and_then(|room| room.check().map_err(io::Error::other))
         .map_err(failed)?;
-    let content = content(generation, config, now).map_err(failed)?;
+    let content = pack(generation, config, now).map_err(failed)?;
     let sealed = Sealer::new(key).seal(MAGIC, &content);
     // Whole or not there: the name appears once the content is on disk.
     let unfinished = path.with_extension("new");
@@ -103,7 +103,8 @@ pub fn write(
     Ok(Some(path))
 }
 
-fn content(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8>> {
+/// The content of an export.
+pub(super) fn pack(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8>> {
     let heading = Heading {
         generation,
         revision: config.revision(),
@@ -138,9 +139,14 @@ pub fn read(path: &Path, key: &SecretsKey) -> Result<Export, StoreError> {
     let content = Sealer::new(key).open(MAGIC, sealed).ok_or_else(|| {
         refused("it was changed or cut, or sealed with another key than secrets_key_file has")
     })?;
-    let content = zstd::decode_all(content.as_slice())
-        .map_err(|error| refused(&format!("its content does not unpack: {error}")))?;
-    parse(&content).map_err(|error| refused(&error))
+    unpack(&content).map_err(|error| refused(&error))
+}
+
+/// Reads what [`pack`] wrote.
+pub(super) fn unpack(content: &[u8]) -> Result<Export, String> {
+    let content = zstd::decode_all(content)
+        .map_err(|error| format!("its content does not unpack: {error}"))?;
+    parse(&content)
 }
 
 fn parse(content: &[u8]) -> Result<Export, String> {

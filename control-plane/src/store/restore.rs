@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
+use super::etcd::{EtcdSettings, EtcdStore};
 use super::{SecretsKey, Store, StoreError, export, file_error};
 use crate::settings::{export_path, key_path, store_path};
 
 /// Restores the configuration from an export while the control plane is stopped.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct RestoreCommand {
     /// The export: a file of `exports` in the data directory, or a copy of one.
     #[arg(long, value_name = "FILE")]
@@ -29,6 +30,42 @@ pub struct RestoreCommand {
     /// File with the key that sealed the export. [default: `data_directory` with `.key` appended]
     #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
+    /// URLs of etcd's members, to put the export there instead of on this machine.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
+    pub etcd_endpoints: Vec<String>,
+    /// What the names of this cluster's values in etcd begin with.
+    #[arg(
+        long,
+        env = "WARDGATE_ETCD_PREFIX",
+        default_value = "/wardgate",
+        value_name = "PREFIX"
+    )]
+    pub etcd_prefix: String,
+    /// The authority of etcd's certificates, PEM.
+    #[arg(long, env = "WARDGATE_ETCD_CA", value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, PEM.
+    #[arg(long, env = "WARDGATE_ETCD_CERTIFICATE", value_name = "FILE")]
+    pub etcd_certificate: Option<PathBuf>,
+    /// The private key of `etcd_certificate`, PEM.
+    #[arg(long, env = "WARDGATE_ETCD_KEY", value_name = "FILE")]
+    pub etcd_key: Option<PathBuf>,
+}
+
+impl RestoreCommand {
+    fn etcd(&self) -> Option<EtcdSettings> {
+        (!self.etcd_endpoints.is_empty()).then(|| EtcdSettings {
+            endpoints: self.etcd_endpoints.clone(),
+            prefix: self.etcd_prefix.clone(),
+            authority: self.etcd_ca.clone(),
+            certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
+        })
+    }
 }
 
 /// What a restore came to.
@@ -52,6 +89,17 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let data = &command.data_directory;
     let key = SecretsKey::read(&key_path(data, command.secrets_key_file.as_deref()))?;
     let export = export::read(&command.from, &key)?;
+    if let Some(etcd) = command.etcd() {
+        let exported = export::newest_generation(&export_path(data))?;
+        let (mut store, _) = EtcdStore::open(&etcd, &key)?;
+        return Ok(Restored {
+            generation: store.replace(exported.max(export.generation), &export.config)?,
+            revision: export.config.revision(),
+            records: export.config.len(),
+            exported_at: export.at,
+            replaced: None,
+        });
+    }
     let store = store_path(data);
     let generation = generation(data, &store, &key)?
         .max(export.generation)

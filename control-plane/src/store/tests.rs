@@ -327,6 +327,7 @@ mod exports {
             from: from.to_path_buf(),
             data_directory: place.root.path().to_path_buf(),
             secrets_key_file: Some(place.root.path().join("store.key")),
+            ..RestoreCommand::default()
         };
         restore(&command, NOW)
     }

@@ -267,6 +267,12 @@ async fn use_session(
     jar: &Jar,
     open: &Rc<Opened>,
 ) -> Result<Option<Flow>, Failure> {
+    if host.revocations().are_unknown() {
+        return Err(Failure::unavailable(
+            "revocations_unknown",
+            "no control plane has been heard for long, so nobody knows here which sessions are over",
+        ));
+    }
     let now = host.now();
     let session = &open.session;
     let leeway = rules.config.credentials.leeway.seconds();

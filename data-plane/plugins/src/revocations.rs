@@ -3,7 +3,7 @@
 //! Writers replace a persistent map; a reader first compares a number and looks into the map only
 //! after it has changed, so that a session that was looked at before costs one load.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,8 @@ const MOST: usize = 1_000_000;
 pub struct Revocations {
     known: ArcSwap<imbl::HashMap<Uuid, Revocation>>,
     version: AtomicU64,
+    /// Whether nobody can say any more which sessions are over.
+    unknown: AtomicBool,
     /// Held by the one that writes.
     writer: Mutex<()>,
 }
@@ -28,6 +30,17 @@ impl Revocations {
     /// Grows with every change.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Says that no control plane has been heard for longer than sessions are to go on without, or that
+    /// one is heard again.
+    pub fn lose(&self, lost: bool) {
+        self.unknown.store(lost, Ordering::Relaxed);
+    }
+
+    /// Whether sessions that others may have ended are not to go on.
+    pub fn are_unknown(&self) -> bool {
+        self.unknown.load(Ordering::Relaxed)
     }
 
     /// Whether what bears one of `names` and began at `began_at` is over.

@@ -426,6 +426,43 @@ mod tests {
         assert_eq!(receiver.commit(&other).unwrap_err(), Violation::Nonce);
     }
 
+    /// What a control plane of the first version has sent is understood: each message with its length
+    /// before it. `UPDATE=1` records it anew, which is only right for a protocol that is not released.
+    #[test]
+    fn a_stream_of_the_first_version_is_understood() {
+        use proto::v1::ControlMessage;
+        use proto::v1::control_message::Kind;
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/update-1");
+        if std::env::var_os("UPDATE").is_some() {
+            let sent = sent(30, 700);
+            let kinds = std::iter::once(Kind::Begin(sent.begin))
+                .chain(sent.chunks.into_iter().map(Kind::Chunk))
+                .chain(std::iter::once(Kind::Commit(sent.commit)));
+            let messages = kinds.map(|kind| ControlMessage { kind: Some(kind) });
+            let bytes: Vec<u8> = messages
+                .flat_map(|message| prost::Message::encode_length_delimited_to_vec(&message))
+                .collect();
+            std::fs::write(recorded, bytes).unwrap();
+        }
+        let bytes = std::fs::read(recorded).unwrap();
+        let mut bytes = bytes.as_slice();
+        let mut receiver = Receiver::default();
+        let update = loop {
+            let message: ControlMessage =
+                prost::Message::decode_length_delimited(&mut bytes).unwrap();
+            match message.kind.unwrap() {
+                Kind::Begin(begin) => receiver.begin(begin).unwrap(),
+                Kind::Chunk(chunk) => receiver.chunk(&chunk).unwrap(),
+                Kind::Commit(commit) => break receiver.commit(&commit).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let Ok(Content::Full(received)) = update.content else {
+            panic!("{:?}", update.content)
+        };
+        assert_eq!(received.position, snapshot(30).position);
+    }
+
     proptest! {
         /// A flipped byte anywhere in the chunks is found.
         #[test]

@@ -382,3 +382,12 @@ fn rule_19_an_address_begins_only_so_many_sign_ins() {
     gateway.advance(60);
     assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
 }
+
+#[test]
+fn a_session_does_not_go_on_where_nobody_knows_whether_it_is_over() {
+    let (mut gateway, mut browser) = signed_in(&json!({}));
+    gateway.host.revocations().lose(true);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 503);
+    gateway.host.revocations().lose(false);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}

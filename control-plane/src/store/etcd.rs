@@ -1,0 +1,452 @@
+//! The configuration in etcd, for several control planes over one store. There is no leader: whoever
+//! commits names the head that the change was decided on, and decides again if that is not the head any
+//! more.
+//!
+//! ```text
+//! PREFIX/head                  what was committed last, and by which write
+//! PREFIX/log/REVISION          each change, sealed, or where its parts are
+//! PREFIX/part/WRITE/NUMBER     parts of a change that is too large for one value
+//! PREFIX/checkpoint/latest     which checkpoint a start begins with
+//! PREFIX/checkpoint/REVISION/NUMBER
+//! ```
+//!
+//! A change of any size is there with one small transaction: its parts are written before, and nobody
+//! looks for them until the log names them. No watch is trusted: every control plane asks for the head
+//! many times a second, which finds everything that a watch could lose.
+
+mod client;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::snapshot::{Hash, Revision};
+use uuid::Uuid;
+
+use super::export;
+use super::seal::{Sealer, SecretsKey};
+use crate::config::Config;
+use crate::history::{Entry, History, HistoryFault};
+use crate::publisher::{Journal, JournalFault, Newer};
+use client::{Client, Comparison, Put};
+pub use client::{EtcdError, EtcdSettings};
+
+/// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
+const VALUE: usize = 512 * 1024;
+
+/// How many revisions the log goes back.
+const KEPT: u64 = 10_000;
+
+/// After how many revisions a new checkpoint is written.
+const CHECKPOINT: u64 = 500;
+
+/// Log entries that are read at once.
+const PAGE: u64 = 50;
+
+/// The names of what is not numbered.
+const HEAD: &str = "head";
+const LATEST: &str = "checkpoint/latest";
+
+/// What was committed last.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+struct Head {
+    generation: u64,
+    revision: u64,
+    /// Hash of the last log entry, which holds that of the one before.
+    chain: Hash,
+    /// Which write it was: tells after a lost answer whether it came through.
+    write: Uuid,
+}
+
+/// Which checkpoint is complete.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Latest {
+    revision: u64,
+    parts: usize,
+}
+
+/// A log entry's value: the entry itself, or which write its parts belong to.
+#[derive(Debug, Deserialize, Serialize)]
+enum Value {
+    Whole(#[serde(with = "base64_bytes")] Vec<u8>),
+    Parts { write: Uuid, count: usize },
+}
+
+mod base64_bytes {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The store of one control plane.
+#[derive(Debug)]
+pub struct EtcdStore {
+    shelf: Arc<Shelf>,
+    head: Head,
+    /// etcd's own number of the head that was read last: what a commit is compared with.
+    seen: u64,
+}
+
+/// What is read and written, without an opinion on what is newest.
+struct Shelf {
+    client: Client,
+    sealer: Sealer,
+    /// Of the newest complete checkpoint.
+    checkpoint: Mutex<u64>,
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}
+
+fn log(revision: u64) -> String {
+    format!("log/{revision:020}")
+}
+
+impl Shelf {
+    fn seal(&self, name: &str, value: &[u8]) -> Vec<u8> {
+        self.sealer.seal(name.as_bytes(), value)
+    }
+
+    fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
+        self.sealer.open(name.as_bytes(), sealed).ok_or_else(|| {
+            EtcdError::Content(format!("{name} was sealed with another key, or changed"))
+        })
+    }
+
+    fn json<T: for<'de> Deserialize<'de>>(
+        &self,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<T, EtcdError> {
+        serde_json::from_slice(&self.open(name, sealed)?)
+            .map_err(|error| EtcdError::Content(format!("{name}: {error}")))
+    }
+
+    fn seal_json(&self, name: &str, value: &impl Serialize) -> Result<Vec<u8>, EtcdError> {
+        let json =
+            serde_json::to_vec(value).map_err(|error| EtcdError::Content(error.to_string()))?;
+        Ok(self.seal(name, &json))
+    }
+
+    /// The head, and etcd's number of it; 0 if there is none.
+    fn head(&self) -> Result<(Head, u64), EtcdError> {
+        match self.client.get(HEAD)? {
+            Some(found) => Ok((self.json(HEAD, &found.value)?, found.version)),
+            None => Ok((Head::default(), 0)),
+        }
+    }
+
+    /// Writes `bytes` in parts below `name`.
+    fn write_parts(&self, name: &str, bytes: &[u8]) -> Result<usize, EtcdError> {
+        let mut count = 0;
+        for part in bytes.chunks(VALUE) {
+            let name = format!("{name}/{count:06}");
+            let sealed = self.seal(&name, part);
+            self.client.put(&Put {
+                name,
+                value: sealed,
+            })?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn read_parts(&self, name: &str, count: usize) -> Result<Vec<u8>, EtcdError> {
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            let name = format!("{name}/{number:06}");
+            let found = self.client.get(&name)?;
+            let found = found.ok_or_else(|| EtcdError::Content(format!("{name} is missing")))?;
+            bytes.extend(self.open(&name, &found.value)?);
+        }
+        Ok(bytes)
+    }
+
+    /// The packed entry in a log value.
+    fn packed(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
+        match self.json(name, sealed)? {
+            Value::Whole(packed) => Ok(packed),
+            Value::Parts { write, count } => self.read_parts(&format!("part/{write}"), count),
+        }
+    }
+
+    /// The packed entries after `revision`, up to `last`; none if one of them is not kept any more.
+    fn entries(&self, revision: u64, last: u64) -> Result<Option<Vec<(Entry, Hash)>>, EtcdError> {
+        let mut entries = Vec::new();
+        let mut next = revision + 1;
+        while next <= last {
+            let until = last.min(next + PAGE - 1);
+            let page = self.client.range(&log(next), &log(until + 1))?;
+            for found in page {
+                if found.name != log(next) {
+                    return Ok(None);
+                }
+                let packed = self.packed(&found.name, &found.value)?;
+                let entry = Entry::unpack(Revision(next), &packed)
+                    .map_err(|error| EtcdError::Content(error.to_string()))?;
+                entries.push((entry, *blake3::hash(&packed).as_bytes()));
+                next += 1;
+            }
+            if next <= until {
+                return Ok(None);
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// The newest checkpoint.
+    fn read_checkpoint(&self) -> Result<Config, EtcdError> {
+        let Some(found) = self.client.get(LATEST)? else {
+            return Ok(Config::default());
+        };
+        let latest: Latest = self.json(LATEST, &found.value)?;
+        *self
+            .checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = latest.revision;
+        let content = self.read_parts(&format!("checkpoint/{}", latest.revision), latest.parts)?;
+        let export = export::unpack(&content).map_err(EtcdError::Content)?;
+        Ok(export.config)
+    }
+
+    /// The whole configuration at `head`.
+    fn load(&self, head: &Head) -> Result<Config, EtcdError> {
+        let mut config = self.read_checkpoint()?;
+        let entries = self.entries(config.revision().0, head.revision)?;
+        let missing = || EtcdError::Content("the log does not reach back to the checkpoint".into());
+        let entries = entries.ok_or_else(missing)?;
+        if entries.last().is_some_and(|(_, hash)| *hash != head.chain) {
+            return Err(EtcdError::Content(
+                "the log does not lead to the head".into(),
+            ));
+        }
+        for (entry, _) in entries {
+            config.apply(&entry.change(), entry.revision);
+        }
+        Ok(config)
+    }
+
+    /// Writes a checkpoint of `config`, and takes away what no start and no reader of the past needs.
+    fn write_checkpoint(&self, generation: u64, config: &Config) -> Result<(), EtcdError> {
+        let revision = config.revision().0;
+        let content = export::pack(generation, config, UnixTime::now())
+            .map_err(|error| EtcdError::Content(error.to_string()))?;
+        let parts = self.write_parts(&format!("checkpoint/{revision}"), &content)?;
+        let latest = self.seal_json(LATEST, &Latest { revision, parts })?;
+        self.client.put(&Put {
+            name: LATEST.to_owned(),
+            value: latest,
+        })?;
+        let before = {
+            let mut newest = self
+                .checkpoint
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *newest, revision)
+        };
+        if before != 0 && before != revision {
+            self.client.delete(
+                &format!("checkpoint/{before}/"),
+                &format!("checkpoint/{before}0"),
+            )?;
+        }
+        let oldest = revision.saturating_sub(KEPT);
+        self.client.delete(&log(0), &log(oldest))
+    }
+
+    fn is_checkpoint_due(&self, revision: u64) -> bool {
+        let newest = self
+            .checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        revision >= *newest + CHECKPOINT
+    }
+}
+
+impl EtcdStore {
+    /// Opens the store and reads all of it.
+    pub fn open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(Self, Config), EtcdError> {
+        let shelf = Shelf {
+            client: Client::start(settings)?,
+            sealer: Sealer::new(key),
+            checkpoint: Mutex::new(0),
+        };
+        let (mut head, seen) = shelf.head()?;
+        let config = shelf.load(&head)?;
+        head.generation = head.generation.max(1);
+        let store = Self {
+            shelf: Arc::new(shelf),
+            head,
+            seen,
+        };
+        Ok((store, config))
+    }
+
+    /// How often the store was made anew from an export, counted from 1.
+    pub const fn generation(&self) -> u64 {
+        self.head.generation
+    }
+
+    /// Puts `config` in the place of everything, as the next generation; returns that.
+    pub fn replace(&mut self, generation: u64, config: &Config) -> Result<u64, EtcdError> {
+        let generation = self.head.generation.max(generation).saturating_add(1);
+        self.shelf.client.delete(&log(0), "log0")?;
+        self.shelf.write_checkpoint(generation, config)?;
+        let head = Head {
+            generation,
+            revision: config.revision().0,
+            chain: Hash::default(),
+            write: Uuid::new_v4(),
+        };
+        let value = self.shelf.seal_json(HEAD, &head)?;
+        self.shelf.client.put(&Put {
+            name: HEAD.to_owned(),
+            value,
+        })?;
+        self.head = head;
+        Ok(generation)
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<bool, EtcdError> {
+        let packed = entry
+            .pack(&self.head.chain)
+            .map_err(|error| EtcdError::Content(error.to_string()))?;
+        let write = Uuid::new_v4();
+        let head = Head {
+            generation: self.head.generation,
+            revision: entry.revision.0,
+            chain: *blake3::hash(&packed).as_bytes(),
+            write,
+        };
+        let value = if packed.len() <= VALUE {
+            Value::Whole(packed)
+        } else {
+            let count = self.shelf.write_parts(&format!("part/{write}"), &packed)?;
+            Value::Parts { write, count }
+        };
+        let name = log(entry.revision.0);
+        let value = self.shelf.seal_json(&name, &value)?;
+        let puts = [
+            Put {
+                name: HEAD.to_owned(),
+                value: self.shelf.seal_json(HEAD, &head)?,
+            },
+            Put { name, value },
+        ];
+        let unchanged = Comparison {
+            name: HEAD,
+            version: self.seen,
+        };
+        match self.shelf.client.commit(&unchanged, &puts) {
+            Ok(Some(version)) => {
+                (self.head, self.seen) = (head, version);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            // The answer is lost, not the write: only what is there tells. It is never sent again.
+            Err(EtcdError::Unknown(reason)) => {
+                let (found, version) = self.shelf.head()?;
+                if found.write == write {
+                    (self.head, self.seen) = (found, version);
+                    Ok(true)
+                } else if version == self.seen {
+                    Err(EtcdError::Unknown(reason))
+                } else {
+                    Ok(false)
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl From<EtcdError> for JournalFault {
+    fn from(error: EtcdError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl Journal for EtcdStore {
+    fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
+        if entry.revision.0 != self.head.revision + 1 {
+            return Err(JournalFault::Behind);
+        }
+        if self.write(entry)? {
+            Ok(())
+        } else {
+            Err(JournalFault::Behind)
+        }
+    }
+
+    fn newer(&mut self) -> Result<Newer, JournalFault> {
+        let (head, version) = self.shelf.head()?;
+        if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
+            // An older head is a stale answer, not the truth.
+            if head.generation == self.head.generation && head.revision == self.head.revision {
+                self.seen = version;
+            }
+            return Ok(Newer::Changes(Vec::new()));
+        }
+        if head.generation != self.head.generation && self.seen != 0 {
+            let reason =
+                "the store was restored as another generation: start this control plane again";
+            return Err(JournalFault::Broken(reason.to_owned()));
+        }
+        let newer = match self.shelf.entries(self.head.revision, head.revision)? {
+            Some(entries) => {
+                if entries.last().is_some_and(|(_, hash)| *hash != head.chain) {
+                    let reason = "the log in etcd does not lead to the head";
+                    return Err(JournalFault::Unreachable(reason.to_owned()));
+                }
+                let changes = entries.into_iter().map(|(entry, _)| entry);
+                Newer::Changes(
+                    changes
+                        .map(|entry| (entry.change(), entry.revision))
+                        .collect(),
+                )
+            }
+            None => Newer::Whole(Box::new(self.shelf.load(&head)?)),
+        };
+        (self.head, self.seen) = (head, version);
+        Ok(newer)
+    }
+
+    fn checkpoint(&mut self, config: &Config) -> Result<(), JournalFault> {
+        if self.shelf.is_checkpoint_due(config.revision().0) {
+            self.shelf.write_checkpoint(self.head.generation, config)?;
+        }
+        Ok(())
+    }
+
+    fn history(&self) -> Arc<dyn History> {
+        let shelf: Arc<Shelf> = Arc::clone(&self.shelf);
+        shelf
+    }
+}
+
+impl History for Shelf {
+    fn entry(&self, revision: Revision) -> Result<Option<Entry>, HistoryFault> {
+        let unreadable = |error: EtcdError| HistoryFault::Unreadable {
+            revision,
+            what: error.to_string(),
+        };
+        let name = log(revision.0);
+        let Some(found) = self.client.get(&name).map_err(unreadable)? else {
+            return Ok(None);
+        };
+        let packed = self.packed(&name, &found.value).map_err(unreadable)?;
+        Entry::unpack(revision, &packed).map(Some)
+    }
+}

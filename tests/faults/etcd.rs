@@ -1,0 +1,174 @@
+//! Several control planes without a leader: any takes writes, none loses any, and traffic needs none.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::{Demo, eventually};
+use http::Method;
+use serde_json::json;
+
+use crate::replicas::{Replicas, revive, timed};
+
+#[tokio::test]
+#[ignore = "needs etcd: tests/faults/run"]
+async fn any_control_plane_takes_writes_and_none_is_lost() {
+    let mut replicas = Replicas::start(2).await;
+    let demo = Demo::start(&[]).await;
+    // What one takes, the other and the node have soon.
+    let service = json!({ "name": "s", "url": demo.upstream() });
+    let reply = replicas.admin(0, Method::POST, "/services", &service).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let id = reply.json()["id"].clone();
+    replicas.agree().await;
+    let route = json!({ "paths": ["/a"], "service": { "id": id } });
+    let reply = replicas.admin(1, Method::POST, "/routes", &route).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let ((), took) = timed(eventually("the node serves it", async || {
+        (replicas.proxied("/a").await == 200).then_some(())
+    }))
+    .await;
+    println!("a write at one control plane is served after {took:?} by a node of either");
+
+    // Eight writers at both, some after the same names: one wins, and all see the same.
+    let write = async |writer: usize, number: usize| {
+        let name = format!("n{}", (writer / 2) * 100 + number);
+        let body = json!({ "username": name });
+        let reply = replicas
+            .admin(writer % 2, Method::POST, "/consumers", &body)
+            .await;
+        assert!([201, 409, 503].contains(&reply.status), "{}", reply.text());
+        (reply.status == 201).then_some(name)
+    };
+    let writers = (0..8).map(async |writer| {
+        let mut acknowledged = Vec::new();
+        for number in 0..10 {
+            acknowledged.extend(write(writer, number).await);
+        }
+        acknowledged
+    });
+    let (acknowledged, took) = timed(futures::future::join_all(writers)).await;
+    let acknowledged: Vec<String> = acknowledged.into_iter().flatten().collect();
+    let names: BTreeSet<&String> = acknowledged.iter().collect();
+    assert_eq!(names.len(), acknowledged.len(), "a name was given twice");
+    println!(
+        "8 writers, 80 requests, {} acknowledged in {took:?}",
+        names.len()
+    );
+    replicas.agree().await;
+    for at in [0, 1] {
+        let listed = replicas.read(at, "/consumers?size=1000").await;
+        let listed: BTreeSet<String> = listed["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|consumer| consumer["username"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(acknowledged.iter().all(|name| listed.contains(name)));
+        assert_eq!(listed.len(), acknowledged.len());
+    }
+
+    // A member of etcd after the other dies and comes back: writes pause, and none is lost.
+    for at in 0..3 {
+        replicas.members[at].kill();
+        let name = format!("after-{at}");
+        let ((), pause) = timed(eventually("writes go on", async || {
+            let body = json!({ "username": name });
+            let reply = replicas.admin(0, Method::POST, "/consumers", &body).await;
+            // After a lost answer the name may be taken: by us.
+            [201, 409].contains(&reply.status).then_some(())
+        }))
+        .await;
+        println!("member {at} killed: the next write was taken after {pause:?}");
+        assert!(pause < Duration::from_secs(8), "{pause:?}");
+        revive(&mut replicas.members[at]);
+        replicas.agree().await;
+    }
+
+    // Without a majority writes are refused soon, reads and traffic go on, and later all is as before.
+    replicas.members[0].kill();
+    replicas.members[1].kill();
+    let body = json!({ "username": "minority" });
+    let (reply, took) = timed(replicas.admin(1, Method::POST, "/consumers", &body)).await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    println!("without a majority a write is refused after {took:?}");
+    assert_eq!(replicas.read(1, "/services/s").await["name"], "s");
+    assert_eq!(replicas.proxied("/a").await, 200);
+    revive(&mut replicas.members[0]);
+    revive(&mut replicas.members[1]);
+    eventually("writes go on", async || {
+        let body = json!({ "username": "majority" });
+        let reply = replicas.admin(1, Method::POST, "/consumers", &body).await;
+        [201, 409].contains(&reply.status).then_some(())
+    })
+    .await;
+
+    // A control plane that dies hands its node to the other.
+    replicas.control_planes[0].take().unwrap().kill();
+    let route = json!({ "paths": ["/b"], "service": { "id": id } });
+    let reply = replicas.admin(1, Method::POST, "/routes", &route).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    eventually("the node follows the other", async || {
+        (replicas.proxied("/b").await == 200).then_some(())
+    })
+    .await;
+    // It starts again with everything that happened meanwhile.
+    replicas.start_control_plane(0).await;
+    replicas.agree().await;
+    let routes = replicas.read(0, "/routes").await;
+    assert_eq!(routes["data"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+#[ignore = "needs etcd: tests/faults/run"]
+async fn a_store_moves_to_etcd_and_back() {
+    let mut cluster = harness::Cluster::start(1).await;
+    cluster
+        .create("/services", json!({ "name": "moved", "host": "h" }))
+        .await;
+    cluster.control_plane.take().unwrap().stop().await;
+    cluster.start_control_plane().await;
+    let data = cluster.directory().join("data/control-plane");
+    let export = |directory: &std::path::Path| {
+        let exports = std::fs::read_dir(directory.join("exports")).ok()?;
+        let paths = exports.flatten().map(|entry| entry.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|end| end == "export"))
+            .max()
+    };
+    let newest = eventually("the store is exported", async || export(&data)).await;
+    cluster.control_plane.take().unwrap().stop().await;
+    let key = cluster.directory().join("data/control-plane.key");
+    let mut replicas = Replicas::start(1).await;
+    replicas.control_planes[0].take().unwrap().stop().await;
+    std::fs::copy(&key, replicas.directory.path().join("secrets.key")).unwrap();
+    let other = replicas.directory.path().join("data/moved");
+    let endpoint = replicas.members[0].client.clone();
+    let prefix = ["--etcd-prefix", "/moved", "--etcd-endpoints", &endpoint];
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (from, directory, key) = (path(&newest), path(&other), path(&key));
+    let restore = [
+        "restore",
+        "--from",
+        &from,
+        "--data-directory",
+        &directory,
+        "--secrets-key-file",
+        &key,
+    ];
+    harness::run(
+        "wardgate-control-plane",
+        &[&restore[..], &prefix[..]].concat(),
+    );
+    // And back: what a control plane over etcd exports is an export like any other. Read it as such.
+    let back = [
+        "restore",
+        "--from",
+        &from,
+        "--data-directory",
+        &directory,
+        "--secrets-key-file",
+        &key,
+    ];
+    harness::run("wardgate-control-plane", &back);
+}

@@ -1,0 +1,252 @@
+//! Several control planes over one etcd, with data planes that know them all.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use harness::{Browser, Process, Reply, eventually, run};
+use http::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// One member of etcd; killed when dropped.
+pub(crate) struct Member {
+    child: Option<Child>,
+    arguments: Vec<String>,
+    pub(crate) client: String,
+}
+
+impl Member {
+    fn start(&mut self) {
+        let child = Command::new("etcd")
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcd is installed: tests/faults/run does that");
+        self.child = Some(child);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that was free a moment ago.
+fn port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Three members of etcd in `directory`.
+pub(crate) async fn etcd(directory: &Path) -> Vec<Member> {
+    let ports: Vec<(u16, u16)> = (0..3).map(|_| (port(), port())).collect();
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let peers = ports.iter().enumerate();
+    let peers: Vec<String> = peers
+        .map(|(at, (peer, _))| format!("m{at}={}", url(*peer)))
+        .collect();
+    let mut members = Vec::new();
+    for (at, (peer, client)) in ports.iter().enumerate() {
+        let data = directory.join(format!("etcd-{at}"));
+        let (peer, client) = (url(*peer), url(*client));
+        let arguments = [
+            ("--name", format!("m{at}")),
+            ("--data-dir", data.display().to_string()),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer),
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client.clone()),
+            ("--initial-cluster", peers.join(",")),
+            ("--initial-cluster-state", "new".to_owned()),
+        ];
+        let arguments = arguments
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value]);
+        let mut member = Member {
+            child: None,
+            arguments: arguments.collect(),
+            client,
+        };
+        member.start();
+        members.push(member);
+    }
+    for member in &members {
+        let url = format!("{}/health", member.client);
+        eventually("etcd is healthy", async || {
+            let reply = Browser::new().try_get(&url).await?;
+            reply.text().contains("true").then_some(())
+        })
+        .await;
+    }
+    members
+}
+
+/// Control planes over one store.
+pub(crate) struct Replicas {
+    pub(crate) directory: TempDir,
+    pub(crate) members: Vec<Member>,
+    pub(crate) control_planes: Vec<Option<Process>>,
+    pub(crate) node: Option<Process>,
+    addresses: Vec<String>,
+}
+
+impl Replicas {
+    pub(crate) async fn start(count: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let certificates = directory.path().join("certificates");
+        let out = certificates.display().to_string();
+        let arguments = ["certificates", "--out", &out, "--data-plane", "node-1"];
+        run("wardgate-control-plane", &arguments);
+        let members = etcd(directory.path()).await;
+        let mut replicas = Self {
+            directory,
+            members,
+            control_planes: Vec::new(),
+            node: None,
+            addresses: Vec::new(),
+        };
+        for at in 0..count {
+            replicas.control_planes.push(None);
+            replicas.addresses.push("127.0.0.1:0".to_owned());
+            replicas.start_control_plane(at).await;
+        }
+        replicas.start_node().await;
+        replicas
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    fn member(&self, name: &str) -> Vec<(&'static str, String)> {
+        vec![
+            (
+                "WARDGATE_CLUSTER_CERTIFICATE",
+                self.file(&format!("certificates/{name}.pem")),
+            ),
+            (
+                "WARDGATE_CLUSTER_KEY",
+                self.file(&format!("certificates/{name}.key")),
+            ),
+            ("WARDGATE_CLUSTER_CA", self.file("certificates/ca.pem")),
+        ]
+    }
+
+    pub(crate) async fn start_control_plane(&mut self, at: usize) {
+        let endpoints: Vec<&str> = self
+            .members
+            .iter()
+            .map(|member| member.client.as_str())
+            .collect();
+        let mut environment = self.member("control-plane");
+        environment.extend([
+            ("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+            ("WARDGATE_CLUSTER_LISTEN", self.addresses[at].clone()),
+            (
+                "WARDGATE_DATA_DIRECTORY",
+                self.file(&format!("data/control-plane-{at}")),
+            ),
+            ("WARDGATE_SECRETS_KEY_FILE", self.file("secrets.key")),
+            ("WARDGATE_ETCD_ENDPOINTS", endpoints.join(",")),
+        ]);
+        let name = format!("control-plane-{at}");
+        let process = Process::start(
+            "wardgate-control-plane",
+            &name,
+            self.directory.path(),
+            &environment,
+        )
+        .await;
+        self.addresses[at] = process.address("cluster");
+        self.control_planes[at] = Some(process);
+    }
+
+    async fn start_node(&mut self) {
+        let urls: Vec<String> = self
+            .addresses
+            .iter()
+            .map(|address| format!("https://{address}"))
+            .collect();
+        let any = "127.0.0.1:0".to_owned();
+        let mut environment = self.member("node-1");
+        environment.extend([
+            ("WARDGATE_PROXY_LISTEN", any.clone()),
+            ("WARDGATE_PROXY_TLS_LISTEN", any.clone()),
+            ("WARDGATE_STATUS_LISTEN", any),
+            ("WARDGATE_DATA_DIRECTORY", self.file("data/node-1")),
+            ("WARDGATE_CONTROL_PLANES", urls.join(",")),
+        ]);
+        let process = Process::start(
+            "wardgate-data-plane",
+            "node-1",
+            self.directory.path(),
+            &environment,
+        )
+        .await;
+        self.node = Some(process);
+    }
+
+    /// Sends JSON to the Admin API of one control plane.
+    pub(crate) async fn admin(&self, at: usize, method: Method, path: &str, body: &Value) -> Reply {
+        let process = self.control_planes[at].as_ref().unwrap();
+        let url = format!("http://{}{path}", process.address("admin"));
+        let headers = [("content-type", "application/json")];
+        Browser::new()
+            .send(method, &url, &headers, body.to_string())
+            .await
+    }
+
+    /// What one control plane reads.
+    pub(crate) async fn read(&self, at: usize, path: &str) -> Value {
+        self.admin(at, Method::GET, path, &Value::Null).await.json()
+    }
+
+    /// What the node answers.
+    pub(crate) async fn proxied(&self, path: &str) -> u16 {
+        let node = self.node.as_ref().unwrap();
+        let url = format!("http://{}{path}", node.address("proxy"));
+        Browser::new().get(&url).await.status
+    }
+
+    /// Waits until all control planes that run have the newest of them all.
+    pub(crate) async fn agree(&self) {
+        eventually("the control planes agree", async || {
+            let mut revisions = Vec::new();
+            for at in 0..self.control_planes.len() {
+                if self.control_planes[at].is_some() {
+                    revisions
+                        .push(self.read(at, "/status").await["configuration_revision"].clone());
+                }
+            }
+            revisions
+                .iter()
+                .all(|revision| *revision == revisions[0])
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+/// Restarts a member that was killed.
+pub(crate) fn revive(member: &mut Member) {
+    member.start();
+}
+
+/// How long `work` takes.
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let started = shared::clock::monotonic();
+    let result = work.await;
+    (result, started.elapsed())
+}
