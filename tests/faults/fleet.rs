@@ -61,8 +61,8 @@ async fn follow(
 ) -> Option<Duration> {
     let stream = TcpStream::connect(address).await.ok()?;
     stream.set_nodelay(true).ok()?;
-    let server = ServerName::try_from(tls::CONTROL_PLANE_NAME).ok()?;
-    let stream = connector.connect(server, stream).await.ok()?;
+    let theirs = ServerName::try_from(tls::CONTROL_PLANE_NAME).ok()?;
+    let stream = connector.connect(theirs, stream).await.ok()?;
     let stream = Arc::new(std::sync::Mutex::new(Some(TokioIo::new(stream))));
     let channel = Endpoint::from(Uri::from_static("http://wardgate-control-plane"))
         .initial_stream_window_size(1024 * 1024)
@@ -244,6 +244,15 @@ async fn a_fleet_is_led_to_each_change_within_half_a_second() {
     assert!(p99 < Duration::from_secs(2), "{p99:?}");
     assert!(largest <= 4_096, "{largest} bytes for one change");
 
+    all_come_back(&mut cluster, nodes, &mut serving).await;
+}
+
+#[expect(clippy::print_stdout, reason = "it is run for its figures")]
+async fn all_come_back(
+    cluster: &mut Cluster,
+    nodes: usize,
+    serving: &mut mpsc::UnboundedReceiver<Served>,
+) {
     // The control plane restarts: everyone comes back, and nothing is sent.
     cluster.control_plane.take().unwrap().kill();
     while serving.try_recv().is_ok() {}

@@ -431,8 +431,7 @@ impl Journal for EtcdStore {
     }
 
     fn history(&self) -> Arc<dyn History> {
-        let shelf: Arc<Shelf> = Arc::clone(&self.shelf);
-        shelf
+        Arc::<Shelf>::clone(&self.shelf)
     }
 }
 

@@ -457,10 +457,10 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let Ok(Content::Full(received)) = update.content else {
+        let Ok(Content::Full(arrived)) = update.content else {
             panic!("{:?}", update.content)
         };
-        assert_eq!(received.position, snapshot(30).position);
+        assert_eq!(arrived.position, snapshot(30).position);
     }
 
     proptest! {

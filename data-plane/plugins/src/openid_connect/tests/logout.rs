@@ -6,6 +6,7 @@ use shared::entity::Revocation;
 
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::ISSUER;
+use crate::host::Host;
 use crate::revocations::Revocations;
 use crate::testing::{Request, START};
 
@@ -360,7 +361,7 @@ fn rule_96_a_link_of_another_site_asks_first() {
 #[test]
 fn rule_104_what_other_nodes_revoke_holds_here() {
     let (mut gateway, mut browser) = back_channel();
-    let known: &Revocations = crate::host::Host::revocations(&gateway.host);
+    let known: &Revocations = Host::revocations(&gateway.host);
     let revocation = Revocation {
         id: Revocation::subject(ISSUER, "user-1"),
         before: START.as_millis() + 500,
