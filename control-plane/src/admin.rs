@@ -42,7 +42,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
-use shared::entity::{Certificate, ConsumerGroup, Definition, Entity, definition};
+use shared::entity::{Certificate, ConsumerGroup, Entity, definition};
 use shared::snapshot::{Key, Revision};
 use shared::telemetry::{self, LevelChange};
 use shared::version::KONG_PRODUCT;
@@ -351,7 +351,9 @@ impl Admin {
             } => {
                 let key = command::find(config, entity, selector)?.ok_or(Refusal::NotFound)?;
                 let fields = config.record(key).ok_or(Refusal::NotFound)?;
-                if !below(&fields, parent.as_ref()) || has_expired(entity, &fields) {
+                if !below(&fields, parent.as_ref())
+                    || command::has_expired(entity, &fields, UnixTime::now())
+                {
                     return Err(Refusal::NotFound);
                 }
                 if entity.kind == ConsumerGroup::KIND {
@@ -463,20 +465,9 @@ fn show(config: &Config, key: Key, fields: &Fields) -> Value {
         shown.insert("snis".to_owned(), names.into());
     }
     if definition(key.kind).is_some_and(|entity| entity.expires)
-        && let Some(left) = seconds_left(fields)
+        && let Some(left) = command::seconds_left(fields, UnixTime::now())
     {
         shown.insert("ttl".to_owned(), left.into());
     }
     Value::Object(shown)
-}
-
-/// How long a record that expires is still there; zero when it is gone.
-fn seconds_left(fields: &Fields) -> Option<u64> {
-    let ttl = fields.get("ttl")?.as_u64().filter(|ttl| *ttl > 0)?;
-    let end = fields.get("created_at")?.as_u64()?.saturating_add(ttl);
-    Some(end.saturating_sub(UnixTime::now().as_secs()))
-}
-
-fn has_expired(entity: &Definition, fields: &Fields) -> bool {
-    entity.expires && seconds_left(fields) == Some(0)
 }

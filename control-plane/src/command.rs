@@ -9,6 +9,7 @@
 
 pub mod batch;
 mod cascade;
+mod expiry;
 mod link;
 mod record;
 mod several;
@@ -16,7 +17,8 @@ mod snis;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use record::field_of;
+pub(crate) use expiry::{has_expired, seconds_left};
+pub(crate) use record::forbids;
 pub(crate) use snis::names as certificate_names;
 
 use std::sync::Arc;
@@ -236,7 +238,7 @@ fn decide_record(
             if config.contains(key) {
                 return Err(Rejection::IdTaken(key.id));
             }
-            store(config, entity, key, fields)
+            store(config, entity, key, fields, context)
         }
         Action::Upsert(selector, body) => {
             let found = find(config, entity, selector)?;
@@ -252,7 +254,7 @@ fn decide_record(
                 }
             }
             let fields = draft.complete(config, context)?;
-            store(config, entity, key_of(entity, &fields)?, fields)
+            store(config, entity, key_of(entity, &fields)?, fields, context)
         }
         Action::Patch(selector, body) => {
             let key = existing(config, entity, selector, &command.parents)?;
@@ -260,7 +262,7 @@ fn decide_record(
             let draft = record::Draft::patch(entity, body, command, stored.as_deref());
             let mut fields = draft.complete(config, context)?;
             fields.insert("id".to_owned(), key.id.to_string().into());
-            store(config, entity, key, fields)
+            store(config, entity, key, fields, context)
         }
         Action::Link(owner, field, body) => {
             link::link(config, entity, *owner, field, body, context)
@@ -367,6 +369,7 @@ fn store(
     entity: &'static Definition,
     key: Key,
     mut fields: Fields,
+    context: &Context,
 ) -> Result<Decision, Rejection> {
     if config.is_used(key) && !config.contains(key) {
         return Err(Rejection::IdTaken(key.id));
@@ -378,17 +381,10 @@ fn store(
         let errors = FieldErrors::at(&["name"], "immutable field cannot be updated");
         return Err(Rejection::Invalid(errors));
     }
+    let mut removes = Vec::new();
     if let Some(set) = config.taken(entity, key.id, &fields) {
-        let values = set.iter().map(|field| {
-            (
-                (*field).to_owned(),
-                fields.get(*field).cloned().unwrap_or_default(),
-            )
-        });
-        // Kong without groups does not know of this part of the key.
-        let shown =
-            |(field, value): &(String, Value)| field != "consumer_group" || !value.is_null();
-        return Err(Rejection::Taken(values.filter(shown).collect()));
+        let gone = expiry::expired_holder(config, entity, set, &fields, context.now);
+        removes.push(gone.ok_or_else(|| taken(set, &fields))?);
     }
     let shown = Arc::new(fields.clone());
     if entity.workspaced {
@@ -396,10 +392,20 @@ fn store(
     }
     let change = Change {
         puts: vec![(key, Stored::of(&fields))],
-        removes: Vec::new(),
+        removes,
     };
     Ok(Decision {
         change,
         record: Some((key, shown)),
     })
+}
+
+fn taken(set: &[&str], fields: &Fields) -> Rejection {
+    let values = set.iter().map(|field| {
+        let value = fields.get(*field).cloned().unwrap_or_default();
+        ((*field).to_owned(), value)
+    });
+    // Kong without groups does not know of this part of the key.
+    let shown = |(field, value): &(String, Value)| field != "consumer_group" || !value.is_null();
+    Rejection::Taken(values.filter(shown).collect())
 }

@@ -78,6 +78,15 @@ impl Config {
         }
     }
 
+    /// The same configuration with all workspaces in view.
+    #[must_use]
+    pub fn everywhere(&self) -> Self {
+        Self {
+            workspace: None,
+            ..self.clone()
+        }
+    }
+
     /// The workspace that this view is narrowed to; the default one if to none.
     pub fn workspace(&self) -> Uuid {
         self.workspace.unwrap_or(DEFAULT_WORKSPACE)

@@ -47,12 +47,13 @@ pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
         Some(kind) => kind.to_str().unwrap_or_default().to_owned(),
         None => String::new(),
     };
-    let forgotten = request.method() == Method::DELETE;
+    let deletes = request.method() == Method::DELETE;
     let bytes = collect(request.into_body(), LIMIT).await?;
-    if forgotten {
-        return Ok(Body::Json(Fields::new()));
+    match decode(&kind, bytes).await {
+        // Few DELETEs have a body that counts; any other is not looked at.
+        Err(_) if deletes => Ok(Body::Json(Fields::new())),
+        decoded => decoded,
     }
-    decode(&kind, bytes).await
 }
 
 /// The whole body. What is too large is read on for a while, and forgotten: a client that still sends
@@ -89,23 +90,29 @@ pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
         return Ok(Body::Json(Fields::new()));
     }
     if lower.starts_with("application/json") {
-        return match serde_json::from_slice(&bytes) {
-            Ok(value) if depth(&value) > DEPTH => Err(Refusal::TooDeep),
-            Ok(Value::Object(fields)) => Ok(Body::Json(fields)),
+        return match parse(&bytes)? {
+            Value::Object(fields) => Ok(Body::Json(fields)),
             _ => Err(Refusal::Json),
         };
     }
     if lower.starts_with("application/x-www-form-urlencoded") {
-        let pairs: Vec<(String, String)> = form_urlencoded::parse(&bytes)
-            .into_owned()
-            .take(ARGUMENTS + 1)
-            .collect();
-        return form_body(pairs);
+        let pairs = form_urlencoded::parse(&bytes).into_owned();
+        let pairs = pairs.map(|(name, text)| (name, text.into()));
+        return form_body(pairs.take(ARGUMENTS + 1).collect());
     }
     if lower.starts_with("multipart/form-data") {
         return form_body(multipart(kind, bytes).await?);
     }
     Err(Refusal::MediaType)
+}
+
+/// Reads JSON that is not nested too deep.
+fn parse(bytes: &[u8]) -> Result<Value, Refusal> {
+    let value = serde_json::from_slice(bytes).map_err(|_| Refusal::Json)?;
+    if depth(&value) > DEPTH {
+        return Err(Refusal::TooDeep);
+    }
+    Ok(value)
 }
 
 /// How many lists and records are around the innermost value. The parser itself stops at 128.
@@ -117,14 +124,15 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-fn form_body(pairs: Vec<(String, String)>) -> Result<Body, Refusal> {
+fn form_body(pairs: Vec<(String, Value)>) -> Result<Body, Refusal> {
     if pairs.len() > ARGUMENTS {
         return Err(Refusal::TooManyArguments);
     }
-    Ok(Body::Form(form::expand(pairs)))
+    Ok(Body::Form(form::expand_values(pairs)))
 }
 
-async fn multipart(kind: &str, bytes: Bytes) -> Result<Vec<(String, String)>, Refusal> {
+/// The parts of a form. One that says that it is JSON is read as such.
+async fn multipart(kind: &str, bytes: Bytes) -> Result<Vec<(String, Value)>, Refusal> {
     let boundary = multer::parse_boundary(kind).map_err(|_| Refusal::Form)?;
     let whole = stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
     let mut parts = multer::Multipart::new(whole, boundary);
@@ -133,7 +141,16 @@ async fn multipart(kind: &str, bytes: Bytes) -> Result<Vec<(String, String)>, Re
         let Some(name) = part.name().map(str::to_owned) else {
             continue;
         };
-        pairs.push((name, part.text().await.map_err(|_| Refusal::Form)?));
+        let json = part
+            .content_type()
+            .is_some_and(|kind| kind.essence_str() == "application/json");
+        let text = part.text().await.map_err(|_| Refusal::Form)?;
+        let value = if json {
+            parse(text.as_bytes())?
+        } else {
+            text.into()
+        };
+        pairs.push((name, value));
         if pairs.len() > ARGUMENTS {
             break;
         }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use shared::clock::UnixTime;
 use shared::entity::{Definition, definition};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::endpoint::Parent;
 use super::error::Refusal;
-use super::{has_expired, show};
+use super::show;
+use crate::command::has_expired;
 use crate::config::{Config, Fields};
 
 /// What a list call asks for.
@@ -135,8 +137,9 @@ pub(super) fn list(
     }
     let first = query.after.unwrap_or_default();
     // The id itself was on the page before, whether or not its record is still there.
+    let now = UnixTime::now();
     let wanted = |key: &Key, fields: &Fields| {
-        Some(key.id) != query.after && query.takes(fields) && !has_expired(entity, fields)
+        Some(key.id) != query.after && query.takes(fields) && !has_expired(entity, fields, now)
     };
     let mut page: Vec<(Key, Arc<Fields>)> = match parent {
         None => config

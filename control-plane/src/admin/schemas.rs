@@ -1,13 +1,13 @@
 //! `/schemas/*`: the fields as clients read them, and validation without storing.
 
 use plugins::registry;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Definition, vault};
 
 use super::Answer;
 use super::error::Refusal;
-use crate::command::{Body, Context, check, field_of};
+use crate::command::{Body, Context, check, forbids};
 
 pub(super) fn entity(entity: &Definition) -> Value {
     json!({ "fields": entity.schema.kong() })
@@ -44,10 +44,7 @@ fn fields(entry: &registry::Definition) -> Value {
         ("service", "services"),
     ] {
         let mut attributes = json!({ "type": "foreign", "reference": reference });
-        if entry
-            .forbidden_scopes
-            .iter()
-            .any(|forbidden| field_of(*forbidden) == scope)
+        if forbids(entry, scope)
             && let Some(attributes) = attributes.as_object_mut()
         {
             attributes.insert("eq".to_owned(), Value::Null);
@@ -65,9 +62,41 @@ fn fields(entry: &registry::Definition) -> Value {
             .filter(|field| field.get("protocols").is_some())
             .cloned(),
     );
-    let config = json!({ "type": "record", "required": true, "fields": entry.fields.kong() });
+    let mut config = json!({ "type": "record", "required": true, "fields": entry.fields.kong() });
+    let old = shorthands(entry);
+    if let (false, Some(config)) = (old.is_empty(), config.as_object_mut()) {
+        config.insert("shorthand_fields".to_owned(), old.into());
+    }
     fields.push(json!({ "config": config }));
     Value::Array(fields)
+}
+
+/// Names of earlier versions, each with the field that has taken its place: decK compares by them.
+fn shorthands(entry: &registry::Definition) -> Vec<Value> {
+    let shown = entry.fields.kong();
+    let attributes = |path: &[&str]| {
+        let mut fields = shown.as_array()?;
+        let (last, parents) = path.split_last()?;
+        for parent in parents {
+            let record = fields.iter().find_map(|field| field.get(*parent))?;
+            fields = record.get("fields")?.as_array()?;
+        }
+        fields.iter().find_map(|field| field.get(*last))
+    };
+    let shorthand = |(old, new): &(&str, &str)| {
+        let path: Vec<&str> = new.split('.').collect();
+        let kept = ["type", "elements", "keys", "values", "fields"];
+        let mut shape = Map::new();
+        for (name, value) in attributes(&path)?.as_object()? {
+            if kept.contains(&name.as_str()) {
+                shape.insert(name.clone(), value.clone());
+            }
+        }
+        let replaced = json!({ "replaced_with": [{ "path": path }] });
+        shape.insert("deprecation".to_owned(), replaced);
+        Some(json!({ *old: shape }))
+    };
+    entry.shorthands.iter().filter_map(shorthand).collect()
 }
 
 /// Checks a body by its schema alone: no foreign keys, no uniqueness, nothing stored.

@@ -58,14 +58,14 @@ fn permissions(config: &Config, workspace: Key) -> Vec<Key> {
         .collect()
 }
 
-/// The service that trusts the CA certificate `key`. Such a list is no foreign key, so it is looked through;
+/// The service that trusts the CA certificate `key`, in whatever workspace: all share these. Such a list is no foreign key, so it is looked through;
 /// few have one, and CA certificates go rarely.
 fn user_of_authority(config: &Config, key: Key) -> Option<Key> {
     if key.kind != CaCertificate::KIND {
         return None;
     }
     let id = key.id.to_string();
-    config.records().find_map(|(service, record)| {
+    config.everywhere().records().find_map(|(service, record)| {
         if service.kind != Service::KIND {
             return None;
         }

@@ -237,9 +237,9 @@ impl Draft {
             return false;
         };
         if let Configured::Plugin(plugin) = configured {
-            for scope in plugin.forbidden_scopes {
-                let scope = field_of(*scope);
-                if fields.get(scope).is_some_and(|value| !value.is_null()) {
+            for scope in ["consumer", "consumer_group", "route", "service"] {
+                let given = fields.get(scope).is_some_and(|value| !value.is_null());
+                if given && forbids(plugin, scope) {
                     self.errors.add(&[scope], "value must be null");
                 }
             }
@@ -261,8 +261,20 @@ fn fractional_seconds(context: &Context) -> Value {
     text.parse::<f64>().map_or(Value::Null, Value::from)
 }
 
+/// Whether a plugin must not be attached by the foreign key `scope`. One that cannot be a consumer's cannot be
+/// a group's either.
+pub(crate) fn forbids(plugin: &registry::Definition, scope: &str) -> bool {
+    let own = if scope == "consumer_group" {
+        "consumer"
+    } else {
+        scope
+    };
+    let mut forbidden = plugin.forbidden_scopes.iter();
+    forbidden.any(|forbidden| field_of(*forbidden) == own)
+}
+
 /// The foreign key that attaches a plugin to a scope.
-pub(crate) const fn field_of(scope: Scope) -> &'static str {
+const fn field_of(scope: Scope) -> &'static str {
     match scope {
         Scope::Service => "service",
         Scope::Route => "route",

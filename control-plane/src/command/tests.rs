@@ -215,6 +215,32 @@ fn a_plugin_is_unique_by_name_and_scope() {
     );
 }
 
+#[test]
+fn a_key_that_has_expired_is_free_again() {
+    let mut session = Session::new();
+    session
+        .create("consumers", json!({ "username": "a" }))
+        .unwrap();
+    let key = |created_at: u64, ttl: u64| json!({ "consumer": { "username": "a" }, "key": "k", "created_at": created_at, "ttl": ttl });
+    // It is second 1000 in a session.
+    session
+        .create("keyauth_credentials", key(900, 200))
+        .unwrap();
+    let refused = session.create("keyauth_credentials", key(1000, 1));
+    assert_eq!(
+        refused,
+        Err(Rejection::Taken(fields(json!({ "key": "k" }))))
+    );
+    let delete = Action::Delete(by_name("k"));
+    session.run("keyauth_credentials", delete).unwrap();
+    session.create("keyauth_credentials", key(900, 50)).unwrap();
+    session
+        .create("keyauth_credentials", key(1000, 50))
+        .unwrap();
+    let first = Uuid::nil();
+    assert_eq!(session.config.keys("keyauth_credentials", first).count(), 1);
+}
+
 /// A body for a record of `kind` called `own`, which points to records called `other`.
 fn body_of(kind: &str, own: &str, other: &str) -> Value {
     let consumer = json!({ "username": other });

@@ -15,13 +15,19 @@ const INDEX: usize = 1000;
 /// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: one that
 /// contradicts another or spells too much stays such that the check of its field or name fails.
 pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
+    let texts = pairs.into_iter();
+    expand_values(texts.map(|(key, text)| (key, Value::String(text))))
+}
+
+/// The same with values of which some have their type already, such as a part of a form that is JSON.
+pub fn expand_values(pairs: impl IntoIterator<Item = (String, Value)>) -> Map<String, Value> {
     let mut root = Value::Object(Map::new());
-    for (key, text) in pairs {
+    for (key, value) in pairs {
         let mut steps = steps(&key);
         if steps.len() > DEPTH {
             steps = vec![Step::Name(key)];
         }
-        insert(&mut root, &steps, Value::String(text));
+        insert(&mut root, &steps, value);
     }
     match root {
         Value::Object(map) => map,

@@ -390,12 +390,15 @@ async fn consumer_groups_have_shapes_of_their_own() {
         (status, joined["consumer_groups"][0]["name"].as_str()),
         (201, Some("gold"))
     );
-    // A plugin of the group, twice: the group is a part of what must be unique.
-    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] }, "service": null });
+    // What cannot be a consumer's cannot be a group's.
+    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] } });
     let (status, reply) = api
         .json("POST", "/consumer_groups/gold/plugins", plugin)
         .await;
-    assert!([201, 400].contains(&status), "{reply}");
+    assert_eq!(
+        (status, &reply["fields"]),
+        (400, &json!({ "consumer_group": "value must be null" }))
+    );
     assert_eq!(api.send("DELETE", "/consumers/yoda", "", "").await.0, 204);
     assert_eq!(
         api.get("/consumer_groups/gold/consumers").await.1,

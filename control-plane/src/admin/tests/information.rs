@@ -193,6 +193,22 @@ async fn pages_without_a_record_answer_as_kongs_do() {
                 .iter()
                 .any(|field| field.get("allow").is_some())
     );
+    let (_, schema) = api.get("/schemas/plugins/openid-connect").await;
+    let config = schema["fields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|field| field.get("config"));
+    let old = config.unwrap()["shorthand_fields"].as_array().unwrap();
+    let method = old
+        .iter()
+        .find_map(|field| field.get("auth_method"))
+        .unwrap();
+    assert_eq!(method["type"], "array");
+    assert_eq!(
+        method["deprecation"],
+        json!({ "replaced_with": [{ "path": ["auth_methods"] }] })
+    );
     let expected = json!({ "message": "No plugin named 'foobar'" });
     assert_eq!(api.get("/plugins/schema/foobar").await, (404, expected));
 }
@@ -230,6 +246,24 @@ async fn bodies_are_read_as_kong_reads_them() {
             .await
             .0,
         204
+    );
+    let part = |head: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{head}\r\n\r\n{value}\r\n")
+    };
+    let form = format!(
+        "{}{}--b--\r\n",
+        part(
+            "paths\"\r\nContent-Type: application/json",
+            "[\"/a\", \"/b\"]"
+        ),
+        part("headers.x-a\"", "v")
+    );
+    let (status, route) = api
+        .send("POST", "/routes", "multipart/form-data; boundary=b", &form)
+        .await;
+    assert_eq!(
+        (status, &route["paths"], &route["headers"]),
+        (201, &json!(["/a", "/b"]), &json!({ "x-a": ["v"] }))
     );
     let (_, reply) = api.json("POST", "/services", json!({ "hots": "h" })).await;
     assert_eq!(
