@@ -1,5 +1,9 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
+mod row;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::snapshot::{Position, Revision, short_hash};
+use shared::snapshot::{Position, Revision};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -308,110 +312,6 @@ impl Fleet {
 }
 
 impl Node {
-    /// Kong's clients want a UUID. The same for a name, wherever and whenever it is seen.
-    fn id(&self) -> Uuid {
-        Uuid::new_v5(&Uuid::NAMESPACE_URL, self.introduction.name.as_bytes())
-    }
-
-    fn config_hash(&self) -> String {
-        short_hash(&self.running.root)
-    }
-
-    /// What is between the node and `target`.
-    fn progress(&self, target: &Position) -> &'static str {
-        let quarantined = || self.introduction.quarantined.contains(target);
-        let refused = || {
-            self.last_refusal
-                .as_ref()
-                .is_some_and(|refusal| refusal.position == *target)
-        };
-        if self.running == *target {
-            "current"
-        } else if !self.missing.is_empty() {
-            "blocked"
-        } else if quarantined() {
-            "quarantined"
-        } else if self.stuck {
-            "stuck"
-        } else if refused() {
-            "refused"
-        } else if target.is_after(&self.running) {
-            "behind"
-        } else {
-            "ahead"
-        }
-    }
-
-    /// Kong's word for whether the node is allowed to sync; `progress` says how far it is.
-    fn sync_status(&self) -> &'static str {
-        let plugin = |missing: &Missing| missing.feature.starts_with("plugin/");
-        if self.missing.is_empty() {
-            "normal"
-        } else if self.missing.iter().any(plugin) {
-            "plugin_set_incompatible"
-        } else {
-            "kong_version_incompatible"
-        }
-    }
-
-    fn show(&self, target: &Position, now: UnixTime) -> Value {
-        let introduction = &self.introduction;
-        let refusal = self.last_refusal.as_ref().map(|refusal| {
-            json!({
-                "revision": refusal.position.revision,
-                "config_hash": short_hash(&refusal.position.root),
-                "at": refusal.at.as_secs(),
-                "faults": refusal.faults,
-            })
-        });
-        let missing = self.missing.iter().map(|missing| {
-            json!({
-                "feature": missing.feature,
-                "entity_type": missing.record.map(|key| key.kind),
-                "entity_id": missing.record.map(|key| key.id),
-            })
-        });
-        let expiry = introduction.certificate_expires_at;
-        let soon = |at: &UnixTime| at.saturating_since(now) < EXPIRES_SOON;
-        let own = expiry.map(|at| ("cluster_certificate".to_owned(), at));
-        let expiring = own.iter().chain(&self.report.expiries);
-        let expiring = expiring
-            .filter(|(_, at)| soon(at))
-            .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }));
-        json!({
-            "id": self.id(),
-            "name": introduction.name,
-            "hostname": introduction.hostname,
-            "ip": introduction.ip,
-            "version": introduction.version,
-            "labels": introduction.labels,
-            "cert_details": { "expiry_timestamp": expiry.map(UnixTime::as_secs) },
-            "config_hash": self.config_hash(),
-            "generation": self.running.generation,
-            "revision": self.running.revision,
-            "running_since": self.running_since.as_secs(),
-            "sync_status": self.sync_status(),
-            "progress": self.progress(target),
-            "missing": missing.collect::<Vec<_>>(),
-            "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
-            "last_refusal": refusal,
-            "connected": self.stream.is_some(),
-            "draining": self.report.draining,
-            "persisted": self.report.persisted,
-            "requests": self.report.requests,
-            "failed": self.report.failed,
-            "p99_us": self.report.p99_us,
-            "connections": self.report.connections,
-            "resident_bytes": self.report.resident_bytes,
-            "crash_restarts": self.report.crash_restarts,
-            "clock_offset_ms": self.clock_offset,
-            "expiring": expiring.collect::<Vec<_>>(),
-            "last_seen": self.last_seen.as_secs(),
-            "updated_at": self.last_seen.as_secs(),
-            "ttl": PURGE_DELAY.as_secs(),
-        })
-    }
-
     fn moves(&mut self, position: Position, now: UnixTime) {
         if self.running != position {
             self.running = position;
@@ -523,160 +423,5 @@ impl Drop for Membership {
         }
         drop(nodes);
         self.fleet.changed.send_replace(());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::snapshot::Revision;
-
-    use super::*;
-
-    fn at(revision: u64) -> Position {
-        Position {
-            generation: 1,
-            revision: Revision(revision),
-            root: [u8::try_from(revision).unwrap(); 32],
-        }
-    }
-
-    fn introduction(boot: &str, running: Position) -> Introduction {
-        Introduction {
-            name: "node-1".to_owned(),
-            version: "1".to_owned(),
-            hostname: "machine".to_owned(),
-            ip: None,
-            labels: BTreeMap::new(),
-            certificate_expires_at: None,
-            boot: boot.to_owned(),
-            running,
-            features: BTreeSet::new(),
-            quarantined: Vec::new(),
-            crash_restarts: 0,
-        }
-    }
-
-    const NOW: UnixTime = UnixTime::from_secs(1_000);
-
-    #[test]
-    fn a_node_shows_what_it_runs_and_what_it_refused() {
-        let fleet = Fleet::default();
-        let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
-        assert_eq!(refused, []);
-        let fault = Fault {
-            code: "INVALID".to_owned(),
-            entity_type: "routes".to_owned(),
-            entity_id: "x".to_owned(),
-            field: "paths".to_owned(),
-            message: "not a pattern".to_owned(),
-        };
-        member.refused(at(2), vec![fault; 30], NOW);
-        let shown = fleet.list(&at(2), NOW).remove(0);
-        assert_eq!(shown["progress"], "refused");
-        assert_eq!(shown["revision"], 1);
-        assert_eq!(shown["last_refusal"]["revision"], 2);
-        assert_eq!(
-            shown["last_refusal"]["faults"].as_array().unwrap().len(),
-            FAULTS
-        );
-        member.runs(at(3), NOW);
-        let shown = fleet.list(&at(3), NOW).remove(0);
-        assert_eq!(shown["progress"], "current");
-        assert_eq!(shown["config_hash"], "03".repeat(16));
-        assert_eq!(fleet.list(&at(1), NOW).remove(0)["progress"], "ahead");
-        drop(member);
-        assert_eq!(fleet.list(&at(3), NOW).remove(0)["connected"], false);
-    }
-
-    #[tokio::test]
-    async fn a_newer_stream_of_a_node_silences_the_older_one() {
-        let fleet = Fleet::default();
-        let (mut old, _) = fleet.join(introduction("a", at(1)), NOW);
-        let (mut new, _) = fleet.join(introduction("a", at(5)), NOW);
-        assert_eq!(old.order().await, None);
-        assert!(fleet.retry("node-1") && !fleet.retry("node-2"));
-        assert_eq!(new.order().await, Some(Order::Retry));
-        old.runs(at(2), NOW);
-        drop(old);
-        let shown = fleet.list(&at(5), NOW).remove(0);
-        assert_eq!(
-            (&shown["revision"], &shown["connected"]),
-            (&5.into(), &true.into())
-        );
-    }
-
-    #[test]
-    fn a_refused_snapshot_is_offered_again_only_to_a_restarted_node() {
-        let fleet = Fleet::default();
-        let (member, _) = fleet.join(introduction("a", at(1)), NOW);
-        member.refused(at(2), Vec::new(), NOW);
-        drop(member);
-        let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
-        assert_eq!(refused, [at(2)]);
-        drop(member);
-        let mut crashed = introduction("b", at(1));
-        crashed.quarantined = vec![at(3)];
-        assert_eq!(fleet.join(crashed, NOW).1, [at(3)]);
-        let shown = fleet.list(&at(3), NOW).remove(0);
-        assert_eq!(shown["progress"], "quarantined");
-    }
-
-    #[test]
-    fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
-        let fleet = Fleet::default();
-        let (member, _) = fleet.join(introduction("a", at(1)), NOW);
-        let progress = |target: &Position| fleet.list(target, NOW).remove(0)["progress"].clone();
-        member.refused(at(2), Vec::new(), NOW);
-        member.refused(at(2), Vec::new(), NOW);
-        assert_eq!(progress(&at(2)), "refused");
-        member.refused(at(3), Vec::new(), NOW);
-        assert_eq!(progress(&at(3)), "stuck");
-        member.runs(at(4), NOW);
-        assert_eq!(progress(&at(5)), "behind");
-    }
-
-    #[test]
-    fn a_node_shows_what_it_lacks_and_how_it_does() {
-        let fleet = Fleet::default();
-        let mut joins = introduction("a", at(1));
-        joins.certificate_expires_at = Some(NOW.saturating_add(EXPIRES_SOON * 2));
-        let (member, _) = fleet.join(joins, NOW);
-        let missing = Missing {
-            feature: "plugin/acl".to_owned(),
-            record: None,
-        };
-        member.lacks(vec![missing]);
-        let report = Report {
-            running: at(1),
-            clock: NOW.saturating_add(Duration::from_secs(7)),
-            requests: 5,
-            expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
-            ..Report::default()
-        };
-        member.reports(report, NOW);
-        let shown = fleet.list(&at(2), NOW).remove(0);
-        assert_eq!(shown["sync_status"], "plugin_set_incompatible");
-        assert_eq!(shown["progress"], "blocked");
-        assert_eq!(shown["missing"][0]["feature"], "plugin/acl");
-        assert_eq!(
-            (&shown["clock_offset_ms"], &shown["requests"]),
-            (&7000.into(), &5.into())
-        );
-        assert_eq!(
-            shown["expiring"],
-            json!([{ "what": "proxy_tls_certificate", "at": 1000 }])
-        );
-    }
-
-    #[test]
-    fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
-        let fleet = Fleet::default();
-        drop(fleet.join(introduction("a", at(1)), NOW));
-        assert_eq!(fleet.list(&at(1), NOW).len(), 1);
-        let minute = Duration::from_mins(1);
-        assert!(fleet.is_behind(&at(2), minute, NOW) && !fleet.is_behind(&at(1), minute, NOW));
-        assert!(!fleet.is_behind(&at(2), minute, NOW.saturating_add(minute)));
-        let later = NOW.saturating_add(PURGE_DELAY);
-        assert!(fleet.list(&at(1), later).is_empty());
     }
 }

@@ -16,6 +16,7 @@ pub mod declarative;
 pub mod difference;
 pub mod fleet;
 pub mod history;
+mod opening;
 pub mod publisher;
 pub mod revocations;
 pub mod session_keys;
@@ -35,20 +36,15 @@ use shared::secret::Secret;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
-use publisher::{ExecuteError, Journal, JournalFault, Publisher};
+use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
-use settings::{Settings, export_path, store_path};
-use store::etcd::EtcdStore;
-use store::{SecretsKey, Store, StoreError};
-
-/// How often the store is asked for what other control planes have committed.
-const LOOK: Duration = Duration::from_millis(100);
+use settings::{Settings, export_path};
+use store::{SecretsKey, StoreError};
 
 /// How long requests to the Admin API may take to end when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -146,11 +142,11 @@ impl ControlPlane {
         let certificates = certificates.follow()?;
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
-        let publisher = open(&settings, key.clone(), exports.clone()).await?;
+        let publisher = opening::open(&settings, key.clone(), exports.clone()).await?;
         let revision = publisher.config().revision();
         let following = settings
             .etcd()
-            .map(|_| tokio::spawn(follow(publisher.clone())));
+            .map(|_| tokio::spawn(opening::follow(publisher.clone())));
         if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
             return Err(StartError::NoUser);
         }
@@ -271,52 +267,6 @@ impl ControlPlane {
                 self.served.abort();
             }
         }
-    }
-}
-
-/// Opens the store that `settings` name, whichever it is.
-async fn open(
-    settings: &Settings,
-    key: SecretsKey,
-    exports: PathBuf,
-) -> Result<Publisher, StoreError> {
-    let (directory, etcd) = (store_path(&settings.data_directory), settings.etcd());
-    let opening = move || {
-        let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
-            None => {
-                let (store, config) = Store::open(&directory, &key)?;
-                (config, store.generation(), Box::new(store))
-            }
-            Some(etcd) => {
-                let (store, config) = EtcdStore::open(&etcd, &key)?;
-                (config, store.generation(), Box::new(store))
-            }
-        };
-        store::export::check_not_behind(&exports, generation, config.revision())?;
-        Ok(Publisher::new(config, generation, journal))
-    };
-    let opened = tokio::task::spawn_blocking(opening).await;
-    opened.expect("opening the store does not panic")
-}
-
-/// Takes in what other control planes commit, for as long as the process lives.
-async fn follow(publisher: Publisher) {
-    let mut ticks = tokio::time::interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
-    loop {
-        ticks.tick().await;
-        let publisher = publisher.clone();
-        let looked = tokio::task::spawn_blocking(move || publisher.catch_up()).await;
-        let outcome = looked.unwrap_or_else(|error| Err(JournalFault::Broken(error.to_string())));
-        match &outcome {
-            Ok(()) if failing => tracing::info!("the store is reached again"),
-            Err(error) if !failing => {
-                tracing::error!(%error, "the store is not reached; what is known goes on");
-            }
-            _ => {}
-        }
-        failing = outcome.is_err();
     }
 }
 

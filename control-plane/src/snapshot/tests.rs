@@ -1,3 +1,5 @@
+//! Published configurations: what travels, and where it leads.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,0 +1,115 @@
+//! A node's row, as operators see it.
+
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::snapshot::{Position, short_hash};
+use uuid::Uuid;
+
+use super::{EXPIRES_SOON, Node, PURGE_DELAY};
+use crate::snapshot::Missing;
+
+impl Node {
+    /// Kong's clients want a UUID. The same for a name, wherever and whenever it is seen.
+    pub(super) fn id(&self) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, self.introduction.name.as_bytes())
+    }
+
+    pub(super) fn config_hash(&self) -> String {
+        short_hash(&self.running.root)
+    }
+
+    /// What is between the node and `target`.
+    fn progress(&self, target: &Position) -> &'static str {
+        let quarantined = || self.introduction.quarantined.contains(target);
+        let refused = || {
+            self.last_refusal
+                .as_ref()
+                .is_some_and(|refusal| refusal.position == *target)
+        };
+        if self.running == *target {
+            "current"
+        } else if !self.missing.is_empty() {
+            "blocked"
+        } else if quarantined() {
+            "quarantined"
+        } else if self.stuck {
+            "stuck"
+        } else if refused() {
+            "refused"
+        } else if target.is_after(&self.running) {
+            "behind"
+        } else {
+            "ahead"
+        }
+    }
+
+    /// Kong's word for whether the node is allowed to sync; `progress` says how far it is.
+    fn sync_status(&self) -> &'static str {
+        let plugin = |missing: &Missing| missing.feature.starts_with("plugin/");
+        if self.missing.is_empty() {
+            "normal"
+        } else if self.missing.iter().any(plugin) {
+            "plugin_set_incompatible"
+        } else {
+            "kong_version_incompatible"
+        }
+    }
+
+    pub(super) fn show(&self, target: &Position, now: UnixTime) -> Value {
+        let introduction = &self.introduction;
+        let refusal = self.last_refusal.as_ref().map(|refusal| {
+            json!({
+                "revision": refusal.position.revision,
+                "config_hash": short_hash(&refusal.position.root),
+                "at": refusal.at.as_secs(),
+                "faults": refusal.faults,
+            })
+        });
+        let missing = self.missing.iter().map(|missing| {
+            json!({
+                "feature": missing.feature,
+                "entity_type": missing.record.map(|key| key.kind),
+                "entity_id": missing.record.map(|key| key.id),
+            })
+        });
+        let expiry = introduction.certificate_expires_at;
+        let soon = |at: &UnixTime| at.saturating_since(now) < EXPIRES_SOON;
+        let own = expiry.map(|at| ("cluster_certificate".to_owned(), at));
+        let expiring = own.iter().chain(&self.report.expiries);
+        let expiring = expiring
+            .filter(|(_, at)| soon(at))
+            .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }));
+        json!({
+            "id": self.id(),
+            "name": introduction.name,
+            "hostname": introduction.hostname,
+            "ip": introduction.ip,
+            "version": introduction.version,
+            "labels": introduction.labels,
+            "cert_details": { "expiry_timestamp": expiry.map(UnixTime::as_secs) },
+            "config_hash": self.config_hash(),
+            "generation": self.running.generation,
+            "revision": self.running.revision,
+            "running_since": self.running_since.as_secs(),
+            "sync_status": self.sync_status(),
+            "progress": self.progress(target),
+            "missing": missing.collect::<Vec<_>>(),
+            "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
+            "last_refusal": refusal,
+            "connected": self.stream.is_some(),
+            "draining": self.report.draining,
+            "persisted": self.report.persisted,
+            "requests": self.report.requests,
+            "failed": self.report.failed,
+            "p99_us": self.report.p99_us,
+            "connections": self.report.connections,
+            "resident_bytes": self.report.resident_bytes,
+            "crash_restarts": self.report.crash_restarts,
+            "clock_offset_ms": self.clock_offset,
+            "expiring": expiring.collect::<Vec<_>>(),
+            "last_seen": self.last_seen.as_secs(),
+            "updated_at": self.last_seen.as_secs(),
+            "ttl": PURGE_DELAY.as_secs(),
+        })
+    }
+}

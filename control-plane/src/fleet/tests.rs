@@ -1,0 +1,153 @@
+//! What is known of nodes, and how it is shown.
+
+use shared::snapshot::Revision;
+
+use super::*;
+
+fn at(revision: u64) -> Position {
+    Position {
+        generation: 1,
+        revision: Revision(revision),
+        root: [u8::try_from(revision).unwrap(); 32],
+    }
+}
+
+fn introduction(boot: &str, running: Position) -> Introduction {
+    Introduction {
+        name: "node-1".to_owned(),
+        version: "1".to_owned(),
+        hostname: "machine".to_owned(),
+        ip: None,
+        labels: BTreeMap::new(),
+        certificate_expires_at: None,
+        boot: boot.to_owned(),
+        running,
+        features: BTreeSet::new(),
+        quarantined: Vec::new(),
+        crash_restarts: 0,
+    }
+}
+
+const NOW: UnixTime = UnixTime::from_secs(1_000);
+
+#[test]
+fn a_node_shows_what_it_runs_and_what_it_refused() {
+    let fleet = Fleet::default();
+    let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+    assert_eq!(refused, []);
+    let fault = Fault {
+        code: "INVALID".to_owned(),
+        entity_type: "routes".to_owned(),
+        entity_id: "x".to_owned(),
+        field: "paths".to_owned(),
+        message: "not a pattern".to_owned(),
+    };
+    member.refused(at(2), vec![fault; 30], NOW);
+    let shown = fleet.list(&at(2), NOW).remove(0);
+    assert_eq!(shown["progress"], "refused");
+    assert_eq!(shown["revision"], 1);
+    assert_eq!(shown["last_refusal"]["revision"], 2);
+    assert_eq!(
+        shown["last_refusal"]["faults"].as_array().unwrap().len(),
+        FAULTS
+    );
+    member.runs(at(3), NOW);
+    let shown = fleet.list(&at(3), NOW).remove(0);
+    assert_eq!(shown["progress"], "current");
+    assert_eq!(shown["config_hash"], "03".repeat(16));
+    assert_eq!(fleet.list(&at(1), NOW).remove(0)["progress"], "ahead");
+    drop(member);
+    assert_eq!(fleet.list(&at(3), NOW).remove(0)["connected"], false);
+}
+
+#[tokio::test]
+async fn a_newer_stream_of_a_node_silences_the_older_one() {
+    let fleet = Fleet::default();
+    let (mut old, _) = fleet.join(introduction("a", at(1)), NOW);
+    let (mut new, _) = fleet.join(introduction("a", at(5)), NOW);
+    assert_eq!(old.order().await, None);
+    assert!(fleet.retry("node-1") && !fleet.retry("node-2"));
+    assert_eq!(new.order().await, Some(Order::Retry));
+    old.runs(at(2), NOW);
+    drop(old);
+    let shown = fleet.list(&at(5), NOW).remove(0);
+    assert_eq!(
+        (&shown["revision"], &shown["connected"]),
+        (&5.into(), &true.into())
+    );
+}
+
+#[test]
+fn a_refused_snapshot_is_offered_again_only_to_a_restarted_node() {
+    let fleet = Fleet::default();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW);
+    member.refused(at(2), Vec::new(), NOW);
+    drop(member);
+    let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+    assert_eq!(refused, [at(2)]);
+    drop(member);
+    let mut crashed = introduction("b", at(1));
+    crashed.quarantined = vec![at(3)];
+    assert_eq!(fleet.join(crashed, NOW).1, [at(3)]);
+    let shown = fleet.list(&at(3), NOW).remove(0);
+    assert_eq!(shown["progress"], "quarantined");
+}
+
+#[test]
+fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
+    let fleet = Fleet::default();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW);
+    let progress = |target: &Position| fleet.list(target, NOW).remove(0)["progress"].clone();
+    member.refused(at(2), Vec::new(), NOW);
+    member.refused(at(2), Vec::new(), NOW);
+    assert_eq!(progress(&at(2)), "refused");
+    member.refused(at(3), Vec::new(), NOW);
+    assert_eq!(progress(&at(3)), "stuck");
+    member.runs(at(4), NOW);
+    assert_eq!(progress(&at(5)), "behind");
+}
+
+#[test]
+fn a_node_shows_what_it_lacks_and_how_it_does() {
+    let fleet = Fleet::default();
+    let mut joins = introduction("a", at(1));
+    joins.certificate_expires_at = Some(NOW.saturating_add(EXPIRES_SOON * 2));
+    let (member, _) = fleet.join(joins, NOW);
+    let missing = Missing {
+        feature: "plugin/acl".to_owned(),
+        record: None,
+    };
+    member.lacks(vec![missing]);
+    let report = Report {
+        running: at(1),
+        clock: NOW.saturating_add(Duration::from_secs(7)),
+        requests: 5,
+        expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
+        ..Report::default()
+    };
+    member.reports(report, NOW);
+    let shown = fleet.list(&at(2), NOW).remove(0);
+    assert_eq!(shown["sync_status"], "plugin_set_incompatible");
+    assert_eq!(shown["progress"], "blocked");
+    assert_eq!(shown["missing"][0]["feature"], "plugin/acl");
+    assert_eq!(
+        (&shown["clock_offset_ms"], &shown["requests"]),
+        (&7000.into(), &5.into())
+    );
+    assert_eq!(
+        shown["expiring"],
+        json!([{ "what": "proxy_tls_certificate", "at": 1000 }])
+    );
+}
+
+#[test]
+fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
+    let fleet = Fleet::default();
+    drop(fleet.join(introduction("a", at(1)), NOW));
+    assert_eq!(fleet.list(&at(1), NOW).len(), 1);
+    let minute = Duration::from_mins(1);
+    assert!(fleet.is_behind(&at(2), minute, NOW) && !fleet.is_behind(&at(1), minute, NOW));
+    assert!(!fleet.is_behind(&at(2), minute, NOW.saturating_add(minute)));
+    let later = NOW.saturating_add(PURGE_DELAY);
+    assert!(fleet.list(&at(1), later).is_empty());
+}

@@ -1,0 +1,60 @@
+//! Opening whichever store is set, and following what others write to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::publisher::{Journal, JournalFault, Publisher};
+use crate::settings::{Settings, store_path};
+use crate::store::etcd::EtcdStore;
+use crate::store::{SecretsKey, Store, StoreError, export};
+
+/// How often the store is asked for what other control planes have committed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Opens the store that `settings` name, whichever it is.
+pub(crate) async fn open(
+    settings: &Settings,
+    key: SecretsKey,
+    exports: PathBuf,
+) -> Result<Publisher, StoreError> {
+    let (directory, etcd) = (store_path(&settings.data_directory), settings.etcd());
+    let opening = move || {
+        let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
+            None => {
+                let (store, config) = Store::open(&directory, &key)?;
+                (config, store.generation(), Box::new(store))
+            }
+            Some(etcd) => {
+                let (store, config) = EtcdStore::open(&etcd, &key)?;
+                (config, store.generation(), Box::new(store))
+            }
+        };
+        export::check_not_behind(&exports, generation, config.revision())?;
+        Ok(Publisher::new(config, generation, journal))
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    opened.expect("opening the store does not panic")
+}
+
+/// Takes in what other control planes commit, for as long as the process lives.
+pub(crate) async fn follow(publisher: Publisher) {
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let publisher = publisher.clone();
+        let looked = tokio::task::spawn_blocking(move || publisher.catch_up()).await;
+        let outcome = looked.unwrap_or_else(|error| Err(JournalFault::Broken(error.to_string())));
+        match &outcome {
+            Ok(()) if failing => tracing::info!("the store is reached again"),
+            Err(error) if !failing => {
+                tracing::error!(%error, "the store is not reached; what is known goes on");
+            }
+            _ => {}
+        }
+        failing = outcome.is_err();
+    }
+}
