@@ -10,6 +10,7 @@
 
 mod access;
 mod body;
+mod client_keys;
 mod cluster;
 mod declare;
 mod endpoint;
@@ -142,6 +143,8 @@ struct Answer {
     body: Option<Value>,
     /// The body, if it was written as text at once.
     text: Option<String>,
+    /// The body's type, if it is not JSON.
+    content_type: Option<&'static str>,
     revision: Option<Revision>,
     deprecated: bool,
     allow: Option<&'static [Method]>,
@@ -155,6 +158,7 @@ impl Answer {
             status,
             body: Some(body),
             text: None,
+            content_type: None,
             revision: None,
             deprecated: false,
             allow: None,
@@ -196,8 +200,10 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
     if has_body {
-        let json = HeaderValue::from_static("application/json; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, json);
+        let kind = answer
+            .content_type
+            .unwrap_or("application/json; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));

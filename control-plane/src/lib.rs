@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod certificates;
+pub mod client_keys;
 pub mod command;
 pub mod config;
 pub mod config_sync;
@@ -447,8 +448,22 @@ fn tell(path: Option<&Path>, addresses: &serde_json::Value) -> Result<(), StartE
     })
 }
 
-/// Looks after the session keys and the revocations, for as long as the process lives.
+/// Looks after session keys and client keys, for as long as the process lives.
 async fn rotate(
+    publisher: Publisher,
+    rotation: Duration,
+    fleet: Fleet,
+    target: config_sync::Target,
+) {
+    let client_keys = client_keys::follow(publisher.clone());
+    tokio::join!(
+        client_keys,
+        rotate_session_keys(publisher, rotation, fleet, target)
+    );
+}
+
+/// Looks after the session keys and the revocations, for as long as the process lives.
+async fn rotate_session_keys(
     publisher: Publisher,
     rotation: Duration,
     fleet: Fleet,

@@ -13,7 +13,7 @@ use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
-use super::{Admin, Answer, declare, rbac};
+use super::{Admin, Answer, client_keys, declare, rbac};
 use crate::command::{Selector, find};
 use crate::config::{Config, workspace_key};
 use crate::history::Origin;
@@ -33,6 +33,8 @@ pub(super) enum Page {
     Rbac(rbac::Page),
     /// `/clustering/…`, as far as it is more than to be looked at
     Cluster(Order),
+    /// `/openid-connect/jwks`
+    ClientKeys,
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
@@ -55,6 +57,7 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
     let other = |name: &str| name != place.name && name.parse() != Ok(place.workspace);
     Ok(match *segments.as_slice() {
         ["config"] => Some(Page::Config),
+        ["openid-connect", "jwks"] => Some(Page::ClientKeys),
         ["workspaces"] if narrowed.is_some() => Some(Page::Itself),
         ["workspaces", name, ..] if narrowed.is_some() && other(name) => {
             return Err(Refusal::NotFound);
@@ -68,6 +71,7 @@ impl Page {
     const fn methods(&self) -> &'static [Method] {
         match self {
             Self::Config => declare::METHODS,
+            Self::ClientKeys => client_keys::METHODS,
             Self::Past(past) => past.methods(),
             Self::Cluster(order) => order.methods(),
             Self::Rbac(page) => page.methods(),
@@ -94,6 +98,7 @@ pub(super) async fn answer(
         ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
         Method::GET | Method::HEAD => match page {
             Page::Config => declare::read(config),
+            Page::ClientKeys => client_keys::read(admin, origin).await,
             Page::Past(past) => revisions::read(admin, place, &past, query),
             Page::Meta(workspace) => meta(config, place, &workspace),
             Page::Rbac(page) => rbac::read(config, &page, caller, query),
@@ -106,6 +111,7 @@ pub(super) async fn answer(
         },
         _ => match page {
             Page::Config => declare::write(admin, place, origin, request).await,
+            Page::ClientKeys => client_keys::rotate(admin, origin, request).await,
             Page::Past(Past::Rollback(to)) => {
                 revisions::write(admin, place, origin, to, request).await
             }

@@ -1,6 +1,7 @@
 //! The Admin API over its router: what Kong's clients send and read.
 
 mod certificates;
+mod client_keys;
 mod deck;
 mod entities;
 mod information;

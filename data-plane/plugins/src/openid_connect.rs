@@ -50,6 +50,7 @@ mod rules;
 mod seal;
 mod session;
 mod session_store;
+mod shared_answers;
 mod sign_in;
 mod single_flight;
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::provider::{self, Document, ProviderError};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
+use super::shared_answers::Stored;
 use super::sign_in;
 use super::token_endpoint::{self, Caller, Endpoint, Post, Tokens};
 use super::user_info;
@@ -31,6 +32,7 @@ use super::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
+use crate::session_keys::KeyRing;
 
 /// Longest token that is sent to the provider, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -49,6 +51,8 @@ struct Question {
     token: String,
     form: Vec<(String, String)>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What seals the answers that nodes share, where they do.
+    ring: KeyRing,
 }
 
 /// Asks the provider about a token.
@@ -155,6 +159,12 @@ impl Question {
             token: token.to_owned(),
             form,
             headers,
+            ring: KeyRing {
+                keys: match &rules.shared_answers {
+                    Some(_) => exchange.environment.session_keys.keys.clone(),
+                    None => Vec::new(),
+                },
+            },
         }
     }
 
@@ -185,7 +195,25 @@ impl Question {
         let key = self.key(rules, &endpoint);
         let answers = host.node_state::<Answers<Answer>>();
         let (its_rules, its_host) = (Arc::clone(rules), host.clone());
-        let asking = async move { self.run(&its_rules, &its_host, document, &endpoint).await };
+        let asking = async move {
+            let Some(shared) = &its_rules.shared_answers else {
+                return self.run(&its_rules, &its_host, document, &endpoint).await;
+            };
+            if let Some(stored) = shared.get(&its_rules, &its_host, &self.ring, &key).await {
+                let (claims, jwt) = (stored.claims, stored.jwt);
+                return Ok((Answer { claims, jwt }, stored.until));
+            }
+            let (answer, until) = self.run(&its_rules, &its_host, document, &endpoint).await?;
+            let stored = Stored {
+                claims: answer.claims.clone(),
+                jwt: answer.jwt.clone(),
+                until,
+            };
+            shared
+                .put(&its_rules, &its_host, &self.ring, &key, &stored)
+                .await;
+            Ok((answer, until))
+        };
         answers.ask(rules, host, key, asking).await
     }
 

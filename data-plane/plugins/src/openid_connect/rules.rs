@@ -29,6 +29,7 @@ use super::headers::HeaderRules;
 use super::possession::Wanted;
 use super::seal::Binding;
 use super::session_store::SessionStore;
+use super::shared_answers::SharedAnswers;
 use crate::proxies::{self, Proxies, Proxy};
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
@@ -57,6 +58,8 @@ pub(super) struct Rules {
     pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) userinfo_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) lookups: Lookups,
+    /// Where the nodes share introspection answers, if they do.
+    pub(super) shared_answers: Option<SharedAnswers>,
     /// The proxies on the way to the provider.
     pub(super) proxies: Option<Arc<Proxies>>,
     /// The record of the certificate for mutual TLS.
@@ -181,6 +184,7 @@ impl Rules {
         let told = config.session.session_request_headers.iter().flatten();
         headers.owned.extend(told.map(|fact| fact.header()));
         let storage = SessionStore::new(&config, &mut errors).map(Arc::new);
+        let shared_answers = SharedAnswers::new(&config, &mut errors);
         let proxies = proxies(&config, &mut errors);
         let certificate = certificate(&config, &mut errors);
         if !errors.is_empty() {
@@ -203,6 +207,7 @@ impl Rules {
             introspection_headers,
             userinfo_headers,
             lookups: Lookups::new(&config),
+            shared_answers,
             proxies,
             certificate,
             possession: Wanted::new(&config),

@@ -75,7 +75,7 @@ impl SessionStore {
             Storage::Redis => {}
         }
         Some(Self {
-            server: Arc::new(server(&session.redis, errors)),
+            server: Arc::new(server("redis", &session.redis, errors)),
             prefix: session
                 .redis
                 .prefix
@@ -260,7 +260,8 @@ pub(super) fn stored_name(id: &str) -> String {
 }
 
 /// The server that a configuration names.
-fn server(redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
+/// The server that the record `record` of a configuration names.
+pub(super) fn server(record: &str, redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
     for (field, set) in [
         ("cluster_nodes", redis.cluster_nodes.is_some()),
         ("sentinel_nodes", redis.sentinel_nodes.is_some()),
@@ -269,7 +270,7 @@ fn server(redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
     ] {
         if set {
             errors.add(
-                &["redis", field],
+                &[record, field],
                 "not supported by this version of Wardgate: name one server",
             );
         }

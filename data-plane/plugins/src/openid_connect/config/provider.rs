@@ -140,12 +140,10 @@ pub struct Provider {
 
     /// Shares the introspection cache between nodes.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub cluster_cache_strategy: Switch,
 
     /// Where the shared cache lives.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub cluster_cache_redis: Redis,
 
     /// Time in seconds for which a session whose access token has ended goes on while the provider is

@@ -276,3 +276,92 @@ proptest! {
         prop_assert!(matches!(status, 200 | 401 | 503), "{}", status);
     }
 }
+
+/// Ten thousand changes to `genuine`, always the same ones: bytes flipped, cut out, put in, doubled.
+fn mutations(genuine: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move |below: usize| {
+        // Xorshift (Marsaglia): spread is all that is asked of it.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 16).unwrap() % below.max(1)
+    };
+    let genuine = genuine.to_vec();
+    (0..10_000).map(move |_| {
+        let mut changed = genuine.clone();
+        for _ in 0..=draw(3) {
+            let at = draw(changed.len());
+            let length = draw(8).min(changed.len() - at);
+            match draw(5) {
+                0 if at < changed.len() => changed[at] ^= 1 << draw(8),
+                1 => drop(changed.drain(at..at + length)),
+                2 => changed.insert(at, u8::try_from(draw(256)).unwrap()),
+                3 => {
+                    let copy = changed[at..at + length].to_vec();
+                    changed.splice(at..at, copy);
+                }
+                _ => changed.truncate(at),
+            }
+        }
+        changed
+    })
+}
+
+#[test]
+fn rule_138_no_mutation_of_a_cookie_panics_fails_or_authenticates() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["session", "authorization_code"] }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    let genuine = browser.cookies["session"].clone();
+    let header = format!("session={genuine}");
+    for changed in mutations(header.as_bytes()) {
+        let Ok(value) = HeaderValue::from_bytes(&changed) else {
+            continue;
+        };
+        let mut request = Request::get("/api");
+        request.headers.push((COOKIE, value));
+        let status = gateway.send(request).status;
+        let held = String::from_utf8_lossy(&changed).contains(&genuine);
+        assert!(status == 302 || (held && status == 200), "{status}");
+    }
+}
+
+#[test]
+fn rule_138_no_mutation_of_a_token_panics_fails_or_authenticates() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+    let genuine = gateway.provider.access_token(&[]);
+    for changed in mutations(genuine.as_bytes()) {
+        let Ok(value) = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), &changed].concat()) else {
+            continue;
+        };
+        let same = String::from_utf8_lossy(&changed).trim() == genuine;
+        let mut request = Request::get("/api");
+        request.headers.push((http::header::AUTHORIZATION, value));
+        let status = gateway.send(request).status;
+        assert!(status == 401 || (same && status == 200), "{status}");
+    }
+}
+
+#[test]
+fn rule_138_no_mutation_of_a_discovery_document_panics_or_fails() {
+    let provider = Provider::new();
+    let genuine = provider.discovery().to_string();
+    let mut outcomes = std::collections::BTreeSet::new();
+    let mut gateway = Gateway::with_provider(&json!({}), std::rc::Rc::clone(&provider), 1);
+    for changed in mutations(genuine.as_bytes()) {
+        provider.script.borrow_mut().discovery_text = Some(changed);
+        // A node that has never heard of the provider.
+        gateway.host = FakeHost::default();
+        let network = std::rc::Rc::clone(&provider);
+        gateway
+            .host
+            .connect(std::rc::Rc::new(move |request| network.handle(request)));
+        let status = Browser::default().get(&mut gateway, "/api").status;
+        assert!(matches!(status, 302 | 503), "{status}");
+        outcomes.insert(status);
+        provider.calls.borrow_mut().clear();
+        provider.requests.borrow_mut().clear();
+    }
+    assert_eq!(outcomes.len(), 2, "some changes are none that matter");
+}

@@ -106,6 +106,8 @@ pub(super) struct Script {
     pub(super) down: bool,
     /// The token endpoint answers this.
     pub(super) token_answer: Option<(u16, Value)>,
+    /// The discovery document, whatever it is.
+    pub(super) discovery_text: Option<Vec<u8>>,
     /// Changes to the discovery document.
     pub(super) discovery: Vec<(&'static str, Value)>,
     /// Changes to the claims of ID tokens; `null` removes one.
@@ -326,7 +328,16 @@ impl Provider {
             });
         }
         let (status, body) = match path.as_str() {
-            "/.well-known/openid-configuration" => (200, self.discovery()),
+            "/.well-known/openid-configuration" => {
+                match self.script.borrow().discovery_text.clone() {
+                    Some(text) => {
+                        let mut response = plain(200, "application/json", String::new());
+                        *response.body_mut() = text.into();
+                        return Ok(response);
+                    }
+                    None => (200, self.discovery()),
+                }
+            }
             "/jwks" => {
                 let keys: Vec<_> = self
                     .keys
@@ -403,7 +414,7 @@ impl Provider {
         )
     }
 
-    fn discovery(&self) -> Value {
+    pub(super) fn discovery(&self) -> Value {
         let mut document = json!({
             "issuer": ISSUER,
             "authorization_endpoint": format!("{ISSUER}/authorize?tenant=a"),

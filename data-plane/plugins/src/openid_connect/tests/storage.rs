@@ -189,3 +189,37 @@ fn what_the_store_cannot_be_is_refused() {
         );
     }
 }
+
+#[test]
+fn nodes_share_introspection_answers_if_that_is_configured() {
+    let config = |strategy: &str| {
+        json!({
+            "auth_methods": ["introspection"], "session_storage": "cookie",
+            "cluster_cache_strategy": strategy,
+        })
+    };
+    for (strategy, calls) in [("redis", 1), ("off", 2)] {
+        let (mut one, mut two, redis) = gateways(&config(strategy));
+        assert_eq!(one.call("opaque").status, 200);
+        assert_eq!(two.call("opaque").status, 200);
+        assert_eq!(one.provider.called("/introspect"), calls);
+        let stored: String = redis.values.borrow().values().cloned().collect();
+        assert_eq!(stored.is_empty(), strategy == "off");
+        assert!(!stored.contains("john"));
+    }
+    // What was not sealed here counts for nothing, and a store that is away is passed by.
+    let (mut one, mut two, redis) = gateways(&config("redis"));
+    assert_eq!(one.call("opaque").status, 200);
+    let (key, sealed) = redis
+        .values
+        .borrow()
+        .first_key_value()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .unwrap();
+    redis.values.borrow_mut().insert(key, format!("{sealed}A"));
+    assert_eq!(two.call("opaque").status, 200);
+    assert_eq!(one.provider.called("/introspect"), 2);
+    redis.down.set(true);
+    assert_eq!(two.call("opaque-2").status, 200);
+    assert_eq!(one.call("unknown").status, 401);
+}

@@ -1,0 +1,123 @@
+//! Introspection answers that the nodes share, in Redis (Kong 3.9, `cluster_cache_strategy`).
+//!
+//! They are sealed like cookies: whoever can write to the store can make nobody's token active. A store
+//! that fails is passed by; the provider is asked then.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::schema::FieldErrors;
+use tracing::warn;
+
+use super::answers::Key;
+use super::config::{OpenidConnect, Switch};
+use super::jws::Claims;
+use super::rules::Rules;
+use super::seal::{self, Sizes};
+use super::session_store;
+use crate::host::Host;
+use crate::host::redis::{Command, RedisServer, Reply};
+use crate::session_keys::KeyRing;
+
+/// What an answer is sealed as, with its key after it. No cookie has such a name.
+const NAME: &str = "=introspection";
+
+/// An answer is one piece.
+const SIZES: Sizes = Sizes {
+    chunk: seal::LONGEST,
+    most: 1,
+};
+
+/// The store of a configuration that shares its answers.
+#[derive(Debug)]
+pub(super) struct SharedAnswers(Arc<RedisServer>);
+
+/// An answer as it is stored.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Stored {
+    pub(super) claims: Claims,
+    pub(super) jwt: Option<String>,
+    pub(super) until: UnixTime,
+}
+
+impl SharedAnswers {
+    pub(super) fn new(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Self> {
+        let provider = &config.provider;
+        if provider.cluster_cache_strategy == Switch::Off {
+            return None;
+        }
+        let server =
+            session_store::server("cluster_cache_redis", &provider.cluster_cache_redis, errors);
+        Some(Self(Arc::new(server)))
+    }
+
+    /// The answer to `key`, if one is stored that still serves.
+    pub(super) async fn get(
+        &self,
+        rules: &Rules,
+        host: &impl Host,
+        ring: &KeyRing,
+        key: &Key,
+    ) -> Option<Stored> {
+        let name = name(key);
+        let reply = self
+            .ask(host, Command::new("GET").arg(name.clone()))
+            .await?;
+        let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
+        let now = host.now();
+        let opened = seal::open(ring, &rules.binding, &name, &sealed, now.as_secs())?;
+        let stored: Stored = serde_json::from_slice(&opened.plaintext).ok()?;
+        (now < stored.until).then_some(stored)
+    }
+
+    /// Stores an answer for as long as it serves.
+    pub(super) async fn put(
+        &self,
+        rules: &Rules,
+        host: &impl Host,
+        ring: &KeyRing,
+        key: &Key,
+        answer: &Stored,
+    ) {
+        let now = host.now();
+        let left = answer.until.saturating_since(now).as_millis();
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        if left == 0 {
+            return;
+        }
+        let name = name(key);
+        let text = serde_json::to_vec(answer).expect("an answer has only string keys");
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let seconds = now.as_secs();
+        let sealed = seal::seal(ring, &rules.binding, &name, &text, SIZES, seconds, nonce);
+        // One that is too large is asked for by each node.
+        if let Ok(sealed) = sealed {
+            let command = Command::new("SET").arg(name).arg(sealed);
+            self.ask(host, command.arg("PX").number(left)).await;
+        }
+    }
+
+    async fn ask(&self, host: &impl Host, command: Command) -> Option<Reply> {
+        match host.redis(&self.0, vec![command]).await {
+            Ok(mut replies) => match replies.pop() {
+                Some(Reply::Error(error)) => {
+                    warn!(error, "the shared cache refused a command");
+                    None
+                }
+                reply => reply,
+            },
+            Err(error) => {
+                warn!(%error, "the shared cache fails");
+                None
+            }
+        }
+    }
+}
+
+fn name(key: &Key) -> String {
+    format!("{NAME}:{}", URL_SAFE_NO_PAD.encode(key))
+}
