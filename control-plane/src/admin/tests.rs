@@ -7,6 +7,7 @@ mod entities;
 mod information;
 mod noise;
 mod rbac;
+mod upstreams;
 mod verbs;
 mod whole;
 
@@ -94,6 +95,28 @@ impl Api {
         self.send(method, url, "application/x-www-form-urlencoded", body)
             .await
     }
+}
+
+/// Sends each body and compares status and message.
+async fn refused(api: &Api, cases: &[(&str, &str, Value, u16, &str)]) {
+    for (method, url, body, status, message) in cases {
+        let (got, reply) = api.json(method, url, body.clone()).await;
+        assert_eq!(
+            (got, reply["message"].as_str().unwrap_or_default()),
+            (*status, *message),
+            "{method} {url} {body}"
+        );
+    }
+}
+
+async fn made(api: &Api, url: &str, body: Value) -> Value {
+    let (status, reply) = api.json("POST", url, body.clone()).await;
+    assert_eq!(status, 201, "POST {url} {body}: {reply}");
+    reply
+}
+
+fn id(value: &Value) -> &str {
+    value["id"].as_str().unwrap()
 }
 
 #[tokio::test]

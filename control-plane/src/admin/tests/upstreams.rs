@@ -1,0 +1,271 @@
+//! Upstreams and targets: fields, defaults, rules and shapes, in Kong's words.
+
+#![allow(clippy::too_many_lines, reason = "tables")]
+
+use super::*;
+
+#[tokio::test]
+async fn upstreams_have_kongs_defaults() {
+    let api = Api::new();
+    let mut upstream = made(&api, "/upstreams", json!({ "name": "my.upstream" })).await;
+    for field in ["id", "created_at", "updated_at"] {
+        upstream.as_object_mut().unwrap().remove(field);
+    }
+    let expected = json!({
+        "name": "my.upstream", "algorithm": "round-robin", "hash_on": "none", "hash_fallback": "none",
+        "hash_on_header": null, "hash_fallback_header": null, "hash_on_cookie": null,
+        "hash_on_cookie_path": "/", "hash_on_query_arg": null, "hash_fallback_query_arg": null,
+        "hash_on_uri_capture": null, "hash_fallback_uri_capture": null, "slots": 10000,
+        "healthchecks": {
+            "active": {
+                "concurrency": 10,
+                "healthy": { "http_statuses": [200, 302], "interval": 0, "successes": 0 },
+                "headers": null, "http_path": "/", "https_sni": null,
+                "https_verify_certificate": true, "timeout": 1, "type": "http",
+                "unhealthy": {
+                    "http_failures": 0, "http_statuses": [429, 404, 500, 501, 502, 503, 504, 505],
+                    "interval": 0, "tcp_failures": 0, "timeouts": 0,
+                },
+            },
+            "passive": {
+                "healthy": {
+                    "http_statuses": [
+                        200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 306,
+                        307, 308,
+                    ],
+                    "successes": 0,
+                },
+                "type": "http",
+                "unhealthy": {
+                    "http_failures": 0, "http_statuses": [429, 500, 503], "tcp_failures": 0, "timeouts": 0,
+                },
+            },
+            "threshold": 0,
+        },
+        "tags": null, "host_header": null, "client_certificate": null, "use_srv_name": false,
+    });
+    assert_eq!(upstream, expected);
+    // Whole numbers come without a fraction, also deep inside.
+    assert!(!upstream.to_string().contains(".0"));
+    let (_, schema) = api.get("/schemas/upstreams").await;
+    let shown = schema["fields"].as_array().unwrap();
+    let field = shown.iter().find_map(|field| field.get("healthchecks"));
+    assert_eq!(field.unwrap()["default"], upstream["healthchecks"]);
+    let patch = json!({ "healthchecks": { "active": { "healthy": { "interval": 5 } } } });
+    let (_, patched) = api.json("PATCH", "/upstreams/my.upstream", patch).await;
+    let active = &patched["healthchecks"]["active"];
+    assert_eq!(
+        active["healthy"],
+        json!({ "http_statuses": [200, 302], "interval": 5, "successes": 0 })
+    );
+    assert_eq!(active["concurrency"], 10);
+}
+
+#[tokio::test]
+async fn what_an_upstream_hashes_and_its_algorithm_go_together() {
+    let api = Api::new();
+    for (body, algorithm, hash_on) in [
+        (json!({ "hash_on": "ip" }), "consistent-hashing", "ip"),
+        (
+            json!({ "algorithm": "least-connections", "hash_on": "ip" }),
+            "least-connections",
+            "none",
+        ),
+        (
+            json!({ "algorithm": "consistent-hashing", "hash_on": "none" }),
+            "round-robin",
+            "none",
+        ),
+        (json!({ "hash_on": null }), "round-robin", "none"),
+        (json!({ "algorithm": "latency" }), "latency", "none"),
+    ] {
+        let (status, upstream) = api.json("PUT", "/upstreams/u", body.clone()).await;
+        assert_eq!(status, 200, "{upstream}");
+        assert_eq!(
+            (&upstream["algorithm"], &upstream["hash_on"]),
+            (&json!(algorithm), &json!(hash_on)),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn upstreams_are_refused_in_kongs_words() {
+    let api = Api::new();
+    let bad_header =
+        "bad header name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
+    let bad_cookie =
+        "bad cookie name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
+    let given =
+        |field: &str| format!("failed conditional validation given value of field '{field}'");
+    for (body, expected) in [
+        (
+            json!({ "slots": 50 }),
+            json!({ "name": "required field missing" }),
+        ),
+        (
+            json!({ "name": "some invalid host name" }),
+            json!({ "name": "Invalid name; must be a valid hostname" }),
+        ),
+        (
+            json!({ "name": "1.2.3.4" }),
+            json!({ "name": "Invalid name; no ip addresses allowed" }),
+        ),
+        (
+            json!({ "name": "a:80" }),
+            json!({ "name": "Invalid name; no port allowed" }),
+        ),
+        (
+            json!({ "name": "u", "slots": 65537 }),
+            json!({ "slots": "value should be between 10 and 65536" }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "x" }),
+            json!({
+                "hash_on": "expected one of: none, consumer, ip, header, cookie, path, query_arg, uri_capture",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "consumer", "hash_fallback": "consumer" }),
+            json!({
+                "@entity": [given("hash_on")],
+                "hash_fallback": "expected one of: none, ip, header, cookie, path, query_arg, uri_capture",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "consumer", "hash_fallback": "bad" }),
+            json!({
+                "@entity": [given("hash_on")],
+                "hash_fallback": "expected one of: none, ip, header, cookie, path, query_arg, uri_capture",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "header", "hash_on_header": "not a <> name" }),
+            json!({ "hash_on_header": bad_header }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "cookie", "hash_on_cookie": "not a <> name" }),
+            json!({ "hash_on_cookie": bad_cookie }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "header", "hash_fallback": "header", "hash_fallback_header": "A" }),
+            json!({
+                "@entity": [given("hash_on")], "hash_on_header": "required field missing",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "consumer", "hash_fallback": "header" }),
+            json!({
+                "@entity": [given("hash_fallback")], "hash_fallback_header": "required field missing",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "header", "hash_fallback": "header", "hash_on_header": "a", "hash_fallback_header": "a" }),
+            json!({
+                "@entity": ["values of these fields must be distinct: 'hash_on_header', 'hash_fallback_header'"],
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "cookie", "hash_on_cookie": "c", "hash_fallback": "ip" }),
+            json!({
+                "@entity": [given("hash_on")], "hash_fallback": "expected one of: none",
+            }),
+        ),
+        (
+            json!({ "name": "u", "hash_on": "cookie", "hash_on_cookie": "c", "hash_on_cookie_path": "not/a/path" }),
+            json!({
+                "hash_on_cookie_path": "should start with: /",
+            }),
+        ),
+        (
+            json!({ "name": "u", "healthchecks": { "active": { "timeout": -1, "unhealthy": { "http_statuses": [1, 200] } } } }),
+            json!({
+                "healthchecks": { "active": {
+                    "timeout": "value should be between 0 and 65535",
+                    "unhealthy": { "http_statuses": ["value should be between 100 and 999"] },
+                } },
+            }),
+        ),
+    ] {
+        let (status, reply) = api.json("POST", "/upstreams", body.clone()).await;
+        assert_eq!((status, &reply["fields"]), (400, &expected), "{body}");
+    }
+    let deep = json!({ "name": "u", "healthchecks": { "active": { "timeout": -1 } } });
+    let expected = "schema violation (healthchecks.active: {\n  timeout = \"value should be between 0 and 65535\"\n})";
+    refused(&api, &[("POST", "/upstreams", deep, 400, expected)]).await;
+    let names = "Invalid name; must be a valid hostname";
+    refused(&api, &[("PUT", "/upstreams/a%20b", json!({}), 400, names)]).await;
+    assert_eq!(
+        api.get("/upstreams/a%20b").await.1["name"],
+        "invalid unique name"
+    );
+}
+
+#[tokio::test]
+async fn targets_are_only_below_their_upstream() {
+    let api = Api::new();
+    let upstream = made(&api, "/upstreams", json!({ "name": "u" })).await;
+    assert_eq!(api.get("/targets").await.0, 404);
+    let target = made(
+        &api,
+        "/upstreams/u/targets/",
+        json!({ "target": "1.2.3.4" }),
+    )
+    .await;
+    assert_eq!(
+        (&target["target"], &target["weight"]),
+        (&json!("1.2.3.4:8000"), &json!(100))
+    );
+    assert!(target["created_at"].is_f64() || target["created_at"].is_u64());
+    assert_eq!(target["upstream"], json!({ "id": upstream["id"] }));
+    let taken = format!(
+        "UNIQUE violation detected on '{{target=\"1.2.3.4:8000\",upstream={{id=\"{}\"}}}}'",
+        id(&upstream)
+    );
+    refused(&api, &[
+        ("POST", "/upstreams/u/targets", json!({ "target": "1.2.3.4:8000" }), 409, &taken),
+        ("POST", "/upstreams/u/targets", json!({ "weight": 0 }), 400, "schema violation (target: required field missing)"),
+        ("POST", "/upstreams/u/targets", json!({ "target": "a", "weight": 65536 }), 400, "schema violation (weight: value should be between 0 and 65535)"),
+        ("POST", "/upstreams/u/targets", json!({ "target": "a b" }), 400, "schema violation (target: Invalid target ('a b'); not a valid hostname or ip address)"),
+        ("POST", "/upstreams/x/targets", json!({ "target": "a" }), 404, "Not found"),
+        ("PUT", "/upstreams/u/targets", json!({ "target": "a" }), 405, "Method not allowed"),
+        ("PUT", "/upstreams/u/targets/00000000-0000-0000-0000-00000000abcd", json!({ "target": "a" }), 404, "Not found"),
+        ("PUT", "/upstreams/u/targets/nowhere:1", json!({ "target": "a" }), 404, "Not found"),
+    ]).await;
+    // By its address in any form, and PUT changes what is given only.
+    for name in ["1.2.3.4:8000", "1.2.3.4", id(&target)] {
+        let url = format!("/upstreams/u/targets/{name}");
+        let (status, put) = api.json("PUT", &url, json!({ "tags": ["a"] })).await;
+        assert_eq!(
+            (status, &put["id"], &put["tags"]),
+            (200, &target["id"], &json!(["a"]))
+        );
+    }
+    made(
+        &api,
+        "/upstreams/u/targets",
+        json!({ "target": "::1", "weight": 0 }),
+    )
+    .await;
+    assert_eq!(
+        api.get("/upstreams/u/targets/all").await.1["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let (status, health) = api.get("/upstreams/u/health").await;
+    assert_eq!((status, health["data"].as_array().unwrap().len()), (200, 1));
+    assert_eq!(health["data"][0]["health"], "HEALTHCHECKS_OFF");
+    assert_eq!(health["data"][0]["data"]["addresses"][0]["port"], 8000);
+    let (_, whole) = api.get("/upstreams/u/health?balancer_health=1").await;
+    assert_eq!(whole["data"]["health"], "HEALTHCHECKS_OFF");
+    assert_eq!(
+        api.send("DELETE", "/upstreams/u/targets/1.2.3.4:8000", "", "")
+            .await
+            .0,
+        204
+    );
+    assert_eq!(api.send("DELETE", "/upstreams/u", "", "").await.0, 204);
+    assert_eq!(api.get("/upstreams/u/targets").await.0, 404);
+}
