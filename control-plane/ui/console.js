@@ -224,7 +224,7 @@ async function form({ kind, name: title, parent, base }, record, plugin) {
   return [
     element("h1", {}, heading),
     record ? element("p", {}, element("code", {}, record.id), ` · created ${time(record.created_at)}`) : null,
-    record && !parent ? belowOf(title, record) : null,
+    record ? belowOf(title, record) : null,
     element("p", { className: "bar" }, element("label", { htmlFor: "find" }, "Show fields with"), find),
     problem,
     element(
