@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
 use plugins::exchange::Source;
+use plugins::filter::Counts;
 use uuid::Uuid;
 
 /// Upper bounds of Kong's latency histograms, in milliseconds: time in the gateway, and all other.
@@ -31,6 +32,10 @@ pub(crate) struct Labels {
 #[derive(Debug)]
 pub(crate) struct Observation<'a> {
     pub(crate) route: Option<(Uuid, &'a Arc<Labels>)>,
+    /// What of it is counted.
+    pub(crate) counts: Counts,
+    /// Name of the consumer, else its id.
+    pub(crate) consumer: Option<&'a str>,
     pub(crate) status: StatusCode,
     pub(crate) source: Source,
     /// Bytes of bodies.
@@ -55,13 +60,24 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, Default)]
 struct Series {
     labels: Arc<Labels>,
-    /// A route sees few different answers.
-    answers: Vec<(StatusCode, Source, u64)>,
-    received: u64,
-    sent: u64,
+    /// All exchanges, also those of which nothing else is counted.
+    requests: u64,
+    /// Of everybody, or of those who are no consumer.
+    volume: Volume,
+    /// Of each consumer, where consumers are told apart.
+    consumers: HashMap<Box<str>, Volume>,
     proxy: Histogram<15>,
     upstream: Histogram<13>,
     total: Histogram<13>,
+}
+
+/// How much of what there was.
+#[derive(Clone, Debug, Default)]
+struct Volume {
+    /// A route sees few different answers.
+    answers: Vec<(StatusCode, Source, u64)>,
+    /// Bytes, once any are counted.
+    bytes: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,7 +117,7 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-impl Series {
+impl Volume {
     fn count(&mut self, status: StatusCode, source: Source, count: u64) {
         match self
             .answers
@@ -113,12 +129,31 @@ impl Series {
         }
     }
 
+    fn carry(&mut self, received: u64, sent: u64) {
+        let (before_received, before_sent) = self.bytes.unwrap_or_default();
+        self.bytes = Some((before_received + received, before_sent + sent));
+    }
+
     fn add(&mut self, other: &Self) {
         for (status, source, count) in &other.answers {
             self.count(*status, *source, *count);
         }
-        self.received += other.received;
-        self.sent += other.sent;
+        if let Some((received, sent)) = other.bytes {
+            self.carry(received, sent);
+        }
+    }
+}
+
+impl Series {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.volume.add(&other.volume);
+        for (consumer, volume) in &other.consumers {
+            self.consumers
+                .entry(consumer.clone())
+                .or_default()
+                .add(volume);
+        }
         self.proxy.add(&other.proxy);
         self.upstream.add(&other.upstream);
         self.total.add(&other.total);
@@ -136,9 +171,20 @@ impl Metrics {
         {
             series.labels = Arc::clone(labels);
         }
-        series.count(seen.status, seen.source, 1);
-        series.received += seen.received;
-        series.sent += seen.sent;
+        series.requests += 1;
+        let volume = match seen.consumer.filter(|_| seen.counts.consumers) {
+            None => &mut series.volume,
+            Some(consumer) => series.consumers.entry(consumer.into()).or_default(),
+        };
+        if seen.counts.statuses {
+            volume.count(seen.status, seen.source, 1);
+        }
+        if seen.counts.bandwidth {
+            volume.carry(seen.received, seen.sent);
+        }
+        if !seen.counts.latencies {
+            return;
+        }
         series.proxy.observe(&GATEWAY_BOUNDS, seen.proxy_latency);
         if let Some(latency) = seen.upstream_latency {
             series.upstream.observe(&OTHER_BOUNDS, latency);
@@ -197,7 +243,12 @@ impl Sum {
             let own = |(status, source, _): &&(StatusCode, Source, u64)| {
                 status.is_server_error() && *source == Source::Error
             };
-            let failed = series.answers.iter().filter(own).map(|(.., count)| count);
+            let failed = series
+                .volume
+                .answers
+                .iter()
+                .filter(own)
+                .map(|(.., count)| count);
             figures.failed += failed.sum::<u64>();
         }
         figures
@@ -220,7 +271,7 @@ impl Sum {
         }
         sum.series = routes.into_values().collect();
         sum.series.sort_by(|a, b| a.labels.cmp(&b.labels));
-        sum.requests = sum.series.iter().map(|series| series.total.count).sum();
+        sum.requests = sum.series.iter().map(|series| series.requests).sum();
         sum
     }
 
@@ -234,13 +285,12 @@ impl Sum {
             "counter",
             "HTTP status codes per consumer/service/route in Kong",
         );
-        for series in &self.series {
-            for (status, source, count) in &series.answers {
-                let (labels, code, source) =
-                    (shown(&series.labels), status.as_u16(), source.as_str());
+        for (labels, consumer, volume) in self.volumes() {
+            for (status, source, count) in &volume.answers {
+                let (code, source) = (status.as_u16(), source.as_str());
                 let _ = writeln!(
                     text,
-                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"\"}} {count}"
+                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"{consumer}\"}} {count}"
                 );
             }
         }
@@ -250,12 +300,13 @@ impl Sum {
             "counter",
             "Total bandwidth (ingress/egress) throughput in bytes",
         );
-        for series in &self.series {
-            for (direction, bytes) in [("ingress", series.received), ("egress", series.sent)] {
-                let labels = shown(&series.labels);
+        for (labels, consumer, volume) in self.volumes() {
+            let (received, sent) = volume.bytes.unwrap_or_default();
+            let directions = [("ingress", received), ("egress", sent)];
+            for (direction, bytes) in directions.iter().filter(|_| volume.bytes.is_some()) {
                 let _ = writeln!(
                     text,
-                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"\"}} {bytes}"
+                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"{consumer}\"}} {bytes}"
                 );
             }
         }
@@ -289,6 +340,19 @@ impl Sum {
             self.requests
         );
         text
+    }
+
+    /// What each route's consumers have, with the texts that it is shown under.
+    fn volumes(&self) -> impl Iterator<Item = (String, String, &Volume)> {
+        self.series.iter().flat_map(|series| {
+            let mut consumers: Vec<(&str, &Volume)> = vec![("", &series.volume)];
+            let named = series.consumers.iter();
+            consumers.extend(named.map(|(name, volume)| (&**name, volume)));
+            consumers.sort_by_key(|(name, _)| *name);
+            consumers
+                .into_iter()
+                .map(|(name, volume)| (shown(&series.labels), escape(name), volume))
+        })
     }
 
     fn render_latencies(&self, text: &mut String) {
@@ -371,17 +435,18 @@ fn histogram<const N: usize>(
 }
 
 fn shown(labels: &Labels) -> String {
-    let escape = |value: &str| {
-        value
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
     format!(
         "service=\"{}\",route=\"{}\"",
         escape(&labels.service),
         escape(&labels.route)
     )
+}
+
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -398,6 +463,13 @@ mod tests {
         for (core, latency) in cores.iter().zip([25, 70_000]) {
             core.observe(&Observation {
                 route: Some((Uuid::from_u128(1), &labels)),
+                counts: Counts {
+                    statuses: true,
+                    latencies: true,
+                    bandwidth: true,
+                    consumers: latency > 25,
+                },
+                consumer: Some("ann"),
                 status: StatusCode::OK,
                 source: Source::Service,
                 received: 3,
@@ -409,8 +481,9 @@ mod tests {
         }
         let text = Sum::of(&cores).render();
         for line in [
-            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 2"#,
-            r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer=""} 8"#,
+            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
+            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
+            r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer="ann"} 4"#,
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="25"} 1"#,
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="60000"} 1"#,
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,

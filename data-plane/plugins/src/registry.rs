@@ -18,16 +18,22 @@ use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Scope};
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
+use crate::http_log::HttpLog;
 use crate::ip_restriction::IpRestriction;
 use crate::jwt::Jwt;
 use crate::key_auth::KeyAuth;
+use crate::line_logs::{FileLog, TcpLog, UdpLog};
 use crate::openid_connect::OpenidConnect;
+use crate::opentelemetry::Opentelemetry;
+use crate::prometheus::Prometheus;
+use crate::proxy_cache::ProxyCache;
 use crate::rate_limiting::RateLimiting;
 use crate::redirect::Redirect;
 use crate::request_size_limiting::RequestSizeLimiting;
 use crate::request_termination::RequestTermination;
 use crate::request_transformer::RequestTransformer;
 use crate::response_transformer::ResponseTransformer;
+use crate::zipkin::Zipkin;
 
 /// What the control plane knows of a plugin.
 #[derive(Debug)]
@@ -200,16 +206,24 @@ registry! {
     BotDetection,
     CorrelationId,
     Cors,
+    FileLog,
     HmacAuth,
+    HttpLog,
     IpRestriction,
     Jwt,
     KeyAuth,
+    Opentelemetry,
+    Prometheus,
+    ProxyCache,
     RateLimiting,
     Redirect,
     RequestSizeLimiting,
     RequestTermination,
     RequestTransformer,
     ResponseTransformer,
+    TcpLog,
+    UdpLog,
+    Zipkin,
 }
 
 fn define<P: Plugin>() -> Definition {

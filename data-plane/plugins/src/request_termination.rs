@@ -14,6 +14,7 @@ use crate::body::LARGEST;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin};
 use crate::host::Host;
+use crate::log_record::grouped;
 use crate::values::entity_error;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -192,19 +193,6 @@ impl RequestTerminationFilter {
             "matched_service": matched.service.as_ref().map(named),
         })
     }
-}
-
-/// Names with one value, or a list of them.
-fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> Value {
-    let mut map = Map::new();
-    for (name, value) in pairs {
-        match map.get_mut(name) {
-            None => _ = map.insert(name.to_owned(), json!(value)),
-            Some(Value::Array(list)) => list.push(json!(value)),
-            Some(first) => *first = json!([first.take(), value]),
-        }
-    }
-    Value::Object(map)
 }
 
 #[cfg(test)]

@@ -101,7 +101,6 @@ impl FakeHost {
         *self.0.redis.borrow_mut() = Some(redis);
     }
 
-    #[expect(dead_code, reason = "for the filters that log")]
     /// What was written to the places of logs so far.
     pub(crate) fn written(&self) -> Vec<(Sink, Bytes)> {
         self.0.written.borrow().clone()
@@ -531,4 +530,50 @@ pub(crate) fn reply_of(
     }
     let body = whole.body;
     Replied { headers: map, body }
+}
+
+/// Lets `filter` see `request`, and the exchange when it is over.
+pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) {
+    use crate::exchange::{Latencies, Log, Seen, Source, Try};
+
+    let mut seen = request.with_exchange(|exchange| {
+        let flow = host.run(filter.on_request(exchange, host));
+        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
+        Seen {
+            method: exchange.request.method.clone(),
+            uri: exchange.request.uri.clone(),
+            request: exchange.request.clone(),
+            client: exchange.client.clone(),
+            identity: exchange.identity.clone(),
+            notes: std::mem::take(&mut exchange.notes),
+            request_id: exchange.request_id.clone(),
+        }
+    });
+    let secret = HeaderValue::from_static("Bearer secret");
+    seen.request.headers.insert("authorization", secret);
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-answer", HeaderValue::from_static("42"));
+    let log = Log {
+        seen: &seen,
+        matched: Some(&request.matched),
+        status: http::StatusCode::OK,
+        headers: &headers,
+        source: Source::Service,
+        upstream_status: Some(http::StatusCode::OK),
+        received: 100,
+        sent: 200,
+        started_at: host.now(),
+        latencies: Latencies {
+            request: 10,
+            kong: 2,
+            proxy: Some(3),
+            receive: 5,
+        },
+        tries: &[Try {
+            host: "127.0.0.1".to_owned(),
+            port: 80,
+            started_at: 1,
+        }],
+    };
+    filter.on_log(&log, host);
 }

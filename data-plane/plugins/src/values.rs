@@ -78,3 +78,28 @@ pub(crate) fn entity_error(errors: &mut FieldErrors, message: impl Into<String>)
         list.push(serde_json::Value::String(message.into()));
     }
 }
+
+/// A URL that may hold a user name and a password: never in `Debug`.
+#[derive(Clone, Deserialize, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct SecretUrl(pub String);
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl JsonSchema for SecretUrl {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SecretUrl".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "kong-url" })
+    }
+}

@@ -1,5 +1,6 @@
 //! What filters look things up in: consumers, groups, session keys.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use plugins::credentials::{ApiKey, Credentials, JwtKey, Password, PublicKey, SigningSecret};
@@ -13,6 +14,7 @@ use shared::entity::{
     KeyauthCredential, SessionKey,
 };
 use shared::secret::Secret;
+use uuid::Uuid;
 
 use super::CompileFault;
 
@@ -30,12 +32,10 @@ pub(super) struct Principals {
 impl Principals {
     /// Who is in which consumer group, in the order of the groups' names.
     fn memberships(&self, consumers: &mut Consumers) {
+        let groups: HashMap<Uuid, &ConsumerGroup> =
+            self.groups.iter().map(|group| (group.id, group)).collect();
         for member in &self.members {
-            let group = self
-                .groups
-                .iter()
-                .find(|group| group.id == member.consumer_group.id);
-            if let Some(group) = group {
+            if let Some(group) = groups.get(&member.consumer_group.id) {
                 let list = consumers.memberships.entry(member.consumer.id);
                 list.or_default().push(Membership {
                     group: group.id,

@@ -164,9 +164,7 @@ impl<'a> Assembly<'a> {
             shared: HashMap::new(),
         };
         let mut consumers: HashMap<&str, Variants> = HashMap::new();
-        // What is for one group must not run for everybody.
-        let runs = |plugin: &&Plugin| plugin.enabled && plugin.consumer_group.is_none();
-        for plugin in plugins.iter().filter(runs) {
+        for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
             let config = Value::Object(plugin.config.clone());
             let instance = Instance { id: plugin.id };
             let filter = match registry::compile(&plugin.name, config, &instance) {
@@ -423,6 +421,31 @@ mod tests {
             plugins[place].enabled = false;
         }
         assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
+    }
+
+    #[test]
+    fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
+        let mut grouped = plugin(12, 0, 0, 0);
+        let group = Uuid::from_u128(7);
+        grouped.consumer_group = Some(shared::types::Ref::new(group));
+        let mut plugins = [plugin(11, 0, 0, CONSUMER), grouped, plugin(13, ROUTE, 0, 0)];
+        let member = [Membership {
+            group,
+            name: "g".to_owned(),
+        }];
+        let choose = |plugins: &[Plugin], groups: &[Membership]| {
+            let mut assembly = Assembly::new(plugins, &mut Vec::new());
+            let filters = assembly.of_route(&route());
+            filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
+        };
+        assert_eq!(choose(&plugins, &member), Some(0));
+        plugins[0].enabled = false;
+        assert_eq!(
+            choose(&plugins, &member),
+            Some(0),
+            "the group's is the first now"
+        );
+        assert_eq!(choose(&plugins, &[]), Some(1));
     }
 
     #[test]

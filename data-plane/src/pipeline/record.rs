@@ -15,7 +15,8 @@ use http_body::{Frame, SizeHint};
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
-use plugins::filter::{Filter as _, Phases};
+use plugins::filter::{Counts, Filter as _, Phases};
+use plugins::registry::AnyFilter;
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
@@ -134,6 +135,30 @@ impl Run {
         });
     }
 
+    /// What of the exchange is counted: what its filters say, else all but by consumer.
+    fn counts(&self) -> Counts {
+        let everything = Counts {
+            statuses: true,
+            latencies: true,
+            bandwidth: true,
+            consumers: false,
+        };
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.phases.log) else {
+            return everything;
+        };
+        let filters = self.chosen.iter();
+        let mut filters = filters.filter_map(|place| snapshot.filters.get(*place));
+        filters.find_map(AnyFilter::counts).unwrap_or(everything)
+    }
+
+    /// The name that the consumer's figures are shown under.
+    fn consumer(&self) -> Option<&str> {
+        let identity = &self.seen.as_ref()?.identity;
+        let consumer = identity.consumer.as_deref()?;
+        let name = consumer.username.as_deref();
+        name.or(consumer.custom_id.as_deref())
+    }
+
     /// Takes over what stays of a request that its filters have seen; the rest goes upstream.
     pub(crate) fn take(
         &mut self,
@@ -188,6 +213,8 @@ impl Record {
             .and_then(|(snapshot, route)| snapshot.routes.get(*route));
         self.core.metrics.observe(&Observation {
             route: route.map(|route| (route.id, &route.labels)),
+            counts: self.run.counts(),
+            consumer: self.run.consumer(),
             status: self.status,
             source: progress.source,
             received: self.received.get(),

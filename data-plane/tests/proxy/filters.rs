@@ -12,7 +12,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{OK, ask, configuration, read_until, record, start, stop, upstream};
+use crate::gateway::{OK, ask, configuration, plugin, read_until, record, start, stop, upstream};
 
 /// An OpenID provider that publishes one key and signs with it.
 struct Provider {
@@ -77,11 +77,6 @@ impl Provider {
             .unwrap();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
-}
-
-fn plugin(number: u128, name: &str, config: &Value) -> Record {
-    let config = plugins::registry::check(name, config).unwrap();
-    record("plugins", number, json!({"name": name, "config": config}))
 }
 
 fn consumer(number: u128, name: &str, group: &str) -> [Record; 2] {

@@ -163,3 +163,40 @@ pub(crate) fn ask(proxy: &Proxy, request: &str) -> String {
 
 pub(crate) const OK: &str =
     "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: origin\r\nKeep-Alive: 1\r\n\r\nok";
+
+/// A plugin for every request.
+pub(crate) fn plugin(number: u128, name: &str, config: &Value) -> Record {
+    let config = plugins::registry::check(name, config).unwrap();
+    record("plugins", number, json!({"name": name, "config": config}))
+}
+
+/// The record with further fields.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a record is given away, with its fields changed"
+)]
+pub(crate) fn scoped(plugin: Record, more: &Value) -> Record {
+    let mut fields: Value = serde_json::from_slice(&plugin.json).unwrap();
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    let json = serde_json::to_vec(&fields).unwrap().into();
+    Record { json, ..plugin }
+}
+
+/// What the status listener answers.
+pub(crate) fn get_status(proxy: &Proxy, path: &str) -> String {
+    let mut stream = TcpStream::connect(proxy.addresses().status).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}

@@ -16,6 +16,8 @@ mod grpc;
 mod http2;
 mod operators;
 mod overload;
+mod phases;
+mod redis;
 mod requests;
 mod tls;
 mod upstreams;

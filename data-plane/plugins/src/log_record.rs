@@ -1,0 +1,171 @@
+//! An exchange as the log plugins tell it: Kong 3.9's fields, without secrets.
+
+use http::HeaderMap;
+use serde_json::{Map, Value, json};
+
+use crate::arguments::Arguments;
+use crate::exchange::{Log, Source};
+
+/// Header fields whose values are told to nobody.
+const HIDDEN_FIELDS: [&str; 8] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "apikey",
+    "x-api-key",
+    "x-access-token",
+    "x-id-token",
+];
+
+/// Query arguments whose values are told to nobody.
+const HIDDEN_ARGUMENTS: [&str; 13] = [
+    "access_token",
+    "apikey",
+    "assertion",
+    "client_secret",
+    "code",
+    "id_token",
+    "id_token_hint",
+    "jwt",
+    "logout_token",
+    "password",
+    "refresh_token",
+    "state",
+    "token",
+];
+
+const REDACTED: &str = "REDACTED";
+
+/// The record of an exchange.
+pub(crate) fn record(log: &Log<'_>) -> Value {
+    let seen = log.seen;
+    let query = Arguments::of(&seen.uri);
+    let identity = &seen.identity;
+    let records = log.matched.and_then(|matched| matched.records.as_ref());
+    let mut record = json!({
+        "request": {
+            "id": seen.request_id,
+            "method": seen.method.as_str(),
+            "uri": target(&seen.uri, &query),
+            "url": url(log, &query),
+            "querystring": arguments(&query),
+            "headers": fields(&seen.request.headers),
+            "size": log.received,
+        },
+        "upstream_uri": target(&seen.request.uri, &Arguments::of(&seen.request.uri)),
+        "upstream_status": log.upstream_status.map(|status| status.as_u16().to_string()),
+        "response": {
+            "status": log.status.as_u16(),
+            "headers": fields(log.headers),
+            "size": log.sent,
+        },
+        "latencies": {
+            "kong": log.latencies.kong + log.latencies.receive,
+            "proxy": log.latencies.proxy.map_or(json!(-1), |proxy| json!(proxy)),
+            "request": log.latencies.request,
+            "receive": log.latencies.receive,
+        },
+        "tries": log.tries.iter().map(|one| json!({
+            "ip": one.host,
+            "port": one.port,
+            "balancer_start": one.started_at,
+        })).collect::<Vec<_>>(),
+        "client_ip": seen.client.address,
+        "started_at": log.started_at.as_millis(),
+        "source": match log.source {
+            Source::Service => "upstream",
+            Source::Error | Source::Exit => "kong",
+        },
+        "workspace_name": "default",
+    });
+    let mut put = |name: &str, value: Value| {
+        if let Value::Object(map) = &mut record {
+            map.insert(name.to_owned(), value);
+        }
+    };
+    if let Some(records) = records {
+        put("route", (*records.route).clone());
+        if !records.service.is_null() {
+            put("service", (*records.service).clone());
+        }
+    }
+    if let Some(consumer) = &identity.consumer {
+        put("consumer", json!(consumer));
+    }
+    if let Some(credential) = &identity.credential {
+        put("authenticated_entity", json!({ "id": credential }));
+    }
+    record
+}
+
+fn hidden(name: &str) -> bool {
+    HIDDEN_ARGUMENTS
+        .iter()
+        .any(|hidden| name.eq_ignore_ascii_case(hidden))
+}
+
+fn target(uri: &http::Uri, query: &Arguments) -> String {
+    let path = uri.path();
+    if uri.query().is_none() {
+        return path.to_owned();
+    }
+    if !query.iter().any(|(name, _)| hidden(name)) {
+        return uri
+            .path_and_query()
+            .map_or(path, |target| target.as_str())
+            .to_owned();
+    }
+    let mut shown = Arguments::default();
+    for (name, value) in query.iter() {
+        shown.push(name, if hidden(name) { REDACTED } else { value });
+    }
+    format!("{path}?{}", shown.encode())
+}
+
+fn url(log: &Log<'_>, query: &Arguments) -> String {
+    let client = &log.seen.client;
+    let scheme = if client.https { "https" } else { "http" };
+    let authority = &client.authority;
+    let port = if authority.contains(':') {
+        String::new()
+    } else {
+        format!(":{}", client.port)
+    };
+    format!(
+        "{scheme}://{authority}{port}{}",
+        target(&log.seen.uri, query)
+    )
+}
+
+fn arguments(query: &Arguments) -> Value {
+    grouped(query.iter().map(|(name, value)| {
+        let value = if hidden(name) { REDACTED } else { value };
+        (name, value.to_owned())
+    }))
+}
+
+fn fields(headers: &HeaderMap) -> Value {
+    grouped(headers.iter().map(|(name, value)| {
+        let name = name.as_str();
+        let value = if HIDDEN_FIELDS.contains(&name) {
+            REDACTED.to_owned()
+        } else {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
+        (name, value)
+    }))
+}
+
+/// Names with one value, or a list of them.
+pub(crate) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> Value {
+    let mut map = Map::new();
+    for (name, value) in pairs {
+        match map.get_mut(name) {
+            None => _ = map.insert(name.to_owned(), json!(value)),
+            Some(Value::Array(list)) => list.push(json!(value)),
+            Some(first) => *first = json!([first.take(), value]),
+        }
+    }
+    Value::Object(map)
+}

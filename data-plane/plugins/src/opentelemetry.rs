@@ -1,0 +1,296 @@
+//! `opentelemetry`: tells a collector of traces (OTLP over HTTP; Kong 3.9, opentelemetry).
+
+mod otlp;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::exchange::{Exchange, Log, Reply};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::host::Host;
+use crate::http_log::{Endpoint, Target, more_headers};
+use crate::queue::{self, QueueConfig};
+use crate::trace::{Carrier, InjectFormat, Propagation, Trace};
+use crate::values::{Number, SecretUrl, entity_error};
+
+/// The share of new traces that is kept unless the configuration says otherwise.
+const SHARE: f64 = 0.01;
+
+/// Configuration of `opentelemetry`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Opentelemetry {
+    /// URL of the collector for traces.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub traces_endpoint: Option<SecretUrl>,
+
+    /// URL of the collector for logs.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true, "x-not-yet" = true))]
+    pub logs_endpoint: Option<SecretUrl>,
+
+    /// Further header fields to send.
+    #[serde(default)]
+    pub headers: Option<BTreeMap<String, String>>,
+
+    /// What the gateway calls itself: `service.name` and the like.
+    #[serde(default)]
+    pub resource_attributes: Option<BTreeMap<String, String>>,
+
+    /// How spans wait and are sent.
+    #[serde(default = "large_batches")]
+    pub queue: QueueConfig,
+
+    /// Longest wait for a connection, in milliseconds.
+    #[serde(default = "one_second")]
+    pub connect_timeout: Number,
+
+    /// Longest wait while sending, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub send_timeout: Number,
+
+    /// Longest wait for the answer, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub read_timeout: Number,
+
+    /// Response header that tells the client the trace's id.
+    #[serde(default)]
+    pub http_response_header_for_traceid: Option<String>,
+
+    /// Format that the upstream is told in.
+    #[serde(default)]
+    pub header_type: Option<InjectFormat>,
+
+    /// Share of new traces that is kept, from 0 to 1.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub sampling_rate: Option<Number>,
+
+    /// How trace context is read and told.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+fn large_batches() -> QueueConfig {
+    QueueConfig {
+        max_batch_size: 200,
+        ..QueueConfig::default()
+    }
+}
+
+fn one_second() -> Number {
+    Number(1000.into())
+}
+
+fn five_seconds() -> Number {
+    Number(5000.into())
+}
+
+impl Plugin for Opentelemetry {
+    const NAME: &'static str = "opentelemetry";
+    const PRIORITY: u32 = 14;
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
+        ("endpoint", "traces_endpoint"),
+        ("batch_span_count", "queue.max_batch_size"),
+        ("batch_flush_delay", "queue.max_coalescing_delay"),
+    ];
+    type Filter = OpentelemetryFilter;
+
+    fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let Some(SecretUrl(url)) = &self.traces_endpoint else {
+            entity_error(
+                &mut errors,
+                "at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
+            );
+            return Err(errors);
+        };
+        let endpoint = Endpoint::parse(url)
+            .map_err(|message| FieldErrors::at(&["traces_endpoint"], message))?;
+        let mut headers = more_headers("headers", self.headers.as_ref())?;
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-protobuf"),
+        );
+        if let Some(authorization) = endpoint.authorization {
+            headers.insert(http::header::AUTHORIZATION, authorization);
+        }
+        let mut carrier = Carrier::new(&self.propagation)
+            .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
+        if let Some(format) = self.header_type
+            && self.propagation.inject.is_none()
+        {
+            carrier.inject = vec![format];
+        }
+        let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
+        let waits = [
+            &self.connect_timeout,
+            &self.send_timeout,
+            &self.read_timeout,
+        ];
+        Ok(OpentelemetryFilter {
+            instance: instance.id,
+            target: Target {
+                uri: endpoint.uri,
+                method: Method::POST,
+                headers,
+                timeout: waits.iter().map(|wait| wait.milliseconds()).sum(),
+            },
+            queue: self.queue,
+            carrier,
+            share: self.sampling_rate.map_or(SHARE, |rate| rate.value()),
+            shown,
+            resource: otlp::resource(self.resource_attributes.unwrap_or_default(), instance.id),
+        })
+    }
+}
+
+/// The response header that tells of traces.
+pub(crate) fn response_header(name: Option<&str>) -> Result<Option<HeaderName>, FieldErrors> {
+    let wrong = |_| FieldErrors::at(&["http_response_header_for_traceid"], "bad header name");
+    name.map(HeaderName::try_from).transpose().map_err(wrong)
+}
+
+/// Traces exchanges.
+#[derive(Debug)]
+pub struct OpentelemetryFilter {
+    instance: Uuid,
+    target: Target,
+    queue: QueueConfig,
+    carrier: Carrier,
+    share: f64,
+    shown: Option<HeaderName>,
+    resource: otlp::Resource,
+}
+
+/// The trace of this exchange, as this plugin has it.
+struct Traced(Trace);
+
+impl Filter for OpentelemetryFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let headers = &mut exchange.request.headers;
+        let trace = self.carrier.carry(headers, self.share, true, host);
+        exchange.notes.put(Traced(trace));
+        Flow::Continue
+    }
+
+    fn phases(&self) -> Phases {
+        Phases::ALL
+    }
+
+    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+        if let Some(name) = &self.shown
+            && let Some(Traced(trace)) = reply.seen.notes.get()
+            && let Ok(value) = HeaderValue::from_str(&crate::trace::hexadecimal(&trace.id))
+        {
+            reply.headers.insert(name.clone(), value);
+        }
+    }
+
+    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+        let Some(Traced(trace)) = log.seen.notes.get().filter(|Traced(trace)| trace.sampled) else {
+            return;
+        };
+        let entry = otlp::spans(trace, log);
+        queue::push(host, self.instance, &self.queue, entry, || {
+            let (host, target) = (host.clone(), self.target.clone());
+            let resource = self.resource.clone();
+            Rc::new(move |batch: Vec<Bytes>| {
+                let (host, target) = (host.clone(), target.clone());
+                let body = otlp::request(&resource, &batch);
+                Box::pin(async move { target.send(&host, body).await })
+            })
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{FakeHost, Request, answer_of, log_of};
+
+    fn filter(config: Value) -> OpentelemetryFilter {
+        let config: Opentelemetry = serde_json::from_value(config).unwrap();
+        config.compile(&Instance { id: Uuid::nil() }).unwrap()
+    }
+
+    fn traced(traceparent: &'static str) -> Request {
+        let mut request = Request::get("/a");
+        let name = HeaderName::from_static("traceparent");
+        request
+            .headers
+            .push((name, HeaderValue::from_static(traceparent)));
+        request
+    }
+
+    #[test]
+    fn the_callers_trace_goes_on_and_a_new_one_begins_without() {
+        let filter =
+            filter(json!({"traces_endpoint": "http://otel.example/v1/traces", "sampling_rate": 0}));
+        let host = FakeHost::default();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let told = answer_of(&filter, &host, &traced(parent)).upstream_header("traceparent");
+        assert!(
+            told.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && told.ends_with("-01"),
+            "{told}"
+        );
+        assert!(!told.contains("00f067aa0ba902b7"), "{told}");
+        let told = answer_of(&filter, &host, &Request::get("/")).upstream_header("traceparent");
+        assert!(told.len() == 55 && told.ends_with("-00"), "{told}");
+    }
+
+    #[test]
+    fn what_is_kept_reaches_the_collector_and_nothing_else() {
+        let requests: Rc<RefCell<Vec<http::Request<Bytes>>>> = Rc::default();
+        let host = FakeHost::default();
+        let seen = Rc::clone(&requests);
+        host.connect(Rc::new(move |request| {
+            seen.borrow_mut().push(request.clone());
+            Ok(http::Response::new(Bytes::new()))
+        }));
+        let filter = filter(json!({
+            "endpoint_is_renamed": null, "traces_endpoint": "http://otel.example:4318/v1/traces",
+            "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"},
+        }));
+        log_of(
+            &filter,
+            &host,
+            &traced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
+        );
+        log_of(
+            &filter,
+            &host,
+            &traced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        );
+        host.run(host.sleep(Duration::from_secs(10)));
+        let requests = requests.take();
+        assert_eq!(requests.len(), 1);
+        let request = &requests[0];
+        assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+        assert_eq!(request.headers()["x-auth"], "t");
+        let spans = otlp::tests::decode(request.body());
+        assert_eq!(spans, ["shop kong 2", "shop kong.balancer 3"]);
+    }
+
+    #[test]
+    fn old_names_are_accepted() {
+        let config = json!({"endpoint": "http://otel.example", "batch_span_count": 7});
+        let config = crate::registry::check("opentelemetry", &config).unwrap();
+        assert_eq!(config["traces_endpoint"], "http://otel.example");
+        assert_eq!(config["queue"]["max_batch_size"], 7);
+        assert!(crate::registry::check("opentelemetry", &json!({})).is_err());
+    }
+}

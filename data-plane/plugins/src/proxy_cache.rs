@@ -1,0 +1,649 @@
+//! `proxy-cache`: keeps answers and gives them to those who ask the same (RFC 9111; Kong 3.9,
+//! proxy-cache).
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::header::{AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::answer;
+use crate::arguments::Arguments;
+use crate::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::host::Host;
+use crate::trace::hexadecimal;
+use crate::values::{entity_error, yes};
+
+const STATUS: HeaderName = HeaderName::from_static("x-cache-status");
+const KEY: HeaderName = HeaderName::from_static("x-cache-key");
+
+/// Largest body that is kept, in bytes.
+const LARGEST: usize = 1024 * 1024;
+/// Most bytes that a node keeps.
+const CAPACITY: u64 = 128 * 1024 * 1024;
+
+/// Configuration of `proxy-cache`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct ProxyCache {
+    /// Statuses of answers that are kept.
+    #[serde(default = "codes")]
+    #[schemars(length(min = 1))]
+    pub response_code: Vec<ResponseCode>,
+
+    /// Methods of requests whose answers are kept.
+    #[serde(default = "methods")]
+    pub request_method: Vec<CachedMethod>,
+
+    /// Media types of answers that are kept.
+    #[serde(default = "types")]
+    pub content_type: Vec<String>,
+
+    /// How long answers are kept, in seconds.
+    #[serde(default = "five_minutes")]
+    pub cache_ttl: i64,
+
+    /// Where answers are kept.
+    pub strategy: Strategy,
+
+    /// Does as `Cache-Control` says.
+    #[serde(default)]
+    pub cache_control: bool,
+
+    /// Takes paths that differ in case only for the same.
+    #[serde(default)]
+    pub ignore_uri_case: bool,
+
+    /// How long answers are held, in seconds, whatever else says; for clients that take stale ones.
+    #[serde(default)]
+    pub storage_ttl: Option<i64>,
+
+    /// The memory that answers are kept in.
+    #[serde(default)]
+    pub memory: Memory,
+
+    /// Query arguments that tell requests apart; all if empty.
+    #[serde(default)]
+    pub vary_query_params: Option<Vec<String>>,
+
+    /// Headers that tell requests apart.
+    #[serde(default)]
+    pub vary_headers: Option<Vec<String>>,
+
+    /// What clients are told of the cache.
+    #[serde(default)]
+    pub response_headers: ToldHeaders,
+}
+
+/// A status.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct ResponseCode(#[schemars(range(min = 100, max = 900))] pub u16);
+
+/// A method whose answers can be kept.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs, reason = "the names are those of RFC 9110 §9.3")]
+pub enum CachedMethod {
+    Head,
+    Get,
+    Post,
+    Patch,
+    Put,
+}
+
+impl CachedMethod {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "HEAD",
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Patch => "PATCH",
+            Self::Put => "PUT",
+        }
+    }
+}
+
+/// Where answers are kept.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// In each node's memory.
+    Memory,
+}
+
+/// The memory of a node.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Memory {
+    /// Kong's name for it; there is one.
+    #[serde(default = "dictionary")]
+    pub dictionary_name: String,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            dictionary_name: dictionary(),
+        }
+    }
+}
+
+/// What clients are told of the cache.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct ToldHeaders {
+    /// How old a kept answer is.
+    #[serde(rename = "age", alias = "Age", default = "yes")]
+    pub age: bool,
+
+    /// Whether the answer was a kept one.
+    #[serde(rename = "X-Cache-Status", default = "yes")]
+    pub status: bool,
+
+    /// What the answer is kept under.
+    #[serde(rename = "X-Cache-Key", default = "yes")]
+    pub key: bool,
+}
+
+impl Default for ToldHeaders {
+    fn default() -> Self {
+        Self {
+            age: true,
+            status: true,
+            key: true,
+        }
+    }
+}
+
+fn codes() -> Vec<ResponseCode> {
+    vec![ResponseCode(200), ResponseCode(301), ResponseCode(404)]
+}
+
+fn methods() -> Vec<CachedMethod> {
+    vec![CachedMethod::Get, CachedMethod::Head]
+}
+
+fn types() -> Vec<String> {
+    vec!["text/plain".to_owned(), "application/json".to_owned()]
+}
+
+const fn five_minutes() -> i64 {
+    300
+}
+
+fn dictionary() -> String {
+    "kong_db_cache".to_owned()
+}
+
+impl Plugin for ProxyCache {
+    const NAME: &'static str = "proxy-cache";
+    const PRIORITY: u32 = 100;
+    type Filter = ProxyCacheFilter;
+
+    fn compile(self, instance: &Instance) -> Result<ProxyCacheFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        if self.cache_ttl <= 0 {
+            errors.add(&["cache_ttl"], "value must be greater than 0");
+        }
+        if self.memory.dictionary_name != dictionary() {
+            let name = &self.memory.dictionary_name;
+            entity_error(&mut errors, format!("missing shared dict '{name}'"));
+        }
+        let mut vary_headers = Vec::new();
+        for name in self.vary_headers.iter().flatten() {
+            match HeaderName::try_from(name.as_str()) {
+                Ok(name) => vary_headers.push(name),
+                Err(_) => errors.add(&["vary_headers"], format!("bad header name '{name}'")),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        vary_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        Ok(ProxyCacheFilter {
+            instance: instance.id,
+            types: self
+                .content_type
+                .iter()
+                .map(|text| media_type(text))
+                .collect(),
+            vary_headers,
+            config: self,
+        })
+    }
+}
+
+/// A media type without its parameters, in lower case, and the charset.
+fn media_type(text: &str) -> (String, Option<String>) {
+    let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let name = parts.next().unwrap_or_default();
+    (name, parts.find(|part| part.starts_with("charset=")))
+}
+
+/// Keeps answers.
+#[derive(Debug)]
+pub struct ProxyCacheFilter {
+    instance: Uuid,
+    config: ProxyCache,
+    types: Vec<(String, Option<String>)>,
+    vary_headers: Vec<HeaderName>,
+}
+
+/// A kept answer.
+#[derive(Clone, Debug)]
+struct Kept {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    since: UnixTime,
+    /// For how many seconds it is fresh, and held.
+    fresh: u64,
+    held: u64,
+}
+
+/// The answers that a node keeps.
+struct Store(Cache<[u8; 32], Arc<Kept>, Size>);
+
+#[derive(Clone)]
+struct Size;
+
+impl Weighter<[u8; 32], Arc<Kept>> for Size {
+    fn weight(&self, _: &[u8; 32], kept: &Arc<Kept>) -> u64 {
+        let headers = kept.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        u64::try_from(kept.body.len() + headers + 256).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self(Cache::with_weighter(10_000, CAPACITY, Size))
+    }
+}
+
+#[derive(Default)]
+struct Held(OnceCell<Arc<Store>>);
+
+fn store(host: &impl Host) -> Arc<Store> {
+    let held = host.core_state::<Held>();
+    Arc::clone(held.0.get_or_init(|| host.node_state()))
+}
+
+/// What the response is to be kept under, and what the client is told.
+struct Wanted {
+    key: [u8; 32],
+    status: &'static str,
+}
+
+/// The request's answer is not to be kept.
+struct Bypassed;
+
+/// The answer is a kept one already.
+struct Served;
+
+impl Filter for ProxyCacheFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let directives = Directives::of(&exchange.request.headers);
+        if !self.may_serve(exchange, &directives) {
+            exchange.notes.put(Bypassed);
+            return Flow::Continue;
+        }
+        let key = self.key(exchange);
+        if self.config.response_headers.key
+            && let Ok(value) = HeaderValue::from_str(&hexadecimal(&key))
+        {
+            exchange.response_headers.push((KEY, value));
+        }
+        let now = host.now();
+        let found = store(host)
+            .0
+            .get(&key)
+            .filter(|kept| now.saturating_since(kept.since).as_secs() <= kept.held);
+        let Some(kept) = found else {
+            if self.config.cache_control && directives.has("only-if-cached") {
+                return Flow::Answer(answer::message(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "The upstream server is timing out",
+                    &exchange.request_id,
+                ));
+            }
+            exchange.notes.put(Wanted {
+                key,
+                status: "Miss",
+            });
+            return Flow::Continue;
+        };
+        let age = now.saturating_since(kept.since).as_secs();
+        if !self.is_fresh(&kept, age, &directives) {
+            exchange.notes.put(Wanted {
+                key,
+                status: "Refresh",
+            });
+            return Flow::Continue;
+        }
+        exchange.notes.put(Served);
+        Flow::Answer(self.serve(&kept, age))
+    }
+
+    fn phases(&self) -> Phases {
+        Phases::RESPONSE
+    }
+
+    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+        let notes = &reply.seen.notes;
+        if notes.get::<Served>().is_some() || reply.source != Source::Service {
+            return;
+        }
+        let wanted = notes.get::<Wanted>();
+        let mut status = "Bypass";
+        if let Some(wanted) = wanted
+            && notes.get::<Bypassed>().is_none()
+            && self.may_keep(*reply.status, reply.headers)
+        {
+            status = wanted.status;
+            reply.wish = BodyWish::Look(LARGEST);
+        }
+        if self.config.response_headers.status {
+            let value = HeaderValue::from_static(status);
+            reply.headers.insert(STATUS, value);
+        }
+    }
+
+    fn on_body(&self, whole: &mut WholeBody<'_>, host: &impl Host) {
+        let Some(wanted) = whole.seen.notes.get::<Wanted>() else {
+            return;
+        };
+        let ttl = u64::try_from(self.config.cache_ttl).unwrap_or_default();
+        let now = host.now();
+        let fresh = if self.config.cache_control {
+            Directives::of(whole.headers).lifetime(whole.headers, now)
+        } else {
+            ttl
+        };
+        let storage = self.config.storage_ttl;
+        let held = storage
+            .and_then(|ttl| u64::try_from(ttl).ok())
+            .unwrap_or(fresh);
+        let mut headers = whole.headers.clone();
+        for name in [STATUS, KEY, AGE] {
+            headers.remove(name);
+        }
+        let kept = Kept {
+            status: whole.status,
+            headers,
+            body: whole.body.clone(),
+            since: now,
+            fresh,
+            held,
+        };
+        store(host).0.insert(wanted.key, Arc::new(kept));
+    }
+}
+
+impl ProxyCacheFilter {
+    /// Whether a kept answer may serve the request.
+    fn may_serve(&self, exchange: &Exchange<'_>, directives: &Directives) -> bool {
+        let method = exchange.request.method.as_str();
+        let known = self.config.request_method.iter();
+        let mut known = known.map(|known| known.as_str());
+        if !known.any(|known| known == method) {
+            return false;
+        }
+        let refused = directives.has("no-store")
+            || directives.has("no-cache")
+            || exchange.request.headers.contains_key(AUTHORIZATION);
+        !(self.config.cache_control && refused)
+    }
+
+    /// Whether an answer may be kept.
+    fn may_keep(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let mut codes = self.config.response_code.iter();
+        if !codes.any(|code| code.0 == status.as_u16()) {
+            return false;
+        }
+        let mut types = headers.get_all(CONTENT_TYPE).iter();
+        let (Some(Ok(text)), None) = (types.next().map(HeaderValue::to_str), types.next()) else {
+            return false;
+        };
+        let (name, charset) = media_type(text);
+        let matches = |(allowed, needed): &(String, Option<String>)| {
+            (allowed == "*/*" || *allowed == name) && *needed == charset
+        };
+        if !self.types.iter().any(matches) {
+            return false;
+        }
+        // One client's cookie is nobody else's (OURS: RFC 9111 §7.3).
+        if headers.contains_key(SET_COOKIE) {
+            return false;
+        }
+        if !self.config.cache_control {
+            return true;
+        }
+        let directives = Directives::of(headers);
+        let private = ["private", "no-store", "no-cache"];
+        let private = private.iter().any(|name| directives.has(name));
+        !private
+            && directives.has("public")
+            && directives.lifetime(headers, UnixTime::default()) > 0
+    }
+
+    fn is_fresh(&self, kept: &Kept, age: u64, directives: &Directives) -> bool {
+        if !self.config.cache_control {
+            return age <= kept.fresh;
+        }
+        let stale = age.saturating_sub(kept.fresh);
+        let max_stale = directives.seconds("max-stale").unwrap_or(0);
+        let too_old = directives.seconds("max-age").is_some_and(|most| age > most);
+        let too_stale = stale > max_stale;
+        let not_for_long = directives
+            .seconds("min-fresh")
+            .is_some_and(|least| kept.fresh.saturating_sub(age) < least);
+        !(too_old || too_stale || not_for_long)
+    }
+
+    fn serve(&self, kept: &Kept, age: u64) -> Response<Bytes> {
+        let mut response = Response::new(kept.body.clone());
+        *response.status_mut() = kept.status;
+        let headers = response.headers_mut();
+        headers.extend(kept.headers.clone());
+        if self.config.response_headers.age {
+            headers.insert(AGE, HeaderValue::from(age));
+        }
+        if self.config.response_headers.status {
+            headers.insert(STATUS, HeaderValue::from_static("Hit"));
+        }
+        response
+    }
+
+    /// What the answer to a request is kept under.
+    fn key(&self, exchange: &Exchange<'_>) -> [u8; 32] {
+        let request = &exchange.request;
+        let mut path = exchange.path.clone();
+        if self.config.ignore_uri_case {
+            path = path.to_lowercase();
+        }
+        let consumer = exchange.identity.consumer.as_ref();
+        let query = Arguments::of(&request.uri);
+        let chosen = self.config.vary_query_params.as_deref().unwrap_or_default();
+        let mut arguments: Vec<(&str, &str)> = query
+            .iter()
+            .filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name))
+            .collect();
+        arguments.sort_unstable();
+        let headers = self.vary_headers.iter().map(|name| {
+            let values = request.headers.get_all(name).iter();
+            let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
+            (name.as_str(), values)
+        });
+        let parts = serde_json::json!([
+            self.instance,
+            consumer.map(|consumer| consumer.id),
+            exchange.matched.route.id,
+            exchange.client.authority,
+            request.method.as_str(),
+            path,
+            arguments,
+            headers.collect::<Vec<_>>(),
+        ]);
+        let hash = digest(&SHA256, parts.to_string().as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(hash.as_ref());
+        key
+    }
+}
+
+/// The directives of `Cache-Control` (RFC 9111 §5.2).
+#[derive(Debug, Default)]
+struct Directives(Vec<(String, Option<String>)>);
+
+impl Directives {
+    fn of(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(CACHE_CONTROL).iter();
+        let texts = values.filter_map(|value| value.to_str().ok());
+        let directives = texts.flat_map(|text| text.split(',')).map(|directive| {
+            match directive.trim().split_once('=') {
+                Some((name, value)) => {
+                    let value = value.trim().trim_matches('"').to_owned();
+                    (name.trim().to_ascii_lowercase(), Some(value))
+                }
+                None => (directive.trim().to_ascii_lowercase(), None),
+            }
+        });
+        Self(directives.collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    fn seconds(&self, name: &str) -> Option<u64> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
+        value.as_ref()?.parse().ok()
+    }
+
+    /// For how many seconds an answer is fresh.
+    fn lifetime(&self, headers: &HeaderMap, now: UnixTime) -> u64 {
+        let said = self.seconds("s-maxage").or_else(|| self.seconds("max-age"));
+        said.unwrap_or_else(|| {
+            let expires = headers.get_all(EXPIRES).iter().next_back();
+            let expires = expires
+                .and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok())
+                .and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
+            expires.map_or(0, |date| date.as_secs().saturating_sub(now.as_secs()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Answer, FakeHost, Request, answer_of, reply_of};
+
+    const PLAIN: (&str, &str) = ("content-type", "text/plain");
+
+    fn filter(config: &Value) -> ProxyCacheFilter {
+        let mut fields = json!({"strategy": "memory"});
+        fields
+            .as_object_mut()
+            .unwrap()
+            .extend(config.as_object().unwrap().clone());
+        let config: ProxyCache = serde_json::from_value(fields).unwrap();
+        config.compile(&Instance { id: Uuid::nil() }).unwrap()
+    }
+
+    /// Lets the upstream answer, and gives back what the client is told of the cache.
+    fn fill(
+        filter: &ProxyCacheFilter,
+        host: &FakeHost,
+        uri: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> String {
+        let reply = reply_of(filter, host, &Request::get(uri), headers, "body");
+        reply.headers[STATUS].to_str().unwrap().to_owned()
+    }
+
+    fn ask(filter: &ProxyCacheFilter, host: &FakeHost, uri: &str, control: &str) -> Answer {
+        let mut request = Request::get(uri);
+        if !control.is_empty() {
+            let value = HeaderValue::from_str(control).unwrap();
+            request.headers.push((CACHE_CONTROL, value));
+        }
+        answer_of(filter, host, &request)
+    }
+
+    #[test]
+    fn an_answer_serves_those_who_ask_the_same_until_it_is_old() {
+        let host = FakeHost::default();
+        let filter = filter(&json!({"cache_ttl": 10}));
+        assert_eq!(
+            fill(&filter, &host, "/a?x=1&y=2", &[PLAIN, ("x-b", "1")]),
+            "Miss"
+        );
+        host.advance(4.0);
+        let hit = ask(&filter, &host, "/a?y=2&x=1", "");
+        assert_eq!((hit.status, hit.body.as_str()), (200, "body"));
+        assert_eq!(hit.header("x-cache-status"), "Hit");
+        assert_eq!(hit.header("age"), "4");
+        assert_eq!(hit.header("x-b"), "1");
+        assert_eq!(hit.header("x-cache-key").len(), 64);
+        assert_eq!(
+            ask(&filter, &host, "/a?x=2", "").header("x-cache-status"),
+            ""
+        );
+        host.advance(7.0);
+        assert_eq!(ask(&filter, &host, "/a?x=1&y=2", "").body, "");
+    }
+
+    #[test]
+    fn what_is_not_to_be_kept_is_not() {
+        let host = FakeHost::default();
+        let plain = filter(&json!({}));
+        for headers in [
+            &[("content-type", "text/html")][..],
+            &[],
+            &[PLAIN, ("set-cookie", "a=b")],
+        ] {
+            assert_eq!(fill(&plain, &host, "/a", headers), "Bypass", "{headers:?}");
+        }
+        let control = filter(&json!({"cache_control": true}));
+        let check = |value: &'static str, expected: &str| {
+            let told = fill(&control, &host, "/a", &[PLAIN, ("cache-control", value)]);
+            assert_eq!(told, expected, "{value}");
+        };
+        check("public", "Bypass");
+        check("public, max-age=60, private", "Bypass");
+        check("public, no-store", "Bypass");
+        check("max-age=60", "Bypass");
+        check("public, max-age=0", "Bypass");
+        check("public, max-age=60", "Miss");
+    }
+
+    #[test]
+    fn clients_say_how_old_an_answer_may_be() {
+        let host = FakeHost::default();
+        let filter = filter(&json!({"cache_control": true, "storage_ttl": 1000}));
+        let headers = [PLAIN, ("cache-control", "public, max-age=60")];
+        assert_eq!(ask(&filter, &host, "/a", "only-if-cached").status, 504);
+        fill(&filter, &host, "/a", &headers);
+        host.advance(30.0);
+        let served = |control: &str| ask(&filter, &host, "/a", control).body == "body";
+        assert!(served("") && served("max-age=31") && served("min-fresh=30"));
+        assert!(!served("max-age=29") && !served("min-fresh=31"));
+        assert!(!served("no-cache") && !served("no-store"));
+        host.advance(60.0);
+        assert!(!served("") && !served("max-stale=29") && served("max-stale=30"));
+    }
+}

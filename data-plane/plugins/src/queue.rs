@@ -1,0 +1,282 @@
+//! What waits to be sent to a server that keeps logs: in batches, again after a failure, and never more
+//! than so much (Kong 3.9, queue).
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::{Either, LocalBoxFuture, select};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::host::Host;
+use crate::values::Number;
+
+/// How entries wait and are sent.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct QueueConfig {
+    /// Most entries that are sent together.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_batch_size: u32,
+
+    /// How long an entry waits for others to be sent with, in seconds.
+    #[serde(default = "one_number")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub max_coalescing_delay: Number,
+
+    /// Most entries that wait; the oldest are dropped.
+    #[serde(default = "ten_thousand")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_entries: u32,
+
+    /// Most bytes that wait; the oldest are dropped.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+
+    /// How long sending is tried again before a batch is dropped, in seconds.
+    #[serde(default = "sixty")]
+    pub max_retry_time: Number,
+
+    /// Pause before the first further attempt, in seconds; it doubles each time.
+    #[serde(default = "hundredth")]
+    pub initial_retry_delay: Number,
+
+    /// Longest such pause, in seconds.
+    #[serde(default = "sixty")]
+    pub max_retry_delay: Number,
+
+    /// How many batches are sent at a time: one, or with -1 as many as there are cores.
+    #[serde(default = "one_at_a_time")]
+    #[schemars(range(min = -1, max = 1))]
+    pub concurrency_limit: i32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn one_at_a_time() -> i32 {
+    1
+}
+
+fn one_number() -> Number {
+    Number(1.into())
+}
+
+const fn ten_thousand() -> u32 {
+    10_000
+}
+
+fn sixty() -> Number {
+    Number(60.into())
+}
+
+fn hundredth() -> Number {
+    Number(serde_json::Number::from_f64(0.01).expect("0.01 is finite"))
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            max_batch_size: one(),
+            max_coalescing_delay: one_number(),
+            max_entries: ten_thousand(),
+            max_bytes: None,
+            max_retry_time: sixty(),
+            initial_retry_delay: hundredth(),
+            max_retry_delay: sixty(),
+            concurrency_limit: one_at_a_time(),
+        }
+    }
+}
+
+/// Sends a batch; the error says why not.
+pub(crate) type Send = Rc<dyn Fn(Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), String>>>;
+
+/// The queues of one core, by plugin.
+#[derive(Default)]
+struct Queues(RefCell<HashMap<Uuid, Rc<Queue>>>);
+
+#[derive(Default)]
+struct Queue {
+    entries: RefCell<VecDeque<Bytes>>,
+    bytes: Cell<u64>,
+    /// Whether somebody sends.
+    running: Cell<bool>,
+    /// Wakes the sender once a batch is full.
+    full: RefCell<Option<oneshot::Sender<()>>>,
+}
+
+/// Lets `entry` wait to be sent by `send`.
+pub(crate) fn push(
+    host: &impl Host,
+    instance: Uuid,
+    config: &QueueConfig,
+    entry: Bytes,
+    send: impl FnOnce() -> Send,
+) {
+    let queues = host.core_state::<Queues>();
+    let queue = Rc::clone(queues.0.borrow_mut().entry(instance).or_default());
+    queue.bytes.set(queue.bytes.get() + length(&entry));
+    let mut entries = queue.entries.borrow_mut();
+    entries.push_back(entry);
+    let most = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
+    let mut dropped = 0_u32;
+    while entries.len() > most
+        || config
+            .max_bytes
+            .is_some_and(|most| queue.bytes.get() > most && entries.len() > 1)
+    {
+        let Some(oldest) = entries.pop_front() else {
+            break;
+        };
+        queue.bytes.set(queue.bytes.get() - length(&oldest));
+        dropped += 1;
+    }
+    if dropped > 0 {
+        tracing::error!(plugin = %instance, dropped, "queue full, dropped the oldest entries");
+    }
+    let full = entries.len() >= batch_size(config);
+    drop(entries);
+    if full && let Some(waker) = queue.full.borrow_mut().take() {
+        // A sender that has woken by itself does not listen any more.
+        let _ = waker.send(());
+    }
+    if !queue.running.replace(true) {
+        let (task_host, config, send) = (host.clone(), config.clone(), send());
+        host.spawn(Box::pin(async move {
+            drain(&task_host, &queue, &config, &send).await;
+        }));
+    }
+}
+
+fn batch_size(config: &QueueConfig) -> usize {
+    usize::try_from(config.max_batch_size).unwrap_or(usize::MAX)
+}
+
+fn length(entry: &Bytes) -> u64 {
+    u64::try_from(entry.len()).unwrap_or(u64::MAX)
+}
+
+/// Sends what waits until nothing does.
+async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Send) {
+    let most = batch_size(config);
+    loop {
+        let waiting = queue.entries.borrow().len();
+        if waiting == 0 {
+            queue.running.set(false);
+            return;
+        }
+        let delay = config.max_coalescing_delay.seconds();
+        if waiting < most && !delay.is_zero() {
+            let (waker, full) = oneshot::channel();
+            *queue.full.borrow_mut() = Some(waker);
+            let sleep = Box::pin(host.sleep(delay));
+            if let Either::Left(_) = select(sleep, full).await {
+                queue.full.borrow_mut().take();
+            }
+        }
+        let batch: Vec<Bytes> = {
+            let mut entries = queue.entries.borrow_mut();
+            let count = entries.len().min(most);
+            entries.drain(..count).collect()
+        };
+        let bytes: u64 = batch.iter().map(length).sum();
+        queue.bytes.set(queue.bytes.get().saturating_sub(bytes));
+        deliver(host, config, send, batch).await;
+    }
+}
+
+/// Sends one batch, again and again until it is taken or time is up.
+async fn deliver(host: &impl Host, config: &QueueConfig, send: &Send, batch: Vec<Bytes>) {
+    let begun = host.now();
+    let mut pause = config.initial_retry_delay.seconds();
+    loop {
+        let Err(error) = send(batch.clone()).await else {
+            return;
+        };
+        let spent = host.now().saturating_since(begun);
+        if spent + pause > config.max_retry_time.seconds() {
+            let entries = batch.len();
+            tracing::error!(error, entries, "could not send entries, giving up");
+            return;
+        }
+        tracing::warn!(error, "handler could not process entries, trying again");
+        host.sleep(pause.max(Duration::from_millis(1))).await;
+        pause = (pause * 2).min(config.max_retry_delay.seconds());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeHost;
+
+    type Sent = Rc<RefCell<Vec<Vec<Bytes>>>>;
+
+    fn sender(sent: &Sent, failures: u32) -> impl FnOnce() -> Send + use<> {
+        let (sent, failures) = (Rc::clone(sent), Cell::new(failures));
+        move || {
+            Rc::new(move |batch| {
+                let fails = failures.get() > 0;
+                failures.set(failures.get().saturating_sub(1));
+                if !fails {
+                    sent.borrow_mut().push(batch);
+                }
+                Box::pin(std::future::ready(if fails {
+                    Err("no".to_owned())
+                } else {
+                    Ok(())
+                }))
+            })
+        }
+    }
+
+    fn run(config: &QueueConfig, count: u8, failures: u32) -> Vec<Vec<Bytes>> {
+        let (host, sent) = (FakeHost::default(), Sent::default());
+        for number in 0..count {
+            let entry = Bytes::from(vec![number]);
+            push(&host, Uuid::nil(), config, entry, sender(&sent, failures));
+        }
+        host.run(host.sleep(Duration::from_secs(100)));
+        sent.take()
+    }
+
+    #[test]
+    fn entries_go_in_batches_and_in_order() {
+        let entry = |number: u8| Bytes::from(vec![number]);
+        assert_eq!(run(&QueueConfig::default(), 2, 0), [[entry(0)], [entry(1)]]);
+        let config = QueueConfig {
+            max_batch_size: 2,
+            ..QueueConfig::default()
+        };
+        let expected = vec![vec![entry(0), entry(1)], vec![entry(2)]];
+        assert_eq!(run(&config, 3, 0), expected);
+        assert_eq!(run(&config, 3, 3), expected, "also after failures");
+        let short = QueueConfig {
+            max_retry_time: Number(0.into()),
+            ..config
+        };
+        assert_eq!(
+            run(&short, 3, 1),
+            [[entry(2)]],
+            "what cannot be sent in time is dropped"
+        );
+    }
+
+    #[test]
+    fn the_oldest_entries_are_dropped_when_too_many_wait() {
+        let config = QueueConfig {
+            max_entries: 2,
+            max_batch_size: 10,
+            ..QueueConfig::default()
+        };
+        let sent = run(&config, 5, 0);
+        assert_eq!(sent, [[Bytes::from(vec![3]), Bytes::from(vec![4])]]);
+    }
+}

@@ -1,0 +1,213 @@
+//! Trace context: who in a chain of services has caused a request, carried in header fields.
+//!
+//! Formats: W3C Trace Context (`traceparent`, `tracestate`), Zipkin's B3 in one field or several,
+//! Jaeger's and `OpenTracing`'s.
+
+mod format;
+
+use http::{HeaderMap, HeaderName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// A format of trace context.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TraceFormat {
+    /// W3C Trace Context.
+    #[serde(rename = "w3c")]
+    W3c,
+    /// B3, several fields; or one, where it is read.
+    #[serde(rename = "b3")]
+    B3,
+    /// B3, one field.
+    #[serde(rename = "b3-single")]
+    B3Single,
+    /// Jaeger.
+    #[serde(rename = "jaeger")]
+    Jaeger,
+    /// `OpenTracing`.
+    #[serde(rename = "ot")]
+    Ot,
+}
+
+/// A format to tell the upstream in.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum InjectFormat {
+    /// The one that the request came with.
+    #[serde(rename = "preserve")]
+    Preserve,
+    /// W3C Trace Context.
+    #[serde(rename = "w3c")]
+    W3c,
+    /// B3, several fields.
+    #[serde(rename = "b3")]
+    B3,
+    /// B3, one field.
+    #[serde(rename = "b3-single")]
+    B3Single,
+    /// Jaeger.
+    #[serde(rename = "jaeger")]
+    Jaeger,
+    /// `OpenTracing`.
+    #[serde(rename = "ot")]
+    Ot,
+}
+
+/// How trace context is read and told (Kong 3.9, propagation).
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Propagation {
+    /// Formats that are looked for, in this order.
+    #[serde(default)]
+    pub extract: Option<Vec<TraceFormat>>,
+
+    /// Header fields that are removed after reading.
+    #[serde(default)]
+    pub clear: Option<Vec<String>>,
+
+    /// Formats that the upstream is told in.
+    #[serde(default)]
+    pub inject: Option<Vec<InjectFormat>>,
+
+    /// Format of `preserve` for requests that came without.
+    #[serde(default = "w3c")]
+    pub default_format: TraceFormat,
+}
+
+const fn w3c() -> TraceFormat {
+    TraceFormat::W3c
+}
+
+impl Default for Propagation {
+    fn default() -> Self {
+        Self {
+            extract: None,
+            clear: None,
+            inject: None,
+            default_format: w3c(),
+        }
+    }
+}
+
+/// How a plugin reads and tells trace context.
+#[derive(Clone, Debug)]
+pub(crate) struct Carrier {
+    pub(crate) extract: Vec<TraceFormat>,
+    pub(crate) clear: Vec<HeaderName>,
+    pub(crate) inject: Vec<InjectFormat>,
+    pub(crate) default: TraceFormat,
+}
+
+const ALL: [TraceFormat; 4] = [
+    TraceFormat::W3c,
+    TraceFormat::B3,
+    TraceFormat::Jaeger,
+    TraceFormat::Ot,
+];
+
+impl Carrier {
+    /// That of a configuration; `None` if it names header fields that are none.
+    pub(crate) fn new(propagation: &Propagation) -> Option<Self> {
+        let clear = propagation.clear.as_deref().unwrap_or_default().iter();
+        Some(Self {
+            extract: propagation.extract.clone().unwrap_or_else(|| ALL.to_vec()),
+            clear: clear
+                .map(|name| HeaderName::try_from(name.as_str()).ok())
+                .collect::<Option<_>>()?,
+            inject: propagation
+                .inject
+                .clone()
+                .unwrap_or_else(|| vec![InjectFormat::Preserve]),
+            default: propagation.default_format,
+        })
+    }
+
+    /// The trace that a request belongs to: its caller's, or a new one of which the share `rate` is
+    /// kept. The upstream is told of it.
+    pub(crate) fn carry(
+        &self,
+        headers: &mut HeaderMap,
+        rate: f64,
+        long_ids: bool,
+        host: &impl Host,
+    ) -> Trace {
+        let found = self
+            .extract
+            .iter()
+            .find_map(|format| format::extract(*format, headers));
+        for name in &self.clear {
+            headers.remove(name);
+        }
+        let mut id = [0; 16];
+        host.random(&mut id);
+        if !long_ids && let Some(first) = id.first_chunk_mut::<8>() {
+            *first = [0; 8];
+        }
+        let span = || {
+            let mut id = [0; 8];
+            host.random(&mut id);
+            id
+        };
+        let mut chance = [0; 4];
+        host.random(&mut chance);
+        let chance = f64::from(u32::from_be_bytes(chance)) / f64::from(u32::MAX);
+        let trace = Trace {
+            id: found.as_ref().map_or(id, |found| found.trace),
+            caller: found.as_ref().and_then(|found| found.span),
+            server: span(),
+            client: span(),
+            sampled: found
+                .as_ref()
+                .and_then(|found| found.sampled)
+                .unwrap_or(chance < rate),
+        };
+        let state = found.as_ref().and_then(|found| found.state.clone());
+        for format in &self.inject {
+            let format = match format {
+                InjectFormat::Preserve => found.as_ref().map_or(self.default, |found| found.format),
+                InjectFormat::W3c => TraceFormat::W3c,
+                InjectFormat::B3 => TraceFormat::B3,
+                InjectFormat::B3Single => TraceFormat::B3Single,
+                InjectFormat::Jaeger => TraceFormat::Jaeger,
+                InjectFormat::Ot => TraceFormat::Ot,
+            };
+            format::inject(format, headers, &trace, state.as_ref());
+        }
+        trace
+    }
+}
+
+/// The trace that an exchange belongs to, and the exchange's own spans.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Trace {
+    pub(crate) id: [u8; 16],
+    /// The caller's span.
+    pub(crate) caller: Option<[u8; 8]>,
+    /// The span of the exchange.
+    pub(crate) server: [u8; 8],
+    /// The span of asking the upstream.
+    pub(crate) client: [u8; 8],
+    /// Whether it is kept.
+    pub(crate) sampled: bool,
+}
+
+impl Trace {
+    /// The id in hexadecimal digits; only half of it if the other half is zero.
+    pub(crate) fn short_id(&self) -> String {
+        let text = hexadecimal(&self.id);
+        match text.strip_prefix("0000000000000000") {
+            Some(short) => short.to_owned(),
+            None => text,
+        }
+    }
+}
+
+/// Lower-case digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

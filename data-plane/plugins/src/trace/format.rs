@@ -1,0 +1,247 @@
+//! The formats of trace context.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{Trace, TraceFormat, hexadecimal};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const B3: HeaderName = HeaderName::from_static("b3");
+const B3_TRACE: HeaderName = HeaderName::from_static("x-b3-traceid");
+const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
+const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+const JAEGER: HeaderName = HeaderName::from_static("uber-trace-id");
+const OT_TRACE: HeaderName = HeaderName::from_static("ot-tracer-traceid");
+const OT_SPAN: HeaderName = HeaderName::from_static("ot-tracer-spanid");
+const OT_SAMPLED: HeaderName = HeaderName::from_static("ot-tracer-sampled");
+
+/// What a caller has said.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Extracted {
+    pub(crate) format: TraceFormat,
+    pub(crate) trace: [u8; 16],
+    pub(crate) span: Option<[u8; 8]>,
+    pub(crate) sampled: Option<bool>,
+    /// `tracestate`, which is passed on as it is.
+    pub(crate) state: Option<HeaderValue>,
+}
+
+/// Reads `format` from `headers`; `None` if it is not there or malformed.
+pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extracted> {
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let found = |format, trace, span, sampled| {
+        Some(Extracted {
+            format,
+            trace,
+            span,
+            sampled,
+            state: None,
+        })
+    };
+    match format {
+        TraceFormat::W3c => {
+            // W3C Trace Context §3.2.2; later versions may have more fields.
+            let mut fields = text(&TRACEPARENT)?.split('-');
+            let version = fields.next()?;
+            let trace = bytes::<16>(fields.next().filter(|text| text.len() == 32)?)?;
+            let span = bytes::<8>(fields.next().filter(|text| text.len() == 16)?)?;
+            let [flags] = bytes::<1>(fields.next()?)?;
+            let known = version != "00" || fields.next().is_none();
+            if version == "ff" || version.len() != 2 || !known || trace == [0; 16] || span == [0; 8]
+            {
+                return None;
+            }
+            let mut extracted = found(format, trace, Some(span), Some(flags & 1 == 1))?;
+            extracted.state = headers.get(TRACESTATE).cloned();
+            Some(extracted)
+        }
+        TraceFormat::B3 | TraceFormat::B3Single => {
+            if let Some(single) = text(&B3) {
+                let mut fields = single.split('-');
+                let trace = bytes(fields.next()?)?;
+                let span = bytes(fields.next()?)?;
+                let sampled = fields.next().and_then(sampled);
+                return found(TraceFormat::B3Single, trace, Some(span), sampled);
+            }
+            let trace = bytes(text(&B3_TRACE)?)?;
+            let debug = text(&B3_FLAGS) == Some("1");
+            let sampled = if debug {
+                Some(true)
+            } else {
+                text(&B3_SAMPLED).and_then(sampled)
+            };
+            found(
+                TraceFormat::B3,
+                trace,
+                text(&B3_SPAN).and_then(bytes),
+                sampled,
+            )
+        }
+        TraceFormat::Jaeger => {
+            let value = text(&JAEGER)?.replace("%3A", ":");
+            let mut fields = value.split(':');
+            let trace = bytes(fields.next()?)?;
+            let span = bytes(fields.next()?)?;
+            let _parent = fields.next()?;
+            let [flags] = bytes::<1>(fields.next()?)?;
+            found(format, trace, Some(span), Some(flags & 1 == 1))
+        }
+        TraceFormat::Ot => {
+            let trace = bytes(text(&OT_TRACE)?)?;
+            let sampled = text(&OT_SAMPLED).and_then(sampled);
+            found(format, trace, text(&OT_SPAN).and_then(bytes), sampled)
+        }
+    }
+}
+
+fn sampled(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" | "d" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Hexadecimal digits as bytes, with zeros before them.
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.is_empty() || text.len() > 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let padded = format!("{text:0>width$}", width = 2 * N);
+    for (byte, place) in bytes.iter_mut().zip((0..2 * N).step_by(2)) {
+        *byte = u8::from_str_radix(padded.get(place..place + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Tells the upstream of `trace`.
+pub(super) fn inject(
+    format: TraceFormat,
+    headers: &mut HeaderMap,
+    trace: &Trace,
+    state: Option<&HeaderValue>,
+) {
+    let mut put = |name: HeaderName, text: String| {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    };
+    let span = hexadecimal(&trace.client);
+    let flag = u8::from(trace.sampled);
+    let parent = hexadecimal(&trace.server);
+    match format {
+        TraceFormat::W3c => {
+            let id = hexadecimal(&trace.id);
+            put(TRACEPARENT, format!("00-{id}-{span}-{flag:02x}"));
+            match state {
+                Some(state) => _ = headers.insert(TRACESTATE, state.clone()),
+                None => _ = headers.remove(TRACESTATE),
+            }
+        }
+        TraceFormat::B3 => {
+            put(B3_TRACE, trace.short_id());
+            put(B3_SPAN, span);
+            put(B3_PARENT, parent);
+            put(B3_SAMPLED, flag.to_string());
+        }
+        TraceFormat::B3Single => {
+            put(B3, format!("{}-{span}-{flag}-{parent}", trace.short_id()));
+        }
+        TraceFormat::Jaeger => {
+            put(
+                JAEGER,
+                format!("{}:{span}:{parent}:{flag:02x}", trace.short_id()),
+            );
+        }
+        TraceFormat::Ot => {
+            put(OT_TRACE, trace.short_id());
+            put(OT_SPAN, span);
+            put(OT_SAMPLED, flag.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.insert(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn each_format_is_read_as_it_is_told() {
+        let trace = Trace {
+            id: bytes(ID).unwrap(),
+            caller: None,
+            server: [1; 8],
+            client: bytes(SPAN).unwrap(),
+            sampled: true,
+        };
+        for format in [
+            TraceFormat::W3c,
+            TraceFormat::B3,
+            TraceFormat::B3Single,
+            TraceFormat::Jaeger,
+            TraceFormat::Ot,
+        ] {
+            let mut told = HeaderMap::new();
+            inject(format, &mut told, &trace, None);
+            let read = extract(format, &told).unwrap();
+            assert_eq!(
+                (read.trace, read.span),
+                (trace.id, Some(trace.client)),
+                "{format:?}"
+            );
+            assert_eq!((read.sampled, read.format), (Some(true), format));
+        }
+    }
+
+    #[test]
+    fn a_malformed_traceparent_is_none() {
+        let good = format!("00-{ID}-{SPAN}-01");
+        assert!(extract(TraceFormat::W3c, &headers(&[("traceparent", &good)])).is_some());
+        let later = format!("01-{ID}-{SPAN}-00-more");
+        assert!(extract(TraceFormat::W3c, &headers(&[("traceparent", &later)])).is_some());
+        for bad in [
+            String::new(),
+            format!("ff-{ID}-{SPAN}-01"),
+            format!("00-{ID}-{SPAN}-01-more"),
+            format!("00-{}-{SPAN}-01", "0".repeat(32)),
+            format!("00-{ID}-{}-01", "0".repeat(16)),
+            format!("00-{ID}x-{SPAN}-01"),
+            format!("00-{}-{SPAN}-01", &ID[1..]),
+        ] {
+            let found = extract(TraceFormat::W3c, &headers(&[("traceparent", &bad)]));
+            assert_eq!(found, None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn short_ids_stay_short() {
+        let short = headers(&[
+            ("x-b3-traceid", "463ac35c9f6413ad"),
+            ("x-b3-spanid", "a2fb4a1d1a96d312"),
+        ]);
+        let read = extract(TraceFormat::B3, &short).unwrap();
+        assert_eq!(read.sampled, None);
+        let trace = Trace {
+            id: read.trace,
+            caller: read.span,
+            server: [1; 8],
+            client: [2; 8],
+            sampled: false,
+        };
+        assert_eq!(trace.short_id(), "463ac35c9f6413ad");
+    }
+}

@@ -1,0 +1,461 @@
+//! `zipkin`: tells a Zipkin server of traces (Zipkin API v2; Kong 3.9, zipkin).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::exchange::{Exchange, Log, Reply};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::host::Host;
+use crate::http_log::{Endpoint, Target};
+use crate::opentelemetry::response_header;
+use crate::queue::{self, QueueConfig};
+use crate::trace::{Carrier, InjectFormat, Propagation, Trace, TraceFormat, hexadecimal};
+use crate::values::{Number, SecretUrl, yes};
+
+/// Configuration of `zipkin`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Zipkin {
+    /// Name that the gateway's spans have.
+    #[serde(default = "kong")]
+    pub local_service_name: String,
+
+    /// URL of the server; without one, trace context is only passed on.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub http_endpoint: Option<SecretUrl>,
+
+    /// Share of new traces that is kept, from 0 to 1.
+    #[serde(default = "share")]
+    #[schemars(range(min = 0, max = 1))]
+    pub sample_ratio: Number,
+
+    /// Name of services that have none.
+    #[serde(default)]
+    pub default_service_name: Option<String>,
+
+    /// Tells of the consumer's credential.
+    #[serde(default = "yes")]
+    pub include_credential: bool,
+
+    /// Length of the ids of new traces, in bytes.
+    #[serde(default = "long")]
+    pub traceid_byte_count: IdLength,
+
+    /// Format that the upstream is told in.
+    #[serde(default = "preserve")]
+    pub header_type: InjectFormat,
+
+    /// Format of `preserve` for requests that came without.
+    #[serde(default = "b3")]
+    pub default_header_type: TraceFormat,
+
+    /// Header that adds tags: `name=value;name=value`.
+    #[serde(default = "tags_header")]
+    pub tags_header: String,
+
+    /// Tags of every span.
+    #[serde(default)]
+    pub static_tags: Option<Vec<Tag>>,
+
+    /// What the span of an exchange is named by.
+    #[serde(default = "method")]
+    pub http_span_name: SpanName,
+
+    /// Longest wait for a connection, in milliseconds.
+    #[serde(default = "two_seconds")]
+    pub connect_timeout: Number,
+
+    /// Longest wait while sending, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub send_timeout: Number,
+
+    /// Longest wait for the answer, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub read_timeout: Number,
+
+    /// Response header that tells the client the trace's id.
+    #[serde(default)]
+    pub http_response_header_for_traceid: Option<String>,
+
+    /// How spans wait and are sent.
+    #[serde(default)]
+    pub queue: QueueConfig,
+
+    /// How trace context is read and told; its `default_format` in place of `default_header_type`.
+    #[serde(default)]
+    pub propagation: Option<Propagation>,
+}
+
+/// A name and a value.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Tag {
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+/// The length of an id, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdLength {
+    /// 8.
+    Short,
+    /// 16.
+    Long,
+}
+
+impl<'de> Deserialize<'de> for IdLength {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            8 => Ok(Self::Short),
+            16 => Ok(Self::Long),
+            _ => Err(serde::de::Error::custom("expected one of: 8, 16")),
+        }
+    }
+}
+
+impl Serialize for IdLength {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self {
+            Self::Short => 8,
+            Self::Long => 16,
+        })
+    }
+}
+
+impl JsonSchema for IdLength {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IdLength".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "enum": [8, 16] })
+    }
+}
+
+/// What a span is named by.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpanName {
+    /// The method.
+    Method,
+    /// Method and path.
+    MethodPath,
+}
+
+fn kong() -> String {
+    "kong".to_owned()
+}
+
+fn share() -> Number {
+    Number(serde_json::Number::from_f64(0.001).expect("0.001 is finite"))
+}
+
+const fn long() -> IdLength {
+    IdLength::Long
+}
+
+const fn preserve() -> InjectFormat {
+    InjectFormat::Preserve
+}
+
+const fn b3() -> TraceFormat {
+    TraceFormat::B3
+}
+
+fn tags_header() -> String {
+    "Zipkin-Tags".to_owned()
+}
+
+const fn method() -> SpanName {
+    SpanName::Method
+}
+
+fn two_seconds() -> Number {
+    Number(2000.into())
+}
+
+fn five_seconds() -> Number {
+    Number(5000.into())
+}
+
+impl Plugin for Zipkin {
+    const NAME: &'static str = "zipkin";
+    const PRIORITY: u32 = 100_000;
+    type Filter = ZipkinFilter;
+
+    fn compile(self, instance: &Instance) -> Result<ZipkinFilter, FieldErrors> {
+        let waits = [
+            &self.connect_timeout,
+            &self.send_timeout,
+            &self.read_timeout,
+        ];
+        let timeout = waits.iter().map(|wait| wait.milliseconds()).sum();
+        let target = match &self.http_endpoint {
+            None => None,
+            Some(SecretUrl(url)) => {
+                let endpoint = Endpoint::parse(url)
+                    .map_err(|message| FieldErrors::at(&["http_endpoint"], message))?;
+                let mut headers = HeaderMap::new();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                if let Some(authorization) = endpoint.authorization {
+                    headers.insert(http::header::AUTHORIZATION, authorization);
+                }
+                Some(Target {
+                    uri: endpoint.uri,
+                    method: Method::POST,
+                    headers,
+                    timeout,
+                })
+            }
+        };
+        let propagation = self.propagation.clone().unwrap_or_else(|| Propagation {
+            inject: Some(vec![self.header_type]),
+            default_format: self.default_header_type,
+            ..Propagation::default()
+        });
+        let carrier = Carrier::new(&propagation)
+            .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
+        let tags_header = HeaderName::try_from(self.tags_header.as_str())
+            .map_err(|_| FieldErrors::at(&["tags_header"], "bad header name"))?;
+        Ok(ZipkinFilter {
+            instance: instance.id,
+            target,
+            carrier,
+            tags_header,
+            shown: response_header(self.http_response_header_for_traceid.as_deref())?,
+            config: Box::new(self),
+        })
+    }
+}
+
+/// Traces exchanges.
+#[derive(Debug)]
+pub struct ZipkinFilter {
+    instance: Uuid,
+    config: Box<Zipkin>,
+    target: Option<Target>,
+    carrier: Carrier,
+    tags_header: HeaderName,
+    shown: Option<HeaderName>,
+}
+
+/// The trace of this exchange, as this plugin has it, and the tags that the client adds.
+struct Traced(Trace, Vec<(String, String)>);
+
+impl Filter for ZipkinFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let headers = &mut exchange.request.headers;
+        let long = self.config.traceid_byte_count == IdLength::Long;
+        let share = self.config.sample_ratio.value();
+        let trace = self.carrier.carry(headers, share, long, host);
+        let tags = headers.get(&self.tags_header);
+        let tags = tags
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let tags = tags.split(';').filter_map(|tag| tag.split_once('='));
+        let tags = tags
+            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect();
+        exchange.notes.put(Traced(trace, tags));
+        Flow::Continue
+    }
+
+    fn phases(&self) -> Phases {
+        Phases::ALL
+    }
+
+    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+        if let Some(name) = &self.shown
+            && let Some(Traced(trace, _)) = reply.seen.notes.get()
+            && let Ok(value) = HeaderValue::from_str(&trace.short_id())
+        {
+            reply.headers.insert(name.clone(), value);
+        }
+    }
+
+    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+        let (Some(target), Some(Traced(trace, tags))) = (&self.target, log.seen.notes.get()) else {
+            return;
+        };
+        if !trace.sampled {
+            return;
+        }
+        let spans = self.spans(trace, tags, log).into_iter();
+        let spans: Vec<String> = spans.map(|span| span.to_string()).collect();
+        let entry = Bytes::from(spans.join(","));
+        queue::push(host, self.instance, &self.config.queue, entry, || {
+            let (host, target) = (host.clone(), target.clone());
+            Rc::new(move |batch: Vec<Bytes>| {
+                let (host, target) = (host.clone(), target.clone());
+                let body = [&b"["[..], &batch.join(&b","[..]), b"]"].concat();
+                Box::pin(async move { target.send(&host, Bytes::from(body)).await })
+            })
+        });
+    }
+}
+
+impl ZipkinFilter {
+    /// The spans of one exchange: of the request, of the proxy, and of the last server that was asked.
+    fn spans(&self, trace: &Trace, tags: &[(String, String)], log: &Log<'_>) -> Vec<Value> {
+        let seen = log.seen;
+        let microseconds = |milliseconds: u64| milliseconds * 1000;
+        let begin = microseconds(log.started_at.as_millis());
+        let local = json!({ "serviceName": self.config.local_service_name });
+        let method = seen.method.as_str();
+        let name = match self.config.http_span_name {
+            SpanName::Method => method.to_owned(),
+            SpanName::MethodPath => format!("{method} {}", seen.uri.path()),
+        };
+        let mut all = Map::new();
+        let mut tag = |name: &str, value: String| {
+            all.insert(name.to_owned(), json!(value));
+        };
+        for one in self.config.static_tags.iter().flatten() {
+            tag(&one.name, one.value.clone());
+        }
+        for (name, value) in tags {
+            tag(name, value.clone());
+        }
+        tag("http.method", method.to_owned());
+        tag("http.host", seen.client.authority.clone());
+        tag("http.path", seen.uri.path().to_owned());
+        tag("http.status_code", log.status.as_u16().to_string());
+        tag("lc", "kong".to_owned());
+        tag("kong.request_id", seen.request_id.clone());
+        if log.status.is_server_error() {
+            tag("error", "true".to_owned());
+        }
+        if self.config.include_credential
+            && let Some(credential) = &seen.identity.credential
+        {
+            tag("kong.credential", credential.clone());
+        }
+        if let Some(consumer) = &seen.identity.consumer {
+            tag("kong.consumer", consumer.id.to_string());
+        }
+        let mut service_name = self.config.default_service_name.clone();
+        if let Some(matched) = log.matched {
+            tag("kong.route", matched.route.id.to_string());
+            tag("kong.route_name", matched.route.shown());
+            if let Some(service) = &matched.service {
+                tag("kong.service", service.id.to_string());
+                tag("kong.service_name", service.shown());
+                service_name = service.name.clone().or(service_name);
+            }
+        }
+        let id = trace.short_id();
+        let version = if seen.client.address.is_ipv4() {
+            "ipv4"
+        } else {
+            "ipv6"
+        };
+        let mut remote = Map::new();
+        remote.insert(version.to_owned(), json!(seen.client.address));
+        let mut spans = vec![json!({
+            "traceId": id,
+            "id": hexadecimal(&trace.server),
+            "parentId": trace.caller.map(|caller| hexadecimal(&caller)),
+            "kind": "SERVER",
+            "name": name,
+            "timestamp": begin,
+            "duration": microseconds(log.latencies.request).max(1),
+            "localEndpoint": local,
+            "remoteEndpoint": remote,
+            "tags": all,
+        })];
+        if let Some(proxy) = log.latencies.proxy {
+            spans.push(json!({
+                "traceId": id,
+                "id": hexadecimal(&trace.client),
+                "parentId": hexadecimal(&trace.server),
+                "kind": "CLIENT",
+                "name": format!("{name} (proxy)"),
+                "timestamp": begin + microseconds(log.latencies.kong),
+                "duration": microseconds(proxy).max(1),
+                "localEndpoint": local,
+                "remoteEndpoint": service_name.map(|name| json!({ "serviceName": name })),
+            }));
+        }
+        spans
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{FakeHost, Request, answer_of, log_of};
+
+    fn filter(config: Value) -> ZipkinFilter {
+        let config: Zipkin = serde_json::from_value(config).unwrap();
+        config.compile(&Instance { id: Uuid::nil() }).unwrap()
+    }
+
+    #[test]
+    fn new_traces_are_told_in_the_configured_format() {
+        let host = FakeHost::default();
+        let told = |config: Value, name: &str| {
+            answer_of(&filter(config), &host, &Request::get("/")).upstream_header(name)
+        };
+        assert_eq!(told(json!({}), "x-b3-traceid").len(), 32);
+        assert_eq!(
+            told(json!({"traceid_byte_count": 8}), "x-b3-traceid").len(),
+            16
+        );
+        assert_eq!(told(json!({"sample_ratio": 1}), "x-b3-sampled"), "1");
+        assert_eq!(told(json!({"sample_ratio": 0}), "x-b3-sampled"), "0");
+        assert_eq!(told(json!({"header_type": "w3c"}), "traceparent").len(), 55);
+        let jaeger = told(json!({"default_header_type": "jaeger"}), "uber-trace-id");
+        assert_eq!(jaeger.split(':').count(), 4);
+    }
+
+    #[test]
+    fn spans_reach_the_server() {
+        let bodies: Rc<RefCell<Vec<Value>>> = Rc::default();
+        let host = FakeHost::default();
+        let seen = Rc::clone(&bodies);
+        host.connect(Rc::new(move |request| {
+            seen.borrow_mut()
+                .push(serde_json::from_slice(request.body()).unwrap());
+            Ok(http::Response::new(Bytes::new()))
+        }));
+        let filter = filter(json!({
+            "http_endpoint": "http://zipkin.example/api/v2/spans", "sample_ratio": 1,
+            "static_tags": [{"name": "static", "value": "ok"}], "http_span_name": "method_path",
+        }));
+        let mut request = Request::get("/a?b=secret");
+        let header = HeaderName::from_static("zipkin-tags");
+        request
+            .headers
+            .push((header, HeaderValue::from_static("foo=bar; baz=1")));
+        log_of(&filter, &host, &request);
+        host.run(host.sleep(Duration::from_secs(5)));
+        let bodies = bodies.take();
+        let spans = bodies[0].as_array().unwrap();
+        assert_eq!(spans.len(), 2);
+        assert_eq!(spans[0]["name"], "GET /a");
+        assert_eq!(spans[0]["kind"], "SERVER");
+        assert_eq!(spans[0]["tags"]["static"], "ok");
+        assert_eq!(spans[0]["tags"]["foo"], "bar");
+        assert_eq!(spans[0]["tags"]["baz"], "1");
+        assert_eq!(spans[0]["tags"]["http.path"], "/a");
+        assert_eq!(spans[1]["name"], "GET /a (proxy)");
+        assert_eq!(spans[1]["parentId"], spans[0]["id"]);
+        assert!(!bodies[0].to_string().contains("secret"));
+    }
+}
