@@ -381,6 +381,14 @@ impl Membership {
         });
     }
 
+    /// What the node refused was how the snapshot came, not the snapshot.
+    pub fn unrefused(&self, now: UnixTime) {
+        self.update(now, |node| {
+            node.last_refusal = None;
+            node.stuck = false;
+        });
+    }
+
     /// The node would have to know `missing` to run the newest.
     pub fn lacks(&self, missing: Vec<Missing>) {
         let mut nodes = self.fleet.nodes();

@@ -320,7 +320,10 @@ impl NodeStream {
 
     fn needs(&mut self, need: Need) -> Result<(), Ended> {
         match need.what {
-            Some(What::Everything(_)) => self.session.lacks_everything(),
+            Some(What::Everything(_)) => {
+                self.session.lacks_everything();
+                self.member.unrefused(UnixTime::now());
+            }
             Some(What::Digests(digests)) => {
                 let digests = proto::decode_digests(&digests)
                     .map_err(|error| Ended::Protocol(error.to_string()))?;
