@@ -326,7 +326,11 @@ impl Admin {
             Endpoint::LogLevel => {
                 json!({ "message": format!("log level: {}", telemetry::level()) })
             }
-            Endpoint::Health(upstream) => health::health(config, *upstream, self.node.id, query),
+            Endpoint::Health(upstream) => {
+                let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
+                let ill = fleet.map(Fleet::unhealthy_targets).unwrap_or_default();
+                health::health(config, *upstream, self.node.id, query, &ill)
+            }
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,
             Endpoint::EnabledPlugins => info::enabled_plugins(),

@@ -4,7 +4,7 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub struct Report {
     pub p99_us: u32,
     /// What runs out when.
     pub expiries: Vec<(String, UnixTime)>,
+    /// Targets of upstreams that it sends no request to.
+    pub unhealthy_targets: HashSet<Uuid>,
 }
 
 /// What an operator, or a newer stream, has to say to a node's stream.
@@ -293,6 +295,15 @@ impl Fleet {
         nodes
             .values()
             .any(|node| lives(node) && target.is_after(&node.running))
+    }
+
+    /// Targets of upstreams that some connected node sends no request to.
+    pub fn unhealthy_targets(&self) -> HashSet<Uuid> {
+        let nodes = self.nodes();
+        let connected = nodes.values().filter(|node| node.stream.is_some());
+        connected
+            .flat_map(|node| node.report.unhealthy_targets.iter().copied())
+            .collect()
     }
 
     /// Kong's deprecated `GET /clustering/status`.

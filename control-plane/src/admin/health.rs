@@ -1,5 +1,7 @@
 //! `/upstreams/{u}/health`: an upstream's targets and how they are, as far as a control plane knows.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 use shared::entity::{Entity, Target};
 use shared::snapshot::Key;
@@ -8,25 +10,19 @@ use uuid::Uuid;
 use super::show;
 use crate::config::{Config, Fields};
 
-/// The targets of an upstream, the newest first. Data planes check them; a control plane knows only whether
-/// they do.
-pub(super) fn health(config: &Config, upstream: Key, node: Uuid, query: Option<&str>) -> Value {
+/// The targets of an upstream, the newest first. Data planes check them; those that one of them sends no
+/// request to are in `ill`.
+pub(super) fn health(
+    config: &Config,
+    upstream: Key,
+    node: Uuid,
+    query: Option<&str>,
+    ill: &HashSet<Uuid>,
+) -> Value {
     let state = match config.record(upstream) {
         Some(fields) if checked(&fields) => "HEALTHY",
         _ => "HEALTHCHECKS_OFF",
     };
-    let whole = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-        .any(|(name, value)| name == "balancer_health" && value == "1");
-    if whole {
-        let name = config
-            .record(upstream)
-            .and_then(|fields| fields.get("name").cloned());
-        return json!({
-            "data": { "health": state, "id": upstream.id, "name": name },
-            "next": null,
-            "node_id": node,
-        });
-    }
     let mut targets: Vec<(f64, Value)> = config
         .children(upstream, Target::KIND, Uuid::nil())
         .filter_map(|key| {
@@ -39,6 +35,11 @@ pub(super) fn health(config: &Config, upstream: Key, node: Uuid, query: Option<&
             let Value::Object(mut shown) = show(config, key, &fields) else {
                 return None;
             };
+            let state = if ill.contains(&key.id) {
+                "UNHEALTHY"
+            } else {
+                state
+            };
             shown.insert("health".to_owned(), state.into());
             shown.insert("data".to_owned(), addresses(&fields, state, weight));
             Some((created, Value::Object(shown)))
@@ -46,6 +47,24 @@ pub(super) fn health(config: &Config, upstream: Key, node: Uuid, query: Option<&
         .collect();
     targets.sort_by(|one, other| other.0.total_cmp(&one.0));
     let data: Vec<Value> = targets.into_iter().map(|(_, target)| target).collect();
+    let whole = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .any(|(name, value)| name == "balancer_health" && value == "1");
+    if whole {
+        let name = config
+            .record(upstream)
+            .and_then(|fields| fields.get("name").cloned());
+        let of = |state: &str| data.iter().any(|target| target["health"] == state);
+        let health = if of("UNHEALTHY") && !of(state) {
+            "UNHEALTHY"
+        } else {
+            state
+        };
+        return json!({
+            "data": { "health": health, "id": upstream.id, "name": name },
+            "next": null,
+            "node_id": node,
+        });
+    }
     json!({ "data": data, "next": null, "node_id": node })
 }
 
@@ -62,11 +81,12 @@ fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
         Ok(_) => json!([{ "ip": host, "port": port, "health": state, "weight": weight }]),
         Err(_) => json!([]),
     };
+    let lost = if state == "UNHEALTHY" { weight } else { 0 };
     json!({
         "host": host,
         "port": port,
         "addresses": addresses,
-        "weight": { "total": weight, "available": weight, "unavailable": 0 },
+        "weight": { "total": weight, "available": weight - lost, "unavailable": lost },
         "nodeWeight": weight,
     })
 }

@@ -6,6 +6,7 @@ use proto::v1::{ControlMessage, NodeMessage};
 use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tonic::Status;
+use uuid::Uuid;
 
 use super::Peer;
 use super::session::Abilities;
@@ -21,6 +22,8 @@ const FEATURES: usize = 1024;
 const QUARANTINED: usize = 16;
 /// Expiries of a node that are kept.
 const EXPIRIES: usize = 64;
+/// Unhealthy targets of a node that are kept.
+const UNHEALTHY: usize = 10_000;
 
 /// What a node's first message says, if it may be believed.
 pub(super) fn introduction(
@@ -94,6 +97,12 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
             .into_iter()
             .take(EXPIRIES)
             .map(|expiry| (short(expiry.what), UnixTime::from_secs(expiry.at)))
+            .collect(),
+        unhealthy_targets: status
+            .unhealthy_targets
+            .iter()
+            .take(UNHEALTHY)
+            .filter_map(|id| Uuid::from_slice(id).ok())
             .collect(),
     })
 }

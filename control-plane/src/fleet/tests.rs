@@ -123,9 +123,11 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
         clock: NOW.saturating_add(Duration::from_secs(7)),
         requests: 5,
         expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
+        unhealthy_targets: [Uuid::from_u128(7)].into(),
         ..Report::default()
     };
     member.reports(report, NOW);
+    assert_eq!(fleet.unhealthy_targets(), [Uuid::from_u128(7)].into());
     let shown = fleet.list(&at(2), NOW).remove(0);
     assert_eq!(shown["sync_status"], "plugin_set_incompatible");
     assert_eq!(shown["progress"], "blocked");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
@@ -21,9 +22,12 @@ use super::backoff::spread;
 use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
 use crate::ask::Asked;
+use crate::balancer::show;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
+/// Most targets that a report names.
+const UNHEALTHY: usize = 10_000;
 /// Missed heartbeats after which the control plane counts as gone.
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
@@ -302,9 +306,25 @@ impl Following<'_> {
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
             p99_us: p99,
             expiries: Vec::new(),
+            unhealthy_targets: self.unhealthy_targets(),
         };
         self.figures = figures;
         self.send(node_message::Kind::Status(status))
+    }
+
+    /// Targets of upstreams that no request is sent to.
+    fn unhealthy_targets(&self) -> Vec<Bytes> {
+        let live = self.gateway.live.load();
+        let Some(snapshot) = live.as_ref() else {
+            return Vec::new();
+        };
+        let balancers = snapshot.balancers(&self.gateway.balancers);
+        let ids = balancers
+            .iter()
+            .flat_map(|one| show::unhealthy_targets(one));
+        ids.take(UNHEALTHY)
+            .map(|id| Bytes::copy_from_slice(id.as_bytes()))
+            .collect()
     }
 
     /// Never waits: a control plane that reads nothing is as good as gone.

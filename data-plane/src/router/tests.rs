@@ -236,6 +236,34 @@ fn a_port_is_told_from_an_address() {
     assert_eq!(split_port("a:"), ("a", None));
 }
 
+#[test]
+fn each_of_fifty_thousand_routes_is_found() {
+    let fields = (0..50_000)
+        .map(|number| match number % 4 {
+            0 => json!({"hosts": [format!("h{number}.test")]}),
+            1 => json!({"hosts": [format!("*.w{number}.test")], "paths": ["/a"]}),
+            2 => json!({"paths": [format!("/p{number}/")]}),
+            _ => json!({"hosts": ["shared.test"], "paths": [format!("/s/{number}/x")], "methods": ["GET"]}),
+        })
+        .collect();
+    let list = routes(fields);
+    let router = compile(&list);
+    for number in (0..50_000_usize).step_by(997) {
+        let line = match number % 4 {
+            0 => format!("GET h{number}.test /any"),
+            1 => format!("GET x.w{number}.test /a/b"),
+            2 => format!("GET other /p{number}/c"),
+            _ => format!("GET shared.test /s/{number}/x"),
+        };
+        assert_eq!(
+            find(&router, &line, &[]).map(|found| found.route),
+            Some(number),
+            "{line}"
+        );
+    }
+    assert!(find(&router, "GET shared.test /s/1/x", &[]).is_none());
+}
+
 fn any_route() -> impl Strategy<Value = Value> {
     let hosts = prop::option::of(prop::sample::subsequence(
         vec![
