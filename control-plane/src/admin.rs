@@ -20,6 +20,7 @@ mod health;
 mod info;
 pub(crate) mod listener;
 mod management;
+mod openid_connect;
 mod origin;
 mod page;
 mod place;
@@ -55,6 +56,7 @@ use crate::config_sync::Target;
 use crate::fleet::{Fleet, Progress};
 use crate::history::Origin;
 use crate::publisher::Publisher;
+use crate::revocations::Revoker;
 pub use access::Access;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
@@ -70,6 +72,8 @@ pub struct Admin {
     access: Access,
     consoles: origin::Consoles,
     counters: Arc<status::Counters>,
+    providers: Arc<openid_connect::Providers>,
+    revoker: Option<Revoker>,
 }
 
 /// What is known of the data planes.
@@ -93,7 +97,16 @@ impl Admin {
             access: Access::default(),
             consoles: origin::Consoles::default(),
             counters: Arc::default(),
+            providers: Arc::default(),
+            revoker: None,
         }
+    }
+
+    /// Also ends sessions, by way of `revoker`.
+    #[must_use]
+    pub fn with_revoker(mut self, revoker: Revoker) -> Self {
+        self.revoker = Some(revoker);
+        self
     }
 
     /// Asks for tokens as `access` says.

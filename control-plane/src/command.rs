@@ -299,13 +299,22 @@ fn decide_record(
 
 /// Holds a new record against its schema alone: nothing is looked up, nothing can be taken.
 pub fn check(entity: &'static Definition, body: &Body, context: &Context) -> Result<(), Rejection> {
+    complete(entity, body, context).map(drop)
+}
+
+/// The record that a body alone would make.
+pub fn complete(
+    entity: &'static Definition,
+    body: &Body,
+    context: &Context,
+) -> Result<Fields, Rejection> {
     let command = Command {
         entity: entity.kind,
         action: Action::Create(body.clone()),
         parents: Vec::new(),
     };
     let draft = record::Draft::new(entity, body, &command);
-    draft.complete_alone(context).map(drop)
+    draft.complete_alone(context)
 }
 
 /// The record that a selector means, if it exists.

@@ -18,6 +18,7 @@ pub mod difference;
 pub mod fleet;
 pub mod history;
 mod opening;
+mod outbound;
 pub mod publisher;
 pub mod revocations;
 pub mod session_keys;
@@ -162,13 +163,14 @@ impl ControlPlane {
         let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let (fleet, id) = (Fleet::default(), Uuid::new_v4());
+        let revoker = Revoker::start(publisher.clone());
         let config_sync = config_sync::start(config_sync::Start {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
             replica: id,
             listener: cluster,
             certificates,
-            revoker: Revoker::start(publisher.clone()),
+            revoker: revoker.clone(),
         });
         let keys = rotate(
             publisher.clone(),
@@ -179,6 +181,7 @@ impl ControlPlane {
         let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet.clone(), config_sync.target())
+            .with_revoker(revoker)
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
             .router();

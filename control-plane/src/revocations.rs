@@ -102,7 +102,11 @@ impl Revoker {
 
     /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
     pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
-        let revocations = parse(request, UnixTime::now())?;
+        self.keep(parse(request, UnixTime::now())?).await
+    }
+
+    /// Keeps `revocations`; returns once they are on disk.
+    pub async fn keep(&self, revocations: Vec<Revocation>) -> Result<(), Refused> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked {
             revocations,

@@ -1,5 +1,5 @@
 //! What is asked of the control plane itself rather than of a record: `/config`, `/revisions`, `/audit`,
-//! `/workspaces/{workspace}/meta`, `/rbac`.
+//! `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`.
 
 use axum::extract::Request;
 use http::{Method, StatusCode};
@@ -13,7 +13,7 @@ use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
-use super::{Admin, Answer, client_keys, declare, rbac};
+use super::{Admin, Answer, client_keys, declare, openid_connect, rbac};
 use crate::command::{Selector, find};
 use crate::config::{Config, workspace_key};
 use crate::history::Origin;
@@ -35,6 +35,8 @@ pub(super) enum Page {
     Cluster(Order),
     /// `/openid-connect/jwks`
     ClientKeys,
+    /// `/openid-connect/check`, `/openid-connect/issuers[/{issuer}]`
+    OpenidConnect(openid_connect::Page),
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
@@ -63,6 +65,7 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
             return Err(Refusal::NotFound);
         }
         ["workspaces", workspace, "meta"] => Some(Page::Meta(Selector::parse(workspace))),
+        ["openid-connect", ref rest @ ..] => openid_connect::parse(rest).map(Page::OpenidConnect),
         _ => None,
     })
 }
@@ -75,6 +78,7 @@ impl Page {
             Self::Past(past) => past.methods(),
             Self::Cluster(order) => order.methods(),
             Self::Rbac(page) => page.methods(),
+            Self::OpenidConnect(page) => page.methods(),
             Self::Meta(_) | Self::Itself => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
@@ -108,6 +112,7 @@ pub(super) async fn answer(
                 Ok(Answer::ok(json!({ "data": [own], "next": null })))
             }
             Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
+            Page::OpenidConnect(page) => openid_connect::read(admin, config, page).await,
         },
         _ => match page {
             Page::Config => declare::write(admin, place, origin, request).await,
@@ -116,6 +121,7 @@ pub(super) async fn answer(
                 revisions::write(admin, place, origin, to, request).await
             }
             Page::Cluster(order) => cluster::write(admin, order, origin).await,
+            Page::OpenidConnect(page) => openid_connect::write(admin, config, page, request).await,
             Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },

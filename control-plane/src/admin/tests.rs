@@ -6,6 +6,7 @@ mod deck;
 mod entities;
 mod information;
 mod noise;
+mod openid_connect;
 mod rbac;
 mod upstreams;
 mod verbs;

@@ -19,6 +19,7 @@ mod authorization_request;
 mod authorization_response;
 mod bearer;
 mod callback;
+pub mod check;
 mod claims;
 pub mod client_keys;
 pub mod config;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use tracing::warn;
 
 pub(super) use document::{Document, ProviderError, limits, target};
@@ -111,8 +112,18 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
         return Ok(Arc::clone(copy));
     }
     let providers = host.node_state::<Providers>();
-    let entry = providers.entry(key);
+    let mut entry = providers.entry(key);
     let rests = entry.discovery.rests(0, now);
+    let dropped = |document: &Arc<Document>| {
+        let name = [Revocation::issuer(&rules.issuer)];
+        host.revocations().end(&name, document.fetched_at)
+    };
+    if entry.document.as_ref().is_some_and(dropped) && !rests {
+        // An operator has deleted what was discovered; it still serves while the provider is away.
+        if let Ok(document) = within(host, PATIENCE, wait(providers.fetch(rules, host))).await {
+            entry.document = Some(document);
+        }
+    }
     let document = match entry.document {
         Some(document) => {
             if now.saturating_since(document.fetched_at) >= lifetime(rules) && !rests {
@@ -225,6 +236,31 @@ pub(super) async fn guarded<T>(
     let entry = entries.entry(key).or_default();
     entry.calls.record(result.is_ok(), host.now());
     result
+}
+
+/// The discovery document as it is, fetched now.
+///
+/// # Errors
+///
+/// If it cannot be fetched.
+pub(super) async fn metadata(
+    rules: &Rules,
+    host: &impl Host,
+) -> Result<serde_json::Map<String, serde_json::Value>, ProviderError> {
+    document::discover(rules, host).await
+}
+
+/// The key set at `uri` as it is, fetched now.
+///
+/// # Errors
+///
+/// If it cannot be fetched.
+pub(super) async fn key_set(
+    rules: &Rules,
+    host: &impl Host,
+    uri: &str,
+) -> Result<serde_json::Value, ProviderError> {
+    document::get_json(rules, host, uri, document::KEYS_LIMIT).await
 }
 
 /// Whether the last call to the provider failed.

@@ -309,7 +309,7 @@ impl Rules {
 }
 
 /// The issuer identifier in what an operator wrote (Kong 3.9: with or without the well-known suffix).
-fn issuer(configured: &str) -> String {
+pub(super) fn issuer(configured: &str) -> String {
     let mut issuer = configured.trim_end_matches('/');
     for suffix in [
         "/.well-known/openid-configuration",

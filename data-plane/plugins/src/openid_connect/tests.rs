@@ -6,6 +6,7 @@ mod authorization;
 mod bearer;
 mod bindings;
 mod callback;
+mod check;
 mod client;
 mod failures;
 mod gateway;

@@ -19,7 +19,7 @@ use crate::openid_connect::rules::{Rules, provider_url};
 const DOCUMENT_LIMIT: usize = 1024 * 1024;
 
 /// Longest JWKS document, in bytes.
-const KEYS_LIMIT: usize = 256 * 1024;
+pub(super) const KEYS_LIMIT: usize = 256 * 1024;
 
 /// Most redirects that a discovery or JWKS request follows.
 const MOST_REDIRECTS: usize = 3;
@@ -156,7 +156,10 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
 }
 
 /// Tries where OpenID Connect and then where RFC 8414 puts the document.
-async fn discover(rules: &Rules, host: &impl Host) -> Result<Map<String, Value>, ProviderError> {
+pub(super) async fn discover(
+    rules: &Rules,
+    host: &impl Host,
+) -> Result<Map<String, Value>, ProviderError> {
     let mut places = vec![format!("{}/.well-known/openid-configuration", rules.issuer)];
     if let Ok(mut url) = Url::parse(&rules.issuer) {
         let path = url.path().trim_end_matches('/').to_owned();
@@ -259,7 +262,7 @@ async fn keys(rules: &Rules, host: &impl Host, uri: &str) -> Result<Keys, Provid
 }
 
 /// Gets a JSON document, over at most three redirects, each to a URL that could have been configured.
-async fn get_json(
+pub(super) async fn get_json(
     rules: &Rules,
     host: &impl Host,
     uri: &str,

@@ -1,0 +1,229 @@
+//! `/openid-connect/*`: what providers say of themselves, as this control plane sees them, and a
+//! configuration checked against its provider before it is saved.
+//!
+//! Data planes discover for themselves. Deleting an entry tells them to do it again, and ends the
+//! sessions that the cluster's own keys have sealed (Kong 3.9, `/openid-connect/issuers`).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::Request;
+use http::{Method, StatusCode};
+use plugins::filter::Plugin as _;
+use plugins::openid_connect::OpenidConnect;
+use plugins::openid_connect::check::{self, Discovered};
+use serde_json::{Map, Value, json};
+use shared::clock::UnixTime;
+use shared::entity::{Entity, Plugin, Revocation, definition};
+use uuid::Uuid;
+
+use super::error::Refusal;
+use super::{Admin, Answer, body};
+use crate::command::{Body, Context, complete};
+use crate::config::Config;
+use crate::outbound;
+
+/// How long what a provider said is shown before it is asked anew.
+const FRESH: Duration = Duration::from_mins(1);
+
+/// How long an entry that was deleted is not there: data planes discover anew meanwhile.
+const GONE: Duration = Duration::from_secs(5);
+
+/// How long the sessions that end with an entry could have lived.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+
+/// Most providers that are asked for one list.
+const MOST: usize = 100;
+
+/// A page.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Page {
+    /// `/openid-connect/check`
+    Check,
+    /// `/openid-connect/issuers`
+    Issuers,
+    /// `/openid-connect/issuers/{id or issuer}`
+    Issuer(String),
+}
+
+/// What providers said when they were asked last.
+#[derive(Debug, Default)]
+pub(super) struct Providers(Mutex<BTreeMap<String, Seen>>);
+
+#[derive(Clone, Debug)]
+enum Seen {
+    /// This, then.
+    Said(UnixTime, Box<Discovered>),
+    /// Nothing usable, then.
+    Nothing(UnixTime),
+    /// An operator deleted it then.
+    Deleted(UnixTime),
+}
+
+/// The page below `/openid-connect`.
+pub(super) fn parse(segments: &[&str]) -> Option<Page> {
+    match *segments {
+        ["check"] => Some(Page::Check),
+        ["issuers"] => Some(Page::Issuers),
+        ["issuers", issuer] => Some(Page::Issuer(issuer.to_owned())),
+        _ => None,
+    }
+}
+
+impl Page {
+    pub(super) const fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Check => &[Method::OPTIONS, Method::POST],
+            Self::Issuers | Self::Issuer(_) => {
+                &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS]
+            }
+        }
+    }
+}
+
+pub(super) async fn read(admin: &Admin, config: &Config, page: Page) -> Result<Answer, Refusal> {
+    match page {
+        Page::Check => Err(Refusal::Method(page.methods())),
+        Page::Issuers => {
+            let mut data = Vec::new();
+            for (issuer, config) in configured(config) {
+                data.extend(entry(admin, &issuer, config).await);
+            }
+            Ok(Answer::ok(json!({ "data": data, "next": null })))
+        }
+        Page::Issuer(wanted) => {
+            let (issuer, config) = find(config, &wanted)?;
+            let entry = entry(admin, &issuer, config).await;
+            entry.map(Answer::ok).ok_or(Refusal::NotFound)
+        }
+    }
+}
+
+pub(super) async fn write(
+    admin: &Admin,
+    config: &Config,
+    page: Page,
+    request: Request,
+) -> Result<Answer, Refusal> {
+    let issuers = match page {
+        Page::Check => return check_configuration(request).await,
+        Page::Issuers => configured(config).into_keys().collect(),
+        Page::Issuer(wanted) => vec![find(config, &wanted)?.0],
+    };
+    let now = UnixTime::now();
+    let revocations: Vec<Revocation> = issuers
+        .iter()
+        .map(|issuer| Revocation {
+            id: Revocation::issuer(issuer),
+            before: now.as_millis(),
+            expires_at: now.saturating_add(LONGEST).as_secs(),
+        })
+        .collect();
+    if !revocations.is_empty() {
+        let revoker = admin.revoker.as_ref().ok_or(Refusal::NotFound)?;
+        let kept = revoker.keep(revocations).await;
+        kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
+    }
+    let mut seen = admin.providers.lock();
+    for issuer in issuers {
+        seen.insert(issuer, Seen::Deleted(now));
+    }
+    Ok(Answer::without_body(StatusCode::NO_CONTENT))
+}
+
+impl Providers {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The providers of all stored configurations, each with one of them.
+fn configured(config: &Config) -> BTreeMap<String, Value> {
+    let plugins = config.collection(Plugin::KIND, Uuid::nil());
+    let plugins = plugins.filter_map(|(_, fields)| {
+        (fields.get("name")?.as_str()? == OpenidConnect::NAME)
+            .then(|| fields.get("config").cloned())?
+    });
+    plugins
+        .filter_map(|config| Some((check::issuer(&config)?, config)))
+        .take(MOST)
+        .collect()
+}
+
+/// The provider that a URL means, by id or by issuer, with or without a well-known suffix.
+fn find(config: &Config, wanted: &str) -> Result<(String, Value), Refusal> {
+    let as_issuer = check::issuer(&json!({ "issuer": wanted }));
+    let mut all = configured(config).into_iter();
+    all.find(|(issuer, _)| {
+        Some(issuer) == as_issuer.as_ref()
+            || wanted.parse::<Uuid>().ok() == Some(Revocation::issuer(issuer))
+    })
+    .ok_or(Refusal::NotFound)
+}
+
+/// A provider as Kong shows it, asked if that was not done just now. `None` if it says nothing usable.
+async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
+    let now = UnixTime::now();
+    let seen = admin.providers.lock().get(issuer).cloned();
+    let within = |at: &UnixTime, limit| now.saturating_since(*at) < limit;
+    let (at, discovered) = match seen {
+        Some(Seen::Said(at, discovered)) if within(&at, FRESH) => (at, discovered),
+        Some(Seen::Nothing(at) | Seen::Deleted(at)) if within(&at, GONE) => return None,
+        _ => {
+            let asked =
+                outbound::run(move |host| async move { check::discover(&config, &host).await });
+            let said = asked.await.and_then(Result::ok).map(Box::new);
+            let mut seen = admin.providers.lock();
+            let Some(discovered) = said else {
+                seen.insert(issuer.to_owned(), Seen::Nothing(now));
+                return None;
+            };
+            seen.insert(issuer.to_owned(), Seen::Said(now, discovered.clone()));
+            (now, discovered)
+        }
+    };
+    Some(json!({
+        "id": Revocation::issuer(issuer),
+        "issuer": discovered.issuer,
+        "created_at": at.as_secs(),
+        "configuration": discovered.metadata,
+        "keys": discovered.keys,
+    }))
+}
+
+/// Checks the configuration in the body: a plugin as it would be posted, or its `config` alone.
+async fn check_configuration(request: Request) -> Result<Answer, Refusal> {
+    let body = match body::read(request).await? {
+        Body::Json(fields) => Body::Json(as_plugin(fields)),
+        Body::Form(fields) => Body::Form(as_plugin(fields)),
+    };
+    let entity = definition(Plugin::KIND).ok_or(Refusal::NotFound)?;
+    let now = UnixTime::now();
+    let plugin = complete(entity, &body, &Context::draw(now))
+        .map_err(|rejection| Refusal::Rejected(rejection, entity.kind))?;
+    let config = plugin.get("config").cloned().unwrap_or_default();
+    let checked = outbound::run(move |host| async move { check::run(&config, &host).await });
+    match checked.await {
+        Some(Ok(report)) => Ok(Answer::ok(report)),
+        // What the schema accepts, the plugin's own judge has accepted as well.
+        Some(Err(_)) => Err(Refusal::Unexpected),
+        None => Ok(Answer::ok(json!({
+            "ok": false,
+            "findings": [{
+                "check": "discovery", "result": "fail",
+                "detail": "the OpenID provider does not answer",
+                "fix": "See whether this machine reaches it.",
+            }],
+        }))),
+    }
+}
+
+fn as_plugin(mut fields: Map<String, Value>) -> Map<String, Value> {
+    if !fields.contains_key("config") {
+        fields = Map::from_iter([("config".to_owned(), Value::Object(fields))]);
+    }
+    fields.retain(|name, _| name == "config");
+    fields.insert("name".to_owned(), OpenidConnect::NAME.into());
+    fields
+}

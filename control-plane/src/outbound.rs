@@ -1,0 +1,213 @@
+//! The few calls that a control plane makes itself: to an OpenID provider, when an operator asks what
+//! it says. Each on a thread of its own that ends with it, for the plugins' code wants a core to itself.
+
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
+use plugins::host::sink::{Sink, SinkError};
+use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
+use plugins::revocations::Revocations;
+use plugins::state::{CoreStates, NodeStates};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Longest time for all calls of one question.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// Certificates are always verified here, by the machine's and Mozilla's roots.
+static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(shared::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+});
+
+/// What `question` comes to with a host to ask by; `None` if that takes too long.
+pub(crate) async fn run<T, F>(question: impl FnOnce(Outbound) -> F + Send + 'static) -> Option<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let asked = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .ok()?;
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async move {
+            let asking = question(Outbound::default());
+            tokio::time::timeout(LONGEST, asking).await.ok()
+        })
+    });
+    asked.await.ok().flatten()
+}
+
+/// A host that fetches, and has nothing else.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbound(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    core: CoreStates,
+    node: NodeStates,
+    revocations: Revocations,
+}
+
+impl Host for Outbound {
+    async fn fetch(
+        &self,
+        request: Request<Bytes>,
+        limits: FetchLimits,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let authority = request.uri().authority().map(ToString::to_string);
+        let authority = authority.unwrap_or_default();
+        let timeout = limits.timeout;
+        let fetching = fetch(request, &authority, limits.body);
+        let late = FetchError::Timeout {
+            authority: authority.clone(),
+            timeout,
+        };
+        tokio::time::timeout(timeout, fetching)
+            .await
+            .unwrap_or(Err(late))
+    }
+
+    async fn redis(&self, _: &Arc<RedisServer>, _: Vec<Command>) -> Result<Vec<Reply>, RedisError> {
+        std::future::ready(Err(RedisError::Connect {
+            address: String::new(),
+            reason: "a control plane asks no Redis server".to_owned(),
+        }))
+        .await
+    }
+
+    async fn write(&self, _: &Sink, _: Bytes) -> Result<(), SinkError> {
+        std::future::ready(Ok(())).await
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::now()
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        aws_lc_rs::rand::fill(buffer)
+            .expect("the system's random source does not fail once it is seeded");
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    fn core_state<T: Default + 'static>(&self) -> Rc<T> {
+        self.0.core.of()
+    }
+
+    fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.0.node.of()
+    }
+
+    fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    async fn revoke(&self, _: Vec<Revocation>) -> Result<(), RevokeError> {
+        std::future::ready(Err(RevokeError::NotStored)).await
+    }
+}
+
+async fn fetch(
+    request: Request<Bytes>,
+    authority: &str,
+    limit: usize,
+) -> Result<Response<Bytes>, FetchError> {
+    let url = || FetchError::Url(authority.to_owned());
+    let unreachable = |reason: String| FetchError::Connect {
+        authority: authority.to_owned(),
+        reason,
+    };
+    let host = request.uri().host().ok_or_else(url)?;
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let tls = match request.uri().scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(url()),
+    };
+    let port = request.uri().port_u16();
+    let port = port.unwrap_or(if tls { 443 } else { 80 });
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    if tls {
+        let name = ServerName::try_from(host).map_err(|_| url())?;
+        let stream = TLS
+            .connect(name, stream)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        exchange(stream, request, authority, limit).await
+    } else {
+        exchange(stream, request, authority, limit).await
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    request: Request<Bytes>,
+    authority: &str,
+    limit: usize,
+) -> Result<Response<Bytes>, FetchError> {
+    let broken = |reason: String| FetchError::Broken {
+        authority: authority.to_owned(),
+        reason,
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    tokio::task::spawn_local(async move {
+        // Whoever waits for the answer learns of it.
+        drop(connection.await);
+    });
+    let (mut parts, body) = request.into_parts();
+    let host = HeaderValue::from_str(authority).map_err(|error| broken(error.to_string()))?;
+    parts.headers.insert(header::HOST, host);
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    parts.uri = target
+        .parse()
+        .map_err(|_| FetchError::Url(authority.to_owned()))?;
+    let answer = sender
+        .send_request(Request::from_parts(parts, Full::new(body)))
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, limit).collect().await;
+    let body = body.map_err(|_| FetchError::TooLarge {
+        authority: authority.to_owned(),
+        limit,
+    })?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}

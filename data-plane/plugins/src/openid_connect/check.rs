@@ -1,0 +1,346 @@
+//! A configuration against the live provider, before it is saved: what is asked of the provider, and
+//! what each answer means. What a provider that cannot be reached says is told in fixed words, so that
+//! nobody learns of a network what they could not ask themselves.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use super::OpenidConnect;
+use super::config::{AuthMethod, ClientAuth};
+use super::provider::{self, ProviderError};
+use super::rules::Rules;
+use super::token_endpoint::{self, PassedOn, TokenError};
+use crate::filter::Plugin;
+use crate::host::Host;
+use crate::registry;
+
+/// What was found out of a provider.
+#[derive(Clone, Debug)]
+pub struct Discovered {
+    /// The issuer, as the configuration names it.
+    pub issuer: String,
+    /// The discovery document.
+    pub metadata: Map<String, Value>,
+    /// The public members of its keys.
+    pub keys: Vec<Value>,
+}
+
+/// The issuer that a configuration names, without a well-known suffix and without a slash at its end.
+pub fn issuer(config: &Value) -> Option<String> {
+    let configured = config.get("issuer")?.as_str()?;
+    Some(super::rules::issuer(configured))
+}
+
+/// Discovers the provider of `config`.
+///
+/// # Errors
+///
+/// If the configuration is none, or nothing usable can be discovered: why, in fixed words.
+pub async fn discover(config: &Value, host: &impl Host) -> Result<Discovered, String> {
+    let rules = rules(config).map_err(|_| "the configuration is not valid".to_owned())?;
+    let told = |error: ProviderError| tell(&error);
+    let metadata = provider::metadata(&rules, host).await.map_err(told)?;
+    let keys = match metadata.get("jwks_uri").and_then(Value::as_str) {
+        Some(uri) => provider::key_set(&rules, host, uri).await.map_err(told)?,
+        None => Value::Null,
+    };
+    let keys = keys.get("keys").and_then(Value::as_array);
+    Ok(Discovered {
+        issuer: rules.issuer.clone(),
+        keys: keys.into_iter().flatten().filter_map(public).collect(),
+        metadata,
+    })
+}
+
+/// A key's public members; nothing of a symmetric key.
+fn public(key: &Value) -> Option<Value> {
+    let members = key.as_object()?;
+    if members.get("kty").and_then(Value::as_str) == Some("oct") {
+        return None;
+    }
+    let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "r", "t"];
+    let shown = members
+        .iter()
+        .filter(|(name, _)| !private.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()));
+    Some(Value::Object(shown.collect()))
+}
+
+fn rules(config: &Value) -> Result<Arc<Rules>, FieldErrors> {
+    let completed = registry::check(OpenidConnect::NAME, config)?;
+    let config: OpenidConnect = serde_json::from_value(completed)
+        .map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))?;
+    Rules::new(config, Uuid::nil()).map(Arc::new)
+}
+
+/// Checks `config` against its provider and tells each finding.
+///
+/// # Errors
+///
+/// Every field that is wrong, before the provider is asked.
+pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors> {
+    let rules = rules(config)?;
+    let mut findings = Findings::default();
+    findings.pass("configuration", "every parameter is valid");
+    transport(&rules, &mut findings);
+    if rules.config.provider.using_pseudo_issuer {
+        findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
+    } else {
+        match provider::metadata(&rules, host).await {
+            Err(error) => {
+                let fix = "Compare issuer with the provider's documentation, and see whether this machine reaches it.";
+                findings.fail("discovery", &tell(&error), fix);
+            }
+            Ok(metadata) => {
+                findings.pass("discovery", "the discovery document is there");
+                document(&rules, &metadata, &mut findings);
+            }
+        }
+        client(&rules, host, &mut findings).await;
+    }
+    Ok(json!({
+        "ok": !findings.failed,
+        "issuer": rules.issuer,
+        "findings": findings.all,
+    }))
+}
+
+#[derive(Debug, Default)]
+struct Findings {
+    all: Vec<Value>,
+    failed: bool,
+}
+
+impl Findings {
+    fn pass(&mut self, check: &str, detail: &str) {
+        self.add(check, "pass", detail, None);
+    }
+
+    fn warn(&mut self, check: &str, detail: &str, fix: &str) {
+        self.add(check, "warn", detail, Some(fix));
+    }
+
+    fn fail(&mut self, check: &str, detail: &str, fix: &str) {
+        self.failed = true;
+        self.add(check, "fail", detail, Some(fix));
+    }
+
+    fn add(&mut self, check: &str, result: &str, detail: &str, fix: Option<&str>) {
+        self.all
+            .push(json!({ "check": check, "result": result, "detail": detail, "fix": fix }));
+    }
+}
+
+/// What goes wrong with a provider, in fixed words: an address that refuses, one that is silent and
+/// one that speaks something else look the same.
+fn tell(error: &ProviderError) -> String {
+    match error {
+        ProviderError::Issuer { expected, found } => {
+            format!("the provider names the issuer {found}, configured is {expected}")
+        }
+        other => other.failure().detail.into_owned(),
+    }
+}
+
+fn transport(rules: &Rules, findings: &mut Findings) {
+    if !rules.config.provider.ssl_verify {
+        let fix = "Set ssl_verify to true, and give the machines the provider's authority.";
+        findings.warn(
+            "tls",
+            "the gateway does not verify the provider's certificate",
+            fix,
+        );
+    }
+    if rules.issuer.starts_with("http://") {
+        findings.warn("tls", "the provider is asked without TLS", "Use https.");
+    }
+}
+
+/// What discovery offers, against what is configured.
+fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {
+    let found = metadata
+        .get("issuer")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if found == rules.issuer {
+        findings.pass("issuer", "the provider names the configured issuer");
+    } else if rules.accepts_issuer(found) {
+        findings.pass("issuer", "the provider names an accepted issuer");
+    } else {
+        let fix = "Set issuer to the value that the provider names.";
+        findings.fail(
+            "issuer",
+            &format!("the provider names the issuer {found}"),
+            fix,
+        );
+    }
+    let config = &rules.config;
+    let logs_out = config.logout.logout_uri_suffix.is_some()
+        || config.logout.logout_query_arg.is_some()
+        || config.logout.logout_post_arg.is_some();
+    for (name, own, needed, fatal) in [
+        (
+            "authorization_endpoint",
+            &config.client.authorization_endpoint,
+            rules.methods.authorization_code,
+            true,
+        ),
+        (
+            "token_endpoint",
+            &config.client.token_endpoint,
+            rules.methods.authorization_code || rules.methods.password,
+            true,
+        ),
+        (
+            "introspection_endpoint",
+            &config.client.introspection_endpoint,
+            listed(rules, AuthMethod::Introspection),
+            true,
+        ),
+        (
+            "revocation_endpoint",
+            &config.client.revocation_endpoint,
+            config.logout.logout_revoke,
+            false,
+        ),
+        (
+            "end_session_endpoint",
+            &config.client.end_session_endpoint,
+            logs_out,
+            false,
+        ),
+    ] {
+        if !needed || own.is_some() || metadata.get(name).is_some_and(Value::is_string) {
+            continue;
+        }
+        let detail = format!("the provider does not offer {name}");
+        let fix = format!("Configure {name}, or leave out what needs it.");
+        if fatal {
+            findings.fail("endpoints", &detail, &fix);
+        } else {
+            findings.warn("endpoints", &detail, &fix);
+        }
+    }
+    supported(rules, metadata, findings);
+}
+
+/// Whether a method is configured by name, rather than by Kong's default that lists all.
+fn listed(rules: &Rules, method: AuthMethod) -> bool {
+    let methods = &rules.config.credentials.auth_methods;
+    *methods != super::config::default_auth_methods() && methods.contains(&method)
+}
+
+fn supported(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {
+    let config = &rules.config;
+    let list = |name: &str| {
+        let items = metadata.get(name)?.as_array()?;
+        Some(items.iter().filter_map(Value::as_str).collect::<Vec<_>>())
+    };
+    if let Some(offered) = list("scopes_supported") {
+        let asked = config.sign_in.scopes.iter().flatten();
+        let missing: Vec<&str> = asked
+            .flat_map(|scope| scope.split(' '))
+            .filter(|scope| !scope.is_empty() && !offered.contains(scope))
+            .collect();
+        if missing.is_empty() {
+            findings.pass(
+                "scopes",
+                "the provider offers every scope that is asked for",
+            );
+        } else {
+            let detail = format!("the provider does not announce {}", missing.join(", "));
+            findings.warn(
+                "scopes",
+                &detail,
+                "Correct scopes, or look whether the client may ask for them.",
+            );
+        }
+    }
+    match list("code_challenge_methods_supported") {
+        Some(offered) if !offered.contains(&"S256") => findings.warn(
+            "pkce",
+            "the provider does not announce S256, which is sent nonetheless",
+            "If it refuses, set require_proof_key_for_code_exchange to false.",
+        ),
+        Some(_) => findings.pass("pkce", "the provider supports S256"),
+        None => {}
+    }
+    if let Some(offered) = list("token_endpoint_auth_methods_supported") {
+        let auths = config.client.client_auth.iter().flatten().copied();
+        for auth in auths.filter(|auth| *auth != ClientAuth::None) {
+            let name = serde_json::to_value(auth).unwrap_or_default();
+            let name = name.as_str().unwrap_or_default();
+            if !offered.contains(&name) {
+                let detail = format!("the provider does not announce {name}");
+                findings.warn(
+                    "client_auth",
+                    &detail,
+                    "Choose one that it announces, or leave it out.",
+                );
+            }
+        }
+    }
+    if let Some(offered) = list("id_token_signing_alg_values_supported") {
+        let hmac_only = offered
+            .iter()
+            .all(|alg| alg.starts_with("HS") || *alg == "none");
+        if hmac_only && !config.credentials.enable_hs_signatures {
+            let fix = "Let the provider sign with a key pair, or set enable_hs_signatures.";
+            findings.fail(
+                "signatures",
+                "the provider signs with client secrets only",
+                fix,
+            );
+        }
+    }
+}
+
+/// Whether the keys are there and the client is known: a code that nobody gave out is refused as such
+/// only to a client that has authenticated.
+async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
+    let document = match provider::document(rules, host).await {
+        Ok(document) => document,
+        Err(error) => {
+            let fix =
+                "See whether jwks_uri is reachable and its keys are of a kind that is accepted.";
+            findings.fail("keys", &tell(&error), fix);
+            return;
+        }
+    };
+    findings.pass("keys", "the provider's keys are there");
+    if !rules.methods.authorization_code {
+        return;
+    }
+    for position in 0..rules.clients.len() {
+        let redirect_uri = rules.client(position).redirect_uri.clone();
+        let form = vec![
+            ("grant_type".to_owned(), "authorization_code".to_owned()),
+            ("code".to_owned(), "configuration-check".to_owned()),
+            (
+                "redirect_uri".to_owned(),
+                redirect_uri.unwrap_or_else(|| rules.issuer.clone()),
+            ),
+        ];
+        let passed_on = PassedOn::default();
+        let asked = token_endpoint::request(rules, &document, position, host, form, &passed_on);
+        let id = &rules.client(position).id;
+        match asked.await {
+            Err(TokenError::Refused("invalid_client" | "unauthorized_client")) => findings.fail(
+                "client",
+                &format!("the provider does not accept the client {id}"),
+                "Compare client_id, client_secret and client_auth with the client at the provider.",
+            ),
+            Err(TokenError::Refused(_)) | Ok(_) => {
+                findings.pass("client", &format!("the provider accepts the client {id}"));
+            }
+            Err(TokenError::Provider(error)) => findings.fail(
+                "client",
+                &tell(&error),
+                "See whether the token endpoint is reachable.",
+            ),
+        }
+    }
+}
