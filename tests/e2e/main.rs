@@ -13,6 +13,7 @@ mod deploy;
 mod guide;
 mod okta_guide;
 mod outage;
+mod providers;
 mod proxying;
 mod quickstart;
 mod sessions;
