@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
+use plugins::openid_connect::client_keys::ClientKeys;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use rustls::{ClientConfig, RootCertStore};
@@ -128,6 +129,10 @@ impl Host for Outbound {
 
     fn revocations(&self) -> &Revocations {
         &self.0.revocations
+    }
+
+    fn client_keys(&self) -> Arc<ClientKeys> {
+        Arc::default()
     }
 
     async fn revoke(&self, _: Vec<Revocation>) -> Result<(), RevokeError> {
