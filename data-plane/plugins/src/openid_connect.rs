@@ -47,6 +47,7 @@ mod provider;
 mod rate;
 mod refresh;
 mod request;
+mod reverify;
 mod rules;
 mod seal;
 mod session;
@@ -76,16 +77,16 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use callback::{Found, Lost};
-use config::{AuthMethod, UnsignedMethod};
+use config::AuthMethod;
 use cookie::Jar;
 use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
 use opened::{Opened, Sought};
 use possession::Presented;
+use reverify::reverify;
 use rules::Rules;
 use session::Session;
 use token_endpoint::PassedOn;
-use verify::{Refusal, Verifier};
 
 /// How long a request that can do without waits for a refresh while the provider fails.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -369,57 +370,6 @@ async fn use_session(
         }
     }
     Ok(Some(Flow::Continue))
-}
-
-/// Verifies the tokens of a session once more (Kong 3.9, `reverify`).
-async fn reverify(
-    rules: &Arc<Rules>,
-    exchange: &mut Exchange<'_>,
-    host: &impl Host,
-    session: &Session,
-) -> Result<(), Failure> {
-    let token = &session.access_token;
-    match session.method {
-        AuthMethod::Introspection => {
-            let method = session.method;
-            introspection::ask(rules, exchange, host, token, session.client, method).await?;
-        }
-        AuthMethod::Userinfo => {
-            let question = user_info::Question::new(rules, exchange, session.client, token).await;
-            question.ask(rules, host).await?;
-        }
-        _ => {}
-    }
-    let is_read = !matches!(
-        session.method,
-        AuthMethod::Introspection | AuthMethod::Userinfo
-    );
-    let mut document = provider::document(rules, host)
-        .await
-        .map_err(|error| error.failure())?;
-    let judge = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client: session.client,
-            now: host.now(),
-        };
-        verifier.stored(
-            Some(token.as_str()).filter(|_| is_read),
-            session.id_token.as_deref(),
-            !rules.ignores_signature(UnsignedMethod::Session),
-        )
-    };
-    match judge(&document) {
-        Ok(()) => Ok(()),
-        Err(Refusal::Bad(failure)) => Err(failure),
-        Err(Refusal::UnknownKey(failure)) => {
-            document = provider::rediscover(rules, host, &document)
-                .await
-                .map_err(|_| failure)?;
-            judge(&document).map_err(Refusal::into_failure)
-        }
-    }
 }
 
 /// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.

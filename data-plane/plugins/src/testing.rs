@@ -1,5 +1,7 @@
 //! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
 
+mod request;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,17 +12,15 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt;
-use http::{HeaderName, HeaderValue, Method};
+use http::HeaderValue;
 use serde_json::json;
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
-use crate::environment::Environment;
-use crate::exchange::{
-    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
-};
+pub(crate) use self::request::Request;
+use crate::exchange::Overrides;
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
 use crate::host::{FetchError, FetchLimits, Host, RevokeError};
@@ -295,83 +295,6 @@ impl Host for FakeHost {
         } else {
             Err(RevokeError::NotStored)
         }
-    }
-}
-
-/// A request to be.
-pub(crate) struct Request {
-    pub(crate) method: Method,
-    pub(crate) uri: String,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) body: Bytes,
-    pub(crate) https: bool,
-    pub(crate) certificate: Option<[u8; 32]>,
-    pub(crate) environment: Environment,
-    pub(crate) matched: Matched,
-}
-
-impl Request {
-    pub(crate) fn get(uri: &str) -> Self {
-        Self {
-            method: Method::GET,
-            uri: uri.to_owned(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            https: false,
-            certificate: None,
-            environment: Environment {
-                session_keys: key_ring(),
-                ..Environment::default()
-            },
-            matched: Matched::default(),
-        }
-    }
-
-    /// Shows the request to `look` as a filter sees it.
-    pub(crate) fn with_exchange<T>(&self, look: impl FnOnce(&mut Exchange<'_>) -> T) -> T {
-        let mut builder = http::Request::builder()
-            .method(self.method.clone())
-            .uri(&self.uri);
-        for (name, value) in &self.headers {
-            builder = builder.header(name, value);
-        }
-        let (request, ()) = builder.body(()).unwrap().into_parts();
-        let mut body = Body(self.body.clone());
-        let mut exchange = Exchange {
-            path: request.uri.path().to_owned(),
-            request,
-            client: Client {
-                address: [127, 0, 0, 1].into(),
-                https: self.https,
-                authority: "gateway.example".to_owned(),
-                certificate: self.certificate,
-                port: 8000,
-                peer: [127, 0, 0, 1].into(),
-            },
-            identity: Identity::default(),
-            response_headers: Vec::new(),
-            body: &mut body,
-            environment: &self.environment,
-            matched: &self.matched,
-            captures: Captures::default(),
-            upstream: Overrides::default(),
-            notes: Notes::default(),
-            request_id: "0123456789abcdef0123456789abcdef".to_owned(),
-        };
-        look(&mut exchange)
-    }
-}
-
-struct Body(Bytes);
-
-impl BodySource for Body {
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
-        let body = if self.0.len() > limit {
-            Err(BodyError::TooLarge(limit))
-        } else {
-            Ok(self.0.clone())
-        };
-        Box::pin(std::future::ready(body))
     }
 }
 

@@ -4,6 +4,7 @@
 //! its default and refused at any other value.
 
 mod default;
+mod redis;
 mod values;
 
 pub mod access;
@@ -19,6 +20,7 @@ pub mod sign_in;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use redis::*;
 pub use values::*;
 
 /// The default of `auth_methods`: all that Kong knows.

@@ -1,5 +1,9 @@
 //! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
 
+mod parameters;
+mod pushed_request;
+mod revocation;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +16,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use tracing::{debug, warn};
+use tracing::warn;
 
+pub(super) use self::parameters::verify_parameters;
+pub(super) use self::pushed_request::push;
+pub(super) use self::revocation::revoke;
 use super::assertion::{self, Signer};
 use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
@@ -343,49 +350,6 @@ fn replayed(rules: &Rules, grant: &str, answer: &HeaderMap) -> Vec<(HeaderName, 
         .collect()
 }
 
-/// Revokes tokens (RFC 7009), refresh token first. A failure is logged and changes nothing.
-pub(super) async fn revoke(
-    rules: &Rules,
-    document: &Document,
-    client: usize,
-    host: &impl Host,
-    tokens: Vec<(&'static str, String)>,
-) {
-    let config = &rules.config.client;
-    let mut caller = Caller::configured(rules, client);
-    caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
-    let Some(endpoint) = Endpoint::Revocation.of(rules, document, caller.auth) else {
-        return;
-    };
-    let endpoint = endpoint.as_str();
-    for (hint, token) in tokens {
-        let form = vec![
-            (config.revocation_token_param_name.clone(), token),
-            ("token_type_hint".to_owned(), hint.to_owned()),
-        ];
-        let post = Post {
-            endpoint,
-            form,
-            headers: &[],
-            accept: "application/json",
-        };
-        match self::post(rules, document, caller, host, post).await {
-            Ok(response) if response.status().is_success() => debug!(hint, "token revoked"),
-            Ok(response) => {
-                warn!(
-                    issuer = rules.issuer,
-                    hint,
-                    status = response.status().as_u16(),
-                    "revocation refused"
-                );
-            }
-            Err(error) => {
-                warn!(issuer = rules.issuer, hint, error = %provider::chain(&error), "revocation failed");
-            }
-        }
-    }
-}
-
 /// Posts a form as the client (RFC 6749 §2.3).
 pub(super) async fn post(
     rules: &Rules,
@@ -476,106 +440,6 @@ fn name_client(form: &mut Vec<(String, String)>, id: &str) {
     add_missing(form, vec![("client_id".to_owned(), id.to_owned())]);
 }
 
-/// Sends an authorization request to the provider, which answers what it calls it (RFC 9126 §2).
-///
-/// # Errors
-///
-/// If the provider does not take it.
-pub(super) async fn push(
-    rules: &Rules,
-    document: &Document,
-    client: usize,
-    host: &impl Host,
-    form: Vec<(String, String)>,
-) -> Result<String, ProviderError> {
-    let sign_in = &rules.config.sign_in;
-    let mut caller = Caller::configured(rules, client);
-    caller.auth = sign_in
-        .pushed_authorization_request_endpoint_auth_method
-        .or(caller.auth);
-    let endpoint = Endpoint::PushedRequest.of(rules, document, caller.auth);
-    let endpoint = endpoint.ok_or(ProviderError::Unusable("there is no endpoint to push to"))?;
-    let pushed = provider::guarded(rules, host, async {
-        let post = Post {
-            endpoint: &endpoint,
-            form,
-            headers: &[],
-            accept: "application/json",
-        };
-        let response = self::post(rules, document, caller, host, post).await?;
-        if !response.status().is_success() {
-            return Err(ProviderError::Status(response.status().as_u16()));
-        }
-        let answer: Value = serde_json::from_slice(response.body())
-            .map_err(|_| ProviderError::Unusable("it is not JSON"))?;
-        let request_uri = answer.get("request_uri").and_then(Value::as_str);
-        request_uri
-            .filter(|request_uri| !request_uri.is_empty())
-            .map(str::to_owned)
-            .ok_or(ProviderError::Unusable("request_uri is missing"))
-    });
-    pushed.await.inspect_err(|error| {
-        warn!(issuer = rules.issuer, error = %provider::chain(error), "the authorization request was not taken");
-    })
-}
-
-/// Holds the configuration against what the provider says that it supports (Kong 3.9,
-/// `verify_parameters`).
-///
-/// # Errors
-///
-/// If something is configured that it does not support.
-pub(super) fn verify_parameters(rules: &Rules, document: &Document) -> Result<(), ProviderError> {
-    if !rules.config.credentials.verify_parameters {
-        return Ok(());
-    }
-    let supported = &document.supported;
-    let lacks = |list: &Option<Vec<String>>, value: &str| {
-        list.as_ref()
-            .is_some_and(|list| !list.iter().any(|known| known == value))
-    };
-    let sign_in = &rules.config.sign_in;
-    let unsupported = |parameter| Err(ProviderError::Unsupported(parameter));
-    if sign_in
-        .scopes
-        .iter()
-        .flatten()
-        .any(|scope| lacks(&supported.scopes, scope))
-    {
-        return unsupported("scopes");
-    }
-    if rules.methods.authorization_code {
-        if lacks(&supported.response_types, &sign_in.response_type.join(" ")) {
-            return unsupported("response_type");
-        }
-        if lacks(&supported.response_modes, sign_in.response_mode.name()) {
-            return unsupported("response_mode");
-        }
-    }
-    for (enabled, grant) in [
-        (rules.methods.authorization_code, "authorization_code"),
-        (rules.methods.password, "password"),
-        (rules.methods.client_credentials, "client_credentials"),
-        (rules.methods.refresh_token, "refresh_token"),
-    ] {
-        if enabled && lacks(&supported.grant_types, grant) {
-            return unsupported("auth_methods");
-        }
-    }
-    let configured = rules.config.client.client_auth.iter().flatten();
-    let mut names = configured.filter_map(|auth| serde_json::to_value(auth).ok());
-    let unknown = |name: &Value| {
-        lacks(
-            &supported.token_auth_methods,
-            name.as_str().unwrap_or_default(),
-        )
-    };
-    if names.any(|name| unknown(&name)) {
-        return unsupported("client_auth");
-    }
-    Ok(())
-}
-
 /// What discovery offers, preferring the default of RFC 8414 §2.
 fn discovered(document: &Document) -> ClientAuth {
     let offers = |name: &str| {
@@ -649,48 +513,4 @@ fn expiry(answer: &Map<String, Value>, access_token: &str, now: UnixTime) -> Opt
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn parsed(answer: &Value) -> Result<Tokens, TokenError> {
-        read(answer.to_string().as_bytes(), UnixTime::from_secs(100))
-    }
-
-    #[test]
-    fn an_answer_must_be_an_object_with_a_bearer_token() {
-        let check = |answer: Value, accepted: bool| {
-            assert_eq!(parsed(&answer).is_ok(), accepted, "{answer}");
-        };
-        check(json!({"access_token": "x", "token_type": "Bearer"}), true);
-        check(json!({"access_token": "x", "token_type": "bEARER"}), true);
-        check(json!({"access_token": "x"}), false);
-        check(json!({"access_token": "x", "token_type": "mac"}), false);
-        check(json!({"access_token": 1, "token_type": "Bearer"}), false);
-        check(
-            json!({"access_token": "a b", "token_type": "Bearer"}),
-            false,
-        );
-        check(json!([]), false);
-        check(json!(null), false);
-    }
-
-    #[test]
-    fn expiry_is_read_from_numbers_and_digits_and_never_overflows() {
-        let check = |expires_in: Value, expected: u64| {
-            let answer =
-                json!({"access_token": "x", "token_type": "Bearer", "expires_in": expires_in});
-            assert_eq!(
-                parsed(&answer).unwrap().expires_at,
-                Some(UnixTime::from_secs(expected))
-            );
-        };
-        check(json!(60), 160);
-        check(json!("60"), 160);
-        check(json!(0), 100);
-        check(json!(-5), 100);
-        let absurd = json!({"access_token": "x", "token_type": "Bearer", "expires_in": 1e300});
-        assert!(parsed(&absurd).unwrap().expires_at.unwrap() > UnixTime::from_secs(1_000_000_000));
-    }
-}
+mod tests;

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::default;
 use super::preset::Preset;
-use super::values::{Number, Redis, SecretText, Switch};
+use super::redis::Redis;
+use super::values::{Number, SecretText, Switch};
 
 /// The OpenID provider and the connection to it.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::default;
-use super::values::{Bind, Number, Redis, SameSite, SecretText, SessionHeader, Storage};
+use super::redis::Redis;
+use super::values::{Bind, Number, SameSite, SecretText, SessionHeader, Storage};
 
 /// The session: how long it lives and where.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]

@@ -1,0 +1,63 @@
+//! Holds the tokens of a session against the provider's keys once more.
+
+use std::sync::Arc;
+
+use super::config::{AuthMethod, UnsignedMethod};
+use super::failure::Failure;
+use super::rules::Rules;
+use super::session::Session;
+use super::verify::{Refusal, Verifier};
+use super::{introspection, provider, user_info};
+use crate::exchange::Exchange;
+use crate::host::Host;
+
+/// Verifies the tokens of a session once more (Kong 3.9, `reverify`).
+pub(super) async fn reverify(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    session: &Session,
+) -> Result<(), Failure> {
+    let token = &session.access_token;
+    match session.method {
+        AuthMethod::Introspection => {
+            let method = session.method;
+            introspection::ask(rules, exchange, host, token, session.client, method).await?;
+        }
+        AuthMethod::Userinfo => {
+            let question = user_info::Question::new(rules, exchange, session.client, token).await;
+            question.ask(rules, host).await?;
+        }
+        _ => {}
+    }
+    let is_read = !matches!(
+        session.method,
+        AuthMethod::Introspection | AuthMethod::Userinfo
+    );
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let judge = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client: session.client,
+            now: host.now(),
+        };
+        verifier.stored(
+            Some(token.as_str()).filter(|_| is_read),
+            session.id_token.as_deref(),
+            !rules.ignores_signature(UnsignedMethod::Session),
+        )
+    };
+    match judge(&document) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Bad(failure)) => Err(failure),
+        Err(Refusal::UnknownKey(failure)) => {
+            document = provider::rediscover(rules, host, &document)
+                .await
+                .map_err(|_| failure)?;
+            judge(&document).map_err(Refusal::into_failure)
+        }
+    }
+}
