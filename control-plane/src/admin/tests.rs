@@ -5,6 +5,8 @@ mod client_keys;
 mod deck;
 mod entities;
 mod information;
+mod ingress;
+mod leaks;
 mod noise;
 mod openid_connect;
 mod rbac;
