@@ -7,6 +7,7 @@ pub mod references;
 mod services;
 mod tls;
 pub(crate) mod upstreams;
+mod workspaces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -16,8 +17,8 @@ use plugins::exchange::Matched;
 use plugins::registry::AnyFilter;
 use serde::de::DeserializeOwned;
 use shared::entity::{
-    Acl, CaCertificate, Certificate, ClientKey, Consumer, PathHandling, Plugin, Protocol,
-    Revocation, Route, Service, SessionKey, Sni, Target, Upstream,
+    Acl, CaCertificate, Certificate, ClientKey, Consumer, DEFAULT_WORKSPACE, PathHandling, Plugin,
+    Protocol, Revocation, Route, Service, SessionKey, Sni, Target, Upstream,
 };
 use shared::snapshot::{Position, Snapshot};
 use uuid::Uuid;
@@ -27,6 +28,7 @@ use self::filters::{Assembly, Filters};
 pub(crate) use self::services::{CompiledService, Destination};
 use self::tls::Identities;
 use self::upstreams::CompiledUpstream;
+use self::workspaces::Workspaces;
 use crate::balancer::{Balancer, Balancers};
 use crate::certificates::ServerNames;
 use crate::metrics::Labels;
@@ -55,7 +57,8 @@ pub struct CompiledSnapshot {
     pub(crate) router: Router,
     /// In the order that the router names them by.
     pub(crate) routes: Vec<CompiledRoute>,
-    pub(crate) environment: Environment,
+    /// That of the default workspace.
+    pub(crate) environment: Arc<Environment>,
     pub(crate) revocations: Vec<Revocation>,
     pub(crate) upstreams: Vec<Arc<CompiledUpstream>>,
     /// Those of the node that runs it, in the order of the upstreams.
@@ -109,6 +112,8 @@ pub(crate) struct CompiledRoute {
     /// Whether the route is for gRPC.
     pub(crate) grpc: bool,
     pub(crate) filters: Arc<Filters>,
+    /// What its filters look things up in: what is in its workspace.
+    pub(crate) environment: Arc<Environment>,
     /// What filters call it.
     pub(crate) matched: Matched,
     /// What its figures are shown under.
@@ -147,7 +152,9 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         &identities,
         &mut faults,
     );
-    let surroundings = services::Surroundings::new(&identities, &authorities, &upstreams);
+    let workspaces = Workspaces::of(snapshot);
+    let surroundings =
+        services::Surroundings::new(&identities, &authorities, &upstreams, &workspaces);
     let mut services = HashMap::new();
     for service in records.services.values() {
         match services::compile(service, &surroundings) {
@@ -175,7 +182,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         Router::default()
     });
     let mut ready = Vec::with_capacity(routes.len());
-    let mut assembly = Assembly::new(&records.plugins, &mut faults);
+    let mut assembly = Assembly::new(&records.plugins, &workspaces, &mut faults);
     let mut logged = filters::LoggedRecords::default();
     for route in routes {
         let service = route
@@ -199,20 +206,21 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         let labels = labels(route, owner);
         ready.push(compile_route(route, labels, service, filters, matched));
     }
-    let mut environment = environment::compile(
-        records.consumers,
-        &records.acls,
-        &records.session_keys,
-        records.principals,
-        &mut faults,
-    );
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
-    environment.client_keys = Arc::new(client_keys);
+    let environments = environment::by_workspace(
+        (records.consumers, records.acls, records.principals),
+        &records.session_keys,
+        &Arc::new(client_keys),
+        &workspaces,
+        &mut faults,
+    );
+    let environment_of = |workspace| environments.get(&workspace).cloned().unwrap_or_default();
+    for route in &mut ready {
+        route.environment = environment_of(workspaces.of_record(route.id));
+    }
     if !faults.is_empty() {
-        faults.sort_by(|a, b| (a.kind, a.id, &a.field).cmp(&(b.kind, b.id, &b.field)));
-        faults.dedup();
-        return Err(faults);
+        return Err(in_order(faults));
     }
     let unrouted = assembly.of_none();
     let asks_for_certificates = assembly
@@ -226,12 +234,19 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         position: RwLock::new(snapshot.position),
         router: index,
         routes: ready,
-        environment,
+        environment: environment_of(DEFAULT_WORKSPACE),
         revocations: records.revocations,
         upstreams,
         balancers: OnceLock::new(),
         server_names,
     })
+}
+
+/// Each fault once, by record and field.
+fn in_order(mut faults: Vec<CompileFault>) -> Vec<CompileFault> {
+    faults.sort_by(|a, b| (a.kind, a.id, &a.field).cmp(&(b.kind, b.id, &b.field)));
+    faults.dedup();
+    faults
 }
 
 /// The routes that exist for requests: those of a disabled service do not, and those of byte streams are none
@@ -380,6 +395,7 @@ fn compile_route(
             .iter()
             .any(|protocol| matches!(protocol, Protocol::Grpc | Protocol::Grpcs)),
         filters,
+        environment: Arc::default(),
         matched,
         labels: Arc::new(labels),
     }

@@ -158,7 +158,7 @@ async fn answer(
         identity: Identity::default(),
         response_headers: Vec::new(),
         body: &mut body,
-        environment: &snapshot.environment,
+        environment: &route.environment,
         matched: &route.matched,
         upstream: Overrides::default(),
         notes: Notes::default(),

@@ -17,6 +17,7 @@ use shared::secret::Secret;
 use uuid::Uuid;
 
 use super::CompileFault;
+use super::workspaces::Workspaces;
 
 /// The records that filters look things up in.
 #[derive(Debug, Default)]
@@ -30,6 +31,18 @@ pub(super) struct Principals {
 }
 
 impl Principals {
+    /// Takes what is in `workspace`.
+    fn within(&mut self, workspace: Uuid, workspaces: &Workspaces) -> Self {
+        Self {
+            groups: workspaces.take(workspace, &mut self.groups, |group| group.id),
+            members: workspaces.take(workspace, &mut self.members, |member| member.id),
+            keys: workspaces.take(workspace, &mut self.keys, |key| key.id),
+            passwords: workspaces.take(workspace, &mut self.passwords, |password| password.id),
+            signers: workspaces.take(workspace, &mut self.signers, |signer| signer.id),
+            jwts: workspaces.take(workspace, &mut self.jwts, |jwt| jwt.id),
+        }
+    }
+
     /// Who is in which consumer group, in the order of the groups' names.
     fn memberships(&self, consumers: &mut Consumers) {
         let groups: HashMap<Uuid, &ConsumerGroup> =
@@ -121,7 +134,30 @@ const fn name(algorithm: JwtAlgorithm) -> &'static str {
     }
 }
 
-pub(super) fn compile(
+/// The environment of each workspace. Keys are shared by all.
+pub(super) fn by_workspace(
+    (mut all, mut acls, mut principals): (Vec<Consumer>, Vec<Acl>, Principals),
+    keys: &[SessionKey],
+    client_keys: &Arc<ClientKeys>,
+    workspaces: &Workspaces,
+    faults: &mut Vec<CompileFault>,
+) -> HashMap<Uuid, Arc<Environment>> {
+    let mut environments = HashMap::new();
+    for workspace in workspaces.all() {
+        let mut environment = compile(
+            workspaces.take(workspace, &mut all, |consumer| consumer.id),
+            &workspaces.take(workspace, &mut acls, |acl| acl.id),
+            keys,
+            principals.within(workspace, workspaces),
+            faults,
+        );
+        environment.client_keys = Arc::clone(client_keys);
+        environments.insert(workspace, Arc::new(environment));
+    }
+    environments
+}
+
+fn compile(
     all: Vec<Consumer>,
     acls: &[Acl],
     keys: &[SessionKey],

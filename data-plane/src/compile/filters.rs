@@ -14,11 +14,12 @@ use plugins::exchange::{Matched, Named, Records};
 use plugins::filter::{Filter as _, Instance, Phases};
 use plugins::registry::{self, AnyFilter};
 use serde_json::Value;
-use shared::entity::{Plugin, Route, Service};
+use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
 use super::CompileFault;
+use super::workspaces::Workspaces;
 
 /// A route's filters, the one that runs first in front.
 #[derive(Debug, Default)]
@@ -139,10 +140,12 @@ pub(super) struct Assembly<'a> {
     /// Of a service, without a route.
     by_service: HashMap<Uuid, Vec<Placed<'a>>>,
     /// Of neither.
-    anywhere: Vec<Placed<'a>>,
-    consumers: HashMap<&'a str, Arc<Variants>>,
+    /// By workspace, like the two after it.
+    anywhere: HashMap<Uuid, Vec<Placed<'a>>>,
+    consumers: HashMap<(Uuid, &'a str), Arc<Variants>>,
     /// What routes without plugins of their own share, by their service.
-    shared: HashMap<Option<Uuid>, Arc<Filters>>,
+    shared: HashMap<(Uuid, Option<Uuid>), Arc<Filters>>,
+    workspaces: &'a Workspaces,
 }
 
 /// A plugin record and the place of its filter.
@@ -154,16 +157,21 @@ struct Placed<'a> {
 
 impl<'a> Assembly<'a> {
     /// Compiles the filter of each enabled plugin.
-    pub(super) fn new(plugins: &'a [Plugin], faults: &mut Vec<CompileFault>) -> Self {
+    pub(super) fn new(
+        plugins: &'a [Plugin],
+        workspaces: &'a Workspaces,
+        faults: &mut Vec<CompileFault>,
+    ) -> Self {
         let mut assembly = Self {
             filters: Vec::new(),
             by_route: HashMap::new(),
             by_service: HashMap::new(),
-            anywhere: Vec::new(),
+            anywhere: HashMap::new(),
             consumers: HashMap::new(),
             shared: HashMap::new(),
+            workspaces,
         };
-        let mut consumers: HashMap<&str, Variants> = HashMap::new();
+        let mut consumers: HashMap<(Uuid, &str), Variants> = HashMap::new();
         for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
             let config = Value::Object(plugin.config.clone());
             let instance = Instance { id: plugin.id };
@@ -188,16 +196,17 @@ impl<'a> Assembly<'a> {
                 filter: assembly.filters.len(),
             };
             assembly.filters.push(filter);
+            let workspace = workspaces.of_record(plugin.id);
             match (plugin.route, plugin.service) {
                 (Some(route), _) => assembly.by_route.entry(route.id).or_default().push(placed),
                 (None, Some(service)) => {
                     let list = assembly.by_service.entry(service.id).or_default();
                     list.push(placed);
                 }
-                (None, None) => assembly.anywhere.push(placed),
+                (None, None) => assembly.anywhere.entry(workspace).or_default().push(placed),
             }
             if plugin.route.is_none() && plugin.service.is_none() {
-                let variants = consumers.entry(&plugin.name).or_default();
+                let variants = consumers.entry((workspace, &plugin.name)).or_default();
                 placed.put(variants);
             }
         }
@@ -212,29 +221,31 @@ impl<'a> Assembly<'a> {
     /// The filters of `route`.
     pub(super) fn of_route(&mut self, route: &Route) -> Arc<Filters> {
         let service = route.service.map(|service| service.id);
+        let workspace = self.workspaces.of_record(route.id);
         if self.by_route.contains_key(&route.id) {
-            return Arc::new(self.assemble(Some(route.id), service));
+            return Arc::new(self.assemble(workspace, Some(route.id), service));
         }
         let service = service.filter(|service| self.by_service.contains_key(service));
-        if let Some(known) = self.shared.get(&service) {
+        if let Some(known) = self.shared.get(&(workspace, service)) {
             return Arc::clone(known);
         }
-        let made = Arc::new(self.assemble(None, service));
-        self.shared.insert(service, Arc::clone(&made));
+        let made = Arc::new(self.assemble(workspace, None, service));
+        self.shared.insert((workspace, service), Arc::clone(&made));
         made
     }
 
     /// The filters of requests that match no route.
     pub(super) fn of_none(&mut self) -> Arc<Filters> {
-        let known = self.shared.get(&None).cloned();
+        let key = (DEFAULT_WORKSPACE, None);
+        let known = self.shared.get(&key).cloned();
         known.unwrap_or_else(|| {
-            let made = Arc::new(self.assemble(None, None));
-            self.shared.insert(None, Arc::clone(&made));
+            let made = Arc::new(self.assemble(DEFAULT_WORKSPACE, None, None));
+            self.shared.insert(key, Arc::clone(&made));
             made
         })
     }
 
-    fn assemble(&self, route: Option<Uuid>, service: Option<Uuid>) -> Filters {
+    fn assemble(&self, workspace: Uuid, route: Option<Uuid>, service: Option<Uuid>) -> Filters {
         let of = |map: &HashMap<Uuid, Vec<Placed<'a>>>, id: Option<Uuid>| {
             id.and_then(|id| map.get(&id)).cloned().unwrap_or_default()
         };
@@ -248,7 +259,8 @@ impl<'a> Assembly<'a> {
             })
             .chain(of(&self.by_service, service));
         let mut slots: BTreeMap<&str, Slot> = BTreeMap::new();
-        for placed in own.chain(self.anywhere.iter().copied()) {
+        let anywhere = self.anywhere.get(&workspace).map_or(&[][..], Vec::as_slice);
+        for placed in own.chain(anywhere.iter().copied()) {
             let slot = slots.entry(&placed.plugin.name).or_default();
             let alone = placed.plugin.route.is_none() && placed.plugin.service.is_none();
             if placed.is_for_everybody() {
@@ -259,7 +271,10 @@ impl<'a> Assembly<'a> {
             } else if !alone {
                 placed.put(&mut slot.own);
             }
-            if let Some(shared) = self.consumers.get(placed.plugin.name.as_str()) {
+            if let Some(shared) = self
+                .consumers
+                .get(&(workspace, placed.plugin.name.as_str()))
+            {
                 slot.anywhere = Arc::clone(shared);
             }
         }
@@ -387,7 +402,8 @@ mod tests {
     /// The plugin that runs on the route for `consumer`.
     fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
         let mut faults = Vec::new();
-        let mut assembly = Assembly::new(plugins, &mut faults);
+        let workspaces = Workspaces::default();
+        let mut assembly = Assembly::new(plugins, &workspaces, &mut faults);
         assert_eq!(faults, []);
         let filters = assembly.of_route(&route());
         let slot = filters.slots.first()?;
@@ -434,7 +450,8 @@ mod tests {
             name: "g".to_owned(),
         }];
         let choose = |plugins: &[Plugin], groups: &[Membership]| {
-            let mut assembly = Assembly::new(plugins, &mut Vec::new());
+            let workspaces = Workspaces::default();
+            let mut assembly = Assembly::new(plugins, &workspaces, &mut Vec::new());
             let filters = assembly.of_route(&route());
             filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
         };

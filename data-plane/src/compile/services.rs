@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::CompileFault;
 use super::tls::Identities;
 use super::upstreams::CompiledUpstream;
+use super::workspaces::Workspaces;
 use crate::router::normalize::normalize;
 use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::Origin;
@@ -47,7 +48,9 @@ pub(crate) enum Destination {
 pub(super) struct Surroundings<'a> {
     identities: &'a Identities,
     authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
-    upstreams: HashMap<&'a str, (usize, &'a CompiledUpstream)>,
+    /// By workspace and name.
+    upstreams: HashMap<(Uuid, &'a str), (usize, &'a CompiledUpstream)>,
+    workspaces: &'a Workspaces,
 }
 
 impl<'a> Surroundings<'a> {
@@ -55,15 +58,17 @@ impl<'a> Surroundings<'a> {
         identities: &'a Identities,
         authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
         upstreams: &'a [Arc<CompiledUpstream>],
+        workspaces: &'a Workspaces,
     ) -> Self {
-        let named = upstreams
-            .iter()
-            .enumerate()
-            .map(|(place, upstream)| (upstream.name.as_str(), (place, &**upstream)));
+        let named = upstreams.iter().enumerate().map(|(place, upstream)| {
+            let workspace = workspaces.of_record(upstream.id);
+            ((workspace, upstream.name.as_str()), (place, &**upstream))
+        });
         Self {
             identities,
             authorities,
             upstreams: named.collect(),
+            workspaces,
         }
     }
 }
@@ -93,7 +98,9 @@ pub(super) fn compile(
         .trim_start_matches('[')
         .trim_end_matches(']')
         .to_owned();
-    let upstream = surroundings.upstreams.get(bare.as_str());
+    let upstream = surroundings
+        .upstreams
+        .get(&(surroundings.workspaces.of_record(service.id), bare.as_str()));
     let profile = if tls {
         Some(
             profile(

@@ -33,7 +33,7 @@ pub(super) async fn ask(
         run.phases = filters.phases;
     }
     let host = CoreHost::new(Rc::clone(core));
-    let memberships = &snapshot.environment.consumers.memberships;
+    let memberships = &exchange.environment.consumers.memberships;
     let mut answered = None;
     for slot in &filters.slots {
         let consumer = exchange.identity.consumer.as_ref().map(|found| found.id);

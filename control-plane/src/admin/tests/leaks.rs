@@ -48,7 +48,11 @@ impl Known {
     /// What may not be in an answer to `workspace`.
     fn secrets(&self, workspace: usize) -> impl Iterator<Item = String> {
         let other = 1 - workspace;
-        let ids = self.0[other].iter().map(|(_, id)| id.clone());
+        // An id that is free again may be taken by anyone; whoever had it once may be told of that.
+        let theirs = self.0[other]
+            .iter()
+            .filter(move |(_, id)| self.0[workspace].iter().all(|(_, own)| own != id));
+        let ids = theirs.map(|(_, id)| id.clone());
         ids.chain([mark(other)])
     }
 
@@ -94,8 +98,6 @@ async fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             .as_str()
             .filter(|_| status == 200 || status == 201);
         if let Some(id) = id {
-            // An id that is free again may be taken by anyone.
-            known.0[1 - workspace].retain(|(_, other)| other != id);
             known.0[*workspace].push((kind.to_owned(), id.to_owned()));
         }
     }

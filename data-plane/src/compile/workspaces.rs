@@ -1,0 +1,127 @@
+//! Which workspace a record is in. Routes see the consumers, credentials and plugins of their own only.
+
+use std::collections::HashMap;
+
+use memchr::memmem;
+use serde::Deserialize;
+use shared::entity::DEFAULT_WORKSPACE;
+use shared::snapshot::Snapshot;
+use uuid::Uuid;
+
+/// The workspaces of the records that are not in the default one.
+#[derive(Debug, Default)]
+pub(super) struct Workspaces(HashMap<Uuid, Uuid>);
+
+/// What the control plane adds to a record that is not in the default workspace.
+#[derive(Deserialize)]
+struct Stamp {
+    ws_id: Option<Uuid>,
+}
+
+impl Workspaces {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let mark = memmem::Finder::new(br#""ws_id":"#);
+        let stamped = snapshot.records.iter().filter_map(|record| {
+            // Most records are in the default workspace; looking costs less than reading.
+            mark.find(&record.json)?;
+            let stamp: Stamp = serde_json::from_slice(&record.json).ok()?;
+            Some((record.key.id, stamp.ws_id?))
+        });
+        Self(stamped.collect())
+    }
+
+    /// The workspace of the record `id`.
+    pub(super) fn of_record(&self, id: Uuid) -> Uuid {
+        self.0.get(&id).copied().unwrap_or(DEFAULT_WORKSPACE)
+    }
+
+    /// Every workspace that has records here, and the default one.
+    pub(super) fn all(&self) -> Vec<Uuid> {
+        let mut all: Vec<Uuid> = self.0.values().copied().collect();
+        all.push(DEFAULT_WORKSPACE);
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Takes the records of `workspace` out of `records`.
+    pub(super) fn take<T>(
+        &self,
+        workspace: Uuid,
+        records: &mut Vec<T>,
+        id: impl Fn(&T) -> Uuid,
+    ) -> Vec<T> {
+        if self.0.is_empty() {
+            return std::mem::take(records);
+        }
+        let own = |record: &mut T| self.of_record(id(record)) == workspace;
+        records.extract_if(.., own).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use shared::snapshot::{Key, Record, Revision};
+
+    use super::*;
+
+    fn record(kind: &'static str, id: u128, workspace: u128, mut fields: Value) -> Record {
+        let id = Uuid::from_u128(id);
+        fields["id"] = json!(id);
+        fields["created_at"] = 1.into();
+        fields["updated_at"] = 1.into();
+        if workspace != 0 {
+            fields["ws_id"] = json!(Uuid::from_u128(workspace));
+        }
+        let json = serde_json::to_vec(&fields).unwrap();
+        let key = Key { kind, id };
+        Record {
+            key,
+            json: json.into(),
+        }
+    }
+
+    #[test]
+    fn a_route_sees_what_is_in_its_workspace() {
+        let acl = |group: &str| json!({ "name": "acl", "config": { "allow": [group] } });
+        let records = vec![
+            record("routes", 1, 0, json!({ "paths": ["/ours"] })),
+            record("routes", 2, 7, json!({ "paths": ["/theirs"] })),
+            record("plugins", 3, 7, acl("theirs")),
+            record("consumers", 4, 7, json!({ "username": "yoda" })),
+            record("consumers", 5, 0, json!({ "username": "luke" })),
+            record(
+                "acls",
+                6,
+                7,
+                json!({ "group": "g", "consumer": { "id": Uuid::from_u128(4) } }),
+            ),
+            // A field of that name further inside says nothing.
+            record(
+                "consumers",
+                8,
+                0,
+                json!({ "username": "leia", "x": { "ws_id": Uuid::from_u128(7) } }),
+            ),
+        ];
+        let snapshot = Snapshot::new(1, Revision(1), records);
+        let compiled = super::super::compile(&snapshot).unwrap();
+        let route = |id: u128| {
+            let id = Uuid::from_u128(id);
+            compiled.routes.iter().find(|route| route.id == id).unwrap()
+        };
+        let names = |id: u128| {
+            let consumers = &route(id).environment.consumers;
+            let mut names: Vec<&str> = consumers.by_username.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!((names(1), names(2)), (vec!["leia", "luke"], vec!["yoda"]));
+        assert_eq!(route(1).filters.all.len(), 0);
+        assert_eq!(route(2).filters.all.len(), 1);
+        assert_eq!(compiled.unrouted.all.len(), 0);
+        assert!(route(1).environment.consumers.groups.is_empty());
+        assert_eq!(route(2).environment.consumers.groups.len(), 1);
+    }
+}
