@@ -379,10 +379,11 @@ mod tests {
             json!(["session", "authorization_code"]),
             true,
         );
-        // It needs a key.
-        check("client_auth", json!(["private_key_jwt"]), false);
+        // Without a key of its own it signs with the cluster's.
+        check("client_auth", json!(["private_key_jwt"]), true);
+        // It needs a certificate.
         check("client_auth", json!(["tls_client_auth"]), false);
-        check("response_mode", json!("fragment"), false);
+        check("response_mode", json!("fragment"), true);
     }
 
     #[test]
