@@ -41,7 +41,9 @@ export function guide(name, connect) {
       );
       await provider.signIn(browser.page, user);
       const response = await arrived;
-      return { status: response.status(), body: await response.json() };
+      // A refusal is a page for people.
+      const page = (response.headers()["content-type"] ?? "").startsWith("text/html");
+      return { status: response.status(), body: await (page ? response.text() : response.json()) };
     };
 
     await gateway.configure("POST", "/services", "name=demo", `url=${gateway.upstream}`);
