@@ -11,6 +11,10 @@ use shared::clock::monotonic;
 
 use super::StoreError;
 
+/// Bytes of pages that sled keeps in memory. After the start nothing reads the store but exports: the
+/// configuration itself is in memory.
+const PAGES: u64 = 32 * 1024 * 1024;
+
 /// Opens the database. A crash in the middle of sled's own start, or a damaged snapshot of its index,
 /// would keep it from ever opening again: both are only caches and are taken away.
 pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
@@ -95,6 +99,7 @@ impl Failure {
 fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
     let config = sled::Config::new()
         .path(directory)
+        .cache_capacity(PAGES)
         .mode(sled::Mode::HighThroughput);
     // sled panics on some damaged files instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
