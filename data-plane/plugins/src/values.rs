@@ -28,6 +28,11 @@ impl Number {
         Duration::try_from_secs_f64(self.value() / 1000.0).unwrap_or_default()
     }
 
+    /// This many seconds, or `None` for the zero that switches a limit off.
+    pub fn limit(&self) -> Option<Duration> {
+        Some(self.seconds()).filter(|duration| !duration.is_zero())
+    }
+
     /// Whether it is above zero, in Kong's words for `gt`.
     pub(crate) fn check_positive(&self, field: &str) -> Result<(), FieldErrors> {
         if self.value() > 0.0 {

@@ -1,60 +1,10 @@
 //! The values that parameters take.
 
-use std::fmt;
-use std::time::Duration;
-
 use http::HeaderName;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A number as Kong writes them: whole where it is whole.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Number(pub serde_json::Number);
-
-impl Number {
-    /// This many seconds; nothing negative.
-    pub fn seconds(&self) -> Duration {
-        Duration::try_from_secs_f64(self.0.as_f64().unwrap_or_default()).unwrap_or_default()
-    }
-
-    /// This many milliseconds; nothing negative.
-    pub fn milliseconds(&self) -> Duration {
-        Duration::try_from_secs_f64(self.0.as_f64().unwrap_or_default() / 1000.0)
-            .unwrap_or_default()
-    }
-
-    /// This many seconds, or `None` for the zero that switches a limit off.
-    pub fn limit(&self) -> Option<Duration> {
-        Some(self.seconds()).filter(|duration| !duration.is_zero())
-    }
-}
-
-impl JsonSchema for Number {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Number".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number" })
-    }
-}
-
-/// A secret of the configuration: plain in JSON, never in `Debug`.
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct SecretText(pub String);
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
+pub use crate::values::{Number, SecretText};
 
 /// A credential or grant.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
