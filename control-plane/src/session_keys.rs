@@ -47,13 +47,13 @@ pub enum RevokeError {
     Journal(#[from] JournalFault),
 }
 
-/// The session keys of `config`, by activation.
+/// The session keys of `config`, by activation; of one second, what is revoked before what is ready.
 pub fn of(config: &Config) -> Vec<SessionKey> {
     let mut keys: Vec<SessionKey> = config
         .keys(SessionKey::KIND, Uuid::nil())
         .filter_map(|key| serde_json::from_slice(config.stored(key)?.json()).ok())
         .collect();
-    keys.sort_by_key(|key| key.activate_at);
+    keys.sort_by_key(|key| (key.activate_at, key.state == KeyState::Ready));
     keys
 }
 
@@ -349,6 +349,15 @@ mod tests {
             .filter(|(_, state)| *state == KeyState::Ready)
             .count();
         assert_eq!(ready, 1);
+        // The key made in the second in which the others are revoked stands last, whatever its id.
+        let mut at_once = Config::default();
+        step(&mut at_once, now.as_secs());
+        for id in [0, u128::MAX] {
+            let id = Uuid::from_u128(id);
+            let revoked = revocation(&at_once, None, now, NewKey { id, ..new }).unwrap();
+            let keys = of(&at_once.evolve(&revoked, Revision(99)));
+            assert_eq!(keys.last().unwrap().id, id);
+        }
         // The older of two goes without a new one.
         let old = revocation(&config, Some(keys[0].id), now, new).unwrap();
         assert_eq!(old.puts.len(), 1);
