@@ -93,7 +93,8 @@ fn failures_have_kongs_status_and_body() {
     let invalid = "An invalid response was received from the upstream server";
     let late = "The upstream server is timing out";
     check(refused, json!({}), "502", invalid);
-    check(upstream(&["HTTP/1.1 "]).0, json!({}), "504", late);
+    let brief = json!({"read_timeout": 300});
+    check(upstream(&["HTTP/1.1 "]).0, brief, "504", late);
     for answer in [
         "nonsense\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
