@@ -27,6 +27,7 @@ mod place;
 mod plan;
 mod rbac;
 mod revisions;
+mod rollouts;
 mod schemas;
 mod status;
 mod tags;
@@ -52,8 +53,8 @@ use uuid::Uuid;
 
 use crate::command::{self, Command};
 use crate::config::{Config, Fields, foreign_id};
-use crate::config_sync::Target;
-use crate::fleet::{Fleet, Progress};
+use crate::config_sync::{Rollouts, Target};
+use crate::fleet::{Fleet, Introduction, Progress};
 use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
@@ -74,6 +75,7 @@ pub struct Admin {
     counters: Arc<status::Counters>,
     providers: Arc<openid_connect::Providers>,
     revoker: Option<Revoker>,
+    rollouts: Option<Rollouts>,
 }
 
 /// What is known of the data planes.
@@ -99,7 +101,15 @@ impl Admin {
             counters: Arc::default(),
             providers: Arc::default(),
             revoker: None,
+            rollouts: None,
         }
+    }
+
+    /// Also shows and commands `rollouts`.
+    #[must_use]
+    pub fn with_rollouts(mut self, rollouts: Rollouts) -> Self {
+        self.rollouts = Some(rollouts);
+        self
     }
 
     /// Also ends sessions, by way of `revoker`.
@@ -349,8 +359,9 @@ impl Admin {
             Endpoint::EnabledPlugins => info::enabled_plugins(),
             Endpoint::DataPlanes => {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
-                let target = clustering.target.borrow().position;
-                let data = clustering.fleet.list(&target, UnixTime::now());
+                let targets = clustering.target.borrow().clone();
+                let target = |node: &Introduction| targets.position_of(node);
+                let data = clustering.fleet.list(target, UnixTime::now());
                 json!({ "data": data, "next": null })
             }
             Endpoint::ClusteringStatus => {

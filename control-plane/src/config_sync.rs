@@ -1,7 +1,8 @@
 //! Config sync, the control plane's end: snapshots to data planes over mutual TLS.
 //!
 //! ```text
-//!  publisher ─► target.rs    the newest snapshot, some milliseconds after a change
+//!  publisher ─► target.rs    publishes, some milliseconds after a change
+//!                  │  conductor.rs, rollouts.rs, targets.rs: which state for which node
 //!                  │
 //!  listener.rs ─► stream.rs  one task per node: sends, waits for its answer, sends the newest again
 //!  admission.rs              how many streams may begin in a second
@@ -11,12 +12,15 @@
 
 mod admission;
 mod certificates;
+mod conductor;
 mod flights;
 mod listener;
 mod relay;
+mod rollouts;
 mod session;
 mod stream;
 mod target;
+mod targets;
 mod wire;
 
 use std::net::SocketAddr;
@@ -43,13 +47,13 @@ use uuid::Uuid;
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
-use crate::snapshot::Published;
+use crate::rollout::JournalError;
 use admission::Admission;
 use relay::Relay;
 use session::Session;
 
-/// The newest snapshot; nodes are led towards it.
-pub type Target = watch::Receiver<Arc<Published>>;
+/// Where nodes are led.
+pub type Target = watch::Receiver<Targets>;
 
 /// How often each side pings a silent connection.
 const PING: Duration = Duration::from_secs(10);
@@ -65,7 +69,10 @@ const OUTGOING: usize = 4;
 const TRANSFERS: usize = 32;
 
 pub use certificates::{CertificateFiles, Certificates};
+pub use conductor::Staging;
 pub use listener::BACKLOG;
+pub use rollouts::{Order, OrderError, Rollouts};
+pub use targets::Targets;
 
 /// What tonic keeps of a connection: its address and the client's certificates.
 type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
@@ -74,6 +81,7 @@ type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
 #[derive(Debug)]
 pub struct Running {
     target: Target,
+    rollouts: Rollouts,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -93,10 +101,12 @@ pub struct Start {
     pub certificates: Certificates,
     /// Who keeps what they revoke.
     pub revoker: Revoker,
+    /// How changes are rolled out.
+    pub staging: Staging,
 }
 
 /// Starts to lead the nodes that connect towards what is published.
-pub fn start(start: Start) -> Running {
+pub fn start(start: Start) -> Result<Running, JournalError> {
     let Start {
         publisher,
         fleet,
@@ -104,13 +114,14 @@ pub fn start(start: Start) -> Running {
         listener,
         certificates,
         revoker,
+        staging,
     } = start;
     let Certificates {
         config,
         signer,
         renewing,
     } = certificates;
-    let (target, following) = target::follow(&publisher, signer);
+    let (target, rollouts, following) = target::follow(&publisher, signer, &fleet, staging)?;
     let (stop, stopping) = watch::channel(false);
     let service = Service {
         fleet,
@@ -142,17 +153,23 @@ pub fn start(start: Start) -> Running {
             tracing::error!(%error, "config sync stopped");
         }
     });
-    Running {
+    Ok(Running {
         target,
+        rollouts,
         stop,
         tasks: vec![following, accepting, renewing, serving],
-    }
+    })
 }
 
 impl Running {
-    /// The newest snapshot.
+    /// Where nodes are led.
     pub fn target(&self) -> Target {
         self.target.clone()
+    }
+
+    /// Changes on their way through the fleet.
+    pub fn rollouts(&self) -> Rollouts {
+        self.rollouts.clone()
     }
 
     /// Says goodbye to every node, then stops.
@@ -225,7 +242,9 @@ impl ConfigSync for Service {
             return Ok(Response::new(Box::pin(ReceiverStream::new(messages))));
         }
         let abilities = wire::abilities(&introduction);
-        let (member, refused) = self.fleet.join(introduction, UnixTime::now());
+        let joined = self.fleet.join(introduction, UnixTime::now());
+        let (member, refused) =
+            joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         tracing::info!(node, revision = %running.revision, "data plane connected");
         let session = Session::new(running, refused, abilities);
         let stream = stream::NodeStream::new(self.clone(), member, outgoing, session);

@@ -68,6 +68,17 @@ impl Difference {
         Ok(Some(difference))
     }
 
+    /// What leads from `config` back to what the configuration was at `to`. `None` if one of the commits in
+    /// between is not kept.
+    pub fn back(
+        history: &dyn History,
+        config: &Config,
+        to: Revision,
+    ) -> Result<Option<Self>, HistoryFault> {
+        let whole = Self::between(history, config.revision(), to)?;
+        Ok(whole.map(Self::of_configuration))
+    }
+
     fn add(&mut self, entry: &Entry) {
         for Edit { key, before, after } in &entry.edits {
             let sides = self.0.entry(*key).or_insert_with(|| (before.clone(), None));

@@ -1,8 +1,10 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
+mod room;
 mod row;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -16,6 +18,9 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::snapshot::Missing;
+pub use room::Full;
+use view::Samples;
+pub use view::{Refused, Sample, View};
 
 /// How long a node that is gone stays on the list: Kong's `cluster_data_plane_purge_delay`.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
@@ -42,6 +47,8 @@ pub struct Fleet {
 pub struct Introduction {
     /// Its name, as its certificate says.
     pub name: String,
+    /// The group whose certificate it shares with others; none if it has its own.
+    pub group: Option<String>,
     /// The version of its program.
     pub version: String,
     /// The name of its machine.
@@ -145,6 +152,8 @@ struct Node {
     running_since: UnixTime,
     last_seen: UnixTime,
     report: Report,
+    /// What it reported lately.
+    samples: Samples,
     /// How far its clock is ahead of ours, in milliseconds; none before its first report.
     clock_offset: Option<i64>,
     last_refusal: Option<Refusal>,
@@ -181,11 +190,20 @@ impl Fleet {
 
     /// Takes a node in, in the place of an older stream of the same node. Also returns what the node is
     /// not to be sent: what this run of it has refused, and what it has crashed with.
-    pub fn join(&self, introduction: Introduction, now: UnixTime) -> (Membership, Vec<Position>) {
+    ///
+    /// # Errors
+    ///
+    /// If there are more nodes than any cluster has, or more of one certificate.
+    pub fn join(
+        &self,
+        introduction: Introduction,
+        now: UnixTime,
+    ) -> Result<(Membership, Vec<Position>), Full> {
         let (orders, receiver) = mpsc::channel(ORDERS);
         let name = introduction.name.clone();
         let running = introduction.running;
         let mut nodes = self.nodes();
+        room::make(&mut nodes, &introduction)?;
         let before = nodes.remove(&name);
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;
         let same_run = before
@@ -196,7 +214,13 @@ impl Fleet {
             .filter(|node| node.running == running)
             .map_or(now, |node| node.running_since);
         let stuck = same_run && before.as_ref().is_some_and(|node| node.stuck);
-        let last_refusal = before.and_then(|node| node.last_refusal);
+        let known = before.is_some();
+        let (last_refusal, mut samples) = before
+            .map(|node| (node.last_refusal, node.samples))
+            .unwrap_or_default();
+        if known && !same_run {
+            samples.restart();
+        }
         let mut refused = introduction.quarantined.clone();
         refused.extend(
             last_refusal
@@ -222,6 +246,7 @@ impl Fleet {
             running_since,
             last_seen: now,
             report,
+            samples,
             clock_offset: None,
             last_refusal,
             stuck,
@@ -233,7 +258,7 @@ impl Fleet {
             streams,
         };
         nodes.insert(name, node);
-        (membership, refused)
+        Ok((membership, refused))
     }
 
     /// Has the node of this id or name sent once more what it refused. Whether it is connected.
@@ -250,13 +275,22 @@ impl Fleet {
         stream.is_some_and(|stream| stream.orders.try_send(Order::Retry).is_ok())
     }
 
-    /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours.
-    pub fn list(&self, target: &Position, now: UnixTime) -> Vec<Value> {
+    /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours. `target` says
+    /// where a node is led.
+    pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
         let mut nodes = self.nodes();
         nodes.retain(|_, node| {
             node.stream.is_some() || now.saturating_since(node.last_seen) < PURGE_DELAY
         });
-        nodes.values().map(|node| node.show(target, now)).collect()
+        let rows = nodes.values();
+        rows.map(|node| node.show(&target(&node.introduction), now))
+            .collect()
+    }
+
+    /// Every node, as roll-outs judge it.
+    pub fn views(&self) -> Vec<View> {
+        let nodes = self.nodes();
+        nodes.values().map(Node::view).collect()
     }
 
     /// Tells when [`Self::progress_of`] may have changed.
@@ -288,13 +322,17 @@ impl Fleet {
         progress
     }
 
-    /// Whether a node that has been heard within `window` does not run `target` yet.
-    pub fn is_behind(&self, target: &Position, window: Duration, now: UnixTime) -> bool {
+    /// Whether a node that has been heard within `window` does not run yet what it is led to.
+    pub fn is_behind(
+        &self,
+        target: impl Fn(&Introduction) -> Position,
+        window: Duration,
+        now: UnixTime,
+    ) -> bool {
         let nodes = self.nodes();
-        let lives = |node: &Node| now.saturating_since(node.last_seen) < window;
-        nodes
-            .values()
-            .any(|node| lives(node) && target.is_after(&node.running))
+        let lives = |node: &&Node| now.saturating_since(node.last_seen) < window;
+        let behind = |node: &Node| target(&node.introduction).is_after(&node.running);
+        nodes.values().filter(lives).any(behind)
     }
 
     /// Targets of upstreams that some connected node sends no request to.
@@ -424,6 +462,7 @@ impl Membership {
             node.moves(report.running, now);
             let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
             node.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));
+            node.samples.take(&report, now);
             node.report = report;
         });
     }

@@ -17,10 +17,12 @@ pub mod declarative;
 pub mod difference;
 pub mod fleet;
 pub mod history;
+mod listeners;
 mod opening;
 mod outbound;
 pub mod publisher;
 pub mod revocations;
+pub mod rollout;
 pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
@@ -35,7 +37,6 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -43,6 +44,7 @@ use uuid::Uuid;
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
+use listeners::{Pages, listen};
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
 use settings::{Settings, export_path};
@@ -104,6 +106,14 @@ pub enum StartError {
         "cluster_certificate, cluster_key, cluster_ca (`wardgate-control-plane certificates --out DIR` makes them)"
     )]
     Certificates(#[from] shared::tls::TlsError),
+    /// Roll-outs cannot be kept.
+    #[error("reading and writing the roll-outs")]
+    Rollouts(#[from] rollout::JournalError),
+    /// Each control plane knows its own nodes only, and none could tell how the first of all do.
+    #[error(
+        "rollout = \"staged\" needs one control plane that leads all nodes; with etcd_endpoints it must be \"immediate\""
+    )]
+    StagedAmongSeveral,
     /// The session keys cannot be stored.
     #[error("making the session keys")]
     SessionKeys(#[from] ExecuteError),
@@ -171,7 +181,8 @@ impl ControlPlane {
             listener: cluster,
             certificates,
             revoker: revoker.clone(),
-        });
+            staging: settings.staging(),
+        })?;
         let keys = rotate(
             publisher.clone(),
             rotation,
@@ -181,6 +192,7 @@ impl ControlPlane {
         let keys = tokio::spawn(keys);
         let router = Admin::new(publisher.clone(), id, &admin.to_string())
             .with_fleet(fleet.clone(), config_sync.target())
+            .with_rollouts(config_sync.rollouts())
             .with_revoker(revoker)
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
@@ -320,6 +332,9 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
             missing: "tokens (enforce_rbac)",
         });
     }
+    if settings.staging().plan.is_some() && settings.etcd().is_some() {
+        return Err(StartError::StagedAmongSeveral);
+    }
     let admin_tls = match (
         settings.admin_tls_listen,
         &settings.admin_certificate,
@@ -366,62 +381,6 @@ fn read_token(path: &Path) -> Result<Secret<String>, StartError> {
         ));
     }
     Ok(token)
-}
-
-/// A listener and the address that it got.
-fn listen(
-    setting: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen {
-        address,
-        setting,
-        source,
-    };
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let bind = |socket: TcpSocket| {
-        // A restart must not wait for the connections of the process before.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(config_sync::BACKLOG)
-    };
-    let listener = socket.and_then(bind).map_err(failed)?;
-    let chosen = listener.local_addr().map_err(failed)?;
-    Ok((listener, chosen))
-}
-
-/// Listeners that need no farewell: of pages and probes.
-#[derive(Debug, Default)]
-struct Pages {
-    /// By name, such as `console`.
-    addresses: serde_json::Map<String, serde_json::Value>,
-    served: Vec<JoinHandle<()>>,
-}
-
-impl Pages {
-    /// Serves the routers whose addresses are set.
-    fn start(
-        settings: [(&'static str, Option<SocketAddr>); 2],
-        routers: [axum::Router; 2],
-    ) -> Result<Self, StartError> {
-        let mut pages = Self::default();
-        for ((name, address), router) in settings.into_iter().zip(routers) {
-            let Some(address) = address else { continue };
-            let (listener, chosen) = listen(name, address)?;
-            let chosen = chosen.to_string();
-            let name = name.trim_end_matches("_listen");
-            pages.addresses.insert(name.to_owned(), chosen.into());
-            pages.served.push(tokio::spawn(async move {
-                // Never sent: the task is ended instead.
-                let (_end, stopping) = oneshot::channel();
-                admin::listener::serve(listener, router, stopping).await;
-            }));
-        }
-        Ok(pages)
-    }
 }
 
 /// Whether nobody could use the Admin API with a token.
@@ -477,7 +436,8 @@ async fn rotate_session_keys(
         ticks.tick().await;
         let publisher = publisher.clone();
         let now = UnixTime::now();
-        let behind = fleet.is_behind(&target.borrow().position, LIVES, now);
+        let targets = target.borrow().clone();
+        let behind = fleet.is_behind(|node| targets.position_of(node), LIVES, now);
         let kept = tokio::task::spawn_blocking(move || {
             if let Err(error) = revocations::sweep(&publisher, now) {
                 tracing::error!(%error, "expired revocations not removed");

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser};
 use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
+use crate::config_sync::Staging;
+use crate::rollout::Plan;
 use crate::store::etcd::EtcdSettings;
 use crate::store::restore::RestoreCommand;
 
@@ -43,6 +46,16 @@ pub enum Command {
     Certificates(CertificatesCommand),
     /// Put an export in the place of the store, while the control plane is stopped.
     Restore(RestoreCommand),
+}
+
+/// How a change reaches data planes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Rollout {
+    /// Every node at once.
+    #[default]
+    Immediate,
+    /// A few nodes first.
+    Staged,
 }
 
 /// The settings of a control plane.
@@ -189,6 +202,27 @@ pub struct Settings {
     #[arg(long, env = "WARDGATE_SESSION_KEY_ROTATION", default_value_t = 86_400, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub session_key_rotation: u64,
+    /// How a change reaches data planes: every node at once, or a few first and the others once these have done
+    /// well with it. Session keys and revocations reach every node at once either way.
+    #[arg(long, env = "WARDGATE_ROLLOUT", value_enum, default_value_t = Rollout::Immediate)]
+    pub rollout: Rollout,
+    /// How long the first node of a staged roll-out is watched, in seconds; those labelled `canary=true` are
+    /// first, where there are any. At most 2 s in a fleet of up to three nodes, where all others are next.
+    #[arg(long, env = "WARDGATE_ROLLOUT_CANARY_TIME", default_value_t = 30, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub rollout_canary_time: u64,
+    /// How many nodes are next, in per cent of those that are connected.
+    #[arg(long, env = "WARDGATE_ROLLOUT_SHARE", default_value_t = 10, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub rollout_share: u8,
+    /// How long these are watched before every node is given the change, in seconds.
+    #[arg(long, env = "WARDGATE_ROLLOUT_SHARE_TIME", default_value_t = 60, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub rollout_share_time: u64,
+    /// Whether a change that goes wrong on its way is rolled back by a new revision with the content before it.
+    /// If not, it is halted, and waits for an operator or for a change that mends it.
+    #[arg(long, env = "WARDGATE_ROLLOUT_ROLLBACK", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    pub rollout_rollback: bool,
     /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
     #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
@@ -221,6 +255,19 @@ impl Settings {
             authority: self.etcd_ca.clone(),
             certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
         })
+    }
+
+    /// How changes are rolled out, and where it is kept how far they are.
+    pub fn staging(&self) -> Staging {
+        Staging {
+            plan: (self.rollout == Rollout::Staged).then(|| Plan {
+                canary: Duration::from_secs(self.rollout_canary_time),
+                share: self.rollout_share,
+                share_bake: Duration::from_secs(self.rollout_share_time),
+                rollback: self.rollout_rollback,
+            }),
+            path: self.data_directory.join("rollouts.json"),
+        }
     }
 
     /// The file that holds the key of the store's secrets.

@@ -5,6 +5,7 @@
 //! that a change costs as much as itself, whatever the number of records. It remembers what it published
 //! before, so that a node that runs any of that is sent only the difference.
 
+mod held;
 mod pack;
 mod requirements;
 mod ring;
@@ -19,7 +20,7 @@ use proto::v1::{Chunk, Manifest};
 use shared::clock::UnixTime;
 use shared::entity::definition;
 use shared::signature::Signer;
-use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record};
+use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revision};
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
@@ -254,14 +255,12 @@ impl Follower {
                 .map(|(key, stored)| (*key, content(stored))),
         );
         let requirements = Requirements::of(&config);
-        let newest = publish(
+        let content = Content {
             config,
-            generation,
             inventory,
             requirements,
-            &signer,
-            &history,
-        );
+        };
+        let newest = publish(content, generation, Revision::default(), &signer, &history);
         Self {
             generation,
             signer,
@@ -277,44 +276,73 @@ impl Follower {
 
     /// Publishes `config`, by what changed since the last.
     pub fn publish(&mut self, config: Config) -> &Arc<Published> {
+        let change = config.since(&self.newest.config);
+        let (content, count) = self.newest.followed_by(config, change);
+        self.history.ring.push(self.newest.inventory.clone(), count);
+        self.newest = self.published(content, Revision::default());
+        &self.newest
+    }
+
+    fn published(&self, content: Content, urgent: Revision) -> Arc<Published> {
+        publish(
+            content,
+            self.generation,
+            urgent,
+            &self.signer,
+            &self.history,
+        )
+    }
+}
+
+/// What is published, before it stands anywhere.
+struct Content {
+    config: Config,
+    inventory: Inventory,
+    requirements: Requirements,
+}
+
+impl Published {
+    /// What `config` is as content, given the `change` that leads there from this; and in how many records
+    /// nodes see it differ.
+    fn followed_by(&self, config: Config, change: Change) -> (Content, usize) {
         let Change {
             mut puts,
             mut removes,
-        } = config.since(&self.newest.config);
+        } = change;
         puts.retain(|(key, _)| is_distributed(key));
         removes.retain(is_distributed);
         let count = puts.len() + removes.len();
-        let mut requirements = self.newest.requirements.clone();
-        requirements.change(&self.newest.config, &puts, &removes);
+        let mut requirements = self.requirements.clone();
+        requirements.change(&self.config, &puts, &removes);
         let changes = puts
             .iter()
             .map(|(key, stored)| (*key, Some(content(stored))))
             .chain(removes.iter().map(|key| (*key, None)));
-        let inventory = self.newest.inventory.with(changes);
-        self.history.ring.push(self.newest.inventory.clone(), count);
-        self.newest = publish(
+        let content = Content {
             config,
-            self.generation,
-            inventory,
+            inventory: self.inventory.with(changes),
             requirements,
-            &self.signer,
-            &self.history,
-        );
-        &self.newest
+        };
+        (content, count)
     }
 }
 
 fn publish(
-    config: Config,
+    content: Content,
     generation: u64,
-    inventory: Inventory,
-    requirements: Requirements,
+    urgent: Revision,
     signer: &SharedSigner,
     history: &Arc<History>,
 ) -> Arc<Published> {
+    let Content {
+        config,
+        inventory,
+        requirements,
+    } = content;
     let position = Position {
         generation,
         revision: config.revision(),
+        urgent,
         root: inventory.root(),
     };
     let manifest = vouch(&position, inventory.len(), &requirements, signer);

@@ -57,8 +57,10 @@ async fn ready() -> Response {
 
 /// The fleet, in Kong's names where Kong has them.
 async fn metrics(State(told): State<Arc<Told>>) -> Response {
-    let target = told.target.borrow().position;
-    let nodes = told.fleet.list(&target, UnixTime::now());
+    let targets = told.target.borrow().clone();
+    let nodes = told
+        .fleet
+        .list(|node| targets.position_of(node), UnixTime::now());
     let text = render(told.publisher.config().revision().0, &nodes);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

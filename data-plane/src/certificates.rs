@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -14,8 +14,14 @@ use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use shared::clock::UnixTime;
+use shared::tls;
+
 use crate::client_certificates::Asking;
 use crate::live::Live;
+
+/// Ends of certificates that a report has room for, besides those of the node's own.
+const EXPIRIES: usize = 60;
 
 /// Why there is no certificate to serve.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,12 @@ pub enum CertificateError {
     /// None could be made.
     #[error("making a certificate")]
     Make(#[from] rcgen::Error),
+}
+
+/// When the certificate in a file ends; none if that cannot be told.
+pub(crate) fn expires_at(certificate: &Path) -> Option<UnixTime> {
+    let chain = tls::read_certificates(certificate).ok()?;
+    tls::expires_at(chain.first()?)
 }
 
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets. `files` hold the default certificate.
@@ -88,6 +100,7 @@ pub(crate) struct ServerNames {
     /// `example.*`, kept as `example.`.
     beginnings: HashMap<Box<str>, Keys>,
     any: Option<Keys>,
+    expiries: OnceLock<Vec<(String, UnixTime)>>,
 }
 
 /// Certificates for the same name, with keys of different types.
@@ -120,6 +133,34 @@ impl ServerNames {
                 .or_else(|| self.beginnings.get(name.get(..=name.rfind('.')?)?))
         });
         found.or(self.any.as_ref())
+    }
+
+    /// When the certificates end, by the names that they are shown for: the soonest, soonest first. Read when
+    /// it is first asked for, not when a configuration is compiled.
+    pub(crate) fn expiries(&self) -> &[(String, UnixTime)] {
+        self.expiries.get_or_init(|| {
+            let exact = self
+                .exact
+                .iter()
+                .map(|(name, keys)| (name.to_string(), keys));
+            let endings = self.endings.iter();
+            let endings = endings.map(|(name, keys)| (format!("*{name}"), keys));
+            let beginnings = self.beginnings.iter();
+            let beginnings = beginnings.map(|(name, keys)| (format!("{name}*"), keys));
+            let any = self.any.iter().map(|keys| ("*".to_owned(), keys));
+            let names = exact.chain(endings).chain(beginnings).chain(any);
+            let mut expiries: Vec<(String, UnixTime)> = names
+                .filter_map(|(name, keys)| {
+                    let ends = keys
+                        .iter()
+                        .filter_map(|key| tls::expires_at(key.cert.first()?));
+                    Some((format!("certificate for {name}"), ends.min()?))
+                })
+                .collect();
+            expiries.sort_by(|(name, at), (other, end)| (at, name).cmp(&(end, other)));
+            expiries.truncate(EXPIRIES);
+            expiries
+        })
     }
 
     /// The certificate for `name` whose key signs by one of `schemes`.
@@ -174,6 +215,20 @@ mod tests {
         for (pattern, key) in patterns.iter().zip(&keys) {
             names.insert(pattern, vec![Arc::clone(key)]);
         }
+        let told: Vec<&str> = names
+            .expiries()
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "certificate for *",
+                "certificate for *.example.com",
+                "certificate for a.example.com",
+                "certificate for example.*",
+            ]
+        );
         let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
         for (name, expected) in [
             (Some("a.example.com"), 0),

@@ -21,19 +21,21 @@ use std::time::Duration;
 
 use shared::clock::{UnixTime, monotonic};
 use shared::signature::Verifier;
-use shared::snapshot::Snapshot;
 use tokio::sync::watch;
 
 use crate::ask::Questions;
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
-use crate::last_good::LastGood;
+use crate::last_good::{Kept, LastGood};
 use crate::secrets::Secrets;
 use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
 pub(crate) use connection::{CertificateFiles, ControlPlaneUrl, Node, Proofs};
 use follow::{Ended, follow};
+pub(crate) use vouched::Vouched;
+#[cfg(test)]
+pub(crate) use vouched::vouching;
 
 /// What the rest of the process wants from config sync.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,7 +58,7 @@ pub(crate) struct Start {
     /// What serves traffic.
     pub(crate) gateway: Arc<Gateway>,
     /// What runs already, from the last good file.
-    pub(crate) running: Option<Snapshot>,
+    pub(crate) running: Option<Kept>,
     /// Where it is kept.
     pub(crate) last_good: LastGood,
     /// Who may vouch for a snapshot.

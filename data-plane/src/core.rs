@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
+use shared::clock::UnixTime;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) contact: Contact,
     pub(crate) questions: Questions,
+    /// When the certificate ends that clients are shown who ask for none that is configured.
+    pub(crate) certificate_expires_at: Option<UnixTime>,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
     /// Which sessions are over before their time.

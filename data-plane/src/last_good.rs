@@ -1,9 +1,9 @@
 //! The last good configuration on disk, so that a node starts and serves without a control plane.
 //!
-//! A file is `magic, salt, nonce, sealed(position, zstd(records))`. It holds secrets and is sealed under
-//! a key that only this node can derive: from its own private key. Three generations are kept; what
-//! cannot be opened is passed over, and what is opened must have the root that it tells, and must not
-//! be one that this node crashed with.
+//! A file is `magic, salt, nonce, sealed(position, manifest, signature, zstd(records))`. It holds secrets and is
+//! sealed under a key that only this node can derive: from its own private key. Three generations are kept; what
+//! cannot be opened is passed over, and what is opened must have the root that it tells, a control plane must
+//! have vouched for that, and it must not be one that this node crashed with.
 
 pub(crate) mod marker;
 
@@ -16,16 +16,21 @@ use std::sync::{PoisonError, RwLock};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
 use shared::secret::Secret;
-use shared::snapshot::{Position, Revision, Snapshot};
+use shared::signature::Verifier;
+use shared::snapshot::{Hash, Position, Revision, Snapshot};
 
+use crate::config_sync::Vouched;
 use marker::Marker;
 
 /// What a file begins with: name and format.
-const MAGIC: &[u8; 8] = b"WARDLG\0\x01";
+const MAGIC: &[u8; 8] = b"WARDLG\0\x02";
+/// The same, of the format without manifest and signature: what a node has from before its upgrade. It is
+/// read, not written.
+const UNSIGNED: &[u8; 8] = b"WARDLG\0\x01";
 const SALT: usize = 32;
 const HEAD: usize = MAGIC.len() + SALT + NONCE_LEN;
-/// Generation, revision, root, length of the records.
-const POSITION: usize = 8 + 8 + 32 + 8;
+/// Bytes of a manifest and of a signature that are read.
+const VOUCHED: u64 = 1024 * 1024;
 /// Newest first.
 const FILES: [&str; 3] = ["last-good", "last-good.1", "last-good.2"];
 const UNFINISHED: &str = "last-good.new";
@@ -44,6 +49,14 @@ pub(crate) struct LastGood {
     node: String,
 }
 
+/// What a file holds.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) snapshot: Snapshot,
+    /// Who vouched for it; none in a file of the first format.
+    pub(crate) vouched: Option<Vouched>,
+}
+
 /// Why a file is passed over.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
@@ -55,6 +68,8 @@ enum Unusable {
     Sealed,
     #[error("its content does not have the root that it tells: {0}")]
     Content(String),
+    #[error("no control plane of this cluster vouches for it: {0}")]
+    Unbelievable(String),
     #[error("the process crashed with it")]
     Quarantined,
 }
@@ -74,21 +89,27 @@ impl LastGood {
         })
     }
 
-    /// The newest snapshot that can be used, each tried by `usable` in turn.
+    /// The newest snapshot that can be used, each tried by `usable` in turn, if `verifier` believes it.
     pub(crate) fn load<T>(
         &self,
+        verifier: &Verifier,
         usable: impl Fn(&Snapshot) -> Result<T, String>,
-    ) -> Option<(T, Snapshot)> {
+    ) -> Option<(T, Kept)> {
         FILES.iter().find_map(|name| {
             let path = self.directory.join(name);
-            let tried = self.read(&path).and_then(|snapshot| {
+            let tried = self.read(&path).and_then(|kept| {
+                let Kept { snapshot, vouched } = &kept;
                 let position = snapshot.position;
+                if let Some(vouched) = vouched {
+                    let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
+                    vouched.check(verifier, &position).map_err(refused)?;
+                }
                 if self.marker.is_quarantined(&position.root) {
                     return Err(Unusable::Quarantined);
                 }
-                let value = usable(&snapshot).map_err(Unusable::Content)?;
+                let value = usable(snapshot).map_err(Unusable::Content)?;
                 tracing::info!(revision = %position.revision, file = %path.display(), "starting with the last good configuration");
-                Ok((value, snapshot))
+                Ok((value, kept))
             });
             match tried {
                 Ok(value) => Some(value),
@@ -106,9 +127,10 @@ impl LastGood {
         *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Secret::new(secret);
     }
 
-    /// Makes `snapshot` the newest. A crash at any point leaves a newest one that is whole.
-    pub(crate) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let bytes = self.seal(snapshot)?;
+    /// Makes `snapshot` the newest, for which a control plane `vouched`. A crash at any point leaves a newest one
+    /// that is whole.
+    pub(crate) fn write(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<()> {
+        let bytes = self.seal(snapshot, vouched)?;
         let unfinished = self.directory.join(UNFINISHED);
         // It may be there from a crash.
         match std::fs::remove_file(&unfinished) {
@@ -138,14 +160,33 @@ impl LastGood {
         File::open(&self.directory)?.sync_all()
     }
 
-    fn seal(&self, snapshot: &Snapshot) -> io::Result<Vec<u8>> {
+    fn seal(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<Vec<u8>> {
         let records = proto::encode_records(snapshot.records.clone());
-        let length = u64::try_from(records.len()).map_err(io::Error::other)?;
+        let Position {
+            generation,
+            revision,
+            urgent,
+            root,
+        } = snapshot.position;
+        let length = |bytes: &[u8]| u64::try_from(bytes.len()).map_err(io::Error::other);
+        let Vouched {
+            manifest,
+            signature,
+        } = vouched;
         let mut content = Vec::new();
-        content.extend(snapshot.position.generation.to_be_bytes());
-        content.extend(snapshot.position.revision.0.to_be_bytes());
-        content.extend(snapshot.position.root);
-        content.extend(length.to_be_bytes());
+        for number in [
+            generation,
+            revision.0,
+            urgent.0,
+            length(&records)?,
+            length(manifest)?,
+            length(signature)?,
+        ] {
+            content.extend(number.to_be_bytes());
+        }
+        content.extend(root);
+        content.extend(manifest);
+        content.extend(signature);
         content.extend(zstd::bulk::compress(&records, 1)?);
         let (mut salt, mut nonce) = ([0; SALT], [0; NONCE_LEN]);
         rand::fill(&mut salt).map_err(io::Error::other)?;
@@ -160,20 +201,24 @@ impl LastGood {
         Ok([MAGIC.as_slice(), &salt, &nonce, &content].concat())
     }
 
-    fn read(&self, path: &Path) -> Result<Snapshot, Unusable> {
+    fn read(&self, path: &Path) -> Result<Kept, Unusable> {
         let mut bytes = std::fs::read(path)?;
-        if bytes.len() < HEAD || !bytes.starts_with(MAGIC) {
-            return Err(Unusable::Format);
-        }
+        let mut known = [MAGIC, UNSIGNED].into_iter();
+        let magic = known.find(|magic| bytes.len() >= HEAD && bytes.starts_with(*magic));
+        let magic = magic.ok_or(Unusable::Format)?;
         let mut sealed = bytes.split_off(HEAD);
         let (_, head) = bytes.split_at(MAGIC.len());
         let (salt, nonce) = head.split_at(SALT);
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unusable::Format)?;
         let content = self
             .key(salt)
-            .open_in_place(nonce, Aad::from(MAGIC), &mut sealed)
+            .open_in_place(nonce, Aad::from(magic), &mut sealed)
             .map_err(|_| Unusable::Sealed)?;
-        open_content(content)
+        if magic == MAGIC {
+            open_signed(content)
+        } else {
+            open_unsigned(content)
+        }
     }
 
     /// Each file has a key of its own, since each has a salt of its own.
@@ -191,155 +236,80 @@ impl LastGood {
     }
 }
 
-fn open_content(content: &[u8]) -> Result<Snapshot, Unusable> {
-    let (position, packed) = content.split_at_checked(POSITION).ok_or(Unusable::Format)?;
-    let (numbers, rest) = position.split_at(16);
-    let (root, length) = rest.split_at(32);
-    let number = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-    };
-    let (generation, revision) = numbers.split_at(8);
-    let length = Some(number(length)).filter(|length| *length <= RECORDS);
+/// Takes a number from the front of `bytes`.
+fn number(bytes: &mut &[u8]) -> Result<u64, Unusable> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(Unusable::Format)?;
+    *bytes = rest;
+    Ok(u64::from_be_bytes(*number))
+}
+
+/// Takes a length from the front of `bytes` that is at most `most`.
+fn length(bytes: &mut &[u8], most: u64) -> Result<usize, Unusable> {
+    let length = Some(number(bytes)?).filter(|length| *length <= most);
     let length = length.and_then(|length| usize::try_from(length).ok());
-    let records = zstd::bulk::decompress(packed, length.ok_or(Unusable::Format)?)?;
+    length.ok_or(Unusable::Format)
+}
+
+/// Takes a root from the front of `bytes`.
+fn root(bytes: &mut &[u8]) -> Result<Hash, Unusable> {
+    let (root, rest) = bytes.split_first_chunk().ok_or(Unusable::Format)?;
+    *bytes = rest;
+    Ok(*root)
+}
+
+/// The records that `packed` holds in `length` bytes, which are to be those of `told`.
+fn open_records(packed: &[u8], length: usize, told: Position) -> Result<Snapshot, Unusable> {
+    let records = zstd::bulk::decompress(packed, length)?;
     let records =
         proto::decode_records(records).map_err(|fault| Unusable::Content(fault.to_string()))?;
-    let snapshot = Snapshot::new(number(generation), Revision(number(revision)), records);
-    let told = Position {
-        root: root.try_into().map_err(|_| Unusable::Format)?,
-        ..snapshot.position
-    };
+    let mut snapshot = Snapshot::new(told.generation, told.revision, records);
+    snapshot.position.urgent = told.urgent;
     if told != snapshot.position {
         return Err(Unusable::Content("the roots differ".to_owned()));
     }
     Ok(snapshot)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use shared::snapshot::{Key, Record};
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn snapshot(revision: u64) -> Snapshot {
-        let record = Record {
-            key: Key {
-                kind: "services",
-                id: Uuid::from_u128(u128::from(revision)),
-            },
-            json: br#"{"name":"hunter2"}"#.as_slice().into(),
-        };
-        Snapshot::new(1, Revision(revision), vec![record])
-    }
-
-    fn open(directory: &Path) -> LastGood {
-        LastGood::open(&directory.join("data"), vec![7; 100], "node-1").unwrap()
-    }
-
-    fn revision(files: &LastGood) -> Option<u64> {
-        let loaded = files.load(|snapshot| Ok(snapshot.position.revision.0));
-        loaded.map(|(revision, _)| revision)
-    }
-
-    #[test]
-    fn the_newest_is_found_again_and_nobody_else_can_read_it() {
-        let root = tempfile::tempdir().unwrap();
-        let files = open(root.path());
-        assert_eq!(revision(&files), None);
-        for number in 1..=5 {
-            files.write(&snapshot(number)).unwrap();
-            assert_eq!(revision(&files), Some(number));
-        }
-        let directory = root.path().join("data");
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), FILES.len());
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&directory), 0o700);
-        let newest = directory.join(FILES[0]);
-        assert_eq!(mode(&newest), 0o600);
-        let bytes = std::fs::read(newest).unwrap();
-        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
-        for (secret, node) in [(vec![8; 100], "node-1"), (vec![7; 100], "node-2")] {
-            let other = LastGood::open(&directory, secret, node).unwrap();
-            assert_eq!(revision(&other), None);
-        }
-    }
-
-    #[test]
-    fn a_damaged_file_is_passed_over() {
-        let root = tempfile::tempdir().unwrap();
-        let files = open(root.path());
-        files.write(&snapshot(1)).unwrap();
-        files.write(&snapshot(2)).unwrap();
-        let newest = root.path().join("data").join(FILES[0]);
-        let good = std::fs::read(&newest).unwrap();
-        for length in 0..good.len() {
-            std::fs::write(&newest, &good[..length]).unwrap();
-            assert_eq!(revision(&files), Some(1), "cut to {length}");
-        }
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            std::fs::write(&newest, bad).unwrap();
-            assert_eq!(revision(&files), Some(1), "flipped at {at}");
-        }
-        // A crash between the renames leaves no newest file.
-        std::fs::remove_file(&newest).unwrap();
-        assert_eq!(revision(&files), Some(1));
-        files.write(&snapshot(3)).unwrap();
-        assert_eq!(revision(&files), Some(3));
-    }
-
-    #[test]
-    fn one_that_cannot_be_used_gives_way_to_the_one_before() {
-        let root = tempfile::tempdir().unwrap();
-        let files = open(root.path());
-        files.write(&snapshot(1)).unwrap();
-        files.write(&snapshot(2)).unwrap();
-        let used = files.load(|snapshot| match snapshot.position.revision.0 {
-            2 => Err("does not compile".to_owned()),
-            number => Ok(number),
-        });
-        assert_eq!(used.map(|(revision, _)| revision), Some(1));
-    }
-
-    #[test]
-    fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
-        let root = tempfile::tempdir().unwrap();
-        let files = open(root.path());
-        files.write(&snapshot(1)).unwrap();
-        files.write(&snapshot(2)).unwrap();
-        files.marker.tries(snapshot(2).position);
-        assert_eq!(revision(&open(root.path())), Some(2));
-        assert_eq!(revision(&open(root.path())), Some(1));
-        // A renewed private key seals from then on.
-        let files = open(root.path());
-        files.renew(vec![9; 100]);
-        files.write(&snapshot(3)).unwrap();
-        let directory = root.path().join("data");
-        let renewed = LastGood::open(&directory, vec![9; 100], "node-1").unwrap();
-        assert_eq!(revision(&renewed), Some(3));
-    }
-
-    /// What every version since the first has written stays readable. `UPDATE=1` writes it anew, which is
-    /// only right for a format that is not released.
-    #[test]
-    fn a_file_of_the_first_format_is_read() {
-        let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/last-good-1");
-        let root = tempfile::tempdir().unwrap();
-        let files = open(root.path());
-        let newest = root.path().join("data").join(FILES[0]);
-        if std::env::var_os("UPDATE").is_some() {
-            files.write(&snapshot(1)).unwrap();
-            std::fs::copy(&newest, &recorded).unwrap();
-        }
-        std::fs::copy(&recorded, &newest).unwrap();
-        let (records, read) = files.load(|read| Ok(read.records.clone())).unwrap();
-        assert_eq!(records, snapshot(1).records);
-        assert_eq!(read.position, snapshot(1).position);
-    }
+fn open_signed(mut content: &[u8]) -> Result<Kept, Unusable> {
+    let content = &mut content;
+    let (generation, revision, urgent) = (number(content)?, number(content)?, number(content)?);
+    let records = length(content, RECORDS)?;
+    let (manifest, signature) = (length(content, VOUCHED)?, length(content, VOUCHED)?);
+    let told = Position {
+        generation,
+        revision: Revision(revision),
+        urgent: Revision(urgent),
+        root: root(content)?,
+    };
+    let parted = content.split_at_checked(manifest);
+    let (manifest, rest) = parted.ok_or(Unusable::Format)?;
+    let parted = rest.split_at_checked(signature);
+    let (signature, packed) = parted.ok_or(Unusable::Format)?;
+    Ok(Kept {
+        snapshot: open_records(packed, records, told)?,
+        vouched: Some(Vouched {
+            manifest: manifest.to_vec(),
+            signature: signature.to_vec(),
+        }),
+    })
 }
+
+/// The first format: generation, revision, root, length of the records, records.
+fn open_unsigned(mut content: &[u8]) -> Result<Kept, Unusable> {
+    let content = &mut content;
+    let (generation, revision) = (number(content)?, number(content)?);
+    let told = Position {
+        generation,
+        revision: Revision(revision),
+        urgent: Revision::default(),
+        root: root(content)?,
+    };
+    let records = length(content, RECORDS)?;
+    Ok(Kept {
+        snapshot: open_records(content, records, told)?,
+        vouched: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ impl DataPlane {
             LastGood::open(&settings.data_directory, proofs.secret, &node.id).map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
-        let loaded = last_good.load(|snapshot| {
+        let loaded = last_good.load(&proofs.verifier, |snapshot| {
             secrets.compile(snapshot).map_err(|faults| {
                 let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 all.join("; ")

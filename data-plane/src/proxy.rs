@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
 use crate::balancer::Balancers;
-use crate::certificates::{CertificateError, server_config};
+use crate::certificates::{CertificateError, expires_at, server_config};
 use crate::contact::Contact;
 use crate::core::Node;
 use crate::limits::Limits;
@@ -113,6 +113,7 @@ impl Proxy {
             revocations,
             contact: Contact::new(UnixTime::now()),
             questions: Questions::default(),
+            certificate_expires_at: files.and_then(|(certificate, _)| expires_at(certificate)),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,

@@ -27,6 +27,7 @@ impl From<&Position> for v1::Position {
         Self {
             generation: position.generation,
             revision: position.revision.0,
+            urgent: position.urgent.0,
             root: Bytes::copy_from_slice(&position.root),
         }
     }
@@ -44,6 +45,7 @@ impl TryFrom<v1::Position> for Position {
         Ok(Self {
             generation: position.generation,
             revision: Revision(position.revision),
+            urgent: Revision(position.urgent),
             root: root.map_err(|_| MessageFault::Length("a root must have 32 bytes"))?,
         })
     }

@@ -6,6 +6,9 @@ pub const DELTA: &str = "delta";
 /// Tells digests of its buckets and takes updates that replace some of them.
 pub const BUCKETS: &str = "buckets";
 
+/// Knows positions whose keys and revocations are of a later revision, so that it can be held at a state.
+pub const URGENT: &str = "urgent";
+
 /// Knows records of this kind.
 pub fn kind(kind: &str) -> String {
     format!("kind/{kind}")

@@ -1,6 +1,7 @@
 //! What a process knows of the machine that it runs on, and leaves there for others.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// The machine's name, as the kernel tells it; empty if it does not.
@@ -31,4 +32,17 @@ pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     std::fs::write(&unfinished, text)?;
     std::fs::rename(unfinished, path)
+}
+
+/// Writes `text` to `path` whole or not at all. Once this returns, it is there after a power failure, too.
+pub fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(unfinished, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }

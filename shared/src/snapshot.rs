@@ -37,13 +37,18 @@ impl fmt::Display for Revision {
     }
 }
 
-/// Where a configuration stands. Ordered by generation, then revision; equal roots mean equal content.
+/// Where a configuration stands. Ordered by generation, then revision, then what is urgent; equal roots mean
+/// equal content.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Position {
     /// Grows only when a backup is restored, so that older revisions stay refused.
     pub generation: u64,
     /// The number of the state.
     pub revision: Revision,
+    /// The later state that its keys and revocations are of; 0 if they are of the same. A node that is not to
+    /// have a change yet stays at the state before it, but not with the keys of then.
+    #[serde(default)]
+    pub urgent: Revision,
     /// The hash of its content.
     pub root: Hash,
 }
@@ -51,7 +56,8 @@ pub struct Position {
 impl Position {
     /// Whether this position comes after `other`.
     pub fn is_after(&self, other: &Self) -> bool {
-        (self.generation, self.revision) > (other.generation, other.revision)
+        let order = |one: &Self| (one.generation, one.revision, one.urgent);
+        order(self) > order(other)
     }
 }
 
@@ -136,6 +142,7 @@ impl Snapshot {
         let position = Position {
             generation,
             revision,
+            urgent: Revision::default(),
             root: inventory.root(),
         };
         Self {
@@ -294,17 +301,24 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_outranks_every_revision() {
-        let old = Position {
-            generation: 1,
-            revision: Revision(100),
+    fn a_generation_outranks_every_revision_and_that_what_is_urgent() {
+        let at = |generation, revision, urgent| Position {
+            generation,
+            revision: Revision(revision),
+            urgent: Revision(urgent),
             root: [0; 32],
         };
-        let new = Position {
-            generation: 2,
-            revision: Revision(1),
-            root: [0; 32],
-        };
-        assert!(new.is_after(&old) && !old.is_after(&new) && !old.is_after(&old));
+        let order = [
+            at(1, 9, 0),
+            at(1, 9, 12),
+            at(1, 10, 0),
+            at(1, 10, 11),
+            at(2, 1, 0),
+        ];
+        for (place, old) in order.iter().enumerate() {
+            for (other, new) in order.iter().enumerate() {
+                assert_eq!(new.is_after(old), other > place);
+            }
+        }
     }
 }

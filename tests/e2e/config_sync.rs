@@ -234,6 +234,7 @@ async fn a_node_ahead_of_the_control_plane_is_left_alone() {
         generation: 1,
         revision: 1_000_000,
         root: vec![9; 32].into(),
+        ..Position::default()
     };
     let mut node = subscribe(&cluster, hello("node-1", "a", Some(running)))
         .await

@@ -16,7 +16,11 @@ pub(crate) struct Guide {
 impl Guide {
     /// `options` are further `--data` of the plugin's command.
     pub(crate) async fn start(nodes: usize, options: &str) -> Self {
-        let cluster = Cluster::start(nodes).await;
+        Self::set_up(Cluster::start(nodes).await, options).await
+    }
+
+    /// The same on a cluster that runs.
+    pub(crate) async fn set_up(cluster: Cluster, options: &str) -> Self {
         let demo = Demo::start(&[format!("http://{GATEWAY}")]).await;
         let (admin, issuer, upstream) = (cluster.admin_url(), demo.issuer(), demo.upstream());
         let service = created(&format!(

@@ -16,4 +16,5 @@ mod outage;
 mod providers;
 mod proxying;
 mod quickstart;
+mod rollout;
 mod sessions;

@@ -249,3 +249,24 @@ async fn renewed_certificates_are_used_without_a_restart() {
     cluster.create("/services", json!({ "host": "h" })).await;
     cluster.settled().await;
 }
+
+#[tokio::test]
+async fn sessions_pause_on_a_node_that_has_heard_nobody_for_longer_than_allowed() {
+    let settings = [("WARDGATE_SESSIONS_MAX_SILENCE", "2")];
+    let cluster = harness::Cluster::start_with(1, &settings).await;
+    let mut guide = Guide::set_up(cluster, "").await;
+    let browser = guide.browser(0);
+    let signed_in = browser.sign_in(&gateway("/"), "alice").await;
+    assert_eq!(signed_in.status, 200, "{}", signed_in.text());
+    guide.cluster.control_plane.take().unwrap().kill();
+    eventually("nobody can say which sessions are over", async || {
+        (browser.get(&gateway("/")).await.status == 503).then_some(())
+    })
+    .await;
+    // Nobody is signed out by it.
+    guide.cluster.start_control_plane().await;
+    eventually("the session goes on", async || {
+        (browser.get(&gateway("/")).await.status == 200).then_some(())
+    })
+    .await;
+}

@@ -17,8 +17,12 @@ pub struct Cluster {
     pub control_plane: Option<Process>,
     /// The data planes that were started.
     pub data_planes: Vec<DataPlane>,
+    /// Settings of all processes beyond those that they need.
+    settings: Vec<(&'static str, String)>,
     /// Where data planes find the control plane, also after it has ended.
     listens_to_nodes: String,
+    /// Where data planes are told that it is, if that is elsewhere.
+    led_through: Option<String>,
     admin: Browser,
 }
 
@@ -54,12 +58,21 @@ impl DataPlane {
 impl Cluster {
     /// Starts a control plane and `data_planes` nodes called `node-1` and so on.
     pub async fn start(data_planes: usize) -> Self {
+        Self::start_with(data_planes, &[]).await
+    }
+
+    /// The same, with `settings` of all processes as environment variables.
+    pub async fn start_with(data_planes: usize, settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter();
+        let settings = settings.map(|(name, value)| (*name, (*value).to_owned()));
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut cluster = Self {
             directory,
             control_plane: None,
             data_planes: Vec::new(),
+            settings: settings.collect(),
             listens_to_nodes: "127.0.0.1:0".to_owned(),
+            led_through: None,
             admin: Browser::new(),
         };
         let certificates = cluster.file("certificates");
@@ -111,6 +124,7 @@ impl Cluster {
         let mut environment = self.member("control-plane").to_vec();
         environment.push(("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()));
         environment.push(("WARDGATE_CLUSTER_LISTEN", self.listens_to_nodes.clone()));
+        environment.extend(self.settings.iter().cloned());
         let process = Process::start(
             "wardgate-control-plane",
             "control-plane",
@@ -120,6 +134,21 @@ impl Cluster {
         .await;
         self.listens_to_nodes = process.address("cluster");
         self.control_plane = Some(process);
+    }
+
+    /// Has data planes that are started from now on find the control plane at `address`.
+    pub fn lead_through(&mut self, address: &str) {
+        self.led_through = Some(address.to_owned());
+    }
+
+    /// Makes a certificate for a further data plane and starts that.
+    pub async fn add_data_plane(&mut self, name: &str) {
+        let out = self.file("certificates");
+        run(
+            "wardgate-control-plane",
+            &["certificates", "--out", &out, "--data-plane", name],
+        );
+        self.start_data_plane(name).await;
     }
 
     /// Starts a data plane whose certificate exists.
@@ -133,9 +162,11 @@ impl Cluster {
             };
             environment.push((variable, "127.0.0.1:0".to_owned()));
         }
-        let control_plane = format!("https://{}", self.listens_to_nodes);
+        let address = self.led_through.as_ref();
+        let control_plane = format!("https://{}", address.unwrap_or(&self.listens_to_nodes));
         environment.push(("WARDGATE_CONTROL_PLANES", control_plane));
         environment.push(("WARDGATE_LABELS", "zone=test".to_owned()));
+        environment.extend(self.settings.iter().cloned());
         let process =
             Process::start("wardgate-data-plane", name, self.directory(), &environment).await;
         self.data_planes.push(DataPlane {

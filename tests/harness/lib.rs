@@ -11,12 +11,14 @@ mod cluster;
 mod curl;
 mod demo;
 mod process;
+mod relay;
 
 pub use browser::{Browser, Reply};
 pub use cluster::{Cluster, DataPlane};
 pub use curl::curl;
 pub use demo::{CLIENT, Demo, SECRET};
 pub use process::{Process, output, run};
+pub use relay::Relay;
 
 use std::time::{Duration, Instant};
 

@@ -80,6 +80,26 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Stops it where it is: its connections stay, and it says nothing.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Has it go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "{} is gone",
+            self.name
+        );
+    }
+
     /// Kills it as the kernel would: nothing of it runs any more.
     pub fn kill(mut self) {
         self.end();
@@ -91,9 +111,7 @@ impl Process {
     ///
     /// If it does not stop in time.
     pub async fn stop(mut self) -> ExitStatus {
-        let id = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(asked.is_ok_and(|status| status.success()));
+        self.signal("-TERM");
         eventually("the process stops", async || {
             self.child
                 .try_wait()

@@ -1,5 +1,5 @@
 //! What is asked of the control plane itself rather than of a record: `/config`, `/revisions`, `/audit`,
-//! `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`.
+//! `/rollouts`, `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`.
 
 use axum::extract::Request;
 use http::{Method, StatusCode};
@@ -13,7 +13,7 @@ use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
-use super::{Admin, Answer, client_keys, declare, openid_connect, rbac};
+use super::{Admin, Answer, client_keys, declare, openid_connect, rbac, rollouts};
 use crate::command::{Selector, find};
 use crate::config::{Config, workspace_key};
 use crate::history::Origin;
@@ -33,6 +33,8 @@ pub(super) enum Page {
     Rbac(rbac::Page),
     /// `/clustering/…`, as far as it is more than to be looked at
     Cluster(Order),
+    /// `/rollouts`
+    Rollout(rollouts::Page),
     /// `/openid-connect/jwks`
     ClientKeys,
     /// `/openid-connect/check`, `/openid-connect/issuers[/{issuer}]`
@@ -51,6 +53,12 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
             return Err(Refusal::NotFound);
         }
         return order.map(|order| Some(Page::Cluster(order)));
+    }
+    if let Some(page) = rollouts::parse(&segments) {
+        if place.narrowed().is_some_and(|own| own != DEFAULT_WORKSPACE) {
+            return Err(Refusal::NotFound);
+        }
+        return page.map(|page| Some(Page::Rollout(page)));
     }
     if let Some(page) = rbac::parse(&segments) {
         return Ok(Some(Page::Rbac(page)));
@@ -77,6 +85,7 @@ impl Page {
             Self::ClientKeys => client_keys::METHODS,
             Self::Past(past) => past.methods(),
             Self::Cluster(order) => order.methods(),
+            Self::Rollout(page) => page.methods(),
             Self::Rbac(page) => page.methods(),
             Self::OpenidConnect(page) => page.methods(),
             Self::Meta(_) | Self::Itself => &[Method::GET, Method::HEAD, Method::OPTIONS],
@@ -112,6 +121,7 @@ pub(super) async fn answer(
                 Ok(Answer::ok(json!({ "data": [own], "next": null })))
             }
             Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
+            Page::Rollout(page) => rollouts::read(admin, page),
             Page::OpenidConnect(page) => openid_connect::read(admin, config, page).await,
         },
         _ => match page {
@@ -121,6 +131,7 @@ pub(super) async fn answer(
                 revisions::write(admin, place, origin, to, request).await
             }
             Page::Cluster(order) => cluster::write(admin, order, origin).await,
+            Page::Rollout(page) => rollouts::write(admin, page).await,
             Page::OpenidConnect(page) => openid_connect::write(admin, config, page, request).await,
             Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),

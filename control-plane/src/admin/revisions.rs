@@ -270,10 +270,10 @@ pub(super) async fn write(
                 .entry(to)
                 .map_err(Fault::Unreadable)?
                 .ok_or(Fault::Forgotten)?;
-            let difference = Difference::between(history, config.revision(), to)
+            let difference = Difference::back(history, config, to)
                 .map_err(Fault::Unreadable)?
                 .ok_or(Fault::Forgotten)?;
-            let difference = difference.of_configuration().within(narrowed);
+            let difference = difference.within(narrowed);
             let change = difference.change(config);
             check(&change).map_err(Fault::Rejected)?;
             Ok((difference, change))

@@ -231,6 +231,7 @@ mod tests {
         Position {
             generation,
             revision: Revision(revision),
+            urgent: Revision::default(),
             root: [content; 32],
         }
     }

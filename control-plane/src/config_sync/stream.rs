@@ -15,9 +15,9 @@ use shared::snapshot::BucketSet;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
-use super::Service;
 use super::session::{Goal, Offer, Session, Step, Way};
 use super::wire::{fault, message, report};
+use super::{Service, Target};
 use crate::fleet::{Membership, Order};
 use crate::snapshot::{Encoded, Published};
 
@@ -118,16 +118,16 @@ impl NodeStream {
     ) -> Result<std::convert::Infallible, Ended> {
         let mut target = self.service.target.clone();
         let mut stopping = self.service.stopping.clone();
-        let newest = target.borrow_and_update().clone();
-        self.welcome(&newest).await?;
+        let goal = self.goal(&mut target);
+        self.welcome(goal.as_deref()).await?;
         let mut heartbeat =
             tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
         let mut answer_by = None;
         let old = tokio::time::Instant::now() + age();
         loop {
-            let newest = target.borrow_and_update().clone();
-            if self.may_run(&newest) {
-                self.lead_to(&newest).await?;
+            let goal = self.goal(&mut target);
+            if let Some(goal) = goal.as_ref().filter(|goal| self.may_run(goal)) {
+                self.lead_to(goal).await?;
             }
             if !self.session.is_waiting() {
                 answer_by = None;
@@ -142,7 +142,7 @@ impl NodeStream {
                 },
                 // Nobody will announce a snapshot any more: the process ends.
                 changed = target.changed() => changed.map_err(|_| Ended::Stopping)?,
-                _ = heartbeat.tick() => self.heartbeat(&newest).await?,
+                _ = heartbeat.tick() => self.heartbeat(goal.as_deref()).await?,
                 order = self.member.order() => match order {
                     Some(Order::Retry) => self.session.retry(),
                     None => return Err(Ended::Superseded),
@@ -152,6 +152,13 @@ impl NodeStream {
                 () = at(Some(old)) => return Err(Ended::Old),
             }
         }
+    }
+
+    /// Where the node is led now.
+    fn goal(&self, target: &mut Target) -> Option<Arc<Published>> {
+        let targets = target.borrow_and_update();
+        let goal = targets.of(self.member.name(), self.member.features());
+        goal.cloned()
     }
 
     /// Whether the node knows everything that `newest` needs. What it lacks is shown to operators.
@@ -176,18 +183,19 @@ impl NodeStream {
         }
     }
 
-    async fn welcome(&self, newest: &Published) -> Result<(), Ended> {
+    async fn welcome(&self, goal: Option<&Published>) -> Result<(), Ended> {
         let welcome = Welcome {
             replica: self.service.replica.clone(),
-            target: Some((&newest.position).into()),
+            target: goal.map(|goal| (&goal.position).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
             heartbeat_ms: milliseconds(HEARTBEAT),
             status_ms: milliseconds(STATUS),
         };
-        if self.session.is_ahead_of(&newest.position) {
+        let newest = self.service.target.borrow().newest().position;
+        if self.session.is_ahead_of(&newest) {
             tracing::warn!(
                 node = self.member.name(),
-                revision = %newest.position.revision,
+                revision = %newest.revision,
                 "the node runs a newer revision than this control plane has: was an old store put back? \
                  `restore` raises the generation, which nodes follow"
             );
@@ -195,9 +203,9 @@ impl NodeStream {
         self.send(Kind::Welcome(welcome)).await
     }
 
-    async fn heartbeat(&self, newest: &Published) -> Result<(), Ended> {
+    async fn heartbeat(&self, goal: Option<&Published>) -> Result<(), Ended> {
         let heartbeat = Heartbeat {
-            target: Some((&newest.position).into()),
+            target: goal.map(|goal| (&goal.position).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
         };
         self.send(Kind::Heartbeat(heartbeat)).await

@@ -1,46 +1,226 @@
-//! The newest snapshot, encoded a little after a change, so that many changes make one.
+//! Publishes a little after a change, so that many changes make one, and has the conductor say to whom.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use shared::clock::{UnixTime, monotonic};
+use shared::snapshot::Revision;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Target;
+use super::conductor::{Conductor, Staging};
+use super::rollouts::{OrderError, Request, Rollouts};
+use super::targets::Targets;
+use crate::config::Config;
+use crate::fleet::{Fleet, View};
 use crate::publisher::Publisher;
-use crate::snapshot::{Follower, Published, SharedSigner};
+use crate::rollout::{Journal, JournalError, rollback};
+use crate::snapshot::{Follower, SharedSigner};
 
 /// Quiet time that ends a burst of changes.
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest that a change waits for a burst to end.
 const LATEST: Duration = Duration::from_millis(500);
 
-/// Publishes what `publisher` holds, now and after each burst of changes.
-pub(super) fn follow(publisher: &Publisher, signer: SharedSigner) -> (Target, JoinHandle<()>) {
-    let mut revisions = publisher.watch();
-    let mut follower = Follower::new(publisher.config(), publisher.generation(), signer);
-    let (sender, target) = watch::channel(Arc::clone(follower.newest()));
-    let publisher = publisher.clone();
-    let task = tokio::spawn(async move {
-        while revisions.changed().await.is_ok() {
-            settle(&mut revisions, &publisher).await;
-            let config = publisher.config();
-            let publishing = move || {
-                follower.publish(config);
-                follower
+/// How often it is looked at how nodes do, while a change is on its way through the fleet.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Orders that may wait.
+const ORDERS: usize = 16;
+
+/// How long a rollback that was not possible waits for its next attempt.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Publishes what `publisher` holds, now and after each burst of changes, to the nodes of `fleet`.
+pub(super) fn follow(
+    publisher: &Publisher,
+    signer: SharedSigner,
+    fleet: &Fleet,
+    staging: Staging,
+) -> Result<(Target, Rollouts, JoinHandle<()>), JournalError> {
+    let revisions = publisher.watch();
+    let follower = Follower::new(publisher.config(), publisher.generation(), signer);
+    let clock = Clock::new();
+    let conductor = Conductor::new(follower, staging, publisher, clock.now())?;
+    let (sender, target) = watch::channel(conductor.targets());
+    let (told, journal) = watch::channel(Arc::new(conductor.journal().clone()));
+    let (orders, received) = mpsc::channel(ORDERS);
+    let rollouts = Rollouts {
+        plan: conductor.plan().copied(),
+        journal,
+        orders,
+    };
+    let leader = Leader {
+        publisher: publisher.clone(),
+        fleet: fleet.clone(),
+        clock,
+        targets: sender,
+        told,
+        attempt: Instant::now(),
+    };
+    let task = tokio::spawn(leader.lead(conductor, revisions, received));
+    Ok((target, rollouts, task))
+}
+
+/// Time that only goes on, told as the wall clock told it at the start: stages are timed by it.
+struct Clock {
+    began: UnixTime,
+    at: std::time::Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self {
+            began: UnixTime::now(),
+            at: monotonic(),
+        }
+    }
+
+    fn now(&self) -> UnixTime {
+        self.began.saturating_add(self.at.elapsed())
+    }
+}
+
+/// What happened that may lead nodes elsewhere.
+enum Event {
+    Changed(Config),
+    Ordered(Request),
+    Time,
+}
+
+struct Leader {
+    publisher: Publisher,
+    fleet: Fleet,
+    clock: Clock,
+    targets: watch::Sender<Targets>,
+    told: watch::Sender<Arc<Journal>>,
+    /// When the next rollback may be tried.
+    attempt: Instant,
+}
+
+impl Leader {
+    async fn lead(
+        mut self,
+        mut conductor: Conductor,
+        mut revisions: watch::Receiver<Revision>,
+        mut orders: mpsc::Receiver<Request>,
+    ) {
+        loop {
+            let event = tokio::select! {
+                changed = revisions.changed() => {
+                    // Nobody will change anything any more: the process ends.
+                    if changed.is_err() {
+                        return;
+                    }
+                    settle(&mut revisions, &self.publisher).await;
+                    Event::Changed(self.publisher.config())
+                }
+                Some(request) = orders.recv() => Event::Ordered(request),
+                () = tokio::time::sleep(WATCH), if conductor.is_conducting() => Event::Time,
             };
-            match tokio::task::spawn_blocking(publishing).await {
-                Ok(done) => follower = done,
+            let published = matches!(event, Event::Changed(_));
+            let nodes = match conductor.plan() {
+                Some(_) => self.fleet.views(),
+                None => Vec::new(),
+            };
+            let now = self.clock.now();
+            let turning = tokio::task::spawn_blocking(move || {
+                let done = turn(&mut conductor, event, &nodes, now);
+                (conductor, done)
+            });
+            let done;
+            (conductor, done) = match turning.await {
+                Ok(turned) => turned,
                 Err(error) => {
                     tracing::error!(%error, "publishing a snapshot failed; nodes are sent no more");
                     return;
                 }
+            };
+            self.announce(&conductor, published);
+            if let Some((answer, outcome)) = done {
+                // Who asked may be gone.
+                let _ = answer.send(outcome);
             }
-            announce(&sender, Arc::clone(follower.newest()));
+            self.roll_back(&conductor).await;
         }
-    });
-    (target, task)
+    }
+
+    fn announce(&self, conductor: &Conductor, published: bool) {
+        let newest = conductor.newest();
+        if published {
+            tracing::info!(
+                revision = %newest.position.revision,
+                records = newest.records(),
+                "snapshot ready"
+            );
+        }
+        self.told.send_if_modified(|told| {
+            let changed = **told != *conductor.journal();
+            if changed {
+                *told = Arc::new(conductor.journal().clone());
+            }
+            changed
+        });
+        let targets = conductor.targets();
+        self.targets.send_if_modified(|before| {
+            let changed = *before != targets;
+            *before = targets;
+            changed
+        });
+    }
+
+    /// Makes the state before a change that went wrong a new revision.
+    async fn roll_back(&mut self, conductor: &Conductor) {
+        let Some((to, from)) = conductor.rollback() else {
+            return;
+        };
+        if Instant::now() < self.attempt {
+            return;
+        }
+        self.attempt = Instant::now() + AGAIN;
+        let publisher = self.publisher.clone();
+        let back = tokio::task::spawn_blocking(move || rollback::carry_out(&publisher, from, to));
+        match back.await {
+            Ok(Ok(revision)) => {
+                tracing::warn!(%from, %to, %revision, "rolled back");
+                self.publisher.hurry();
+            }
+            Ok(Err(error)) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, %to, "not rolled back");
+            }
+            Err(error) => tracing::error!(%error, %to, "not rolled back"),
+        }
+    }
+}
+
+/// The outcome of an order, and who waits for it.
+type Done = (
+    oneshot::Sender<Result<(), OrderError>>,
+    Result<(), OrderError>,
+);
+
+/// Takes in what happened, and has it on disk before a node learns of it.
+fn turn(conductor: &mut Conductor, event: Event, nodes: &[View], now: UnixTime) -> Option<Done> {
+    let mut done = None;
+    match event {
+        Event::Changed(config) => conductor.publish(config, now),
+        Event::Ordered(Request { id, order, answer }) => {
+            done = Some((answer, conductor.order(id, order, now)));
+        }
+        Event::Time => {}
+    }
+    conductor.conduct(nodes, now);
+    if let Err(error) = conductor.save() {
+        let error: &dyn std::error::Error = &error;
+        tracing::error!(
+            error,
+            "roll-outs are not kept: a restart begins this one anew"
+        );
+    }
+    done
 }
 
 /// Waits until no change has come for a while, but not for ever, and not at all if one is urgent.
@@ -60,15 +240,6 @@ async fn quiet<T>(changes: &mut watch::Receiver<T>) {
             Ok(Err(_)) | Err(_) => return,
         }
     }
-}
-
-fn announce(target: &watch::Sender<Arc<Published>>, published: Arc<Published>) {
-    tracing::info!(
-        revision = %published.position.revision,
-        records = published.records(),
-        "snapshot ready"
-    );
-    target.send_replace(published);
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ pub(super) fn introduction(
     }
     Ok(Introduction {
         name: hello.node_id,
+        group: shared::tls::group_of(&peer.name).map(str::to_owned),
         version: short(hello.version),
         hostname: short(hello.hostname),
         ip: peer.address.map(|address| address.ip()),
@@ -134,4 +135,59 @@ fn short(text: String) -> String {
         return text;
     }
     text.chars().take(TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::node_message::Kind as Said;
+    use shared::snapshot::Revision;
+
+    use super::*;
+
+    fn running() -> Position {
+        Position {
+            generation: 1,
+            revision: Revision(5),
+            urgent: Revision::default(),
+            root: [7; 32],
+        }
+    }
+
+    /// What a data plane of the first version has sent is understood: each message with its length before it.
+    #[test]
+    fn what_a_node_of_the_first_version_says_is_understood() {
+        use prost::Message as _;
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/node-1");
+        let bytes = std::fs::read(recorded).unwrap();
+        let mut bytes = bytes.as_slice();
+        let mut next = || NodeMessage::decode_length_delimited(&mut bytes).unwrap();
+        let peer = Peer {
+            name: "node-1".to_owned(),
+            address: None,
+            certificate_expires_at: None,
+        };
+        let hello = introduction(Some(next()), &peer).unwrap();
+        assert_eq!((hello.name.as_str(), hello.running), ("node-1", running()));
+        assert!(abilities(&hello).delta && abilities(&hello).buckets);
+        let Some(Said::Ack(ack)) = next().kind else {
+            panic!("no Ack")
+        };
+        assert_eq!((ack.nonce, position(ack.running).unwrap()), (3, running()));
+        let Some(Said::Nack(nack)) = next().kind else {
+            panic!("no Nack")
+        };
+        let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
+        assert_eq!(
+            (faults[0].code.as_str(), faults[0].field.as_str()),
+            ("INVALID", "paths")
+        );
+        let Some(Said::Status(status)) = next().kind else {
+            panic!("no status")
+        };
+        let report = report(status).unwrap();
+        assert_eq!(
+            (report.running, report.requests, report.persisted),
+            (running(), 9, true)
+        );
+    }
 }

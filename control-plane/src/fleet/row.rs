@@ -90,6 +90,7 @@ impl Node {
             "config_hash": self.config_hash(),
             "generation": self.running.generation,
             "revision": self.running.revision,
+            "urgent": (self.running.urgent > self.running.revision).then_some(self.running.urgent),
             "running_since": self.running_since.as_secs(),
             "sync_status": self.sync_status(),
             "progress": self.progress(target),

@@ -8,13 +8,15 @@ fn at(revision: u64) -> Position {
     Position {
         generation: 1,
         revision: Revision(revision),
+        urgent: Revision::default(),
         root: [u8::try_from(revision).unwrap(); 32],
     }
 }
 
-fn introduction(boot: &str, running: Position) -> Introduction {
+pub(super) fn introduction(boot: &str, running: Position) -> Introduction {
     Introduction {
         name: "node-1".to_owned(),
+        group: None,
         version: "1".to_owned(),
         hostname: "machine".to_owned(),
         ip: None,
@@ -33,7 +35,7 @@ const NOW: UnixTime = UnixTime::from_secs(1_000);
 #[test]
 fn a_node_shows_what_it_runs_and_what_it_refused() {
     let fleet = Fleet::default();
-    let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+    let (member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     assert_eq!(refused, []);
     let fault = Fault {
         code: "INVALID".to_owned(),
@@ -43,7 +45,7 @@ fn a_node_shows_what_it_runs_and_what_it_refused() {
         message: "not a pattern".to_owned(),
     };
     member.refused(at(2), vec![fault; 30], NOW);
-    let shown = fleet.list(&at(2), NOW).remove(0);
+    let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["progress"], "refused");
     assert_eq!(shown["revision"], 1);
     assert_eq!(shown["last_refusal"]["revision"], 2);
@@ -52,25 +54,25 @@ fn a_node_shows_what_it_runs_and_what_it_refused() {
         FAULTS
     );
     member.runs(at(3), NOW);
-    let shown = fleet.list(&at(3), NOW).remove(0);
+    let shown = fleet.list(|_| at(3), NOW).remove(0);
     assert_eq!(shown["progress"], "current");
     assert_eq!(shown["config_hash"], "03".repeat(16));
-    assert_eq!(fleet.list(&at(1), NOW).remove(0)["progress"], "ahead");
+    assert_eq!(fleet.list(|_| at(1), NOW).remove(0)["progress"], "ahead");
     drop(member);
-    assert_eq!(fleet.list(&at(3), NOW).remove(0)["connected"], false);
+    assert_eq!(fleet.list(|_| at(3), NOW).remove(0)["connected"], false);
 }
 
 #[tokio::test]
 async fn a_newer_stream_of_a_node_silences_the_older_one() {
     let fleet = Fleet::default();
-    let (mut old, _) = fleet.join(introduction("a", at(1)), NOW);
-    let (mut new, _) = fleet.join(introduction("a", at(5)), NOW);
+    let (mut old, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let (mut new, _) = fleet.join(introduction("a", at(5)), NOW).unwrap();
     assert_eq!(old.order().await, None);
     assert!(fleet.retry("node-1") && !fleet.retry("node-2"));
     assert_eq!(new.order().await, Some(Order::Retry));
     old.runs(at(2), NOW);
     drop(old);
-    let shown = fleet.list(&at(5), NOW).remove(0);
+    let shown = fleet.list(|_| at(5), NOW).remove(0);
     assert_eq!(
         (&shown["revision"], &shown["connected"]),
         (&5.into(), &true.into())
@@ -80,24 +82,24 @@ async fn a_newer_stream_of_a_node_silences_the_older_one() {
 #[test]
 fn a_refused_snapshot_is_offered_again_only_to_a_restarted_node() {
     let fleet = Fleet::default();
-    let (member, _) = fleet.join(introduction("a", at(1)), NOW);
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     member.refused(at(2), Vec::new(), NOW);
     drop(member);
-    let (member, refused) = fleet.join(introduction("a", at(1)), NOW);
+    let (member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     assert_eq!(refused, [at(2)]);
     drop(member);
     let mut crashed = introduction("b", at(1));
     crashed.quarantined = vec![at(3)];
-    assert_eq!(fleet.join(crashed, NOW).1, [at(3)]);
-    let shown = fleet.list(&at(3), NOW).remove(0);
+    assert_eq!(fleet.join(crashed, NOW).unwrap().1, [at(3)]);
+    let shown = fleet.list(|_| at(3), NOW).remove(0);
     assert_eq!(shown["progress"], "quarantined");
 }
 
 #[test]
 fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
     let fleet = Fleet::default();
-    let (member, _) = fleet.join(introduction("a", at(1)), NOW);
-    let progress = |target: &Position| fleet.list(target, NOW).remove(0)["progress"].clone();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let progress = |target: &Position| fleet.list(|_| *target, NOW).remove(0)["progress"].clone();
     member.refused(at(2), Vec::new(), NOW);
     member.refused(at(2), Vec::new(), NOW);
     assert_eq!(progress(&at(2)), "refused");
@@ -112,7 +114,7 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
     let fleet = Fleet::default();
     let mut joins = introduction("a", at(1));
     joins.certificate_expires_at = Some(NOW.saturating_add(EXPIRES_SOON * 2));
-    let (member, _) = fleet.join(joins, NOW);
+    let (member, _) = fleet.join(joins, NOW).unwrap();
     let missing = Missing {
         feature: "plugin/acl".to_owned(),
         record: None,
@@ -128,7 +130,7 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
     };
     member.reports(report, NOW);
     assert_eq!(fleet.unhealthy_targets(), [Uuid::from_u128(7)].into());
-    let shown = fleet.list(&at(2), NOW).remove(0);
+    let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["sync_status"], "plugin_set_incompatible");
     assert_eq!(shown["progress"], "blocked");
     assert_eq!(shown["missing"][0]["feature"], "plugin/acl");
@@ -145,11 +147,11 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
 #[test]
 fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
     let fleet = Fleet::default();
-    drop(fleet.join(introduction("a", at(1)), NOW));
-    assert_eq!(fleet.list(&at(1), NOW).len(), 1);
+    drop(fleet.join(introduction("a", at(1)), NOW).unwrap());
+    assert_eq!(fleet.list(|_| at(1), NOW).len(), 1);
     let minute = Duration::from_mins(1);
-    assert!(fleet.is_behind(&at(2), minute, NOW) && !fleet.is_behind(&at(1), minute, NOW));
-    assert!(!fleet.is_behind(&at(2), minute, NOW.saturating_add(minute)));
+    assert!(fleet.is_behind(|_| at(2), minute, NOW) && !fleet.is_behind(|_| at(1), minute, NOW));
+    assert!(!fleet.is_behind(|_| at(2), minute, NOW.saturating_add(minute)));
     let later = NOW.saturating_add(PURGE_DELAY);
-    assert!(fleet.list(&at(1), later).is_empty());
+    assert!(fleet.list(|_| at(1), later).is_empty());
 }

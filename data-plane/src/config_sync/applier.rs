@@ -14,13 +14,16 @@ use shared::snapshot::{Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
+use super::vouched::Vouched;
 use crate::compile::{CompileFault, CompiledSnapshot};
-use crate::last_good::LastGood;
+use crate::last_good::{Kept, LastGood};
 use crate::live::Live;
 use crate::secrets::Secrets;
 
-/// How long a snapshot may take to compile.
-const COMPILE: Duration = Duration::from_mins(1);
+/// How long a snapshot may take to compile, and how much longer for each record: ten times what it takes on
+/// an idle core, so that a busy node refuses nothing that it could run.
+const COMPILE: Duration = Duration::from_secs(5);
+const OF_A_RECORD: Duration = Duration::from_micros(100);
 /// Faults of one refusal that are told.
 const FAULTS: usize = 20;
 /// Pause between two writes of the last good file.
@@ -29,6 +32,13 @@ const PERSIST: Duration = Duration::from_secs(1);
 const HEALTHY: Duration = Duration::from_secs(30);
 /// How many times longer than a write the pause after it is, at least.
 const SHARE: u32 = 10;
+
+/// What the last good file is to hold.
+#[derive(Clone, Debug)]
+struct Unsaved {
+    snapshot: Arc<Snapshot>,
+    vouched: Vouched,
+}
 
 /// The one writer of the live snapshot.
 #[derive(Debug)]
@@ -40,10 +50,12 @@ pub(super) struct Applier {
     revocations: Arc<Revocations>,
     /// What runs, as it came: what changes are made to.
     running: Option<Arc<Snapshot>>,
+    /// Who vouched for what runs; none if it came from a file of before there were such.
+    vouched: Option<Vouched>,
     verifier: Verifier,
     last_good: Arc<LastGood>,
     /// What the last good file is to hold next.
-    unsaved: watch::Sender<Option<Arc<Snapshot>>>,
+    unsaved: watch::Sender<Option<Unsaved>>,
     /// The root of what it holds.
     saved: watch::Receiver<Position>,
 }
@@ -54,11 +66,12 @@ impl Applier {
         live: Live,
         secrets: Secrets,
         revocations: Arc<Revocations>,
-        running: Option<Snapshot>,
+        running: Option<Kept>,
         last_good: LastGood,
         verifier: Verifier,
     ) -> Self {
         let (unsaved, snapshots) = watch::channel(None);
+        let (running, vouched) = running.map(|kept| (kept.snapshot, kept.vouched)).unzip();
         // What runs at the start came from the file, if anything does.
         let position = running.as_ref().map(|running| running.position);
         let (positions, saved) = watch::channel(position.unwrap_or_default());
@@ -72,6 +85,7 @@ impl Applier {
             secrets,
             revocations,
             running: running.map(Arc::new),
+            vouched: vouched.flatten(),
             verifier,
             last_good,
             unsaved,
@@ -119,8 +133,16 @@ impl Applier {
     pub(super) fn renew(&mut self, verifier: Verifier, secret: Vec<u8>) {
         self.verifier = verifier;
         self.last_good.renew(secret);
-        if let Some(running) = &self.running {
-            self.unsaved.send_replace(Some(Arc::clone(running)));
+        self.persist();
+    }
+
+    /// Has what runs written to the last good file.
+    fn persist(&self) {
+        if let (Some(snapshot), Some(vouched)) = (&self.running, &self.vouched) {
+            self.unsaved.send_replace(Some(Unsaved {
+                snapshot: Arc::clone(snapshot),
+                vouched: vouched.clone(),
+            }));
         }
     }
 
@@ -150,9 +172,10 @@ impl Applier {
             let message = "this node crashed with it, twice";
             return Err(vec![fault(Code::Quarantined, message)]);
         }
+        let vouched = update.vouched;
         match update.content.map_err(|fault| vec![fault])? {
-            Content::Same => self.move_to(target, running),
-            Content::Full(snapshot) => self.replace(snapshot).await,
+            Content::Same => self.move_to(target, running, vouched),
+            Content::Full(snapshot) => self.replace(snapshot, vouched).await,
             content => {
                 let base = self.running.clone();
                 let assembling = move || assemble(base.as_deref(), target, content);
@@ -160,12 +183,17 @@ impl Applier {
                 let snapshot = snapshot
                     .unwrap_or_else(|_| Err(fault(Code::Panic, "putting it together panicked")))
                     .map_err(|fault| vec![fault])?;
-                self.replace(snapshot).await
+                self.replace(snapshot, vouched).await
             }
         }
     }
 
-    fn move_to(&mut self, target: Position, running: Position) -> Result<(), Vec<Fault>> {
+    fn move_to(
+        &mut self,
+        target: Position,
+        running: Position,
+        vouched: Vouched,
+    ) -> Result<(), Vec<Fault>> {
         let live = self.live.load();
         let Some(live) = live.as_ref().filter(|_| target.root == running.root) else {
             let message = "the content of this position is not what runs";
@@ -175,12 +203,17 @@ impl Applier {
         if let Some(running) = &mut self.running {
             Arc::make_mut(running).position = target;
         }
+        // The file holds this content, with another position that was vouched for. Without one it is not to
+        // last.
+        if self.vouched.replace(vouched).is_none() {
+            self.persist();
+        }
         Ok(())
     }
 
     /// Whether `snapshot` differs from what runs in revocations only. Then it is in force without being
     /// compiled, so that a logout costs no node more than itself.
-    fn revokes(&mut self, snapshot: &Arc<Snapshot>) -> Result<bool, Vec<Fault>> {
+    fn revokes(&mut self, snapshot: &Arc<Snapshot>, vouched: &Vouched) -> Result<bool, Vec<Fault>> {
         let Some(running) = &self.running else {
             return Ok(false);
         };
@@ -197,13 +230,14 @@ impl Applier {
         self.revocations.add(added, UnixTime::now());
         live.move_to(snapshot.position);
         self.running = Some(Arc::clone(snapshot));
-        self.unsaved.send_replace(Some(Arc::clone(snapshot)));
+        self.vouched = Some(vouched.clone());
+        self.persist();
         Ok(true)
     }
 
-    async fn replace(&mut self, snapshot: Snapshot) -> Result<(), Vec<Fault>> {
+    async fn replace(&mut self, snapshot: Snapshot, vouched: Vouched) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
-        if self.revokes(&snapshot)? {
+        if self.revokes(&snapshot, &vouched)? {
             return Ok(());
         }
         let compiled = compile_guarded(self.secrets.clone(), Arc::clone(&snapshot)).await?;
@@ -213,10 +247,11 @@ impl Applier {
         self.last_good.marker.tries(snapshot.position);
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
-        let records = self.running.replace(Arc::clone(&snapshot));
+        let records = self.running.replace(snapshot);
+        self.vouched = Some(vouched);
         // Freeing a large configuration takes a while.
         tokio::task::spawn_blocking(move || drop((before, records)));
-        self.unsaved.send_replace(Some(snapshot));
+        self.persist();
         tokio::spawn(watch_health(
             Arc::clone(&self.last_good),
             Arc::clone(&self.live),
@@ -266,7 +301,8 @@ fn assemble(
             changes,
         } => on(base)?.with_buckets(generation, revision, &buckets, changes.puts),
     };
-    let snapshot = patched.map_err(|error| fault(Code::Corrupt, error.to_string()))?;
+    let mut snapshot = patched.map_err(|error| fault(Code::Corrupt, error.to_string()))?;
+    snapshot.position.urgent = target.urgent;
     if snapshot.position.root != target.root {
         let message = "the records do not have the root that Commit tells";
         return Err(fault(Code::Corrupt, message));
@@ -279,16 +315,18 @@ async fn compile_guarded(
     secrets: Secrets,
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
+    let records = u32::try_from(snapshot.records.len()).unwrap_or(u32::MAX);
+    let budget = COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records));
     let work = tokio::task::spawn_blocking(move || {
         std::panic::catch_unwind(AssertUnwindSafe(|| secrets.compile(&snapshot)))
     });
-    match tokio::time::timeout(COMPILE, work).await {
+    match tokio::time::timeout(budget, work).await {
         Ok(Ok(Ok(compiled))) => {
             compiled.map_err(|faults| faults.into_iter().take(FAULTS).map(told).collect())
         }
         Ok(Ok(Err(_)) | Err(_)) => Err(vec![fault(Code::Panic, "compiling it panicked")]),
         Err(_) => {
-            let message = format!("compiling it took over {} s", COMPILE.as_secs());
+            let message = format!("compiling it took over {} s", budget.as_secs());
             Err(vec![fault(Code::Timeout, message)])
         }
     }
@@ -317,17 +355,17 @@ async fn watch_health(last_good: Arc<LastGood>, live: Live) {
 /// Writes the newest snapshot to the last good file, again and again.
 async fn save(
     last_good: Arc<LastGood>,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut snapshots: watch::Receiver<Option<Unsaved>>,
     saved: watch::Sender<Position>,
 ) {
     while snapshots.changed().await.is_ok() {
-        let Some(snapshot) = snapshots.borrow_and_update().clone() else {
+        let Some(Unsaved { snapshot, vouched }) = snapshots.borrow_and_update().clone() else {
             continue;
         };
         let position = snapshot.position;
         let started = monotonic();
         let last_good = Arc::clone(&last_good);
-        match tokio::task::spawn_blocking(move || last_good.write(&snapshot)).await {
+        match tokio::task::spawn_blocking(move || last_good.write(&snapshot, &vouched)).await {
             Ok(Ok(())) => _ = saved.send_replace(position),
             Ok(Err(error)) => tracing::error!(%error, "the last good file cannot be written"),
             Err(error) => tracing::error!(%error, "writing the last good file panicked"),

@@ -13,6 +13,7 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use shared::clock::UnixTime;
 use shared::signature::Verifier;
 use shared::tls::{self, CONTROL_PLANE_NAME, Identity, TlsError};
 use tokio::net::TcpStream;
@@ -127,6 +128,12 @@ impl CertificateFiles {
         })
     }
 
+    /// When the first of the authorities ends; none if that cannot be told.
+    fn authority_expires_at(&self) -> Option<UnixTime> {
+        let authorities = tls::read_certificates(&self.authorities).ok()?;
+        authorities.iter().filter_map(tls::expires_at).min()
+    }
+
     /// Tells one content of the files from another.
     fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
@@ -173,17 +180,25 @@ pub(super) struct Dialer {
     boot: String,
     /// Of the certificate files, as they were read last.
     fingerprint: [u8; 32],
+    authority_expires_at: Option<UnixTime>,
 }
 
 impl Dialer {
     pub(super) fn new(node: Node) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
         let fingerprint = node.files.fingerprint();
+        let authority_expires_at = node.files.authority_expires_at();
         Self {
             node,
             boot,
             fingerprint,
+            authority_expires_at,
         }
+    }
+
+    /// When the first of the cluster's authorities ends.
+    pub(super) const fn authority_expires_at(&self) -> Option<UnixTime> {
+        self.authority_expires_at
     }
 
     /// Reads the certificate files again if they have changed: what they prove from the next connection
@@ -211,6 +226,7 @@ impl Dialer {
         }
         tracing::info!("the cluster's certificates were renewed");
         self.fingerprint = fingerprint;
+        self.authority_expires_at = self.node.files.authority_expires_at();
         self.node.tls = proofs.tls;
         Some((proofs.verifier, proofs.secret))
     }
@@ -296,12 +312,16 @@ fn features() -> Vec<String> {
     let plugins = plugins::registry::definitions()
         .iter()
         .map(|definition| proto::features::plugin(definition.name));
-    [proto::features::DELTA, proto::features::BUCKETS]
-        .into_iter()
-        .map(str::to_owned)
-        .chain(kinds)
-        .chain(plugins)
-        .collect()
+    [
+        proto::features::DELTA,
+        proto::features::BUCKETS,
+        proto::features::URGENT,
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .chain(kinds)
+    .chain(plugins)
+    .collect()
 }
 
 async fn dial(

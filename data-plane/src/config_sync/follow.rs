@@ -8,8 +8,8 @@ use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Fault, Nack, Need, NodeMessage, NodeStatus, Request, Welcome, answer,
-    need, node_message,
+    Ack, ControlMessage, Expiry, Fault, Nack, Need, NodeMessage, NodeStatus, Request, Welcome,
+    answer, need, node_message,
 };
 use shared::clock::{UnixTime, monotonic};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -305,11 +305,29 @@ impl Following<'_> {
             resident_bytes: shared::machine::resident_bytes(),
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
             p99_us: p99,
-            expiries: Vec::new(),
+            expiries: self.expiries(),
             unhealthy_targets: self.unhealthy_targets(),
         };
         self.figures = figures;
         self.send(node_message::Kind::Status(status))
+    }
+
+    /// What runs out when, besides this node's own certificate, which the control plane sees.
+    fn expiries(&self) -> Vec<Expiry> {
+        let live = self.gateway.live.load();
+        let shown = live.as_ref();
+        let shown = shown.map_or(&[][..], |snapshot| snapshot.server_names.expiries());
+        let default = self.gateway.certificate_expires_at;
+        let default = default.map(|at| ("proxy_tls_certificate".to_owned(), at));
+        let authority = self.dialer.authority_expires_at();
+        let authority = authority.map(|at| ("cluster_ca".to_owned(), at));
+        let own = authority.into_iter().chain(default);
+        own.chain(shown.iter().cloned())
+            .map(|(what, at)| Expiry {
+                what,
+                at: at.as_secs(),
+            })
+            .collect()
     }
 
     /// Targets of upstreams that no request is sent to.

@@ -249,9 +249,11 @@ impl Open {
         let Position {
             generation,
             revision,
+            urgent,
             root,
         } = self.target;
-        let snapshot = Snapshot::new(generation, revision, changes.puts);
+        let mut snapshot = Snapshot::new(generation, revision, changes.puts);
+        snapshot.position.urgent = urgent;
         if snapshot.position.root != root {
             return Err(corrupt(
                 "the records do not have the root that Commit tells",

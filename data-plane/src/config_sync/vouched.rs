@@ -40,19 +40,24 @@ impl Vouched {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod vouching {
+    //! Control planes for tests.
+
     use std::path::Path;
     use std::sync::Arc;
 
+    use prost::Message;
+    use proto::v1::Manifest;
     use rustls::RootCertStore;
-    use shared::signature::Signer;
-    use shared::snapshot::Revision;
-    use shared::tls::{CONTROL_PLANE_NAME, Identity};
+    use shared::clock::UnixTime;
+    use shared::signature::{Signer, Verifier};
+    use shared::snapshot::Position;
+    use shared::tls::Identity;
 
-    use super::*;
+    use super::Vouched;
 
     /// An authority, and who signs with a certificate of it for `name`.
-    fn cluster(name: &str) -> (Signer, Verifier) {
+    pub(crate) fn cluster(name: &str) -> (Signer, Verifier) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -76,17 +81,10 @@ mod tests {
         )
     }
 
-    fn position(revision: u64) -> Position {
-        Position {
-            generation: 1,
-            revision: Revision(revision),
-            root: [7; 32],
-        }
-    }
-
-    fn vouch(signer: &Signer, revision: u64) -> Vouched {
+    /// What `signer` says of `position`.
+    pub(crate) fn vouch(signer: &Signer, position: &Position) -> Vouched {
         let manifest = Manifest {
-            target: Some((&position(revision)).into()),
+            target: Some(position.into()),
             created_ms: UnixTime::now().as_millis(),
             chain: signer.chain().map(|chain| chain.to_vec().into()).collect(),
             ..Manifest::default()
@@ -97,11 +95,29 @@ mod tests {
             manifest,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::snapshot::Revision;
+    use shared::tls::CONTROL_PLANE_NAME;
+
+    use super::vouching::{cluster, vouch};
+    use super::*;
+
+    fn position(revision: u64) -> Position {
+        Position {
+            generation: 1,
+            revision: Revision(revision),
+            urgent: Revision::default(),
+            root: [7; 32],
+        }
+    }
 
     #[test]
     fn only_a_control_plane_of_this_cluster_is_believed_and_only_about_the_target() {
         let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
-        let good = vouch(&signer, 5);
+        let good = vouch(&signer, &position(5));
         assert_eq!(good.check(&verifier, &position(5)), Ok(()));
         let code = |vouched: &Vouched, verifier: &Verifier, revision| {
             let refused = vouched.check(verifier, &position(revision));
@@ -111,7 +127,10 @@ mod tests {
         let (_, stranger) = cluster(CONTROL_PLANE_NAME);
         assert_eq!(code(&good, &stranger, 5), Code::BadSignature);
         let (node, its) = cluster("node-1");
-        assert_eq!(code(&vouch(&node, 5), &its, 5), Code::BadSignature);
+        assert_eq!(
+            code(&vouch(&node, &position(5)), &its, 5),
+            Code::BadSignature
+        );
         assert_eq!(code(&Vouched::default(), &verifier, 5), Code::BadSignature);
         for at in 0..good.signature.len() {
             let mut bad = good.clone();
@@ -119,7 +138,7 @@ mod tests {
             assert_eq!(code(&bad, &verifier, 5), Code::BadSignature, "at {at}");
         }
         let mut other = good.clone();
-        other.manifest = vouch(&signer, 6).manifest;
+        other.manifest = vouch(&signer, &position(6)).manifest;
         assert_eq!(code(&other, &verifier, 6), Code::BadSignature);
     }
 }

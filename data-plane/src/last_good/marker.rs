@@ -158,6 +158,8 @@ fn decode(bytes: &[u8; LENGTH]) -> Option<(Position, u64)> {
     let position = Position {
         generation: u64::from_be_bytes(*generation),
         revision: Revision(u64::from_be_bytes(*revision)),
+        // A configuration is known by its root here.
+        urgent: Revision::default(),
         root: *root,
     };
     Some((position, u64::from_be_bytes(*crashes)))
@@ -171,6 +173,7 @@ mod tests {
         Position {
             generation: 1,
             revision: Revision(revision),
+            urgent: Revision::default(),
             root: [u8::try_from(revision).unwrap(); 32],
         }
     }

@@ -1,0 +1,135 @@
+//! `/rollouts`: changes on their way through the fleet.
+
+use http::Method;
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::snapshot::Revision;
+
+use super::error::Refusal;
+use super::{Admin, Answer};
+use crate::config_sync::{Order, OrderError, Rollouts};
+use crate::fleet::Fleet;
+use crate::rollout::Rollout;
+
+/// What is asked of roll-outs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Page {
+    /// `/rollouts`
+    List,
+    /// `/rollouts/{id}`
+    One(Revision),
+    /// `/rollouts/{id}/halt`, `…/resume`, `…/release`, `…/rollback`
+    Order(Revision, Order),
+}
+
+pub(super) fn parse(segments: &[&str]) -> Option<Result<Page, Refusal>> {
+    let (first, rest) = segments.split_first()?;
+    if *first != "rollouts" {
+        return None;
+    }
+    let number = |text: &str| text.parse().map(Revision).map_err(|_| Refusal::NotFound);
+    let order = match rest {
+        [] => return Some(Ok(Page::List)),
+        [id] => return Some(number(id).map(Page::One)),
+        [_, "halt"] => Order::Halt,
+        [_, "resume"] => Order::Resume,
+        [_, "release"] => Order::Release,
+        [_, "rollback"] => Order::RollBack,
+        _ => return Some(Err(Refusal::NotFound)),
+    };
+    let id = rest.first().copied().unwrap_or_default();
+    Some(number(id).map(|id| Page::Order(id, order)))
+}
+
+impl Page {
+    pub(super) const fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::List | Self::One(_) => &[Method::GET, Method::HEAD, Method::OPTIONS],
+            Self::Order(..) => &[Method::OPTIONS, Method::POST],
+        }
+    }
+}
+
+/// Shows roll-outs.
+pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
+    let rollouts = admin.rollouts.as_ref().ok_or(Refusal::NotFound)?;
+    let journal = rollouts.journal();
+    let fleet = admin
+        .clustering
+        .as_ref()
+        .map(|clustering| &clustering.fleet);
+    match page {
+        Page::List => {
+            let shown = journal.rollouts.iter().map(|rollout| show(rollout, fleet));
+            Ok(Answer::ok(json!({
+                "data": shown.collect::<Vec<_>>(),
+                "next": null,
+                "settings": settings(rollouts),
+            })))
+        }
+        Page::One(id) => {
+            let mut found = journal.rollouts.iter().filter(|rollout| rollout.to == id);
+            let rollout = found.next().ok_or(Refusal::NotFound)?;
+            Ok(Answer::ok(show(rollout, fleet)))
+        }
+        Page::Order(..) => Err(Refusal::Method(page.methods())),
+    }
+}
+
+/// Commands a roll-out, and shows what it is then.
+pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
+    let rollouts = admin.rollouts.as_ref().ok_or(Refusal::NotFound)?;
+    let Page::Order(id, order) = page else {
+        return Err(Refusal::Method(page.methods()));
+    };
+    match rollouts.order(id, order).await {
+        Ok(()) => read(admin, Page::One(id)),
+        Err(OrderError::Unknown) => Err(Refusal::NotFound),
+        Err(OrderError::Ended) => Err(Refusal::Argument(format!(
+            "roll-out {id} has ended; the newest is the first of /rollouts"
+        ))),
+        Err(OrderError::Stopping) => Err(Refusal::Unexpected),
+    }
+}
+
+fn settings(rollouts: &Rollouts) -> Value {
+    match &rollouts.plan {
+        None => json!({ "rollout": "immediate" }),
+        Some(plan) => json!({
+            "rollout": "staged",
+            "rollout_canary_time": plan.canary.as_secs(),
+            "rollout_share": plan.share,
+            "rollout_share_time": plan.share_bake.as_secs(),
+            "rollout_rollback": plan.rollback,
+        }),
+    }
+}
+
+fn show(rollout: &Rollout, fleet: Option<&Fleet>) -> Value {
+    // What happened to each node that was given it is asked of the fleet while it matters.
+    let progress = fleet
+        .filter(|_| rollout.is_open())
+        .map(|fleet| fleet.progress_of(rollout.to));
+    let progress = progress.map(|progress| {
+        json!({
+            "serving": progress.serving,
+            "refused": progress.refused,
+            "waiting": progress.waiting,
+        })
+    });
+    json!({
+        "id": rollout.to,
+        "from": rollout.from,
+        "to": rollout.to,
+        "state": rollout.state,
+        "stage": rollout.stage,
+        "started_at": rollout.started_at.as_secs(),
+        "stage_since": rollout.stage_since.as_secs(),
+        "serving_since": rollout.serving_since.map(UnixTime::as_secs),
+        "ended_at": rollout.ended_at.map(UnixTime::as_secs),
+        "reason": rollout.reason,
+        "nodes": rollout.members.keys().collect::<Vec<_>>(),
+        "excused": rollout.excused,
+        "progress": progress,
+    })
+}

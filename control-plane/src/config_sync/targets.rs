@@ -1,0 +1,79 @@
+//! Where each node is led: all to the newest, or, while a change is on its way through the fleet, some to
+//! that and the others to what was before.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proto::features::URGENT;
+use shared::snapshot::Position;
+
+use crate::fleet::Introduction;
+use crate::snapshot::Published;
+
+/// Where nodes are led.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    newest: Arc<Published>,
+    staged: Option<Arc<Staged>>,
+}
+
+/// A change that not every node is to have yet.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// The state with the change.
+    pub(super) candidate: Arc<Published>,
+    /// Who is given it.
+    pub(super) members: BTreeSet<String>,
+    /// What all others stay at. None if that is not known any more: then they are sent nothing.
+    pub(super) kept: Option<Arc<Published>>,
+}
+
+impl Targets {
+    pub(super) const fn new(newest: Arc<Published>, staged: Option<Arc<Staged>>) -> Self {
+        Self { newest, staged }
+    }
+
+    /// The newest state.
+    pub const fn newest(&self) -> &Arc<Published> {
+        &self.newest
+    }
+
+    /// Where the node `name` is led that knows `features`.
+    pub fn of(&self, name: &str, features: &BTreeSet<String>) -> Option<&Arc<Published>> {
+        // A node of an earlier version cannot be held at a state without missing who was logged out.
+        let Some(staged) = self.staged.as_ref().filter(|_| features.contains(URGENT)) else {
+            return Some(&self.newest);
+        };
+        if staged.members.contains(name) {
+            Some(&staged.candidate)
+        } else {
+            staged.kept.as_ref()
+        }
+    }
+
+    /// Where a node is led, as far as that can be told.
+    pub fn position_of(&self, node: &Introduction) -> Position {
+        let target = self.of(&node.name, &node.features);
+        target.unwrap_or(&self.newest).position
+    }
+}
+
+impl PartialEq for Targets {
+    /// Whether both lead every node to the same. What is published once is one value.
+    fn eq(&self, other: &Self) -> bool {
+        let newest = Arc::ptr_eq(&self.newest, &other.newest);
+        let staged = match (&self.staged, &other.staged) {
+            (None, None) => true,
+            (Some(one), Some(two)) => {
+                let kept = match (&one.kept, &two.kept) {
+                    (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+                    (None, None) => true,
+                    _ => false,
+                };
+                kept && Arc::ptr_eq(&one.candidate, &two.candidate) && one.members == two.members
+            }
+            _ => false,
+        };
+        newest && staged
+    }
+}

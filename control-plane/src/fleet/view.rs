@@ -1,0 +1,136 @@
+//! A node as roll-outs judge it.
+
+use std::collections::VecDeque;
+
+use shared::clock::UnixTime;
+use shared::snapshot::{Position, Revision};
+
+use super::{Node, Report};
+use crate::rollout::CANARY;
+
+/// Reports of a node that are remembered: five minutes at one in ten seconds.
+const REMEMBERED: usize = 30;
+
+/// What there is to know of a node to give it a change, or to judge one by it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Whether its operator wants it to be first.
+    pub canary: bool,
+    /// Whether it has a stream.
+    pub connected: bool,
+    /// When it was heard last.
+    pub last_seen: UnixTime,
+    /// What it runs.
+    pub running: Position,
+    /// What it refused last.
+    pub refusal: Option<Refused>,
+    /// What it will not run again.
+    pub quarantined: Vec<Revision>,
+    /// How often it started after a crash that followed a change.
+    pub crash_restarts: u32,
+    /// Whether it lacks what it would have to know to run what it is led to, or to be held back.
+    pub blocked: bool,
+    /// What it reported lately, oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// A revision that a node refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// Which one.
+    pub revision: Revision,
+    /// The first of its reasons.
+    pub reason: String,
+}
+
+/// What a node did between two reports.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sample {
+    /// When it reported.
+    pub at: UnixTime,
+    /// What it ran then.
+    pub revision: Revision,
+    /// Requests that it answered.
+    pub requests: u64,
+    /// Of these, those that failed by its own fault.
+    pub failed: u64,
+    /// What the slowest of a hundred took, in microseconds; 0: no requests.
+    pub p99_us: u32,
+}
+
+/// The last reports of a node.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    /// What it had counted by the last: requests, and failed ones. None before the first.
+    counted: Option<(u64, u64)>,
+    samples: VecDeque<Sample>,
+}
+
+impl Samples {
+    /// The node's process is another one, which counts from nothing.
+    pub(super) fn restart(&mut self) {
+        self.counted = Some((0, 0));
+    }
+
+    /// Remembers what happened since the last report.
+    pub(super) fn take(&mut self, report: &Report, now: UnixTime) {
+        let counted = (report.requests, report.failed);
+        // The first says nothing of when its requests were.
+        let Some((requests, failed)) = self.counted.replace(counted) else {
+            return;
+        };
+        let sample = Sample {
+            at: now,
+            revision: report.running.revision,
+            requests: report.requests.saturating_sub(requests),
+            failed: report.failed.saturating_sub(failed),
+            p99_us: report.p99_us,
+        };
+        if sample.requests == 0 {
+            return;
+        }
+        if self.samples.len() >= REMEMBERED {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(sample);
+    }
+}
+
+impl Node {
+    pub(super) fn view(&self) -> View {
+        let introduction = &self.introduction;
+        let (label, value) = CANARY;
+        let refusal = self.last_refusal.as_ref().map(|refusal| {
+            let reason = refusal.faults.first().map_or_else(String::new, |fault| {
+                let parts = [&fault.entity_type, &fault.entity_id, &fault.field];
+                let parts = parts.into_iter().filter(|part| !part.is_empty());
+                let place = parts.map(String::as_str).collect::<Vec<_>>().join(" ");
+                let colon = if place.is_empty() { "" } else { ": " };
+                format!("{place}{colon}{}", fault.message)
+            });
+            Refused {
+                revision: refusal.position.revision,
+                reason,
+            }
+        });
+        View {
+            name: introduction.name.clone(),
+            canary: introduction.labels.get(label).is_some_and(|is| is == value),
+            connected: self.stream.is_some(),
+            last_seen: self.last_seen,
+            running: self.running,
+            refusal,
+            quarantined: introduction
+                .quarantined
+                .iter()
+                .map(|position| position.revision)
+                .collect(),
+            crash_restarts: self.report.crash_restarts,
+            blocked: !self.missing.is_empty()
+                || !introduction.features.contains(proto::features::URGENT),
+            samples: self.samples.samples.iter().copied().collect(),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Changes that go to a few nodes first, and to the others once those have done well with them.
+//!
+//! ```text
+//!  canary ── bake ──► share ── bake ──► all
+//!     │                 │
+//!     └── a node refuses it, crashes, is gone, fails more or is slower: halted ──► rolled back
+//! ```
+//!
+//! [`step`] decides from values alone. `config_sync/conductor.rs` carries out what it says.
+
+mod gate;
+mod journal;
+pub mod rollback;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::snapshot::Revision;
+
+use crate::fleet::View;
+pub use journal::{Journal, JournalError};
+
+/// The label by which an operator chooses who is first: `canary=true`.
+pub const CANARY: (&str, &str) = ("canary", "true");
+
+/// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
+const GONE: Duration = Duration::from_mins(1);
+
+/// How long a node may take to serve what it was given, or to refuse it. A stream ends before.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// A fleet of at most so many nodes is small: what one node has done well with, all get.
+const SMALL: usize = 3;
+
+/// How long the first node of a small fleet is watched, at most.
+const SMALL_BAKE: Duration = Duration::from_secs(2);
+
+/// How a roll-out goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Plan {
+    /// How long the first nodes are watched.
+    pub canary: Duration,
+    /// How many of a hundred nodes are next.
+    pub share: u8,
+    /// How long these are watched.
+    pub share_bake: Duration,
+    /// Whether what was halted is rolled back without being asked.
+    pub rollback: bool,
+}
+
+/// How far a roll-out is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// One node has it, or those that are labelled as canaries.
+    Canary,
+    /// A share of the nodes has it.
+    Share,
+    /// Every node is given it.
+    All,
+}
+
+/// What has become of a roll-out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It goes on.
+    Running,
+    /// It went wrong, or an operator stopped it: nobody else is given it.
+    Halted,
+    /// Every node is led to it.
+    Completed,
+    /// The state before it is a new revision.
+    RolledBack,
+    /// A later change took its place before it was done.
+    Superseded,
+}
+
+/// A change on its way through the fleet.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Rollout {
+    /// The state that all others stay at.
+    pub from: Revision,
+    /// The state that it leads to; names the roll-out.
+    pub to: Revision,
+    /// How far it is.
+    pub stage: Stage,
+    /// What has become of it.
+    pub state: State,
+    /// When it began.
+    pub started_at: UnixTime,
+    /// When its stage began.
+    pub stage_since: UnixTime,
+    /// Since when all nodes that were given it serve it.
+    pub serving_since: Option<UnixTime>,
+    /// When it ended or was halted.
+    pub ended_at: Option<UnixTime>,
+    /// Who was given it.
+    pub members: BTreeMap<String, Member>,
+    /// Who is not judged any more: an operator has seen what they did, and went on.
+    pub excused: BTreeSet<String>,
+    /// Why it was halted.
+    pub reason: Option<String>,
+    /// Whether, being halted, it is to be rolled back.
+    pub rolls_back: bool,
+}
+
+/// What is known of a node from when it was given a change.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Member {
+    /// When that was.
+    pub since: UnixTime,
+    /// How often it had started after a crash by then.
+    pub crash_restarts: u32,
+}
+
+/// What is to be done about a roll-out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Nothing yet.
+    Wait,
+    /// These nodes, too, are given it, in this stage.
+    Admit(Stage, Vec<String>),
+    /// All that were given it serve it: they are watched from now on.
+    Watch,
+    /// It is done: every node is led to it.
+    Complete,
+    /// It goes wrong, and this is why.
+    Halt(String),
+}
+
+impl Rollout {
+    /// A roll-out that begins.
+    pub const fn new(from: Revision, to: Revision, now: UnixTime) -> Self {
+        Self {
+            from,
+            to,
+            stage: Stage::Canary,
+            state: State::Running,
+            started_at: now,
+            stage_since: now,
+            serving_since: None,
+            ended_at: None,
+            members: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            reason: None,
+            rolls_back: false,
+        }
+    }
+
+    /// Whether it still decides who gets what.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, State::Running | State::Halted)
+    }
+
+    /// Does what [`step`] said, as far as it is about the roll-out itself.
+    pub fn apply(&mut self, action: &Action, nodes: &[View], now: UnixTime) {
+        match action {
+            Action::Wait => {}
+            Action::Watch => self.serving_since = Some(now),
+            Action::Admit(stage, names) => {
+                if self.stage != *stage {
+                    self.stage = *stage;
+                    self.stage_since = now;
+                }
+                self.serving_since = None;
+                for name in names {
+                    let node = nodes.iter().find(|node| node.name == *name);
+                    let crash_restarts = node.map_or(0, |node| node.crash_restarts);
+                    let member = Member {
+                        since: now,
+                        crash_restarts,
+                    };
+                    self.members.insert(name.clone(), member);
+                }
+            }
+            Action::Complete => {
+                self.stage = Stage::All;
+                self.end(State::Completed, None, now);
+            }
+            Action::Halt(reason) => {
+                self.end(State::Halted, Some(reason.clone()), now);
+                // Who does not serve it gets what the others have: also a revocation, which it would refuse
+                // along with the change.
+                let serves = |name: &String| {
+                    let mut found = nodes.iter().filter(|node| node.name == *name);
+                    found.any(|node| node.running.revision == self.to)
+                };
+                self.members.retain(|name, _| serves(name));
+            }
+        }
+    }
+
+    /// Ends or halts it.
+    pub fn end(&mut self, state: State, reason: Option<String>, now: UnixTime) {
+        self.state = state;
+        self.reason = reason.or_else(|| self.reason.take());
+        self.ended_at = Some(now);
+    }
+
+    /// Has it go on although it went wrong: what the nodes did so far is not held against it.
+    pub fn resume(&mut self, now: UnixTime) {
+        self.state = State::Running;
+        self.ended_at = None;
+        self.reason = None;
+        self.rolls_back = false;
+        self.stage_since = now;
+        self.serving_since = None;
+        self.excused.extend(self.members.keys().cloned());
+    }
+}
+
+/// What is to be done about `rollout` at `now`, as the nodes do.
+pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Action {
+    if rollout.state != State::Running {
+        return Action::Wait;
+    }
+    let connected: Vec<&View> = nodes.iter().filter(|node| node.connected).collect();
+    if connected.is_empty() && rollout.members.is_empty() {
+        let alone = now.saturating_since(rollout.started_at) >= GONE;
+        return if alone {
+            Action::Complete
+        } else {
+            Action::Wait
+        };
+    }
+    let find = |name: &String| nodes.iter().find(|node| node.name == *name);
+    let judged = |name: &String| !rollout.excused.contains(name);
+    for (name, member) in rollout.members.iter().filter(|(name, _)| judged(name)) {
+        if let Some(reason) = gate::fault(rollout, name, member, find(name), now) {
+            return Action::Halt(reason);
+        }
+    }
+    let small = connected.len() <= SMALL;
+    let wanted = wanted(rollout, plan, &connected);
+    if !wanted.is_empty() {
+        return Action::Admit(rollout.stage, wanted);
+    }
+    let members = rollout.members.keys().filter(|name| judged(name));
+    let mut members = members.filter_map(find).filter(|node| !node.blocked);
+    let serves = |node: &View| node.connected && node.running.revision == rollout.to;
+    if !members.all(serves) {
+        return Action::Wait;
+    }
+    let Some(since) = rollout.serving_since else {
+        return Action::Watch;
+    };
+    if let Some(reason) = gate::verdict(rollout, nodes) {
+        return Action::Halt(reason);
+    }
+    let bake = match rollout.stage {
+        Stage::Canary if small => plan.canary.min(SMALL_BAKE),
+        Stage::Canary => plan.canary,
+        Stage::Share => plan.share_bake,
+        Stage::All => Duration::ZERO,
+    };
+    if now.saturating_since(since) < bake {
+        return Action::Wait;
+    }
+    if small || rollout.stage != Stage::Canary {
+        return Action::Complete;
+    }
+    let next = Rollout {
+        stage: Stage::Share,
+        ..rollout.clone()
+    };
+    let share = self::wanted(&next, plan, &connected);
+    if share.is_empty() {
+        return Action::Complete;
+    }
+    Action::Admit(Stage::Share, share)
+}
+
+/// Who is to be given it in its stage, and has not been yet.
+fn wanted(rollout: &Rollout, plan: &Plan, connected: &[&View]) -> Vec<String> {
+    let able = |node: &&&View| !node.blocked && !rollout.excused.contains(&node.name);
+    let is_member = |node: &View| rollout.members.contains_key(&node.name);
+    let serving = connected.iter().filter(able).filter(|node| is_member(node));
+    let there = serving.count();
+    // One that is away counts for as long as it may be.
+    let away = rollout.members.keys().filter(|name| {
+        let gone = !connected.iter().any(|node| node.name == **name);
+        gone && !rollout.excused.contains(*name)
+    });
+    let there = there + away.count();
+    let mut others: Vec<&&View> = connected
+        .iter()
+        .filter(able)
+        .filter(|node| !is_member(node))
+        .collect();
+    let labelled: Vec<&&&View> = others.iter().filter(|node| node.canary).collect();
+    if rollout.stage == Stage::Canary && !labelled.is_empty() {
+        return labelled.iter().map(|node| node.name.clone()).collect();
+    }
+    let share = |percent: u8| {
+        let of_all = connected.len().saturating_mul(percent.into());
+        of_all.div_ceil(100)
+    };
+    let most = match rollout.stage {
+        Stage::Canary => 1,
+        Stage::Share => share(plan.share).max(1),
+        Stage::All => connected.len(),
+    };
+    // Another order each time, so that it is not always the same node that is first.
+    others.sort_by_cached_key(|node| turn(&node.name, rollout.to));
+    let missing = most.saturating_sub(there);
+    let first = others.into_iter().take(missing);
+    first.map(|node| node.name.clone()).collect()
+}
+
+/// A node's place in the order of one roll-out.
+fn turn(name: &str, to: Revision) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&to.0.to_be_bytes()).update(name.as_bytes());
+    *hasher.finalize().as_bytes()
+}

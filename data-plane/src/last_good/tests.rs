@@ -1,0 +1,170 @@
+//! What is written is found again, by its node only, and what is damaged is passed over.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::LazyLock;
+
+use shared::signature::Signer;
+use shared::snapshot::{Key, Record};
+use shared::tls::CONTROL_PLANE_NAME;
+use uuid::Uuid;
+
+use super::*;
+use crate::config_sync::vouching::{cluster, vouch};
+
+fn snapshot(revision: u64) -> Snapshot {
+    let record = Record {
+        key: Key {
+            kind: "services",
+            id: Uuid::from_u128(u128::from(revision)),
+        },
+        json: br#"{"name":"hunter2"}"#.as_slice().into(),
+    };
+    Snapshot::new(1, Revision(revision), vec![record])
+}
+
+/// A control plane, and who believes it.
+static CLUSTER: LazyLock<(Signer, Verifier)> = LazyLock::new(|| cluster(CONTROL_PLANE_NAME));
+
+fn write(files: &LastGood, number: u64) {
+    let snapshot = snapshot(number);
+    let vouched = vouch(&CLUSTER.0, &snapshot.position);
+    files.write(&snapshot, &vouched).unwrap();
+}
+
+fn open(directory: &Path) -> LastGood {
+    LastGood::open(&directory.join("data"), vec![7; 100], "node-1").unwrap()
+}
+
+fn revision(files: &LastGood) -> Option<u64> {
+    let loaded = files.load(&CLUSTER.1, |snapshot| Ok(snapshot.position.revision.0));
+    loaded.map(|(revision, _)| revision)
+}
+
+#[test]
+fn the_newest_is_found_again_and_nobody_else_can_read_it() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    assert_eq!(revision(&files), None);
+    for number in 1..=5 {
+        write(&files, number);
+        assert_eq!(revision(&files), Some(number));
+    }
+    let directory = root.path().join("data");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), FILES.len());
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory), 0o700);
+    let newest = directory.join(FILES[0]);
+    assert_eq!(mode(&newest), 0o600);
+    let bytes = std::fs::read(newest).unwrap();
+    assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+    for (secret, node) in [(vec![8; 100], "node-1"), (vec![7; 100], "node-2")] {
+        let other = LastGood::open(&directory, secret, node).unwrap();
+        assert_eq!(revision(&other), None);
+    }
+}
+
+#[test]
+fn a_damaged_file_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    write(&files, 2);
+    let newest = root.path().join("data").join(FILES[0]);
+    let good = std::fs::read(&newest).unwrap();
+    for length in 0..good.len() {
+        std::fs::write(&newest, &good[..length]).unwrap();
+        assert_eq!(revision(&files), Some(1), "cut to {length}");
+    }
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&newest, bad).unwrap();
+        assert_eq!(revision(&files), Some(1), "flipped at {at}");
+    }
+    // A crash between the renames leaves no newest file.
+    std::fs::remove_file(&newest).unwrap();
+    assert_eq!(revision(&files), Some(1));
+    write(&files, 3);
+    assert_eq!(revision(&files), Some(3));
+}
+
+#[test]
+fn one_that_cannot_be_used_gives_way_to_the_one_before() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    write(&files, 2);
+    let used = files.load(&CLUSTER.1, |snapshot| match snapshot.position.revision.0 {
+        2 => Err("does not compile".to_owned()),
+        number => Ok(number),
+    });
+    assert_eq!(used.map(|(revision, _)| revision), Some(1));
+}
+
+#[test]
+fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    write(&files, 2);
+    files.marker.tries(snapshot(2).position);
+    assert_eq!(revision(&open(root.path())), Some(2));
+    assert_eq!(revision(&open(root.path())), Some(1));
+    // A renewed private key seals from then on.
+    let files = open(root.path());
+    files.renew(vec![9; 100]);
+    write(&files, 3);
+    let directory = root.path().join("data");
+    let renewed = LastGood::open(&directory, vec![9; 100], "node-1").unwrap();
+    assert_eq!(revision(&renewed), Some(3));
+}
+
+#[test]
+fn what_no_control_plane_of_the_cluster_vouches_for_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    let told = |vouched: Vouched| {
+        files.write(&snapshot(2), &vouched).unwrap();
+        let found = revision(&files);
+        // Back to what was before.
+        std::fs::rename(
+            root.path().join("data").join(FILES[1]),
+            root.path().join("data").join(FILES[0]),
+        )
+        .unwrap();
+        found
+    };
+    let signer = &CLUSTER.0;
+    assert_eq!(told(vouch(signer, &snapshot(2).position)), Some(2));
+    assert_eq!(told(vouch(signer, &snapshot(3).position)), Some(1));
+    assert_eq!(told(Vouched::default()), Some(1));
+    let (stranger, _) = cluster(CONTROL_PLANE_NAME);
+    assert_eq!(told(vouch(&stranger, &snapshot(2).position)), Some(1));
+    let mut forged = vouch(signer, &snapshot(2).position);
+    *forged.signature.last_mut().unwrap() ^= 1;
+    assert_eq!(told(forged), Some(1));
+}
+
+/// The file that some version has written, read by this one.
+fn recorded(name: &str) -> (Vec<Record>, Kept) {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(name);
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    let newest = root.path().join("data").join(FILES[0]);
+    std::fs::copy(&recorded, &newest).unwrap();
+    files
+        .load(&CLUSTER.1, |read| Ok(read.records.clone()))
+        .unwrap()
+}
+
+/// What every version since the first has written stays readable.
+#[test]
+fn a_file_of_the_first_format_is_read() {
+    let (records, kept) = recorded("last-good-1");
+    assert_eq!(records, snapshot(1).records);
+    assert_eq!(kept.snapshot.position, snapshot(1).position);
+    assert_eq!(kept.vouched, None);
+}
