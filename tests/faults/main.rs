@@ -9,4 +9,13 @@
 
 mod etcd;
 mod fleet;
+mod loops;
 mod replicas;
+
+/// A number from the environment.
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}

@@ -1,6 +1,8 @@
 //! Documents say what is so.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use plugins::registry;
 
@@ -75,4 +77,41 @@ fn every_directory_that_the_architecture_names_is_there() {
         }
     }
     assert!(named > 10, "the code map has {named} entries");
+}
+
+/// Everything in the repository's Rust that is called as a test would be.
+fn functions(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let named = text.split("fn ").skip(1);
+            found.extend(named.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let text = fs::read_to_string(root().join("tests/faults/README.md")).unwrap();
+    let mut there = BTreeSet::new();
+    for directory in ["control-plane", "data-plane", "shared", "proto", "tests"] {
+        functions(&root().join(directory), &mut there);
+    }
+    for promise in 1..=20 {
+        let row = text
+            .lines()
+            .find(|line| line.starts_with(&format!("| P{promise}: ")));
+        let cell = row.unwrap().split('|').nth(2).unwrap();
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "P{promise} is shown by nothing");
+        for name in names {
+            assert!(
+                there.contains(name),
+                "P{promise}: there is no test `{name}`"
+            );
+        }
+    }
 }

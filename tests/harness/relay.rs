@@ -1,0 +1,116 @@
+//! A way between two processes that a test can cut: bytes stop, and nobody is told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What the way does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Open,
+    /// Bytes go nowhere, as if a cable were cut.
+    Silent,
+}
+
+/// Passes connections on to an address. Dropped, it cuts them all.
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    way: watch::Sender<Way>,
+    /// Counts up when connections are to break.
+    breaks: watch::Sender<u64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Relay {
+    /// A way to `target`.
+    ///
+    /// # Panics
+    ///
+    /// If no port is free.
+    pub async fn start(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port is free");
+        let address = listener.local_addr().expect("it has an address");
+        let way = watch::Sender::new(Way::Open);
+        let breaks = watch::Sender::new(0);
+        let target: Arc<str> = target.into();
+        let (opened, broken) = (way.clone(), breaks.clone());
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let way = opened.subscribe();
+                let mut breaks = broken.subscribe();
+                let target = Arc::clone(&target);
+                connections.spawn(async move {
+                    let Ok(server) = TcpStream::connect(&*target).await else {
+                        return;
+                    };
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    tokio::select! {
+                        () = pass(from_client, to_server, way.clone()) => {}
+                        () = pass(from_server, to_client, way) => {}
+                        _ = breaks.changed() => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            way,
+            breaks,
+            accepting,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Lets nothing through from now on, in either direction, without ending a connection.
+    pub fn silence(&self) {
+        self.way.send_replace(Way::Silent);
+    }
+
+    /// Lets everything through again.
+    pub fn heal(&self) {
+        self.way.send_replace(Way::Open);
+    }
+
+    /// Ends every connection.
+    pub fn break_all(&self) {
+        self.breaks.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Copies bytes while the way is open, until either end closes.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut way: watch::Receiver<Way>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        if way.wait_for(|way| *way == Way::Open).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
