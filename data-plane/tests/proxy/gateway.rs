@@ -30,7 +30,8 @@ pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record 
 
 /// One service at `port`, with the routes given.
 pub(crate) fn configuration(port: u16, service: &Value, routes: &[Value]) -> Vec<Record> {
-    let mut fields = json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 10_000});
+    let mut fields =
+        json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 10_000});
     fields
         .as_object_mut()
         .unwrap()
