@@ -2,99 +2,9 @@
 //
 // Usage: node config.js [RECORDS]   WARDGATE_BIN_DIR names the programs; `tests/bench/run-config` sets it.
 
-import { execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import http from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { done, file, median, memory, must, pause, prepare, seconds, startControlPlane } from "./cluster.js";
 
 const total = Number(process.argv[2] ?? 100_000);
-const program = join(process.env.WARDGATE_BIN_DIR, "wardgate-control-plane");
-const agent = new http.Agent({ keepAlive: true, maxSockets: 10 });
-
-/** A control plane with a store of its own. */
-async function start() {
-  const directory = mkdtempSync(join(tmpdir(), "wardgate-bench-"));
-  const certificates = join(directory, "certificates");
-  execFileSync(program, ["certificates", "--out", certificates]);
-  const addresses = join(directory, "addresses.json");
-  const child = spawn(program, [], {
-    env: {
-      ...process.env,
-      WARDGATE_CLUSTER_CERTIFICATE: join(certificates, "control-plane.pem"),
-      WARDGATE_CLUSTER_KEY: join(certificates, "control-plane.key"),
-      WARDGATE_CLUSTER_CA: join(certificates, "ca.pem"),
-      WARDGATE_ADMIN_LISTEN: "127.0.0.1:0",
-      WARDGATE_CLUSTER_LISTEN: "127.0.0.1:0",
-      WARDGATE_DATA_DIRECTORY: join(directory, "data"),
-      WARDGATE_ADDRESSES_FILE: addresses,
-      WARDGATE_LOG: "warn",
-    },
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  while (!existsSync(addresses)) {
-    if (child.exitCode !== null) throw new Error("the control plane ended");
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  const { admin } = JSON.parse(readFileSync(addresses, "utf8"));
-  const [host, port] = admin.split(":");
-  const stop = async () => {
-    const ended = new Promise((resolve) => child.once("close", resolve));
-    child.kill("SIGTERM");
-    await ended;
-    rmSync(directory, { recursive: true, force: true });
-  };
-  return { child, host, port, stop };
-}
-
-/** One request; resolves to its status and, if wanted, its body. */
-function ask({ host, port }, method, path, body, wanted = false) {
-  return new Promise((resolve, reject) => {
-    const text = body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body);
-    const headers = text === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
-    const request = http.request({ agent, host, port, method, path, headers }, (response) => {
-      const chunks = [];
-      response.on("data", (chunk) => wanted && chunks.push(chunk));
-      response.on("end", () => resolve({ status: response.statusCode, body: Buffer.concat(chunks).toString() }));
-    });
-    request.once("error", reject);
-    request.end(text);
-  });
-}
-
-async function must(node, method, path, body, wanted) {
-  const reply = await ask(node, method, path, body, true);
-  if (reply.status >= 300) throw new Error(`${method} ${path}: ${reply.status} ${reply.body.slice(0, 500)}`);
-  return wanted ? JSON.parse(reply.body) : undefined;
-}
-
-const seconds = async (work) => {
-  const begun = process.hrtime.bigint();
-  await work();
-  return Number(process.hrtime.bigint() - begun) / 1e9;
-};
-
-/** Memory of a process, in MB: what it has now, and the most that it had. */
-function memory({ child }) {
-  const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
-  const field = (name) => Math.round(Number(status.match(new RegExp(`${name}:\\s+(\\d+)`))[1]) / 1024);
-  return { now: field("VmRSS"), most: field("VmHWM") };
-}
-
-/** `count` records: services, each with a route and a plugin. */
-function file(count) {
-  const services = [];
-  for (let at = 0; at < count / 3; at += 1) {
-    services.push({
-      name: `service-${at}`,
-      host: `upstream-${at}.test`,
-      tags: ["bench"],
-      routes: [{ name: `route-${at}`, paths: [`/path-${at}`], tags: ["bench"] }],
-      plugins: [{ name: "acl", config: { allow: ["group"] }, tags: ["bench"] }],
-    });
-  }
-  return JSON.stringify({ _format_version: "3.0", services });
-}
 
 const id = (kind, at) => `${kind}0000000-0000-4000-8000-${String(at).padStart(12, "0")}`;
 
@@ -136,10 +46,11 @@ async function singleWrite(node) {
   for (let at = 0; at < 101; at += 1) {
     times.push(1000 * (await seconds(() => must(node, "PATCH", "/services/service-0", { retries: at % 10 }))));
   }
-  return times.sort((a, b) => a - b)[50];
+  return median(times);
 }
 
-const node = await start();
+const place = prepare();
+const node = await startControlPlane(place);
 try {
   await must(node, "POST", "/config", file(99));
   const few = await singleWrite(node);
@@ -147,7 +58,7 @@ try {
   const posted = await seconds(() => must(node, "POST", "/config", text));
   const again = await seconds(() => must(node, "POST", "/config", text));
   // What was encoded for data planes and what is cached settles first.
-  await new Promise((resolve) => setTimeout(resolve, 3000));
+  await pause(3000);
   const many = await singleWrite(node);
   const used = memory(node);
   console.log(`POST /config of ${total} records: ${posted.toFixed(2)} s, unchanged again: ${again.toFixed(2)} s`);
@@ -156,15 +67,18 @@ try {
   console.log(`reading all in pages: ${(await seconds(() => readAll(node))).toFixed(2)} s`);
 } finally {
   await node.stop();
+  place.remove();
 }
 
 const services = Math.round(total / 10);
-const second = await start();
+const other = prepare();
+const second = await startControlPlane(other);
 try {
   const synced = await seconds(() => sync(second, services));
   const found = await readAll(second);
   console.log(`${found} records by PUT, ten at a time: ${synced.toFixed(1)} s`);
 } finally {
   await second.stop();
-  agent.destroy();
+  other.remove();
+  done();
 }
