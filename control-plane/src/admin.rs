@@ -164,8 +164,8 @@ const ALL_METHODS: &[Method] = &[
 struct Answer {
     status: StatusCode,
     body: Option<Value>,
-    /// The body, if it was written as text at once.
-    text: Option<String>,
+    /// The body, if it is too long to be held as one value.
+    written: Option<axum::body::Body>,
     /// The body's type, if it is not JSON.
     content_type: Option<&'static str>,
     revision: Option<Revision>,
@@ -180,7 +180,7 @@ impl Answer {
         Self {
             status,
             body: Some(body),
-            text: None,
+            written: None,
             content_type: None,
             revision: None,
             deprecated: false,
@@ -212,10 +212,14 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     admin.counters.begin();
     let answer = guard(admin.answer(request)).await;
     admin.counters.end();
-    let text = answer.text.or_else(|| Some(answer.body?.to_string()));
-    let text = text.unwrap_or_default();
-    let length = text.len();
-    let mut response = Response::new(if head { String::new() } else { text }.into());
+    let (body, length) = if let Some(written) = answer.written {
+        (written, None)
+    } else {
+        let text = answer.body.map(|body| body.to_string()).unwrap_or_default();
+        let length = text.len();
+        (if head { String::new() } else { text }.into(), Some(length))
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     let has_body = !matches!(
@@ -227,7 +231,9 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
             .content_type
             .unwrap_or("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::CONTENT_LENGTH, length.into());
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
     }
     headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
     let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -4,6 +4,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -96,17 +97,20 @@ impl Config {
     /// roles that come with the program.
     #[must_use]
     pub fn founded(mut self) -> Self {
-        let key = Key {
-            kind: Workspace::KIND,
-            id: DEFAULT_WORKSPACE,
-        };
-        if !self.records.contains_key(&key) {
-            self.put(key, &Stored::of(&Workspace::first()));
-        }
-        for (kind, id, fields) in built_in_roles() {
-            let key = Key { kind, id };
+        for (key, record) in foundation() {
             if !self.records.contains_key(&key) {
-                self.put(key, &Stored::of(&fields));
+                self.put(key, &record);
+            }
+        }
+        self
+    }
+
+    /// This configuration without what [`Self::founded`] adds: a later version may add something else.
+    #[must_use]
+    pub fn unfounded(mut self) -> Self {
+        for (key, record) in foundation() {
+            if self.records.get(&key) == Some(&record) {
+                self.remove(key);
             }
         }
         self
@@ -143,8 +147,14 @@ impl Config {
 
     /// Every record, ordered by collection and id.
     pub fn records(&self) -> impl Iterator<Item = (&Key, &Stored)> {
+        self.records_after(None)
+    }
+
+    /// The records after `last` in that order, or all.
+    pub fn records_after(&self, last: Option<Key>) -> impl Iterator<Item = (&Key, &Stored)> {
+        let first = last.map_or(Bound::Unbounded, Bound::Excluded);
         self.records
-            .iter()
+            .range((first, Bound::Unbounded))
             .filter(|(key, record)| self.sees(key, record))
     }
 
@@ -284,6 +294,18 @@ impl Config {
             self.references.remove(&(parent, key));
         }
     }
+}
+
+/// What exists also if nobody has ever changed it.
+fn foundation() -> impl Iterator<Item = (Key, Stored)> {
+    let workspace = (
+        workspace_key(DEFAULT_WORKSPACE),
+        Stored::of(&Workspace::first()),
+    );
+    let roles = built_in_roles()
+        .into_iter()
+        .map(|(kind, id, fields)| (Key { kind, id }, Stored::of(&fields)));
+    std::iter::once(workspace).chain(roles)
 }
 
 /// The key of a workspace.

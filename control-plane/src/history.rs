@@ -157,6 +157,11 @@ impl Entry {
 
     /// Reads what [`Self::pack`] wrote for `revision`.
     pub fn unpack(revision: Revision, packed: &[u8]) -> Result<Self, HistoryFault> {
+        Self::unpack_linked(revision, packed).map(|(entry, _)| entry)
+    }
+
+    /// The same, with the hash of the entry before it.
+    pub fn unpack_linked(revision: Revision, packed: &[u8]) -> Result<(Self, Hash), HistoryFault> {
         if packed.first() == Some(&b'{') {
             return Err(HistoryFault::TooOld(revision));
         }
@@ -179,7 +184,7 @@ struct Heading {
     origin: Origin,
 }
 
-fn parse(packed: &[u8]) -> Result<Entry, String> {
+fn parse(packed: &[u8]) -> Result<(Entry, Hash), String> {
     let text = |error: serde_json::Error| error.to_string();
     let mut content = Vec::new();
     zstd::Decoder::new(packed)
@@ -206,10 +211,11 @@ fn parse(packed: &[u8]) -> Result<Entry, String> {
             edits.push(Edit { key, before, after });
         }
     }
-    Ok(Entry {
+    let entry = Entry {
         revision: heading.revision,
         at: heading.at,
         origin: heading.origin,
         edits,
-    })
+    };
+    Ok((entry, heading.previous))
 }

@@ -214,7 +214,12 @@ impl Publisher {
             let revision = config.revision().next();
             match journal.commit(&Entry::of(&config, &change, revision, now, origin)) {
                 Ok(()) => {
-                    self.show(config.evolve(&change, revision));
+                    let config = config.evolve(&change, revision);
+                    self.show(config.clone());
+                    // What is durable stays so without it.
+                    if let Err(fault) = journal.checkpoint(&config) {
+                        tracing::warn!(%fault, "the configuration is not kept whole");
+                    }
                     return Ok((revision, change));
                 }
                 // Decided on what is not the newest any more: so once more, on that.

@@ -1,13 +1,17 @@
-//! The configuration on disk: sealed records, a log of changes, and a head that proves both.
+//! The configuration on disk: a log of sealed changes, a head that proves it, and now and then a checkpoint of
+//! everything, so that a start need not read every change there ever was.
 //!
-//! Beside the store there are exports of it, in case it is lost.
+//! A commit costs as much as the change, whatever the number of records: it adds to the end of the log and
+//! replaces the head. Beside the store there are exports of it, in case it is lost.
 //!
 //! sled's own flush does not survive a power cut on Linux, so each commit also syncs sled's file through
 //! a descriptor of ours before it is acknowledged.
 
+mod checkpoint;
 pub mod etcd;
 pub mod export;
 mod files;
+mod first_format;
 mod past;
 mod pieces;
 #[cfg(test)]
@@ -16,26 +20,26 @@ pub mod restore;
 mod room;
 mod seal;
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::clock::UnixTime;
-use shared::entity::definition;
-use shared::snapshot::{Hash, Key, Revision};
+use shared::snapshot::{Hash, Revision};
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
-use uuid::Uuid;
 
-use crate::config::{Change, Config, Stored};
-use crate::history::{Entry, History, Origin};
+use crate::config::Config;
+use crate::history::{Entry, History};
 use crate::publisher::{Journal, JournalFault};
+use checkpoint::{Checkpoint, Checkpoints};
 use files::file_error;
+use first_format::Proof;
 use past::Past;
 use room::Room;
 use seal::Sealer;
@@ -118,12 +122,11 @@ struct Head {
     #[serde(default = "first_generation")]
     generation: u64,
     revision: u64,
-    /// How many records there are.
-    count: usize,
-    /// Combination of all records' hashes; independent of their order.
-    digest: Hash,
     /// Hash of the last log entry, which holds that of the one before.
     chain: Hash,
+    /// What proves the records of the first format, which were kept one by one.
+    #[serde(flatten, skip_serializing)]
+    first: Option<Proof>,
 }
 
 impl Default for Head {
@@ -131,9 +134,8 @@ impl Default for Head {
         Self {
             generation: FIRST_GENERATION,
             revision: 0,
-            count: 0,
-            digest: Hash::default(),
             chain: Hash::default(),
+            first: None,
         }
     }
 }
@@ -145,15 +147,13 @@ pub struct Store {
     room: fn(&Path) -> std::io::Result<Room>,
     /// Kept for its lock and its background work.
     database: sled::Db,
-    records: sled::Tree,
     log: sled::Tree,
     meta: sled::Tree,
     /// sled's own file, to sync it for real.
     file: File,
     sealer: Arc<Sealer>,
     head: Head,
-    /// The hash of each record, to take it out of the digest when the record changes.
-    hashes: HashMap<Key, Hash>,
+    checkpoints: Checkpoints,
     /// Why nothing is acknowledged any more. A failed sync may have lost pages: it is never retried.
     broken: Option<String>,
 }
@@ -175,28 +175,29 @@ impl Store {
                 .open_tree(name)
                 .map_err(|error| damaged(directory, error.to_string()))
         };
-        let (records, log, meta) = (open("records")?, open("log")?, open("meta")?);
+        let (log, meta) = (open("log")?, open("meta")?);
         let file = files::sync_created(directory)?;
+        let sealer = Arc::new(Sealer::new(key));
         let mut store = Self {
             directory: directory.to_path_buf(),
             room: Room::of,
-            records,
             log,
             meta,
             file,
-            sealer: Arc::new(Sealer::new(key)),
+            checkpoints: Checkpoints::new(directory, Arc::clone(&sealer)),
+            sealer,
             head: Head::default(),
-            hashes: HashMap::new(),
             broken: None,
             database,
         };
-        let config = store.load(directory)?;
+        let config = store.load()?;
         Ok((store, config))
     }
 
     /// Closes the store and waits until sled's background threads have let go of its lock: before, its
     /// files can neither be opened again nor moved.
-    fn close(self) -> Result<(), StoreError> {
+    fn close(mut self) -> Result<(), StoreError> {
+        self.checkpoints.finish();
         let path = self.directory.join("db");
         drop(self);
         files::wait_until_unlocked(&path, CLOSED)
@@ -209,24 +210,30 @@ impl Store {
 
     /// Fills an empty store with a whole configuration, as `generation`.
     fn fill(&mut self, generation: u64, config: &Config) -> Result<(), String> {
-        self.head.generation = generation;
-        let puts = config.records().map(|(key, record)| (*key, record.clone()));
-        let change = Change {
-            puts: puts.collect(),
-            removes: Vec::new(),
+        let head = Head {
+            generation,
+            revision: config.revision().0,
+            ..Head::default()
         };
-        let (empty, origin) = (Config::default(), Origin::system());
-        self.write(&Entry::of(
-            &empty,
-            &change,
-            config.revision(),
-            UnixTime::now(),
-            &origin,
-        ))
+        self.begin_with(head, config)
     }
 
-    fn load(&mut self, directory: &Path) -> Result<Config, StoreError> {
-        let read = |error: sled::Error| damaged(directory, error.to_string());
+    /// Makes `config` what the log goes on from: whole in a checkpoint before the head counts on it.
+    fn begin_with(&mut self, head: Head, config: &Config) -> Result<(), String> {
+        self.checkpoints
+            .write_now(head.generation, config, head.chain)
+            .map_err(|error| error.to_string())?;
+        let sealed = self.sealed(&head)?;
+        let text = |error: sled::Error| error.to_string();
+        self.meta.insert(HEAD, sealed).map_err(text)?;
+        self.sync()?;
+        self.head = head;
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<Config, StoreError> {
+        let directory = self.directory.clone();
+        let read = |error: sled::Error| damaged(&directory, error.to_string());
         if let Some(sealed) = self.meta.get(HEAD).map_err(read)? {
             let head = self.sealer.open(HEAD, &sealed).ok_or_else(|| {
                 StoreError::Key(format!(
@@ -235,87 +242,125 @@ impl Store {
                 ))
             })?;
             self.head = serde_json::from_slice(&head)
-                .map_err(|error| damaged(directory, error.to_string()))?;
+                .map_err(|error| damaged(&directory, error.to_string()))?;
         }
-        let mut puts = Vec::with_capacity(self.head.count);
-        let mut digest = Hash::default();
-        for whole in pieces::walk(&self.records) {
-            let (name, sealed) = whole.map_err(|what| damaged(directory, what))?;
-            let json = self.sealer.open(&name, &sealed);
-            let json =
-                json.ok_or_else(|| damaged(directory, "a record is not as written".into()))?;
-            let key = parse_name(&name)
-                .ok_or_else(|| damaged(directory, "a record of an unknown kind".into()))?;
-            let hash = record_hash(&name, &json);
-            combine(&mut digest, &hash);
-            self.hashes.insert(key, hash);
-            let record =
-                Stored::parse(&json).map_err(|error| damaged(directory, error.to_string()))?;
-            puts.push((key, record));
-        }
-        if puts.len() != self.head.count || digest != self.head.digest {
-            let what = format!("{} records instead of {}", puts.len(), self.head.count);
-            return Err(damaged(directory, what));
-        }
-        let change = Change {
-            puts,
-            removes: Vec::new(),
+        let result = match self.head.first.take() {
+            Some(proof) => self.take_over(&proof),
+            None => self.replay(),
         };
-        Ok(Config::default().evolve(&change, Revision(self.head.revision)))
+        result.map_err(|what| damaged(&directory, what))
+    }
+
+    /// Reads a store of the first format, and makes it one of this.
+    fn take_over(&mut self, proof: &Proof) -> Result<Config, String> {
+        let text = |error: sled::Error| error.to_string();
+        let records = self
+            .database
+            .open_tree(first_format::RECORDS)
+            .map_err(text)?;
+        let revision = Revision(self.head.revision);
+        let config = first_format::read(&records, &self.sealer, proof, revision)?;
+        drop(records);
+        self.begin_with(self.head.clone(), &config)?;
+        self.database
+            .drop_tree(first_format::RECORDS)
+            .map_err(text)?;
+        self.sync()?;
+        Ok(config)
+    }
+
+    /// What the newest checkpoint holds and the log has added to it since. If that does not lead to the head, the
+    /// checkpoint before it is tried, and at last the whole log.
+    fn replay(&mut self) -> Result<Config, String> {
+        let mut reason = None;
+        for path in self.checkpoints.candidates(self.head.generation) {
+            let tried = self.checkpoints.read(&path).and_then(|checkpoint| {
+                let revision = checkpoint.config.revision().0;
+                self.follow(checkpoint).map(|found| (revision, found))
+            });
+            match tried {
+                Ok((revision, (config, bytes))) => {
+                    self.checkpoints.opened(revision, &path, bytes);
+                    return Ok(config);
+                }
+                Err(what) => {
+                    tracing::warn!(file = %path.display(), reason = %what, "a checkpoint is passed over");
+                    reason.get_or_insert(what);
+                }
+            }
+        }
+        let nothing = Checkpoint {
+            config: Config::default(),
+            chain: Hash::default(),
+        };
+        let (config, bytes) = self
+            .follow(nothing)
+            .map_err(|what| reason.unwrap_or(what))?;
+        self.checkpoints.opened(0, &self.directory, bytes);
+        Ok(config)
+    }
+
+    /// What the log leads to from `checkpoint`, which has to be the head, and the bytes that were read for it.
+    fn follow(&self, checkpoint: Checkpoint) -> Result<(Config, usize), String> {
+        let Checkpoint {
+            mut config,
+            mut chain,
+        } = checkpoint;
+        if config.revision().0 > self.head.revision {
+            return Err("it is newer than the head".to_owned());
+        }
+        let mut bytes = 0;
+        while config.revision().0 < self.head.revision {
+            let revision = config.revision().next();
+            let missing = || format!("revision {revision} is missing in the log");
+            let packed = past::read(&self.log, &self.sealer, revision)?.ok_or_else(missing)?;
+            let (entry, previous) =
+                Entry::unpack_linked(revision, &packed).map_err(|fault| fault.to_string())?;
+            if previous != chain {
+                return Err(format!(
+                    "revision {revision} does not follow the one before"
+                ));
+            }
+            chain = *blake3::hash(&packed).as_bytes();
+            bytes += packed.len();
+            config.apply(&entry.change(), revision);
+        }
+        if chain == self.head.chain {
+            Ok((config, bytes))
+        } else {
+            Err("the log does not lead to the head".to_owned())
+        }
+    }
+
+    fn sealed(&self, head: &Head) -> Result<Vec<u8>, String> {
+        let json = serde_json::to_vec(head).map_err(|error| error.to_string())?;
+        Ok(self.sealer.seal(HEAD, &json))
+    }
+
+    fn sync(&self) -> Result<(), String> {
+        self.database.flush().map_err(|error| error.to_string())?;
+        self.file.sync_data().map_err(|error| error.to_string())
     }
 
     fn write(&mut self, entry: &Entry) -> Result<(), String> {
-        let mut head = Head {
-            revision: entry.revision.0,
-            ..self.head.clone()
-        };
-        let mut hashes: Vec<(Key, Option<Hash>)> = Vec::with_capacity(entry.edits.len());
-        let mut puts = Vec::new();
-        let mut old: Vec<(Vec<u8>, usize)> = Vec::new();
-        for edit in &entry.edits {
-            let name = name(edit.key);
-            if self.hashes.contains_key(&edit.key) {
-                old.push((name.clone(), pieces::count(&self.records, &name)));
-            }
-            let hash = edit.after.as_ref().map(|record| {
-                let hash = record_hash(&name, record.json());
-                puts.push((name.clone(), self.sealer.seal(&name, record.json())));
-                hash
-            });
-            hashes.push((edit.key, hash));
-        }
-        for (key, hash) in &hashes {
-            match self.hashes.get(key) {
-                Some(old) => combine(&mut head.digest, old),
-                None => head.count += usize::from(hash.is_some()),
-            }
-            match hash {
-                Some(new) => combine(&mut head.digest, new),
-                None => head.count -= usize::from(self.hashes.contains_key(key)),
-            }
-        }
         let packed = entry
             .pack(&self.head.chain)
             .map_err(|error| error.to_string())?;
-        head.chain = *blake3::hash(&packed).as_bytes();
-        let log_name = past::log_name(entry.revision);
-        let packed = self.sealer.seal(&log_name, &packed);
-        let sealed_head = serde_json::to_vec(&head).map_err(|error| error.to_string())?;
-        let sealed_head = self.sealer.seal(HEAD, &sealed_head);
-
-        let forgotten = past::forgotten(&self.log, entry.revision);
-        (&self.records, &self.log, &self.meta)
-            .transaction(|(records, log, meta)| {
-                for (name, pieces) in &old {
-                    pieces::remove(records, name, *pieces)?;
-                }
-                for (name, sealed) in &puts {
-                    pieces::put(records, name, sealed)?;
-                }
+        let head = Head {
+            revision: entry.revision.0,
+            chain: *blake3::hash(&packed).as_bytes(),
+            ..self.head.clone()
+        };
+        let name = past::log_name(entry.revision);
+        let sealed = self.sealer.seal(&name, &packed);
+        let sealed_head = self.sealed(&head)?;
+        let forgotten = past::forgotten(&self.log, entry.revision, self.checkpoints.newest());
+        (&self.log, &self.meta)
+            .transaction(|(log, meta)| {
                 if let Some((name, pieces)) = &forgotten {
                     pieces::remove(log, name, *pieces)?;
                 }
-                pieces::put(log, &log_name, &packed)?;
+                pieces::put(log, &name, &sealed)?;
                 meta.insert(HEAD, sealed_head.as_slice())?;
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
@@ -323,15 +368,9 @@ impl Store {
                 TransactionError::Storage(error) => error.to_string(),
                 TransactionError::Abort(()) => "the transaction was aborted".to_owned(),
             })?;
-        self.database.flush().map_err(|error| error.to_string())?;
-        self.file.sync_data().map_err(|error| error.to_string())?;
-        for (key, hash) in hashes {
-            match hash {
-                Some(hash) => self.hashes.insert(key, hash),
-                None => self.hashes.remove(&key),
-            };
-        }
+        self.sync()?;
         self.head = head;
+        self.checkpoints.grow(packed.len());
         Ok(())
     }
 }
@@ -344,10 +383,22 @@ impl Journal for Store {
         })
     }
 
+    fn checkpoint(&mut self, config: &Config) -> Result<(), JournalFault> {
+        let Head {
+            generation,
+            revision,
+            chain,
+            ..
+        } = self.head;
+        if self.broken.is_none() && config.revision().0 == revision {
+            self.checkpoints.consider(generation, config, chain);
+        }
+        Ok(())
+    }
+
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
         if let Some(reason) = &self.broken {
-            let reason = format!("read-only until the next start: {reason}");
-            return Err(JournalFault::Broken(reason));
+            return Err(read_only(reason));
         }
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Broken(format!(
@@ -361,8 +412,9 @@ impl Journal for Store {
         }
         self.write(entry).map_err(|reason| {
             tracing::error!(%reason, "store is read-only from now on");
-            self.broken = Some(reason.clone());
-            JournalFault::Broken(reason)
+            let fault = read_only(&reason);
+            self.broken = Some(reason);
+            fault
         })
     }
 }
@@ -370,39 +422,13 @@ impl Journal for Store {
 /// The name of the head in its tree.
 const HEAD: &[u8] = b"head";
 
+fn read_only(reason: &str) -> JournalFault {
+    JournalFault::Broken(format!("read-only until the next start: {reason}"))
+}
+
 fn damaged(directory: &Path, what: String) -> StoreError {
     StoreError::Damaged {
         path: directory.display().to_string(),
         what,
-    }
-}
-
-/// A record's name in its tree: kind, a zero byte, id.
-fn name(key: Key) -> Vec<u8> {
-    let mut name = key.kind.as_bytes().to_vec();
-    name.push(0);
-    name.extend_from_slice(key.id.as_bytes());
-    name
-}
-
-fn parse_name(name: &[u8]) -> Option<Key> {
-    let (kind, id) = name.split_at_checked(name.iter().position(|byte| *byte == 0)?)?;
-    let kind = definition(std::str::from_utf8(kind).ok()?)?.kind;
-    Some(Key {
-        kind,
-        id: Uuid::from_slice(id.get(1..)?).ok()?,
-    })
-}
-
-fn record_hash(name: &[u8], json: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(name).update(json);
-    *hasher.finalize().as_bytes()
-}
-
-/// Adds a hash to the digest, or takes it out again. Against accidents, which is enough below the seal.
-fn combine(digest: &mut Hash, hash: &Hash) {
-    for (byte, other) in digest.iter_mut().zip(hash) {
-        *byte ^= other;
     }
 }

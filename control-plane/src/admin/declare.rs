@@ -1,6 +1,10 @@
 //! `/config`: the whole configuration of a workspace at once.
 
+use std::convert::Infallible;
+
+use axum::body::Body;
 use axum::extract::Request;
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
@@ -121,7 +125,7 @@ pub(super) async fn write(
         let config = publisher.config().within(origin.workspace);
         Ok(Answer {
             revision: Some(revision),
-            text: Some(entities(&config)),
+            written: Some(written(config)),
             ..Answer::new(StatusCode::CREATED, Value::Null)
         })
     })
@@ -140,29 +144,61 @@ fn refuse(file: &File, fault: Fault, wishes: Wishes) -> Refusal {
     }
 }
 
-/// What the workspace holds, by collection and id, as Kong answers. Written as text at once: there may be a
-/// hundred thousand records.
-fn entities(config: &Config) -> String {
-    let mut text = String::from("{");
-    let mut last: Option<&str> = None;
-    let workspace = config.workspace();
-    let replaced = |key: &Key| {
-        shared::entity::definition(key.kind)
-            .is_some_and(|entity| batch::is_replaced(entity, workspace))
+/// What the workspace holds, by collection and id, as Kong answers. Written piece by piece while it is sent: there
+/// may be a hundred thousand records.
+fn written(config: Config) -> Body {
+    let pieces = Pieces {
+        config,
+        last: None,
+        ended: false,
     };
-    for (key, record) in config.records().filter(|(key, _)| replaced(key)) {
-        let start = match last {
-            Some(kind) if kind == key.kind => ",".to_owned(),
-            Some(_) => format!("}},\"{}\":{{", key.kind),
-            None => format!("\"{}\":{{", key.kind),
+    Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, Infallible>)))
+}
+
+/// Records of a piece.
+const PIECE: usize = 256;
+
+/// The pieces of an answer that lists every record.
+struct Pieces {
+    config: Config,
+    /// The record that was written last.
+    last: Option<Key>,
+    ended: bool,
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let workspace = self.config.workspace();
+        let replaced = |key: &Key| {
+            shared::entity::definition(key.kind)
+                .is_some_and(|entity| batch::is_replaced(entity, workspace))
         };
-        last = Some(key.kind);
-        text.push_str(&start);
-        text.push_str(&format_args!("\"{}\":", key.id).to_string());
-        text.push_str(&Value::Object(record.fields()).to_string());
+        let mut piece = Vec::new();
+        let mut last = self.last;
+        let records = self.config.records_after(self.last);
+        for (key, record) in records.filter(|(key, _)| replaced(key)).take(PIECE) {
+            let start = match last {
+                Some(last) if last.kind == key.kind => ",".to_owned(),
+                Some(_) => format!("}},\"{}\":{{", key.kind),
+                None => format!("{{\"{}\":{{", key.kind),
+            };
+            last = Some(*key);
+            piece.extend_from_slice(format!("{start}\"{}\":", key.id).as_bytes());
+            piece.extend_from_slice(&record.shown());
+        }
+        if last == self.last {
+            self.ended = true;
+            let end = if last.is_some() { "}}" } else { "{}" };
+            piece.extend_from_slice(end.as_bytes());
+        }
+        self.last = last;
+        Some(piece.into())
     }
-    text.push_str(if last.is_some() { "}}" } else { "}" });
-    text
 }
 
 /// The document in a body: as such, or as a text in the field `config`.

@@ -1,10 +1,11 @@
 //! A record as it is kept in memory: its JSON, a fifth of what its fields would take.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use shared::entity::Definition;
+use shared::entity::{DEFAULT_WORKSPACE, Definition};
 use uuid::Uuid;
 
 use super::{Fields, WORKSPACE_FIELD, workspace_of};
@@ -48,6 +49,16 @@ impl Stored {
     /// The workspace that it is in.
     pub const fn workspace(&self) -> Uuid {
         self.workspace
+    }
+
+    /// The record as JSON, without the field that says where it is.
+    pub fn shown(&self) -> Cow<'_, [u8]> {
+        // Only what is elsewhere says where.
+        if self.workspace == DEFAULT_WORKSPACE {
+            return Cow::Borrowed(&self.json);
+        }
+        let json = serde_json::to_vec(&self.fields());
+        Cow::Owned(json.expect("fields that were parsed can be written again"))
     }
 
     /// The record's fields, without the one that says where it is.
@@ -109,7 +120,7 @@ impl<'de, W: Fn(&str) -> bool> Visitor<'de> for Pick<W> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
         let mut fields = Fields::new();
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             if (self.0)(&name) {
                 fields.insert(name.into_owned(), map.next_value()?);
             } else {

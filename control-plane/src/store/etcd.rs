@@ -121,7 +121,9 @@ impl Shelf {
 
     fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
         self.sealer.open(name.as_bytes(), sealed).ok_or_else(|| {
-            EtcdError::Content(format!("{name} was sealed with another key, or changed"))
+            EtcdError::Content(format!(
+                "{name} was changed, or sealed with another key: set secrets_key_file to that key"
+            ))
         })
     }
 

@@ -3,9 +3,9 @@
 //! A file is named after what it holds, so that names sort by age and the same state is never written
 //! twice.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +14,11 @@ use shared::entity::definition;
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
+use super::files::write_whole;
 use super::room::Room;
 use super::seal::{Sealer, SecretsKey};
 use super::{StoreError, file_error};
-use crate::config::{Change, Config, Fields, Stored};
+use crate::config::{Change, Config, Stored};
 
 /// What a file begins with. It is also what the rest is sealed to.
 const MAGIC: &[u8] = b"wardgate export 1\n";
@@ -28,8 +29,8 @@ const KEPT: usize = 3;
 /// The ending of a file's name.
 const ENDING: &str = "export";
 
-/// zstd's level: its own default.
-const COMPRESSION: i32 = 3;
+/// zstd's level. Higher ones cost more and are not smaller: most of a record is identifiers.
+const COMPRESSION: i32 = 1;
 
 /// A configuration that was exported.
 #[derive(Debug)]
@@ -51,13 +52,15 @@ struct Heading {
     records: usize,
 }
 
-/// Each further line.
+/// The beginning of each further line. The record follows as the last member, as it is kept.
 #[derive(Deserialize, Serialize)]
-struct Line<R> {
+struct Name {
     kind: String,
     id: Uuid,
-    record: R,
 }
+
+/// What is between a line's name and its record, in the place of the name's closing brace.
+const RECORD: &[u8] = b",\"record\":";
 
 /// Writes `config` to a file of `directory` and removes all but the newest files there. `None` if that
 /// state is there already.
@@ -84,27 +87,14 @@ pub fn write(
         .map_err(failed)?;
     let content = pack(generation, config, now).map_err(failed)?;
     let sealed = Sealer::new(key).seal(MAGIC, &content);
-    // Whole or not there: the name appears once the content is on disk.
-    let unfinished = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(failed)?;
-    file.write_all(MAGIC)
-        .and_then(|()| file.write_all(&sealed))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&unfinished, &path))
-        .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(failed)?;
+    write_whole(&path, &[MAGIC, &sealed]).map_err(failed)?;
     prune(directory)?;
     Ok(Some(path))
 }
 
-/// The content of an export.
+/// The content of an export. What is there also if nobody has ever changed it is left out.
 pub(super) fn pack(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8>> {
+    let config = config.everywhere().unfounded();
     let heading = Heading {
         generation,
         revision: config.revision(),
@@ -114,14 +104,14 @@ pub(super) fn pack(generation: u64, config: &Config, now: UnixTime) -> io::Resul
     let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION)?;
     serde_json::to_writer(&mut encoder, &heading)?;
     for (key, record) in config.records() {
-        let record: Fields = serde_json::from_slice(record.json())?;
-        encoder.write_all(b"\n")?;
-        let line = Line {
+        let name = serde_json::to_vec(&Name {
             kind: key.kind.to_owned(),
             id: key.id,
-            record: &record,
-        };
-        serde_json::to_writer(&mut encoder, &line)?;
+        })?;
+        let open = name.strip_suffix(b"}").unwrap_or(&name);
+        for part in [b"\n", open, RECORD, record.json(), b"}"] {
+            encoder.write_all(part)?;
+        }
     }
     encoder.finish()
 }
@@ -144,28 +134,22 @@ pub fn read(path: &Path, key: &SecretsKey) -> Result<Export, StoreError> {
 
 /// Reads what [`pack`] wrote.
 pub(super) fn unpack(content: &[u8]) -> Result<Export, String> {
-    let content = zstd::decode_all(content)
-        .map_err(|error| format!("its content does not unpack: {error}"))?;
-    parse(&content)
-}
-
-fn parse(content: &[u8]) -> Result<Export, String> {
-    let text = |error: serde_json::Error| error.to_string();
-    let mut lines = content.split(|byte| *byte == b'\n');
-    let heading: Heading =
-        serde_json::from_slice(lines.next().unwrap_or_default()).map_err(text)?;
-    let mut puts = Vec::with_capacity(heading.records);
-    for line in lines {
-        let line: Line<Fields> = serde_json::from_slice(line).map_err(text)?;
-        let entity = definition(&line.kind).ok_or_else(|| {
-            let kind = &line.kind;
-            format!("it holds `{kind}`, which this version does not know; use a newer one")
-        })?;
-        let key = Key {
-            kind: entity.kind,
-            id: line.id,
-        };
-        puts.push((key, Stored::of(&line.record)));
+    let failed = |error: io::Error| format!("its content does not unpack: {error}");
+    let mut lines = BufReader::new(zstd::Decoder::new(content).map_err(failed)?);
+    let mut line = Vec::new();
+    let mut next = |line: &mut Vec<u8>| {
+        line.clear();
+        let read = lines.read_until(b'\n', line).map_err(failed)?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        Ok::<_, String>(read > 0)
+    };
+    next(&mut line)?;
+    let heading: Heading = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+    let mut puts = Vec::new();
+    while next(&mut line)? {
+        puts.push(parse(&line)?);
     }
     if puts.len() != heading.records {
         return Err(format!(
@@ -183,6 +167,27 @@ fn parse(content: &[u8]) -> Result<Export, String> {
         at: heading.at,
         config: Config::default().evolve(&change, heading.revision),
     })
+}
+
+/// The record in a line.
+fn parse(line: &[u8]) -> Result<(Key, Stored), String> {
+    let text = |error: serde_json::Error| error.to_string();
+    let at = memchr::memmem::find(line, RECORD).ok_or("a line holds no record")?;
+    let (name, record) = line.split_at(at);
+    let json = record
+        .strip_prefix(RECORD)
+        .and_then(|json| json.strip_suffix(b"}"))
+        .ok_or("a line does not end with its record")?;
+    let name: Name = serde_json::from_slice(&[name, b"}"].concat()).map_err(text)?;
+    let entity = definition(&name.kind).ok_or_else(|| {
+        let kind = &name.kind;
+        format!("it holds `{kind}`, which this version does not know; use a newer one")
+    })?;
+    let key = Key {
+        kind: entity.kind,
+        id: name.id,
+    };
+    Ok((key, Stored::parse(json).map_err(text)?))
 }
 
 /// The exports of a directory, oldest first.

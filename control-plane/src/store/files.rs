@@ -1,8 +1,8 @@
 //! The store's directory: private, repaired before it is opened, and synced once it is there.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
@@ -11,9 +11,12 @@ use shared::clock::monotonic;
 
 use super::StoreError;
 
-/// Bytes of pages that sled keeps in memory. After the start nothing reads the store but exports: the
+/// Bytes of pages that sled keeps in memory. After the start only the past is read from the store: the
 /// configuration itself is in memory.
-const PAGES: u64 = 32 * 1024 * 1024;
+const PAGES: u64 = 8 * 1024 * 1024;
+
+/// The ending of a file's name that is not whole yet.
+const UNFINISHED: &str = "new";
 
 /// Opens the database. A crash in the middle of sled's own start, or a damaged snapshot of its index,
 /// would keep it from ever opening again: both are only caches and are taken away.
@@ -24,7 +27,10 @@ pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
         .create(directory)
         .map_err(|source| file_error("making", directory, source))?;
     remove(directory, |name| {
-        name.starts_with("snap.") && name.ends_with(".generating")
+        let unfinished = Path::new(name)
+            .extension()
+            .is_some_and(|end| end == UNFINISHED);
+        unfinished || (name.starts_with("snap.") && name.ends_with(".generating"))
     })?;
     match try_open(directory) {
         Ok(database) => Ok(database),
@@ -36,6 +42,26 @@ pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
         }
         Err(failure) => Err(failure.at(directory)),
     }
+}
+
+/// Writes a private file of these parts, whole or not at all: its name appears once its content is on disk.
+pub(super) fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut unfinished = path.to_path_buf().into_os_string();
+    unfinished.push(".");
+    unfinished.push(UNFINISHED);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(directory)?.sync_all()
 }
 
 /// Syncs everything that opening may have created, and gives the file that each commit syncs.

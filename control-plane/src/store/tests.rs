@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use shared::clock::UnixTime;
+use shared::snapshot::Key;
+use uuid::Uuid;
 
 use super::*;
-use crate::config::Fields;
+use crate::config::{Change, Fields, Stored};
+use crate::history::Origin;
 
 struct Place {
     root: tempfile::TempDir,
@@ -74,86 +78,16 @@ fn username(config: &Config, id: u128) -> Option<String> {
 }
 
 #[test]
-fn what_was_committed_is_there_after_a_restart() {
-    let place = Place::new();
-    let large = "x".repeat(100_000);
-    {
-        let (mut store, config) = place.open().unwrap();
-        assert!(config.is_empty());
-        store.commit_at(1, &put(1, "first")).unwrap();
-        store.commit_at(2, &put(2, &large)).unwrap();
-        store.commit_at(3, &put(1, "again")).unwrap();
-        let removes = vec![Key {
-            kind: "consumers",
-            id: Uuid::from_u128(3),
-        }];
-        store.commit_at(4, &put(3, "gone")).unwrap();
-        store
-            .commit_at(
-                5,
-                &Change {
-                    puts: Vec::new(),
-                    removes,
-                },
-            )
-            .unwrap();
-    }
-    {
-        let (mut store, config) = place.open().unwrap();
-        assert_eq!((config.revision(), config.len()), (Revision(5), 2));
-        assert_eq!(username(&config, 1).as_deref(), Some("again"));
-        assert_eq!(username(&config, 2), Some(large));
-        store.commit_at(6, &put(2, "small")).unwrap();
-    }
-    let (_, config) = place.open().unwrap();
-    assert_eq!(username(&config, 2).as_deref(), Some("small"));
-}
-
-#[test]
-fn a_revision_that_does_not_follow_is_refused_and_changes_nothing() {
-    let place = Place::new();
-    let (mut store, _) = place.open().unwrap();
-    store.commit_at(1, &put(1, "a")).unwrap();
-    assert!(store.commit_at(1, &put(2, "b")).is_err());
-    assert!(store.commit_at(3, &put(2, "b")).is_err());
-    store.commit_at(2, &put(2, "b")).unwrap();
-}
-
-#[test]
-fn another_key_and_a_second_process_are_named() {
+fn a_second_process_is_named() {
     let place = Place::new();
     let (mut store, _) = place.open().unwrap();
     store.commit_at(1, &put(1, "a")).unwrap();
     let locked = place.open().unwrap_err().to_string();
     assert!(locked.contains("another control plane"), "{locked}");
-    drop(store);
-    let other = SecretsKey::read_or_create(&place.root.path().join("other.key")).unwrap();
-    let error = Store::open(&place.directory(), &other)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("secrets_key_file"), "{error}");
 }
 
 #[test]
-fn no_secret_is_readable_in_the_files() {
-    let place = Place::new();
-    {
-        let (mut store, _) = place.open().unwrap();
-        store.commit_at(1, &put(1, "canary-canary-canary")).unwrap();
-    }
-    for entry in std::fs::read_dir(place.directory()).unwrap().flatten() {
-        if entry.path().is_file() {
-            let bytes = std::fs::read(entry.path()).unwrap();
-            assert!(
-                !bytes.windows(13).any(|window| window == b"canary-canary"),
-                "{entry:?}"
-            );
-        }
-    }
-}
-
-#[test]
-fn a_record_that_was_changed_behind_our_back_stops_the_start() {
+fn a_change_that_was_changed_behind_our_back_stops_the_start() {
     let place = Place::new();
     {
         let (mut store, _) = place.open().unwrap();
@@ -162,11 +96,11 @@ fn a_record_that_was_changed_behind_our_back_stops_the_start() {
     }
     {
         let database = sled::open(place.directory()).unwrap();
-        let records = database.open_tree("records").unwrap();
-        let (key, value) = records.first().unwrap().unwrap();
-        let (other, _) = records.last().unwrap().unwrap();
+        let log = database.open_tree("log").unwrap();
+        let (key, value) = log.first().unwrap().unwrap();
+        let (other, _) = log.last().unwrap().unwrap();
         assert_ne!(key, other);
-        records.insert(other, value).unwrap();
+        log.insert(other, value).unwrap();
         database.flush().unwrap();
     }
     let error = place.open().unwrap_err().to_string();
@@ -216,37 +150,16 @@ fn a_truncated_file_is_an_error_or_whole_and_never_a_panic() {
 }
 
 #[test]
-fn a_nearly_full_disk_refuses_writes_until_there_is_room() {
-    let place = Place::new();
-    let (mut store, _) = place.open().unwrap();
-    store.room = |_| {
-        Ok(Room {
-            free: 1,
-            total: 1 << 40,
-        })
-    };
-    let fault = store.commit_at(1, &put(1, "a")).unwrap_err();
-    assert!(matches!(fault, JournalFault::NoRoom(_)), "{fault}");
-    assert!(
-        fault.to_string().contains("1024 MiB must stay free"),
-        "{fault}"
-    );
-    store.room = |_| {
-        Ok(Room {
-            free: 1 << 39,
-            total: 1 << 40,
-        })
-    };
-    store.commit_at(1, &put(1, "a")).unwrap();
-}
-
-#[test]
 fn a_head_without_a_generation_is_the_first() {
     let head: Head = serde_json::from_value(json!({
         "revision": 7, "count": 0, "digest": Hash::default(), "chain": Hash::default(),
     }))
     .unwrap();
     assert_eq!((head.generation, head.revision), (1, 7));
+    assert!(head.first.is_some(), "it is of the first format");
+    let written = serde_json::to_vec(&Head::default()).unwrap();
+    let read: Head = serde_json::from_slice(&written).unwrap();
+    assert!(read.first.is_none());
 }
 
 /// Every byte of damage is noticed, repaired, or looks like the power cut that a later export tells of:
@@ -293,6 +206,142 @@ fn no_damage_gives_other_content_than_was_written() {
             let text = username(&config, u128::from(at)).unwrap();
             assert!(text.starts_with(&format!("{at}z")), "{at}: {text}");
         }
+    }
+}
+
+mod checkpoints {
+    use super::*;
+
+    /// A place with 30 consumers, and checkpoints at 10 and 20.
+    fn checked() -> (Place, Config) {
+        let place = Place::new();
+        let (mut store, mut config) = place.open().unwrap();
+        for at in 1..=30_u64 {
+            let change = put(u128::from(at), &format!("consumer {at}"));
+            store.commit_at(at, &change).unwrap();
+            config.apply(&change, Revision(at));
+            if at % 10 == 0 && at < 30 {
+                let chain = store.head.chain;
+                store.checkpoints.write_now(1, &config, chain).unwrap();
+            }
+        }
+        store.close().unwrap();
+        (place, config)
+    }
+
+    fn file(place: &Place, revision: u64) -> PathBuf {
+        let name = format!("000001-{revision:012}.checkpoint");
+        place.directory().join(name)
+    }
+
+    fn flip(path: &Path, at: usize) {
+        let mut bytes = std::fs::read(path).unwrap();
+        let at = at.min(bytes.len() - 1);
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Opens the store, which has to hold everything, and says what revision it began with.
+    fn begins_with(place: &Place, config: &Config) -> u64 {
+        let (store, read) = place.open().unwrap();
+        let content = |config: &Config| -> Vec<(Key, Stored)> {
+            let records = config.records();
+            records
+                .map(|(key, record)| (*key, record.clone()))
+                .collect()
+        };
+        assert_eq!(read.revision(), config.revision());
+        assert_eq!(content(&read), content(config));
+        let newest = store.checkpoints.newest();
+        store.close().unwrap();
+        newest
+    }
+
+    fn forget(place: &Place, revisions: std::ops::RangeInclusive<u64>) {
+        let database = sled::open(place.directory()).unwrap();
+        let log = database.open_tree("log").unwrap();
+        for revision in revisions {
+            let keys: Vec<_> = log.scan_prefix(revision.to_be_bytes()).keys().collect();
+            for key in keys {
+                log.remove(key.unwrap()).unwrap();
+            }
+        }
+        database.flush().unwrap();
+        drop((log, database));
+        files::wait_until_unlocked(&place.directory().join("db"), CLOSED).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_one_gives_way_to_the_one_before_and_that_to_the_log() {
+        let (place, config) = checked();
+        assert_eq!(begins_with(&place, &config), 20);
+        for at in [0, 30, 60, 200, usize::MAX] {
+            flip(&file(&place, 20), at);
+            assert_eq!(begins_with(&place, &config), 10, "flipped at {at}");
+            flip(&file(&place, 20), at);
+        }
+        assert_eq!(begins_with(&place, &config), 20);
+        // One that calls itself another is none.
+        std::fs::rename(file(&place, 20), file(&place, 21)).unwrap();
+        assert_eq!(begins_with(&place, &config), 10);
+        std::fs::remove_file(file(&place, 10)).unwrap();
+        assert_eq!(begins_with(&place, &config), 0);
+    }
+
+    #[test]
+    fn what_the_log_has_forgotten_is_in_the_checkpoint_or_the_start_is_refused() {
+        let (place, config) = checked();
+        forget(&place, 1..=15);
+        assert_eq!(begins_with(&place, &config), 20);
+        flip(&file(&place, 20), 100);
+        let error = place.open().unwrap_err().to_string();
+        assert!(
+            error.contains("damaged") && error.contains("backup"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_hole_in_the_log_is_no_shorter_history() {
+        let (place, _) = checked();
+        forget(&place, 25..=25);
+        let error = place.open().unwrap_err().to_string();
+        assert!(error.contains("revision 25 is missing"), "{error}");
+    }
+
+    #[test]
+    fn they_come_by_themselves_and_two_are_kept() {
+        let place = Place::new();
+        let (mut store, mut config) = place.open().unwrap();
+        // What does not pack, so that each is due by its size.
+        for at in 1..=4_u64 {
+            let mut bytes = vec![0; 3 * 1024 * 1024];
+            let mut stream = blake3::Hasher::new()
+                .update(&at.to_be_bytes())
+                .finalize_xof();
+            stream.fill(&mut bytes);
+            let text: String = bytes
+                .iter()
+                .map(|byte| char::from(b'0' + byte % 64))
+                .collect();
+            let change = put(1, &text);
+            store.commit_at(at, &change).unwrap();
+            config.apply(&change, Revision(at));
+            store.checkpoint(&config).unwrap();
+            store.checkpoints.finish();
+        }
+        assert!(store.checkpoints.newest() >= 2);
+        let newest = store.checkpoints.newest();
+        store.close().unwrap();
+        let files = std::fs::read_dir(place.directory()).unwrap().flatten();
+        let files = files.filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "checkpoint")
+        });
+        assert!((1..=2).contains(&files.count()));
+        assert_eq!(begins_with(&place, &config), newest);
     }
 }
 

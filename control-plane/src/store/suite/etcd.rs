@@ -1,0 +1,166 @@
+//! The suite on etcd, and what only a store with several writers has.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::{Subject, commit, put, username};
+use crate::config::Config;
+use crate::publisher::{Journal, JournalFault, Newer};
+use crate::store::etcd::{EtcdSettings, EtcdStore};
+use crate::store::{SecretsKey, StoreError};
+
+/// One member of etcd with a store of its own; ended when dropped.
+struct InEtcd {
+    root: tempfile::TempDir,
+    peer: String,
+    client: String,
+    child: Child,
+}
+
+/// How often a start is tried: the port that was free a moment ago may be taken.
+const STARTS: u32 = 3;
+
+/// An address that was free a moment ago.
+fn address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn spawn(root: &Path, peer: &str, client: &str) -> std::io::Result<Child> {
+    Command::new("etcd")
+        .args(["--name", "m", "--data-dir"])
+        .arg(root.join("etcd"))
+        .args(["--listen-peer-urls", peer])
+        .args(["--initial-advertise-peer-urls", peer])
+        .args(["--listen-client-urls", client])
+        .args(["--advertise-client-urls", client])
+        .args(["--initial-cluster", &format!("m={peer}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+impl InEtcd {
+    fn settings(&self) -> EtcdSettings {
+        EtcdSettings {
+            endpoints: vec![self.client.clone()],
+            prefix: "/suite".to_owned(),
+            authority: None,
+            certificate: None,
+        }
+    }
+
+    /// Waits until the member answers; false if it has ended.
+    fn answers(&mut self) -> bool {
+        for _ in 0..600 {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if EtcdStore::open(&self.settings(), &self.key()).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for InEtcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Subject for InEtcd {
+    type Journal = EtcdStore;
+
+    fn start() -> Option<Self> {
+        for _ in 0..STARTS {
+            let root = tempfile::tempdir().unwrap();
+            let (peer, client) = (address(), address());
+            let child = match spawn(root.path(), &peer, &client) {
+                Ok(child) => child,
+                Err(error) => {
+                    eprintln!("not tested with etcd, which cannot be started: {error}");
+                    return None;
+                }
+            };
+            let mut started = Self {
+                root,
+                peer,
+                client,
+                child,
+            };
+            if started.answers() {
+                return Some(started);
+            }
+        }
+        panic!("etcd is installed but does not answer")
+    }
+
+    fn open(&self, key: &SecretsKey) -> Result<(EtcdStore, Config, u64), StoreError> {
+        let (store, config) = EtcdStore::open(&self.settings(), key)?;
+        let generation = store.generation();
+        Ok((store, config, generation))
+    }
+
+    fn place(&self) -> &Path {
+        self.root.path()
+    }
+
+    fn files(&self) -> PathBuf {
+        self.root.path().join("etcd")
+    }
+
+    fn replace(&self, key: &SecretsKey, config: &Config) -> u64 {
+        let (mut store, _, _) = self.open(key).unwrap();
+        store.replace(0, config).unwrap()
+    }
+
+    fn obstruct(&mut self, _: &mut EtcdStore) {
+        self.kill();
+    }
+
+    fn clear(&mut self, _: &mut EtcdStore) {
+        self.child = spawn(self.root.path(), &self.peer, &self.client).unwrap();
+        assert!(self.answers(), "etcd does not come back");
+    }
+}
+
+super::suite!(InEtcd);
+
+#[test]
+fn of_two_that_write_at_once_one_is_told_to_look_first() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut ours) = subject.opened();
+    let (mut other, mut theirs) = subject.opened();
+    commit(&mut one, &mut ours, &put(1, "first")).unwrap();
+    let fault = commit(&mut other, &mut theirs, &put(2, "late")).unwrap_err();
+    assert!(matches!(fault, JournalFault::Behind), "{fault}");
+    let Newer::Changes(changes) = other.newer().unwrap() else {
+        panic!("the log is there")
+    };
+    for (change, revision) in changes {
+        theirs.apply(&change, revision);
+    }
+    assert_eq!(username(&theirs, 1).as_deref(), Some("first"));
+    commit(&mut other, &mut theirs, &put(2, "now")).unwrap();
+    let Newer::Changes(changes) = one.newer().unwrap() else {
+        panic!("the log is there")
+    };
+    let [(change, revision)] = changes.as_slice() else {
+        panic!("{changes:?}")
+    };
+    ours.apply(change, *revision);
+    assert_eq!(super::content(&ours), super::content(&theirs));
+}
