@@ -71,8 +71,6 @@ pub(super) enum Refusal {
     Rejected(Rejection, &'static str),
     /// The store takes no writes.
     ReadOnly(String),
-    /// The disk is nearly full.
-    NoRoom(String),
     /// A bug.
     Unexpected,
 }
@@ -95,13 +93,7 @@ impl Refusal {
     /// The refusal for a write that the store did not take.
     pub(super) fn of_journal(fault: &JournalFault) -> Self {
         tracing::error!(%fault, "write refused");
-        let text = fault.to_string();
-        match fault {
-            JournalFault::Broken(_) | JournalFault::Behind | JournalFault::Unreachable(_) => {
-                Self::ReadOnly(text)
-            }
-            JournalFault::NoRoom(_) => Self::NoRoom(text),
-        }
+        Self::ReadOnly(fault.to_string())
     }
 
     pub(super) fn answer(self) -> Answer {
@@ -194,7 +186,6 @@ impl Refusal {
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
             Self::ReadOnly(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
-            Self::NoRoom(message) => plain(StatusCode::INSUFFICIENT_STORAGE, &message),
             Self::Unexpected => plain(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "An unexpected error occurred",
