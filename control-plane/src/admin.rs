@@ -375,6 +375,7 @@ impl Admin {
                 clustering.fleet.status()
             }
             Endpoint::Schema(entity) => schemas::entity(entity),
+            Endpoint::TagsSchema => schemas::tags(),
             Endpoint::PluginSchema(name) => schemas::plugin(name)?,
             Endpoint::ConfigSchema(name) => schemas::config(name)?,
             Endpoint::VaultSchema(name) => schemas::vault(name)?,

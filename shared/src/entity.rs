@@ -16,6 +16,7 @@ mod route;
 mod service;
 mod session_key;
 mod sni;
+mod tag;
 mod target;
 mod upstream;
 pub mod vault;
@@ -51,6 +52,7 @@ pub use route::{HttpsRedirect, PathHandling, Peer, Route};
 pub use service::{Protocol, Service};
 pub use session_key::{KeyState, SessionKey};
 pub use sni::Sni;
+pub use tag::Tagging;
 pub use target::Target;
 pub use upstream::{Algorithm, HashOn, Upstream};
 pub use vault::Vault;
@@ -97,6 +99,10 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
 
     /// Expands write-only fields before anything is checked. Errors name the shorthand.
     fn expand(_: &mut Map<String, Value>, _: &mut FieldErrors) {}
+
+    /// Fills defaults that depend on other fields. A PATCH does not ask for them: what it leaves out stays as
+    /// it is stored.
+    fn prefill(_: &mut Map<String, Value>) {}
 
     /// Rules between fields. Fields that are not valid by themselves are there as they came, and have
     /// their error already.
@@ -155,6 +161,8 @@ pub struct Definition {
     pub expires: bool,
     /// See [`Entity::expand`].
     pub expand: fn(&mut Map<String, Value>, &mut FieldErrors),
+    /// See [`Entity::prefill`].
+    pub prefill: fn(&mut Map<String, Value>),
     /// See [`Entity::check`].
     pub check: fn(&Map<String, Value>, &Judging, &mut FieldErrors),
     /// See [`Entity::derive`].
@@ -181,6 +189,7 @@ impl Definition {
             top_level: E::TOP_LEVEL,
             expires: E::EXPIRES,
             expand: E::expand,
+            prefill: E::prefill,
             check: E::check,
             derive: E::derive,
             read: |fields| {

@@ -8,11 +8,11 @@ use shared::entity::{
     definitions,
 };
 use shared::snapshot::Key;
-use shared::types::with_target_port;
+use shared::types::{check_format, with_target_port};
 
 use super::error::Refusal;
 use super::groups::Membership;
-use crate::command::{Selector, find};
+use crate::command::{Rejection, Selector, find};
 use crate::config::{Config, foreign_id};
 
 /// What a URL means.
@@ -46,6 +46,8 @@ pub(super) enum Endpoint {
     ClusteringStatus,
     /// `/schemas/{entity}`
     Schema(&'static Definition),
+    /// `/schemas/tags`
+    TagsSchema,
     /// `/schemas/plugins/{name}`
     PluginSchema(String),
     /// `/plugins/schema/{name}`: the configuration's fields alone.
@@ -138,7 +140,13 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
     }
     let decode = |part| percent_decode_str(part).decode_utf8().map(String::from);
     let segments: Result<Vec<String>, _> = trimmed.split('/').map(decode).collect();
-    let segments = segments.map_err(|_| Refusal::NotFound)?;
+    let segments = segments.map_err(|error| match trimmed.strip_prefix("tags/") {
+        Some(_) => no_tag(format!(
+            "invalid utf-8 character sequence detected at position {}",
+            error.valid_up_to() + 1
+        )),
+        None => Refusal::NotFound,
+    })?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match *segments.as_slice() {
         ["status"] => Ok(Endpoint::Status),
@@ -157,7 +165,10 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ] => Ok(Endpoint::SetLogLevel(level.to_owned())),
         ["endpoints"] => Ok(Endpoint::Endpoints),
         ["tags"] => Ok(Endpoint::Tags(None)),
-        ["tags", tag] => Ok(Endpoint::Tags(Some(tag.to_owned()))),
+        ["tags", tag] => match check_format("kong-tag", tag) {
+            Ok(()) => Ok(Endpoint::Tags(Some(tag.to_owned()))),
+            Err(message) => Err(no_tag(message)),
+        },
         ["plugins", "enabled"] => Ok(Endpoint::EnabledPlugins),
         ["clustering", "data-planes"] => Ok(Endpoint::DataPlanes),
         ["clustering", "status"] => Ok(Endpoint::ClusteringStatus),
@@ -168,6 +179,7 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         }
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["config"] => Ok(Endpoint::DeclarativeConfig),
+        ["schemas", "tags"] => Ok(Endpoint::TagsSchema),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
         ["schemas", name, "validate"] => Ok(Endpoint::ValidateEntity(schema_of(name)?)),
         [kind] => Ok(Endpoint::Collection {
@@ -183,6 +195,11 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         [kind, selector, name, child] => nested(config, kind, selector, name, Some(child)),
         _ => Err(Refusal::NotFound),
     }
+}
+
+/// The refusal of a tag that no record can have.
+fn no_tag(message: String) -> Refusal {
+    Refusal::from(Rejection::InvalidUnique("tag", message))
 }
 
 /// The entity that URLs call `path`.

@@ -63,8 +63,11 @@ pub(super) enum Refusal {
     NoDnsClient,
     /// `size` is none.
     Size(&'static str),
-    /// `offset` is none.
-    Offset(String),
+    /// `offset` is none: it is not in the encoding named.
+    Offset {
+        text: String,
+        encoding: &'static str,
+    },
     /// `tags` is no filter.
     Tags,
     /// The command was rejected. The collection is that of the record it was about.
@@ -168,8 +171,8 @@ impl Refusal {
                 "not implemented with the legacy DNS client",
             ),
             Self::Size(message) => coded(9, "invalid size", StatusCode::BAD_REQUEST, message, None),
-            Self::Offset(text) => {
-                let message = format!("'{text}' is not a valid offset: bad base64 encoding");
+            Self::Offset { text, encoding } => {
+                let message = format!("'{text}' is not a valid offset: bad {encoding} encoding");
                 coded(7, "invalid offset", StatusCode::BAD_REQUEST, &message, None)
             }
             Self::Tags => {

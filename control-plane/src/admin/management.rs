@@ -42,7 +42,10 @@ pub(super) enum Page {
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
-    let segments = place.segments().ok_or(Refusal::NotFound)?;
+    // What is no text is none of these pages.
+    let Some(segments) = place.segments() else {
+        return Ok(None);
+    };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     if let Some(past) = revisions::parse(&segments) {
         return past.map(|past| Some(Page::Past(past)));

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet::STANDARD as STANDARD_ALPHABET;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Definition, definition};
@@ -43,6 +46,12 @@ enum Tags {
 /// Most tags of a filter.
 const MOST_TAGS: usize = 5;
 
+/// As Kong reads an `offset`: padding may be left out.
+const OFFSETS: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD_ALPHABET,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 impl Query {
     pub(super) fn parse(query: Option<&str>, kind: &str) -> Result<Self, Refusal> {
         let mut parsed = Self {
@@ -52,7 +61,10 @@ impl Query {
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
                 "size" => parsed.size = size(&value)?,
-                "offset" => parsed.after = Some(offset(&value)?),
+                "offset" => {
+                    let [after] = offset(&value)?;
+                    parsed.after = Some(after);
+                }
                 "tags" => {
                     parsed.tags = tags(&value)?;
                     parsed.tags_text = Some(value.into_owned());
@@ -87,17 +99,22 @@ pub(super) fn size(text: &str) -> Result<usize, Refusal> {
     }
 }
 
-fn offset(text: &str) -> Result<Uuid, Refusal> {
-    let decoded = STANDARD
-        .decode(text)
-        .map_err(|_| Refusal::Offset(text.to_owned()))?;
-    let ids: Result<[Uuid; 1], _> = serde_json::from_slice(&decoded);
-    ids.map(|[id]| id)
-        .map_err(|_| Refusal::Offset(text.to_owned()))
+/// Where the page before ended, as its `offset` says: the base64 of JSON.
+pub(super) fn offset<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+    let refused = |encoding| Refusal::Offset {
+        text: text.to_owned(),
+        encoding,
+    };
+    let decoded = OFFSETS.decode(text).map_err(|_| refused("base64"))?;
+    serde_json::from_slice(&decoded).map_err(|_| refused("json"))
 }
 
 fn tags(text: &str) -> Result<Tags, Refusal> {
     let invalid = || Refusal::Tags;
+    // What stands for bytes that are no UTF-8; no record has such a tag.
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(invalid());
+    }
     let split = |mark: char| -> Result<Vec<String>, Refusal> {
         let tags: Vec<String> = text.split(mark).map(str::to_owned).collect();
         let valid = |tag: &String| shared::types::check_format("kong-tag", tag).is_ok();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::body;
 use super::error::Refusal;
-use super::page::size;
+use super::page::{offset, size};
 use super::place::Place;
 use super::{Admin, Answer};
 use crate::command::Rejection;
@@ -158,9 +158,7 @@ fn list(
         match &*name {
             "size" => most = size(&value)?,
             "offset" => {
-                let after = STANDARD.decode(&*value).ok();
-                let after = after.and_then(|json| serde_json::from_slice::<[u64; 1]>(&json).ok());
-                let [after] = after.ok_or_else(|| Refusal::Offset(value.into_owned()))?;
+                let [after] = offset(&value)?;
                 from = from.min(Revision(after));
             }
             _ => {}

@@ -3,12 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
-use shared::entity::definition;
+use shared::entity::{Tagging, definition};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::page::size;
+use super::page::{offset, size};
 use crate::config::Config;
 
 /// Which page.
@@ -28,14 +28,7 @@ impl Query {
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
                 "size" => parsed.size = size(&value)?,
-                "offset" => {
-                    let after = STANDARD
-                        .decode(&*value)
-                        .ok()
-                        .and_then(|json| serde_json::from_slice(&json).ok());
-                    let refused = || Refusal::Offset(value.into_owned());
-                    parsed.after = Some(after.ok_or_else(refused)?);
-                }
+                "offset" => parsed.after = Some(offset(&value)?),
                 _ => {}
             }
         }
@@ -65,9 +58,14 @@ pub(super) fn list(
     }
     let more = page.len() > query.size;
     page.truncate(query.size);
-    let entry = |(key, tag): &(Key, String)| json!({ "tag": tag, "entity_name": key.kind, "entity_id": key.id });
+    let entry = |(key, tag): &(Key, String)| Tagging {
+        tag: tag.clone(),
+        entity_name: key.kind.to_owned(),
+        entity_id: key.id,
+    };
     let mut reply = Map::new();
-    reply.insert("data".to_owned(), page.iter().map(entry).collect());
+    let data: Vec<Tagging> = page.iter().map(entry).collect();
+    reply.insert("data".to_owned(), json!(data));
     let mut next = Value::Null;
     if let Some((key, tag)) = page.last().filter(|_| more) {
         let offset = STANDARD.encode(json!([key.kind, key.id, tag]).to_string());

@@ -7,16 +7,24 @@ use shared::snapshot::Key;
 
 use crate::config::{Config, Fields};
 
-/// How long a record that expires is still there; zero when it is gone.
+/// How many whole seconds a record that expires is still there. Some of the first one has always passed, as in
+/// Kong.
 pub(crate) fn seconds_left(fields: &Fields, now: UnixTime) -> Option<u64> {
-    let ttl = fields.get("ttl")?.as_u64().filter(|ttl| *ttl > 0)?;
-    let end = fields.get("created_at")?.as_u64()?.saturating_add(ttl);
-    Some(end.saturating_sub(now.as_secs()))
+    let left = end(fields)?
+        .saturating_mul(1000)
+        .saturating_sub(now.as_millis());
+    Some(left.saturating_sub(1) / 1000)
 }
 
 /// Whether a record is gone.
 pub(crate) fn has_expired(entity: &Definition, fields: &Fields, now: UnixTime) -> bool {
-    entity.expires && seconds_left(fields, now) == Some(0)
+    entity.expires && end(fields).is_some_and(|end| end <= now.as_secs())
+}
+
+/// When a record expires, in seconds since 1970.
+fn end(fields: &Fields) -> Option<u64> {
+    let ttl = fields.get("ttl")?.as_u64().filter(|ttl| *ttl > 0)?;
+    Some(fields.get("created_at")?.as_u64()?.saturating_add(ttl))
 }
 
 /// The record that holds the unique values of `set` in `fields`, if it is gone.

@@ -67,7 +67,9 @@ impl Configured {
 impl Draft {
     /// The draft of a whole record.
     pub(super) fn new(entity: &'static Definition, body: &Body, command: &Command) -> Self {
-        Self::read(entity, body, command, None)
+        let mut draft = Self::read(entity, body, command, None);
+        (entity.prefill)(&mut draft.fields);
+        draft
     }
 
     /// The draft of a stored record with some fields changed.
@@ -80,11 +82,18 @@ impl Draft {
         let mut draft = Self::read(entity, body, command, stored);
         let Some(stored) = stored else { return draft };
         let mut patch = std::mem::take(&mut draft.fields);
-        if let Some(configured) = draft.configured
-            && let (Some(Value::Object(old)), Some(Value::Object(new))) =
-                (stored.get("config"), patch.get_mut("config"))
+        if let (Some(configured), Some(Value::Object(old))) =
+            (draft.configured, stored.get("config"))
         {
-            *new = configured.fields().merge(old, std::mem::take(new));
+            let fields = configured.fields();
+            // What an earlier version stored and this one does not know is left behind.
+            let mut known = old.clone();
+            known.retain(|name, _| fields.field(name).is_some());
+            match patch.get_mut("config") {
+                Some(Value::Object(new)) => *new = fields.merge(&known, std::mem::take(new)),
+                Some(_) => {}
+                None => _ = patch.insert("config".to_owned(), Value::Object(known)),
+            }
         }
         draft.fields = entity.schema.merge(stored, patch);
         draft.fields.shift_remove("updated_at");
@@ -142,6 +151,7 @@ impl Draft {
         config: &Config,
         context: &Context,
     ) -> Result<Fields, Rejection> {
+        self.judge_shorthands()?;
         let unresolved =
             resolve_foreign_keys(self.entity, &mut self.fields, config, &mut self.errors);
         if !unresolved.is_empty() && self.errors.is_empty() {
@@ -158,6 +168,7 @@ impl Draft {
 
     /// The same without a look at other records: a foreign key is good if it could lead to one.
     pub(super) fn complete_alone(mut self, context: &Context) -> Result<Fields, Rejection> {
+        self.judge_shorthands()?;
         let nothing = Config::default();
         let unresolved =
             resolve_foreign_keys(self.entity, &mut self.fields, &nothing, &mut self.errors);
@@ -166,6 +177,15 @@ impl Draft {
             self.fields.insert(field.clone(), any);
         }
         self.finish(context)
+    }
+
+    /// Refuses shorthands that could not be expanded, with no word about the fields that they stand for: what
+    /// these would be is not known.
+    fn judge_shorthands(&mut self) -> Result<(), Rejection> {
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        Err(Rejection::Invalid(std::mem::take(&mut self.errors)))
     }
 
     fn finish(mut self, context: &Context) -> Result<Fields, Rejection> {

@@ -150,6 +150,33 @@ fn a_plugins_form_patch_takes_types_from_the_stored_name() {
 }
 
 #[test]
+fn a_patch_leaves_behind_what_is_no_field_any_more() {
+    let mut session = Session::new();
+    let plugin = session
+        .create("plugins", json!({ "name": "prometheus" }))
+        .unwrap();
+    let mut old = plugin.clone();
+    old["config"]["wasm_metrics"] = false.into();
+    let mut old = fields(old);
+    put_into(&mut old, session.config.workspace());
+    let id: Uuid = plugin["id"].as_str().unwrap().parse().unwrap();
+    let kind = "plugins";
+    let change = Change {
+        puts: vec![(Key { kind, id }, Stored::of(&old))],
+        removes: Vec::new(),
+    };
+    session.config = session.config.evolve(&change, Revision(9));
+    let patch = Body::Json(fields(json!({ "enabled": false })));
+    let patched = session
+        .run(kind, Action::Patch(Selector::Id(id), patch))
+        .unwrap();
+    assert_eq!(
+        (&patched["config"], &patched["enabled"]),
+        (&plugin["config"], &json!(false))
+    );
+}
+
+#[test]
 fn rejections_name_what_is_wrong() {
     let mut session = Session::new();
     session
@@ -213,6 +240,23 @@ fn a_plugin_is_unique_by_name_and_scope() {
         session.create("plugins", plugin),
         Err(Rejection::Taken(fields(scope)))
     );
+}
+
+#[test]
+fn a_key_is_there_for_all_of_its_time() {
+    let key = fields(json!({ "created_at": 100, "ttl": 10 }));
+    let entity = definition("keyauth_credentials").unwrap();
+    for (now, left, gone) in [
+        (100_000, 9, false),
+        (100_001, 9, false),
+        (101_000, 8, false),
+        (109_999, 0, false),
+        (110_000, 0, true),
+    ] {
+        let now = UnixTime::from_millis(now);
+        assert_eq!(seconds_left(&key, now), Some(left), "{now:?}");
+        assert_eq!(has_expired(entity, &key, now), gone, "{now:?}");
+    }
 }
 
 #[test]

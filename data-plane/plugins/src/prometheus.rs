@@ -35,11 +35,6 @@ pub struct Prometheus {
     #[serde(default)]
     #[schemars(extend("x-not-yet" = true))]
     pub upstream_health_metrics: bool,
-
-    /// Figures of WebAssembly filters.
-    #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
-    pub wasm_metrics: bool,
 }
 
 impl Plugin for Prometheus {

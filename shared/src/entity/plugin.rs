@@ -73,6 +73,7 @@ fn enabled() -> bool {
 
 impl Entity for Plugin {
     const KIND: &'static str = "plugins";
+    const NAME_FIELD: Option<&'static str> = Some("instance_name");
     const UNIQUE: &'static [&'static [&'static str]] = &[
         &["instance_name"],
         &["name", "route", "service", "consumer", "consumer_group"],

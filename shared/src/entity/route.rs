@@ -218,7 +218,7 @@ impl Entity for Route {
     const ON_DELETE: OnDelete = OnDelete::Refuse;
 
     /// A path of a gRPC request names the method and is never cut.
-    fn expand(record: &mut Map<String, Value>, _: &mut FieldErrors) {
+    fn prefill(record: &mut Map<String, Value>) {
         let protocols = texts(record, "protocols");
         let grpc = protocols.iter().any(|name| GRPC.protocols.contains(name));
         if grpc && !record.contains_key("strip_path") {

@@ -52,6 +52,9 @@ pub struct Workspace {
     /// How consoles show it.
     #[serde(default)]
     pub meta: Appearance,
+    /// Settings of a developer portal, which there is none of.
+    #[serde(default)]
+    pub config: Portal,
     /// Labels to select records by.
     #[serde(default)]
     pub tags: Option<Set<Tag>>,
@@ -66,6 +69,11 @@ pub struct Appearance {
     /// A picture's URL.
     pub thumbnail: Option<String>,
 }
+
+/// Settings of a workspace's developer portal: none, in a place that Kong's clients expect.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Portal {}
 
 impl Workspace {
     /// Whether URLs begin with `word` that have nothing to do with a workspace of that name.
@@ -87,6 +95,7 @@ impl Workspace {
             "name": "default",
             "comment": null,
             "meta": { "color": null, "thumbnail": null },
+            "config": {},
             "tags": null,
         });
         match fields {

@@ -67,10 +67,11 @@ fn parse_ipv6(text: &str) -> Result<(Host<'_>, Option<u16>), NoHost> {
     Ok((Host::Address(address.into()), port))
 }
 
-/// Whether `text` reads as a host name.
+/// Whether `text` reads as a host name. As in Kong a label may be longer than DNS has them: it may be that of an
+/// upstream.
 fn is_name(text: &str) -> bool {
     let label = |label: &str| {
-        (1..=63).contains(&label.len())
+        !label.is_empty()
             && !label.ends_with('-')
             && label
                 .bytes()

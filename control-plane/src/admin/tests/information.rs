@@ -193,6 +193,19 @@ async fn pages_without_a_record_answer_as_kongs_do() {
                 .iter()
                 .any(|field| field.get("allow").is_some())
     );
+    for path in [
+        "plugins/acl",
+        "vaults/env",
+        "routes",
+        "keyauth_credentials",
+        "tags",
+    ] {
+        let (_, schema) = api.get(&format!("/schemas/{path}")).await;
+        assert!(
+            schema["fields"].is_array() && schema["entity_checks"].is_array(),
+            "{path}"
+        );
+    }
     let (_, schema) = api.get("/schemas/plugins/openid-connect").await;
     let config = schema["fields"]
         .as_array()
@@ -294,6 +307,11 @@ async fn services_and_routes_are_refused_in_kongs_words() {
         "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'";
     let no_methods = "cannot set 'methods' when 'protocols' is 'grpc' or 'grpcs'";
     for (url, body, fields) in [
+        (
+            "/services",
+            json!({ "url": 1, "port": "80" }),
+            json!({ "url": "expected a string" }),
+        ),
         (
             "/services",
             json!({ "url": "test" }),
@@ -407,6 +425,19 @@ async fn services_and_routes_are_refused_in_kongs_words() {
         )
         .await;
     assert_eq!((status, &route["strip_path"]), (201, &json!(false)));
+    // What a PATCH leaves out stays: a path that is cut, here.
+    let (_, http) = api
+        .json("POST", "/routes", json!({ "paths": ["/a"] }))
+        .await;
+    let url = format!("/routes/{}", http["id"].as_str().unwrap());
+    let (status, reply) = api
+        .json("PATCH", &url, json!({ "protocols": ["grpc"] }))
+        .await;
+    let refused =
+        json!({ "strip_path": "cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'" });
+    assert_eq!((status, &reply["fields"]), (400, &refused));
+    let body = json!({ "protocols": ["grpc"], "strip_path": false });
+    assert_eq!(api.json("PATCH", &url, body).await.0, 200);
     let body =
         json!({ "protocols": ["tls", "tcp"], "sources": [{ "ip": "10.0.0.0/8" }, { "port": 1 }] });
     let (status, route) = api.json("POST", "/routes", body).await;

@@ -170,3 +170,31 @@ async fn a_group_goes_by_its_name_below_its_consumer() {
         assert_eq!(status, 404, "{method}");
     }
 }
+
+#[tokio::test]
+async fn a_plugin_goes_by_its_instance_name() {
+    let api = Api::new();
+    api.json("POST", "/services", json!({ "name": "s", "host": "h" }))
+        .await;
+    let (status, made) = api
+        .json("PUT", "/plugins/mine", json!({ "name": "key-auth" }))
+        .await;
+    assert_eq!((status, &made["instance_name"]), (200, &json!("mine")));
+    let body = json!({ "name": "acl", "instance_name": "below", "config": { "allow": ["a"] } });
+    assert_eq!(api.json("POST", "/services/s/plugins", body).await.0, 201);
+    let body = json!({ "config": { "key_in_body": true } });
+    let (status, changed) = api.json("PATCH", "/plugins/mine", body).await;
+    assert_eq!((status, &changed["id"]), (200, &made["id"]));
+    assert_eq!(changed["config"]["key_in_body"], true);
+    for (url, status) in [
+        ("/plugins/mine", 200),
+        ("/services/s/plugins/below", 200),
+        ("/services/s/plugins/mine", 404),
+        ("/plugins/below/service", 200),
+        ("/plugins/none", 404),
+    ] {
+        assert_eq!(api.get(url).await.0, status, "{url}");
+    }
+    assert_eq!(api.send("DELETE", "/plugins/mine", "", "").await.0, 204);
+    assert_eq!(api.get("/plugins/mine").await.0, 404);
+}

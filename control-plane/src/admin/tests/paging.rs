@@ -1,0 +1,119 @@
+//! Lists: their pages, and their filters.
+
+use super::*;
+
+#[tokio::test]
+async fn pages_walk_every_record_once() {
+    let api = Api::new();
+    for at in 0..25 {
+        let tags = if at % 2 == 0 {
+            json!(["even", "all"])
+        } else {
+            json!(["all"])
+        };
+        let body =
+            json!({ "username": format!("c{at}"), "custom_id": format!("i{at}"), "tags": tags });
+        assert_eq!(api.json("POST", "/consumers", body).await.0, 201);
+    }
+    for (filter, expected) in [
+        ("", 25),
+        ("&tags=all", 25),
+        ("&tags=all,even", 13),
+        ("&tags=x/even", 13),
+    ] {
+        let mut url = format!("/consumers?size=10{filter}");
+        let mut seen = std::collections::BTreeSet::new();
+        loop {
+            let (status, page) = api.get(&url).await;
+            assert_eq!(status, 200);
+            let data = page["data"].as_array().unwrap();
+            seen.extend(data.iter().map(|consumer| consumer["username"].to_string()));
+            let Some(next) = page["next"].as_str() else {
+                break;
+            };
+            assert!(page["offset"].is_string());
+            url = next.to_owned();
+        }
+        assert_eq!(seen.len(), expected, "{filter}");
+    }
+    let (_, found) = api.get("/consumers?custom_id=i7").await;
+    assert_eq!(found["data"][0]["username"], "c7");
+}
+
+#[tokio::test]
+async fn tags_are_listed_in_pages() {
+    let api = Api::new();
+    for at in 0..5 {
+        let body = json!({ "username": format!("u{at}"), "tags": ["b/b", "a a", "c"] });
+        let (status, _) = api.json("POST", "/consumers", body).await;
+        assert_eq!(status, 400, "a tag has no slash");
+        let body = json!({ "username": format!("u{at}"), "tags": ["b", "a a", "c"] });
+        api.json("POST", "/consumers", body).await;
+    }
+    for (start, expected) in [("/tags?size=4", 15), ("/tags/a%20a?size=2", 5)] {
+        let (mut url, mut seen) = (start.to_owned(), Vec::new());
+        loop {
+            let (status, page) = api.get(&url).await;
+            assert_eq!(status, 200, "{page}");
+            seen.extend(page["data"].as_array().unwrap().clone());
+            match page["next"].as_str() {
+                Some(next) => url = next.to_owned(),
+                None => break,
+            }
+        }
+        let unique: std::collections::HashSet<String> = seen.iter().map(Value::to_string).collect();
+        assert_eq!((seen.len(), unique.len()), (expected, expected));
+    }
+    assert_eq!(api.get("/tags?offset=x").await.1["code"], 7);
+    assert_eq!(api.get("/tags?size=0").await.1["code"], 9);
+}
+
+#[tokio::test]
+async fn an_offset_that_is_none_is_refused_by_its_encoding() {
+    let api = Api::new();
+    for (offset, encoding) in [
+        ("x", "base64"),
+        ("hello", "base64"),
+        ("%7Cpotato%7C", "base64"),
+        ("aGVsbG8K", "json"),
+        ("WyJub25lIl0=", "json"),
+    ] {
+        for list in ["services", "tags"] {
+            let (status, reply) = api.get(&format!("/{list}?offset={offset}")).await;
+            let text = offset.replace("%7C", "|");
+            let message = format!("'{text}' is not a valid offset: bad {encoding} encoding");
+            let expected = json!({ "code": 7, "name": "invalid offset", "message": message });
+            assert_eq!((status, reply), (400, expected), "{list}");
+        }
+    }
+    // Kong writes them without padding.
+    let nil = "WyIwMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDAiXQ";
+    assert_eq!(api.get(&format!("/services?offset={nil}")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_tag_that_no_record_can_have_is_refused() {
+    let api = Api::new();
+    let utf8 = "invalid utf-8 character sequence detected at position 2";
+    let ascii =
+        "invalid tag 'a,b': expected printable ascii (except `,` and `/`) or valid utf-8 sequences";
+    for (tag, message) in [("a%FF", utf8), ("a,b", ascii)] {
+        let expected = json!({ "code": 10, "name": "invalid unique tag", "message": message });
+        assert_eq!(
+            api.get(&format!("/tags/{tag}")).await,
+            (400, expected),
+            "{tag}"
+        );
+    }
+    let (status, reply) = api.get("/consumers?tags=a%FF").await;
+    let message = "invalid option (tags: invalid filter syntax)";
+    assert_eq!((status, &reply["message"]), (400, &json!(message)));
+    for tag in ["not-there", "%F0%9F%A6%8D"] {
+        assert_eq!(api.get(&format!("/tags/{tag}")).await.0, 200, "{tag}");
+        assert_eq!(
+            api.get(&format!("/consumers?tags={tag}")).await.0,
+            200,
+            "{tag}"
+        );
+    }
+}
