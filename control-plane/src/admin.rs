@@ -443,7 +443,7 @@ impl Admin {
             action,
             parent,
             status,
-            membership,
+            joined,
         } = plan::plan(endpoint, &method, body, &config)?;
         let command = Command {
             entity: entity.kind,
@@ -463,8 +463,8 @@ impl Admin {
             .map_err(|error| Refusal::of(error, entity))?;
         let config = self.publisher.config().within(workspace);
         let record = outcome.decision.record;
-        let body = match membership {
-            Some(membership) => Some(membership.written(&config)?),
+        let body = match joined {
+            Some(joined) => Some(joined.show(&config)?),
             None => record.map(|(key, fields)| show(&config, key, &fields)),
         };
         Ok(Answer {

@@ -140,12 +140,14 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
     }
     let decode = |part| percent_decode_str(part).decode_utf8().map(String::from);
     let segments: Result<Vec<String>, _> = trimmed.split('/').map(decode).collect();
-    let segments = segments.map_err(|error| match trimmed.strip_prefix("tags/") {
-        Some(_) => no_tag(format!(
+    let segments = segments.map_err(|error| {
+        if !trimmed.starts_with("tags/") {
+            return Refusal::NotFound;
+        }
+        no_tag(format!(
             "invalid utf-8 character sequence detected at position {}",
             error.valid_up_to() + 1
-        )),
-        None => Refusal::NotFound,
+        ))
     })?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match *segments.as_slice() {

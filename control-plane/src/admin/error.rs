@@ -63,9 +63,11 @@ pub(super) enum Refusal {
     NoDnsClient,
     /// `size` is none.
     Size(&'static str),
-    /// `offset` is none: it is not in the encoding named.
+    /// `offset` is none.
     Offset {
+        /// What was given.
         text: String,
+        /// What it is not.
         encoding: &'static str,
     },
     /// `tags` is no filter.

@@ -68,7 +68,8 @@ impl Membership {
         config: &Config,
         method: &Method,
         body: &Body,
-    ) -> Result<(Vec<Command>, StatusCode), Refusal> {
+    ) -> Result<(Vec<Command>, StatusCode, Joined), Refusal> {
+        let owner = self.owner;
         if *method != Method::POST {
             let members: Vec<Key> = match self.other {
                 Some(other) => {
@@ -79,13 +80,18 @@ impl Membership {
             let deletes = members
                 .into_iter()
                 .map(|key| command(Action::Delete(Selector::Id(key.id))));
-            return Ok((deletes.collect(), StatusCode::NO_CONTENT));
+            let nobody = Joined {
+                owner,
+                others: Vec::new(),
+            };
+            return Ok((deletes.collect(), StatusCode::NO_CONTENT, nobody));
         }
-        let joins = self
-            .named(config, body)?
-            .into_iter()
-            .map(|other| command(Action::Create(Body::Json(membership(self.owner, other)))));
-        Ok((joins.collect(), StatusCode::CREATED))
+        let others = self.named(config, body)?;
+        let joins = others
+            .iter()
+            .map(|other| command(Action::Create(Body::Json(membership(owner, *other)))));
+        let joins = joins.collect();
+        Ok((joins, StatusCode::CREATED, Joined { owner, others }))
     }
 
     /// Whom a body names on the other side.
@@ -118,13 +124,23 @@ impl Membership {
             })
             .collect()
     }
+}
 
-    /// What answers a write that was carried out.
-    pub(super) fn written(&self, config: &Config) -> Result<Value, Refusal> {
-        let record = config.record(self.owner).ok_or(Refusal::NotFound)?;
+/// Who has come together by a write.
+#[derive(Debug)]
+pub(super) struct Joined {
+    owner: Key,
+    others: Vec<Key>,
+}
+
+impl Joined {
+    /// What answers the write: the owner and the new ones, not who was there before.
+    pub(super) fn show(&self, config: &Config) -> Result<Value, Refusal> {
+        let owner = config.record(self.owner).ok_or(Refusal::NotFound)?;
+        let others = self.others.iter().copied();
         Ok(json!({
-            singular(self.owner): show(config, self.owner, &record),
-            other_side(self.owner): others(config, self.owner),
+            singular(self.owner): show(config, self.owner, &owner),
+            other_side(self.owner): shown(config, others),
         }))
     }
 }
@@ -201,17 +217,20 @@ fn member(config: &Config, owner: Key, other: Key) -> Option<Key> {
 /// All on the other side of `owner`.
 fn others(config: &Config, owner: Key) -> Value {
     let kind = other_side(owner);
-    memberships(config, owner)
-        .filter_map(|key| {
-            let field = if kind == Consumer::KIND {
-                "consumer"
-            } else {
-                "consumer_group"
-            };
-            let id = foreign_id(&*config.record(key)?, field)?;
-            let other = Key { kind, id };
-            Some(show(config, other, &*config.record(other)?))
-        })
-        .collect::<Vec<_>>()
-        .into()
+    let field = if kind == Consumer::KIND {
+        "consumer"
+    } else {
+        "consumer_group"
+    };
+    let others = memberships(config, owner).filter_map(|key| {
+        let id = foreign_id(&*config.record(key)?, field)?;
+        Some(Key { kind, id })
+    });
+    shown(config, others)
+}
+
+/// The records in the form of a list's.
+fn shown(config: &Config, keys: impl Iterator<Item = Key>) -> Value {
+    keys.filter_map(|key| Some(show(config, key, &*config.record(key)?)))
+        .collect()
 }

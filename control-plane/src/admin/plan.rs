@@ -6,7 +6,7 @@ use shared::entity::{ConsumerGroupConsumer, Definition, Entity, Target, definiti
 use super::below;
 use super::endpoint::{Endpoint, Parent};
 use super::error::Refusal;
-use super::groups::Membership;
+use super::groups::Joined;
 use crate::command::{Action, Body, Selector, find};
 use crate::config::Config;
 
@@ -17,8 +17,8 @@ pub(super) struct Plan {
     pub(super) action: Action,
     pub(super) parent: Option<Parent>,
     pub(super) status: StatusCode,
-    /// Whose members the reply lists instead of the record.
-    pub(super) membership: Option<Membership>,
+    /// Whom the reply shows instead of the record.
+    pub(super) joined: Option<Joined>,
 }
 
 pub(super) fn plan(
@@ -32,7 +32,7 @@ pub(super) fn plan(
         action,
         parent,
         status: StatusCode::OK,
-        membership: None,
+        joined: None,
     };
     Ok(match endpoint {
         Endpoint::Collection { entity, parent } => Plan {
@@ -92,10 +92,10 @@ pub(super) fn plan(
         }
         Endpoint::Membership(membership) => {
             let entity = definition(ConsumerGroupConsumer::KIND).ok_or(Refusal::NotFound)?;
-            let (commands, status) = membership.plan(config, method, &body)?;
+            let (commands, status, joined) = membership.plan(config, method, &body)?;
             Plan {
                 status,
-                membership: Some(membership),
+                joined: Some(joined),
                 ..planned(entity, Action::Several(commands), None)
             }
         }

@@ -10,23 +10,23 @@ use super::error::Refusal;
 use crate::command::{Body, Context, check, forbids};
 
 pub(super) fn entity(entity: &Definition) -> Value {
-    schema(entity.schema.kong())
+    schema(&entity.schema.kong())
 }
 
 /// `/schemas/tags`: of what no record is kept for, but lists are read.
 pub(super) fn tags() -> Value {
-    schema(Tagging::schema().kong())
+    schema(&Tagging::schema().kong())
 }
 
 /// A schema as Kong shows it. Our rules between fields are code, and have no form to be shown in.
-fn schema(fields: Value) -> Value {
+fn schema(fields: &Value) -> Value {
     json!({ "fields": fields, "entity_checks": [] })
 }
 
 pub(super) fn plugin(name: &str) -> Result<Value, Refusal> {
     let entry = registry::definition(name)
         .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
-    Ok(schema(fields(entry)))
+    Ok(schema(&fields(entry)))
 }
 
 /// `/plugins/schema/{name}`
@@ -42,7 +42,7 @@ pub(super) fn vault(name: &str) -> Result<Value, Refusal> {
         .ok_or_else(|| Refusal::NoSchema(format!("No vault named '{name}'")))?;
     let config = json!({ "type": "record", "required": true, "fields": backend.fields.kong() });
     let name = json!({ "name": { "type": "string", "eq": name } });
-    Ok(schema(json!([name, { "config": config }])))
+    Ok(schema(&json!([name, { "config": config }])))
 }
 
 /// A plugin's fields: its scopes, the protocols and its configuration.

@@ -27,6 +27,19 @@ async fn consumer_groups_have_shapes_of_their_own() {
         json!({ "consumer_groups": [group] })
     );
     assert_eq!(api.get("/consumer_groups/gold/consumers/yoda").await.0, 200);
+    // The reply to a write shows who has come, not who was there.
+    for name in ["luke", "leia"] {
+        api.json("POST", "/consumers", json!({ "username": name }))
+            .await;
+        let body = json!({ "consumer": name });
+        let (_, reply) = api
+            .json("POST", "/consumer_groups/gold/consumers", body)
+            .await;
+        let shown = reply["consumers"].as_array().unwrap();
+        assert_eq!((shown.len(), &shown[0]["username"]), (1, &json!(name)));
+        let url = format!("/consumers/{name}");
+        assert_eq!(api.send("DELETE", &url, "", "").await.0, 204);
+    }
     let (status, _) = api
         .json(
             "POST",
