@@ -244,8 +244,8 @@ impl Config {
             self.remove(*key);
         }
         // All old claims go before the first new one, so that two records may swap names.
-        for (key, _) in &change.puts {
-            self.remove(*key);
+        for (key, record) in &change.puts {
+            self.retire(*key, record);
         }
         for (key, record) in &change.puts {
             self.put(*key, record);
@@ -267,18 +267,49 @@ impl Config {
         change
     }
 
+    /// Takes away what the record that `next` replaces claims and points to, and `next` does not. What stays is not
+    /// touched: most changes are to other fields, and each entry of an index costs as much as the record's own.
+    fn retire(&mut self, key: Key, next: &Stored) {
+        let (Some(old), Some(definition)) = (self.records.get(&key), definition(key.kind)) else {
+            return;
+        };
+        let (before, after) = (old.indexed(definition), next.indexed(definition));
+        let (was, is) = (old.workspace(), next.workspace());
+        if before == after && was == is {
+            return;
+        }
+        let kept: Vec<Claim> = claims(definition, is, &after)
+            .map(|(_, claim)| claim)
+            .collect();
+        for (_, claim) in claims(definition, was, &before) {
+            if !kept.contains(&claim) {
+                self.claims.remove(&claim);
+            }
+        }
+        let kept: Vec<Key> = parents(definition, is, &after).collect();
+        for parent in parents(definition, was, &before) {
+            if !kept.contains(&parent) {
+                self.references.remove(&(parent, key));
+            }
+        }
+    }
+
     fn put(&mut self, key: Key, record: &Stored) {
         let Some(definition) = definition(key.kind) else {
             return;
         };
         let fields = record.indexed(definition);
+        let known = self.records.insert(key, record.clone()).is_some();
         for (_, claim) in claims(definition, record.workspace(), &fields) {
-            self.claims.insert(claim, key.id);
+            if !known || self.claims.get(&claim) != Some(&key.id) {
+                self.claims.insert(claim, key.id);
+            }
         }
         for parent in parents(definition, record.workspace(), &fields) {
-            self.references.insert((parent, key));
+            if !known || !self.references.contains(&(parent, key)) {
+                self.references.insert((parent, key));
+            }
         }
-        self.records.insert(key, record.clone());
     }
 
     fn remove(&mut self, key: Key) {

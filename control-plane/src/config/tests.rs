@@ -92,3 +92,55 @@ fn what_is_kept_is_what_came() {
     }
     assert!(!format!("{kept:?}").contains("tags"));
 }
+
+#[test]
+fn an_index_follows_each_change_of_what_it_is_of() {
+    let name = |config: &Config, name: &str| {
+        let id = config
+            .within(DEFAULT_WORKSPACE)
+            .find("services", "name", name);
+        id.map(|id| id.as_u128())
+    };
+    let service = |id, name: &str, retries: u64| {
+        record(
+            "services",
+            id,
+            0,
+            json!({ "name": name, "retries": retries }),
+        )
+    };
+    let route = |to: u128| {
+        let to = json!({ "service": { "id": Uuid::from_u128(to) } });
+        record("routes", 9, 0, to)
+    };
+    let routes = |config: &Config, id: u128| {
+        let (kind, id) = ("services", Uuid::from_u128(id));
+        let routes = config.children(Key { kind, id }, "routes", Uuid::nil());
+        routes.count()
+    };
+    let put = |config: &Config, puts| {
+        let change = Change {
+            puts,
+            removes: Vec::new(),
+        };
+        config.evolve(&change, config.revision().next())
+    };
+    let first = vec![service(1, "a", 1), service(2, "b", 1), route(1)];
+    let config = put(&Config::default(), first);
+    // Another field, then the names swapped, then one name given up and the route moved.
+    let config = put(&config, vec![service(1, "a", 2), route(1)]);
+    assert_eq!((name(&config, "a"), name(&config, "b")), (Some(1), Some(2)));
+    let config = put(&config, vec![service(1, "b", 2), service(2, "a", 1)]);
+    assert_eq!((name(&config, "a"), name(&config, "b")), (Some(2), Some(1)));
+    assert_eq!((routes(&config, 1), routes(&config, 2)), (1, 0));
+    let config = put(&config, vec![service(1, "c", 2), route(2)]);
+    assert_eq!((name(&config, "b"), name(&config, "c")), (None, Some(1)));
+    assert_eq!((routes(&config, 1), routes(&config, 2)), (0, 1));
+    // A record that moves to another workspace is found there only.
+    let moved = record("services", 1, 7, json!({ "name": "c", "retries": 2 }));
+    let config = put(&config, vec![moved]);
+    assert_eq!(name(&config, "c"), None);
+    let there = config.within(Uuid::from_u128(7));
+    let found = there.find("services", "name", "c");
+    assert_eq!(found.map(|id| id.as_u128()), Some(1));
+}
