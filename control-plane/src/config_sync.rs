@@ -21,6 +21,8 @@ mod session;
 mod stream;
 mod target;
 mod targets;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::net::SocketAddr;

@@ -385,4 +385,4 @@ fn vouch(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -244,6 +244,12 @@ async fn renewed_certificates_are_used_without_a_restart() {
     cluster.create("/services", json!({ "host": "h" })).await;
     cluster.settled().await;
     let node = cluster.data_planes.pop().unwrap();
+    let streams = node
+        .process
+        .log()
+        .matches("following a control plane")
+        .count();
+    assert_eq!(streams, 1, "a renewal is no reason to connect again");
     node.process.kill();
     cluster.start_data_plane(&node.name).await;
     cluster.create("/services", json!({ "host": "h" })).await;

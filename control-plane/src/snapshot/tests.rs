@@ -32,7 +32,7 @@ fn follower(config: Config) -> Follower {
     Follower::new(config, 1, SharedSigner::default())
 }
 
-fn unpack(encoded: &Encoded) -> proto::Changes {
+pub(crate) fn unpack(encoded: &Encoded) -> proto::Changes {
     let mut raw = Vec::new();
     for (chunk, index) in encoded.chunks.iter().zip(0..) {
         assert_eq!((chunk.index, chunk.update), (index, encoded.update));
