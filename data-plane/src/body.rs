@@ -4,6 +4,7 @@
 //! been written: a slow reader slows its writer down, and no body is ever held whole.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,9 +12,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::http1::{Framing, FramingError};
+use crate::server::ClientBody;
 use crate::upstream::exchange::UpstreamBody;
 use crate::upstream::http2::Http2Body;
 use crate::upstream::{Connection, UpstreamError};
@@ -24,9 +25,12 @@ pub(crate) enum RequestBodyError {
     /// The client's framing is broken.
     #[error(transparent)]
     Framing(#[from] FramingError),
-    /// The client left inside the body, or broke its framing.
+    /// The client left inside the body.
     #[error("the client's request body broke")]
-    Stream(#[source] hyper::Error),
+    Client(#[source] io::Error),
+    /// The client left inside the body, by HTTP/2.
+    #[error("the client's request body broke")]
+    Http2(#[source] hyper::Error),
     /// The client has sent nothing for too long.
     #[error("the client stopped sending the request body")]
     Timeout,
@@ -50,7 +54,59 @@ pub(crate) enum RequestBody {
     Limited(u64, Box<RequestBody>),
 }
 
+/// A body that a client is sending.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// By HTTP/1.1.
+    Client(ClientBody),
+    /// By HTTP/2.
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        match self {
+            Self::Client(body) => body.poll_frame(cx),
+            Self::Http2(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Http2)))
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+}
+
 impl RequestBody {
+    /// What a client sends by HTTP/1.1.
+    pub(crate) fn client(body: ClientBody) -> Self {
+        Self::Incoming(Incoming::Client(body), Rc::default())
+    }
+
+    /// What a client sends by HTTP/2.
+    pub(crate) fn http2(body: hyper::body::Incoming) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Incoming(Incoming::Http2(body), Rc::default())
+    }
+
+    /// What counts the bytes that come; none if none will.
+    pub(crate) fn counter(&self) -> Option<Rc<Cell<u64>>> {
+        match self {
+            Self::Incoming(_, received) => Some(Rc::clone(received)),
+            _ => None,
+        }
+    }
+
     /// The same body, which fails once it is longer than `limit`.
     pub(crate) fn limited(self, limit: Option<u64>) -> Self {
         match limit {
@@ -67,7 +123,7 @@ impl RequestBody {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Incoming(body, received) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
+                let frame = ready!(body.poll_frame(cx));
                 if let Some(data) = frame
                     .as_ref()
                     .and_then(|frame| frame.as_ref().ok()?.data_ref())
@@ -75,7 +131,7 @@ impl RequestBody {
                     let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     received.set(received.get() + count);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Stream)))
+                Poll::Ready(frame)
             }
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
@@ -108,7 +164,7 @@ impl RequestBody {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Incoming(body, _) => body.is_end_stream(),
+            Self::Incoming(body, _) => body.is_end(),
             Self::Read(..) | Self::Trailers(_) => false,
             Self::Limited(_, body) => body.is_empty(),
         }
@@ -118,7 +174,7 @@ impl RequestBody {
     pub(crate) fn try_clone(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
-            Self::Incoming(body, _) if body.is_end_stream() => Some(Self::Empty),
+            Self::Incoming(body, _) if body.is_end() => Some(Self::Empty),
             Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
             Self::Trailers(trailers) => Some(Self::Trailers(trailers.clone())),
             Self::Incoming(..) | Self::Limited(..) => None,

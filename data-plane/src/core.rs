@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use plugins::request_id::RequestId;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::UnixTime;
@@ -22,6 +23,7 @@ use crate::error::ErrorForm;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::server::Date;
 use crate::timer::Timers;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
@@ -85,6 +87,7 @@ impl Deref for Held {
 /// What one core owns.
 pub(crate) struct Core {
     pub(crate) node: Arc<Node>,
+    pub(crate) timers: Rc<Timers>,
     pub(crate) pools: Rc<Pools>,
     pub(crate) origins: Origins,
     pub(crate) resolver: Rc<Resolver>,
@@ -95,6 +98,7 @@ pub(crate) struct Core {
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
+    date: Date,
     identifiers: Cell<u64>,
     salt: u64,
 }
@@ -105,11 +109,13 @@ impl Core {
         let timers = Rc::new(Timers::default());
         let resolver = Rc::new(Resolver::new(node.dns.clone()));
         let pools = Rc::new(Pools::new(Rc::clone(&timers), Rc::clone(&resolver)));
-        tokio::task::spawn_local(timers.drive());
+        tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
         Rc::new(Self {
             node,
+            timers,
+            date: Date::default(),
             pools,
             origins: Origins::default(),
             resolver,
@@ -138,12 +144,17 @@ impl Core {
         Some(fresh)
     }
 
-    /// 32 hexadecimal digits that no other exchange has. They name an exchange and protect nothing.
-    pub(crate) fn request_id(&self) -> String {
+    /// The time for an answer's `Date`.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.at(UnixTime::now())
+    }
+
+    /// A name that no other exchange has.
+    pub(crate) fn request_id(&self) -> RequestId {
         let number = self.identifiers.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.identifiers.set(number);
         let value = u128::from(mix(number ^ self.salt)) << 64 | u128::from(mix(number));
-        hexadecimal(value)
+        RequestId::new(value)
     }
 }
 
@@ -153,35 +164,9 @@ impl fmt::Debug for Core {
     }
 }
 
-/// 32 lower-case digits. Formatting would cost ten times as much.
-fn hexadecimal(value: u128) -> String {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
-    let mut text = String::with_capacity(32);
-    for byte in value.to_be_bytes() {
-        let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
-        text.extend(DIGITS.get(high));
-        text.extend(DIGITS.get(low));
-    }
-    text
-}
-
 /// The finalizer of `SplitMix64`: a bijection, so distinct numbers stay distinct.
 const fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::hexadecimal;
-
-    #[test]
-    fn a_number_is_written_as_formatting_would() {
-        for value in [0, 1, 0x0123_4567_89ab_cdef, u128::MAX, u128::MAX / 7] {
-            assert_eq!(hexadecimal(value), format!("{value:032x}"));
-        }
-    }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Outgoing<'a> {
     /// Which of them.
     pub(crate) is_replaced: fn(&HeaderName) -> bool,
     /// What the gateway tells.
-    pub(crate) added: &'a [Added],
+    pub(crate) added: &'a [Added<'a>],
     /// The protocol to switch to, if the client asks for one.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// Whether the client takes trailers.
@@ -100,7 +100,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     websocket.then(|| wish.clone())
 }
 
-/// Sends `outgoing` and waits for the answer's head. Every server that is asked is noted in `tries`.
+/// Sends `outgoing` and waits for the answer's head. Every server that is asked is noted in `tries`, if
+/// anybody will look there.
 ///
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
@@ -110,7 +111,7 @@ pub(crate) async fn send(
     outgoing: &Outgoing<'_>,
     framing: Framing,
     body: RequestBody,
-    tries: &mut Vec<Try>,
+    mut tries: Option<&mut Vec<Try>>,
 ) -> Result<(Answer, Hold), UpstreamError> {
     let repeatable = !matches!(*outgoing.method, Method::POST | Method::PATCH)
         && outgoing.method.as_str() != "LOCK";
@@ -126,7 +127,9 @@ pub(crate) async fn send(
         };
         let pool = core.pools.of(&attempt.origin);
         let permit = pool.enter(limit.max(1)).ok_or(UpstreamError::Busy)?;
-        tries.push(attempt.told());
+        if let Some(tries) = &mut tries {
+            tries.push(attempt.told());
+        }
         let failed = match once(core, &pool, &attempt, outgoing, framing, body).await {
             Ok(answer) => {
                 if let Some(lease) = &attempt.lease {
@@ -354,14 +357,14 @@ fn write_head(
             b" HTTP/1.1\r\n",
         ],
     );
-    field(head, &header::HOST, host.as_bytes());
+    field(head, header::HOST.as_str(), host.as_bytes());
     for (name, value) in outgoing.headers {
         if !(outgoing.is_replaced)(name) {
-            field(head, name, value.as_bytes());
+            field(head, name.as_str(), value.as_bytes());
         }
     }
     for (name, value) in outgoing.added {
-        field(head, name, value.as_bytes());
+        field(head, name, value);
     }
     match framing {
         Framing::Length(length) => {
@@ -374,7 +377,7 @@ fn write_head(
     }
     if let Some(protocol) = outgoing.upgrade {
         put(head, &[b"connection: keep-alive, Upgrade\r\n"]);
-        field(head, &header::UPGRADE, protocol.as_bytes());
+        field(head, header::UPGRADE.as_str(), protocol.as_bytes());
     } else if outgoing.trailers {
         put(head, &[b"connection: keep-alive, te\r\nte: trailers\r\n"]);
     } else {

@@ -114,7 +114,7 @@ impl CoreHost {
             RequestBody::Read(body, Box::new(RequestBody::Empty))
         };
         let failed = |error| fetch_error(authority.as_str(), &error);
-        let sent = forward::send(&self.0, &outgoing, framing, body, &mut Vec::new()).await;
+        let sent = forward::send(&self.0, &outgoing, framing, body, None).await;
         let (answer, _hold) = sent.map_err(failed)?;
         let mut source = answer.body;
         let mut whole = BytesMut::new();

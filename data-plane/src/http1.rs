@@ -7,7 +7,6 @@
 pub(crate) mod body;
 pub(crate) mod head;
 pub(crate) mod request;
-pub(crate) mod scanner;
 pub(crate) mod writer;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};

@@ -2,25 +2,26 @@
 
 mod answers;
 mod body;
+mod owned;
 mod phases;
 mod record;
 mod request;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, header};
 use plugins::exchange::{Captures, Exchange, Identity, Notes, Overrides, Seen, Source};
-use plugins::filter::Filter as _;
 use shared::clock::{UnixTime, monotonic};
+use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
-use self::record::{Progress, Record, Recorded, Run, milliseconds};
+use self::owned::{remove_identity, remove_owned_cookies};
+use self::record::{Progress, Record, Run, milliseconds};
 use self::request::{authority, client, forwarded, is_replaced, is_replaced_if_trusted};
 use crate::balancer::hash::{self, Hashable};
 use crate::body::{RequestBody, ResponseBody};
@@ -29,13 +30,16 @@ use crate::core::Core;
 use crate::error::GatewayError;
 use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing, wanted_upgrade};
 use crate::http1::Framing;
+use crate::http1::request::Refusal;
 use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
+use crate::server::Switched;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Answer;
 use crate::upstream::origin::Origin;
 
+pub(crate) use self::record::Recorded;
 pub(crate) use self::request::{Added, Peer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
@@ -43,21 +47,32 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 /// Room for the fields that the gateway adds to a request.
 const ADDED: usize = 10;
 
+/// A request as it comes from a client's connection.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) parts: Parts,
+    pub(crate) body: RequestBody,
+    /// Why it is not to be served, if that is known already.
+    pub(crate) refusal: Option<Refusal>,
+    /// What the connection becomes if both sides switch protocols, where the client asks for that.
+    pub(crate) switch: Option<oneshot::Receiver<Switched>>,
+}
+
 /// Answers one request.
-pub(crate) async fn handle(
-    core: Rc<Core>,
-    peer: Rc<Peer>,
-    request: Request<Incoming>,
-) -> Response<Recorded> {
-    let refusal = peer.gate.begin();
-    let (parts, body) = request.into_parts();
+pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> Response<Recorded> {
+    let Arrival {
+        parts,
+        body,
+        refusal,
+        switch,
+    } = arrival;
     let version = parts.version;
     let busy = core.busy.get() + 1;
     core.busy.set(busy);
     let overloaded = busy > core.node.limits.in_flight / core.node.workers;
     let logged = core.node.access_log.is_on() && refusal.is_none();
     let mut record = Box::new(Record {
-        gate: Arc::clone(&peer.gate),
+        peer: Rc::clone(&peer),
         progress: Progress::begin(),
         started_at: UnixTime::now(),
         request_id: core.request_id(),
@@ -74,14 +89,14 @@ pub(crate) async fn handle(
         consumer: None,
         status: record::CLIENT_LEFT,
         sent: 0,
-        received: Rc::default(),
+        received: body.counter(),
         run: Run::default(),
         core,
     });
     let answered = match refusal {
         Some(refusal) => Err(refusal.into()),
         None if overloaded => Err(GatewayError::Overloaded),
-        None => answer(&peer, parts, body, &mut record).await,
+        None => answer(&peer, parts, body, switch, &mut record).await,
     };
     let mut response = answered.unwrap_or_else(|error| refuse(&error, &record, version));
     if !record.run.response_headers.is_empty() {
@@ -104,7 +119,8 @@ pub(crate) async fn handle(
 async fn answer(
     peer: &Peer,
     mut parts: Parts,
-    body: Incoming,
+    body: RequestBody,
+    switch: Option<oneshot::Receiver<Switched>>,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, GatewayError> {
     let core = Rc::clone(&record.core);
@@ -119,7 +135,10 @@ async fn answer(
         .then(|| core.node.real_ip.client(&parts.headers, &core.node.trusted))
         .flatten();
     let client = client(&parts, peer, real, trusted, &authority);
-    (record.client, record.host) = (client.address, authority.clone());
+    record.client = client.address;
+    if record.asked.is_some() {
+        record.host = authority.clone().into_owned();
+    }
     let found = snapshot.router.find(&Asked {
         method: &parts.method,
         path: &path,
@@ -133,7 +152,7 @@ async fn answer(
     else {
         record
             .run
-            .unrouted(&snapshot, parts, client, &record.request_id);
+            .unrouted(&snapshot, parts, client, record.request_id);
         return Err(GatewayError::NoRoute);
     };
     record.route = Some((Rc::clone(&snapshot), found.route));
@@ -142,13 +161,11 @@ async fn answer(
         return answer;
     }
     let upgrade = wanted_upgrade(&parts);
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
     // Before filters add fields: a client that names these in `Connection` must not make them vanish.
     let trailers = fields::strip_hop_by_hop(&mut parts.headers);
     let (method, uri) = (parts.method.clone(), parts.uri.clone());
     remove_identity(&mut parts.headers, route);
-    let incoming = RequestBody::Incoming(body, Rc::clone(&record.received));
-    let mut body = Body::new(incoming, core.node.limits.body);
+    let mut body = Body::new(body, core.node.limits.body);
     let captures = snapshot.router.captures(found, &path);
     let mut exchange = Exchange {
         request: parts,
@@ -162,10 +179,11 @@ async fn answer(
         matched: &route.matched,
         upstream: Overrides::default(),
         notes: Notes::default(),
-        request_id: record.request_id.clone(),
+        request_id: record.request_id,
     };
     let answered = phases::ask(&snapshot, route, &mut exchange, &core, &mut record.run).await;
     record.identify(&exchange.identity);
+    record.progress.tries = record.run.phases.log.then(Vec::new);
     let (path, overrides) = record.run.take(exchange, method, uri);
     if let Some(answer) = answered {
         record.progress.source = Source::Exit;
@@ -176,7 +194,7 @@ async fn answer(
         captures,
         trusted,
         upgrade,
-        on_upgrade,
+        switch,
         trailers,
         overrides,
     };
@@ -204,7 +222,7 @@ struct Inbound {
     captures: Captures,
     trusted: bool,
     upgrade: Option<HeaderValue>,
-    on_upgrade: Option<OnUpgrade>,
+    switch: Option<oneshot::Receiver<Switched>>,
     /// Whether the client takes trailers.
     trailers: bool,
     overrides: Overrides,
@@ -232,7 +250,7 @@ async fn proxy(
         captures,
         trusted,
         upgrade,
-        on_upgrade,
+        switch,
         trailers,
         overrides,
     } = inbound;
@@ -267,12 +285,11 @@ async fn proxy(
         prefix,
         &mut added,
     );
-    if core.node.told.request_id_upstream
-        && let Ok(value) = HeaderValue::from_str(&seen.request_id)
-    {
-        added.push((REQUEST_ID, value));
+    if core.node.told.request_id_upstream {
+        let request_id = seen.request_id.as_bytes();
+        added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
     }
-    added.push((header::VIA, fields::via(&parts.headers, version)));
+    added.push(via(&parts.headers, version));
     let preserved = route
         .preserve_host
         .then(|| HeaderValue::from_str(&client.authority).ok())
@@ -305,22 +322,22 @@ async fn proxy(
         headers: &parts.headers,
         is_replaced: replaced_fields(trusted),
         added: &added,
-        upgrade: upgrade.as_ref().filter(|_| on_upgrade.is_some()),
+        upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
         trailers,
         timeouts: service.timeouts,
         retries: service.retries,
     };
-    progress.proxy_latency = Some(milliseconds(progress.start));
-    let sent = monotonic();
-    let answered = forward::send(core, &outgoing, framing, body, &mut progress.tries).await;
-    progress.upstream_latency = Some(milliseconds(sent));
+    let now = monotonic();
+    progress.proxy_latency = Some(milliseconds(progress.start, now));
+    let answered = forward::send(core, &outgoing, framing, body, progress.tries.as_mut()).await;
+    progress.upstream_latency = Some(milliseconds(now, monotonic()));
     let (answer, hold) = answered.inspect_err(|error| {
         if matches!(error, UpstreamError::NoPeer) {
             // Nobody was asked.
             progress.upstream_latency = None;
         }
     })?;
-    let mut response = settle(answer, hold, seen, on_upgrade, peer, service, progress);
+    let mut response = settle(answer, hold, seen, switch, service, progress);
     remove_owned_cookies(response.headers_mut(), snapshot, route);
     Ok(response)
 }
@@ -330,8 +347,7 @@ fn settle(
     answer: Answer,
     hold: Hold,
     seen: &Seen,
-    on_upgrade: Option<OnUpgrade>,
-    peer: &Peer,
+    switch: Option<oneshot::Receiver<Switched>>,
     service: &CompiledService,
     progress: &mut Progress,
 ) -> Response<ResponseBody> {
@@ -346,9 +362,8 @@ fn settle(
     if let ResponseBody::Tunnel(_) = response.body()
         && let ResponseBody::Tunnel(connection) =
             std::mem::replace(response.body_mut(), ResponseBody::Empty)
-        && let Some(client) = on_upgrade
+        && let Some(client) = switch
     {
-        peer.gate.switch();
         forward::tunnel(client, connection, hold, service.timeouts.read);
     } else {
         progress.hold = Some(hold);
@@ -411,6 +426,16 @@ fn replaced_fields(trusted: bool) -> fn(&HeaderName) -> bool {
     }
 }
 
+/// The `Via` of a request.
+fn via(headers: &HeaderMap, version: Version) -> Added<'static> {
+    let value = if headers.contains_key(header::VIA) {
+        Cow::Owned(fields::via(headers, version).as_bytes().to_vec())
+    } else {
+        Cow::Borrowed(fields::own_via(version).as_bytes())
+    };
+    ("via", value)
+}
+
 fn with_query(mut path: String, query: Option<&str>) -> String {
     if let Some(query) = query {
         path.push('?');
@@ -452,59 +477,4 @@ fn add(response: &mut Response<ResponseBody>, headers: Vec<(HeaderName, HeaderVa
     for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-}
-
-/// Removes what only filters may say of a request.
-fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute) {
-    let owned = &route.filters.owned_headers;
-    fields::remove_where(headers, |name| {
-        fields::is_identity(name.as_str())
-            || fields::is_disguised(name.as_str())
-            || owned.iter().any(|owned| same_field(owned, name))
-    });
-}
-
-/// Removes cookies that an upstream sets under names that belong to a filter.
-fn remove_owned_cookies(
-    headers: &mut HeaderMap,
-    snapshot: &CompiledSnapshot,
-    route: &CompiledRoute,
-) {
-    let owned = |value: &HeaderValue| {
-        let name = value
-            .as_bytes()
-            .split(|byte| *byte == b'=')
-            .next()
-            .unwrap_or_default();
-        str::from_utf8(name).is_ok_and(|name| {
-            let mut all = route.filters.all.iter();
-            all.any(|filter| {
-                let filter = snapshot.filters.get(*filter);
-                filter.is_some_and(|filter| filter.owns_cookie(name.trim()))
-            })
-        })
-    };
-    if !headers.get_all(header::SET_COOKIE).iter().any(owned) {
-        return;
-    }
-    let kept: Vec<HeaderValue> = headers
-        .get_all(header::SET_COOKIE)
-        .iter()
-        .filter(|value| !owned(value))
-        .cloned()
-        .collect();
-    headers.remove(header::SET_COOKIE);
-    for value in kept {
-        headers.append(header::SET_COOKIE, value);
-    }
-}
-
-/// Equal but for `_` in place of `-`.
-fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    owned
-        .as_str()
-        .bytes()
-        .map(plain)
-        .eq(name.as_str().bytes().map(plain))
 }

@@ -13,6 +13,7 @@ use shared::entity::Consumer;
 use uuid::Uuid;
 
 use crate::environment::Environment;
+use crate::request_id::RequestId;
 
 /// One request and what filters have found out about it.
 pub struct Exchange<'a> {
@@ -40,8 +41,8 @@ pub struct Exchange<'a> {
     pub upstream: Overrides,
     /// What filters keep for their later phases.
     pub notes: Notes,
-    /// 32 hexadecimal digits that name this exchange in logs and answers.
-    pub request_id: String,
+    /// What names this exchange in logs and answers.
+    pub request_id: RequestId,
 }
 
 impl std::fmt::Debug for Exchange<'_> {
@@ -173,8 +174,8 @@ pub struct Seen {
     pub identity: Identity,
     /// What filters have kept.
     pub notes: Notes,
-    /// 32 hexadecimal digits that name the exchange in logs and answers.
-    pub request_id: String,
+    /// What names the exchange in logs and answers.
+    pub request_id: RequestId,
 }
 
 /// Who made an answer (Kong's metric label `source`).

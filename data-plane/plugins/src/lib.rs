@@ -36,6 +36,7 @@ pub mod rate_limiting;
 pub mod redirect;
 mod redis_config;
 pub mod registry;
+pub mod request_id;
 pub mod request_size_limiting;
 pub mod request_termination;
 pub mod request_transformer;

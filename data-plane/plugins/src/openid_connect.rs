@@ -437,10 +437,10 @@ async fn refuse(
     let mut failure = failure.clone();
     match failure.class {
         Class::Unavailable | Class::Oversized | Class::Unexpected => {
-            warn!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
+            warn!(request_id = &*exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
         }
         Class::BadRequest | Class::Unauthorized | Class::Forbidden | Class::Limited => {
-            info!(request_id = exchange.request_id, reason = failure.code, detail = %failure.detail, "request refused");
+            info!(request_id = &*exchange.request_id, reason = failure.code, detail = %failure.detail, "request refused");
         }
     }
     if failure.destroys_session(rules) {
@@ -472,7 +472,7 @@ fn note(
     status: http::StatusCode,
 ) {
     host.node_state::<Explanations>().note(Explanation {
-        request_id: exchange.request_id.clone(),
+        request_id: exchange.request_id.to_string(),
         at: host.now(),
         method: exchange.request.method.to_string(),
         path: exchange.path.clone(),

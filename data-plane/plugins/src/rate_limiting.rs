@@ -368,7 +368,7 @@ impl Filter for RateLimitingFilter {
         let usage = match counted {
             Ok(usage) => usage,
             Err(error) => {
-                tracing::error!(request_id = exchange.request_id, %error, "failed to get usage");
+                tracing::error!(request_id = &*exchange.request_id, %error, "failed to get usage");
                 if self.fault_tolerant {
                     return Flow::Continue;
                 }

@@ -423,7 +423,7 @@ pub(crate) fn reply_of(
             client: exchange.client.clone(),
             identity: exchange.identity.clone(),
             notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id.clone(),
+            request_id: exchange.request_id,
         }
     });
     let mut status = http::StatusCode::OK;
@@ -469,7 +469,7 @@ pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, reque
             client: exchange.client.clone(),
             identity: exchange.identity.clone(),
             notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id.clone(),
+            request_id: exchange.request_id,
         }
     });
     let secret = HeaderValue::from_static("Bearer secret");

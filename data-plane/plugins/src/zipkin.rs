@@ -334,7 +334,7 @@ impl ZipkinFilter {
         tag("http.path", seen.uri.path().to_owned());
         tag("http.status_code", log.status.as_u16().to_string());
         tag("lc", "kong".to_owned());
-        tag("kong.request_id", seen.request_id.clone());
+        tag("kong.request_id", seen.request_id.to_string());
         if log.status.is_server_error() {
             tag("error", "true".to_owned());
         }

@@ -117,24 +117,28 @@ pub(crate) fn is_disguised(name: &str) -> bool {
     )
 }
 
-/// What [`via`] adds for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2.
+/// What [`via`] adds for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2. Static texts, made once: to
+/// copy such a value counts nothing.
 static OWN_VIA: LazyLock<[HeaderValue; 3]> = LazyLock::new(|| {
-    ["1.0", "1.1", "2"].map(|protocol| {
-        HeaderValue::from_str(&format!("{protocol} {KONG_PRODUCT}"))
-            .expect("a version and a product are visible characters")
-    })
+    ["1.0", "1.1", "2"]
+        .map(|protocol| HeaderValue::from_static(format!("{protocol} {KONG_PRODUCT}").leak()))
 });
 
 /// The `Via` of a message that came by `version` and goes on from here (RFC 9110 §7.6.3).
 pub(crate) fn via(headers: &HeaderMap, version: Version) -> HeaderValue {
+    let own = own_via(version);
+    let before = headers.get_all(header::VIA);
+    joined(before.iter().chain([own]), b", ").unwrap_or_else(|| own.clone())
+}
+
+/// What is added to `Via` where nothing stands there yet.
+pub(crate) fn own_via(version: Version) -> &'static HeaderValue {
     let [http10, http11, http2] = &*OWN_VIA;
-    let own = match version {
+    match version {
         Version::HTTP_10 => http10,
         Version::HTTP_2 => http2,
         _ => http11,
-    };
-    let before = headers.get_all(header::VIA);
-    joined(before.iter().chain([own]), b", ").unwrap_or_else(|| own.clone())
+    }
 }
 
 /// Makes one field of the crumbs that HTTP/2 allows a cookie to come in (RFC 9113 §8.2.3).

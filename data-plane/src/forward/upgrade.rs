@@ -7,41 +7,46 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 
 use super::Hold;
+use crate::server::Switched;
 use crate::upstream::Connection;
 
 /// Carries bytes both ways in a task of its own, until one side ends or both are silent for `idle`
 /// (Kong 3.9, `read_timeout` of a WebSocket's service).
 ///
 /// `hold` is kept as long as that.
-pub(crate) fn tunnel(client: OnUpgrade, mut upstream: Box<Connection>, hold: Hold, idle: Duration) {
+pub(crate) fn tunnel(
+    client: oneshot::Receiver<Switched>,
+    mut upstream: Box<Connection>,
+    hold: Hold,
+    idle: Duration,
+) {
     upstream.timer.clear();
     tokio::task::spawn_local(async move {
         let _hold = hold;
-        let upgraded = match client.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => {
-                tracing::debug!(%error, "the client did not switch protocols");
-                return;
-            }
+        let Ok(switched) = client.await else {
+            tracing::debug!("the client did not switch protocols");
+            return;
         };
         let heard = Rc::new(Cell::new(monotonic()));
         let mut client = Heard {
-            stream: TokioIo::new(upgraded),
+            stream: switched.stream,
             at: Rc::clone(&heard),
         };
         // What the server sent right behind its answer's head.
         let early = upstream.input.split();
+        // And the client right behind its request's.
+        let ahead = switched.early;
         let mut server = Heard {
             stream: &mut upstream.stream,
             at: Rc::clone(&heard),
         };
         let carried = async {
+            server.write_all(&ahead).await?;
             client.write_all(&early).await?;
             tokio::io::copy_bidirectional(&mut client, &mut server).await
         };

@@ -109,13 +109,16 @@ pub(crate) fn parse_response(
     })
 }
 
+/// Fields that the gateway adds to an answer: room for them is made at once.
+const ADDED: usize = 6;
+
 /// Fields as values that share the head's memory.
 fn fill(
     headers: &mut HeaderMap,
     head: &Bytes,
     fields: &[httparse::Header<'_>],
 ) -> Result<(), FramingError> {
-    headers.reserve(fields.len());
+    headers.reserve(fields.len() + ADDED);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| FramingError::Head("bad field name"))?;

@@ -1,8 +1,7 @@
 //! Judges the raw head of a client's request, and says how long its body is.
 //!
-//! The HTTP library reads more than is safe to forward: it takes `Content-Length` away where
-//! `Transfer-Encoding` is there too, takes any list of codings that ends in `chunked`, and ends lines
-//! at a bare line feed. What it does so is not to be seen afterwards, so heads are judged before it.
+//! Parsers read more than is safe to forward: ours ends lines at a bare line feed, and what it makes of white
+//! space or of repeated fields is not to be seen afterwards. So heads are judged before they are parsed.
 
 use super::head::{MAX_FIELDS, MAX_TARGET};
 use super::{Framing, has_only_digits};
@@ -20,18 +19,9 @@ pub(crate) enum Refusal {
     Timeout,
 }
 
-/// What of a head decides about the bytes that follow it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct RequestShape {
-    /// The body's length.
-    pub(crate) framing: Framing,
-    /// Whether the client would like to speak another protocol afterwards.
-    pub(crate) upgrade: bool,
-}
-
-/// Judges a complete head: everything up to and with its empty line, each line ending in CRLF
-/// (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
-pub(crate) fn judge(head: &[u8]) -> Result<RequestShape, Refusal> {
+/// Judges a complete head and says how its body is framed. A head is everything up to and with its empty
+/// line, each line ending in CRLF (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
+pub(crate) fn judge(head: &[u8]) -> Result<Framing, Refusal> {
     let mut rest = head;
     // A server should take an empty line before a request (RFC 9112 §2.2).
     while let Some(after) = rest.strip_prefix(b"\r\n") {
@@ -41,10 +31,7 @@ pub(crate) fn judge(head: &[u8]) -> Result<RequestShape, Refusal> {
         return Err(Refusal::Malformed("no request line"));
     };
     let http10 = judge_request_line(line)?;
-    let mut shape = RequestShape {
-        framing: Framing::None,
-        upgrade: false,
-    };
+    let mut framing = Framing::None;
     let (mut lengths, mut codings, mut count) = (0_u32, 0_u32, 0_usize);
     while let Some(line) = next_line(&mut rest)? {
         if line.is_empty() {
@@ -61,15 +48,13 @@ pub(crate) fn judge(head: &[u8]) -> Result<RequestShape, Refusal> {
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             lengths += 1;
-            shape.framing = Framing::Length(length(value)?);
+            framing = Framing::Length(length(value)?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             codings += 1;
             if !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Refusal::Malformed("Transfer-Encoding other than chunked"));
             }
-            shape.framing = Framing::Chunked;
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            shape.upgrade = true;
+            framing = Framing::Chunked;
         }
     }
     if count > MAX_FIELDS {
@@ -83,7 +68,7 @@ pub(crate) fn judge(head: &[u8]) -> Result<RequestShape, Refusal> {
     if http10 && codings > 0 {
         return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
     }
-    Ok(shape)
+    Ok(framing)
 }
 
 /// Takes the next line off `rest`, without its CRLF.
@@ -168,7 +153,7 @@ mod tests {
     #[test]
     fn a_body_has_one_certain_length() {
         let check = |lines: &str, expected: Framing| {
-            assert_eq!(judge(&head(lines)).unwrap().framing, expected, "{lines:?}");
+            assert_eq!(judge(&head(lines)).unwrap(), expected, "{lines:?}");
         };
         check("", Framing::None);
         check("Content-Length: 0\r\n", Framing::Length(0));

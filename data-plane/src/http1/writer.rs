@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
 use super::Framing;
 use crate::stream::Stream;
@@ -43,6 +43,11 @@ impl Writer {
         self.head.is_empty() && self.data.is_empty() && self.tail.is_empty()
     }
 
+    /// How many bytes have not been written.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.data.len() + self.tail.len()
+    }
+
     /// Whether only small things wait: more can be added before a write.
     pub(crate) fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.head.len() < KEPT
@@ -75,7 +80,7 @@ impl Writer {
         }
         self.head.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
-            field(&mut self.head, name, value.as_bytes());
+            field(&mut self.head, name.as_str(), value.as_bytes());
         }
         self.head.extend_from_slice(b"\r\n");
     }
@@ -128,8 +133,8 @@ impl Writer {
 }
 
 /// Writes one field.
-pub(crate) fn field(head: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    let name = name.as_str().as_bytes();
+pub(crate) fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
+    let name = name.as_bytes();
     head.reserve(name.len() + value.len() + 4);
     head.extend_from_slice(name);
     head.extend_from_slice(b": ");

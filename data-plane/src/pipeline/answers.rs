@@ -1,8 +1,11 @@
 //! What the gateway says by itself: its own answers, and what it tells of every answer.
 
+use std::sync::LazyLock;
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use plugins::exchange::Source;
+use shared::clock::monotonic;
 use shared::version::KONG_PRODUCT;
 
 use super::REQUEST_ID;
@@ -33,17 +36,18 @@ pub(super) fn sign(headers: &mut HeaderMap, record: &Record) {
     }
     if let Some((proxy, upstream)) = asked {
         if told.upstream_latency {
-            headers.insert(UPSTREAM_LATENCY, upstream.into());
+            headers.insert(UPSTREAM_LATENCY, number(upstream));
         }
         if told.proxy_latency {
-            headers.insert(PROXY_LATENCY, proxy.into());
+            headers.insert(PROXY_LATENCY, number(proxy));
         }
         if told.via {
             let via = fields::via(headers, Version::HTTP_11);
             headers.insert(header::VIA, via);
         }
     } else if told.response_latency {
-        headers.insert(RESPONSE_LATENCY, milliseconds(progress.start).into());
+        let latency = milliseconds(progress.start, monotonic());
+        headers.insert(RESPONSE_LATENCY, number(latency));
     }
     if told.upstream_status
         && let Some(status) = progress.upstream_status
@@ -61,6 +65,20 @@ pub(super) fn sign(headers: &mut HeaderMap, record: &Record) {
     {
         add_debug(headers, route);
     }
+}
+
+/// A number as a value. Small ones, which nearly all are, are made once and cost nothing to copy.
+fn number(value: u64) -> HeaderValue {
+    static SMALL: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
+        (0..256)
+            .map(|value: u32| HeaderValue::from_static(value.to_string().leak()))
+            .collect()
+    });
+    let place = usize::try_from(value).unwrap_or(usize::MAX);
+    SMALL
+        .get(place)
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from(value))
 }
 
 /// Whether the client asks which route it has met, and may.
@@ -121,7 +139,7 @@ pub(super) fn refuse(
     record: &Record,
     version: Version,
 ) -> Response<ResponseBody> {
-    let request_id = record.request_id.as_str();
+    let request_id = &*record.request_id;
     if let GatewayError::Upstream(error) = error {
         tracing::warn!(
             request_id,

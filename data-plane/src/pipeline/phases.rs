@@ -154,7 +154,7 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
 /// Answers for an upstream whose body cannot be had as a filter needs it.
 fn fail(response: &mut Response<ResponseBody>, record: &mut Record, error: UpstreamError) {
     tracing::warn!(
-        request_id = record.request_id,
+        request_id = &*record.request_id,
         %error,
         "the upstream's body cannot be read"
     );

@@ -4,27 +4,27 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
 use plugins::filter::{Counts, Filter as _, Phases};
 use plugins::registry::AnyFilter;
+use plugins::request_id::RequestId;
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
+use super::Peer;
 use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
 use crate::forward::Hold;
-use crate::guard::Gate;
 use crate::host::CoreHost;
 use crate::metrics::Observation;
 use crate::upstream::UpstreamError;
@@ -33,10 +33,10 @@ use crate::upstream::UpstreamError;
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) core: Rc<Core>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) peer: Rc<Peer>,
     pub(crate) progress: Progress,
     pub(crate) started_at: UnixTime,
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     /// Method and URI, if there is a log to write them to, and the request could be read.
     pub(crate) asked: Option<(Method, Uri)>,
     pub(crate) client: IpAddr,
@@ -49,8 +49,8 @@ pub(crate) struct Record {
     pub(crate) route: Option<(Rc<Held>, usize)>,
     pub(crate) consumer: Option<Uuid>,
     pub(crate) status: StatusCode,
-    /// Bytes of the request's body that have been read.
-    pub(crate) received: Rc<Cell<u64>>,
+    /// What counts the bytes of the request's body, if it has one.
+    pub(crate) received: Option<Rc<Cell<u64>>>,
     /// Bytes of the answer's body that have been taken.
     pub(crate) sent: u64,
     /// What its filters keep and wait for.
@@ -67,8 +67,8 @@ pub(crate) struct Progress {
     pub(crate) proxy_latency: Option<u64>,
     pub(crate) upstream_latency: Option<u64>,
     pub(crate) upstream_status: Option<StatusCode>,
-    /// The servers that were asked.
-    pub(crate) tries: Vec<Try>,
+    /// The servers that were asked, if any filter will look at them.
+    pub(crate) tries: Option<Vec<Try>>,
     /// What counts the exchange among those of its server.
     pub(crate) hold: Option<Hold>,
 }
@@ -82,7 +82,7 @@ impl Progress {
             proxy_latency: None,
             upstream_latency: None,
             upstream_status: None,
-            tries: Vec::new(),
+            tries: None,
             hold: None,
         }
     }
@@ -111,7 +111,7 @@ impl Run {
         snapshot: &Rc<Held>,
         request: Parts,
         client: Client,
-        request_id: &str,
+        request_id: RequestId,
     ) {
         let filters = &snapshot.unrouted;
         if filters.phases == Phases::default() {
@@ -131,7 +131,7 @@ impl Run {
             client,
             identity: Identity::default(),
             notes: Notes::default(),
-            request_id: request_id.to_owned(),
+            request_id,
         });
     }
 
@@ -194,6 +194,11 @@ pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 };
 
 impl Record {
+    /// Bytes of the request's body that have been read.
+    fn received(&self) -> u64 {
+        self.received.as_ref().map_or(0, |received| received.get())
+    }
+
     /// Notes who has asked.
     pub(crate) fn identify(&mut self, identity: &Identity) {
         self.consumer = identity.consumer.as_ref().map(|consumer| consumer.id);
@@ -202,11 +207,11 @@ impl Record {
     /// Logs and counts the exchange.
     fn close(&self) {
         if self.status == CLIENT_LEFT {
-            self.gate.give_up();
+            let given_up = &self.peer.given_up;
+            given_up.set(given_up.get() + 1);
         }
-        self.gate.end();
         let progress = &self.progress;
-        let total = milliseconds(progress.start);
+        let total = milliseconds(progress.start, monotonic());
         let route = self
             .route
             .as_ref()
@@ -217,7 +222,7 @@ impl Record {
             consumer: self.run.consumer(),
             status: self.status,
             source: progress.source,
-            received: self.received.get(),
+            received: self.received(),
             sent: self.sent,
             proxy_latency: progress.proxy_latency.unwrap_or(total),
             upstream_latency: progress.upstream_latency,
@@ -241,7 +246,7 @@ impl Record {
             status: self.status.as_u16(),
             latency_ms: total,
             upstream_latency_ms: self.progress.upstream_latency,
-            bytes_received: self.received.get(),
+            bytes_received: self.received(),
             bytes_sent: self.sent,
             route: route.map(|route| route.id),
             service: route.and_then(|route| route.service.as_ref().map(|service| service.id)),
@@ -269,7 +274,7 @@ impl Record {
             headers: &self.run.headers,
             source: progress.source,
             upstream_status: progress.upstream_status,
-            received: head_length(&seen.request) + self.received.get(),
+            received: head_length(&seen.request) + self.received(),
             sent: fields_length(&self.run.headers) + self.sent,
             started_at: self.started_at,
             latencies: Latencies {
@@ -280,7 +285,7 @@ impl Record {
                     .saturating_sub(before)
                     .saturating_sub(progress.upstream_latency.unwrap_or_default()),
             },
-            tries: &progress.tries,
+            tries: progress.tries.as_deref().unwrap_or_default(),
         };
         let host = CoreHost::new(Rc::clone(&self.core));
         for filter in &self.run.chosen {
@@ -321,6 +326,23 @@ impl Recorded {
     pub(crate) const fn new(body: ResponseBody, record: Box<Record>) -> Self {
         Self { body, record }
     }
+
+    /// The next bytes; nothing at the end. Trailers are left out.
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut *self).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Some(Ok(data)),
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
+    }
 }
 
 impl Drop for Record {
@@ -358,7 +380,7 @@ impl http_body::Body for Recorded {
     }
 }
 
-/// Whole milliseconds since then.
-pub(crate) fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(monotonic().saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+/// Whole milliseconds from one time to another.
+pub(crate) fn milliseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,31 +1,31 @@
 //! Who asked for what, and what the upstream is told of it (Kong 3.9, `X-Forwarded-*`).
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 use plugins::exchange::Client;
 
 use crate::error::GatewayError;
-use crate::guard::Gate;
 use crate::http1::head::check_host;
 
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// The near end of a client's connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     address: IpAddr,
-    /// The same as a field's value, made once for all requests of the connection.
-    address_text: HeaderValue,
+    /// The same as text, made once for all requests of the connection.
+    address_text: String,
     port: u16,
     /// The listener's port, as text.
     port_text: String,
@@ -34,21 +34,22 @@ pub(crate) struct Peer {
     pub(crate) server_name: Option<String>,
     /// SHA-256 of the certificate in the TLS handshake.
     pub(crate) certificate: Option<[u8; 32]>,
-    pub(crate) gate: Arc<Gate>,
+    /// How many requests the client has given up.
+    pub(crate) given_up: Cell<u32>,
 }
 
 impl Peer {
     /// A client at `address`, on a connection to `port`.
-    pub(crate) fn new(address: IpAddr, port: u16, tls: bool, gate: Arc<Gate>) -> Self {
+    pub(crate) fn new(address: IpAddr, port: u16, tls: bool) -> Self {
         Self {
             address,
-            address_text: text(address),
+            address_text: address.to_string(),
             port,
             port_text: port.to_string(),
             tls,
             server_name: None,
             certificate: None,
-            gate,
+            given_up: Cell::new(0),
         }
     }
 
@@ -59,7 +60,7 @@ impl Peer {
 }
 
 /// The host that is asked for, in lower case, from a request that can be read in only one way.
-pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
+pub(super) fn authority(parts: &Parts) -> Result<Cow<'_, str>, GatewayError> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(GatewayError::Method);
     }
@@ -77,7 +78,11 @@ pub(super) fn authority(parts: &Parts) -> Result<String, GatewayError> {
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default(),
     };
-    Ok(host.to_ascii_lowercase())
+    Ok(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
 }
 
 /// The client, by the word of a trusted peer if that is who sent the request. Of a list, which a chain of
@@ -127,58 +132,66 @@ fn with_port(authority: &str, port: u16, https: bool) -> String {
     }
 }
 
-/// A field that the gateway adds to a request.
-pub(crate) type Added = (HeaderName, HeaderValue);
+/// A field that the gateway adds to a request: its name in lower case, and its value.
+pub(crate) type Added<'a> = (&'static str, Cow<'a, [u8]>);
+
+/// Whether `text` can stand in a field as it is.
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
+}
 
 /// What tells the upstream who asked, and for what. Of the client's own fields
 /// only those pass that [`is_replaced`] leaves.
-pub(super) fn forwarded(
+pub(super) fn forwarded<'a>(
     headers: &HeaderMap,
-    peer: &Peer,
+    peer: &'a Peer,
     trusted: bool,
-    client: &Client,
-    path: &str,
-    prefix: Option<&str>,
-    added: &mut Vec<Added>,
+    client: &'a Client,
+    path: &'a str,
+    prefix: Option<&'a str>,
+    added: &mut Vec<Added<'a>>,
 ) {
     // What a peer that is believed has said stays.
     let said = |name: &HeaderName| trusted && headers.contains_key(name);
     if !said(&FORWARDED_PROTO) {
         let scheme = if client.https { "https" } else { "http" };
-        added.push((FORWARDED_PROTO, HeaderValue::from_static(scheme)));
+        added.push((X_FORWARDED_PROTO, Cow::Borrowed(scheme.as_bytes())));
     }
     let (host, _) = crate::router::split_port(&client.authority);
     let port = peer.port_text.as_str();
-    for (name, value) in [
-        (FORWARDED_HOST, Some(host)),
-        (FORWARDED_PORT, Some(port)),
-        (FORWARDED_PATH, Some(path)),
-        (FORWARDED_PREFIX, prefix),
+    for (name, field, value) in [
+        (FORWARDED_HOST, "x-forwarded-host", Some(host)),
+        (FORWARDED_PORT, "x-forwarded-port", Some(port)),
+        (FORWARDED_PATH, "x-forwarded-path", Some(path)),
+        (FORWARDED_PREFIX, "x-forwarded-prefix", prefix),
     ] {
         if let Some(value) = value
             && !said(&name)
-            && let Ok(value) = HeaderValue::from_str(value)
+            && is_visible(value)
         {
-            added.push((name, value));
+            added.push((field, Cow::Borrowed(value.as_bytes())));
         }
     }
     let address = if client.address == peer.address {
-        peer.address_text.clone()
+        Cow::Borrowed(peer.address_text.as_bytes())
     } else {
-        text(client.address)
+        Cow::Owned(client.address.to_string().into_bytes())
     };
-    let chain: Vec<&str> = headers
-        .get_all(FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    let chain = if chain.is_empty() {
-        Some(address.clone())
-    } else {
-        HeaderValue::from_str(&format!("{}, {}", chain.join(", "), peer.address)).ok()
+    let before = headers.get_all(FORWARDED_FOR).iter();
+    let mut before = before.filter_map(|value| value.to_str().ok());
+    let chain = match before.next() {
+        None => address.clone(),
+        Some(first) => {
+            let mut chain = first.to_owned();
+            for more in before.chain([peer.address_text.as_str()]) {
+                chain.push_str(", ");
+                chain.push_str(more);
+            }
+            Cow::Owned(chain.into_bytes())
+        }
     };
-    added.extend(chain.map(|chain| (FORWARDED_FOR, chain)));
-    added.push((REAL_IP, address));
+    added.push(("x-forwarded-for", chain));
+    added.push(("x-real-ip", address));
 }
 
 /// Whether a client's field does not go upstream as it is: because the gateway tells it itself, or
@@ -209,11 +222,6 @@ pub(super) fn is_replaced_if_trusted(name: &HeaderName) -> bool {
     )
 }
 
-/// An address as a field's value.
-fn text(address: IpAddr) -> HeaderValue {
-    HeaderValue::from_str(&address.to_string()).expect("an address has only visible characters")
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
@@ -228,7 +236,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false, Arc::default());
+            let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
             let found = client(&parts, &peer, None, trusted, "gate.internal:8000");
             assert_eq!(
                 (found.https, found.authority.as_str()),

@@ -2,6 +2,9 @@
 
 use shared::entity::PathHandling;
 
+/// Room for a query behind the path.
+const QUERY: usize = 64;
+
 /// Joins `service` and `request`, both absolute, without the first `strip` bytes of the request if a
 /// route with `strip_path` has matched them.
 pub(crate) fn upstream_path(
@@ -41,7 +44,11 @@ pub(crate) fn upstream_path(
 /// With exactly one slash at the seam.
 fn glue(service: &str, rest: &str) -> String {
     let (left, right) = (service.trim_end_matches('/'), rest.trim_start_matches('/'));
-    format!("{left}/{right}")
+    let mut path = String::with_capacity(left.len() + 1 + right.len() + QUERY);
+    path.push_str(left);
+    path.push('/');
+    path.push_str(right);
+    path
 }
 
 /// A prefix that ends inside a segment (`/api` of `/api../x`) must not leave a way up.

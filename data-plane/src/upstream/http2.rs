@@ -22,7 +22,7 @@ use crate::forward::Outgoing;
 use crate::forward::fields::forwardable_trailers;
 use crate::http1::Framing;
 use crate::http1::head::ResponseHead;
-use crate::listener::LocalExecutor;
+use crate::server::http2::LocalExecutor;
 use crate::timer::Timer;
 
 /// How a connection is shared.
@@ -159,7 +159,9 @@ fn request(
         }
     }
     for (name, value) in outgoing.added {
-        headers.append(name, value.clone());
+        if let Ok(value) = http::HeaderValue::from_bytes(value) {
+            headers.append(http::HeaderName::from_static(name), value);
+        }
     }
     if outgoing.trailers {
         headers.insert(header::TE, http::HeaderValue::from_static("trailers"));

@@ -107,7 +107,7 @@ pub(super) async fn find(
     };
     if let Sought::Useless(reason) = sought {
         debug!(
-            request_id = exchange.request_id,
+            request_id = &*exchange.request_id,
             reason, "the session cookie is of no use"
         );
         jar.found_useless(reason);

@@ -152,7 +152,7 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         text("http.client_ip", seen.client.address.to_string()),
         text("net.peer.ip", seen.client.peer.to_string()),
         number("http.status_code", status),
-        text("kong.request.id", &seen.request_id),
+        text("kong.request.id", &*seen.request_id),
     ];
     if let Some(matched) = log.matched {
         attributes.push(text("http.route", matched.route.shown()));

@@ -9,6 +9,7 @@ use crate::environment::Environment;
 use crate::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
 };
+use crate::request_id::RequestId;
 
 /// A request to be.
 pub(crate) struct Request {
@@ -68,7 +69,7 @@ impl Request {
             captures: Captures::default(),
             upstream: Overrides::default(),
             notes: Notes::default(),
-            request_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            request_id: RequestId::new(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
         };
         look(&mut exchange)
     }

@@ -66,7 +66,7 @@ pub(super) async fn answer(
         Err(failure) => {
             let code = failure.code;
             let detail = &failure.detail;
-            warn!(request_id = exchange.request_id, reason = code, %detail, "back-channel logout refused");
+            warn!(request_id = &*exchange.request_id, reason = code, %detail, "back-channel logout refused");
             if failure.class == Class::Unavailable {
                 let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
                 let soon = HeaderValue::from_static("5");

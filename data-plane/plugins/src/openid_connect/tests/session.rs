@@ -209,7 +209,7 @@ fn at_once(gateway: &Gateway, browser: &Browser, count: usize) -> Vec<bool> {
             captures: crate::exchange::Captures::default(),
             upstream: crate::exchange::Overrides::default(),
             notes: crate::exchange::Notes::default(),
-            request_id: String::new(),
+            request_id: crate::request_id::RequestId::new(0),
         };
         matches!(
             gateway

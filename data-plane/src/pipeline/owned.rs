@@ -1,0 +1,62 @@
+//! Fields that belong to filters: neither a client nor a server sets them.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use plugins::filter::Filter as _;
+
+use crate::compile::{CompiledRoute, CompiledSnapshot};
+use crate::forward::fields;
+
+/// Removes what only filters may say of a request.
+pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute) {
+    let owned = &route.filters.owned_headers;
+    fields::remove_where(headers, |name| {
+        fields::is_identity(name.as_str())
+            || fields::is_disguised(name.as_str())
+            || owned.iter().any(|owned| same_field(owned, name))
+    });
+}
+
+/// Removes cookies that an upstream sets under names that belong to a filter.
+pub(super) fn remove_owned_cookies(
+    headers: &mut HeaderMap,
+    snapshot: &CompiledSnapshot,
+    route: &CompiledRoute,
+) {
+    let owned = |value: &HeaderValue| {
+        let name = value
+            .as_bytes()
+            .split(|byte| *byte == b'=')
+            .next()
+            .unwrap_or_default();
+        str::from_utf8(name).is_ok_and(|name| {
+            let mut all = route.filters.all.iter();
+            all.any(|filter| {
+                let filter = snapshot.filters.get(*filter);
+                filter.is_some_and(|filter| filter.owns_cookie(name.trim()))
+            })
+        })
+    };
+    if !headers.get_all(header::SET_COOKIE).iter().any(owned) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|value| !owned(value))
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for value in kept {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
+/// Equal but for `_` in place of `-`.
+fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    owned
+        .as_str()
+        .bytes()
+        .map(plain)
+        .eq(name.as_str().bytes().map(plain))
+}

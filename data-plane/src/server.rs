@@ -1,0 +1,294 @@
+//! One client's connection: requests in, answers out, one after the other (RFC 9112 §9.3).
+//!
+//! ```text
+//!  Client (bytes) ─► request: found, judged, read ─► pipeline ─► answer: head and body
+//!     ▲    └────────────── its body, as the pipeline asks for it ──────────┘      │
+//!     └───────────────────────── and the next request ────────────────────────────┘
+//! ```
+//!
+//! All of it is one task that shares nothing with others. A connection that begins as one of HTTP/2 goes to
+//! the library that speaks it.
+
+mod answer;
+mod client;
+mod date;
+mod head;
+pub(crate) mod http2;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use bytes::BytesMut;
+use http::{Request, Response, StatusCode, Version};
+use tokio::sync::{oneshot, watch};
+
+use self::answer::Answer;
+pub(crate) use self::client::ClientBody;
+use self::client::{Client, Next};
+pub(crate) use self::date::Date;
+use self::head::Incoming;
+use crate::body::RequestBody;
+use crate::core::Core;
+use crate::http1::request::Refusal;
+use crate::pipeline::{Arrival, Peer, Recorded, handle};
+use crate::stream::Stream;
+
+/// What a connection becomes once both sides have switched protocols.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    /// The client's bytes.
+    pub(crate) stream: Stream,
+    /// Those that came right behind its request.
+    pub(crate) early: BytesMut,
+}
+
+/// What comes after an exchange.
+enum After {
+    /// The next one.
+    Next,
+    /// The end: with nothing of the client's unread, as far as we know.
+    Close,
+    /// The end: the client may still be sending, and is to read its answer first.
+    Linger,
+    /// The end, at once: the client has left, or takes nothing.
+    Gone,
+    /// A tunnel.
+    Switch(oneshot::Sender<Switched>),
+}
+
+/// Serves the client at the other end of `stream` until one of both, or `stop`, ends that.
+pub(crate) async fn serve(
+    core: Rc<Core>,
+    stream: Stream,
+    peer: Rc<Peer>,
+    stop: watch::Receiver<bool>,
+) {
+    let limits = core.node.limits;
+    let client = Client::new(stream, core.timers.timer(), limits);
+    let client = Rc::new(RefCell::new(client));
+    let mut stopping = Stopping::new(&stop);
+    let mut told = stop.clone();
+    let mut asked = pin!(async move {
+        // A sender that is gone means the same.
+        let _ = told.wait_for(|stopping| *stopping).await;
+    });
+    let mut listening = false;
+    loop {
+        let next = poll_fn(|cx| {
+            let next = client.borrow_mut().poll_next(cx);
+            if next.is_pending() {
+                // The task is woken by what it has listened to once.
+                if !listening && asked.as_mut().poll(cx).is_ready() {
+                    stopping.now = true;
+                }
+                listening = true;
+                if stopping.check() && client.borrow().is_idle() {
+                    return Poll::Ready(Next::End);
+                }
+            }
+            next
+        })
+        .await;
+        let incoming = match next {
+            Next::Request(incoming) => incoming,
+            Next::Refused(refusal) => stand_in(refusal),
+            Next::Http2 => {
+                if let Ok(client) = Rc::try_unwrap(client) {
+                    let (stream, early) = client.into_inner().into_parts();
+                    http2::serve(core, stream, early, peer, stop).await;
+                }
+                return;
+            }
+            Next::End => return close(&client, After::Close).await,
+        };
+        match exchange(&core, &client, &peer, incoming, &mut stopping).await {
+            After::Next => {}
+            After::Switch(sender) => {
+                if let Ok(client) = Rc::try_unwrap(client) {
+                    let (stream, early) = client.into_inner().into_parts();
+                    // Nobody waits for it any more if the server has left meanwhile.
+                    let _ = sender.send(Switched { stream, early });
+                }
+                return;
+            }
+            end => return close(&client, end).await,
+        }
+    }
+}
+
+/// One request and its answer.
+async fn exchange(
+    core: &Rc<Core>,
+    client: &Rc<RefCell<Client>>,
+    peer: &Rc<Peer>,
+    incoming: Incoming,
+    stopping: &mut Stopping<'_>,
+) -> After {
+    let Incoming {
+        parts,
+        framing,
+        keep_alive,
+        expects,
+        refusal,
+        upgrades,
+    } = incoming;
+    let (version, method) = (parts.version, parts.method.clone());
+    let (switched, switch) = if upgrades {
+        let (sender, receiver) = oneshot::channel();
+        (Some(sender), Some(receiver))
+    } else {
+        (None, None)
+    };
+    let body = if client.borrow_mut().begin(framing, expects) {
+        RequestBody::client(ClientBody::new(client))
+    } else {
+        RequestBody::Empty
+    };
+    let arrival = Arrival {
+        parts,
+        body,
+        refusal,
+        switch,
+    };
+    let response = {
+        let mut handling = pin!(handle(Rc::clone(core), Rc::clone(peer), arrival));
+        let response = poll_fn(|cx| {
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            if refusal.is_none() && client.borrow_mut().poll_left(cx) {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            }
+        });
+        match response.await {
+            Some(response) => response,
+            None => return After::Gone,
+        }
+    };
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let refused = refusal.is_some();
+    let reusable = keep_alive && !refused && !stopping.check();
+    // Whoever holds the rest of the request's body may still read it to its end.
+    let held = Rc::strong_count(client) > 1;
+    let reusable = reusable && (held || client.borrow_mut().drain());
+    let answer = Answer {
+        version,
+        method: &method,
+        reusable,
+    };
+    let Some(closes) = send(core, client, answer, response).await else {
+        return After::Gone;
+    };
+    match switched {
+        Some(sender) if switching => After::Switch(sender),
+        _ if client.borrow_mut().drain() && !refused => {
+            if closes {
+                After::Close
+            } else {
+                After::Next
+            }
+        }
+        _ => After::Linger,
+    }
+}
+
+/// Sends a whole answer. Says whether the connection ends with it; nothing if it has ended before.
+async fn send(
+    core: &Core,
+    client: &RefCell<Client>,
+    answer: Answer<'_>,
+    response: Response<Recorded>,
+) -> Option<bool> {
+    let (parts, mut body) = response.into_parts();
+    let framed = {
+        let client = &mut *client.borrow_mut();
+        let framed = answer.write(client.answer(), &parts, &body, &core.date());
+        client.reuse(parts.headers);
+        framed
+    };
+    let mut done = !framed.body;
+    poll_fn(|cx| {
+        loop {
+            let mut waits = false;
+            while !done && client.borrow().has_room() {
+                // Not while the client is borrowed: the body may read from it.
+                match body.poll_data(cx) {
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                    Poll::Ready(Some(Ok(data))) => client.borrow_mut().write(framed.framing, data),
+                    Poll::Ready(None) => {
+                        done = true;
+                        client.borrow_mut().finish(framed.framing);
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        tracing::debug!(%error, "an answer breaks off");
+                        return Poll::Ready(None);
+                    }
+                }
+            }
+            let mut client = client.borrow_mut();
+            if let Err(error) = ready!(client.poll_flush(cx)) {
+                tracing::debug!(%error, "a client takes no answer");
+                return Poll::Ready(None);
+            }
+            if done {
+                return Poll::Ready(Some(framed.closes));
+            }
+            if waits {
+                let left = client.poll_left(cx);
+                return if left {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
+            }
+        }
+    })
+    .await
+}
+
+async fn close(client: &RefCell<Client>, after: After) {
+    if matches!(after, After::Gone) {
+        return;
+    }
+    let lingers = matches!(after, After::Linger);
+    poll_fn(|cx| client.borrow_mut().poll_close(cx, lingers)).await;
+}
+
+/// What is answered in place of a request that is refused: so that the answer has its turn and its form, and is
+/// logged and counted like any other.
+fn stand_in(refusal: Refusal) -> Incoming {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.version = Version::HTTP_11;
+    Incoming {
+        refusal: Some(refusal),
+        ..Incoming::new(parts)
+    }
+}
+
+/// Whether the node is to stop. To ask is one read of a counter.
+struct Stopping<'a> {
+    now: bool,
+    stop: &'a watch::Receiver<bool>,
+}
+
+impl<'a> Stopping<'a> {
+    fn new(stop: &'a watch::Receiver<bool>) -> Self {
+        Self {
+            now: *stop.borrow(),
+            stop,
+        }
+    }
+
+    fn check(&mut self) -> bool {
+        self.now |= !matches!(self.stop.has_changed(), Ok(false));
+        self.now
+    }
+}

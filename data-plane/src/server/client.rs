@@ -1,0 +1,388 @@
+//! The near side's bytes: heads are found and judged in them, bodies decoded, answers flushed, and no wait lasts
+//! for longer than it may.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Frame;
+
+use super::head::{Incoming, LongValues, read};
+use crate::body::RequestBodyError;
+use crate::http1::body::{Decoder, Piece};
+use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
+use crate::http1::request::{Refusal, judge};
+use crate::http1::writer::Writer;
+use crate::http1::{Framing, FramingError};
+use crate::limits::Limits;
+use crate::stream::Stream;
+use crate::timer::Timer;
+
+/// What an HTTP/2 connection begins with, up to the end of what looks like a head (RFC 9113 §3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// How much, and for how long, is read from a client that goes on sending after its last answer:
+/// closing at once would reset the connection, and the answer with it.
+const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a client does next.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every one is a request, and is taken apart at once"
+)]
+pub(super) enum Next {
+    /// It asks for something.
+    Request(Incoming),
+    /// It sends what is not to be read. Nothing behind that is looked at.
+    Refused(Refusal),
+    /// It speaks HTTP/2.
+    Http2,
+    /// It leaves, or has been silent for too long.
+    End,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that has happened or not"
+)]
+pub(super) struct Client {
+    stream: Stream,
+    /// What has arrived and not been taken.
+    input: BytesMut,
+    output: Writer,
+    timer: Timer,
+    limits: Limits,
+    wait: Wait,
+    finder: HeadFinder,
+    long: LongValues,
+    /// Room for the next request's fields.
+    spare: HeaderMap,
+    /// Whether a request has come before.
+    begun: bool,
+    /// The request's body.
+    decoder: Decoder,
+    /// Whether the client waits for our word before it sends that.
+    expects: bool,
+    /// Whether all of it has been read.
+    read: bool,
+    /// Whether its framing is broken, so that nothing behind it can be read.
+    broken: bool,
+    /// Whether the answer has begun.
+    answering: bool,
+    /// What is read and thrown away at the end.
+    linger: usize,
+}
+
+/// What the timer watches over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wait {
+    Nothing,
+    /// For a request.
+    Idle,
+    /// For the rest of its head.
+    Head,
+    /// For the client to take bytes.
+    Send,
+    /// For the client to stop sending.
+    Linger,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, timer: Timer, limits: Limits) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: Writer::default(),
+            timer,
+            limits,
+            wait: Wait::Nothing,
+            finder: HeadFinder::default(),
+            long: LongValues::default(),
+            spare: HeaderMap::new(),
+            begun: false,
+            decoder: Decoder::new(Framing::None),
+            expects: false,
+            read: true,
+            broken: false,
+            answering: false,
+            linger: LINGER_BYTES,
+        }
+    }
+
+    /// The connection as it was before anybody looked at it: what it is, and what has arrived.
+    pub(super) fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream, self.input)
+    }
+
+    /// Whether nothing of a request is here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    /// Waits for the next request.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            if let Some(next) = self.next() {
+                self.watch(Wait::Nothing);
+                self.begun = true;
+                return Poll::Ready(next);
+            }
+            match self.stream.poll_fill(cx, &mut self.input) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    let idle = self.input.is_empty();
+                    if !self.is_over(cx, if idle { Wait::Idle } else { Wait::Head }) {
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(if idle {
+                        Next::End
+                    } else {
+                        Next::Refused(Refusal::Timeout)
+                    });
+                }
+            }
+        }
+    }
+
+    /// The request whose head is here.
+    fn next(&mut self) -> Option<Next> {
+        if self.input.is_empty() {
+            return None;
+        }
+        let length = match self.finder.find(&self.input) {
+            Ok(Some(length)) => length,
+            Ok(None) => {
+                let line = memchr::memchr(b'\n', &self.input).unwrap_or(self.input.len());
+                let too_long = line > MAX_TARGET + 64;
+                return too_long.then_some(Next::Refused(Refusal::TargetTooLong));
+            }
+            Err(FramingError::HeadTooLarge) => {
+                return Some(Next::Refused(too_large(&self.input)));
+            }
+            Err(_) => {
+                let reason = "a line ends in a bare line feed";
+                return Some(Next::Refused(Refusal::Malformed(reason)));
+            }
+        };
+        let head = self.input.get(..length).unwrap_or_default();
+        if !self.begun && head == HTTP2 {
+            return Some(Next::Http2);
+        }
+        let framing = match judge(head) {
+            Ok(framing) => framing,
+            Err(refusal) => return Some(Next::Refused(refusal)),
+        };
+        let head = self.input.split_to(length).freeze();
+        let room = std::mem::take(&mut self.spare);
+        Some(match read(&head, framing, room, &mut self.long) {
+            Ok(incoming) => Next::Request(incoming),
+            Err(refusal) => Next::Refused(refusal),
+        })
+    }
+
+    /// Begins to read a body in `framing`; `false` if there is none.
+    pub(super) fn begin(&mut self, framing: Framing, expects: bool) -> bool {
+        self.read = matches!(framing, Framing::None | Framing::Length(0));
+        self.expects = expects && !self.read;
+        self.answering = false;
+        if !self.read {
+            self.decoder = Decoder::new(framing);
+        }
+        !self.read
+    }
+
+    /// The next part of the request's body; nothing at its end.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if self.read {
+            return Poll::Ready(None);
+        }
+        if std::mem::take(&mut self.expects) && !self.answering {
+            let head = self.output.head();
+            head.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if !self.answering
+            && !self.output.is_empty()
+            && let Poll::Ready(Err(error)) = self.output.poll_flush(cx, &mut self.stream)
+        {
+            return Poll::Ready(Some(Err(RequestBodyError::Client(error))));
+        }
+        loop {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Piece::End(trailers)) => {
+                    self.read = true;
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Ok(Piece::More) => {}
+                Err(error) => {
+                    self.broken = true;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            }
+            let error = match ready!(self.stream.poll_fill(cx, &mut self.input)) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            return Poll::Ready(Some(Err(RequestBodyError::Client(error))));
+        }
+    }
+
+    /// Reads what is here of a body that nobody wants; says whether that was all of it.
+    pub(super) fn drain(&mut self) -> bool {
+        while !self.read && !self.broken {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Piece::Data(_)) => {}
+                Ok(Piece::End(_)) => self.read = true,
+                Ok(Piece::More) => return false,
+                Err(_) => self.broken = true,
+            }
+        }
+        self.read
+    }
+
+    /// Whether the client has left while it was to wait. What it sends ahead stays for later.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> bool {
+        self.read
+            && self.input.is_empty()
+            && matches!(
+                self.stream.poll_fill(cx, &mut self.input),
+                Poll::Ready(Ok(0) | Err(_))
+            )
+    }
+
+    /// The place for the answer's head.
+    pub(super) fn answer(&mut self) -> &mut BytesMut {
+        self.answering = true;
+        self.output.head()
+    }
+
+    /// Takes a map back, as room for the next request's fields.
+    pub(super) fn reuse(&mut self, mut headers: HeaderMap) {
+        headers.clear();
+        self.spare = headers;
+    }
+
+    /// Whether more of the answer can be written.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.has_room()
+    }
+
+    /// Adds bytes of the answer's body.
+    pub(super) fn write(&mut self, framing: Framing, data: Bytes) {
+        self.output.body(framing, data);
+    }
+
+    /// Ends the answer's body.
+    pub(super) fn finish(&mut self, framing: Framing) {
+        self.output.end(framing, None);
+    }
+
+    /// Sends what waits, if the client takes it in time.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let waiting = self.output.len();
+        let flushed = self.output.poll_flush(cx, &mut self.stream);
+        if flushed.is_pending() {
+            if self.output.len() < waiting {
+                self.watch(Wait::Nothing);
+            }
+            if self.is_over(cx, Wait::Send) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            return Poll::Pending;
+        }
+        self.watch(Wait::Nothing);
+        flushed
+    }
+
+    /// Ends our side, and if the client may still be sending, reads until it has heard of that.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>, lingers: bool) -> Poll<()> {
+        if self.wait != Wait::Linger {
+            if self.is_over(cx, Wait::Send) {
+                return Poll::Ready(());
+            }
+            if ready!(self.stream.poll_end(cx)).is_err() || !lingers {
+                return Poll::Ready(());
+            }
+        }
+        loop {
+            self.linger = self.linger.saturating_sub(self.input.len());
+            self.input.clear();
+            if self.linger == 0 {
+                return Poll::Ready(());
+            }
+            match self.stream.poll_fill(cx, &mut self.input) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if self.is_over(cx, Wait::Linger) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Whether the wait has lasted for too long; if not, the task is woken when it has.
+    fn is_over(&mut self, cx: &mut Context<'_>, wait: Wait) -> bool {
+        self.watch(wait);
+        self.timer.poll_fired(cx)
+    }
+
+    fn watch(&mut self, wait: Wait) {
+        if self.wait == wait {
+            return;
+        }
+        self.wait = wait;
+        match wait {
+            Wait::Nothing => self.timer.clear(),
+            Wait::Idle => self.timer.set(self.limits.idle),
+            Wait::Head => self.timer.set(self.limits.head),
+            Wait::Send => self.timer.set(self.limits.send),
+            Wait::Linger => self.timer.set(LINGER),
+        }
+    }
+}
+
+/// Which part of a head that is too large is to blame.
+fn too_large(head: &[u8]) -> Refusal {
+    match memchr::memchr(b'\n', head.get(..MAX_HEAD).unwrap_or(head)) {
+        Some(line) if line <= MAX_TARGET => Refusal::HeadTooLarge,
+        _ => Refusal::TargetTooLong,
+    }
+}
+
+/// The body of the request that a client is sending.
+#[derive(Debug)]
+pub(crate) struct ClientBody(Rc<RefCell<Client>>);
+
+impl ClientBody {
+    pub(super) fn new(client: &Rc<RefCell<Client>>) -> Self {
+        Self(Rc::clone(client))
+    }
+
+    /// The next part; nothing at the end.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        self.0.borrow_mut().poll_body(cx)
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_end(&self) -> bool {
+        self.0.borrow().read
+    }
+}
+
+#[cfg(test)]
+mod tests;
