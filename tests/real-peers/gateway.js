@@ -11,8 +11,11 @@ import { start, stop, until } from "./processes.js";
 const run = promisify(execFile);
 const ANY = "127.0.0.1:0";
 
-/** Starts a control plane, two data planes called `node-1` and `node-2` with further `settings`, and an upstream. */
-export async function startGateway(settings = {}) {
+/**
+ * Starts a control plane, two data planes called `node-1` and `node-2` with further `settings`, and an upstream. The
+ * first data plane is run by the command `by`, if there is one.
+ */
+export async function startGateway(settings = {}, by = []) {
   const directory = mkdtempSync(join(tmpdir(), "wardgate-"));
   const binary = (name) => join(process.env.WARDGATE_BIN_DIR, name);
   const certificates = join(directory, "certificates");
@@ -20,7 +23,7 @@ export async function startGateway(settings = {}) {
     "certificates", "--out", certificates, "--data-plane", "node-1", "--data-plane", "node-2",
   ]);
 
-  async function startMember(program, name, own) {
+  async function startMember(program, name, own, by = []) {
     const told = join(directory, `${name}.json`);
     rmSync(told, { force: true });
     const env = {
@@ -31,7 +34,8 @@ export async function startGateway(settings = {}) {
       WARDGATE_ADDRESSES_FILE: told,
       ...own,
     };
-    const handle = start(name, binary(program), [], { env, log: join(directory, `${name}.log`) });
+    const [command, ...args] = [...by, binary(program)];
+    const handle = start(name, command, args, { env, log: join(directory, `${name}.log`) });
     const addresses = await until(`addresses of ${name}`, () => JSON.parse(readFileSync(told, "utf8")), { handle });
     return { handle, addresses };
   }
@@ -57,7 +61,7 @@ export async function startGateway(settings = {}) {
       WARDGATE_STATUS_LISTEN: listen.status,
       WARDGATE_CONTROL_PLANES: `https://${controlPlane.listen.cluster}`,
       ...settings,
-    });
+    }, at === 0 ? by : []);
   }
 
   await startControlPlane();
@@ -93,12 +97,12 @@ export async function startGateway(settings = {}) {
     return answer.json;
   }
 
-  async function settled() {
+  async function settled(timeoutMs = 30_000) {
     const newest = (await curl(`${admin()}/status`)).json.configuration_revision;
     await until(`revision ${newest} on every node`, async () => {
       const running = await Promise.all(nodes.map(({ addresses }) => curl(`http://${addresses.status}/status`)));
       return running.every(({ json }) => json.configuration_revision >= newest) || undefined;
-    });
+    }, { timeoutMs });
   }
 
   async function persisted() {
@@ -112,6 +116,7 @@ export async function startGateway(settings = {}) {
     directory,
     upstream: `http://127.0.0.1:${upstream.address().port}`,
     processId: (at) => nodes[at].handle.child.pid,
+    tlsUrl: (at) => `https://${nodes[at].addresses.proxy_tls}`,
     url: (at) => `http://${nodes[at].addresses.proxy}`,
     admin,
     console: () => `http://${controlPlane.listen.console}/`,

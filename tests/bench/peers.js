@@ -1,0 +1,134 @@
+// The proxies that Wardgate is compared with, and the upstream behind all of them.
+
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { start, stop, until } from "../real-peers/processes.js";
+
+export const PROXY_CORE = "0";
+export const LOAD_CORE = "1";
+const BODY = "x".repeat(1024);
+
+/** A port that is free now. */
+export function freePort() {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Starts nginx with one worker on `core`; its URL and the processes that serve. */
+export async function startNginx(directory, name, core, http) {
+  const port = await freePort();
+  const file = join(directory, `${name}.conf`);
+  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${directory}/${name}-${kind};`);
+  writeFileSync(
+    file,
+    `daemon off; worker_processes 1; pid ${directory}/${name}.pid; error_log ${directory}/${name}.error;
+     events { worker_connections 1024; }
+     http { access_log off; keepalive_requests 100000000; large_client_header_buffers 8 32k;
+       ${temporary.join(" ")} ${http.replaceAll("PORT", port)} }`,
+  );
+  const handle = start(name, "taskset", ["-c", core, "nginx", "-c", file], { log: join(directory, `${name}.log`) });
+  const url = `http://127.0.0.1:${port}`;
+  await until(`answer of ${name}`, async () => ((await fetch(url)).ok ? true : undefined), { handle });
+  const children = readFileSync(`/proc/${handle.child.pid}/task/${handle.child.pid}/children`, "utf8");
+  const processes = [handle.child.pid, ...children.trim().split(/\s+/).map(Number)];
+  return { url, processes, stop: () => stop(handle) };
+}
+
+/** The upstream: nginx that answers 1 KB. */
+export function startUpstream(directory) {
+  return startNginx(directory, "upstream", LOAD_CORE, `server { listen 127.0.0.1:PORT; return 200 "${BODY}"; }`);
+}
+
+/** A certificate for localhost, which all proxies show: the files of the certificate and its key, and of both. */
+export function makeCertificate(directory) {
+  const [certificate, key, both] = ["tls.pem", "tls.key", "tls.both"].map((name) => join(directory, name));
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+  execFileSync("openssl", ["req", "-x509", ...curve, ...names, "-days", "2", "-keyout", key, "-out", certificate], { stdio: "ignore" });
+  writeFileSync(both, readFileSync(certificate, "utf8") + readFileSync(key, "utf8"));
+  return { certificate, key, both };
+}
+
+const FORWARDED = `proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header X-Forwarded-For $remote_addr;
+  proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Real-IP $remote_addr;`;
+
+/** nginx as a proxy, with and without TLS. */
+export async function startNginxProxy(directory, upstream, { certificate, key }) {
+  const secure = await freePort();
+  const nginx = await startNginx(
+    directory,
+    "proxy",
+    PROXY_CORE,
+    `upstream echo { server ${upstream.url.slice(7)}; keepalive 128; keepalive_requests 100000000; }
+     ssl_certificate ${certificate}; ssl_certificate_key ${key}; ssl_protocols TLSv1.3;
+     server { listen 127.0.0.1:PORT; listen 127.0.0.1:${secure} ssl; location / { proxy_pass http://echo; ${FORWARDED} } }`,
+  );
+  return { ...nginx, tlsUrl: `https://127.0.0.1:${secure}` };
+}
+
+/** HAProxy with one thread. */
+export async function startHaproxy(directory, upstream, { both }) {
+  const [port, secure] = [await freePort(), await freePort()];
+  const file = join(directory, "haproxy.conf");
+  writeFileSync(
+    file,
+    `global
+  nbthread 1
+  maxconn 4096
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  http-reuse always
+frontend all
+  bind 127.0.0.1:${port}
+  bind 127.0.0.1:${secure} ssl crt ${both} ssl-min-ver TLSv1.3
+  option forwardfor
+  default_backend echo
+backend echo
+  http-request set-header X-Forwarded-Proto http
+  server one ${upstream.url.slice(7)}
+`,
+  );
+  const handle = start("haproxy", "taskset", ["-c", PROXY_CORE, "haproxy", "-db", "-f", file], { log: join(directory, "haproxy.log") });
+  const url = `http://127.0.0.1:${port}`;
+  await until("answer of haproxy", async () => ((await fetch(url)).ok ? true : undefined), { handle });
+  return { url, tlsUrl: `https://127.0.0.1:${secure}`, processes: [handle.child.pid], stop: () => stop(handle) };
+}
+
+/** Envoy with one worker, if its program is at `program`. */
+export async function startEnvoy(directory, upstream, program) {
+  if (!program || !existsSync(program)) return undefined;
+  const port = await freePort();
+  const [host, upstreamPort] = upstream.url.slice(7).split(":");
+  const address = (address, port_value) => ({ socket_address: { address, port_value: Number(port_value) } });
+  const router = { name: "envoy.filters.http.router", typed_config: { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } };
+  const manager = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    stat_prefix: "bench",
+    route_config: { virtual_hosts: [{ name: "all", domains: ["*"], routes: [{ match: { prefix: "/" }, route: { cluster: "echo" } }] }] },
+    http_filters: [router],
+  };
+  const file = join(directory, "envoy.json");
+  const endpoint = { endpoint: { address: address(host, upstreamPort) } };
+  const config = {
+    static_resources: {
+      listeners: [{ address: address("127.0.0.1", port), filter_chains: [{ filters: [{ name: "http", typed_config: manager }] }] }],
+      clusters: [{ name: "echo", type: "STATIC", load_assignment: { cluster_name: "echo", endpoints: [{ lb_endpoints: [endpoint] }] } }],
+    },
+  };
+  writeFileSync(file, JSON.stringify(config));
+  const args = ["-c", PROXY_CORE, program, "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"];
+  const handle = start("envoy", "taskset", args, { log: join(directory, "envoy.log") });
+  const url = `http://127.0.0.1:${port}`;
+  await until("answer of envoy", async () => ((await fetch(url)).ok ? true : undefined), { handle });
+  return { url, processes: [handle.child.pid], stop: () => stop(handle) };
+}
