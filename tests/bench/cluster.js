@@ -59,6 +59,8 @@ export function startDataPlane(place, cluster) {
     WARDGATE_PROXY_TLS_LISTEN: "127.0.0.1:0",
     WARDGATE_STATUS_LISTEN: "127.0.0.1:0",
     WARDGATE_ACCESS_LOG: "off",
+    // Each try to reach a control plane that is away on purpose would be a warning.
+    WARDGATE_LOG: process.env.WARDGATE_LOG ?? "error",
   });
 }
 
