@@ -196,6 +196,7 @@ impl ControlPlane {
             .with_revoker(revoker)
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
+            .with_provider_networks(settings.provider_networks)
             .router();
         let console_api = router.clone();
         let (stop, stopping) = oneshot::channel();

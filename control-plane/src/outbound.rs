@@ -20,6 +20,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use shared::network::Network;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -40,12 +41,16 @@ static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
     TlsConnector::from(Arc::new(config))
 });
 
-/// What `question` comes to with a host to ask by; `None` if that takes too long.
-pub(crate) async fn run<T, F>(question: impl FnOnce(Outbound) -> F + Send + 'static) -> Option<T>
+/// What `question` comes to with a host that asks public addresses and `permitted` ones; `None` if that takes too long.
+pub(crate) async fn run<T, F>(
+    permitted: &Arc<[Network]>,
+    question: impl FnOnce(Outbound) -> F + Send + 'static,
+) -> Option<T>
 where
     T: Send + 'static,
     F: Future<Output = T>,
 {
+    let permitted = Arc::clone(permitted);
     let asked = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -53,7 +58,10 @@ where
             .ok()?;
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async move {
-            let asking = question(Outbound::default());
+            let asking = question(Outbound(Rc::new(State {
+                permitted,
+                ..State::default()
+            })));
             tokio::time::timeout(LONGEST, asking).await.ok()
         })
     });
@@ -61,11 +69,13 @@ where
 }
 
 /// A host that fetches, and has nothing else.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outbound(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// Networks in which providers may be besides public addresses.
+    permitted: Arc<[Network]>,
     core: CoreStates,
     node: NodeStates,
     revocations: Revocations,
@@ -80,7 +90,7 @@ impl Host for Outbound {
         let authority = request.uri().authority().map(ToString::to_string);
         let authority = authority.unwrap_or_default();
         let timeout = limits.timeout;
-        let fetching = fetch(request, &authority, limits.body);
+        let fetching = fetch(request, &authority, &limits, &self.0.permitted);
         let late = FetchError::Timeout {
             authority: authority.clone(),
             timeout,
@@ -143,8 +153,10 @@ impl Host for Outbound {
 async fn fetch(
     request: Request<Bytes>,
     authority: &str,
-    limit: usize,
+    limits: &FetchLimits,
+    permitted: &[Network],
 ) -> Result<Response<Bytes>, FetchError> {
+    let limit = limits.body;
     let url = || FetchError::Url(authority.to_owned());
     let unreachable = |reason: String| FetchError::Connect {
         authority: authority.to_owned(),
@@ -162,9 +174,24 @@ async fn fetch(
     };
     let port = request.uri().port_u16();
     let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+    let found = found.map_err(|error| unreachable(error.to_string()))?;
+    let mut stream = Err(unreachable("the name has no address".to_owned()));
+    for address in found {
+        if !limits.reach.allows(address.ip(), permitted) {
+            stream = Err(FetchError::Forbidden {
+                authority: authority.to_owned(),
+                address: address.ip(),
+            });
+            continue;
+        }
+        let connected = TcpStream::connect(address).await;
+        stream = connected.map_err(|error| unreachable(error.to_string()));
+        if stream.is_ok() {
+            break;
+        }
+    }
+    let stream = stream?;
     if tls {
         let name = ServerName::try_from(host).map_err(|_| url())?;
         let stream = TLS
@@ -215,4 +242,46 @@ async fn exchange(
         limit,
     })?;
     Ok(Response::from_parts(head, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use plugins::host::Reach;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn rule_72_only_public_and_permitted_addresses_are_asked() {
+        let fetched = async |host: &str, loopback: bool, permitted: &[&str]| {
+            let permitted = permitted.iter().map(|text| text.parse().unwrap()).collect();
+            // Nobody listens on the port, which is told only where a connection is tried.
+            let request = Request::get(format!("http://{host}:1/"));
+            let request = request.body(Bytes::new()).unwrap();
+            let limits = FetchLimits {
+                timeout: Duration::from_secs(10),
+                body: 100,
+                verify_tls: true,
+                certificate: None,
+                proxies: None,
+                keep_alive: false,
+                http_1_0: false,
+                reach: Reach::Public { loopback },
+            };
+            let asked = run(&permitted, move |outbound| async move {
+                outbound.fetch(request, limits).await
+            });
+            asked.await.unwrap().unwrap_err()
+        };
+        for host in ["127.0.0.1", "localhost", "10.0.0.1", "[::1]", "2130706433"] {
+            let error = fetched(host, false, &[]).await;
+            assert!(
+                matches!(error, FetchError::Forbidden { .. }),
+                "{host}: {error}"
+            );
+        }
+        for (loopback, permitted) in [(true, &[][..]), (false, &["127.0.0.0/8"])] {
+            let error = fetched("127.0.0.1", loopback, permitted).await;
+            assert!(matches!(error, FetchError::Connect { .. }), "{error}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use shared::network::Network;
 use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
@@ -107,6 +108,15 @@ pub struct Settings {
         value_name = "ORIGIN,…"
     )]
     pub admin_gui_origins: Vec<String>,
+    /// Addresses or CIDR blocks that OpenID providers may be asked at, besides public addresses, when an operator
+    /// has a configuration checked or lists what was discovered. The same as on data planes.
+    #[arg(
+        long,
+        env = "WARDGATE_PROVIDER_NETWORKS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub provider_networks: Vec<Network>,
     /// Address of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
     #[arg(long, env = "WARDGATE_CONSOLE_LISTEN", value_name = "ADDRESS")]
     pub console_listen: Option<SocketAddr>,

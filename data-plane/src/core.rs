@@ -13,6 +13,7 @@ use plugins::request_id::RequestId;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::UnixTime;
+use shared::network::Network;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -60,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) max_staleness: Option<Duration>,
     pub(crate) balancers: Balancers,
     pub(crate) dns: DnsConfig,
+    /// Networks that are not public and in which OpenID providers may be.
+    pub(crate) provider_networks: Arc<[Network]>,
     /// Silence of the control plane after which sessions do not go on.
     pub(crate) sessions_max_silence: Option<Duration>,
     /// How many cores there are; at least one.
@@ -108,7 +111,11 @@ impl Core {
     pub(crate) fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Rc<Self> {
         let timers = Rc::new(Timers::default());
         let resolver = Rc::new(Resolver::new(node.dns.clone()));
-        let pools = Rc::new(Pools::new(Rc::clone(&timers), Rc::clone(&resolver)));
+        let pools = Rc::new(Pools::new(
+            Rc::clone(&timers),
+            Rc::clone(&resolver),
+            Arc::clone(&node.provider_networks),
+        ));
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();

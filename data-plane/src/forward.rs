@@ -271,7 +271,9 @@ async fn once(
     let connecting = |error, body| {
         let hopeless = matches!(
             error,
-            UpstreamError::Resolve { .. } | UpstreamError::Authority
+            UpstreamError::Resolve { .. }
+                | UpstreamError::Forbidden { .. }
+                | UpstreamError::Authority
         );
         Failed {
             error,

@@ -74,6 +74,7 @@ impl CoreHost {
             port,
             tls,
             http2: false,
+            reach: limits.reach,
         });
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
         let target = parts
@@ -153,6 +154,10 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
         .unwrap_or_default();
     let (authority, reason) = (authority.to_owned(), format!("{error}{cause}"));
     match error {
+        UpstreamError::Forbidden { address } => FetchError::Forbidden {
+            authority,
+            address: *address,
+        },
         UpstreamError::Resolve { .. }
         | UpstreamError::Connect { .. }
         | UpstreamError::ConnectTimeout
@@ -180,7 +185,12 @@ impl Host for CoreHost {
             .unwrap_or_default();
         let fetching = async {
             if direct::is_needed(request.uri(), &limits) {
-                return direct::fetch(request, &limits).await;
+                let means = direct::Means {
+                    resolver: &self.0.resolver,
+                    permitted: &self.0.node.provider_networks,
+                    limits: &limits,
+                };
+                return direct::fetch(request, means).await;
             }
             self.fetch_whole(request, &limits).await
         };

@@ -128,6 +128,7 @@ impl Proxy {
                 .then(|| Duration::from_secs(settings.max_staleness)),
             balancers: Balancers::default(),
             dns: dns(settings)?,
+            provider_networks: settings.provider_networks.as_slice().into(),
             sessions_max_silence: (settings.sessions_max_silence > 0)
                 .then(|| Duration::from_secs(settings.sessions_max_silence)),
             workers,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use shared::network::Network;
 use shared::telemetry::LogFormat;
 
 use crate::error::ErrorForm;
@@ -144,6 +145,17 @@ pub struct Settings {
         value_name = "CIDR,…"
     )]
     pub trusted_ips: Vec<String>,
+    /// Addresses or CIDR blocks in which OpenID providers, and proxies on the way to them, may be besides public
+    /// addresses: without it, none is asked on an address of a private network or of this machine, so that
+    /// nobody who configures a plugin, and no provider, sends this node's requests there. This machine is asked
+    /// where a plugin's own URLs say so, as `http://127.0.0.1:8080` does.
+    #[arg(
+        long,
+        env = "WARDGATE_PROVIDER_NETWORKS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub provider_networks: Vec<Network>,
     /// The default certificate of the TLS listener, PEM. Self-signed if absent.
     #[arg(
         long,

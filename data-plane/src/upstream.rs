@@ -18,7 +18,7 @@ pub(crate) mod resolve;
 pub(crate) mod tls;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -41,6 +41,12 @@ pub(crate) enum UpstreamError {
         /// What the resolver said.
         #[source]
         source: io::Error,
+    },
+    /// The server's address is none that whoever asks may connect to.
+    #[error("{address} is not public, nor in a network that is permitted")]
+    Forbidden {
+        /// What the host stands for.
+        address: IpAddr,
     },
     /// No connection came about.
     #[error("connecting to {address}")]

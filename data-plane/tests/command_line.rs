@@ -40,6 +40,10 @@ fn mistakes_in_settings_are_named() {
         ),
         (["--check", "--control-planes=https://cp:8005,cp"], "`cp`"),
         (["--check", "--trusted-ips=10.0.0.0/33"], "trusted_ips"),
+        (
+            ["--check", "--provider-networks=10.0.0.0/33"],
+            "provider-networks",
+        ),
         (["--check", "--labels=zone"], "NAME=VALUE"),
         (["--check", "--cluster-key=/nowhere.key"], "/nowhere.key"),
         (["--config", file.to_str().unwrap()], "proxy_listn"),

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod entity;
 pub mod machine;
+pub mod network;
 pub mod schema;
 pub mod secret;
 pub mod settings;

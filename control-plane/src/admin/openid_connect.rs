@@ -5,7 +5,7 @@
 //! sessions that the cluster's own keys have sealed (Kong 3.9, `/openid-connect/issuers`).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -16,6 +16,7 @@ use plugins::openid_connect::check::{self, Discovered};
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, Plugin, Revocation, definition};
+use shared::network::Network;
 use uuid::Uuid;
 
 use super::error::Refusal;
@@ -47,9 +48,13 @@ pub(super) enum Page {
     Issuer(String),
 }
 
-/// What providers said when they were asked last.
+/// What providers said when they were asked last, and where they may be asked.
 #[derive(Debug, Default)]
-pub(super) struct Providers(Mutex<BTreeMap<String, Seen>>);
+pub(super) struct Providers {
+    seen: Mutex<BTreeMap<String, Seen>>,
+    /// Networks in which they may be, besides public addresses.
+    networks: Arc<[Network]>,
+}
 
 #[derive(Clone, Debug)]
 enum Seen {
@@ -107,7 +112,7 @@ pub(super) async fn write(
     request: Request,
 ) -> Result<Answer, Refusal> {
     let issuers = match page {
-        Page::Check => return check_configuration(request).await,
+        Page::Check => return check_configuration(admin, request).await,
         Page::Issuers => configured(config).into_keys().collect(),
         Page::Issuer(wanted) => vec![find(config, &wanted)?.0],
     };
@@ -132,9 +137,21 @@ pub(super) async fn write(
     Ok(Answer::without_body(StatusCode::NO_CONTENT))
 }
 
+impl Admin {
+    /// Also asks OpenID providers in `networks`.
+    #[must_use]
+    pub fn with_provider_networks(mut self, networks: Vec<Network>) -> Self {
+        self.providers = Arc::new(Providers {
+            networks: networks.into(),
+            ..Providers::default()
+        });
+        self
+    }
+}
+
 impl Providers {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Seen>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,8 +188,9 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
         Some(Seen::Said(at, discovered)) if within(&at, FRESH) => (at, discovered),
         Some(Seen::Nothing(at) | Seen::Deleted(at)) if within(&at, GONE) => return None,
         _ => {
-            let asked =
-                outbound::run(move |host| async move { check::discover(&config, &host).await });
+            let asked = outbound::run(&admin.providers.networks, move |host| async move {
+                check::discover(&config, &host).await
+            });
             let said = asked.await.and_then(Result::ok).map(Box::new);
             let mut seen = admin.providers.lock();
             let Some(discovered) = said else {
@@ -193,7 +211,7 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
 }
 
 /// Checks the configuration in the body: a plugin as it would be posted, or its `config` alone.
-async fn check_configuration(request: Request) -> Result<Answer, Refusal> {
+async fn check_configuration(admin: &Admin, request: Request) -> Result<Answer, Refusal> {
     let body = match body::read(request).await? {
         Body::Json(fields) => Body::Json(as_plugin(fields)),
         Body::Form(fields) => Body::Form(as_plugin(fields)),
@@ -203,7 +221,9 @@ async fn check_configuration(request: Request) -> Result<Answer, Refusal> {
     let plugin = complete(entity, &body, &Context::draw(now))
         .map_err(|rejection| Refusal::Rejected(rejection, entity.kind))?;
     let config = plugin.get("config").cloned().unwrap_or_default();
-    let checked = outbound::run(move |host| async move { check::run(&config, &host).await });
+    let checked = outbound::run(&admin.providers.networks, move |host| async move {
+        check::run(&config, &host).await
+    });
     match checked.await {
         Some(Ok(report)) => Ok(Answer::ok(report)),
         // What the schema accepts, the plugin's own judge has accepted as well.

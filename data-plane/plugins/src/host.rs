@@ -5,6 +5,7 @@
 pub mod redis;
 pub mod sink;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use shared::network::{self, Network};
 
 use crate::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use crate::proxies::Proxies;
@@ -124,6 +126,35 @@ pub struct FetchLimits {
     pub keep_alive: bool,
     /// Whether HTTP/1.0 is spoken.
     pub http_1_0: bool,
+    /// Where the connection may lead.
+    pub reach: Reach,
+}
+
+/// Which addresses a fetch may connect to, whatever led to them: a name, an address or a redirect.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Reach {
+    /// Any: only whoever runs the gateway names the server.
+    Anywhere,
+    /// Public ones, and those of networks that the process was told of; `loopback`: those as well.
+    Public {
+        /// Whether this machine's own addresses are meant.
+        loopback: bool,
+    },
+}
+
+impl Reach {
+    /// Whether a connection to `address` may be made where `permitted` are the networks that the
+    /// process was told of. To be asked of the very address that is connected to.
+    pub fn allows(self, address: IpAddr, permitted: &[Network]) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Public { loopback } => {
+                network::is_public(address)
+                    || (loopback && address.to_canonical().is_loopback())
+                    || permitted.iter().any(|network| network.contains(address))
+            }
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -139,6 +170,16 @@ pub enum FetchError {
         authority: String,
         /// What went wrong, without secrets.
         reason: String,
+    },
+    /// The server's address is none that may be connected to.
+    #[error(
+        "{authority} has the address {address}, which is not public: if it is meant, provider_networks has to list it"
+    )]
+    Forbidden {
+        /// Host and port.
+        authority: String,
+        /// What the host stands for.
+        address: IpAddr,
     },
     /// The connection broke or the answer is not HTTP.
     #[error("reading the answer of {authority}: {reason}")]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin};
-use crate::host::{FetchLimits, Host};
+use crate::host::{FetchLimits, Host, Reach};
 use crate::log_record::record;
 use crate::queue::{self, QueueConfig};
 use crate::values::{Number, SecretUrl};
@@ -241,6 +241,7 @@ impl Target {
             proxies: None,
             keep_alive: true,
             http_1_0: false,
+            reach: Reach::Anywhere,
         };
         let answer = host
             .fetch(request, limits)

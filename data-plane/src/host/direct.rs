@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,9 +22,11 @@ use plugins::host::{FetchError, FetchLimits};
 use plugins::openid_connect::client_keys::ClientCertificate;
 use plugins::proxies::Proxy;
 use rustls_pki_types::ServerName;
+use shared::network::Network;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::{TlsSetupError, presenting};
 
 /// Longest head of a proxy's answer, in bytes.
@@ -48,11 +51,23 @@ fn proxy<'a>(target: &Uri, limits: &'a FetchLimits) -> Option<&'a Proxy> {
     limits.proxies.as_ref()?.of(target)
 }
 
+/// What a fetch goes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Means<'a> {
+    /// Finds addresses.
+    pub(super) resolver: &'a Resolver,
+    /// Networks in which providers may be besides public addresses.
+    pub(super) permitted: &'a [Network],
+    /// What it may cost.
+    pub(super) limits: &'a FetchLimits,
+}
+
 /// Sends `request` over a connection of its own and reads the whole answer.
 pub(super) async fn fetch(
     request: Request<Bytes>,
-    limits: &FetchLimits,
+    means: Means<'_>,
 ) -> Result<Response<Bytes>, FetchError> {
+    let limits = means.limits;
     let (mut parts, body) = request.into_parts();
     let target = parts.uri.clone();
     let bad = || FetchError::Url(super::without_query(&target));
@@ -67,9 +82,14 @@ pub(super) async fn fetch(
     };
     let proxy = proxy(&target, limits);
     let mut stream = match proxy {
-        None => connect(&target).await?,
+        None => connect(&target, means).await?,
         Some(proxy) => {
-            let mut stream = connect(&proxy.url).await?;
+            // What a name leads to is the proxy's to find out; an address is told here.
+            let (host, _) = host_and_port(&target)?;
+            if let Ok(address) = host.parse() {
+                check(address, &target, means)?;
+            }
+            let mut stream = connect(&proxy.url, means).await?;
             if proxy.url.scheme() == Some(&Scheme::HTTPS) {
                 stream = secured(stream, &proxy.url, limits.verify_tls, None).await?;
             }
@@ -184,15 +204,36 @@ fn unreachable(url: &Uri, reason: &impl ToString) -> FetchError {
     }
 }
 
-async fn connect(url: &Uri) -> Result<Box<dyn Stream>, FetchError> {
-    let address = host_and_port(url)?;
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| unreachable(url, &error))?;
-    stream
-        .set_nodelay(true)
-        .map_err(|error| unreachable(url, &error))?;
-    Ok(Box::new(stream))
+/// Whether `address`, which `url` leads to, may be connected to.
+fn check(address: IpAddr, url: &Uri, means: Means<'_>) -> Result<(), FetchError> {
+    if means.limits.reach.allows(address, means.permitted) {
+        return Ok(());
+    }
+    Err(FetchError::Forbidden {
+        authority: url.authority().map(ToString::to_string).unwrap_or_default(),
+        address,
+    })
+}
+
+/// A connection to the first of the addresses of `url` that takes one.
+async fn connect(url: &Uri, means: Means<'_>) -> Result<Box<dyn Stream>, FetchError> {
+    let (host, port) = host_and_port(url)?;
+    let resolved = means.resolver.resolve(&host.to_ascii_lowercase()).await;
+    let resolved = resolved.map_err(|error| unreachable(url, &error))?;
+    let mut failure = unreachable(url, &"the name has no address");
+    for found in resolved.found {
+        if let Err(forbidden) = check(found.address, url, means) {
+            failure = forbidden;
+            continue;
+        }
+        let port = found.port.filter(|port| *port != 0).unwrap_or(port);
+        let connected = TcpStream::connect((found.address, port)).await;
+        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(Box::new(stream)),
+            Err(error) => failure = unreachable(url, &error),
+        }
+    }
+    Err(failure)
 }
 
 async fn secured(
@@ -276,216 +317,4 @@ fn authorization(proxy: &Proxy) -> Result<Option<HeaderValue>, FetchError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use plugins::proxies::Proxies;
-    use shared::secret::Secret;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// A server that takes one connection, reads a head and answers `answer` to it, for each of
-    /// `answers`. What it read.
-    async fn server(
-        answers: &'static [&'static str],
-    ) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let served = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut heads = Vec::new();
-            for answer in answers {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
-                heads.push(String::from_utf8(head).unwrap());
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-            heads
-        });
-        (port, served)
-    }
-
-    fn limits() -> FetchLimits {
-        FetchLimits {
-            timeout: Duration::from_secs(10),
-            body: 100,
-            verify_tls: false,
-            certificate: None,
-            proxies: None,
-            keep_alive: false,
-            http_1_0: false,
-        }
-    }
-
-    fn request(uri: &str) -> Request<Bytes> {
-        Request::get(uri).body(Bytes::new()).unwrap()
-    }
-
-    fn through(port: u16) -> Arc<Proxies> {
-        let proxy = Proxy {
-            url: format!("http://127.0.0.1:{port}").parse().unwrap(),
-            authorization: Some(Secret::new("Basic eDp5".to_owned())),
-        };
-        Arc::new(Proxies {
-            http: Some(proxy.clone()),
-            https: Some(proxy),
-            without: Vec::new(),
-        })
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_is_not_kept_serves_once_in_the_version_that_is_configured() {
-        for (http_1_0, line) in [
-            (false, "GET /a?b HTTP/1.1\r\n"),
-            (true, "GET /a?b HTTP/1.0\r\n"),
-        ] {
-            let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]).await;
-            let limits = FetchLimits {
-                http_1_0,
-                ..limits()
-            };
-            let request = request(&format!("http://127.0.0.1:{port}/a?b"));
-            assert!(is_needed(request.uri(), &limits));
-            let answer = fetch(request, &limits).await.unwrap();
-            assert_eq!(
-                (answer.status().as_u16(), answer.body().as_ref()),
-                (200, b"hi".as_slice())
-            );
-            let head = served.await.unwrap().remove(0);
-            assert!(head.starts_with(line), "{head}");
-            assert_eq!(head.contains("connection: close"), !http_1_0);
-            assert!(head.contains(&format!("host: 127.0.0.1:{port}")));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_proxy_is_told_the_whole_url_and_who_asks() {
-        let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
-        let limits = FetchLimits {
-            proxies: Some(through(port)),
-            ..limits()
-        };
-        fetch(request("http://idp.test/token?x=1"), &limits)
-            .await
-            .unwrap();
-        let head = served.await.unwrap().remove(0);
-        assert!(
-            head.starts_with("GET http://idp.test/token?x=1 HTTP/1.1\r\n"),
-            "{head}"
-        );
-        assert!(head.contains("host: idp.test\r\n"));
-        assert!(head.contains("proxy-authorization: Basic eDp5\r\n"));
-    }
-
-    #[tokio::test]
-    async fn a_proxy_that_connects_to_nobody_is_an_explained_failure() {
-        for (answer, reason) in [
-            ("HTTP/1.1 407 Who\r\n\r\n", "the proxy answered 407"),
-            ("SSH-2.0 hello\r\n\r\n", "the proxy's answer is malformed"),
-        ] {
-            let (port, served) = server(match reason {
-                "the proxy answered 407" => &["HTTP/1.1 407 Who\r\n\r\n"],
-                _ => &["SSH-2.0 hello\r\n\r\n"],
-            })
-            .await;
-            let limits = FetchLimits {
-                proxies: Some(through(port)),
-                ..limits()
-            };
-            let error = fetch(request("https://idp.test/token"), &limits)
-                .await
-                .unwrap_err();
-            assert!(error.to_string().ends_with(reason), "{answer}: {error}");
-            let head = served.await.unwrap().remove(0);
-            assert!(head.starts_with("CONNECT idp.test:443 HTTP/1.1\r\nHost: idp.test:443\r\n"));
-            // What is asked of the provider, the proxy does not see.
-            assert!(
-                head.contains("Proxy-Authorization: Basic eDp5\r\n") && !head.contains("/token")
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_too_large_is_given_up() {
-        let (port, _served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345"]).await;
-        let request = request(&format!("http://127.0.0.1:{port}/"));
-        let error = fetch(request, &limits()).await.unwrap_err();
-        assert!(
-            matches!(error, FetchError::TooLarge { limit: 100, .. }),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_certificate_is_presented_through_a_tunnel() {
-        use rustls::crypto::aws_lc_rs::default_provider;
-        use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-
-        use crate::client_certificates::{Asking, thumbprint};
-        let made = rcgen::generate_simple_self_signed(vec!["idp.test".to_owned()]).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let live = crate::live::Live::default();
-        let mut snapshot = crate::compile::compile(&shared::snapshot::Snapshot::new(
-            1,
-            shared::snapshot::Revision(1),
-            Vec::new(),
-        ))
-        .unwrap();
-        snapshot.asks_for_certificates = true;
-        live.store(Some(Arc::new(snapshot)));
-        let provider = Arc::new(default_provider());
-        let asking = Arc::new(Asking::new(live, Arc::clone(&provider)));
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(asking)
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let served = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            stream.write_all(b"HTTP/1.1 200 Go\r\n\r\n").await.unwrap();
-            let mut stream = acceptor.accept(stream).await.unwrap();
-            let shown = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(<[_]>::first);
-            let shown = shown.and_then(thumbprint);
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                .await
-                .unwrap();
-            stream.flush().await.unwrap();
-            shown
-        });
-        let client = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
-        let certificate = ClientCertificate {
-            chain: client.cert.pem(),
-            key: Secret::new(client.signing_key.serialize_pem()),
-        };
-        let limits = FetchLimits {
-            proxies: Some(through(port)),
-            certificate: Some(Arc::new(certificate)),
-            ..limits()
-        };
-        let answer = fetch(request("https://idp.test/token"), &limits)
-            .await
-            .unwrap();
-        assert_eq!(answer.status().as_u16(), 200);
-        assert_eq!(served.await.unwrap(), thumbprint(client.cert.der()));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use plugins::host::Reach;
 use rustls_pki_types::ServerName;
 use slab::Slab;
 
@@ -20,6 +21,8 @@ pub(crate) struct OriginKey {
     pub(crate) tls: Option<OriginTls>,
     /// Whether HTTP/2 is spoken, without asking first where there is no TLS.
     pub(crate) http2: bool,
+    /// Where its connections may lead. Others are not used in their place.
+    pub(crate) reach: Reach,
 }
 
 /// How TLS is spoken to an origin.
@@ -111,6 +114,7 @@ mod tests {
             port: 1,
             tls: None,
             http2: false,
+            reach: Reach::Anywhere,
         };
         let (one, same) = (Origin::of(key("one.test")), Origin::of(key("one.test")));
         let other = Origin::of(key("other.test"));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use plugins::host::Reach;
 use rustls_pki_types::ServerName;
 
 use super::origin::{Origin, OriginKey, OriginTls};
@@ -54,6 +55,7 @@ impl Transport {
             port,
             tls,
             http2: self.http2,
+            reach: Reach::Anywhere,
         })
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use shared::clock::monotonic;
+use shared::network::Network;
 use tokio::net::TcpStream;
 
 use super::exchange::Phase;
@@ -40,16 +41,23 @@ const POOL_IDLE: Duration = Duration::from_mins(5);
 pub(crate) struct Pools {
     timers: Rc<Timers>,
     resolver: Rc<Resolver>,
+    /// Networks that origins of a narrow reach may be in as well.
+    permitted: Arc<[Network]>,
     /// By the origin's number.
     all: RefCell<Vec<Option<Rc<Pool>>>>,
 }
 
 impl Pools {
     /// No connections yet.
-    pub(crate) fn new(timers: Rc<Timers>, resolver: Rc<Resolver>) -> Self {
+    pub(crate) fn new(
+        timers: Rc<Timers>,
+        resolver: Rc<Resolver>,
+        permitted: Arc<[Network]>,
+    ) -> Self {
         Self {
             timers,
             resolver,
+            permitted,
             all: RefCell::default(),
         }
     }
@@ -70,6 +78,7 @@ impl Pools {
             origin: Arc::clone(origin),
             timers: Rc::clone(&self.timers),
             resolver: Rc::clone(&self.resolver),
+            permitted: Arc::clone(&self.permitted),
             idle: RefCell::default(),
             http2: RefCell::default(),
             addresses: RefCell::default(),
@@ -118,6 +127,7 @@ pub(crate) struct Pool {
     pub(super) origin: Arc<Origin>,
     pub(super) timers: Rc<Timers>,
     resolver: Rc<Resolver>,
+    permitted: Arc<[Network]>,
     /// The connection used last is used next, so that those not needed age.
     #[expect(
         clippy::vec_box,
@@ -243,6 +253,18 @@ impl Pool {
             let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
                 continue;
             };
+            // Of the very address that is connected to: what a name led to before does not count.
+            if !self
+                .origin
+                .key()
+                .reach
+                .allows(address.ip(), &self.permitted)
+            {
+                failure = UpstreamError::Forbidden {
+                    address: address.ip(),
+                };
+                continue;
+            }
             match TcpStream::connect(address).await.and_then(|stream| {
                 stream.set_nodelay(true)?;
                 Ok(stream)

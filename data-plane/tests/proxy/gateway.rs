@@ -91,7 +91,15 @@ pub(crate) fn stop(proxy: Proxy) {
 /// Answers each request head on each connection with the next of `answers` (the last one again and
 /// again); an empty answer closes the connection. The heads can be received.
 pub(crate) fn upstream(answers: &'static [&'static str]) -> (u16, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    upstream_at("127.0.0.1", answers)
+}
+
+/// The same on another address of this machine.
+pub(crate) fn upstream_at(
+    address: &str,
+    answers: &'static [&'static str],
+) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, heads) = channel();
     std::thread::spawn(move || {

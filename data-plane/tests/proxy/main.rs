@@ -17,6 +17,7 @@ mod http2;
 mod operators;
 mod overload;
 mod phases;
+mod reach;
 mod redis;
 mod requests;
 mod tls;

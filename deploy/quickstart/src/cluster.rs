@@ -81,6 +81,7 @@ pub async fn control_plane(settings: &Settings) -> anyhow::Result<ControlPlane> 
         cluster_certificate: settings.certificate("control-plane.pem"),
         cluster_key: settings.certificate("control-plane.key"),
         cluster_ca: settings.certificate("ca.pem"),
+        provider_networks: settings.provider_networks.clone(),
         ..control_plane::settings::Settings::default()
     });
     started.await.context("starting the control plane")
@@ -104,6 +105,7 @@ pub fn data_plane(
         cluster_key: settings.certificate(&format!("{node}.key")),
         cluster_ca: settings.certificate("ca.pem"),
         drain_timeout_ms: DRAIN_MS,
+        provider_networks: settings.provider_networks.clone(),
         access_log: access_log.display().to_string(),
         ..data_plane::settings::Settings::default()
     });

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
+use shared::network::Network;
 
 const AFTER_HELP: &str = "\
 Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the TOML file; the
@@ -148,6 +149,15 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub second_status_listen: SocketAddr,
+    /// Addresses or CIDR blocks in which OpenID providers of your own may be, besides public addresses and what a
+    /// plugin's own URLs say of this machine.
+    #[arg(
+        long,
+        env = "WARDGATE_PROVIDER_NETWORKS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub provider_networks: Vec<Network>,
     /// Address of the demo's OpenID provider. A loopback address: its users are invented.
     #[arg(
         long,

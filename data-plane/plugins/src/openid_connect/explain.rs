@@ -170,6 +170,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The provider refused or sent what cannot be used: see its log, and check client, scopes and endpoints with POST /openid-connect/check.",
     ),
     (
+        &["idp_forbidden"],
+        "provider",
+        "The provider's address is not public: if it is meant to be asked there, list its network in the setting provider_networks of every node.",
+    ),
+    (
         &["code_missing"],
         "authorization response",
         "The provider sent no code: check that the client allows the authorization code grant.",

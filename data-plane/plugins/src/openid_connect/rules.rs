@@ -53,6 +53,8 @@ pub(super) struct Rules {
     pub(super) realm: String,
     /// Names the provider as this configuration reaches it, among all that a node talks to.
     pub(super) provider_key: [u8; 32],
+    /// Whether providers on this machine are meant to be asked.
+    pub(super) asks_this_machine: bool,
     pub(super) discovery_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) token_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
@@ -202,6 +204,7 @@ impl Rules {
             methods,
             realm,
             provider_key: provider_key(&config, &issuer),
+            asks_this_machine: checks::asks_this_machine(&config),
             discovery_headers,
             token_headers,
             introspection_headers,
@@ -336,6 +339,7 @@ fn provider_key(config: &OpenidConnect, issuer: &str) -> [u8; 32] {
         provider.http_proxy,
         provider.https_proxy,
         provider.no_proxy,
+        checks::asks_this_machine(config),
     ]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
 }

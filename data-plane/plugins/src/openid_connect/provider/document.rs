@@ -11,7 +11,7 @@ use shared::clock::UnixTime;
 use url::Url;
 
 use super::keys::Keys;
-use crate::host::{FetchError, FetchLimits, Host};
+use crate::host::{FetchError, FetchLimits, Host, Reach};
 use crate::openid_connect::failure::Failure;
 use crate::openid_connect::rules::{Rules, provider_url};
 
@@ -121,6 +121,10 @@ impl ProviderError {
             | Self::Issuer { .. } => Failure::unavailable(
                 "idp_error",
                 "the OpenID provider gave an answer that cannot be used",
+            ),
+            Self::Fetch(FetchError::Forbidden { .. }) => Failure::unavailable(
+                "idp_forbidden",
+                "the OpenID provider is at an address that may not be asked",
             ),
             Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting => {
                 Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
@@ -320,6 +324,9 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
         proxies: rules.proxies.clone(),
         keep_alive: provider.keepalive,
         http_1_0: provider.http_version.0.as_f64() == Some(1.0),
+        reach: Reach::Public {
+            loopback: rules.asks_this_machine,
+        },
     }
 }
 

@@ -55,9 +55,9 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
     }
 }
 
-/// Every URL is absolute; those that the gateway calls are `https`, or `http` where that is accepted.
-pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
-    let called = [
+/// The URLs that a configuration has the gateway call, by parameter.
+fn called(config: &OpenidConnect) -> [(&'static str, Option<&String>); 12] {
+    [
         ("issuer", Some(&config.provider.issuer)),
         (
             "authorization_endpoint",
@@ -103,9 +103,34 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
                 .pushed_authorization_request_endpoint
                 .as_ref(),
         ),
-    ];
+    ]
+}
+
+/// Whether a URL that an operator configured leads to this machine: then providers on it are meant.
+pub(super) fn asks_this_machine(config: &OpenidConnect) -> bool {
+    let provider = &config.provider;
+    let proxies = [&provider.http_proxy, &provider.https_proxy];
+    called(config)
+        .into_iter()
+        .filter_map(|(_, url)| url)
+        .chain(provider.extra_jwks_uris.iter().flatten())
+        .chain(proxies.into_iter().flatten())
+        .any(|url| Url::parse(url).is_ok_and(|url| is_loopback(&url)))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Every URL is absolute; those that the gateway calls are `https`, or `http` where that is accepted.
+pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
     let insecure = config.provider.allow_insecure_http;
-    for (field, value) in called {
+    for (field, value) in called(config) {
         if let Some(value) = value
             && !(field == "issuer" && config.provider.using_pseudo_issuer)
             && let Err(problem) = provider_url(value, insecure)
@@ -160,21 +185,28 @@ pub(in crate::openid_connect) fn provider_url(value: &str, insecure: bool) -> Re
     if url.fragment().is_some() {
         return Err("a fragment in the url is not accepted".to_owned());
     }
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
+    // Numbers that readers of URLs take for different addresses (security of RFC 3986 §7.4).
+    if let Some(Host::Ipv4(address)) = url.host()
+        && written_host(value) != address.to_string()
+    {
+        return Err("an IPv4 address must be written as four decimal numbers".to_owned());
+    }
     match url.scheme() {
         "https" => Ok(url),
-        "http" if loopback || insecure => Ok(url),
+        "http" if is_loopback(&url) || insecure => Ok(url),
         "http" => Err(
             "must be https: http is accepted for loopback hosts only, unless allow_insecure_http is true"
                 .to_owned(),
         ),
         _ => Err("must be https".to_owned()),
     }
+}
+
+/// The host of a URL without user name, as it is written.
+fn written_host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.split(':').next().unwrap_or_default()
 }
 
 pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut FieldErrors) {

@@ -1,0 +1,265 @@
+//! Servers and proxies that answer as they are told.
+
+use std::path::Path;
+use std::time::Duration;
+
+use plugins::host::Reach;
+use plugins::proxies::Proxies;
+use shared::secret::Secret;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::upstream::resolve::DnsConfig;
+
+/// A server that takes one connection, reads a head and answers `answer` to it, for each of
+/// `answers`. What it read.
+async fn server(answers: &'static [&'static str]) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heads = Vec::new();
+        for answer in answers {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            heads.push(String::from_utf8(head).unwrap());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        heads
+    });
+    (port, served)
+}
+
+fn limits() -> FetchLimits {
+    FetchLimits {
+        timeout: Duration::from_secs(10),
+        body: 100,
+        verify_tls: false,
+        certificate: None,
+        proxies: None,
+        keep_alive: false,
+        http_1_0: false,
+        reach: Reach::Anywhere,
+    }
+}
+
+/// Fetches with the addresses that need no name server.
+async fn fetch(
+    request: Request<Bytes>,
+    limits: &FetchLimits,
+) -> Result<Response<Bytes>, FetchError> {
+    let hosts = Path::new("/nowhere");
+    let config = DnsConfig::read(hosts, &["127.0.0.1:1".to_owned()], &[]).unwrap();
+    let means = Means {
+        resolver: &Resolver::new(config),
+        permitted: &["127.0.0.7".parse().unwrap()],
+        limits,
+    };
+    super::fetch(request, means).await
+}
+
+fn request(uri: &str) -> Request<Bytes> {
+    Request::get(uri).body(Bytes::new()).unwrap()
+}
+
+fn through(port: u16) -> Arc<Proxies> {
+    let proxy = Proxy {
+        url: format!("http://127.0.0.1:{port}").parse().unwrap(),
+        authorization: Some(Secret::new("Basic eDp5".to_owned())),
+    };
+    Arc::new(Proxies {
+        http: Some(proxy.clone()),
+        https: Some(proxy),
+        without: Vec::new(),
+    })
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_kept_serves_once_in_the_version_that_is_configured() {
+    for (http_1_0, line) in [
+        (false, "GET /a?b HTTP/1.1\r\n"),
+        (true, "GET /a?b HTTP/1.0\r\n"),
+    ] {
+        let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]).await;
+        let limits = FetchLimits {
+            http_1_0,
+            ..limits()
+        };
+        let request = request(&format!("http://127.0.0.1:{port}/a?b"));
+        assert!(is_needed(request.uri(), &limits));
+        let answer = fetch(request, &limits).await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), answer.body().as_ref()),
+            (200, b"hi".as_slice())
+        );
+        let head = served.await.unwrap().remove(0);
+        assert!(head.starts_with(line), "{head}");
+        assert_eq!(head.contains("connection: close"), !http_1_0);
+        assert!(head.contains(&format!("host: 127.0.0.1:{port}")));
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_told_the_whole_url_and_who_asks() {
+    let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
+    let limits = FetchLimits {
+        proxies: Some(through(port)),
+        ..limits()
+    };
+    fetch(request("http://idp.test/token?x=1"), &limits)
+        .await
+        .unwrap();
+    let head = served.await.unwrap().remove(0);
+    assert!(
+        head.starts_with("GET http://idp.test/token?x=1 HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("host: idp.test\r\n"));
+    assert!(head.contains("proxy-authorization: Basic eDp5\r\n"));
+}
+
+#[tokio::test]
+async fn a_proxy_that_connects_to_nobody_is_an_explained_failure() {
+    for (answer, reason) in [
+        ("HTTP/1.1 407 Who\r\n\r\n", "the proxy answered 407"),
+        ("SSH-2.0 hello\r\n\r\n", "the proxy's answer is malformed"),
+    ] {
+        let (port, served) = server(match reason {
+            "the proxy answered 407" => &["HTTP/1.1 407 Who\r\n\r\n"],
+            _ => &["SSH-2.0 hello\r\n\r\n"],
+        })
+        .await;
+        let limits = FetchLimits {
+            proxies: Some(through(port)),
+            ..limits()
+        };
+        let error = fetch(request("https://idp.test/token"), &limits)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().ends_with(reason), "{answer}: {error}");
+        let head = served.await.unwrap().remove(0);
+        assert!(head.starts_with("CONNECT idp.test:443 HTTP/1.1\r\nHost: idp.test:443\r\n"));
+        // What is asked of the provider, the proxy does not see.
+        assert!(head.contains("Proxy-Authorization: Basic eDp5\r\n") && !head.contains("/token"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_given_up() {
+    let (port, _served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345"]).await;
+    let request = request(&format!("http://127.0.0.1:{port}/"));
+    let error = fetch(request, &limits()).await.unwrap_err();
+    assert!(
+        matches!(error, FetchError::TooLarge { limit: 100, .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn rule_72_only_public_and_permitted_addresses_are_connected_to() {
+    let narrow = |loopback| FetchLimits {
+        reach: Reach::Public { loopback },
+        ..limits()
+    };
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "[::ffff:127.0.0.1]",
+        "10.0.0.1",
+        "[fe80::1]",
+    ] {
+        for proxies in [None, Some(through(1))] {
+            let limits = FetchLimits {
+                proxies,
+                ..narrow(false)
+            };
+            let uri = format!("http://{host}:1/");
+            let error = fetch(request(&uri), &limits).await.unwrap_err();
+            assert!(
+                matches!(error, FetchError::Forbidden { .. }),
+                "{host}: {error}"
+            );
+        }
+    }
+    // A connection is tried, and nobody listens.
+    for (host, loopback) in [("127.0.0.7", false), ("localhost", true), ("[::1]", true)] {
+        let error = fetch(request(&format!("http://{host}:1/")), &narrow(loopback)).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, FetchError::Connect { .. }),
+            "{host}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_presented_through_a_tunnel() {
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    use crate::client_certificates::{Asking, thumbprint};
+    let made = rcgen::generate_simple_self_signed(vec!["idp.test".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let live = crate::live::Live::default();
+    let mut snapshot = crate::compile::compile(&shared::snapshot::Snapshot::new(
+        1,
+        shared::snapshot::Revision(1),
+        Vec::new(),
+    ))
+    .unwrap();
+    snapshot.asks_for_certificates = true;
+    live.store(Some(Arc::new(snapshot)));
+    let provider = Arc::new(default_provider());
+    let asking = Arc::new(Asking::new(live, Arc::clone(&provider)));
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(asking)
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 Go\r\n\r\n").await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let shown = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
+        let shown = shown.and_then(thumbprint);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        stream.flush().await.unwrap();
+        shown
+    });
+    let client = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
+    let certificate = ClientCertificate {
+        chain: client.cert.pem(),
+        key: Secret::new(client.signing_key.serialize_pem()),
+    };
+    let limits = FetchLimits {
+        proxies: Some(through(port)),
+        certificate: Some(Arc::new(certificate)),
+        ..limits()
+    };
+    let answer = fetch(request("https://idp.test/token"), &limits)
+        .await
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    assert_eq!(served.await.unwrap(), thumbprint(client.cert.der()));
+}
