@@ -405,7 +405,7 @@ async fn use_refresh_token(
     let tokens = refresh::refresh(rules, host, ring, asked).await?;
     let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
     if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place);
+        request::hide(exchange, &found.place).await;
     }
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
@@ -436,7 +436,7 @@ async fn refuse(
 ) -> Flow {
     let mut failure = failure.clone();
     match failure.class {
-        Class::Unavailable | Class::Oversized | Class::Unexpected => {
+        Class::Unavailable | Class::Oversized | Class::Faulty | Class::Unexpected => {
             warn!(request_id = &*exchange.request_id, reason = failure.code, detail = %failure.detail, "authentication is not possible");
         }
         Class::BadRequest | Class::Unauthorized | Class::Forbidden | Class::Limited => {
@@ -446,10 +446,7 @@ async fn refuse(
     if failure.destroys_session(rules) {
         opened::destroy(rules, exchange, host, jar);
     }
-    if failure.class == Class::Unauthorized
-        && !failure.conclusive
-        && rules.config.access.anonymous.is_some()
-    {
+    if failure.leaves_anonymous(rules) {
         match principal::admit_anonymous(rules, exchange) {
             Ok(()) => return Flow::Continue,
             Err(missing) => failure = missing,

@@ -115,6 +115,9 @@ impl Signer {
                     .map_err(|_| "x and d are not one key")?;
                 (SigningAlgorithm::EdDSA, Key::Ed(pair))
             }
+            Some("OKP") if jwk.crv.as_deref() == Some("Ed448") => {
+                return Err("Ed448 is not supported: use Ed25519");
+            }
             _ => return Err("kty must be RSA, EC or OKP (Ed25519)"),
         };
         Ok(Self {

@@ -24,14 +24,14 @@ use super::login;
 use super::opened;
 use super::possession::Presented;
 use super::principal::Principal;
-use super::provider;
+use super::provider::{self, Unaccepted};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
 use super::token_endpoint::Tokens;
 use super::user_info;
-use super::verify::{Expected, Refusal, Verifier};
+use super::verify::{Expected, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
@@ -112,7 +112,7 @@ pub(super) async fn authenticate(
         return Box::pin(proceeding).await;
     }
     if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place);
+        request::hide(exchange, &found.place).await;
     }
     let mut tokens = tokens(&verified);
     tokens.id_token.clone_from(&id_token);
@@ -164,7 +164,7 @@ async fn vouched_for(
         }
     };
     if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &brought.found.place);
+        request::hide(exchange, &brought.found.place).await;
     }
     let method = AuthMethod::Userinfo;
     let mut tokens = opaque(token);
@@ -190,7 +190,7 @@ async fn id_token(
     let Some(found) = request::id_token(rules, exchange).await else {
         return Ok(None);
     };
-    let mut document = provider::document(rules, host)
+    let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let judge = |document: &provider::Document| {
@@ -206,17 +206,10 @@ async fn id_token(
         };
         verifier.id_token(&found.token, expected).map(|_| ())
     };
-    if let Err(refusal) = judge(&document) {
-        let Refusal::UnknownKey(failure) = refusal else {
-            return Err(refusal.into_failure());
-        };
-        document = provider::rediscover(rules, host, &document)
-            .await
-            .map_err(|_| failure)?;
-        judge(&document).map_err(Refusal::into_failure)?;
-    }
+    let judged = provider::judged(rules, host, document, judge).await;
+    judged.map_err(Unaccepted::refusal)?;
     if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place);
+        request::hide(exchange, &found.place).await;
     }
     Ok(Some(found.token))
 }
@@ -227,7 +220,7 @@ async fn verify(
     host: &impl Host,
     token: &str,
 ) -> Result<Rc<Verified>, Failure> {
-    let mut document = provider::document(rules, host)
+    let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let now = host.now();
@@ -258,16 +251,8 @@ async fn verify(
         };
         verifier.bearer(token)
     };
-    let claims = match judge(&document) {
-        Ok(claims) => claims,
-        Err(Refusal::UnknownKey(failure)) => {
-            document = provider::rediscover(rules, host, &document)
-                .await
-                .map_err(|_| failure)?;
-            judge(&document).map_err(Refusal::into_failure)?
-        }
-        Err(Refusal::Bad(failure)) => return Err(failure),
-    };
+    let judged = provider::judged(rules, host, document, judge).await;
+    let (claims, document) = judged.map_err(Unaccepted::refusal)?;
     let principal = Principal::new(
         rules,
         Facts {

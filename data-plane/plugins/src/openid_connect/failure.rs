@@ -15,6 +15,20 @@ use super::possession::ALGORITHMS;
 use super::rules::Rules;
 use crate::answer;
 
+/// Reasons that say that somebody made a token up, or shows one that is not theirs.
+const FORGED: [&str; 10] = [
+    "at_sig",
+    "at_iss",
+    "idt_alg",
+    "idt_sig",
+    "idt_kid",
+    "idt_iss",
+    "introspect_sig",
+    "userinfo_sig",
+    "dpop_proof",
+    "mtls_binding",
+];
+
 /// What kind of answer a failure gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Class {
@@ -30,6 +44,8 @@ pub(super) enum Class {
     Unexpected,
     /// The provider's tokens are more than a browser can hold: 502.
     Oversized,
+    /// The provider does not do what it is there for: 502.
+    Faulty,
     /// The provider cannot be used now: 503.
     Unavailable,
 }
@@ -150,6 +166,14 @@ impl Failure {
         }
     }
 
+    /// The provider answers, but does not do what it is there for.
+    pub(super) fn faulty(code: &'static str, detail: &'static str) -> Self {
+        Self {
+            class: Class::Faulty,
+            ..Self::unexpected(code, detail)
+        }
+    }
+
     /// The request contradicts itself.
     pub(super) fn bad_request(code: &'static str, detail: &'static str) -> Self {
         Self {
@@ -178,6 +202,16 @@ impl Failure {
         }
     }
 
+    /// Whether the anonymous consumer may stand in: for nobody who means to sign in, and for no token that
+    /// was forged, unless that is configured.
+    pub(super) fn leaves_anonymous(&self, rules: &Rules) -> bool {
+        let forged = FORGED.contains(&self.code);
+        self.class == Class::Unauthorized
+            && !self.conclusive
+            && rules.config.access.anonymous.is_some()
+            && (!forged || rules.config.access.anonymous_for_forged_tokens)
+    }
+
     /// Whether this ends the session that the request came with.
     pub(super) fn destroys_session(&self, rules: &Rules) -> bool {
         match self.class {
@@ -187,6 +221,7 @@ impl Failure {
             | Class::Limited
             | Class::Unexpected
             | Class::Oversized
+            | Class::Faulty
             | Class::Unavailable => false,
         }
     }
@@ -194,7 +229,10 @@ impl Failure {
     /// Whether it meets a person in the middle of a sign-in.
     fn has_page(&self) -> bool {
         self.conclusive && self.code != "no_credential"
-            || matches!(self.class, Class::Unavailable | Class::Oversized)
+            || matches!(
+                self.class,
+                Class::Unavailable | Class::Oversized | Class::Faulty
+            )
     }
 
     /// What a client is to bring (RFC 6750 §3, RFC 9449 §7.1). Without its error code, a client that
@@ -248,6 +286,11 @@ impl Failure {
             Class::Oversized => (
                 StatusCode::BAD_GATEWAY,
                 "The tokens of the OpenID provider are too large",
+                client.unexpected_redirect_uri.as_deref(),
+            ),
+            Class::Faulty => (
+                StatusCode::BAD_GATEWAY,
+                "The OpenID provider does not accept sign-ins from here",
                 client.unexpected_redirect_uri.as_deref(),
             ),
             Class::Unavailable => (

@@ -20,7 +20,7 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::login;
 use super::possession::Presented;
-use super::provider::{self, Document};
+use super::provider::{self, Document, Unaccepted};
 use super::request::{self, Pair};
 use super::rules::Rules;
 use super::session::Session;
@@ -99,7 +99,7 @@ pub(super) async fn authenticate(
             Ok(granted) => {
                 if rules.config.credentials.hide_credentials {
                     for place in &places {
-                        request::hide(exchange, place);
+                        request::hide(exchange, place).await;
                     }
                 }
                 return admit(rules, exchange, host, jar, grant, &granted)
@@ -241,28 +241,16 @@ impl Trade {
         waiting.await.unwrap_or_else(|_| Err(given_up()))
     }
 
-    async fn run(
-        &self,
-        rules: &Arc<Rules>,
-        host: &impl Host,
-        mut document: Arc<Document>,
-    ) -> Outcome {
+    async fn run(&self, rules: &Arc<Rules>, host: &impl Host, document: Arc<Document>) -> Outcome {
         let mut tokens = self.request(rules, host, &document).await?;
         if self.grant == Grant::ClientCredentials {
             // There is no user whom they could speak of (RFC 6749 §4.4.3).
             (tokens.id_token, tokens.refresh_token) = (None, None);
         }
-        match self.verify(rules, &document, &tokens, host.now()) {
-            Ok(()) => {}
-            Err(Refusal::UnknownKey(_)) => {
-                document = provider::rediscover(rules, host, &document)
-                    .await
-                    .map_err(|error| error.failure())?;
-                self.verify(rules, &document, &tokens, host.now())
-                    .map_err(Refusal::into_failure)?;
-            }
-            Err(Refusal::Bad(failure)) => return Err(failure),
-        }
+        let verify = |document: &Document| self.verify(rules, document, &tokens, host.now());
+        let ((), document) = provider::judged(rules, host, document, verify)
+            .await
+            .map_err(Unaccepted::failure)?;
         let now = host.now();
         Ok(Arc::new(Granted {
             until: until(rules, &tokens, now),

@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::jws::{self, Claims};
 use super::login;
 use super::possession::Presented;
-use super::provider::{self, Document, ProviderError};
+use super::provider::{self, Document, ProviderError, Unaccepted};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
@@ -28,7 +28,7 @@ use super::shared_answers::Stored;
 use super::sign_in;
 use super::token_endpoint::{self, Caller, Endpoint, Post, Tokens};
 use super::user_info;
-use super::verify::{Refusal, Verifier};
+use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
@@ -98,7 +98,7 @@ pub(super) async fn proceed(
         method,
     } = *brought;
     if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place);
+        request::hide(exchange, &found.place).await;
     }
     let mut tokens = tokens(&found.token, &answer.claims);
     tokens.id_token = id_token.map(str::to_owned);
@@ -267,14 +267,14 @@ impl Question {
         &self,
         rules: &Arc<Rules>,
         host: &impl Host,
-        mut document: Arc<Document>,
+        document: Arc<Document>,
         response: &Response<Bytes>,
     ) -> Result<Answer, Failure> {
         let unusable = |what| failed(rules, &ProviderError::Unusable(what));
         if !user_info::is_jwt(response.headers()) {
             let claims = serde_json::from_slice::<Map<String, Value>>(response.body())
                 .map_err(|_| unusable("introspection is not a JSON object"))?;
-            return Ok(Answer { claims, jwt: None });
+            return self.look_inside(rules, host, document, claims).await;
         }
         let token = str::from_utf8(response.body())
             .map_err(|_| unusable("introspection is no text"))?
@@ -290,15 +290,9 @@ impl Question {
             };
             verifier.statement(&token, check, "introspect_sig")
         };
-        let statement = match judge(&document) {
-            Err(Refusal::UnknownKey(failure)) => {
-                document = provider::rediscover(rules, host, &document)
-                    .await
-                    .map_err(|_| failure)?;
-                judge(&document).map_err(Refusal::into_failure)?
-            }
-            result => result.map_err(Refusal::into_failure)?,
-        };
+        let (statement, _) = provider::judged(rules, host, document, judge)
+            .await
+            .map_err(Unaccepted::failure)?;
         // Another kind of token does not pose as an answer (RFC 9701 §8.1).
         if !matches!(
             statement.kind.as_deref(),
@@ -317,6 +311,41 @@ impl Question {
         Ok(Answer {
             claims,
             jwt: Some(token),
+        })
+    }
+
+    /// Takes over the claims of an access token that the provider gives in place of the one that was asked
+    /// about, as `jwt` (Kong 3.9; Keycloak does so for lightweight tokens). What the answer itself says
+    /// counts before them.
+    async fn look_inside(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        document: Arc<Document>,
+        mut claims: Claims,
+    ) -> Result<Answer, Failure> {
+        let jwt = claims.get("jwt").and_then(Value::as_str);
+        let Some(jwt) = jwt.filter(|jwt| jws::has_shape(jwt)).map(str::to_owned) else {
+            return Ok(Answer { claims, jwt: None });
+        };
+        let check = !rules.ignores_signature(UnsignedMethod::Introspection);
+        let judge = |document: &Document| {
+            let verifier = Verifier {
+                rules,
+                document,
+                client: self.client,
+                now: host.now(),
+            };
+            verifier.issued(&jwt, check)
+        };
+        let judged = provider::judged(rules, host, document, judge).await;
+        let (inside, _) = judged.map_err(Unaccepted::failure)?;
+        for (name, value) in inside.into_iter().flatten() {
+            claims.entry(name).or_insert(value);
+        }
+        Ok(Answer {
+            claims,
+            jwt: Some(jwt),
         })
     }
 

@@ -7,7 +7,8 @@ mod backchannel;
 mod frontchannel;
 mod returned;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{HOST, ORIGIN};
@@ -15,6 +16,7 @@ use http::{Method, StatusCode};
 use shared::entity::Revocation;
 use tracing::warn;
 use url::Url;
+use uuid::Uuid;
 
 use super::config::LogoutMethod;
 use super::config::preset::Preset;
@@ -37,6 +39,9 @@ const LONGEST_URL: usize = 8000;
 
 /// Longest ID token that is sent along as a hint.
 const LONGEST_HINT: usize = 64 * 1024;
+
+/// Most sessions of which a node remembers that their tokens were revoked.
+const MOST_ENDED: usize = 100_000;
 
 /// How often a logout is brought to the control plane before that is given up.
 const ATTEMPTS: u32 = 10;
@@ -326,6 +331,30 @@ fn ask(exchange: &Exchange<'_>) -> http::Response<bytes::Bytes> {
     let text = "Another site asks to sign you out.";
     page::question("Sign out?", text, &target, "Sign out")
 }
+
+/// Revokes the tokens of a session that the provider has ended, when its browser shows them: before, the
+/// gateway does not have them (Back-Channel Logout 1.0 §2.7). Each session once on a node.
+pub(super) fn ended_elsewhere(rules: &Arc<Rules>, host: &impl Host, open: &Opened) {
+    let logout = &rules.config.logout;
+    if !logout.logout_revoke
+        || logout.backchannel_logout_uri_suffix.is_none()
+        || !open.is_ended_by_provider(rules, host.revocations())
+    {
+        return;
+    }
+    let ended = host.node_state::<Ended>();
+    let mut known = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MOST_ENDED {
+        known.clear();
+    }
+    if known.insert(Revocation::session(&open.session.id)) {
+        revoke(rules, host, open.session.client, open);
+    }
+}
+
+/// The sessions whose tokens were revoked when they were shown again.
+#[derive(Debug, Default)]
+struct Ended(Mutex<HashSet<Uuid>>);
 
 /// Revokes the session's tokens in the background: a slow provider does not hold back the logout.
 fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, open: &Opened) {

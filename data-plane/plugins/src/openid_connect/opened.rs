@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::SET_COOKIE;
 use quick_cache::Weighter;
@@ -17,6 +18,7 @@ use super::cookie::{Family, Jar};
 use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
+use super::logout;
 use super::principal::Principal;
 use super::rules::Rules;
 use super::seal::NAME_CHARACTERS;
@@ -95,7 +97,7 @@ impl Weighter<Name, Rc<Opened>> for Weight {
 ///
 /// If it is stored where nobody answers.
 pub(super) async fn find(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     exchange: &Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
@@ -116,7 +118,7 @@ pub(super) async fn find(
 }
 
 fn in_cookies(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     exchange: &Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
@@ -163,7 +165,7 @@ fn in_cookies(
 /// The session that a ticket in the request's cookies leads to.
 async fn stored(
     store: &SessionStore,
-    rules: &Rules,
+    rules: &Arc<Rules>,
     exchange: &Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
@@ -298,6 +300,16 @@ impl Opened {
         false
     }
 
+    /// Whether the provider ended it, rather than a logout here.
+    pub(super) fn is_ended_by_provider(&self, rules: &Rules, revocations: &Revocations) -> bool {
+        let own = [Revocation::session(&self.session.id)];
+        let issuer = Revocation::issuer(&rules.issuer);
+        let names = self.names.iter().filter(|name| **name != issuer);
+        let by_provider: Vec<_> = names.copied().collect();
+        !revocations.end(&own, self.session.started_at)
+            && revocations.end(&by_provider, self.session.started_at)
+    }
+
     /// Whether the browser still sends the very value that this was opened from.
     fn is_held_by(&self, jar: &Jar, first: &str) -> bool {
         let Some(mut rest) = self.sealed.strip_prefix(first) else {
@@ -324,7 +336,7 @@ impl Opened {
 
 /// Opens what was sealed as `sealed_as` and remembers it, or tells the reason why not.
 fn open(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     ring: &KeyRing,
     host: &impl Host,
     sealed_as: &str,
@@ -339,6 +351,7 @@ fn open(
     }
     let opened = opened(rules, session, sealed, key_id);
     if opened.is_revoked(host.revocations()) {
+        logout::ended_elsewhere(rules, host, &opened);
         return Err("session_revoked");
     }
     if !opened.is_bound_to(bound_to) {
@@ -361,7 +374,15 @@ fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
     }
     let token = session.id_token.as_ref().unwrap_or(&session.access_token);
     let claims = claims(token).unwrap_or_default();
-    let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+    // Of a token that only the provider can read, it has said who it is of.
+    let stated = session
+        .introspection
+        .as_ref()
+        .or(session.user_info.as_ref());
+    let text = |name: &str| {
+        let found = claims.get(name).or_else(|| stated?.get(name));
+        found.and_then(serde_json::Value::as_str)
+    };
     let issuer = text("iss").unwrap_or(&rules.issuer);
     if let Some(sid) = text("sid") {
         names.push(Revocation::provider_session(issuer, sid));

@@ -25,8 +25,10 @@ use tracing::warn;
 pub(super) use document::{Document, ProviderError, limits, target};
 pub(super) use keys::Key;
 
+use super::failure::Failure;
 use super::rules::Rules;
 use super::single_flight::Flights;
+use super::verify::Refusal;
 use crate::host::Host;
 
 /// How long a core uses its copy without a look at the node's.
@@ -68,15 +70,26 @@ struct Entry {
 struct Health {
     failures: u32,
     failed_at: UnixTime,
+    /// The last failure: what is told while it rests.
+    error: Option<ProviderError>,
 }
 
 impl Health {
-    fn record(&mut self, succeeded: bool, now: UnixTime) {
-        if succeeded {
+    fn record(&mut self, error: Option<&ProviderError>, now: UnixTime) {
+        self.error = error.cloned();
+        if error.is_none() {
             self.failures = 0;
         } else {
             self.failures = self.failures.saturating_add(1);
             self.failed_at = now;
+        }
+    }
+
+    /// Why it is not asked. A provider that answers nonsense does answer.
+    fn resting(&self) -> ProviderError {
+        match &self.error {
+            Some(error) => ProviderError::Resting(Some(Arc::new(error.clone()))),
+            None => ProviderError::Resting(None),
         }
     }
 
@@ -93,8 +106,8 @@ impl Health {
 #[derive(Debug, Default)]
 struct CoreCopies(RefCell<HashMap<[u8; 32], Copied>>);
 
-/// A document and when it was copied.
-type Copied = (Arc<Document>, UnixTime);
+/// A document, when it was copied, and at which version of the revocations: one of these may drop it.
+type Copied = (Arc<Document>, UnixTime, u64);
 
 /// What the provider says of itself.
 ///
@@ -105,7 +118,9 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let now = host.now();
     let key = rules.provider_key;
     let copies = host.core_state::<CoreCopies>();
-    if let Some((copy, copied_at)) = copies.0.borrow().get(&key)
+    let version = host.revocations().version();
+    if let Some((copy, copied_at, seen)) = copies.0.borrow().get(&key)
+        && *seen == version
         && *copied_at <= now
         && now.saturating_since(*copied_at) < CORE_COPY
     {
@@ -132,10 +147,10 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
             }
             document
         }
-        None if rests => return Err(ProviderError::Resting),
+        None if rests => return Err(entry.discovery.resting()),
         None => first(&providers, rules, host, &entry.discovery).await?,
     };
-    copies.remember(key, &document, now);
+    copies.remember(key, &document, now, version);
     Ok(document)
 }
 
@@ -151,7 +166,7 @@ async fn first(
         return wait(providers.fetch(rules, host)).await;
     }
     if providers.flights.runs(&rules.provider_key) {
-        return Err(ProviderError::Resting);
+        return Err(health.resting());
     }
     let flight = providers.fetch(rules, host);
     within(host, PATIENCE, wait(flight)).await
@@ -192,7 +207,7 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
                 .rediscovered_at
                 .is_some_and(|at| at <= now && now.saturating_since(at) < wait);
             if recently || entry.discovery.rests(0, now) {
-                return entry.document.clone().ok_or(ProviderError::Resting);
+                return entry.document.clone().ok_or(entry.discovery.resting());
             }
             entry.rediscovered_at = Some(now);
             Ok(())
@@ -206,9 +221,63 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
         })?,
         Err(document) => document,
     };
+    let version = host.revocations().version();
     host.core_state::<CoreCopies>()
-        .remember(key, &document, now);
+        .remember(key, &document, now, version);
     Ok(document)
+}
+
+/// Why a token is not accepted.
+#[derive(Debug)]
+pub(super) enum Unaccepted {
+    /// It is bad.
+    Refused(Failure),
+    /// No key that is known fits, and newer ones cannot be had.
+    Keyless(Failure, ProviderError),
+}
+
+impl Unaccepted {
+    /// The failure of a client's token: it does not become better for a provider that is away.
+    pub(super) fn refusal(self) -> Failure {
+        match self {
+            Self::Refused(failure) | Self::Keyless(failure, _) => failure,
+        }
+    }
+
+    /// The failure of what the provider itself gave out: that its keys cannot be had is its fault, and
+    /// ends no session.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Refused(failure) => failure,
+            Self::Keyless(_, error) => error.failure(),
+        }
+    }
+}
+
+/// What `judge` makes of a token by the keys in `document` or, where none of these has signed it, by
+/// those that the provider has now; and the document that decided.
+///
+/// # Errors
+///
+/// If the token is not accepted.
+pub(super) async fn judged<T>(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    document: Arc<Document>,
+    judge: impl Fn(&Document) -> Result<T, Refusal>,
+) -> Result<(T, Arc<Document>), Unaccepted> {
+    let failure = match judge(&document) {
+        Ok(found) => return Ok((found, document)),
+        Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),
+        Err(Refusal::UnknownKey(failure)) => failure,
+    };
+    match rediscover(rules, host, &document).await {
+        Ok(document) => match judge(&document) {
+            Ok(found) => Ok((found, document)),
+            Err(refusal) => Err(Unaccepted::Refused(refusal.into_failure())),
+        },
+        Err(error) => Err(Unaccepted::Keyless(failure, error)),
+    }
 }
 
 /// Runs a call to the provider other than discovery, unless it rests; remembers how it went.
@@ -224,7 +293,7 @@ pub(super) async fn guarded<T>(
         let mut entries = providers.lock();
         let calls = &mut entries.entry(key).or_default().calls;
         if calls.rests(TOLERATED_FAILURES, now) {
-            return Err(ProviderError::Resting);
+            return Err(calls.resting());
         }
         if calls.failures > TOLERATED_FAILURES {
             // This call finds out for all: the others rest for another while.
@@ -234,7 +303,7 @@ pub(super) async fn guarded<T>(
     let result = call.await;
     let mut entries = providers.lock();
     let entry = entries.entry(key).or_default();
-    entry.calls.record(result.is_ok(), host.now());
+    entry.calls.record(result.as_ref().err(), host.now());
     result
 }
 
@@ -300,7 +369,9 @@ impl Providers {
                     entries.clear();
                 }
                 let entry = entries.entry(key).or_default();
-                entry.discovery.record(outcome.is_ok(), its_host.now());
+                entry
+                    .discovery
+                    .record(outcome.as_ref().err(), its_host.now());
                 if let Ok(document) = &outcome {
                     entry.document = Some(Arc::clone(document));
                 }
@@ -313,12 +384,12 @@ impl Providers {
 }
 
 impl CoreCopies {
-    fn remember(&self, key: [u8; 32], document: &Arc<Document>, now: UnixTime) {
+    fn remember(&self, key: [u8; 32], document: &Arc<Document>, now: UnixTime, version: u64) {
         let mut copies = self.0.borrow_mut();
         if copies.len() >= MOST_PROVIDERS {
             copies.clear();
         }
-        copies.insert(key, (Arc::clone(document), now));
+        copies.insert(key, (Arc::clone(document), now, version));
     }
 }
 

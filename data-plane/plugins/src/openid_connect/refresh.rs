@@ -13,8 +13,8 @@ use tracing::{debug, info};
 
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
-use super::jws::{Claims, Jws};
-use super::provider;
+use super::jws::{self, Claims, Jws};
+use super::provider::{self, Unaccepted};
 use super::rules::Rules;
 use super::seal::{self, Sizes};
 use super::single_flight::Flights;
@@ -163,7 +163,7 @@ async fn run(
     id_token: Option<&str>,
     passed_on: &PassedOn,
 ) -> Outcome {
-    let mut document = provider::document(rules, host)
+    let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let form = vec![
@@ -183,16 +183,9 @@ async fn run(
         };
         verify(&verifier, &tokens, old.as_ref())
     };
-    match verify(&document) {
-        Ok(()) => {}
-        Err(Refusal::UnknownKey(_)) => {
-            document = provider::rediscover(rules, host, &document)
-                .await
-                .map_err(|error| error.failure())?;
-            verify(&document).map_err(Refusal::into_failure)?;
-        }
-        Err(Refusal::Bad(failure)) => return Err(failure),
-    }
+    provider::judged(rules, host, document, verify)
+        .await
+        .map_err(Unaccepted::failure)?;
     Ok(Arc::new(tokens))
 }
 
@@ -207,6 +200,11 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
         if let Some(old) = old {
             let changed = |name: &str| old.contains_key(name) && new.get(name) != old.get(name);
             let reauthenticated = new.contains_key("auth_time") && changed("auth_time");
+            let time = |claims: &Claims| jws::time(claims, "iat").ok().flatten();
+            if time(&new) < time(old) {
+                let detail = "the refreshed ID token is older than the one before";
+                return Err(Refusal::Bad(Failure::refused("refresh_sub", detail)));
+            }
             if changed("sub") || changed("iss") || reauthenticated {
                 let failure =
                     Failure::refused("refresh_sub", "the refreshed ID token is of another user");

@@ -12,6 +12,7 @@ use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::rules::Rules;
+use crate::body;
 use crate::exchange::Exchange;
 
 /// Longest body that is searched for arguments, in bytes.
@@ -47,8 +48,8 @@ pub(super) enum Place {
     Header(HeaderName),
     /// An argument of the query.
     Query(String),
-    /// The body, which cannot be changed.
-    Body,
+    /// A field of the body.
+    Body(String),
     /// A cookie. It leaves with the gateway's own.
     Cookie,
 }
@@ -277,7 +278,7 @@ pub(super) async fn pair(
                 name.zip(secret).map(|(name, secret)| Pair {
                     name: name.token,
                     secret: secret.token,
-                    places: vec![Place::Body],
+                    places: names.map(|name| Place::Body(name.to_owned())).to_vec(),
                     basic: false,
                 })
             }
@@ -369,7 +370,7 @@ fn argument(arguments: Vec<(String, String)>, name: &str) -> Option<Found> {
     let (_, token) = arguments.into_iter().find(|(found, _)| found == name)?;
     Some(Found {
         token,
-        place: Place::Body,
+        place: Place::Body(name.to_owned()),
     })
 }
 
@@ -381,11 +382,19 @@ fn without_scheme(value: &str) -> &str {
 }
 
 /// Removes the credential from what goes upstream.
-pub(super) fn hide(exchange: &mut Exchange<'_>, place: &Place) {
+pub(super) async fn hide(exchange: &mut Exchange<'_>, place: &Place) {
     match place {
         Place::Header(name) => _ = exchange.request.headers.remove(name),
         Place::Query(name) => keep_arguments(exchange, |found| found != name),
-        Place::Body | Place::Cookie => {}
+        Place::Body(name) => {
+            let mut form = body::form(exchange).await;
+            if form.remove(name)
+                && let Some(bytes) = form.encode()
+            {
+                exchange.upstream.body = Some(bytes.into());
+            }
+        }
+        Place::Cookie => {}
     }
 }
 

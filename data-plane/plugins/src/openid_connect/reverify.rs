@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::config::{AuthMethod, UnsignedMethod};
 use super::failure::Failure;
+use super::provider::{self, Unaccepted};
 use super::rules::Rules;
 use super::session::Session;
-use super::verify::{Refusal, Verifier};
-use super::{introspection, provider, user_info};
+use super::verify::Verifier;
+use super::{introspection, user_info};
 use crate::exchange::Exchange;
 use crate::host::Host;
 
@@ -34,7 +35,7 @@ pub(super) async fn reverify(
         session.method,
         AuthMethod::Introspection | AuthMethod::Userinfo
     );
-    let mut document = provider::document(rules, host)
+    let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let judge = |document: &provider::Document| {
@@ -50,14 +51,6 @@ pub(super) async fn reverify(
             !rules.ignores_signature(UnsignedMethod::Session),
         )
     };
-    match judge(&document) {
-        Ok(()) => Ok(()),
-        Err(Refusal::Bad(failure)) => Err(failure),
-        Err(Refusal::UnknownKey(failure)) => {
-            document = provider::rediscover(rules, host, &document)
-                .await
-                .map_err(|_| failure)?;
-            judge(&document).map_err(Refusal::into_failure)
-        }
-    }
+    let judged = provider::judged(rules, host, document, judge).await;
+    judged.map(|_| ()).map_err(Unaccepted::failure)
 }

@@ -255,20 +255,18 @@ impl Rules {
     }
 
     /// Until when an answer of the provider is remembered whose token ends at `end`, if it says so:
-    /// within the bounds of `cache_ttl_*`.
+    /// within the bounds of `cache_ttl_*`, and never longer than that.
     pub(super) fn remembered_until(&self, end: Option<UnixTime>, now: UnixTime) -> UnixTime {
         let provider = &self.config.provider;
-        let mut lifetime = match end {
-            Some(end) => end.saturating_since(now),
-            None => provider.cache_ttl.seconds(),
-        };
+        let left = end.map(|end| end.saturating_since(now));
+        let mut lifetime = left.unwrap_or_else(|| provider.cache_ttl.seconds());
         if let Some(least) = &provider.cache_ttl_min {
             lifetime = lifetime.max(least.seconds());
         }
         if let Some(most) = &provider.cache_ttl_max {
             lifetime = lifetime.min(most.seconds());
         }
-        now.saturating_add(lifetime)
+        now.saturating_add(left.map_or(lifetime, |left| lifetime.min(left)))
     }
 
     /// Whether the browser is to bring an ID token along with the code.

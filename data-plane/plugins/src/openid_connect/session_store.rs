@@ -259,13 +259,15 @@ pub(super) fn stored_name(id: &str) -> String {
     format!("=session {id}")
 }
 
-/// The server that a configuration names.
 /// The server that the record `record` of a configuration names.
 pub(super) fn server(record: &str, redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
     for (field, set) in [
         ("cluster_nodes", redis.cluster_nodes.is_some()),
         ("sentinel_nodes", redis.sentinel_nodes.is_some()),
         ("sentinel_master", redis.sentinel_master.is_some()),
+        ("sentinel_role", redis.sentinel_role.is_some()),
+        ("sentinel_username", redis.sentinel_username.is_some()),
+        ("sentinel_password", redis.sentinel_password.is_some()),
         ("connection_is_proxied", redis.connection_is_proxied),
     ] {
         if set {

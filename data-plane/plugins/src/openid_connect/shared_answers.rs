@@ -33,7 +33,11 @@ const SIZES: Sizes = Sizes {
 
 /// The store of a configuration that shares its answers.
 #[derive(Debug)]
-pub(super) struct SharedAnswers(Arc<RedisServer>);
+pub(super) struct SharedAnswers {
+    server: Arc<RedisServer>,
+    /// What the names of answers begin with in the store.
+    prefix: Option<String>,
+}
 
 /// An answer as it is stored.
 #[derive(Debug, Deserialize, Serialize)]
@@ -49,9 +53,11 @@ impl SharedAnswers {
         if provider.cluster_cache_strategy == Switch::Off {
             return None;
         }
-        let server =
-            session_store::server("cluster_cache_redis", &provider.cluster_cache_redis, errors);
-        Some(Self(Arc::new(server)))
+        let redis = &provider.cluster_cache_redis;
+        Some(Self {
+            server: Arc::new(session_store::server("cluster_cache_redis", redis, errors)),
+            prefix: redis.prefix.clone(),
+        })
     }
 
     /// The answer to `key`, if one is stored that still serves.
@@ -64,7 +70,7 @@ impl SharedAnswers {
     ) -> Option<Stored> {
         let name = name(key);
         let reply = self
-            .ask(host, Command::new("GET").arg(name.clone()))
+            .ask(host, Command::new("GET").arg(self.place(&name)))
             .await?;
         let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
         let now = host.now();
@@ -96,13 +102,21 @@ impl SharedAnswers {
         let sealed = seal::seal(ring, &rules.binding, &name, &text, SIZES, seconds, nonce);
         // One that is too large is asked for by each node.
         if let Ok(sealed) = sealed {
-            let command = Command::new("SET").arg(name).arg(sealed);
+            let command = Command::new("SET").arg(self.place(&name)).arg(sealed);
             self.ask(host, command.arg("PX").number(left)).await;
         }
     }
 
+    /// Where the answer `name` is stored.
+    fn place(&self, name: &str) -> String {
+        match &self.prefix {
+            Some(prefix) => format!("{prefix}:{name}"),
+            None => name.to_owned(),
+        }
+    }
+
     async fn ask(&self, host: &impl Host, command: Command) -> Option<Reply> {
-        match host.redis(&self.0, vec![command]).await {
+        match host.redis(&self.server, vec![command]).await {
             Ok(mut replies) => match replies.pop() {
                 Some(Reply::Error(error)) => {
                     warn!(error, "the shared cache refused a command");

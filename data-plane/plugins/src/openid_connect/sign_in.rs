@@ -78,7 +78,7 @@ pub(super) async fn start(
     if let Action::Push(form) = action {
         let event = match token_endpoint::push(rules, &document, client, host, form).await {
             Ok(request_uri) => Event::Pushed(request_uri),
-            Err(error) => Event::PushRefused(error.failure()),
+            Err(error) => Event::PushRefused(token_endpoint::push_failure(&error)),
         };
         (state, action) = flow::step(context, state, event, host.now());
     }

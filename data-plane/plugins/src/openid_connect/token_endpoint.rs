@@ -19,7 +19,7 @@ use shared::clock::UnixTime;
 use tracing::warn;
 
 pub(super) use self::parameters::verify_parameters;
-pub(super) use self::pushed_request::push;
+pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 use super::assertion::{self, Signer};
 use super::config::{ClientAuth, SigningAlgorithm};

@@ -15,10 +15,10 @@ use super::config::{UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, Document, ProviderError};
+use super::provider::{self, Document, ProviderError, Unaccepted};
 use super::request;
 use super::rules::Rules;
-use super::verify::{Refusal, Verifier};
+use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::host::Host;
 
@@ -202,15 +202,9 @@ impl Question {
                 };
                 verifier.statement(&token, check, "userinfo_sig")
             };
-            let statement = match judge(&document) {
-                Err(Refusal::UnknownKey(failure)) => {
-                    document = provider::rediscover(rules, host, &document)
-                        .await
-                        .map_err(|_| failure)?;
-                    judge(&document).map_err(Refusal::into_failure)?
-                }
-                result => result.map_err(Refusal::into_failure)?,
-            };
+            let judged = provider::judged(rules, host, Arc::clone(&document), judge).await;
+            let (statement, newest) = judged.map_err(Unaccepted::failure)?;
+            document = newest;
             UserInfo {
                 claims: statement.claims,
                 jwt: Some(token),

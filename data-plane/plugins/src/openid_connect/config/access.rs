@@ -81,9 +81,15 @@ pub struct Access {
     #[serde(default = "default::sub")]
     pub credential_claim: Option<Vec<String>>,
 
-    /// Id or user name of the consumer that stands in when authentication fails.
+    /// Id or user name of the consumer that stands in when authentication fails for want of a credential
+    /// that is valid, or of any.
     #[serde(default)]
     pub anonymous: Option<String>,
+
+    /// Lets a forged token, one with a bad signature or of another issuer, pass as the anonymous consumer,
+    /// as Kong does. Otherwise only a missing or an expired credential does.
+    #[serde(default)]
+    pub anonymous_for_forged_tokens: bool,
 
     /// Message of answers with status 401.
     #[serde(default = "default::unauthorized")]

@@ -30,7 +30,8 @@ pub struct Logout {
     #[serde(default)]
     pub logout_redirect_uri: Option<Vec<String>>,
 
-    /// Revokes tokens at logout.
+    /// Revokes tokens at logout; those of a session that the provider ended by a logout token once its
+    /// browser shows it again, for its cookie holds them.
     #[serde(default)]
     pub logout_revoke: bool,
 

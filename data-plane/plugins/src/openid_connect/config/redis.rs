@@ -41,8 +41,10 @@ pub struct Redis {
     pub ssl_verify: bool,
     #[serde(default)]
     pub server_name: Option<String>,
+    /// Most connections that are kept: an upper bound that the one connection of each core stays below.
     #[serde(default = "default::keepalive_pool_size")]
     pub keepalive_pool_size: u32,
+    /// Most commands that wait for a connection: nothing waits, for connections are shared.
     #[serde(default)]
     pub keepalive_backlog: Option<u32>,
     #[serde(default)]

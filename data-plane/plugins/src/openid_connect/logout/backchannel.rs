@@ -21,7 +21,7 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::openid_connect::failure::{Class, Failure};
 use crate::openid_connect::jws::{self, Jws};
-use crate::openid_connect::provider;
+use crate::openid_connect::provider::{self, Unaccepted};
 use crate::openid_connect::request;
 use crate::openid_connect::rules::Rules;
 use crate::openid_connect::verify::{Refusal, Verifier};
@@ -115,7 +115,7 @@ async fn end(
 
 /// Verifies `token` with the keys that are known, and once more with new ones if none fits.
 async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Asked, Failure> {
-    let mut document = provider::document(rules, host)
+    let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let verify = |document: &provider::Document| {
@@ -127,15 +127,8 @@ async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Aske
         };
         read(&verifier, token)
     };
-    match verify(&document) {
-        Err(Refusal::UnknownKey(_)) => {
-            document = provider::rediscover(rules, host, &document)
-                .await
-                .map_err(|error| error.failure())?;
-            verify(&document).map_err(Refusal::into_failure)
-        }
-        other => other.map_err(Refusal::into_failure),
-    }
+    let judged = provider::judged(rules, host, document, verify).await;
+    judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 
 /// The checks of Back-Channel Logout 1.0 §2.6.

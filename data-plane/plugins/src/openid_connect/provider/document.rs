@@ -1,5 +1,6 @@
 //! What a provider says of itself (OpenID Connect Discovery §3, RFC 8414), and how it is fetched.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -102,15 +103,16 @@ pub(crate) enum ProviderError {
     /// No answer yet.
     #[error("the provider takes too long")]
     Slow,
-    /// Too many failures just now.
+    /// Too many failures just now, of which this was the last.
     #[error("the provider failed just now and is not asked again yet")]
-    Resting,
+    Resting(#[source] Option<Arc<Self>>),
 }
 
 impl ProviderError {
     /// The failure of a request that needs the provider.
     pub(crate) fn failure(&self) -> Failure {
         match self {
+            Self::Resting(Some(error)) => error.failure(),
             Self::Unsupported(parameter) => Failure::unexpected(
                 "configuration",
                 format!("the OpenID provider does not support what {parameter} asks for"),
@@ -126,7 +128,7 @@ impl ProviderError {
                 "idp_forbidden",
                 "the OpenID provider is at an address that may not be asked",
             ),
-            Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting => {
+            Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting(None) => {
                 Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
             }
         }

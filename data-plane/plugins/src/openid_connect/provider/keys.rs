@@ -23,7 +23,11 @@ const LONGEST_SHOWN: usize = 8 * 1024;
 
 /// The usable keys of a set.
 #[derive(Clone, Debug, Default)]
-pub(in crate::openid_connect) struct Keys(Vec<Key>);
+pub(in crate::openid_connect) struct Keys {
+    all: Vec<Key>,
+    /// Whether there are keys on Ed448, which cannot be used.
+    ed448: bool,
+}
 
 /// One public key.
 #[derive(Clone, Debug)]
@@ -41,12 +45,31 @@ impl Keys {
     /// show their private part are left out.
     pub(in crate::openid_connect) fn read(document: &Value) -> Option<Self> {
         let keys = document.get("keys")?.as_array()?;
-        Some(Self(keys.iter().take(MOST).filter_map(Key::read).collect()))
+        let ed448 = keys.iter().take(MOST).any(is_ed448);
+        if ed448 {
+            warn!(
+                "the provider has a key on the curve Ed448, which is not supported; it is not used"
+            );
+        }
+        Some(Self {
+            all: keys.iter().take(MOST).filter_map(Key::read).collect(),
+            ed448,
+        })
     }
 
     /// Adds the keys of another set.
     pub(in crate::openid_connect) fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.all.extend(other.all);
+        self.ed448 |= other.ed448;
+    }
+
+    /// Why none of the keys fits a token with this header.
+    pub(in crate::openid_connect) fn lack(&self, header: &Header) -> &'static str {
+        if self.ed448 && header.algorithm == SigningAlgorithm::EdDSA {
+            "no key fits the token: those on the curve Ed448 are not supported, use Ed25519"
+        } else {
+            "no key fits the token"
+        }
     }
 
     /// The keys that may have signed a token with this header, at most five: those of its `kid`, or of
@@ -55,12 +78,16 @@ impl Keys {
         &'a self,
         header: &'h Header,
     ) -> impl Iterator<Item = &'a Key> + use<'a, 'h> {
-        self.0
+        self.all
             .iter()
             .filter(|key| key.is_named_by(header))
             .filter(|key| key.suits(header.algorithm))
             .take(MOST_TRIED)
     }
+}
+
+fn is_ed448(jwk: &Value) -> bool {
+    jwk.get("crv").and_then(Value::as_str) == Some("Ed448")
 }
 
 impl Key {

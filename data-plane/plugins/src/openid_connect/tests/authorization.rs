@@ -118,7 +118,7 @@ fn rule_12_a_request_that_is_not_taken_is_not_sent_by_the_browser_instead() {
         let reply = Browser::default().get(&mut gateway, "/api");
         assert_eq!(
             (reply.status, reply.set_cookies().len()),
-            (503, 0),
+            (502, 0),
             "{answer:?}"
         );
     }

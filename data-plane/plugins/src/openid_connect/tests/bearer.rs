@@ -24,6 +24,13 @@ fn case_3_without_credentials_the_answer_is_401_with_a_challenge() {
 }
 
 #[test]
+fn case_28_what_follows_a_sign_in_follows_no_bearer_token() {
+    let mut gateway = Gateway::new(json!({ "login_action": "response" }));
+    let token = gateway.provider.access_token(&[]);
+    assert!(gateway.call(&token).upstream.is_some());
+}
+
+#[test]
 fn case_33_a_token_must_be_right() {
     let check = |changes: &[(&'static str, Value)], leeway: u64, status: u16| {
         let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "leeway": leeway }));

@@ -34,6 +34,8 @@ pub(super) struct Reply {
     pub(super) status: u16,
     /// What the upstream saw, if it saw something.
     pub(super) upstream: Option<(Uri, HeaderMap)>,
+    /// The body that went upstream in place of the client's.
+    pub(super) sent: Option<Bytes>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) identity: Identity,
@@ -109,6 +111,7 @@ impl Gateway {
                 },
             );
             let identity = exchange.identity.clone();
+            let sent = exchange.upstream.body.clone();
             match flow {
                 Flow::Continue => Reply {
                     status: 200,
@@ -116,6 +119,7 @@ impl Gateway {
                         exchange.request.uri.clone(),
                         exchange.request.headers.clone(),
                     )),
+                    sent,
                     headers,
                     body: Bytes::new(),
                     identity,
@@ -127,6 +131,7 @@ impl Gateway {
                     Reply {
                         status: answer.status().as_u16(),
                         upstream: None,
+                        sent: None,
                         headers,
                         body: answer.into_body(),
                         identity,

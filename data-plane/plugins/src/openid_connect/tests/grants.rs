@@ -82,6 +82,8 @@ fn the_bounds_of_the_cache_hold() {
     check(json!({ "cache_ttl_max": 165 }), 164, 1);
     check(json!({ "cache_ttl_max": 165 }), 165, 2);
     check(json!({ "cache_tokens": false }), 0, 2);
+    // No lower bound hands out a token that has ended.
+    check(json!({ "cache_ttl_min": 3000 }), 301, 2);
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn nodes_share_introspection_answers_if_that_is_configured() {
     let config = |strategy: &str| {
         json!({
             "auth_methods": ["introspection"], "session_storage": "cookie",
-            "cluster_cache_strategy": strategy,
+            "cluster_cache_strategy": strategy, "cluster_cache_redis": { "prefix": "answers" },
         })
     };
     for (strategy, calls) in [("redis", 1), ("off", 2)] {
@@ -205,6 +205,8 @@ fn nodes_share_introspection_answers_if_that_is_configured() {
         assert_eq!(one.provider.called("/introspect"), calls);
         let stored: String = redis.values.borrow().values().cloned().collect();
         assert_eq!(stored.is_empty(), strategy == "off");
+        let values = redis.values.borrow();
+        assert!(values.keys().all(|key| key.starts_with("answers:")));
         assert!(!stored.contains("john"));
     }
     // What was not sealed here counts for nothing, and a store that is away is passed by.

@@ -3,10 +3,22 @@
 use serde_json::Value;
 use tracing::warn;
 
+use super::super::failure::Failure;
 use super::super::provider::{self, Document, ProviderError};
 use super::super::rules::Rules;
 use super::{Caller, Endpoint, Post};
 use crate::host::Host;
+
+/// What follows where a request is not taken: no sign-in, and none by a plain request instead.
+pub(in crate::openid_connect) fn push_failure(error: &ProviderError) -> Failure {
+    match error {
+        ProviderError::Status(_) | ProviderError::Unusable(_) => Failure::faulty(
+            "idp_error",
+            "the OpenID provider did not take the authorization request",
+        ),
+        other => other.failure(),
+    }
+}
 
 /// Sends an authorization request to the provider, which answers what it calls it (RFC 9126 §2).
 ///
