@@ -16,5 +16,9 @@ mod outage;
 mod providers;
 mod proxying;
 mod quickstart;
+/// The server that the data plane's own tests start.
+#[path = "../../data-plane/tests/proxy/redis.rs"]
+mod redis;
 mod rollout;
 mod sessions;
+mod stored_sessions;

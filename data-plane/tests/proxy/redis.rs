@@ -1,4 +1,7 @@
-//! A real Redis server of Debian's package, on a free port, with a password.
+//! A real Redis server of Debian's package: on a free port, on another with TLS, and on a socket, with a
+//! password.
+
+#![allow(dead_code, reason = "two suites start it, and each uses its part")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +14,7 @@ pub(crate) struct Redis {
     directory: tempfile::TempDir,
     pub(crate) port: u16,
     pub(crate) password: String,
+    tls_port: u16,
 }
 
 impl Redis {
@@ -35,14 +39,35 @@ impl Redis {
         }
         let directory = tempfile::tempdir().unwrap();
         let password = uuid::Uuid::new_v4().to_string();
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let certificate = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(file("tls.pem"), certificate.cert.pem()).unwrap();
+        std::fs::write(file("tls.key"), certificate.signing_key.serialize_pem()).unwrap();
         // The port may be taken by somebody else between the two: then another one is tried.
         for _ in 0..10 {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
+            let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+            let [port, tls_port] = free.map(|listener| listener.local_addr().unwrap().port());
             let mut process = Command::new("redis-server")
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
                 .args(["--port", &port.to_string(), "--requirepass", &password])
+                .args([
+                    "--tls-port",
+                    &tls_port.to_string(),
+                    "--tls-auth-clients",
+                    "no",
+                ])
+                .args([
+                    "--tls-cert-file",
+                    &file("tls.pem"),
+                    "--tls-key-file",
+                    &file("tls.key"),
+                ])
+                .args([
+                    "--tls-ca-cert-file",
+                    &file("tls.pem"),
+                    "--unixsocket",
+                    &file("socket"),
+                ])
                 .current_dir(directory.path())
                 .stdout(Stdio::null())
                 .spawn()
@@ -54,12 +79,32 @@ impl Redis {
                         directory,
                         port,
                         password,
+                        tls_port,
                     };
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// The port for TLS; its certificate is of nobody known.
+    pub(crate) const fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// The path of its socket.
+    pub(crate) fn socket(&self) -> String {
+        self.directory.path().join("socket").display().to_string()
+    }
+
+    /// What it answers to a command of words without spaces, in Redis's protocol.
+    pub(crate) fn command(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "AUTH {}\r\n{command}\r\nQUIT\r\n", self.password).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// Stops it.
