@@ -114,6 +114,8 @@ export async function startGateway(settings = {}, by = []) {
 
   return {
     directory,
+    /** Where the public keys of the cluster are. */
+    jwksUri: () => `${admin()}/openid-connect/jwks`,
     upstream: `http://127.0.0.1:${upstream.address().port}`,
     processId: (at) => nodes[at].handle.child.pid,
     tlsUrl: (at) => `https://${nodes[at].addresses.proxy_tls}`,

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openBrowser } from "./browser.js";
+import { flows } from "./flows.js";
 import { startGateway } from "./gateway.js";
 import { stopAll } from "./processes.js";
 
@@ -27,6 +28,9 @@ export function guide(name, connect) {
       redirectUris: [`${second}/`],
       postLogoutRedirectUris: [`${first}/signed-out`],
       directory: gateway.directory,
+      // Where the provider finds the keys of the cluster, and where it tells of its logouts.
+      jwksUri: gateway.jwksUri(),
+      backchannelLogoutUri: `${second}/backchannel`,
     });
     const browse = async () => {
       const browser = await openBrowser(gateway.directory);
@@ -150,6 +154,8 @@ export function guide(name, connect) {
       await alice.page.goto(`${first}/page`);
       assert.ok(alice.page.url().startsWith(provider.origin), alice.page.url());
     });
+
+    await flows(t, { gateway, provider, urls: [first, second], browse, signIn, change });
 
     await t.test("a session ends with its lifetime, also for a thief who keeps the cookie", async () => {
       await change("config.session_cookie_lifetime=3", "config.session_cookie_renew=0");

@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { start, stop, until } from "../processes.js";
+import { fetchBoundToken } from "../proof.js";
 
 /** Another loopback address than the gateway's: to the browser it is another site, as in real life. */
 const ADDRESS = "127.0.0.2";
@@ -37,7 +38,7 @@ export function startKeycloak(home, directory) {
 }
 
 /** Waits for Keycloak and gives it a realm with one client, with `redirectUris`, and the users alice and bob. */
-export async function setUpKeycloak(handle, { redirectUris, postLogoutRedirectUris }) {
+export async function setUpKeycloak(handle, uris) {
   const origin = await until(
     "line in Keycloak's log that names its address",
     () => readFileSync(handle.log, "utf8").match(/Listening on: (http:\/\/[\d.:]+)/)?.[1],
@@ -45,12 +46,16 @@ export async function setUpKeycloak(handle, { redirectUris, postLogoutRedirectUr
   );
   const client = { id: "wardgate", secret: "a-client-secret-of-keycloak" };
   const token = await administratorToken(origin);
-  await administer(origin, token, "POST", "", realm(client, redirectUris, postLogoutRedirectUris));
+  const keyedClient = { id: "wardgate-keyed" };
+  await administer(origin, token, "POST", "", realm(client, keyedClient, uris));
+  const endpoints = `${origin}/realms/${REALM}/protocol/openid-connect`;
 
   return {
     origin,
     issuer: `${origin}/realms/${REALM}`,
     client,
+    keyedClient,
+    pushedRequestPath: `/realms/${REALM}/protocol/openid-connect/ext/par/request`,
     scopes: ["openid", "email", "profile"],
     accessTokenSeconds: ACCESS_TOKEN_SECONDS,
     jwtAccessTokens: true,
@@ -68,11 +73,43 @@ export async function setUpKeycloak(handle, { redirectUris, postLogoutRedirectUr
     },
     /** With an ID token as the hint, Keycloak asks no question. */
     async confirmLogout() {},
+    /** Signs the browser's user out at the provider, by nobody's request. */
+    async endSession(page) {
+      await page.goto(`${endpoints}/logout`);
+      await page.locator("#kc-logout").click();
+      await page.locator("#kc-logout").waitFor({ state: "detached" });
+    },
+    boundToken: (prove) => fetchBoundToken(`${endpoints}/token`, client, prove),
     stop: () => stop(handle),
   };
 }
 
-function realm(client, redirectUris, postLogoutRedirectUris) {
+function realm(client, keyedClient, { redirectUris, postLogoutRedirectUris, jwksUri, backchannelLogoutUri }) {
+  const common = {
+    publicClient: false,
+    standardFlowEnabled: true,
+    redirectUris,
+    protocolMappers: [
+      {
+        name: "groups",
+        protocol: "openid-connect",
+        protocolMapper: "oidc-group-membership-mapper",
+        config: {
+          "claim.name": "groups",
+          "full.path": "false",
+          "id.token.claim": "true",
+          "access.token.claim": "true",
+          "userinfo.token.claim": "true",
+        },
+      },
+    ],
+  };
+  const attributes = {
+    "pkce.code.challenge.method": "S256",
+    "post.logout.redirect.uris": postLogoutRedirectUris.join("##"),
+    "backchannel.logout.url": backchannelLogoutUri,
+    "backchannel.logout.session.required": "true",
+  };
   return {
     realm: REALM,
     enabled: true,
@@ -90,30 +127,18 @@ function realm(client, redirectUris, postLogoutRedirectUris) {
       credentials: [{ type: "password", value: `password of ${username}`, temporary: false }],
     })),
     clients: [
+      { clientId: client.id, secret: client.secret, serviceAccountsEnabled: true, attributes, ...common },
       {
-        clientId: client.id,
-        secret: client.secret,
-        publicClient: false,
-        standardFlowEnabled: true,
-        redirectUris,
+        clientId: keyedClient.id,
+        clientAuthenticatorType: "client-jwt",
         attributes: {
-          "pkce.code.challenge.method": "S256",
-          "post.logout.redirect.uris": postLogoutRedirectUris.join("##"),
+          ...attributes,
+          "use.jwks.url": "true",
+          "jwks.url": jwksUri,
+          "request.object.required": "request or request_uri",
+          "request.object.signature.alg": "RS256",
         },
-        protocolMappers: [
-          {
-            name: "groups",
-            protocol: "openid-connect",
-            protocolMapper: "oidc-group-membership-mapper",
-            config: {
-              "claim.name": "groups",
-              "full.path": "false",
-              "id.token.claim": "true",
-              "access.token.claim": "true",
-              "userinfo.token.claim": "true",
-            },
-          },
-        ],
+        ...common,
       },
     ],
   };
