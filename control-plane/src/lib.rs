@@ -41,6 +41,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use admin::listener::{Limits, serve};
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
@@ -201,7 +202,8 @@ impl ControlPlane {
         let console_api = router.clone();
         let (stop, stopping) = oneshot::channel();
         let mut stop = vec![stop];
-        let plain = admin::listener::serve(listener, router.clone(), stopping);
+        let limits = Limits::default();
+        let plain = serve(listener, None, limits, router.clone(), stopping);
         let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
         let served = match settings.admin_tls_listen.zip(admin_tls) {
             Some((address, config)) => {
@@ -211,7 +213,7 @@ impl ControlPlane {
                 }
                 let (also, stopping) = oneshot::channel();
                 stop.push(also);
-                let encrypted = admin::listener::serve_tls(listener, config, router, stopping);
+                let encrypted = serve(listener, Some(config), limits, router, stopping);
                 tokio::spawn(async move {
                     tokio::join!(plain, encrypted);
                 })

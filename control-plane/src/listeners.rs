@@ -57,7 +57,7 @@ impl Pages {
             pages.served.push(tokio::spawn(async move {
                 // Never sent: the task is ended instead.
                 let (_end, stopping) = oneshot::channel();
-                admin::listener::serve(listener, router, stopping).await;
+                serve(listener, None, Limits::default(), router, stopping).await;
             }));
         }
         Ok(pages)

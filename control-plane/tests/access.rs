@@ -6,9 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use control_plane::certificates::{CertificatesCommand, write};
 use control_plane::settings::Settings;
 use control_plane::{ControlPlane, StartError, check};
+use http::Request;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use shared::clock::UnixTime;
@@ -16,6 +21,7 @@ use shared::tls::{provider, read_authorities};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// The token of the file.
 const TOKEN: &str = "a-token-of-some-length";
@@ -130,22 +136,45 @@ async fn tokens_are_asked_for_over_tls() {
             "{token}: {reply}"
         );
     }
+    assert_eq!(ask_over_http2(address, &base.cluster_ca).await, 200);
     let past = control_plane.publisher().config().revision();
     assert!(past.0 > 0, "the session key was made");
     control_plane.stop().await;
 }
 
-/// The answer to `GET /` over TLS.
-async fn ask(address: &str, authority: &Path, token: &str) -> String {
-    let config = ClientConfig::builder_with_provider(provider())
+/// A connection over TLS for one of these protocols.
+async fn connect(address: &str, authority: &Path, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(read_authorities(authority).unwrap())
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, stream).await.unwrap();
+    connector.connect(name, stream).await.unwrap()
+}
+
+/// The status of `GET /` over HTTP/2.
+async fn ask_over_http2(address: &str, authority: &Path) -> u16 {
+    let stream = connect(address, authority, &[b"h2", b"http/1.1"]).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let stream = TokioIo::new(stream);
+    let executor = TokioExecutor::new();
+    let (mut sender, connection) = http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("https://localhost/")
+        .header("kong-admin-token", TOKEN)
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    response.status().as_u16()
+}
+
+/// The answer to `GET /` over TLS.
+async fn ask(address: &str, authority: &Path, token: &str) -> String {
+    let mut stream = connect(address, authority, &[]).await;
     let request = format!(
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nKong-Admin-Token: {token}\r\n\r\n"
     );

@@ -1,40 +1,70 @@
-//! Where the Admin API is served: plain, and over TLS with handshakes that are bounded in number and time.
+//! Where the Admin API is served: plain as HTTP/1.1, over TLS also as HTTP/2. Bounded are the connections at
+//! once, the handshakes, and how long a connection may be without a request.
+//!
+//! ```text
+//!  accept ─► a place ─► TLS, if it is ─► HTTP/1.1 or HTTP/2, as ALPN says ─► router
+//! ```
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::extract::ConnectInfo;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
 use shared::tls::{Identity, TlsError, provider};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tower::ServiceExt as _;
 
-/// Handshakes at once.
-const HANDSHAKES: usize = 64;
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
+/// does not keep its place.
+const UNACKNOWLEDGED: u32 = 60_000;
+/// Most requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+/// Most bytes of an HTTP/2 head.
+const MAX_HEAD: u32 = 64 * 1024;
+/// The protocol that ALPN calls HTTP/2.
+const H2: &[u8] = b"h2";
+
+/// What clients may take up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Connections at once. Others wait to be accepted.
+    pub(crate) connections: u32,
+    /// Handshakes at once.
+    pub(crate) handshakes: usize,
+    /// How long a handshake may take.
+    pub(crate) handshake: Duration,
+    /// How long a connection may be without a request, and a request without the end of its head.
+    pub(crate) idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            handshakes: 64,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_mins(1),
+        }
+    }
+}
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
 
 /// TLS 1.2 and 1.3 with the certificate and key in two files.
 ///
@@ -53,57 +83,44 @@ pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<Arc<Server
             key: key.to_owned(),
             source,
         })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
 /// Serves until `stopping` ends, then finishes what is under way.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stopping: oneshot::Receiver<()>) {
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(stopped(stopping));
-    if let Err(error) = served.await {
-        tracing::error!(%error, "admin api stopped");
-    }
-}
-
-/// The same over TLS.
-pub(crate) async fn serve_tls(
+pub(crate) async fn serve(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
     router: Router,
     stopping: oneshot::Receiver<()>,
 ) {
-    let address = match listener.local_addr() {
-        Ok(address) => address,
-        Err(error) => {
-            tracing::error!(%error, "admin api over tls not started");
-            return;
-        }
+    let places = Arc::new(Semaphore::new(size(limits.connections)));
+    let (stop, stopped) = watch::channel(false);
+    let serving = Serving {
+        tls: tls.map(TlsAcceptor::from),
+        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+        limits,
+        router,
+        stopped,
     };
-    let (sender, connections) = mpsc::channel(HANDSHAKES);
-    let accepting = tokio::spawn(accept(listener, TlsAcceptor::from(config), sender));
-    let listener = TlsListener {
-        address,
-        connections,
-    };
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(stopped(stopping));
-    if let Err(error) = served.await {
-        tracing::error!(%error, "admin api over tls stopped");
+    tokio::select! {
+        () = accept(&listener, &places, &serving) => {}
+        // A sender that is gone means the same as one that spoke.
+        _ = stopping => {}
     }
-    accepting.abort();
+    drop(listener);
+    stop.send_replace(true);
+    // Every connection holds a place until it ends.
+    let _ = places.acquire_many(limits.connections).await;
 }
 
-async fn stopped(stopping: oneshot::Receiver<()>) {
-    // A sender that is gone means the same as one that spoke.
-    let _ = stopping.await;
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(Semaphore::MAX_PERMITS)
 }
 
-type Connection = (TlsStream<TcpStream>, SocketAddr);
-
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sender<Connection>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, serving: &Serving) {
+    while let Ok(place) = Arc::clone(places).acquire_owned().await {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -112,37 +129,212 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
                 continue;
             }
         };
-        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        let serving = serving.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(connection)) => _ = sender.send((connection, address)).await,
-                Ok(Err(error)) => tracing::debug!(%address, %error, "an admin client was refused"),
-                Err(_) => tracing::debug!(%address, "a TLS handshake took over 10 s"),
-            }
+            let _place = place;
+            serving.connection(stream, address).await;
         });
     }
 }
 
-/// Connections whose handshake is done.
-struct TlsListener {
-    address: SocketAddr,
-    connections: mpsc::Receiver<Connection>,
+/// What every connection is served with.
+#[derive(Clone)]
+struct Serving {
+    tls: Option<TlsAcceptor>,
+    handshakes: Arc<Semaphore>,
+    limits: Limits,
+    router: Router,
+    /// Whether connections are to end.
+    stopped: watch::Receiver<bool>,
 }
 
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> Connection {
-        match self.connections.recv().await {
-            Some(connection) => connection,
-            // Whoever accepts has ended, so nothing comes any more.
-            None => std::future::pending().await,
+impl Serving {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+        // Small answers must not wait for more.
+        let _ = stream.set_nodelay(true);
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED);
+        let Some(acceptor) = &self.tls else {
+            return self.speak(stream, address, false).await;
+        };
+        let handshake = async {
+            let _turn = self.handshakes.acquire().await;
+            acceptor.accept(stream).await
+        };
+        match tokio::time::timeout(self.limits.handshake, handshake).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+                self.speak(stream, address, http2).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%address, %error, "an admin client was refused"),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
         }
     }
 
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
+    /// Answers the requests of one connection.
+    async fn speak<S>(&self, stream: S, address: SocketAddr, http2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let requests = Arc::new(Requests::default());
+        let (router, counted) = (self.router.clone(), Arc::clone(&requests));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let under_way = Requests::begin(&counted);
+            request.extensions_mut().insert(ConnectInfo(Peer(address)));
+            let answering = router.clone().oneshot(request);
+            async move {
+                let answer: Result<_, Infallible> = answering.await;
+                drop(under_way);
+                answer
+            }
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // Runs from the connection's beginning, and from the end of each answer: it covers idle ones too.
+            .header_read_timeout(self.limits.idle);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD)
+            .keep_alive_interval(self.limits.idle)
+            .keep_alive_timeout(self.limits.handshake);
+        let builder = if http2 {
+            builder.http2_only()
+        } else {
+            builder.http1_only()
+        };
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut stopped = self.stopped.clone();
+        let ended = async {
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+                () = requests.none_for(self.limits.idle), if http2 => {}
+            }
+        };
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = ended => {
+                connection.as_mut().graceful_shutdown();
+                if requests.are_none() {
+                    // There is nothing to finish, so this is only a farewell.
+                    let farewell = tokio::time::timeout(self.limits.handshake, connection);
+                    farewell.await.unwrap_or(Ok(()))
+                } else {
+                    connection.await
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%address, %error, "a connection to the admin api broke");
+        }
+    }
+}
+
+/// The requests of a connection that are under way.
+#[derive(Debug, Default)]
+struct Requests {
+    now: AtomicUsize,
+    so_far: AtomicUsize,
+}
+
+/// One of them. Dropped, it has ended.
+struct UnderWay(Arc<Requests>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Requests {
+    fn begin(this: &Arc<Self>) -> UnderWay {
+        this.now.fetch_add(1, Ordering::Relaxed);
+        this.so_far.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(this))
+    }
+
+    fn are_none(&self) -> bool {
+        self.now.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits until there was none for a time between `idle` and twice that.
+    async fn none_for(&self, idle: Duration) {
+        let mut before = usize::MAX;
+        loop {
+            let so_far = self.so_far.load(Ordering::Relaxed);
+            if self.are_none() && so_far == before {
+                return;
+            }
+            before = so_far;
+            tokio::time::sleep(idle).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn start(
+        limits: Limits,
+    ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopping) = oneshot::channel();
+        let router = Router::new().route("/", get(|| async { "here" }));
+        let served = tokio::spawn(serve(listener, None, limits, router, stopping));
+        (address, stop, served)
+    }
+
+    /// What comes until the connection is closed.
+    async fn rest(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        // Closed with bytes unread, it may also be reset.
+        let _ = stream.read_to_string(&mut text).await;
+        text
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_connection_without_a_whole_request_is_closed() {
+        let limits = Limits {
+            idle: Duration::from_millis(50),
+            ..Limits::default()
+        };
+        let (address, _stop, _) = start(limits).await;
+        for head in ["", "GET / HTTP/1.1\r\nHost: loc"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            assert_eq!(rest(stream).await, "", "{head}");
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        assert!(rest(stream).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_again_when_its_connection_ends() {
+        let limits = Limits {
+            connections: 1,
+            ..Limits::default()
+        };
+        let (address, stop, served) = start(limits).await;
+        let first = TcpStream::connect(address).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        drop(first);
+        let mut answer = [0; 15];
+        second.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        // An idle connection does not hold the end up.
+        stop.send(()).unwrap();
+        served.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }
