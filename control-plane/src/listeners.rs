@@ -6,7 +6,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::{StartError, admin, config_sync};
+use crate::admin::listener::{Limits, serve};
+use crate::{StartError, config_sync};
 
 /// A listener and the address that it got.
 pub(crate) fn listen(

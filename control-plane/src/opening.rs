@@ -20,15 +20,24 @@ pub(crate) async fn open(
     exports: PathBuf,
 ) -> Result<Publisher, StoreError> {
     let (directory, etcd) = (store_path(&settings.data_directory), settings.etcd());
+    let revisions = settings.history_revisions;
     let opening = move || {
         let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
             None => {
                 let (store, config) = Store::open(&directory, &key)?;
-                (config, store.generation(), Box::new(store))
+                (
+                    config,
+                    store.generation(),
+                    Box::new(store.keeping(revisions)),
+                )
             }
             Some(etcd) => {
                 let (store, config) = EtcdStore::open(&etcd, &key)?;
-                (config, store.generation(), Box::new(store))
+                (
+                    config,
+                    store.generation(),
+                    Box::new(store.keeping(revisions)),
+                )
             }
         };
         export::check_not_behind(&exports, generation, config.revision())?;

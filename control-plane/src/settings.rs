@@ -208,6 +208,10 @@ pub struct Settings {
     #[arg(long, env = "WARDGATE_EXPORT_INTERVAL", default_value_t = 3600, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub export_interval: u64,
+    /// How many revisions `/revisions`, `/audit/requests` and a rollback go back, 10,000 at least.
+    #[arg(long, env = "WARDGATE_HISTORY_REVISIONS", default_value_t = crate::store::REVISIONS, value_name = "NUMBER",
+          value_parser = clap::value_parser!(u64).range(crate::store::REVISIONS..=10_000_000))]
+    pub history_revisions: u64,
     /// How long a new session key seals cookies before the next one takes over, in seconds.
     #[arg(long, env = "WARDGATE_SESSION_KEY_ROTATION", default_value_t = 86_400, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]

@@ -41,6 +41,7 @@ use checkpoint::{Checkpoint, Checkpoints};
 use files::file_error;
 use first_format::Proof;
 use past::Past;
+pub use past::REVISIONS;
 use room::Room;
 use seal::Sealer;
 pub use seal::SecretsKey;
@@ -154,6 +155,8 @@ pub struct Store {
     sealer: Arc<Sealer>,
     head: Head,
     checkpoints: Checkpoints,
+    /// How many revisions the log goes back.
+    revisions: u64,
     /// Why nothing is acknowledged any more. A failed sync may have lost pages: it is never retried.
     broken: Option<String>,
 }
@@ -187,11 +190,19 @@ impl Store {
             checkpoints: Checkpoints::new(directory, Arc::clone(&sealer)),
             sealer,
             head: Head::default(),
+            revisions: REVISIONS,
             broken: None,
             database,
         };
         let config = store.load()?;
         Ok((store, config))
+    }
+
+    /// Has the log go back so many revisions. A longer one becomes shorter with the next commits.
+    #[must_use]
+    pub const fn keeping(mut self, revisions: u64) -> Self {
+        self.revisions = revisions;
+        self
     }
 
     /// Closes the store and waits until sled's background threads have let go of its lock: before, its
@@ -354,10 +365,15 @@ impl Store {
         let name = past::log_name(entry.revision);
         let sealed = self.sealer.seal(&name, &packed);
         let sealed_head = self.sealed(&head)?;
-        let forgotten = past::forgotten(&self.log, entry.revision, self.checkpoints.newest());
+        let forgotten = past::forgotten(
+            &self.log,
+            entry.revision,
+            self.revisions,
+            self.checkpoints.newest(),
+        );
         (&self.log, &self.meta)
             .transaction(|(log, meta)| {
-                if let Some((name, pieces)) = &forgotten {
+                for (name, pieces) in &forgotten {
                     pieces::remove(log, name, *pieces)?;
                 }
                 pieces::put(log, &name, &sealed)?;

@@ -27,7 +27,7 @@ const KEPT: usize = 2;
 /// After how many commits another one is due, at least and at most. A large configuration takes longer to write,
 /// and reading another few commits does not weigh against reading it.
 const LEAST: u64 = 500;
-const MOST: u64 = past::KEPT / 4;
+const MOST: u64 = past::REVISIONS / 4;
 
 /// Records that make it one commit more.
 const RECORDS: u64 = 50;

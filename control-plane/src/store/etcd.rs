@@ -24,6 +24,7 @@ use shared::snapshot::{Hash, Revision};
 use uuid::Uuid;
 
 use super::export;
+use super::past::REVISIONS;
 use super::seal::{Sealer, SecretsKey};
 use crate::config::Config;
 use crate::history::{Entry, History, HistoryFault};
@@ -33,9 +34,6 @@ pub use client::{EtcdError, EtcdSettings};
 
 /// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
 const VALUE: usize = 512 * 1024;
-
-/// How many revisions the log goes back.
-const KEPT: u64 = 10_000;
 
 /// After how many revisions a new checkpoint is written.
 const CHECKPOINT: u64 = 500;
@@ -94,6 +92,8 @@ pub struct EtcdStore {
     head: Head,
     /// etcd's own number of the head that was read last: what a commit is compared with.
     seen: u64,
+    /// How many revisions the log goes back.
+    revisions: u64,
 }
 
 /// What is read and written, without an opinion on what is newest.
@@ -240,8 +240,14 @@ impl Shelf {
         Ok(config)
     }
 
-    /// Writes a checkpoint of `config`, and takes away what no start and no reader of the past needs.
-    fn write_checkpoint(&self, generation: u64, config: &Config) -> Result<(), EtcdError> {
+    /// Writes a checkpoint of `config`, and takes away what no start and no reader of the past needs, who may
+    /// look `kept` revisions back.
+    fn write_checkpoint(
+        &self,
+        generation: u64,
+        config: &Config,
+        kept: u64,
+    ) -> Result<(), EtcdError> {
         let revision = config.revision().0;
         let content = export::pack(generation, config, UnixTime::now())
             .map_err(|error| EtcdError::Content(error.to_string()))?;
@@ -264,7 +270,7 @@ impl Shelf {
                 &format!("checkpoint/{before}0"),
             )?;
         }
-        let oldest = revision.saturating_sub(KEPT);
+        let oldest = (revision + 1).saturating_sub(kept);
         self.client.delete(&log(0), &log(oldest))
     }
 
@@ -292,8 +298,16 @@ impl EtcdStore {
             shelf: Arc::new(shelf),
             head,
             seen,
+            revisions: REVISIONS,
         };
         Ok((store, config))
+    }
+
+    /// Has the log go back so many revisions from the next checkpoint on.
+    #[must_use]
+    pub const fn keeping(mut self, revisions: u64) -> Self {
+        self.revisions = revisions;
+        self
     }
 
     /// How often the store was made anew from an export, counted from 1.
@@ -305,7 +319,8 @@ impl EtcdStore {
     pub fn replace(&mut self, generation: u64, config: &Config) -> Result<u64, EtcdError> {
         let generation = self.head.generation.max(generation).saturating_add(1);
         self.shelf.client.delete(&log(0), "log0")?;
-        self.shelf.write_checkpoint(generation, config)?;
+        self.shelf
+            .write_checkpoint(generation, config, self.revisions)?;
         let head = Head {
             generation,
             revision: config.revision().0,
@@ -427,7 +442,8 @@ impl Journal for EtcdStore {
 
     fn checkpoint(&mut self, config: &Config) -> Result<(), JournalFault> {
         if self.shelf.is_checkpoint_due(config.revision().0) {
-            self.shelf.write_checkpoint(self.head.generation, config)?;
+            self.shelf
+                .write_checkpoint(self.head.generation, config, self.revisions)?;
         }
         Ok(())
     }

@@ -19,13 +19,9 @@ fn piece_name(name: &[u8], at: u16, of: u16) -> Vec<u8> {
 /// Length of what [`piece_name`] appends.
 const SUFFIX: usize = 4;
 
-/// How many pieces a stored value has.
-pub(super) fn count(tree: &sled::Tree, name: &[u8]) -> usize {
-    let own = |key: &sled::IVec| key.len() == name.len() + SUFFIX;
-    tree.scan_prefix(name)
-        .keys()
-        .filter(|key| key.as_ref().is_ok_and(own))
-        .count()
+/// The name of the value that a key's piece belongs to.
+pub(super) fn name_of(key: &[u8]) -> &[u8] {
+    split(key).map_or(key, |(name, ..)| name)
 }
 
 pub(super) fn put(tree: &TransactionalTree, name: &[u8], value: &[u8]) -> Result {
