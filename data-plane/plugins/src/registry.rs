@@ -292,6 +292,7 @@ fn unknown(name: &str) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use shared::schema::Kind;
 
     use super::*;
 
@@ -397,6 +398,29 @@ mod tests {
             errors.0.contains_key("issuer") && errors.0.len() == 1,
             "{errors:?}"
         );
+    }
+
+    #[test]
+    fn every_secret_of_a_plugin_may_be_a_reference() {
+        fn look(fields: &Record, path: &str, missing: &mut Vec<String>) {
+            for field in &fields.fields {
+                let path = format!("{path}.{}", field.name);
+                let mut kind = &field.kind;
+                while let Kind::Array(inner, _) | Kind::Set(inner, _) | Kind::Map(inner, _) = kind {
+                    kind = inner;
+                }
+                match kind {
+                    Kind::Record(inside) => look(inside, &path, missing),
+                    _ if field.encrypted && !field.referenceable => missing.push(path),
+                    _ => {}
+                }
+            }
+        }
+        let mut missing = Vec::new();
+        for plugin in definitions() {
+            look(&plugin.fields, plugin.name, &mut missing);
+        }
+        assert_eq!(missing, Vec::<String>::new());
     }
 
     #[test]

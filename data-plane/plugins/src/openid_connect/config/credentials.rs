@@ -132,7 +132,7 @@ pub struct Credentials {
 
     /// Values of `introspection_headers_names`.
     #[serde(default)]
-    #[schemars(extend("x-encrypted" = true))]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub introspection_headers_values: Option<Vec<SecretText>>,
 
     /// Headers of the client passed on in introspection requests.

@@ -60,7 +60,7 @@ pub struct Provider {
 
     /// `Proxy-Authorization` header for `http_proxy`.
     #[serde(default)]
-    #[schemars(extend("x-encrypted" = true))]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub http_proxy_authorization: Option<SecretText>,
 
     /// Proxy for `https` URLs of the provider.
@@ -69,7 +69,7 @@ pub struct Provider {
 
     /// `Proxy-Authorization` header for `https_proxy`.
     #[serde(default)]
-    #[schemars(extend("x-encrypted" = true))]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub https_proxy_authorization: Option<SecretText>,
 
     /// Hosts, separated by commas, that are reached without the proxy.

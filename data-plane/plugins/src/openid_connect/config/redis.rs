@@ -52,9 +52,10 @@ pub struct Redis {
     #[serde(default)]
     pub sentinel_role: Option<SentinelRole>,
     #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
     pub sentinel_username: Option<String>,
     #[serde(default)]
-    #[schemars(extend("x-encrypted" = true))]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub sentinel_password: Option<SecretText>,
     #[serde(default)]
     pub sentinel_nodes: Option<Vec<SentinelNode>>,
