@@ -9,6 +9,8 @@ pub mod pem;
 mod reference;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -189,19 +191,25 @@ impl<T> Set<T> {
     }
 }
 
-impl<T: PartialEq> FromIterator<T> for Set<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
-        let mut set = Vec::new();
-        for value in values {
-            if !set.contains(&value) {
-                set.push(value);
-            }
-        }
-        Self(set)
+impl<T> Set<T> {
+    /// The values.
+    pub fn into_vec(self) -> Vec<T> {
+        self.0
     }
 }
 
-impl<'de, T: Deserialize<'de> + PartialEq> Deserialize<'de> for Set<T> {
+impl<T: Eq + Hash> FromIterator<T> for Set<T> {
+    /// Takes each value once. Hashed, so that nobody can make a long list cost the square of its length.
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let all: Vec<T> = values.into_iter().collect();
+        let mut seen = HashSet::with_capacity(all.len());
+        let first: Vec<bool> = all.iter().map(|value| seen.insert(value)).collect();
+        let kept = all.into_iter().zip(first).filter(|(_, first)| *first);
+        Self(kept.map(|(value, _)| value).collect())
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Eq + Hash> Deserialize<'de> for Set<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
@@ -487,5 +495,8 @@ mod tests {
     fn a_set_keeps_the_first_of_equal_values() {
         let set: Set<u8> = [3, 1, 3, 2, 1].into_iter().collect();
         assert_eq!(set.as_slice(), [3, 1, 2]);
+        // As many as a body may hold.
+        let many: Set<u32> = (0..200_000).chain(0..200_000).collect();
+        assert_eq!(many.as_slice().len(), 200_000);
     }
 }

@@ -58,7 +58,11 @@ pub(super) fn check<B>(
     {
         return Err(Refusal::CrossSite);
     }
-    let header = request.headers().get(header::HOST);
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (header, None) = (hosts.next(), hosts.next()) else {
+        // RFC 9112 §3.2. Which of them counts must not be luck.
+        return Err(Refusal::Argument("more than one Host header".to_owned()));
+    };
     let authority = match request.uri().authority() {
         Some(authority) => authority.as_str(),
         // Without a name it is no browser.
@@ -122,6 +126,10 @@ mod tests {
         ] {
             assert!(!asks(host), "{host}");
         }
+        let two = Request::get("/")
+            .header("host", "localhost")
+            .header("host", "localhost");
+        assert!(check(&two.body(()).unwrap(), &names, &Consoles::default()).is_err());
         let nameless = Request::get("/").body(()).unwrap();
         assert!(check(&nameless, &names, &Consoles::default()).is_ok());
     }

@@ -49,7 +49,7 @@ pub struct Plugin {
 }
 
 /// A protocol that plugins may be limited to.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PluginProtocol {
     /// gRPC without TLS.

@@ -112,7 +112,7 @@ impl Entity for RbacUserRole {
 }
 
 /// What may be done with something.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RbacAction {
     /// POST, and PUT of what is not there yet.

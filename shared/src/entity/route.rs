@@ -79,7 +79,7 @@ pub struct Route {
 }
 
 /// One end of a stream.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Peer {
     /// Address or network.
     #[schemars(extend("format" = "kong-ip-or-cidr"))]

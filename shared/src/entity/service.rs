@@ -69,7 +69,7 @@ pub struct Service {
 }
 
 /// A protocol of a service or route.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// gRPC without TLS.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::derive::whole;
 use super::nearest::nearest;
 use super::{Field, FieldErrors, Kind, Length, Range, Record, Text};
-use crate::types::{check_format, is_reference};
+use crate::types::{Set, check_format, is_reference};
 
 /// What one value is wrong with: a text, or an object for its parts.
 type Complaint = Value;
@@ -120,13 +120,9 @@ fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value,
         }
         Kind::Set(element, length) => {
             let list = given.as_array().ok_or("expected a set")?;
-            let mut set: Vec<Value> = Vec::new();
-            for value in complete_list(element, *length, list, references)? {
-                if !set.contains(&value) {
-                    set.push(value);
-                }
-            }
-            Ok(Value::Array(set))
+            let list = complete_list(element, *length, list, references)?;
+            let set: Set<Value> = list.into_iter().collect();
+            Ok(Value::Array(set.into_vec()))
         }
         Kind::Map(values, length) => complete_map(values, *length, given, references),
         Kind::Record(record) => {

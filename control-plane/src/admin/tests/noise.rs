@@ -187,6 +187,24 @@ async fn deep_and_long_bodies_are_refused() {
             .0,
         413
     );
+    // A body of many values costs no more than each of them.
+    for (url, mut body, field) in [
+        ("/services", json!({ "host": "h" }), "tags"),
+        ("/routes", json!({}), "paths"),
+        ("/routes", json!({}), "hosts"),
+        ("/routes", json!({ "paths": ["/"] }), "snis"),
+    ] {
+        let value = |at| {
+            if field == "paths" {
+                format!("/{at}")
+            } else {
+                format!("n{at}")
+            }
+        };
+        body[field] = (0..50_000).map(value).collect();
+        let (status, reply) = api.json("POST", url, body).await;
+        assert_eq!(status, 201, "{field}: {}", reply["message"]);
+    }
     for count in [1000, 1001] {
         let query = vec!["a=1"; count].join("&");
         let expected = if count > 1000 { 400 } else { 200 };
