@@ -9,6 +9,7 @@
 //! ```
 
 mod access;
+mod audit;
 mod body;
 mod client_keys;
 mod cluster;
@@ -39,7 +40,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -59,9 +60,9 @@ use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 pub use access::Access;
+use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
-use listener::Peer;
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -73,6 +74,7 @@ pub struct Admin {
     access: Access,
     consoles: origin::Consoles,
     counters: Arc<status::Counters>,
+    refused: Arc<audit::RefusedWrites>,
     providers: Arc<openid_connect::Providers>,
     revoker: Option<Revoker>,
     rollouts: Option<Rollouts>,
@@ -99,6 +101,7 @@ impl Admin {
             access: Access::default(),
             consoles: origin::Consoles::default(),
             counters: Arc::default(),
+            refused: Arc::default(),
             providers: Arc::default(),
             revoker: None,
             rollouts: None,
@@ -209,9 +212,12 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         .headers()
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
         .cloned();
+    let mut asked = Asked::of(&request);
     admin.counters.begin();
-    let answer = guard(admin.answer(request)).await;
+    let answer = guard(admin.answer(request, &mut asked)).await;
     admin.counters.end();
+    let revision = admin.publisher.config().revision();
+    admin.refused.note(asked, answer.status, revision);
     let (body, length) = if let Some(written) = answer.written {
         (written, None)
     } else {
@@ -274,7 +280,8 @@ async fn guard(answering: impl Future<Output = Result<Answer, Refusal>>) -> Answ
 }
 
 impl Admin {
-    async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
+    /// Answers a request. Who asks for what workspace is noted in `asked` as soon as it is known.
+    async fn answer(&self, request: Request, asked: &mut Asked) -> Result<Answer, Refusal> {
         origin::check(&request, &self.names, &self.consoles)?;
         body::check_query(request.uri().query())?;
         let whole = self.publisher.config();
@@ -288,24 +295,14 @@ impl Admin {
             }
             identified => identified?,
         };
+        asked.origin.user = caller.name();
         let place = place::of(request.uri().path(), &whole)?;
+        asked.origin.workspace = place.workspace;
         Access::permit(&caller, &whole, &place, request.method())?;
         let config = whole.within(place.workspace);
-        let reads = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS
-        );
-        let longest = wait::parse(request.uri().query())?.filter(|_| !reads);
-        let origin = Origin {
-            user: caller.name(),
-            method: request.method().to_string(),
-            path: request.uri().path().to_owned(),
-            workspace: place.workspace,
-            client_ip: request
-                .extensions()
-                .get::<ConnectInfo<Peer>>()
-                .map(|ConnectInfo(Peer(address))| address.ip()),
-        };
+        let longest = wait::parse(request.uri().query())?.filter(|_| asked.writes);
+        asked.writes &= !place::only_judges(&place.path);
+        let origin = asked.origin.clone();
         let answer = match management::parse(&place)? {
             Some(page) => {
                 management::answer(self, &place, page, &config, (&caller, origin), request).await?

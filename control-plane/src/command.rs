@@ -11,6 +11,7 @@ pub mod batch;
 mod cascade;
 mod expiry;
 mod link;
+pub mod recheck;
 mod record;
 mod several;
 mod snis;

@@ -12,7 +12,7 @@ mod read;
 mod tests;
 mod write;
 
-pub use faults::{flattened, nested, table};
+pub use faults::{errors, flattened, nested, table};
 pub use read::{File, Place, read};
 pub use write::write;
 
@@ -23,6 +23,9 @@ pub const VERSIONS: [&str; 3] = ["1.1", "2.1", "3.0"];
 
 /// Most values of a YAML file: room for a million records.
 const NODES: usize = 50_000_000;
+
+/// Most values that anchors may keep to be repeated: a short file must not become a long one.
+const REPEATED: usize = 20_000;
 
 /// Deepest nesting of a file.
 const DEPTH: usize = 64;
@@ -39,6 +42,7 @@ pub fn decode(text: &str) -> Result<Value, String> {
             max_events: NODES.saturating_mul(2),
             max_depth: DEPTH,
             max_anchors: 1_000,
+            max_recorded_anchor_events: REPEATED,
             max_total_scalar_bytes: 512 * 1024 * 1024,
         },
     };

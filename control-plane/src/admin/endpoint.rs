@@ -182,6 +182,12 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["config"] => Ok(Endpoint::DeclarativeConfig),
         ["schemas", "tags"] => Ok(Endpoint::TagsSchema),
+        // Superseded by plugins of the group, and never served here.
+        ["consumer_groups", _, "overrides", ..] => Err(Refusal::Absent(
+            "consumer groups have no overrides; give the group a plugin of its own: \
+             /consumer_groups/{group}/plugins"
+                .to_owned(),
+        )),
         ["schemas", name] => Ok(Endpoint::Schema(schema_of(name)?)),
         ["schemas", name, "validate"] => Ok(Endpoint::ValidateEntity(schema_of(name)?)),
         [kind] => Ok(Endpoint::Collection {
@@ -225,7 +231,7 @@ fn top_level(path: &str) -> Result<&'static Definition, Refusal> {
 fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
     definition(name)
         .filter(|entity| entity.public)
-        .ok_or_else(|| Refusal::NoSchema(format!("No entity named '{name}'")))
+        .ok_or_else(|| Refusal::Absent(format!("No entity named '{name}'")))
 }
 
 /// What hangs below a record: those that point to it, or the one that it points to.

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use shared::entity::Definition;
 use shared::schema::FieldErrors;
+use shared::snapshot::Revision;
 
 use self::text::{listed, plural, shown, table, violations};
 use super::Answer;
@@ -35,8 +36,10 @@ pub(super) enum Refusal {
     Wait,
     /// A declarative configuration is none: the errors as it is nested, or by record.
     Declarative(Value, Option<Vec<Value>>),
-    /// No such schema: the whole text.
-    NoSchema(String),
+    /// Records of an earlier revision may not come back, or newer ones not go: the errors by collection and id.
+    Rollback(Revision, Value),
+    /// There is no such thing: the whole text.
+    Absent(String),
     /// A page of another site asks.
     CrossSite,
     /// A name was asked for that is not ours.
@@ -101,6 +104,7 @@ impl Refusal {
         Self::ReadOnly(fault.to_string())
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub(super) fn answer(self) -> Answer {
         let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
         match self {
@@ -145,7 +149,19 @@ impl Refusal {
                 }
                 answer
             }
-            Self::NoSchema(message) => plain(StatusCode::NOT_FOUND, &message),
+            Self::Rollback(to, fields) => {
+                let faults = crate::declarative::table(&fields);
+                let message = format!("revision {to} cannot be gone back to: {faults}");
+                let details = Some(("fields", fields));
+                coded(
+                    2,
+                    "schema violation",
+                    StatusCode::BAD_REQUEST,
+                    &message,
+                    details,
+                )
+            }
+            Self::Absent(message) => plain(StatusCode::NOT_FOUND, &message),
             Self::Host(name) => plain(
                 StatusCode::FORBIDDEN,
                 &format!(

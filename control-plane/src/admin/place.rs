@@ -90,6 +90,13 @@ pub(super) fn of(path: &str, config: &Config) -> Result<Place, Refusal> {
     }
 }
 
+/// Whether a POST to the path only asks what a write would come to.
+pub(super) fn only_judges(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path == "/openid-connect/check"
+        || (path.starts_with("/schemas/") && path.ends_with("/validate"))
+}
+
 /// Whether paths begin with `word` that are about no workspace by name.
 fn means_something(word: &str) -> bool {
     let alone = || endpoint::parse(&format!("/{word}"), &Config::default()).is_ok();

@@ -35,7 +35,7 @@ pub(super) enum Page {
     Endpoints(Selector),
     /// `/rbac/roles/{role}/endpoints/{workspace}/{endpoint}`
     Endpoint(Selector, String, String),
-    /// `/rbac/roles/{role}/entities`: none may be given yet.
+    /// `/rbac/roles/{role}/entities`: permissions are given for endpoints only.
     Entities(Selector),
     /// `/userinfo`
     Myself,
@@ -97,10 +97,10 @@ impl Page {
             Method::POST,
         ];
         match self {
-            Self::List(_) | Self::Endpoints(_) => LIST,
+            Self::List(_) | Self::Endpoints(_) | Self::Entities(_) => LIST,
             Self::One(..) | Self::Endpoint(..) => ONE,
             Self::Roles(_) => SET,
-            Self::Permissions(..) | Self::Entities(_) | Self::Myself => READ,
+            Self::Permissions(..) | Self::Myself => READ,
         }
     }
 }
@@ -398,7 +398,14 @@ fn plan(
                 planned(RbacRoleEndpoint::KIND, action, StatusCode::OK)
             }
         }
-        Page::Permissions(..) | Page::Entities(_) | Page::Myself => return Err(Refusal::NotFound),
+        // A permission that is stored and not enforced would be a promise.
+        Page::Entities(role) => {
+            found(config, RbacRole::KIND, &role)?;
+            let message = "permissions are not given for single entities; give the role an endpoint instead: \
+                           /rbac/roles/{role}/endpoints";
+            return Err(Refusal::Argument(message.to_owned()));
+        }
+        Page::Permissions(..) | Page::Myself => return Err(Refusal::NotFound),
     })
 }
 

@@ -1,13 +1,12 @@
-//! `/revisions`: what has become of the configuration, and the way back. `/audit`: the same as a list of requests.
+//! `/revisions`: what has become of the configuration, and the way back.
 
 use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode};
-use plugins::registry;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
-use shared::schema::FieldErrors;
 use shared::snapshot::Revision;
 use uuid::Uuid;
 
@@ -15,12 +14,16 @@ use super::body;
 use super::error::Refusal;
 use super::page::{offset, size};
 use super::place::Place;
-use super::{Admin, Answer};
-use crate::command::Rejection;
+use super::{Admin, Answer, audit};
+use crate::command::{Context, recheck};
 use crate::config::{Change, Config, workspace_key};
+use crate::declarative;
 use crate::difference::Difference;
 use crate::history::{Entry, HistoryFault, Origin};
 use crate::publisher::JournalFault;
+
+/// How many entries a page has if nothing else is asked.
+const DEFAULT_SIZE: usize = 100;
 
 /// Which page of the past.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +73,8 @@ enum Fault {
     /// The past is not kept.
     Forgotten,
     Unreadable(HistoryFault),
-    Rejected(Rejection),
+    /// Records that may not come back, or go.
+    Rejected(Revision, Vec<recheck::Fault>),
     Journal(JournalFault),
 }
 
@@ -85,7 +89,16 @@ impl From<Fault> for Refusal {
         match fault {
             Fault::Forgotten => Self::NotFound,
             Fault::Unreadable(fault) => fault.into(),
-            Fault::Rejected(rejection) => Self::Rejected(rejection, "plugins"),
+            Fault::Rejected(to, faults) => {
+                let mut fields: Map<String, Value> = Map::new();
+                for (key, rejection) in faults {
+                    let kind = fields.entry(key.kind).or_insert_with(|| json!({}));
+                    if let Value::Object(kind) = kind {
+                        kind.insert(key.id.to_string(), declarative::errors(&rejection).into());
+                    }
+                }
+                Self::Rollback(to, Value::Object(fields))
+            }
             Fault::Journal(fault) => Self::of_journal(&fault),
         }
     }
@@ -113,10 +126,8 @@ pub(super) fn read(
     let history = admin.publisher.history();
     let config = admin.publisher.config();
     let body = match past {
-        Past::List => list(admin, place, query, &|entry, difference| {
-            summary(&config, entry, difference)
-        })?,
-        Past::Requests => list(admin, place, query, &|entry, _| request(&config, entry))?,
+        Past::List => list(admin, place, query)?,
+        Past::Requests => audit::list(admin, place, query)?,
         Past::One(revision) => {
             let entry = history.entry(*revision)?.ok_or(Refusal::NotFound)?;
             let difference = Difference::of_entry(&entry).within(place.narrowed());
@@ -146,25 +157,11 @@ pub(super) fn read(
 }
 
 /// A page of entries, the newest first.
-fn list(
-    admin: &Admin,
-    place: &Place,
-    query: Option<&str>,
-    show: &dyn Fn(&Entry, &Difference) -> Map<String, Value>,
-) -> Result<Value, Refusal> {
-    let mut most = 100;
-    let mut from = admin.publisher.config().revision();
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        match &*name {
-            "size" => most = size(&value)?,
-            "offset" => {
-                let [after] = offset(&value)?;
-                from = from.min(Revision(after));
-            }
-            _ => {}
-        }
-    }
-    let (mut data, mut next) = (Vec::new(), None);
+fn list(admin: &Admin, place: &Place, query: Option<&str>) -> Result<Value, Refusal> {
+    let config = admin.publisher.config();
+    let (mut page, start) = Page::parse(query)?;
+    let [start] = start.unwrap_or([u64::MAX]);
+    let mut from = config.revision().min(Revision(start));
     while from.0 > 0 {
         let entry = match admin.publisher.history().entry(from) {
             Ok(Some(entry)) => entry,
@@ -172,34 +169,78 @@ fn list(
             Err(fault) => return Err(fault.into()),
         };
         let difference = Difference::of_entry(&entry).within(place.narrowed());
-        if place.narrowed().is_none() || !difference.is_empty() {
-            if data.len() == most {
-                next = Some(from);
-                break;
-            }
-            data.push(Value::Object(show(&entry, &difference)));
+        let concerns = place.narrowed().is_none() || !difference.is_empty();
+        let shown = || Value::Object(summary(&config, &entry, &difference));
+        if concerns && !page.push([from.0], shown) {
+            break;
         }
         from = Revision(from.0 - 1);
     }
-    let mut reply = Map::new();
-    reply.insert("data".to_owned(), data.into());
-    let mut link = Value::Null;
-    if let Some(next) = next {
-        let offset = STANDARD.encode(json!([next]).to_string());
-        let mut arguments = form_urlencoded::Serializer::new(String::new());
-        arguments.append_pair("offset", &offset);
-        if most != 100 {
-            arguments.append_pair("size", &most.to_string());
+    Ok(page.reply(&place.path))
+}
+
+/// A page of the past under way. An offset is `N` numbers.
+pub(super) struct Page<const N: usize> {
+    most: usize,
+    data: Vec<Value>,
+    /// Where the next page begins, if there is one.
+    next: Option<[u64; N]>,
+}
+
+impl<const N: usize> Page<N> {
+    /// An empty page, and where it begins if not with the newest.
+    pub(super) fn parse(query: Option<&str>) -> Result<(Self, Option<[u64; N]>), Refusal>
+    where
+        [u64; N]: DeserializeOwned,
+    {
+        let (mut most, mut start) = (DEFAULT_SIZE, None);
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "size" => most = size(&value)?,
+                "offset" => start = Some(offset(&value)?),
+                _ => {}
+            }
         }
-        link = format!("{}?{}", place.path, arguments.finish()).into();
-        reply.insert("offset".to_owned(), offset.into());
+        let page = Self {
+            most,
+            data: Vec::new(),
+            next: None,
+        };
+        Ok((page, start))
     }
-    reply.insert("next".to_owned(), link);
-    Ok(Value::Object(reply))
+
+    /// Adds what is at `offset`; false if the page is full, so that the next one begins there.
+    pub(super) fn push(&mut self, offset: [u64; N], show: impl FnOnce() -> Value) -> bool {
+        if self.data.len() == self.most {
+            self.next = Some(offset);
+            return false;
+        }
+        self.data.push(show());
+        true
+    }
+
+    /// The page as Kong's lists are.
+    pub(super) fn reply(self, path: &str) -> Value {
+        let mut reply = Map::new();
+        reply.insert("data".to_owned(), self.data.into());
+        let mut link = Value::Null;
+        if let Some(next) = self.next {
+            let offset = STANDARD.encode(json!(next.as_slice()).to_string());
+            let mut arguments = form_urlencoded::Serializer::new(String::new());
+            arguments.append_pair("offset", &offset);
+            if self.most != DEFAULT_SIZE {
+                arguments.append_pair("size", &self.most.to_string());
+            }
+            link = format!("{path}?{}", arguments.finish()).into();
+            reply.insert("offset".to_owned(), offset.into());
+        }
+        reply.insert("next".to_owned(), link);
+        Value::Object(reply)
+    }
 }
 
 /// The name of a workspace, as far as it still has one.
-fn name_of(config: &Config, workspace: Uuid) -> Value {
+pub(super) fn name_of(config: &Config, workspace: Uuid) -> Value {
     let name = config
         .record(workspace_key(workspace))
         .and_then(|record| record.get("name").cloned());
@@ -224,27 +265,6 @@ fn summary(config: &Config, entry: &Entry, difference: &Difference) -> Map<Strin
     }
 }
 
-/// An entry as Kong's audit log shows requests.
-fn request(config: &Config, entry: &Entry) -> Map<String, Value> {
-    let origin = &entry.origin;
-    let system = origin.method.is_empty();
-    let shown = json!({
-        "request_id": format!("{:032x}", entry.revision.0),
-        "revision": entry.revision,
-        "request_timestamp": entry.at.as_secs(),
-        "method": if system { "" } else { &origin.method },
-        "path": origin.path,
-        "client_ip": origin.client_ip,
-        "rbac_user_name": if system { Some("control plane") } else { origin.user.as_deref() },
-        "workspace": origin.workspace,
-        "workspace_name": name_of(config, origin.workspace),
-    });
-    match shown {
-        Value::Object(shown) => shown,
-        _ => Map::new(),
-    }
-}
-
 /// Goes back to an earlier state: a new revision with the old content.
 pub(super) async fn write(
     admin: &Admin,
@@ -257,7 +277,7 @@ pub(super) async fn write(
     let publisher = admin.publisher.clone();
     let narrowed = place.narrowed();
     tokio::task::spawn_blocking(move || {
-        let decide = |config: &Config| -> Result<(Difference, Change), Fault> {
+        let decide = |config: &Config, context: &Context| -> Result<(Difference, Change), Fault> {
             if to > config.revision() {
                 return Err(Fault::Forgotten);
             }
@@ -272,13 +292,16 @@ pub(super) async fn write(
                 .map_err(Fault::Unreadable)?
                 .ok_or(Fault::Forgotten)?;
             let difference = difference.within(narrowed);
-            let change = difference.change(config);
-            check(&change).map_err(Fault::Rejected)?;
+            let mut change = difference.change(config);
+            let along = recheck::recheck(config, &change, context);
+            change
+                .removes
+                .extend(along.map_err(|faults| Fault::Rejected(to, faults))?);
             Ok((difference, change))
         };
         if dry_run {
             let config = publisher.config();
-            let (difference, _) = decide(&config)?;
+            let (difference, _) = decide(&config, &Context::draw(UnixTime::now()))?;
             let body = json!({
                 "dry_run": true,
                 "changes": difference.counts(),
@@ -290,8 +313,8 @@ pub(super) async fn write(
             });
         }
         let mut counts = Value::Null;
-        let (revision, _) = publisher.transact(&origin, UnixTime::now(), |config, _| {
-            let (difference, change) = decide(config)?;
+        let (revision, _) = publisher.transact(&origin, UnixTime::now(), |config, context| {
+            let (difference, change) = decide(config, context)?;
             counts = difference.counts();
             Ok::<_, Fault>(change)
         })?;
@@ -303,25 +326,4 @@ pub(super) async fn write(
     })
     .await
     .map_err(|_| Refusal::Unexpected)?
-}
-
-/// Refuses plugin configurations that this version could not run: an older one may have accepted them.
-fn check(change: &Change) -> Result<(), Rejection> {
-    for (key, record) in change.puts.iter().filter(|(key, _)| key.kind == "plugins") {
-        let fields = record.fields();
-        let name = fields
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let Some(plugin) = registry::definition(name) else {
-            let message = format!("plugin '{name}' of {} is not enabled", key.id);
-            return Err(Rejection::Invalid(FieldErrors::at(&["name"], message)));
-        };
-        if let Err(errors) = plugin.check(fields.get("config").unwrap_or(&Value::Null)) {
-            let mut nested = FieldErrors::default();
-            nested.nest("config", errors);
-            return Err(Rejection::Invalid(nested));
-        }
-    }
-    Ok(())
 }

@@ -25,21 +25,21 @@ fn schema(fields: &Value) -> Value {
 
 pub(super) fn plugin(name: &str) -> Result<Value, Refusal> {
     let entry = registry::definition(name)
-        .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
+        .ok_or_else(|| Refusal::Absent(format!("No plugin named '{name}'")))?;
     Ok(schema(&fields(entry)))
 }
 
 /// `/plugins/schema/{name}`
 pub(super) fn config(name: &str) -> Result<Value, Refusal> {
     let entry = registry::definition(name)
-        .ok_or_else(|| Refusal::NoSchema(format!("No plugin named '{name}'")))?;
+        .ok_or_else(|| Refusal::Absent(format!("No plugin named '{name}'")))?;
     Ok(json!({ "fields": entry.fields.kong() }))
 }
 
 /// `/schemas/vaults/{name}`
 pub(super) fn vault(name: &str) -> Result<Value, Refusal> {
-    let backend = vault::backend(name)
-        .ok_or_else(|| Refusal::NoSchema(format!("No vault named '{name}'")))?;
+    let backend =
+        vault::backend(name).ok_or_else(|| Refusal::Absent(format!("No vault named '{name}'")))?;
     let config = json!({ "type": "record", "required": true, "fields": backend.fields.kong() });
     let name = json!({ "name": { "type": "string", "eq": name } });
     Ok(schema(&json!([name, { "config": config }])))

@@ -1,5 +1,6 @@
 //! The Admin API over its router: what Kong's clients send and read.
 
+mod audit;
 mod certificates;
 mod client_keys;
 mod deck;
@@ -11,6 +12,7 @@ mod noise;
 mod openid_connect;
 mod paging;
 mod rbac;
+mod rollback;
 mod upstreams;
 mod verbs;
 mod whole;

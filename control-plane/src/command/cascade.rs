@@ -47,7 +47,7 @@ pub(super) fn removal(config: &Config, key: Key) -> Result<Vec<Key>, Rejection> 
 }
 
 /// What roles permit in a workspace. They name it, and another may get that name.
-fn permissions(config: &Config, workspace: Key) -> Vec<Key> {
+pub(super) fn permissions(config: &Config, workspace: Key) -> Vec<Key> {
     let name = config
         .record(workspace)
         .and_then(|record| record.get("name").cloned());

@@ -14,7 +14,7 @@ type Complaint = (Option<String>, String);
 pub fn nested(file: &File, faults: &[ItemFault]) -> Value {
     let mut root = Map::new();
     for fault in faults {
-        let errors = errors(fault);
+        let errors = errors(&fault.rejection);
         match fault.item.and_then(|item| file.places.get(item)) {
             Some(place) => {
                 if let Some(target) = slot(&mut root, place) {
@@ -55,13 +55,13 @@ fn merge(target: &mut Map<String, Value>, errors: Map<String, Value>) {
     }
 }
 
-/// The errors of one fault, by field.
-fn errors(fault: &ItemFault) -> Map<String, Value> {
-    if let Rejection::Invalid(errors) = &fault.rejection {
+/// What is wrong with one record, by field.
+pub fn errors(rejection: &Rejection) -> Map<String, Value> {
+    if let Rejection::Invalid(errors) = rejection {
         return errors.0.clone();
     }
     let mut errors = Map::new();
-    for (field, message) in complaints(fault) {
+    for (field, message) in complaints(rejection) {
         if let Some(field) = field {
             errors.insert(field, message.into());
             continue;
@@ -78,7 +78,7 @@ fn errors(fault: &ItemFault) -> Map<String, Value> {
 pub fn flattened(file: &File, faults: &[ItemFault]) -> Vec<Value> {
     let mut entries = Vec::new();
     for fault in faults {
-        let errors: Vec<Value> = complaints(fault)
+        let errors: Vec<Value> = complaints(&fault.rejection)
             .into_iter()
             .map(|(field, message)| match field {
                 Some(field) => json!({ "type": "field", "field": field, "message": message }),
@@ -110,9 +110,9 @@ pub fn flattened(file: &File, faults: &[ItemFault]) -> Vec<Value> {
     entries
 }
 
-fn complaints(fault: &ItemFault) -> Vec<Complaint> {
+fn complaints(rejection: &Rejection) -> Vec<Complaint> {
     let mut complaints = Vec::new();
-    match &fault.rejection {
+    match rejection {
         Rejection::Invalid(errors) => walk("", &errors.0, &mut complaints),
         Rejection::Unresolved(errors) => {
             for (field, error) in &errors.0 {

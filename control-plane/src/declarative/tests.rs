@@ -6,6 +6,17 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use super::*;
+
+#[test]
+fn a_short_file_does_not_become_a_long_one() {
+    let mut file = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..10 {
+        let before = vec![format!("*a{}", level - 1); 10].join(", ");
+        file += format!("a{level}: &a{level} [{before}]\n").as_str();
+    }
+    let error = decode(&file).unwrap_err();
+    assert!(error.contains("budget"), "{error}");
+}
 use crate::command::batch::replace;
 use crate::command::{Action, Body, Command, Context, decide};
 use crate::config::{Change, Config, Fields};

@@ -268,3 +268,33 @@ async fn a_certificate_that_a_service_presents_stays() {
         (400, &json!({ "@referenced_by": "services" }))
     );
 }
+
+#[tokio::test]
+async fn an_authority_that_a_service_trusts_stays() {
+    let api = Api::new();
+    let (cert, _) = pair(&PKCS_ECDSA_P256_SHA256, true, 2100);
+    let authority = super::made(&api, "/ca_certificates", json!({ "cert": cert })).await;
+    super::made(&api, "/workspaces", json!({ "name": "team" })).await;
+    let service = json!({ "url": "https://a.test", "ca_certificates": [id(&authority)] });
+    // Authorities are shared by all workspaces.
+    let service = super::made(&api, "/team/services", service).await;
+    let url = format!("/ca_certificates/{}", id(&authority));
+    let (status, reply) = api.send("DELETE", &url, "", "").await;
+    assert_eq!(status, 400, "{reply}");
+    let message = format!(
+        "ca certificate {} is still referenced by services (id = {})",
+        id(&authority),
+        id(&service)
+    );
+    let expected = json!({ "message": message, "name": "referenced by others", "code": 19 });
+    assert_eq!(reply, expected);
+    let (status, _) = api
+        .json(
+            "PATCH",
+            &format!("/team/services/{}", id(&service)),
+            json!({ "ca_certificates": null }),
+        )
+        .await;
+    assert_eq!(status, 200);
+    assert_eq!(api.send("DELETE", &url, "", "").await.0, 204);
+}

@@ -74,6 +74,8 @@ async fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             .await;
     }
     let mut known = Known::default();
+    // What the log of requests may repeat.
+    let mut said = [String::new(), String::new()];
     for (workspace, kind, verb, name, foreign) in steps {
         let (own, kind) = (WORKSPACES[*workspace], KINDS[*kind]);
         let from = if *foreign { 1 - workspace } else { *workspace };
@@ -92,6 +94,7 @@ async fn run(steps: &[Step]) -> Result<(), TestCaseError> {
         };
         let (status, answer) = api.json(method, &url, body.clone()).await;
         let asked = format!("{method} {url} {body}");
+        said[*workspace].push_str(&url);
         known.check(*workspace, &asked, &answer)?;
         prop_assert!(status < 500, "{asked}: {status} {answer}");
         let id = answer["id"]
@@ -125,7 +128,12 @@ async fn run(steps: &[Step]) -> Result<(), TestCaseError> {
         );
         for url in urls {
             let (status, answer) = api.get(&url).await;
-            known.check(workspace, &url, &answer)?;
+            let asked = if url.ends_with("/audit/requests") {
+                &said[workspace]
+            } else {
+                &url
+            };
+            known.check(workspace, asked, &answer)?;
             prop_assert!(status < 500, "{url}: {answer}");
         }
     }

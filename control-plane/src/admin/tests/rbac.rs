@@ -137,8 +137,21 @@ async fn roles_permit_what_they_say() {
         .await;
     assert_eq!(past["data"][0]["user"], "ann");
     let (_, audit) = api.ask(&admin, "GET", "/audit/requests", Value::Null).await;
-    assert_eq!(audit["data"][0]["rbac_user_name"], "ann");
-    assert_eq!(audit["data"][1]["rbac_user_name"], "kong_admin");
+    let (refused, done): (Vec<&Value>, Vec<&Value>) = audit["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .partition(|one| one["refused"] == true);
+    assert_eq!(done[0]["rbac_user_name"], "ann");
+    assert_eq!(done[1]["rbac_user_name"], "kong_admin");
+    // So is who tried in vain.
+    assert!(
+        refused.iter().any(|one| {
+            (&one["rbac_user_name"], &one["method"], &one["status"])
+                == (&json!("bob"), &json!("DELETE"), &json!(403))
+        }),
+        "{refused:?}"
+    );
     // A token is shown once, and its hash never.
     for url in [
         "/rbac/users/ann",
@@ -308,4 +321,35 @@ async fn a_rollback_gives_nobody_back_what_was_taken() {
     let url = format!("/revisions/{revision}/rollback");
     assert_eq!(api.ask(OWNER, "POST", &url, Value::Null).await.0, 201);
     assert_eq!(api.ask(&token, "GET", "/", Value::Null).await.0, 401);
+}
+
+#[tokio::test]
+async fn what_would_not_be_enforced_is_not_taken() {
+    let api = Api::new();
+    made(&api, "/rbac/roles", json!({ "name": "r" })).await;
+    let (status, list) = api.get("/rbac/roles/r/entities").await;
+    assert_eq!((status, &list["data"]), (200, &json!([])));
+    let entity = json!({ "entity_id": Uuid::nil(), "actions": "read" });
+    for (method, url, status, named) in [
+        (
+            "POST",
+            "/rbac/roles/r/entities",
+            400,
+            "/rbac/roles/{role}/endpoints",
+        ),
+        ("POST", "/rbac/roles/none/entities", 404, "Not found"),
+        (
+            "PUT",
+            "/consumer_groups/g/overrides/plugins/rate-limiting-advanced",
+            404,
+            "/consumer_groups/{group}/plugins",
+        ),
+    ] {
+        let (got, reply) = api.json(method, url, entity.clone()).await;
+        let message = reply["message"].as_str().unwrap();
+        assert!(
+            got == status && message.contains(named),
+            "{method} {url}: {got} {reply}"
+        );
+    }
 }
