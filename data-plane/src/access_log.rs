@@ -1,4 +1,4 @@
-//! One JSON line per request, written by a thread of its own: a slow disk delays no request.
+//! One JSON line per request or stream, written by a thread of its own: a slow disk delays no request.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -78,7 +78,7 @@ impl AccessLog {
     }
 
     /// Writes a line, or drops it if the writer is too far behind.
-    pub(crate) fn write(&self, line: &Line<'_>) {
+    pub(crate) fn write(&self, line: &impl Serialize) {
         let Some(sender) = &self.0 else { return };
         let Ok(mut json) = serde_json::to_vec(line) else {
             return;

@@ -33,6 +33,7 @@ use crate::balancer::{Balancer, Balancers};
 use crate::certificates::ServerNames;
 use crate::metrics::Labels;
 use crate::router::Router;
+use crate::stream_routes::{StreamRoute, StreamRoutes};
 
 /// One field of one record that cannot be compiled.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,6 +58,8 @@ pub struct CompiledSnapshot {
     pub(crate) router: Router,
     /// In the order that the router names them by.
     pub(crate) routes: Vec<CompiledRoute>,
+    /// The routes of byte streams.
+    pub(crate) stream_routes: StreamRoutes,
     /// That of the default workspace.
     pub(crate) environment: Arc<Environment>,
     pub(crate) revocations: Vec<Revocation>,
@@ -169,25 +172,15 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         }
     }
     let routes = served(&records);
-    let index = Router::compile(&routes).unwrap_or_else(|found| {
-        faults.extend(found.into_iter().filter_map(|fault| {
-            let route = routes.get(fault.route)?;
-            Some(CompileFault {
-                kind: "routes",
-                id: route.id,
-                field: fault.field.to_owned(),
-                message: fault.message,
-            })
-        }));
-        Router::default()
-    });
+    let index = router(&routes, &mut faults);
     let mut ready = Vec::with_capacity(routes.len());
     let mut assembly = Assembly::new(&records.plugins, &workspaces, &mut faults);
     let mut logged = filters::LoggedRecords::default();
     for route in routes {
         let service = route
             .service
-            .and_then(|service| services.get(&service.id).cloned());
+            .and_then(|service| services.get(&service.id).cloned())
+            .filter(|service| !service.raw);
         if let Some(reference) = route.service
             && !records.services.contains_key(&reference.id)
         {
@@ -206,6 +199,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         let labels = labels(route, owner);
         ready.push(compile_route(route, labels, service, filters, matched));
     }
+    let stream_routes = stream_routes(&records, &services);
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
     let environments = environment::by_workspace(
@@ -234,11 +228,28 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         position: RwLock::new(snapshot.position),
         router: index,
         routes: ready,
+        stream_routes,
         environment: environment_of(DEFAULT_WORKSPACE),
         revocations: records.revocations,
         upstreams,
         balancers: OnceLock::new(),
         server_names,
+    })
+}
+
+/// The router of `routes`.
+fn router(routes: &[&Route], faults: &mut Vec<CompileFault>) -> Router {
+    Router::compile(routes).unwrap_or_else(|found| {
+        faults.extend(found.into_iter().filter_map(|fault| {
+            let route = routes.get(fault.route)?;
+            Some(CompileFault {
+                kind: "routes",
+                id: route.id,
+                field: fault.field.to_owned(),
+                message: fault.message,
+            })
+        }));
+        Router::default()
     })
 }
 
@@ -256,14 +267,34 @@ fn served(records: &Records) -> Vec<&Route> {
         let mut protocols = route.protocols.as_slice().iter();
         protocols.any(|protocol| is_http(*protocol))
     };
-    let is_enabled = |route: &&Route| {
-        route.service.is_none_or(|service| {
-            let service = records.services.get(&service.id);
-            service.is_none_or(|found| found.enabled)
-        })
-    };
     let routes = records.routes.iter();
-    routes.filter(is_http).filter(is_enabled).collect()
+    let enabled = routes.filter(|route| is_enabled(records, route));
+    enabled.filter(is_http).collect()
+}
+
+/// Whether the service of `route`, if there is one, is enabled.
+fn is_enabled(records: &Records, route: &Route) -> bool {
+    route.service.is_none_or(|service| {
+        let service = records.services.get(&service.id);
+        service.is_none_or(|found| found.enabled)
+    })
+}
+
+/// The routes of byte streams.
+fn stream_routes(
+    records: &Records,
+    services: &HashMap<Uuid, Arc<CompiledService>>,
+) -> StreamRoutes {
+    let enabled = records
+        .routes
+        .iter()
+        .filter(|route| is_enabled(records, route));
+    let compiled = enabled.filter_map(|route| {
+        let service = route.service.and_then(|service| services.get(&service.id));
+        let compiled = StreamRoute::compile(route, service.cloned())?;
+        Some((compiled, route.created_at))
+    });
+    StreamRoutes::new(compiled.collect())
 }
 
 /// What the figures of `route` are shown under.

@@ -19,11 +19,14 @@ use crate::access_log::AccessLog;
 use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
+use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::error::ErrorForm;
 use crate::limits::Limits;
 use crate::live::Live;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::quota::{Share, Stock};
 use crate::server::Date;
 use crate::timer::Timers;
 use crate::told::Told;
@@ -51,6 +54,10 @@ pub(crate) struct Node {
     /// Whether the node takes no new work.
     pub(crate) draining: AtomicBool,
     pub(crate) limits: Limits,
+    pub(crate) connections: Arc<Connections>,
+    /// Requests that may be under way.
+    pub(crate) requests: Arc<Stock>,
+    pub(crate) memory: Memory,
     /// What the gateway tells of itself.
     pub(crate) told: Told,
     pub(crate) error_default_type: ErrorForm,
@@ -95,7 +102,7 @@ pub(crate) struct Core {
     pub(crate) origins: Origins,
     pub(crate) resolver: Rc<Resolver>,
     /// Requests under way.
-    pub(crate) busy: Cell<usize>,
+    pub(crate) requests: Rc<Share>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
@@ -115,10 +122,12 @@ impl Core {
             Rc::clone(&timers),
             Rc::clone(&resolver),
             Arc::clone(&node.provider_networks),
+            (node.limits.upstream_in_flight, node.workers),
         ));
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
+        let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
         Rc::new(Self {
             node,
             timers,
@@ -126,7 +135,7 @@ impl Core {
             pools,
             origins: Origins::default(),
             resolver,
-            busy: Cell::new(0),
+            requests,
             states: CoreStates::default(),
             metrics,
             snapshot: RefCell::default(),

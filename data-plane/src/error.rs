@@ -1,11 +1,10 @@
 //! Failures that the gateway answers by itself: status and body (Kong 3.9). The only such place.
 
-pub(crate) mod form;
-
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+pub use shared::error_form::ErrorForm;
+use shared::error_form::grpc_status;
 
-pub use self::form::ErrorForm;
 use crate::body::{RequestBodyError, ResponseBody};
 use crate::http1::request::Refusal;
 use crate::upstream::UpstreamError;
@@ -25,7 +24,7 @@ pub(crate) enum GatewayError {
     /// The request is malformed or ambiguous.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
-    /// The request's head is larger than allowed (RFC 6585 §5).
+    /// The request's head is larger than allowed. RFC 6585 §5 would have 431; Kong 3.9 answers 400.
     #[error("the head is larger than allowed")]
     HeadTooLarge,
     /// The request's target is longer than allowed.
@@ -93,7 +92,7 @@ impl GatewayError {
             ),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "Bad request"),
             Self::HeadTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                StatusCode::BAD_REQUEST,
                 "Request header or cookie too large",
             ),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "URI too long"),
@@ -145,42 +144,47 @@ impl GatewayError {
         }
     }
 
-    /// Whether routing, balancing or a plugin has found it, which answer in JSON whatever the client
-    /// takes; the others are HTTP's own, and have the form that the client asks for.
-    const fn is_json(&self) -> bool {
+    /// Whose words the form of the answer follows.
+    const fn heeds(&self) -> Heeds {
         match self {
             Self::NotReady
-            | Self::NoRoute
             | Self::NoService
             | Self::Protocol
             | Self::NotHttp2
             | Self::NotGrpc
-            | Self::Overloaded
-            | Self::Upstream(UpstreamError::Resolve { .. } | UpstreamError::NoPeer) => true,
+            | Self::Overloaded => Heeds::Nothing,
+            Self::NoRoute
+            | Self::Upstream(UpstreamError::Resolve { .. } | UpstreamError::NoPeer) => {
+                Heeds::Accept
+            }
             Self::BadRequest(_)
             | Self::HeadTooLarge
             | Self::TargetTooLong
             | Self::RequestTimeout
             | Self::Method
-            | Self::Upstream(_) => false,
+            | Self::Upstream(_) => Heeds::Anything,
         }
     }
 
-    /// The whole answer. `wish` is what the client has said of the form, in a request of `version`.
+    /// The whole answer to a request of `version`. `wish` is what the client has said of the form.
     pub(crate) fn response(
         &self,
         request_id: &str,
         version: Version,
-        wish: Option<&HeaderValue>,
+        wish: Option<&Wish>,
         default: ErrorForm,
     ) -> Response<ResponseBody> {
         let (status, message) = self.answer();
-        let form = match wish.map(ErrorForm::of) {
-            Some(ErrorForm::Grpc) if version == Version::HTTP_2 => ErrorForm::Grpc,
-            Some(ErrorForm::Grpc) => ErrorForm::Json,
-            _ if self.is_json() => ErrorForm::Json,
-            Some(form) => form,
-            None => default,
+        let asked = wish.map(|wish| (ErrorForm::of(wish.value.as_bytes()), wish.accepts));
+        let form = match (self.heeds(), asked) {
+            (_, Some((ErrorForm::Grpc, _))) if version == Version::HTTP_2 => ErrorForm::Grpc,
+            (_, Some((ErrorForm::Grpc, _))) | (Heeds::Nothing, _) => ErrorForm::Json,
+            (Heeds::Accept, asked) => match asked {
+                Some((form, true)) => form,
+                Some((_, false)) | None => ErrorForm::Json,
+            },
+            (Heeds::Anything, Some((form, _))) => form,
+            (Heeds::Anything, None) => default,
         };
         let mut response = formed_response(status, message, request_id, form);
         let headers = response.headers_mut();
@@ -201,6 +205,41 @@ impl GatewayError {
     }
 }
 
+/// What decides on the form of an answer (Kong 3.9).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Heeds {
+    /// It is JSON: `kong.response.exit`.
+    Nothing,
+    /// `Accept`, else it is JSON: `kong.response.error`.
+    Accept,
+    /// `Accept`, else `Content-Type`, else the default: HTTP's own errors, `kong_error_handler`.
+    Anything,
+}
+
+/// What a client has said of the form of answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    value: HeaderValue,
+    /// Whether it has said so by `Accept`, and not only by the type of what it has sent.
+    accepts: bool,
+}
+
+impl Wish {
+    /// The wish in `headers`.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let accept = headers.get(header::ACCEPT);
+        let value = accept.or_else(|| headers.get(header::CONTENT_TYPE))?;
+        Some(Self {
+            value: value.clone(),
+            accepts: accept.is_some(),
+        })
+    }
+}
+
+const fn content_type(form: ErrorForm) -> HeaderValue {
+    HeaderValue::from_static(form.content_type())
+}
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -213,28 +252,10 @@ pub(crate) fn grpc_response(
     let mut response = Response::new(ResponseBody::Empty);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, ErrorForm::Grpc.content_type());
+    headers.insert(header::CONTENT_TYPE, content_type(ErrorForm::Grpc));
     headers.insert(GRPC_STATUS, grpc_status.into());
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
     response
-}
-
-/// What stands for an HTTP status in gRPC (Kong 3.9, `kong.response.exit`).
-fn grpc_status(status: StatusCode) -> u16 {
-    match status.as_u16() {
-        400 => 3,
-        401 => 16,
-        403 => 7,
-        404 => 5,
-        409 => 10,
-        429 => 8,
-        499 => 1,
-        500 => 13,
-        501 => 12,
-        503 => 14,
-        504 => 4,
-        _ => 2,
-    }
 }
 
 fn formed_response(
@@ -244,14 +265,14 @@ fn formed_response(
     form: ErrorForm,
 ) -> Response<ResponseBody> {
     if form == ErrorForm::Grpc {
-        return grpc_response(status, grpc_status(status), message);
+        return grpc_response(status, grpc_status(status.as_u16()), message);
     }
     let body = form.body(message, request_id);
     let mut response = Response::new(ResponseBody::Full(Bytes::from(body)));
     *response.status_mut() = status;
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, form.content_type());
+        .insert(header::CONTENT_TYPE, content_type(form));
     response
 }
 

@@ -19,12 +19,13 @@ use crate::core::Core;
 use crate::http1::writer::field;
 use crate::http1::{Framing, FramingError, content_length, has_token};
 use crate::pipeline::Added;
+use crate::quota::Taken;
 use crate::router::split_port;
 use crate::upstream::exchange::{Answer, Pump, Timeouts, exchange};
 use crate::upstream::http2;
 use crate::upstream::origin::Origin;
 use crate::upstream::origins::Transport;
-use crate::upstream::pool::{Permit, Pool};
+use crate::upstream::pool::Pool;
 use crate::upstream::{Connection, UpstreamError};
 
 /// A request as it goes to one origin.
@@ -67,7 +68,7 @@ pub(crate) enum Way<'a> {
 #[derive(Debug)]
 #[expect(dead_code, reason = "each counts until it is dropped")]
 pub(crate) struct Hold {
-    permit: Permit,
+    permit: Taken,
     lease: Option<Lease>,
 }
 
@@ -115,7 +116,6 @@ pub(crate) async fn send(
 ) -> Result<(Answer, Hold), UpstreamError> {
     let repeatable = !matches!(*outgoing.method, Method::POST | Method::PATCH)
         && outgoing.method.as_str() != "LOCK";
-    let limit = core.node.limits.upstream_in_flight / core.node.workers;
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut body = body;
     let mut attempts_left = outgoing.retries;
@@ -126,7 +126,7 @@ pub(crate) async fn send(
             None => choose(core, outgoing, &failing)?,
         };
         let pool = core.pools.of(&attempt.origin);
-        let permit = pool.enter(limit.max(1)).ok_or(UpstreamError::Busy)?;
+        let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         if let Some(tries) = &mut tries {
             tries.push(attempt.told());
         }

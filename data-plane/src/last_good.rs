@@ -77,6 +77,21 @@ enum Unusable {
 impl LastGood {
     /// Prepares `directory`, made with mode 0700 if absent.
     pub(crate) fn open(directory: &Path, secret: Vec<u8>, node: &str) -> io::Result<Self> {
+        Self::with(directory, secret, node, Marker::open)
+    }
+
+    /// Opens the directory in the same way while the process before this one still runs: what it is about to
+    /// try it has not crashed with.
+    pub(crate) fn open_beside(directory: &Path, secret: Vec<u8>, node: &str) -> io::Result<Self> {
+        Self::with(directory, secret, node, Marker::beside)
+    }
+
+    fn with(
+        directory: &Path,
+        secret: Vec<u8>,
+        node: &str,
+        marker: impl FnOnce(&Path) -> Marker,
+    ) -> io::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -84,7 +99,7 @@ impl LastGood {
         Ok(Self {
             directory: directory.to_owned(),
             secret: RwLock::new(Secret::new(secret)),
-            marker: Marker::open(directory),
+            marker: marker(directory),
             node: node.to_owned(),
         })
     }

@@ -19,46 +19,63 @@ mod access_log;
 mod ask;
 mod balancer;
 mod body;
+mod carry;
 mod certificates;
 mod client_certificates;
 pub mod compile;
 mod config_sync;
+mod connections;
 mod contact;
 mod core;
 pub mod error;
 mod forward;
 mod host;
 mod http1;
+pub mod inherited;
 mod last_good;
 pub mod limits;
 mod listener;
 pub mod live;
+mod memory;
 mod metrics;
+mod orders;
 mod pipeline;
 pub mod proxy;
+mod quota;
 mod router;
 pub mod secrets;
 mod server;
 pub mod settings;
+mod shortage;
+mod sockets;
 mod status;
 mod stream;
+mod stream_routes;
+mod streams;
+pub mod succession;
 mod timer;
 mod told;
 mod trusted;
 mod upstream;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use config_sync::{CertificateFiles, ControlPlaneUrl, Node, Phase, Proofs};
+use crate::core::Node;
+use config_sync::{CertificateFiles, ControlPlaneUrl, Phase, Proofs};
+use inherited::{InheritError, Inherited, READY};
 use last_good::LastGood;
+use limits::Limits;
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use secrets::Secrets;
 use settings::Settings;
 use shared::machine::write_whole;
 use shared::tls::{self, TlsError};
+use succession::{SuccessionError, Successor, notify};
 use tokio::sync::watch;
 
 /// Why a data plane does not start.
@@ -97,6 +114,9 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("starting config sync")]
     Thread(#[source] std::io::Error),
+    /// The sockets that the process was started with.
+    #[error(transparent)]
+    Inherited(#[from] InheritError),
     /// The file for the chosen addresses cannot be written.
     #[error("writing {path} (addresses_file)")]
     Addresses {
@@ -118,13 +138,22 @@ pub struct DataPlane {
 impl DataPlane {
     /// Starts to serve the last good configuration, if there is one, and to follow a control plane.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        Self::start_on(settings, Inherited::default())
+    }
+
+    /// Starts in the same way, on the sockets that the process was started with as far as there are any.
+    pub fn start_on(settings: &Settings, mut inherited: Inherited) -> Result<Self, StartError> {
         let (node, proofs) = node(settings)?;
         let failed = |source| StartError::DataDirectory {
             path: settings.data_directory.clone(),
             source,
         };
-        let last_good =
-            LastGood::open(&settings.data_directory, proofs.secret, &node.id).map_err(failed)?;
+        let last_good = if inherited.succeeds() {
+            LastGood::open_beside(&settings.data_directory, proofs.secret, &node.id)
+        } else {
+            LastGood::open(&settings.data_directory, proofs.secret, &node.id)
+        }
+        .map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
         let loaded = last_good.load(&proofs.verifier, |snapshot| {
@@ -135,7 +164,8 @@ impl DataPlane {
         });
         let (compiled, running) = loaded.unzip();
         live.store(compiled.map(Arc::new));
-        let proxy = Proxy::start(settings, live)?;
+        let proxy = Proxy::start_on(settings, Limits::of(settings), live, &mut inherited)?;
+        let predecessor = inherited.finish()?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();
         let config_sync = config_sync::start(config_sync::Start {
@@ -157,6 +187,11 @@ impl DataPlane {
             })?;
         }
         tracing::info!(node = id, proxy = %addresses.proxy, proxy_tls = %addresses.proxy_tls, status = %addresses.status, "data plane started");
+        let gateway = Arc::clone(proxy.node());
+        std::thread::Builder::new()
+            .name("ready".to_owned())
+            .spawn(move || tell_when_ready(&gateway, predecessor.as_ref()))
+            .map_err(StartError::Thread)?;
         Ok(Self {
             proxy,
             phase,
@@ -165,8 +200,24 @@ impl DataPlane {
     }
 
     /// Where it listens.
-    pub const fn addresses(&self) -> Addresses {
+    pub fn addresses(&self) -> Addresses {
         self.proxy.addresses()
+    }
+
+    /// Starts another process of this program, which gets the sockets of this one and takes over once
+    /// [`Successor::ready`] says so; then this one is to be [`Self::hand_over`].
+    ///
+    /// # Errors
+    ///
+    /// It does not start. This process goes on.
+    pub fn start_successor(&self) -> Result<Successor, SuccessionError> {
+        Successor::start(self.proxy.sockets()?)
+    }
+
+    /// Lets exchanges end within the drain timeout and stops, while a successor takes new connections.
+    pub async fn hand_over(mut self) {
+        self.proxy.hand_over();
+        self.stop().await;
     }
 
     /// Takes no new connections, lets exchanges end within the drain timeout, and stops.
@@ -178,6 +229,24 @@ impl DataPlane {
         if !matches!(joined.await, Ok(Ok(()))) {
             tracing::error!("config sync ended badly");
         }
+    }
+}
+
+/// How often a node that has no configuration yet looks whether one has come.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Tells systemd, and the process before this one, as soon as clients are served.
+fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
+    // systemd waits for no control plane: a node without a configuration is started all the same.
+    notify(&[sd_notify::NotifyState::Ready]);
+    let Some(predecessor) = predecessor else {
+        return;
+    };
+    while node.live.load().is_none() {
+        std::thread::sleep(LOOK);
+    }
+    if let Err(error) = predecessor.send(READY) {
+        tracing::error!(%error, "the process before this one cannot be told that this one serves");
     }
 }
 
@@ -207,7 +276,7 @@ fn node_id(name: String, own: Option<&str>) -> Result<String, StartError> {
     }
 }
 
-fn node(settings: &Settings) -> Result<(Node, Proofs), StartError> {
+fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> {
     let files = CertificateFiles {
         certificate: settings.cluster_certificate.clone(),
         key: settings.cluster_key.clone(),
@@ -226,7 +295,7 @@ fn node(settings: &Settings) -> Result<(Node, Proofs), StartError> {
                 reason,
             })
     });
-    let node = Node {
+    let node = config_sync::Node {
         id,
         labels: settings.labels.clone(),
         control_planes: control_planes.collect::<Result<_, _>>()?,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::settings::Settings;
+
 /// Limits on clients. The defaults are for a gateway that faces the internet.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -17,6 +19,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Most client connections of the node. More are closed as they come.
     pub connections: usize,
+    /// Most of them from one address, or one IPv6 network of 64 bits, that is no trusted proxy.
+    pub connections_per_address: usize,
     /// Most requests of the node under way. More are answered 503 as they come.
     pub in_flight: usize,
     /// Most requests under way to one server. More are answered 503.
@@ -24,6 +28,8 @@ pub struct Limits {
     /// Longest part of a request's body that is held back until all of it is there, for routes with
     /// `request_buffering`. A longer body streams from there on.
     pub held_body: usize,
+    /// Memory that the process may have, in bytes. Close to it connections are closed and work is refused.
+    pub memory: Option<u64>,
 }
 
 impl Default for Limits {
@@ -35,9 +41,80 @@ impl Default for Limits {
             send: Duration::from_mins(1),
             handshake: Duration::from_secs(10),
             connections: 50_000,
+            connections_per_address: 1000,
             in_flight: 10_000,
-            upstream_in_flight: 10_000,
+            upstream_in_flight: 1000,
             held_body: 64 * 1024,
+            memory: None,
         }
+    }
+}
+
+impl Limits {
+    /// What `settings` say, within what the system gives this process.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let connections = settings.max_connections;
+        let affordable = affordable_connections(descriptors().unwrap_or(usize::MAX));
+        if affordable < connections {
+            tracing::warn!(
+                max_connections = connections,
+                affordable,
+                "fewer connections than max_connections are taken: each may need two descriptors (LimitNOFILE)"
+            );
+        }
+        let memory = match settings.memory_limit_mb {
+            0 => crate::memory::group_limit(),
+            megabytes => Some(megabytes.saturating_mul(1024 * 1024)),
+        };
+        Self {
+            connections: connections.min(affordable),
+            connections_per_address: settings.max_connections_per_address,
+            in_flight: settings.max_requests,
+            upstream_in_flight: settings.max_requests_per_server,
+            memory,
+            ..Self::default()
+        }
+    }
+}
+
+/// Descriptors that are kept for all but clients and their upstreams: files, control planes, providers.
+const KEPT_DESCRIPTORS: usize = 64;
+
+/// How many clients can be served with so many descriptors: each may need one for itself and one for its
+/// upstream.
+fn affordable_connections(descriptors: usize) -> usize {
+    let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
+    ((descriptors - kept) / 2).max(1)
+}
+
+/// How many descriptors the system lets this process have.
+fn descriptors() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        for (descriptors, connections) in [
+            (0, 1),
+            (64, 24),
+            (1024, 480),
+            (100_064, 50_000),
+            (1_048_576, 524_256),
+        ] {
+            assert_eq!(
+                affordable_connections(descriptors),
+                connections,
+                "{descriptors}"
+            );
+        }
+        assert!(descriptors().is_none_or(|descriptors| descriptors > 0));
     }
 }

@@ -1,7 +1,7 @@
 //! One core's listeners: accept, handshake, serve, and drain without losing a request.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,16 +16,23 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client_certificates::thumbprint;
+use crate::connections::Admission;
 use crate::core::{Core, Node};
+use crate::host::CoreHost;
 use crate::metrics::Metrics;
+use crate::orders::{Orders, stopped};
 use crate::pipeline::Peer;
 use crate::server::serve;
+use crate::shortage::Shortage;
 use crate::stream::Stream;
+use crate::streams;
 
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long a draining listener takes new connections at most: clients that do not hear of it keep coming.
 const LATECOMERS: Duration = Duration::from_secs(5);
+/// How long the logs of the last exchanges may take at least, however long draining has taken.
+const LAST_LOGS: Duration = Duration::from_secs(2);
 
 /// A listening socket, not yet bound to a runtime.
 #[derive(Debug)]
@@ -33,6 +40,8 @@ pub(crate) struct Bound {
     pub(crate) socket: std::net::TcpListener,
     /// The TLS that it speaks.
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Whether it takes byte streams, and no HTTP.
+    pub(crate) raw: bool,
 }
 
 /// Binds `address` so that every core can have a socket of its own.
@@ -50,13 +59,13 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Serves `listeners` on this thread until `stop` says so and every exchange has ended, or `drain` is
+/// Serves `listeners` on this thread until `orders` says so and every exchange has ended, or `drain` is
 /// over.
 pub(crate) fn run(
     node: Arc<Node>,
     metrics: Arc<Metrics>,
     listeners: Vec<Bound>,
-    stop: watch::Receiver<bool>,
+    orders: watch::Receiver<Orders>,
     drain: Duration,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -74,16 +83,15 @@ pub(crate) fn run(
             let accepting = accept(
                 Rc::clone(&core),
                 listener,
-                acceptor,
-                stop.clone(),
+                (acceptor, bound.raw),
+                orders.clone(),
                 LATECOMERS.min(drain / 2),
                 Arc::clone(&alive),
             );
             loops.push(tokio::task::spawn_local(accepting));
         }
-        let mut stop = stop;
-        // A sender that is gone means the same.
-        let _ = stop.wait_for(|stopping| *stopping).await;
+        let mut orders = orders;
+        stopped(&mut orders).await;
         let end = monotonic() + drain;
         for accepting in loops {
             if let Err(error) = accepting.await {
@@ -96,6 +104,12 @@ pub(crate) fn run(
         {
             tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
         }
+        let end = end.max(monotonic() + LAST_LOGS);
+        let host = CoreHost::new(core);
+        let flushed = plugins::queue::flush(&host);
+        if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
+            tracing::warn!("logs of exchanges are lost: their servers did not take them in time");
+        }
         Ok(())
     })
 }
@@ -103,13 +117,14 @@ pub(crate) fn run(
 async fn accept(
     core: Rc<Core>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    mut stop: watch::Receiver<bool>,
+    (tls, raw): (Option<TlsAcceptor>, bool),
+    mut orders: watch::Receiver<Orders>,
     latecomers: Duration,
     alive: Arc<watch::Sender<()>>,
 ) {
     let port = listener.local_addr().map_or(0, |address| address.port());
     let mut closing: Option<Instant> = None;
+    let mut shortage = Shortage::new();
     loop {
         let accepted = if let Some(end) = closing {
             // What is in the queue has been promised an answer: it is taken until no more comes, or, once
@@ -126,33 +141,69 @@ async fn accept(
         } else {
             tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stopping| *stopping) => {
+                () = stopped(&mut orders) => {
+                    if orders.borrow().handed_over {
+                        return;
+                    }
                     closing = Some(monotonic() + latecomers);
                     continue;
                 }
             }
         };
         match accepted {
-            Ok((stream, address)) => {
-                if alive.receiver_count() >= core.node.limits.connections / core.node.workers {
-                    tracing::debug!("more connections than allowed: one is closed");
+            Ok((stream, source)) => {
+                shortage.end();
+                core.metrics.accepted.fetch_add(1, Ordering::Relaxed);
+                let address = source.ip().to_canonical();
+                let Some(admission) = admit(&core.node, address) else {
+                    core.metrics.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                let peer = Peer::new(address, port, tls.is_some());
+                let guard = alive.subscribe();
+                if raw {
+                    let carrying = carried(Rc::clone(&core), stream, source, tls.clone());
+                    tokio::task::spawn_local(async move {
+                        carrying.await;
+                        drop((admission, guard));
+                    });
                     continue;
                 }
-                let peer = Peer::new(address.ip().to_canonical(), port, tls.is_some());
-                let guard = alive.subscribe();
-                let serving = connection(Rc::clone(&core), stream, tls.clone(), peer, stop.clone());
+                let serving =
+                    connection(Rc::clone(&core), stream, tls.clone(), peer, orders.clone());
                 tokio::task::spawn_local(async move {
                     serving.await;
-                    drop(guard);
+                    drop((admission, guard));
                 });
             }
-            Err(error) => {
-                // Out of descriptors, most likely: give others the time to close theirs.
-                tracing::warn!(%error, "accepting a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            Err(error) => shortage.wait(&listener, &error).await,
         }
     }
+}
+
+/// Takes a connection from `address`, if there is room for it.
+fn admit(node: &Node, address: IpAddr) -> Option<Admission> {
+    if node.memory.is_critical() {
+        return None;
+    }
+    let limits = &node.limits;
+    // Behind a trusted proxy are many clients.
+    let each = (!node.trusted.contains(address)).then_some(limits.connections_per_address);
+    let admitted = node.connections.admit(address, limits.connections, each);
+    admitted
+        .inspect_err(|full| tracing::debug!(%address, ?full, "a connection too many is closed"))
+        .ok()
+}
+
+/// Carries one byte stream.
+async fn carried(core: Rc<Core>, stream: TcpStream, source: SocketAddr, tls: Option<TlsAcceptor>) {
+    let metrics = Arc::clone(&core.metrics);
+    metrics.open.fetch_add(1, Ordering::Relaxed);
+    match stream.set_nodelay(true) {
+        Ok(()) => streams::serve(core, stream, source, tls).await,
+        Err(error) => tracing::debug!(%error, "a connection went away"),
+    }
+    metrics.open.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn connection(
@@ -160,17 +211,16 @@ async fn connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     mut peer: Peer,
-    stop: watch::Receiver<bool>,
+    orders: watch::Receiver<Orders>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection went away");
         return;
     }
     let metrics = Arc::clone(&core.metrics);
-    metrics.accepted.fetch_add(1, Ordering::Relaxed);
     metrics.open.fetch_add(1, Ordering::Relaxed);
     match tls {
-        None => serve(core, Stream::Plain(stream), Rc::new(peer), stop).await,
+        None => serve(core, Stream::Plain(stream), Rc::new(peer), orders).await,
         Some(acceptor) => {
             match tokio::time::timeout(core.node.limits.handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
@@ -182,7 +232,7 @@ async fn connection(
                         .server_name()
                         .map(str::to_ascii_lowercase);
                     let stream = Stream::Tls(Box::new(stream.into()));
-                    serve(core, stream, Rc::new(peer), stop).await;
+                    serve(core, stream, Rc::new(peer), orders).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
                 Err(_) => tracing::debug!("a client took too long for its TLS handshake"),

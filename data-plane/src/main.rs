@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use data_plane::DataPlane;
+use data_plane::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
+use data_plane::succession::SuccessionError;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,7 +17,9 @@ fn main() -> ExitCode {
         Ok(program) => program,
         Err(error) => error.exit(),
     };
-    match run(&program) {
+    // Before there are threads: it takes what it reads out of the environment.
+    let inherited = Inherited::from_environment();
+    match run(&program, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(
             clippy::print_stderr,
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(program: &Program) -> anyhow::Result<()> {
+fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow::Result<()> {
     shared::telemetry::check(&program.settings.log)?;
     if program.check {
         return Ok(data_plane::check(&program.settings)?);
@@ -39,22 +44,72 @@ fn run(program: &Program) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        let data_plane = DataPlane::start(&program.settings)?;
-        stopped().await?;
-        data_plane.stop().await;
+        let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
+        let mut signals = Signals::new()?;
+        if signals.serve(&data_plane).await {
+            data_plane.hand_over().await;
+        } else {
+            data_plane.stop().await;
+        }
         Ok(())
     })
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stopped() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+/// What an operator may ask of a running node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    replace: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).context(name);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
+            replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
+        })
+    }
+
+    /// Returns when the process is to end: on SIGTERM or SIGINT, or, with `true`, once a successor serves, which
+    /// SIGUSR2 asks for.
+    async fn serve(&mut self, data_plane: &DataPlane) -> bool {
+        loop {
+            tokio::select! {
+                () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                _ = self.replace.recv() => {}
+            }
+            let succeeded = async {
+                let successor = data_plane.start_successor()?;
+                successor.ready().await
+            };
+            let succeeded: Result<(), SuccessionError> = tokio::select! {
+                () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                succeeded = succeeded => succeeded,
+            };
+            match succeeded {
+                Ok(()) => {
+                    tracing::info!("a successor serves: stopping");
+                    return true;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "no successor: this process goes on"
+                    );
+                }
+            }
+        }
+        tracing::info!("stopping");
+        false
+    }
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("stopping");
-    Ok(())
 }

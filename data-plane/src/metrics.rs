@@ -54,6 +54,8 @@ pub(crate) struct Metrics {
     /// Connections taken so far, and those open now.
     pub(crate) accepted: AtomicU64,
     pub(crate) open: AtomicU64,
+    /// Connections that were closed as they came.
+    pub(crate) refused: AtomicU64,
 }
 
 /// The figures of one route.
@@ -199,6 +201,7 @@ pub(crate) struct Sum {
     series: Vec<Series>,
     pub(crate) accepted: u64,
     pub(crate) open: u64,
+    pub(crate) refused: u64,
     pub(crate) requests: u64,
 }
 
@@ -261,6 +264,7 @@ impl Sum {
         for core in cores {
             sum.accepted += core.accepted.load(Ordering::Relaxed);
             sum.open += core.open.load(Ordering::Relaxed);
+            sum.refused += core.refused.load(Ordering::Relaxed);
             let counted = core.routes.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, series) in counted.iter() {
                 match routes.get_mut(id) {
@@ -320,7 +324,7 @@ impl Sum {
         for (state, count) in [
             ("accepted", self.accepted),
             ("active", self.open),
-            ("handled", self.accepted),
+            ("handled", self.accepted.saturating_sub(self.refused)),
             ("total", self.requests),
         ] {
             let _ = writeln!(

@@ -27,10 +27,11 @@ use crate::balancer::hash::{self, Hashable};
 use crate::body::{RequestBody, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Wish};
 use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing, wanted_upgrade};
 use crate::http1::Framing;
 use crate::http1::request::Refusal;
+use crate::quota::Taken;
 use crate::router::normalize::{is_well_formed, normalize};
 use crate::router::upstream_path::upstream_path;
 use crate::router::{Asked, Found};
@@ -67,23 +68,19 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         switch,
     } = arrival;
     let version = parts.version;
-    let busy = core.busy.get() + 1;
-    core.busy.set(busy);
-    let overloaded = busy > core.node.limits.in_flight / core.node.workers;
+    let permit = Taken::of(&core.requests);
+    let overloaded = permit.is_none() || core.node.memory.is_critical();
     let logged = core.node.access_log.is_on() && refusal.is_none();
     let mut record = Box::new(Record {
         peer: Rc::clone(&peer),
+        permit,
         progress: Progress::begin(),
         started_at: UnixTime::now(),
         request_id: core.request_id(),
         asked: logged.then(|| (parts.method.clone(), parts.uri.clone())),
         client: peer.address(),
         host: String::new(),
-        wish: parts
-            .headers
-            .get(header::ACCEPT)
-            .or_else(|| parts.headers.get(header::CONTENT_TYPE))
-            .cloned(),
+        wish: Wish::of(&parts.headers),
         debug: wants_debug(&core, &parts.headers),
         route: None,
         consumer: None,

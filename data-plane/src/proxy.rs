@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plugins::revocations::Revocations;
+use rustls::ServerConfig;
 use shared::clock::UnixTime;
 use tokio::sync::watch;
 
@@ -15,12 +16,18 @@ use crate::access_log::AccessLog;
 use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::certificates::{CertificateError, expires_at, server_config};
+use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::core::Node;
+use crate::inherited::Inherited;
 use crate::limits::Limits;
-use crate::listener::{Bound, bind, run};
+use crate::listener::{Bound, run};
 use crate::live::Live;
+use crate::memory::{self, Memory};
+use crate::orders::{Orders, stopped};
+use crate::quota::Stock;
 use crate::settings::Settings;
+use crate::sockets::Sockets;
 use crate::status;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
@@ -40,6 +47,9 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+    /// A listening socket cannot be kept for a successor.
+    #[error("keeping the listening sockets")]
+    Sockets(#[source] io::Error),
     /// The TLS listener has no certificate.
     #[error("proxy_tls_certificate, proxy_tls_key")]
     Certificate(#[from] CertificateError),
@@ -64,7 +74,7 @@ pub enum ProxyError {
 }
 
 /// Where the proxy listens.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Addresses {
     /// Plain HTTP.
     pub proxy: SocketAddr,
@@ -72,14 +82,18 @@ pub struct Addresses {
     pub proxy_tls: SocketAddr,
     /// Status and metrics.
     pub status: SocketAddr,
+    /// Byte streams.
+    pub stream: Vec<SocketAddr>,
 }
 
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     addresses: Addresses,
-    stop: watch::Sender<bool>,
-    status: watch::Sender<bool>,
+    orders: watch::Sender<Orders>,
+    status: watch::Sender<Orders>,
+    /// What a successor is given. A socket on which nobody accepts any more must not stay open here.
+    sockets: Vec<(String, std::net::TcpListener)>,
     node: Arc<Node>,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -87,11 +101,21 @@ pub struct Proxy {
 impl Proxy {
     /// Starts to serve what `live` holds.
     pub fn start(settings: &Settings, live: Live) -> Result<Self, ProxyError> {
-        Self::start_with(settings, Limits::default(), live)
+        Self::start_with(settings, Limits::of(settings), live)
     }
 
     /// Starts to serve what `live` holds, within `limits`.
     pub fn start_with(settings: &Settings, limits: Limits, live: Live) -> Result<Self, ProxyError> {
+        Self::start_on(settings, limits, live, &mut Inherited::default())
+    }
+
+    /// Starts in the same way, on the sockets that were passed on as far as there are any.
+    pub(crate) fn start_on(
+        settings: &Settings,
+        limits: Limits,
+        live: Live,
+        inherited: &mut Inherited,
+    ) -> Result<Self, ProxyError> {
         let files = settings
             .proxy_tls_certificate
             .as_deref()
@@ -119,6 +143,9 @@ impl Proxy {
             access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
+            connections: Arc::new(Connections::default()),
+            requests: Stock::new(limits.in_flight, workers),
+            memory: Memory::default(),
             limits,
             told: told(settings)?,
             error_default_type: settings.error_default_type,
@@ -133,56 +160,38 @@ impl Proxy {
                 .then(|| Duration::from_secs(settings.sessions_max_silence)),
             workers,
         });
-        let plain = sockets("proxy_listen", settings.proxy_listen, workers)?;
-        let secure = sockets("proxy_tls_listen", settings.proxy_tls_listen, workers)?;
-        let mut status = sockets("status_listen", settings.status_listen, 1)?;
-        let address = |sockets: &[std::net::TcpListener], asked| {
-            sockets
-                .first()
-                .and_then(|socket| socket.local_addr().ok())
-                .unwrap_or(asked)
-        };
-        let addresses = Addresses {
-            proxy: address(&plain, settings.proxy_listen),
-            proxy_tls: address(&secure, settings.proxy_tls_listen),
-            status: address(&status, settings.status_listen),
-        };
-        let (stop, stopping) = watch::channel(false);
-        let (status_stop, status_stopping) = watch::channel(false);
+        let Listeners {
+            addresses,
+            kept,
+            of_cores,
+            status,
+        } = listen(settings, &tls, workers, inherited)?;
+        let (orders, ordered) = watch::channel(Orders::default());
+        let (status_orders, status_ordered) = watch::channel(Orders::default());
         let drain = settings.drain_timeout();
         let mut threads = Vec::new();
-        let sockets = plain.into_iter().zip(secure);
-        for (number, ((plain, secure), metrics)) in sockets.zip(&node.metrics).enumerate() {
-            let (metrics, stopping) = (Arc::clone(metrics), stopping.clone());
+        for (number, (listeners, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
+            let (metrics, ordered) = (Arc::clone(metrics), ordered.clone());
             let node = Arc::clone(&node);
-            let listeners = vec![
-                Bound {
-                    socket: plain,
-                    tls: None,
-                },
-                Bound {
-                    socket: secure,
-                    tls: Some(Arc::clone(&tls)),
-                },
-            ];
-            let worker = move || run(node, metrics, listeners, stopping, drain);
+            let worker = move || run(node, metrics, listeners, ordered, drain);
             threads.push(spawn(format!("proxy-{number}"), worker)?);
         }
         {
-            let (node, stopping) = (Arc::clone(&node), stopping.clone());
-            spawn("balancer".to_owned(), move || watch_targets(node, stopping))?;
+            let (node, orders) = (Arc::clone(&node), orders.clone());
+            spawn("watch".to_owned(), move || watch_over(node, orders))?;
         }
-        if let Some(socket) = status.pop() {
+        for socket in status {
             // Not joined: it answers until the rest has stopped.
-            let node = Arc::clone(&node);
+            let (node, ordered) = (Arc::clone(&node), status_ordered.clone());
             spawn("status".to_owned(), move || {
-                serve_status(node, socket, status_stopping)
+                serve_status(node, socket, ordered)
             })?;
         }
         Ok(Self {
             addresses,
-            stop,
-            status: status_stop,
+            orders,
+            status: status_orders,
+            sockets: kept,
             node,
             workers: threads,
         })
@@ -194,15 +203,34 @@ impl Proxy {
     }
 
     /// Where it listens.
-    pub const fn addresses(&self) -> Addresses {
-        self.addresses
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    /// The listening sockets, for a process that takes over.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<(String, std::net::TcpListener)>> {
+        let mut sockets = Vec::new();
+        for (name, socket) in &self.sockets {
+            sockets.push((name.clone(), socket.try_clone()?));
+        }
+        Ok(sockets)
+    }
+
+    /// Leaves new connections to the process that has the sockets.
+    pub(crate) fn hand_over(&mut self) {
+        let handed_over = |orders: &mut Orders| orders.handed_over = true;
+        self.orders.send_modify(handed_over);
+        // Its status is that of the node.
+        self.status.send_modify(|orders| orders.stopping = true);
     }
 
     /// Takes no new connections, lets exchanges end, and returns when all have, or the drain timeout
     /// is over.
     pub async fn stop(self) {
         self.node.draining.store(true, Ordering::Relaxed);
-        self.stop.send_replace(true);
+        // Where nobody accepts any more, nobody is to connect.
+        drop(self.sockets);
+        self.orders.send_modify(|orders| orders.stopping = true);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
@@ -216,7 +244,7 @@ impl Proxy {
         if joined.await.is_err() {
             tracing::error!("waiting for the workers failed");
         }
-        self.status.send_replace(true);
+        self.status.send_modify(|orders| orders.stopping = true);
     }
 }
 
@@ -251,44 +279,103 @@ fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
     RealIp::parse(&settings.real_ip_header, settings.real_ip_recursive).map_err(ProxyError::RealIp)
 }
 
-fn sockets(
-    setting: &'static str,
-    address: SocketAddr,
-    count: usize,
-) -> Result<Vec<std::net::TcpListener>, ProxyError> {
-    let failed = |source| ProxyError::Listen {
-        setting,
-        address,
-        source,
-    };
-    if address.port() != 0 {
-        // Sockets of another process that share a port as ours do would take half of the connections
-        // in silence; one that does not share finds them.
-        drop(std::net::TcpListener::bind(address).map_err(failed)?);
-    }
-    let first = bind(address).map_err(failed)?;
-    // A port that the system has chosen is the port of all.
-    let chosen = first.local_addr().map_err(failed)?;
-    let mut sockets = vec![first];
-    for _ in 1..count {
-        sockets.push(bind(chosen).map_err(failed)?);
-    }
-    Ok(sockets)
+/// All listening sockets.
+struct Listeners {
+    addresses: Addresses,
+    /// The same sockets once more, with their names.
+    kept: Vec<(String, std::net::TcpListener)>,
+    of_cores: Vec<Vec<Bound>>,
+    status: Vec<std::net::TcpListener>,
 }
 
-/// Looks after the targets of upstreams until the node stops.
-fn watch_targets(node: Arc<Node>, stop: watch::Receiver<bool>) -> io::Result<()> {
+/// Listens at every address of `settings`, on what was passed on as far as there is any.
+fn listen(
+    settings: &Settings,
+    tls: &Arc<ServerConfig>,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Result<Listeners, ProxyError> {
+    let mut open = |name: &str, setting, address, cores| {
+        Sockets::open(name, address, cores, inherited).map_err(|source| ProxyError::Listen {
+            setting,
+            address,
+            source,
+        })
+    };
+    let plain = open("proxy", "proxy_listen", settings.proxy_listen, workers)?;
+    let secure = open(
+        "proxy_tls",
+        "proxy_tls_listen",
+        settings.proxy_tls_listen,
+        workers,
+    )?;
+    let status = open("status", "status_listen", settings.status_listen, 1)?;
+    let streams = settings.stream_listen.iter().zip(1..);
+    let streams = streams.map(|(listen, number): (_, u16)| {
+        let name = format!("stream_{number}");
+        let sockets = open(&name, "stream_listen", listen.address, workers)?;
+        Ok((listen.tls, sockets))
+    });
+    let streams = streams.collect::<Result<Vec<_>, ProxyError>>()?;
+    let addresses = Addresses {
+        proxy: plain.address,
+        proxy_tls: secure.address,
+        status: status.address,
+        stream: streams.iter().map(|(_, sockets)| sockets.address).collect(),
+    };
+    let mut kept = Vec::new();
+    let raw = streams.iter().map(|(_, sockets)| sockets);
+    for sockets in [&plain, &secure, &status].into_iter().chain(raw) {
+        kept.extend(sockets.clones().map_err(ProxyError::Sockets)?);
+    }
+    let stream_tls = without_protocols(tls);
+    let mut listeners: Vec<Vec<Bound>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+    let all = [(plain, None, false), (secure, Some(tls), false)].into_iter();
+    let raw = streams
+        .into_iter()
+        .map(|(tls, sockets)| (sockets, tls.then_some(&stream_tls), true));
+    for (sockets, tls, raw) in all.chain(raw) {
+        for (own, sockets) in listeners.iter_mut().zip(sockets.by_core) {
+            own.extend(sockets.into_iter().map(|socket| Bound {
+                socket,
+                tls: tls.cloned(),
+                raw,
+            }));
+        }
+    }
+    Ok(Listeners {
+        addresses,
+        kept,
+        of_cores: listeners,
+        status: status.by_core.into_iter().flatten().collect(),
+    })
+}
+
+/// The same TLS for streams, of whose protocol nothing is known.
+fn without_protocols(tls: &Arc<ServerConfig>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::clone(tls);
+    config.alpn_protocols.clear();
+    Arc::new(config)
+}
+
+/// Looks after the targets of upstreams, and after the memory, until the node stops.
+fn watch_over(node: Arc<Node>, orders: watch::Sender<Orders>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(crate::balancer::watch::run(node, stop));
+    runtime.block_on(async {
+        tokio::select! {
+            () = crate::balancer::watch::run(Arc::clone(&node), orders.subscribe()) => {}
+            never = memory::watch(node, orders) => match never {},
+        }
+    });
     Ok(())
 }
 
 fn serve_status(
     node: Arc<Node>,
     socket: std::net::TcpListener,
-    mut stop: watch::Receiver<bool>,
+    mut orders: watch::Receiver<Orders>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -297,7 +384,7 @@ fn serve_status(
         let listener = tokio::net::TcpListener::from_std(socket)?;
         tokio::select! {
             () = status::serve(node, listener) => {}
-            _ = stop.wait_for(|stopping| *stopping) => {}
+            () = stopped(&mut orders) => {}
         }
         Ok(())
     })

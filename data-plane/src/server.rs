@@ -17,13 +17,15 @@ pub(crate) mod http2;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Sleep;
 
 use self::answer::Answer;
 pub(crate) use self::client::ClientBody;
@@ -33,8 +35,12 @@ use self::head::Incoming;
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::http1::request::Refusal;
+use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, handle};
 use crate::stream::Stream;
+
+/// How long a stopping node waits for the first request on a connection.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 /// What a connection becomes once both sides have switched protocols.
 #[derive(Debug)]
@@ -59,46 +65,63 @@ enum After {
     Switch(oneshot::Sender<Switched>),
 }
 
-/// Serves the client at the other end of `stream` until one of both, or `stop`, ends that.
+/// Serves the client at the other end of `stream` until one of both, or `orders`, ends that.
 pub(crate) async fn serve(
     core: Rc<Core>,
     stream: Stream,
     peer: Rc<Peer>,
-    stop: watch::Receiver<bool>,
+    orders: watch::Receiver<Orders>,
 ) {
     let limits = core.node.limits;
     let client = Client::new(stream, core.timers.timer(), limits);
     let client = Rc::new(RefCell::new(client));
-    let mut stopping = Stopping::new(&stop);
-    let mut told = stop.clone();
-    let mut asked = pin!(async move {
-        // A sender that is gone means the same.
-        let _ = told.wait_for(|stopping| *stopping).await;
-    });
+    let mut stopping = Stopping::new(&orders);
+    let shed = orders.borrow().shed;
+    let mut asked = pin!(changed(orders.clone(), shed));
     let mut listening = false;
+    // A client that has just connected is about to ask: closing at once would lose its request.
+    let mut fresh = true;
+    let mut patience: Option<Pin<Box<Sleep>>> = None;
     loop {
         let next = poll_fn(|cx| {
             let next = client.borrow_mut().poll_next(cx);
             if next.is_pending() {
                 // The task is woken by what it has listened to once.
-                if !listening && asked.as_mut().poll(cx).is_ready() {
-                    stopping.now = true;
+                while !stopping.now
+                    && (!listening || stopping.is_told())
+                    && let Poll::Ready(order) = asked.as_mut().poll(cx)
+                {
+                    if order.stopping {
+                        stopping.now = true;
+                    } else if client.borrow().is_idle() {
+                        return Poll::Ready(Next::End);
+                    } else {
+                        asked.set(changed(orders.clone(), order.shed));
+                    }
                 }
                 listening = true;
                 if stopping.check() && client.borrow().is_idle() {
+                    if fresh {
+                        let wait = || Box::pin(tokio::time::sleep(FIRST_REQUEST));
+                        let patience = patience.get_or_insert_with(wait);
+                        if patience.as_mut().poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
                     return Poll::Ready(Next::End);
                 }
             }
             next
         })
         .await;
+        fresh = false;
         let incoming = match next {
             Next::Request(incoming) => incoming,
             Next::Refused(refusal) => stand_in(refusal),
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
-                    http2::serve(core, stream, early, peer, stop).await;
+                    http2::serve(core, stream, early, peer, orders).await;
                 }
                 return;
             }
@@ -276,19 +299,29 @@ fn stand_in(refusal: Refusal) -> Incoming {
 /// Whether the node is to stop. To ask is one read of a counter.
 struct Stopping<'a> {
     now: bool,
-    stop: &'a watch::Receiver<bool>,
+    orders: &'a watch::Receiver<Orders>,
 }
 
 impl<'a> Stopping<'a> {
-    fn new(stop: &'a watch::Receiver<bool>) -> Self {
+    fn new(orders: &'a watch::Receiver<Orders>) -> Self {
         Self {
-            now: *stop.borrow(),
-            stop,
+            now: orders.borrow().stopping,
+            orders,
         }
     }
 
+    /// Whether there has been any order since the connection began.
+    fn is_told(&self) -> bool {
+        !matches!(self.orders.has_changed(), Ok(false))
+    }
+
     fn check(&mut self) -> bool {
-        self.now |= !matches!(self.stop.has_changed(), Ok(false));
+        self.now |= match self.orders.has_changed() {
+            Ok(false) => false,
+            Ok(true) => self.orders.borrow().stopping,
+            // A sender that is gone means the same.
+            Err(_) => true,
+        };
         self.now
     }
 }

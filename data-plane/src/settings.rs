@@ -51,6 +51,15 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub proxy_tls_listen: SocketAddr,
+    /// Addresses that clients open byte streams at, for routes of the protocols `tcp`, `tls` and `tls_passthrough`;
+    /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says.
+    #[arg(
+        long,
+        env = "WARDGATE_STREAM_LISTEN",
+        value_delimiter = ',',
+        value_name = "ADDRESS [ssl],…"
+    )]
+    pub stream_listen: Vec<StreamListen>,
     /// Address of status and metrics.
     #[arg(
         long,
@@ -180,6 +189,48 @@ pub struct Settings {
         value_name = "MILLISECONDS"
     )]
     pub drain_timeout_ms: u64,
+    /// Most client connections. More are closed as they come; so are those beyond what half of the descriptors
+    /// (`ulimit -n`) can serve.
+    #[arg(
+        long,
+        env = "WARDGATE_MAX_CONNECTIONS",
+        default_value_t = 50_000,
+        value_name = "NUMBER"
+    )]
+    pub max_connections: usize,
+    /// Most client connections from one address, or one IPv6 network of 64 bits, unless it is in `trusted_ips`.
+    #[arg(
+        long,
+        env = "WARDGATE_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value_t = 1000,
+        value_name = "NUMBER"
+    )]
+    pub max_connections_per_address: usize,
+    /// Most requests under way. More are answered 503.
+    #[arg(
+        long,
+        env = "WARDGATE_MAX_REQUESTS",
+        default_value_t = 10_000,
+        value_name = "NUMBER"
+    )]
+    pub max_requests: usize,
+    /// Most requests under way to one upstream server. More are answered 503.
+    #[arg(
+        long,
+        env = "WARDGATE_MAX_REQUESTS_PER_SERVER",
+        default_value_t = 1000,
+        value_name = "NUMBER"
+    )]
+    pub max_requests_per_server: usize,
+    /// Memory that the process may have, in megabytes of 1024²; 0: what its control group may have. From 92 % on
+    /// idle connections are closed, from 95 % on new connections and requests are refused.
+    #[arg(
+        long,
+        env = "WARDGATE_MEMORY_LIMIT_MB",
+        default_value_t = 0,
+        value_name = "MEGABYTES"
+    )]
+    pub memory_limit_mb: u64,
     /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
     #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
@@ -266,6 +317,33 @@ pub struct Settings {
     pub real_ip_recursive: bool,
 }
 
+/// Where byte streams are taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StreamListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether clients speak TLS.
+    pub tls: bool,
+}
+
+impl std::str::FromStr for StreamListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let address = address
+            .parse()
+            .map_err(|_| format!("not an address with a port: `{address}`"))?;
+        let tls = match (words.next(), words.next()) {
+            (None, _) => false,
+            (Some("ssl"), None) => true,
+            _ => return Err("expected ADDRESS, or ADDRESS ssl".to_owned()),
+        };
+        Ok(Self { address, tls })
+    }
+}
+
 impl Program {
     /// Reads command line, environment and settings file.
     pub fn load(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
@@ -318,6 +396,19 @@ mod tests {
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_stream_listener_is_an_address_perhaps_with_tls() {
+        let read = |text: &str| {
+            text.parse::<StreamListen>()
+                .map(|one| (one.address.port(), one.tls))
+        };
+        assert_eq!(read("127.0.0.1:5555"), Ok((5555, false)));
+        assert_eq!(read(" [::1]:5556  ssl "), Ok((5556, true)));
+        for text in ["", "5555", "127.0.0.1:1 udp", "127.0.0.1:1 ssl ssl"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 

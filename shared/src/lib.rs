@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod entity;
+pub mod error_form;
 pub mod machine;
 pub mod network;
 pub mod schema;

@@ -14,6 +14,8 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     addresses: Value,
+    /// The process that has taken its place, if one has.
+    successor: Option<u32>,
 }
 
 impl Process {
@@ -51,6 +53,7 @@ impl Process {
             child,
             log,
             addresses: Value::Null,
+            successor: None,
         };
         process.addresses = eventually(&format!("{name} starts"), async || {
             if let Ok(Some(status)) = process.child.try_wait() {
@@ -82,22 +85,51 @@ impl Process {
 
     /// Stops it where it is: its connections stay, and it says nothing.
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        self.signal("STOP");
     }
 
     /// Has it go on.
     pub fn thaw(&self) {
-        self.signal("-CONT");
+        self.signal("CONT");
     }
 
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status();
-        assert!(
-            sent.is_ok_and(|status| status.success()),
-            "{} is gone",
-            self.name
-        );
+    /// Sends it a signal, such as `USR2`.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn signal(&self, name: &str) {
+        let id = self.successor.unwrap_or_else(|| self.child.id());
+        send(name, id);
+    }
+
+    /// Has it replaced by a new process that gets its sockets, and waits until it has ended.
+    ///
+    /// # Panics
+    ///
+    /// If that does not happen in time.
+    pub async fn succeed(&mut self) {
+        const STARTED: &str = "a successor was started process=";
+        let before = self.log().matches(STARTED).count();
+        let old = self.successor.unwrap_or_else(|| self.child.id());
+        send("USR2", old);
+        let successor = eventually("a successor is started", async || {
+            let log = self.log();
+            let id = log
+                .split(STARTED)
+                .nth(before + 1)?
+                .split_whitespace()
+                .next()?;
+            id.parse().ok()
+        })
+        .await;
+        self.successor = Some(successor);
+        eventually("the old process ends", async || {
+            // The first is our child: its end is to be waited for.
+            let _ = self.child.try_wait();
+            (!is_running(old)).then_some(())
+        })
+        .await;
     }
 
     /// Kills it as the kernel would: nothing of it runs any more.
@@ -111,7 +143,7 @@ impl Process {
     ///
     /// If it does not stop in time.
     pub async fn stop(mut self) -> ExitStatus {
-        self.signal("-TERM");
+        self.signal("TERM");
         eventually("the process stops", async || {
             self.child
                 .try_wait()
@@ -121,6 +153,10 @@ impl Process {
     }
 
     fn end(&mut self) {
+        if let Some(successor) = self.successor.take() {
+            let id = successor.to_string();
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
         // Both fail if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -143,6 +179,20 @@ impl Drop for Process {
             }
         }
     }
+}
+
+fn send(signal: &str, id: u32) {
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &id.to_string()])
+        .status();
+    assert!(sent.is_ok_and(|status| status.success()), "{signal} {id}");
+}
+
+/// Whether a process of this id does something still.
+fn is_running(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim_start().starts_with('Z'))
 }
 
 /// Runs a program to its end.

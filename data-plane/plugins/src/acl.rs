@@ -97,11 +97,11 @@ impl Filter for Acl {
                 } else {
                     (StatusCode::UNAUTHORIZED, "Unauthorized")
                 };
-                return Flow::Answer(answer::message(status, text, &exchange.request_id));
+                return Flow::Answer(answer::error(status, text, exchange));
             }
         };
         if !self.lets_pass(groups) {
-            let refused = answer::message(StatusCode::FORBIDDEN, REFUSED, &exchange.request_id);
+            let refused = answer::error(StatusCode::FORBIDDEN, REFUSED, exchange);
             return Flow::Answer(refused);
         }
         let value = identity_headers::text(&groups.join(", "));

@@ -1,10 +1,37 @@
 //! Answers that filters make themselves, in Kong's shape.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, PRAGMA, REFERRER_POLICY};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION, PRAGMA, REFERRER_POLICY};
+use http::{HeaderValue, Response, StatusCode, Version};
+use shared::error_form::{ErrorForm, grpc_status, is_grpc};
 
-/// `{"message": …, "request_id": …}` (Kong 3.9, error body of `kong.response.error`).
+use crate::exchange::Exchange;
+
+/// A message in the form that the client takes, JSON if it does not say (Kong 3.9, `kong.response.error`).
+pub(crate) fn error(status: StatusCode, message: &str, exchange: &Exchange<'_>) -> Response<Bytes> {
+    let request = &exchange.request;
+    let field = |name| request.headers.get(name).map(HeaderValue::as_bytes);
+    let grpc = request.version == Version::HTTP_2 && field(CONTENT_TYPE).is_some_and(is_grpc);
+    let form = match field(ACCEPT).map(ErrorForm::of) {
+        _ if grpc => ErrorForm::Grpc,
+        Some(ErrorForm::Grpc) | None => ErrorForm::Json,
+        Some(form) => form,
+    };
+    let mut response = Response::new(Bytes::from(form.body(message, &exchange.request_id)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if grpc {
+        headers.insert("grpc-status", grpc_status(status.as_u16()).into());
+        if let Ok(message) = HeaderValue::from_str(message) {
+            headers.insert("grpc-message", message);
+        }
+    }
+    response
+}
+
+/// `{"message": …, "request_id": …}`, whatever the client takes (Kong 3.9, `kong.response.exit`).
 pub(crate) fn message(status: StatusCode, message: &str, request_id: &str) -> Response<Bytes> {
     json(
         status,

@@ -26,6 +26,7 @@ pub(crate) struct Refusal {
 #[derive(Debug)]
 enum Body {
     Message(String),
+    MessageInJson(String),
     Json(Value),
 }
 
@@ -38,6 +39,14 @@ impl Refusal {
         }
     }
 
+    /// The same, in JSON whatever the client takes.
+    pub(crate) fn in_json(message: impl Into<String>, challenge: impl Into<String>) -> Self {
+        Self {
+            body: Body::MessageInJson(message.into()),
+            challenge: Some(challenge.into()),
+        }
+    }
+
     /// A 401 with a body of its own.
     pub(crate) fn json(body: Value, challenge: impl Into<String>) -> Self {
         Self {
@@ -46,9 +55,12 @@ impl Refusal {
         }
     }
 
-    fn answer(&self, request_id: &str) -> Response<Bytes> {
+    fn answer(&self, exchange: &Exchange<'_>) -> Response<Bytes> {
         let mut response = match &self.body {
-            Body::Message(text) => answer::message(StatusCode::UNAUTHORIZED, text, request_id),
+            Body::Message(text) => answer::error(StatusCode::UNAUTHORIZED, text, exchange),
+            Body::MessageInJson(text) => {
+                answer::message(StatusCode::UNAUTHORIZED, text, &exchange.request_id)
+            }
             Body::Json(body) => answer::json(StatusCode::UNAUTHORIZED, body),
         };
         let challenge = self.challenge.as_deref();
@@ -107,7 +119,7 @@ pub(crate) fn settle(
         Err(refusal) => refusal,
     };
     let Some(name) = anonymous else {
-        return Flow::Answer(refusal.answer(&exchange.request_id));
+        return Flow::Answer(refusal.answer(exchange));
     };
     let Some(consumer) = named(&exchange.environment.consumers, name) else {
         return Flow::Answer(answer::message(

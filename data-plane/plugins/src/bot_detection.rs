@@ -91,8 +91,7 @@ impl Filter for BotDetectionFilter {
         let Some(agent) = agents.next() else {
             return Flow::Continue;
         };
-        let refuse =
-            |status, text| Flow::Answer(answer::message(status, text, &exchange.request_id));
+        let refuse = |status, text| Flow::Answer(answer::error(status, text, exchange));
         if agents.next().is_some() {
             return refuse(
                 StatusCode::BAD_REQUEST,

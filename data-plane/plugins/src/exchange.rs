@@ -227,6 +227,8 @@ pub enum BodyWish {
     Look(usize),
     /// To see all of it. A body that is longer than so many bytes never reaches the client.
     Need(usize),
+    /// That the client gets none of it.
+    Discard,
 }
 
 /// A response's whole body.

@@ -104,7 +104,7 @@ impl Filter for IpRestrictionFilter {
             Some(message) => message.clone(),
             None => format!("IP address not allowed: {address}"),
         };
-        Flow::Answer(answer::message(self.status, &message, &exchange.request_id))
+        Flow::Answer(answer::error(self.status, &message, exchange))
     }
 }
 

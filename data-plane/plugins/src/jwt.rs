@@ -173,10 +173,10 @@ impl JwtFilter {
         exchange: &Exchange<'_>,
         now: UnixTime,
     ) -> Result<Authenticated, Refusal> {
-        let bad = |message: String| Refusal::new(message, self.invalid.as_str());
+        let bad = |message: String| Refusal::in_json(message, self.invalid.as_str());
         let mut tokens = self.tokens(exchange);
         let Some(token) = tokens.pop() else {
-            return Err(Refusal::new("Unauthorized", self.missing.as_str()));
+            return Err(Refusal::in_json("Unauthorized", self.missing.as_str()));
         };
         if !tokens.is_empty() {
             return Err(bad("Multiple tokens provided".to_owned()));

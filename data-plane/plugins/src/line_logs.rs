@@ -12,6 +12,7 @@ use crate::filter::{Filter, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::host::sink::{Sink, TcpTls};
 use crate::log_record::record;
+use crate::queue::Sending;
 use crate::values::Number;
 
 /// Configuration of `file-log`.
@@ -166,13 +167,20 @@ impl Filter for LineLog {
         if self.newline {
             line.push('\n');
         }
-        let (task_host, sink) = (host.clone(), self.sink.clone());
-        host.spawn(Box::pin(async move {
-            if let Err(error) = task_host.write(&sink, Bytes::from(line)).await {
-                tracing::error!(%error, "an exchange is not logged");
-            }
-        }));
+        send(host, &self.sink, Bytes::from(line));
     }
+}
+
+/// Sends `line` to `sink` in a task of its own.
+pub(crate) fn send(host: &impl Host, sink: &Sink, line: Bytes) {
+    let (task_host, sink) = (host.clone(), sink.clone());
+    let sending = Sending::begin(host);
+    host.spawn(Box::pin(async move {
+        if let Err(error) = task_host.write(&sink, line).await {
+            tracing::error!(%error, "an exchange is not logged");
+        }
+        drop(sending);
+    }));
 }
 
 #[cfg(test)]

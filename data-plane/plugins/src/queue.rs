@@ -98,9 +98,48 @@ impl Default for QueueConfig {
 /// Sends a batch; the error says why not.
 pub(crate) type Send = Rc<dyn Fn(Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), String>>>;
 
-/// The queues of one core, by plugin.
+/// The queues of one core, by plugin, and what else is on its way to where logs go.
 #[derive(Default)]
-struct Queues(RefCell<HashMap<Uuid, Rc<Queue>>>);
+struct Queues {
+    by_plugin: RefCell<HashMap<Uuid, Rc<Queue>>>,
+    /// Senders at work.
+    sending: Cell<usize>,
+    /// Whether the core ends: nothing waits for company any more.
+    closing: Cell<bool>,
+}
+
+/// Work of which a core that ends waits for the end.
+pub(crate) struct Sending(Rc<Queues>);
+
+impl Sending {
+    /// Work begins.
+    pub(crate) fn begin(host: &impl Host) -> Self {
+        let queues = host.core_state::<Queues>();
+        queues.sending.set(queues.sending.get() + 1);
+        Self(queues)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.sending.set(self.0.sending.get() - 1);
+    }
+}
+
+/// How often a core that ends looks whether all is sent.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Sends what still waits on the core of `host`, and returns when all of it has been taken or given up.
+pub async fn flush(host: &impl Host) {
+    let queues = host.core_state::<Queues>();
+    queues.closing.set(true);
+    for queue in queues.by_plugin.borrow().values() {
+        queue.wake();
+    }
+    while queues.sending.get() > 0 {
+        host.sleep(LOOK).await;
+    }
+}
 
 #[derive(Default)]
 struct Queue {
@@ -112,6 +151,15 @@ struct Queue {
     full: RefCell<Option<oneshot::Sender<()>>>,
 }
 
+impl Queue {
+    fn wake(&self) {
+        if let Some(waker) = self.full.borrow_mut().take() {
+            // A sender that has woken by itself does not listen any more.
+            let _ = waker.send(());
+        }
+    }
+}
+
 /// Lets `entry` wait to be sent by `send`.
 pub(crate) fn push(
     host: &impl Host,
@@ -121,7 +169,7 @@ pub(crate) fn push(
     send: impl FnOnce() -> Send,
 ) {
     let queues = host.core_state::<Queues>();
-    let queue = Rc::clone(queues.0.borrow_mut().entry(instance).or_default());
+    let queue = Rc::clone(queues.by_plugin.borrow_mut().entry(instance).or_default());
     queue.bytes.set(queue.bytes.get() + length(&entry));
     let mut entries = queue.entries.borrow_mut();
     entries.push_back(entry);
@@ -143,14 +191,15 @@ pub(crate) fn push(
     }
     let full = entries.len() >= batch_size(config);
     drop(entries);
-    if full && let Some(waker) = queue.full.borrow_mut().take() {
-        // A sender that has woken by itself does not listen any more.
-        let _ = waker.send(());
+    if full {
+        queue.wake();
     }
     if !queue.running.replace(true) {
         let (task_host, config, send) = (host.clone(), config.clone(), send());
+        let sending = Sending::begin(host);
         host.spawn(Box::pin(async move {
             drain(&task_host, &queue, &config, &send).await;
+            drop(sending);
         }));
     }
 }
@@ -166,6 +215,7 @@ fn length(entry: &Bytes) -> u64 {
 /// Sends what waits until nothing does.
 async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Send) {
     let most = batch_size(config);
+    let queues = host.core_state::<Queues>();
     loop {
         let waiting = queue.entries.borrow().len();
         if waiting == 0 {
@@ -173,7 +223,7 @@ async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Sen
             return;
         }
         let delay = config.max_coalescing_delay.seconds();
-        if waiting < most && !delay.is_zero() {
+        if waiting < most && !delay.is_zero() && !queues.closing.get() {
             let (waker, full) = oneshot::channel();
             *queue.full.borrow_mut() = Some(waker);
             let sleep = Box::pin(host.sleep(delay));
@@ -267,6 +317,22 @@ mod tests {
             [[entry(2)]],
             "what cannot be sent in time is dropped"
         );
+    }
+
+    #[test]
+    fn a_core_that_ends_sends_what_waits() {
+        let (host, sent) = (FakeHost::default(), Sent::default());
+        let config = QueueConfig {
+            max_batch_size: 10,
+            max_coalescing_delay: Number(3600.into()),
+            ..QueueConfig::default()
+        };
+        let entry = Bytes::from_static(b"a");
+        push(&host, Uuid::nil(), &config, entry.clone(), sender(&sent, 1));
+        host.run(host.sleep(Duration::from_secs(1)));
+        assert!(sent.borrow().is_empty(), "it waits for company");
+        host.run(flush(&host));
+        assert_eq!(*sent.borrow(), [[entry]], "also after a failure");
     }
 
     #[test]

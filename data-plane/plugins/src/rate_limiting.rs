@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
-use self::counters::{Counters, Usage};
+pub(crate) use self::counters::Counters;
+use self::counters::Usage;
 pub(crate) use self::period::{PERIODS, Period};
 use crate::answer;
 use crate::exchange::Exchange;
@@ -386,7 +387,7 @@ impl Filter for RateLimitingFilter {
         if usage.exceeded.is_none() {
             return Flow::Continue;
         }
-        let mut answer = answer::message(self.status, &self.message, &exchange.request_id);
+        let mut answer = answer::error(self.status, &self.message, exchange);
         if let Some(reset) = reset {
             let headers = answer.headers_mut();
             headers.insert(http::header::RETRY_AFTER, HeaderValue::from(reset));

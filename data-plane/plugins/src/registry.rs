@@ -23,6 +23,7 @@ use crate::ip_restriction::IpRestriction;
 use crate::jwt::Jwt;
 use crate::key_auth::KeyAuth;
 use crate::line_logs::{FileLog, TcpLog, UdpLog};
+use crate::loggly::Loggly;
 use crate::openid_connect::OpenidConnect;
 use crate::opentelemetry::Opentelemetry;
 use crate::prometheus::Prometheus;
@@ -32,7 +33,9 @@ use crate::redirect::Redirect;
 use crate::request_size_limiting::RequestSizeLimiting;
 use crate::request_termination::RequestTermination;
 use crate::request_transformer::RequestTransformer;
+use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
+use crate::syslog::Syslog;
 use crate::zipkin::Zipkin;
 
 /// What the control plane knows of a plugin.
@@ -212,6 +215,7 @@ registry! {
     IpRestriction,
     Jwt,
     KeyAuth,
+    Loggly,
     Opentelemetry,
     Prometheus,
     ProxyCache,
@@ -220,7 +224,9 @@ registry! {
     RequestSizeLimiting,
     RequestTermination,
     RequestTransformer,
+    ResponseRatelimiting,
     ResponseTransformer,
+    Syslog,
     TcpLog,
     UdpLog,
     Zipkin,

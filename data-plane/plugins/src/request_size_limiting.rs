@@ -105,7 +105,7 @@ impl Filter for RequestSizeLimitingFilter {
                 return Flow::Continue;
             }
         };
-        Flow::Answer(answer::message(status, message, &exchange.request_id))
+        Flow::Answer(answer::error(status, message, exchange))
     }
 }
 

@@ -172,6 +172,6 @@ impl Filter for RequestTransformerFilter {
                 "An unexpected error occurred",
             ),
         };
-        Flow::Answer(answer::message(status, text, &exchange.request_id))
+        Flow::Answer(answer::error(status, text, exchange))
     }
 }

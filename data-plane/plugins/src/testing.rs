@@ -1,5 +1,6 @@
 //! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
 
+mod reply;
 mod request;
 
 use std::cell::{Cell, RefCell};
@@ -12,13 +13,13 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt;
-use http::HeaderValue;
 use serde_json::json;
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
+pub(crate) use self::reply::{Replied, log_of, reply_of};
 pub(crate) use self::request::Request;
 use crate::exchange::Overrides;
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
@@ -395,108 +396,4 @@ pub(crate) fn answer_of(
             overrides: exchange.upstream.clone(),
         }
     })
-}
-
-/// What the client gets of a response.
-pub(crate) struct Replied {
-    pub(crate) headers: http::HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-/// Lets `filter` see `request`, and the upstream's answer to it.
-pub(crate) fn reply_of(
-    filter: &impl crate::filter::Filter,
-    host: &FakeHost,
-    request: &Request,
-    headers: &[(&'static str, &'static str)],
-    body: &'static str,
-) -> Replied {
-    use crate::exchange::{BodyWish, Reply as Response, Seen, Source, WholeBody};
-
-    let mut seen = request.with_exchange(|exchange| {
-        let flow = host.run(filter.on_request(exchange, host));
-        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
-        Seen {
-            method: exchange.request.method.clone(),
-            uri: exchange.request.uri.clone(),
-            request: exchange.request.clone(),
-            client: exchange.client.clone(),
-            identity: exchange.identity.clone(),
-            notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id,
-        }
-    });
-    let mut status = http::StatusCode::OK;
-    let mut map = http::HeaderMap::new();
-    for (name, value) in headers {
-        map.append(*name, HeaderValue::from_static(value));
-    }
-    let mut reply = Response {
-        seen: &mut seen,
-        matched: Some(&request.matched),
-        status: &mut status,
-        headers: &mut map,
-        source: Source::Service,
-        wish: BodyWish::Nothing,
-    };
-    filter.on_response(&mut reply, host);
-    let wish = reply.wish;
-    let mut whole = WholeBody {
-        seen: &mut seen,
-        matched: Some(&request.matched),
-        status,
-        headers: &mut map,
-        body: Bytes::from_static(body.as_bytes()),
-    };
-    if wish != BodyWish::Nothing {
-        filter.on_body(&mut whole, host);
-    }
-    let body = whole.body;
-    Replied { headers: map, body }
-}
-
-/// Lets `filter` see `request`, and the exchange when it is over.
-pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) {
-    use crate::exchange::{Latencies, Log, Seen, Source, Try};
-
-    let mut seen = request.with_exchange(|exchange| {
-        let flow = host.run(filter.on_request(exchange, host));
-        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
-        Seen {
-            method: exchange.request.method.clone(),
-            uri: exchange.request.uri.clone(),
-            request: exchange.request.clone(),
-            client: exchange.client.clone(),
-            identity: exchange.identity.clone(),
-            notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id,
-        }
-    });
-    let secret = HeaderValue::from_static("Bearer secret");
-    seen.request.headers.insert("authorization", secret);
-    let mut headers = http::HeaderMap::new();
-    headers.insert("x-answer", HeaderValue::from_static("42"));
-    let log = Log {
-        seen: &seen,
-        matched: Some(&request.matched),
-        status: http::StatusCode::OK,
-        headers: &headers,
-        source: Source::Service,
-        upstream_status: Some(http::StatusCode::OK),
-        received: 100,
-        sent: 200,
-        started_at: host.now(),
-        latencies: Latencies {
-            request: 10,
-            kong: 2,
-            proxy: Some(3),
-            receive: 5,
-        },
-        tries: &[Try {
-            host: "127.0.0.1".to_owned(),
-            port: 80,
-            started_at: 1,
-        }],
-    };
-    filter.on_log(&log, host);
 }

@@ -13,13 +13,14 @@ use uuid::Uuid;
 
 use super::{Balancer, Peer, check};
 use crate::core::Node;
+use crate::orders::{Orders, stopped};
 use crate::upstream::resolve::Resolver;
 
 /// How soon a new configuration is noticed.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs until `stop` says so.
-pub(crate) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(node: Arc<Node>, mut orders: watch::Receiver<Orders>) {
     let resolver = Arc::new(Resolver::new(node.dns.clone()));
     let mut tasks: HashMap<Uuid, (Arc<Balancer>, Vec<JoinHandle<()>>)> = HashMap::new();
     let mut seen = None;
@@ -36,7 +37,7 @@ pub(crate) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            _ = stop.wait_for(|stopping| *stopping) => break,
+            () = stopped(&mut orders) => break,
         }
     }
     for (_, handles) in tasks.into_values() {

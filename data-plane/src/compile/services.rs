@@ -28,6 +28,8 @@ pub(crate) struct CompiledService {
     pub(crate) path: String,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
+    /// Whether it takes bytes as they are, and no HTTP.
+    pub(crate) raw: bool,
 }
 
 /// Where the requests of a service go.
@@ -85,13 +87,11 @@ pub(super) fn compile(
         message,
     };
     let (tls, http2) = match service.protocol {
-        Protocol::Http => (false, false),
-        Protocol::Https => (true, false),
+        Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => (false, false),
+        Protocol::Https | Protocol::Tls => (true, false),
         Protocol::Grpc => (false, true),
         Protocol::Grpcs => (true, true),
-        Protocol::Tcp | Protocol::Tls | Protocol::TlsPassthrough | Protocol::Udp => {
-            return Ok(None);
-        }
+        Protocol::Udp => return Ok(None),
     };
     let host = service.host.as_str().to_ascii_lowercase();
     let bare = host
@@ -147,6 +147,10 @@ pub(super) fn compile(
             read: milliseconds(service.read_timeout),
         },
         retries: service.retries.unwrap_or(5),
+        raw: matches!(
+            service.protocol,
+            Protocol::Tcp | Protocol::Tls | Protocol::TlsPassthrough
+        ),
     }))
 }
 

@@ -15,7 +15,7 @@ use plugins::host::sink::{Sink, SinkError, TcpTls};
 use rustls_pki_types::ServerName;
 use shared::clock::monotonic;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
@@ -23,6 +23,9 @@ use crate::upstream::tls::tls_connector;
 
 /// Lines that may wait for the thread that writes files.
 const WAITING: usize = 8192;
+
+/// Longest wait for a reader on this machine.
+const LOCAL: Duration = Duration::from_secs(1);
 
 /// Writes `bytes` to `sink`.
 pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
@@ -42,6 +45,13 @@ pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<
             let connections = core.states.of::<Connections>();
             let sending = connections.send(sink, (host, *port), tls.as_ref(), *keepalive, &bytes);
             (format!("{host}:{port}"), within(*timeout, sending).await)
+        }
+        Sink::Datagram { path } => {
+            let sending = async {
+                let socket = UnixDatagram::unbound()?;
+                socket.send_to(&bytes, path).await.map(|_| ())
+            };
+            (path.display().to_string(), within(LOCAL, sending).await)
         }
         Sink::Udp {
             host,

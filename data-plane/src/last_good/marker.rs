@@ -37,13 +37,7 @@ pub(crate) struct Marker {
 impl Marker {
     /// Reads what the process before has left in `directory`, and draws the conclusion.
     pub(crate) fn open(directory: &Path) -> Self {
-        let (trying, quarantine) = (directory.join("trying"), directory.join("quarantine"));
-        let mut marker = Self {
-            quarantined: Mutex::new(read(&quarantine).map(|(position, _)| position).collect()),
-            trying,
-            quarantine,
-            crashes: 0,
-        };
+        let mut marker = Self::beside(directory);
         if let Some((position, crashes)) = read(&marker.trying).next() {
             marker.crashes = crashes + 1;
             if marker.crashes >= CRASHES {
@@ -60,6 +54,17 @@ impl Marker {
             }
         }
         marker
+    }
+
+    /// Reads what is in quarantine, and draws no conclusion: the process before this one still runs.
+    pub(crate) fn beside(directory: &Path) -> Self {
+        let (trying, quarantine) = (directory.join("trying"), directory.join("quarantine"));
+        Self {
+            quarantined: Mutex::new(read(&quarantine).map(|(position, _)| position).collect()),
+            trying,
+            quarantine,
+            crashes: 0,
+        }
     }
 
     /// How many crashes in a row, soon after a change, this start followed.

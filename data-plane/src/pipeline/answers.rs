@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use plugins::exchange::Source;
 use shared::clock::monotonic;
+use shared::error_form::is_grpc;
 use shared::version::KONG_PRODUCT;
 
 use super::REQUEST_ID;
@@ -13,7 +14,6 @@ use super::record::{Record, milliseconds};
 use crate::body::ResponseBody;
 use crate::compile::CompiledRoute;
 use crate::core::Core;
-use crate::error::form::is_grpc;
 use crate::error::{GatewayError, grpc_response, message_response};
 use crate::forward::fields;
 
@@ -121,7 +121,8 @@ pub(super) fn protocol_answer(
         if parts.version != Version::HTTP_2 {
             return Some(Err(GatewayError::NotHttp2));
         }
-        if !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        let content_type = parts.headers.get(header::CONTENT_TYPE);
+        if !content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
             return Some(Err(GatewayError::NotGrpc));
         }
     }

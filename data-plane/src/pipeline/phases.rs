@@ -104,6 +104,9 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
     }
     let tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS;
     let mut body = body;
+    if wishes.iter().any(|(_, wish)| *wish == BodyWish::Discard) {
+        body = ResponseBody::Full(Bytes::new());
+    }
     if !wishes.is_empty() && !tunnel {
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
         match read(body, longest.unwrap_or_default()).await {
@@ -171,6 +174,7 @@ const fn limit(wish: BodyWish) -> usize {
     match wish {
         BodyWish::Nothing => 0,
         BodyWish::Look(limit) | BodyWish::Need(limit) => limit,
+        BodyWish::Discard => usize::MAX,
     }
 }
 

@@ -24,9 +24,11 @@ use super::Peer;
 use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
+use crate::error::Wish;
 use crate::forward::Hold;
 use crate::host::CoreHost;
 use crate::metrics::Observation;
+use crate::quota::Taken;
 use crate::upstream::UpstreamError;
 
 /// One exchange, as operators will see it.
@@ -34,6 +36,9 @@ use crate::upstream::UpstreamError;
 pub(crate) struct Record {
     pub(crate) core: Rc<Core>,
     pub(crate) peer: Rc<Peer>,
+    /// What counts it among the requests under way; none if there were too many.
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    pub(crate) permit: Option<Taken>,
     pub(crate) progress: Progress,
     pub(crate) started_at: UnixTime,
     pub(crate) request_id: RequestId,
@@ -42,7 +47,7 @@ pub(crate) struct Record {
     pub(crate) client: IpAddr,
     pub(crate) host: String,
     /// What the client has said of the form that it takes answers in.
-    pub(crate) wish: Option<HeaderValue>,
+    pub(crate) wish: Option<Wish>,
     /// Whether the client is told which route it has met.
     pub(crate) debug: bool,
     /// The snapshot that the exchange runs by, and the place of its route.
@@ -347,8 +352,6 @@ impl Recorded {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let busy = &self.core.busy;
-        busy.set(busy.get().saturating_sub(1));
         self.close();
     }
 }

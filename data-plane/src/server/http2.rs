@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, handle};
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -44,7 +45,7 @@ pub(super) async fn serve(
     stream: Stream,
     early: BytesMut,
     peer: Rc<Peer>,
-    mut stop: watch::Receiver<bool>,
+    orders: watch::Receiver<Orders>,
 ) {
     let io = TokioIo::new(Watched {
         stream,
@@ -77,10 +78,9 @@ pub(super) async fn serve(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut stopping = pin!(async move {
-        // A sender that is gone means the same.
-        let _ = stop.wait_for(|stopping| *stopping).await;
-    });
+    let shed = orders.borrow().shed;
+    // To shed the connection is as good as to stop: its requests end, and the client makes another one.
+    let mut stopping = pin!(changed(orders, shed));
     let mut stopped = false;
     let mut counted = (monotonic(), 0);
     let result = poll_fn(|cx| {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
 use plugins::host::Reach;
 use rustls_pki_types::ServerName;
 use slab::Slab;
 
 use super::tls::TlsProfile;
+use crate::quota::Stock;
 
 /// What tells one pool of connections from another.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -41,6 +42,8 @@ pub(crate) struct Origin {
     address: Option<IpAddr>,
     /// Small, and reused once the origin is gone: a place in each core's table of pools.
     number: usize,
+    /// Exchanges that may be under way with it.
+    exchanges: OnceLock<Arc<Stock>>,
 }
 
 #[derive(Default)]
@@ -70,6 +73,7 @@ impl Origin {
             key: key.clone(),
             address,
             number,
+            exchanges: OnceLock::new(),
         });
         entry.insert(Arc::downgrade(&origin));
         registry.numbers.insert(key, number);
@@ -84,6 +88,12 @@ impl Origin {
     /// The host, if it is an address and no name.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// The exchanges that all cores may have under way with it: `limit`, dealt out to `cores`.
+    pub(crate) fn exchanges(&self, limit: usize, cores: usize) -> Arc<Stock> {
+        let stock = self.exchanges.get_or_init(|| Stock::new(limit, cores));
+        Arc::clone(stock)
     }
 
     /// Its place in each core's table of pools.

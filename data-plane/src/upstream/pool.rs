@@ -21,6 +21,7 @@ use super::resolve::Resolver;
 use super::{Connection, UpstreamError};
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
+use crate::quota::{Share, Taken};
 use crate::stream::Stream;
 use crate::timer::Timers;
 
@@ -43,21 +44,25 @@ pub(crate) struct Pools {
     resolver: Rc<Resolver>,
     /// Networks that origins of a narrow reach may be in as well.
     permitted: Arc<[Network]>,
+    /// Most exchanges with one origin, of so many cores together.
+    limit: (usize, usize),
     /// By the origin's number.
     all: RefCell<Vec<Option<Rc<Pool>>>>,
 }
 
 impl Pools {
-    /// No connections yet.
+    /// No connections yet. `limit` is how many exchanges so many cores may have under way with one origin.
     pub(crate) fn new(
         timers: Rc<Timers>,
         resolver: Rc<Resolver>,
         permitted: Arc<[Network]>,
+        limit: (usize, usize),
     ) -> Self {
         Self {
             timers,
             resolver,
             permitted,
+            limit,
             all: RefCell::default(),
         }
     }
@@ -84,7 +89,7 @@ impl Pools {
             addresses: RefCell::default(),
             turn: Cell::new(0),
             used: Cell::new(monotonic()),
-            busy: Cell::new(0),
+            exchanges: Rc::new(Share::of(origin.exchanges(self.limit.0, self.limit.1))),
             retries: Cell::new(MAX_RETRIES),
         });
         if let Some(slot) = pools.get_mut(number) {
@@ -105,7 +110,7 @@ impl Pools {
                     now.saturating_duration_since(connection.idle_since) < IDLE
                 });
                 let unused = idle.is_empty()
-                    && pool.busy.get() == 0
+                    && pool.exchanges.used() == 0
                     && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
                 drop(idle);
                 if unused {
@@ -140,7 +145,7 @@ pub(crate) struct Pool {
     turn: Cell<usize>,
     pub(super) used: Cell<Instant>,
     /// Exchanges under way.
-    busy: Cell<usize>,
+    exchanges: Rc<Share>,
     /// What is left for further attempts, in tenths of one.
     retries: Cell<u32>,
 }
@@ -151,16 +156,6 @@ const MAX_RETRIES: u32 = 1000;
 const EARNED: u32 = 2;
 const COST: u32 = 10;
 
-/// The right to be one of the exchanges with an origin; given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Permit(Rc<Pool>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.busy.set(self.0.busy.get().saturating_sub(1));
-    }
-}
-
 #[derive(Clone)]
 struct Addresses {
     all: Rc<[SocketAddr]>,
@@ -168,16 +163,12 @@ struct Addresses {
 }
 
 impl Pool {
-    /// Begins an exchange, if no more than `limit` are under way with it.
-    pub(crate) fn enter(self: &Rc<Self>, limit: usize) -> Option<Permit> {
-        let busy = self.busy.get();
-        if busy >= limit {
-            return None;
-        }
-        self.busy.set(busy + 1);
+    /// Begins an exchange, if one more may be under way.
+    pub(crate) fn enter(&self) -> Option<Taken> {
+        let taken = Taken::of(&self.exchanges)?;
         let earned = self.retries.get() + EARNED;
         self.retries.set(earned.min(MAX_RETRIES));
-        Some(Permit(Rc::clone(self)))
+        Some(taken)
     }
 
     /// Whether a request that was sent may be sent again.
@@ -241,7 +232,8 @@ impl Pool {
         }))
     }
 
-    pub(super) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
+    /// Connects to any of the origin's addresses.
+    pub(crate) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
         let addresses = self.resolve().await?;
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));

@@ -62,10 +62,20 @@ fn an_error_has_the_form_that_the_client_takes() {
             "{answer}"
         );
     }
-    // What routing finds is JSON for everybody.
-    let answer = ask(&proxy, &get("/none", "Accept: text/html\r\n"));
+    // What routing finds is JSON for whoever does not ask for something else.
+    for (fields, content_type) in [
+        ("", "application/json"),
+        ("Content-Type: text/html\r\n", "application/json"),
+        ("Accept: text/html\r\n", "text/html"),
+        ("Accept: text/plain\r\n", "text/plain"),
+    ] {
+        let answer = ask(&proxy, &get("/none", fields));
+        let line = format!("content-type: {content_type}; charset=utf-8\r\n");
+        assert!(answer.contains(&line), "{fields} {answer}");
+    }
+    let answer = ask(&proxy, &get("/none", ""));
     assert!(
-        answer.contains("application/json; charset=utf-8")
+        answer.contains("\"message\":\"no Route matched with those values\"")
             && answer.contains("x-kong-response-latency: ")
             && !answer.contains("upstream-latency"),
         "{answer}"

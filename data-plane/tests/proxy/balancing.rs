@@ -195,12 +195,20 @@ fn a_refused_request_goes_to_the_next_target() {
 #[test]
 fn without_a_target_there_is_kongs_503() {
     let proxy = start(balanced(json!({}), &[], &json!({})));
-    let answer = get(&proxy, "/", "Accept: text/html\r\n");
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(
-        answer.contains("\"message\":\"failure to get a peer from the ring-balancer\""),
-        "{answer}"
-    );
+    for (fields, part) in [
+        (
+            "",
+            "\"message\":\"failure to get a peer from the ring-balancer\"",
+        ),
+        (
+            "Accept: text/html\r\n",
+            "<p>failure to get a peer from the ring-balancer.</p>",
+        ),
+    ] {
+        let answer = get(&proxy, "/", fields);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains(part), "{answer}");
+    }
     assert_eq!(status(&proxy, "GET", "/upstreams/other/health").0, 404);
     assert_eq!(status(&proxy, "DELETE", "/upstreams/u.test/health").0, 405);
     stop(proxy);

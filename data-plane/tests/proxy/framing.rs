@@ -156,7 +156,7 @@ fn a_head_has_limits_that_are_told() {
         )
     };
     assert_eq!(fields(128), "200");
-    assert_eq!(fields(129), "431");
+    assert_eq!(fields(129), "400");
     let size = |length: usize| {
         let start = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nx: ";
         status(
@@ -165,8 +165,8 @@ fn a_head_has_limits_that_are_told() {
         )
     };
     assert_eq!(size(64 * 1024), "200");
-    assert_eq!(size(64 * 1024 + 1), "431");
-    assert_eq!(size(300 * 1024), "431");
+    assert_eq!(size(64 * 1024 + 1), "400");
+    assert_eq!(size(300 * 1024), "400");
     stop(proxy);
 }
 

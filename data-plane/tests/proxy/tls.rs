@@ -104,6 +104,28 @@ fn certificate(id: u128, leaf: &Leaf) -> Record {
     record("certificates", id, fields)
 }
 
+/// A certificate for `name` in a configuration, and a client that believes it.
+pub(crate) fn known_name(name: &str) -> (Vec<Record>, ClientConfig) {
+    let issuer = authority("streams");
+    let own = leaf(&issuer, name);
+    let records = vec![
+        certificate(900, &own),
+        record(
+            "snis",
+            901,
+            json!({"name": name, "certificate": reference(900)}),
+        ),
+    ];
+    let mut roots = RootCertStore::empty();
+    roots.add(issuer.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (records, client)
+}
+
 fn reference(id: u128) -> Value {
     json!({"id": Uuid::from_u128(id)})
 }

@@ -26,6 +26,11 @@ pub enum Sink {
         /// How long an idle connection is kept.
         keepalive: Duration,
     },
+    /// A socket of this machine: one datagram per line.
+    Datagram {
+        /// Its path.
+        path: PathBuf,
+    },
     /// A UDP server: one datagram per line.
     Udp {
         /// Its name or address.

@@ -26,9 +26,9 @@ impl Default for Counters {
 
 /// Requests of one client in one period.
 #[derive(Clone, Copy, Debug, Default)]
-struct Window {
+pub(crate) struct Window {
     start: u64,
-    count: u64,
+    pub(crate) count: u64,
 }
 
 /// What a client has used before this request, by limit.
@@ -71,9 +71,31 @@ impl Counters {
         limits: &[Limit],
         now: UnixTime,
     ) -> Usage {
+        let periods = limits.iter().map(|limit| limit.period);
+        self.with(instance, client, periods, now, |windows| {
+            let before = windows.iter().map(|window| window.count).collect();
+            let usage = Usage::new(limits, before);
+            if usage.exceeded.is_none() {
+                for window in windows {
+                    window.count += 1;
+                }
+            }
+            usage
+        })
+    }
+
+    /// Shows the counts of `client` in the `periods` that `now` lies in to `look`, which may change them.
+    pub(crate) fn with<T>(
+        &self,
+        instance: Uuid,
+        client: &str,
+        periods: impl ExactSizeIterator<Item = Period>,
+        now: UnixTime,
+        look: impl FnOnce(&mut [Window]) -> T,
+    ) -> T {
         let key = key(instance, client);
         let windows = self.0.get(&key).unwrap_or_else(|| {
-            let made = Arc::new(Mutex::new(vec![Window::default(); limits.len()]));
+            let made = Arc::new(Mutex::new(vec![Window::default(); periods.len()]));
             // Another core may have made one meanwhile.
             match self
                 .0
@@ -84,25 +106,17 @@ impl Counters {
             }
         });
         let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.len() != limits.len() {
+        if windows.len() != periods.len() {
             // The plugin has been given other limits.
-            *windows = vec![Window::default(); limits.len()];
+            *windows = vec![Window::default(); periods.len()];
         }
-        let mut before = Vec::with_capacity(limits.len());
-        for (window, limit) in windows.iter_mut().zip(limits) {
-            let start = limit.period.start(now);
+        for (window, period) in windows.iter_mut().zip(periods) {
+            let start = period.start(now);
             if window.start != start {
                 *window = Window { start, count: 0 };
             }
-            before.push(window.count);
         }
-        let usage = Usage::new(limits, before);
-        if usage.exceeded.is_none() {
-            for window in windows.iter_mut() {
-                window.count += 1;
-            }
-        }
-        usage
+        look(&mut windows)
     }
 }
 

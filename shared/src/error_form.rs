@@ -1,6 +1,6 @@
 //! The form of an error's body, which the client chooses by `Accept` (Kong 3.9, error templates).
 
-use http::HeaderValue;
+use std::borrow::Cow;
 
 /// What an error is written as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -24,8 +24,8 @@ pub enum ErrorForm {
 
 impl ErrorForm {
     /// The form that `wish`, an `Accept` or else a `Content-Type`, asks for.
-    pub(crate) fn of(wish: &HeaderValue) -> Self {
-        let Ok(text) = wish.to_str() else {
+    pub fn of(wish: &[u8]) -> Self {
+        let Ok(text) = str::from_utf8(wish) else {
             return Self::Json;
         };
         if is_grpc(wish) {
@@ -62,22 +62,25 @@ impl ErrorForm {
     }
 
     /// Its media type.
-    pub(crate) const fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
+    pub const fn content_type(self) -> &'static str {
+        match self {
             Self::Json => "application/json; charset=utf-8",
             Self::Html => "text/html; charset=utf-8",
             Self::Plain => "text/plain; charset=utf-8",
             Self::Xml => "application/xml; charset=utf-8",
             Self::Grpc => "application/grpc",
-        })
+        }
     }
 
-    /// The body. `message` is one of ours and holds nothing that any of the forms would have to escape.
-    pub(crate) fn body(self, message: &str, request_id: &str) -> String {
+    /// The body. `message` may be anything that an operator has written.
+    pub fn body(self, message: &str, request_id: &str) -> String {
+        let message: Cow<'_, str> = match self {
+            Self::Json => return json(message, request_id),
+            Self::Html | Self::Xml => escaped(message),
+            Self::Plain | Self::Grpc => Cow::Borrowed(message),
+        };
         match self {
-            Self::Json => {
-                format!("{{\n  \"message\":\"{message}\",\n  \"request_id\":\"{request_id}\"\n}}")
-            }
+            Self::Json | Self::Grpc => String::new(),
             Self::Html => format!(
                 "<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  \
                  </head>\n  <body>\n    <h1>Error</h1>\n    <p>{message}.</p>\n    <p>request_id: {request_id}</p>\n  \
@@ -88,15 +91,45 @@ impl ErrorForm {
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<error>\n  <message>{message}</message>\n  \
                  <requestid>{request_id}</requestid>\n</error>\n"
             ),
-            Self::Grpc => String::new(),
         }
     }
 }
 
+fn json(message: &str, request_id: &str) -> String {
+    let message = serde_json::Value::from(message);
+    format!("{{\n  \"message\":{message},\n  \"request_id\":\"{request_id}\"\n}}")
+}
+
+/// The text as the content of an element.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(['&', '<', '>']) {
+        return Cow::Borrowed(text);
+    }
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    Cow::Owned(text.replace('>', "&gt;"))
+}
+
+/// What stands for an HTTP status in gRPC (Kong 3.9, `kong.response.exit`).
+pub const fn grpc_status(status: u16) -> u16 {
+    match status {
+        400 => 3,
+        401 => 16,
+        403 => 7,
+        404 => 5,
+        409 => 10,
+        429 => 8,
+        499 => 1,
+        500 => 13,
+        501 => 12,
+        503 => 14,
+        504 => 4,
+        _ => 2,
+    }
+}
+
 /// Whether a `Content-Type` is one of gRPC's.
-pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
+pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
-        .as_bytes()
         .get(..16)
         .is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
 }
@@ -140,8 +173,7 @@ mod tests {
             ("text/html;q=0, text/plain;q=0.001", ErrorForm::Plain),
             ("application/grpc+proto", ErrorForm::Grpc),
         ] {
-            let wish = HeaderValue::from_static(accept);
-            assert_eq!(ErrorForm::of(&wish), expected, "{accept}");
+            assert_eq!(ErrorForm::of(accept.as_bytes()), expected, "{accept}");
         }
     }
 
@@ -158,5 +190,14 @@ mod tests {
         );
         assert!(body(ErrorForm::Xml).contains("  <requestid>1f</requestid>\n</error>"));
         assert_eq!(body(ErrorForm::Grpc), "");
+    }
+
+    #[test]
+    fn what_an_operator_has_written_cannot_break_a_form() {
+        let body = |form: ErrorForm| form.body("a \"<b>\"", "1f");
+        assert!(body(ErrorForm::Json).contains(r#""message":"a \"<b>\"","#));
+        assert!(body(ErrorForm::Html).contains("<p>a \"&lt;b&gt;\".</p>"));
+        assert!(body(ErrorForm::Xml).contains("<message>a \"&lt;b&gt;\"</message>"));
+        assert!(body(ErrorForm::Plain).starts_with("a \"<b>\"\n"));
     }
 }

@@ -1,0 +1,138 @@
+//! Exchanges that go on behind the request: their responses and their logs.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use shared::clock::UnixTime;
+
+use super::{FakeHost, Request};
+use crate::host::Host as _;
+
+/// What the client gets of a response.
+pub(crate) struct Replied {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Lets `filter` see `request`, and the upstream's answer to it.
+pub(crate) fn reply_of(
+    filter: &impl crate::filter::Filter,
+    host: &FakeHost,
+    request: &Request,
+    headers: &[(&'static str, &'static str)],
+    body: &'static str,
+) -> Replied {
+    use crate::exchange::{BodyWish, Reply as Response, Seen, Source, WholeBody};
+
+    let mut seen = request.with_exchange(|exchange| {
+        let flow = host.run(filter.on_request(exchange, host));
+        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
+        Seen {
+            method: exchange.request.method.clone(),
+            uri: exchange.request.uri.clone(),
+            request: exchange.request.clone(),
+            client: exchange.client.clone(),
+            identity: exchange.identity.clone(),
+            notes: std::mem::take(&mut exchange.notes),
+            request_id: exchange.request_id,
+        }
+    });
+    let mut status = http::StatusCode::OK;
+    let mut map = http::HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, HeaderValue::from_static(value));
+    }
+    let mut reply = Response {
+        seen: &mut seen,
+        matched: Some(&request.matched),
+        status: &mut status,
+        headers: &mut map,
+        source: Source::Service,
+        wish: BodyWish::Nothing,
+    };
+    filter.on_response(&mut reply, host);
+    let wish = reply.wish;
+    let sent = status;
+    let mut whole = WholeBody {
+        seen: &mut seen,
+        matched: Some(&request.matched),
+        status,
+        headers: &mut map,
+        body: Bytes::from_static(body.as_bytes()),
+    };
+    if wish != BodyWish::Nothing {
+        filter.on_body(&mut whole, host);
+    }
+    let body = match wish {
+        BodyWish::Discard => Bytes::new(),
+        _ => whole.body,
+    };
+    filter.on_log(&log(&seen, request, sent, &map, host.now()), host);
+    Replied {
+        status: sent.as_u16(),
+        headers: map,
+        body,
+    }
+}
+
+/// Lets `filter` see `request`, and the exchange when it is over.
+pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) {
+    use crate::exchange::Seen;
+
+    let mut seen = request.with_exchange(|exchange| {
+        let flow = host.run(filter.on_request(exchange, host));
+        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
+        Seen {
+            method: exchange.request.method.clone(),
+            uri: exchange.request.uri.clone(),
+            request: exchange.request.clone(),
+            client: exchange.client.clone(),
+            identity: exchange.identity.clone(),
+            notes: std::mem::take(&mut exchange.notes),
+            request_id: exchange.request_id,
+        }
+    });
+    let secret = HeaderValue::from_static("Bearer secret");
+    seen.request.headers.insert("authorization", secret);
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-answer", HeaderValue::from_static("42"));
+    let log = log(&seen, request, http::StatusCode::OK, &headers, host.now());
+    filter.on_log(&log, host);
+}
+
+/// An exchange that is over.
+fn log<'a>(
+    seen: &'a crate::exchange::Seen,
+    request: &'a Request,
+    status: http::StatusCode,
+    headers: &'a http::HeaderMap,
+    started_at: UnixTime,
+) -> crate::exchange::Log<'a> {
+    use crate::exchange::{Latencies, Log, Source, Try};
+    static TRIES: std::sync::LazyLock<[Try; 1]> = std::sync::LazyLock::new(|| {
+        [Try {
+            host: "127.0.0.1".to_owned(),
+            port: 80,
+            started_at: 1,
+        }]
+    });
+
+    Log {
+        seen,
+        matched: Some(&request.matched),
+        status,
+        headers,
+        source: Source::Service,
+        upstream_status: Some(http::StatusCode::OK),
+        received: 100,
+        sent: 200,
+        started_at,
+        latencies: Latencies {
+            request: 10,
+            kong: 2,
+            proxy: Some(3),
+            receive: 5,
+        },
+        tries: &*TRIES,
+    }
+}

@@ -1,0 +1,132 @@
+//! Raw bytes both ways between a client and a server, until one side ends or both are silent for too long.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use shared::clock::monotonic;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+/// How many bytes have been carried.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// From the client.
+    pub(crate) received: Cell<u64>,
+    /// To the client.
+    pub(crate) sent: Cell<u64>,
+}
+
+/// Carries bytes between `client` and `server`, those in `early` first, until both sides have ended, one breaks,
+/// or both are silent for `idle`.
+pub(crate) async fn carry(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    server: impl AsyncRead + AsyncWrite + Unpin,
+    early: Early,
+    idle: Duration,
+    carried: &Rc<Carried>,
+) -> io::Result<()> {
+    let heard = Rc::new(Cell::new(monotonic()));
+    let counted = |pick: fn(&Carried) -> &Cell<u64>| {
+        let carried = Rc::clone(carried);
+        move |count| {
+            let cell = pick(&carried);
+            cell.set(cell.get() + count);
+        }
+    };
+    let (received, sent) = (
+        counted(|carried| &carried.received),
+        counted(|carried| &carried.sent),
+    );
+    let mut client = Heard {
+        stream: client,
+        at: Rc::clone(&heard),
+        count: received,
+    };
+    let mut server = Heard {
+        stream: server,
+        at: Rc::clone(&heard),
+        count: sent,
+    };
+    let both_ways = async {
+        if !early.to_client.is_empty() {
+            (server.count)(length(&early.to_client));
+            client.write_all(&early.to_client).await?;
+        }
+        if !early.to_server.is_empty() {
+            (client.count)(length(&early.to_server));
+            server.write_all(&early.to_server).await?;
+        }
+        tokio::io::copy_bidirectional(&mut client, &mut server).await
+    };
+    tokio::select! {
+        ended = both_ways => ended.map(drop),
+        () = silence(&heard, idle) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// What has been read before the two were put together.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    pub(crate) to_client: Vec<u8>,
+    pub(crate) to_server: Vec<u8>,
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// Ends once nothing has been heard for `limit`.
+async fn silence(heard: &Cell<Instant>, limit: Duration) {
+    loop {
+        let deadline = heard.get() + limit;
+        tokio::time::sleep_until(deadline.into()).await;
+        if heard.get() + limit <= deadline {
+            return;
+        }
+    }
+}
+
+/// Notes when something was last read, and how much.
+struct Heard<S, F> {
+    stream: S,
+    at: Rc<Cell<Instant>>,
+    count: F,
+}
+
+impl<S: AsyncRead + Unpin, F: Fn(u64) + Unpin> AsyncRead for Heard<S, F> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if result.is_ready() {
+            this.at.set(monotonic());
+            (this.count)(length(buffer.filled().get(before..).unwrap_or_default()));
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Heard<S, F> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

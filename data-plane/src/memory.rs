@@ -1,0 +1,169 @@
+//! Memory that runs short: idle connections are closed first, then new work is refused, before the kernel
+//! ends the process.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use shared::machine::resident_bytes;
+use tokio::sync::watch;
+
+use crate::core::Node;
+use crate::orders::Orders;
+
+/// How often the process is weighed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Shares of the limit, in percent, from which on connections are closed, and work is refused.
+const CLOSE: u64 = 92;
+const REFUSE: u64 = 95;
+
+/// How short memory is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Pressure {
+    /// There is enough.
+    None,
+    /// Connections without a request are closed.
+    High,
+    /// Nothing new is begun.
+    Critical,
+}
+
+impl Pressure {
+    /// With `used` bytes of `limit`.
+    pub(crate) fn of(used: u64, limit: u64) -> Self {
+        let percent = u128::from(used) * 100 / u128::from(limit.max(1));
+        if percent >= REFUSE.into() {
+            Self::Critical
+        } else if percent >= CLOSE.into() {
+            Self::High
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// What is known of the memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(AtomicU8);
+
+impl Memory {
+    /// Whether nothing new is to be begun.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.level() == 2
+    }
+
+    /// 0 to 2: how short memory is.
+    pub(crate) fn level(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, pressure: Pressure) {
+        let level = match pressure {
+            Pressure::None => 0,
+            Pressure::High => 1,
+            Pressure::Critical => 2,
+        };
+        let before = self.0.swap(level, Ordering::Relaxed);
+        if level > before {
+            tracing::warn!(level, "memory runs short");
+        } else if level == 0 && before > 0 {
+            tracing::info!("memory suffices again");
+        }
+    }
+}
+
+/// Weighs the process until it stops, and has idle connections closed while memory is short.
+pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Infallible {
+    let Some(limit) = node.limits.memory else {
+        return std::future::pending().await;
+    };
+    loop {
+        let pressure = Pressure::of(resident_bytes(), limit);
+        node.memory.note(pressure);
+        if pressure >= Pressure::High {
+            orders.send_modify(|orders| orders.shed = orders.shed.wrapping_add(1));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What the control group of this process lets it have, in bytes; `None` if that is no less than what the
+/// machine has.
+pub(crate) fn group_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limit = limit_of(&groups, |path| std::fs::read_to_string(path).ok())?;
+    let machine = shared::machine::total_bytes();
+    (machine == 0 || limit < machine).then_some(limit)
+}
+
+/// The least limit of the group in `groups` (`/proc/self/cgroup`) and those around it.
+fn limit_of(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let mut least: Option<u64> = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, file) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let own = Path::new(root).join(path.trim_start_matches('/'));
+        // In a container its own group is the root, whatever the path says.
+        for group in own.ancestors().take_while(|group| group.starts_with(root)) {
+            let limit = read(&group.join(file)).and_then(|text| text.trim().parse().ok());
+            least = [least, limit].into_iter().flatten().min();
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_refused_later_than_connections_are_closed() {
+        let check = |used, expected| assert_eq!(Pressure::of(used, 1000), expected, "{used}");
+        check(0, Pressure::None);
+        check(919, Pressure::None);
+        check(920, Pressure::High);
+        check(949, Pressure::High);
+        check(950, Pressure::Critical);
+        check(5000, Pressure::Critical);
+    }
+
+    #[test]
+    fn the_tightest_group_around_the_process_counts() {
+        let check = |groups: &str, files: &[(&str, &str)], expected| {
+            let read = |path: &Path| {
+                let file = files.iter().find(|(name, _)| Path::new(name) == path);
+                file.map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(limit_of(groups, read), expected, "{groups}");
+        };
+        check("0::/a/b\n", &[], None);
+        let outer = ("/sys/fs/cgroup/a/memory.max", "2000\n");
+        check(
+            "0::/a/b\n",
+            &[outer, ("/sys/fs/cgroup/a/b/memory.max", "max\n")],
+            Some(2000),
+        );
+        check(
+            "0::/a/b\n",
+            &[outer, ("/sys/fs/cgroup/a/b/memory.max", "1000\n")],
+            Some(1000),
+        );
+        check(
+            "0::/\n",
+            &[("/sys/fs/cgroup/memory.max", "3000\n")],
+            Some(3000),
+        );
+        let old = ("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "4000\n");
+        check("5:cpu:/a\n4:memory:/a\n", &[old], Some(4000));
+    }
+}

@@ -1,0 +1,162 @@
+//! A number of things of which a node has so many, dealt out to its cores in small portions: the node
+//! never has more, and a core that has some left asks nobody.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What a node has of something.
+#[derive(Debug)]
+pub(crate) struct Stock {
+    limit: usize,
+    /// What a core takes at a time. All that idle cores hold together is at most an eighth of the limit,
+    /// or one each.
+    portion: usize,
+    dealt: AtomicUsize,
+}
+
+impl Stock {
+    /// `limit` things for `cores`.
+    pub(crate) fn new(limit: usize, cores: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            portion: (limit / (8 * cores.max(1))).clamp(1, 64),
+            dealt: AtomicUsize::new(0),
+        })
+    }
+
+    fn deal(&self) -> usize {
+        let dealt = &self.dealt;
+        let take = |dealt: usize| {
+            let portion = self.portion.min(self.limit.saturating_sub(dealt));
+            (portion > 0).then_some(dealt + portion)
+        };
+        let before = dealt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.map_or(0, |before| self.portion.min(self.limit - before))
+    }
+
+    fn give_back(&self, count: usize) {
+        self.dealt.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// What one core holds of a stock.
+#[derive(Debug)]
+pub(crate) struct Share {
+    stock: Arc<Stock>,
+    held: Cell<usize>,
+    used: Cell<usize>,
+}
+
+impl Share {
+    /// Nothing so far.
+    pub(crate) fn of(stock: Arc<Stock>) -> Self {
+        Self {
+            stock,
+            held: Cell::new(0),
+            used: Cell::new(0),
+        }
+    }
+
+    /// How many are in use on this core.
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Takes one; `false` if there is none. Whoever took one puts it back.
+    pub(crate) fn take(&self) -> bool {
+        let used = self.used.get();
+        if used == self.held.get() {
+            let dealt = self.stock.deal();
+            if dealt == 0 {
+                return false;
+            }
+            self.held.set(used + dealt);
+        }
+        self.used.set(used + 1);
+        true
+    }
+
+    /// Puts one back.
+    pub(crate) fn put(&self) {
+        let used = self.used.get().saturating_sub(1);
+        self.used.set(used);
+        let idle = self.held.get() - used;
+        if idle > self.stock.portion {
+            let surplus = idle - self.stock.portion;
+            self.held.set(self.held.get() - surplus);
+            self.stock.give_back(surplus);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.stock.give_back(self.held.get());
+    }
+}
+
+/// One of a share, put back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken(Rc<Share>);
+
+impl Taken {
+    /// Takes one of `share`, if there is one.
+    pub(crate) fn of(share: &Rc<Share>) -> Option<Self> {
+        share.take().then(|| Self(Rc::clone(share)))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.put();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_core_gets_all_there_is_and_no_more() {
+        for limit in [0, 1, 2, 7, 1000] {
+            let share = Share::of(Stock::new(limit, 1));
+            let taken = (0..limit + 5).filter(|_| share.take()).count();
+            assert_eq!(taken, limit);
+            if limit > 0 {
+                share.put();
+                assert!(share.take() && !share.take(), "{limit}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_holds_for_all_cores_together(
+            limit in 1_usize..200,
+            steps in prop::collection::vec((0_usize..3, any::<bool>()), 0..600),
+        ) {
+            let stock = Stock::new(limit, 3);
+            let cores: Vec<_> = (0..3).map(|_| Share::of(Arc::clone(&stock))).collect();
+            for (core, takes) in steps {
+                let core = &cores[core];
+                let used: usize = cores.iter().map(Share::used).sum();
+                if !takes {
+                    if core.used() > 0 {
+                        core.put();
+                    }
+                } else if !core.take() {
+                    // What is refused while others hold some back is little.
+                    prop_assert!(used + 2 * stock.portion >= limit);
+                }
+                let used: usize = cores.iter().map(Share::used).sum();
+                prop_assert!(used <= limit);
+            }
+            drop(cores);
+            prop_assert_eq!(stock.dealt.load(Ordering::Relaxed), 0);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Byte streams: TCP as it is, TLS that ends here, and TLS that is passed on (Kong 3.9, stream proxy).
+//!
+//! ```text
+//!  client ─► on a TLS listener: the ClientHello is read ─► stream_routes: passed on, or TLS ends here
+//!         └► else: stream_routes ─► balancer, upstream ─► carry, until both sides have ended
+//! ```
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+use plugins::exchange::{Captures, Identity};
+use rustls::server::Acceptor;
+use serde::Serialize;
+use shared::clock::{UnixTime, monotonic};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
+
+use crate::balancer::hash::{self, Hashable};
+use crate::balancer::{Lease, NoPeer, Peer};
+use crate::carry::{Carried, Early, carry};
+use crate::compile::{CompiledService, CompiledSnapshot, Destination};
+use crate::core::Core;
+use crate::quota::Taken;
+use crate::stream::Stream;
+use crate::stream_routes::{Asked, Kind, StreamRoute};
+use crate::upstream::UpstreamError;
+use crate::upstream::origin::Origin;
+
+/// Longest `ClientHello` that is read.
+const MAX_HELLO: usize = 64 * 1024;
+
+/// Why a stream was not carried to its end.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("no configuration")]
+    NotReady,
+    #[error("no route")]
+    NoRoute,
+    #[error("no service, or one whose protocol is not supported")]
+    NoService,
+    #[error("TLS handshake with the client")]
+    Handshake(#[source] io::Error),
+    #[error("the client took too long for its TLS handshake")]
+    Slow,
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("carrying bytes")]
+    Broken(#[source] io::Error),
+}
+
+impl StreamError {
+    /// What an access log shows for it, as nginx's streams do.
+    const fn status(&self) -> u16 {
+        match self {
+            Self::NoRoute => 404,
+            Self::NotReady | Self::NoService => 503,
+            Self::Handshake(_) | Self::Slow => 400,
+            Self::Upstream(_) => 502,
+            Self::Broken(_) => 500,
+        }
+    }
+}
+
+/// One stream in the access log.
+#[derive(Debug, Default, Serialize)]
+struct Line {
+    started_at: u64,
+    client_ip: Option<IpAddr>,
+    protocol: &'static str,
+    server_name: Option<String>,
+    status: u16,
+    session_ms: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    route: Option<Uuid>,
+    service: Option<Uuid>,
+}
+
+/// Serves one stream that has come from `source`, with TLS if the listener speaks it.
+pub(crate) async fn serve(
+    core: Rc<Core>,
+    stream: TcpStream,
+    source: SocketAddr,
+    tls: Option<TlsAcceptor>,
+) {
+    let start = monotonic();
+    let carried = Rc::new(Carried::default());
+    let mut line = Line {
+        started_at: UnixTime::now().as_millis(),
+        client_ip: Some(source.ip().to_canonical()),
+        protocol: "tcp",
+        ..Line::default()
+    };
+    let served = route_and_carry(&core, stream, source, tls, &carried, &mut line).await;
+    line.status = served.as_ref().map_or_else(StreamError::status, |()| 200);
+    if let Err(error) = served {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::debug!(%error, source, "a stream was not carried to its end");
+    }
+    let lasted = monotonic().saturating_duration_since(start);
+    line.session_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+    line.bytes_received = carried.received.get();
+    line.bytes_sent = carried.sent.get();
+    core.node.access_log.write(&line);
+}
+
+async fn route_and_carry(
+    core: &Core,
+    mut stream: TcpStream,
+    source: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    carried: &Rc<Carried>,
+    line: &mut Line,
+) -> Result<(), StreamError> {
+    let snapshot = core.snapshot().ok_or(StreamError::NotReady)?;
+    let destination = stream.local_addr().map_err(StreamError::Broken)?;
+    let asked = Asked {
+        kind: Kind::Plain,
+        source: (source.ip().to_canonical(), source.port()),
+        destination: (destination.ip().to_canonical(), destination.port()),
+        name: None,
+    };
+    let routes = &snapshot.stream_routes;
+    let Some(tls) = tls else {
+        let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;
+        let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+        return upstream.carry(stream, Early::default(), carried).await;
+    };
+    line.protocol = "tls";
+    let patience = core.node.limits.handshake;
+    let hello = tokio::time::timeout(patience, hello(&mut stream)).await;
+    let (bytes, name) = hello
+        .map_err(|_| StreamError::Slow)?
+        .map_err(StreamError::Handshake)?;
+    line.server_name.clone_from(&name);
+    let asked = Asked {
+        kind: Kind::Passed,
+        name: name.as_deref(),
+        ..asked
+    };
+    if let Some(route) = routes.find(&asked) {
+        line.protocol = "tls_passthrough";
+        let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+        let early = Early {
+            to_server: bytes,
+            ..Early::default()
+        };
+        return upstream.carry(stream, early, carried).await;
+    }
+    let asked = Asked {
+        kind: Kind::Tls,
+        ..asked
+    };
+    // Whoever has no route hears so before any certificate is shown.
+    let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;
+    let (reader, writer) = stream.into_split();
+    let client = tokio::io::join(io::Cursor::new(bytes).chain(reader), writer);
+    let accepted = tokio::time::timeout(patience, tls.accept(client)).await;
+    let client = accepted
+        .map_err(|_| StreamError::Slow)?
+        .map_err(StreamError::Handshake)?;
+    let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+    upstream.carry(client, Early::default(), carried).await
+}
+
+/// Reads up to the end of a `ClientHello`: its bytes, and the server name in it.
+async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Option<String>)> {
+    let mut acceptor = Acceptor::default();
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if bytes.len() > MAX_HELLO {
+            return Err(io::Error::other("a ClientHello that is too long"));
+        }
+        let mut fresh = bytes.get(before..).unwrap_or_default();
+        while !fresh.is_empty() {
+            acceptor.read_tls(&mut fresh)?;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let name = accepted.client_hello().server_name().map(str::to_owned);
+                return Ok((bytes, name));
+            }
+            Ok(None) => {}
+            Err((error, _)) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// A connection to a server, with what counts it there.
+struct Upstream {
+    stream: Stream,
+    service: Arc<CompiledService>,
+    _permit: Taken,
+    _lease: Option<Lease>,
+}
+
+impl Upstream {
+    async fn carry(
+        mut self,
+        client: impl AsyncRead + AsyncWrite + Unpin,
+        early: Early,
+        carried: &Rc<Carried>,
+    ) -> Result<(), StreamError> {
+        let idle = self.service.timeouts.read;
+        let ended = carry(client, &mut self.stream, early, idle, carried).await;
+        ended.map_err(StreamError::Broken)
+    }
+}
+
+/// Connects to the server behind `route`, or to another one of its upstream if that fails.
+async fn connect(
+    core: &Core,
+    snapshot: &CompiledSnapshot,
+    route: &StreamRoute,
+    client: IpAddr,
+    line: &mut Line,
+) -> Result<Upstream, StreamError> {
+    line.route = Some(route.id);
+    let service = route.service.as_ref().ok_or(StreamError::NoService)?;
+    line.service = Some(service.id);
+    let mut failing: Vec<Arc<Peer>> = Vec::new();
+    let mut attempts_left = service.retries;
+    loop {
+        let (origin, lease) = choose(core, snapshot, service, client, &failing).await?;
+        let pool = core.pools.of(&origin);
+        let permit = pool.enter().ok_or(UpstreamError::Busy)?;
+        let opening = tokio::time::timeout(service.timeouts.connect, pool.open());
+        let error = match opening.await.unwrap_or(Err(UpstreamError::ConnectTimeout)) {
+            Ok(stream) => {
+                return Ok(Upstream {
+                    stream,
+                    service: Arc::clone(service),
+                    _permit: permit,
+                    _lease: lease,
+                });
+            }
+            Err(error) => error,
+        };
+        if let Some(lease) = lease {
+            if matches!(error, UpstreamError::ConnectTimeout) {
+                lease.timed_out();
+            } else {
+                lease.failed();
+            }
+            failing.push(Arc::clone(&lease.peer));
+        }
+        if attempts_left == 0 || matches!(error, UpstreamError::Resolve { .. }) {
+            return Err(error.into());
+        }
+        attempts_left -= 1;
+        tracing::debug!(%error, "trying again");
+    }
+}
+
+/// Which server a stream goes to.
+async fn choose(
+    core: &Core,
+    snapshot: &CompiledSnapshot,
+    service: &CompiledService,
+    client: IpAddr,
+    tried: &[Arc<Peer>],
+) -> Result<(Arc<Origin>, Option<Lease>), UpstreamError> {
+    let place = match &service.destination {
+        Destination::Origin { origin, .. } => return Ok((Arc::clone(origin), None)),
+        Destination::Upstream(place) => *place,
+    };
+    let balancers = snapshot.balancers(&core.node.balancers);
+    let balancer = balancers.get(place).ok_or(UpstreamError::NoPeer)?;
+    if balancer.has_names() {
+        Box::pin(balancer.ready(&core.resolver)).await;
+    }
+    // Of a stream nothing but its client's address is known.
+    let (identity, captures, headers) =
+        (Identity::default(), Captures::default(), HeaderMap::new());
+    let hashable = Hashable {
+        identity: &identity,
+        client,
+        headers: &headers,
+        path: "",
+        query: None,
+        captures: &captures,
+    };
+    let config = &balancer.config;
+    let hashed = hash::hash(
+        &config.hash_on,
+        &config.hash_fallback,
+        &config.hash_on_cookie_path,
+        &hashable,
+        || client.to_string(),
+    );
+    let lease = balancer
+        .pick(hashed.hash, tried)
+        .map_err(|NoPeer| UpstreamError::NoPeer)?;
+    let name = config.host_header.as_ref().unwrap_or(&lease.peer.key.host);
+    let name = HeaderValue::from_str(name).map_err(|_| UpstreamError::Authority)?;
+    let origin = core.origins.of_peer(&lease.peer, &service.transport, &name);
+    Ok((origin, Some(lease)))
+}

@@ -1,0 +1,226 @@
+//! Byte streams: TCP as it is, TLS that ends here, and TLS that is passed on.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use data_plane::limits::Limits;
+use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
+use serde_json::{Value, json};
+use shared::snapshot::Record;
+use uuid::Uuid;
+
+use crate::gateway::{record, settings, start_with, stop};
+use crate::tls::known_name;
+
+/// Says its name to whoever connects, and sends back what it gets.
+fn echo(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                stream.write_all(name.as_bytes()).unwrap();
+                let mut buffer = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A server that keeps what it gets and closes.
+fn listener() -> (u16, Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, heard) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut bytes = vec![0; 5];
+            stream.unwrap().read_exact(&mut bytes).unwrap();
+            sender.send(bytes).unwrap();
+        }
+    });
+    (port, heard)
+}
+
+fn service(number: u128, fields: &Value) -> Record {
+    let mut all = json!({"host": "127.0.0.1", "protocol": "tcp", "retries": 1});
+    let object = all.as_object_mut().unwrap();
+    object.extend(fields.as_object().unwrap().clone());
+    record("services", number, all)
+}
+
+fn route(number: u128, service: u128, fields: &Value) -> Record {
+    let mut all = json!({"protocols": ["tcp"], "service": {"id": Uuid::from_u128(service)}});
+    let object = all.as_object_mut().unwrap();
+    object.extend(fields.as_object().unwrap().clone());
+    record("routes", number, all)
+}
+
+fn gateway(records: Vec<Record>) -> Proxy {
+    let settings = Settings {
+        stream_listen: vec![
+            "127.0.0.1:0".parse().unwrap(),
+            "127.0.0.1:0 ssl".parse().unwrap(),
+        ],
+        ..settings()
+    };
+    start_with(&settings, Limits::default(), records)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+}
+
+/// What a client gets that sends `ping` and ends its side.
+fn converse(stream: &mut TcpStream) -> String {
+    stream.write_all(b"ping").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn bytes_go_both_ways_until_both_sides_have_ended() {
+    let one = echo("one ");
+    let proxy = gateway(vec![
+        service(1, &json!({"port": one})),
+        route(2, 1, &json!({"sources": [{"ip": "127.0.0.0/8"}]})),
+    ]);
+    let mut stream = connect(proxy.addresses().stream[0]);
+    assert_eq!(converse(&mut stream), "one ping");
+    stop(proxy);
+}
+
+#[test]
+fn the_route_is_found_by_the_ends_of_the_connection() {
+    let (one, two) = (echo("one "), echo("two "));
+    let proxy = gateway(vec![
+        service(1, &json!({"port": one})),
+        service(2, &json!({"port": two})),
+        route(3, 1, &json!({"sources": [{"ip": "10.0.0.0/8"}]})),
+        route(4, 2, &json!({"sources": [{"ip": "127.0.0.1"}]})),
+    ]);
+    let mut stream = connect(proxy.addresses().stream[0]);
+    assert_eq!(converse(&mut stream), "two ping");
+    stop(proxy);
+    let nobody = gateway(vec![
+        service(1, &json!({"port": one})),
+        route(3, 1, &json!({"sources": [{"ip": "10.0.0.0/8"}]})),
+    ]);
+    let mut stream = connect(nobody.addresses().stream[0]);
+    let mut answer = Vec::new();
+    // Closed, perhaps by a reset.
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.is_empty());
+    stop(nobody);
+}
+
+#[test]
+fn an_upstream_balances_streams_past_a_target_that_is_down() {
+    let one = echo("one ");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let down = closed.local_addr().unwrap().port();
+    drop(closed);
+    let upstream = json!({"id": Uuid::from_u128(10)});
+    let proxy = gateway(vec![
+        record("upstreams", 10, json!({"name": "streams.test"})),
+        record(
+            "targets",
+            11,
+            json!({"upstream": upstream, "target": format!("127.0.0.1:{one}"), "weight": 100}),
+        ),
+        record(
+            "targets",
+            12,
+            json!({"upstream": upstream, "target": format!("127.0.0.1:{down}"), "weight": 100}),
+        ),
+        service(1, &json!({"host": "streams.test", "port": 1})),
+        route(2, 1, &json!({"sources": [{"ip": "127.0.0.1"}]})),
+    ]);
+    for _ in 0..4 {
+        let mut stream = connect(proxy.addresses().stream[0]);
+        assert_eq!(converse(&mut stream), "one ping");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_silent_stream_is_closed() {
+    let one = echo("one ");
+    let proxy = gateway(vec![
+        service(1, &json!({"port": one, "read_timeout": 200})),
+        route(2, 1, &json!({"sources": [{"ip": "127.0.0.1"}]})),
+    ]);
+    let mut stream = connect(proxy.addresses().stream[0]);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(answer, b"one ");
+    stop(proxy);
+}
+
+#[test]
+fn tls_ends_here_or_is_passed_on_by_the_name_that_is_asked_for() {
+    let one = echo("one ");
+    let (passed, heard) = listener();
+    let (mut records, client) = known_name("ends.test");
+    let client = Arc::new(client);
+    records.extend([
+        service(1, &json!({"port": one})),
+        service(2, &json!({"port": passed})),
+        route(3, 1, &json!({"protocols": ["tls"], "snis": ["ends.test"]})),
+        route(
+            4,
+            2,
+            &json!({"protocols": ["tls_passthrough"], "snis": ["passed.test"]}),
+        ),
+    ]);
+    let proxy = gateway(records);
+    let address = proxy.addresses().stream[1];
+    let connection = |name: &'static str| {
+        let name = rustls_pki_types::ServerName::try_from(name).unwrap();
+        rustls::ClientConnection::new(Arc::clone(&client), name).unwrap()
+    };
+    let mut tls = rustls::StreamOwned::new(connection("ends.test"), connect(address));
+    tls.write_all(b"ping").unwrap();
+    let mut answer = [0; 8];
+    tls.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"one ping");
+
+    // What is passed on is the ClientHello itself: a handshake record of TLS.
+    let mut connection_passed = connection("passed.test");
+    let mut stream = connect(address);
+    connection_passed.write_tls(&mut stream).unwrap();
+    assert_eq!(&heard.recv().unwrap()[..3], [22, 3, 1]);
+
+    // A name without a route, and bytes that are no TLS.
+    for hello in [
+        {
+            let mut bytes = Vec::new();
+            connection("other.test").write_tls(&mut bytes).unwrap();
+            bytes
+        },
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ] {
+        let mut stream = connect(address);
+        stream.write_all(&hello).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    stop(proxy);
+}

@@ -1,0 +1,211 @@
+//! What operators do to a node while it serves must not cost a single request: changes of the configuration
+//! one after the other, and a restart that passes the sockets on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use harness::{Cluster, Demo, eventually};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// Clients that ask without a pause.
+struct Load {
+    ends: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// Half of the clients keep their connections, half connect for each request.
+    fn start(address: &str, clients: usize) -> Self {
+        let (ends, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let clients = (0..clients).map(|number| {
+            let (ends, answered) = (Arc::clone(&ends), Arc::clone(&answered));
+            let address = address.to_owned();
+            tokio::spawn(async move {
+                let mut failures = Vec::new();
+                let mut kept = None;
+                while !ends.load(Ordering::Relaxed) {
+                    match ask(&address, &mut kept, number % 2 == 0).await {
+                        Ok(()) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+                failures
+            })
+        });
+        let clients = clients.collect();
+        Self {
+            ends,
+            answered,
+            clients,
+        }
+    }
+
+    /// Waits until `more` requests have been answered from now on.
+    async fn goes_on(&self, more: usize) {
+        let wanted = self.answered.load(Ordering::Relaxed) + more;
+        eventually("requests are answered", async || {
+            (self.answered.load(Ordering::Relaxed) >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// How many requests were answered, and what went wrong with the others.
+    async fn end(self) -> (usize, Vec<String>) {
+        self.ends.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for client in self.clients {
+            failures.extend(client.await.unwrap());
+        }
+        (self.answered.load(Ordering::Relaxed), failures)
+    }
+}
+
+/// One request. A kept connection that the server closes before it has answered anything is replaced by a new
+/// one, as every client does (RFC 9110 §9.2.2); a new connection must do.
+async fn ask(address: &str, kept: &mut Option<TcpStream>, keeps: bool) -> Result<(), String> {
+    if let Some(stream) = kept.take() {
+        match exchange(stream, keeps).await {
+            Ok(stream) => {
+                *kept = stream;
+                return Ok(());
+            }
+            Err(failure) if !failure.is_empty() => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| format!("connecting: {error}"))?;
+    match exchange(stream, keeps).await {
+        Ok(stream) => {
+            *kept = stream;
+            Ok(())
+        }
+        Err(failure) if failure.is_empty() => Err("closed without an answer".to_owned()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Gives the connection back if it may be used again; fails with what has arrived otherwise.
+async fn exchange(mut stream: TcpStream, keeps: bool) -> Result<Option<TcpStream>, String> {
+    let connection = if keeps { "keep-alive" } else { "close" };
+    let request =
+        format!("GET /blip HTTP/1.1\r\nHost: app.test\r\nConnection: {connection}\r\n\r\n");
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return Err(String::new());
+    }
+    let mut answer = Vec::new();
+    let head = loop {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .and_then(|length| length.parse::<usize>().ok());
+            if length == Some(body.len()) {
+                break head;
+            }
+        }
+        match stream.read_buf(&mut answer).await {
+            Ok(1..) => {}
+            Ok(_) | Err(_) => return Err(text),
+        }
+    };
+    if !head.starts_with("http/1.1 200 ") {
+        return Err(head);
+    }
+    let closes = head.lines().any(|line| line == "connection: close");
+    Ok((keeps && !closes).then_some(stream))
+}
+
+async fn gateway() -> (Cluster, Demo) {
+    let cluster = Cluster::start(1).await;
+    let demo = Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/").await;
+    cluster.settled().await;
+    (cluster, demo)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
+    let (mut cluster, _demo) = gateway().await;
+    cluster.persisted().await;
+    let address = cluster.data_planes[0].process.address("proxy");
+    let load = Load::start(&address, 8);
+    load.goes_on(50).await;
+    for _ in 0..3 {
+        cluster.data_planes[0].process.succeed().await;
+        load.goes_on(50).await;
+    }
+    let (answered, failures) = load.end().await;
+    assert!(
+        failures.is_empty(),
+        "{} of {answered}: {failures:#?}",
+        failures.len()
+    );
+    // The new process follows the control plane.
+    cluster
+        .create(
+            "/services",
+            json!({"url": "http://127.0.0.1:1", "name": "more"}),
+        )
+        .await;
+    cluster.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_does_not_start_leaves_the_node_as_it_is() {
+    let (cluster, _demo) = gateway().await;
+    let node = &cluster.data_planes[0].process;
+    // Its certificate has gone: what runs does not need it any more.
+    let key = cluster.directory().join("certificates/node-1.key");
+    let aside = key.with_extension("aside");
+    std::fs::rename(&key, &aside).unwrap();
+    node.signal("USR2");
+    eventually("the failure is logged", async || {
+        node.log()
+            .contains("no successor: this process goes on")
+            .then_some(())
+    })
+    .await;
+    std::fs::rename(&aside, &key).unwrap();
+    let load = Load::start(&node.address("proxy"), 2);
+    load.goes_on(10).await;
+    let (_, failures) = load.end().await;
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_each_moment_costs_no_request() {
+    let (cluster, demo) = gateway().await;
+    let load = Load::start(&cluster.data_planes[0].process.address("proxy"), 8);
+    load.goes_on(50).await;
+    for number in 0..20 {
+        let service = json!({"url": demo.upstream(), "name": format!("service-{number}")});
+        let service = cluster.create("/services", service).await;
+        let route = json!({"paths": [format!("/{number}")], "service": {"id": service["id"]}});
+        cluster.create("/routes", route).await;
+        let retries = json!({"retries": number % 5});
+        cluster
+            .patch(&format!("/services/service-{}", number / 2), retries)
+            .await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        load.goes_on(5).await;
+    }
+    cluster.settled().await;
+    let (answered, failures) = load.end().await;
+    assert!(
+        failures.is_empty(),
+        "{} of {answered}: {failures:#?}",
+        failures.len()
+    );
+}
