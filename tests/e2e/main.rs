@@ -23,3 +23,5 @@ mod redis;
 mod rollout;
 mod sessions;
 mod stored_sessions;
+mod vaults;
+mod whole;

@@ -153,7 +153,13 @@ impl Cluster {
 
     /// Starts a data plane whose certificate exists.
     pub async fn start_data_plane(&mut self, name: &str) {
+        self.start_data_plane_with(name, &[]).await;
+    }
+
+    /// The same with further variables.
+    pub async fn start_data_plane_with(&mut self, name: &str, more: &[(&'static str, String)]) {
         let mut environment = self.member(name).to_vec();
+        environment.extend_from_slice(more);
         for listener in ["PROXY", "PROXY_TLS", "STATUS"] {
             let variable = match listener {
                 "PROXY" => "WARDGATE_PROXY_LISTEN",
