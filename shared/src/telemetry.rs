@@ -95,18 +95,25 @@ pub fn set_level(name: &str) -> LevelChange {
     if *level == name {
         return LevelChange::Already;
     }
-    if filtering.handle.reload(EnvFilter::new(filter)).is_err() {
+    let reloaded = filter_of(filter).map(|filter| filtering.handle.reload(filter));
+    if !matches!(reloaded, Ok(Ok(()))) {
         return LevelChange::Off;
     }
     name.clone_into(&mut level);
     LevelChange::Changed
 }
 
+/// The filter that `filter` names. A client can make the TLS library warn with each handshake, of what nobody can
+/// act on, such as an address for a server's name: that is left out unless `filter` asks for the library.
+fn filter_of(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("rustls=error,{filter}"))
+}
+
 /// Sends this process's log to standard error, filtered by `filter`, a list of `target=level`.
 ///
 /// Control characters in values are escaped in both formats, so that no value can forge a line.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let (filtered, handle) = reload::Layer::new(EnvFilter::try_new(filter)?);
+    let (filtered, handle) = reload::Layer::new(filter_of(filter)?);
     let registry = tracing_subscriber::registry().with(filtered);
     match format {
         LogFormat::Text => {
@@ -137,5 +144,16 @@ mod tests {
     fn a_bad_filter_is_refused() {
         assert!(super::check("info,control_plane=debug").is_ok());
         assert!(super::check("control_plane=loud").is_err());
+    }
+
+    #[test]
+    fn the_tls_library_tells_errors_only_unless_it_is_asked_for() {
+        let filter = |text: &str| super::filter_of(text).unwrap().to_string();
+        assert!(filter("info").contains("rustls=error"));
+        let asked = filter("info,rustls=debug");
+        assert!(
+            asked.contains("rustls=debug") && !asked.contains("rustls=error"),
+            "{asked}"
+        );
     }
 }
