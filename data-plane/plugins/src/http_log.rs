@@ -47,6 +47,7 @@ pub struct HttpLog {
 
     /// Further header fields to send.
     #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
     pub headers: Option<BTreeMap<String, String>>,
 
     /// How records wait and are sent.

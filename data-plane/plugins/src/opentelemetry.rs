@@ -39,6 +39,7 @@ pub struct Opentelemetry {
 
     /// Further header fields to send.
     #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
     pub headers: Option<BTreeMap<String, String>>,
 
     /// What the gateway calls itself: `service.name` and the like.
