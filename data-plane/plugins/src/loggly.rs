@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
 use crate::log_record::record;
-use crate::severity::{Severities, Severity, info};
+use crate::severity::Severities;
 use crate::values::{Number, SecretText};
 
 /// The facility `user`.
@@ -41,21 +41,9 @@ pub struct Loggly {
     #[serde(default = "kong")]
     pub tags: Set<String>,
 
-    /// The least severe messages that are logged.
-    #[serde(default = "info")]
-    pub log_level: Severity,
-
-    /// Severity of exchanges that went well.
-    #[serde(default = "info")]
-    pub successful_severity: Severity,
-
-    /// Severity of answers of 4xx.
-    #[serde(default = "info")]
-    pub client_errors_severity: Severity,
-
-    /// Severity of answers of 5xx.
-    #[serde(default = "info")]
-    pub server_errors_severity: Severity,
+    /// Which exchanges are logged, and how severe they are.
+    #[serde(flatten)]
+    pub severities: Severities,
 
     /// Longest wait, in milliseconds.
     #[serde(default = "ten_seconds")]
@@ -101,12 +89,7 @@ impl Plugin for Loggly {
         let tags = self.tags.as_slice().iter();
         let tags: Vec<String> = tags.map(|tag| format!("tag=\"{tag}\"")).collect();
         Ok(LogglyFilter {
-            severities: Severities {
-                least: self.log_level,
-                successful: self.successful_severity,
-                client_errors: self.client_errors_severity,
-                server_errors: self.server_errors_severity,
-            },
+            severities: self.severities,
             data: SecretText(format!("[{}@41058 {}]", self.key.0, tags.join(" "))),
             machine: shared::machine::hostname(),
             sink: Sink::Udp {

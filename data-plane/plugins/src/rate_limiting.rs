@@ -1,6 +1,7 @@
 //! `rate-limiting`: lets each client make so many requests per second, minute, hour, day, month or year
 //! (Kong 3.9, rate-limiting).
 
+mod amounts;
 mod counters;
 mod period;
 mod remote;
@@ -15,15 +16,16 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
+pub(crate) use self::amounts::{Amounts, whole};
 pub(crate) use self::counters::Counters;
 use self::counters::Usage;
-pub(crate) use self::period::{PERIODS, Period};
+pub(crate) use self::period::Period;
 use crate::answer;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Identity};
 use crate::filter::{Filter, Flow, Instance, Plugin};
 use crate::host::Host;
-use crate::host::redis::RedisServer;
-use crate::redis_config::RedisConfig;
+use crate::host::redis::{RedisError, RedisServer};
+use crate::redis_config::{self, RedisConfig};
 use crate::values::{Number, entity_error, yes};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
@@ -33,29 +35,9 @@ const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// Configuration of `rate-limiting`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct RateLimiting {
-    /// Requests per second.
-    #[serde(default)]
-    pub second: Option<Number>,
-
-    /// Requests per minute.
-    #[serde(default)]
-    pub minute: Option<Number>,
-
-    /// Requests per hour.
-    #[serde(default)]
-    pub hour: Option<Number>,
-
-    /// Requests per day.
-    #[serde(default)]
-    pub day: Option<Number>,
-
-    /// Requests per month.
-    #[serde(default)]
-    pub month: Option<Number>,
-
-    /// Requests per year.
-    #[serde(default)]
-    pub year: Option<Number>,
+    /// How many requests per period.
+    #[serde(flatten)]
+    pub limits: Amounts,
 
     /// What tells clients apart. Those that it does not tell apart are told apart by address.
     #[serde(default = "consumer")]
@@ -159,36 +141,16 @@ fn at_once() -> Number {
 }
 
 impl RateLimiting {
-    fn limit(&self, period: Period) -> Option<&Number> {
-        match period {
-            Period::Second => self.second.as_ref(),
-            Period::Minute => self.minute.as_ref(),
-            Period::Hour => self.hour.as_ref(),
-            Period::Day => self.day.as_ref(),
-            Period::Month => self.month.as_ref(),
-            Period::Year => self.year.as_ref(),
-        }
-    }
-
     /// The rules between fields.
     fn check(&self) -> FieldErrors {
         let mut errors = FieldErrors::default();
-        let given: Vec<_> = PERIODS
-            .into_iter()
-            .filter_map(|period| Some((period, self.limit(period)?)))
-            .collect();
-        for (period, limit) in &given {
-            if limit.value() <= 0.0 {
-                errors.add(&[period.name()], "value must be greater than 0");
-            }
-        }
-        if given.is_empty() {
+        self.limits.check(&[], &mut errors);
+        if self.limits.given().is_empty() {
             entity_error(
                 &mut errors,
                 "at least one of these fields must be non-empty: 'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'",
             );
         }
-        check_order(&given, &mut errors);
         for (applies, field, missing) in [
             (
                 self.policy == Policy::Redis,
@@ -228,40 +190,31 @@ impl RateLimiting {
     }
 }
 
-/// A longer period must not have a lower limit.
-pub(crate) fn check_order(given: &[(Period, &Number)], errors: &mut FieldErrors) {
-    for (place, (shorter, low)) in given.iter().enumerate() {
-        for (longer, high) in given.iter().skip(place + 1) {
-            if high.value() < low.value() {
-                let (longer, shorter) = (longer.name(), shorter.name());
-                entity_error(
-                    errors,
-                    format!(
-                        "The limit for {longer}({:.1}) cannot be lower than the limit for {shorter}({:.1})",
-                        high.value(),
-                        low.value()
-                    ),
-                );
-                return;
-            }
-        }
+/// What becomes of a request whose client's usage is not known.
+pub(crate) fn unknown(error: &RedisError, tolerated: bool, exchange: &Exchange<'_>) -> Flow {
+    let request_id = &*exchange.request_id;
+    tracing::error!(request_id, %error, "failed to get usage");
+    if tolerated {
+        return Flow::Continue;
     }
+    Flow::Answer(answer::message(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "An unexpected error occurred",
+        &exchange.request_id,
+    ))
+}
+
+/// What the requests of a consumer have in common, or those with a credential.
+pub(crate) fn consumer_of(identity: &Identity) -> Option<String> {
+    let consumer = identity.consumer.as_ref();
+    let id = consumer.map(|consumer| consumer.id.to_string());
+    id.or_else(|| identity.credential.clone())
 }
 
 impl Plugin for RateLimiting {
     const NAME: &'static str = "rate-limiting";
     const PRIORITY: u32 = 910;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("redis_host", "redis.host"),
-        ("redis_port", "redis.port"),
-        ("redis_password", "redis.password"),
-        ("redis_username", "redis.username"),
-        ("redis_ssl", "redis.ssl"),
-        ("redis_ssl_verify", "redis.ssl_verify"),
-        ("redis_server_name", "redis.server_name"),
-        ("redis_timeout", "redis.timeout"),
-        ("redis_database", "redis.database"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &redis_config::OLD_NAMES;
     type Filter = RateLimitingFilter;
 
     fn compile(self, instance: &Instance) -> Result<RateLimitingFilter, FieldErrors> {
@@ -276,9 +229,9 @@ impl Plugin for RateLimiting {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let limits = PERIODS
-            .into_iter()
-            .filter_map(|period| Some(Limit::new(period, self.limit(period)?)))
+        let given = self.limits.given().into_iter();
+        let limits = given
+            .map(|(period, most)| Limit::new(period, most))
             .collect();
         let code = self
             .error_code
@@ -322,11 +275,11 @@ impl Limit {
             HeaderName::try_from(format!("x-ratelimit-{kind}-{}", period.name()))
                 .expect("the names of periods are letters")
         };
-        let whole = most.0.as_u64().unwrap_or_else(|| most.seconds().as_secs());
+        let most = whole(most);
         Self {
             period,
-            most: whole,
-            shown: HeaderValue::from(whole),
+            most,
+            shown: HeaderValue::from(most),
             most_header: header("limit"),
             left_header: header("remaining"),
         }
@@ -368,17 +321,7 @@ impl Filter for RateLimitingFilter {
         };
         let usage = match counted {
             Ok(usage) => usage,
-            Err(error) => {
-                tracing::error!(request_id = &*exchange.request_id, %error, "failed to get usage");
-                if self.fault_tolerant {
-                    return Flow::Continue;
-                }
-                return Flow::Answer(answer::message(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "An unexpected error occurred",
-                    &exchange.request_id,
-                ));
-            }
+            Err(error) => return unknown(&error, self.fault_tolerant, exchange),
         };
         let mut reset = None;
         if !self.hides_headers {
@@ -400,15 +343,10 @@ impl RateLimitingFilter {
     /// What the requests of one client have in common.
     fn client(&self, exchange: &Exchange<'_>) -> String {
         let identity = &exchange.identity;
-        let credential = || identity.credential.clone();
         let found = match self.limit_by {
             LimitBy::Ip => None,
-            LimitBy::Credential => credential(),
-            LimitBy::Consumer => identity
-                .consumer
-                .as_ref()
-                .map(|consumer| consumer.id.to_string())
-                .or_else(credential),
+            LimitBy::Credential => identity.credential.clone(),
+            LimitBy::Consumer => consumer_of(identity),
             LimitBy::Service => exchange
                 .matched
                 .service

@@ -9,6 +9,19 @@ use shared::secret::Secret;
 use crate::host::redis::{Endpoint, RedisServer, RedisTls};
 use crate::values::{Number, SecretText};
 
+/// Old names of its fields, accepted on write: `(old, new)`.
+pub(crate) const OLD_NAMES: [(&str, &str); 9] = [
+    ("redis_host", "redis.host"),
+    ("redis_port", "redis.port"),
+    ("redis_password", "redis.password"),
+    ("redis_username", "redis.username"),
+    ("redis_ssl", "redis.ssl"),
+    ("redis_ssl_verify", "redis.ssl_verify"),
+    ("redis_server_name", "redis.server_name"),
+    ("redis_timeout", "redis.timeout"),
+    ("redis_database", "redis.database"),
+];
+
 /// A Redis server.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct RedisConfig {

@@ -20,8 +20,8 @@ use crate::exchange::{BodyWish, Exchange, Log, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::host::redis::RedisServer;
-use crate::rate_limiting::{PERIODS, Period, Policy, check_order};
-use crate::redis_config::RedisConfig;
+use crate::rate_limiting::{Amounts, Period, Policy, consumer_of, unknown, whole};
+use crate::redis_config::{self, RedisConfig};
 use crate::values::{Number, entity_error, yes};
 
 /// Configuration of `response-ratelimiting`.
@@ -58,7 +58,7 @@ pub struct ResponseRatelimiting {
 
     /// Quotas by name, each with so many units per period.
     #[schemars(length(min = 1))]
-    pub limits: BTreeMap<String, Quota>,
+    pub limits: BTreeMap<String, Amounts>,
 }
 
 /// What tells clients apart.
@@ -73,34 +73,6 @@ pub enum ResponseLimitBy {
     Ip,
 }
 
-/// A quota.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-pub struct Quota {
-    /// Units per second.
-    #[serde(default)]
-    pub second: Option<Number>,
-
-    /// Units per minute.
-    #[serde(default)]
-    pub minute: Option<Number>,
-
-    /// Units per hour.
-    #[serde(default)]
-    pub hour: Option<Number>,
-
-    /// Units per day.
-    #[serde(default)]
-    pub day: Option<Number>,
-
-    /// Units per month.
-    #[serde(default)]
-    pub month: Option<Number>,
-
-    /// Units per year.
-    #[serde(default)]
-    pub year: Option<Number>,
-}
-
 fn kong_limit() -> String {
     "x-kong-limit".to_owned()
 }
@@ -113,40 +85,10 @@ const fn local() -> Policy {
     Policy::Local
 }
 
-impl Quota {
-    fn limit(&self, period: Period) -> Option<&Number> {
-        match period {
-            Period::Second => self.second.as_ref(),
-            Period::Minute => self.minute.as_ref(),
-            Period::Hour => self.hour.as_ref(),
-            Period::Day => self.day.as_ref(),
-            Period::Month => self.month.as_ref(),
-            Period::Year => self.year.as_ref(),
-        }
-    }
-
-    fn given(&self) -> Vec<(Period, &Number)> {
-        let given = PERIODS.into_iter();
-        given
-            .filter_map(|period| Some((period, self.limit(period)?)))
-            .collect()
-    }
-}
-
 impl Plugin for ResponseRatelimiting {
     const NAME: &'static str = "response-ratelimiting";
     const PRIORITY: u32 = 900;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("redis_host", "redis.host"),
-        ("redis_port", "redis.port"),
-        ("redis_password", "redis.password"),
-        ("redis_username", "redis.username"),
-        ("redis_ssl", "redis.ssl"),
-        ("redis_ssl_verify", "redis.ssl_verify"),
-        ("redis_server_name", "redis.server_name"),
-        ("redis_timeout", "redis.timeout"),
-        ("redis_database", "redis.database"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &redis_config::OLD_NAMES;
     type Filter = ResponseRatelimitingFilter;
 
     fn compile(self, instance: &Instance) -> Result<ResponseRatelimitingFilter, FieldErrors> {
@@ -164,15 +106,7 @@ impl Plugin for ResponseRatelimiting {
                     "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'",
                 );
             }
-            for (period, limit) in &given {
-                if limit.value() <= 0.0 {
-                    errors.add(
-                        &["limits", name, period.name()],
-                        "value must be greater than 0",
-                    );
-                }
-            }
-            check_order(&given, &mut errors);
+            quota.check(&["limits", name], &mut errors);
             match CompiledQuota::new(name, &given) {
                 Some(quota) => quotas.push(quota),
                 None => errors.add(&["limits", name], "the name cannot be part of a header's"),
@@ -229,7 +163,7 @@ impl CompiledQuota {
             let place = format!("{name}-{}", period.name());
             Some(Limit {
                 period: *period,
-                most: most.0.as_u64().unwrap_or_else(|| most.seconds().as_secs()),
+                most: whole(most),
                 most_header: header(format!("x-ratelimit-limit-{place}"))?,
                 left_header: header(format!("x-ratelimit-remaining-{place}"))?,
             })
@@ -271,17 +205,7 @@ impl Filter for ResponseRatelimitingFilter {
         let (client, now) = (self.client(exchange), host.now());
         let counts = match usage::read(self, host, &client, now).await {
             Ok(counts) => counts,
-            Err(error) => {
-                tracing::error!(request_id = &*exchange.request_id, %error, "failed to get usage");
-                if self.fault_tolerant {
-                    return Flow::Continue;
-                }
-                return Flow::Answer(answer::message(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "An unexpected error occurred",
-                    &exchange.request_id,
-                ));
-            }
+            Err(error) => return unknown(&error, self.fault_tolerant, exchange),
         };
         for (quota, used) in self.quotas.iter().zip(&counts) {
             let left = quota.limits.iter().zip(used);
@@ -350,15 +274,10 @@ impl Filter for ResponseRatelimitingFilter {
 impl ResponseRatelimitingFilter {
     fn client(&self, exchange: &Exchange<'_>) -> String {
         let identity = &exchange.identity;
-        let credential = || identity.credential.clone();
         let found = match self.limit_by {
             ResponseLimitBy::Ip => None,
-            ResponseLimitBy::Credential => credential(),
-            ResponseLimitBy::Consumer => {
-                let consumer = identity.consumer.as_ref();
-                let id = consumer.map(|consumer| consumer.id.to_string());
-                id.or_else(credential)
-            }
+            ResponseLimitBy::Credential => identity.credential.clone(),
+            ResponseLimitBy::Consumer => consumer_of(identity),
         };
         found.unwrap_or_else(|| exchange.client.address.to_string())
     }

@@ -26,7 +26,7 @@ pub enum Severity {
     Emerg,
 }
 
-pub(crate) const fn info() -> Severity {
+const fn info() -> Severity {
     Severity::Info
 }
 
@@ -46,24 +46,35 @@ impl Severity {
     }
 }
 
-/// Severities by status, and the least severe that is logged.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Severities {
-    pub(crate) least: Severity,
-    pub(crate) successful: Severity,
-    pub(crate) client_errors: Severity,
-    pub(crate) server_errors: Severity,
+/// Severities by status, and the least severe that is logged: part of a plugin's configuration.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Severities {
+    /// The least severe messages that are logged.
+    #[serde(default = "info")]
+    pub log_level: Severity,
+
+    /// Severity of exchanges that went well.
+    #[serde(default = "info")]
+    pub successful_severity: Severity,
+
+    /// Severity of answers of 4xx.
+    #[serde(default = "info")]
+    pub client_errors_severity: Severity,
+
+    /// Severity of answers of 5xx.
+    #[serde(default = "info")]
+    pub server_errors_severity: Severity,
 }
 
 impl Severities {
     /// That of an exchange that ended in `status`; `None` if it is not logged.
     pub(crate) fn of(self, status: StatusCode) -> Option<Severity> {
         let severity = match status.as_u16() {
-            500.. => self.server_errors,
-            400.. => self.client_errors,
-            _ => self.successful,
+            500.. => self.server_errors_severity,
+            400.. => self.client_errors_severity,
+            _ => self.successful_severity,
         };
-        (severity.number() <= self.least.number()).then_some(severity)
+        (severity.number() <= self.log_level.number()).then_some(severity)
     }
 }
 
@@ -74,10 +85,10 @@ mod tests {
     #[test]
     fn what_is_less_severe_than_asked_for_is_not_logged() {
         let severities = Severities {
-            least: Severity::Warning,
-            successful: Severity::Info,
-            client_errors: Severity::Warning,
-            server_errors: Severity::Crit,
+            log_level: Severity::Warning,
+            successful_severity: Severity::Info,
+            client_errors_severity: Severity::Warning,
+            server_errors_severity: Severity::Crit,
         };
         let check = |status: u16, expected: Option<Severity>| {
             let status = StatusCode::from_u16(status).unwrap();

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
 use crate::log_record::record;
-use crate::severity::{Severities, Severity, info};
+use crate::severity::Severities;
 
 /// Where the system takes messages.
 const SOCKET: &str = "/dev/log";
@@ -22,21 +22,9 @@ const SOCKET: &str = "/dev/log";
 /// Configuration of `syslog`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Syslog {
-    /// The least severe messages that are logged.
-    #[serde(default = "info")]
-    pub log_level: Severity,
-
-    /// Severity of exchanges that went well.
-    #[serde(default = "info")]
-    pub successful_severity: Severity,
-
-    /// Severity of answers of 4xx.
-    #[serde(default = "info")]
-    pub client_errors_severity: Severity,
-
-    /// Severity of answers of 5xx.
-    #[serde(default = "info")]
-    pub server_errors_severity: Severity,
+    /// Which exchanges are logged, and how severe they are.
+    #[serde(flatten)]
+    pub severities: Severities,
 
     /// Lua code that adds fields.
     #[serde(default)]
@@ -110,12 +98,7 @@ impl Plugin for Syslog {
 
     fn compile(self, _: &Instance) -> Result<SyslogFilter, FieldErrors> {
         Ok(SyslogFilter {
-            severities: Severities {
-                least: self.log_level,
-                successful: self.successful_severity,
-                client_errors: self.client_errors_severity,
-                server_errors: self.server_errors_severity,
-            },
+            severities: self.severities,
             facility: self.facility,
             sink: Sink::Datagram {
                 path: PathBuf::from(SOCKET),
