@@ -159,20 +159,22 @@ async fn accept(
                     core.metrics.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
-                let peer = Peer::new(address, port, tls.is_some());
-                let guard = alive.subscribe();
-                if raw {
-                    let carrying = carried(Rc::clone(&core), stream, source, tls.clone());
-                    tokio::task::spawn_local(async move {
-                        carrying.await;
-                        drop((admission, guard));
-                    });
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection went away");
                     continue;
                 }
-                let serving =
-                    connection(Rc::clone(&core), stream, tls.clone(), peer, orders.clone());
+                let peer = Peer::new(address, port, tls.is_some());
+                let guard = alive.subscribe();
+                let (core, tls, orders) = (Rc::clone(&core), tls.clone(), orders.clone());
                 tokio::task::spawn_local(async move {
-                    serving.await;
+                    let metrics = Arc::clone(&core.metrics);
+                    metrics.open.fetch_add(1, Ordering::Relaxed);
+                    if raw {
+                        streams::serve(core, stream, source, tls).await;
+                    } else {
+                        connection(core, stream, tls, peer, orders).await;
+                    }
+                    metrics.open.fetch_sub(1, Ordering::Relaxed);
                     drop((admission, guard));
                 });
             }
@@ -195,17 +197,7 @@ fn admit(node: &Node, address: IpAddr) -> Option<Admission> {
         .ok()
 }
 
-/// Carries one byte stream.
-async fn carried(core: Rc<Core>, stream: TcpStream, source: SocketAddr, tls: Option<TlsAcceptor>) {
-    let metrics = Arc::clone(&core.metrics);
-    metrics.open.fetch_add(1, Ordering::Relaxed);
-    match stream.set_nodelay(true) {
-        Ok(()) => streams::serve(core, stream, source, tls).await,
-        Err(error) => tracing::debug!(%error, "a connection went away"),
-    }
-    metrics.open.fetch_sub(1, Ordering::Relaxed);
-}
-
+/// Serves one connection, after its handshake.
 async fn connection(
     core: Rc<Core>,
     stream: TcpStream,
@@ -213,12 +205,6 @@ async fn connection(
     mut peer: Peer,
     orders: watch::Receiver<Orders>,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection went away");
-        return;
-    }
-    let metrics = Arc::clone(&core.metrics);
-    metrics.open.fetch_add(1, Ordering::Relaxed);
     match tls {
         None => serve(core, Stream::Plain(stream), Rc::new(peer), orders).await,
         Some(acceptor) => {
@@ -239,5 +225,4 @@ async fn connection(
             }
         }
     }
-    metrics.open.fetch_sub(1, Ordering::Relaxed);
 }
