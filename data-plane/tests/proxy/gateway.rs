@@ -196,7 +196,12 @@ pub(crate) fn scoped(plugin: Record, more: &Value) -> Record {
 
 /// What the status listener answers.
 pub(crate) fn get_status(proxy: &Proxy, path: &str) -> String {
-    let mut stream = TcpStream::connect(proxy.addresses().status).unwrap();
+    get(proxy.addresses().status, path)
+}
+
+/// What is answered at `address`, with nothing but a path asked for.
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();

@@ -1,7 +1,6 @@
 //! What operators see: the access log, metrics, status.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,23 +10,8 @@ use data_plane::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+    OK, ask, configuration, connect, get, read_until, settings, start, start_with, stop, upstream,
 };
-
-fn get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
 
 #[test]
 fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {

@@ -5,6 +5,7 @@ use http::HeaderValue;
 use shared::clock::UnixTime;
 
 use super::{FakeHost, Request};
+use crate::exchange::Seen;
 use crate::host::Host as _;
 
 /// What the client gets of a response.
@@ -22,21 +23,9 @@ pub(crate) fn reply_of(
     headers: &[(&'static str, &'static str)],
     body: &'static str,
 ) -> Replied {
-    use crate::exchange::{BodyWish, Reply as Response, Seen, Source, WholeBody};
+    use crate::exchange::{BodyWish, Reply as Response, Source, WholeBody};
 
-    let mut seen = request.with_exchange(|exchange| {
-        let flow = host.run(filter.on_request(exchange, host));
-        assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
-        Seen {
-            method: exchange.request.method.clone(),
-            uri: exchange.request.uri.clone(),
-            request: exchange.request.clone(),
-            client: exchange.client.clone(),
-            identity: exchange.identity.clone(),
-            notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id,
-        }
-    });
+    let mut seen = seen(filter, host, request);
     let mut status = http::StatusCode::OK;
     let mut map = http::HeaderMap::new();
     for (name, value) in headers {
@@ -77,9 +66,18 @@ pub(crate) fn reply_of(
 
 /// Lets `filter` see `request`, and the exchange when it is over.
 pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) {
-    use crate::exchange::Seen;
+    let mut seen = seen(filter, host, request);
+    let secret = HeaderValue::from_static("Bearer secret");
+    seen.request.headers.insert("authorization", secret);
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-answer", HeaderValue::from_static("42"));
+    let log = log(&seen, request, http::StatusCode::OK, &headers, host.now());
+    filter.on_log(&log, host);
+}
 
-    let mut seen = request.with_exchange(|exchange| {
+/// What is known of `request` once `filter` has let it pass.
+fn seen(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) -> Seen {
+    request.with_exchange(|exchange| {
         let flow = host.run(filter.on_request(exchange, host));
         assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
         Seen {
@@ -91,18 +89,12 @@ pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, reque
             notes: std::mem::take(&mut exchange.notes),
             request_id: exchange.request_id,
         }
-    });
-    let secret = HeaderValue::from_static("Bearer secret");
-    seen.request.headers.insert("authorization", secret);
-    let mut headers = http::HeaderMap::new();
-    headers.insert("x-answer", HeaderValue::from_static("42"));
-    let log = log(&seen, request, http::StatusCode::OK, &headers, host.now());
-    filter.on_log(&log, host);
+    })
 }
 
 /// An exchange that is over.
 fn log<'a>(
-    seen: &'a crate::exchange::Seen,
+    seen: &'a Seen,
     request: &'a Request,
     status: http::StatusCode,
     headers: &'a http::HeaderMap,
