@@ -150,6 +150,9 @@ pub(crate) async fn send(
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
+            if let Some(tries) = &mut tries {
+                tries.pop();
+            }
             kept = Some(attempt);
             continue;
         }
@@ -394,8 +397,13 @@ fn put(head: &mut BytesMut, parts: &[&[u8]]) {
     }
 }
 
-/// The client's response, without what belongs to the upstream's connection.
-pub(crate) fn response(answer: Answer, method: &Method) -> Response<ResponseBody> {
+/// The client's response, without what belongs to the upstream's connection. Which trailers are to come is
+/// told only to clients that take them.
+pub(crate) fn response(
+    answer: Answer,
+    method: &Method,
+    takes_trailers: bool,
+) -> Response<ResponseBody> {
     let mut headers = answer.head.headers;
     let switched = answer.head.status == StatusCode::SWITCHING_PROTOCOLS;
     let protocol = if switched {
@@ -404,7 +412,9 @@ pub(crate) fn response(answer: Answer, method: &Method) -> Response<ResponseBody
         None
     };
     fields::strip_hop_by_hop(&mut headers);
-    headers.remove(header::TRAILER);
+    if !takes_trailers {
+        headers.remove(header::TRAILER);
+    }
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);

@@ -334,7 +334,7 @@ async fn proxy(
             progress.upstream_latency = None;
         }
     })?;
-    let mut response = settle(answer, hold, seen, switch, service, progress);
+    let mut response = settle(answer, hold, seen, switch, service, trailers, progress);
     remove_owned_cookies(response.headers_mut(), snapshot, route);
     Ok(response)
 }
@@ -346,13 +346,14 @@ fn settle(
     seen: &Seen,
     switch: Option<oneshot::Receiver<Switched>>,
     service: &CompiledService,
+    takes_trailers: bool,
     progress: &mut Progress,
 ) -> Response<ResponseBody> {
     progress.source = Source::Service;
     progress.upstream_status = Some(answer.head.status);
     // What the server was asked for may be another method than what the client is waiting for.
     let asked = &seen.request.method;
-    let mut response = forward::response(answer, asked);
+    let mut response = forward::response(answer, asked, takes_trailers);
     if *asked == Method::HEAD && seen.method != Method::HEAD {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }

@@ -126,6 +126,7 @@ impl Router {
     pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<Found> {
         let mut best = None;
         let (host, port) = split_port(asked.authority);
+        let host = bare(host);
         let port = port.unwrap_or(if asked.https { "443" } else { "80" });
         if !self.hosts.is_empty() {
             self.search_ported(self.hosts.get(host), port, asked, &mut best);
@@ -244,7 +245,7 @@ impl Bucket {
     }
 }
 
-/// What `regex` takes out of `path`; a group that took no part is empty.
+/// What `regex` takes out of `path`, decoded; a group that took no part is empty.
 fn capture(regex: &regex::Regex, path: &str) -> Captures {
     // The whole match is a group as well, and nobody asks for that one.
     if regex.captures_len() < 2 {
@@ -254,16 +255,30 @@ fn capture(regex: &regex::Regex, path: &str) -> Captures {
         return Captures::default();
     };
     let text = |group: Option<regex::Match<'_>>| {
-        group.map_or_else(String::new, |group| group.as_str().to_owned())
+        group.map_or_else(String::new, |group| decoded(group.as_str()))
     };
     let named = regex.capture_names().flatten().filter_map(|name| {
         let group = captures.name(name)?;
-        Some((name.to_owned(), group.as_str().to_owned()))
+        Some((name.to_owned(), decoded(group.as_str())))
     });
     Captures {
         numbered: captures.iter().skip(1).map(text).collect(),
         named: named.collect(),
     }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
+/// A host without the brackets around an IPv6 address.
+fn bare(host: &str) -> &str {
+    let inside = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    inside.unwrap_or(host)
 }
 
 /// Host and port of an authority. A bracketed IPv6 address keeps its brackets.

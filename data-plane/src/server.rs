@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Sleep;
 
@@ -156,6 +157,7 @@ async fn exchange(
         keep_alive,
         expects,
         refusal,
+        trailers,
         upgrades,
     } = incoming;
     let (version, method) = (parts.version, parts.method.clone());
@@ -204,7 +206,7 @@ async fn exchange(
         method: &method,
         reusable,
     };
-    let Some(closes) = send(core, client, answer, response).await else {
+    let Some(closes) = send(core, client, answer, response, trailers).await else {
         return After::Gone;
     };
     match switched {
@@ -220,12 +222,13 @@ async fn exchange(
     }
 }
 
-/// Sends a whole answer. Says whether the connection ends with it; nothing if it has ended before.
+/// Sends a whole answer, with its trailers if the client takes such. Says whether the connection ends with it; nothing if it has ended before.
 async fn send(
     core: &Core,
     client: &RefCell<Client>,
     answer: Answer<'_>,
     response: Response<Recorded>,
+    takes_trailers: bool,
 ) -> Option<bool> {
     let (parts, mut body) = response.into_parts();
     let framed = {
@@ -235,20 +238,27 @@ async fn send(
         framed
     };
     let mut done = !framed.body;
+    let mut trailers = None;
     poll_fn(|cx| {
         loop {
             let mut waits = false;
             while !done && client.borrow().has_room() {
                 // Not while the client is borrowed: the body may read from it.
-                match body.poll_data(cx) {
+                match Pin::new(&mut body).poll_frame(cx) {
                     Poll::Pending => {
                         waits = true;
                         break;
                     }
-                    Poll::Ready(Some(Ok(data))) => client.borrow_mut().write(framed.framing, data),
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => client.borrow_mut().write(framed.framing, data),
+                        Err(last) => {
+                            trailers = last.into_trailers().ok().filter(|_| takes_trailers);
+                        }
+                    },
                     Poll::Ready(None) => {
                         done = true;
-                        client.borrow_mut().finish(framed.framing);
+                        let mut client = client.borrow_mut();
+                        client.finish(framed.framing, trailers.as_ref());
                     }
                     Poll::Ready(Some(Err(error))) => {
                         tracing::debug!(%error, "an answer breaks off");

@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
@@ -330,23 +330,6 @@ impl Recorded {
     /// The body of the exchange that `record` is about.
     pub(crate) const fn new(body: ResponseBody, record: Box<Record>) -> Self {
         Self { body, record }
-    }
-
-    /// The next bytes; nothing at the end. Trailers are left out.
-    pub(crate) fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        loop {
-            return Poll::Ready(match ready!(Pin::new(&mut *self).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => Some(Ok(data)),
-                    Err(_) => continue,
-                },
-                Some(Err(error)) => Some(Err(error)),
-                None => None,
-            });
-        }
     }
 }
 

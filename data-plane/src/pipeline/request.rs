@@ -194,8 +194,9 @@ pub(super) fn forwarded<'a>(
     added.push(("x-real-ip", address));
 }
 
-/// Whether a client's field does not go upstream as it is: because the gateway tells it itself, or
-/// because it speaks of the message's framing, which is made anew.
+/// Whether a client's field does not go upstream as it is: because the gateway tells it itself, because it
+/// speaks of the message's framing, which is made anew, or because it is for proxies. Programs that read
+/// fields as variables take `Proxy` for a setting of their own (CVE-2016-5385).
 pub(super) fn is_replaced(name: &HeaderName) -> bool {
     is_replaced_if_trusted(name)
         || matches!(
@@ -215,6 +216,8 @@ pub(super) fn is_replaced_if_trusted(name: &HeaderName) -> bool {
         "host"
             | "content-length"
             | "expect"
+            | "proxy"
+            | "proxy-authorization"
             | "via"
             | "x-forwarded-for"
             | "x-real-ip"

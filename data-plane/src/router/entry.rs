@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use regex::{Regex, RegexBuilder};
@@ -14,7 +15,8 @@ use super::{Asked, RouteFault};
 /// Most memory that one compiled regular expression may take.
 const MAX_REGEX: usize = 1024 * 1024;
 
-/// A route with one of its paths.
+/// A route with one of its paths, and with its hosts that name a port or with those that do not. Server
+/// names take no part where there is no TLS, so a route with such has an entry for either.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) route: usize,
@@ -24,30 +26,37 @@ pub(super) struct Entry {
     methods: Vec<Method>,
     headers: Vec<(HeaderName, Values)>,
     server_names: Vec<HostRule>,
+    /// Whether it is for requests with TLS only, or for those without; `None`: for both.
+    tls: Option<bool>,
 }
 
 /// What decides between entries that both match; compared field by field (Kong 3.9, `get_priority`).
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a step of the order")]
 pub(super) struct Rank {
     /// How many kinds of attributes the route has.
     attributes: u8,
+    /// A route whose server names are of no account without TLS comes after those that have none.
+    whole: bool,
     plain_hosts_only: bool,
     header_names: usize,
     regex: bool,
     regex_priority: i64,
     path_length: usize,
+    /// Hosts with a port win what is left over hosts without.
+    port: bool,
     /// The older route wins what is left; the id makes the order total.
     age: Reverse<u64>,
     id: Reverse<uuid::Uuid>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum PathRule {
     Any,
     /// Normalised.
     Prefix(Box<str>),
     /// Anchored at the start.
-    Regex(Box<PathRegex>),
+    Regex(Arc<PathRegex>),
 }
 
 /// A regular expression, and the text that everything it matches begins with.
@@ -112,6 +121,7 @@ impl HostRule {
     fn parse(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
         let (host, port) = super::split_port(&text);
+        let host = super::bare(host);
         let (kind, text) = if let Some(ending) = host.strip_prefix('*') {
             (HostKind::EndsWith, ending)
         } else if let Some(beginning) = host.strip_suffix('*') {
@@ -167,9 +177,10 @@ impl Entry {
         if !self.methods.is_empty() && !self.methods.contains(asked.method) {
             return None;
         }
-        // A name in the handshake takes part only where there was a handshake.
+        if self.tls.is_some_and(|tls| tls != asked.https) {
+            return None;
+        }
         if !self.server_names.is_empty()
-            && asked.https
             && !asked.server_name.is_some_and(|name| {
                 self.server_names
                     .iter()
@@ -238,22 +249,60 @@ pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>
     if let Err(message) = methods(route) {
         fault("methods", message);
     }
-    paths
-        .into_iter()
-        .map(|path| entry(number, route, path))
-        .collect()
-}
-
-fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
     let hosts: Vec<HostRule> = route
         .hosts
         .iter()
         .flatten()
         .map(|host| HostRule::parse(host.as_str()))
         .collect();
+    let plain_hosts_only =
+        !hosts.is_empty() && hosts.iter().all(|host| host.kind == HostKind::Exact);
+    let (with_port, without): (Vec<_>, Vec<_>) =
+        hosts.into_iter().partition(|host| host.port.is_some());
+    let mut groups = vec![with_port, without];
+    groups.retain(|hosts| !hosts.is_empty());
+    if groups.is_empty() {
+        groups.push(Vec::new());
+    }
+    let named = route
+        .snis
+        .as_ref()
+        .is_some_and(|names| !names.as_slice().is_empty());
+    let tls: &[Option<bool>] = if named {
+        &[Some(true), Some(false)]
+    } else {
+        &[None]
+    };
+    let mut all = Vec::new();
+    for path in &paths {
+        for hosts in &groups {
+            for tls in tls {
+                all.push(entry(
+                    number,
+                    route,
+                    path.clone(),
+                    hosts.clone(),
+                    plain_hosts_only,
+                    *tls,
+                ));
+            }
+        }
+    }
+    all
+}
+
+fn entry(
+    number: usize,
+    route: &Route,
+    path: PathRule,
+    hosts: Vec<HostRule>,
+    plain_hosts_only: bool,
+    tls: Option<bool>,
+) -> Entry {
     let server_names: Vec<HostRule> = route
         .snis
         .iter()
+        .filter(|_| tls != Some(false))
         .flat_map(shared::types::Set::as_slice)
         .map(|name| HostRule::parse(name.as_str().trim_end_matches('.')))
         .collect();
@@ -270,8 +319,8 @@ fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
     let regex = matches!(path, PathRule::Regex(_));
     let rank = Rank {
         attributes: present.iter().map(|present| u8::from(*present)).sum(),
-        plain_hosts_only: !hosts.is_empty()
-            && hosts.iter().all(|host| host.kind == HostKind::Exact),
+        whole: tls != Some(false),
+        plain_hosts_only,
         header_names: headers.len(),
         regex,
         regex_priority: if regex {
@@ -284,6 +333,7 @@ fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
         } else {
             0
         },
+        port: hosts.iter().any(|host| host.port.is_some()),
         age: Reverse(route.created_at),
         id: Reverse(route.id),
     };
@@ -295,6 +345,7 @@ fn entry(number: usize, route: &Route, path: PathRule) -> Entry {
         methods,
         headers,
         server_names,
+        tls,
     }
 }
 
@@ -308,7 +359,7 @@ fn path_rule(text: &str) -> Result<PathRule, String> {
         .build()
         .map_err(|error| format!("invalid regex: '{pattern}' ({error})"))?;
     let start = start_of(&pattern).into();
-    Ok(PathRule::Regex(Box::new(PathRegex { regex, start })))
+    Ok(PathRule::Regex(Arc::new(PathRegex { regex, start })))
 }
 
 /// The text that everything which `pattern` matches at its start begins with; may be empty.
@@ -362,7 +413,7 @@ fn header_rules(route: &Route) -> Result<Vec<(HeaderName, Values)>, String> {
             .map_err(|_| format!("invalid header name: {name}"))?;
         let values = match values.as_slice() {
             [only] if only.starts_with("~*") => {
-                let pattern = only.trim_start_matches("~*");
+                let pattern = only.strip_prefix("~*").unwrap_or(only);
                 let regex = regex::bytes::RegexBuilder::new(pattern)
                     .case_insensitive(true)
                     .build()

@@ -166,6 +166,82 @@ fn hosts_with_wildcards_and_ports() {
 }
 
 #[test]
+fn an_address_matches_with_or_without_brackets() {
+    let list = routes(vec![
+        json!({"hosts": ["::11", "[::12]"]}),
+        json!({"hosts": ["[::11]:321", "[::31]:321"]}),
+    ]);
+    let router = compile(&list);
+    let check = |authority: &str, expected: Option<usize>| {
+        let found = find(&router, &format!("GET {authority} /"), &[]);
+        assert_eq!(found.map(|found| found.route), expected, "{authority}");
+    };
+    check("::11", Some(0));
+    check("[::11]", Some(0));
+    check("[::12]:654", Some(0));
+    check("[::11]:321", Some(1));
+    check("[::31]:321", Some(1));
+    check("[::31]:654", None);
+}
+
+#[test]
+fn a_host_with_its_port_wins_over_the_host_alone() {
+    let check = |hosts: [Value; 2], authority: &str, expected: usize| {
+        let [first, second] = hosts;
+        let list = routes(vec![json!({"hosts": first}), json!({"hosts": second})]);
+        let line = format!("GET {authority} /");
+        let found = find(&compile(&list), &line, &[]).map(|found| found.route);
+        assert_eq!(found, Some(expected), "{authority}");
+    };
+    let plain = [json!(["a.test", "b.test"]), json!(["a.test:321", "b.test"])];
+    check(plain.clone(), "a.test:321", 1);
+    check(plain.clone(), "a.test:123", 0);
+    // What names no port is not above others because its route names one elsewhere.
+    check(plain, "b.test", 0);
+    let wild = [json!(["a.*"]), json!(["a.*:80", "a.test.*"])];
+    check(wild.clone(), "a.org:80", 1);
+    check(wild.clone(), "a.org", 1);
+    check(wild, "a.org:81", 0);
+    // A plain host is above a wildcard, whatever port that has.
+    check(
+        [json!(["x.a.test"]), json!(["*.a.test:81"])],
+        "x.a.test:81",
+        0,
+    );
+}
+
+#[test]
+fn a_server_name_lifts_no_route_where_there_is_no_tls() {
+    let list = routes(vec![
+        json!({"hosts": ["a.test"], "snis": ["a.test"], "protocols": ["http", "https"]}),
+        json!({"hosts": ["a.test"], "paths": ["/x"], "protocols": ["http"]}),
+        json!({"hosts": ["a.test"], "protocols": ["http", "https"]}),
+    ]);
+    let router = compile(&list);
+    let headers = HeaderMap::new();
+    let find = |server_name: Option<&str>| {
+        let asked = Asked {
+            method: &Method::GET,
+            path: "/",
+            authority: "a.test",
+            headers: &headers,
+            server_name,
+            https: server_name.is_some(),
+        };
+        router.find(&asked).map(|found| found.route)
+    };
+    assert_eq!(find(Some("a.test")), Some(0), "one more attribute");
+    assert_eq!(find(Some("b.test")), Some(2));
+    let plain = self::find(&router, "GET a.test /x", &[]);
+    assert_eq!(plain.map(|found| found.route), Some(1));
+    assert_eq!(
+        find(None),
+        Some(2),
+        "it shadows none that has no server name"
+    );
+}
+
+#[test]
 fn a_regex_path_says_how_much_it_matched() {
     let list = routes(vec![
         json!({"paths": [r"~/v\d+"]}),
@@ -195,6 +271,7 @@ fn captures_are_known_by_number_and_by_name() {
     let found = captures("/users/42/rest");
     assert_eq!(found.numbered, ["42", "", "rest"]);
     assert_eq!(found.named, [("id".to_owned(), "42".to_owned())]);
+    assert_eq!(captures("/users/7/a%20b%2Fc").numbered[2], " b/c");
     assert_eq!(captures("/plain/1"), Captures::default());
 }
 
@@ -336,6 +413,7 @@ proptest! {
         let asked = Asked { method: &method, path, authority, headers: &headers, server_name, https };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
+        let host = super::bare(host);
         let mut matching: Vec<_> = list
             .iter()
             .enumerate()

@@ -285,9 +285,9 @@ impl Client {
         self.output.body(framing, data);
     }
 
-    /// Ends the answer's body.
-    pub(super) fn finish(&mut self, framing: Framing) {
-        self.output.end(framing, None);
+    /// Ends the answer's body, with `trailers` if its framing has any.
+    pub(super) fn finish(&mut self, framing: Framing, trailers: Option<&HeaderMap>) {
+        self.output.end(framing, trailers);
     }
 
     /// Sends what waits, if the client takes it in time.

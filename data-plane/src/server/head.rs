@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::http1::request::Refusal;
 use crate::http1::{Framing, head::MAX_FIELDS, tokens};
@@ -15,6 +16,10 @@ const LONG: usize = 256;
 
 /// A request that has come in, up to its body.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of the client's"
+)]
 pub(super) struct Incoming {
     pub(super) parts: Parts,
     pub(super) framing: Framing,
@@ -24,6 +29,8 @@ pub(super) struct Incoming {
     pub(super) expects: bool,
     /// Why it is not to be served.
     pub(super) refusal: Option<Refusal>,
+    /// Whether it takes trailers behind the answer (RFC 9110 §10.1.4).
+    pub(super) trailers: bool,
     /// Whether the client would like to speak another protocol afterwards.
     pub(super) upgrades: bool,
 }
@@ -37,6 +44,7 @@ impl Incoming {
             keep_alive: false,
             expects: false,
             refusal: None,
+            trailers: false,
             upgrades: false,
         }
     }
@@ -86,7 +94,9 @@ pub(super) fn read(
     parts.method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
         .map_err(|_| Refusal::Malformed("not a method"))?;
     let target = head.slice_ref(request.path.unwrap_or_default().as_bytes());
-    parts.uri = Uri::from_maybe_shared(target).map_err(|_| Refusal::Malformed("not a target"))?;
+    parts.uri = Uri::from_maybe_shared(target.clone())
+        .or_else(|_| Uri::from_maybe_shared(encoded(&target)))
+        .map_err(|_| Refusal::Malformed("not a target"))?;
     let http10 = request.version == Some(0);
     parts.version = if http10 {
         Version::HTTP_10
@@ -94,7 +104,8 @@ pub(super) fn read(
         Version::HTTP_11
     };
     headers.reserve(request.headers.len());
-    let (mut closes, mut keeps, mut expects, mut upgrades) = (false, false, false, false);
+    let (mut closes, mut keeps, mut expects) = (false, false, false);
+    let (mut trailers, mut upgrades) = (false, false);
     for field in request.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Refusal::Malformed("not a field name"))?;
@@ -106,6 +117,8 @@ pub(super) fn read(
             keeps |= tokens(&value).any(|token| token.eq_ignore_ascii_case("keep-alive"));
         } else if name == header::EXPECT {
             expects = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        } else if name == header::TE {
+            trailers |= tokens(&value).any(|token| token.eq_ignore_ascii_case("trailers"));
         } else if name == header::UPGRADE {
             upgrades = !http10;
         }
@@ -116,9 +129,16 @@ pub(super) fn read(
         framing,
         keep_alive: !closes && (keeps || !http10),
         expects: expects && !http10,
+        trailers: trailers && !http10,
         upgrades,
         ..Incoming::new(parts)
     })
+}
+
+/// A target whose characters that no URI has (RFC 3986 §2), and many clients send, are percent-encoded.
+fn encoded(target: &[u8]) -> Bytes {
+    const NOT_IN_URIS: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`');
+    percent_encode(target, NOT_IN_URIS).to_string().into()
 }
 
 #[cfg(test)]
@@ -159,6 +179,18 @@ mod tests {
         check("Expect: 100-continue\r\n", "1.0", false, false, false);
         check("Upgrade: websocket\r\n", "1.1", true, false, true);
         check("Upgrade: websocket\r\n", "1.0", false, false, false);
+    }
+
+    #[test]
+    fn what_no_uri_has_is_encoded() {
+        for (target, expected) in [
+            ("/a`b<c>?d=\"e\"", "/a%60b%3Cc%3E?d=%22e%22"),
+            ("/a%20`", "/a%20%60"),
+            ("/{\"a\"}|^?[]", "/{\"a\"}|^?[]"),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(parse(&text, &mut LongValues::default()).parts.uri, expected);
+        }
     }
 
     #[test]

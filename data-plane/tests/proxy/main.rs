@@ -23,5 +23,6 @@ mod redis;
 mod requests;
 mod streams;
 mod tls;
+mod trailers;
 mod upstreams;
 mod waits;
