@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use harness::Cluster;
+
 use crate::guide::{GATEWAY, Guide, assert_sign_in_demanded, gateway};
 
 #[tokio::test]
@@ -33,6 +35,26 @@ async fn a_sign_in_begun_on_one_node_ends_on_another() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     guide.turn(&mut browser, 0);
     assert_eq!(browser.get(&gateway("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn case_29_behind_a_trusted_proxy_the_redirect_uri_is_what_the_browser_sees() {
+    let cluster = Cluster::start_with(1, &[("WARDGATE_TRUSTED_IPS", "127.0.0.1")]).await;
+    let guide = Guide::set_up(cluster, "").await;
+    guide.patch("--data config.redirect_uri=").await;
+    let headers = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "app.example"),
+        ("x-forwarded-port", "8443"),
+    ];
+    let reply = guide
+        .browser(0)
+        .get_with(&gateway("/reports"), &headers)
+        .await;
+    let location = reply.location().unwrap();
+    let mut sent = location.query_pairs();
+    let redirect_uri = sent.find(|(name, _)| name == "redirect_uri").unwrap().1;
+    assert_eq!(redirect_uri, "https://app.example:8443/reports");
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ mod flow;
 mod forms;
 mod grants;
 mod headers;
+mod in_session;
+mod initiation;
 mod introspection;
 mod jws;
 mod key;
@@ -55,41 +57,38 @@ mod session_store;
 mod shared_answers;
 mod sign_in;
 mod single_flight;
+mod strict_json;
 #[cfg(test)]
 mod tests;
 mod token_endpoint;
 mod token_exchange;
+mod under_way;
 mod user_info;
 mod verify;
 
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value};
 use shared::schema::FieldErrors;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub use config::OpenidConnect;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
-use callback::{Found, Lost};
+use callback::Found;
 use config::AuthMethod;
 use cookie::Jar;
 use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
-use opened::{Opened, Sought};
+use opened::Sought;
 use possession::Presented;
-use reverify::reverify;
 use rules::Rules;
 use session::Session;
+use sign_in::Cause;
 use token_endpoint::PassedOn;
-
-/// How long a request that can do without waits for a refresh while the provider fails.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Plugin for OpenidConnect {
     const NAME: &'static str = "openid-connect";
@@ -184,6 +183,10 @@ async fn authenticate(
     if let Some(flow) = logout::from_provider(rules, exchange, host, jar).await {
         return Ok(flow);
     }
+    if rules.methods.authorization_code && initiation::is_asked_for(rules, exchange) {
+        let asked = Box::pin(initiation::run(rules, exchange, host, jar)).await;
+        return asked.map_err(Failure::concluded);
+    }
     let now = host.now();
     let sought = if rules.methods.session {
         opened::find(rules, exchange, host, jar, now).await?
@@ -215,19 +218,27 @@ async fn authenticate(
         }
         match found {
             Ok(Found::UnderWay(pending)) => {
-                let state = pending.state.clone();
+                let silent = rules.asks_silently() && !pending.interactive;
+                let before = pending.clone();
                 let finishing = sign_in::finish(rules, exchange, host, pending, response);
                 let result = Box::pin(finishing).await;
-                sign_in::forget(rules, exchange, &state, result.as_ref().err());
-                let signed_in = result.map_err(Failure::concluded)?;
+                under_way::forget(rules, exchange, jar, &before.state, result.as_ref().err());
+                let signed_in = match result {
+                    Err(failure) if silent && failure.wants_user() => {
+                        let cause = Cause::Interaction(before);
+                        let starting = sign_in::start(rules, exchange, host, jar, cause);
+                        return Box::pin(starting).await.map_err(Failure::concluded);
+                    }
+                    result => result.map_err(Failure::concluded)?,
+                };
                 let completing = sign_in::complete(rules, exchange, host, jar, &signed_in);
                 return Box::pin(completing).await.map_err(Failure::concluded);
             }
             Ok(Found::Lost(lost)) if open.is_none() => {
                 if let Some(pending) = &lost.pending {
-                    sign_in::forget(rules, exchange, &pending.state, None);
+                    under_way::forget(rules, exchange, jar, &pending.state, None);
                 }
-                let starting = sign_in::start(rules, exchange, host, jar, lost);
+                let starting = sign_in::start(rules, exchange, host, jar, Cause::Lost(lost));
                 let started = Box::pin(starting).await;
                 return started.map_err(Failure::concluded);
             }
@@ -236,7 +247,7 @@ async fn authenticate(
         }
     }
     if let Some(open) = open
-        && let Some(flow) = use_session(rules, exchange, host, jar, &open).await?
+        && let Some(flow) = in_session::go_on(rules, exchange, host, jar, &open).await?
     {
         return Ok(flow);
     }
@@ -254,135 +265,11 @@ async fn authenticate(
         return Ok(flow);
     }
     if rules.methods.authorization_code {
-        let starting = sign_in::start(rules, exchange, host, jar, Lost::default());
+        let starting = sign_in::start(rules, exchange, host, jar, Cause::Needed);
         let started = Box::pin(starting).await;
         return started.map_err(Failure::concluded);
     }
     Err(Failure::unauthenticated("no credential was found"))
-}
-
-/// Lets the request go on with its session. `None`: its token has ended, but the request brings
-/// another.
-async fn use_session(
-    rules: &Arc<Rules>,
-    exchange: &mut Exchange<'_>,
-    host: &impl Host,
-    jar: &Jar,
-    open: &Rc<Opened>,
-) -> Result<Option<Flow>, Failure> {
-    if host.revocations().are_unknown() {
-        return Err(Failure::unavailable(
-            "revocations_unknown",
-            "no control plane has been heard for long, so nobody knows here which sessions are over",
-        ));
-    }
-    let now = host.now();
-    let session = &open.session;
-    let leeway = rules.config.credentials.leeway.seconds();
-    let refresh_token = session
-        .refresh_token
-        .as_deref()
-        .filter(|_| rules.config.credentials.refresh_tokens);
-    if let Some(end) = session.expires_at {
-        if let Some(token) = refresh_token
-            && now.saturating_add(leeway) >= end
-        {
-            let grace = rules.config.provider.refresh_grace.seconds();
-            let spared = now < end.saturating_add(grace);
-            let asked = refresh::Asked {
-                client: session.client,
-                refresh_token: token,
-                id_token: session.id_token.as_deref(),
-                // A provider that is known to fail holds nobody up who can do without.
-                passed_on: PassedOn::of(rules, exchange).await,
-                patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
-            };
-            let ring = &exchange.environment.session_keys;
-            let refreshed = Box::pin(refresh::refresh(rules, host, ring, asked)).await;
-            match refreshed {
-                Ok(tokens) => {
-                    let mut session = session.refreshed(&tokens);
-                    if rules.keeps_session(AuthMethod::Session) {
-                        session.renewed_at = now;
-                    }
-                    session.used_at = now;
-                    admission::admit(rules, exchange, host, jar, &mut session, Presented::Session)
-                        .await?;
-                    exchange
-                        .response_headers
-                        .extend(tokens.headers.iter().cloned());
-                    sign_in::keep(rules, exchange, host, jar, &session).await?;
-                    return Ok(Some(Flow::Continue));
-                }
-                // The provider is away, and its own tokens say that the session may go on.
-                Err(failure) if failure.class == Class::Unavailable && spared => {
-                    debug!(issuer = rules.issuer, error = %failure, "a session goes on without a refresh");
-                }
-                Err(failure) => return Err(failure),
-            }
-        } else if now >= end.saturating_add(leeway) {
-            let other =
-                rules.methods.tokens() && request::bearer(rules, exchange, jar).await?.is_some();
-            if other {
-                return Ok(None);
-            }
-            return Err(Failure::refused(
-                "session_expired",
-                "the access token has expired",
-            ));
-        }
-    }
-    if rules.config.credentials.reverify {
-        Box::pin(reverify(rules, exchange, host, session)).await?;
-    }
-    let mut next = session.used(rules, now);
-    if open.restored {
-        next.get_or_insert_with(|| session.clone());
-    }
-    if rules.lookups.wants(session) {
-        let mut learnt = next.take().unwrap_or_else(|| session.clone());
-        admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
-        let changed = open.restored
-            || learnt.used_at != session.used_at
-            || (learnt.user_info.is_some() && session.user_info.is_none());
-        next = Some(learnt).filter(|_| changed);
-    } else {
-        admission::check_bindings(rules, exchange, host, jar, session, Presented::Session)?;
-        open.principal.admit(rules, exchange)?;
-    }
-    if let Some(next) = next {
-        keep_on(rules, exchange, host, jar, &next).await;
-    } else {
-        session::tell(rules, exchange, session, now);
-    }
-    let client = rules.client(session.client);
-    if rules
-        .config
-        .sign_in
-        .login_methods
-        .contains(&AuthMethod::Session)
-    {
-        let tokens = token_endpoint::Tokens::of(session);
-        if let Some(answer) =
-            login::answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
-        {
-            return Ok(Some(Flow::Answer(answer)));
-        }
-    }
-    Ok(Some(Flow::Continue))
-}
-
-/// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
-async fn keep_on(
-    rules: &Rules,
-    exchange: &mut Exchange<'_>,
-    host: &impl Host,
-    jar: &Jar,
-    session: &Session,
-) {
-    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await {
-        warn!(error = %failure, "a session could not be renewed");
-    }
 }
 
 /// Trades a refresh token that the client brought for an access token.

@@ -10,7 +10,8 @@ use url::Url;
 use super::config::ResponseMode;
 use super::failure::Failure;
 use super::flow::{Arrival, Context, Pending};
-use super::rules::sha256;
+use super::provider::Document;
+use super::rules::{Rules, sha256};
 use super::token_endpoint::Endpoint;
 
 /// How long a signed request may be on its way, in seconds.
@@ -60,14 +61,11 @@ pub(super) fn begin(
         target: arrival.target,
         query: arrival.query,
         form: arrival.form,
+        interactive: arrival.interactive,
         started_at: now,
     };
     let mut arguments = arguments(context, &pending, let_through);
-    let signs = config
-        .sign_in
-        .require_signed_request_object
-        .unwrap_or(context.document.requires_signed_requests);
-    if signs {
+    if is_signed(context.rules, context.document) {
         arguments = signed(context, &arguments, &client.id, &jti, now)?;
     }
     let location = at_endpoint(context, &arguments)?;
@@ -87,6 +85,12 @@ pub(super) fn begin(
         return Ok(Begun::Push(pending, arguments));
     }
     Ok(Begun::Redirect(pending, location))
+}
+
+/// Whether requests are signed.
+pub(super) fn is_signed(rules: &Rules, document: &Document) -> bool {
+    let configured = rules.config.sign_in.require_signed_request_object;
+    configured.unwrap_or(document.requires_signed_requests)
 }
 
 /// Where the browser goes once the provider has taken the request and called it `request_uri`: with
@@ -157,7 +161,8 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
         .collect();
     let names = sign_in.authorization_query_args_names.iter().flatten();
     let values = sign_in.authorization_query_args_values.iter().flatten();
-    arguments.extend(names.cloned().zip(values.cloned()));
+    let configured = names.cloned().zip(values.cloned());
+    arguments.extend(configured.filter(|(name, _)| name != "prompt" || !pending.interactive));
     // A client's argument never comes beside one that the gateway sets itself.
     for (name, value) in let_through {
         if !arguments.iter().any(|(taken, _)| *taken == name) {

@@ -13,6 +13,7 @@ use super::mark::{self, Mark};
 use super::request;
 use super::rules::Rules;
 use super::sign_in;
+use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -120,12 +121,9 @@ pub(super) fn find(
 ) -> Result<Found, Failure> {
     let ring = &exchange.environment.session_keys;
     let state = callback.state.as_deref().unwrap_or_default();
-    let name = rules.names.sign_in(&sign_in::suffix(state));
+    let name = rules.names.sign_in(&under_way::suffix(state));
     let mut other = false;
-    for (held, value) in jar.sign_ins().take(2 * sign_in::MOST_SIGN_INS) {
-        let Some(pending) = sign_in::open(rules, ring, held, value, now) else {
-            continue;
-        };
+    for (held, pending) in under_way::all(rules, ring, jar, now) {
         let expired = flow::expired(rules, &pending, now);
         if held == name {
             return Ok(if expired {

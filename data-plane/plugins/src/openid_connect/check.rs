@@ -328,7 +328,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
         let asked = token_endpoint::request(rules, &document, position, host, form, &passed_on);
         let id = &rules.client(position).id;
         match asked.await {
-            Err(TokenError::Refused("invalid_client" | "unauthorized_client")) => findings.fail(
+            Err(TokenError::Client | TokenError::Refused("unauthorized_client")) => findings.fail(
                 "client",
                 &format!("the provider does not accept the client {id}"),
                 "Compare client_id, client_secret and client_auth with the client at the provider.",

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::failure::{Failure, SCOPE};
 use super::jws::Claims;
 use super::rules::Rules;
 
@@ -69,13 +69,19 @@ pub(super) fn authorize(rules: &Rules, claims: Option<&Claims>) -> Result<(), Fa
             .map(words)
             .unwrap_or_default();
         if !meets(required, &found) {
-            return Err(Failure::forbidden(
+            let mut failure = Failure::forbidden(
                 "authz_denied",
                 format!("the access token does not have the required {what}"),
             )
             .with("required", required.join(" | "))
             .with("found", found.join(" "))
-            .with("claim", path.as_deref().unwrap_or_default().join(".")));
+            .with("claim", path.as_deref().unwrap_or_default().join("."));
+            if what == "scopes"
+                && let Some(scope) = required.first().filter(|scope| fits_challenge(scope))
+            {
+                failure = failure.with(SCOPE, scope);
+            }
+            return Err(failure);
         }
     }
     let forbidden = access.claims_forbidden.as_deref().unwrap_or_default();
@@ -88,6 +94,12 @@ pub(super) fn authorize(rules: &Rules, claims: Option<&Claims>) -> Result<(), Fa
         ));
     }
     Ok(())
+}
+
+/// Whether a challenge may name `scope` (RFC 6750 §3).
+fn fits_challenge(scope: &str) -> bool {
+    let fits = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    scope.bytes().all(fits)
 }
 
 /// One element suffices; of an element, all words are needed (Kong 3.9, `scopes_required`).

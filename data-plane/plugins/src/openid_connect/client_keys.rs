@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::assertion::Signer;
 use super::config::SigningAlgorithm;
+use crate::host::Host;
 
 /// The keys and certificates of one snapshot.
 #[derive(Debug, Default)]
@@ -28,6 +30,23 @@ pub struct ClientCertificate {
     pub chain: String,
     /// Its private key, in PEM.
     pub key: Secret<String>,
+}
+
+/// How often, and how long each time, keys are waited for that the control plane is making.
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The cluster's keys. A node that has none yet waits for them for a moment: they are made when the
+/// first plugin that needs some is configured.
+pub(super) async fn made(host: &impl Host) -> Arc<ClientKeys> {
+    for _ in 0..TRIES {
+        let keys = host.client_keys();
+        if !keys.signers.is_empty() {
+            return keys;
+        }
+        host.sleep(PAUSE).await;
+    }
+    host.client_keys()
 }
 
 impl ClientKeys {

@@ -26,6 +26,7 @@ pub(super) struct Names {
     session: Name,
     remember: Name,
     authorization: Name,
+    trail: String,
 }
 
 /// A name as it is configured, without a prefix.
@@ -50,6 +51,8 @@ pub(super) enum Family {
 pub(super) enum Kind {
     /// A chunk, counted from 1.
     Chunk(Family, u8),
+    /// That there are sign-ins under way.
+    Begun,
     /// A sign-in under way.
     SignIn,
     /// Sign-ins that succeeded a moment ago.
@@ -91,6 +94,10 @@ impl Names {
         Self {
             session: Name::new(session, session_cookie),
             remember: Name::new(remember, session_cookie),
+            trail: format!(
+                "{}_trail",
+                Name::new(authorization, authorization_cookie).bare
+            ),
             authorization: Name::new(authorization, authorization_cookie),
         }
     }
@@ -120,6 +127,11 @@ impl Names {
 
     /// The name of the cookie of sign-ins that succeeded a moment ago.
     pub(super) fn trail(&self) -> &str {
+        &self.trail
+    }
+
+    /// The name of the cookie that says that sign-ins are under way.
+    pub(super) fn begun(&self) -> &str {
         &self.authorization.bare
     }
 
@@ -152,9 +164,12 @@ impl Names {
         }
         let rest = bare.strip_prefix(&self.authorization.bare)?;
         if rest.is_empty() {
-            return Some((Kind::Trail, &self.authorization));
+            return Some((Kind::Begun, &self.authorization));
         }
         let suffix = rest.strip_prefix('_')?;
+        if suffix == "trail" {
+            return Some((Kind::Trail, &self.authorization));
+        }
         let ours = suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit());
         ours.then_some((Kind::SignIn, &self.authorization))
     }
@@ -240,6 +255,15 @@ impl Jar {
                     self.text(entry.header, &entry.value),
                 )
             })
+    }
+
+    /// The values of the cookie that says that sign-ins are under way, at most five.
+    pub(super) fn begun(&self) -> impl Iterator<Item = &str> {
+        self.ours
+            .iter()
+            .filter(|entry| entry.kind == Kind::Begun)
+            .map(|entry| self.text(entry.header, &entry.value))
+            .take(5)
     }
 
     /// The value of the cookie of sign-ins that succeeded a moment ago.

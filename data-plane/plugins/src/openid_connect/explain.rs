@@ -185,6 +185,16 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "Check client_id, client_secret, client_auth and that redirect_uri is registered as it is configured.",
     ),
     (
+        &["client_refused", "client_key_missing"],
+        "client",
+        "The provider does not know the gateway as its client: compare client_id, client_secret and client_auth with what is registered there; for private_key_jwt register /openid-connect/jwks of the Admin API.",
+    ),
+    (
+        &["login_initiation"],
+        "sign-in",
+        "Name the configured issuer as iss, and a URL of this host as target_link_uri.",
+    ),
+    (
         &["idt_missing"],
         "ID token",
         "Ask for the scope openid, and check that the client may have ID tokens.",

@@ -29,6 +29,9 @@ const FORGED: [&str; 10] = [
     "mtls_binding",
 ];
 
+/// The fact that names the scopes that a token would have to have (`scope` of RFC 6750 §3).
+pub(super) const SCOPE: &str = "scope";
+
 /// What kind of answer a failure gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Class {
@@ -66,18 +69,17 @@ pub(super) struct Failure {
     pub(super) conclusive: bool,
     /// What the client reads in place of its class's words: how to put the matter right.
     pub(super) message: Option<&'static str>,
-    /// What was compared, for operators: never a secret, and never shown to clients.
+    /// What was compared, for operators: never a secret, and but for [`SCOPE`] never shown to clients.
     pub(super) facts: Vec<(&'static str, String)>,
     /// Where a browser would have to go for a sign-in.
     pub(super) login_url: Option<Box<str>>,
 }
 
 impl Failure {
-    /// Nobody is authenticated, and nothing was tried.
-    pub(super) fn unauthenticated(detail: &'static str) -> Self {
+    fn new(class: Class, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            class: Class::Unauthorized,
-            code: "no_credential",
+            class,
+            code,
             detail: detail.into(),
             error: None,
             conclusive: false,
@@ -87,104 +89,68 @@ impl Failure {
         }
     }
 
+    /// Nobody is authenticated, and nothing was tried.
+    pub(super) fn unauthenticated(detail: &'static str) -> Self {
+        Self::new(Class::Unauthorized, "no_credential", detail)
+    }
+
     /// A token or a sign-in is refused.
     pub(super) fn refused(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            class: Class::Unauthorized,
-            code,
-            detail: detail.into(),
             error: Some("invalid_token"),
-            conclusive: false,
-            message: None,
-            facts: Vec::new(),
-            login_url: None,
+            ..Self::new(Class::Unauthorized, code, detail)
         }
     }
 
     /// A user or token is known but not let through.
     pub(super) fn forbidden(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            class: Class::Forbidden,
-            code,
-            detail: detail.into(),
             error: Some("insufficient_scope"),
-            conclusive: false,
-            message: None,
-            facts: Vec::new(),
-            login_url: None,
+            ..Self::new(Class::Forbidden, code, detail)
         }
     }
 
     /// The provider cannot be used now.
     pub(super) fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            class: Class::Unavailable,
-            code,
-            detail: detail.into(),
-            error: None,
-            conclusive: false,
-            message: None,
-            facts: Vec::new(),
-            login_url: None,
-        }
+        Self::new(Class::Unavailable, code, detail)
     }
 
     /// The gateway lacks something.
     pub(super) fn unexpected(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            class: Class::Unexpected,
-            code,
-            detail: detail.into(),
-            error: None,
-            conclusive: false,
-            message: None,
-            facts: Vec::new(),
-            login_url: None,
-        }
+        Self::new(Class::Unexpected, code, detail)
     }
 
     /// The client address begins too many sign-ins.
     pub(super) fn limited() -> Self {
-        Self {
-            class: Class::Limited,
-            ..Self::unexpected(
-                "sign_in_limit",
-                "the client address begins too many sign-ins",
-            )
-        }
+        Self::new(
+            Class::Limited,
+            "sign_in_limit",
+            "the client address begins too many sign-ins",
+        )
     }
 
     /// The session does not fit into the cookies that a browser keeps.
     pub(super) fn oversized() -> Self {
+        let detail = "the session is too large for cookies";
         Self {
-            class: Class::Oversized,
             message: Some(
                 "The session does not fit into cookies: let the OpenID provider put fewer claims \
                  (groups, above all) into its tokens",
             ),
-            ..Self::unexpected("session_too_large", "the session is too large for cookies")
+            ..Self::new(Class::Oversized, "session_too_large", detail)
         }
     }
 
     /// The provider answers, but does not do what it is there for.
     pub(super) fn faulty(code: &'static str, detail: &'static str) -> Self {
-        Self {
-            class: Class::Faulty,
-            ..Self::unexpected(code, detail)
-        }
+        Self::new(Class::Faulty, code, detail)
     }
 
     /// The request contradicts itself.
     pub(super) fn bad_request(code: &'static str, detail: &'static str) -> Self {
         Self {
-            class: Class::BadRequest,
-            code,
-            detail: detail.into(),
             error: Some("invalid_request"),
-            conclusive: false,
-            message: None,
-            facts: Vec::new(),
-            login_url: None,
+            ..Self::new(Class::BadRequest, code, detail)
         }
     }
 
@@ -200,6 +166,21 @@ impl Failure {
             conclusive: true,
             ..self
         }
+    }
+
+    /// Whether the provider could not do without its user (OpenID Connect Core §3.1.2.6).
+    pub(super) fn wants_user(&self) -> bool {
+        let error = self.facts.iter().find(|(name, _)| *name == "error");
+        self.code == "idp_error"
+            && error.is_some_and(|(_, error)| {
+                matches!(
+                    error.as_str(),
+                    "login_required"
+                        | "interaction_required"
+                        | "consent_required"
+                        | "account_selection_required"
+                )
+            })
     }
 
     /// Whether the anonymous consumer may stand in: for nobody who means to sign in, and for no token that
@@ -246,6 +227,9 @@ impl Failure {
             && (proof || rules.config.access.expose_error_code)
         {
             write!(challenge, ", error=\"{error}\"").expect("writing to a string succeeds");
+            if let Some((_, scope)) = self.facts.iter().find(|(name, _)| *name == SCOPE) {
+                write!(challenge, ", scope=\"{scope}\"").expect("writing to a string succeeds");
+            }
         }
         if dpop {
             write!(challenge, ", algs=\"{ALGORITHMS}\"").expect("writing to a string succeeds");

@@ -57,6 +57,9 @@ pub(super) struct Pending {
     /// The form that was posted, if it is kept.
     #[serde(default, rename = "f", skip_serializing_if = "Option::is_none")]
     pub(super) form: Option<String>,
+    /// Whether the provider may turn to the user although the configuration says otherwise.
+    #[serde(default, rename = "i", skip_serializing_if = "std::ops::Not::not")]
+    pub(super) interactive: bool,
 }
 
 /// Where a sign-in stands.
@@ -112,6 +115,8 @@ pub(super) struct Arrival {
     pub(super) form: Option<String>,
     /// Arguments of the request that the configuration lets through to the provider.
     pub(super) arguments: Vec<(String, String)>,
+    /// Whether the provider may turn to the user in any case.
+    pub(super) interactive: bool,
 }
 
 /// An authorization response, as it came.

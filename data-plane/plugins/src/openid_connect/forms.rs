@@ -21,7 +21,7 @@ use super::flow::Pending;
 use super::logout::{Origin, origin};
 use super::request;
 use super::rules::Rules;
-use super::sign_in::suffix;
+use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
 

@@ -1,5 +1,5 @@
-//! Tokens for programs that bring a user's name and password, or a client's id and secret (RFC 6749
-//! §4.3, §4.4): asked for once, verified, and used while they live.
+//! Tokens for programs that bring a user's name and password, a client's id and secret (RFC 6749 §4.3,
+//! §4.4), or an assertion (RFC 7523 §2.1): asked for once, verified, and used while they live.
 //!
 //! ```text
 //! Basic, or arguments ─► granted before? ─► token endpoint, one request at a time ─► verify ─► principal
@@ -17,7 +17,7 @@ use super::admission;
 use super::assertion::Signer;
 use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
-use super::failure::Failure;
+use super::failure::{Class, Failure};
 use super::login;
 use super::possession::Presented;
 use super::provider::{self, Document, Unaccepted};
@@ -38,6 +38,9 @@ const MOST: usize = 10_000;
 /// What the provider refuses, the same credentials may still be good for as another grant.
 const REFUSED: &str = "grant_refused";
 
+/// What a request that brings an assertion says (RFC 7523 §2.1).
+const ASSERTION: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
 type Outcome = Result<Arc<Granted>, Failure>;
 
 /// Which grant credentials are good for.
@@ -47,6 +50,8 @@ enum Grant {
     Password,
     /// A client's own id and secret.
     ClientCredentials,
+    /// What somebody whom the provider trusts has signed for the client (RFC 7523 §2.1).
+    Assertion,
 }
 
 /// What credentials were traded for.
@@ -88,7 +93,7 @@ pub(super) async fn authenticate(
     host: &impl Host,
     jar: &Jar,
 ) -> Result<Option<Flow>, Failure> {
-    for grant in [Grant::Password, Grant::ClientCredentials] {
+    for grant in [Grant::Password, Grant::ClientCredentials, Grant::Assertion] {
         let Some(trade) = grant.find(rules, exchange).await? else {
             continue;
         };
@@ -106,7 +111,10 @@ pub(super) async fn authenticate(
                     .await
                     .map(Some);
             }
-            Err(failure) if shared && grant == Grant::Password && failure.code == REFUSED => {}
+            Err(failure)
+                if shared
+                    && grant == Grant::Password
+                    && (failure.code == REFUSED || failure.class == Class::Faulty) => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -143,14 +151,14 @@ impl Grant {
     fn method(self) -> AuthMethod {
         match self {
             Self::Password => AuthMethod::Password,
-            Self::ClientCredentials => AuthMethod::ClientCredentials,
+            Self::ClientCredentials | Self::Assertion => AuthMethod::ClientCredentials,
         }
     }
 
     fn unsigned(self) -> UnsignedMethod {
         match self {
             Self::Password => UnsignedMethod::Password,
-            Self::ClientCredentials => UnsignedMethod::ClientCredentials,
+            Self::ClientCredentials | Self::Assertion => UnsignedMethod::ClientCredentials,
         }
     }
 
@@ -159,13 +167,14 @@ impl Grant {
         match self {
             Self::Password => "password",
             Self::ClientCredentials => "client_credentials",
+            Self::Assertion => ASSERTION,
         }
     }
 
     /// The configured client that asks. A client with credentials of its own chooses none.
     async fn client(self, rules: &Rules, exchange: &mut Exchange<'_>) -> usize {
         match self {
-            Self::Password => request::client(rules, exchange).await,
+            Self::Password | Self::Assertion => request::client(rules, exchange).await,
             Self::ClientCredentials => 0,
         }
     }
@@ -177,13 +186,16 @@ impl Grant {
         exchange: &mut Exchange<'_>,
     ) -> Result<Option<Trade>, Failure> {
         let credentials = &rules.config.credentials;
+        if self == Self::Assertion {
+            return Ok(self.find_assertion(rules, exchange).await);
+        }
         let (enabled, places, names) = match self {
             Self::Password => (
                 rules.methods.password,
                 &credentials.password_param_type,
                 ["username", "password"],
             ),
-            Self::ClientCredentials => (
+            Self::ClientCredentials | Self::Assertion => (
                 rules.methods.client_credentials,
                 &credentials.client_credentials_param_type,
                 ["client_id", "client_secret"],
@@ -196,12 +208,29 @@ impl Grant {
         let Some(credentials) = request::pair(exchange, places, names).await? else {
             return Ok(None);
         };
-        Ok(Some(Trade {
+        Ok(Some(self.trade(rules, exchange, credentials).await))
+    }
+
+    /// The trade of an assertion, of a request that says that it brings one.
+    async fn find_assertion(self, rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Trade> {
+        if !rules.methods.client_credentials || rules.client(0).id.is_empty() {
+            return None;
+        }
+        let credentials = &rules.config.credentials;
+        let places = credentials.client_credentials_param_type.as_deref();
+        let names = ["grant_type", "assertion"];
+        let found = request::arguments(exchange, places.unwrap_or_default(), names).await;
+        let found = found.filter(|found| found.name == ASSERTION)?;
+        Some(self.trade(rules, exchange, found).await)
+    }
+
+    async fn trade(self, rules: &Rules, exchange: &mut Exchange<'_>, credentials: Pair) -> Trade {
+        Trade {
             grant: self,
             client: self.client(rules, exchange).await,
             credentials,
             passed_on: PassedOn::of(rules, exchange).await,
-        }))
+        }
     }
 }
 
@@ -267,9 +296,13 @@ impl Trade {
     ) -> Result<Tokens, Failure> {
         let mut form = vec![("grant_type".to_owned(), self.grant.name().to_owned())];
         let Pair { name, secret, .. } = &self.credentials;
-        if self.grant == Grant::Password {
-            form.push(("username".to_owned(), name.clone()));
-            form.push(("password".to_owned(), secret.clone()));
+        match self.grant {
+            Grant::Password => {
+                form.push(("username".to_owned(), name.clone()));
+                form.push(("password".to_owned(), secret.clone()));
+            }
+            Grant::Assertion => form.push(("assertion".to_owned(), secret.clone())),
+            Grant::ClientCredentials => {}
         }
         if let Some(scopes) = &rules.config.sign_in.scopes
             && !scopes.is_empty()
@@ -278,7 +311,7 @@ impl Trade {
         }
         let passed_on = &self.passed_on;
         let result = match self.grant {
-            Grant::Password => {
+            Grant::Password | Grant::Assertion => {
                 token_endpoint::request(rules, document, self.client, host, form, passed_on).await
             }
             Grant::ClientCredentials => {

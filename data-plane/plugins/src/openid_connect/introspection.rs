@@ -26,16 +26,14 @@ use super::rules::Rules;
 use super::session::Session;
 use super::shared_answers::Stored;
 use super::sign_in;
-use super::token_endpoint::{self, Caller, Endpoint, Post, Tokens};
+use super::strict_json;
+use super::token_endpoint::{self, Caller, Endpoint, Post, TokenError, Tokens};
 use super::user_info;
 use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
 use crate::session_keys::KeyRing;
-
-/// Longest token that is sent to the provider, in bytes.
-const LONGEST: usize = 16 * 1024;
 
 /// What the provider said of a token that is active.
 #[derive(Debug)]
@@ -68,9 +66,6 @@ pub(super) async fn ask(
     client: usize,
     method: AuthMethod,
 ) -> Outcome<Answer> {
-    if token.len() > LONGEST {
-        return Err(Failure::refused("at_typ", "the token is too long"));
-    }
     let question = Question::new(rules, exchange, client, token).await;
     let answer = question.ask(rules, host, method).await?;
     // An answer from memory may have ended by its own terms.
@@ -239,13 +234,25 @@ impl Question {
                 },
             };
             let response = token_endpoint::post(rules, &document, caller, host, post).await?;
-            if response.status() != StatusCode::OK {
-                return Err(ProviderError::Status(response.status().as_u16()));
+            if response.status() == StatusCode::OK || provider::refuses(response.status()) {
+                return Ok(response);
             }
-            Ok(response)
+            Err(ProviderError::Status(response.status().as_u16()))
         })
         .await
         .map_err(|error| failed(rules, &error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED => return Err(TokenError::Client.failure("")),
+            // What clients send must not pass for an outage of the provider.
+            status => {
+                debug!(issuer = rules.issuer, %status, "introspection refused");
+                return Err(Failure::refused(
+                    "introspect_inactive",
+                    "the introspection endpoint does not take the token",
+                ));
+            }
+        }
         let answer = self.read(rules, host, document, &response).await?;
         let claims = &answer.claims;
         let active = claims.get("active") == Some(&Value::Bool(true));
@@ -272,8 +279,8 @@ impl Question {
     ) -> Result<Answer, Failure> {
         let unusable = |what| failed(rules, &ProviderError::Unusable(what));
         if !user_info::is_jwt(response.headers()) {
-            let claims = serde_json::from_slice::<Map<String, Value>>(response.body())
-                .map_err(|_| unusable("introspection is not a JSON object"))?;
+            let claims = strict_json::object(response.body())
+                .ok_or_else(|| unusable("introspection is not a JSON object"))?;
             return self.look_inside(rules, host, document, claims).await;
         }
         let token = str::from_utf8(response.body())

@@ -28,6 +28,7 @@ use super::page;
 use super::provider;
 use super::request;
 use super::rules::Rules;
+use super::session::Session;
 use super::token_endpoint;
 use crate::answer;
 use crate::exchange::Exchange;
@@ -184,7 +185,7 @@ pub(super) async fn run(
     if let Some(open) = session
         && rules.config.logout.logout_revoke
     {
-        revoke(rules, host, client, open);
+        revoke(rules, host, client, &open.session);
     }
     let after = rules.client(client).logout_redirect_uri.as_deref();
     let endpoint = rules
@@ -348,7 +349,14 @@ pub(super) fn ended_elsewhere(rules: &Arc<Rules>, host: &impl Host, open: &Opene
         known.clear();
     }
     if known.insert(Revocation::session(&open.session.id)) {
-        revoke(rules, host, open.session.client, open);
+        revoke(rules, host, open.session.client, &open.session);
+    }
+}
+
+/// Revokes the tokens that a session got while it was ended: the logout knew only those before.
+pub(super) fn ended_meanwhile(rules: &Arc<Rules>, host: &impl Host, session: &Session) {
+    if rules.config.logout.logout_revoke {
+        revoke(rules, host, session.client, session);
     }
 }
 
@@ -357,11 +365,10 @@ pub(super) fn ended_elsewhere(rules: &Arc<Rules>, host: &impl Host, open: &Opene
 struct Ended(Mutex<HashSet<Uuid>>);
 
 /// Revokes the session's tokens in the background: a slow provider does not hold back the logout.
-fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, open: &Opened) {
+fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, session: &Session) {
     let logout = &rules.config.logout;
     let mut tokens = Vec::new();
-    if let Some(token) = open
-        .session
+    if let Some(token) = session
         .refresh_token
         .clone()
         .filter(|_| logout.logout_revoke_refresh_token)
@@ -369,7 +376,7 @@ fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, open: &Opened) {
         tokens.push(("refresh_token", token));
     }
     if logout.logout_revoke_access_token {
-        tokens.push(("access_token", open.session.access_token.clone()));
+        tokens.push(("access_token", session.access_token.clone()));
     }
     let (rules, its_host) = (Arc::clone(rules), host.clone());
     host.spawn(Box::pin(async move {

@@ -288,7 +288,7 @@ impl Opened {
     }
 
     /// Whether the session was ended before its time.
-    fn is_revoked(&self, revocations: &Revocations) -> bool {
+    pub(super) fn is_revoked(&self, revocations: &Revocations) -> bool {
         let version = revocations.version();
         if self.unrevoked_at.get() == Some(version) {
             return false;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{Either, select};
+use http::StatusCode;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::warn;
@@ -305,6 +306,16 @@ pub(super) async fn guarded<T>(
     let entry = entries.entry(key).or_default();
     entry.calls.record(result.as_ref().err(), host.now());
     result
+}
+
+/// Whether a status says that the provider does not take what was sent, which says nothing of how it
+/// does: a client may have sent it.
+pub(super) fn refuses(status: StatusCode) -> bool {
+    status.is_client_error()
+        && !matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
 }
 
 /// The discovery document as it is, fetched now.

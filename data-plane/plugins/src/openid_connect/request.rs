@@ -1,13 +1,16 @@
 //! What a request brings: arguments, credentials, the choice of a client.
 
+mod navigation;
+
 use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+pub(super) use self::navigation::{added_by_provider, is_navigation, is_prefetch};
 use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;
 use super::failure::Failure;
@@ -17,6 +20,9 @@ use crate::exchange::Exchange;
 
 /// Longest body that is searched for arguments, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
+
+/// Longest bearer token, in bytes.
+const LONGEST_TOKEN: usize = 16 * 1024;
 
 /// Headers other than `Authorization` that may carry a bearer token (Kong 3.9).
 const TOKEN_HEADERS: [HeaderName; 2] = [
@@ -188,8 +194,8 @@ pub(super) async fn client(rules: &Rules, exchange: &mut Exchange<'_>) -> usize 
 ///
 /// # Errors
 ///
-/// If there are several tokens, in headers or in header and query: which one counts must not be a
-/// matter of luck (RFC 6750 §2).
+/// If there are several tokens, in headers or in header, query and form: which one counts must not be
+/// a matter of luck (RFC 6750 §2). If what is there is no token.
 pub(super) async fn bearer(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
@@ -216,20 +222,47 @@ pub(super) async fn bearer(
             TokenPlace::Body => argument(body_arguments(exchange).await, "access_token"),
         };
         if let Some(found) = found.filter(|found| !found.token.is_empty()) {
-            let places = credentials.bearer_token_param_type.as_deref();
-            let second = matches!(found.place, Place::Header(_))
-                && places.unwrap_or_default().contains(&TokenPlace::Query)
-                && query_argument(exchange, "access_token").is_some();
-            if second {
-                return Err(Failure::bad_request(
-                    "duplicate_param",
-                    "there is a token in a header and another in the query",
-                ));
+            check_alone(rules, exchange, &found.place).await?;
+            if !is_token(&found.token) {
+                let detail = "the token is too long or has characters that no token has";
+                return Err(Failure::refused("at_typ", detail));
             }
             return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+/// Refuses a second token beside the one at `place`, in the query or in a form. What stands in JSON is
+/// the application's.
+async fn check_alone(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    place: &Place,
+) -> Result<(), Failure> {
+    let places = rules.config.credentials.bearer_token_param_type.as_deref();
+    let looked_for = |place| places.unwrap_or_default().contains(&place);
+    let in_query = !matches!(place, Place::Query(_))
+        && looked_for(TokenPlace::Query)
+        && query_argument(exchange, "access_token").is_some();
+    let in_form = !matches!(place, Place::Body(_))
+        && looked_for(TokenPlace::Body)
+        && is_form(&exchange.request.headers)
+        && argument(body_arguments(exchange).await, "access_token").is_some();
+    if in_query || in_form {
+        return Err(Failure::bad_request(
+            "duplicate_param",
+            "there is more than one access token",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `text` is a token (RFC 6750 §2.1, `b64token`) of a bearable length.
+fn is_token(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    text.len() <= LONGEST_TOKEN && !body.is_empty() && body.bytes().all(fits)
 }
 
 /// Refuses several `Authorization` headers: which one counts must not be a matter of luck.
@@ -263,6 +296,24 @@ pub(super) async fn pair(
                 places: vec![Place::Header(AUTHORIZATION)],
                 basic: true,
             }),
+            ParamPlace::Query | ParamPlace::Body => arguments(exchange, &[*place], names).await,
+        };
+        if let Some(found) = found.filter(|found| !found.name.is_empty()) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The two arguments `names`, looked for in the query and the body, in the order of `places`.
+pub(super) async fn arguments(
+    exchange: &mut Exchange<'_>,
+    places: &[ParamPlace],
+    names: [&'static str; 2],
+) -> Option<Pair> {
+    for place in places {
+        let found = match place {
+            ParamPlace::Header => None,
             ParamPlace::Query => {
                 let [name, secret] = names.map(|name| query_argument(exchange, name));
                 name.zip(secret).map(|(name, secret)| Pair {
@@ -283,11 +334,11 @@ pub(super) async fn pair(
                 })
             }
         };
-        if let Some(found) = found.filter(|found| !found.name.is_empty()) {
-            return Ok(Some(found));
+        if found.is_some() {
+            return found;
         }
     }
-    Ok(None)
+    None
 }
 
 /// Name and secret of HTTP Basic. Bare ones, without base64, are taken as well (Kong 3.9).
@@ -433,53 +484,4 @@ pub(super) fn set_query(exchange: &mut Exchange<'_>, query: &str) {
     if let Ok(uri) = http::Uri::from_parts(parts) {
         exchange.request.uri = uri;
     }
-}
-
-/// Arguments that a provider adds to the redirect URI.
-pub(super) fn added_by_provider(name: &str) -> bool {
-    matches!(
-        name,
-        "code"
-            | "state"
-            | "session_state"
-            | "iss"
-            | "error"
-            | "error_description"
-            | "error_uri"
-            | "scope"
-            | "authuser"
-            | "prompt"
-            | "hd"
-            | "response"
-    )
-}
-
-/// Whether a browser only looks ahead (`Sec-Purpose`).
-pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
-    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    ["sec-purpose", "purpose", "x-moz"]
-        .into_iter()
-        .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")))
-}
-
-/// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else
-/// could not end. By Fetch Metadata, and for browsers that send none by what they accept.
-pub(super) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
-    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let page = matches!(*method, Method::GET | Method::HEAD)
-        || (*method == Method::POST && is_form(headers));
-    if !page {
-        return false;
-    }
-    if let Some(mode) = value("sec-fetch-mode") {
-        return mode == "navigate";
-    }
-    if value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest")) {
-        return false;
-    }
-    value("accept").is_none_or(|accepted| {
-        accepted.trim() == "*/*"
-            || accepted.contains("text/html")
-            || accepted.contains("application/xhtml")
-    })
 }

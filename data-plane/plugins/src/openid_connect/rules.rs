@@ -280,6 +280,16 @@ impl Rules {
         words.any(|word| word == "id_token")
     }
 
+    /// Whether the provider is asked for users whom it knows already (`prompt=none`).
+    pub(super) fn asks_silently(&self) -> bool {
+        let sign_in = &self.config.sign_in;
+        let names = sign_in.authorization_query_args_names.iter().flatten();
+        let values = sign_in.authorization_query_args_values.iter().flatten();
+        names
+            .zip(values)
+            .any(|(name, value)| name == "prompt" && value == "none")
+    }
+
     /// Whether access tokens of `method` go unverified.
     pub(super) fn ignores_signature(&self, method: UnsignedMethod) -> bool {
         !self.config.credentials.verify_signature

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_opens_only_where_it_belongs() {
+    fn rule_60_what_was_sealed_opens_only_where_it_belongs() {
         let ours = binding(None, 1);
         let value = sealed(&ours, "session");
         let opens = |binding: &Binding, name: &str| {

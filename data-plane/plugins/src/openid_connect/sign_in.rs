@@ -6,10 +6,12 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::admission;
+use super::authorization_request::is_signed;
 use super::callback::Lost;
+use super::client_keys;
 use super::config::AuthMethod;
 use super::cookie::{Family, Jar};
-use super::failure::{Class, Failure};
+use super::failure::Failure;
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
 use super::forms;
 use super::login;
@@ -20,29 +22,50 @@ use super::possession::Presented;
 use super::provider;
 use super::rate::{self, Deed};
 use super::request;
-use super::rules::{Rules, sha256};
-use super::seal::{self, Sizes};
+use super::rules::Rules;
 use super::session::{self, Session, random_text};
 use super::token_endpoint::{self, PassedOn};
+use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
 
-/// Most sign-ins that one browser has under way; further ones make it forget the oldest.
-pub(super) const MOST_SIGN_INS: usize = 20;
+/// Why a sign-in begins.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// A request needs one.
+    Needed,
+    /// One of this browser came to nothing.
+    Lost(Lost),
+    /// The provider could not do without its user.
+    Interaction(Pending),
+    /// Another site asks for one.
+    Asked(Wish),
+}
 
-/// Most bytes of their cookies.
-const MOST_BYTES: usize = 8 * 1024;
+/// What another site asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    /// A URL of this host, without its query.
+    pub(super) target: String,
+    pub(super) query: Option<String>,
+    /// What the provider is told of the user.
+    pub(super) arguments: Vec<(String, String)>,
+}
 
-/// A sign-in's cookie is one chunk.
-const SIZES: Sizes = Sizes {
-    chunk: super::cookie::CHUNK,
-    most: 1,
-};
+impl Cause {
+    /// The sign-in whose place the new one takes.
+    fn before(&self) -> Option<&Pending> {
+        match self {
+            Self::Lost(lost) => lost.pending.as_ref(),
+            Self::Interaction(pending) => Some(pending),
+            Self::Needed | Self::Asked(_) => None,
+        }
+    }
+}
 
-/// Sends the browser to the provider. `lost` is a sign-in of this browser that came to nothing and is
-/// begun anew.
+/// Sends the browser to the provider.
 ///
 /// # Errors
 ///
@@ -52,7 +75,7 @@ pub(super) async fn start(
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
-    lost: Lost,
+    cause: Cause,
 ) -> Result<Flow, Failure> {
     check_navigation(rules, exchange)?;
     loops::check(rules, exchange, jar, host.now())?;
@@ -65,8 +88,11 @@ pub(super) async fn start(
         .await
         .map_err(|error| error.failure())?;
     token_endpoint::verify_parameters(rules, &document).map_err(|error| error.failure())?;
-    let arrival = arrive(rules, exchange, host, lost).await?;
-    let keys = host.client_keys();
+    let arrival = arrive(rules, exchange, host, cause).await?;
+    let mut keys = host.client_keys();
+    if is_signed(rules, &document) && rules.client(arrival.client).request_signer(&keys).is_none() {
+        keys = client_keys::made(host).await;
+    }
     let context = Context {
         rules,
         document: &document,
@@ -84,7 +110,7 @@ pub(super) async fn start(
     }
     match (state, action) {
         (State::Waiting(pending), Action::Redirect(location)) => {
-            remember(rules, exchange, host, jar, &pending)?;
+            under_way::remember(rules, exchange, host, jar, &pending)?;
             Ok(Flow::Answer(answer::redirect(
                 &location,
                 &exchange.request_id,
@@ -118,56 +144,44 @@ async fn arrive(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
-    lost: Lost,
+    cause: Cause,
 ) -> Result<Arrival, Failure> {
-    let position = match &lost.pending {
+    let position = match cause.before() {
         Some(pending) => pending.client,
         None => request::client(rules, exchange).await,
     };
-    let round = match lost.mark {
-        Some(mark) => loops::next_round(mark, host.now())?,
-        None => 0,
+    let round = match &cause {
+        Cause::Lost(Lost {
+            mark: Some(mark), ..
+        }) => loops::next_round(*mark, host.now())?,
+        _ => 0,
     };
     let ring = &exchange.environment.session_keys;
     let state = mark::make(rules, ring, host, round)
         .map_err(|error| Failure::unavailable("no_session_key", error.to_string()))?;
-    let form = match &lost.pending {
-        Some(pending) => pending.form.clone(),
-        None => forms::keep(rules, exchange, host, &state).await,
+    let form = match &cause {
+        Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
+            forms::keep(rules, exchange, host, &state).await
+        }
+        _ => cause.before().and_then(|pending| pending.form.clone()),
     };
-    let uri = &exchange.request.uri;
-    let target = own_url(exchange);
-    // A form is posted to the very URL that it was meant for.
-    let preserved = rules.config.sign_in.preserve_query_args || form.is_some();
-    let query = uri
-        .query()
-        .filter(|_| preserved)
-        .map(|query| {
-            request::kept_arguments(query, |name| {
-                !matches!(
-                    name,
-                    "code" | "state" | "session_state" | "iss" | "error" | "error_description"
-                )
-            })
-        })
-        .filter(|query| !query.is_empty());
-    let let_through = rules
-        .config
-        .sign_in
-        .authorization_query_args_client
-        .as_deref()
-        .unwrap_or_default();
-    let arguments = request::query(exchange)
-        .filter(|(name, _)| let_through.iter().any(|known| known == name))
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    let configured = rules.client(position).redirect_uri.clone();
-    let redirect_uri = configured.unwrap_or_else(|| target.clone());
+    let interactive = matches!(cause, Cause::Interaction(_));
     // Who was too slow at the provider's page still ends where they wanted to go.
-    let (target, query) = match lost.pending {
-        Some(pending) => (pending.target, pending.query),
-        None => (target, query),
+    let (target, query, arguments) = match cause {
+        Cause::Asked(wish) => (wish.target, wish.query, wish.arguments),
+        Cause::Interaction(pending)
+        | Cause::Lost(Lost {
+            pending: Some(pending),
+            ..
+        }) => (pending.target, pending.query, let_through(rules, exchange)),
+        // A form is posted to the very URL that it was meant for.
+        Cause::Needed | Cause::Lost(_) => (
+            own_url(exchange),
+            preserved_query(rules, exchange, form.is_some()),
+            let_through(rules, exchange),
+        ),
     };
+    let configured = rules.client(position).redirect_uri.clone();
     Ok(Arrival {
         state,
         // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
@@ -175,12 +189,42 @@ async fn arrive(
         verifier: random_text::<32>(host),
         jti: random_text::<16>(host),
         client: position,
-        redirect_uri,
+        redirect_uri: configured.unwrap_or_else(|| target.clone()),
         target,
         query,
         form,
         arguments,
+        interactive,
     })
+}
+
+/// The query of the request that is kept over the sign-in, without what a provider adds.
+fn preserved_query(rules: &Rules, exchange: &Exchange<'_>, is_form: bool) -> Option<String> {
+    let query = exchange.request.uri.query()?;
+    if !rules.config.sign_in.preserve_query_args && !is_form {
+        return None;
+    }
+    let ours = |name: &str| {
+        !matches!(
+            name,
+            "code" | "state" | "session_state" | "iss" | "error" | "error_description"
+        )
+    };
+    Some(request::kept_arguments(query, ours)).filter(|query| !query.is_empty())
+}
+
+/// Arguments of the request that the configuration lets through to the provider.
+fn let_through(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
+    let wanted = rules
+        .config
+        .sign_in
+        .authorization_query_args_client
+        .as_deref();
+    let wanted = wanted.unwrap_or_default();
+    request::query(exchange)
+        .filter(|(name, _)| wanted.iter().any(|known| known == name))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect()
 }
 
 /// The URL that was asked for, without its query.
@@ -192,114 +236,6 @@ pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
     };
     let path = exchange.request.uri.path();
     format!("{scheme}://{}{path}", exchange.client.authority)
-}
-
-/// Seals the sign-in into a cookie of its own, and makes room for it.
-fn remember(
-    rules: &Rules,
-    exchange: &mut Exchange<'_>,
-    host: &impl Host,
-    jar: &Jar,
-    pending: &Pending,
-) -> Result<(), Failure> {
-    let name = rules.names.sign_in(&suffix(&pending.state));
-    let json = serde_json::to_vec(pending).expect("a sign-in has only string keys");
-    let mut nonce = [0; 12];
-    host.random(&mut nonce);
-    let now = host.now();
-    let ring = &exchange.environment.session_keys;
-    let value = seal::seal(
-        ring,
-        &rules.binding,
-        &name,
-        &json,
-        SIZES,
-        now.as_secs(),
-        nonce,
-    )
-    .map_err(|error| match error {
-        seal::SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
-        seal::SealError::TooLarge => {
-            Failure::bad_request("target_too_large", "the URL is too long to return to")
-        }
-    })?;
-    let https = exchange.client.https;
-    let cookie = &rules.authorization_cookie;
-    let mut dropped = Vec::new();
-    for name in surplus(rules, exchange, jar, now) {
-        dropped.push(cookie.expire(&name, https));
-    }
-    dropped.push(cookie.set(&name, &value, https));
-    for header in dropped {
-        exchange
-            .response_headers
-            .push((http::header::SET_COOKIE, header));
-    }
-    Ok(())
-}
-
-/// The names of the sign-ins to forget: of what does not open first, then the oldest.
-fn surplus(
-    rules: &Rules,
-    exchange: &Exchange<'_>,
-    jar: &Jar,
-    now: shared::clock::UnixTime,
-) -> Vec<String> {
-    let held: Vec<_> = jar.sign_ins().collect();
-    let bytes: usize = held
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if held.len() < MOST_SIGN_INS && bytes < MOST_BYTES {
-        return Vec::new();
-    }
-    let ring = &exchange.environment.session_keys;
-    let mut aged: Vec<_> = held
-        .iter()
-        .map(|(name, value)| {
-            let pending = open(rules, ring, name, value, now);
-            (
-                pending.map(|pending| pending.started_at),
-                *name,
-                name.len() + value.len(),
-            )
-        })
-        .collect();
-    aged.sort_by_key(|(started_at, ..)| *started_at);
-    let (mut count, mut left) = (held.len(), bytes);
-    let mut names = Vec::new();
-    for (_, name, size) in aged {
-        if count < MOST_SIGN_INS && left < MOST_BYTES {
-            break;
-        }
-        names.push(name.to_owned());
-        count -= 1;
-        left -= size;
-    }
-    names
-}
-
-pub(super) fn open(
-    rules: &Rules,
-    ring: &crate::session_keys::KeyRing,
-    name: &str,
-    value: &str,
-    now: shared::clock::UnixTime,
-) -> Option<Pending> {
-    let opened = seal::open(ring, &rules.binding, name, value, now.as_secs())?;
-    serde_json::from_slice(&opened.plaintext).ok()
-}
-
-/// The end of the name of a sign-in's cookie: half of SHA-256 of the state, in hexadecimal.
-pub(super) fn suffix(state: &str) -> String {
-    use std::fmt::Write;
-    sha256(state.as_bytes())
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string succeeds");
-            text
-        })
 }
 
 /// Finishes a sign-in: from the authorization response to verified tokens.
@@ -356,26 +292,6 @@ pub(super) async fn finish(
     }
 }
 
-/// Forgets the sign-in `pending`, unless the provider failed in the middle of it: then reloading the
-/// page is worth a try.
-pub(super) fn forget(
-    rules: &Rules,
-    exchange: &mut Exchange<'_>,
-    state: &str,
-    failure: Option<&Failure>,
-) {
-    if failure.is_some_and(|failure| failure.class == Class::Unavailable) {
-        return;
-    }
-    let name = rules.names.sign_in(&suffix(state));
-    let header = rules
-        .authorization_cookie
-        .expire(&name, exchange.client.https);
-    exchange
-        .response_headers
-        .push((http::header::SET_COOKIE, header));
-}
-
 /// Begins the session of a user who signed in, and does what `login_action` says.
 ///
 /// # Errors
@@ -413,8 +329,7 @@ pub(super) async fn complete(
         return Ok(Flow::Answer(response));
     }
     if exchange.request.uri.query().is_some() {
-        let own = rules.config.sign_in.preserve_query_args;
-        match pending.query.as_deref().filter(|_| own) {
+        match pending.query.as_deref() {
             Some(query) => request::set_query(exchange, query),
             None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
         }

@@ -1,30 +1,31 @@
 //! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
 
+mod answer;
 mod parameters;
 mod pushed_request;
 mod revocation;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use tracing::warn;
+use tracing::{error, warn};
 
+use self::answer::{read, refusal};
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 use super::assertion::{self, Signer};
+use super::client_keys;
 use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
-use super::jws;
 use super::provider::{self, Document, ProviderError};
 use super::request;
 use super::rules::Rules;
@@ -34,16 +35,6 @@ use crate::host::Host;
 
 /// Longest answer of the token endpoint, in bytes.
 const ANSWER_LIMIT: usize = 1024 * 1024;
-
-/// Codes of RFC 6749 §5.2 that may be named to operators and, with `display_errors`, to clients.
-const CODES: [&str; 6] = [
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-];
 
 /// Tokens as the provider handed them out.
 #[derive(Clone, Deserialize, Serialize)]
@@ -140,6 +131,9 @@ pub(super) enum TokenError {
     /// The provider refuses: its error code, if it is a registered one.
     #[error("the token endpoint refused the request: {0}")]
     Refused(&'static str),
+    /// The provider does not accept the client that is configured.
+    #[error("the provider does not accept the client that is configured")]
+    Client,
     /// The provider cannot be used.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -153,6 +147,10 @@ impl TokenError {
                 Failure::refused(code, format!("the token endpoint answered {error}"))
                     .with("error", *error)
             }
+            Self::Client => Failure::faulty(
+                "client_refused",
+                "the OpenID provider does not accept the gateway as its client",
+            ),
             Self::Provider(error) => error.failure(),
         }
     }
@@ -262,7 +260,14 @@ pub(super) async fn request(
         .client
         .token_endpoint_auth_method
         .or(caller.auth);
-    request_as(rules, document, caller, host, form, passed_on).await
+    let asked = request_as(rules, document, caller, host, form, passed_on);
+    asked.await.map_err(|error| match error {
+        TokenError::Refused("invalid_client") => {
+            error!(issuer = rules.issuer, client = caller.id, "the provider does not accept the client: compare client_id, client_secret and client_auth with what is registered there");
+            TokenError::Client
+        }
+        other => other,
+    })
 }
 
 /// Asks the token endpoint for tokens by the grant in `form`.
@@ -305,8 +310,7 @@ pub(super) async fn request_as(
         };
         let response = self::post(rules, document, caller, host, post).await?;
         let status = response.status();
-        let refuses = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
-        if !status.is_success() && !refuses {
+        if !status.is_success() && !provider::refuses(status) {
             return Err(ProviderError::Status(status.as_u16()));
         }
         Ok(response)
@@ -366,7 +370,11 @@ pub(super) async fn post(
     } = post;
     let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
-    let keys = host.client_keys();
+    let keys = if auth == ClientAuth::PrivateKeyJwt && caller.key_signer.is_none() {
+        client_keys::made(host).await
+    } else {
+        host.client_keys()
+    };
     let mut limits = provider::limits(rules, ANSWER_LIMIT);
     match (auth, caller.secret) {
         (ClientAuth::ClientSecretBasic, Some(secret)) => {
@@ -450,65 +458,6 @@ fn discovered(document: &Document) -> ClientAuth {
         ClientAuth::ClientSecretPost
     } else {
         ClientAuth::ClientSecretBasic
-    }
-}
-
-fn refusal(body: &[u8]) -> &'static str {
-    let error = serde_json::from_slice::<Value>(body).ok();
-    let code = error
-        .as_ref()
-        .and_then(|error| error.get("error")?.as_str());
-    CODES
-        .into_iter()
-        .find(|known| Some(*known) == code)
-        .unwrap_or("an error")
-}
-
-/// Reads a successful answer (RFC 6749 §5.1).
-fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
-    let unusable = |what| TokenError::Provider(ProviderError::Unusable(what));
-    let answer: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|_| unusable("it is not a JSON object"))?;
-    let text = |name: &str| answer.get(name).and_then(Value::as_str);
-    let access_token = text("access_token")
-        .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()))
-        .ok_or(unusable("access_token is missing or no token"))?
-        .to_owned();
-    if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
-        return Err(unusable("token_type is not Bearer"));
-    }
-    let id_token = text("id_token").map(str::to_owned);
-    let refresh_token = text("refresh_token").map(str::to_owned);
-    let expires_at = expiry(&answer, &access_token, now);
-    Ok(Tokens {
-        access_token,
-        id_token,
-        refresh_token,
-        expires_at,
-        answer,
-        introspection: None,
-        headers: Vec::new(),
-    })
-}
-
-/// By `expires_in`, as a number or in words of digits, or by the token's own `exp`. What is not
-/// positive has ended already.
-fn expiry(answer: &Map<String, Value>, access_token: &str, now: UnixTime) -> Option<UnixTime> {
-    let seconds = answer
-        .get("expires_in")
-        .and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
-    match seconds {
-        Some(seconds) => {
-            let lifetime = if seconds > 0.0 {
-                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-            } else {
-                Duration::ZERO
-            };
-            Some(now.saturating_add(lifetime))
-        }
-        None => jws::Jws::parse(access_token, access_token.len())
-            .ok()
-            .and_then(|token| jws::time(&token.claims, "exp").ok().flatten()),
     }
 }
 

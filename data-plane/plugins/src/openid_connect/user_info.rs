@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
-use serde_json::Value;
 use shared::clock::UnixTime;
 use tracing::warn;
 use url::Url;
@@ -18,6 +17,7 @@ use super::jws::{self, Claims, Jws};
 use super::provider::{self, Document, ProviderError, Unaccepted};
 use super::request;
 use super::rules::Rules;
+use super::strict_json;
 use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -116,25 +116,26 @@ impl Question {
         document: Arc<Document>,
         endpoint: &str,
     ) -> Given<UserInfo> {
+        let failed = |error: ProviderError| {
+            warn!(issuer = rules.issuer, error = %provider::chain(&error), "user info failed");
+            error.failure()
+        };
+        let request = self.request(rules, endpoint).map_err(failed)?;
         let response = provider::guarded(rules, host, async {
-            let request = self.request(rules, endpoint)?;
             let response = host
                 .fetch(request, provider::limits(rules, LIMIT))
                 .await
                 .map_err(ProviderError::Fetch)?;
             let status = response.status();
-            if status == StatusCode::OK || refuses(status) {
+            if status == StatusCode::OK || provider::refuses(status) {
                 Ok(response)
             } else {
                 Err(ProviderError::Status(status.as_u16()))
             }
         })
         .await
-        .map_err(|error| {
-            warn!(issuer = rules.issuer, error = %provider::chain(&error), "user info failed");
-            error.failure()
-        })?;
-        if refuses(response.status()) {
+        .map_err(failed)?;
+        if provider::refuses(response.status()) {
             return Err(Failure::refused(
                 "userinfo_refused",
                 "the user info endpoint does not take the token",
@@ -210,11 +211,8 @@ impl Question {
                 jwt: Some(token),
             }
         } else {
-            let value = serde_json::from_slice(response.body())
-                .map_err(|_| unusable("the user info is not JSON"))?;
-            let Value::Object(claims) = value else {
-                return Err(unusable("the user info is not a JSON object"));
-            };
+            let claims = strict_json::object(response.body())
+                .ok_or_else(|| unusable("the user info is not a JSON object"))?;
             UserInfo { claims, jwt: None }
         };
         if rules.config.credentials.resolve_distributed_claims {
@@ -222,10 +220,6 @@ impl Question {
         }
         Ok(user_info)
     }
-}
-
-fn refuses(status: StatusCode) -> bool {
-    status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Whether an answer is a JWT, by its type.

@@ -132,7 +132,8 @@ impl Verifier<'_> {
             };
             Refusal::Bad(Failure::refused(code, error.to_string()))
         })?;
-        if posing(&parsed) {
+        let untyped = parsed.header.kind().as_deref() != Some("at+jwt");
+        if posing(&parsed) || (untyped && self.rules.config.credentials.require_at_jwt) {
             let failure = Failure::refused("at_typ", "the token is not an access token");
             return Err(Refusal::Bad(failure));
         }

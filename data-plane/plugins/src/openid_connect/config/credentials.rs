@@ -94,6 +94,10 @@ pub struct Credentials {
     #[serde(default)]
     pub ignore_signature: Vec<UnsignedMethod>,
 
+    /// Accepts a bearer token only if its header names the type `at+jwt` (RFC 9068 §4).
+    #[serde(default)]
+    pub require_at_jwt: bool,
+
     /// Accepts tokens signed with the client secret (HS256, HS384, HS512).
     #[serde(default)]
     pub enable_hs_signatures: bool,

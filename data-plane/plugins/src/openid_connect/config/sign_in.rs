@@ -138,6 +138,11 @@ pub struct SignIn {
     #[serde(default)]
     pub require_signed_request_object: Option<bool>,
 
+    /// End of the path at which another site may ask for a sign-in, with `iss`, `login_hint` and
+    /// `target_link_uri` (OpenID Connect Core §4).
+    #[serde(default)]
+    pub login_initiation_uri_suffix: Option<String>,
+
     /// Most sign-ins that one client address may begin in a minute, on each node; 0 sets no limit.
     #[serde(default = "default::sixty_thousand")]
     #[schemars(range(min = 0, max = 1_000_000_000))]

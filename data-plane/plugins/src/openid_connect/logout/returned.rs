@@ -17,7 +17,8 @@ use crate::openid_connect::request;
 use crate::openid_connect::rules::Rules;
 use crate::openid_connect::seal::{self, Sizes};
 use crate::openid_connect::session::random_text;
-use crate::openid_connect::sign_in::{own_url, suffix};
+use crate::openid_connect::sign_in::own_url;
+use crate::openid_connect::under_way::suffix;
 
 /// What the cookie of a logout under way says.
 const UNDER_WAY: &[u8] = b"logout";

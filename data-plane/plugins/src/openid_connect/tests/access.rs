@@ -226,7 +226,7 @@ fn case_50_a_forbidden_user_is_redirected_where_the_configuration_says() {
 fn case_51_the_error_code_is_shown_unless_it_is_hidden() {
     let challenge = |config: Value| call(config, &[]).challenge().to_owned();
     assert_eq!(
-        challenge(json!({ "scopes_required": ["admin"] })),
+        challenge(json!({ "groups_required": ["admin"] })),
         "Bearer realm=\"idp.example\", error=\"insufficient_scope\""
     );
     assert_eq!(

@@ -188,7 +188,7 @@ fn case_43_preflights_pass_if_they_shall() {
 }
 
 #[test]
-fn tokens_of_other_kinds_do_not_pose_as_access_tokens() {
+fn rule_48_tokens_of_other_kinds_do_not_pose_as_access_tokens() {
     let check = |changes: &[(&'static str, Value)]| {
         let mut gateway = bearer_only();
         let token = gateway.provider.access_token(changes);
@@ -203,7 +203,7 @@ fn tokens_of_other_kinds_do_not_pose_as_access_tokens() {
 }
 
 #[test]
-fn two_authorization_headers_are_a_bad_request() {
+fn rule_46_two_authorization_headers_are_a_bad_request() {
     let mut request = Request::get("/api");
     for token in ["Bearer a", "Bearer b"] {
         request
@@ -225,7 +225,7 @@ fn a_verified_token_ends_when_it_expires_and_when_keys_change() {
 }
 
 #[test]
-fn a_token_accepted_on_one_route_is_judged_anew_on_another() {
+fn rule_54_a_token_accepted_on_one_route_is_judged_anew_on_another() {
     let mut gateway = bearer_only();
     let token = gateway.provider.access_token(&[]);
     assert_eq!(gateway.call(&token).status, 200);
@@ -312,7 +312,7 @@ fn case_40_a_refresh_token_is_traded_unless_an_access_token_comes_along() {
 }
 
 #[test]
-fn a_token_in_header_and_query_is_a_bad_request() {
+fn rule_44_a_token_in_header_and_query_is_a_bad_request() {
     let check = |config: Value, status: u16| {
         let mut gateway = Gateway::new(config);
         let token = gateway.provider.access_token(&[]);

@@ -26,7 +26,7 @@ fn way_back(gateway: &Gateway, start: &Reply) -> String {
 }
 
 #[test]
-fn a_reloaded_callback_leads_to_its_url_without_the_code() {
+fn rule_25_a_reloaded_callback_leads_to_its_url_without_the_code() {
     let (mut gateway, mut browser, back) = signed_in(json!({}));
     let reply = browser.get(&mut gateway, &back);
     assert_eq!(
@@ -142,7 +142,7 @@ fn who_was_too_slow_still_ends_where_they_wanted_to_go() {
 }
 
 #[test]
-fn a_look_ahead_uses_no_code_up() {
+fn rule_28_a_look_ahead_uses_no_code_up() {
     let mut gateway = Gateway::new(json!({}));
     let mut browser = Browser::default();
     let start = browser.get(&mut gateway, "/api");
@@ -174,7 +174,7 @@ fn a_browser_that_keeps_no_cookie_is_told_so() {
 }
 
 #[test]
-fn a_browser_that_keeps_no_session_is_told_so() {
+fn rule_18_a_browser_that_keeps_no_session_is_told_so() {
     let config = json!({ "login_action": "redirect", "login_tokens": null });
     let mut gateway = Gateway::new(config);
     let mut browser = Browser::default();
@@ -266,8 +266,33 @@ fn a_body_may_choose_the_client() {
 fn the_trail_of_sign_ins_never_reaches_the_upstream() {
     let config = json!({ "login_action": "redirect", "login_tokens": null });
     let (mut gateway, mut browser, _) = signed_in(config);
-    assert!(browser.cookies.contains_key("authorization"));
+    assert!(browser.cookies.contains_key("authorization_trail"));
     browser.cookies.insert("theirs".to_owned(), "1".to_owned());
     let reply = browser.get(&mut gateway, "/api");
     assert_eq!(reply.seen(COOKIE.as_str()), Some("theirs=1"));
+}
+
+#[test]
+fn a_sign_in_needs_both_of_its_cookies_as_they_were() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    for name in browser.cookies.keys() {
+        let mut without = browser.clone();
+        without.cookies.remove(name);
+        let reply = without.get(&mut gateway, &back);
+        assert_eq!((reply.status, reply.sets_session()), (302, false), "{name}");
+        for position in (0..browser.cookies[name].len()).step_by(11) {
+            let mut changed = browser.clone();
+            let value = changed.cookies.get_mut(name).unwrap();
+            let old = &value[position..=position];
+            let new = if old == "A" { "B" } else { "A" };
+            value.replace_range(position..=position, new);
+            let reply = changed.get(&mut gateway, &back);
+            assert_eq!((reply.status, reply.sets_session()), (302, false), "{name}");
+        }
+    }
+    assert_eq!(gateway.provider.called("/token"), 0);
+    assert_eq!(browser.get(&mut gateway, &back).status, 200);
 }

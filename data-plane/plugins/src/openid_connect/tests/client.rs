@@ -217,3 +217,23 @@ fn the_client_is_chosen_by_header_query_or_body() {
     check(Some(("client-id", "0")), "/api", "", "one");
     check(Some(("client-id", "99")), "/api", "", "one");
 }
+
+#[test]
+fn a_node_waits_for_keys_that_are_being_made() {
+    let (private, _) = client_key();
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&private);
+    let mut gateway = Gateway::new(json!({
+        "client_auth": ["private_key_jwt"], "client_alg": ["ES256"], "client_secret": null,
+    }));
+    let host = gateway.host.clone();
+    let making = host.clone();
+    host.run(async {
+        use crate::host::Host;
+        making.clone().spawn(Box::pin(async move {
+            making.sleep(std::time::Duration::from_secs(2)).await;
+            making.equip(keys);
+        }));
+    });
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+}

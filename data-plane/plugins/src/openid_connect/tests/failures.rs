@@ -45,7 +45,7 @@ fn case_67_discovery_that_fails_recovers_without_a_restart() {
 }
 
 #[test]
-fn cached_keys_serve_while_the_provider_is_down() {
+fn rule_77_cached_keys_serve_while_the_provider_is_down() {
     let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "cache_ttl": 10 }));
     let first = gateway.provider.access_token(&[]);
     assert_eq!(gateway.call(&first).status, 200);
@@ -64,7 +64,7 @@ fn an_unexpected_redirect_takes_the_place_of_the_503() {
 }
 
 #[test]
-fn discovery_that_cannot_be_right_is_not_used() {
+fn rule_70_discovery_that_cannot_be_right_is_not_used() {
     let check = |name: &'static str, value: Value| {
         let mut gateway = Gateway::new(json!({}));
         gateway.provider.script.borrow_mut().discovery = vec![(name, value.clone())];
@@ -147,7 +147,7 @@ fn a_token_endpoint_that_keeps_failing_is_left_alone() {
 }
 
 #[test]
-fn nothing_secret_is_printed() {
+fn rule_128_nothing_secret_is_printed() {
     let gateway =
         Gateway::new(json!({ "client_secret": ["canary-1"], "session_secret": "canary-2" }));
     assert!(!format!("{:?}", gateway.filter).contains("canary"));

@@ -262,3 +262,34 @@ fn plugins_share_tokens_only_by_an_equal_salt() {
     check([json!("a"), json!("b")], 2);
     check([json!("a"), json!("a")], 1);
 }
+
+#[test]
+fn an_assertion_is_traded_for_a_token() {
+    const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["client_credentials"], "hide_credentials": true,
+    }));
+    let token = gateway.provider.access_token(&[]);
+    let answer = json!({ "access_token": token, "token_type": "Bearer", "expires_in": 60 });
+    gateway.provider.script.borrow_mut().token_answer = Some((200, answer));
+    let grant = GRANT.replace(':', "%3A");
+    let form = format!("grant_type={grant}&assertion=e30.e30.x&a=1");
+    let reply = Browser::default().post(&mut gateway, "/api", &form);
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.seen("authorization"),
+        Some(&*format!("Bearer {token}"))
+    );
+    assert_eq!(reply.sent.as_deref(), Some(&b"a=1"[..]));
+    let sent = gateway.provider.forms.borrow()[0].1.clone();
+    assert_eq!(
+        (&*sent["grant_type"], &*sent["assertion"]),
+        (GRANT, "e30.e30.x")
+    );
+    // An application's own arguments are none of our business.
+    for form in ["assertion=x", "grant_type=password&assertion=x"] {
+        let reply = Browser::default().post(&mut gateway, "/api", form);
+        assert_eq!(reply.status, 401, "{form}");
+    }
+    assert_eq!(gateway.provider.called("/token"), 1);
+}

@@ -41,7 +41,7 @@ fn token_answers_that_are_none_are_refused() {
     }
     for (status, error, expected) in [
         (400, "invalid_grant", 401),
-        (401, "invalid_client", 401),
+        (401, "invalid_client", 502),
         (500, "server_error", 503),
         (429, "slow_down", 503),
     ] {

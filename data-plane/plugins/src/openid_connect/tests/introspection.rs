@@ -44,7 +44,7 @@ fn case_37_an_inactive_token_is_refused_each_time() {
 }
 
 #[test]
-fn only_a_true_active_counts() {
+fn rule_43_only_a_true_active_counts() {
     let check = |config: Value, answer: Value, status: u16| {
         let mut gateway = gateway(config);
         answers(&gateway, 200, answer.clone());
@@ -76,10 +76,10 @@ fn only_a_true_active_counts() {
 
 #[test]
 fn an_endpoint_that_fails_lets_nobody_in() {
-    for status in [500, 401, 302] {
+    for (status, expected) in [(500, 503), (302, 503), (401, 502), (400, 401)] {
         let mut gateway = gateway(json!({}));
         answers(&gateway, status, json!({ "active": true }));
-        assert_eq!(gateway.call("opaque").status, 503, "{status}");
+        assert_eq!(gateway.call("opaque").status, expected, "{status}");
     }
     let mut gateway = gateway(json!({}));
     gateway.provider.script.borrow_mut().discovery = vec![("introspection_endpoint", json!(null))];

@@ -235,7 +235,7 @@ fn a_provider_that_hangs_holds_a_session_up_once() {
 }
 
 #[test]
-fn a_refusal_is_explained_without_secrets() {
+fn rule_129_a_refusal_is_explained_without_secrets() {
     let mut gateway = Gateway::new(json!({}));
     gateway.provider.script.borrow_mut().id_claims = vec![("aud", json!("another"))];
     let mut browser = Browser::default();

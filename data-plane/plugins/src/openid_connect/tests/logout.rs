@@ -137,7 +137,7 @@ fn logout_works_while_the_provider_is_down() {
 }
 
 #[test]
-fn another_site_cannot_log_a_user_out() {
+fn rule_96_another_site_cannot_log_a_user_out() {
     let (mut gateway, mut browser) = signed_in(&json!({
         "logout_uri_suffix": "/logout", "logout_methods": ["GET", "POST"],
         "forbidden_destroy_session": false,

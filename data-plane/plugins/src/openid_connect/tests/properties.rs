@@ -61,6 +61,7 @@ impl World {
                 query: None,
                 form: None,
                 arguments: Vec::new(),
+                interactive: false,
             };
             let (state, action) =
                 step(world.context(), State::Idle, Event::Arrived(arrival), START);
@@ -130,6 +131,7 @@ impl World {
                 query: None,
                 form: None,
                 arguments: Vec::new(),
+                interactive: false,
             }),
         }
     }

@@ -75,7 +75,7 @@ fn no_use_carries_a_session_over_its_absolute_end() {
 }
 
 #[test]
-fn a_clock_that_goes_back_ends_nothing_and_extends_nothing() {
+fn rule_64_a_clock_that_goes_back_ends_nothing_and_extends_nothing() {
     let (mut gateway, mut browser) = signed_in(json!({ "session_rolling_timeout": 10 }));
     gateway
         .host
@@ -169,57 +169,82 @@ fn an_expired_token_without_a_refresh_token_is_401_once() {
     assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
 
-/// Sends `count` requests at the same time, all with the browser's cookies.
-fn at_once(gateway: &Gateway, browser: &Browser, count: usize) -> Vec<bool> {
+/// Sends requests at the same time, all with the browser's cookies, and tells which go upstream.
+fn at_once(gateway: &Gateway, browser: &Browser, targets: &[&str]) -> Vec<bool> {
     let cookies: Vec<_> = browser
         .cookies
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     let cookies = HeaderValue::from_str(&cookies.join("; ")).unwrap();
-    let run = |_| async {
-        let mut request = Request::get("/api");
-        request.headers.push((COOKIE, cookies.clone()));
-        let (head, ()) = http::Request::get("/api")
+    let run = |target: &&str| {
+        let head = http::Request::get(*target)
             .header(COOKIE, &cookies)
             .body(())
             .unwrap()
-            .into_parts();
-        let environment = crate::environment::Environment {
-            session_keys: key_ring(),
-            ..Default::default()
-        };
-        let mut body = Nothing;
-        let mut exchange = crate::exchange::Exchange {
-            path: "/api".to_owned(),
-            request: head,
-            client: crate::exchange::Client {
-                address: [127, 0, 0, 1].into(),
-                https: false,
-                certificate: None,
-                authority: "gateway.example".to_owned(),
-                port: 8000,
-                peer: [127, 0, 0, 1].into(),
-            },
-            identity: crate::exchange::Identity::default(),
-            response_headers: Vec::new(),
-            body: &mut body,
-            environment: &environment,
-            matched: &crate::exchange::Matched::default(),
-            captures: crate::exchange::Captures::default(),
-            upstream: crate::exchange::Overrides::default(),
-            notes: crate::exchange::Notes::default(),
-            request_id: crate::request_id::RequestId::new(0),
-        };
-        matches!(
-            gateway
-                .filter
-                .on_request(&mut exchange, &gateway.host)
-                .await,
-            crate::filter::Flow::Continue
-        )
+            .into_parts()
+            .0;
+        send_at_once(gateway, head)
     };
-    gateway.host.run(join_all((0..count).map(run)))
+    gateway.host.run(join_all(targets.iter().map(run)))
+}
+
+async fn send_at_once(gateway: &Gateway, head: http::request::Parts) -> bool {
+    let environment = crate::environment::Environment {
+        session_keys: key_ring(),
+        ..Default::default()
+    };
+    let mut body = Nothing;
+    let mut exchange = crate::exchange::Exchange {
+        path: "/api".to_owned(),
+        request: head,
+        client: crate::exchange::Client {
+            address: [127, 0, 0, 1].into(),
+            https: false,
+            certificate: None,
+            authority: "gateway.example".to_owned(),
+            port: 8000,
+            peer: [127, 0, 0, 1].into(),
+        },
+        identity: crate::exchange::Identity::default(),
+        response_headers: Vec::new(),
+        body: &mut body,
+        environment: &environment,
+        matched: &crate::exchange::Matched::default(),
+        captures: crate::exchange::Captures::default(),
+        upstream: crate::exchange::Overrides::default(),
+        notes: crate::exchange::Notes::default(),
+        request_id: crate::request_id::RequestId::new(0),
+    };
+    matches!(
+        gateway
+            .filter
+            .on_request(&mut exchange, &gateway.host)
+            .await,
+        crate::filter::Flow::Continue
+    )
+}
+
+#[test]
+fn a_logout_while_a_refresh_is_under_way_wins() {
+    let mut gateway = Gateway::new(json!({
+        "logout_query_arg": "logout", "logout_methods": ["GET"], "logout_revoke": true,
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    gateway.advance(350);
+    let upstream = at_once(&gateway, &browser, &["/api", "/api?logout", "/api"]);
+    assert_eq!(upstream, [false, false, false]);
+    assert_eq!(gateway.provider.called("/token"), 2);
+    let forms = gateway.provider.forms.borrow();
+    let revoked = forms.iter().filter(|(path, _)| path == "/revoke");
+    let mut tokens: Vec<_> = revoked.map(|(_, form)| form["token"].clone()).collect();
+    tokens.retain(|token| token.starts_with("refresh"));
+    tokens.sort();
+    tokens.dedup();
+    assert_eq!(tokens, ["refresh-1", "refresh-2"]);
+    drop(forms);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
 
 struct Nothing;
@@ -234,16 +259,16 @@ impl crate::exchange::BodySource for Nothing {
 }
 
 #[test]
-fn two_hundred_requests_at_once_make_one_refresh_and_all_succeed() {
+fn rule_41_two_hundred_requests_at_once_make_one_refresh_and_all_succeed() {
     let (gateway, browser) = signed_in(json!({}));
     gateway.advance(300);
-    let served = at_once(&gateway, &browser, 200);
+    let served = at_once(&gateway, &browser, &["/api"; 200]);
     assert!(served.into_iter().all(|served| served));
     assert_eq!(gateway.provider.called("/token"), 2);
 }
 
 #[test]
-fn a_late_request_with_the_old_cookie_gets_the_refreshed_tokens() {
+fn rule_65_a_late_request_with_the_old_cookie_gets_the_refreshed_tokens() {
     let (mut gateway, mut browser) = signed_in(json!({}));
     let mut late = browser.clone();
     gateway.advance(300);
@@ -344,7 +369,7 @@ fn many_groups_fit_since_tokens_are_compressed_as_what_they_say() {
 }
 
 #[test]
-fn what_could_not_be_opened_again_is_not_sealed() {
+fn rule_62_what_could_not_be_opened_again_is_not_sealed() {
     // It compresses well, but is more than a session may hold.
     let mut gateway = Gateway::new(json!({}));
     gateway.provider.script.borrow_mut().access_claims = vec![("a", json!("a".repeat(40_000)))];
@@ -354,7 +379,7 @@ fn what_could_not_be_opened_again_is_not_sealed() {
 }
 
 #[test]
-fn a_session_that_fits_no_cookie_is_an_explained_failure() {
+fn rule_58_a_session_that_fits_no_cookie_is_an_explained_failure() {
     let mut gateway = Gateway::new(json!({ "display_errors": true }));
     let noise: String = (0_u64..900)
         .map(|n| blake3::hash(&n.to_be_bytes()).to_hex().to_string())
@@ -371,7 +396,7 @@ fn a_session_that_fits_no_cookie_is_an_explained_failure() {
 }
 
 #[test]
-fn planted_cookies_of_the_same_name_do_not_log_out() {
+fn rule_66_planted_cookies_of_the_same_name_do_not_log_out() {
     let (mut gateway, browser) = signed_in(json!({}));
     let mut request = Request::get("/api");
     let cookies = format!(
@@ -386,7 +411,7 @@ fn planted_cookies_of_the_same_name_do_not_log_out() {
 }
 
 #[test]
-fn a_rotated_key_logs_nobody_out_and_a_burned_one_logs_out_at_once() {
+fn rule_68_a_rotated_key_logs_nobody_out_and_a_burned_one_logs_out_at_once() {
     let (mut gateway, mut browser) = signed_in(json!({}));
     let mut newer = session_key(2);
     newer.activate_at = 1;
@@ -421,7 +446,7 @@ fn case_70_two_plugins_share_a_session_if_they_share_a_secret() {
 }
 
 #[test]
-fn an_upstream_may_not_set_our_cookies() {
+fn rule_69_an_upstream_may_not_set_our_cookies() {
     let gateway = Gateway::new(json!({}));
     for (name, ours) in [
         ("session", true),
@@ -436,7 +461,7 @@ fn an_upstream_may_not_set_our_cookies() {
 }
 
 #[test]
-fn cookies_of_the_first_format_stay_readable() {
+fn rule_61_cookies_of_the_first_format_stay_readable() {
     let value = include_str!("../../../testdata/session-1.cookie").trim();
     let rules = super::super::rules::Rules::new(
         crate::testing::config("https://idp.example"),

@@ -1,5 +1,7 @@
 //! Pushes authorization requests (RFC 9126).
 
+use bytes::Bytes;
+use http::Response;
 use serde_json::Value;
 use tracing::warn;
 
@@ -47,6 +49,12 @@ pub(in crate::openid_connect) async fn push(
             accept: "application/json",
         };
         let response = super::post(rules, document, caller, host, post).await?;
+        if response.status().is_success() || provider::refuses(response.status()) {
+            return Ok(response);
+        }
+        Err(ProviderError::Status(response.status().as_u16()))
+    });
+    let read = |response: Response<Bytes>| {
         if !response.status().is_success() {
             return Err(ProviderError::Status(response.status().as_u16()));
         }
@@ -57,8 +65,8 @@ pub(in crate::openid_connect) async fn push(
             .filter(|request_uri| !request_uri.is_empty())
             .map(str::to_owned)
             .ok_or(ProviderError::Unusable("request_uri is missing"))
-    });
-    pushed.await.inspect_err(|error| {
+    };
+    pushed.await.and_then(read).inspect_err(|error| {
         warn!(issuer = rules.issuer, error = %provider::chain(error), "the authorization request was not taken");
     })
 }

@@ -1,0 +1,194 @@
+//! A request that has a session: its access token renewed if that is due, its use noted.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+use tracing::{debug, warn};
+
+use super::admission;
+use super::config::AuthMethod;
+use super::cookie::Jar;
+use super::failure::{Class, Failure};
+use super::login;
+use super::logout;
+use super::opened::Opened;
+use super::possession::Presented;
+use super::provider;
+use super::refresh;
+use super::request;
+use super::reverify::reverify;
+use super::rules::Rules;
+use super::session::{self, Session};
+use super::sign_in;
+use super::token_endpoint::{self, PassedOn};
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+
+/// How long a request that can do without waits for a refresh while the provider fails.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What there is to say of a session's access token.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    /// It serves.
+    Serves,
+    /// A new one has taken its place, and the request may go on.
+    Renewed,
+    /// It has ended, but the request brings another.
+    Other,
+}
+
+/// Lets the request go on with its session. `None`: its token has ended, but the request brings
+/// another.
+///
+/// # Errors
+///
+/// If the session is over, or its user may not pass.
+pub(super) async fn go_on(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    open: &Rc<Opened>,
+) -> Result<Option<Flow>, Failure> {
+    if host.revocations().are_unknown() {
+        return Err(Failure::unavailable(
+            "revocations_unknown",
+            "no control plane has been heard for long, so nobody knows here which sessions are over",
+        ));
+    }
+    let now = host.now();
+    let session = &open.session;
+    if let Some(end) = session.expires_at {
+        match renew(rules, exchange, host, jar, open, end).await? {
+            Token::Serves => {}
+            Token::Renewed => return Ok(Some(Flow::Continue)),
+            Token::Other => return Ok(None),
+        }
+    }
+    if rules.config.credentials.reverify {
+        Box::pin(reverify(rules, exchange, host, session)).await?;
+    }
+    let mut next = session.used(rules, now);
+    if open.restored {
+        next.get_or_insert_with(|| session.clone());
+    }
+    if rules.lookups.wants(session) {
+        let mut learnt = next.take().unwrap_or_else(|| session.clone());
+        admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
+        let changed = open.restored
+            || learnt.used_at != session.used_at
+            || (learnt.user_info.is_some() && session.user_info.is_none());
+        next = Some(learnt).filter(|_| changed);
+    } else {
+        admission::check_bindings(rules, exchange, host, jar, session, Presented::Session)?;
+        open.principal.admit(rules, exchange)?;
+    }
+    if let Some(next) = next {
+        keep_on(rules, exchange, host, jar, &next).await;
+    } else {
+        session::tell(rules, exchange, session, now);
+    }
+    let client = rules.client(session.client);
+    if rules
+        .config
+        .sign_in
+        .login_methods
+        .contains(&AuthMethod::Session)
+    {
+        let tokens = token_endpoint::Tokens::of(session);
+        if let Some(answer) =
+            login::answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
+        {
+            return Ok(Some(Flow::Answer(answer)));
+        }
+    }
+    Ok(Some(Flow::Continue))
+}
+
+/// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
+async fn keep_on(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) {
+    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await {
+        warn!(error = %failure, "a session could not be renewed");
+    }
+}
+
+/// Renews the access token that ends at `end`, if that is due.
+async fn renew(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    open: &Opened,
+    end: UnixTime,
+) -> Result<Token, Failure> {
+    let now = host.now();
+    let session = &open.session;
+    let leeway = rules.config.credentials.leeway.seconds();
+    let refresh_token = session.refresh_token.as_deref();
+    let refresh_token = refresh_token.filter(|_| rules.config.credentials.refresh_tokens);
+    let Some(token) = refresh_token else {
+        if now < end.saturating_add(leeway) {
+            return Ok(Token::Serves);
+        }
+        let reads_tokens = rules.methods.tokens();
+        if reads_tokens && request::bearer(rules, exchange, jar).await?.is_some() {
+            return Ok(Token::Other);
+        }
+        return Err(Failure::refused(
+            "session_expired",
+            "the access token has expired",
+        ));
+    };
+    if now.saturating_add(leeway) < end {
+        return Ok(Token::Serves);
+    }
+    let grace = rules.config.provider.refresh_grace.seconds();
+    let spared = now < end.saturating_add(grace);
+    let asked = refresh::Asked {
+        client: session.client,
+        refresh_token: token,
+        id_token: session.id_token.as_deref(),
+        // A provider that is known to fail holds nobody up who can do without.
+        passed_on: PassedOn::of(rules, exchange).await,
+        patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
+    };
+    let ring = &exchange.environment.session_keys;
+    let tokens = match Box::pin(refresh::refresh(rules, host, ring, asked)).await {
+        Ok(tokens) => tokens,
+        // The provider is away, or does not know its client any more: what the session has says that it
+        // may go on.
+        Err(failure) if spared && matches!(failure.class, Class::Unavailable | Class::Faulty) => {
+            debug!(issuer = rules.issuer, error = %failure, "a session goes on without a refresh");
+            return Ok(Token::Serves);
+        }
+        Err(failure) => return Err(failure),
+    };
+    let mut session = session.refreshed(&tokens);
+    if open.is_revoked(host.revocations()) {
+        logout::ended_meanwhile(rules, host, &session);
+        return Err(Failure::refused(
+            "session_revoked",
+            "the session was ended while its tokens were refreshed",
+        ));
+    }
+    if rules.keeps_session(AuthMethod::Session) {
+        session.renewed_at = now;
+    }
+    session.used_at = now;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Session).await?;
+    exchange
+        .response_headers
+        .extend(tokens.headers.iter().cloned());
+    sign_in::keep(rules, exchange, host, jar, &session).await?;
+    Ok(Token::Renewed)
+}

@@ -1,0 +1,79 @@
+//! What the token endpoint answers, taken apart.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+
+use super::super::provider::ProviderError;
+use super::super::{jws, strict_json};
+use super::{TokenError, Tokens};
+
+/// Codes of RFC 6749 §5.2 that may be named to operators and, with `display_errors`, to clients.
+const CODES: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+/// The error code of a refusal, if it is a registered one.
+pub(super) fn refusal(body: &[u8]) -> &'static str {
+    let error = serde_json::from_slice::<Value>(body).ok();
+    let code = error
+        .as_ref()
+        .and_then(|error| error.get("error")?.as_str());
+    CODES
+        .into_iter()
+        .find(|known| Some(*known) == code)
+        .unwrap_or("an error")
+}
+
+/// Reads a successful answer (RFC 6749 §5.1).
+pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
+    let unusable = |what| TokenError::Provider(ProviderError::Unusable(what));
+    let answer = strict_json::object(body).ok_or(unusable("it is not a JSON object"))?;
+    let text = |name: &str| answer.get(name).and_then(Value::as_str);
+    let access_token = text("access_token")
+        .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()))
+        .ok_or(unusable("access_token is missing or no token"))?
+        .to_owned();
+    if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
+        return Err(unusable("token_type is not Bearer"));
+    }
+    let id_token = text("id_token").map(str::to_owned);
+    let refresh_token = text("refresh_token").map(str::to_owned);
+    let expires_at = expiry(&answer, &access_token, now);
+    Ok(Tokens {
+        access_token,
+        id_token,
+        refresh_token,
+        expires_at,
+        answer,
+        introspection: None,
+        headers: Vec::new(),
+    })
+}
+
+/// By `expires_in`, as a number or in words of digits, or by the token's own `exp`. What is not
+/// positive has ended already.
+fn expiry(answer: &Map<String, Value>, access_token: &str, now: UnixTime) -> Option<UnixTime> {
+    let seconds = answer
+        .get("expires_in")
+        .and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    match seconds {
+        Some(seconds) => {
+            let lifetime = if seconds > 0.0 {
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            } else {
+                Duration::ZERO
+            };
+            Some(now.saturating_add(lifetime))
+        }
+        None => jws::Jws::parse(access_token, access_token.len())
+            .ok()
+            .and_then(|token| jws::time(&token.claims, "exp").ok().flatten()),
+    }
+}
