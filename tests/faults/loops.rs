@@ -10,6 +10,7 @@ use std::time::Duration;
 use harness::{Browser, Cluster, Demo, Relay};
 use http::Method;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::number;
 use crate::replicas::timed;
@@ -31,15 +32,15 @@ impl Dice {
 
 /// Requests that go on all the time, to the nodes that are there.
 #[derive(Clone, Default)]
-struct Traffic {
-    urls: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Traffic {
+    pub(crate) urls: Arc<Mutex<Vec<String>>>,
     answered: Arc<AtomicU64>,
     failed: Arc<Mutex<Vec<String>>>,
     ended: Arc<AtomicBool>,
 }
 
 impl Traffic {
-    async fn run(self) {
+    pub(crate) async fn run(self) {
         let browser = Browser::new();
         let mut turn = 0;
         while !self.ended.load(Ordering::Relaxed) {
@@ -65,13 +66,22 @@ impl Traffic {
     }
 
     /// Waits until `count` more requests have been answered.
-    async fn goes_on(&self, count: u64) {
+    pub(crate) async fn goes_on(&self, count: u64) {
         let until = self.answered.load(Ordering::Relaxed) + count;
         while self.answered.load(Ordering::Relaxed) < until
             && self.failed.lock().unwrap().is_empty()
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Ends the requests; how many there were. None may have failed.
+    pub(crate) async fn end(&self, running: JoinHandle<()>) -> u64 {
+        self.ended.store(true, Ordering::Relaxed);
+        running.await.unwrap();
+        let failed = self.failed.lock().unwrap().clone();
+        assert!(failed.is_empty(), "{failed:?}");
+        self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -140,15 +150,11 @@ async fn nothing_that_comes_and_goes_costs_a_request_or_a_write() {
         let ((), took) = timed(cluster.settled()).await;
         println!("seed {seed}, round {round}: fault {fault}, all at the newest after {took:?}");
     }
-    traffic.ended.store(true, Ordering::Relaxed);
-    running.await.unwrap();
-    let failed = traffic.failed.lock().unwrap().clone();
-    assert!(failed.is_empty(), "seed {seed}: {failed:?}");
+    let answered = traffic.end(running).await;
     for name in &acknowledged {
         let found = cluster.read(&format!("/consumers/{name}")).await;
         assert_eq!(found["username"], json!(name), "seed {seed}");
     }
-    let answered = traffic.answered.load(Ordering::Relaxed);
     println!(
         "{rounds} faults, {answered} requests answered, {} writes kept",
         acknowledged.len()

@@ -10,7 +10,10 @@
 mod etcd;
 mod fleet;
 mod loops;
+mod namespace;
+mod partitions;
 mod replicas;
+mod rotation;
 
 /// A number from the environment.
 fn number(name: &str, default: usize) -> usize {

@@ -1,6 +1,6 @@
 //! Several control planes over one etcd, with data planes that know them all.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,17 +10,37 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Where a process runs.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// In which network namespace, if not in ours.
+    pub(crate) namespace: Option<String>,
+    /// Where the others of the cluster reach it.
+    pub(crate) cluster: Ipv4Addr,
+    /// Where we reach it.
+    pub(crate) admin: Ipv4Addr,
+}
+
+/// Here.
+pub(crate) const HERE: Place = Place {
+    namespace: None,
+    cluster: Ipv4Addr::LOCALHOST,
+    admin: Ipv4Addr::LOCALHOST,
+};
+
 /// One member of etcd; killed when dropped.
 pub(crate) struct Member {
     child: Option<Child>,
-    arguments: Vec<String>,
+    /// The program and its arguments.
+    command: Vec<String>,
     pub(crate) client: String,
 }
 
 impl Member {
     fn start(&mut self) {
-        let child = Command::new("etcd")
-            .args(&self.arguments)
+        let (program, arguments) = self.command.split_first().unwrap();
+        let child = Command::new(program)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -43,29 +63,28 @@ impl Drop for Member {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago here; in a namespace of its own it is as good as any.
 fn port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// Three members of etcd in `directory`.
-pub(crate) async fn etcd(directory: &Path) -> Vec<Member> {
-    let ports: Vec<(u16, u16)> = (0..3).map(|_| (port(), port())).collect();
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
-    let peers = ports.iter().enumerate();
+pub(crate) async fn etcd(directory: &Path, places: &[Place; 3]) -> Vec<Member> {
+    let url = |place: &Place| format!("http://{}:{}", place.cluster, port());
+    let urls: Vec<_> = places.iter().map(|at| (at, url(at), url(at))).collect();
+    let peers = urls.iter().enumerate();
     let peers: Vec<String> = peers
-        .map(|(at, (peer, _))| format!("m{at}={}", url(*peer)))
+        .map(|(at, (_, peer, _))| format!("m{at}={peer}"))
         .collect();
     let mut members = Vec::new();
-    for (at, (peer, client)) in ports.iter().enumerate() {
+    for (at, (place, peer, client)) in urls.iter().enumerate() {
         let data = directory.join(format!("etcd-{at}"));
-        let (peer, client) = (url(*peer), url(*client));
         let arguments = [
             ("--name", format!("m{at}")),
             ("--data-dir", data.display().to_string()),
             ("--listen-peer-urls", peer.clone()),
-            ("--initial-advertise-peer-urls", peer),
+            ("--initial-advertise-peer-urls", peer.clone()),
             ("--listen-client-urls", client.clone()),
             ("--advertise-client-urls", client.clone()),
             ("--initial-cluster", peers.join(",")),
@@ -74,10 +93,16 @@ pub(crate) async fn etcd(directory: &Path) -> Vec<Member> {
         let arguments = arguments
             .into_iter()
             .flat_map(|(name, value)| [name.to_owned(), value]);
+        let mut command = Vec::new();
+        if let Some(namespace) = &place.namespace {
+            command.extend(["ip", "netns", "exec", namespace].map(str::to_owned));
+        }
+        command.push("etcd".to_owned());
+        command.extend(arguments);
         let mut member = Member {
             child: None,
-            arguments: arguments.collect(),
-            client,
+            command,
+            client: client.clone(),
         };
         member.start();
         members.push(member);
@@ -100,26 +125,35 @@ pub(crate) struct Replicas {
     pub(crate) control_planes: Vec<Option<Process>>,
     pub(crate) node: Option<Process>,
     addresses: Vec<String>,
+    places: Vec<Place>,
 }
 
 impl Replicas {
+    /// `count` control planes, over an etcd of three members.
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_at([HERE; 3], vec![HERE; count]).await
+    }
+
+    /// The same, each member of etcd and each control plane in its place.
+    pub(crate) async fn start_at(members: [Place; 3], control_planes: Vec<Place>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let certificates = directory.path().join("certificates");
         let out = certificates.display().to_string();
         let arguments = ["certificates", "--out", &out, "--data-plane", "node-1"];
         run("wardgate-control-plane", &arguments);
-        let members = etcd(directory.path()).await;
+        let members = etcd(directory.path(), &members).await;
         let mut replicas = Self {
             directory,
             members,
             control_planes: Vec::new(),
             node: None,
             addresses: Vec::new(),
+            places: control_planes,
         };
-        for at in 0..count {
+        for at in 0..replicas.places.len() {
             replicas.control_planes.push(None);
-            replicas.addresses.push("127.0.0.1:0".to_owned());
+            let cluster = replicas.places[at].cluster;
+            replicas.addresses.push(format!("{cluster}:0"));
             replicas.start_control_plane(at).await;
         }
         replicas.start_node().await;
@@ -151,8 +185,10 @@ impl Replicas {
             .map(|member| member.client.as_str())
             .collect();
         let mut environment = self.member("control-plane");
+        let place = &self.places[at];
         environment.extend([
-            ("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+            ("WARDGATE_ADMIN_LISTEN", format!("{}:0", place.admin)),
+            ("WARDGATE_ADMIN_ALLOW_INSECURE", "true".to_owned()),
             ("WARDGATE_CLUSTER_LISTEN", self.addresses[at].clone()),
             (
                 "WARDGATE_DATA_DIRECTORY",
@@ -162,13 +198,14 @@ impl Replicas {
             ("WARDGATE_ETCD_ENDPOINTS", endpoints.join(",")),
         ]);
         let name = format!("control-plane-{at}");
-        let process = Process::start(
-            "wardgate-control-plane",
-            &name,
-            self.directory.path(),
-            &environment,
-        )
-        .await;
+        let program = "wardgate-control-plane";
+        let directory = self.directory.path();
+        let process = match &place.namespace {
+            None => Process::start(program, &name, directory, &environment).await,
+            Some(namespace) => {
+                Process::start_in(namespace, program, &name, directory, &environment).await
+            }
+        };
         self.addresses[at] = process.address("cluster");
         self.control_planes[at] = Some(process);
     }

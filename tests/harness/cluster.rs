@@ -141,13 +141,18 @@ impl Cluster {
         self.led_through = Some(address.to_owned());
     }
 
-    /// Makes a certificate for a further data plane and starts that.
-    pub async fn add_data_plane(&mut self, name: &str) {
+    /// Makes a certificate for a further data plane.
+    pub fn certify(&self, name: &str) {
         let out = self.file("certificates");
         run(
             "wardgate-control-plane",
             &["certificates", "--out", &out, "--data-plane", name],
         );
+    }
+
+    /// Makes a certificate for a further data plane and starts that.
+    pub async fn add_data_plane(&mut self, name: &str) {
+        self.certify(name);
         self.start_data_plane(name).await;
     }
 
@@ -158,8 +163,39 @@ impl Cluster {
 
     /// The same with further variables.
     pub async fn start_data_plane_with(&mut self, name: &str, more: &[(&'static str, String)]) {
+        let environment = self.data_plane(name, more);
+        let program = "wardgate-data-plane";
+        let process = Process::start(program, name, self.directory(), &environment).await;
+        self.data_planes.push(DataPlane {
+            name: name.to_owned(),
+            process,
+        });
+    }
+
+    /// The same inside of a network namespace.
+    pub async fn start_data_plane_in(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        more: &[(&'static str, String)],
+    ) {
+        let environment = self.data_plane(name, more);
+        let program = "wardgate-data-plane";
+        let directory = self.directory();
+        let process = Process::start_in(namespace, program, name, directory, &environment).await;
+        self.data_planes.push(DataPlane {
+            name: name.to_owned(),
+            process,
+        });
+    }
+
+    /// The variables of a data plane.
+    fn data_plane(
+        &self,
+        name: &str,
+        more: &[(&'static str, String)],
+    ) -> Vec<(&'static str, String)> {
         let mut environment = self.member(name).to_vec();
-        environment.extend_from_slice(more);
         for listener in ["PROXY", "PROXY_TLS", "STATUS"] {
             let variable = match listener {
                 "PROXY" => "WARDGATE_PROXY_LISTEN",
@@ -173,12 +209,8 @@ impl Cluster {
         environment.push(("WARDGATE_CONTROL_PLANES", control_plane));
         environment.push(("WARDGATE_LABELS", "zone=test".to_owned()));
         environment.extend(self.settings.iter().cloned());
-        let process =
-            Process::start("wardgate-data-plane", name, self.directory(), &environment).await;
-        self.data_planes.push(DataPlane {
-            name: name.to_owned(),
-            process,
-        });
+        environment.extend_from_slice(more);
+        environment
     }
 
     /// The base URL of the Admin API.

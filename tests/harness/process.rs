@@ -31,6 +31,36 @@ impl Process {
         directory: &Path,
         environment: &[(&str, String)],
     ) -> Self {
+        let mut command = Command::new(path(program));
+        command.env_clear();
+        Self::launch(command, name, directory, environment).await
+    }
+
+    /// The same inside of a network namespace that exists, for which it takes root.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start; with its log.
+    pub async fn start_in(
+        namespace: &str,
+        program: &str,
+        name: &str,
+        directory: &Path,
+        environment: &[(&str, String)],
+    ) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]);
+        command.arg(path(program)).env_clear();
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        Self::launch(command, name, directory, environment).await
+    }
+
+    async fn launch(
+        mut command: Command,
+        name: &str,
+        directory: &Path,
+        environment: &[(&str, String)],
+    ) -> Self {
         let told = directory.join(format!("{name}.json"));
         // A leftover would name the ports of the process before.
         let _ = std::fs::remove_file(&told);
@@ -39,15 +69,14 @@ impl Process {
             let mut options = std::fs::OpenOptions::new();
             options.create(true).append(true).open(&log)
         };
-        let child = Command::new(path(program))
-            .env_clear()
+        let child = command
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("WARDGATE_ADDRESSES_FILE", &told)
             .stdin(Stdio::null())
             .stdout(open().expect("the log can be opened"))
             .stderr(open().expect("the log can be opened"))
             .spawn()
-            .unwrap_or_else(|error| panic!("starting {program}: {error}"));
+            .unwrap_or_else(|error| panic!("starting {name}: {error}"));
         let mut process = Self {
             name: name.to_owned(),
             child,

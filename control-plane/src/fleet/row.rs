@@ -72,9 +72,14 @@ impl Node {
                 "entity_id": missing.record.map(|key| key.id),
             })
         });
-        let expiry = introduction.certificate_expires_at;
+        // It may have been renewed since the connection began. Nodes of earlier versions do not tell.
+        let mut reported = self.report.expiries.iter();
+        let reported = reported.find(|(what, _)| what == proto::CLUSTER_CERTIFICATE);
+        let seen = introduction.certificate_expires_at;
+        let expiry = reported.map(|(_, at)| *at).or(seen);
         let soon = |at: &UnixTime| at.saturating_since(now) < EXPIRES_SOON;
-        let own = expiry.map(|at| ("cluster_certificate".to_owned(), at));
+        let seen = seen.filter(|_| reported.is_none());
+        let own = seen.map(|at| (proto::CLUSTER_CERTIFICATE.to_owned(), at));
         let expiring = own.iter().chain(&self.report.expiries);
         let expiring = expiring
             .filter(|(_, at)| soon(at))

@@ -155,3 +155,24 @@ fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
     let later = NOW.saturating_add(PURGE_DELAY);
     assert!(fleet.list(|_| at(1), later).is_empty());
 }
+
+#[test]
+fn a_certificate_that_was_renewed_counts_once_the_node_tells() {
+    let fleet = Fleet::default();
+    let mut joins = introduction("a", at(1));
+    joins.certificate_expires_at = Some(NOW);
+    let (member, _) = fleet.join(joins, NOW).unwrap();
+    let shown = fleet.list(|_| at(1), NOW).remove(0);
+    assert_eq!(shown["expiring"][0]["what"], "cluster_certificate");
+    let renewed = NOW.saturating_add(EXPIRES_SOON * 2);
+    let report = Report {
+        running: at(1),
+        expiries: vec![(proto::CLUSTER_CERTIFICATE.to_owned(), renewed)],
+        ..Report::default()
+    };
+    member.reports(report, NOW);
+    let shown = fleet.list(|_| at(1), NOW).remove(0);
+    assert_eq!(shown["expiring"], json!([]));
+    let told = &shown["cert_details"]["expiry_timestamp"];
+    assert_eq!(*told, json!(renewed.as_secs()));
+}

@@ -128,10 +128,16 @@ impl CertificateFiles {
         })
     }
 
-    /// When the first of the authorities ends; none if that cannot be told.
-    fn authority_expires_at(&self) -> Option<UnixTime> {
-        let authorities = tls::read_certificates(&self.authorities).ok()?;
-        authorities.iter().filter_map(tls::expires_at).min()
+    /// When this node's certificate ends, and the first of the authorities; nothing where that cannot be told.
+    fn expiries(&self) -> Vec<(&'static str, UnixTime)> {
+        let read = |path| tls::read_certificates(path).unwrap_or_default();
+        let (own, authorities) = (read(&self.certificate), read(&self.authorities));
+        let own = own.first().and_then(tls::expires_at);
+        let authority = authorities.iter().filter_map(tls::expires_at).min();
+        let own = own.map(|at| (proto::CLUSTER_CERTIFICATE, at));
+        own.into_iter()
+            .chain(authority.map(|at| ("cluster_ca", at)))
+            .collect()
     }
 
     /// Tells one content of the files from another.
@@ -180,25 +186,25 @@ pub(super) struct Dialer {
     boot: String,
     /// Of the certificate files, as they were read last.
     fingerprint: [u8; 32],
-    authority_expires_at: Option<UnixTime>,
+    expiries: Vec<(&'static str, UnixTime)>,
 }
 
 impl Dialer {
     pub(super) fn new(node: Node) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
         let fingerprint = node.files.fingerprint();
-        let authority_expires_at = node.files.authority_expires_at();
+        let expiries = node.files.expiries();
         Self {
             node,
             boot,
             fingerprint,
-            authority_expires_at,
+            expiries,
         }
     }
 
-    /// When the first of the cluster's authorities ends.
-    pub(super) const fn authority_expires_at(&self) -> Option<UnixTime> {
-        self.authority_expires_at
+    /// When the node's certificate and the first of the cluster's authorities end.
+    pub(super) fn expiries(&self) -> &[(&'static str, UnixTime)] {
+        &self.expiries
     }
 
     /// Reads the certificate files again if they have changed: what they prove from the next connection
@@ -226,7 +232,7 @@ impl Dialer {
         }
         tracing::info!("the cluster's certificates were renewed");
         self.fingerprint = fingerprint;
-        self.authority_expires_at = self.node.files.authority_expires_at();
+        self.expiries = self.node.files.expiries();
         self.node.tls = proofs.tls;
         Some((proofs.verifier, proofs.secret))
     }

@@ -245,9 +245,7 @@ impl Following<'_> {
         let whole = matches!(update.content, Ok(Content::Full(_)));
         let started = monotonic();
         // Who may vouch for it may have changed since the connection began.
-        if let Some((verifier, secret)) = self.dialer.renew() {
-            self.applier.renew(verifier, secret);
-        }
+        self.renew();
         let outcome = self.applier.apply(update).await;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
@@ -289,6 +287,7 @@ impl Following<'_> {
     }
 
     fn report(&mut self, phase: Phase) -> Result<(), Ended> {
+        self.renew();
         let sum = Sum::of(&self.gateway.metrics);
         let figures = sum.figures();
         let p99 = figures.p99_since(&self.figures);
@@ -312,16 +311,23 @@ impl Following<'_> {
         self.send(node_message::Kind::Status(status))
     }
 
-    /// What runs out when, besides this node's own certificate, which the control plane sees.
+    /// Takes up certificates that have changed.
+    fn renew(&mut self) {
+        if let Some((verifier, secret)) = self.dialer.renew() {
+            self.applier.renew(verifier, secret);
+        }
+    }
+
+    /// What runs out when.
     fn expiries(&self) -> Vec<Expiry> {
         let live = self.gateway.live.load();
         let shown = live.as_ref();
         let shown = shown.map_or(&[][..], |snapshot| snapshot.server_names.expiries());
         let default = self.gateway.certificate_expires_at;
         let default = default.map(|at| ("proxy_tls_certificate".to_owned(), at));
-        let authority = self.dialer.authority_expires_at();
-        let authority = authority.map(|at| ("cluster_ca".to_owned(), at));
-        let own = authority.into_iter().chain(default);
+        let cluster = self.dialer.expiries().iter();
+        let cluster = cluster.map(|(what, at)| ((*what).to_owned(), *at));
+        let own = cluster.chain(default);
         own.chain(shown.iter().cloned())
             .map(|(what, at)| Expiry {
                 what,

@@ -1,0 +1,101 @@
+//! A network of its own for some processes, joined to ours by links that can be cut: what is sent then
+//! is lost without a word, as when a switch fails.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+/// A network namespace; gone with all of its links when dropped. It takes root.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+}
+
+/// A link into a namespace, with an address on each side.
+pub(crate) struct Link {
+    namespace: String,
+    /// Its device on our side, and on theirs.
+    devices: [String; 2],
+    pub(crate) ours: Ipv4Addr,
+    pub(crate) theirs: Ipv4Addr,
+}
+
+impl Namespace {
+    pub(crate) fn make(name: &str) -> Self {
+        let namespace = Self {
+            name: format!("wg{}-{name}", std::process::id()),
+        };
+        ip(&["netns", "add", &namespace.name]);
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// Joins it to our network. Links of one test have numbers of their own.
+    pub(crate) fn link(&self, number: u8) -> Link {
+        // A block for documentation (RFC 5737, section 3): no real network has these addresses.
+        let [a, b, c, _] = Ipv4Addr::new(198, 51, 100, 0).octets();
+        let address = |last| Ipv4Addr::new(a, b, c, number * 4 + last);
+        let link = Link {
+            namespace: self.name.clone(),
+            // Names of devices have at most 15 characters.
+            devices: [
+                format!("wg{}-{number}", std::process::id()),
+                format!("wg-{number}"),
+            ],
+            ours: address(1),
+            theirs: address(2),
+        };
+        let [ours, theirs] = &link.devices;
+        let peer = ["type", "veth", "peer", "name", theirs];
+        ip(&[&["link", "add", ours], &peer[..], &["netns", &self.name]].concat());
+        ip(&["addr", "add", &format!("{}/30", link.ours), "dev", ours]);
+        ip(&["link", "set", ours, "up"]);
+        self.ip(&["addr", "add", &format!("{}/30", link.theirs), "dev", theirs]);
+        self.ip(&["link", "set", theirs, "up"]);
+        link
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.name], arguments].concat());
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Its ends of the links go with it, and ours with those. Nothing else can be done about a failure.
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+impl Link {
+    /// Loses whatever is sent from now on, in both directions, and tells nobody.
+    ///
+    /// A device that is switched off would be known to the kernel, which then fails what is sent; what goes to
+    /// a hardware address that nobody has is lost as on a real network.
+    pub(crate) fn cut(&self) {
+        self.neighbours(
+            "replace",
+            &["lladdr", "02:00:00:00:00:fe", "nud", "permanent"],
+        );
+    }
+
+    /// Carries again what is sent.
+    pub(crate) fn heal(&self) {
+        self.neighbours("del", &[]);
+    }
+
+    fn neighbours(&self, action: &str, entry: &[&str]) {
+        let [ours, theirs] = &self.devices;
+        let (we, they) = (self.ours.to_string(), self.theirs.to_string());
+        let there = ["-n", &self.namespace, "neigh", action, &we, "dev", theirs];
+        ip(&[&["neigh", action, &they, "dev", ours], entry].concat());
+        ip(&[&there[..], entry].concat());
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let ran = Command::new("ip").args(arguments).output();
+    let ran = ran.expect("iproute2 is installed: tests/faults/run sees to it");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "ip {arguments:?}: {said}");
+}
