@@ -19,6 +19,18 @@ pub(crate) struct Carried {
     pub(crate) sent: Cell<u64>,
 }
 
+impl Carried {
+    /// Counts bytes from the client.
+    pub(crate) fn count_received(&self, count: usize) {
+        self.received.set(self.received.get() + as_u64(count));
+    }
+
+    /// Counts bytes to the client.
+    pub(crate) fn count_sent(&self, count: usize) {
+        self.sent.set(self.sent.get() + as_u64(count));
+    }
+}
+
 /// Carries bytes between `client` and `server`, those in `early` first, until both sides have ended, one breaks,
 /// or both are silent for `idle`.
 pub(crate) async fn carry(
@@ -29,16 +41,13 @@ pub(crate) async fn carry(
     carried: &Rc<Carried>,
 ) -> io::Result<()> {
     let heard = Rc::new(Cell::new(monotonic()));
-    let counted = |pick: fn(&Carried) -> &Cell<u64>| {
+    let counted = |count: fn(&Carried, usize)| {
         let carried = Rc::clone(carried);
-        move |count| {
-            let cell = pick(&carried);
-            cell.set(cell.get() + count);
-        }
+        move |length| count(&carried, length)
     };
     let (received, sent) = (
-        counted(|carried| &carried.received),
-        counted(|carried| &carried.sent),
+        counted(Carried::count_received),
+        counted(Carried::count_sent),
     );
     let mut client = Heard {
         stream: client,
@@ -52,11 +61,11 @@ pub(crate) async fn carry(
     };
     let both_ways = async {
         if !early.to_client.is_empty() {
-            (server.count)(length(&early.to_client));
+            (server.count)(early.to_client.len());
             client.write_all(&early.to_client).await?;
         }
         if !early.to_server.is_empty() {
-            (client.count)(length(&early.to_server));
+            (client.count)(early.to_server.len());
             server.write_all(&early.to_server).await?;
         }
         tokio::io::copy_bidirectional(&mut client, &mut server).await
@@ -74,8 +83,8 @@ pub(crate) struct Early {
     pub(crate) to_server: Vec<u8>,
 }
 
-fn length(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 /// Ends once nothing has been heard for `limit`.
@@ -96,7 +105,7 @@ struct Heard<S, F> {
     count: F,
 }
 
-impl<S: AsyncRead + Unpin, F: Fn(u64) + Unpin> AsyncRead for Heard<S, F> {
+impl<S: AsyncRead + Unpin, F: Fn(usize) + Unpin> AsyncRead for Heard<S, F> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,7 +116,7 @@ impl<S: AsyncRead + Unpin, F: Fn(u64) + Unpin> AsyncRead for Heard<S, F> {
         let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if result.is_ready() {
             this.at.set(monotonic());
-            (this.count)(length(buffer.filled().get(before..).unwrap_or_default()));
+            (this.count)(buffer.filled().len() - before);
         }
         result
     }

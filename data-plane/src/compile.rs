@@ -161,13 +161,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
     let mut services = HashMap::new();
     for service in records.services.values() {
         match services::compile(service, &surroundings) {
-            Ok(Some(compiled)) => _ = services.insert(service.id, Arc::new(compiled)),
-            // Others must not wait for a configuration because of this one.
-            Ok(None) => tracing::warn!(
-                service = %service.id,
-                protocol = ?service.protocol,
-                "the protocol of a service is not supported: its routes answer 503"
-            ),
+            Ok(compiled) => _ = services.insert(service.id, Arc::new(compiled)),
             Err(fault) => faults.push(fault),
         }
     }

@@ -27,6 +27,7 @@ mod config_sync;
 mod connections;
 mod contact;
 mod core;
+mod datagrams;
 pub mod error;
 mod forward;
 mod host;

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::client_certificates::thumbprint;
 use crate::connections::Admission;
 use crate::core::{Core, Node};
+use crate::datagrams;
 use crate::host::CoreHost;
 use crate::metrics::Metrics;
 use crate::orders::{Orders, stopped};
@@ -44,6 +45,14 @@ pub(crate) struct Bound {
     pub(crate) raw: bool,
 }
 
+/// What one core listens on.
+#[derive(Debug, Default)]
+pub(crate) struct OfCore {
+    pub(crate) listeners: Vec<Bound>,
+    /// For UDP.
+    pub(crate) datagrams: Vec<std::net::UdpSocket>,
+}
+
 /// Binds `address` so that every core can have a socket of its own.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
@@ -59,12 +68,12 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Serves `listeners` on this thread until `orders` says so and every exchange has ended, or `drain` is
+/// Serves `own` on this thread until `orders` says so and every exchange has ended, or `drain` is
 /// over.
 pub(crate) fn run(
     node: Arc<Node>,
     metrics: Arc<Metrics>,
-    listeners: Vec<Bound>,
+    own: OfCore,
     orders: watch::Receiver<Orders>,
     drain: Duration,
 ) -> io::Result<()> {
@@ -77,7 +86,7 @@ pub(crate) fn run(
         let (alive, _) = watch::channel(());
         let alive = Arc::new(alive);
         let mut loops = Vec::new();
-        for bound in listeners {
+        for bound in own.listeners {
             let listener = TcpListener::from_std(bound.socket)?;
             let acceptor = bound.tls.map(TlsAcceptor::from);
             let accepting = accept(
@@ -89,6 +98,11 @@ pub(crate) fn run(
                 Arc::clone(&alive),
             );
             loops.push(tokio::task::spawn_local(accepting));
+        }
+        for socket in own.datagrams {
+            let (core, orders) = (Rc::clone(&core), orders.clone());
+            let serving = datagrams::serve(core, socket, orders, Arc::clone(&alive));
+            loops.push(tokio::task::spawn_local(serving));
         }
         let mut orders = orders;
         stopped(&mut orders).await;
@@ -184,7 +198,7 @@ async fn accept(
 }
 
 /// Takes a connection from `address`, if there is room for it.
-fn admit(node: &Node, address: IpAddr) -> Option<Admission> {
+pub(crate) fn admit(node: &Node, address: IpAddr) -> Option<Admission> {
     if node.memory.is_critical() {
         return None;
     }

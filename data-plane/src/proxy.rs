@@ -19,14 +19,15 @@ use crate::certificates::{CertificateError, expires_at, server_config};
 use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::core::Node;
+use crate::datagrams;
 use crate::inherited::Inherited;
 use crate::limits::Limits;
-use crate::listener::{Bound, run};
+use crate::listener::{Bound, OfCore, run};
 use crate::live::Live;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, stopped};
 use crate::quota::Stock;
-use crate::settings::Settings;
+use crate::settings::{Settings, StreamKind};
 use crate::sockets::Sockets;
 use crate::status;
 use crate::told::Told;
@@ -170,10 +171,10 @@ impl Proxy {
         let (status_orders, status_ordered) = watch::channel(Orders::default());
         let drain = settings.drain_timeout();
         let mut threads = Vec::new();
-        for (number, (listeners, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
+        for (number, (own, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
             let (metrics, ordered) = (Arc::clone(metrics), ordered.clone());
             let node = Arc::clone(&node);
-            let worker = move || run(node, metrics, listeners, ordered, drain);
+            let worker = move || run(node, metrics, own, ordered, drain);
             threads.push(spawn(format!("proxy-{number}"), worker)?);
         }
         {
@@ -284,7 +285,7 @@ struct Listeners {
     addresses: Addresses,
     /// The same sockets once more, with their names.
     kept: Vec<(String, std::net::TcpListener)>,
-    of_cores: Vec<Vec<Bound>>,
+    of_cores: Vec<OfCore>,
     status: Vec<std::net::TcpListener>,
 }
 
@@ -295,6 +296,7 @@ fn listen(
     workers: usize,
     inherited: &mut Inherited,
 ) -> Result<Listeners, ProxyError> {
+    let alone = !inherited.succeeds();
     let mut open = |name: &str, setting, address, cores| {
         Sockets::open(name, address, cores, inherited).map_err(|source| ProxyError::Listen {
             setting,
@@ -313,42 +315,88 @@ fn listen(
     let streams = settings.stream_listen.iter().zip(1..);
     let streams = streams.map(|(listen, number): (_, u16)| {
         let name = format!("stream_{number}");
-        let sockets = open(&name, "stream_listen", listen.address, workers)?;
-        Ok((listen.tls, sockets))
+        let (setting, address) = ("stream_listen", listen.address);
+        let sockets = match listen.kind {
+            StreamKind::Udp => datagrams::bind_for(address, workers, alone)
+                .map(StreamSockets::Datagrams)
+                .map_err(|source| ProxyError::Listen {
+                    setting,
+                    address,
+                    source,
+                })?,
+            StreamKind::Tcp => StreamSockets::Tcp(open(&name, setting, address, workers)?),
+            StreamKind::Tls => StreamSockets::Tls(open(&name, setting, address, workers)?),
+        };
+        Ok(sockets)
     });
     let streams = streams.collect::<Result<Vec<_>, ProxyError>>()?;
     let addresses = Addresses {
         proxy: plain.address,
         proxy_tls: secure.address,
         status: status.address,
-        stream: streams.iter().map(|(_, sockets)| sockets.address).collect(),
+        stream: streams.iter().map(StreamSockets::address).collect(),
     };
     let mut kept = Vec::new();
-    let raw = streams.iter().map(|(_, sockets)| sockets);
+    let raw = streams.iter().filter_map(StreamSockets::listening);
     for sockets in [&plain, &secure, &status].into_iter().chain(raw) {
         kept.extend(sockets.clones().map_err(ProxyError::Sockets)?);
     }
     let stream_tls = without_protocols(tls);
-    let mut listeners: Vec<Vec<Bound>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-    let all = [(plain, None, false), (secure, Some(tls), false)].into_iter();
-    let raw = streams
-        .into_iter()
-        .map(|(tls, sockets)| (sockets, tls.then_some(&stream_tls), true));
-    for (sockets, tls, raw) in all.chain(raw) {
-        for (own, sockets) in listeners.iter_mut().zip(sockets.by_core) {
-            own.extend(sockets.into_iter().map(|socket| Bound {
-                socket,
-                tls: tls.cloned(),
-                raw,
-            }));
+    let mut of_cores: Vec<OfCore> = std::iter::repeat_with(OfCore::default)
+        .take(workers)
+        .collect();
+    let mut all = vec![(plain, None, false), (secure, Some(tls), false)];
+    for sockets in streams {
+        match sockets {
+            StreamSockets::Tcp(sockets) => all.push((sockets, None, true)),
+            StreamSockets::Tls(sockets) => all.push((sockets, Some(&stream_tls), true)),
+            StreamSockets::Datagrams(sockets) => {
+                for (own, socket) in of_cores.iter_mut().zip(sockets.by_core) {
+                    own.datagrams.push(socket);
+                }
+            }
+        }
+    }
+    for (sockets, tls, raw) in all {
+        for (own, sockets) in of_cores.iter_mut().zip(sockets.by_core) {
+            own.listeners
+                .extend(sockets.into_iter().map(|socket| Bound {
+                    socket,
+                    tls: tls.cloned(),
+                    raw,
+                }));
         }
     }
     Ok(Listeners {
         addresses,
         kept,
-        of_cores: listeners,
+        of_cores,
         status: status.by_core.into_iter().flatten().collect(),
     })
+}
+
+/// The sockets of a listener for streams.
+enum StreamSockets {
+    Tcp(Sockets),
+    Tls(Sockets),
+    Datagrams(datagrams::Sockets),
+}
+
+impl StreamSockets {
+    const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(sockets) | Self::Tls(sockets) => sockets.address,
+            Self::Datagrams(sockets) => sockets.address,
+        }
+    }
+
+    /// Those that another process can go on with. Datagrams it takes on sockets of its own.
+    const fn listening(&self) -> Option<&Sockets> {
+        match self {
+            Self::Tcp(sockets) | Self::Tls(sockets) => Some(sockets),
+            Self::Datagrams(_) => None,
+        }
+    }
 }
 
 /// The same TLS for streams, of whose protocol nothing is known.

@@ -52,12 +52,13 @@ pub struct Settings {
     )]
     pub proxy_tls_listen: SocketAddr,
     /// Addresses that clients open byte streams at, for routes of the protocols `tcp`, `tls` and `tls_passthrough`;
-    /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says.
+    /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says, and with `udp`
+    /// datagrams, for routes of the protocol `udp`.
     #[arg(
         long,
         env = "WARDGATE_STREAM_LISTEN",
         value_delimiter = ',',
-        value_name = "ADDRESS [ssl],…"
+        value_name = "ADDRESS [ssl|udp],…"
     )]
     pub stream_listen: Vec<StreamListen>,
     /// Address of status and metrics.
@@ -322,8 +323,19 @@ pub struct Settings {
 pub struct StreamListen {
     /// The address.
     pub address: SocketAddr,
-    /// Whether clients speak TLS.
-    pub tls: bool,
+    /// What clients speak there.
+    pub kind: StreamKind,
+}
+
+/// What a listener for streams takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StreamKind {
+    /// TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// UDP.
+    Udp,
 }
 
 impl std::str::FromStr for StreamListen {
@@ -335,12 +347,13 @@ impl std::str::FromStr for StreamListen {
         let address = address
             .parse()
             .map_err(|_| format!("not an address with a port: `{address}`"))?;
-        let tls = match (words.next(), words.next()) {
-            (None, _) => false,
-            (Some("ssl"), None) => true,
-            _ => return Err("expected ADDRESS, or ADDRESS ssl".to_owned()),
+        let kind = match (words.next(), words.next()) {
+            (None, _) => StreamKind::Tcp,
+            (Some("ssl"), None) => StreamKind::Tls,
+            (Some("udp"), None) => StreamKind::Udp,
+            _ => return Err("expected ADDRESS, ADDRESS ssl or ADDRESS udp".to_owned()),
         };
-        Ok(Self { address, tls })
+        Ok(Self { address, kind })
     }
 }
 
@@ -400,14 +413,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_listener_is_an_address_perhaps_with_tls() {
+    fn a_stream_listener_is_an_address_perhaps_with_what_it_takes() {
         let read = |text: &str| {
             text.parse::<StreamListen>()
-                .map(|one| (one.address.port(), one.tls))
+                .map(|one| (one.address.port(), one.kind))
         };
-        assert_eq!(read("127.0.0.1:5555"), Ok((5555, false)));
-        assert_eq!(read(" [::1]:5556  ssl "), Ok((5556, true)));
-        for text in ["", "5555", "127.0.0.1:1 udp", "127.0.0.1:1 ssl ssl"] {
+        assert_eq!(read("127.0.0.1:5555"), Ok((5555, StreamKind::Tcp)));
+        assert_eq!(read(" [::1]:5556  ssl "), Ok((5556, StreamKind::Tls)));
+        assert_eq!(read("[::1]:5557 udp"), Ok((5557, StreamKind::Udp)));
+        for text in ["", "5555", "127.0.0.1:1 tcp", "127.0.0.1:1 ssl udp"] {
             assert!(read(text).is_err(), "{text}");
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Tls,
     /// TLS that is passed on.
     Passed,
+    /// UDP.
+    Datagrams,
 }
 
 /// One end of a stream: an address or network, a port, or both.
@@ -102,11 +104,8 @@ impl StreamRoute {
                 Protocol::Tcp => Some(Kind::Plain),
                 Protocol::Tls => Some(Kind::Tls),
                 Protocol::TlsPassthrough => Some(Kind::Passed),
-                Protocol::Udp
-                | Protocol::Http
-                | Protocol::Https
-                | Protocol::Grpc
-                | Protocol::Grpcs => None,
+                Protocol::Udp => Some(Kind::Datagrams),
+                Protocol::Http | Protocol::Https | Protocol::Grpc | Protocol::Grpcs => None,
             })
             .collect();
         if kinds.is_empty() {

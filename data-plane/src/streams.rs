@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue};
 use plugins::exchange::{Captures, Identity};
@@ -36,7 +37,7 @@ const MAX_HELLO: usize = 64 * 1024;
 
 /// Why a stream was not carried to its end.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(crate) enum StreamError {
     #[error("no configuration")]
     NotReady,
     #[error("no route")]
@@ -68,7 +69,7 @@ impl StreamError {
 
 /// One stream in the access log.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+pub(crate) struct Line {
     started_at: u64,
     client_ip: Option<IpAddr>,
     protocol: &'static str,
@@ -77,8 +78,40 @@ struct Line {
     session_ms: u64,
     bytes_received: u64,
     bytes_sent: u64,
-    route: Option<Uuid>,
-    service: Option<Uuid>,
+    pub(crate) route: Option<Uuid>,
+    pub(crate) service: Option<Uuid>,
+}
+
+impl Line {
+    /// The line of a stream that begins now.
+    pub(crate) fn new(protocol: &'static str, client: IpAddr) -> Self {
+        Self {
+            started_at: UnixTime::now().as_millis(),
+            client_ip: Some(client),
+            protocol,
+            ..Self::default()
+        }
+    }
+
+    /// Writes the line, once the stream that began at `start` is over.
+    pub(crate) fn close(
+        mut self,
+        core: &Core,
+        start: Instant,
+        carried: &Carried,
+        served: Result<(), StreamError>,
+    ) {
+        self.status = served.as_ref().map_or_else(StreamError::status, |()| 200);
+        if let Err(error) = served {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(%error, source, "a stream was not carried to its end");
+        }
+        let lasted = monotonic().saturating_duration_since(start);
+        self.session_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        self.bytes_received = carried.received.get();
+        self.bytes_sent = carried.sent.get();
+        core.node.access_log.write(&self);
+    }
 }
 
 /// Serves one stream that has come from `source`, with TLS if the listener speaks it.
@@ -90,23 +123,9 @@ pub(crate) async fn serve(
 ) {
     let start = monotonic();
     let carried = Rc::new(Carried::default());
-    let mut line = Line {
-        started_at: UnixTime::now().as_millis(),
-        client_ip: Some(source.ip().to_canonical()),
-        protocol: "tcp",
-        ..Line::default()
-    };
+    let mut line = Line::new("tcp", source.ip().to_canonical());
     let served = route_and_carry(&core, stream, source, tls, &carried, &mut line).await;
-    line.status = served.as_ref().map_or_else(StreamError::status, |()| 200);
-    if let Err(error) = served {
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::debug!(%error, source, "a stream was not carried to its end");
-    }
-    let lasted = monotonic().saturating_duration_since(start);
-    line.session_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
-    line.bytes_received = carried.received.get();
-    line.bytes_sent = carried.sent.get();
-    core.node.access_log.write(&line);
+    line.close(&core, start, &carried, served);
 }
 
 async fn route_and_carry(
@@ -262,7 +281,7 @@ async fn connect(
 }
 
 /// Which server a stream goes to.
-async fn choose(
+pub(crate) async fn choose(
     core: &Core,
     snapshot: &CompiledSnapshot,
     service: &CompiledService,

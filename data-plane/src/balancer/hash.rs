@@ -119,12 +119,12 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
         })
 }
 
-/// All values of an argument, in an order of their own.
+/// All values of an argument, in an order of their own; one without a value is `true`.
 fn argument(query: &str, name: &str) -> Option<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = query
         .split('&')
         .filter_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
             let decoded = |text: &str| -> Vec<u8> {
                 let spaced = text.replace('+', " ");
                 percent_encoding::percent_decode_str(&spaced).collect()

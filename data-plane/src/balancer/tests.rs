@@ -289,6 +289,7 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         header("x-user"),
         HashInput::Cookie(text("sticky")),
         HashInput::QueryArg(text("user")),
+        HashInput::QueryArg(text("c")),
         HashInput::UriCapture(text("id")),
     ] {
         assert!(by(input.clone()).is_some(), "{input:?}");

@@ -28,7 +28,7 @@ pub(crate) struct CompiledService {
     pub(crate) path: String,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
-    /// Whether it takes bytes as they are, and no HTTP.
+    /// Whether it takes bytes or datagrams as they are, and no HTTP.
     pub(crate) raw: bool,
 }
 
@@ -75,11 +75,11 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Compiles `service`; `None` if its protocol is none that we speak.
+/// Compiles `service`.
 pub(super) fn compile(
     service: &Service,
     surroundings: &Surroundings<'_>,
-) -> Result<Option<CompiledService>, CompileFault> {
+) -> Result<CompiledService, CompileFault> {
     let fault = |field: &str, message: String| CompileFault {
         kind: "services",
         id: service.id,
@@ -87,11 +87,10 @@ pub(super) fn compile(
         message,
     };
     let (tls, http2) = match service.protocol {
-        Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => (false, false),
+        Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => (false, false),
         Protocol::Https | Protocol::Tls => (true, false),
         Protocol::Grpc => (false, true),
         Protocol::Grpcs => (true, true),
-        Protocol::Udp => return Ok(None),
     };
     let host = service.host.as_str().to_ascii_lowercase();
     let bare = host
@@ -136,7 +135,7 @@ pub(super) fn compile(
     let milliseconds =
         |value: Option<u32>| Duration::from_millis(u64::from(value.unwrap_or(60_000)));
     let path = service.path.as_ref().map_or("/", |path| path.as_str());
-    Ok(Some(CompiledService {
+    Ok(CompiledService {
         id: service.id,
         destination,
         transport,
@@ -149,9 +148,9 @@ pub(super) fn compile(
         retries: service.retries.unwrap_or(5),
         raw: matches!(
             service.protocol,
-            Protocol::Tcp | Protocol::Tls | Protocol::TlsPassthrough
+            Protocol::Tcp | Protocol::Tls | Protocol::TlsPassthrough | Protocol::Udp
         ),
-    }))
+    })
 }
 
 /// How TLS is spoken for `service`: its own certificate, else its upstream's.

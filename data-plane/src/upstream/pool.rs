@@ -273,6 +273,18 @@ impl Pool {
         Err(failure)
     }
 
+    /// The next of the origin's addresses, for what needs no connection.
+    pub(crate) async fn address(self: &Rc<Self>) -> Result<SocketAddr, UpstreamError> {
+        let addresses = self.resolve().await?;
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let address = addresses.get(turn % addresses.len().max(1));
+        address.copied().ok_or_else(|| UpstreamError::Resolve {
+            host: self.origin.key().host.clone(),
+            source: io::Error::new(io::ErrorKind::NotFound, "no address"),
+        })
+    }
+
     async fn secure(
         &self,
         address: SocketAddr,

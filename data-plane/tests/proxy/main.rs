@@ -9,6 +9,7 @@
 
 mod answers;
 mod balancing;
+mod datagrams;
 mod filters;
 mod framing;
 mod gateway;

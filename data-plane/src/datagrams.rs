@@ -1,0 +1,245 @@
+//! UDP: a session for each client's address and port, with a socket of its own towards the server (Kong 3.9,
+//! stream proxy).
+//!
+//! ```text
+//!  client ─► the listening socket ─► session of its address ─► stream_routes ─► balancer ─► the session's socket ─► server
+//!         ◄───────────────────────────────────┴──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A session ends once both sides have been silent for the service's `read_timeout`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::clock::monotonic;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+
+use crate::balancer::Peer;
+use crate::carry::Carried;
+use crate::core::Core;
+use crate::listener::admit;
+use crate::orders::Orders;
+use crate::stream_routes::{Asked, Kind};
+use crate::streams::{Line, StreamError, choose};
+use crate::upstream::UpstreamError;
+
+/// Largest datagram.
+const LARGEST: usize = 65_535;
+
+/// Datagrams of one client that may wait for its session; more are dropped, as a network would.
+const WAITING: usize = 64;
+
+/// Sessions that a core has at most: a client's address is no proof that the client is there.
+const SESSIONS: usize = 4096;
+
+/// How long a server that says nothing may still be about to answer once the node stops: a session has no
+/// end of its own, and until it is over, datagrams come to a socket that nobody reads any more.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// The sessions of a socket, by the client's address.
+type Sessions = Rc<RefCell<HashMap<SocketAddr, mpsc::Sender<Bytes>>>>;
+
+/// A socket for each core.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// Where they really are: the port may have been left to the system.
+    pub(crate) address: SocketAddr,
+    pub(crate) by_core: Vec<std::net::UdpSocket>,
+}
+
+/// Binds `address` for `cores`; a client is always served by the same one. If `alone`, no other process may
+/// have it.
+pub(crate) fn bind_for(address: SocketAddr, cores: usize, alone: bool) -> io::Result<Sockets> {
+    if alone && address.port() != 0 {
+        // Another program with the address is found out only by whoever does not share it.
+        drop(std::net::UdpSocket::bind(address)?);
+    }
+    let first = bind(address)?;
+    let address = first.local_addr()?;
+    let mut by_core = vec![first];
+    for _ in 1..cores {
+        by_core.push(bind(address)?);
+    }
+    Ok(Sockets { address, by_core })
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Serves the datagrams that come to `socket`, until the node is to stop or another process serves in its
+/// place. Each session holds a receiver of `alive`.
+pub(crate) async fn serve(
+    core: Rc<Core>,
+    socket: std::net::UdpSocket,
+    mut orders: watch::Receiver<Orders>,
+    alive: Arc<watch::Sender<()>>,
+) {
+    let opened = UdpSocket::from_std(socket).and_then(|socket| {
+        let address = socket.local_addr()?;
+        Ok((Rc::new(socket), address))
+    });
+    let (socket, destination) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::error!(%error, "a socket for datagrams cannot be used");
+            return;
+        }
+    };
+    let sessions = Sessions::default();
+    let mut buffer = vec![0; LARGEST];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            _ = orders.wait_for(|orders| orders.stopping || orders.handed_over) => {
+                // The sessions hear of it by that.
+                sessions.borrow_mut().clear();
+                return;
+            }
+        };
+        // What is told here is of some client that has gone.
+        let Ok((length, source)) = received else {
+            continue;
+        };
+        let data = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+        let mut open = sessions.borrow_mut();
+        let count = open.len();
+        let session = match open.entry(source) {
+            Entry::Occupied(session) => session.into_mut(),
+            Entry::Vacant(place) => {
+                let address = source.ip().to_canonical();
+                let Some(admission) = admit(&core.node, address).filter(|_| count < SESSIONS)
+                else {
+                    continue;
+                };
+                let (sender, receiver) = mpsc::channel(WAITING);
+                let ends = Ends {
+                    source,
+                    destination,
+                    socket: Rc::clone(&socket),
+                };
+                let (core, sessions) = (Rc::clone(&core), Rc::clone(&sessions));
+                let guard = alive.subscribe();
+                tokio::task::spawn_local(async move {
+                    session(&core, &ends, receiver).await;
+                    sessions.borrow_mut().remove(&source);
+                    drop((admission, guard));
+                });
+                place.insert(sender)
+            }
+        };
+        if session.try_send(data).is_err() {
+            tracing::debug!(%source, "a datagram is dropped");
+        }
+    }
+}
+
+/// Where a session's datagrams come from, and where they have come to.
+struct Ends {
+    source: SocketAddr,
+    destination: SocketAddr,
+    socket: Rc<UdpSocket>,
+}
+
+async fn session(core: &Core, ends: &Ends, mut datagrams: mpsc::Receiver<Bytes>) {
+    let start = monotonic();
+    let carried = Carried::default();
+    let mut line = Line::new("udp", ends.source.ip().to_canonical());
+    let served = route_and_carry(core, ends, &mut datagrams, &carried, &mut line).await;
+    line.close(core, start, &carried, served);
+}
+
+async fn route_and_carry(
+    core: &Core,
+    ends: &Ends,
+    datagrams: &mut mpsc::Receiver<Bytes>,
+    carried: &Carried,
+    line: &mut Line,
+) -> Result<(), StreamError> {
+    let snapshot = core.snapshot().ok_or(StreamError::NotReady)?;
+    let end = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let asked = Asked {
+        kind: Kind::Datagrams,
+        source: end(ends.source),
+        destination: end(ends.destination),
+        name: None,
+    };
+    let route = snapshot.stream_routes.find(&asked);
+    let route = route.ok_or(StreamError::NoRoute)?;
+    line.route = Some(route.id);
+    let service = route.service.clone().ok_or(StreamError::NoService)?;
+    line.service = Some(service.id);
+    let tried: &[Arc<Peer>] = &[];
+    let chosen = choose(core, &snapshot, &service, asked.source.0, tried).await;
+    let (origin, lease) = chosen?;
+    let pool = core.pools.of(&origin);
+    let _permit = pool.enter().ok_or(UpstreamError::Busy)?;
+    let found = tokio::time::timeout(service.timeouts.connect, pool.address()).await;
+    let address = found.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+    let server = connect(address).await;
+    let server = server.map_err(|source| UpstreamError::Connect { address, source })?;
+    // A snapshot is not kept for as long as a client likes to talk.
+    drop(snapshot);
+    let ended = carry(ends, &server, datagrams, carried, service.timeouts.read).await;
+    match (&ended, &lease) {
+        // The server's machine has said that nobody is there.
+        (Err(_), Some(lease)) => lease.failed(),
+        (Err(_) | Ok(()), _) => {}
+    }
+    ended.map_err(|source| UpstreamError::Connect { address, source }.into())
+}
+
+async fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if address.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
+/// Carries datagrams both ways until both sides are silent for `idle`; that is how a session ends well.
+async fn carry(
+    ends: &Ends,
+    server: &UdpSocket,
+    datagrams: &mut mpsc::Receiver<Bytes>,
+    carried: &Carried,
+    idle: Duration,
+) -> io::Result<()> {
+    let mut buffer = vec![0; LARGEST];
+    let (mut idle, mut stopping) = (idle, false);
+    loop {
+        tokio::select! {
+            datagram = datagrams.recv(), if !stopping => match datagram {
+                Some(datagram) => {
+                    carried.count_received(datagram.len());
+                    server.send(&datagram).await?;
+                }
+                None => (idle, stopping) = (idle.min(LAST_ANSWERS), true),
+            },
+            length = server.recv(&mut buffer) => {
+                let datagram = buffer.get(..length?).unwrap_or_default();
+                carried.count_sent(datagram.len());
+                // A client that has gone is found out by its silence.
+                let _ = ends.socket.send_to(datagram, ends.source).await;
+            }
+            () = tokio::time::sleep(idle) => return Ok(()),
+        }
+    }
+}
