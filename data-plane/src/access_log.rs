@@ -1,10 +1,14 @@
-//! One JSON line per request or stream, written by a thread of its own: a slow disk delays no request.
+//! One line per request or stream, written by a thread of its own: a slow disk delays no request.
+
+mod format;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use serde::Serialize;
+
+pub(crate) use self::format::Format;
 
 /// Lines that may wait for the writer; more are dropped rather than waited for.
 const WAITING: usize = 8192;
@@ -25,9 +29,9 @@ const HIDDEN: [&str; 12] = [
     "token",
 ];
 
-/// Where lines go.
+/// Where lines go, and how they are written.
 #[derive(Clone, Debug)]
-pub(crate) struct AccessLog(Option<SyncSender<Vec<u8>>>);
+pub(crate) struct AccessLog(Option<(SyncSender<Vec<u8>>, Format)>);
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -51,8 +55,8 @@ pub(crate) struct Line<'a> {
 }
 
 impl AccessLog {
-    /// Opens `target`: `off`, `stdout` or a file to append to.
-    pub(crate) fn open(target: &str) -> io::Result<Self> {
+    /// Opens `target`: `off`, `stdout` or a file to append to. Lines are written in `format`.
+    pub(crate) fn open(target: &str, format: Format) -> io::Result<Self> {
         let mut output: Box<dyn Write + Send> = match target {
             "off" | "" => return Ok(Self(None)),
             "stdout" => Box::new(io::stdout()),
@@ -69,7 +73,7 @@ impl AccessLog {
                     }
                 }
             })?;
-        Ok(Self(Some(sender)))
+        Ok(Self(Some((sender, format))))
     }
 
     /// Whether a line would go anywhere.
@@ -79,12 +83,13 @@ impl AccessLog {
 
     /// Writes a line, or drops it if the writer is too far behind.
     pub(crate) fn write(&self, line: &impl Serialize) {
-        let Some(sender) = &self.0 else { return };
-        let Ok(mut json) = serde_json::to_vec(line) else {
+        let Some((sender, format)) = &self.0 else {
             return;
         };
-        json.push(b'\n');
-        if let Err(TrySendError::Full(_)) = sender.try_send(json) {
+        let Some(line) = format.line(line) else {
+            return;
+        };
+        if let Err(TrySendError::Full(_)) = sender.try_send(line) {
             tracing::debug!("the access log is behind: a line is dropped");
         }
     }

@@ -21,7 +21,7 @@ use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
 use crate::connections::Connections;
 use crate::contact::Contact;
-use crate::error::ErrorForm;
+use crate::error::ErrorStyle;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::memory::Memory;
@@ -60,7 +60,7 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     /// What the gateway tells of itself.
     pub(crate) told: Told,
-    pub(crate) error_default_type: ErrorForm,
+    pub(crate) errors: ErrorStyle,
     /// Whether a request may ask which route it has met.
     pub(crate) debug: bool,
     pub(crate) real_ip: RealIp,

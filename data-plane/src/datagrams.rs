@@ -103,8 +103,8 @@ pub(crate) async fn serve(
     let sessions = Sessions::default();
     let mut buffer = vec![0; LARGEST];
     loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
+        let datagram = tokio::select! {
+            datagram = socket.recv_from(&mut buffer) => datagram,
             _ = orders.wait_for(|orders| orders.stopping || orders.handed_over) => {
                 // The sessions hear of it by that.
                 sessions.borrow_mut().clear();
@@ -112,7 +112,7 @@ pub(crate) async fn serve(
             }
         };
         // What is told here is of some client that has gone.
-        let Ok((length, source)) = received else {
+        let Ok((length, source)) = datagram else {
             continue;
         };
         let data = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
@@ -195,10 +195,9 @@ async fn route_and_carry(
     // A snapshot is not kept for as long as a client likes to talk.
     drop(snapshot);
     let ended = carry(ends, &server, datagrams, carried, service.timeouts.read).await;
-    match (&ended, &lease) {
-        // The server's machine has said that nobody is there.
-        (Err(_), Some(lease)) => lease.failed(),
-        (Err(_) | Ok(()), _) => {}
+    // The server's machine has said that nobody is there.
+    if let (Err(_), Some(lease)) = (&ended, &lease) {
+        lease.failed();
     }
     ended.map_err(|source| UpstreamError::Connect { address, source }.into())
 }
@@ -226,13 +225,14 @@ async fn carry(
     let (mut idle, mut stopping) = (idle, false);
     loop {
         tokio::select! {
-            datagram = datagrams.recv(), if !stopping => match datagram {
-                Some(datagram) => {
+            datagram = datagrams.recv(), if !stopping => {
+                if let Some(datagram) = datagram {
                     carried.count_received(datagram.len());
                     server.send(&datagram).await?;
+                } else {
+                    (idle, stopping) = (idle.min(LAST_ANSWERS), true);
                 }
-                None => (idle, stopping) = (idle.min(LAST_ANSWERS), true),
-            },
+            }
             length = server.recv(&mut buffer) => {
                 let datagram = buffer.get(..length?).unwrap_or_default();
                 carried.count_sent(datagram.len());

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 pub use shared::error_form::ErrorForm;
-use shared::error_form::grpc_status;
+use shared::error_form::{ErrorTemplates, NO_TEMPLATES, grpc_status};
 
 use crate::body::{RequestBodyError, ResponseBody};
 use crate::http1::request::Refusal;
+use crate::settings::Settings;
 use crate::upstream::UpstreamError;
 
 /// Why the gateway answers instead of an upstream.
@@ -172,7 +173,7 @@ impl GatewayError {
         request_id: &str,
         version: Version,
         wish: Option<&Wish>,
-        default: ErrorForm,
+        style: &ErrorStyle,
     ) -> Response<ResponseBody> {
         let (status, message) = self.answer();
         let asked = wish.map(|wish| (ErrorForm::of(wish.value.as_bytes()), wish.accepts));
@@ -184,9 +185,13 @@ impl GatewayError {
                 Some((_, false)) | None => ErrorForm::Json,
             },
             (Heeds::Anything, Some((form, _))) => form,
-            (Heeds::Anything, None) => default,
+            (Heeds::Anything, None) => style.default,
         };
-        let mut response = formed_response(status, message, request_id, form);
+        let templates = match self.heeds() {
+            Heeds::Nothing => &NO_TEMPLATES,
+            Heeds::Accept | Heeds::Anything => &style.templates,
+        };
+        let mut response = formed_response(status, message, request_id, form, templates);
         let headers = response.headers_mut();
         match self {
             Self::NotReady | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => {
@@ -214,6 +219,55 @@ enum Heeds {
     Accept,
     /// `Accept`, else `Content-Type`, else the default: HTTP's own errors, `kong_error_handler`.
     Anything,
+}
+
+/// How errors are written: the settings `error_default_type` and `error_template_*`.
+#[derive(Clone, Debug)]
+pub(crate) struct ErrorStyle {
+    /// Form of an error for a client that says nothing of forms.
+    pub(crate) default: ErrorForm,
+    pub(crate) templates: ErrorTemplates,
+}
+
+impl ErrorStyle {
+    /// Reads the settings and the files that they name. The error names the setting.
+    pub(crate) fn read(settings: &Settings) -> Result<Self, String> {
+        let mut templates = ErrorTemplates::default();
+        for (form, setting, file) in [
+            (
+                ErrorForm::Json,
+                "error_template_json",
+                &settings.error_template_json,
+            ),
+            (
+                ErrorForm::Html,
+                "error_template_html",
+                &settings.error_template_html,
+            ),
+            (
+                ErrorForm::Plain,
+                "error_template_plain",
+                &settings.error_template_plain,
+            ),
+            (
+                ErrorForm::Xml,
+                "error_template_xml",
+                &settings.error_template_xml,
+            ),
+        ] {
+            let Some(file) = file else { continue };
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| format!("{setting}: reading {}: {error}", file.display()))?;
+            let template = text
+                .parse()
+                .map_err(|error| format!("{setting}: {error}"))?;
+            templates.set(form, template);
+        }
+        Ok(Self {
+            default: settings.error_default_type,
+            templates,
+        })
+    }
 }
 
 /// What a client has said of the form of answers.
@@ -263,11 +317,12 @@ fn formed_response(
     message: &'static str,
     request_id: &str,
     form: ErrorForm,
+    templates: &ErrorTemplates,
 ) -> Response<ResponseBody> {
     if form == ErrorForm::Grpc {
         return grpc_response(status, grpc_status(status.as_u16()), message);
     }
-    let body = form.body(message, request_id);
+    let body = templates.body(form, message, request_id);
     let mut response = Response::new(ResponseBody::Full(Bytes::from(body)));
     *response.status_mut() = status;
     response
@@ -282,5 +337,5 @@ pub(crate) fn message_response(
     message: &'static str,
     request_id: &str,
 ) -> Response<ResponseBody> {
-    formed_response(status, message, request_id, ErrorForm::Json)
+    formed_response(status, message, request_id, ErrorForm::Json, &NO_TEMPLATES)
 }

@@ -177,6 +177,7 @@ async fn answer(
         upstream: Overrides::default(),
         notes: Notes::default(),
         request_id: record.request_id,
+        error_templates: &core.node.errors.templates,
     };
     let answered = phases::ask(&snapshot, route, &mut exchange, &core, &mut record.run).await;
     record.identify(&exchange.identity);

@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use shared::clock::UnixTime;
 use tokio::sync::watch;
 
-use crate::access_log::AccessLog;
+use crate::access_log::{AccessLog, Format};
 use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::certificates::{CertificateError, expires_at, server_config};
@@ -20,6 +20,7 @@ use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::core::Node;
 use crate::datagrams;
+use crate::error::ErrorStyle;
 use crate::inherited::Inherited;
 use crate::limits::Limits;
 use crate::listener::{Bound, OfCore, run};
@@ -69,6 +70,12 @@ pub enum ProxyError {
     /// The access log cannot be opened.
     #[error("access_log")]
     AccessLog(#[source] io::Error),
+    /// A setting about the access log's lines cannot be used.
+    #[error("access_log_format: {0}")]
+    AccessLogFormat(String),
+    /// A setting about errors cannot be used.
+    #[error("{0}")]
+    Errors(String),
     /// A thread or runtime cannot be started.
     #[error("starting a thread")]
     Thread(#[source] io::Error),
@@ -141,7 +148,8 @@ impl Proxy {
             certificate_expires_at: files.and_then(|(certificate, _)| expires_at(certificate)),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
-            access_log: AccessLog::open(&settings.access_log).map_err(ProxyError::AccessLog)?,
+            access_log: AccessLog::open(&settings.access_log, format(settings)?)
+                .map_err(ProxyError::AccessLog)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
             connections: Arc::new(Connections::default()),
@@ -149,7 +157,7 @@ impl Proxy {
             memory: Memory::default(),
             limits,
             told: told(settings)?,
-            error_default_type: settings.error_default_type,
+            errors: ErrorStyle::read(settings).map_err(ProxyError::Errors)?,
             debug: settings.allow_debug_header,
             real_ip: real_ip(settings)?,
             max_staleness: (settings.max_staleness > 0)
@@ -260,11 +268,18 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
     told(settings)?;
     real_ip(settings)?;
     dns(settings)?;
+    format(settings)?;
+    ErrorStyle::read(settings).map_err(ProxyError::Errors)?;
     Ok(())
 }
 
 fn told(settings: &Settings) -> Result<Told, ProxyError> {
     Told::parse(&settings.headers, &settings.headers_upstream).map_err(ProxyError::Headers)
+}
+
+fn format(settings: &Settings) -> Result<Format, ProxyError> {
+    let format = settings.access_log_format.parse();
+    format.map_err(ProxyError::AccessLogFormat)
 }
 
 fn dns(settings: &Settings) -> Result<DnsConfig, ProxyError> {

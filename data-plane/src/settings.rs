@@ -246,6 +246,15 @@ pub struct Settings {
     /// How a log line is written.
     #[arg(long, env = "WARDGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// How a line of the access log is written: `json`, or a text in which `$NAME` stands for a field of that JSON, such as
+    /// `$client_ip [$time] "$method $path" $status`; `-` is one that is not there.
+    #[arg(
+        long,
+        env = "WARDGATE_ACCESS_LOG_FORMAT",
+        default_value = "json",
+        value_name = "FORMAT"
+    )]
+    pub access_log_format: String,
     /// File that one line per request is written to, or `stdout`, or `off`.
     #[arg(
         long,
@@ -277,6 +286,19 @@ pub struct Settings {
     /// Form of an error for a client that says nothing of forms.
     #[arg(long, env = "WARDGATE_ERROR_DEFAULT_TYPE", value_enum, default_value_t = ErrorForm::Plain)]
     pub error_default_type: ErrorForm,
+    /// File with the body of errors in JSON. In it, the first `%s` stands for the message and a second one for the
+    /// request's id; `%%` is a `%`.
+    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_JSON", value_name = "FILE")]
+    pub error_template_json: Option<PathBuf>,
+    /// The same for errors in HTML.
+    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_HTML", value_name = "FILE")]
+    pub error_template_html: Option<PathBuf>,
+    /// The same for errors as text.
+    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_PLAIN", value_name = "FILE")]
+    pub error_template_plain: Option<PathBuf>,
+    /// The same for errors in XML.
+    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_XML", value_name = "FILE")]
+    pub error_template_xml: Option<PathBuf>,
     /// Whether a request with `Kong-Debug: 1` is told which route and service it has met.
     #[arg(long, env = "WARDGATE_ALLOW_DEBUG_HEADER", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub allow_debug_header: bool,

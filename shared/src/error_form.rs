@@ -1,6 +1,10 @@
 //! The form of an error's body, which the client chooses by `Accept` (Kong 3.9, error templates).
 
+mod templates;
+
 use std::borrow::Cow;
+
+pub use self::templates::{ErrorTemplates, NO_TEMPLATES, Template};
 
 /// What an error is written as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -98,6 +102,15 @@ impl ErrorForm {
 fn json(message: &str, request_id: &str) -> String {
     let message = serde_json::Value::from(message);
     format!("{{\n  \"message\":{message},\n  \"request_id\":\"{request_id}\"\n}}")
+}
+
+/// The text as it stands between quotes.
+fn json_text(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    let inside = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inside.unwrap_or(&quoted).to_owned()
 }
 
 /// The text as the content of an element.

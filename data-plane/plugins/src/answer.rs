@@ -17,7 +17,10 @@ pub(crate) fn error(status: StatusCode, message: &str, exchange: &Exchange<'_>) 
         Some(ErrorForm::Grpc) | None => ErrorForm::Json,
         Some(form) => form,
     };
-    let mut response = Response::new(Bytes::from(form.body(message, &exchange.request_id)));
+    let body = exchange
+        .error_templates
+        .body(form, message, &exchange.request_id);
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));

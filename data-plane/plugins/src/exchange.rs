@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use shared::clock::UnixTime;
 use shared::entity::Consumer;
+use shared::error_form::ErrorTemplates;
 use uuid::Uuid;
 
 use crate::environment::Environment;
@@ -43,6 +44,8 @@ pub struct Exchange<'a> {
     pub notes: Notes,
     /// What names this exchange in logs and answers.
     pub request_id: RequestId,
+    /// How the node's operator writes errors.
+    pub error_templates: &'a ErrorTemplates,
 }
 
 impl std::fmt::Debug for Exchange<'_> {

@@ -148,8 +148,8 @@ pub(super) fn refuse(
             "the upstream gave no answer"
         );
     }
-    let default = record.core.node.error_default_type;
-    error.response(request_id, version, record.wish.as_ref(), default)
+    let style = &record.core.node.errors;
+    error.response(request_id, version, record.wish.as_ref(), style)
 }
 
 fn to_https(

@@ -166,7 +166,7 @@ fn fail(response: &mut Response<ResponseBody>, record: &mut Record, error: Upstr
         &record.request_id,
         http::Version::HTTP_2,
         record.wish.as_ref(),
-        record.core.node.error_default_type,
+        &record.core.node.errors,
     );
 }
 

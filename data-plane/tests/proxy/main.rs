@@ -10,6 +10,7 @@
 mod answers;
 mod balancing;
 mod datagrams;
+mod errors;
 mod filters;
 mod framing;
 mod gateway;

@@ -103,6 +103,7 @@ pub fn send(
         response_headers: Vec::new(),
         body: &mut body,
         environment: &environment,
+        error_templates: &shared::error_form::NO_TEMPLATES,
         matched: &matched,
         captures: Captures::default(),
         upstream: Overrides::default(),

@@ -65,6 +65,7 @@ impl Request {
             response_headers: Vec::new(),
             body: &mut body,
             environment: &self.environment,
+            error_templates: &shared::error_form::NO_TEMPLATES,
             matched: &self.matched,
             captures: Captures::default(),
             upstream: Overrides::default(),

@@ -210,6 +210,7 @@ async fn send_at_once(gateway: &Gateway, head: http::request::Parts) -> bool {
         response_headers: Vec::new(),
         body: &mut body,
         environment: &environment,
+        error_templates: &shared::error_form::NO_TEMPLATES,
         matched: &crate::exchange::Matched::default(),
         captures: crate::exchange::Captures::default(),
         upstream: crate::exchange::Overrides::default(),
