@@ -123,7 +123,8 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         signer,
         renewing,
     } = certificates;
-    let (target, rollouts, following) = target::follow(&publisher, signer, &fleet, staging)?;
+    let (target, rollouts, following) =
+        target::follow(&publisher, signer, &fleet, staging, replica)?;
     let (stop, stopping) = watch::channel(false);
     let service = Service {
         fleet,

@@ -1,5 +1,7 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
+mod elsewhere;
+mod member;
 mod room;
 mod row;
 #[cfg(test)]
@@ -11,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
@@ -18,6 +21,9 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::snapshot::Missing;
+use elsewhere::Elsewhere;
+pub use elsewhere::{PARTS, Part};
+pub use member::Membership;
 pub use room::Full;
 use view::Samples;
 pub use view::{Refused, Sample, View};
@@ -25,25 +31,23 @@ pub use view::{Refused, Sample, View};
 /// How long a node that is gone stays on the list: Kong's `cluster_data_plane_purge_delay`.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
 
-/// Faults of one refusal that are kept.
-const FAULTS: usize = 20;
-
 /// Orders that may wait for a stream.
 const ORDERS: usize = 4;
 
 /// What ends within this time is shown as expiring.
 const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
-/// Every data plane that has been seen since this process started.
+/// Every data plane that has been seen since this process started, here or by the control planes over the same
+/// store.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
-    nodes: Arc<Mutex<BTreeMap<String, Node>>>,
+    nodes: Arc<Mutex<Nodes>>,
     /// Told when a node has come, gone, or says something.
     changed: Arc<watch::Sender<()>>,
 }
 
 /// What a node says of itself when it connects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Introduction {
     /// Its name, as its certificate says.
     pub name: String,
@@ -72,7 +76,7 @@ pub struct Introduction {
 }
 
 /// How a node does.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Report {
     /// What it runs.
     pub running: Position,
@@ -119,7 +123,7 @@ pub struct Progress {
 }
 
 /// One reason why a node refused a snapshot.
-#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Fault {
     /// The kind of reason, such as `INVALID`.
     pub code: String,
@@ -134,7 +138,7 @@ pub struct Fault {
 }
 
 /// A snapshot that a node refused.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Refusal {
     /// Which one.
     pub position: Position,
@@ -144,8 +148,9 @@ pub struct Refusal {
     pub faults: Vec<Fault>,
 }
 
-#[derive(Debug)]
-struct Node {
+/// What is known of a node; what other control planes are told of those that are connected here.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Row {
     introduction: Introduction,
     running: Position,
     /// Since when it runs that.
@@ -161,9 +166,43 @@ struct Node {
     stuck: bool,
     /// What it would have to know to run the newest.
     missing: Vec<Missing>,
+    /// Whether it has a stream.
+    connected: bool,
+}
+
+/// A node that is connected here, or was.
+#[derive(Debug)]
+struct Node {
+    row: Row,
     /// The stream that speaks for the node; none while it is away.
     stream: Option<Stream>,
     streams: u64,
+}
+
+/// Every node that is known.
+#[derive(Debug, Default)]
+struct Nodes {
+    here: BTreeMap<String, Node>,
+    elsewhere: Elsewhere,
+}
+
+impl Nodes {
+    /// Each node once, by name: as the control plane knows it that it is connected to, or was last.
+    fn rows(&self) -> Vec<&Row> {
+        let here = self.here.values().map(|node| &node.row);
+        if self.elsewhere.is_empty() {
+            return here.collect();
+        }
+        let mut rows: BTreeMap<&str, &Row> = BTreeMap::new();
+        for row in here.chain(self.elsewhere.rows()) {
+            let known = rows.entry(&row.introduction.name).or_insert(row);
+            let rank = |row: &Row| (row.connected, row.last_seen);
+            if rank(row) > rank(known) {
+                *known = row;
+            }
+        }
+        rows.into_values().collect()
+    }
 }
 
 /// Dropping it ends the stream's task.
@@ -173,18 +212,8 @@ struct Stream {
     orders: mpsc::Sender<Order>,
 }
 
-/// The right of one stream to speak for its node, until a newer stream of that node takes it.
-#[derive(Debug)]
-pub struct Membership {
-    fleet: Fleet,
-    name: String,
-    number: u64,
-    features: BTreeSet<String>,
-    orders: mpsc::Receiver<Order>,
-}
-
 impl Fleet {
-    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -203,20 +232,23 @@ impl Fleet {
         let name = introduction.name.clone();
         let running = introduction.running;
         let mut nodes = self.nodes();
-        room::make(&mut nodes, &introduction)?;
-        let before = nodes.remove(&name);
+        room::make(&mut nodes.here, &introduction)?;
+        let before = nodes.here.remove(&name);
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;
+        // A node that comes from another control plane is known from there.
+        let before = before.map(|node| node.row);
+        let before = nodes.elsewhere.newer_than(before, &name);
         let same_run = before
             .as_ref()
-            .is_some_and(|node| node.introduction.boot == introduction.boot);
+            .is_some_and(|row| row.introduction.boot == introduction.boot);
         let running_since = before
             .as_ref()
-            .filter(|node| node.running == running)
-            .map_or(now, |node| node.running_since);
-        let stuck = same_run && before.as_ref().is_some_and(|node| node.stuck);
+            .filter(|row| row.running == running)
+            .map_or(now, |row| row.running_since);
+        let stuck = same_run && before.as_ref().is_some_and(|row| row.stuck);
         let known = before.is_some();
         let (last_refusal, mut samples) = before
-            .map(|node| (node.last_refusal, node.samples))
+            .map(|row| (row.last_refusal, row.samples))
             .unwrap_or_default();
         if known && !same_run {
             samples.restart();
@@ -228,19 +260,13 @@ impl Fleet {
                 .filter(|_| same_run)
                 .map(|refusal| refusal.position),
         );
-        let membership = Membership {
-            fleet: self.clone(),
-            name: name.clone(),
-            number: streams,
-            features: introduction.features.clone(),
-            orders: receiver,
-        };
+        let membership = Membership::new(self, &introduction, streams, receiver);
         let report = Report {
             running,
             crash_restarts: introduction.crash_restarts,
             ..Report::default()
         };
-        let node = Node {
+        let row = Row {
             introduction,
             running,
             running_since,
@@ -251,27 +277,46 @@ impl Fleet {
             last_refusal,
             stuck,
             missing: Vec::new(),
+            connected: true,
+        };
+        let node = Node {
+            row,
             stream: Some(Stream {
                 number: streams,
                 orders,
             }),
             streams,
         };
-        nodes.insert(name, node);
+        nodes.here.insert(name, node);
         Ok((membership, refused))
     }
 
-    /// Has the node of this id or name sent once more what it refused. Whether it is connected.
+    /// Has the node of this id or name sent once more what it refused, also by another control plane. Whether it
+    /// is connected.
     pub fn retry(&self, node: &str) -> bool {
+        if self.retry_here(node) {
+            return true;
+        }
         let mut nodes = self.nodes();
-        let found = nodes.iter_mut().find(|(name, row)| {
-            name.as_str() == node || Uuid::parse_str(node).is_ok_and(|id| id == row.id())
-        });
-        let Some((_, row)) = found else {
+        let is_elsewhere = nodes
+            .elsewhere
+            .rows()
+            .any(|row| row.connected && row.is_called(node));
+        if is_elsewhere {
+            nodes.elsewhere.order(node);
+        }
+        is_elsewhere
+    }
+
+    /// The same, if it is connected here.
+    fn retry_here(&self, node: &str) -> bool {
+        let mut nodes = self.nodes();
+        let mut found = nodes.here.values_mut();
+        let Some(found) = found.find(|found| found.row.is_called(node)) else {
             return false;
         };
-        row.stuck = false;
-        let stream = row.stream.as_ref();
+        found.row.stuck = false;
+        let stream = found.stream.as_ref();
         stream.is_some_and(|stream| stream.orders.try_send(Order::Retry).is_ok())
     }
 
@@ -279,18 +324,19 @@ impl Fleet {
     /// where a node is led.
     pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
         let mut nodes = self.nodes();
-        nodes.retain(|_, node| {
-            node.stream.is_some() || now.saturating_since(node.last_seen) < PURGE_DELAY
-        });
-        let rows = nodes.values();
-        rows.map(|node| node.show(&target(&node.introduction), now))
+        let stays = |row: &Row| row.connected || now.saturating_since(row.last_seen) < PURGE_DELAY;
+        nodes.here.retain(|_, node| stays(&node.row));
+        nodes.elsewhere.retain(stays);
+        let rows = nodes.rows();
+        rows.iter()
+            .map(|row| row.show(&target(&row.introduction), now))
             .collect()
     }
 
     /// Every node, as roll-outs judge it.
     pub fn views(&self) -> Vec<View> {
         let nodes = self.nodes();
-        nodes.values().map(Node::view).collect()
+        nodes.rows().into_iter().map(Row::view).collect()
     }
 
     /// Tells when [`Self::progress_of`] may have changed.
@@ -301,23 +347,20 @@ impl Fleet {
     /// How far the connected nodes are with `revision`, or one after it.
     pub fn progress_of(&self, revision: Revision) -> Progress {
         let mut progress = Progress::default();
-        for (name, node) in self
-            .nodes()
-            .iter()
-            .filter(|(_, node)| node.stream.is_some())
-        {
-            let refused = node
+        let nodes = self.nodes();
+        for row in nodes.rows().into_iter().filter(|row| row.connected) {
+            let refused = row
                 .last_refusal
                 .as_ref()
                 .is_some_and(|refusal| refusal.position.revision >= revision);
-            let list = if node.running.revision >= revision {
+            let list = if row.running.revision >= revision {
                 &mut progress.serving
             } else if refused {
                 &mut progress.refused
             } else {
                 &mut progress.waiting
             };
-            list.push(name.clone());
+            list.push(row.introduction.name.clone());
         }
         progress
     }
@@ -330,156 +373,43 @@ impl Fleet {
         now: UnixTime,
     ) -> bool {
         let nodes = self.nodes();
-        let lives = |node: &&Node| now.saturating_since(node.last_seen) < window;
-        let behind = |node: &Node| target(&node.introduction).is_after(&node.running);
-        nodes.values().filter(lives).any(behind)
+        let lives = |row: &&Row| now.saturating_since(row.last_seen) < window;
+        let behind = |row: &Row| target(&row.introduction).is_after(&row.running);
+        nodes.rows().into_iter().filter(lives).any(behind)
     }
 
     /// Targets of upstreams that some connected node sends no request to.
     pub fn unhealthy_targets(&self) -> HashSet<Uuid> {
         let nodes = self.nodes();
-        let connected = nodes.values().filter(|node| node.stream.is_some());
-        connected
-            .flat_map(|node| node.report.unhealthy_targets.iter().copied())
+        let connected = nodes.rows().into_iter().filter(|row| row.connected);
+        let reported = connected.flat_map(|row| row.report.unhealthy_targets.iter().copied());
+        reported
+            .chain(nodes.elsewhere.unhealthy_targets())
             .collect()
     }
 
     /// Kong's deprecated `GET /clustering/status`.
     pub fn status(&self) -> Value {
         let nodes = self.nodes();
-        let shown = nodes.values().map(|node| {
+        let shown = nodes.rows().into_iter().map(|row| {
             let status = json!({
-                "config_hash": node.config_hash(),
-                "hostname": node.introduction.hostname,
-                "ip": node.introduction.ip,
-                "last_seen": node.last_seen.as_secs(),
+                "config_hash": row.config_hash(),
+                "hostname": row.introduction.hostname,
+                "ip": row.introduction.ip,
+                "last_seen": row.last_seen.as_secs(),
             });
-            (node.id().to_string(), status)
+            (row.id().to_string(), status)
         });
         Value::Object(shown.collect())
     }
 }
 
-impl Node {
+impl Row {
     fn moves(&mut self, position: Position, now: UnixTime) {
         if self.running != position {
             self.running = position;
             self.running_since = now;
             self.report.persisted = false;
         }
-    }
-}
-
-impl Membership {
-    /// Changes the node's row, unless a newer stream speaks for it.
-    fn update(&self, now: UnixTime, change: impl FnOnce(&mut Node)) {
-        let mut nodes = self.fleet.nodes();
-        let Some(node) = nodes.get_mut(&self.name) else {
-            return;
-        };
-        if node
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.number == self.number)
-        {
-            node.last_seen = now;
-            change(node);
-        }
-        drop(nodes);
-        self.fleet.changed.send_replace(());
-    }
-
-    /// The node's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What the node knows.
-    pub const fn features(&self) -> &BTreeSet<String> {
-        &self.features
-    }
-
-    /// The next order for the node's stream; `None` once a newer stream speaks for the node.
-    pub async fn order(&mut self) -> Option<Order> {
-        self.orders.recv().await
-    }
-
-    /// The node runs `position`.
-    pub fn runs(&self, position: Position, now: UnixTime) {
-        self.update(now, |node| {
-            node.moves(position, now);
-            node.stuck = false;
-        });
-    }
-
-    /// The node refused a snapshot.
-    pub fn refused(&self, position: Position, mut faults: Vec<Fault>, now: UnixTime) {
-        faults.truncate(FAULTS);
-        self.update(now, |node| {
-            let before = node.last_refusal.as_ref();
-            let again = before.is_some_and(|before| {
-                let since_then = before.at >= node.running_since;
-                since_then && before.position != position && before.faults == faults
-            });
-            node.stuck = again;
-            node.last_refusal = Some(Refusal {
-                position,
-                at: now,
-                faults,
-            });
-        });
-    }
-
-    /// What the node refused was how the snapshot came, not the snapshot.
-    pub fn unrefused(&self, now: UnixTime) {
-        self.update(now, |node| {
-            node.last_refusal = None;
-            node.stuck = false;
-        });
-    }
-
-    /// The node would have to know `missing` to run the newest.
-    pub fn lacks(&self, missing: Vec<Missing>) {
-        let mut nodes = self.fleet.nodes();
-        if let Some(node) = nodes.get_mut(&self.name)
-            && node.missing != missing
-        {
-            if let Some(first) = missing.first() {
-                tracing::warn!(
-                    node = self.name,
-                    feature = first.feature,
-                    entity = first.record.map(|key| format!("{} {}", key.kind, key.id)),
-                    "the node does not know what the newest configuration needs; it stays with what it runs"
-                );
-            }
-            node.missing = missing;
-        }
-    }
-
-    /// The node told how it does.
-    pub fn reports(&self, report: Report, now: UnixTime) {
-        self.update(now, |node| {
-            node.moves(report.running, now);
-            let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-            node.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));
-            node.samples.take(&report, now);
-            node.report = report;
-        });
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        let mut nodes = self.fleet.nodes();
-        if let Some(node) = nodes.get_mut(&self.name)
-            && node
-                .stream
-                .as_ref()
-                .is_some_and(|stream| stream.number == self.number)
-        {
-            node.stream = None;
-        }
-        drop(nodes);
-        self.fleet.changed.send_replace(());
     }
 }

@@ -20,6 +20,7 @@ pub mod history;
 mod listeners;
 mod opening;
 mod outbound;
+mod presence;
 pub mod publisher;
 pub mod revocations;
 pub mod rollout;
@@ -46,9 +47,11 @@ use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
 use listeners::{Pages, listen};
+use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
 use settings::{Settings, export_path};
+use store::etcd::Board;
 use store::{SecretsKey, StoreError};
 
 /// How long requests to the Admin API may take to end when the process is to stop.
@@ -110,11 +113,6 @@ pub enum StartError {
     /// Roll-outs cannot be kept.
     #[error("reading and writing the roll-outs")]
     Rollouts(#[from] rollout::JournalError),
-    /// Each control plane knows its own nodes only, and none could tell how the first of all do.
-    #[error(
-        "rollout = \"staged\" needs one control plane that leads all nodes; with etcd_endpoints it must be \"immediate\""
-    )]
-    StagedAmongSeveral,
     /// The session keys cannot be stored.
     #[error("making the session keys")]
     SessionKeys(#[from] ExecuteError),
@@ -142,6 +140,8 @@ pub struct ControlPlane {
     exports: JoinHandle<()>,
     /// Takes in what other control planes commit.
     following: Option<JoinHandle<()>>,
+    /// Tells other control planes of the nodes here.
+    presence: Option<Presence>,
 }
 
 impl ControlPlane {
@@ -167,13 +167,15 @@ impl ControlPlane {
         make_session_keys(&publisher, rotation)?;
         let exports = tokio::spawn(export(
             publisher.clone(),
-            key,
+            key.clone(),
             exports,
             Duration::from_secs(settings.export_interval),
         ));
         let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
-        let (fleet, id) = (Fleet::default(), Uuid::new_v4());
+        let id = Uuid::new_v4();
+        let (fleet, board) = opening::fleet(&settings, &key)?;
+        let shared = board.as_ref().map(Board::rollouts);
         let revoker = Revoker::start(publisher.clone());
         let config_sync = config_sync::start(config_sync::Start {
             publisher: publisher.clone(),
@@ -182,8 +184,10 @@ impl ControlPlane {
             listener: cluster,
             certificates,
             revoker: revoker.clone(),
-            staging: settings.staging(),
+            staging: settings.staging(shared),
         })?;
+        let staged = config_sync.rollouts().plan.is_some();
+        let presence = board.map(|board| Presence::start(board, fleet.clone(), id, staged));
         let keys = rotate(
             publisher.clone(),
             rotation,
@@ -244,6 +248,7 @@ impl ControlPlane {
             keys,
             exports,
             following,
+            presence,
         })
     }
 
@@ -278,6 +283,9 @@ impl ControlPlane {
             following.abort();
         }
         self.config_sync.stop().await;
+        if let Some(presence) = self.presence {
+            presence.stop().await;
+        }
         match tokio::time::timeout(DRAIN, &mut self.served).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "admin api ended badly"),
@@ -334,9 +342,6 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
             address,
             missing: "tokens (enforce_rbac)",
         });
-    }
-    if settings.staging().plan.is_some() && settings.etcd().is_some() {
-        return Err(StartError::StagedAmongSeveral);
     }
     let admin_tls = match (
         settings.admin_tls_listen,

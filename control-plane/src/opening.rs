@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
+use crate::fleet::Fleet;
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::{Settings, store_path};
-use crate::store::etcd::EtcdStore;
+use crate::store::etcd::{Board, EtcdStore};
 use crate::store::{SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
@@ -45,6 +46,17 @@ pub(crate) async fn open(
     };
     let opened = tokio::task::spawn_blocking(opening).await;
     opened.expect("opening the store does not panic")
+}
+
+/// The fleet, and the way to tell other control planes of it if the store is one of several.
+pub(crate) fn fleet(
+    settings: &Settings,
+    key: &SecretsKey,
+) -> Result<(Fleet, Option<Board>), StoreError> {
+    let Some(etcd) = settings.etcd() else {
+        return Ok((Fleet::default(), None));
+    };
+    Ok((Fleet::shared(), Some(Board::new(&etcd, key)?)))
 }
 
 /// Takes in what other control planes commit, for as long as the process lives.

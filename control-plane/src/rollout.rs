@@ -22,7 +22,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use crate::fleet::View;
-pub use journal::{Journal, JournalError};
+pub use journal::{Agreed, Journal, JournalError, Keeper};
 
 /// The label by which an operator chooses who is first: `canary=true`.
 pub const CANARY: (&str, &str) = ("canary", "true");

@@ -11,7 +11,7 @@ use shared::telemetry::LogFormat;
 
 use crate::certificates::CertificatesCommand;
 use crate::config_sync::Staging;
-use crate::rollout::Plan;
+use crate::rollout::{Agreed, Keeper, Plan};
 use crate::store::etcd::EtcdSettings;
 use crate::store::restore::RestoreCommand;
 
@@ -217,7 +217,8 @@ pub struct Settings {
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub session_key_rotation: u64,
     /// How a change reaches data planes: every node at once, or a few first and the others once these have done
-    /// well with it. Session keys and revocations reach every node at once either way.
+    /// well with it. Session keys and revocations reach every node at once either way. Over etcd, the same on all
+    /// control planes.
     #[arg(long, env = "WARDGATE_ROLLOUT", value_enum, default_value_t = Rollout::Immediate)]
     pub rollout: Rollout,
     /// How long the first node of a staged roll-out is watched, in seconds; those labelled `canary=true` are
@@ -271,8 +272,9 @@ impl Settings {
         })
     }
 
-    /// How changes are rolled out, and where it is kept how far they are.
-    pub fn staging(&self) -> Staging {
+    /// How changes are rolled out, with `shared` as what several control planes agree on, if there are several.
+    pub fn staging(&self, shared: Option<Box<dyn Agreed>>) -> Staging {
+        let file = || Keeper::file(self.data_directory.join("rollouts.json"));
         Staging {
             plan: (self.rollout == Rollout::Staged).then(|| Plan {
                 canary: Duration::from_secs(self.rollout_canary_time),
@@ -280,7 +282,7 @@ impl Settings {
                 share_bake: Duration::from_secs(self.rollout_share_time),
                 rollback: self.rollout_rollback,
             }),
-            path: self.data_directory.join("rollouts.json"),
+            keeper: shared.map_or_else(file, Keeper::Shared),
         }
     }
 

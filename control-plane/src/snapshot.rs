@@ -24,6 +24,7 @@ use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revisi
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
+pub use held::is_rolled_out;
 use pack::Packed;
 pub use requirements::{Missing, Requirements};
 use ring::Ring;
@@ -276,6 +277,9 @@ impl Follower {
 
     /// Publishes `config`, by what changed since the last.
     pub fn publish(&mut self, config: Config) -> &Arc<Published> {
+        if config.revision() == self.newest.position.revision {
+            return &self.newest;
+        }
         let change = config.since(&self.newest.config);
         let (content, count) = self.newest.followed_by(config, change);
         self.history.ring.push(self.newest.inventory.clone(), count);

@@ -59,6 +59,13 @@ impl Position {
         let order = |one: &Self| (one.generation, one.revision, one.urgent);
         order(self) > order(other)
     }
+
+    /// Whether a node at `other` has what this is. By when its keys were looked at last two control planes may
+    /// tell the same content apart.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let content = |one: &Self| (one.generation, one.revision, one.root);
+        content(self) == content(other)
+    }
 }
 
 /// The hash as Kong's clients know it: 32 hexadecimal digits, the first half of `root`.

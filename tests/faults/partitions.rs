@@ -79,7 +79,7 @@ async fn of_two_halves_only_one_takes_writes() {
         admin: ours.theirs,
     };
     let members = [large.clone(), large.clone(), small.clone()];
-    let replicas = Replicas::start_at(members, vec![large, small]).await;
+    let replicas = Replicas::start_at(members, vec![large, small], &[]).await;
     let write = async |at: usize, name: &str| {
         let body = json!({ "username": name });
         let reply = replicas.admin(at, Method::POST, "/consumers", &body).await;

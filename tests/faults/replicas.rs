@@ -124,18 +124,25 @@ pub(crate) struct Replicas {
     pub(crate) members: Vec<Member>,
     pub(crate) control_planes: Vec<Option<Process>>,
     pub(crate) node: Option<Process>,
+    /// Nodes that know one control plane only.
+    pub(crate) bound: Vec<Process>,
     addresses: Vec<String>,
     places: Vec<Place>,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Replicas {
     /// `count` control planes, over an etcd of three members.
     pub(crate) async fn start(count: usize) -> Self {
-        Self::start_at([HERE; 3], vec![HERE; count]).await
+        Self::start_at([HERE; 3], vec![HERE; count], &[]).await
     }
 
-    /// The same, each member of etcd and each control plane in its place.
-    pub(crate) async fn start_at(members: [Place; 3], control_planes: Vec<Place>) -> Self {
+    /// The same, each member of etcd and each control plane in its place, with `settings` of the control planes.
+    pub(crate) async fn start_at(
+        members: [Place; 3],
+        control_planes: Vec<Place>,
+        settings: &[(&'static str, &'static str)],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let certificates = directory.path().join("certificates");
         let out = certificates.display().to_string();
@@ -147,8 +154,10 @@ impl Replicas {
             members,
             control_planes: Vec::new(),
             node: None,
+            bound: Vec::new(),
             addresses: Vec::new(),
             places: control_planes,
+            settings: settings.to_vec(),
         };
         for at in 0..replicas.places.len() {
             replicas.control_planes.push(None);
@@ -156,8 +165,18 @@ impl Replicas {
             replicas.addresses.push(format!("{cluster}:0"));
             replicas.start_control_plane(at).await;
         }
-        replicas.start_node().await;
+        let node = replicas.start_node("node-1", &replicas.addresses).await;
+        replicas.node = Some(node);
         replicas
+    }
+
+    /// Starts a node that knows the control plane `at` only.
+    pub(crate) async fn bind_node(&mut self, name: &str, at: usize) {
+        let out = self.file("certificates");
+        let arguments = ["certificates", "--out", &out, "--data-plane", name];
+        run("wardgate-control-plane", &arguments);
+        let node = self.start_node(name, &self.addresses[at..=at]).await;
+        self.bound.push(node);
     }
 
     fn file(&self, name: &str) -> String {
@@ -197,6 +216,8 @@ impl Replicas {
             ("WARDGATE_SECRETS_KEY_FILE", self.file("secrets.key")),
             ("WARDGATE_ETCD_ENDPOINTS", endpoints.join(",")),
         ]);
+        let settings = self.settings.iter();
+        environment.extend(settings.map(|(name, value)| (*name, (*value).to_owned())));
         let name = format!("control-plane-{at}");
         let program = "wardgate-control-plane";
         let directory = self.directory.path();
@@ -210,29 +231,30 @@ impl Replicas {
         self.control_planes[at] = Some(process);
     }
 
-    async fn start_node(&mut self) {
-        let urls: Vec<String> = self
-            .addresses
+    async fn start_node(&self, name: &str, control_planes: &[String]) -> Process {
+        let urls: Vec<String> = control_planes
             .iter()
             .map(|address| format!("https://{address}"))
             .collect();
         let any = "127.0.0.1:0".to_owned();
-        let mut environment = self.member("node-1");
+        let mut environment = self.member(name);
         environment.extend([
             ("WARDGATE_PROXY_LISTEN", any.clone()),
             ("WARDGATE_PROXY_TLS_LISTEN", any.clone()),
             ("WARDGATE_STATUS_LISTEN", any),
-            ("WARDGATE_DATA_DIRECTORY", self.file("data/node-1")),
+            (
+                "WARDGATE_DATA_DIRECTORY",
+                self.file(&format!("data/{name}")),
+            ),
             ("WARDGATE_CONTROL_PLANES", urls.join(",")),
         ]);
-        let process = Process::start(
+        Process::start(
             "wardgate-data-plane",
-            "node-1",
+            name,
             self.directory.path(),
             &environment,
         )
-        .await;
-        self.node = Some(process);
+        .await
     }
 
     /// Sends JSON to the Admin API of one control plane.

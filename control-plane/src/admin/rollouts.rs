@@ -9,6 +9,7 @@ use super::error::Refusal;
 use super::{Admin, Answer};
 use crate::config_sync::{Order, OrderError, Rollouts};
 use crate::fleet::Fleet;
+use crate::publisher::JournalFault;
 use crate::rollout::Rollout;
 
 /// What is asked of roll-outs.
@@ -87,6 +88,9 @@ pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> 
         Err(OrderError::Unknown) => Err(Refusal::NotFound),
         Err(OrderError::Ended) => Err(Refusal::Argument(format!(
             "roll-out {id} has ended; the newest is the first of /rollouts"
+        ))),
+        Err(OrderError::Unkept) => Err(Refusal::of_journal(&JournalFault::Unreachable(
+            "the order was not carried out; see the control plane's log".to_owned(),
         ))),
         Err(OrderError::Stopping) => Err(Refusal::Unexpected),
     }

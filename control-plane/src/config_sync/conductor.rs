@@ -1,135 +1,211 @@
 //! Which state is published for whom: carries out what `rollout::step` says.
 //!
-//! Everything here happens on one thread at a time. What it decides is on disk before a node learns of it.
+//! Everything here happens on one thread at a time. What it decides is kept before a node learns of it. Where
+//! several control planes lead the nodes, all of them go by one journal. Whichever sees a change first begins its
+//! roll-out and looks after that; the others lead their nodes by what they read, and the next takes over once
+//! that one is gone.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
+use uuid::Uuid;
 
 use super::rollouts::{Order, OrderError};
 use super::targets::{Staged, Targets};
 use crate::config::Config;
 use crate::difference::Difference;
 use crate::fleet::View;
-use crate::publisher::Publisher;
-use crate::rollout::{Action, Journal, JournalError, Plan, Rollout, State, step};
-use crate::snapshot::{Follower, Published};
+use crate::history::HistoryFault;
+use crate::publisher::{JournalFault, Publisher};
+use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, State, step};
+use crate::snapshot::{Follower, Published, is_rolled_out};
 
-/// Revisions that need no roll-out, after which the file is written again: the history that it needs is
+/// Revisions that need no roll-out, after which the journal is written again: the history that it needs is
 /// not kept for ever.
 const UNWRITTEN: u64 = 100;
 
+/// Revisions that are looked through for the last that needed no roll-out.
+const QUIET: u64 = 1_000;
+
+/// How often a turn is taken anew because other control planes were faster.
+const ATTEMPTS: u32 = 5;
+
 /// How roll-outs go, and where they are kept.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Staging {
     /// How they go; none: every change goes to every node at once.
     pub plan: Option<Plan>,
-    /// The file.
-    pub path: PathBuf,
+    /// Where they are kept.
+    pub keeper: Keeper,
 }
 
 /// Publishes each state, to whom it is due.
 #[derive(Debug)]
 pub(super) struct Conductor {
+    publisher: Publisher,
     follower: Follower,
     staging: Staging,
+    /// Names this control plane.
+    replica: Uuid,
     journal: Journal,
-    /// What the file holds.
+    /// What is kept of it.
     written: Journal,
+    /// What others have written, as long as nodes cannot be led by it.
+    unread: Option<Journal>,
     /// What every node is led to that has not been given the change under way.
     kept: Option<Arc<Published>>,
     /// The state with the change under way.
     candidate: Option<Arc<Published>>,
 }
 
+/// What a turn goes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation<'a> {
+    /// Every node.
+    pub(super) nodes: &'a [View],
+    /// The other control planes; none if that is not known yet.
+    pub(super) present: Option<&'a BTreeSet<Uuid>>,
+    pub(super) now: UnixTime,
+}
+
 impl Conductor {
-    /// Goes on where the file says that it was.
+    /// Goes on where the journal says that it was.
     pub(super) fn new(
         follower: Follower,
         staging: Staging,
         publisher: &Publisher,
+        replica: Uuid,
         now: UnixTime,
     ) -> Result<Self, JournalError> {
         let newest = Arc::clone(follower.newest());
-        let generation = publisher.generation();
-        let known = if staging.plan.is_some() {
-            Journal::read(&staging.path)?
-        } else {
-            Journal::forget(&staging.path)?;
-            None
-        };
-        let known = known.filter(|journal| {
-            journal.generation == generation && journal.released <= newest.position.revision
-        });
         let mut conductor = Self {
+            publisher: publisher.clone(),
             follower,
             staging,
+            replica,
             journal: Journal {
-                generation,
+                generation: publisher.generation(),
                 released: newest.position.revision,
+                conductor: replica,
                 rollouts: Vec::new(),
             },
             written: Journal::default(),
+            unread: None,
             kept: Some(newest),
             candidate: None,
         };
-        if let Some(journal) = known {
-            conductor.restore(journal, publisher, now);
+        if conductor.staging.plan.is_none() {
+            conductor.staging.keeper.forget()?;
+            return Ok(conductor);
         }
-        conductor.arrange(now);
-        conductor.save()?;
+        for _ in 0..ATTEMPTS {
+            conductor.read(now)?;
+            conductor.arrange(now);
+            if conductor.save()? {
+                break;
+            }
+        }
         Ok(conductor)
     }
 
-    fn restore(&mut self, journal: Journal, publisher: &Publisher, now: UnixTime) {
-        self.journal = journal;
-        self.kept = self.state_at(self.journal.released, publisher);
-        if self.kept.is_none() {
+    /// Takes in what others have written, or an earlier process of this control plane.
+    fn read(&mut self, now: UnixTime) -> Result<(), JournalError> {
+        if let Some(newer) = self.staging.keeper.newer()? {
+            self.unread = Some(newer);
+        }
+        let Some(journal) = self.unread.clone() else {
+            return Ok(());
+        };
+        if journal.generation == self.journal.generation {
+            self.see(journal.last())?;
+            let newest = self.newest().position.revision;
+            if journal.released <= newest {
+                self.adopt(journal, now)?;
+            } else if self.staging.keeper.is_shared() {
+                let what = format!(
+                    "they are at revision {}, the store at {newest}",
+                    journal.last()
+                );
+                return Err(JournalError::Shared(what));
+            }
+        }
+        self.unread = None;
+        Ok(())
+    }
+
+    /// Has the newest be `revision` or later: whoever wrote of it has seen it.
+    fn see(&mut self, revision: Revision) -> Result<(), JournalError> {
+        if revision > self.newest().position.revision {
+            let unseen = |fault: JournalFault| JournalError::Shared(fault.to_string());
+            self.publisher.catch_up().map_err(unseen)?;
+            self.follower.publish(self.publisher.config());
+        }
+        Ok(())
+    }
+
+    /// Leads nodes by `journal`.
+    fn adopt(&mut self, journal: Journal, now: UnixTime) -> Result<(), JournalError> {
+        let found = self.state_at(journal.released)?;
+        let candidate = match journal.open() {
+            Some(open) => self.state_at(open.to)?,
+            None => None,
+        };
+        if found.is_none() {
             tracing::error!(
-                revision = %self.journal.released,
+                revision = %journal.released,
                 "the state that nodes are held at is not in the history any more; those that are not given \
                  the newest are sent nothing"
             );
         }
-        let Some(to) = self.journal.open().map(|rollout| rollout.to) else {
-            return;
+        // Nodes may run the same under a later number already, and do not go back.
+        let place = |state: &Option<Arc<Published>>| {
+            let state = state.as_ref()?;
+            let root = self.follower.hold(state).position.root;
+            Some((root, state.position.revision))
         };
-        self.candidate = self.state_at(to, publisher);
-        let found = self.candidate.is_some();
-        if let Some(rollout) = self.journal.open_mut() {
-            if found {
-                // Nodes come back in a moment; nobody is gone because this process was.
-                rollout.serving_since = None;
-                rollout
-                    .members
-                    .values_mut()
-                    .for_each(|node| node.since = now);
-            } else {
-                rollout.end(State::Superseded, None, now);
-            }
+        let is_ahead = match (place(&self.kept), place(&found)) {
+            (Some((own, number)), Some((root, revision))) => own == root && number > revision,
+            _ => false,
+        };
+        if !is_ahead {
+            self.kept = found;
         }
+        self.written.clone_from(&journal);
+        self.journal = journal;
+        if candidate.is_none()
+            && let Some(rollout) = self.journal.open_mut()
+        {
+            // What it leads to is not in the history any more.
+            rollout.end(State::Superseded, None, now);
+        }
+        self.candidate = candidate;
+        Ok(())
     }
 
-    fn state_at(&self, revision: Revision, publisher: &Publisher) -> Option<Arc<Published>> {
+    /// The state at `revision`; none if the way to it is not kept any more.
+    fn state_at(&self, revision: Revision) -> Result<Option<Arc<Published>>, HistoryFault> {
         let newest = self.follower.newest();
-        if revision == newest.position.revision {
-            return Some(Arc::clone(newest));
+        let known = [Some(newest), self.candidate.as_ref(), self.kept.as_ref()];
+        let mut known = known.into_iter().flatten();
+        if let Some(found) = known.find(|state| state.position.revision == revision) {
+            return Ok(Some(Arc::clone(found)));
         }
         let config = newest.config();
-        let difference = Difference::between(publisher.history(), config.revision(), revision);
-        match difference {
-            Ok(Some(difference)) => {
-                let past = config.evolve(&difference.change(config), revision);
-                Some(self.follower.held_at(past))
-            }
-            Ok(None) => None,
-            Err(error) => {
+        let past = Difference::between(self.publisher.history(), config.revision(), revision);
+        let difference = match past {
+            // A past that is damaged stays so: it must not stand in the way of a start.
+            Err(error) if !self.staging.keeper.is_shared() => {
                 tracing::error!(%error, "history not read");
                 None
             }
-        }
+            past => past?,
+        };
+        Ok(difference.map(|difference| {
+            let past = config.evolve(&difference.change(config), revision);
+            self.follower.held_at(past)
+        }))
     }
 
     /// What was published last.
@@ -147,28 +223,144 @@ impl Conductor {
         self.staging.plan.as_ref()
     }
 
-    /// Whether there is something that time or nodes may change.
+    /// Whether there is something that time, nodes or other control planes may change.
     pub(super) fn is_conducting(&self) -> bool {
-        self.journal.open().is_some()
+        self.staging.plan.is_some() && (self.journal.open().is_some() || !self.is_settled())
+    }
+
+    /// Whether every node is led to the newest.
+    fn is_settled(&self) -> bool {
+        let newest = self.newest().position.root;
+        self.kept
+            .as_ref()
+            .is_some_and(|kept| kept.position.root == newest)
+    }
+
+    /// Whether this is the control plane that looks after the roll-out under way.
+    fn is_conductor(&self) -> bool {
+        self.journal.conductor == self.replica
     }
 
     /// Where each node is led now.
     pub(super) fn targets(&self) -> Targets {
+        let newest = Arc::clone(self.newest());
         let open = self.journal.open().zip(self.candidate.as_ref());
-        let staged = open.map(|(rollout, candidate)| {
-            Arc::new(Staged {
-                candidate: Arc::clone(candidate),
-                members: rollout.members.keys().cloned().collect(),
-                kept: self.kept.clone(),
-            })
-        });
-        Targets::new(Arc::clone(self.newest()), staged)
+        if self.staging.plan.is_none() || (open.is_none() && self.is_settled()) {
+            return Targets::new(newest, None);
+        }
+        let staged = Staged {
+            candidate: self.candidate.clone(),
+            members: open
+                .map(|(rollout, _)| rollout.members.keys().cloned().collect())
+                .unwrap_or_default(),
+            kept: self.kept.clone(),
+        };
+        Targets::new(newest, Some(Arc::new(staged)))
     }
 
-    /// Publishes `config`.
-    pub(super) fn publish(&mut self, config: Config, now: UnixTime) {
+    /// Has `config` be the newest.
+    pub(super) fn publish(&mut self, config: Config) {
         self.follower.publish(config);
+    }
+
+    /// Does what is to be done, and what an operator wants. What is not kept is not done.
+    pub(super) fn turn(
+        &mut self,
+        order: Option<(Revision, Order)>,
+        situation: &Situation<'_>,
+    ) -> Result<(), OrderError> {
+        for _ in 0..ATTEMPTS {
+            match self.attempt(order, situation) {
+                Ok(Some(done)) => return done,
+                // Others were faster: so once more, with what they did.
+                Ok(None) => {}
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "roll-outs stand still");
+                    break;
+                }
+            }
+        }
+        Err(OrderError::Unkept)
+    }
+
+    /// What the order came to; none if others have written meanwhile, so that nothing was done.
+    fn attempt(
+        &mut self,
+        order: Option<(Revision, Order)>,
+        situation: &Situation<'_>,
+    ) -> Result<Option<Result<(), OrderError>>, JournalError> {
+        let now = situation.now;
+        if self.staging.plan.is_some() {
+            let read = self.read(now);
+            if read.is_err() {
+                self.hold();
+            }
+            read?;
+        }
+        let before = (
+            self.journal.clone(),
+            self.kept.clone(),
+            self.candidate.clone(),
+        );
         self.arrange(now);
+        let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, now));
+        if self.conducts(situation.present, now) {
+            self.conduct(situation.nodes, now);
+        }
+        let saved = self.save();
+        if !matches!(saved, Ok(true)) {
+            (self.journal, self.kept, self.candidate) = before;
+            // Keys and revocations travel all the same.
+            self.hold();
+        }
+        Ok(saved?.then_some(done))
+    }
+
+    /// Whether this control plane looks after the roll-out under way, which it does from now on if the one that
+    /// did is gone.
+    fn conducts(&mut self, present: Option<&BTreeSet<Uuid>>, now: UnixTime) -> bool {
+        if self.is_conductor() {
+            return true;
+        }
+        let is_gone = present.is_some_and(|present| !present.contains(&self.journal.conductor));
+        let replica = self.replica;
+        let Some(rollout) = self.journal.open_mut().filter(|_| is_gone) else {
+            return false;
+        };
+        tracing::info!(revision = %rollout.to, "the roll-out is taken over");
+        // Nodes come back in a moment; nobody is gone because that process was, whose clock is not ours.
+        rollout.serving_since = None;
+        rollout.stage_since = now;
+        let members = rollout.members.values_mut();
+        members.for_each(|node| node.since = now);
+        self.journal.conductor = replica;
+        true
+    }
+
+    /// Has what nodes are held at, or given, have the keys and revocations of the newest.
+    fn hold(&mut self) {
+        let follower = &self.follower;
+        let hold = |state: Option<Arc<Published>>| state.map(|state| follower.hold(&state));
+        self.kept = hold(self.kept.take());
+        self.candidate = hold(self.candidate.take());
+    }
+
+    /// The last revision before the newest that every node may be said to run: since the one that all were led
+    /// to, nothing that needs a roll-out has come up to it.
+    fn quiet(&self) -> Revision {
+        let mut quiet = self.journal.released;
+        let newest = self.newest().position.revision;
+        for revision in (quiet.0 + 1..newest.0).take(usize::try_from(QUIET).unwrap_or(usize::MAX)) {
+            let entry = self.publisher.history().entry(Revision(revision));
+            match entry {
+                Ok(Some(entry)) if !entry.edits.iter().any(|edit| is_rolled_out(&edit.key)) => {
+                    quiet = entry.revision;
+                }
+                _ => break,
+            }
+        }
+        quiet
     }
 
     /// Whether there is more than the change under way.
@@ -194,12 +386,8 @@ impl Conductor {
             self.kept = Some(newest);
             return;
         }
-        let follower = &self.follower;
-        let hold = |state: Option<Arc<Published>>| state.map(|state| follower.hold(&state));
-        self.kept = hold(self.kept.take());
-        self.candidate = hold(self.candidate.take());
-        let kept = self.kept.as_ref();
-        if kept.is_some_and(|kept| kept.position.root == newest.position.root) {
+        self.hold();
+        if self.is_settled() {
             // Nothing is new but the number, or what was new has been undone.
             let state = self.journal.open().map(|rollout| rollout.state);
             if let Some(state) = state {
@@ -220,7 +408,9 @@ impl Conductor {
             self.end(State::Superseded, now);
         }
         if self.journal.open().is_none() {
-            let (from, to) = (self.journal.released, newest.position.revision);
+            let (from, to) = (self.quiet(), newest.position.revision);
+            self.journal.conductor = self.replica;
+            self.journal.released = from;
             tracing::info!(%from, revision = %to, "a roll-out begins");
             self.journal.begin(Rollout::new(from, to, now));
             self.candidate = Some(newest);
@@ -228,7 +418,7 @@ impl Conductor {
     }
 
     /// Does what is to be done, as `nodes` do at `now`.
-    pub(super) fn conduct(&mut self, nodes: &[View], now: UnixTime) {
+    fn conduct(&mut self, nodes: &[View], now: UnixTime) {
         let Some(plan) = self.staging.plan else {
             return;
         };
@@ -269,12 +459,7 @@ impl Conductor {
     }
 
     /// Carries out what an operator wants.
-    pub(super) fn order(
-        &mut self,
-        id: Revision,
-        order: Order,
-        now: UnixTime,
-    ) -> Result<(), OrderError> {
+    fn order(&mut self, id: Revision, order: Order, now: UnixTime) -> Result<(), OrderError> {
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);
         let Some(rollout) = open else {
@@ -305,14 +490,15 @@ impl Conductor {
     /// The state to go back to, if that is due, and the one to go back from.
     pub(super) fn rollback(&self) -> Option<(Revision, Revision)> {
         let rollout = self.journal.open()?;
-        let due = rollout.state == State::Halted && rollout.rolls_back;
+        let halted = rollout.state == State::Halted;
+        let due = halted && rollout.rolls_back && self.is_conductor();
         due.then(|| (rollout.from, self.newest().position.revision))
     }
 
-    /// Writes the file, if it is time to.
-    pub(super) fn save(&mut self) -> Result<(), JournalError> {
+    /// Writes the journal, if it is time to. False if others have written meanwhile.
+    fn save(&mut self) -> Result<bool, JournalError> {
         if self.staging.plan.is_none() {
-            return Ok(());
+            return Ok(true);
         }
         let ahead = self
             .journal
@@ -320,13 +506,25 @@ impl Conductor {
             .0
             .saturating_sub(self.written.released.0);
         let same = self.journal.rollouts == self.written.rollouts
+            && self.journal.conductor == self.written.conductor
             && self.journal.generation == self.written.generation;
         if same && ahead < UNWRITTEN {
-            return Ok(());
+            return Ok(true);
         }
-        self.journal.write(&self.staging.path)?;
-        self.written.clone_from(&self.journal);
-        Ok(())
+        match self.staging.keeper.write(&self.journal) {
+            Ok(true) => self.written.clone_from(&self.journal),
+            Ok(false) => return Ok(false),
+            // Nobody else goes by it.
+            Err(error) if !self.staging.keeper.is_shared() => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(
+                    error,
+                    "roll-outs are not kept: a restart begins this one anew"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 }
 

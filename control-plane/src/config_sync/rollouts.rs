@@ -29,6 +29,9 @@ pub enum OrderError {
     /// It has ended.
     #[error("the roll-out has ended")]
     Ended,
+    /// It could not be kept, or others were faster again and again.
+    #[error("the roll-outs cannot be kept now")]
+    Unkept,
     /// The process ends.
     #[error("the control plane stops")]
     Stopping,

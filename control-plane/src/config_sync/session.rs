@@ -155,7 +155,7 @@ impl Session {
 
     /// Whether the node runs something that this control plane cannot have made.
     pub(super) fn is_ahead_of(&self, target: &Position) -> bool {
-        self.running != *target && !target.is_after(&self.running)
+        !self.running.is_same(target) && !target.is_after(&self.running)
     }
 
     /// Whether an answer is awaited.

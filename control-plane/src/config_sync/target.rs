@@ -8,13 +8,14 @@ use shared::snapshot::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Target;
-use super::conductor::{Conductor, Staging};
+use super::conductor::{Conductor, Situation, Staging};
 use super::rollouts::{OrderError, Request, Rollouts};
 use super::targets::Targets;
 use crate::config::Config;
-use crate::fleet::{Fleet, View};
+use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::rollout::{Journal, JournalError, rollback};
 use crate::snapshot::{Follower, SharedSigner};
@@ -39,11 +40,12 @@ pub(super) fn follow(
     signer: SharedSigner,
     fleet: &Fleet,
     staging: Staging,
+    replica: Uuid,
 ) -> Result<(Target, Rollouts, JoinHandle<()>), JournalError> {
     let revisions = publisher.watch();
     let follower = Follower::new(publisher.config(), publisher.generation(), signer);
     let clock = Clock::new();
-    let conductor = Conductor::new(follower, staging, publisher, clock.now())?;
+    let conductor = Conductor::new(follower, staging, publisher, replica, clock.now())?;
     let (sender, target) = watch::channel(conductor.targets());
     let (told, journal) = watch::channel(Arc::new(conductor.journal().clone()));
     let (orders, received) = mpsc::channel(ORDERS);
@@ -125,9 +127,14 @@ impl Leader {
                 Some(_) => self.fleet.views(),
                 None => Vec::new(),
             };
-            let now = self.clock.now();
+            let (present, now) = (self.fleet.present(), self.clock.now());
             let turning = tokio::task::spawn_blocking(move || {
-                let done = turn(&mut conductor, event, &nodes, now);
+                let situation = Situation {
+                    nodes: &nodes,
+                    present: present.as_ref(),
+                    now,
+                };
+                let done = turn(&mut conductor, event, &situation);
                 (conductor, done)
             });
             let done;
@@ -202,25 +209,18 @@ type Done = (
     Result<(), OrderError>,
 );
 
-/// Takes in what happened, and has it on disk before a node learns of it.
-fn turn(conductor: &mut Conductor, event: Event, nodes: &[View], now: UnixTime) -> Option<Done> {
-    let mut done = None;
-    match event {
-        Event::Changed(config) => conductor.publish(config, now),
-        Event::Ordered(Request { id, order, answer }) => {
-            done = Some((answer, conductor.order(id, order, now)));
+/// Takes in what happened, and has it kept before a node learns of it.
+fn turn(conductor: &mut Conductor, event: Event, situation: &Situation<'_>) -> Option<Done> {
+    let (order, answer) = match event {
+        Event::Changed(config) => {
+            conductor.publish(config);
+            (None, None)
         }
-        Event::Time => {}
-    }
-    conductor.conduct(nodes, now);
-    if let Err(error) = conductor.save() {
-        let error: &dyn std::error::Error = &error;
-        tracing::error!(
-            error,
-            "roll-outs are not kept: a restart begins this one anew"
-        );
-    }
-    done
+        Event::Ordered(Request { id, order, answer }) => (Some((id, order)), Some(answer)),
+        Event::Time => (None, None),
+    };
+    let outcome = conductor.turn(order, situation);
+    Some((answer?, outcome))
 }
 
 /// Waits until no change has come for a while, but not for ever, and not at all if one is urgent.

@@ -20,8 +20,8 @@ pub struct Targets {
 /// A change that not every node is to have yet.
 #[derive(Debug)]
 pub(super) struct Staged {
-    /// The state with the change.
-    pub(super) candidate: Arc<Published>,
+    /// The state with the change. None while nobody is to have one.
+    pub(super) candidate: Option<Arc<Published>>,
     /// Who is given it.
     pub(super) members: BTreeSet<String>,
     /// What all others stay at. None if that is not known any more: then they are sent nothing.
@@ -44,11 +44,9 @@ impl Targets {
         let Some(staged) = self.staged.as_ref().filter(|_| features.contains(URGENT)) else {
             return Some(&self.newest);
         };
-        if staged.members.contains(name) {
-            Some(&staged.candidate)
-        } else {
-            staged.kept.as_ref()
-        }
+        let candidate = staged.candidate.as_ref();
+        let given = candidate.filter(|_| staged.members.contains(name));
+        given.or(staged.kept.as_ref())
     }
 
     /// Where a node is led, as far as that can be told.
@@ -65,12 +63,10 @@ impl PartialEq for Targets {
         let staged = match (&self.staged, &other.staged) {
             (None, None) => true,
             (Some(one), Some(two)) => {
-                let kept = match (&one.kept, &two.kept) {
-                    (Some(one), Some(two)) => Arc::ptr_eq(one, two),
-                    (None, None) => true,
-                    _ => false,
-                };
-                kept && Arc::ptr_eq(&one.candidate, &two.candidate) && one.members == two.members
+                let pointer = |state: &Option<Arc<Published>>| state.as_ref().map(Arc::as_ptr);
+                pointer(&one.kept) == pointer(&two.kept)
+                    && pointer(&one.candidate) == pointer(&two.candidate)
+                    && one.members == two.members
             }
             _ => false,
         };

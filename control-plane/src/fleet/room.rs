@@ -42,7 +42,7 @@ fn within(
         return Ok(());
     }
     if let Some(group) = &introduction.group {
-        let own = |node: &Node| node.introduction.group.as_ref() == Some(group);
+        let own = |node: &Node| node.row.introduction.group.as_ref() == Some(group);
         let count = nodes.values().filter(|node| own(node)).count();
         if count >= of_a_group && !forget_longest_gone(nodes, own) {
             return Err(Full::Group(group.clone()));
@@ -59,7 +59,7 @@ fn forget_longest_gone(nodes: &mut BTreeMap<String, Node>, meant: impl Fn(&Node)
     let gone = nodes
         .iter()
         .filter(|(_, node)| node.stream.is_none() && meant(node));
-    let longest = gone.min_by_key(|(_, node)| node.last_seen);
+    let longest = gone.min_by_key(|(_, node)| node.row.last_seen);
     let Some(name) = longest.map(|(name, _)| name.clone()) else {
         return false;
     };
@@ -88,8 +88,8 @@ mod tests {
         let _own = fleet.join(named("own", None), at(1)).unwrap();
         drop(fleet.join(named("a.pods", Some("pods")), at(2)).unwrap());
         drop(fleet.join(named("b.pods", Some("pods")), at(3)).unwrap());
-        let fits = |node: &Introduction| within(&mut fleet.nodes(), node, 4, 2);
-        let listed = || fleet.nodes().keys().cloned().collect::<Vec<_>>();
+        let fits = |node: &Introduction| within(&mut fleet.nodes().here, node, 4, 2);
+        let listed = || fleet.nodes().here.keys().cloned().collect::<Vec<_>>();
         // A node that is known takes nobody's place.
         assert_eq!(fits(&named("a.pods", Some("pods"))), Ok(()));
         assert_eq!(listed().len(), 3);

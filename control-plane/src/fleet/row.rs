@@ -5,13 +5,18 @@ use shared::clock::UnixTime;
 use shared::snapshot::{Position, short_hash};
 use uuid::Uuid;
 
-use super::{EXPIRES_SOON, Node, PURGE_DELAY};
+use super::{EXPIRES_SOON, PURGE_DELAY, Row};
 use crate::snapshot::Missing;
 
-impl Node {
+impl Row {
     /// Kong's clients want a UUID. The same for a name, wherever and whenever it is seen.
     pub(super) fn id(&self) -> Uuid {
         Uuid::new_v5(&Uuid::NAMESPACE_URL, self.introduction.name.as_bytes())
+    }
+
+    /// Whether this is its name or its id.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.introduction.name == name || Uuid::parse_str(name).is_ok_and(|id| id == self.id())
     }
 
     pub(super) fn config_hash(&self) -> String {
@@ -26,7 +31,7 @@ impl Node {
                 .as_ref()
                 .is_some_and(|refusal| refusal.position == *target)
         };
-        if self.running == *target {
+        if self.running.is_same(target) {
             "current"
         } else if !self.missing.is_empty() {
             "blocked"
@@ -102,7 +107,7 @@ impl Node {
             "missing": missing.collect::<Vec<_>>(),
             "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
             "last_refusal": refusal,
-            "connected": self.stream.is_some(),
+            "connected": self.connected,
             "draining": self.report.draining,
             "persisted": self.report.persisted,
             "requests": self.report.requests,

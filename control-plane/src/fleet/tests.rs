@@ -2,9 +2,10 @@
 
 use shared::snapshot::Revision;
 
+use super::member::FAULTS;
 use super::*;
 
-fn at(revision: u64) -> Position {
+pub(super) fn at(revision: u64) -> Position {
     Position {
         generation: 1,
         revision: Revision(revision),

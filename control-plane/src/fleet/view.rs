@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 
-use super::{Node, Report};
+use super::{Report, Row};
 use crate::rollout::CANARY;
 
 /// Reports of a node that are remembered: five minutes at one in ten seconds.
@@ -46,7 +47,7 @@ pub struct Refused {
 }
 
 /// What a node did between two reports.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Sample {
     /// When it reported.
     pub at: UnixTime,
@@ -61,7 +62,7 @@ pub struct Sample {
 }
 
 /// The last reports of a node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Samples {
     /// What it had counted by the last: requests, and failed ones. None before the first.
     counted: Option<(u64, u64)>,
@@ -69,6 +70,18 @@ pub(super) struct Samples {
 }
 
 impl Samples {
+    /// Tells when they were taken by another clock.
+    pub(super) fn shift(&mut self, by: impl Fn(&mut UnixTime)) {
+        self.samples
+            .iter_mut()
+            .for_each(|sample| by(&mut sample.at));
+    }
+
+    /// Forgets them, but not what was counted.
+    pub(super) fn clear(&mut self) {
+        self.samples.clear();
+    }
+
     /// The node's process is another one, which counts from nothing.
     pub(super) fn restart(&mut self) {
         self.counted = Some((0, 0));
@@ -98,7 +111,7 @@ impl Samples {
     }
 }
 
-impl Node {
+impl Row {
     pub(super) fn view(&self) -> View {
         let introduction = &self.introduction;
         let (label, value) = CANARY;
@@ -118,7 +131,7 @@ impl Node {
         View {
             name: introduction.name.clone(),
             canary: introduction.labels.get(label).is_some_and(|is| is == value),
-            connected: self.stream.is_some(),
+            connected: self.connected,
             last_seen: self.last_seen,
             running: self.running,
             refusal,

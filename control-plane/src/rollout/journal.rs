@@ -1,6 +1,5 @@
-//! The roll-outs in a file, so that a control plane that starts again goes on to hold back what it held.
-//!
-//! One control plane leads all nodes where roll-outs are staged, so that this is its own, and not the store's.
+//! The roll-outs where they are kept, so that a control plane that starts again goes on to hold back what it
+//! held: in a file of the one that leads all nodes, or in a value that all of them agree on.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,11 +7,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shared::machine::write_durably;
 use shared::snapshot::Revision;
+use uuid::Uuid;
 
 use super::Rollout;
+use crate::history::HistoryFault;
 
 /// Roll-outs that are remembered.
 const REMEMBERED: usize = 100;
+
+/// Bytes of all of them before packing.
+const LARGEST: usize = 64 * 1024 * 1024;
 
 /// Why the roll-outs cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,105 @@ pub enum JournalError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// What is kept for all control planes.
+    #[error("the roll-outs that all control planes agree on: {0}")]
+    Shared(String),
+    /// The states that they are about.
+    #[error("the states that they are about")]
+    History(#[from] HistoryFault),
+}
+
+/// A value that several control planes agree on: whoever writes it has seen what it was before.
+pub trait Agreed: std::fmt::Debug + Send + Sync {
+    /// The value, unless it is the one that was seen last, or there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached or read.
+    fn newer(&mut self) -> Result<Option<Vec<u8>>, String>;
+
+    /// Writes `value` in the place of the one that was seen last. Whether it was still that; if not, the new one
+    /// has to be seen first.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached, or nobody knows whether it was written.
+    fn write(&mut self, value: &[u8]) -> Result<bool, String>;
+
+    /// Takes the value away.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached.
+    fn clear(&mut self) -> Result<(), String>;
+}
+
+/// Where roll-outs are kept.
+#[derive(Debug)]
+pub enum Keeper {
+    /// In a file of the one control plane that there is.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Whether it has been read.
+        seen: bool,
+    },
+    /// Where all control planes see them.
+    Shared(Box<dyn Agreed>),
+}
+
+impl Keeper {
+    /// In the file at `path`.
+    pub const fn file(path: PathBuf) -> Self {
+        Self::File { path, seen: false }
+    }
+
+    /// Whether others may write them, too.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
+
+    /// What is kept, unless it is what was seen or written last, or there is nothing.
+    pub fn newer(&mut self) -> Result<Option<Journal>, JournalError> {
+        match self {
+            Self::File { seen: true, .. } => Ok(None),
+            Self::File { path, seen } => {
+                *seen = true;
+                Journal::read(path)
+            }
+            Self::Shared(agreed) => {
+                let damaged = |error: std::io::Error| JournalError::Shared(error.to_string());
+                let packed = agreed.newer().map_err(JournalError::Shared)?;
+                let journal = packed.map(|packed| {
+                    let json = zstd::bulk::decompress(&packed, LARGEST)?;
+                    Ok(serde_json::from_slice(&json)?)
+                });
+                journal.transpose().map_err(damaged)
+            }
+        }
+    }
+
+    /// Keeps `journal`. Once this returns, it is there after a power failure, too. False if others have written
+    /// meanwhile.
+    pub fn write(&mut self, journal: &Journal) -> Result<bool, JournalError> {
+        match self {
+            Self::File { path, .. } => journal.write(path).map(|()| true),
+            Self::Shared(agreed) => {
+                let failed = |error: std::io::Error| JournalError::Shared(error.to_string());
+                let json = serde_json::to_vec(journal).map_err(|error| failed(error.into()))?;
+                let packed = zstd::bulk::compress(&json, 1).map_err(failed)?;
+                agreed.write(&packed).map_err(JournalError::Shared)
+            }
+        }
+    }
+
+    /// Forgets what is kept: a state that was held back long ago must not be led to again.
+    pub fn forget(&mut self) -> Result<(), JournalError> {
+        match self {
+            Self::File { path, .. } => Journal::forget(path),
+            Self::Shared(agreed) => agreed.clear().map_err(JournalError::Shared),
+        }
+    }
 }
 
 /// What is kept of roll-outs.
@@ -42,13 +145,16 @@ pub struct Journal {
     pub generation: u64,
     /// The last state that every node was led to.
     pub released: Revision,
+    /// The control plane that looks after the one that is open.
+    #[serde(default)]
+    pub conductor: Uuid,
     /// The roll-outs, newest first.
     pub rollouts: Vec<Rollout>,
 }
 
 impl Journal {
     /// Reads the file at `path`; none if there is none.
-    pub fn read(path: &Path) -> Result<Option<Self>, JournalError> {
+    fn read(path: &Path) -> Result<Option<Self>, JournalError> {
         match std::fs::read(path) {
             Ok(bytes) => {
                 serde_json::from_slice(&bytes)
@@ -66,8 +172,7 @@ impl Journal {
         }
     }
 
-    /// Writes it to `path`. Once this returns, it is there after a power failure, too.
-    pub fn write(&self, path: &Path) -> Result<(), JournalError> {
+    fn write(&self, path: &Path) -> Result<(), JournalError> {
         let failed = |source| JournalError::File {
             path: path.to_owned(),
             source,
@@ -76,8 +181,7 @@ impl Journal {
         write_durably(path, &text).map_err(failed)
     }
 
-    /// Forgets the file at `path`: a state that was held back long ago must not be led to again.
-    pub fn forget(path: &Path) -> Result<(), JournalError> {
+    fn forget(path: &Path) -> Result<(), JournalError> {
         // A disk that cannot be written answers so whether there is such a file or not.
         if !path.exists() {
             return Ok(());
@@ -86,6 +190,12 @@ impl Journal {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// The last revision that it says something of.
+    pub fn last(&self) -> Revision {
+        let newest = self.rollouts.first().map(|rollout| rollout.to);
+        newest.unwrap_or_default().max(self.released)
     }
 
     /// The roll-out that decides who gets what, if there is one.

@@ -260,10 +260,13 @@ fn an_operator_who_resumes_has_seen_what_happened() {
 fn the_file_holds_what_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rollouts.json");
-    assert_eq!(Journal::read(&path).unwrap(), None);
+    // Each process reads it once.
+    let keeper = || Keeper::file(path.clone());
+    assert_eq!(keeper().newer().unwrap(), None);
     let mut journal = Journal {
         generation: 3,
         released: FROM,
+        conductor: uuid::Uuid::from_u128(7),
         rollouts: Vec::new(),
     };
     let mut rollout = Rollout::new(FROM, TO, second(0));
@@ -273,16 +276,18 @@ fn the_file_holds_what_was_written() {
         second(1),
     );
     journal.begin(rollout);
-    journal.write(&path).unwrap();
-    assert_eq!(Journal::read(&path).unwrap().as_ref(), Some(&journal));
+    assert!(keeper().write(&journal).unwrap());
+    let mut reads = keeper();
+    assert_eq!(reads.newer().unwrap().as_ref(), Some(&journal));
+    assert_eq!(reads.newer().unwrap(), None);
     assert!(journal.open().is_some());
     std::fs::write(&path, "{").unwrap();
     assert!(matches!(
-        Journal::read(&path),
+        keeper().newer(),
         Err(JournalError::Content { .. })
     ));
-    Journal::forget(&path).unwrap();
-    Journal::forget(&path).unwrap();
+    keeper().forget().unwrap();
+    keeper().forget().unwrap();
 }
 
 proptest! {

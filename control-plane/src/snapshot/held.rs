@@ -6,13 +6,18 @@ use std::sync::Arc;
 use shared::entity::{ClientKey, Entity, Revocation, SessionKey};
 use shared::snapshot::Key;
 
-use super::{Follower, Published};
+use super::{Follower, Published, is_distributed};
 use crate::config::{Change, Config};
 
 /// Whether such a record reaches every node at once. The control plane makes them all itself; they have
 /// their own times of activation, and no route depends on them.
 fn is_urgent(key: &Key) -> bool {
     [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&key.kind)
+}
+
+/// Whether a change of such a record has to be rolled out.
+pub fn is_rolled_out(key: &Key) -> bool {
+    is_distributed(key) && !is_urgent(key)
 }
 
 impl Follower {

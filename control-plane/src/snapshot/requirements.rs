@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
@@ -14,12 +15,35 @@ use crate::config::{Config, Stored};
 pub struct Requirements(BTreeMap<String, usize>);
 
 /// Something that a node does not know.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Missing {
     /// What it would have to know, such as `plugin/acl`.
     pub feature: String,
     /// A record that needs it.
+    #[serde(with = "record")]
     pub record: Option<Key>,
+}
+
+/// A record that needs something, as control planes tell each other of it.
+mod record {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use shared::entity::definition;
+    use shared::snapshot::Key;
+    use uuid::Uuid;
+
+    #[expect(clippy::ref_option, reason = "serde hands over what it has")]
+    pub(super) fn serialize<S: Serializer>(key: &Option<Key>, to: S) -> Result<S::Ok, S::Error> {
+        key.map(|key| (key.kind, key.id)).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Key>, D::Error> {
+        let told = Option::<(String, Uuid)>::deserialize(from)?;
+        // One of a later version may name a kind that is not known here.
+        Ok(told.and_then(|(kind, id)| {
+            let kind = definition(&kind)?.kind;
+            Some(Key { kind, id })
+        }))
+    }
 }
 
 impl Requirements {

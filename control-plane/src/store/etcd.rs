@@ -7,43 +7,43 @@
 //! PREFIX/log/REVISION          each change, sealed, or where its parts are
 //! PREFIX/part/WRITE/NUMBER     parts of a change that is too large for one value
 //! PREFIX/checkpoint/latest     which checkpoint a start begins with
-//! PREFIX/checkpoint/REVISION/NUMBER
+//! PREFIX/checkpoint/WRITE/NUMBER
+//! PREFIX/fleet/REPLICA/PART    what each control plane knows of its nodes, and PREFIX/order/… for those of others
+//! PREFIX/rollouts              changes on their way through the fleet
 //! ```
 //!
 //! A change of any size is there with one small transaction: its parts are written before, and nobody
 //! looks for them until the log names them. No watch is trusted: every control plane asks for the head
 //! many times a second, which finds everything that a watch could lose.
 
+mod board;
+mod checkpoint;
 mod client;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Revision};
 use uuid::Uuid;
 
-use super::export;
 use super::past::REVISIONS;
 use super::seal::{Sealer, SecretsKey};
 use crate::config::Config;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault, Newer};
+pub use board::{Board, Post};
+use checkpoint::Newest;
 use client::{Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
 
 /// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
 const VALUE: usize = 512 * 1024;
 
-/// After how many revisions a new checkpoint is written.
-const CHECKPOINT: u64 = 500;
-
 /// Log entries that are read at once.
 const PAGE: u64 = 50;
 
-/// The names of what is not numbered.
+/// The name of the head.
 const HEAD: &str = "head";
-const LATEST: &str = "checkpoint/latest";
 
 /// What was committed last.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -54,13 +54,6 @@ struct Head {
     chain: Hash,
     /// Which write it was: tells after a lost answer whether it came through.
     write: Uuid,
-}
-
-/// Which checkpoint is complete.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-struct Latest {
-    revision: u64,
-    parts: usize,
 }
 
 /// A log entry's value: the entry itself, or which write its parts belong to.
@@ -94,14 +87,15 @@ pub struct EtcdStore {
     seen: u64,
     /// How many revisions the log goes back.
     revisions: u64,
+    /// Why the last look at it failed, if it did: then nobody waits for a write to fail as well.
+    unreachable: Option<EtcdError>,
 }
 
 /// What is read and written, without an opinion on what is newest.
 struct Shelf {
     client: Client,
     sealer: Sealer,
-    /// Of the newest complete checkpoint.
-    checkpoint: Mutex<u64>,
+    checkpoint: Newest,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -114,17 +108,21 @@ fn log(revision: u64) -> String {
     format!("log/{revision:020}")
 }
 
+fn open(sealer: &Sealer, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
+    sealer.open(name.as_bytes(), sealed).ok_or_else(|| {
+        EtcdError::Content(format!(
+            "{name} was changed, or sealed with another key: set secrets_key_file to that key"
+        ))
+    })
+}
+
 impl Shelf {
     fn seal(&self, name: &str, value: &[u8]) -> Vec<u8> {
         self.sealer.seal(name.as_bytes(), value)
     }
 
     fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
-        self.sealer.open(name.as_bytes(), sealed).ok_or_else(|| {
-            EtcdError::Content(format!(
-                "{name} was changed, or sealed with another key: set secrets_key_file to that key"
-            ))
-        })
+        open(&self.sealer, name, sealed)
     }
 
     fn json<T: for<'de> Deserialize<'de>>(
@@ -184,8 +182,20 @@ impl Shelf {
         }
     }
 
-    /// The packed entries after `revision`, up to `last`; none if one of them is not kept any more.
-    fn entries(&self, revision: u64, last: u64) -> Result<Option<Vec<(Entry, Hash)>>, EtcdError> {
+    /// The entries after `revision`, which left `chain`, up to `head`; none if one of them is not kept any more.
+    /// Each holds the hash of the one before, and the last is the head's.
+    fn entries(
+        &self,
+        revision: u64,
+        mut chain: Option<Hash>,
+        head: &Head,
+    ) -> Result<Option<Vec<Entry>>, EtcdError> {
+        let last = head.revision;
+        let broken = |revision: u64| {
+            EtcdError::Content(format!(
+                "revision {revision} does not follow the one before"
+            ))
+        };
         let mut entries = Vec::new();
         let mut next = revision + 1;
         while next <= last {
@@ -196,90 +206,25 @@ impl Shelf {
                     return Ok(None);
                 }
                 let packed = self.packed(&found.name, &found.value)?;
-                let entry = Entry::unpack(Revision(next), &packed)
+                let (entry, previous) = Entry::unpack_linked(Revision(next), &packed)
                     .map_err(|error| EtcdError::Content(error.to_string()))?;
-                entries.push((entry, *blake3::hash(&packed).as_bytes()));
+                if chain.is_some_and(|chain| chain != previous) {
+                    return Err(broken(next));
+                }
+                chain = Some(*blake3::hash(&packed).as_bytes());
+                entries.push(entry);
                 next += 1;
             }
             if next <= until {
                 return Ok(None);
             }
         }
-        Ok(Some(entries))
-    }
-
-    /// The newest checkpoint.
-    fn read_checkpoint(&self) -> Result<Config, EtcdError> {
-        let Some(found) = self.client.get(LATEST)? else {
-            return Ok(Config::default());
-        };
-        let latest: Latest = self.json(LATEST, &found.value)?;
-        *self
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = latest.revision;
-        let content = self.read_parts(&format!("checkpoint/{}", latest.revision), latest.parts)?;
-        let export = export::unpack(&content).map_err(EtcdError::Content)?;
-        Ok(export.config)
-    }
-
-    /// The whole configuration at `head`.
-    fn load(&self, head: &Head) -> Result<Config, EtcdError> {
-        let mut config = self.read_checkpoint()?;
-        let entries = self.entries(config.revision().0, head.revision)?;
-        let missing = || EtcdError::Content("the log does not reach back to the checkpoint".into());
-        let entries = entries.ok_or_else(missing)?;
-        if entries.last().is_some_and(|(_, hash)| *hash != head.chain) {
+        if chain.is_some_and(|chain| chain != head.chain) {
             return Err(EtcdError::Content(
                 "the log does not lead to the head".into(),
             ));
         }
-        for (entry, _) in entries {
-            config.apply(&entry.change(), entry.revision);
-        }
-        Ok(config)
-    }
-
-    /// Writes a checkpoint of `config`, and takes away what no start and no reader of the past needs, who may
-    /// look `kept` revisions back.
-    fn write_checkpoint(
-        &self,
-        generation: u64,
-        config: &Config,
-        kept: u64,
-    ) -> Result<(), EtcdError> {
-        let revision = config.revision().0;
-        let content = export::pack(generation, config, UnixTime::now())
-            .map_err(|error| EtcdError::Content(error.to_string()))?;
-        let parts = self.write_parts(&format!("checkpoint/{revision}"), &content)?;
-        let latest = self.seal_json(LATEST, &Latest { revision, parts })?;
-        self.client.put(&Put {
-            name: LATEST.to_owned(),
-            value: latest,
-        })?;
-        let before = {
-            let mut newest = self
-                .checkpoint
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *newest, revision)
-        };
-        if before != 0 && before != revision {
-            self.client.delete(
-                &format!("checkpoint/{before}/"),
-                &format!("checkpoint/{before}0"),
-            )?;
-        }
-        let oldest = (revision + 1).saturating_sub(kept);
-        self.client.delete(&log(0), &log(oldest))
-    }
-
-    fn is_checkpoint_due(&self, revision: u64) -> bool {
-        let newest = self
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        revision >= *newest + CHECKPOINT
+        Ok(Some(entries))
     }
 }
 
@@ -289,7 +234,7 @@ impl EtcdStore {
         let shelf = Shelf {
             client: Client::start(settings)?,
             sealer: Sealer::new(key),
-            checkpoint: Mutex::new(0),
+            checkpoint: Newest::default(),
         };
         let (mut head, seen) = shelf.head()?;
         let config = shelf.load(&head)?;
@@ -299,6 +244,7 @@ impl EtcdStore {
             head,
             seen,
             revisions: REVISIONS,
+            unreachable: None,
         };
         Ok((store, config))
     }
@@ -320,7 +266,7 @@ impl EtcdStore {
         let generation = self.head.generation.max(generation).saturating_add(1);
         self.shelf.client.delete(&log(0), "log0")?;
         self.shelf
-            .write_checkpoint(generation, config, self.revisions)?;
+            .replace_checkpoint(generation, config, Hash::default())?;
         let head = Head {
             generation,
             revision: config.revision().0,
@@ -347,11 +293,12 @@ impl EtcdStore {
             chain: *blake3::hash(&packed).as_bytes(),
             write,
         };
-        let value = if packed.len() <= VALUE {
-            Value::Whole(packed)
-        } else {
+        let large = packed.len() > VALUE;
+        let value = if large {
             let count = self.shelf.write_parts(&format!("part/{write}"), &packed)?;
             Value::Parts { write, count }
+        } else {
+            Value::Whole(packed)
         };
         let name = log(entry.revision.0);
         let value = self.shelf.seal_json(&name, &value)?;
@@ -371,7 +318,13 @@ impl EtcdStore {
                 (self.head, self.seen) = (head, version);
                 Ok(true)
             }
-            Ok(None) => Ok(false),
+            Ok(None) => {
+                // It was decided on what is not the newest any more: nobody looks for its parts.
+                if large && let Err(error) = self.shelf.delete_parts(&format!("part/{write}")) {
+                    tracing::warn!(%error, "the parts of a change that came too late stay in etcd");
+                }
+                Ok(false)
+            }
             // The answer is lost, not the write: only what is there tells. It is never sent again.
             Err(EtcdError::Unknown(reason)) => {
                 let (found, version) = self.shelf.head()?;
@@ -397,6 +350,9 @@ impl From<EtcdError> for JournalFault {
 
 impl Journal for EtcdStore {
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
+        if let Some(error) = &self.unreachable {
+            return Err(error.clone().into());
+        }
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Behind);
         }
@@ -408,7 +364,9 @@ impl Journal for EtcdStore {
     }
 
     fn newer(&mut self) -> Result<Newer, JournalFault> {
-        let (head, version) = self.shelf.head()?;
+        let looked = self.shelf.head();
+        self.unreachable = looked.as_ref().err().cloned();
+        let (head, version) = looked?;
         if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
             // An older head is a stale answer, not the truth.
             if head.generation == self.head.generation && head.revision == self.head.revision {
@@ -421,13 +379,10 @@ impl Journal for EtcdStore {
                 "the store was restored as another generation: start this control plane again";
             return Err(JournalFault::Broken(reason.to_owned()));
         }
-        let newer = match self.shelf.entries(self.head.revision, head.revision)? {
+        let chain = Some(self.head.chain);
+        let newer = match self.shelf.entries(self.head.revision, chain, &head)? {
             Some(entries) => {
-                if entries.last().is_some_and(|(_, hash)| *hash != head.chain) {
-                    let reason = "the log in etcd does not lead to the head";
-                    return Err(JournalFault::Unreachable(reason.to_owned()));
-                }
-                let changes = entries.into_iter().map(|(entry, _)| entry);
+                let changes = entries.iter();
                 Newer::Changes(
                     changes
                         .map(|entry| (entry.change(), entry.revision))
@@ -441,9 +396,22 @@ impl Journal for EtcdStore {
     }
 
     fn checkpoint(&mut self, config: &Config) -> Result<(), JournalFault> {
-        if self.shelf.is_checkpoint_due(config.revision().0) {
-            self.shelf
-                .write_checkpoint(self.head.generation, config, self.revisions)?;
+        if config.revision().0 == self.head.revision && self.shelf.is_checkpoint_due(config) {
+            let shelf = Arc::clone(&self.shelf);
+            let (config, kept) = (config.clone(), self.revisions);
+            let (generation, chain) = (self.head.generation, self.head.chain);
+            // Nobody who commits waits for it.
+            let started = std::thread::Builder::new()
+                .name("checkpoint".to_owned())
+                .spawn(move || {
+                    if let Err(error) = shelf.write_checkpoint(generation, &config, chain, kept) {
+                        tracing::warn!(%error, "the configuration is not kept whole");
+                    }
+                });
+            if let Err(error) = started {
+                tracing::warn!(%error, "the configuration is not kept whole");
+                self.shelf.checkpoint.ended();
+            }
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What nodes are led to while changes are on their way.
 
+mod several;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -27,6 +29,9 @@ struct Memory(Arc<Mutex<BTreeMap<Revision, Entry>>>);
 impl StoreJournal for Memory {
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
         let mut entries = self.0.lock().unwrap();
+        if entries.contains_key(&entry.revision) {
+            return Err(JournalFault::Behind);
+        }
         entries.insert(entry.revision, entry.clone());
         Ok(())
     }
@@ -63,9 +68,30 @@ fn conductor(publisher: &Publisher, directory: &TempDir, now: UnixTime) -> Condu
     let follower = Follower::new(publisher.config(), publisher.generation(), signer);
     let staging = Staging {
         plan: Some(PLAN),
-        path: directory.path().join("rollouts.json"),
+        keeper: Keeper::file(directory.path().join("rollouts.json")),
     };
-    Conductor::new(follower, staging, publisher, now).unwrap()
+    Conductor::new(follower, staging, publisher, Uuid::new_v4(), now).unwrap()
+}
+
+/// Commits a record, decided on whatever is the newest.
+fn commit(publisher: &Publisher, kind: &'static str, number: u128, content: u64) {
+    let key = Key {
+        kind,
+        id: Uuid::from_u128(number),
+    };
+    let fields = if kind == Revocation::KIND {
+        json!({ "id": key.id, "before": content, "expires_at": u64::MAX / 4 })
+    } else {
+        json!({ "id": key.id, "name": format!("s{number}"), "port": content })
+    };
+    let change = Change {
+        puts: vec![(key, Stored::of(fields.as_object().unwrap()))],
+        removes: Vec::new(),
+    };
+    let committed = publisher.transact(&Origin::system(), UnixTime::default(), |_, _| {
+        Ok::<_, JournalFault>(change.clone())
+    });
+    committed.unwrap();
 }
 
 impl Stage {
@@ -95,44 +121,30 @@ impl Stage {
     }
 
     fn commit(&mut self, kind: &'static str, number: u128, content: u64) {
-        let key = Key {
-            kind,
-            id: Uuid::from_u128(number),
-        };
-        let fields = if kind == Revocation::KIND {
-            json!({ "id": key.id, "before": content, "expires_at": u64::MAX / 4 })
-        } else {
-            json!({ "id": key.id, "name": format!("s{number}"), "port": content })
-        };
-        let change = Change {
-            puts: vec![(key, Stored::of(fields.as_object().unwrap()))],
-            removes: Vec::new(),
-        };
-        let committed = self
-            .publisher
-            .transact(&Origin::system(), self.now(), |_, _| {
-                Ok::<_, JournalFault>(change.clone())
-            });
-        committed.unwrap();
+        commit(&self.publisher, kind, number, content);
         self.publish();
     }
 
     fn publish(&mut self) {
-        let now = self.now();
-        self.conductor.publish(self.publisher.config(), now);
+        self.conductor.publish(self.publisher.config());
         self.turn();
     }
 
+    fn conduct(&mut self) {
+        let situation = Situation {
+            nodes: &self.nodes,
+            present: Some(&BTreeSet::new()),
+            now: UnixTime::from_secs(self.seconds),
+        };
+        self.conductor.turn(None, &situation).unwrap();
+    }
+
     fn turn(&mut self) {
-        let now = self.now();
-        self.conductor.conduct(&self.nodes, now);
-        self.conductor.save().unwrap();
+        self.conduct();
         if let Some((to, from)) = self.conductor.rollback() {
             rollback::carry_out(&self.publisher, from, to).unwrap();
-            let config = self.publisher.config();
-            self.conductor.publish(config, now);
-            self.conductor.conduct(&self.nodes, now);
-            self.conductor.save().unwrap();
+            self.conductor.publish(self.publisher.config());
+            self.conduct();
         }
         self.serve();
     }
@@ -190,14 +202,15 @@ impl Stage {
 
     /// Whether every node is led to a state that has the newest revocations.
     fn all_have_the_newest_revocations(&self) -> bool {
-        let of = |config: &Config| -> Vec<Stored> {
-            let keys = config.keys(Revocation::KIND, Uuid::nil());
-            keys.filter_map(|key| config.stored(key).cloned()).collect()
-        };
-        let newest = of(&self.publisher.config());
+        let newest = revocations(&self.publisher.config());
         let mut nodes = self.nodes.iter();
-        nodes.all(|node| of(self.target(&node.name).config()) == newest)
+        nodes.all(|node| revocations(self.target(&node.name).config()) == newest)
     }
+}
+
+fn revocations(config: &Config) -> Vec<Stored> {
+    let keys = config.keys(Revocation::KIND, Uuid::nil());
+    keys.filter_map(|key| config.stored(key).cloned()).collect()
 }
 
 fn roots(positions: &[Position]) -> BTreeSet<Hash> {

@@ -99,7 +99,7 @@ struct Asked {
 }
 
 /// The way to etcd.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     asked: mpsc::Sender<Asked>,
     prefix: String,
@@ -196,6 +196,47 @@ impl Client {
             "sort_target": "KEY",
         });
         self.found(&self.ask("/v3/kv/range", body)?)
+    }
+
+    /// The names from `first` up to, but without, `end`, each with etcd's number of the write that made it.
+    pub(super) fn names(&self, first: &str, end: &str) -> Result<Vec<(String, u64)>, EtcdError> {
+        let body = json!({
+            "key": self.key(first),
+            "range_end": self.key(end),
+            "keys_only": true,
+        });
+        let found = self.found(&self.ask("/v3/kv/range", body)?)?;
+        Ok(found
+            .into_iter()
+            .map(|found| (found.name, found.version))
+            .collect())
+    }
+
+    /// The value of `name`, if it was written after `version`.
+    pub(super) fn newer(&self, name: &str, version: u64) -> Result<Option<Found>, EtcdError> {
+        let body = json!({
+            "key": self.key(name),
+            "min_mod_revision": (version + 1).to_string(),
+        });
+        Ok(self.found(&self.ask("/v3/kv/range", body)?)?.pop())
+    }
+
+    /// A lease: what is written under it is gone once `time` is over.
+    pub(super) fn lease(&self, time: Duration) -> Result<String, EtcdError> {
+        let answer = self.ask("/v3/lease/grant", json!({ "TTL": time.as_secs() }))?;
+        let id = member_of(&answer, "ID").as_str();
+        let strange = || EtcdError::Content("etcd grants a lease without a number".to_owned());
+        id.map(str::to_owned).ok_or_else(strange)
+    }
+
+    /// Writes `put`, to be gone with `lease`.
+    pub(super) fn put_leased(&self, put: &Put, lease: &str) -> Result<(), EtcdError> {
+        let body = json!({
+            "key": self.key(&put.name),
+            "value": STANDARD.encode(&put.value),
+            "lease": lease,
+        });
+        self.ask("/v3/kv/put", body).map(drop)
     }
 
     pub(super) fn put(&self, put: &Put) -> Result<(), EtcdError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Subject, commit, put, username};
 use crate::config::Config;
 use crate::publisher::{Journal, JournalFault, Newer};
-use crate::store::etcd::{EtcdSettings, EtcdStore};
+use crate::store::etcd::{Board, EtcdSettings, EtcdStore, Post};
 use crate::store::{SecretsKey, StoreError};
 
 /// One member of etcd with a store of its own; ended when dropped.
@@ -163,4 +163,67 @@ fn of_two_that_write_at_once_one_is_told_to_look_first() {
     };
     ours.apply(change, *revision);
     assert_eq!(super::content(&ours), super::content(&theirs));
+}
+
+#[test]
+fn what_control_planes_tell_each_other_is_sealed_and_agreed_on() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let board = |key: &SecretsKey| Board::new(&subject.settings(), key).unwrap();
+    let key = subject.key();
+    let (mut one, other) = (board(&key), board(&key));
+    let replica = uuid::Uuid::from_u128(1);
+    let (part, order) = (
+        Post::Part(replica, 7),
+        Post::Order(uuid::Uuid::from_u128(2)),
+    );
+    one.tell(&part, b"first").unwrap();
+    one.tell(&order, b"node").unwrap();
+    let posts = other.posts().unwrap();
+    assert_eq!(posts.keys().collect::<Vec<_>>(), [&part, &order]);
+    assert_eq!(other.read(&part).unwrap().as_deref(), Some(&b"first"[..]));
+    one.tell(&part, b"second").unwrap();
+    assert!(other.posts().unwrap()[&part] > posts[&part]);
+    let stranger = SecretsKey::read_or_create(&subject.place().join("another.key")).unwrap();
+    assert!(board(&stranger).read(&part).is_err());
+    one.leave(replica).unwrap();
+    assert_eq!(other.read(&part).unwrap(), None);
+    assert_eq!(other.posts().unwrap().len(), 1);
+
+    let (mut ours, mut theirs) = (one.rollouts(), other.rollouts());
+    assert_eq!(ours.newer().unwrap(), None);
+    assert!(ours.write(b"1").unwrap());
+    assert!(
+        !theirs.write(b"2").unwrap(),
+        "written without having been seen"
+    );
+    assert_eq!(theirs.newer().unwrap().as_deref(), Some(&b"1"[..]));
+    assert!(theirs.write(b"2").unwrap());
+    assert_eq!(theirs.newer().unwrap(), None);
+    assert_eq!(ours.newer().unwrap().as_deref(), Some(&b"2"[..]));
+    // One that was taken away is made anew by whoever has seen that.
+    theirs.clear().unwrap();
+    assert_eq!(ours.newer().unwrap(), None);
+    assert!(!ours.write(b"3").unwrap());
+    assert!(ours.write(b"3").unwrap());
+}
+
+#[test]
+fn a_start_finds_everything_while_two_write_a_checkpoint() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut config) = subject.opened();
+    let (mut other, _) = subject.opened();
+    for number in 1..=500 {
+        commit(&mut one, &mut config, &put(number % 7, "text")).unwrap();
+    }
+    other.newer().unwrap();
+    other.checkpoint(&config).unwrap();
+    for _ in 0..20 {
+        let (_, read) = subject.opened();
+        assert_eq!(read.revision(), config.revision());
+        assert_eq!(super::content(&read), super::content(&config));
+    }
 }

@@ -1,0 +1,409 @@
+//! Nodes that are connected to other control planes over the same store: each tells the others of its own, in
+//! parts that are written one by one.
+//!
+//! A node always is in the same part, so that no part that is written before another makes it seem gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::snapshot::Hash;
+use uuid::Uuid;
+
+use super::{Fleet, Node, Row};
+
+/// Into how many parts the nodes of one control plane fall.
+pub const PARTS: u8 = 16;
+
+/// Bytes of a part before packing.
+const LARGEST: usize = 64 * 1024 * 1024;
+
+/// Nodes of control planes that are gone which are remembered.
+const LEFT: usize = 20_000;
+
+/// Orders for nodes elsewhere that may wait to be told.
+const ORDERS: usize = 64;
+
+/// What one control plane tells of the nodes of one part.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Told {
+    /// When, by its clock.
+    at: UnixTime,
+    rows: Vec<Row>,
+    /// Targets that some of them send no request to: most often the same for all.
+    unhealthy_targets: HashSet<Uuid>,
+}
+
+/// A part of the nodes that are connected here, to be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Part {
+    /// Which one.
+    pub number: u8,
+    /// Differs once something has happened that others wait for.
+    pub mark: Hash,
+}
+
+/// What is known from other control planes.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    told: BTreeMap<(Uuid, u8), Told>,
+    /// Nodes of control planes that have ended, as these knew them last.
+    left: BTreeMap<String, Row>,
+    /// The control planes that run besides this one. None before anybody has looked.
+    present: Option<BTreeSet<Uuid>>,
+    orders: Vec<String>,
+}
+
+impl Default for Elsewhere {
+    /// Of a control plane that is alone.
+    fn default() -> Self {
+        Self {
+            told: BTreeMap::new(),
+            left: BTreeMap::new(),
+            present: Some(BTreeSet::new()),
+            orders: Vec::new(),
+        }
+    }
+}
+
+impl Elsewhere {
+    pub(super) fn is_empty(&self) -> bool {
+        self.told.is_empty() && self.left.is_empty()
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        let told = self.told.values().flat_map(|told| &told.rows);
+        told.chain(self.left.values())
+    }
+
+    pub(super) fn unhealthy_targets(&self) -> impl Iterator<Item = Uuid> {
+        let told = self.told.values();
+        told.flat_map(|told| told.unhealthy_targets.iter().copied())
+    }
+
+    /// Whichever is newer: `row`, or what is known of the node `name` from elsewhere.
+    pub(super) fn newer_than(&self, row: Option<Row>, name: &str) -> Option<Row> {
+        if self.is_empty() {
+            return row;
+        }
+        let here = row.into_iter();
+        let elsewhere = self.rows().filter(|row| row.introduction.name == name);
+        here.chain(elsewhere.cloned())
+            .max_by_key(|row| row.last_seen)
+    }
+
+    pub(super) fn retain(&mut self, stays: impl Fn(&Row) -> bool) {
+        self.told
+            .values_mut()
+            .for_each(|told| told.rows.retain(&stays));
+        self.left.retain(|_, row| stays(row));
+    }
+
+    /// Has the node `name` sent once more what it refused, by whom it is connected to.
+    pub(super) fn order(&mut self, name: &str) {
+        if self.orders.len() < ORDERS {
+            self.orders.push(name.to_owned());
+        }
+    }
+
+    /// A control plane is gone; its nodes find another, which then tells of them.
+    fn leave(&mut self, told: Told) {
+        for mut row in told.rows {
+            row.connected = false;
+            let name = row.introduction.name.clone();
+            let known = self.left.get(&name);
+            let newer = known.map_or(self.left.len() < LEFT, |known| {
+                known.last_seen <= row.last_seen
+            });
+            if newer {
+                self.left.insert(name, row);
+            }
+        }
+    }
+}
+
+/// The part that the node `name` is in.
+fn part_of(name: &str) -> u8 {
+    let [first, ..] = *blake3::hash(name.as_bytes()).as_bytes();
+    first % PARTS
+}
+
+impl Fleet {
+    /// A fleet whose other nodes are not known yet: nobody has looked who else runs.
+    pub fn shared() -> Self {
+        let fleet = Self::default();
+        fleet.nodes().elsewhere.present = None;
+        fleet
+    }
+
+    /// The parts of the nodes here that there are, and the first in any case: it tells that this control plane runs.
+    pub fn parts(&self) -> Vec<Part> {
+        let nodes = self.nodes();
+        let mut marks = BTreeMap::from([(0, blake3::Hasher::new())]);
+        for (name, Node { row, .. }) in &nodes.here {
+            let mark = marks.entry(part_of(name)).or_default();
+            mark.update(name.as_bytes());
+            mark.update(&row.running.root);
+            let refused = row.last_refusal.as_ref().map(|refusal| refusal.position);
+            for position in [Some(row.running), refused].into_iter().flatten() {
+                mark.update(&position.revision.0.to_be_bytes());
+                mark.update(&position.urgent.0.to_be_bytes());
+            }
+            mark.update(&row.report.crash_restarts.to_be_bytes());
+            let flags = [
+                row.connected,
+                row.stuck,
+                refused.is_some(),
+                row.missing.is_empty(),
+                row.report.draining,
+                row.report.persisted,
+            ];
+            mark.update(&flags.map(u8::from));
+        }
+        let marks = marks.into_iter();
+        marks
+            .map(|(number, hasher)| Part {
+                number,
+                mark: *hasher.finalize().as_bytes(),
+            })
+            .collect()
+    }
+
+    /// What others are told of the nodes of a part, packed. `samples`: also what roll-outs are judged by.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be packed.
+    pub fn tell(&self, part: u8, samples: bool, now: UnixTime) -> std::io::Result<Vec<u8>> {
+        let mut told = Told {
+            at: now,
+            ..Told::default()
+        };
+        for (_, node) in self
+            .nodes()
+            .here
+            .iter()
+            .filter(|(name, _)| part_of(name) == part)
+        {
+            let mut row = node.row.clone();
+            let unhealthy = std::mem::take(&mut row.report.unhealthy_targets);
+            if row.connected {
+                told.unhealthy_targets.extend(unhealthy);
+            }
+            if !samples {
+                row.samples.clear();
+            }
+            told.rows.push(row);
+        }
+        zstd::bulk::compress(&serde_json::to_vec(&told)?, 1)
+    }
+
+    /// Takes in what the control plane `from` tells of a part of its nodes.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn take(&self, from: Uuid, part: u8, packed: &[u8], now: UnixTime) -> std::io::Result<()> {
+        let json = zstd::bulk::decompress(packed, LARGEST)?;
+        let mut told: Told = serde_json::from_slice(&json)?;
+        // Its clock is not ours: what counts is how long ago something was.
+        let at = told.at;
+        let shift = |time: &mut UnixTime| {
+            *time = if *time > at {
+                now.saturating_add(time.saturating_since(at))
+            } else {
+                let ago = at.saturating_since(*time).as_millis();
+                let ago = u64::try_from(ago).unwrap_or(u64::MAX);
+                UnixTime::from_millis(now.as_millis().saturating_sub(ago))
+            };
+        };
+        for row in &mut told.rows {
+            shift(&mut row.last_seen);
+            shift(&mut row.running_since);
+            row.samples.shift(shift);
+            if let Some(refusal) = &mut row.last_refusal {
+                shift(&mut refusal.at);
+            }
+        }
+        let mut nodes = self.nodes();
+        for row in told.rows.iter().filter(|row| row.connected) {
+            nodes.elsewhere.left.remove(&row.introduction.name);
+        }
+        nodes.elsewhere.told.insert((from, part), told);
+        drop(nodes);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Says which control planes run besides this one. What is known from others is kept, as of nodes that have
+    /// left.
+    pub fn look(&self, present: BTreeSet<Uuid>) {
+        let mut nodes = self.nodes();
+        let elsewhere = &mut nodes.elsewhere;
+        let told = std::mem::take(&mut elsewhere.told);
+        let (stays, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = told
+            .into_iter()
+            .partition(|((from, _), _)| present.contains(from));
+        elsewhere.told = stays;
+        let changed = !gone.is_empty();
+        gone.into_values().for_each(|told| elsewhere.leave(told));
+        elsewhere.present = Some(present);
+        drop(nodes);
+        if changed {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The control planes that run besides this one; none before anybody has looked.
+    pub fn present(&self) -> Option<BTreeSet<Uuid>> {
+        self.nodes().elsewhere.present.clone()
+    }
+
+    /// Orders for nodes that are connected elsewhere, each once.
+    pub fn orders(&self) -> Vec<String> {
+        std::mem::take(&mut self.nodes().elsewhere.orders)
+    }
+
+    /// Carries out an order from another control plane, if the node is connected here.
+    pub fn obey(&self, node: &str) {
+        self.retry_here(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::snapshot::{Position, Revision};
+
+    use super::*;
+    use crate::fleet::tests::{at, introduction};
+    use crate::fleet::{Fault, Introduction, Progress, Report};
+
+    const NOW: UnixTime = UnixTime::from_secs(10_000);
+
+    fn named(name: &str, running: Position) -> Introduction {
+        Introduction {
+            name: name.to_owned(),
+            ..introduction("a", running)
+        }
+    }
+
+    /// Has `to` know what `from` does, whose clock is `ahead` of it.
+    fn exchange(from: (&Fleet, Uuid), to: &Fleet, ahead: Duration) {
+        for part in from.0.parts() {
+            let clock = NOW.saturating_add(ahead);
+            let packed = from.0.tell(part.number, true, clock).unwrap();
+            to.take(from.1, part.number, &packed, NOW).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_control_plane_shows_the_nodes_of_all() {
+        let (one, other) = (Fleet::shared(), Fleet::shared());
+        let id = Uuid::from_u128(1);
+        let _here = other.join(named("here", at(2)), NOW).unwrap();
+        let ahead = Duration::from_hours(3);
+        let clock = NOW.saturating_add(ahead);
+        let (there, _) = one.join(named("there", at(1)), clock).unwrap();
+        let fault = Fault {
+            code: "INVALID".to_owned(),
+            entity_type: "routes".to_owned(),
+            entity_id: "x".to_owned(),
+            field: "paths".to_owned(),
+            message: "no".to_owned(),
+        };
+        there.refused(at(2), vec![fault], clock);
+        let report = Report {
+            running: at(1),
+            clock,
+            unhealthy_targets: [Uuid::from_u128(7)].into(),
+            ..Report::default()
+        };
+        there.reports(report, clock);
+        exchange((&one, id), &other, ahead);
+        other.look([id].into());
+        assert_eq!(other.present(), Some([id].into()));
+
+        let rows = other.list(|_| at(2), NOW);
+        let shown = |field: &str| {
+            rows.iter()
+                .map(|row| row[field].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown("name"), ["here", "there"]);
+        assert_eq!(shown("progress"), ["current", "refused"]);
+        assert_eq!(shown("connected"), [true, true]);
+        // By our clock, not by that of the other.
+        assert_eq!(rows[1]["last_seen"], NOW.as_secs());
+        assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
+        assert_eq!(other.unhealthy_targets(), [Uuid::from_u128(7)].into());
+        let progress = other.progress_of(Revision(2));
+        let expected = Progress {
+            serving: vec!["here".to_owned()],
+            refused: vec!["there".to_owned()],
+            waiting: Vec::new(),
+        };
+        assert_eq!(progress, expected);
+        // An order for it is passed on.
+        assert!(other.retry("there") && !other.retry("nowhere"));
+        assert_eq!(other.orders(), ["there"]);
+        assert!(other.orders().is_empty());
+
+        // It leaves for the other, which knows what this run of it has refused.
+        drop(there);
+        let (_there, refused) = other.join(named("there", at(1)), NOW).unwrap();
+        assert_eq!(refused, [at(2)]);
+        exchange((&one, id), &other, ahead);
+        let rows = other.list(|_| at(2), NOW);
+        assert_eq!((rows.len(), &rows[1]["connected"]), (2, &true.into()));
+    }
+
+    #[test]
+    fn the_nodes_of_a_control_plane_that_ends_are_gone_until_another_has_them() {
+        let (one, other) = (Fleet::shared(), Fleet::shared());
+        let id = Uuid::from_u128(1);
+        assert_eq!(other.present(), None);
+        let (_there, _) = one.join(named("there", at(1)), NOW).unwrap();
+        exchange((&one, id), &other, Duration::ZERO);
+        other.look(BTreeSet::new());
+        let rows = other.list(|_| at(1), NOW);
+        assert_eq!((rows.len(), &rows[0]["connected"]), (1, &false.into()));
+        assert_eq!(other.progress_of(Revision(1)), Progress::default());
+        let third = Uuid::from_u128(3);
+        exchange((&one, third), &other, Duration::ZERO);
+        other.look([third].into());
+        let rows = other.list(|_| at(1), NOW);
+        assert_eq!((rows.len(), &rows[0]["connected"]), (1, &true.into()));
+    }
+
+    #[test]
+    fn a_part_is_marked_anew_for_what_others_wait_for() {
+        let fleet = Fleet::default();
+        let (member, _) = fleet.join(named("node", at(1)), NOW).unwrap();
+        let before = fleet.parts();
+        let counts = |requests| Report {
+            running: at(1),
+            requests,
+            ..Report::default()
+        };
+        member.reports(counts(1), NOW);
+        member.reports(counts(9), NOW);
+        assert_eq!(fleet.parts(), before);
+        member.runs(at(2), NOW);
+        let then = fleet.parts();
+        assert_ne!(then, before);
+        member.refused(at(3), Vec::new(), NOW);
+        assert_ne!(fleet.parts(), then);
+    }
+
+    #[test]
+    fn what_cannot_be_read_changes_nothing() {
+        let fleet = Fleet::default();
+        let bomb = zstd::bulk::compress(&vec![b' '; LARGEST + 1], 1).unwrap();
+        for packed in [&b"nonsense"[..], &bomb] {
+            assert!(fleet.take(Uuid::nil(), 0, packed, NOW).is_err());
+        }
+        assert!(fleet.list(|_| at(1), NOW).is_empty());
+    }
+}

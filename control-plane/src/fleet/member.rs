@@ -1,0 +1,153 @@
+//! The right of a stream to speak for its node.
+
+use std::collections::BTreeSet;
+
+use shared::clock::UnixTime;
+use shared::snapshot::Position;
+use tokio::sync::mpsc;
+
+use super::{Fault, Fleet, Introduction, Order, Refusal, Report, Row};
+use crate::snapshot::Missing;
+
+/// Faults of one refusal that are kept.
+pub(super) const FAULTS: usize = 20;
+
+/// The right of one stream to speak for its node, until a newer stream of that node takes it.
+#[derive(Debug)]
+pub struct Membership {
+    fleet: Fleet,
+    name: String,
+    number: u64,
+    features: BTreeSet<String>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Membership {
+    pub(super) fn new(
+        fleet: &Fleet,
+        introduction: &Introduction,
+        number: u64,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        Self {
+            fleet: fleet.clone(),
+            name: introduction.name.clone(),
+            number,
+            features: introduction.features.clone(),
+            orders,
+        }
+    }
+
+    /// Changes the node's row, unless a newer stream speaks for it.
+    fn update(&self, now: UnixTime, change: impl FnOnce(&mut Row)) {
+        let mut nodes = self.fleet.nodes();
+        let Some(node) = nodes.here.get_mut(&self.name) else {
+            return;
+        };
+        if node
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.number == self.number)
+        {
+            node.row.last_seen = now;
+            change(&mut node.row);
+        }
+        drop(nodes);
+        self.fleet.changed.send_replace(());
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the node knows.
+    pub const fn features(&self) -> &BTreeSet<String> {
+        &self.features
+    }
+
+    /// The next order for the node's stream; `None` once a newer stream speaks for the node.
+    pub async fn order(&mut self) -> Option<Order> {
+        self.orders.recv().await
+    }
+
+    /// The node runs `position`.
+    pub fn runs(&self, position: Position, now: UnixTime) {
+        self.update(now, |row| {
+            row.moves(position, now);
+            row.stuck = false;
+        });
+    }
+
+    /// The node refused a snapshot.
+    pub fn refused(&self, position: Position, mut faults: Vec<Fault>, now: UnixTime) {
+        faults.truncate(FAULTS);
+        self.update(now, |row| {
+            let before = row.last_refusal.as_ref();
+            let again = before.is_some_and(|before| {
+                let since_then = before.at >= row.running_since;
+                since_then && before.position != position && before.faults == faults
+            });
+            row.stuck = again;
+            row.last_refusal = Some(Refusal {
+                position,
+                at: now,
+                faults,
+            });
+        });
+    }
+
+    /// What the node refused was how the snapshot came, not the snapshot.
+    pub fn unrefused(&self, now: UnixTime) {
+        self.update(now, |row| {
+            row.last_refusal = None;
+            row.stuck = false;
+        });
+    }
+
+    /// The node would have to know `missing` to run the newest.
+    pub fn lacks(&self, missing: Vec<Missing>) {
+        let mut nodes = self.fleet.nodes();
+        if let Some(node) = nodes.here.get_mut(&self.name)
+            && node.row.missing != missing
+        {
+            if let Some(first) = missing.first() {
+                tracing::warn!(
+                    node = self.name,
+                    feature = first.feature,
+                    entity = first.record.map(|key| format!("{} {}", key.kind, key.id)),
+                    "the node does not know what the newest configuration needs; it stays with what it runs"
+                );
+            }
+            node.row.missing = missing;
+        }
+    }
+
+    /// The node told how it does.
+    pub fn reports(&self, report: Report, now: UnixTime) {
+        self.update(now, |row| {
+            row.moves(report.running, now);
+            let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            row.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));
+            row.samples.take(&report, now);
+            row.report = report;
+        });
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut nodes = self.fleet.nodes();
+        if let Some(node) = nodes.here.get_mut(&self.name)
+            && node
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.number == self.number)
+        {
+            node.stream = None;
+            node.row.connected = false;
+        }
+        drop(nodes);
+        self.fleet.changed.send_replace(());
+    }
+}

@@ -1,0 +1,172 @@
+//! Tells the other control planes over the same etcd of the nodes here, and learns of theirs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use shared::clock::{UnixTime, monotonic};
+use shared::snapshot::Hash;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use crate::fleet::Fleet;
+use crate::store::etcd::{Board, EtcdError, Post};
+
+/// How often it is looked at what others tell, and whether there is something to tell them.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How often everything is told again.
+const TELL: Duration = Duration::from_secs(10);
+
+/// How long taking everything back may take.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// This control plane among the others.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Presence {
+    /// Starts to tell of `fleet` as `replica`. `samples`: also what roll-outs are judged by.
+    pub(crate) fn start(board: Board, fleet: Fleet, replica: Uuid, samples: bool) -> Self {
+        let (stop, stopping) = oneshot::channel();
+        let teller = Teller {
+            board,
+            fleet,
+            replica,
+            samples,
+            told: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        };
+        let task = tokio::spawn(teller.run(stopping));
+        Self { stop, task }
+    }
+
+    /// Takes back what was told: the nodes find other control planes.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        if tokio::time::timeout(LEAVE, self.task).await.is_err() {
+            tracing::warn!("other control planes are not told that this one ends");
+        }
+    }
+}
+
+struct Teller {
+    board: Board,
+    fleet: Fleet,
+    replica: Uuid,
+    samples: bool,
+    /// What was told of each part, and when.
+    told: BTreeMap<u8, (Hash, Instant)>,
+    /// What has been read of others.
+    seen: BTreeMap<Post, u64>,
+}
+
+impl Teller {
+    async fn run(mut self, mut stopping: oneshot::Receiver<()>) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            let ends = tokio::select! {
+                _ = ticks.tick() => false,
+                _ = &mut stopping => true,
+            };
+            let turning = tokio::task::spawn_blocking(move || {
+                let outcome = if ends {
+                    self.board.leave(self.replica)
+                } else {
+                    self.turn()
+                };
+                (self, outcome)
+            });
+            let outcome;
+            (self, outcome) = match turning.await {
+                Ok(turned) => turned,
+                Err(error) => {
+                    tracing::error!(%error, "other control planes are told of the nodes here no more");
+                    return;
+                }
+            };
+            match &outcome {
+                Ok(()) if failing => tracing::info!("other control planes are reached again"),
+                Err(error) if !failing => {
+                    tracing::error!(%error, "other control planes are not reached; what is known of their nodes stays");
+                }
+                _ => {}
+            }
+            failing = outcome.is_err();
+            if ends {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), EtcdError> {
+        self.tell()?;
+        self.look()
+    }
+
+    /// Tells what others wait for at once, and everything now and then.
+    fn tell(&mut self) -> Result<(), EtcdError> {
+        let now = monotonic();
+        for part in self.fleet.parts() {
+            let is_told = self.told.get(&part.number).is_some_and(|(mark, at)| {
+                *mark == part.mark && now.saturating_duration_since(*at) < TELL
+            });
+            if is_told {
+                continue;
+            }
+            let packed = self
+                .fleet
+                .tell(part.number, self.samples, UnixTime::now())
+                .map_err(|error| EtcdError::Content(error.to_string()))?;
+            let post = Post::Part(self.replica, part.number);
+            self.board.tell(&post, &packed)?;
+            self.told.insert(part.number, (part.mark, now));
+        }
+        for node in self.fleet.orders() {
+            let post = Post::Order(Uuid::new_v4());
+            self.board.tell(&post, node.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what others have told since.
+    fn look(&mut self) -> Result<(), EtcdError> {
+        let posts = self.board.posts()?;
+        let mut present = BTreeSet::new();
+        for (post, version) in &posts {
+            if let Post::Part(replica, _) = post {
+                if *replica == self.replica {
+                    continue;
+                }
+                present.insert(*replica);
+            }
+            if self.seen.get(post) == Some(version) {
+                continue;
+            }
+            // What is gone already has said what it had to say.
+            if let Some(told) = self.board.read(post)? {
+                self.take(post, &told);
+            }
+        }
+        self.fleet.look(present);
+        self.seen = posts;
+        Ok(())
+    }
+
+    fn take(&self, post: &Post, told: &[u8]) {
+        match post {
+            Post::Part(replica, part) => {
+                if let Err(error) = self.fleet.take(*replica, *part, told, UnixTime::now()) {
+                    tracing::error!(%error, %replica, "what another control plane tells cannot be read");
+                }
+            }
+            Post::Order(_) => self.fleet.obey(&String::from_utf8_lossy(told)),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What control planes over one etcd tell each other besides the configuration: what is gone by itself when they
+//! are, and values that all must agree on before one acts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use shared::clock::monotonic;
+use uuid::Uuid;
+
+use super::client::{Client, Comparison, EtcdError, EtcdSettings, Put};
+use super::open;
+use crate::rollout::Agreed;
+use crate::store::seal::{Sealer, SecretsKey};
+
+/// How long what a control plane told stays when it tells no more.
+const TIME: Duration = Duration::from_mins(1);
+
+/// How old a lease may be that more is written under.
+const LEASE: Duration = Duration::from_secs(20);
+
+/// What the names of control planes and of orders begin with, and how far those go.
+const FLEET: (&str, &str) = ("fleet/", "fleet0");
+const ORDERS: (&str, &str) = ("order/", "order0");
+
+/// The name of the roll-outs.
+const ROLLOUTS: &str = "rollouts";
+
+/// What one of them told.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Post {
+    /// Of a part of its nodes.
+    Part(Uuid, u8),
+    /// What others are to do.
+    Order(Uuid),
+}
+
+impl Post {
+    fn name(&self) -> String {
+        match self {
+            Self::Part(replica, number) => format!("fleet/{replica}/{number:02}"),
+            Self::Order(id) => format!("order/{id}"),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        if let Some(id) = name.strip_prefix(ORDERS.0) {
+            return Some(Self::Order(id.parse().ok()?));
+        }
+        let (replica, number) = name.strip_prefix(FLEET.0)?.split_once('/')?;
+        Some(Self::Part(replica.parse().ok()?, number.parse().ok()?))
+    }
+}
+
+/// What control planes tell each other.
+pub struct Board {
+    client: Client,
+    sealer: Sealer,
+    key: SecretsKey,
+    lease: Option<(String, Instant)>,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    /// The way to it. Nothing is asked of etcd yet.
+    pub fn new(settings: &EtcdSettings, key: &SecretsKey) -> Result<Self, EtcdError> {
+        Ok(Self {
+            client: Client::start(settings)?,
+            sealer: Sealer::new(key),
+            key: key.clone(),
+            lease: None,
+        })
+    }
+
+    /// The roll-outs, which all agree on.
+    pub fn rollouts(&self) -> Box<dyn Agreed> {
+        Box::new(Cell {
+            client: self.client.clone(),
+            sealer: Sealer::new(&self.key),
+            name: ROLLOUTS,
+            version: 0,
+        })
+    }
+
+    /// Tells `value`, for as long as it is told again within a minute.
+    pub fn tell(&mut self, post: &Post, value: &[u8]) -> Result<(), EtcdError> {
+        let now = monotonic();
+        let lease = match &self.lease {
+            Some((lease, since)) if now.saturating_duration_since(*since) < LEASE => lease.clone(),
+            _ => {
+                let lease = self.client.lease(TIME)?;
+                self.lease = Some((lease.clone(), now));
+                lease
+            }
+        };
+        let name = post.name();
+        let value = self.sealer.seal(name.as_bytes(), value);
+        let told = self.client.put_leased(&Put { name, value }, &lease);
+        if told.is_err() {
+            // It may be the lease that is gone.
+            self.lease = None;
+        }
+        told
+    }
+
+    /// Everything that is told, with etcd's number of the write.
+    pub fn posts(&self) -> Result<BTreeMap<Post, u64>, EtcdError> {
+        let mut posts = BTreeMap::new();
+        for (first, end) in [FLEET, ORDERS] {
+            let names = self.client.names(first, end)?.into_iter();
+            posts.extend(names.filter_map(|(name, version)| Some((Post::parse(&name)?, version))));
+        }
+        Ok(posts)
+    }
+
+    /// What `post` tells, if it is still there.
+    pub fn read(&self, post: &Post) -> Result<Option<Vec<u8>>, EtcdError> {
+        let name = post.name();
+        let found = self.client.get(&name)?;
+        found
+            .map(|found| open(&self.sealer, &name, &found.value))
+            .transpose()
+    }
+
+    /// Takes back all that `replica` told of its nodes.
+    pub fn leave(&self, replica: Uuid) -> Result<(), EtcdError> {
+        let (first, end) = (format!("fleet/{replica}/"), format!("fleet/{replica}0"));
+        self.client.delete(&first, &end)
+    }
+}
+
+/// A value that several control planes agree on: whoever writes it has seen what it was before.
+struct Cell {
+    client: Client,
+    sealer: Sealer,
+    name: &'static str,
+    /// etcd's number of the write that was seen last; 0: none.
+    version: u64,
+}
+
+impl std::fmt::Debug for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cell")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
+fn text(error: EtcdError) -> String {
+    error.to_string()
+}
+
+impl Agreed for Cell {
+    fn newer(&mut self) -> Result<Option<Vec<u8>>, String> {
+        let Some(found) = self.client.newer(self.name, self.version).map_err(text)? else {
+            return Ok(None);
+        };
+        let value = open(&self.sealer, self.name, &found.value).map_err(text)?;
+        self.version = found.version;
+        Ok(Some(value))
+    }
+
+    fn write(&mut self, value: &[u8]) -> Result<bool, String> {
+        let put = Put {
+            name: self.name.to_owned(),
+            value: self.sealer.seal(self.name.as_bytes(), value),
+        };
+        let unchanged = Comparison {
+            name: self.name,
+            version: self.version,
+        };
+        let Some(version) = self.client.commit(&unchanged, &[put]).map_err(text)? else {
+            // One that was taken away can only be made anew.
+            if self.client.get(self.name).map_err(text)?.is_none() {
+                self.version = 0;
+            }
+            return Ok(false);
+        };
+        self.version = version;
+        Ok(true)
+    }
+
+    fn clear(&mut self) -> Result<(), String> {
+        self.version = 0;
+        self.client
+            .delete(self.name, &format!("{}\0", self.name))
+            .map_err(text)
+    }
+}
