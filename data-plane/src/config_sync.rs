@@ -13,6 +13,8 @@ mod backoff;
 mod connection;
 mod follow;
 mod receiver;
+#[cfg(test)]
+mod recorded;
 mod vouched;
 
 use std::sync::Arc;

@@ -12,8 +12,10 @@ mod fleet;
 mod loops;
 mod namespace;
 mod partitions;
+mod recorder;
 mod replicas;
 mod rotation;
+mod versions;
 
 /// A number from the environment.
 fn number(name: &str, default: usize) -> usize {

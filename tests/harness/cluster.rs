@@ -23,6 +23,8 @@ pub struct Cluster {
     listens_to_nodes: String,
     /// Where data planes are told that it is, if that is elsewhere.
     led_through: Option<String>,
+    /// The programs that are started from now on, each of the workspace or a path.
+    programs: [String; 2],
     admin: Browser,
 }
 
@@ -55,6 +57,12 @@ impl DataPlane {
     }
 }
 
+/// The programs in the directory `of`, or of the workspace.
+fn programs(of: Option<&str>) -> [String; 2] {
+    let place = of.map(|of| format!("{of}/")).unwrap_or_default();
+    ["wardgate-control-plane", "wardgate-data-plane"].map(|name| format!("{place}{name}"))
+}
+
 impl Cluster {
     /// Starts a control plane and `data_planes` nodes called `node-1` and so on.
     pub async fn start(data_planes: usize) -> Self {
@@ -63,6 +71,15 @@ impl Cluster {
 
     /// The same, with `settings` of all processes as environment variables.
     pub async fn start_with(data_planes: usize, settings: &[(&'static str, &str)]) -> Self {
+        Self::start_of(None, data_planes, settings).await
+    }
+
+    /// The same with the programs in the directory `of`, if it is given.
+    pub async fn start_of(
+        of: Option<&str>,
+        data_planes: usize,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         let settings = settings.iter();
         let settings = settings.map(|(name, value)| (*name, (*value).to_owned()));
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -73,6 +90,7 @@ impl Cluster {
             settings: settings.collect(),
             listens_to_nodes: "127.0.0.1:0".to_owned(),
             led_through: None,
+            programs: programs(of),
             admin: Browser::new(),
         };
         let certificates = cluster.file("certificates");
@@ -83,7 +101,8 @@ impl Cluster {
         for name in &names {
             arguments.extend(["--data-plane", name]);
         }
-        run("wardgate-control-plane", &arguments);
+        let [control_plane, _] = &cluster.programs;
+        run(control_plane, &arguments);
         cluster.start_control_plane().await;
         for name in names {
             cluster.start_data_plane(&name).await;
@@ -119,19 +138,20 @@ impl Cluster {
         ]
     }
 
+    /// Has processes that are started from now on be those in the directory `of`, or of the workspace.
+    pub fn change_programs(&mut self, of: Option<&str>) {
+        self.programs = programs(of);
+    }
+
     /// Starts the control plane, again at the address where data planes look for it.
     pub async fn start_control_plane(&mut self) {
         let mut environment = self.member("control-plane").to_vec();
         environment.push(("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()));
         environment.push(("WARDGATE_CLUSTER_LISTEN", self.listens_to_nodes.clone()));
         environment.extend(self.settings.iter().cloned());
-        let process = Process::start(
-            "wardgate-control-plane",
-            "control-plane",
-            self.directory(),
-            &environment,
-        )
-        .await;
+        let [program, _] = &self.programs;
+        let process =
+            Process::start(program, "control-plane", self.directory(), &environment).await;
         self.listens_to_nodes = process.address("cluster");
         self.control_plane = Some(process);
     }
@@ -164,7 +184,7 @@ impl Cluster {
     /// The same with further variables.
     pub async fn start_data_plane_with(&mut self, name: &str, more: &[(&'static str, String)]) {
         let environment = self.data_plane(name, more);
-        let program = "wardgate-data-plane";
+        let [_, program] = &self.programs;
         let process = Process::start(program, name, self.directory(), &environment).await;
         self.data_planes.push(DataPlane {
             name: name.to_owned(),
@@ -180,7 +200,7 @@ impl Cluster {
         more: &[(&'static str, String)],
     ) {
         let environment = self.data_plane(name, more);
-        let program = "wardgate-data-plane";
+        let [_, program] = &self.programs;
         let directory = self.directory();
         let process = Process::start_in(namespace, program, name, directory, &environment).await;
         self.data_planes.push(DataPlane {

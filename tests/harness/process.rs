@@ -19,8 +19,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` with `environment` and waits until it has told its addresses. Its log goes to
-    /// `NAME.log` in `directory`, after that of a process of the same name before it.
+    /// Starts `program`, one of the workspace or a path, with `environment` and waits until it has told its
+    /// addresses. Its log goes to `NAME.log` in `directory`, after that of a process of the same name before it.
     ///
     /// # Panics
     ///
@@ -248,8 +248,12 @@ pub fn output(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Where cargo has put a program of this workspace: beside the directory of the tests.
+/// Where cargo has put a program of this workspace: beside the directory of the tests. One that is given with its
+/// path is taken from there.
 fn path(program: &str) -> PathBuf {
+    if Path::new(program).is_absolute() {
+        return program.into();
+    }
     let test = std::env::current_exe().expect("a process knows its program");
     let directory = test.parent().and_then(Path::parent);
     let path = directory

@@ -190,4 +190,41 @@ mod tests {
             (running(), 9, true)
         );
     }
+
+    /// What a data plane of the version before has said in a whole stream, from its Hello on, recorded by
+    /// `RECORD=DIRECTORY tests/faults/run`.
+    #[test]
+    fn what_a_node_of_an_earlier_version_says_is_understood() {
+        use prost::Message as _;
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/node-2");
+        let bytes = std::fs::read(recorded).unwrap();
+        let mut bytes = bytes.as_slice();
+        let peer = Peer {
+            name: "node-1".to_owned(),
+            address: None,
+            certificate_expires_at: None,
+        };
+        let first = NodeMessage::decode_length_delimited(&mut bytes).unwrap();
+        let hello = introduction(Some(first), &peer).unwrap();
+        assert!(abilities(&hello).delta && abilities(&hello).buckets);
+        assert!(hello.features.contains(proto::features::URGENT));
+        assert!(hello.features.contains("plugin/openid-connect"));
+        let (mut acknowledged, mut reported) = (Position::default(), Position::default());
+        let mut acks = 0;
+        while !bytes.is_empty() {
+            let message = NodeMessage::decode_length_delimited(&mut bytes).unwrap();
+            match message.kind.unwrap() {
+                Said::Ack(ack) => {
+                    let running = position(ack.running).unwrap();
+                    assert!(running.is_after(&acknowledged));
+                    acknowledged = running;
+                    acks += 1;
+                }
+                Said::Status(status) => reported = report(status).unwrap().running,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(acks > 2);
+        assert_eq!(reported, acknowledged);
+    }
 }

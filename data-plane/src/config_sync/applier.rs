@@ -279,7 +279,7 @@ fn revocations(snapshot: &Snapshot, keys: &[Key]) -> Result<Vec<Revocation>, Fau
 }
 
 /// The snapshot that `content` leads to from what runs.
-fn assemble(
+pub(super) fn assemble(
     running: Option<&Snapshot>,
     target: Position,
     content: Content,
