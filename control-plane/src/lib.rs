@@ -38,6 +38,7 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -204,26 +205,9 @@ impl ControlPlane {
             .with_provider_networks(settings.provider_networks)
             .router();
         let console_api = router.clone();
-        let (stop, stopping) = oneshot::channel();
-        let mut stop = vec![stop];
-        let limits = Limits::default();
-        let plain = serve(listener, None, limits, router.clone(), stopping);
         let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
-        let served = match settings.admin_tls_listen.zip(admin_tls) {
-            Some((address, config)) => {
-                let (listener, address) = listen("admin_tls_listen", address)?;
-                if let Some(addresses) = addresses.as_object_mut() {
-                    addresses.insert("admin_tls".to_owned(), address.to_string().into());
-                }
-                let (also, stopping) = oneshot::channel();
-                stop.push(also);
-                let encrypted = serve(listener, Some(config), limits, router, stopping);
-                tokio::spawn(async move {
-                    tokio::join!(plain, encrypted);
-                })
-            }
-            None => tokio::spawn(plain),
-        };
+        let encrypted = settings.admin_tls_listen.zip(admin_tls);
+        let (served, stop) = serve_admin(listener, encrypted, &router, &mut addresses)?;
         let status = status::router(publisher.clone(), fleet, config_sync.target());
         let pages = Pages::start(
             [
@@ -389,6 +373,32 @@ fn read_token(path: &Path) -> Result<Secret<String>, StartError> {
         ));
     }
     Ok(token)
+}
+
+/// Serves the Admin API on `listener` and, if `encrypted` says where and how, over TLS, until the senders are
+/// dropped.
+fn serve_admin(
+    listener: TcpListener,
+    encrypted: Option<(SocketAddr, Arc<rustls::ServerConfig>)>,
+    router: &axum::Router,
+    addresses: &mut serde_json::Value,
+) -> Result<(JoinHandle<()>, Vec<oneshot::Sender<()>>), StartError> {
+    let limits = Limits::default();
+    let (stop, stopping) = oneshot::channel();
+    let plain = serve(listener, None, limits, router.clone(), stopping);
+    let Some((address, config)) = encrypted else {
+        return Ok((tokio::spawn(plain), vec![stop]));
+    };
+    let (listener, address) = listen("admin_tls_listen", address)?;
+    if let Some(addresses) = addresses.as_object_mut() {
+        addresses.insert("admin_tls".to_owned(), address.to_string().into());
+    }
+    let (also, stopping) = oneshot::channel();
+    let encrypted = serve(listener, Some(config), limits, router.clone(), stopping);
+    let served = tokio::spawn(async move {
+        tokio::join!(plain, encrypted);
+    });
+    Ok((served, vec![stop, also]))
 }
 
 /// Whether nobody could use the Admin API with a token.

@@ -122,7 +122,9 @@ impl ConfigSync for Between {
         let node = Arc::clone(&self.recorder.node);
         let said = request.into_inner().filter_map(move |message| {
             let message = message.ok();
-            message.iter().for_each(|message| keep(&node, message));
+            if let Some(message) = &message {
+                keep(&node, message);
+            }
             std::future::ready(message)
         });
         // Asked at once and answered once the node has spoken.

@@ -5,6 +5,8 @@
 //! roll-out and looks after that; the others lead their nodes by what they read, and the next takes over once
 //! that one is gone.
 
+mod keeping;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -15,16 +17,10 @@ use uuid::Uuid;
 use super::rollouts::{Order, OrderError};
 use super::targets::{Staged, Targets};
 use crate::config::Config;
-use crate::difference::Difference;
 use crate::fleet::View;
-use crate::history::HistoryFault;
-use crate::publisher::{JournalFault, Publisher};
+use crate::publisher::Publisher;
 use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, State, step};
 use crate::snapshot::{Follower, Published, is_rolled_out};
-
-/// Revisions that need no roll-out, after which the journal is written again: the history that it needs is
-/// not kept for ever.
-const UNWRITTEN: u64 = 100;
 
 /// Revisions that are looked through for the last that needed no roll-out.
 const QUIET: u64 = 1_000;
@@ -108,104 +104,6 @@ impl Conductor {
             }
         }
         Ok(conductor)
-    }
-
-    /// Takes in what others have written, or an earlier process of this control plane.
-    fn read(&mut self, now: UnixTime) -> Result<(), JournalError> {
-        if let Some(newer) = self.staging.keeper.newer()? {
-            self.unread = Some(newer);
-        }
-        let Some(journal) = self.unread.clone() else {
-            return Ok(());
-        };
-        if journal.generation == self.journal.generation {
-            self.see(journal.last())?;
-            let newest = self.newest().position.revision;
-            if journal.released <= newest {
-                self.adopt(journal, now)?;
-            } else if self.staging.keeper.is_shared() {
-                let what = format!(
-                    "they are at revision {}, the store at {newest}",
-                    journal.last()
-                );
-                return Err(JournalError::Shared(what));
-            }
-        }
-        self.unread = None;
-        Ok(())
-    }
-
-    /// Has the newest be `revision` or later: whoever wrote of it has seen it.
-    fn see(&mut self, revision: Revision) -> Result<(), JournalError> {
-        if revision > self.newest().position.revision {
-            let unseen = |fault: JournalFault| JournalError::Shared(fault.to_string());
-            self.publisher.catch_up().map_err(unseen)?;
-            self.follower.publish(self.publisher.config());
-        }
-        Ok(())
-    }
-
-    /// Leads nodes by `journal`.
-    fn adopt(&mut self, journal: Journal, now: UnixTime) -> Result<(), JournalError> {
-        let found = self.state_at(journal.released)?;
-        let candidate = match journal.open() {
-            Some(open) => self.state_at(open.to)?,
-            None => None,
-        };
-        if found.is_none() {
-            tracing::error!(
-                revision = %journal.released,
-                "the state that nodes are held at is not in the history any more; those that are not given \
-                 the newest are sent nothing"
-            );
-        }
-        // Nodes may run the same under a later number already, and do not go back.
-        let place = |state: &Option<Arc<Published>>| {
-            let state = state.as_ref()?;
-            let root = self.follower.hold(state).position.root;
-            Some((root, state.position.revision))
-        };
-        let is_ahead = match (place(&self.kept), place(&found)) {
-            (Some((own, number)), Some((root, revision))) => own == root && number > revision,
-            _ => false,
-        };
-        if !is_ahead {
-            self.kept = found;
-        }
-        self.written.clone_from(&journal);
-        self.journal = journal;
-        if candidate.is_none()
-            && let Some(rollout) = self.journal.open_mut()
-        {
-            // What it leads to is not in the history any more.
-            rollout.end(State::Superseded, None, now);
-        }
-        self.candidate = candidate;
-        Ok(())
-    }
-
-    /// The state at `revision`; none if the way to it is not kept any more.
-    fn state_at(&self, revision: Revision) -> Result<Option<Arc<Published>>, HistoryFault> {
-        let newest = self.follower.newest();
-        let known = [Some(newest), self.candidate.as_ref(), self.kept.as_ref()];
-        let mut known = known.into_iter().flatten();
-        if let Some(found) = known.find(|state| state.position.revision == revision) {
-            return Ok(Some(Arc::clone(found)));
-        }
-        let config = newest.config();
-        let past = Difference::between(self.publisher.history(), config.revision(), revision);
-        let difference = match past {
-            // A past that is damaged stays so: it must not stand in the way of a start.
-            Err(error) if !self.staging.keeper.is_shared() => {
-                tracing::error!(%error, "history not read");
-                None
-            }
-            past => past?,
-        };
-        Ok(difference.map(|difference| {
-            let past = config.evolve(&difference.change(config), revision);
-            self.follower.held_at(past)
-        }))
     }
 
     /// What was published last.
@@ -493,38 +391,6 @@ impl Conductor {
         let halted = rollout.state == State::Halted;
         let due = halted && rollout.rolls_back && self.is_conductor();
         due.then(|| (rollout.from, self.newest().position.revision))
-    }
-
-    /// Writes the journal, if it is time to. False if others have written meanwhile.
-    fn save(&mut self) -> Result<bool, JournalError> {
-        if self.staging.plan.is_none() {
-            return Ok(true);
-        }
-        let ahead = self
-            .journal
-            .released
-            .0
-            .saturating_sub(self.written.released.0);
-        let same = self.journal.rollouts == self.written.rollouts
-            && self.journal.conductor == self.written.conductor
-            && self.journal.generation == self.written.generation;
-        if same && ahead < UNWRITTEN {
-            return Ok(true);
-        }
-        match self.staging.keeper.write(&self.journal) {
-            Ok(true) => self.written.clone_from(&self.journal),
-            Ok(false) => return Ok(false),
-            // Nobody else goes by it.
-            Err(error) if !self.staging.keeper.is_shared() => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(
-                    error,
-                    "roll-outs are not kept: a restart begins this one anew"
-                );
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(true)
     }
 }
 

@@ -246,7 +246,9 @@ impl Fleet {
             .partition(|((from, _), _)| present.contains(from));
         elsewhere.told = stays;
         let changed = !gone.is_empty();
-        gone.into_values().for_each(|told| elsewhere.leave(told));
+        for told in gone.into_values() {
+            elsewhere.leave(told);
+        }
         elsewhere.present = Some(present);
         drop(nodes);
         if changed {

@@ -108,8 +108,8 @@ fn log(revision: u64) -> String {
     format!("log/{revision:020}")
 }
 
-fn open(sealer: &Sealer, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
-    sealer.open(name.as_bytes(), sealed).ok_or_else(|| {
+fn open(sealer: &Sealer, name: &str, value: &[u8]) -> Result<Vec<u8>, EtcdError> {
+    sealer.open(name.as_bytes(), value).ok_or_else(|| {
         EtcdError::Content(format!(
             "{name} was changed, or sealed with another key: set secrets_key_file to that key"
         ))
@@ -397,14 +397,14 @@ impl Journal for EtcdStore {
 
     fn checkpoint(&mut self, config: &Config) -> Result<(), JournalFault> {
         if config.revision().0 == self.head.revision && self.shelf.is_checkpoint_due(config) {
-            let shelf = Arc::clone(&self.shelf);
+            let store = Arc::clone(&self.shelf);
             let (config, kept) = (config.clone(), self.revisions);
             let (generation, chain) = (self.head.generation, self.head.chain);
             // Nobody who commits waits for it.
             let started = std::thread::Builder::new()
                 .name("checkpoint".to_owned())
                 .spawn(move || {
-                    if let Err(error) = shelf.write_checkpoint(generation, &config, chain, kept) {
+                    if let Err(error) = store.write_checkpoint(generation, &config, chain, kept) {
                         tracing::warn!(%error, "the configuration is not kept whole");
                     }
                 });
