@@ -1,11 +1,12 @@
 //! Failures that the gateway answers by itself: status and body (Kong 3.9). The only such place.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
 pub use shared::error_form::ErrorForm;
 use shared::error_form::{ErrorTemplates, NO_TEMPLATES, grpc_status};
 
 use crate::body::{RequestBodyError, ResponseBody};
+use crate::http1::headers::View;
 use crate::http1::request::Refusal;
 use crate::settings::Settings;
 use crate::upstream::UpstreamError;
@@ -176,7 +177,7 @@ impl GatewayError {
         style: &ErrorStyle,
     ) -> Response<ResponseBody> {
         let (status, message) = self.answer();
-        let asked = wish.map(|wish| (ErrorForm::of(wish.value.as_bytes()), wish.accepts));
+        let asked = wish.map(|wish| (ErrorForm::of(&wish.value), wish.accepts));
         let form = match (self.heeds(), asked) {
             (_, Some((ErrorForm::Grpc, _))) if version == Version::HTTP_2 => ErrorForm::Grpc,
             (_, Some((ErrorForm::Grpc, _))) | (Heeds::Nothing, _) => ErrorForm::Json,
@@ -273,18 +274,18 @@ impl ErrorStyle {
 /// What a client has said of the form of answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
-    value: HeaderValue,
+    value: Box<[u8]>,
     /// Whether it has said so by `Accept`, and not only by the type of what it has sent.
     accepts: bool,
 }
 
 impl Wish {
     /// The wish in `headers`.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let accept = headers.get(header::ACCEPT);
-        let value = accept.or_else(|| headers.get(header::CONTENT_TYPE))?;
+    pub(crate) fn of(headers: View<'_>) -> Option<Self> {
+        let accept = headers.values(&header::ACCEPT).next();
+        let value = accept.or_else(|| headers.values(&header::CONTENT_TYPE).next())?;
         Some(Self {
-            value: value.clone(),
+            value: value.into(),
             accepts: accept.is_some(),
         })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use plugins::exchange::Try;
 use shared::clock::{UnixTime, monotonic};
 
@@ -16,9 +16,12 @@ pub(crate) use self::upgrade::tunnel;
 use crate::balancer::{Balancer, Lease, NoPeer, Peer};
 use crate::body::{RequestBody, ResponseBody};
 use crate::core::Core;
+use crate::http1::fields::Fields;
+use crate::http1::headers::{Headers, View};
+use crate::http1::kind::Kind;
 use crate::http1::writer::field;
 use crate::http1::{Framing, FramingError, content_length, has_token};
-use crate::pipeline::Added;
+use crate::pipeline::{Added, Returned};
 use crate::quota::Taken;
 use crate::router::split_port;
 use crate::upstream::exchange::{Answer, Pump, Timeouts, exchange};
@@ -38,9 +41,9 @@ pub(crate) struct Outgoing<'a> {
     /// The `Host`, if it is not that of the target.
     pub(crate) host: Option<&'a HeaderValue>,
     /// The client's, without what belongs to one connection. Some are replaced by those below.
-    pub(crate) headers: &'a http::HeaderMap,
+    pub(crate) headers: View<'a>,
     /// Which of them.
-    pub(crate) is_replaced: fn(&HeaderName) -> bool,
+    pub(crate) replaced: Kind,
     /// What the gateway tells.
     pub(crate) added: &'a [Added<'a>],
     /// The protocol to switch to, if the client asks for one.
@@ -80,8 +83,11 @@ struct Attempt {
 }
 
 /// How the request's body is framed on its way upstream.
-pub(crate) fn request_framing(parts: &Parts, body: &RequestBody) -> Result<Framing, FramingError> {
-    match parts.headers.get(header::CONTENT_LENGTH) {
+pub(crate) fn request_framing(
+    headers: View<'_>,
+    body: &RequestBody,
+) -> Result<Framing, FramingError> {
+    match headers.values(&header::CONTENT_LENGTH).next() {
         Some(length) => Ok(Framing::Length(content_length(length)?)),
         None if body.is_empty() => Ok(Framing::None),
         None => Ok(Framing::Chunked),
@@ -363,9 +369,14 @@ fn write_head(
         ],
     );
     field(head, header::HOST.as_str(), host.as_bytes());
-    for (name, value) in outgoing.headers {
-        if !(outgoing.is_replaced)(name) {
-            field(head, name.as_str(), value.as_bytes());
+    match outgoing.headers {
+        View::Raw(fields) => fields.copy_without(outgoing.replaced, head),
+        View::Map(headers) => {
+            for (name, value) in headers {
+                if !Kind::of(name).is_any_of(outgoing.replaced) {
+                    field(head, name.as_str(), value.as_bytes());
+                }
+            }
         }
     }
     for (name, value) in outgoing.added {
@@ -397,15 +408,58 @@ fn put(head: &mut BytesMut, parts: &[&[u8]]) {
     }
 }
 
-/// The client's response, without what belongs to the upstream's connection. Which trailers are to come is
-/// told only to clients that take them.
+/// What the client is returned of the upstream's answer: nothing that belongs to the upstream's connection. Which
+/// trailers are to come is told only to clients that take them.
 pub(crate) fn response(
     answer: Answer,
     method: &Method,
     takes_trailers: bool,
-) -> Response<ResponseBody> {
-    let mut headers = answer.head.headers;
-    let switched = answer.head.status == StatusCode::SWITCHING_PROTOCOLS;
+) -> Returned<ResponseBody> {
+    let status = answer.head.status;
+    let keeps_length = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let headers = match answer.head.headers {
+        Headers::Raw(mut fields)
+            if !keeps_length && !takes_trailers && is_usual(&fields, status) =>
+        {
+            fields.leave_out(NOT_RETURNED);
+            Headers::Raw(fields)
+        }
+        headers => {
+            let map = headers.into_map();
+            Headers::Map(returned_fields(map, status, keeps_length, takes_trailers))
+        }
+    };
+    Returned::new(status, headers, answer.body)
+}
+
+/// What is left out of an answer. The server side frames the body anew; a length that is known is set again
+/// from the body.
+const NOT_RETURNED: Kind = Kind::HOP_BY_HOP
+    .and(Kind::TRAILER)
+    .and(Kind::CONTENT_LENGTH);
+
+/// Whether an answer with these fields can be passed on as it came but for [`NOT_RETURNED`]: its `Connection`
+/// names no other field, and there is none that the gateway would change.
+fn is_usual(fields: &Fields, status: StatusCode) -> bool {
+    const CHANGED: Kind = Kind::TE
+        .and(Kind::UPGRADE)
+        .and(Kind::VIA)
+        .and(Kind::TOLD)
+        .and(Kind::REQUEST_ID);
+    fields.is_plain()
+        && !fields.has(CHANGED)
+        && !status.is_informational()
+        && fields::names_nothing(fields)
+}
+
+/// The same of any answer.
+fn returned_fields(
+    mut headers: HeaderMap,
+    status: StatusCode,
+    keeps_length: bool,
+    takes_trailers: bool,
+) -> HeaderMap {
+    let switched = status == StatusCode::SWITCHING_PROTOCOLS;
     let protocol = if switched {
         headers.get(header::UPGRADE).cloned()
     } else {
@@ -418,12 +472,8 @@ pub(crate) fn response(
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
-    } else if *method != Method::HEAD && answer.head.status != StatusCode::NOT_MODIFIED {
-        // The server side frames the body anew; a length that is known is set again from the body.
+    } else if !keeps_length {
         headers.remove(header::CONTENT_LENGTH);
     }
-    let mut response = Response::new(answer.body);
-    *response.status_mut() = answer.head.status;
-    *response.headers_mut() = headers;
-    response
+    headers
 }

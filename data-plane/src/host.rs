@@ -27,6 +27,8 @@ use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::{self, Outgoing, Way, fields};
 use crate::http1::Framing;
+use crate::http1::headers::View;
+use crate::http1::kind::Kind;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::{Origin, OriginKey, OriginTls};
@@ -95,8 +97,8 @@ impl CoreHost {
             method: &parts.method,
             target: &target,
             host: Some(&host),
-            headers: &parts.headers,
-            is_replaced: |_| false,
+            headers: View::Map(&parts.headers),
+            replaced: Kind::OTHER,
             added: &[],
             upgrade: None,
             trailers: false,
@@ -136,7 +138,7 @@ impl CoreHost {
         }
         let mut response = Response::new(whole.freeze());
         *response.status_mut() = answer.head.status;
-        *response.headers_mut() = answer.head.headers;
+        *response.headers_mut() = answer.head.headers.into_map();
         Ok(response)
     }
 }

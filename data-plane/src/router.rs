@@ -15,11 +15,12 @@ pub(crate) mod upstream_path;
 
 use std::collections::HashMap;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use plugins::exchange::Captures;
 use shared::entity::Route;
 
 use self::entry::{Entry, HostPattern, PathRule, entries};
+use crate::http1::headers::View;
 
 /// What of a request decides about its route.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) path: &'a str,
     /// Host and perhaps port, in lower case.
     pub(crate) authority: &'a str,
-    pub(crate) headers: &'a HeaderMap,
+    pub(crate) headers: View<'a>,
     /// The name in the TLS handshake; `None` without TLS.
     pub(crate) server_name: Option<&'a str>,
     /// Whether the client speaks TLS.

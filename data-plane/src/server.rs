@@ -23,7 +23,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode, Version};
+use http::StatusCode;
 use http_body::Body as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Sleep;
@@ -35,9 +35,8 @@ pub(crate) use self::date::Date;
 use self::head::Incoming;
 use crate::body::RequestBody;
 use crate::core::Core;
-use crate::http1::request::Refusal;
 use crate::orders::{Orders, changed};
-use crate::pipeline::{Arrival, Peer, Recorded, handle};
+use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
 
 /// How long a stopping node waits for the first request on a connection.
@@ -118,7 +117,7 @@ pub(crate) async fn serve(
         fresh = false;
         let incoming = match next {
             Next::Request(incoming) => incoming,
-            Next::Refused(refusal) => stand_in(refusal),
+            Next::Refused(refusal) => Incoming::stand_in(refusal),
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
@@ -152,7 +151,7 @@ async fn exchange(
     stopping: &mut Stopping<'_>,
 ) -> After {
     let Incoming {
-        parts,
+        head,
         framing,
         keep_alive,
         expects,
@@ -160,7 +159,7 @@ async fn exchange(
         trailers,
         upgrades,
     } = incoming;
-    let (version, method) = (parts.version, parts.method.clone());
+    let (version, method) = (head.version, head.method.clone());
     let (switched, switch) = if upgrades {
         let (sender, receiver) = oneshot::channel();
         (Some(sender), Some(receiver))
@@ -173,16 +172,16 @@ async fn exchange(
         RequestBody::Empty
     };
     let arrival = Arrival {
-        parts,
+        head,
         body,
         refusal,
         switch,
     };
-    let response = {
+    let returned = {
         let mut handling = pin!(handle(Rc::clone(core), Rc::clone(peer), arrival));
-        let response = poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
+        let returned = poll_fn(|cx| {
+            if let Poll::Ready(returned) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(returned));
             }
             if refusal.is_none() && client.borrow_mut().poll_left(cx) {
                 Poll::Ready(None)
@@ -190,12 +189,12 @@ async fn exchange(
                 Poll::Pending
             }
         });
-        match response.await {
-            Some(response) => response,
+        match returned.await {
+            Some(returned) => returned,
             None => return After::Gone,
         }
     };
-    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let switching = returned.status == StatusCode::SWITCHING_PROTOCOLS;
     let refused = refusal.is_some();
     let reusable = keep_alive && !refused && !stopping.check();
     // Whoever holds the rest of the request's body may still read it to its end.
@@ -206,7 +205,7 @@ async fn exchange(
         method: &method,
         reusable,
     };
-    let Some(closes) = send(core, client, answer, response, trailers).await else {
+    let Some(closes) = send(core, client, answer, returned, trailers).await else {
         return After::Gone;
     };
     match switched {
@@ -222,21 +221,20 @@ async fn exchange(
     }
 }
 
-/// Sends a whole answer, with its trailers if the client takes such. Says whether the connection ends with it; nothing if it has ended before.
+/// Sends a whole answer, with its trailers if the client takes such. Says whether the connection ends with it;
+/// nothing if it has ended before.
 async fn send(
     core: &Core,
     client: &RefCell<Client>,
     answer: Answer<'_>,
-    response: Response<Recorded>,
+    mut returned: Returned<Recorded>,
     takes_trailers: bool,
 ) -> Option<bool> {
-    let (parts, mut body) = response.into_parts();
     let framed = {
         let client = &mut *client.borrow_mut();
-        let framed = answer.write(client.answer(), &parts, &body, &core.date());
-        client.reuse(parts.headers);
-        framed
+        answer.write(client.answer(), &returned, &core.date())
     };
+    let body = &mut returned.body;
     let mut done = !framed.body;
     let mut trailers = None;
     poll_fn(|cx| {
@@ -244,7 +242,7 @@ async fn send(
             let mut waits = false;
             while !done && client.borrow().has_room() {
                 // Not while the client is borrowed: the body may read from it.
-                match Pin::new(&mut body).poll_frame(cx) {
+                match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Pending => {
                         waits = true;
                         break;
@@ -293,17 +291,6 @@ async fn close(client: &RefCell<Client>, after: After) {
     }
     let lingers = matches!(after, After::Linger);
     poll_fn(|cx| client.borrow_mut().poll_close(cx, lingers)).await;
-}
-
-/// What is answered in place of a request that is refused: so that the answer has its turn and its form, and is
-/// logged and counted like any other.
-fn stand_in(refusal: Refusal) -> Incoming {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.version = Version::HTTP_11;
-    Incoming {
-        refusal: Some(refusal),
-        ..Incoming::new(parts)
-    }
 }
 
 /// Whether the node is to stop. To ask is one read of a counter.

@@ -26,6 +26,7 @@ use crate::balancer::{Lease, NoPeer, Peer};
 use crate::carry::{Carried, Early, carry};
 use crate::compile::{CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
+use crate::http1::headers::View;
 use crate::quota::Taken;
 use crate::stream::Stream;
 use crate::stream_routes::{Asked, Kind, StreamRoute};
@@ -303,7 +304,7 @@ pub(crate) async fn choose(
     let hashable = Hashable {
         identity: &identity,
         client,
-        headers: &headers,
+        headers: View::Map(&headers),
         path: "",
         query: None,
         captures: &captures,

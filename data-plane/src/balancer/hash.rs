@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use plugins::exchange::{Captures, Identity};
 
 use super::table::mix;
+use crate::http1::headers::View;
 
 /// What is hashed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +35,7 @@ pub(crate) enum HashInput {
 pub(crate) struct Hashable<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) client: IpAddr,
-    pub(crate) headers: &'a HeaderMap,
+    pub(crate) headers: View<'a>,
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     pub(crate) captures: &'a Captures,
@@ -92,12 +93,7 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
         }
         HashInput::Ip => Some(request.client.to_string().into_bytes()),
         HashInput::Header(name) => {
-            let all: Vec<&[u8]> = request
-                .headers
-                .get_all(name)
-                .iter()
-                .map(HeaderValue::as_bytes)
-                .collect();
+            let all: Vec<&[u8]> = request.headers.values(name).collect();
             (!all.is_empty()).then(|| all.concat())
         }
         HashInput::Cookie(name) => cookie(request.headers, name),
@@ -108,11 +104,10 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
     found.filter(|text| !text.is_empty())
 }
 
-fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+fn cookie(headers: View<'_>, name: &str) -> Option<Vec<u8>> {
     headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+        .values(&header::COOKIE)
+        .flat_map(|value| value.split(|byte| *byte == b';'))
         .find_map(|pair| {
             let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
             rest.strip_prefix(b"=").map(<[u8]>::to_vec)

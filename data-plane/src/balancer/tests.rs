@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::hash::{self, HashInput, Hashable};
 use super::{Balancer, Balancers, NoPeer, show};
 use crate::compile::{CompiledSnapshot, compile};
+use crate::http1::headers::View;
 
 fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
@@ -271,7 +272,7 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
     let request = Hashable {
         identity: &identity,
         client: "192.0.2.1".parse().unwrap(),
-        headers: &headers,
+        headers: View::Map(&headers),
         path: "/users/42",
         query: Some("b=2&user=al%69ce&c"),
         captures: &captures,

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use shared::version::KONG_PRODUCT;
 
+use crate::http1::fields::Fields;
+use crate::http1::kind::Kind;
 use crate::http1::tokens;
 
 /// Fields that decide about framing, routing or authentication, and so must not come as trailers
@@ -58,18 +60,16 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     takes_trailers
 }
 
+/// Whether the `Connection` of `fields` names no other field.
+pub(crate) fn names_nothing(fields: &Fields) -> bool {
+    fields.of(Kind::CONNECTION).all(|value| {
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    })
+}
+
 /// Whether `name` speaks of one connection and is never passed on.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    Kind::of(name).is_any_of(Kind::HOP_BY_HOP)
 }
 
 /// The trailers that may be passed on.
@@ -78,43 +78,10 @@ pub(crate) fn forwardable_trailers(mut trailers: HeaderMap) -> HeaderMap {
     for name in &NOT_IN_TRAILERS {
         trailers.remove(name);
     }
-    remove_where(&mut trailers, |name| is_identity(name.as_str()));
+    remove_where(&mut trailers, |name| {
+        Kind::of(name).is_any_of(Kind::IDENTITY)
+    });
     trailers
-}
-
-/// Whether `name` says who a request comes from. Only filters may set such fields; the client's own
-/// are dropped, also where `_` stands for `-`, because some servers read the two alike.
-pub(crate) fn is_identity(name: &str) -> bool {
-    const NAMES: [&str; 4] = [
-        "x-anonymous-consumer",
-        "x-authenticated-groups",
-        "x-authenticated-userid",
-        "x-userinfo",
-    ];
-    const PREFIXES: [&str; 3] = ["x-consumer-", "x-credential-", "x-authenticated-"];
-    let plain = |text: &str, pattern: &str| {
-        text.len() == pattern.len()
-            && text
-                .bytes()
-                .zip(pattern.bytes())
-                .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
-    };
-    // Nearly every field is told apart by its first bytes.
-    name.starts_with('x')
-        && (NAMES.iter().any(|pattern| plain(name, pattern))
-            || PREFIXES.iter().any(|prefix| {
-                name.get(..prefix.len())
-                    .is_some_and(|start| plain(start, prefix))
-            }))
-}
-
-/// Whether `name` is one that decides about framing or routing, written with `_`: some servers read it
-/// as if it were written with `-`.
-pub(crate) fn is_disguised(name: &str) -> bool {
-    matches!(
-        name,
-        "content_length" | "transfer_encoding" | "proxy_connection"
-    )
 }
 
 /// What [`via`] adds for a message that came by HTTP/1.0, HTTP/1.1 or HTTP/2. Static texts, made once: to
@@ -240,31 +207,6 @@ mod tests {
         join_cookies(&mut map);
         let all: Vec<_> = map.get_all(header::COOKIE).iter().collect();
         assert_eq!(all, ["a=1; b=2; c=3; d=4"]);
-    }
-
-    #[test]
-    fn identity_is_known_in_every_spelling() {
-        for name in [
-            "x-consumer-id",
-            "x_consumer_id",
-            "x-consumer_username",
-            "x-credential-identifier",
-            "x-userinfo",
-            "x_anonymous-consumer",
-            "x-authenticated_groups",
-            "x-consumer-anything",
-        ] {
-            assert!(is_identity(name), "{name}");
-        }
-        for name in [
-            "x-consumer",
-            "accept",
-            "x-request-id",
-            "x-access-token",
-            "x-userinfo2",
-        ] {
-            assert!(!is_identity(name), "{name}");
-        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Reads the heads of requests and responses.
 
-use std::mem::MaybeUninit;
-
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{Method, StatusCode, Uri, header};
 
-use super::{Framing, FramingError, declared_framing, has_token};
+use super::fields::{self, Fields, fits_in_text};
+use super::headers::{Headers, View};
+use super::kind::Kind;
+use super::{Framing, FramingError, declared_framing, members};
 
 /// Largest head, in bytes.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
@@ -21,7 +22,7 @@ pub(crate) const MAX_FIELDS: usize = 128;
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Headers,
     /// How long the body is.
     pub(crate) framing: Framing,
     /// Whether the server allows another request on this connection.
@@ -63,29 +64,18 @@ impl HeadFinder {
     }
 }
 
-/// Reads a complete response head. `method` is the request's: it decides whether a body follows.
-pub(crate) fn parse_response(
-    head: &Bytes,
+/// Takes a complete response head, of `length` bytes, off `input`, and reads it. `method` is the request's: it
+/// decides whether a body follows.
+pub(crate) fn take_response(
+    input: &mut BytesMut,
+    length: usize,
     method: &Method,
-    mut headers: HeaderMap,
 ) -> Result<ResponseHead, FramingError> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut response, head, &mut fields) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(FramingError::Head("the head ends early")),
-        Err(error) => return Err(parse_error(error)),
-    }
-    let http10 = match response.version {
-        Some(1) => false,
-        Some(0) => true,
-        _ => return Err(FramingError::Version),
-    };
-    let status = StatusCode::from_u16(response.code.unwrap_or_default())
-        .map_err(|_| FramingError::Head("bad status"))?;
-    fill(&mut headers, head, response.headers)?;
-    let declared = declared_framing(&headers, http10)?;
+    let head = input.get_mut(..length).unwrap_or_default();
+    let (status, http10, start) = status_line(head)?;
+    let found = fields::find(head, start)?;
+    let fields = Fields::new(input.split_to(length).freeze(), found);
+    let declared = declared_framing(&fields, http10)?;
     let bodiless = *method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
@@ -95,59 +85,52 @@ pub(crate) fn parse_response(
     } else {
         declared.unwrap_or(Framing::UntilClose)
     };
+    let says = |word: &[u8]| {
+        let mut values = fields.of(Kind::CONNECTION);
+        values.any(|value| members(value).any(|member| member.eq_ignore_ascii_case(word)))
+    };
     let keep_alive = framing != Framing::UntilClose
         && if http10 {
-            has_token(&headers, &header::CONNECTION, "keep-alive")
+            says(b"keep-alive")
         } else {
-            !has_token(&headers, &header::CONNECTION, "close")
+            !says(b"close")
         };
     Ok(ResponseHead {
         status,
-        headers,
+        headers: Headers::Raw(fields),
         framing,
         keep_alive,
     })
 }
 
-/// Fields that the gateway adds to an answer: room for them is made at once.
-const ADDED: usize = 6;
-
-/// Fields as values that share the head's memory.
-fn fill(
-    headers: &mut HeaderMap,
-    head: &Bytes,
-    fields: &[httparse::Header<'_>],
-) -> Result<(), FramingError> {
-    headers.reserve(fields.len() + ADDED);
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| FramingError::Head("bad field name"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-            .map_err(|_| FramingError::Head("bad field value"))?;
-        headers.append(name, value);
-    }
-    Ok(())
-}
-
-fn parse_error(error: httparse::Error) -> FramingError {
-    match error {
-        httparse::Error::TooManyHeaders => FramingError::HeadTooLarge,
-        httparse::Error::Version => FramingError::Version,
-        httparse::Error::HeaderName => FramingError::Head("bad field name"),
-        httparse::Error::HeaderValue => FramingError::Head("bad field value"),
-        httparse::Error::NewLine => FramingError::Head("bad line end"),
-        httparse::Error::Status => FramingError::Head("bad status"),
-        httparse::Error::Token => FramingError::Head("bad start line"),
-    }
+/// The status, whether the answer is of HTTP/1.0, and where the fields begin (RFC 9112 §4).
+fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), FramingError> {
+    let Some(rest) = head.strip_prefix(b"HTTP/1.") else {
+        return Err(FramingError::Version);
+    };
+    let (http10, rest) = match rest {
+        [b'1', b' ', rest @ ..] => (false, rest),
+        [b'0', b' ', rest @ ..] => (true, rest),
+        _ => return Err(FramingError::Version),
+    };
+    let (code, rest) = rest
+        .split_at_checked(3)
+        .ok_or(FramingError::Head("bad status"))?;
+    let status = StatusCode::from_bytes(code).map_err(|_| FramingError::Head("bad status"))?;
+    let end = memchr::memchr(b'\n', rest).ok_or(FramingError::Head("bad line end"))?;
+    let reason = rest.get(..end).and_then(|line| line.strip_suffix(b"\r"));
+    match reason {
+        None => Err(FramingError::Head("bad line end")),
+        Some([]) => Ok(()),
+        Some([b' ', reason @ ..]) if reason.iter().all(|byte| fits_in_text(*byte)) => Ok(()),
+        Some(_) => Err(FramingError::Head("bad status")),
+    }?;
+    Ok((status, http10, head.len() - rest.len() + end + 1))
 }
 
 /// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2).
-pub(crate) fn check_host(
-    uri: &Uri,
-    headers: &HeaderMap,
-    optional: bool,
-) -> Result<(), FramingError> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+pub(crate) fn check_host(uri: &Uri, headers: View<'_>, optional: bool) -> Result<(), FramingError> {
+    let mut hosts = headers.values(&header::HOST);
     let Some(host) = hosts.next() else {
         return if optional {
             Ok(())
@@ -158,11 +141,11 @@ pub(crate) fn check_host(
     if hosts.next().is_some() {
         return Err(FramingError::Head("several Host fields"));
     }
-    if !valid_authority(host.as_bytes()) {
+    if !valid_authority(host) {
         return Err(FramingError::Head("bad Host"));
     }
     match uri.authority().map(Authority::as_str) {
-        Some(authority) if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+        Some(authority) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
             Err(FramingError::Head("Host differs from the request target"))
         }
         _ => Ok(()),
@@ -222,7 +205,13 @@ fn valid_authority(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue};
+
     use super::*;
+
+    fn response(text: &str, method: &Method) -> Result<ResponseHead, FramingError> {
+        take_response(&mut BytesMut::from(text), text.len(), method)
+    }
 
     #[test]
     fn a_head_is_found_however_it_trickles_in() {
@@ -256,15 +245,19 @@ mod tests {
             "HTTP/1.1 200 OK\r\nx: \0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx: a\rb\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx\r\n\r\n",
+            "HTTP/1.1 200 O\0K\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1  200 OK\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
             "HTTP/2.0 200 OK\r\n\r\n",
         ] {
             let refused = HeadFinder::default().find(text.as_bytes()).is_err()
-                || parse_response(
-                    &Bytes::copy_from_slice(text.as_bytes()),
-                    &Method::GET,
-                    HeaderMap::new(),
-                )
-                .is_err();
+                || response(text, &Method::GET).is_err();
             assert!(refused, "{text:?}");
         }
     }
@@ -278,7 +271,7 @@ mod tests {
                 .collect();
             let uri: Uri = target.parse().unwrap();
             assert_eq!(
-                check_host(&uri, &headers, false).is_ok(),
+                check_host(&uri, View::Map(&headers), false).is_ok(),
                 valid,
                 "{hosts:?} {target}"
             );
@@ -294,19 +287,17 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append(header::HOST, HeaderValue::from_static("a"));
         two.append(header::HOST, HeaderValue::from_static("a"));
-        assert!(check_host(&Uri::from_static("/"), &two, false).is_err());
+        assert!(check_host(&Uri::from_static("/"), View::Map(&two), false).is_err());
     }
 
     #[test]
     fn a_response_without_a_length_ends_with_the_connection() {
         let check = |text: &str, method: Method, expected: Framing| {
-            let head = parse_response(
-                &Bytes::copy_from_slice(text.as_bytes()),
-                &method,
-                HeaderMap::new(),
-            )
-            .unwrap();
-            assert_eq!(head.framing, expected, "{text:?}");
+            assert_eq!(
+                response(text, &method).unwrap().framing,
+                expected,
+                "{text:?}"
+            );
         };
         check("HTTP/1.1 200 OK\r\n\r\n", Method::GET, Framing::UntilClose);
         check(

@@ -1,10 +1,35 @@
-//! Judges the raw head of a client's request, and says how long its body is.
-//!
-//! Parsers read more than is safe to forward: ours ends lines at a bare line feed, and what it makes of white
-//! space or of repeated fields is not to be seen afterwards. So heads are judged before they are parsed.
+//! Reads the head of a client's request and judges it: nothing that could be read in two ways gets past here.
 
-use super::head::{MAX_FIELDS, MAX_TARGET};
-use super::{Framing, has_only_digits};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Uri, Version};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+
+use super::fields::{self, Fields};
+use super::head::MAX_TARGET;
+use super::headers::Headers;
+use super::kind::Kind;
+use super::{Framing, FramingError, content_length};
+
+/// A request's head.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) headers: Headers,
+}
+
+/// A head of HTTP/1.1 that has been read and judged.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    /// Whether the request is of HTTP/1.0.
+    pub(crate) http10: bool,
+    pub(crate) fields: Fields,
+    /// How long the body is.
+    pub(crate) framing: Framing,
+}
 
 /// Why a request is refused before anything looks at it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,79 +44,97 @@ pub(crate) enum Refusal {
     Timeout,
 }
 
-/// Judges a complete head and says how its body is framed. A head is everything up to and with its empty
-/// line, each line ending in CRLF (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
-pub(crate) fn judge(head: &[u8]) -> Result<Framing, Refusal> {
-    let mut rest = head;
-    // A server should take an empty line before a request (RFC 9112 §2.2).
-    while let Some(after) = rest.strip_prefix(b"\r\n") {
-        rest = after;
+impl From<FramingError> for Refusal {
+    fn from(error: FramingError) -> Self {
+        match error {
+            FramingError::HeadTooLarge => Self::HeadTooLarge,
+            FramingError::Head(reason)
+            | FramingError::Length(reason)
+            | FramingError::Chunk(reason) => Self::Malformed(reason),
+            FramingError::TransferCoding => Self::Malformed("an unknown transfer coding"),
+            FramingError::Version => Self::Malformed("an unknown version"),
+        }
     }
-    let Some(line) = next_line(&mut rest)? else {
+}
+
+/// Takes a complete head, of `length` bytes, off `input`, and reads and judges it. A head is everything up to and
+/// with its empty line, each line ending in CRLF (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
+pub(crate) fn take_request(input: &mut BytesMut, length: usize) -> Result<Judged, Refusal> {
+    let head = input.get_mut(..length).unwrap_or_default();
+    let mut line: &[u8] = head;
+    // A server should take an empty line before a request (RFC 9112 §2.2).
+    while let Some(after) = line.strip_prefix(b"\r\n") {
+        line = after;
+    }
+    let start = length - line.len();
+    let Some(end) = memchr::memchr(b'\n', line) else {
         return Err(Refusal::Malformed("no request line"));
     };
-    let http10 = judge_request_line(line)?;
-    let mut framing = Framing::None;
-    let (mut lengths, mut codings, mut count) = (0_u32, 0_u32, 0_usize);
-    while let Some(line) = next_line(&mut rest)? {
-        if line.is_empty() {
-            break;
+    let Some(line) = line.get(..end).and_then(|line| line.strip_suffix(b"\r")) else {
+        return Err(Refusal::Malformed("a line ends in a bare line feed"));
+    };
+    let RequestLine {
+        method,
+        target,
+        http10,
+    } = judge_request_line(line)?;
+    let target = start + method.len() + 1..start + method.len() + 1 + target.len();
+    let method = Method::from_bytes(method).map_err(|_| Refusal::Malformed("not a method"))?;
+    let found = fields::find(head, start + end + 1)?;
+    let head = input.split_to(length).freeze();
+    let target = head.slice(target);
+    let uri = Uri::from_maybe_shared(target.clone())
+        .or_else(|_| Uri::from_maybe_shared(encoded(&target)))
+        .map_err(|_| Refusal::Malformed("not a target"))?;
+    let fields = Fields::new(head, found);
+    let framing = framing(&fields, http10)?;
+    Ok(Judged {
+        method,
+        uri,
+        http10,
+        fields,
+        framing,
+    })
+}
+
+/// A target whose characters that no URI has (RFC 3986 §2), and many clients send, are percent-encoded.
+fn encoded(target: &[u8]) -> Bytes {
+    const NOT_IN_URIS: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`');
+    percent_encode(target, NOT_IN_URIS).to_string().into()
+}
+
+/// How the body is framed; said once, or not at all.
+fn framing(fields: &Fields, http10: bool) -> Result<Framing, Refusal> {
+    let mut lengths = fields.of(Kind::CONTENT_LENGTH);
+    let mut codings = fields.of(Kind::TRANSFER_ENCODING);
+    let framing = match (lengths.next(), codings.next()) {
+        (None, None) => return Ok(Framing::None),
+        (Some(digits), None) => Framing::Length(content_length(digits)?),
+        (None, Some(coding)) if !coding.eq_ignore_ascii_case(b"chunked") => {
+            return Err(Refusal::Malformed("Transfer-Encoding other than chunked"));
         }
-        count += 1;
-        let Some(colon) = memchr::memchr(b':', line) else {
-            return Err(Refusal::Malformed("a field without a colon"));
-        };
-        let (name, value) = line.split_at(colon);
-        if name.is_empty() || name.iter().any(u8::is_ascii_whitespace) {
-            return Err(Refusal::Malformed("white space in or around a field name"));
+        (None, Some(_)) if http10 => {
+            return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if name.eq_ignore_ascii_case(b"content-length") {
-            lengths += 1;
-            framing = Framing::Length(length(value)?);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            codings += 1;
-            if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Refusal::Malformed("Transfer-Encoding other than chunked"));
-            }
-            framing = Framing::Chunked;
-        }
-    }
-    if count > MAX_FIELDS {
-        return Err(Refusal::HeadTooLarge);
-    }
-    if lengths + codings > 1 {
-        return Err(Refusal::Malformed(
-            "the body's length is said more than once",
-        ));
-    }
-    if http10 && codings > 0 {
-        return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
+        (None, Some(_)) => Framing::Chunked,
+        (Some(_), Some(_)) => return Err(SAID_TWICE),
+    };
+    if lengths.next().or(codings.next()).is_some() {
+        return Err(SAID_TWICE);
     }
     Ok(framing)
 }
 
-/// Takes the next line off `rest`, without its CRLF.
-fn next_line<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
-    let Some(end) = memchr::memchr(b'\n', rest) else {
-        return Ok(None);
-    };
-    let (line, after) = rest.split_at(end);
-    *rest = after.get(1..).unwrap_or_default();
-    let Some(line) = line.strip_suffix(b"\r") else {
-        return Err(Refusal::Malformed("a line ends in a bare line feed"));
-    };
-    if memchr::memchr2(b'\r', 0, line).is_some() {
-        return Err(Refusal::Malformed("a carriage return or NUL within a line"));
-    }
-    if line.starts_with(b" ") || line.starts_with(b"\t") {
-        return Err(Refusal::Malformed("a folded line"));
-    }
-    Ok(Some(line))
+const SAID_TWICE: Refusal = Refusal::Malformed("the body's length is said more than once");
+
+/// The parts of a request line.
+struct RequestLine<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    http10: bool,
 }
 
-/// Says whether the request is of HTTP/1.0.
-fn judge_request_line(line: &[u8]) -> Result<bool, Refusal> {
+fn judge_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
     let (line, http10) = if let Some(line) = line.strip_suffix(b" HTTP/1.1") {
         (line, false)
     } else if let Some(line) = line.strip_suffix(b" HTTP/1.0") {
@@ -125,26 +168,24 @@ fn judge_request_line(line: &[u8]) -> Result<bool, Refusal> {
         b"*" => method == b"OPTIONS",
         _ => method == b"CONNECT" || absolute(b"http://") || absolute(b"https://"),
     };
-    if known {
-        Ok(http10)
-    } else {
-        Err(Refusal::Malformed("neither a path nor an absolute target"))
+    if !known {
+        return Err(Refusal::Malformed("neither a path nor an absolute target"));
     }
-}
-
-fn length(value: &[u8]) -> Result<u64, Refusal> {
-    if !has_only_digits(value) {
-        return Err(Refusal::Malformed("Content-Length is not a number"));
-    }
-    str::from_utf8(value)
-        .ok()
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(Refusal::Malformed("Content-Length is too large"))
+    Ok(RequestLine {
+        method,
+        target,
+        http10,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::head::MAX_FIELDS;
+
+    fn judge(head: &[u8]) -> Result<Framing, Refusal> {
+        take_request(&mut BytesMut::from(head), head.len()).map(|judged| judged.framing)
+    }
 
     fn head(lines: &str) -> Vec<u8> {
         format!("POST /x HTTP/1.1\r\nHost: a\r\n{lines}\r\n").into_bytes()
@@ -231,6 +272,19 @@ mod tests {
             " GET / HTTP/1.1",
         ] {
             check(line, false);
+        }
+    }
+
+    #[test]
+    fn what_no_uri_has_is_encoded() {
+        for (target, expected) in [
+            ("/a`b<c>?d=\"e\"", "/a%60b%3Cc%3E?d=%22e%22"),
+            ("/a%20`", "/a%20%60"),
+            ("/{\"a\"}|^?[]", "/{\"a\"}|^?[]"),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let judged = take_request(&mut BytesMut::from(&*text), text.len()).unwrap();
+            assert_eq!(judged.uri, expected);
         }
     }
 

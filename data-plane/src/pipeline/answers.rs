@@ -2,8 +2,7 @@
 
 use std::sync::LazyLock;
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};
 use plugins::exchange::Source;
 use shared::clock::monotonic;
 use shared::error_form::is_grpc;
@@ -11,11 +10,14 @@ use shared::version::KONG_PRODUCT;
 
 use super::REQUEST_ID;
 use super::record::{Record, milliseconds};
+use super::returned::Returned;
 use crate::body::ResponseBody;
 use crate::compile::CompiledRoute;
 use crate::core::Core;
 use crate::error::{GatewayError, grpc_response, message_response};
 use crate::forward::fields;
+use crate::http1::headers::{Headers, View};
+use crate::http1::request::RequestHead;
 
 const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
 const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
@@ -25,45 +27,48 @@ const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 
 /// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
 /// that took, and its name.
-pub(super) fn sign(headers: &mut HeaderMap, record: &Record) {
+pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     let progress = &record.progress;
     let told = record.core.node.told;
     // A server that was asked in vain was asked all the same.
     let asked = progress.proxy_latency.zip(progress.upstream_latency);
     let answered = progress.source == Source::Service;
-    if !answered && told.server && !headers.contains_key(header::SERVER) {
-        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+    if !answered && told.server && !returned.map().contains_key(header::SERVER) {
+        returned.tell(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
     }
     if let Some((proxy, upstream)) = asked {
         if told.upstream_latency {
-            headers.insert(UPSTREAM_LATENCY, number(upstream));
+            returned.tell(UPSTREAM_LATENCY, number(upstream));
         }
         if told.proxy_latency {
-            headers.insert(PROXY_LATENCY, number(proxy));
+            returned.tell(PROXY_LATENCY, number(proxy));
         }
         if told.via {
-            let via = fields::via(headers, Version::HTTP_11);
-            headers.insert(header::VIA, via);
+            let via = match &returned.headers {
+                Headers::Raw(_) => fields::own_via(Version::HTTP_11).clone(),
+                Headers::Map(headers) => fields::via(headers, Version::HTTP_11),
+            };
+            returned.tell(header::VIA, via);
         }
     } else if told.response_latency {
         let latency = milliseconds(progress.start, monotonic());
-        headers.insert(RESPONSE_LATENCY, number(latency));
+        returned.tell(RESPONSE_LATENCY, number(latency));
     }
     if told.upstream_status
         && let Some(status) = progress.upstream_status
     {
-        headers.insert(UPSTREAM_STATUS, status.as_u16().into());
+        returned.tell(UPSTREAM_STATUS, status.as_u16().into());
     }
     if told.request_id
         && let Ok(value) = HeaderValue::from_str(&record.request_id)
     {
-        headers.insert(REQUEST_ID, value);
+        returned.tell(REQUEST_ID, value);
     }
     if record.debug
         && let Some((snapshot, place)) = &record.route
         && let Some(route) = snapshot.routes.get(*place)
     {
-        add_debug(headers, route);
+        add_debug(returned.map(), route);
     }
 }
 
@@ -82,11 +87,8 @@ fn number(value: u64) -> HeaderValue {
 }
 
 /// Whether the client asks which route it has met, and may.
-pub(super) fn wants_debug(core: &Core, headers: &HeaderMap) -> bool {
-    core.node.debug
-        && headers
-            .get(DEBUG)
-            .is_some_and(|value| value.as_bytes() == b"1")
+pub(super) fn wants_debug(core: &Core, headers: View<'_>) -> bool {
+    core.node.debug && headers.values(&DEBUG).next() == Some(b"1")
 }
 
 /// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
@@ -113,16 +115,16 @@ fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
 /// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`).
 pub(super) fn protocol_answer(
     route: &CompiledRoute,
-    parts: &Parts,
+    head: &RequestHead,
     client: &plugins::exchange::Client,
     request_id: &str,
 ) -> Option<Result<Response<ResponseBody>, GatewayError>> {
     if route.grpc {
-        if parts.version != Version::HTTP_2 {
+        if head.version != Version::HTTP_2 {
             return Some(Err(GatewayError::NotHttp2));
         }
-        let content_type = parts.headers.get(header::CONTENT_TYPE);
-        if !content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
+        let content_type = head.headers.view().values(&header::CONTENT_TYPE).next();
+        if !content_type.is_some_and(is_grpc) {
             return Some(Err(GatewayError::NotGrpc));
         }
     }
@@ -131,7 +133,12 @@ pub(super) fn protocol_answer(
         let message = "gRPC request matched gRPCs route";
         return Some(Ok(grpc_response(StatusCode::OK, 1, message)));
     }
-    Some(Ok(to_https(status, &client.authority, parts, request_id)))
+    Some(Ok(to_https(
+        status,
+        &client.authority,
+        &head.uri,
+        request_id,
+    )))
 }
 
 /// The answer to a request that cannot be served.
@@ -152,15 +159,9 @@ pub(super) fn refuse(
     error.response(request_id, version, record.wish.as_ref(), style)
 }
 
-fn to_https(
-    status: u16,
-    authority: &str,
-    parts: &Parts,
-    request_id: &str,
-) -> Response<ResponseBody> {
+fn to_https(status: u16, authority: &str, uri: &Uri, request_id: &str) -> Response<ResponseBody> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
-    let path = parts
-        .uri
+    let path = uri
         .path_and_query()
         .map_or("/", http::uri::PathAndQuery::as_str);
     let (host, _) = crate::router::split_port(authority);

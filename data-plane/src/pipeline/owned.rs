@@ -5,23 +5,28 @@ use plugins::filter::Filter as _;
 
 use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::forward::fields;
+use crate::http1::headers::Headers;
+use crate::http1::kind::Kind;
 
 /// Removes what only filters may say of a request.
 pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute) {
     let owned = &route.filters.owned_headers;
     fields::remove_where(headers, |name| {
-        fields::is_identity(name.as_str())
-            || fields::is_disguised(name.as_str())
+        Kind::of(name).is_any_of(Kind::IDENTITY)
             || owned.iter().any(|owned| same_field(owned, name))
     });
 }
 
 /// Removes cookies that an upstream sets under names that belong to a filter.
 pub(super) fn remove_owned_cookies(
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
 ) {
+    if route.filters.all.is_empty() || !headers.has(Kind::SET_COOKIE, &header::SET_COOKIE) {
+        return;
+    }
+    let headers = headers.map();
     let owned = |value: &HeaderValue| {
         let name = value
             .as_bytes()

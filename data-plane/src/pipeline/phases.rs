@@ -8,6 +8,7 @@ use plugins::exchange::{BodyWish, Exchange, Reply, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 
 use super::record::{Record, Run};
+use super::returned::Returned;
 use crate::body::ResponseBody;
 use crate::compile::CompiledRoute;
 use crate::core::{Core, Held};
@@ -63,7 +64,7 @@ pub(super) async fn ask(
 }
 
 /// Shows the response to the exchange's filters: its head, and its body to those that wish for it.
-pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut Record) {
+pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut Record) {
     let Run {
         snapshot: Some(snapshot),
         chosen,
@@ -80,10 +81,9 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
     let matched = route.map(|route| &route.matched);
     let host = CoreHost::new(Rc::clone(&record.core));
     let mut wishes = Vec::new();
-    let (parts, body) =
-        std::mem::replace(response, Response::new(ResponseBody::Empty)).into_parts();
-    let (mut status, mut headers, version, extensions) =
-        (parts.status, parts.headers, parts.version, parts.extensions);
+    let mut body = std::mem::replace(&mut returned.body, ResponseBody::Empty);
+    let mut status = returned.status;
+    let headers = returned.map();
     for place in chosen.iter() {
         let Some(filter) = snapshot.filters.get(*place) else {
             continue;
@@ -92,7 +92,7 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
             seen,
             matched,
             status: &mut status,
-            headers: &mut headers,
+            headers,
             source: record.progress.source,
             wish: BodyWish::Nothing,
         };
@@ -103,7 +103,6 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
         }
     }
     let tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS;
-    let mut body = body;
     if wishes.iter().any(|(_, wish)| *wish == BodyWish::Discard) {
         body = ResponseBody::Full(Bytes::new());
     }
@@ -121,7 +120,7 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
                         seen,
                         matched,
                         status,
-                        headers: &mut headers,
+                        headers,
                         body: bytes,
                     };
                     filter.on_body(&mut whole, &host);
@@ -131,7 +130,7 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
                     headers.remove(header::CONTENT_LENGTH);
                     body = ResponseBody::Full(bytes);
                 } else {
-                    return fail(response, record, UpstreamError::TooLarge);
+                    return fail(returned, record, UpstreamError::TooLarge);
                 }
             }
             Ok(Whole::Begun(rest)) => {
@@ -139,35 +138,32 @@ pub(super) async fn respond(response: &mut Response<ResponseBody>, record: &mut 
                     .iter()
                     .any(|(_, wish)| matches!(wish, BodyWish::Need(_)))
                 {
-                    return fail(response, record, UpstreamError::TooLarge);
+                    return fail(returned, record, UpstreamError::TooLarge);
                 }
                 body = rest;
             }
-            Err(error) => return fail(response, record, error),
+            Err(error) => return fail(returned, record, error),
         }
     }
-    let mut made = Response::new(body);
-    *made.status_mut() = status;
-    *made.headers_mut() = headers;
-    *made.version_mut() = version;
-    *made.extensions_mut() = extensions;
-    *response = made;
+    returned.status = status;
+    returned.body = body;
 }
 
 /// Answers for an upstream whose body cannot be had as a filter needs it.
-fn fail(response: &mut Response<ResponseBody>, record: &mut Record, error: UpstreamError) {
+fn fail(returned: &mut Returned<ResponseBody>, record: &mut Record, error: UpstreamError) {
     tracing::warn!(
         request_id = &*record.request_id,
         %error,
         "the upstream's body cannot be read"
     );
     record.progress.source = plugins::exchange::Source::Error;
-    *response = GatewayError::Upstream(error).response(
+    let response = GatewayError::Upstream(error).response(
         &record.request_id,
         http::Version::HTTP_2,
         record.wish.as_ref(),
         &record.core.node.errors,
     );
+    *returned = response.into();
 }
 
 const fn limit(wish: BodyWish) -> usize {

@@ -27,6 +27,7 @@ use crate::core::{Core, Held};
 use crate::error::Wish;
 use crate::forward::Hold;
 use crate::host::CoreHost;
+use crate::http1::request::RequestHead;
 use crate::metrics::Observation;
 use crate::quota::Taken;
 use crate::upstream::UpstreamError;
@@ -104,8 +105,8 @@ pub(crate) struct Run {
     pub(crate) seen: Option<Seen>,
     /// Header fields for the response, whoever answers.
     pub(crate) response_headers: Vec<(HeaderName, HeaderValue)>,
-    /// Those that the client was sent, for the log.
-    headers: HeaderMap,
+    /// Those that the client was sent, if anybody will ask for them.
+    pub(crate) headers: HeaderMap,
 }
 
 impl Run {
@@ -114,7 +115,8 @@ impl Run {
     pub(crate) fn unrouted(
         &mut self,
         snapshot: &Rc<Held>,
-        request: Parts,
+        head: RequestHead,
+        peer: &Peer,
         client: Client,
         request_id: RequestId,
     ) {
@@ -129,6 +131,7 @@ impl Run {
             .filter_map(|slot| slot.choose(None, &[]))
             .collect();
         self.snapshot = Some(Rc::clone(snapshot));
+        let request = peer.kept.borrow_mut().parts(head);
         self.seen = Some(Seen {
             method: request.method.clone(),
             uri: request.uri.clone(),
@@ -182,13 +185,6 @@ impl Run {
             request_id: exchange.request_id,
         });
         (exchange.path, exchange.upstream)
-    }
-
-    /// Keeps the header fields that the client is sent, if anybody will ask for them.
-    pub(crate) fn keep(&mut self, headers: &HeaderMap) {
-        if self.phases.log {
-            self.headers = headers.clone();
-        }
     }
 }
 
@@ -336,6 +332,9 @@ impl Recorded {
 impl Drop for Record {
     fn drop(&mut self) {
         self.close();
+        if let Some(seen) = self.run.seen.take() {
+            self.peer.kept.borrow_mut().reuse(seen.request.headers);
+        }
     }
 }
 

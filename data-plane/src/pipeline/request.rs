@@ -1,16 +1,19 @@
 //! Who asked for what, and what the upstream is told of it (Kong 3.9, `X-Forwarded-*`).
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
-use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, Method, Version};
 use plugins::exchange::Client;
 
+use super::kept::Kept;
 use crate::error::GatewayError;
 use crate::http1::head::check_host;
+use crate::http1::headers::View;
+use crate::http1::kind::Kind;
+use crate::http1::request::RequestHead;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
@@ -36,6 +39,7 @@ pub(crate) struct Peer {
     pub(crate) certificate: Option<[u8; 32]>,
     /// How many requests the client has given up.
     pub(crate) given_up: Cell<u32>,
+    pub(super) kept: RefCell<Kept>,
 }
 
 impl Peer {
@@ -50,6 +54,7 @@ impl Peer {
             server_name: None,
             certificate: None,
             given_up: Cell::new(0),
+            kept: RefCell::default(),
         }
     }
 
@@ -60,22 +65,22 @@ impl Peer {
 }
 
 /// The host that is asked for, in lower case, from a request that can be read in only one way.
-pub(super) fn authority(parts: &Parts) -> Result<Cow<'_, str>, GatewayError> {
-    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError> {
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(GatewayError::Method);
     }
-    let optional = parts.version == Version::HTTP_10 || parts.uri.authority().is_some();
-    check_host(&parts.uri, &parts.headers, optional)
-        .map_err(|_| GatewayError::BadRequest("Host"))?;
-    let host = match parts.uri.authority() {
+    let optional = head.version == Version::HTTP_10 || head.uri.authority().is_some();
+    let headers = head.headers.view();
+    check_host(&head.uri, headers, optional).map_err(|_| GatewayError::BadRequest("Host"))?;
+    let host = match head.uri.authority() {
         Some(authority) if authority.as_str().contains('@') => {
             return Err(GatewayError::BadRequest("userinfo"));
         }
         Some(authority) => authority.as_str(),
-        None => parts
-            .headers
-            .get(http::header::HOST)
-            .and_then(|host| host.to_str().ok())
+        None => headers
+            .values(&http::header::HOST)
+            .next()
+            .and_then(|host| str::from_utf8(host).ok())
             .unwrap_or_default(),
     };
     Ok(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -85,20 +90,17 @@ pub(super) fn authority(parts: &Parts) -> Result<Cow<'_, str>, GatewayError> {
     })
 }
 
-/// The client, by the word of a trusted peer if that is who sent the request. Of a list, which a chain of
+/// The client, by the word of `trusted` fields, which a trusted peer has sent. Of a list, which a chain of
 /// proxies makes, the first entry counts (Kong 3.9, `kong.request.get_forwarded_*`). `real` is the address
 /// that it gives.
 pub(super) fn client(
-    parts: &Parts,
+    trusted: Option<&HeaderMap>,
     peer: &Peer,
     real: Option<IpAddr>,
-    trusted: bool,
     authority: &str,
 ) -> Client {
     let said = |name: &HeaderName| {
-        // Nearly every request comes from somebody who is not believed: nothing is looked up for it.
-        let headers = trusted.then_some(&parts.headers)?;
-        let text = headers.get(name)?.to_str().ok()?;
+        let text = trusted?.get(name)?.to_str().ok()?;
         let first = text.split(',').next().unwrap_or_default().trim();
         (!first.is_empty()).then_some(first)
     };
@@ -141,9 +143,9 @@ fn is_visible(text: &str) -> bool {
 }
 
 /// What tells the upstream who asked, and for what. Of the client's own fields
-/// only those pass that [`is_replaced`] leaves.
+/// only those pass that are not [`replaced`].
 pub(super) fn forwarded<'a>(
-    headers: &HeaderMap,
+    headers: View<'_>,
     peer: &'a Peer,
     trusted: bool,
     client: &'a Client,
@@ -152,7 +154,7 @@ pub(super) fn forwarded<'a>(
     added: &mut Vec<Added<'a>>,
 ) {
     // What a peer that is believed has said stays.
-    let said = |name: &HeaderName| trusted && headers.contains_key(name);
+    let said = |name: &HeaderName| trusted && headers.has(name);
     if !said(&FORWARDED_PROTO) {
         let scheme = if client.https { "https" } else { "http" };
         added.push((X_FORWARDED_PROTO, Cow::Borrowed(scheme.as_bytes())));
@@ -177,8 +179,10 @@ pub(super) fn forwarded<'a>(
     } else {
         Cow::Owned(client.address.to_string().into_bytes())
     };
-    let before = headers.get_all(FORWARDED_FOR).iter();
-    let mut before = before.filter_map(|value| value.to_str().ok());
+    let name = FORWARDED_FOR;
+    let before = headers.values(&name);
+    let before = before.filter_map(|value| str::from_utf8(value).ok());
+    let mut before = before.filter(|text| is_visible(text));
     let chain = match before.next() {
         None => address.clone(),
         Some(first) => {
@@ -194,35 +198,21 @@ pub(super) fn forwarded<'a>(
     added.push(("x-real-ip", address));
 }
 
-/// Whether a client's field does not go upstream as it is: because the gateway tells it itself, because it
-/// speaks of the message's framing, which is made anew, or because it is for proxies. Programs that read
-/// fields as variables take `Proxy` for a setting of their own (CVE-2016-5385).
-pub(super) fn is_replaced(name: &HeaderName) -> bool {
-    is_replaced_if_trusted(name)
-        || matches!(
-            name.as_str(),
-            "x-forwarded-proto"
-                | "x-forwarded-host"
-                | "x-forwarded-port"
-                | "x-forwarded-path"
-                | "x-forwarded-prefix"
-        )
-}
-
-/// The same for a client that is believed about whom it speaks for.
-pub(super) fn is_replaced_if_trusted(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "host"
-            | "content-length"
-            | "expect"
-            | "proxy"
-            | "proxy-authorization"
-            | "via"
-            | "x-forwarded-for"
-            | "x-real-ip"
-            | "x-kong-request-id"
-    )
+/// Which of a client's fields do not go upstream as they are: the gateway tells them itself, they speak of the
+/// message's framing, which is made anew, or they are for proxies. Of a client that is `trusted` more passes.
+pub(super) const fn replaced(trusted: bool) -> Kind {
+    let always = Kind::HOST
+        .and(Kind::CONTENT_LENGTH)
+        .and(Kind::EXPECT)
+        .and(Kind::VIA)
+        .and(Kind::FORWARDED_FOR)
+        .and(Kind::PROXY)
+        .and(Kind::REQUEST_ID);
+    if trusted {
+        always
+    } else {
+        always.and(Kind::FORWARDED_URL)
+    }
 }
 
 #[cfg(test)]
@@ -233,14 +223,15 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_says_which_url_was_asked_for() {
-        let check = |trusted, fields: &[(&str, &str)], https, authority: &str| {
+        let check = |trusted: bool, fields: &[(&str, &str)], https, authority: &str| {
             let mut request = Request::get("/");
             for (name, value) in fields {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
-            let found = client(&parts, &peer, None, trusted, "gate.internal:8000");
+            let trusted = trusted.then_some(&parts.headers);
+            let found = client(trusted, &peer, None, "gate.internal:8000");
             assert_eq!(
                 (found.https, found.authority.as_str()),
                 (https, authority),

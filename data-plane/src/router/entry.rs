@@ -192,7 +192,7 @@ impl Entry {
         if !self
             .headers
             .iter()
-            .all(|(name, values)| values.match_any(asked.headers.get_all(name).iter()))
+            .all(|(name, values)| values.match_any(asked.headers.values(name)))
         {
             return None;
         }
@@ -208,12 +208,12 @@ impl Entry {
 }
 
 impl Values {
-    fn match_any<'a>(&self, mut values: impl Iterator<Item = &'a http::HeaderValue>) -> bool {
+    fn match_any<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
         values.any(|value| match self {
             Self::Any(wanted) => wanted
                 .iter()
-                .any(|wanted| value.as_bytes().eq_ignore_ascii_case(wanted)),
-            Self::Regex(regex) => regex.is_match(value.as_bytes()),
+                .any(|wanted| value.eq_ignore_ascii_case(wanted)),
+            Self::Regex(regex) => regex.is_match(value),
         })
     }
 }

@@ -8,6 +8,7 @@ use shared::entity::Route;
 
 use super::entry::entries;
 use super::{Asked, Found, Router, split_port};
+use crate::http1::headers::View;
 
 fn route(number: usize, mut fields: Value) -> Route {
     let object = fields.as_object_mut().unwrap();
@@ -48,7 +49,7 @@ fn find(router: &Router, line: &str, fields: &[(&'static str, &'static str)]) ->
         method: &parts[0].parse::<Method>().unwrap(),
         path: parts[2],
         authority: parts[1],
-        headers: &headers,
+        headers: View::Map(&headers),
         server_name: None,
         https: false,
     })
@@ -224,7 +225,7 @@ fn a_server_name_lifts_no_route_where_there_is_no_tls() {
             method: &Method::GET,
             path: "/",
             authority: "a.test",
-            headers: &headers,
+            headers: View::Map(&headers),
             server_name,
             https: server_name.is_some(),
         };
@@ -295,7 +296,7 @@ fn an_sni_counts_only_with_tls() {
                 method: &method,
                 path: "/",
                 authority: "h",
-                headers: &headers,
+                headers: View::Map(&headers),
                 server_name,
                 https,
             })
@@ -410,7 +411,7 @@ proptest! {
         let mut headers = HeaderMap::new();
         headers.insert("x-v", HeaderValue::from_static(value));
         headers.insert("x-w", HeaderValue::from_static("33"));
-        let asked = Asked { method: &method, path, authority, headers: &headers, server_name, https };
+        let asked = Asked { method: &method, path, authority, headers: View::Map(&headers), server_name, https };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
         let host = super::bare(host);

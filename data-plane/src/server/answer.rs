@@ -1,13 +1,14 @@
 //! The head of an answer, and how its body is framed (RFC 9112 §6).
 
 use bytes::BytesMut;
-use http::response::Parts;
 use http::{Method, StatusCode, Version, header};
 use http_body::{Body as _, SizeHint};
 
+use crate::http1::headers::Headers;
+use crate::http1::kind::Kind;
 use crate::http1::writer::{decimal, field};
 use crate::http1::{Framing, tokens};
-use crate::pipeline::Recorded;
+use crate::pipeline::{Recorded, Returned};
 
 /// What of a request decides about its answer.
 #[derive(Clone, Copy, Debug)]
@@ -28,32 +29,35 @@ pub(super) struct Framed {
     pub(super) closes: bool,
 }
 
+/// What of the upstream's fields speaks of its own connection, or of a length that is told anew.
+const MADE_ANEW: Kind = Kind::HOP_BY_HOP.and(Kind::CONTENT_LENGTH);
+
 impl Answer<'_> {
     /// Writes the head of an answer with `body`.
     pub(super) fn write(
         self,
         head: &mut BytesMut,
-        parts: &Parts,
-        body: &Recorded,
+        returned: &Returned<Recorded>,
         date: &[u8],
     ) -> Framed {
+        let body = &returned.body;
         let size = if body.is_end_stream() {
             SizeHint::with_exact(0)
         } else {
             body.size_hint()
         };
-        self.write_sized(head, parts, size.exact(), date)
+        self.write_sized(head, returned, size.exact(), date)
     }
 
-    fn write_sized(
+    fn write_sized<B>(
         self,
         head: &mut BytesMut,
-        parts: &Parts,
+        returned: &Returned<B>,
         size: Option<u64>,
         date: &[u8],
     ) -> Framed {
         let http10 = self.version == Version::HTTP_10;
-        let status = parts.status;
+        let status = returned.status;
         let bodiless = status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
@@ -67,20 +71,31 @@ impl Answer<'_> {
         write_status(head, http10, status);
         let mut closes = !self.reusable || (sends && framing == Framing::UntilClose);
         let (mut dated, mut connection, mut length) = (false, false, false);
-        for (name, value) in &parts.headers {
-            if *name == header::CONTENT_LENGTH {
-                // What a body would have if one were sent; of others it is told below.
-                if length || !(bodiless || asked_for_head) {
-                    continue;
-                }
-                length = true;
-            } else if *name == header::TRANSFER_ENCODING {
-                continue;
-            } else if *name == header::CONNECTION {
-                connection = true;
-                closes |= tokens(value).any(|token| token.eq_ignore_ascii_case("close"));
+        match &returned.headers {
+            Headers::Raw(fields) => {
+                dated = fields.has(Kind::DATE);
+                fields.copy_without(MADE_ANEW, head);
             }
-            dated |= *name == header::DATE;
+            Headers::Map(headers) => {
+                for (name, value) in headers {
+                    if *name == header::CONTENT_LENGTH {
+                        // What a body would have if one were sent; of others it is told below.
+                        if length || !(bodiless || asked_for_head) {
+                            continue;
+                        }
+                        length = true;
+                    } else if *name == header::TRANSFER_ENCODING {
+                        continue;
+                    } else if *name == header::CONNECTION {
+                        connection = true;
+                        closes |= tokens(value).any(|token| token.eq_ignore_ascii_case("close"));
+                    }
+                    dated |= *name == header::DATE;
+                    field(head, name.as_str(), value.as_bytes());
+                }
+            }
+        }
+        for (name, value) in &returned.told {
             field(head, name.as_str(), value.as_bytes());
         }
         match framing {
@@ -154,14 +169,14 @@ mod tests {
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
-        let (parts, ()) = response.body(()).unwrap().into_parts();
+        let returned = response.body(()).unwrap().into();
         let answer = Answer {
             version,
             method: &method.parse().unwrap(),
             reusable: !http10 || fields.is_empty(),
         };
         let mut head = BytesMut::new();
-        let framed = answer.write_sized(&mut head, &parts, size, b"now");
+        let framed = answer.write_sized(&mut head, &returned, size, b"now");
         let text = str::from_utf8(&head).unwrap();
         let (_, lines) = text.split_once("\r\n").unwrap();
         let lines = lines.trim_end().replace("\r\n", "|");

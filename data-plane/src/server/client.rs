@@ -11,11 +11,11 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::head::{Incoming, LongValues, read};
+use super::head::Incoming;
 use crate::body::RequestBodyError;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
-use crate::http1::request::{Refusal, judge};
+use crate::http1::request::{Refusal, take_request};
 use crate::http1::writer::Writer;
 use crate::http1::{Framing, FramingError};
 use crate::limits::Limits;
@@ -62,9 +62,6 @@ pub(super) struct Client {
     limits: Limits,
     wait: Wait,
     finder: HeadFinder,
-    long: LongValues,
-    /// Room for the next request's fields.
-    spare: HeaderMap,
     /// Whether a request has come before.
     begun: bool,
     /// The request's body.
@@ -105,8 +102,6 @@ impl Client {
             limits,
             wait: Wait::Nothing,
             finder: HeadFinder::default(),
-            long: LongValues::default(),
-            spare: HeaderMap::new(),
             begun: false,
             decoder: Decoder::new(Framing::None),
             expects: false,
@@ -177,14 +172,8 @@ impl Client {
         if !self.begun && head == HTTP2 {
             return Some(Next::Http2);
         }
-        let framing = match judge(head) {
-            Ok(framing) => framing,
-            Err(refusal) => return Some(Next::Refused(refusal)),
-        };
-        let head = self.input.split_to(length).freeze();
-        let room = std::mem::take(&mut self.spare);
-        Some(match read(&head, framing, room, &mut self.long) {
-            Ok(incoming) => Next::Request(incoming),
+        Some(match take_request(&mut self.input, length) {
+            Ok(judged) => Next::Request(Incoming::of(judged)),
             Err(refusal) => Next::Refused(refusal),
         })
     }
@@ -267,12 +256,6 @@ impl Client {
     pub(super) fn answer(&mut self) -> &mut BytesMut {
         self.answering = true;
         self.output.head()
-    }
-
-    /// Takes a map back, as room for the next request's fields.
-    pub(super) fn reuse(&mut self, mut headers: HeaderMap) {
-        headers.clear();
-        self.spare = headers;
     }
 
     /// Whether more of the answer can be written.

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::http1::headers::Headers;
+use crate::http1::request::RequestHead;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, handle};
 use crate::stream::Stream;
@@ -59,12 +61,17 @@ pub(super) async fn serve(
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let (parts, body) = request.into_parts();
         let arrival = Arrival {
-            parts,
+            head: RequestHead {
+                method: parts.method,
+                uri: parts.uri,
+                version: parts.version,
+                headers: Headers::Map(parts.headers),
+            },
             body: RequestBody::http2(body),
             refusal: None,
             switch: None,
         };
-        async move { Ok::<_, Infallible>(handle(core, peer, arrival).await) }
+        async move { Ok::<_, Infallible>(handle(core, peer, arrival).await.into_response()) }
     });
     let mut builder = Builder::new(LocalExecutor);
     builder

@@ -14,7 +14,7 @@ use super::{Connection, UpstreamError};
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
 use crate::forward::fields::forwardable_trailers;
 use crate::http1::body::{Decoder, Piece};
-use crate::http1::head::{ResponseHead, parse_response};
+use crate::http1::head::{ResponseHead, take_response};
 use crate::http1::{Framing, FramingError};
 
 /// Most informational answers before the final one.
@@ -276,8 +276,7 @@ fn poll_final_head(
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
         while let Some(length) = connection.finder.find(&connection.input)? {
-            let bytes = connection.input.split_to(length).freeze();
-            let head = parse_response(&bytes, method, HeaderMap::new())?;
+            let head = take_response(&mut connection.input, length, method)?;
             if !head.status.is_informational() {
                 connection.informational = 0;
                 return Poll::Ready(Ok(head));

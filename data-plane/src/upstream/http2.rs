@@ -22,6 +22,8 @@ use crate::forward::Outgoing;
 use crate::forward::fields::forwardable_trailers;
 use crate::http1::Framing;
 use crate::http1::head::ResponseHead;
+use crate::http1::headers::Headers;
+use crate::http1::kind::Kind;
 use crate::server::http2::LocalExecutor;
 use crate::timer::Timer;
 
@@ -118,7 +120,7 @@ pub(crate) async fn exchange(
     let (parts, body) = response.into_parts();
     let head = ResponseHead {
         status: parts.status,
-        headers: parts.headers,
+        headers: Headers::Map(parts.headers),
         framing: Framing::UntilClose,
         keep_alive: true,
     };
@@ -152,9 +154,10 @@ fn request(
         .path_and_query(outgoing.target)
         .build()
         .map_err(|_| UpstreamError::Authority)?;
-    let mut headers = HeaderMap::with_capacity(outgoing.headers.len() + outgoing.added.len());
-    for (name, value) in outgoing.headers {
-        if !(outgoing.is_replaced)(name) || *name == header::CONTENT_LENGTH {
+    let client = outgoing.headers.map();
+    let mut headers = HeaderMap::with_capacity(client.len() + outgoing.added.len());
+    for (name, value) in &*client {
+        if !Kind::of(name).is_any_of(outgoing.replaced) || *name == header::CONTENT_LENGTH {
             headers.append(name, value.clone());
         }
     }

@@ -19,6 +19,7 @@ mod http2;
 mod limits;
 mod operators;
 mod overload;
+mod passing;
 mod phases;
 mod reach;
 mod redis;

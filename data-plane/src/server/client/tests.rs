@@ -50,7 +50,7 @@ async fn requests(parts: Vec<Vec<u8>>) -> (Vec<String>, String) {
             }
         }
         let text = String::from_utf8(body).unwrap();
-        found.push(format!("{} {text}", incoming.parts.uri));
+        found.push(format!("{} {text}", incoming.head.uri));
     }
 }
 
@@ -156,7 +156,7 @@ fn a_body_that_is_here_and_not_wanted_is_passed_over() {
             let Next::Request(incoming) = poll_fn(|cx| client.poll_next(cx)).await else {
                 panic!("the head is sound");
             };
-            assert_eq!(incoming.parts.uri, expected);
+            assert_eq!(incoming.head.uri, expected);
             client.begin(incoming.framing, incoming.expects);
             assert!(client.drain());
         }

@@ -1,0 +1,386 @@
+//! The fields of a head where they lie in its bytes: found and judged in one pass, passed on by copying.
+//!
+//! Most heads pass a gateway without anybody asking for more than a few of their fields. So they become values
+//! only where somebody wants to change them: see [`Headers`](super::headers::Headers).
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::FramingError;
+use super::head::MAX_FIELDS;
+use super::kind::Kind;
+
+/// Fields that there is room for at once.
+const USUAL: usize = 16;
+
+/// The fields of one head, in order, their names in lower case.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields {
+    head: Bytes,
+    all: Vec<Field>,
+    /// All kinds that occur.
+    kinds: Kind,
+    /// Those that are left out.
+    dropped: Kind,
+    /// Whether each line is written as we would write it, and can be copied as it is.
+    plain: bool,
+}
+
+/// Where a field's parts lie.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    start: u32,
+    name_end: u32,
+    value_start: u32,
+    value_end: u32,
+    kind: Kind,
+}
+
+/// What [`find`] has found in a head.
+#[derive(Debug)]
+pub(crate) struct Found {
+    all: Vec<Field>,
+    kinds: Kind,
+    plain: bool,
+}
+
+/// Finds and judges the fields that lie in `head` between `start` and the empty line that ends it, and writes
+/// their names in lower case.
+pub(crate) fn find(head: &mut [u8], start: usize) -> Result<Found, FramingError> {
+    let mut found = Found {
+        all: Vec::with_capacity(USUAL),
+        kinds: Kind::OTHER,
+        plain: true,
+    };
+    let mut at = start;
+    loop {
+        let line = head.get_mut(at..).unwrap_or_default();
+        if line.starts_with(b"\r\n") {
+            return if line.len() == 2 {
+                Ok(found)
+            } else {
+                Err(FramingError::Head("the head ends early"))
+            };
+        }
+        let (field, plain, next) = field(line, at)?;
+        if found.all.len() == MAX_FIELDS {
+            return Err(FramingError::HeadTooLarge);
+        }
+        found.kinds = found.kinds.and(field.kind);
+        found.plain &= plain;
+        found.all.push(field);
+        at = next;
+    }
+}
+
+/// The field that `line` begins with, which lies at `at`; whether it is plain; where the next line begins.
+fn field(line: &mut [u8], at: usize) -> Result<(Field, bool, usize), FramingError> {
+    let mut length = 0;
+    for byte in line.iter_mut() {
+        let lower = LOWER.get(usize::from(*byte)).copied().unwrap_or_default();
+        if lower == 0 {
+            break;
+        }
+        *byte = lower;
+        length += 1;
+    }
+    let line: &[u8] = line;
+    let (name, rest) = line.split_at(length);
+    let [b':', rest @ ..] = rest else {
+        return Err(FramingError::Head(
+            "not a field name, or no colon behind it",
+        ));
+    };
+    if name.is_empty() {
+        return Err(FramingError::Head("a field without a name"));
+    }
+    let (text, end) = rest.split_at(text_length(rest));
+    if !end.starts_with(b"\r\n") {
+        return Err(FramingError::Head(match end.first() {
+            Some(b'\n') => "a line ends in a bare line feed",
+            Some(_) => "a control character in a field's value",
+            None => "the head ends early",
+        }));
+    }
+    let (begins, value) = match text {
+        // As nearly every client writes it.
+        [b' ', value @ ..] if value.first().is_some_and(|byte| !is_space(*byte)) => (1, value),
+        _ => {
+            let begins = text.iter().take_while(|byte| is_space(**byte)).count();
+            (begins, text.get(begins..).unwrap_or_default())
+        }
+    };
+    let behind = value
+        .iter()
+        .rev()
+        .take_while(|byte| is_space(**byte))
+        .count();
+    let value_start = length + 1 + begins;
+    let value_end = length + 1 + text.len() - behind;
+    let field = Field {
+        start: place(at)?,
+        name_end: place(at + length)?,
+        value_start: place(at + value_start)?,
+        value_end: place(at + value_end)?,
+        kind: Kind::of_text(name),
+    };
+    // One space before the value, and the line's end right behind it.
+    let plain = begins == 1 && behind == 0 && text.first() == Some(&b' ') && !value.is_empty();
+    Ok((field, plain, at + length + 1 + text.len() + 2))
+}
+
+/// A place in a head, which is never as long as this can count.
+fn place(at: usize) -> Result<u32, FramingError> {
+    u32::try_from(at).map_err(|_| FramingError::HeadTooLarge)
+}
+
+/// The bytes of field names in lower case; 0 for what none can have (RFC 9110 §5.6.2).
+static LOWER: [u8; 256] = lower_names();
+
+#[expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "all that a constant can do, and the compiler watches"
+)]
+const fn lower_names() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 0x7f {
+        table[byte as usize] = match byte {
+            b'A'..=b'Z' => byte | 0x20,
+            b'a'..=b'z'
+            | b'0'..=b'9'
+            | b'!'
+            | b'#'..=b'\''
+            | b'*'
+            | b'+'
+            | b'-'
+            | b'.'
+            | b'^'..=b'`'
+            | b'|'
+            | b'~' => byte,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+}
+
+/// How long the text is that `bytes` begin with: up to the first byte that none can have.
+fn text_length(bytes: &[u8]) -> usize {
+    // Sixteen at a time, and without a branch: they are looked at at once.
+    let (chunks, _) = bytes.as_chunks::<16>();
+    let fits = |chunk: &&[u8; 16]| {
+        chunk
+            .iter()
+            .fold(true, |fits, byte| fits & fits_in_text(*byte))
+    };
+    let whole = 16 * chunks.iter().take_while(fits).count();
+    let rest = bytes.get(whole..).unwrap_or_default();
+    whole + rest.iter().take_while(|byte| fits_in_text(**byte)).count()
+}
+
+/// Whether a byte can be part of a field's value or of a reason.
+pub(super) const fn fits_in_text(byte: u8) -> bool {
+    (byte >= b' ' && byte != 0x7f) || byte == b'\t'
+}
+
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+impl Fields {
+    /// The fields that were `found` in `head`.
+    pub(crate) fn new(head: Bytes, found: Found) -> Self {
+        Self {
+            head,
+            all: found.all,
+            kinds: found.kinds,
+            dropped: Kind::OTHER,
+            plain: found.plain,
+        }
+    }
+
+    /// Leaves out the fields of `kinds`, as if they had not come.
+    pub(crate) const fn leave_out(&mut self, kinds: Kind) {
+        self.kinds = self.kinds.without(kinds);
+        self.dropped = self.dropped.and(kinds);
+    }
+
+    /// Whether any field is of one of `kinds`.
+    pub(crate) const fn has(&self, kinds: Kind) -> bool {
+        self.kinds.is_any_of(kinds)
+    }
+
+    /// Whether each line can be copied as it is.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// The values of the fields of one of `kinds`.
+    pub(crate) fn of(&self, kinds: Kind) -> impl Iterator<Item = &[u8]> {
+        let any = self.has(kinds).then(|| self.left(Kind::OTHER));
+        let all = any.into_iter().flatten();
+        let all = all.filter(move |field| field.kind.is_any_of(kinds));
+        all.map(|field| self.value(field))
+    }
+
+    /// The values of the fields called `name`.
+    pub(crate) fn called(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
+        let kind = Kind::of(name);
+        let name = name.as_str().as_bytes();
+        let any = (kind == Kind::OTHER || self.has(kind)).then(|| self.left(Kind::OTHER));
+        let all = any.into_iter().flatten();
+        let all = all.filter(move |field| self.name(field) == name);
+        all.map(|field| self.value(field))
+    }
+
+    /// Names and values.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.left(Kind::OTHER)
+            .map(|field| (self.name(field), self.value(field)))
+    }
+
+    /// Copies the lines of all fields but those of `kinds`. Call only if they are plain.
+    pub(crate) fn copy_without(&self, kinds: Kind, to: &mut BytesMut) {
+        // Lines that follow each other are copied as one.
+        let mut run = 0..0;
+        for field in self.left(kinds) {
+            if run.end != field.start {
+                to.extend_from_slice(self.text(run.start, run.end));
+                run.start = field.start;
+            }
+            run.end = field.value_end + 2;
+        }
+        to.extend_from_slice(self.text(run.start, run.end));
+    }
+
+    /// The fields as values that share the head's memory, with room for some more. Long values are made by
+    /// `make`, from the head and a part of it.
+    pub(crate) fn to_map(
+        &self,
+        mut room: HeaderMap,
+        mut make: impl FnMut(&Bytes, &[u8]) -> Option<HeaderValue>,
+    ) -> HeaderMap {
+        room.reserve(self.all.len() + ADDED);
+        for (name, value) in self.iter() {
+            let name = HeaderName::from_bytes(name).expect("a name that was judged is one");
+            let value = make(&self.head, value).expect("a value that was judged is one");
+            room.append(name, value);
+        }
+        room
+    }
+
+    /// The fields that are left without `kinds`.
+    fn left(&self, kinds: Kind) -> impl Iterator<Item = &Field> {
+        let dropped = self.dropped.and(kinds);
+        let all = self.all.iter();
+        all.filter(move |field| !field.kind.is_any_of(dropped))
+    }
+
+    fn name(&self, field: &Field) -> &[u8] {
+        self.text(field.start, field.name_end)
+    }
+
+    fn value(&self, field: &Field) -> &[u8] {
+        self.text(field.value_start, field.value_end)
+    }
+
+    fn text(&self, start: u32, end: u32) -> &[u8] {
+        let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        self.head.get(place(start)..place(end)).unwrap_or_default()
+    }
+}
+
+/// Fields that the gateway adds: room for them is made at once.
+const ADDED: usize = 6;
+
+/// A part of `head` as a value.
+pub(crate) fn shared(head: &Bytes, part: &[u8]) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(head.slice_ref(part)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(lines: &str) -> Result<Fields, FramingError> {
+        let mut head = BytesMut::from(&*format!("{lines}\r\n"));
+        let found = find(&mut head, 0)?;
+        Ok(Fields::new(head.freeze(), found))
+    }
+
+    fn listed<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<(String, Vec<u8>)> {
+        fields
+            .map(|(name, value)| (String::from_utf8(name.to_vec()).unwrap(), value.to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_left_out_is_nowhere() {
+        let text = "A: 1\r\nConnection: close\r\nB: 2\r\nC: 3\r\nDate: x\r\n";
+        let mut fields = read(text).unwrap();
+        fields.leave_out(Kind::HOP_BY_HOP);
+        assert!(fields.is_plain() && fields.has(Kind::DATE) && !fields.has(Kind::CONNECTION));
+        assert_eq!(fields.of(Kind::CONNECTION).count(), 0);
+        assert_eq!(fields.called(&header::CONNECTION).count(), 0);
+        let b = HeaderName::from_static("b");
+        assert_eq!(fields.called(&b).collect::<Vec<_>>(), [b"2"]);
+        let mut copy = BytesMut::new();
+        fields.copy_without(Kind::DATE, &mut copy);
+        assert_eq!(copy, "a: 1\r\nb: 2\r\nc: 3\r\n");
+        let map = fields.to_map(HeaderMap::new(), shared);
+        let names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["a", "b", "c", "date"]);
+    }
+
+    #[test]
+    fn a_line_that_we_would_write_in_another_way_is_not_plain() {
+        for line in ["a:b", "a:  b", "a: b ", "a:\tb", "a:", "a: "] {
+            let fields = read(&format!("{line}\r\n")).unwrap();
+            assert!(!fields.is_plain(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_128_fields_at_most() {
+        assert!(read(&"x: y\r\n".repeat(MAX_FIELDS)).is_ok());
+        let one_more = read(&"x: y\r\n".repeat(MAX_FIELDS + 1));
+        assert_eq!(one_more.unwrap_err(), FramingError::HeadTooLarge);
+    }
+
+    proptest! {
+        /// Another parser, which takes more than we do, finds the same wherever we find anything.
+        #[test]
+        fn fields_are_read_in_no_way_of_our_own(
+            lines in "([aX:_-]{0,3}(:|: |:\t| :|)[aB:,\t \u{e9}\u{1}\u{7f}]{0,4}(\r\n|\r\n|\r\n|\n|\r|\r\n )){0,4}",
+        ) {
+            let Ok(fields) = read(&lines) else { return Ok(()) };
+            let mut others = [httparse::EMPTY_HEADER; 8];
+            let text = format!("{lines}\r\n");
+            let parsed = httparse::parse_headers(text.as_bytes(), &mut others).unwrap();
+            prop_assert!(parsed.is_complete());
+            let (length, others) = parsed.unwrap();
+            prop_assert_eq!(length, text.len());
+            let lower: Vec<_> = others
+                .iter()
+                .map(|field| (field.name.to_ascii_lowercase(), field.value.to_vec()))
+                .collect();
+            prop_assert_eq!(&listed(fields.iter()), &lower);
+            // As values they are the same, and so is what is copied.
+            let map = fields.to_map(HeaderMap::new(), shared);
+            prop_assert_eq!(map.len(), lower.len());
+            if fields.is_plain() {
+                let mut copy = BytesMut::new();
+                fields.copy_without(Kind::OTHER, &mut copy);
+                copy.extend_from_slice(b"\r\n");
+                let again = find(&mut copy, 0).unwrap();
+                let again = Fields::new(copy.freeze(), again);
+                prop_assert_eq!(listed(again.iter()), lower);
+            }
+        }
+    }
+}

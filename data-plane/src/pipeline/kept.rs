@@ -1,0 +1,92 @@
+//! What a connection keeps of one request for the next.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request};
+
+use crate::http1::fields::shared;
+use crate::http1::headers::Headers;
+use crate::http1::request::RequestHead;
+
+/// Values at least as long are compared with those of the request before: that is cheaper than to read
+/// them again, and a browser sends the same cookie with every request.
+const LONG: usize = 256;
+
+/// Makes values of the fields of a connection's requests.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Long values of its last requests.
+    long: [Option<HeaderValue>; 2],
+    turn: usize,
+    /// Room for the fields of the next one.
+    room: HeaderMap,
+}
+
+impl Kept {
+    /// Makes values of `headers`.
+    pub(super) fn make_values(&mut self, headers: &mut Headers) {
+        if let Headers::Raw(fields) = headers {
+            let room = std::mem::take(&mut self.room);
+            let values = fields.to_map(room, |head, text| self.value(head, text));
+            *headers = Headers::Map(values);
+        }
+    }
+
+    /// A head as libraries have it.
+    pub(super) fn parts(&mut self, mut head: RequestHead) -> Parts {
+        self.make_values(&mut head.headers);
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = head.method;
+        parts.uri = head.uri;
+        parts.version = head.version;
+        parts.headers = head.headers.into_map();
+        parts
+    }
+
+    /// Takes a map back, as room for the next request's fields.
+    pub(super) fn reuse(&mut self, mut headers: HeaderMap) {
+        headers.clear();
+        self.room = headers;
+    }
+
+    /// `text`, which is a part of `head`, as a value.
+    fn value(&mut self, head: &Bytes, text: &[u8]) -> Option<HeaderValue> {
+        if text.len() < LONG {
+            return shared(head, text);
+        }
+        let mut known = self.long.iter().flatten();
+        if let Some(same) = known.find(|known| known.as_bytes() == text) {
+            return Some(same.clone());
+        }
+        let value = shared(head, text)?;
+        self.turn = (self.turn + 1) % self.long.len();
+        if let Some(slot) = self.long.get_mut(self.turn) {
+            *slot = Some(value.clone());
+        }
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use http::header;
+
+    use super::*;
+    use crate::http1::request::take_request;
+
+    #[test]
+    fn a_long_value_is_read_once_and_never_mistaken_for_another() {
+        let mut kept = Kept::default();
+        for (letter, length) in [("a", 400), ("a", 400), ("b", 400), ("c", 400), ("a", 401)] {
+            let value = letter.repeat(length);
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {value}\r\n\r\n");
+            let judged = take_request(&mut BytesMut::from(&*text), text.len()).unwrap();
+            let mut headers = Headers::Raw(judged.fields);
+            kept.make_values(&mut headers);
+            let headers = headers.into_map();
+            assert_eq!(headers[header::COOKIE], value);
+            kept.reuse(headers);
+        }
+    }
+}

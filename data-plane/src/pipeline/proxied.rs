@@ -1,0 +1,323 @@
+//! A request on its way upstream, and what comes back.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Version, header};
+use plugins::exchange::{Captures, Client, Identity, Overrides, Source};
+use plugins::request_id::RequestId;
+use shared::clock::monotonic;
+use tokio::sync::oneshot;
+
+use super::body::Body;
+use super::owned::remove_owned_cookies;
+use super::record::{Progress, milliseconds};
+use super::request::{Added, Peer, forwarded, replaced};
+use super::returned::Returned;
+use crate::balancer::hash::{self, Hashable};
+use crate::body::{RequestBody, ResponseBody};
+use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
+use crate::core::Core;
+use crate::error::GatewayError;
+use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing};
+use crate::http1::Framing;
+use crate::http1::headers::View;
+use crate::router::Found;
+use crate::router::upstream_path::upstream_path;
+use crate::server::Switched;
+use crate::upstream::UpstreamError;
+use crate::upstream::exchange::Answer;
+use crate::upstream::origin::Origin;
+
+/// Room for the fields that the gateway adds to a request.
+const ADDED: usize = 10;
+
+/// What a request that its filters have let through is, beside what they have seen of it.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) path: String,
+    pub(super) captures: Captures,
+    pub(super) trusted: bool,
+    pub(super) upgrade: Option<HeaderValue>,
+    pub(super) switch: Option<oneshot::Receiver<Switched>>,
+    /// Whether the client takes trailers.
+    pub(super) trailers: bool,
+    pub(super) overrides: Overrides,
+}
+
+impl Inbound {
+    /// A request for `path` of which nothing else is special.
+    pub(super) fn new(path: String, captures: Captures) -> Self {
+        Self {
+            path,
+            captures,
+            trusted: false,
+            upgrade: None,
+            switch: None,
+            trailers: false,
+            overrides: Overrides::default(),
+        }
+    }
+}
+
+/// A request as it is about to go upstream.
+#[derive(Debug)]
+pub(super) struct Sent<'a> {
+    pub(super) method: &'a Method,
+    /// The method that the client has sent.
+    pub(super) asked: &'a Method,
+    /// The path that the client has sent.
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+    pub(super) version: Version,
+    pub(super) headers: View<'a>,
+    pub(super) client: &'a Client,
+    pub(super) identity: &'a Identity,
+    pub(super) request_id: &'a RequestId,
+}
+
+/// What leads a request upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ways<'a> {
+    pub(super) core: &'a Rc<Core>,
+    pub(super) peer: &'a Peer,
+    pub(super) snapshot: &'a CompiledSnapshot,
+    pub(super) route: &'a CompiledRoute,
+    pub(super) found: Found,
+}
+
+impl Ways<'_> {
+    /// Whether the request's body is held back until all of it is there.
+    pub(super) fn holds_body(&self, service: &CompiledService) -> bool {
+        self.route.request_buffering && !service.transport.http2
+    }
+
+    /// Sends a request to `service`. A cookie that binds the client to its target is added to `cookies`.
+    pub(super) async fn proxy(
+        self,
+        service: &CompiledService,
+        inbound: Inbound,
+        body: Body,
+        sent: &Sent<'_>,
+        progress: &mut Progress,
+        cookies: &mut Vec<(HeaderName, HeaderValue)>,
+    ) -> Result<Returned<ResponseBody>, GatewayError> {
+        let Self {
+            core,
+            peer,
+            snapshot,
+            route,
+            found,
+        } = self;
+        let Inbound {
+            path,
+            captures,
+            trusted,
+            upgrade,
+            switch,
+            trailers,
+            overrides,
+        } = inbound;
+        let (headers, client) = (sent.headers, sent.client);
+        let strip = if route.strip_path {
+            found.matched
+        } else {
+            None
+        };
+        let upstream_path = overrides
+            .path
+            .unwrap_or_else(|| upstream_path(route.path_handling, &service.path, &path, strip));
+        let target = with_query(upstream_path, sent.query);
+        let (framing, body) = match overrides.body {
+            Some(bytes) => in_place(bytes),
+            None => framed(headers, body, overrides.body_limit)?,
+        };
+        let prefix = strip
+            .and_then(|length| path.get(..length))
+            .filter(|prefix| *prefix != "/");
+        let mut added = Vec::with_capacity(ADDED);
+        forwarded(
+            headers, peer, trusted, client, sent.path, prefix, &mut added,
+        );
+        if core.node.told.request_id_upstream {
+            let request_id = sent.request_id.as_bytes();
+            added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
+        }
+        added.push(via(headers, sent.version));
+        let preserved = route
+            .preserve_host
+            .then(|| HeaderValue::from_str(&client.authority).ok())
+            .flatten();
+        let own_host = overrides.host.or(preserved);
+        let mut renamed = None;
+        let request = Hashable {
+            identity: sent.identity,
+            client: client.address,
+            headers,
+            path: &path,
+            query: sent.query,
+            captures: &captures,
+        };
+        let (way, host) = way(
+            core,
+            snapshot,
+            service,
+            own_host.as_ref(),
+            &request,
+            &mut renamed,
+            cookies,
+        )
+        .await?;
+        let outgoing = Outgoing {
+            way,
+            method: sent.method,
+            target: &target,
+            host,
+            headers,
+            replaced: replaced(trusted),
+            added: &added,
+            upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
+            trailers,
+            timeouts: service.timeouts,
+            retries: service.retries,
+        };
+        let now = monotonic();
+        progress.proxy_latency = Some(milliseconds(progress.start, now));
+        let answered = forward::send(core, &outgoing, framing, body, progress.tries.as_mut()).await;
+        progress.upstream_latency = Some(milliseconds(now, monotonic()));
+        let (answer, hold) = answered.inspect_err(|error| {
+            if matches!(error, UpstreamError::NoPeer) {
+                // Nobody was asked.
+                progress.upstream_latency = None;
+            }
+        })?;
+        let mut returned = settle(answer, hold, sent, switch, service, trailers, progress);
+        remove_owned_cookies(&mut returned.headers, snapshot, route);
+        Ok(returned)
+    }
+}
+
+/// What the client is returned of the upstream's answer. `hold` is kept until the last byte has gone.
+fn settle(
+    answer: Answer,
+    hold: Hold,
+    sent: &Sent<'_>,
+    switch: Option<oneshot::Receiver<Switched>>,
+    service: &CompiledService,
+    takes_trailers: bool,
+    progress: &mut Progress,
+) -> Returned<ResponseBody> {
+    progress.source = Source::Service;
+    progress.upstream_status = Some(answer.head.status);
+    // What the server was asked for may be another method than what the client is waiting for.
+    let mut returned = forward::response(answer, sent.method, takes_trailers);
+    if *sent.method == Method::HEAD && *sent.asked != Method::HEAD {
+        returned.map().remove(header::CONTENT_LENGTH);
+    }
+    if let ResponseBody::Tunnel(_) = &returned.body
+        && let ResponseBody::Tunnel(connection) =
+            std::mem::replace(&mut returned.body, ResponseBody::Empty)
+        && let Some(client) = switch
+    {
+        forward::tunnel(client, connection, hold, service.timeouts.read);
+    } else {
+        progress.hold = Some(hold);
+    }
+    returned
+}
+
+/// Where a request goes, and the `Host` that it is sent with, if that is not the target's. A cookie that
+/// binds the client to its target is added to `cookies`.
+async fn way<'a>(
+    core: &Core,
+    snapshot: &'a CompiledSnapshot,
+    service: &'a CompiledService,
+    own_host: Option<&'a HeaderValue>,
+    request: &Hashable<'_>,
+    renamed: &'a mut Option<Arc<Origin>>,
+    cookies: &mut Vec<(HeaderName, HeaderValue)>,
+) -> Result<(Way<'a>, Option<&'a HeaderValue>), GatewayError> {
+    let transport = &service.transport;
+    let place = match &service.destination {
+        Destination::Upstream(place) => *place,
+        Destination::Origin { origin, host } => {
+            let Some(own) = own_host else {
+                return Ok((Way::To(origin), Some(host)));
+            };
+            let origin = renamed.insert(core.origins.renamed(origin, transport, own));
+            return Ok((Way::To(origin), Some(own)));
+        }
+    };
+    let balancers = snapshot.balancers(&core.node.balancers);
+    let balancer = balancers
+        .get(place)
+        .ok_or(GatewayError::Upstream(UpstreamError::NoPeer))?;
+    if balancer.has_names() {
+        Box::pin(balancer.ready(&core.resolver)).await;
+    }
+    let config = &balancer.config;
+    let hashed = hash::hash(
+        &config.hash_on,
+        &config.hash_fallback,
+        &config.hash_on_cookie_path,
+        request,
+        || uuid::Uuid::new_v4().to_string(),
+    );
+    cookies.extend(hashed.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
+    let way = Way::Balanced {
+        balancer,
+        transport,
+        hash: hashed.hash,
+    };
+    Ok((way, own_host))
+}
+
+/// The `Via` of a request.
+fn via(headers: View<'_>, version: Version) -> Added<'static> {
+    let value = if headers.has(&header::VIA) {
+        let whole = fields::via(&headers.map(), version);
+        Cow::Owned(whole.as_bytes().to_vec())
+    } else {
+        Cow::Borrowed(fields::own_via(version).as_bytes())
+    };
+    ("via", value)
+}
+
+fn with_query(mut path: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+/// The client's body in the framing that it goes upstream in. One of unknown length may be no longer than
+/// `limit`.
+fn framed(
+    headers: View<'_>,
+    body: Body,
+    limit: Option<u64>,
+) -> Result<(Framing, RequestBody), GatewayError> {
+    let announced = headers.has(&header::CONTENT_LENGTH);
+    let known = body.length().filter(|_| !announced);
+    let body = body.whole();
+    let framing = match known {
+        Some(length) => Framing::Length(length),
+        None => request_framing(headers, &body).map_err(|_| GatewayError::BadRequest("framing"))?,
+    };
+    let limit = limit.filter(|_| known.is_some() || framing == Framing::Chunked);
+    Ok((framing, body.limited(limit)))
+}
+
+/// A body that a filter sends in place of the client's.
+fn in_place(bytes: Bytes) -> (Framing, RequestBody) {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let body = if bytes.is_empty() {
+        RequestBody::Empty
+    } else {
+        RequestBody::Read(bytes, Box::new(RequestBody::Empty))
+    };
+    (Framing::Length(length), body)
+}
