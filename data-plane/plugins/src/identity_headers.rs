@@ -24,38 +24,61 @@ pub(crate) const ALL: [HeaderName; 7] = [
     AUTHENTICATED_GROUPS,
 ];
 
-/// Makes `headers` say what `identity` says and nothing else.
-pub(crate) fn write(headers: &mut HeaderMap, identity: &Identity) {
-    let consumer = identity.consumer.as_deref();
-    let id = consumer.map(|consumer| consumer.id.to_string());
-    set(headers, CONSUMER_ID, id.as_deref());
-    set(
-        headers,
-        CONSUMER_USERNAME,
-        consumer.and_then(|consumer| consumer.username.as_deref()),
-    );
-    set(
-        headers,
-        CONSUMER_CUSTOM_ID,
-        consumer.and_then(|consumer| consumer.custom_id.as_deref()),
-    );
-    set(headers, ANONYMOUS, identity.anonymous.then_some("true"));
-    set(headers, CREDENTIAL, identity.credential.as_deref());
-    let groups = identity
-        .authenticated_groups
-        .as_ref()
-        .filter(|groups| !groups.is_empty())
-        .map(|groups| groups.join(", "));
-    set(headers, AUTHENTICATED_GROUPS, groups.as_deref());
-    headers.remove(CONSUMER_GROUPS);
+/// What the headers say of a credential and its groups, made once for many requests. A value that is no
+/// header value (control characters) is left out, never repaired.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asserted {
+    credential: Option<HeaderValue>,
+    groups: Option<HeaderValue>,
 }
 
-/// A value that is no header value (control characters) is left out, never repaired.
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
-    match value.and_then(text) {
-        Some(value) => headers.insert(name, value),
-        None => headers.remove(name),
+impl Asserted {
+    pub(crate) fn new(credential: Option<&str>, groups: Option<&[String]>) -> Self {
+        let groups = groups.filter(|groups| !groups.is_empty());
+        Self {
+            credential: credential.and_then(text),
+            groups: groups.and_then(|groups| text(&groups.join(", "))),
+        }
+    }
+}
+
+/// Makes `headers` say what `identity` says and nothing else.
+pub(crate) fn write(headers: &mut HeaderMap, identity: &Identity) {
+    let groups = identity.authenticated_groups.as_deref();
+    let asserted = Asserted::new(identity.credential.as_deref(), groups);
+    write_asserted(headers, identity, &asserted);
+}
+
+/// The same, where `asserted` is made of `identity` already.
+pub(crate) fn write_asserted(headers: &mut HeaderMap, identity: &Identity, asserted: &Asserted) {
+    for name in ALL {
+        headers.remove(name);
+    }
+    let mut set = |name: HeaderName, value: Option<HeaderValue>| {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     };
+    if let Some(consumer) = identity.consumer.as_deref() {
+        set(CONSUMER_ID, text(&consumer.id.to_string()));
+        set(
+            CONSUMER_USERNAME,
+            consumer.username.as_deref().and_then(text),
+        );
+        set(
+            CONSUMER_CUSTOM_ID,
+            consumer.custom_id.as_deref().and_then(text),
+        );
+    }
+    if identity.anonymous {
+        set(ANONYMOUS, Some(HeaderValue::from_static("true")));
+    }
+    if identity.credential.is_some() {
+        set(CREDENTIAL, asserted.credential.clone());
+    }
+    if identity.authenticated_groups.is_some() {
+        set(AUTHENTICATED_GROUPS, asserted.groups.clone());
+    }
 }
 
 /// `value` as a header value, unless it holds control characters (RFC 9110 §5.5).

@@ -247,7 +247,7 @@ async fn authenticate(
         }
     }
     if let Some(open) = open
-        && let Some(flow) = in_session::go_on(rules, exchange, host, jar, &open).await?
+        && let Some(flow) = in_session::go_on(rules, exchange, host, jar, &open, now).await?
     {
         return Ok(flow);
     }

@@ -66,6 +66,11 @@ impl Lookups {
         }
     }
 
+    /// Whether something has to be asked of any token.
+    pub(super) fn any(self) -> bool {
+        self.user_info || self.keys || self.exchange
+    }
+
     /// Whether something has to be asked before the principal of `session` is known.
     pub(super) fn wants(self, session: &Session) -> bool {
         self.keys || self.exchange || self.wants_user_info(session)
@@ -74,6 +79,16 @@ impl Lookups {
     fn wants_user_info(self, session: &Session) -> bool {
         self.user_info && (session.user_info.is_none() || !self.user_info_lasts)
     }
+}
+
+/// Whether nothing but a verified bearer token decides on its request, and nothing else follows.
+pub(super) fn tokens_say_all(config: &OpenidConnect) -> bool {
+    let wanted = possession::Wanted::new(config);
+    !Lookups::new(config).any()
+        && !wanted.certificate()
+        && !wanted.key()
+        && config.credentials.jwt_session_cookie.is_none()
+        && !config.sign_in.login_methods.contains(&AuthMethod::Bearer)
 }
 
 /// What was found out about a session for this one request.

@@ -49,7 +49,8 @@ type Name = (u64, [u8; 32]);
 #[derive(Debug)]
 struct Verified {
     token: String,
-    claims: Claims,
+    /// When the token ends by its own word.
+    end: Option<UnixTime>,
     principal: Principal,
     /// The document whose keys verified it.
     version: u64,
@@ -101,6 +102,11 @@ pub(super) async fn authenticate(
     let methods = rules.methods;
     let asks = methods.introspection || methods.userinfo;
     if !methods.bearer || (asks && !jws::has_shape(&found.token)) {
+        // What cannot be sent to the provider is not taken there.
+        if !request::is_token(&found.token) {
+            let detail = "the token is too long or has characters that no token has";
+            return Err(Failure::refused("at_typ", detail));
+        }
         return Box::pin(vouched_for(rules, exchange, host, jar, brought)).await;
     }
     let verified = verify(rules, client, host, &found.token).await?;
@@ -114,17 +120,18 @@ pub(super) async fn authenticate(
     if rules.config.credentials.hide_credentials {
         request::hide(exchange, &found.place).await;
     }
-    let mut tokens = tokens(&verified);
-    tokens.id_token.clone_from(&id_token);
-    let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
-    if id_token.is_some() || rules.lookups.wants(&session) {
-        admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
-        hand_out(rules, exchange, host, jar, &session).await;
-    } else {
-        admission::check_bindings(rules, exchange, host, jar, &session, Presented::Token)?;
+    if rules.tokens_say_all && id_token.is_none() {
         verified.principal.admit(rules, exchange)?;
-        keep_session(rules, exchange, host, jar, &verified, &session).await;
+        if rules.keeps_session(AuthMethod::Bearer) {
+            keep_session(rules, exchange, host, jar, &verified, client).await;
+        }
+        return Ok(Flow::Continue);
     }
+    let mut tokens = tokens(&verified);
+    tokens.id_token = id_token;
+    let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    hand_out(rules, exchange, host, jar, &session).await;
     let client = rules.client(client);
     let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
@@ -237,7 +244,9 @@ async fn verify(
             && verified.version == document.version
             && now < verified.until
             && (!rules.config.credentials.verify_claims
-                || jws::unexpired(&verified.claims, now, leeway))
+                || verified
+                    .end
+                    .is_none_or(|end| now < end.saturating_add(leeway)))
         {
             return Ok(verified);
         }
@@ -265,7 +274,7 @@ async fn verify(
     let verified = Rc::new(Verified {
         token: token.to_owned(),
         until: now.saturating_add(remembered_for(rules, &claims)),
-        claims,
+        end: jws::time(&claims, "exp").ok().flatten(),
         principal,
         version: document.version,
         session: RefCell::default(),
@@ -299,11 +308,8 @@ async fn keep_session(
     host: &impl Host,
     jar: &Jar,
     verified: &Verified,
-    session: &Session,
+    client: usize,
 ) {
-    if !rules.keeps_session(AuthMethod::Bearer) {
-        return;
-    }
     let now = host.now();
     let sealed = verified.session.borrow().clone();
     if let Some((sealed_at, cookies)) = sealed
@@ -315,7 +321,8 @@ async fn keep_session(
         return;
     }
     let before = exchange.response_headers.len();
-    hand_out(rules, exchange, host, jar, session).await;
+    let session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
+    hand_out(rules, exchange, host, jar, &session).await;
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
     let cookies = cookies.iter().map(|(_, cookie)| cookie.clone()).collect();
     *verified.session.borrow_mut() = Some((now, cookies));
@@ -339,7 +346,7 @@ async fn hand_out(
 
 fn tokens(verified: &Verified) -> Tokens {
     Tokens {
-        expires_at: jws::time(&verified.claims, "exp").ok().flatten(),
+        expires_at: verified.end,
         ..opaque(&verified.token)
     }
 }

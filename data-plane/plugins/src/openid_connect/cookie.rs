@@ -244,6 +244,15 @@ impl Jar {
             .take(5)
     }
 
+    /// The same as bytes, for those who only compare them.
+    pub(super) fn chunk_bytes(&self, family: Family, number: u8) -> impl Iterator<Item = &[u8]> {
+        self.ours
+            .iter()
+            .filter(move |entry| entry.kind == Kind::Chunk(family, number))
+            .map(|entry| self.bytes(entry.header, &entry.value))
+            .take(5)
+    }
+
     /// Name, without a prefix, and value of every cookie of a sign-in.
     pub(super) fn sign_ins(&self) -> impl Iterator<Item = (&str, &str)> {
         self.ours
@@ -314,12 +323,7 @@ impl Jar {
             if !kept.is_empty() {
                 kept.extend_from_slice(b"; ");
             }
-            let bytes = self.headers.get(*header).map(HeaderValue::as_bytes);
-            kept.extend_from_slice(
-                bytes
-                    .and_then(|bytes| bytes.get(range.clone()))
-                    .unwrap_or_default(),
-            );
+            kept.extend_from_slice(self.bytes(*header, range));
         }
         if !kept.is_empty()
             && let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(kept))
@@ -329,11 +333,13 @@ impl Jar {
     }
 
     fn text(&self, header: usize, range: &Range<usize>) -> &str {
-        self.headers
-            .get(header)
-            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
-            .and_then(|text| text.get(range.clone()))
-            .unwrap_or_default()
+        std::str::from_utf8(self.bytes(header, range)).unwrap_or_default()
+    }
+
+    fn bytes(&self, header: usize, range: &Range<usize>) -> &[u8] {
+        let bytes = self.headers.get(header).map(HeaderValue::as_bytes);
+        let found = bytes.and_then(|bytes| bytes.get(range.clone()));
+        found.unwrap_or_default()
     }
 }
 

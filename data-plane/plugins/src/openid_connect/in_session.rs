@@ -53,6 +53,7 @@ pub(super) async fn go_on(
     host: &impl Host,
     jar: &Jar,
     open: &Rc<Opened>,
+    now: UnixTime,
 ) -> Result<Option<Flow>, Failure> {
     if host.revocations().are_unknown() {
         return Err(Failure::unavailable(
@@ -60,10 +61,11 @@ pub(super) async fn go_on(
             "no control plane has been heard for long, so nobody knows here which sessions are over",
         ));
     }
-    let now = host.now();
     let session = &open.session;
-    if let Some(end) = session.expires_at {
-        match renew(rules, exchange, host, jar, open, end).await? {
+    if let Some(end) = session.expires_at
+        && open.token_due.is_some_and(|due| due <= now)
+    {
+        match Box::pin(renew(rules, exchange, host, jar, open, end)).await? {
             Token::Serves => {}
             Token::Renewed => return Ok(Some(Flow::Continue)),
             Token::Other => return Ok(None),
@@ -72,7 +74,12 @@ pub(super) async fn go_on(
     if rules.config.credentials.reverify {
         Box::pin(reverify(rules, exchange, host, session)).await?;
     }
-    let mut next = session.used(rules, now);
+    let noted = open.noted_from.is_some_and(|from| from <= now);
+    let mut next = if noted {
+        session.used(rules, now)
+    } else {
+        None
+    };
     if open.restored {
         next.get_or_insert_with(|| session.clone());
     }

@@ -47,6 +47,12 @@ pub(super) struct Opened {
     pub(super) names: Vec<Uuid>,
     /// Whether the browser has no cookie of it yet.
     pub(super) restored: bool,
+    /// When the session ends.
+    end: Option<UnixTime>,
+    /// When a use is to be noted.
+    pub(super) noted_from: Option<UnixTime>,
+    /// When the access token is to be looked at.
+    pub(super) token_due: Option<UnixTime>,
     /// Up to which version of the revocations it is known not to be among them.
     unrevoked_at: Cell<Option<u64>>,
 }
@@ -127,14 +133,14 @@ fn in_cookies(
     let sessions = host.core_state::<OpenedSessions>();
     let ring = &exchange.environment.session_keys;
     let bound_to = session::binding(rules, exchange);
-    for first in jar.chunk(Family::Session, 1) {
+    for first in jar.chunk_bytes(Family::Session, 1) {
         let Some(name) = name(rules, first) else {
             continue;
         };
         let known = sessions.0.borrow().get(&name).cloned();
         if let Some(opened) = known
             && opened.is_held_by(jar, first)
-            && opened.serves(rules, ring, host, bound_to.as_ref(), now)
+            && opened.serves(ring, host, bound_to.as_ref(), now)
         {
             return Sought::Open(opened);
         }
@@ -200,7 +206,7 @@ async fn stored(
                 continue;
             }
             if let Some(known) = known(rules, host, &value)
-                && known.serves(rules, ring, host, bound_to, now)
+                && known.serves(ring, host, bound_to, now)
             {
                 return Ok(Sought::Open(known));
             }
@@ -214,14 +220,14 @@ async fn stored(
 }
 
 /// Names a sealed value.
-fn name(rules: &Rules, value: &str) -> Option<Name> {
-    let start = value.as_bytes().first_chunk::<NAME_CHARACTERS>()?;
+fn name(rules: &Rules, value: &[u8]) -> Option<Name> {
+    let start = value.first_chunk::<NAME_CHARACTERS>()?;
     Some((rules.compilation, *start))
 }
 
 /// What was opened from this very value before.
 fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
-    let name = name(rules, value)?;
+    let name = name(rules, value.as_bytes())?;
     let sessions = host.core_state::<OpenedSessions>();
     let known = sessions.0.borrow().get(&name).cloned();
     known.filter(|known| known.sealed == value)
@@ -260,6 +266,9 @@ fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> O
         names: names(rules, &session),
         unrevoked_at: Cell::default(),
         restored: false,
+        end: session.end(rules),
+        noted_from: session.noted_from(rules),
+        token_due: session.token_due(rules),
         sealed,
         key_id,
         session,
@@ -270,14 +279,13 @@ impl Opened {
     /// Whether what was opened before still serves this request.
     fn serves(
         &self,
-        rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
         bound_to: Option<&String>,
         now: UnixTime,
     ) -> bool {
         ring.opening(self.key_id, now.as_secs()).is_some()
-            && self.session.alive(rules, now)
+            && self.end.is_none_or(|end| now < end)
             && self.is_bound_to(bound_to)
             && !self.is_revoked(host.revocations())
     }
@@ -311,14 +319,14 @@ impl Opened {
     }
 
     /// Whether the browser still sends the very value that this was opened from.
-    fn is_held_by(&self, jar: &Jar, first: &str) -> bool {
-        let Some(mut rest) = self.sealed.strip_prefix(first) else {
+    fn is_held_by(&self, jar: &Jar, first: &[u8]) -> bool {
+        let Some(mut rest) = self.sealed.as_bytes().strip_prefix(first) else {
             return false;
         };
         let mut number = 2;
         while !rest.is_empty() {
             let Some(after) = jar
-                .chunk(Family::Session, number)
+                .chunk_bytes(Family::Session, number)
                 .next()
                 .and_then(|chunk| rest.strip_prefix(chunk))
             else {
@@ -346,7 +354,7 @@ fn open(
 ) -> Result<Rc<Opened>, &'static str> {
     let (session, key_id) =
         session::open(sealed_as, rules, ring, &sealed, now).ok_or("session_bad")?;
-    if !session.alive(rules, now) {
+    if session.end(rules).is_some_and(|end| end <= now) {
         return Err("session_expired");
     }
     let opened = opened(rules, session, sealed, key_id);
@@ -358,7 +366,7 @@ fn open(
         return Err("session_wrong_binding");
     }
     let opened = Rc::new(opened);
-    if let Some(name) = name(rules, &opened.sealed) {
+    if let Some(name) = name(rules, opened.sealed.as_bytes()) {
         let sessions = host.core_state::<OpenedSessions>();
         sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
     }

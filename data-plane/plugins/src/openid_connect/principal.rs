@@ -13,7 +13,7 @@ use super::headers::Facts;
 use super::rules::Rules;
 use crate::environment::Consumers;
 use crate::exchange::{Exchange, Identity};
-use crate::identity_headers;
+use crate::identity_headers::{self, Asserted};
 
 /// Everything that tokens decide, computed once for as many requests as they are used for.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Principal {
     consumer: Option<String>,
     credential: Option<String>,
     groups: Option<Vec<String>>,
+    /// What the identity headers say of the two.
+    asserted: Asserted,
     upstream: Vec<(HeaderName, Option<HeaderValue>)>,
     downstream: Vec<(HeaderName, Option<HeaderValue>)>,
 }
@@ -37,16 +39,19 @@ impl Principal {
             facts.of_identity().find_map(|claims| find(claims, path))
         };
         let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
+        let credential = at(&access.credential_claim).and_then(owned);
+        let groups: Option<Vec<String>> = at(&access.authenticated_groups_claim).map(|value| {
+            words(value)
+                .into_iter()
+                .map(std::borrow::Cow::into_owned)
+                .collect()
+        });
         Self {
             verdict: authorize(rules, facts.introspection.or(facts.access)),
             consumer: at(&access.consumer_claim).and_then(owned),
-            credential: at(&access.credential_claim).and_then(owned),
-            groups: at(&access.authenticated_groups_claim).map(|value| {
-                words(value)
-                    .into_iter()
-                    .map(std::borrow::Cow::into_owned)
-                    .collect()
-            }),
+            asserted: Asserted::new(credential.as_deref(), groups.as_deref()),
+            credential,
+            groups,
             upstream: rules.headers.upstream.values(Facts {
                 access_token: exchanged.unwrap_or(facts.access_token),
                 ..facts
@@ -82,7 +87,7 @@ impl Principal {
         }
         identity.authenticated_groups.clone_from(&self.groups);
         let headers = &mut exchange.request.headers;
-        identity_headers::write(headers, &identity);
+        identity_headers::write_asserted(headers, &identity, &self.asserted);
         for (name, value) in &self.upstream {
             match value {
                 Some(value) => _ = headers.insert(name.clone(), value.clone()),

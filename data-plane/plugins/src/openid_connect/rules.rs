@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 pub(super) use checks::provider_url;
 
-use super::admission::Lookups;
+use super::admission::{Lookups, tokens_say_all};
 use super::assertion::Signer;
 use super::client_keys::ClientKeys;
 use super::config::preset;
@@ -60,6 +60,8 @@ pub(super) struct Rules {
     pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) userinfo_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) lookups: Lookups,
+    /// Whether nothing but a verified bearer token decides on its request, and nothing else follows.
+    pub(super) tokens_say_all: bool,
     /// Where the nodes share introspection answers, if they do.
     pub(super) shared_answers: Option<SharedAnswers>,
     /// The proxies on the way to the provider.
@@ -210,6 +212,7 @@ impl Rules {
             introspection_headers,
             userinfo_headers,
             lookups: Lookups::new(&config),
+            tokens_say_all: tokens_say_all(&config),
             shared_answers,
             proxies,
             certificate,

@@ -206,16 +206,42 @@ impl Session {
         }
     }
 
-    /// Whether it is alive at `now`: not idle for too long, renewed lately, not too old. A clock that
-    /// went back extends nothing beyond the limit itself.
-    pub(super) fn alive(&self, rules: &Rules, now: UnixTime) -> bool {
+    /// When it ends if nobody uses it: idle for too long, not renewed, or too old. A clock that went back
+    /// extends nothing beyond the limit itself. `None`: never.
+    pub(super) fn end(&self, rules: &Rules) -> Option<UnixTime> {
         let session = &rules.config.session;
-        let within = |since: UnixTime, limit: Option<Duration>| {
-            limit.is_none_or(|limit| now < since.saturating_add(limit))
-        };
-        within(self.used_at, session.session_idling_timeout.limit())
-            && within(self.renewed_at, session.session_rolling_timeout.limit())
-            && within(self.started_at, session.session_absolute_timeout.limit())
+        let end = |since: UnixTime, limit: Option<Duration>| Some(since.saturating_add(limit?));
+        let ends = [
+            end(self.used_at, session.session_idling_timeout.limit()),
+            end(self.renewed_at, session.session_rolling_timeout.limit()),
+            end(self.started_at, session.session_absolute_timeout.limit()),
+        ];
+        ends.into_iter().flatten().min()
+    }
+
+    /// The time before which no use is noted. `None`: none ever is.
+    pub(super) fn noted_from(&self, rules: &Rules) -> Option<UnixTime> {
+        let session = &rules.config.session;
+        let touched = session.session_idling_timeout.limit();
+        let touched = touched.map(|idle| self.used_at.saturating_add(TOUCH.min(idle / 4)));
+        let rolling = session.session_rolling_timeout.limit();
+        let renewed = rolling.map(|rolling| {
+            let kept = rolling.saturating_sub(renewal(rules, rolling));
+            self.renewed_at.saturating_add(kept)
+        });
+        touched.into_iter().chain(renewed).min()
+    }
+
+    /// The time before which its access token serves without a further look. `None`: it does for ever.
+    pub(super) fn token_due(&self, rules: &Rules) -> Option<UnixTime> {
+        let credentials = &rules.config.credentials;
+        let end = self.expires_at?;
+        if self.refresh_token.is_none() || !credentials.refresh_tokens {
+            return Some(end);
+        }
+        let start = UnixTime::from_millis(0);
+        let early = end.saturating_since(start.saturating_add(credentials.leeway.seconds()));
+        Some(start.saturating_add(early))
     }
 
     /// The session after a use at `now`, if that is to be noted in the cookie.
@@ -233,11 +259,7 @@ impl Session {
                 .renewed_at
                 .saturating_add(rolling)
                 .saturating_since(now);
-            let renew = session
-                .session_cookie_renew
-                .as_ref()
-                .map_or(rolling / 4, super::config::Number::seconds);
-            if left < renew {
+            if left < renewal(rules, rolling) {
                 next.get_or_insert_with(|| self.clone()).renewed_at = now;
             }
         }
@@ -266,16 +288,7 @@ impl Session {
         if family == Family::Remember {
             return self.remembered_for(rules, now);
         }
-        let session = &rules.config.session;
-        let left = |since: UnixTime, limit: Option<Duration>| {
-            Some(since.saturating_add(limit?).saturating_since(now))
-        };
-        let limits = [
-            left(self.used_at, session.session_idling_timeout.limit()),
-            left(self.renewed_at, session.session_rolling_timeout.limit()),
-            left(self.started_at, session.session_absolute_timeout.limit()),
-        ];
-        limits.into_iter().flatten().min()
+        self.end(rules).map(|end| end.saturating_since(now))
     }
 
     /// Whom the provider calls the user.
@@ -330,6 +343,12 @@ impl Session {
         }
         Ok(cookies)
     }
+}
+
+/// How much of its time a session has left when a use renews it.
+fn renewal(rules: &Rules, rolling: Duration) -> Duration {
+    let configured = rules.config.session.session_cookie_renew.as_ref();
+    configured.map_or(rolling / 4, super::config::Number::seconds)
 }
 
 /// The `Set-Cookie` headers that make the browser forget its session, every chunk of it.
