@@ -12,10 +12,11 @@ use crate::testing::{Request, START};
 
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-fn back_channel() -> (Gateway, Browser) {
+pub(super) fn back_channel() -> (Gateway, Browser) {
     let mut gateway = Gateway::new(json!({
         "backchannel_logout_uri_suffix": "/backchannel",
-        "frontchannel_logout_uri_suffix": "/frontchannel",
+        "frontchannel_logout_uri_suffix": "/frontchannel", "logout_uri_suffix": "/logout",
+        "logout_redirect_uri": ["http://gateway.example/bye"],
     }));
     gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!("s1"))];
     let mut browser = Browser::default();
@@ -25,7 +26,7 @@ fn back_channel() -> (Gateway, Browser) {
 }
 
 /// Claims of a logout token, changed; `null` removes one.
-fn logout_claims(gateway: &Gateway, changes: &Value) -> Value {
+pub(super) fn logout_claims(gateway: &Gateway, changes: &Value) -> Value {
     let mut claims = json!({
         "iss": ISSUER, "aud": "client", "iat": gateway.provider.now(), "jti": "j1", "sid": "s1",
         "sub": "user-1", "events": { EVENT: {} },
@@ -40,11 +41,11 @@ fn logout_claims(gateway: &Gateway, changes: &Value) -> Value {
     claims
 }
 
-fn post_token(gateway: &mut Gateway, token: &str) -> Reply {
+pub(super) fn post_token(gateway: &mut Gateway, token: &str) -> Reply {
     Browser::default().post(gateway, "/backchannel", &format!("logout_token={token}"))
 }
 
-fn log_out(gateway: &mut Gateway, changes: &Value) -> Reply {
+pub(super) fn log_out(gateway: &mut Gateway, changes: &Value) -> Reply {
     let claims = logout_claims(gateway, changes);
     let token = gateway.provider.keys.borrow()[0].sign(&claims);
     post_token(gateway, &token)
