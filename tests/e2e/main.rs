@@ -11,6 +11,7 @@ mod bad_input;
 mod config_sync;
 mod deploy;
 mod guide;
+mod hostile_provider;
 mod never_a_blip;
 mod okta_guide;
 mod outage;
