@@ -209,7 +209,7 @@ impl Host for CoreHost {
         server: &Arc<RedisServer>,
         commands: Vec<Command>,
     ) -> Result<Vec<Reply>, RedisError> {
-        redis::ask(&self.0.states.of(), server, commands).await
+        redis::ask(&self.0, server, commands).await
     }
 
     async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {

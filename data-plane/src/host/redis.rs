@@ -12,8 +12,10 @@ use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, Shared};
 use plugins::host::redis::{Command, Endpoint, RedisError, RedisServer, Reply};
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
+use crate::core::Core;
+use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::tls_connector;
 
 /// The connections of one core, by [`RedisServer::connection_key`].
@@ -38,12 +40,13 @@ struct Connection {
 
 /// Sends `commands` to `server` in one go and waits for all replies.
 pub(super) async fn ask(
-    connections: &Rc<Connections>,
+    core: &Rc<Core>,
     server: &Arc<RedisServer>,
     commands: Vec<Command>,
 ) -> Result<Vec<Reply>, RedisError> {
+    let connections = core.states.of::<Connections>();
     let key = server.connection_key();
-    let connecting = connections.connecting(key, server);
+    let connecting = connections.connecting(key, server, &core.resolver);
     let mut connection = match connecting.clone().await {
         Ok(connection) => connection,
         Err(error) => {
@@ -86,7 +89,12 @@ pub(super) async fn ask(
 }
 
 impl Connections {
-    fn connecting(&self, key: [u8; 32], server: &Arc<RedisServer>) -> Connecting {
+    fn connecting(
+        &self,
+        key: [u8; 32],
+        server: &Arc<RedisServer>,
+        resolver: &Rc<Resolver>,
+    ) -> Connecting {
         let mut known = self.0.borrow_mut();
         if let Some(found) = known.get(&key) {
             let gone = matches!(found.peek(), Some(Ok(connection)) if !connection.alive.get());
@@ -94,7 +102,8 @@ impl Connections {
                 return found.clone();
             }
         }
-        let made = connect(Arc::clone(server)).boxed_local().shared();
+        let connecting = connect(Arc::clone(server), Rc::clone(resolver));
+        let made = connecting.boxed_local().shared();
         known.insert(key, made.clone());
         made
     }
@@ -108,8 +117,11 @@ impl Connections {
     }
 }
 
-async fn connect(server: Arc<RedisServer>) -> Result<Connection, RedisError> {
-    tokio::time::timeout(server.connect_timeout, open(&server))
+async fn connect(
+    server: Arc<RedisServer>,
+    resolver: Rc<Resolver>,
+) -> Result<Connection, RedisError> {
+    tokio::time::timeout(server.connect_timeout, open(&server, &resolver))
         .await
         .unwrap_or_else(|_| {
             Err(RedisError::Timeout {
@@ -119,7 +131,7 @@ async fn connect(server: Arc<RedisServer>) -> Result<Connection, RedisError> {
         })
 }
 
-async fn open(server: &RedisServer) -> Result<Connection, RedisError> {
+async fn open(server: &RedisServer, resolver: &Resolver) -> Result<Connection, RedisError> {
     let failed = |reason: String| RedisError::Connect {
         address: address(server),
         reason,
@@ -130,11 +142,8 @@ async fn open(server: &RedisServer) -> Result<Connection, RedisError> {
             log_in(server, stream.map_err(|error| failed(error.to_string()))?).await
         }
         Endpoint::Network(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await;
+            let stream = resolver.connect(host, *port).await;
             let stream = stream.map_err(|error| failed(error.to_string()))?;
-            stream
-                .set_nodelay(true)
-                .map_err(|error| failed(error.to_string()))?;
             let Some(tls) = &server.tls else {
                 return log_in(server, stream).await;
             };

@@ -15,10 +15,11 @@ use plugins::host::sink::{Sink, SinkError, TcpTls};
 use rustls_pki_types::ServerName;
 use shared::clock::monotonic;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
+use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
+use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::tls_connector;
 
 /// Lines that may wait for the thread that writes files.
@@ -43,7 +44,13 @@ pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<
             keepalive,
         } => {
             let connections = core.states.of::<Connections>();
-            let sending = connections.send(sink, (host, *port), tls.as_ref(), *keepalive, &bytes);
+            let server = Server {
+                resolver: &core.resolver,
+                host,
+                port: *port,
+                tls: tls.as_ref(),
+            };
+            let sending = connections.send(sink, server, *keepalive, &bytes);
             (format!("{host}:{port}"), within(*timeout, sending).await)
         }
         Sink::Datagram { path } => {
@@ -58,7 +65,7 @@ pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<
             port,
             timeout,
         } => {
-            let sending = datagram(host, *port, &bytes);
+            let sending = datagram(&core.resolver, host, *port, &bytes);
             (format!("{host}:{port}"), within(*timeout, sending).await)
         }
     };
@@ -73,8 +80,9 @@ async fn within(limit: Duration, work: impl Future<Output = io::Result<()>>) -> 
     result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn datagram(host: &str, port: u16, bytes: &[u8]) -> io::Result<()> {
-    let address = tokio::net::lookup_host((host, port)).await?.next();
+async fn datagram(resolver: &Resolver, host: &str, port: u16, bytes: &[u8]) -> io::Result<()> {
+    let addresses = resolver.addresses(host, port).await?;
+    let address = addresses.first();
     let address = address.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let any = if address.is_ipv6() {
         "[::]:0"
@@ -157,6 +165,14 @@ fn create(path: &Path) -> io::Result<File> {
     options.create(true).append(true).mode(0o644).open(path)
 }
 
+/// A server of streams, and how its name is looked up.
+struct Server<'a> {
+    resolver: &'a Resolver,
+    host: &'a str,
+    port: u16,
+    tls: Option<&'a TcpTls>,
+}
+
 /// Idle connections of one core.
 #[derive(Default)]
 struct Connections(RefCell<HashMap<Sink, Idle>>);
@@ -170,8 +186,7 @@ impl Connections {
     async fn send(
         &self,
         sink: &Sink,
-        (host, port): (&str, u16),
-        tls: Option<&TcpTls>,
+        server: Server<'_>,
         keepalive: Duration,
         bytes: &[u8],
     ) -> io::Result<()> {
@@ -184,9 +199,9 @@ impl Connections {
             self.keep(sink, idle.stream);
             return Ok(());
         }
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        let mut stream: Box<dyn AsyncWrite + Unpin> = match tls {
+        let host = server.host;
+        let stream = server.resolver.connect(host, server.port).await?;
+        let mut stream: Box<dyn AsyncWrite + Unpin> = match server.tls {
             None => Box::new(stream),
             Some(tls) => {
                 let name = tls.server_name.clone().unwrap_or_else(|| host.to_owned());

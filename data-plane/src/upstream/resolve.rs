@@ -13,6 +13,7 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use shared::clock::monotonic;
+use tokio::net::TcpStream;
 
 /// How long a line of the hosts file is believed.
 const HOSTS_TTL: Duration = Duration::from_mins(1);
@@ -213,6 +214,29 @@ impl Resolver {
         Err(failure)
     }
 
+    /// Where `host` and `port` are, by name or address.
+    pub(crate) async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let resolved = self.resolve(&host.to_ascii_lowercase()).await?;
+        let at = |found: Found| {
+            let own = found.port.filter(|port| *port != 0);
+            SocketAddr::new(found.address, own.unwrap_or(port))
+        };
+        Ok(resolved.found.into_iter().map(at).collect())
+    }
+
+    /// A connection to the first address of `host` that takes one.
+    pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.addresses(host, port).await? {
+            let connected = TcpStream::connect(address).await;
+            match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
     /// What needs no name server.
     fn known(&self, name: &str) -> Option<Resolved> {
         let bare = name.strip_suffix('.').unwrap_or(name);
@@ -347,6 +371,21 @@ mod tests {
                 .starts_with("dns_resolver")
         );
         assert!(read(&[], &["MX"]).unwrap_err().starts_with("dns_order"));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_server_is_reached_at_the_first_of_its_addresses_that_takes_connections() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // 0.0.0.2 is nobody's.
+        let config = DnsConfig {
+            hosts: Arc::new(parse_hosts("0.0.0.2 store.test\n127.0.0.1 store.test")),
+            servers: vec!["127.0.0.1:1".parse().unwrap()],
+            order: vec![Kind::A],
+        };
+        let resolver = Resolver::new(config);
+        let connected = resolver.connect("Store.test", port).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap().port(), port);
     }
 
     #[tokio::test(flavor = "local")]
