@@ -17,7 +17,7 @@ mod nearest;
 mod tests;
 
 use schemars::JsonSchema;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The fields of an entity, of a plugin's configuration or of a record inside one, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -202,10 +202,22 @@ impl FieldErrors {
         self.0.insert(field.to_owned(), Value::String(message));
     }
 
-    /// Adds all errors of a nested record.
-    pub fn nest(&mut self, field: &str, nested: Self) {
+    /// Adds all errors of a nested configuration. Rules that concern several of its fields are rules of the
+    /// whole record, whose `@entity` lists them; one that the configuration as such breaks is said of the
+    /// field, and only once its own fields are right.
+    pub fn nest(&mut self, field: &str, mut nested: Self) {
         for (name, meant) in nested.1 {
             self.1.push((format!("{field}.{name}"), meant));
+        }
+        match nested.0.remove("@entity") {
+            Some(Value::Array(rules)) => {
+                let list = self.0.entry("@entity").or_insert_with(|| json!([]));
+                if let Value::Array(list) = list {
+                    list.extend(rules);
+                }
+            }
+            Some(whole) if nested.0.is_empty() => _ = self.0.entry(field).or_insert(whole),
+            Some(_) | None => {}
         }
         if !nested.0.is_empty() {
             self.0

@@ -11,6 +11,7 @@ mod leaks;
 mod noise;
 mod openid_connect;
 mod paging;
+mod plugins;
 mod rbac;
 mod rollback;
 mod upstreams;

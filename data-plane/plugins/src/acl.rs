@@ -4,7 +4,6 @@
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use shared::schema::FieldErrors;
 
 use crate::answer;
@@ -12,6 +11,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use crate::identity_headers::{self, AUTHENTICATED_GROUPS, CONSUMER_GROUPS};
+use crate::values::entity_error;
 
 /// What those hear whose groups do not let them pass.
 const REFUSED: &str = "You cannot consume this service";
@@ -58,7 +58,7 @@ impl Plugin for Acl {
             (true, false) | (false, true) => return Ok(self),
         };
         let mut errors = FieldErrors::default();
-        errors.0.insert("@entity".to_owned(), json!([problem]));
+        entity_error(&mut errors, problem);
         Err(errors)
     }
 }

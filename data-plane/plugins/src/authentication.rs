@@ -26,7 +26,6 @@ pub(crate) struct Refusal {
 #[derive(Debug)]
 enum Body {
     Message(String),
-    MessageInJson(String),
     Json(Value),
 }
 
@@ -39,15 +38,7 @@ impl Refusal {
         }
     }
 
-    /// The same, in JSON whatever the client takes.
-    pub(crate) fn in_json(message: impl Into<String>, challenge: impl Into<String>) -> Self {
-        Self {
-            body: Body::MessageInJson(message.into()),
-            challenge: Some(challenge.into()),
-        }
-    }
-
-    /// A 401 with a body of its own.
+    /// A 401 with a body of its own, in JSON whatever the client takes.
     pub(crate) fn json(body: Value, challenge: impl Into<String>) -> Self {
         Self {
             body: Body::Json(body),
@@ -58,9 +49,6 @@ impl Refusal {
     fn answer(&self, exchange: &Exchange<'_>) -> Response<Bytes> {
         let mut response = match &self.body {
             Body::Message(text) => answer::error(StatusCode::UNAUTHORIZED, text, exchange),
-            Body::MessageInJson(text) => {
-                answer::message(StatusCode::UNAUTHORIZED, text, &exchange.request_id)
-            }
             Body::Json(body) => answer::json(StatusCode::UNAUTHORIZED, body),
         };
         let challenge = self.challenge.as_deref();
@@ -148,7 +136,8 @@ fn named<'a>(consumers: &'a Consumers, name: &str) -> Option<&'a Arc<Consumer>> 
     by_id.or_else(|| consumers.by_username.get(name))
 }
 
-fn identify(exchange: &mut Exchange<'_>, identity: Identity) {
+/// Lets the exchange go on as `identity`, and tells the upstream.
+pub(crate) fn identify(exchange: &mut Exchange<'_>, identity: Identity) {
     exchange.identity = identity;
     identity_headers::write(&mut exchange.request.headers, &exchange.identity);
 }

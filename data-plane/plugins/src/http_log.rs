@@ -149,7 +149,7 @@ pub(crate) fn more_headers(
 ) -> Result<HeaderMap, FieldErrors> {
     let mut headers = HeaderMap::new();
     for (name, value) in texts.into_iter().flatten() {
-        let wrong = |message: String| FieldErrors::at(&[field, name], message);
+        let wrong = |message: String| FieldErrors::at(&[field], message);
         let lower = name.to_ascii_lowercase();
         if lower == "host" {
             return Err(wrong("cannot contain 'Host' header".to_owned()));
@@ -160,10 +160,13 @@ pub(crate) fn more_headers(
         if field == "headers" && lower == "content-type" {
             return Err(wrong("cannot contain 'Content-Type' header".to_owned()));
         }
-        let parsed = HeaderName::try_from(name.as_str())
-            .map_err(|_| wrong(format!("bad header name '{name}'")))?;
-        let value =
-            HeaderValue::from_str(value).map_err(|_| wrong("not a header value".to_owned()))?;
+        let parsed = HeaderName::try_from(name.as_str()).map_err(|_| {
+            wrong(format!(
+                "bad header name '{name}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
+            ))
+        })?;
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| wrong(format!("the value of '{name}' is none of a header")))?;
         headers.insert(parsed, value);
     }
     Ok(headers)

@@ -5,7 +5,6 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::header::COOKIE;
 use http::{HeaderName, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use shared::types::Set;
 
 use crate::arguments::Arguments;
 use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle};
+use crate::cookies;
 use crate::credentials::JwtKey;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
@@ -173,10 +173,13 @@ impl JwtFilter {
         exchange: &Exchange<'_>,
         now: UnixTime,
     ) -> Result<Authenticated, Refusal> {
-        let bad = |message: String| Refusal::in_json(message, self.invalid.as_str());
+        let say = |message: &str, challenge: &str| {
+            Refusal::json(json!({ "message": message }), challenge)
+        };
+        let bad = |message: String| say(&message, &self.invalid);
         let mut tokens = self.tokens(exchange);
         let Some(token) = tokens.pop() else {
-            return Err(Refusal::in_json("Unauthorized", self.missing.as_str()));
+            return Err(say("Unauthorized", &self.missing));
         };
         if !tokens.is_empty() {
             return Err(bad("Multiple tokens provided".to_owned()));
@@ -227,16 +230,7 @@ impl JwtFilter {
         }
         let headers = &exchange.request.headers;
         for name in self.config.cookie_names.as_slice() {
-            let cookies = headers.get_all(COOKIE).iter();
-            let cookies = cookies.filter_map(|value| value.to_str().ok());
-            for (key, value) in cookies
-                .flat_map(|value| value.split(';'))
-                .filter_map(|pair| pair.trim().split_once('='))
-            {
-                if key == name {
-                    add(value);
-                }
-            }
+            cookies::values(headers, name).for_each(&mut add);
         }
         for name in &self.headers {
             for value in headers.get_all(name) {

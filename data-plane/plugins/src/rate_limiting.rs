@@ -26,7 +26,7 @@ use crate::filter::{Filter, Flow, Instance, Plugin};
 use crate::host::Host;
 use crate::host::redis::{RedisError, RedisServer};
 use crate::redis_config::{self, RedisConfig};
-use crate::values::{Number, entity_error, yes};
+use crate::values::{Number, entity_error, whole_error, yes};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
@@ -185,6 +185,9 @@ impl RateLimiting {
         }
         if self.error_code.value() <= 0.0 {
             errors.add(&["error_code"], "value must be greater than 0");
+        }
+        if let Some(disorder) = self.limits.disorder() {
+            whole_error(&mut errors, format!("The {disorder}"));
         }
         errors
     }

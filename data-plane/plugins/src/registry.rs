@@ -35,6 +35,7 @@ use crate::request_termination::RequestTermination;
 use crate::request_transformer::RequestTransformer;
 use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
+use crate::session::Session;
 use crate::syslog::Syslog;
 use crate::zipkin::Zipkin;
 
@@ -226,6 +227,7 @@ registry! {
     RequestTransformer,
     ResponseRatelimiting,
     ResponseTransformer,
+    Session,
     Syslog,
     TcpLog,
     UdpLog,

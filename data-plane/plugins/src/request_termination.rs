@@ -15,7 +15,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin};
 use crate::host::Host;
 use crate::log_record::grouped;
-use crate::values::entity_error;
+use crate::values::whole_error;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -65,21 +65,6 @@ impl Plugin for RequestTermination {
 
     fn compile(self, _: &Instance) -> Result<RequestTerminationFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
-        if self.message.is_some() && (self.content_type.is_some() || self.body.is_some()) {
-            entity_error(
-                &mut errors,
-                "message cannot be used with content_type or body",
-            );
-        }
-        if self.content_type.is_some() && self.body.is_none() {
-            entity_error(&mut errors, "content_type requires a body");
-        }
-        if self.echo && (self.body.is_some() || self.content_type.is_some()) {
-            entity_error(
-                &mut errors,
-                "echo cannot be used with content_type and body",
-            );
-        }
         let content_type = match self.content_type.as_deref().map(HeaderValue::from_str) {
             None => JSON,
             Some(Ok(value)) => value,
@@ -95,6 +80,21 @@ impl Plugin for RequestTermination {
             }
             header.map(|header| (name.clone(), header))
         });
+        if self.message.is_some() && (self.content_type.is_some() || self.body.is_some()) {
+            whole_error(
+                &mut errors,
+                "message cannot be used with content_type or body",
+            );
+        }
+        if self.content_type.is_some() && self.body.is_none() {
+            whole_error(&mut errors, "content_type requires a body");
+        }
+        if self.echo && (self.body.is_some() || self.content_type.is_some()) {
+            whole_error(
+                &mut errors,
+                "echo cannot be used with content_type and body",
+            );
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -250,14 +250,19 @@ mod tests {
 
     #[test]
     fn fields_that_exclude_each_other_are_refused() {
-        for config in [
-            json!({"message": "x", "body": "y"}),
-            json!({"message": "x", "content_type": "y"}),
-            json!({"content_type": "y"}),
-            json!({"echo": true, "body": "y"}),
+        let message = "message cannot be used with content_type or body";
+        for (config, expected) in [
+            (json!({"message": "x", "body": "y"}), message),
+            (json!({"message": "x", "content_type": "y"}), message),
+            (json!({"content_type": "y"}), "content_type requires a body"),
+            (
+                json!({"echo": true, "body": "y"}),
+                "echo cannot be used with content_type and body",
+            ),
         ] {
             let config: RequestTermination = serde_json::from_value(config).unwrap();
-            assert!(config.compile(&Instance { id: Uuid::nil() }).is_err());
+            let errors = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
+            assert_eq!(Value::Object(errors.0), json!({ "@entity": expected }));
         }
     }
 }

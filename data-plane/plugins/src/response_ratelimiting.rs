@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
@@ -100,16 +101,19 @@ impl Plugin for ResponseRatelimiting {
         let mut quotas = Vec::new();
         for (name, quota) in &self.limits {
             let given = quota.given();
-            if given.is_empty() {
-                errors.add(
-                    &["limits", name],
-                    "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'",
-                );
+            quota.check(&["limits"], &mut errors);
+            if let Some(disorder) = quota.disorder() {
+                errors.add(&["limits"], format!("the {disorder}"));
             }
-            quota.check(&["limits", name], &mut errors);
-            match CompiledQuota::new(name, &given) {
-                Some(quota) => quotas.push(quota),
-                None => errors.add(&["limits", name], "the name cannot be part of a header's"),
+            if given.is_empty() {
+                let needed = "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'";
+                errors.put(&["limits", "@entity"], json!([needed]));
+            }
+            if let Some(quota) = CompiledQuota::new(name, &given) {
+                quotas.push(quota);
+            } else {
+                let message = format!("the name '{name}' cannot be part of a header's");
+                errors.add(&["limits"], message);
             }
         }
         if self.policy == Policy::Redis && self.redis.host.is_none() {
@@ -215,10 +219,10 @@ impl Filter for ResponseRatelimitingFilter {
             let left = left.unwrap_or_default();
             if self.blocks && left == 0 {
                 let message = format!("API rate limit exceeded for '{}'", quota.name);
-                return Flow::Answer(answer::message(
+                return Flow::Answer(answer::error(
                     StatusCode::TOO_MANY_REQUESTS,
                     &message,
-                    &exchange.request_id,
+                    exchange,
                 ));
             }
             let value = HeaderValue::from(left);

@@ -84,6 +84,13 @@ pub(crate) fn entity_error(errors: &mut FieldErrors, message: impl Into<String>)
     }
 }
 
+/// An error that concerns a configuration as such, said only where none of its fields has one of its own.
+pub(crate) fn whole_error(errors: &mut FieldErrors, message: impl Into<String>) {
+    if errors.is_empty() {
+        errors.add(&["@entity"], message);
+    }
+}
+
 /// A URL that may hold a user name and a password: never in `Debug`.
 #[derive(Clone, Deserialize, PartialEq, Serialize)]
 #[serde(transparent)]

@@ -20,6 +20,23 @@ use crate::queue::{self, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Trace, TraceFormat, hexadecimal};
 use crate::values::{Number, SecretUrl, yes};
 
+/// Names of tags that the gateway sets itself.
+const RESERVED: [&str; 13] = [
+    "error",
+    "http.method",
+    "http.path",
+    "http.status_code",
+    "kong.balancer.state",
+    "kong.balancer.try",
+    "kong.consumer",
+    "kong.credential",
+    "kong.node.id",
+    "kong.route",
+    "kong.service",
+    "lc",
+    "peer.hostname",
+];
+
 /// Configuration of `zipkin`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Zipkin {
@@ -197,6 +214,18 @@ impl Plugin for Zipkin {
     type Filter = ZipkinFilter;
 
     fn compile(self, instance: &Instance) -> Result<ZipkinFilter, FieldErrors> {
+        let tags = self.static_tags.as_deref().unwrap_or_default();
+        for (place, tag) in tags.iter().enumerate() {
+            if RESERVED.contains(&tag.name.as_str()) {
+                let place = (place + 1).to_string();
+                let message = format!("must not be one of: {}", RESERVED.join(", "));
+                return Err(FieldErrors::at(&["static_tags", &place, "name"], message));
+            }
+            if tags.iter().take(place).any(|known| known.name == tag.name) {
+                let message = format!("repeated tags are not allowed: {}", tag.name);
+                return Err(FieldErrors::at(&["static_tags"], message));
+            }
+        }
         let waits = [
             &self.connect_timeout,
             &self.send_timeout,
@@ -457,5 +486,18 @@ mod tests {
         assert_eq!(spans[1]["name"], "GET /a (proxy)");
         assert_eq!(spans[1]["parentId"], spans[0]["id"]);
         assert!(!bodies[0].to_string().contains("secret"));
+    }
+
+    #[test]
+    fn static_tags_are_each_of_their_own_name() {
+        let check = |names: [&str; 2], expected: Value| {
+            let tags = names.map(|name| json!({"name": name, "value": "x"}));
+            let errors = crate::registry::check("zipkin", &json!({ "static_tags": tags }));
+            let errors = Value::Object(errors.unwrap_err().0);
+            assert_eq!(errors, json!({ "static_tags": expected }));
+        };
+        check(["foo", "foo"], json!("repeated tags are not allowed: foo"));
+        let reserved = "must not be one of: error, http.method, http.path, http.status_code, kong.balancer.state, kong.balancer.try, kong.consumer, kong.credential, kong.node.id, kong.route, kong.service, lc, peer.hostname";
+        check(["foo", "error"], json!({"2": {"name": reserved}}));
     }
 }

@@ -174,18 +174,11 @@ fn complete_map(
     let map = given.as_object().ok_or("expected a map")?;
     check_length(length, map.len())?;
     let mut output = Map::new();
-    let mut errors = Map::new();
     for (name, value) in map {
-        match complete_value(values, value, references) {
-            Ok(value) => output.insert(name.clone(), value),
-            Err(complaint) => errors.insert(name.clone(), complaint),
-        };
+        // Kong says of a map what is wrong with the first entry that is.
+        output.insert(name.clone(), complete_value(values, value, references)?);
     }
-    if errors.is_empty() {
-        Ok(Value::Object(output))
-    } else {
-        Err(Value::Object(errors))
-    }
+    Ok(Value::Object(output))
 }
 
 /// A foreign key is an id here: other unique fields were resolved before.

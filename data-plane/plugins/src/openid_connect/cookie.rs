@@ -12,7 +12,7 @@ use super::config::SameSite;
 
 /// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
 /// keep (RFC 6265bis §5.6).
-pub(super) const CHUNK: usize = 3800;
+pub(crate) const CHUNK: usize = 3800;
 
 /// Most chunks of a session (Kong 3.9: nine).
 pub(super) const MOST_CHUNKS: u8 = 9;
@@ -345,17 +345,17 @@ impl Jar {
 
 /// The attributes of a cookie.
 #[derive(Debug)]
-pub(super) struct Attributes {
-    pub(super) path: String,
-    pub(super) domain: Option<String>,
-    pub(super) same_site: SameSite,
-    pub(super) http_only: bool,
+pub(crate) struct Attributes {
+    pub(crate) path: String,
+    pub(crate) domain: Option<String>,
+    pub(crate) same_site: SameSite,
+    pub(crate) http_only: bool,
     /// `None`: if the request came over TLS.
-    pub(super) secure: Option<bool>,
+    pub(crate) secure: Option<bool>,
     /// Sent across sites over TLS, although `same_site` is left at its default.
-    pub(super) cross_site_over_tls: bool,
+    pub(crate) cross_site_over_tls: bool,
     /// Names get the prefix `__Host-` wherever the other attributes allow it.
-    pub(super) host_prefix: bool,
+    pub(crate) host_prefix: bool,
 }
 
 impl Attributes {
@@ -368,7 +368,7 @@ impl Attributes {
     }
 
     /// `Set-Cookie` for `value`, kept until the browser closes.
-    pub(super) fn set(&self, name: &str, value: &str, https: bool) -> HeaderValue {
+    pub(crate) fn set(&self, name: &str, value: &str, https: bool) -> HeaderValue {
         self.header(name, value, "", https)
     }
 
@@ -386,7 +386,7 @@ impl Attributes {
 
     /// `Set-Cookie` for `value`, kept from `now` on for `lifetime` by clients that know no `Max-Age`
     /// too.
-    pub(super) fn set_until(
+    pub(crate) fn set_until(
         &self,
         name: &str,
         value: &str,
@@ -406,7 +406,7 @@ impl Attributes {
     }
 
     /// `Set-Cookie` that makes the browser forget `name`.
-    pub(super) fn expire(&self, name: &str, https: bool) -> HeaderValue {
+    pub(crate) fn expire(&self, name: &str, https: bool) -> HeaderValue {
         self.header(
             name,
             "",

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::config::OpenidConnect;
 use super::rules::sha256;
 use crate::session_keys::KeyRing;
+use crate::values::SecretText;
 
 /// The format that is written.
 const VERSION: u8 = 1;
@@ -36,7 +37,7 @@ pub(super) const NAME_CHARACTERS: usize = 32;
 
 /// What a cookie is bound to besides its name.
 #[derive(Debug)]
-pub(super) struct Binding {
+pub(crate) struct Binding {
     context: Vec<u8>,
     salt: Vec<u8>,
 }
@@ -44,19 +45,22 @@ pub(super) struct Binding {
 impl Binding {
     /// Binds to issuer, clients and audience and to the plugin, or to the secret that it shares.
     pub(super) fn new(config: &OpenidConnect, issuer: &str, id: Uuid) -> Self {
-        let salt = config
-            .session
-            .session_secret
-            .as_ref()
+        let mut parts = vec![issuer];
+        let clients = config.client.client_id.as_deref().unwrap_or_default();
+        parts.extend(clients.iter().map(String::as_str));
+        parts.push(&config.session.session_audience);
+        Self::of(&parts, config.session.session_secret.as_ref(), id)
+    }
+
+    /// Binds to `parts` and to the plugin, or to the secret that it shares.
+    pub(crate) fn of(parts: &[&str], secret: Option<&SecretText>, id: Uuid) -> Self {
+        let salt = secret
             .map(|secret| sha256(secret.0.as_bytes()).to_vec())
             .unwrap_or_default();
         let mut context = Vec::new();
-        add(&mut context, issuer.as_bytes());
-        let clients = config.client.client_id.as_deref().unwrap_or_default();
-        for client in clients {
-            add(&mut context, client.as_bytes());
+        for part in parts {
+            add(&mut context, part.as_bytes());
         }
-        add(&mut context, config.session.session_audience.as_bytes());
         if salt.is_empty() {
             add(&mut context, id.as_bytes());
         } else {
@@ -68,14 +72,14 @@ impl Binding {
 
 /// What was sealed, and the id of the key that sealed it.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) plaintext: Zeroizing<Vec<u8>>,
-    pub(super) key_id: [u8; 8],
+pub(crate) struct Opened {
+    pub(crate) plaintext: Zeroizing<Vec<u8>>,
+    pub(crate) key_id: [u8; 8],
 }
 
 /// Seals `plaintext` as the cookie `name`, to be cut into chunks of `chunk` characters. `None` if the
 /// ring has no key, or if there would be more than `most` chunks.
-pub(super) fn seal(
+pub(crate) fn seal(
     ring: &KeyRing,
     binding: &Binding,
     name: &str,
@@ -109,16 +113,16 @@ pub(super) fn seal(
 
 /// How a sealed value is cut.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     /// Characters of a chunk.
-    pub(super) chunk: usize,
+    pub(crate) chunk: usize,
     /// Most chunks.
-    pub(super) most: u8,
+    pub(crate) most: u8,
 }
 
 /// Why a value could not be sealed.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(super) enum SealError {
+pub(crate) enum SealError {
     /// The ring is empty.
     #[error("there is no session key yet")]
     NoKey,
@@ -137,7 +141,7 @@ pub(super) fn claimed_chunks(first: &str) -> Option<u8> {
 }
 
 /// Opens `value`, sealed as the cookie `name`. All failures look the same.
-pub(super) fn open(
+pub(crate) fn open(
     ring: &KeyRing,
     binding: &Binding,
     name: &str,
@@ -217,8 +221,7 @@ mod tests {
 
     fn binding(secret: Option<&str>, id: u128) -> Binding {
         let mut config = testing::config("https://idp.example");
-        config.session.session_secret =
-            secret.map(|secret| super::super::config::SecretText(secret.to_owned()));
+        config.session.session_secret = secret.map(|secret| SecretText(secret.to_owned()));
         Binding::new(&config, "https://idp.example", Uuid::from_u128(id))
     }
 

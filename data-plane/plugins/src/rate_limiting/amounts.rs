@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use super::period::{PERIODS, Period};
-use crate::values::{Number, entity_error};
+use crate::values::Number;
 
 /// So much per period, of requests or of what a plugin counts: part of a configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -64,31 +64,29 @@ impl Amounts {
                 errors.add(&path, "value must be greater than 0");
             }
         }
-        check_order(&given, errors);
+    }
+
+    /// A longer period must not have a lower limit: which one does, if any.
+    pub(crate) fn disorder(&self) -> Option<String> {
+        let given = self.given();
+        for (place, (shorter, low)) in given.iter().enumerate() {
+            for (longer, high) in given.iter().skip(place + 1) {
+                if high.value() < low.value() {
+                    return Some(format!(
+                        "limit for {}({:.1}) cannot be lower than the limit for {}({:.1})",
+                        longer.name(),
+                        high.value(),
+                        shorter.name(),
+                        low.value()
+                    ));
+                }
+            }
+        }
+        None
     }
 }
 
 /// An amount in whole units.
 pub(crate) fn whole(most: &Number) -> u64 {
     most.0.as_u64().unwrap_or_else(|| most.seconds().as_secs())
-}
-
-/// A longer period must not have a lower limit.
-fn check_order(given: &[(Period, &Number)], errors: &mut FieldErrors) {
-    for (place, (shorter, low)) in given.iter().enumerate() {
-        for (longer, high) in given.iter().skip(place + 1) {
-            if high.value() < low.value() {
-                let (longer, shorter) = (longer.name(), shorter.name());
-                entity_error(
-                    errors,
-                    format!(
-                        "The limit for {longer}({:.1}) cannot be lower than the limit for {shorter}({:.1})",
-                        high.value(),
-                        low.value()
-                    ),
-                );
-                return;
-            }
-        }
-    }
 }

@@ -192,7 +192,7 @@ fn rules_between_fields_are_said_in_kongs_words() {
     );
     check(
         json!({"second": 10, "minute": 9}),
-        json!({"@entity": ["The limit for minute(9.0) cannot be lower than the limit for second(10.0)"]}),
+        json!({"@entity": "The limit for minute(9.0) cannot be lower than the limit for second(10.0)"}),
     );
     check(
         json!({"second": 0}),

@@ -129,12 +129,23 @@ fn what_makes_no_sense_is_refused() {
         let errors = compile(config).unwrap_err();
         assert!(errors.0.contains_key(field), "{field}: {errors:?}");
     };
-    check(json!({"limits": {"video": {}}}), "limits");
-    check(json!({"limits": {"video": {"second": 0}}}), "limits");
-    check(json!({"limits": {"a b": {"second": 1}}}), "limits");
-    check(
-        json!({"limits": {"video": {"second": 10, "minute": 9}}}),
-        "@entity",
+    let limits = |limits: Value, expected: Value| {
+        let errors = compile(json!({ "limits": limits })).unwrap_err();
+        assert_eq!(Value::Object(errors.0), json!({ "limits": expected }));
+    };
+    let one_of = "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'";
+    limits(json!({"video": {}}), json!({ "@entity": [one_of] }));
+    limits(
+        json!({"video": {"second": 0}}),
+        json!({"second": "value must be greater than 0"}),
+    );
+    limits(
+        json!({"a b": {"second": 1}}),
+        json!("the name 'a b' cannot be part of a header's"),
+    );
+    limits(
+        json!({"video": {"second": 30, "minute": 20}}),
+        json!("the limit for minute(20.0) cannot be lower than the limit for second(30.0)"),
     );
     check(
         json!({"limits": {"video": {"second": 1}}, "policy": "redis"}),
