@@ -101,6 +101,7 @@ pub(crate) async fn serve(
         }
     };
     let sessions = Sessions::default();
+    let room = Rc::new(RefCell::new(vec![0; LARGEST]));
     let mut buffer = vec![0; LARGEST];
     loop {
         let datagram = tokio::select! {
@@ -131,6 +132,7 @@ pub(crate) async fn serve(
                     source,
                     destination,
                     socket: Rc::clone(&socket),
+                    room: Rc::clone(&room),
                 };
                 let (core, sessions) = (Rc::clone(&core), Rc::clone(&sessions));
                 let guard = alive.subscribe();
@@ -153,6 +155,8 @@ struct Ends {
     source: SocketAddr,
     destination: SocketAddr,
     socket: Rc<UdpSocket>,
+    /// Room for one datagram, for all sessions of the socket.
+    room: Rc<RefCell<Vec<u8>>>,
 }
 
 async fn session(core: &Core, ends: &Ends, mut datagrams: mpsc::Receiver<Bytes>) {
@@ -221,7 +225,6 @@ async fn carry(
     carried: &Carried,
     idle: Duration,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; LARGEST];
     let (mut idle, mut stopping) = (idle, false);
     loop {
         tokio::select! {
@@ -233,11 +236,20 @@ async fn carry(
                     (idle, stopping) = (idle.min(LAST_ANSWERS), true);
                 }
             }
-            length = server.recv(&mut buffer) => {
-                let datagram = buffer.get(..length?).unwrap_or_default();
-                carried.count_sent(datagram.len());
-                // A client that has gone is found out by its silence.
-                let _ = ends.socket.send_to(datagram, ends.source).await;
+            ready = server.readable() => {
+                ready?;
+                let mut room = ends.room.borrow_mut();
+                match server.try_recv(&mut room) {
+                    Ok(length) => {
+                        carried.count_sent(length);
+                        let datagram = room.get(..length).unwrap_or_default();
+                        // What the system has no room for is lost, as on the way. A client that has gone is
+                        // found out by its silence.
+                        let _ = ends.socket.try_send_to(datagram, ends.source);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
             }
             () = tokio::time::sleep(idle) => return Ok(()),
         }

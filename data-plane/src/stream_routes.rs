@@ -89,9 +89,20 @@ impl StreamRoutes {
         Self(routes.into_iter().map(|(route, _)| route).collect())
     }
 
-    /// The route of a stream.
+    /// The route of a stream. Where none is of its kind, whether there is TLS is the listener's matter: a route
+    /// that names no server takes the stream without TLS as well as the one whose TLS ends here, as in Kong.
     pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<&StreamRoute> {
-        self.0.iter().find(|route| route.matches(asked))
+        let own = self.0.iter().find(|route| route.matches(asked));
+        own.or_else(|| {
+            let kind = match asked.kind {
+                Kind::Plain => Kind::Tls,
+                Kind::Tls => Kind::Plain,
+                Kind::Passed | Kind::Datagrams => return None,
+            };
+            let other = Asked { kind, ..*asked };
+            let mut nameless = self.0.iter().filter(|route| route.names.is_empty());
+            nameless.find(|route| route.matches(&other))
+        })
     }
 }
 
@@ -230,7 +241,7 @@ mod tests {
         assert_eq!(plain("192.0.2.1"), Some(1));
         assert_eq!(plain("10.2.0.1"), Some(2), "more attributes come first");
         assert_eq!(plain("10.1.0.1"), Some(3), "and what is more precise");
-        assert_eq!(found(&routes, Kind::Tls, None, "192.0.2.1"), None);
+        assert_eq!(found(&routes, Kind::Datagrams, None, "192.0.2.1"), None);
     }
 
     #[test]
@@ -251,6 +262,31 @@ mod tests {
         assert_eq!(tls(None), Some(3));
         let passed = found(&routes, Kind::Passed, Some("b.example.com"), "192.0.2.1");
         assert_eq!(passed, Some(2));
+    }
+
+    #[test]
+    fn whether_there_is_tls_is_the_listeners_matter() {
+        let routes = routes(&[
+            json!({"protocols": ["tls"], "destinations": [{"port": 9000}]}),
+            json!({"protocols": ["tcp"], "sources": [{"ip": "192.0.2.0/24"}]}),
+            json!({"protocols": ["tls"], "snis": ["a.test"]}),
+            json!({"protocols": ["udp"], "sources": [{"ip": "10.0.0.0/8"}]}),
+        ]);
+        assert_eq!(found(&routes, Kind::Plain, None, "198.51.100.1"), Some(1));
+        let own = found(&routes, Kind::Plain, None, "192.0.2.1");
+        assert_eq!(own, Some(2), "one of its own kind comes first");
+        assert_eq!(
+            found(&routes, Kind::Tls, Some("a.test"), "192.0.2.1"),
+            Some(3)
+        );
+        assert_eq!(
+            found(&routes, Kind::Tls, Some("b.test"), "192.0.2.1"),
+            Some(1)
+        );
+        for kind in [Kind::Passed, Kind::Datagrams] {
+            assert_eq!(found(&routes, kind, Some("a.test"), "192.0.2.1"), None);
+        }
+        assert_eq!(found(&routes, Kind::Datagrams, None, "10.0.0.1"), Some(4));
     }
 
     #[test]

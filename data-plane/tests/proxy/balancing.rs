@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
 use serde_json::{Value, json};
 use shared::clock::monotonic;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{ask, read_until, record, start, stop};
+use crate::gateway::{ask, read_until, record, settings, start, start_with, stop};
+use crate::tls::unknown_server;
 
 /// A server that answers with its own port, and as unwell while it is told to be.
 struct Server {
@@ -279,6 +282,63 @@ fn active_checks_find_a_target_ill_and_well_again() {
         }
         stop(proxy);
     }
+}
+
+#[test]
+fn checks_by_tls_and_of_grpc_find_a_target_well_or_not() {
+    let server = unknown_server("check.test");
+    let check = |active: Value, port: u16, expected: &str| {
+        let mut active = active;
+        active["healthy"] = json!({"interval": 0.05, "successes": 1});
+        active["unhealthy"] = json!({"interval": 0.05, "tcp_failures": 1});
+        active["https_sni"] = json!("check.test");
+        let upstream = json!({"healthchecks": {"active": active}});
+        let target = format!("127.0.0.1:{port}");
+        let proxy = start(balanced(
+            upstream,
+            std::slice::from_ref(&target),
+            &json!({}),
+        ));
+        // What it is at first is not what a check has found.
+        let other = if expected == "HEALTHY" {
+            "unhealthy"
+        } else {
+            "healthy"
+        };
+        let path = format!("/upstreams/u.test/targets/{target}/{other}");
+        assert_eq!(status(&proxy, "PUT", &path).0, 204);
+        wait_for(&active.to_string(), || healths(&proxy) == [expected]);
+        stop(proxy);
+    };
+    let https = |verify: bool| json!({"type": "https", "https_verify_certificate": verify});
+    check(https(false), server, "HEALTHY");
+    check(https(true), server, "UNHEALTHY");
+    check(json!({"type": "grpc"}), server, "HEALTHY");
+    check(json!({"type": "grpc"}), closed_port(), "UNHEALTHY");
+}
+
+#[test]
+fn a_server_that_fails_everybody_is_not_asked_again_for_each() {
+    // It closes every connection without an answer.
+    let (port, heads) = crate::gateway::upstream(&[""]);
+    let targets = [format!("127.0.0.1:{port}")];
+    let records = balanced(json!({}), &targets, &json!({"retries": 3}));
+    let settings = Settings {
+        workers: 1,
+        ..settings()
+    };
+    let proxy = start_with(&settings, Limits::default(), records);
+    for _ in 0..2 {
+        assert!(get(&proxy, "/", "").starts_with("HTTP/1.1 502 "));
+    }
+    assert_eq!(heads.try_iter().count(), 8, "each has its attempts");
+    let requests = 200;
+    for _ in 0..requests {
+        assert!(get(&proxy, "/", "").starts_with("HTTP/1.1 502 "));
+    }
+    let asked = heads.try_iter().count();
+    assert!((requests..2 * requests).contains(&asked), "{asked}");
+    stop(proxy);
 }
 
 #[test]

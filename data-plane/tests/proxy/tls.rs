@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use data_plane::proxy::Proxy;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::crypto::aws_lc_rs::cipher_suite as suite;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
@@ -47,7 +48,10 @@ struct Leaf {
 }
 
 fn leaf(issuer: &Authority, name: &str) -> Leaf {
-    let key = KeyPair::generate().unwrap();
+    leaf_with(issuer, name, KeyPair::generate().unwrap())
+}
+
+fn leaf_with(issuer: &Authority, name: &str, key: KeyPair) -> Leaf {
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let made = params.signed_by(&key, issuer).unwrap();
     Leaf {
@@ -124,6 +128,12 @@ pub(crate) fn known_name(name: &str) -> (Vec<Record>, ClientConfig) {
         .with_root_certificates(roots)
         .with_no_client_auth();
     (records, client)
+}
+
+/// A server of HTTPS with a certificate for `name` that nobody has reason to believe.
+pub(crate) fn unknown_server(name: &str) -> u16 {
+    let own = leaf(&authority("unknown"), name);
+    tls_server(vec![own.der], &own.key, None)
 }
 
 fn reference(id: u128) -> Value {
@@ -275,5 +285,53 @@ fn a_client_is_shown_the_certificate_for_its_name_and_resumes() {
     );
     // The default certificate is for nobody that this client would believe.
     assert!(shake("other.test").is_err());
+    stop(proxy);
+}
+
+#[test]
+fn each_client_is_shown_the_key_that_it_can_check() {
+    let root = authority("root");
+    let elliptic = leaf(&root, "pair.test");
+    let rsa = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let rsa = leaf_with(&root, "pair.test", rsa);
+    let pair = json!({
+        "cert": rsa.pem, "key": rsa.key.serialize_pem(),
+        "cert_alt": elliptic.pem, "key_alt": elliptic.key.serialize_pem(),
+    });
+    let proxy = start(vec![
+        record("certificates", 60, pair),
+        record(
+            "snis",
+            61,
+            json!({"name": "pair.test", "certificate": reference(60)}),
+        ),
+    ]);
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().clone()).unwrap();
+    let shown = |suites: Vec<rustls::SupportedCipherSuite>| {
+        let provider = rustls::crypto::CryptoProvider {
+            cipher_suites: suites,
+            ..rustls::crypto::aws_lc_rs::default_provider()
+        };
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        let name = ServerName::try_from("pair.test").unwrap();
+        let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+        tls.complete_io(&mut tcp).unwrap();
+        tls.peer_certificates().unwrap()[0].clone()
+    };
+    let for_rsa = suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
+    let for_elliptic = suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    assert_eq!(shown(vec![for_rsa]), rsa.der);
+    assert_eq!(shown(vec![for_elliptic]), elliptic.der);
+    assert_eq!(
+        shown(vec![for_rsa, for_elliptic]),
+        elliptic.der,
+        "the cheaper one"
+    );
     stop(proxy);
 }
