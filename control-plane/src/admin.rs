@@ -20,6 +20,7 @@ mod groups;
 mod health;
 mod info;
 pub(crate) mod listener;
+mod log_level;
 mod management;
 mod openid_connect;
 mod origin;
@@ -46,13 +47,12 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
-use shared::entity::{Certificate, ConsumerGroup, Entity, definition};
+use shared::entity::{BasicauthCredential, Certificate, ConsumerGroup, Entity, definition};
 use shared::snapshot::{Key, Revision};
-use shared::telemetry::{self, LevelChange};
 use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
 
-use crate::command::{self, Command};
+use crate::command::{self, Body, Command};
 use crate::config::{Config, Fields, foreign_id};
 use crate::config_sync::{Rollouts, Target};
 use crate::fleet::{Fleet, Introduction, Progress};
@@ -63,6 +63,7 @@ pub use access::Access;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
+pub use info::{Listener, listeners};
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -88,14 +89,11 @@ struct Clustering {
 }
 
 impl Admin {
-    /// An Admin API on `publisher`, of the control plane `id`.
-    pub fn new(publisher: Publisher, id: Uuid, listen: &str) -> Self {
+    /// An Admin API on `publisher`, of the control plane `id`, that is served on `listeners`.
+    pub fn new(publisher: Publisher, id: Uuid, listeners: Vec<Listener>) -> Self {
         Self {
             publisher,
-            node: Arc::new(info::Node {
-                id,
-                listen: listen.to_owned(),
-            }),
+            node: Arc::new(info::Node { id, listeners }),
             clustering: None,
             names: Arc::default(),
             access: Access::default(),
@@ -332,6 +330,10 @@ impl Admin {
                 allow: Some(methods),
                 ..Answer::without_body(StatusCode::NO_CONTENT)
             }),
+            // There is nothing that could not be deleted.
+            Method::DELETE if matches!(endpoint, Endpoint::Foreign { key: None, .. }) => {
+                Err(Refusal::NotFound)
+            }
             ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
             Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
             _ => self.write(endpoint, request, config, origin).await,
@@ -349,9 +351,7 @@ impl Admin {
             Endpoint::Status => status::status(config, &self.counters, query)?,
             Endpoint::Timers => status::timers(),
             Endpoint::DnsStatus => return Err(Refusal::NoDnsClient),
-            Endpoint::LogLevel => {
-                json!({ "message": format!("log level: {}", telemetry::level()) })
-            }
+            Endpoint::LogLevel => log_level::show(),
             Endpoint::Health(upstream) => {
                 let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
                 let ill = fleet.map(Fleet::unhealthy_targets).unwrap_or_default();
@@ -387,7 +387,8 @@ impl Admin {
                 selector,
                 parent,
             } => {
-                let key = command::find(config, entity, selector)?.ok_or(Refusal::NotFound)?;
+                let key = command::find(config, entity, selector)?
+                    .ok_or_else(|| endpoint::missing(entity, selector))?;
                 let fields = config.record(key).ok_or(Refusal::NotFound)?;
                 if !below(&fields, parent.as_ref())
                     || command::has_expired(entity, &fields, UnixTime::now())
@@ -423,15 +424,24 @@ impl Admin {
         origin: Origin,
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
-        let body = body::read(request).await?;
+        let query = request.uri().query().map(str::to_owned);
+        let mut body = body::read(request).await?;
         match endpoint {
-            Endpoint::SetLogLevel(level) => return set_log_level(&level),
+            Endpoint::SetLogLevel(level) => return log_level::set(&level, query.as_deref()),
             // No answer is made from a cache here: there is nothing to drop.
             Endpoint::Cache(_) => return Ok(Answer::without_body(StatusCode::NO_CONTENT)),
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {
                 let entity = definition("plugins").ok_or(Refusal::NotFound)?;
                 return schemas::validate(entity, &body);
+            }
+            // Kong takes it from the query, decK's check of a file has it in the body.
+            Endpoint::Record { entity, .. } | Endpoint::Collection { entity, .. }
+                if entity.kind == BasicauthCredential::KIND
+                    && body::is_set(query.as_deref(), "skip_hash") =>
+            {
+                let (Body::Json(fields) | Body::Form(fields)) = &mut body;
+                fields.insert("skip_hash".to_owned(), true.into());
             }
             _ => {}
         }
@@ -451,6 +461,7 @@ impl Admin {
                 .collect(),
         };
         let publisher = self.publisher.clone();
+        let origin = origin.answered(status);
         // The store blocks; a panic there is ours and must not take the listener along.
         let workspace = origin.workspace;
         let executing = move || publisher.execute_for(&origin, &command, UnixTime::now());
@@ -470,18 +481,6 @@ impl Admin {
             ..Answer::new(status, Value::Null)
         })
     }
-}
-
-fn set_log_level(level: &str) -> Result<Answer, Refusal> {
-    let message = match telemetry::set_level(level) {
-        LevelChange::Changed => "log level changed".to_owned(),
-        LevelChange::Already => format!("log level is already {level}"),
-        LevelChange::Unknown => {
-            return Err(Refusal::Argument(format!("unknown log level: {level}")));
-        }
-        LevelChange::Off => return Err(Refusal::Unexpected),
-    };
-    Ok(Answer::ok(json!({ "message": message })))
 }
 
 /// Whether a record is below the parent that the URL names.

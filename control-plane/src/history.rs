@@ -24,9 +24,21 @@ pub struct Origin {
     pub workspace: Uuid,
     /// Where the request came from.
     pub client_ip: Option<IpAddr>,
+    /// The status that it was answered with, if it was a request and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 impl Origin {
+    /// The same with the status that a successful request is answered with.
+    #[must_use]
+    pub fn answered(self, status: http::StatusCode) -> Self {
+        Self {
+            status: Some(status.as_u16()),
+            ..self
+        }
+    }
+
     /// The control plane itself.
     pub const fn system() -> Self {
         Self {
@@ -35,6 +47,7 @@ impl Origin {
             path: String::new(),
             workspace: DEFAULT_WORKSPACE,
             client_ip: None,
+            status: None,
         }
     }
 }

@@ -38,16 +38,14 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use admin::listener::{Limits, serve};
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
-use listeners::{Pages, listen};
+use listeners::{Pages, listen, listen_encrypted, serve_admin};
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
@@ -196,7 +194,9 @@ impl ControlPlane {
             config_sync.target(),
         );
         let keys = tokio::spawn(keys);
-        let router = Admin::new(publisher.clone(), id, &admin.to_string())
+        let tls = listen_encrypted(settings.admin_tls_listen.zip(admin_tls))?;
+        let encrypted = tls.as_ref().map(|tls| tls.address);
+        let router = Admin::new(publisher.clone(), id, admin::listeners(admin, encrypted))
             .with_fleet(fleet.clone(), config_sync.target())
             .with_rollouts(config_sync.rollouts())
             .with_revoker(revoker)
@@ -206,8 +206,7 @@ impl ControlPlane {
             .router();
         let console_api = router.clone();
         let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
-        let encrypted = settings.admin_tls_listen.zip(admin_tls);
-        let (served, stop) = serve_admin(listener, encrypted, &router, &mut addresses)?;
+        let (stop, served) = serve_admin(listener, tls, router, &mut addresses);
         let status = status::router(publisher.clone(), fleet, config_sync.target());
         let pages = Pages::start(
             [
@@ -373,32 +372,6 @@ fn read_token(path: &Path) -> Result<Secret<String>, StartError> {
         ));
     }
     Ok(token)
-}
-
-/// Serves the Admin API on `listener` and, if `encrypted` says where and how, over TLS, until the senders are
-/// dropped.
-fn serve_admin(
-    listener: TcpListener,
-    encrypted: Option<(SocketAddr, Arc<rustls::ServerConfig>)>,
-    router: &axum::Router,
-    addresses: &mut serde_json::Value,
-) -> Result<(JoinHandle<()>, Vec<oneshot::Sender<()>>), StartError> {
-    let limits = Limits::default();
-    let (stop, stopping) = oneshot::channel();
-    let plain = serve(listener, None, limits, router.clone(), stopping);
-    let Some((address, config)) = encrypted else {
-        return Ok((tokio::spawn(plain), vec![stop]));
-    };
-    let (listener, address) = listen("admin_tls_listen", address)?;
-    if let Some(addresses) = addresses.as_object_mut() {
-        addresses.insert("admin_tls".to_owned(), address.to_string().into());
-    }
-    let (also, stopping) = oneshot::channel();
-    let encrypted = serve(listener, Some(config), limits, router.clone(), stopping);
-    let served = tokio::spawn(async move {
-        tokio::join!(plain, encrypted);
-    });
-    Ok((served, vec![stop, also]))
 }
 
 /// Whether nobody could use the Admin API with a token.

@@ -1,7 +1,10 @@
 //! The addresses that a control plane listens on.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,11 +37,58 @@ pub(crate) fn listen(
     Ok((listener, chosen))
 }
 
+/// A listener with TLS.
+pub(crate) struct Encrypted {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+}
+
+/// The Admin API's listener with TLS, if one is set.
+pub(crate) fn listen_encrypted(
+    setting: Option<(SocketAddr, Arc<ServerConfig>)>,
+) -> Result<Option<Encrypted>, StartError> {
+    let Some((address, config)) = setting else {
+        return Ok(None);
+    };
+    let (listener, address) = listen("admin_tls_listen", address)?;
+    Ok(Some(Encrypted {
+        address,
+        listener,
+        config,
+    }))
+}
+
+/// Serves the Admin API, also with TLS where that is set, whose address joins `addresses`. To drop
+/// the senders ends it.
+pub(crate) fn serve_admin(
+    plain: TcpListener,
+    tls: Option<Encrypted>,
+    router: axum::Router,
+    addresses: &mut Value,
+) -> (Vec<oneshot::Sender<()>>, JoinHandle<()>) {
+    let limits = Limits::default();
+    let (stop, stopping) = oneshot::channel();
+    let plain = serve(plain, None, limits, router.clone(), stopping);
+    let Some(tls) = tls else {
+        return (vec![stop], tokio::spawn(plain));
+    };
+    if let Some(addresses) = addresses.as_object_mut() {
+        addresses.insert("admin_tls".to_owned(), tls.address.to_string().into());
+    }
+    let (also, stopping) = oneshot::channel();
+    let encrypted = serve(tls.listener, Some(tls.config), limits, router, stopping);
+    let both = async move {
+        tokio::join!(plain, encrypted);
+    };
+    (vec![stop, also], tokio::spawn(both))
+}
+
 /// Listeners that need no farewell: of pages and probes.
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
     /// By name, such as `console`.
-    pub(crate) addresses: serde_json::Map<String, serde_json::Value>,
+    pub(crate) addresses: serde_json::Map<String, Value>,
     pub(crate) served: Vec<JoinHandle<()>>,
 }
 

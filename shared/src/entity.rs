@@ -94,6 +94,9 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
     /// Whether the collection also stands alone, and not only below its parent.
     const TOP_LEVEL: bool = true;
 
+    /// Fields that say how a record is to be written, and are not part of it.
+    const WRITE_ONLY: &'static [&'static str] = &[];
+
     /// Whether a record is gone `ttl` seconds after its creation.
     const EXPIRES: bool = false;
 
@@ -157,6 +160,8 @@ pub struct Definition {
     pub unique_everywhere: bool,
     /// See [`Entity::TOP_LEVEL`].
     pub top_level: bool,
+    /// See [`Entity::WRITE_ONLY`].
+    pub write_only: &'static [&'static str],
     /// See [`Entity::EXPIRES`].
     pub expires: bool,
     /// See [`Entity::expand`].
@@ -187,6 +192,7 @@ impl Definition {
             distributed: E::DISTRIBUTED,
             unique_everywhere: E::UNIQUE_EVERYWHERE,
             top_level: E::TOP_LEVEL,
+            write_only: E::WRITE_ONLY,
             expires: E::EXPIRES,
             expand: E::expand,
             prefill: E::prefill,

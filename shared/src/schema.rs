@@ -41,6 +41,8 @@ pub struct Field {
     pub kind: Kind,
     /// Whether it may not be `null`.
     pub required: bool,
+    /// Whether `null` stands for the default where it is not kept.
+    pub null_is_default: bool,
     /// Its value when it is not given.
     pub default: Option<Value>,
     /// Whether the control plane makes the value when it is not given.
@@ -56,6 +58,11 @@ pub struct Field {
 }
 
 impl Field {
+    /// Whether it holds a time that the control plane keeps.
+    pub(crate) fn is_timestamp(&self) -> bool {
+        self.auto && self.name.ends_with("_at")
+    }
+
     /// The collection that it points to, if it is a foreign key.
     pub fn foreign(&self) -> Option<&'static str> {
         match self.kind {
@@ -150,6 +157,18 @@ impl Record {
         let mut errors = FieldErrors::default();
         let output = complete::complete(self, input, &mut errors);
         (output, errors)
+    }
+
+    /// The fields for which `input` says `null` although they must hold something: this is no way to ask for a
+    /// default.
+    pub fn nulls<'a>(&'a self, input: &'a Map<String, Value>) -> impl Iterator<Item = &'a str> {
+        let must_hold = |field: &&Field| {
+            let nested = matches!(field.kind, Kind::Record(_) | Kind::Config);
+            field.required && !field.auto && !nested
+        };
+        let given = |field: &&Field| input.get(&field.name).is_some_and(Value::is_null);
+        let fields = self.fields.iter().filter(must_hold).filter(given);
+        fields.map(|field| field.name.as_str())
     }
 
     /// Gives the texts of a form the types of their fields. What does not fit stays as it is, for

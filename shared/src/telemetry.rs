@@ -36,11 +36,23 @@ pub fn check(filter: &str) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// What a log is filtered by while the process runs: what changes it, and the level that was asked for last.
+/// What a log is filtered by while the process runs: what changes it, what it was started with, and the level
+/// that was asked for last.
 struct Filtering {
     handle: reload::Handle<EnvFilter, Registry>,
-    level: Mutex<String>,
+    started: String,
+    level: Mutex<Level>,
 }
+
+/// The level that was asked for, and how many were before it.
+struct Level {
+    name: String,
+    change: LevelNumber,
+}
+
+/// One of the changes of the level.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LevelNumber(u64);
 
 static FILTERING: OnceLock<Filtering> = OnceLock::new();
 
@@ -62,7 +74,8 @@ pub fn level() -> String {
         || "off".to_owned(),
         |filtering| {
             let level = filtering.level.lock();
-            level.unwrap_or_else(PoisonError::into_inner).clone()
+            let level = level.unwrap_or_else(PoisonError::into_inner);
+            level.name.clone()
         },
     )
 }
@@ -70,8 +83,8 @@ pub fn level() -> String {
 /// What a change of the level comes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LevelChange {
-    /// It is in effect.
-    Changed,
+    /// It is in effect, and may be taken back by this number.
+    Changed(LevelNumber),
     /// It was so before.
     Already,
     /// There is no such level.
@@ -92,15 +105,43 @@ pub fn set_level(name: &str) -> LevelChange {
         .level
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    if *level == name {
+    if level.name == name {
         return LevelChange::Already;
     }
     let reloaded = filter_of(filter).map(|filter| filtering.handle.reload(filter));
     if !matches!(reloaded, Ok(Ok(()))) {
         return LevelChange::Off;
     }
-    name.clone_into(&mut level);
-    LevelChange::Changed
+    *level = level.next(name);
+    LevelChange::Changed(level.change)
+}
+
+/// Goes back to what the log was started with, unless the level was changed again after `change`.
+pub fn reset_level(change: LevelNumber) {
+    let Some(filtering) = FILTERING.get() else {
+        return;
+    };
+    let mut level = filtering
+        .level
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if level.change != change {
+        return;
+    }
+    if let Ok(filter) = filter_of(&filtering.started)
+        && filtering.handle.reload(filter).is_ok()
+    {
+        *level = level.next(&filtering.started);
+    }
+}
+
+impl Level {
+    fn next(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            change: LevelNumber(self.change.0 + 1),
+        }
+    }
 }
 
 /// The filter that `filter` names. A client can make the TLS library warn with each handshake, of what nobody can
@@ -133,7 +174,11 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     // A second log in one process fails above, so this one is the first.
     let _ = FILTERING.set(Filtering {
         handle,
-        level: Mutex::new(filter.to_owned()),
+        started: filter.to_owned(),
+        level: Mutex::new(Level {
+            name: filter.to_owned(),
+            change: LevelNumber(0),
+        }),
     });
     Ok(())
 }

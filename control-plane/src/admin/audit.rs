@@ -194,7 +194,7 @@ fn show(
         "request_id": id,
         "revision": outcome.ok(),
         "refused": outcome.is_err(),
-        "status": outcome.err().map(|status| status.as_u16()),
+        "status": outcome.err().map(|status| status.as_u16()).or(origin.status),
         "request_timestamp": at.as_secs(),
         "method": origin.method,
         "path": origin.path,

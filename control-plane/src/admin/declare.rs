@@ -91,6 +91,7 @@ pub(super) async fn write(
         return Err(Refusal::Declarative(json!({ "_workspace": message }), None));
     }
     let publisher = admin.publisher.clone();
+    let origin = origin.answered(StatusCode::CREATED);
     // The decision takes a while for many records, and the store blocks.
     tokio::task::spawn_blocking(move || {
         let now = UnixTime::now();

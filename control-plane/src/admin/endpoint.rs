@@ -4,14 +4,14 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use shared::entity::{
-    Consumer, ConsumerGroup, Definition, Entity, Sni, Target, Upstream, definition, definition_at,
-    definitions,
+    Certificate, Consumer, ConsumerGroup, Definition, Entity, Sni, Target, Upstream, definition,
+    definition_at, definitions,
 };
 use shared::snapshot::Key;
 use shared::types::{check_format, with_target_port};
 
 use super::error::Refusal;
-use super::groups::Membership;
+use super::groups::{Membership, absent};
 use crate::command::{Rejection, Selector, find};
 use crate::config::{Config, foreign_id};
 
@@ -228,6 +228,20 @@ fn top_level(path: &str) -> Result<&'static Definition, Refusal> {
     })
 }
 
+/// The refusal of a record that is not there. Of groups, and of certificates that go by a server name, Kong says so.
+pub(super) fn missing(entity: &Definition, selector: &Selector) -> Refusal {
+    match selector {
+        Selector::Name(name) if entity.kind == ConsumerGroup::KIND => absent(entity.kind, name),
+        Selector::Id(id) if entity.kind == ConsumerGroup::KIND => {
+            absent(entity.kind, &id.to_string())
+        }
+        Selector::Name(_) if entity.kind == Certificate::KIND => {
+            Refusal::Absent("SNI not found".to_owned())
+        }
+        _ => Refusal::NotFound,
+    }
+}
+
 fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
     definition(name)
         .filter(|entity| entity.public)
@@ -238,24 +252,28 @@ fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
 fn nested(
     config: &Config,
     kind: &str,
-    selector: &str,
+    text: &str,
     name: &str,
-    child: Option<&str>,
+    mut child: Option<&str>,
 ) -> Result<Endpoint, Refusal> {
     let entity = top_level(kind)?;
-    let key = find(config, entity, &Selector::parse(selector))?;
+    let selector = Selector::parse(text);
+    let key = find(config, entity, &selector)?;
+    if key.is_none() && entity.kind == Certificate::KIND {
+        return Err(missing(entity, &selector));
+    }
     if matches!(
         (entity.kind, name),
         (ConsumerGroup::KIND, "consumers") | (Consumer::KIND, "consumer_groups")
     ) {
-        let key = key.ok_or(Refusal::NotFound)?;
+        let key = key.ok_or_else(|| absent(entity.kind, text))?;
         return Membership::parse(config, key, child).map(Endpoint::Membership);
     }
     if entity.kind == Upstream::KIND {
         match (name, child) {
             ("health", None) => return key.map(Endpoint::Health).ok_or(Refusal::NotFound),
             // What is no longer in use is not kept here, so that all are those that there are.
-            ("targets", Some("all")) => return nested(config, kind, selector, name, None),
+            ("targets", Some("all")) => child = None,
             _ => {}
         }
     }

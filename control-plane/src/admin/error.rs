@@ -40,6 +40,8 @@ pub(super) enum Refusal {
     Rollback(Revision, Value),
     /// There is no such thing: the whole text.
     Absent(String),
+    /// It is so already: the whole text.
+    Conflict(String),
     /// A page of another site asks.
     CrossSite,
     /// A name was asked for that is not ours.
@@ -162,6 +164,7 @@ impl Refusal {
                 )
             }
             Self::Absent(message) => plain(StatusCode::NOT_FOUND, &message),
+            Self::Conflict(message) => plain(StatusCode::CONFLICT, &message),
             Self::Host(name) => plain(
                 StatusCode::FORBIDDEN,
                 &format!(

@@ -9,13 +9,12 @@
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use shared::entity::{Consumer, ConsumerGroup, ConsumerGroupConsumer, Entity, Plugin, definition};
-use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
 use super::show;
-use crate::command::{Action, Body, Command, Rejection, Selector, find};
+use crate::command::{Action, Body, Command, Selector, find};
 use crate::config::{Config, Fields, foreign_id};
 
 /// Which side a URL starts from, and whom it names on the other.
@@ -32,7 +31,10 @@ impl Membership {
     pub(super) fn parse(config: &Config, owner: Key, other: Option<&str>) -> Result<Self, Refusal> {
         let other = match other {
             None => None,
-            Some(text) => Some(record(config, other_side(owner), text)?.ok_or(Refusal::NotFound)?),
+            Some(text) => {
+                let kind = other_side(owner);
+                Some(record(config, kind, text)?.ok_or_else(|| absent(kind, text))?)
+            }
         };
         Ok(Self { owner, other })
     }
@@ -55,7 +57,7 @@ impl Membership {
     /// What a read shows.
     pub(super) fn read(&self, config: &Config) -> Result<Value, Refusal> {
         if let Some(other) = self.other {
-            member(config, self.owner, other).ok_or(Refusal::NotFound)?;
+            member(config, self.owner, other).ok_or_else(|| self.no_member(other))?;
             let record = config.record(other).ok_or(Refusal::NotFound)?;
             return Ok(json!({ singular(other): show(config, other, &record) }));
         }
@@ -73,7 +75,8 @@ impl Membership {
         if *method != Method::POST {
             let members: Vec<Key> = match self.other {
                 Some(other) => {
-                    vec![member(config, self.owner, other).ok_or(Refusal::NotFound)?]
+                    let member = member(config, self.owner, other);
+                    vec![member.ok_or_else(|| self.no_member(other))?]
                 }
                 None => memberships(config, self.owner).collect(),
             };
@@ -109,20 +112,38 @@ impl Membership {
             _ => Vec::new(),
         };
         if listed.is_empty() {
-            let errors = FieldErrors::at(&[field], "required field missing");
-            return Err(Refusal::from(Rejection::Invalid(errors)));
+            return Err(Refusal::Argument(format!("must provide {field}")));
         }
         let kind = other_side(self.owner);
-        listed
-            .into_iter()
-            .map(|text| {
-                record(config, kind, text)?.ok_or_else(|| {
-                    let entity = definition(kind);
-                    let name = entity.and_then(|entity| entity.name_field).unwrap_or("id");
-                    Refusal::from(Rejection::NotFound(Selector::parse(text), name))
-                })
-            })
-            .collect()
+        let mut named = Vec::new();
+        for text in listed {
+            let other = record(config, kind, text)?.ok_or_else(|| absent(kind, text))?;
+            if member(config, self.owner, other).is_some() {
+                let (consumer, group) = if kind == Consumer::KIND {
+                    (text.to_owned(), self.owner.id.to_string())
+                } else {
+                    (self.owner.id.to_string(), text.to_owned())
+                };
+                let message = format!("Consumer '{consumer}' already in group '{group}'");
+                return Err(Refusal::Conflict(message));
+            }
+            if !named.contains(&other) {
+                named.push(other);
+            }
+        }
+        Ok(named)
+    }
+
+    /// The refusal where `other` does not belong to the owner.
+    fn no_member(&self, other: Key) -> Refusal {
+        let (consumer, group) = if other.kind == Consumer::KIND {
+            (other.id, self.owner.id)
+        } else {
+            (self.owner.id, other.id)
+        };
+        Refusal::Absent(format!(
+            "Consumer '{consumer}' not found in Group '{group}'"
+        ))
     }
 }
 
@@ -162,6 +183,16 @@ pub(super) fn group(config: &Config, key: Key, fields: &Fields, query: Option<&s
         reply.insert("plugins".to_owned(), plugins.into());
     }
     Value::Object(reply)
+}
+
+/// The refusal of a consumer or a group that is not there.
+pub(super) fn absent(kind: &'static str, text: &str) -> Refusal {
+    let noun = if kind == Consumer::KIND {
+        "Consumer"
+    } else {
+        "Group"
+    };
+    Refusal::Absent(format!("{noun} '{text}' not found"))
 }
 
 fn command(action: Action) -> Command {

@@ -1,6 +1,7 @@
 //! What the control plane tells of itself.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use plugins::registry;
 use serde_json::{Map, Value, json};
@@ -17,7 +18,46 @@ pub(super) struct Node {
     /// Its id.
     pub(super) id: Uuid,
     /// Where the Admin API listens.
-    pub(super) listen: String,
+    pub(super) listeners: Vec<Listener>,
+}
+
+/// An address that the Admin API is served on.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether it takes TLS.
+    pub encrypted: bool,
+}
+
+/// The listener without TLS, and the one with it if there is one.
+pub fn listeners(plain: SocketAddr, encrypted: Option<SocketAddr>) -> Vec<Listener> {
+    let of = |encrypted| move |address| Listener { address, encrypted };
+    let plain = Some(plain).map(of(false));
+    plain.into_iter().chain(encrypted.map(of(true))).collect()
+}
+
+impl Listener {
+    /// The address as Kong's settings name it.
+    fn setting(self) -> String {
+        let ending = if self.encrypted { " ssl http2" } else { "" };
+        format!("{}{ending}", self.address)
+    }
+
+    /// What clients read of it. With TLS both versions of HTTP are spoken.
+    fn shown(self) -> Value {
+        json!({
+            "ip": self.address.ip().to_string(),
+            "port": self.address.port(),
+            "listener": self.setting(),
+            "ssl": self.encrypted,
+            "http2": self.encrypted,
+            "proxy_protocol": false,
+            "deferred": false,
+            "bind": false,
+            "reuseport": false,
+        })
+    }
 }
 
 /// `/`: what decK, Kong Manager and the ingress controller read first.
@@ -52,7 +92,8 @@ pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value 
             "database": "postgres",
             "role": "control_plane",
             "router_flavor": "traditional_compatible",
-            "admin_listen": [node.listen],
+            "admin_listen": node.listeners.iter().map(|one| one.setting()).collect::<Vec<_>>(),
+            "admin_listeners": node.listeners.iter().map(|one| one.shown()).collect::<Vec<_>>(),
             "admin_gui_listeners": [],
             "proxy_listeners": [],
             "rbac": if enforced { "on" } else { "off" },
@@ -75,6 +116,7 @@ pub(super) fn endpoints() -> Value {
         "/consumer_groups/{consumer_groups}/consumers/{consumers}",
         "/consumers/{consumers}/consumer_groups",
         "/consumers/{consumers}/consumer_groups/{consumer_groups}",
+        "/debug/cluster/control-planes-nodes/log-level/{log_level}",
         "/debug/node/log-level",
         "/debug/node/log-level/{log_level}",
         "/endpoints",

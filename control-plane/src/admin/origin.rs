@@ -29,9 +29,17 @@ impl Consoles {
         self.0.contains(origin)
     }
 
-    /// Lets a console's page read an answer. Nobody's, if there is no console.
+    /// Lets a console's page read an answer. Nobody's, if there is no console: to what comes without an origin, and
+    /// so from no other site's page, Kong's `*` is said.
     pub(super) fn open(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-        let Some(first) = self.0.first() else { return };
+        let Some(first) = self.0.first() else {
+            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+            if origin.is_none() {
+                let any = HeaderValue::from_static("*");
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+            }
+            return;
+        };
         let allowed = origin.filter(|origin| self.has(origin));
         let shown = allowed.unwrap_or(first).clone();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, shown);

@@ -1,10 +1,10 @@
 //! What a write asks of the configuration: from its URL, method and body.
 
 use http::{Method, StatusCode};
-use shared::entity::{ConsumerGroupConsumer, Definition, Entity, Target, definition};
+use shared::entity::{Certificate, ConsumerGroupConsumer, Definition, Entity, Target, definition};
 
 use super::below;
-use super::endpoint::{Endpoint, Parent};
+use super::endpoint::{Endpoint, Parent, missing};
 use super::error::Refusal;
 use super::groups::Joined;
 use crate::command::{Action, Body, Selector, find};
@@ -44,6 +44,13 @@ pub(super) fn plan(
             selector,
             parent,
         } => {
+            if entity.kind == Certificate::KIND
+                && *method != Method::PUT
+                && matches!(selector, Selector::Name(_))
+                && find(config, entity, &selector)?.is_none()
+            {
+                return Err(missing(entity, &selector));
+            }
             if parent.is_some() && *method != Method::PUT {
                 let key = find(config, entity, &selector)?;
                 let fields = key.and_then(|key| config.record(key));

@@ -264,6 +264,7 @@ pub(super) async fn write(
     let plan = plan(config, place, page, &method, fields)?;
     let entity = entity(plan.command.entity)?;
     let publisher = admin.publisher.clone();
+    let origin = origin.answered(plan.status);
     let executing = move || {
         let outcome = publisher.execute_for(&origin, &plan.command, UnixTime::now());
         outcome.map(|outcome| (outcome, plan.status, plan.token, plan.user))

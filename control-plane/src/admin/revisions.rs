@@ -276,6 +276,7 @@ pub(super) async fn write(
     let dry_run = body::is_set(request.uri().query(), "dry_run");
     let publisher = admin.publisher.clone();
     let narrowed = place.narrowed();
+    let origin = origin.answered(StatusCode::CREATED);
     tokio::task::spawn_blocking(move || {
         let decide = |config: &Config, context: &Context| -> Result<(Difference, Change), Fault> {
             if to > config.revision() {

@@ -17,6 +17,7 @@ mod rollback;
 mod upstreams;
 mod verbs;
 mod whole;
+mod words;
 
 use std::sync::Mutex;
 
@@ -74,7 +75,7 @@ impl Api {
     fn on(broken: bool) -> Self {
         let entries = Kept::default();
         let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken, entries }));
-        Self(Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001").router())
+        Self(Admin::new(publisher, Uuid::nil(), Vec::new()).router())
     }
 
     async fn send(&self, method: &str, url: &str, kind: &str, body: &str) -> (u16, Value) {

@@ -126,16 +126,22 @@ impl Draft {
         }
         let mut errors = FieldErrors::default();
         (entity.expand)(&mut fields, &mut errors);
-        for (field, id) in &command.parents {
+        // A PATCH may take a record away from the parent that the URL names.
+        let taken_away = |field: &str| stored.is_some() && fields.contains_key(field);
+        let parents = command.parents.iter();
+        let parents: Vec<_> = parents.filter(|(field, _)| !taken_away(field)).collect();
+        for (field, id) in parents {
             let mut key = Map::new();
             key.insert("id".to_owned(), id.to_string().into());
             fields.insert((*field).to_owned(), Value::Object(key));
         }
+        let given = fields.clone();
+        fields.retain(|name, _| !entity.write_only.contains(&name.as_str()));
         Self {
             entity,
             configured,
-            given: fields.clone(),
             fields,
+            given,
             errors,
         }
     }
@@ -191,6 +197,9 @@ impl Draft {
     fn finish(mut self, context: &Context) -> Result<Fields, Rejection> {
         self.make_automatic(context);
         let (mut fields, errors) = self.entity.schema.complete_all(&self.fields);
+        for field in self.entity.schema.nulls(&self.fields) {
+            self.errors.add(&[field], "required field missing");
+        }
         for (field, error) in errors.0 {
             self.errors.0.entry(field).or_insert(error);
         }
@@ -243,7 +252,12 @@ impl Draft {
     /// is unknown, so that nothing more can be said.
     fn complete_config(&mut self, fields: &mut Fields) -> bool {
         let Some(configured) = self.configured else {
-            let Some(name) = self.fields.get("name").and_then(Value::as_str) else {
+            let name = self.fields.get("name").unwrap_or(&Value::Null);
+            if name.is_null() {
+                self.errors = FieldErrors::at(&["name"], "required field missing");
+                return false;
+            }
+            let Some(name) = name.as_str() else {
                 return true;
             };
             let message = if self.entity.kind == Plugin::KIND {

@@ -45,10 +45,13 @@ pub(super) fn decide_with_names(
         Action::Create(body) => take_names(body)?,
         // PUT replaces: names that are not given are gone.
         Action::Upsert(selector, body) => {
-            let mut wanted = take_names(body)?.unwrap_or_default();
+            let given = take_names(body)?;
             let found = find(config, entity, selector)?;
+            let keeps = given.as_ref().is_some_and(|names| !names.is_empty());
+            let mut wanted = given.unwrap_or_default();
             if let Selector::Name(name) = selector {
-                if found.is_none() && !wanted.contains(name) {
+                // The name in the URL is one of those that lead here.
+                if (keeps || found.is_none()) && !wanted.contains(name) {
                     wanted.push(name.clone());
                 }
                 *selector = Selector::Id(found.map_or(context.id, |key| key.id));

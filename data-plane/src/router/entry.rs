@@ -9,7 +9,7 @@ use regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind, Look};
 use shared::entity::Route;
 
-use super::normalize::{normalize, normalize_pattern};
+use super::normalize::{encode, normalize, normalize_pattern};
 use super::{Asked, RouteFault};
 
 /// Most memory that one compiled regular expression may take.
@@ -351,7 +351,7 @@ fn entry(
 
 fn path_rule(text: &str) -> Result<PathRule, String> {
     let Some(pattern) = text.strip_prefix('~') else {
-        return Ok(PathRule::Prefix(normalize(text).into()));
+        return Ok(PathRule::Prefix(normalize(&encode(text)).into()));
     };
     let pattern = normalize_pattern(pattern);
     let regex = RegexBuilder::new(&format!("^(?:{pattern})"))

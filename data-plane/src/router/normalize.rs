@@ -3,6 +3,28 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+/// What no path of a URL holds as it is (RFC 3986 §3.3).
+const NO_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// A route's prefix, which may hold any character, as the path of a URL.
+pub(crate) fn encode(prefix: &str) -> Cow<'_, str> {
+    utf8_percent_encode(prefix, NO_PATH).into()
+}
+
 /// Percent-triplets in upper case and, for unreserved characters, decoded; dot segments removed;
 /// repeated slashes merged. A `%` that begins no triplet stays.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
@@ -110,7 +132,19 @@ fn decode_unreserved(path: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{is_well_formed, normalize, normalize_pattern};
+    use super::{encode, is_well_formed, normalize, normalize_pattern};
+
+    #[test]
+    fn a_prefix_of_any_characters_is_the_path_of_a_url() {
+        for (prefix, expected) in [
+            ("/a/~b.c%2F", "/a/~b.c%2F"),
+            ("/a b", "/a%20b"),
+            ("/\u{e4}{x}", "/%C3%A4%7Bx%7D"),
+            ("/[1]!$&'()*+,;=:@", "/[1]!$&'()*+,;=:@"),
+        ] {
+            assert_eq!(normalize(&encode(prefix)), expected, "{prefix}");
+        }
+    }
 
     #[test]
     fn a_triplet_in_a_pattern_stands_for_itself() {

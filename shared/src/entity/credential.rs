@@ -69,8 +69,24 @@ impl Entity for BasicauthCredential {
     const UNIQUE: &'static [&'static [&'static str]] = &[&["username"]];
     const NESTED: &'static [(&'static str, &'static str)] = &[("consumer", "basic-auth")];
 
+    const WRITE_ONLY: &'static [&'static str] = &["skip_hash"];
+
+    /// A password that is said to be hashed already has to look like it: the password itself would be stored.
+    fn expand(record: &mut Map<String, Value>, errors: &mut FieldErrors) {
+        let password = record.get("password").and_then(Value::as_str);
+        let hashed =
+            |text: &str| text.len() == 40 && text.bytes().all(|sign| sign.is_ascii_hexdigit());
+        if skips_hash(record) && password.is_some_and(|text| !hashed(text)) {
+            let message = "with skip_hash it must be the hash: 40 hexadecimal digits of SHA-1";
+            errors.add(&["password"], message);
+        }
+    }
+
     /// Hashes a password that was given; a stored one is hashed already.
     fn derive(record: &mut Map<String, Value>, given: &Map<String, Value>) {
+        if skips_hash(given) {
+            return;
+        }
         let Some(password) = given.get("password").and_then(Value::as_str) else {
             return;
         };
@@ -81,6 +97,12 @@ impl Entity for BasicauthCredential {
         let hash = basic_auth_hash(password, consumer);
         record.insert("password".to_owned(), hash.into());
     }
+}
+
+/// Whether a body says that its password is hashed already.
+fn skips_hash(body: &Map<String, Value>) -> bool {
+    let said = body.get("skip_hash");
+    said.is_some_and(|said| *said == true || *said == "true")
 }
 
 /// A password as `basic-auth` stores it: SHA-1 of the password and the consumer's id, in hexadecimal digits
@@ -153,6 +175,7 @@ pub struct JwtSecret {
     pub rsa_public_key: Option<String>,
     /// The algorithm of the signatures.
     #[serde(default = "hs256")]
+    #[schemars(extend("x-null-is-default" = true))]
     pub algorithm: JwtAlgorithm,
     /// Labels to select records by.
     pub tags: Option<Set<Tag>>,

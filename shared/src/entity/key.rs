@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Entity, Judging, entity_error, is_empty};
 use crate::schema::FieldErrors;
-use crate::types::{Ref, SecretText, Set, Tag, is_reference};
+use crate::types::{Ref, SecretText, Set, Tag, is_reference, pem};
 
 /// A set of keys.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -98,6 +98,13 @@ impl Entity for Key {
             && let Err(message) = check_jwk(text, kid)
         {
             entity_error(errors, message);
+        }
+        if let Some(pem) = record.get("pem").and_then(Value::as_object)
+            && let Some(public) = pem.get("public_key").and_then(Value::as_str)
+            && let Some(private) = pem.get("private_key").and_then(Value::as_str)
+            && !pem::pair(public, private)
+        {
+            errors.add(&["pem"], "public key does not match private key");
         }
         let no_half =
             |pem: &Map<String, Value>| is_empty(pem, "private_key") && is_empty(pem, "public_key");

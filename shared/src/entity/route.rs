@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::service::Protocol;
 use super::{Entity, Judging, OnDelete, Service, entity_error, is_empty};
 use crate::schema::FieldErrors;
-use crate::types::{Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format};
+use crate::types::{
+    Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format, normal_prefix,
+};
 
 /// Which requests go to a service. Every attribute that is set must match; within one, any value does.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -227,6 +229,7 @@ impl Entity for Route {
     }
 
     fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+        check_prefixes(record, errors);
         let protocols = texts(record, "protocols");
         let mut families: Vec<&Family> = Vec::new();
         for name in &protocols {
@@ -335,6 +338,18 @@ fn check_matchers(
             errors,
             "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
         );
+    }
+}
+
+/// A prefix is written as requests are compared with it.
+fn check_prefixes(record: &Map<String, Value>, errors: &mut FieldErrors) {
+    let paths = record.get("paths").and_then(Value::as_array);
+    for (at, path) in paths.into_iter().flatten().enumerate() {
+        let prefix = path.as_str().filter(|path| path.starts_with('/'));
+        if let Some(normal) = prefix.and_then(normal_prefix) {
+            let message = format!("non-normalized path, consider use '{normal}' instead");
+            errors.add(&["paths", &(at + 1).to_string()], message);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Target {
     pub target: String,
     /// Share of the requests among the upstream's targets; 0 for none.
     #[serde(default = "weight")]
-    #[schemars(range(min = 0, max = 65535))]
+    #[schemars(range(min = 0, max = 65535), extend("x-null-is-default" = true))]
     pub weight: u16,
     /// Labels to select records by.
     pub tags: Option<Set<Tag>>,

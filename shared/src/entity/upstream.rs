@@ -66,6 +66,7 @@ pub struct Upstream {
     pub slots: Option<u32>,
     /// How it is found out which targets answer.
     #[serde(default)]
+    #[schemars(extend("x-null-is-default" = true))]
     pub healthchecks: HealthChecks,
     /// Labels to select records by.
     pub tags: Option<Set<Tag>>,
@@ -76,6 +77,7 @@ pub struct Upstream {
     pub client_certificate: Option<Ref<Certificate>>,
     /// Whether the name of an SRV record goes into `Host` and SNI.
     #[serde(default)]
+    #[schemars(extend("x-null-is-default" = true))]
     pub use_srv_name: bool,
 }
 

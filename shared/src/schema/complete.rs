@@ -42,10 +42,16 @@ fn complete_field(field: &Field, given: Option<&Value>) -> Result<Option<Value>,
         return absent(field);
     };
     if given.is_null() {
+        if field.null_is_default {
+            return absent(field);
+        }
         if field.not_yet && field.default.is_some() {
             return Err(not_yet(field));
         }
         return Ok(Some(Value::Null));
+    }
+    if field.is_timestamp() && given.as_f64().is_some_and(|time| time < 0.0) {
+        return Err("expected a valid timestamp".into());
     }
     let value = complete_value(&field.kind, given, field.referenceable)?;
     if field.not_yet && Some(&value) != field.default.as_ref() && !is_blank(field, &value) {
@@ -113,13 +119,13 @@ fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value,
         Kind::Boolean if given.is_boolean() => Ok(given.clone()),
         Kind::Boolean => Err("expected a boolean".into()),
         Kind::Array(element, length) => {
-            let list = given.as_array().ok_or("expected an array")?;
+            let list = as_list(given).ok_or("expected an array")?;
             Ok(Value::Array(complete_list(
                 element, *length, list, references,
             )?))
         }
         Kind::Set(element, length) => {
-            let list = given.as_array().ok_or("expected a set")?;
+            let list = as_list(given).ok_or("expected a set")?;
             let list = complete_list(element, *length, list, references)?;
             let set: Set<Value> = list.into_iter().collect();
             Ok(Value::Array(set.into_vec()))
@@ -141,28 +147,44 @@ fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value,
     }
 }
 
+/// The elements of a list. In Lua an empty object is one too, and so clients take it for one.
+fn as_list(given: &Value) -> Option<&[Value]> {
+    match given {
+        Value::Array(list) => Some(list),
+        Value::Object(map) if map.is_empty() => Some(&[]),
+        _ => None,
+    }
+}
+
 fn complete_list(
     element: &Kind,
     length: Length,
     list: &[Value],
     references: bool,
 ) -> Result<Vec<Value>, Complaint> {
-    check_length(length, list.len())?;
     let mut output = Vec::with_capacity(list.len());
     let mut errors = Map::new();
     for (at, value) in list.iter().enumerate() {
-        match complete_value(element, value, references) {
+        match complete_element(element, value, references) {
             Ok(value) => output.push(value),
             Err(complaint) => {
                 errors.insert((at + 1).to_string(), complaint);
             }
         }
     }
-    if errors.is_empty() {
-        Ok(output)
-    } else {
-        Err(Value::Object(errors))
+    if !errors.is_empty() {
+        return Err(Value::Object(errors));
     }
+    check_length(length, list.len())?;
+    Ok(output)
+}
+
+/// A value inside a list or a map, where nothing stands for one that is not there.
+fn complete_element(kind: &Kind, given: &Value, references: bool) -> Result<Value, Complaint> {
+    if given.is_null() {
+        return Err("required field missing".into());
+    }
+    complete_value(kind, given, references)
 }
 
 fn complete_map(
@@ -171,13 +193,21 @@ fn complete_map(
     given: &Value,
     references: bool,
 ) -> Result<Value, Complaint> {
-    let map = given.as_object().ok_or("expected a map")?;
-    check_length(length, map.len())?;
+    let nothing = Map::new();
+    let map = match given {
+        Value::Object(map) => map,
+        // In Lua a list is a map whose keys are numbers.
+        Value::Array(list) if list.is_empty() => &nothing,
+        Value::Array(_) => return Err("expected a string".into()),
+        _ => return Err("expected a map".into()),
+    };
     let mut output = Map::new();
     for (name, value) in map {
-        // Kong says of a map what is wrong with the first entry that is.
-        output.insert(name.clone(), complete_value(values, value, references)?);
+        // The first value that is wrong speaks for the map.
+        let value = complete_element(values, value, references)?;
+        output.insert(name.clone(), value);
     }
+    check_length(length, map.len())?;
     Ok(Value::Object(output))
 }
 

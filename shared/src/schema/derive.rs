@@ -55,7 +55,8 @@ fn field(name: &str, schema: &Map<String, Value>) -> Field {
             .and_then(Value::as_str)
             .map(str::to_owned),
         kind: kind(&inner),
-        required: !nullable,
+        required: !nullable && !flag("x-null-is-default"),
+        null_is_default: flag("x-null-is-default"),
         default: default.map(whole),
         auto: flag("x-auto"),
         unique: flag("x-unique"),

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Kind, Record};
+use crate::entity::definition;
 
 /// Deepest nesting that a key may spell, so that no form builds a value that cannot be walked.
 const DEPTH: usize = 16;
@@ -169,6 +170,11 @@ fn coerce_value(kind: &Kind, value: &mut Value) {
                 coerce(record, map);
             }
         }
-        Kind::String(_) | Kind::Foreign(_) | Kind::Config => {}
+        Kind::Foreign(kind) => {
+            if let (Value::Object(key), Some(target)) = (value, definition(kind)) {
+                coerce(&target.schema, key);
+            }
+        }
+        Kind::String(_) | Kind::Config => {}
     }
 }

@@ -31,7 +31,7 @@ fn attributes(field: &Field) -> Value {
             set(name, Value::Bool(true));
         }
     }
-    if field.auto && field.name.ends_with("_at") {
+    if field.is_timestamp() {
         set("timestamp", Value::Bool(true));
     }
     Value::Object(shown)

@@ -88,11 +88,25 @@ pub(super) fn check_host(text: &str) -> Result<(), String> {
     }
 }
 
+/// A host with an optional port. Kong tells what the text seems to be meant as.
 pub(super) fn check_host_header(text: &str) -> Result<(), String> {
+    let meant = |text: &str| {
+        let colons = text.matches(':').count();
+        let mut signs = text.bytes().filter(|sign| *sign != b':');
+        if colons > 1 {
+            "ipv6 address"
+        } else if signs.clone().next().is_some()
+            && signs.all(|sign| sign.is_ascii_digit() || sign == b'.')
+        {
+            "ipv4 address"
+        } else {
+            "hostname"
+        }
+    };
     match parse(text) {
         Ok(_) => Ok(()),
         Err(NoHost::Port) => Err("invalid port number".to_owned()),
-        Err(NoHost::Form) => Err(format!("invalid value: {text}")),
+        Err(NoHost::Form) => Err(format!("invalid {}: {text}", meant(text))),
     }
 }
 
@@ -128,29 +142,16 @@ pub fn with_target_port(text: &str) -> Option<String> {
     })
 }
 
+/// A host with at most one wildcard label, at either end. What Kong judges is the host with letters in its place.
 pub(super) fn check_route_host(text: &str) -> Result<(), String> {
-    let invalid = || format!("invalid value: {text}");
-    match text.matches('*').count() {
-        0 => parse(text).map(drop).map_err(|_| invalid()),
-        1 => {
-            let (host, port) = match text.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
-            if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-                return Err(invalid());
-            }
-            let rest = host.strip_prefix("*.").or_else(|| host.strip_suffix(".*"));
-            match rest {
-                Some(rest) if is_name(rest) => Ok(()),
-                Some(_) => Err(invalid()),
-                None => Err(
-                    "invalid wildcard: must be placed at leftmost or rightmost label".to_owned(),
-                ),
-            }
-        }
-        _ => Err("invalid wildcard: must have at most one wildcard".to_owned()),
+    if text.matches('*').count() > 1 {
+        return Err("invalid wildcard: must have at most one wildcard".to_owned());
     }
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    if text.contains('*') && !text.starts_with("*.") && !host.ends_with(".*") {
+        return Err("invalid wildcard: must be placed at leftmost or rightmost label".to_owned());
+    }
+    check_host_header(&text.replace('*', "abc"))
 }
 
 pub(super) fn check_sni(text: &str) -> Result<(), String> {
@@ -176,7 +177,7 @@ pub(super) fn check_sni(text: &str) -> Result<(), String> {
         Ok((Host::Name(_), None)) => Ok(()),
         Ok((Host::Address(_), _)) => Err("must not be an IP".to_owned()),
         Ok((_, Some(_))) | Err(NoHost::Port) => Err("must not have a port".to_owned()),
-        Err(NoHost::Form) => Err(format!("invalid value: {text}")),
+        Err(NoHost::Form) => Err(format!("invalid value: {}", text.replace('*', "wildcard"))),
     }
 }
 

@@ -75,16 +75,32 @@ pub fn is_public_key(text: &str) -> bool {
         })
 }
 
+/// Whether `public` holds the public half of `key`. Where one of them is not of a kind that is known, nothing
+/// speaks against it.
+pub fn pair(public: &str, key: &str) -> bool {
+    let Some(expected) = public_half(key) else {
+        return true;
+    };
+    let is_half = |pem: &Pem| match pem.label.as_str() {
+        "PUBLIC KEY" => pem.contents == expected,
+        // What stands alone here is the last part of the other form.
+        "RSA PUBLIC KEY" => expected.ends_with(&pem.contents),
+        _ => true,
+    };
+    Pem::iter_from_buffer(public.as_bytes())
+        .find_map(Result::ok)
+        .is_none_or(|pem| is_half(&pem))
+}
+
+/// The public half of a private key, in DER.
+fn public_half(key: &str) -> Option<Vec<u8>> {
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok()?;
+    Some(any_supported_type(&key).ok()?.public_key()?.to_vec())
+}
+
 /// Whether the first certificate of `cert` is for `key`.
 pub fn matches(cert: &str, key: &str) -> bool {
-    let public = PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .ok()
-        .and_then(|key| {
-            any_supported_type(&key)
-                .ok()?
-                .public_key()
-                .map(|key| key.to_vec())
-        });
+    let public = public_half(key);
     let pem = first(cert);
     let certified = pem
         .as_ref()

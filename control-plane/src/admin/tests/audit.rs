@@ -21,10 +21,10 @@ async fn refused_writes_are_listed_among_the_others() {
     }
     let expected = [
         ("POST", "/nowhere", json!(404), json!(null)),
-        ("PATCH", "/services/s", json!(null), json!(2)),
+        ("PATCH", "/services/s", json!(200), json!(2)),
         ("DELETE", "/services", json!(405), json!(null)),
         ("PATCH", "/services/s", json!(400), json!(null)),
-        ("POST", "/services", json!(null), json!(1)),
+        ("POST", "/services", json!(201), json!(1)),
         ("POST", "/services", json!(400), json!(null)),
     ];
     for size in [1, 2, 4, 100] {

@@ -11,7 +11,7 @@ impl Api {
         let entries = Kept::default();
         let broken = false;
         let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken, entries }));
-        let admin = Admin::new(publisher, Uuid::nil(), "127.0.0.1:8001");
+        let admin = Admin::new(publisher, Uuid::nil(), Vec::new());
         Self(admin.with_access(Access::enforced(Some(OWNER))).router())
     }
 

@@ -8,7 +8,7 @@ fn api() -> (Api, Publisher) {
     let entries = Kept::default();
     let broken = false;
     let publisher = Publisher::new(Config::default(), 1, Box::new(Memory { broken, entries }));
-    let admin = Admin::new(publisher.clone(), Uuid::nil(), "127.0.0.1:8001");
+    let admin = Admin::new(publisher.clone(), Uuid::nil(), Vec::new());
     (Api(admin.router()), publisher)
 }
 
