@@ -14,6 +14,7 @@
 
 mod admission;
 mod answers;
+mod asked_claims;
 mod assertion;
 mod authorization_request;
 mod authorization_response;

@@ -42,7 +42,8 @@ pub fn issuer(config: &Value) -> Option<String> {
 pub async fn discover(config: &Value, host: &impl Host) -> Result<Discovered, String> {
     let rules = rules(config).map_err(|_| "the configuration is not valid".to_owned())?;
     let told = |error: ProviderError| tell(&error);
-    let metadata = provider::metadata(&rules, host).await.map_err(told)?;
+    let found = provider::metadata(&rules, host).await.map_err(told)?;
+    let metadata = found.value;
     let keys = match metadata.get("jwks_uri").and_then(Value::as_str) {
         Some(uri) => provider::key_set(&rules, host, uri).await.map_err(told)?,
         None => Value::Null,
@@ -86,6 +87,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     let mut findings = Findings::default();
     findings.pass("configuration", "every parameter is valid");
     transport(&rules, &mut findings);
+    audience(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
         findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
     } else {
@@ -94,9 +96,10 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
                 let fix = "Compare issuer with the provider's documentation, and see whether this machine reaches it.";
                 findings.fail("discovery", &tell(&error), fix);
             }
-            Ok(metadata) => {
+            Ok(found) => {
                 findings.pass("discovery", "the discovery document is there");
-                document(&rules, &metadata, &mut findings);
+                clock(found.skew, &mut findings);
+                document(&rules, &found.value, &mut findings);
             }
         }
         client(&rules, host, &mut findings).await;
@@ -156,6 +159,32 @@ fn transport(rules: &Rules, findings: &mut Findings) {
     }
     if rules.issuer.starts_with("http://") {
         findings.warn("tls", "the provider is asked without TLS", "Use https.");
+    }
+}
+
+/// Tokens for others pass where nobody says whom they have to be for (RFC 9700 §2.3).
+fn audience(rules: &Rules, findings: &mut Findings) {
+    let required = rules.config.access.audience_required.as_deref();
+    if rules.methods.tokens() && required.unwrap_or_default().is_empty() {
+        findings.warn(
+            "audience",
+            "bearer tokens are accepted whomever they are for",
+            "Set audience_required to what the provider puts into tokens for this service.",
+        );
+    }
+}
+
+fn clock(skew: Option<std::time::Duration>, findings: &mut Findings) {
+    match skew {
+        Some(skew) => findings.warn(
+            "clock",
+            &format!(
+                "the provider's clock differs from this one's by {} seconds",
+                skew.as_secs()
+            ),
+            "Let both follow the time of the network; leeway tolerates small differences.",
+        ),
+        None => findings.pass("clock", "the provider's clock agrees with this one's"),
     }
 }
 

@@ -10,6 +10,7 @@ use super::claims::{authorize, find, text, words};
 use super::config::ConsumerBy;
 use super::failure::Failure;
 use super::headers::Facts;
+use super::jws::Claims;
 use super::rules::Rules;
 use crate::environment::Consumers;
 use crate::exchange::{Exchange, Identity};
@@ -36,7 +37,8 @@ impl Principal {
         let access = &rules.config.access;
         let at = |path: &Option<Vec<String>>| {
             let path = path.as_deref().filter(|path| !path.is_empty())?;
-            facts.of_identity().find_map(|claims| find(claims, path))
+            let says = |claims| find(claims, path).filter(|_| !is_unverified(claims, path));
+            facts.of_identity().find_map(says)
         };
         let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
         let credential = at(&access.credential_claim).and_then(owned);
@@ -104,6 +106,17 @@ impl Principal {
         exchange.identity = identity;
         Ok(())
     }
+}
+
+/// Whether the provider says that it has not verified what the claim at `path` says: nobody is known by
+/// an address that is not theirs.
+fn is_unverified(claims: &Claims, path: &[String]) -> bool {
+    let beside = match path {
+        [name] if name == "email" => "email_verified",
+        [name] if name == "phone_number" => "phone_number_verified",
+        _ => return false,
+    };
+    claims.get(beside) == Some(&serde_json::Value::Bool(false))
 }
 
 /// The claim names no consumer (Kong 3.9, `consumer_optional` and `anonymous`).

@@ -23,7 +23,7 @@ use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::warn;
 
-pub(super) use document::{Document, ProviderError, limits, target};
+pub(super) use document::{Document, Fetched, ProviderError, limits, target};
 pub(super) use keys::Key;
 
 use super::failure::Failure;
@@ -34,6 +34,9 @@ use crate::host::Host;
 
 /// How long a core uses its copy without a look at the node's.
 const CORE_COPY: Duration = Duration::from_secs(1);
+
+/// How long a document is used whatever its server says.
+const SHORTEST_LIFETIME: Duration = Duration::from_mins(1);
 
 /// Longest rest of a provider that fails.
 const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -142,7 +145,7 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     }
     let document = match entry.document {
         Some(document) => {
-            if now.saturating_since(document.fetched_at) >= lifetime(rules) && !rests {
+            if now.saturating_since(document.fetched_at) >= lifetime(rules, &document) && !rests {
                 // Whoever needs it next finds the new one.
                 drop(providers.fetch(rules, host));
             }
@@ -326,7 +329,7 @@ pub(super) fn refuses(status: StatusCode) -> bool {
 pub(super) async fn metadata(
     rules: &Rules,
     host: &impl Host,
-) -> Result<serde_json::Map<String, serde_json::Value>, ProviderError> {
+) -> Result<Fetched<serde_json::Map<String, serde_json::Value>>, ProviderError> {
     document::discover(rules, host).await
 }
 
@@ -340,7 +343,8 @@ pub(super) async fn key_set(
     host: &impl Host,
     uri: &str,
 ) -> Result<serde_json::Value, ProviderError> {
-    document::get_json(rules, host, uri, document::KEYS_LIMIT).await
+    let found = document::get_json(rules, host, uri, document::KEYS_LIMIT).await?;
+    Ok(found.value)
 }
 
 /// Whether the last call to the provider failed.
@@ -408,10 +412,14 @@ async fn wait(flight: futures::channel::oneshot::Receiver<Outcome>) -> Outcome {
     flight.await.unwrap_or(Err(ProviderError::GivenUp))
 }
 
-/// How long a document is used before it is fetched anew.
-fn lifetime(rules: &Rules) -> Duration {
+/// How long a document is used before it is fetched anew: no longer than it is fresh, but for a minute in
+/// any case.
+fn lifetime(rules: &Rules, document: &Document) -> Duration {
     let provider = &rules.config.provider;
     let mut lifetime = provider.cache_ttl.seconds();
+    if let Some(fresh_for) = document.fresh_for {
+        lifetime = lifetime.min(fresh_for.max(SHORTEST_LIFETIME));
+    }
     if let Some(least) = &provider.cache_ttl_min {
         lifetime = lifetime.max(least.seconds());
     }

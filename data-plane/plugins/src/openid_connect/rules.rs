@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub(super) use checks::provider_url;
 
 use super::admission::{Lookups, tokens_say_all};
+use super::asked_claims::EssentialAcr;
 use super::assertion::Signer;
 use super::client_keys::ClientKeys;
 use super::config::preset;
@@ -69,6 +70,7 @@ pub(super) struct Rules {
     /// The record of the certificate for mutual TLS.
     pub(super) certificate: Option<Uuid>,
     pub(super) possession: Wanted,
+    pub(super) essential_acr: Option<EssentialAcr>,
     pub(super) clients: Vec<Client>,
     pub(super) names: Names,
     pub(super) session_cookie: Attributes,
@@ -217,6 +219,7 @@ impl Rules {
             proxies,
             certificate,
             possession: Wanted::new(&config),
+            essential_acr: EssentialAcr::new(&config),
             clients,
             names: Names::new(
                 (&config.session.session_cookie_name, &session_cookie),

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, LOCATION};
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::header::{ACCEPT, CACHE_CONTROL, DATE, LOCATION};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use tracing::warn;
 use url::Url;
 
 use super::keys::Keys;
@@ -24,6 +25,9 @@ pub(super) const KEYS_LIMIT: usize = 256 * 1024;
 
 /// Most redirects that a discovery or JWKS request follows.
 const MOST_REDIRECTS: usize = 3;
+
+/// How far the provider's clock may be from ours without a word.
+const TOLERATED_SKEW: Duration = Duration::from_mins(1);
 
 /// Numbers documents, so that caches notice a new one.
 static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
@@ -52,6 +56,8 @@ pub(crate) struct Document {
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
     pub(crate) fetched_at: UnixTime,
+    /// How long it is fresh, if its own servers say so.
+    pub(crate) fresh_for: Option<Duration>,
     pub(crate) version: u64,
 }
 
@@ -144,28 +150,51 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
             ..Document::default()
         }
     } else {
-        let metadata = discover(rules, host).await?;
-        let mut document = read(rules, &metadata)?;
-        let jwks_uri = metadata
+        let found = discover(rules, host).await?;
+        let mut document = read(rules, &found.value)?;
+        let jwks_uri = found
+            .value
             .get("jwks_uri")
             .and_then(Value::as_str)
             .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
-        document.keys = keys(rules, host, jwks_uri).await?;
+        let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
+        document.keys = keys;
+        document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
+        if let Some(skew) = found.skew {
+            warn!(
+                issuer = rules.issuer,
+                seconds = skew.as_secs(),
+                reason = "clock_skew",
+                "the provider's clock and ours differ"
+            );
+        }
         document
     };
     for uri in provider.extra_jwks_uris.iter().flatten() {
-        document.keys.extend(keys(rules, host, uri).await?);
+        let (keys, fresh_for) = keys(rules, host, uri).await?;
+        document.keys.extend(keys);
+        document.fresh_for = [document.fresh_for, fresh_for].into_iter().flatten().min();
     }
     document.fetched_at = host.now();
     document.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
     Ok(document)
 }
 
+/// What was fetched, and what its head says.
+#[derive(Debug)]
+pub(crate) struct Fetched<T> {
+    pub(crate) value: T,
+    /// How long it is fresh (RFC 9111 §5.2.2).
+    pub(crate) fresh_for: Option<Duration>,
+    /// How far the server's clock is from ours, if that is worth a word.
+    pub(crate) skew: Option<Duration>,
+}
+
 /// Tries where OpenID Connect and then where RFC 8414 puts the document.
 pub(super) async fn discover(
     rules: &Rules,
     host: &impl Host,
-) -> Result<Map<String, Value>, ProviderError> {
+) -> Result<Fetched<Map<String, Value>>, ProviderError> {
     let mut places = vec![format!("{}/.well-known/openid-configuration", rules.issuer)];
     if let Ok(mut url) = Url::parse(&rules.issuer) {
         let path = url.path().trim_end_matches('/').to_owned();
@@ -175,8 +204,16 @@ pub(super) async fn discover(
     let mut first_error = None;
     for place in places {
         match get_json(rules, host, &place, DOCUMENT_LIMIT).await {
-            Ok(Value::Object(metadata)) => return Ok(metadata),
-            Ok(_) => return Err(ProviderError::Unusable("discovery is not a JSON object")),
+            Ok(found) => {
+                let Value::Object(value) = found.value else {
+                    return Err(ProviderError::Unusable("discovery is not a JSON object"));
+                };
+                return Ok(Fetched {
+                    value,
+                    fresh_for: found.fresh_for,
+                    skew: found.skew,
+                });
+            }
             // Only a document that is not there is looked for elsewhere.
             Err(error @ ProviderError::Status(status)) if status < 500 => {
                 first_error.get_or_insert(error);
@@ -262,9 +299,35 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
     })
 }
 
-async fn keys(rules: &Rules, host: &impl Host, uri: &str) -> Result<Keys, ProviderError> {
-    let document = get_json(rules, host, uri, KEYS_LIMIT).await?;
-    Keys::read(&document).ok_or(ProviderError::Unusable("the JWKS document has no keys"))
+async fn keys(
+    rules: &Rules,
+    host: &impl Host,
+    uri: &str,
+) -> Result<(Keys, Option<Duration>), ProviderError> {
+    let found = get_json(rules, host, uri, KEYS_LIMIT).await?;
+    let keys = Keys::read(&found.value);
+    let keys = keys.ok_or(ProviderError::Unusable("the JWKS document has no keys"))?;
+    Ok((keys, found.fresh_for))
+}
+
+/// How long the answer with these headers is fresh, if it says so.
+fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get(CACHE_CONTROL)?.to_str().ok()?;
+    let seconds = directives.split(',').find_map(|directive| {
+        let (name, value) = directive.trim().split_once('=')?;
+        let asked = name.eq_ignore_ascii_case("max-age");
+        asked.then(|| value.trim_matches('"').parse::<u64>().ok())?
+    })?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// How far the clock that wrote these headers is from `now`, if that is worth a word.
+fn skew(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(date).ok()?;
+    let date = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let skew = date.abs_diff(Duration::from_millis(now.as_millis()));
+    (skew > TOLERATED_SKEW).then_some(skew)
 }
 
 /// Gets a JSON document, over at most three redirects, each to a URL that could have been configured.
@@ -273,7 +336,7 @@ pub(super) async fn get_json(
     host: &impl Host,
     uri: &str,
     limit: usize,
-) -> Result<Value, ProviderError> {
+) -> Result<Fetched<Value>, ProviderError> {
     let provider = &rules.config.provider;
     let mut uri = provider_url(uri, provider.allow_insecure_http)
         .map_err(|_| ProviderError::Unusable("a URL that is not https"))?;
@@ -291,8 +354,12 @@ pub(super) async fn get_json(
             .await
             .map_err(ProviderError::Fetch)?;
         if response.status() == StatusCode::OK {
-            return serde_json::from_slice(response.body())
-                .map_err(|_| ProviderError::Unusable("it is not JSON"));
+            let value = serde_json::from_slice(response.body());
+            return Ok(Fetched {
+                value: value.map_err(|_| ProviderError::Unusable("it is not JSON"))?,
+                fresh_for: fresh_for(response.headers()),
+                skew: skew(response.headers(), host.now()),
+            });
         }
         if !response.status().is_redirection() {
             return Err(ProviderError::Status(response.status().as_u16()));

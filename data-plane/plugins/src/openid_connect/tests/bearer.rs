@@ -144,7 +144,7 @@ fn case_35_the_client_secret_signs_only_where_that_is_allowed() {
 }
 
 #[test]
-fn case_36_an_unknown_key_is_looked_for_once_in_a_while() {
+fn case_36_and_rule_78_an_unknown_key_is_looked_for_once_in_a_while() {
     let mut gateway = bearer_only();
     let token = gateway.provider.access_token(&[]);
     assert_eq!(gateway.call(&token).status, 200);

@@ -225,7 +225,7 @@ fn many_tabs_short_sessions_and_logouts_make_no_circle() {
 }
 
 #[test]
-fn an_altered_state_is_not_ours() {
+fn rule_2_an_altered_state_is_not_ours() {
     let (mut gateway, mut browser, back) = signed_in(json!({}));
     let altered = back.replace("state=AQE", "state=AQF");
     assert_ne!(altered, back);

@@ -110,7 +110,7 @@ fn oidcc_client_test_rp_frontchannel_rpinitlogout_and_opinitlogout() {
 }
 
 #[test]
-fn oidcc_client_test_rp_init_logout_no_state_and_other_state() {
+fn rule_99_oidcc_client_test_rp_init_logout_no_state_and_other_state() {
     let (mut gateway, mut browser) = back_channel();
     let start = browser.post(&mut gateway, "/logout", "");
     assert!(start.argument("id_token_hint").unwrap().starts_with("ey"));

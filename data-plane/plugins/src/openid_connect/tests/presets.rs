@@ -191,7 +191,7 @@ fn keycloak_keeps_roles_inside_of_an_object() {
 }
 
 #[test]
-fn no_preset_reads_tokens_in_urls_or_takes_passwords() {
+fn rules_45_and_55_no_preset_reads_tokens_in_urls_or_takes_passwords() {
     for preset in ["okta", "entra", "google", "auth0", "cognito", "keycloak"] {
         let mut gateway = at(preset, &json!({}), &Ways::default());
         let token = gateway.provider.access_token(&[]);

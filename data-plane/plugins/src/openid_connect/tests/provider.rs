@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::super::rules::sha256;
+use super::script::Script;
 use crate::host::FetchError;
 use crate::testing::START;
 
@@ -93,51 +94,6 @@ impl SigningKey {
 /// The `RSAPrivateKey` inside of PKCS #8: the octet string after version and algorithm.
 fn pkcs1(pkcs8: &[u8]) -> Vec<u8> {
     pkcs8[26..].to_vec()
-}
-
-/// What the provider does out of line.
-#[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a misbehaviour of its own"
-)]
-pub(super) struct Script {
-    /// Nothing answers.
-    pub(super) down: bool,
-    /// The token endpoint answers this.
-    pub(super) token_answer: Option<(u16, Value)>,
-    /// The discovery document, whatever it is.
-    pub(super) discovery_text: Option<Vec<u8>>,
-    /// Changes to the discovery document.
-    pub(super) discovery: Vec<(&'static str, Value)>,
-    /// Changes to the claims of ID tokens; `null` removes one.
-    pub(super) id_claims: Vec<(&'static str, Value)>,
-    /// Changes to the claims of access tokens; `null` removes one.
-    pub(super) access_claims: Vec<(&'static str, Value)>,
-    /// Access tokens are no JWTs.
-    pub(super) opaque: bool,
-    /// No refresh tokens are given out.
-    pub(super) no_refresh_token: bool,
-    /// The key that signs, if it is not the published one.
-    pub(super) signs_with: Option<SigningKey>,
-    /// What the introspection endpoint answers, whatever the token.
-    pub(super) introspection: Option<(u16, Value)>,
-    /// ID tokens are not given out.
-    pub(super) no_id_token: bool,
-    /// What the user info endpoint answers, whatever the token.
-    pub(super) user_info: Option<(u16, Value)>,
-    /// User info and introspection are signed: the type of the answer and that of the JWT.
-    pub(super) signed_answers: Option<(&'static str, Option<&'static str>)>,
-    /// What the exchange endpoint answers.
-    pub(super) exchange: Option<(u16, &'static str)>,
-    /// The JWT of another source of claims.
-    pub(super) source: Option<String>,
-    /// The pushed authorization request endpoint answers this.
-    pub(super) push_answer: Option<(u16, Value)>,
-    /// Changes to the claims of signed authorization responses; `null` removes one.
-    pub(super) response_claims: Vec<(&'static str, Value)>,
-    /// Changes to the claims of ID tokens that come by way of the browser; `null` removes one.
-    pub(super) front_claims: Vec<(&'static str, Value)>,
 }
 
 /// What the provider remembers of an authorization request.
@@ -386,6 +342,10 @@ impl Provider {
         let mut response = plain(status, "application/json", body.to_string());
         let answered = HeaderValue::from_static("yes");
         response.headers_mut().insert("x-answered", answered);
+        for (name, value) in &self.script.borrow().headers {
+            let value = HeaderValue::from_str(value).unwrap();
+            response.headers_mut().insert(*name, value);
+        }
         Ok(response)
     }
 

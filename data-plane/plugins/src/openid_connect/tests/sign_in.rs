@@ -335,7 +335,7 @@ fn rule_21_a_repeated_parameter_is_refused() {
 }
 
 #[test]
-fn an_id_token_must_be_right_in_every_claim() {
+fn rules_32_to_35_an_id_token_must_be_right_in_every_claim() {
     let check = |name: &'static str, value: Value, status: u16| {
         let mut gateway = Gateway::new(json!({ "max_age": 600 }));
         gateway.provider.script.borrow_mut().id_claims = vec![(name, value.clone())];
@@ -366,7 +366,7 @@ fn an_id_token_must_be_right_in_every_claim() {
 }
 
 #[test]
-fn a_forged_id_token_is_refused_and_a_rotated_key_is_found() {
+fn rule_79_a_forged_id_token_is_refused_and_a_rotated_key_is_found() {
     let mut gateway = Gateway::new(json!({}));
     gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("one"));
     let mut browser = Browser::default();

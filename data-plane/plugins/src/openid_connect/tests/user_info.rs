@@ -183,7 +183,8 @@ fn rule_38_signed_user_info_is_verified() {
 }
 
 #[test]
-fn oidcc_client_test_aggregated_and_distributed_claims_are_added_if_somebody_known_signed_them() {
+fn rule_39_oidcc_client_test_aggregated_and_distributed_claims_are_added_if_somebody_known_signed_them()
+ {
     let check = |resolve: bool, forged: bool, aggregated: bool, found: bool| {
         let mut gateway = method(json!({
             "resolve_distributed_claims": resolve, "search_user_info": true,

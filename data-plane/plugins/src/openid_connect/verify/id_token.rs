@@ -207,6 +207,13 @@ impl Verifier<'_> {
         if !hash_fits(claims, "c_hash", algorithm, expected.code) {
             return refuse("idt_c_hash", "the ID token belongs to another code");
         }
+        let essential = self.rules.essential_acr.as_ref();
+        if essential.is_some_and(|essential| !essential.is_met_by(claims)) {
+            return refuse(
+                "idt_acr",
+                "the user has not authenticated in a way that was asked for",
+            );
+        }
         if let Some(most) = &self.rules.config.sign_in.max_age {
             let latest = jws::time(claims, "auth_time").ok().flatten();
             let latest = latest.map(|at| at.saturating_add(most.seconds()).saturating_add(leeway));
