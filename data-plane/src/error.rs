@@ -7,6 +7,7 @@ use shared::error_form::{ErrorTemplates, NO_TEMPLATES, grpc_status};
 
 use crate::body::{RequestBodyError, ResponseBody};
 use crate::http1::headers::View;
+use crate::http1::kind::Kind;
 use crate::http1::request::Refusal;
 use crate::settings::Settings;
 use crate::upstream::UpstreamError;
@@ -282,8 +283,11 @@ pub(crate) struct Wish {
 impl Wish {
     /// The wish in `headers`.
     pub(crate) fn of(headers: View<'_>) -> Option<Self> {
-        let accept = headers.values(&header::ACCEPT).next();
-        let value = accept.or_else(|| headers.values(&header::CONTENT_TYPE).next())?;
+        let accept = headers.values(Kind::ACCEPT, &header::ACCEPT).next();
+        let value = accept.or_else(|| {
+            let mut types = headers.values(Kind::CONTENT_TYPE, &header::CONTENT_TYPE);
+            types.next()
+        })?;
         Some(Self {
             value: value.into(),
             accepts: accept.is_some(),

@@ -5,12 +5,13 @@ mod upgrade;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use plugins::exchange::Try;
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::UnixTime;
 
 pub(crate) use self::upgrade::tunnel;
 use crate::balancer::{Balancer, Lease, NoPeer, Peer};
@@ -52,6 +53,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trailers: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
+    /// When it is sent.
+    pub(crate) now: Instant,
 }
 
 /// Where a request goes.
@@ -87,7 +90,8 @@ pub(crate) fn request_framing(
     headers: View<'_>,
     body: &RequestBody,
 ) -> Result<Framing, FramingError> {
-    match headers.values(&header::CONTENT_LENGTH).next() {
+    let mut lengths = headers.values(Kind::CONTENT_LENGTH, &header::CONTENT_LENGTH);
+    match lengths.next() {
         Some(length) => Ok(Framing::Length(content_length(length)?)),
         None if body.is_empty() => Ok(Framing::None),
         None => Ok(Framing::Chunked),
@@ -313,7 +317,7 @@ async fn once(
             });
     }
     let spare = body.try_clone();
-    let (mut connection, pooled) = match pool.take(monotonic()) {
+    let (mut connection, pooled) = match pool.take(outgoing.now) {
         Some(connection) => (connection, true),
         None => match Box::pin(pool.connect(connect)).await {
             Ok(connection) => (connection, false),

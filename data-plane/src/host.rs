@@ -20,7 +20,7 @@ use proto::v1::flight::Step;
 use proto::v1::request::What;
 use proto::v1::{Flight, answer};
 use rustls_pki_types::ServerName;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 
 use crate::body::RequestBody;
@@ -104,6 +104,7 @@ impl CoreHost {
             trailers: false,
             timeouts,
             retries: 0,
+            now: monotonic(),
         };
         let framing =
             if body.is_empty() && matches!(parts.method, http::Method::GET | http::Method::HEAD) {

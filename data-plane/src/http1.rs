@@ -134,7 +134,7 @@ mod tests {
 
     fn declared(lines: &str, http10: bool) -> Result<Option<Framing>, FramingError> {
         let mut head = BytesMut::from(&*format!("{lines}\r\n"));
-        let found = fields::find(&mut head, 0)?;
+        let (found, _) = fields::find(&mut head, 0)?;
         declared_framing(&Fields::new(head.freeze(), found), http10)
     }
 

@@ -184,7 +184,8 @@ async fn accept(
                     let metrics = Arc::clone(&core.metrics);
                     metrics.open.fetch_add(1, Ordering::Relaxed);
                     if raw {
-                        streams::serve(core, stream, source, tls).await;
+                        // What few connections are must not make room in all.
+                        Box::pin(streams::serve(core, stream, source, tls)).await;
                     } else {
                         connection(core, stream, tls, peer, orders).await;
                     }
@@ -222,7 +223,12 @@ async fn connection(
     match tls {
         None => serve(core, Stream::Plain(stream), Rc::new(peer), orders).await,
         Some(acceptor) => {
-            match tokio::time::timeout(core.node.limits.handshake, acceptor.accept(stream)).await {
+            match tokio::time::timeout(
+                core.node.limits.handshake,
+                Box::pin(acceptor.accept(stream)),
+            )
+            .await
+            {
                 Ok(Ok(stream)) => {
                     let certificates = stream.get_ref().1.peer_certificates();
                     peer.certificate = certificates.and_then(<[_]>::first).and_then(thumbprint);

@@ -3,11 +3,11 @@
 //! Each core counts for itself, behind a lock that it shares with nobody but a scrape; the cores'
 //! figures are added up when they are asked for.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::HashMap;
 use http::StatusCode;
 use plugins::exchange::Source;
 use plugins::filter::Counts;
@@ -260,7 +260,7 @@ impl Sum {
     /// Adds up what `cores` have counted.
     pub(crate) fn of(cores: &[Arc<Metrics>]) -> Self {
         let mut sum = Self::default();
-        let mut routes: HashMap<Uuid, Series> = HashMap::new();
+        let mut routes: HashMap<Uuid, Series> = HashMap::default();
         for core in cores {
             sum.accepted += core.accepted.load(Ordering::Relaxed);
             sum.open += core.open.load(Ordering::Relaxed);

@@ -13,8 +13,7 @@ pub(crate) mod normalize;
 mod tests;
 pub(crate) mod upstream_path;
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use http::Method;
 use plugins::exchange::Captures;
 use shared::entity::Route;
@@ -284,17 +283,19 @@ fn bare(host: &str) -> &str {
 
 /// Host and port of an authority. A bracketed IPv6 address keeps its brackets.
 pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        Some((host, port))
-            if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
-        {
-            // The last group of a bare IPv6 address is no port.
-            if host.contains(':') && !host.ends_with(']') {
-                (authority, None)
-            } else {
-                (host, Some(port))
-            }
-        }
-        _ => (authority.strip_suffix(':').unwrap_or(authority), None),
+    let digits = authority
+        .bytes()
+        .rev()
+        .take_while(u8::is_ascii_digit)
+        .count();
+    let (before, port) = authority.split_at(authority.len() - digits);
+    match before.strip_suffix(':') {
+        // The last group of a bare IPv6 address is no port.
+        Some(host) if host.contains(':') && !host.ends_with(']') => match port {
+            "" => (host, None),
+            _ => (authority, None),
+        },
+        Some(host) => (host, (!port.is_empty()).then_some(port)),
+        None => (authority, None),
     }
 }

@@ -121,7 +121,7 @@ pub(crate) async fn serve(
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
-                    http2::serve(core, stream, early, peer, orders).await;
+                    Box::pin(http2::serve(core, stream, early, peer, orders)).await;
                 }
                 return;
             }

@@ -7,6 +7,7 @@ use plugins::exchange::{Captures, Identity};
 
 use super::table::mix;
 use crate::http1::headers::View;
+use crate::http1::kind::Kind;
 
 /// What is hashed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -93,7 +94,7 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
         }
         HashInput::Ip => Some(request.client.to_string().into_bytes()),
         HashInput::Header(name) => {
-            let all: Vec<&[u8]> = request.headers.values(name).collect();
+            let all: Vec<&[u8]> = request.headers.values(Kind::of(name), name).collect();
             (!all.is_empty()).then(|| all.concat())
         }
         HashInput::Cookie(name) => cookie(request.headers, name),
@@ -106,7 +107,7 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
 
 fn cookie(headers: View<'_>, name: &str) -> Option<Vec<u8>> {
     headers
-        .values(&header::COOKIE)
+        .values(Kind::OTHER, &header::COOKIE)
         .flat_map(|value| value.split(|byte| *byte == b';'))
         .find_map(|pair| {
             let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;

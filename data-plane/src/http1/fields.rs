@@ -44,9 +44,9 @@ pub(crate) struct Found {
     plain: bool,
 }
 
-/// Finds and judges the fields that lie in `head` between `start` and the empty line that ends it, and writes
-/// their names in lower case.
-pub(crate) fn find(head: &mut [u8], start: usize) -> Result<Found, FramingError> {
+/// Finds and judges the fields that lie in `input` from `start` up to the empty line that ends the head, and writes
+/// their names in lower case. Says where the head ends.
+pub(crate) fn find(input: &mut [u8], start: usize) -> Result<(Found, usize), FramingError> {
     let mut found = Found {
         all: Vec::with_capacity(USUAL),
         kinds: Kind::OTHER,
@@ -54,13 +54,9 @@ pub(crate) fn find(head: &mut [u8], start: usize) -> Result<Found, FramingError>
     };
     let mut at = start;
     loop {
-        let line = head.get_mut(at..).unwrap_or_default();
+        let line = input.get_mut(at..).unwrap_or_default();
         if line.starts_with(b"\r\n") {
-            return if line.len() == 2 {
-                Ok(found)
-            } else {
-                Err(FramingError::Head("the head ends early"))
-            };
+            return Ok((found, at + 2));
         }
         let (field, plain, next) = field(line, at)?;
         if found.all.len() == MAX_FIELDS {
@@ -168,21 +164,35 @@ const fn lower_names() -> [u8; 256] {
 
 /// How long the text is that `bytes` begin with: up to the first byte that none can have.
 fn text_length(bytes: &[u8]) -> usize {
-    // Sixteen at a time, and without a branch: they are looked at at once.
-    let (chunks, _) = bytes.as_chunks::<16>();
-    let fits = |chunk: &&[u8; 16]| {
-        chunk
-            .iter()
-            .fold(true, |fits, byte| fits & fits_in_text(*byte))
-    };
-    let whole = 16 * chunks.iter().take_while(fits).count();
-    let rest = bytes.get(whole..).unwrap_or_default();
-    whole + rest.iter().take_while(|byte| fits_in_text(**byte)).count()
+    // Nearly every value is shorter than this.
+    const CHUNK: usize = 32;
+    let in_text = |bytes: &[u8]| bytes.iter().position(|byte| !fits_in_text(*byte));
+    let (chunks, rest) = bytes.as_chunks::<CHUNK>();
+    for (number, chunk) in chunks.iter().enumerate() {
+        // Of long ones many bytes are looked at at once: without a branch.
+        if number > 0
+            && chunk
+                .iter()
+                .fold(0, |misfit, byte| misfit | misfit_of(*byte))
+                == 0
+        {
+            continue;
+        }
+        if let Some(length) = in_text(chunk) {
+            return number * CHUNK + length;
+        }
+    }
+    bytes.len() - rest.len() + in_text(rest).unwrap_or(rest.len())
 }
 
 /// Whether a byte can be part of a field's value or of a reason.
 pub(super) const fn fits_in_text(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
+}
+
+/// 0 for what [`fits_in_text`].
+fn misfit_of(byte: u8) -> u8 {
+    (u8::from(byte < b' ') & u8::from(byte != b'\t')) | u8::from(byte == 0x7f)
 }
 
 const fn is_space(byte: u8) -> bool {
@@ -218,21 +228,24 @@ impl Fields {
     }
 
     /// The values of the fields of one of `kinds`.
-    pub(crate) fn of(&self, kinds: Kind) -> impl Iterator<Item = &[u8]> {
-        let any = self.has(kinds).then(|| self.left(Kind::OTHER));
-        let all = any.into_iter().flatten();
-        let all = all.filter(move |field| field.kind.is_any_of(kinds));
-        all.map(|field| self.value(field))
+    pub(crate) fn of(&self, kinds: Kind) -> Values<'_> {
+        Values {
+            fields: self,
+            left: if self.has(kinds) { &self.all[..] } else { &[] }.iter(),
+            kinds,
+            name: None,
+        }
     }
 
-    /// The values of the fields called `name`.
-    pub(crate) fn called(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
-        let kind = Kind::of(name);
-        let name = name.as_str().as_bytes();
-        let any = (kind == Kind::OTHER || self.has(kind)).then(|| self.left(Kind::OTHER));
-        let all = any.into_iter().flatten();
-        let all = all.filter(move |field| self.name(field) == name);
-        all.map(|field| self.value(field))
+    /// The values of the fields called `name`, which is of `kind`.
+    pub(crate) fn called<'a>(&'a self, kind: Kind, name: &'a HeaderName) -> Values<'a> {
+        let possible = kind == Kind::OTHER || self.has(kind);
+        Values {
+            fields: self,
+            left: if possible { &self.all[..] } else { &[] }.iter(),
+            kinds: kind,
+            name: Some(name.as_str().as_bytes()),
+        }
     }
 
     /// Names and values.
@@ -292,6 +305,31 @@ impl Fields {
     }
 }
 
+/// Values of fields of one kind.
+#[derive(Debug)]
+pub(crate) struct Values<'a> {
+    fields: &'a Fields,
+    left: std::slice::Iter<'a, Field>,
+    kinds: Kind,
+    /// Which of that kind; none for all.
+    name: Option<&'a [u8]>,
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let fields = self.fields;
+        let fits = |field: &&Field| {
+            let kind = field.kind;
+            (kind == self.kinds || kind.is_any_of(self.kinds))
+                && !kind.is_any_of(fields.dropped)
+                && self.name.is_none_or(|name| fields.name(field) == name)
+        };
+        self.left.find(fits).map(|field| fields.value(field))
+    }
+}
+
 /// Fields that the gateway adds: room for them is made at once.
 const ADDED: usize = 6;
 
@@ -309,7 +347,10 @@ mod tests {
 
     fn read(lines: &str) -> Result<Fields, FramingError> {
         let mut head = BytesMut::from(&*format!("{lines}\r\n"));
-        let found = find(&mut head, 0)?;
+        let (found, length) = find(&mut head, 0)?;
+        if length < head.len() {
+            return Err(FramingError::Head("the head ends early"));
+        }
         Ok(Fields::new(head.freeze(), found))
     }
 
@@ -326,9 +367,12 @@ mod tests {
         fields.leave_out(Kind::HOP_BY_HOP);
         assert!(fields.is_plain() && fields.has(Kind::DATE) && !fields.has(Kind::CONNECTION));
         assert_eq!(fields.of(Kind::CONNECTION).count(), 0);
-        assert_eq!(fields.called(&header::CONNECTION).count(), 0);
+        assert_eq!(
+            fields.called(Kind::CONNECTION, &header::CONNECTION).count(),
+            0
+        );
         let b = HeaderName::from_static("b");
-        assert_eq!(fields.called(&b).collect::<Vec<_>>(), [b"2"]);
+        assert_eq!(fields.called(Kind::OTHER, &b).collect::<Vec<_>>(), [b"2"]);
         let mut copy = BytesMut::new();
         fields.copy_without(Kind::DATE, &mut copy);
         assert_eq!(copy, "a: 1\r\nb: 2\r\nc: 3\r\n");
@@ -342,6 +386,21 @@ mod tests {
         for line in ["a:b", "a:  b", "a: b ", "a:\tb", "a:", "a: "] {
             let fields = read(&format!("{line}\r\n")).unwrap();
             assert!(!fields.is_plain(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_looked_at_like_a_short_one() {
+        for length in [1, 31, 32, 33, 63, 64, 65, 100, 200] {
+            let text = "a\t".repeat(length);
+            let text = text.get(..length).unwrap();
+            assert_eq!(text_length(text.as_bytes()), length);
+            for byte in [0, b'\n', b'\r', 0x1f, 0x7f] {
+                let broken = [text.as_bytes(), &[byte], b"more"].concat();
+                assert_eq!(text_length(&broken), length, "{byte}");
+            }
+            let fits = [text.as_bytes(), &[0x80, 0xff, b' ', b'~']].concat();
+            assert_eq!(text_length(&fits), length + 4);
         }
     }
 
@@ -377,7 +436,7 @@ mod tests {
                 let mut copy = BytesMut::new();
                 fields.copy_without(Kind::OTHER, &mut copy);
                 copy.extend_from_slice(b"\r\n");
-                let again = find(&mut copy, 0).unwrap();
+                let (again, _) = find(&mut copy, 0).unwrap();
                 let again = Fields::new(copy.freeze(), again);
                 prop_assert_eq!(listed(again.iter()), lower);
             }

@@ -64,16 +64,46 @@ impl HeadFinder {
     }
 }
 
-/// Takes a complete response head, of `length` bytes, off `input`, and reads it. `method` is the request's: it
-/// decides whether a body follows.
+/// Reads with `read` the head that `input` begins with, once all of it is there.
+///
+/// Nearly every head comes at once and is whole, so it is read without a look for its end. If that fails, `finder`
+/// tells a head that has not come yet from one that is malformed.
+pub(crate) fn read_whole<T, E: From<FramingError>>(
+    finder: &mut HeadFinder,
+    input: &mut [u8],
+    mut read: impl FnMut(&mut [u8]) -> Result<(T, usize), E>,
+) -> Result<Option<(T, usize)>, E> {
+    let failed = if finder.scanned == 0 {
+        match read(input) {
+            Ok((_, length)) if length > MAX_HEAD => return Err(FramingError::HeadTooLarge.into()),
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => Some(error),
+        }
+    } else {
+        None
+    };
+    match (finder.find(input)?, failed) {
+        (None, _) => Ok(None),
+        (Some(_), Some(error)) => Err(error),
+        (Some(_), None) => read(input).map(Some),
+    }
+}
+
+/// Takes a response's head off `input`, once all of it is there. `method` is the request's: it decides whether a
+/// body follows.
 pub(crate) fn take_response(
+    finder: &mut HeadFinder,
     input: &mut BytesMut,
-    length: usize,
     method: &Method,
-) -> Result<ResponseHead, FramingError> {
-    let head = input.get_mut(..length).unwrap_or_default();
-    let (status, http10, start) = status_line(head)?;
-    let found = fields::find(head, start)?;
+) -> Result<Option<ResponseHead>, FramingError> {
+    let read = |head: &mut [u8]| {
+        let (status, http10, start) = status_line(head)?;
+        let (found, length) = fields::find(head, start)?;
+        Ok::<_, FramingError>(((status, http10, found), length))
+    };
+    let Some(((status, http10, found), length)) = read_whole(finder, input, read)? else {
+        return Ok(None);
+    };
     let fields = Fields::new(input.split_to(length).freeze(), found);
     let declared = declared_framing(&fields, http10)?;
     let bodiless = *method == Method::HEAD
@@ -95,12 +125,12 @@ pub(crate) fn take_response(
         } else {
             !says(b"close")
         };
-    Ok(ResponseHead {
+    Ok(Some(ResponseHead {
         status,
         headers: Headers::Raw(fields),
         framing,
         keep_alive,
-    })
+    }))
 }
 
 /// The status, whether the answer is of HTTP/1.0, and where the fields begin (RFC 9112 §4).
@@ -130,7 +160,7 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), FramingError> {
 
 /// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2).
 pub(crate) fn check_host(uri: &Uri, headers: View<'_>, optional: bool) -> Result<(), FramingError> {
-    let mut hosts = headers.values(&header::HOST);
+    let mut hosts = headers.values(Kind::HOST, &header::HOST);
     let Some(host) = hosts.next() else {
         return if optional {
             Ok(())
@@ -209,8 +239,28 @@ mod tests {
 
     use super::*;
 
+    /// Read at once, and read as it trickles in, which is to be the same.
     fn response(text: &str, method: &Method) -> Result<ResponseHead, FramingError> {
-        take_response(&mut BytesMut::from(text), text.len(), method)
+        let whole = take_response(
+            &mut HeadFinder::default(),
+            &mut BytesMut::from(text),
+            method,
+        );
+        let (mut finder, mut input) = (HeadFinder::default(), BytesMut::new());
+        let mut trickled = Ok(None);
+        for byte in text.bytes() {
+            input.extend_from_slice(&[byte]);
+            trickled = take_response(&mut finder, &mut input, method);
+            if !matches!(trickled, Ok(None)) {
+                break;
+            }
+        }
+        let shown = |read: &Result<Option<ResponseHead>, _>| format!("{read:?}");
+        if whole.is_ok() {
+            assert_eq!(shown(&whole), shown(&trickled), "{text:?}");
+        }
+        assert_eq!(whole.is_ok(), trickled.is_ok(), "{text:?}");
+        whole.map(|head| head.expect("the head is whole"))
     }
 
     #[test]
@@ -256,8 +306,7 @@ mod tests {
             "HTTP/1.2 200 OK\r\n\r\n",
             "HTTP/2.0 200 OK\r\n\r\n",
         ] {
-            let refused = HeadFinder::default().find(text.as_bytes()).is_err()
-                || response(text, &Method::GET).is_err();
+            let refused = response(text, &Method::GET).is_err();
             assert!(refused, "{text:?}");
         }
     }

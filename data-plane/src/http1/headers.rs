@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::fields::{Fields, shared};
+use super::fields::{self, Fields, shared};
 use super::kind::Kind;
 
 /// The fields of a message.
@@ -46,10 +46,7 @@ impl Headers {
 
     /// Whether there is a field `name`, which is of `kind`.
     pub(crate) fn has(&self, kind: Kind, name: &HeaderName) -> bool {
-        match self {
-            Self::Raw(fields) => fields.has(kind),
-            Self::Map(map) => map.contains_key(name),
-        }
+        self.view().has(kind, name)
     }
 }
 
@@ -63,14 +60,12 @@ pub(crate) enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// All values of the field `name`.
-    pub(crate) fn values(self, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        let (raw, map) = match self {
-            View::Raw(fields) => (Some(fields.called(name)), None),
-            View::Map(map) => (None, Some(map.get_all(name).iter())),
-        };
-        let map = map.into_iter().flatten().map(HeaderValue::as_bytes);
-        raw.into_iter().flatten().chain(map)
+    /// All values of the field `name`, which is of `kind`.
+    pub(crate) fn values(self, kind: Kind, name: &'a HeaderName) -> Values<'a> {
+        match self {
+            View::Raw(fields) => Values::Raw(fields.called(kind, name)),
+            View::Map(map) => Values::Map(map.get_all(name).into_iter()),
+        }
     }
 
     /// All fields as values.
@@ -81,8 +76,28 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether there is a field `name`.
-    pub(crate) fn has(self, name: &HeaderName) -> bool {
-        self.values(name).next().is_some()
+    /// Whether there is a field `name`, which is of `kind`.
+    pub(crate) fn has(self, kind: Kind, name: &'a HeaderName) -> bool {
+        self.values(kind, name).next().is_some()
+    }
+}
+
+/// Values of a field.
+#[derive(Debug)]
+pub(crate) enum Values<'a> {
+    /// Of fields as they came.
+    Raw(fields::Values<'a>),
+    /// Of a map.
+    Map(http::header::ValueIter<'a, HeaderValue>),
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self {
+            Values::Raw(values) => values.next(),
+            Values::Map(values) => values.next().map(HeaderValue::as_bytes),
+        }
     }
 }

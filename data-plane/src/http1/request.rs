@@ -1,11 +1,13 @@
 //! Reads the head of a client's request and judges it: nothing that could be read in two ways gets past here.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use http::{Method, Uri, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::fields::{self, Fields};
-use super::head::MAX_TARGET;
+use super::head::{HeadFinder, MAX_TARGET, read_whole};
 use super::headers::Headers;
 use super::kind::Kind;
 use super::{Framing, FramingError, content_length};
@@ -57,16 +59,41 @@ impl From<FramingError> for Refusal {
     }
 }
 
-/// Takes a complete head, of `length` bytes, off `input`, and reads and judges it. A head is everything up to and
-/// with its empty line, each line ending in CRLF (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
-pub(crate) fn take_request(input: &mut BytesMut, length: usize) -> Result<Judged, Refusal> {
-    let head = input.get_mut(..length).unwrap_or_default();
-    let mut line: &[u8] = head;
+/// Takes a head off `input`, once all of it is there, and reads and judges it. A head is everything up to and with
+/// its empty line, each line ending in CRLF (RFC 9112 §2.2, §3, §5, §6.1, §6.3).
+pub(crate) fn take_request(
+    finder: &mut HeadFinder,
+    input: &mut BytesMut,
+) -> Result<Option<Judged>, Refusal> {
+    let read = |head: &mut [u8]| {
+        let (method, target, http10, start) = request_line(head)?;
+        let (found, length) = fields::find(head, start)?;
+        Ok::<_, Refusal>(((method, target, http10, found), length))
+    };
+    let Some(((method, target, http10, found), length)) = read_whole(finder, input, read)? else {
+        return Ok(None);
+    };
+    let head = input.split_to(length).freeze();
+    let target = head.slice(target);
+    let uri = Uri::from_maybe_shared(target.clone())
+        .or_else(|_| Uri::from_maybe_shared(encoded(&target)))
+        .map_err(|_| Refusal::Malformed("not a target"))?;
+    let fields = Fields::new(head, found);
+    let framing = framing(&fields, http10)?;
+    Ok(Some(Judged {
+        method,
+        uri,
+        http10,
+        fields,
+        framing,
+    }))
+}
+
+/// Method, where the target lies, whether the request is of HTTP/1.0, and where the fields begin.
+fn request_line(head: &[u8]) -> Result<(Method, Range<usize>, bool, usize), Refusal> {
     // A server should take an empty line before a request (RFC 9112 §2.2).
-    while let Some(after) = line.strip_prefix(b"\r\n") {
-        line = after;
-    }
-    let start = length - line.len();
+    let line = head.strip_prefix(b"\r\n").unwrap_or(head);
+    let start = head.len() - line.len();
     let Some(end) = memchr::memchr(b'\n', line) else {
         return Err(Refusal::Malformed("no request line"));
     };
@@ -78,23 +105,10 @@ pub(crate) fn take_request(input: &mut BytesMut, length: usize) -> Result<Judged
         target,
         http10,
     } = judge_request_line(line)?;
-    let target = start + method.len() + 1..start + method.len() + 1 + target.len();
+    let place = start + method.len() + 1;
+    let place = place..place + target.len();
     let method = Method::from_bytes(method).map_err(|_| Refusal::Malformed("not a method"))?;
-    let found = fields::find(head, start + end + 1)?;
-    let head = input.split_to(length).freeze();
-    let target = head.slice(target);
-    let uri = Uri::from_maybe_shared(target.clone())
-        .or_else(|_| Uri::from_maybe_shared(encoded(&target)))
-        .map_err(|_| Refusal::Malformed("not a target"))?;
-    let fields = Fields::new(head, found);
-    let framing = framing(&fields, http10)?;
-    Ok(Judged {
-        method,
-        uri,
-        http10,
-        fields,
-        framing,
-    })
+    Ok((method, place, http10, start + end + 1))
 }
 
 /// A target whose characters that no URI has (RFC 3986 §2), and many clients send, are percent-encoded.
@@ -184,7 +198,12 @@ mod tests {
     use crate::http1::head::MAX_FIELDS;
 
     fn judge(head: &[u8]) -> Result<Framing, Refusal> {
-        take_request(&mut BytesMut::from(head), head.len()).map(|judged| judged.framing)
+        take(head).map(|judged| judged.framing)
+    }
+
+    fn take(head: &[u8]) -> Result<Judged, Refusal> {
+        let taken = take_request(&mut HeadFinder::default(), &mut BytesMut::from(head));
+        taken.map(|judged| judged.expect("the head is whole"))
     }
 
     fn head(lines: &str) -> Vec<u8> {
@@ -283,7 +302,7 @@ mod tests {
             ("/{\"a\"}|^?[]", "/{\"a\"}|^?[]"),
         ] {
             let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-            let judged = take_request(&mut BytesMut::from(&*text), text.len()).unwrap();
+            let judged = take(text.as_bytes()).unwrap();
             assert_eq!(judged.uri, expected);
         }
     }

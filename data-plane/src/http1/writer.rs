@@ -144,6 +144,5 @@ pub(crate) fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
 
 /// Writes a number in decimal.
 pub(crate) fn decimal(head: &mut BytesMut, number: u64) {
-    // Writing to memory cannot fail.
-    let _ = write!(head.writer(), "{number}");
+    head.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

@@ -17,6 +17,7 @@ use crate::core::Core;
 use crate::error::{GatewayError, grpc_response, message_response};
 use crate::forward::fields;
 use crate::http1::headers::{Headers, View};
+use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 
 const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
@@ -88,7 +89,8 @@ fn number(value: u64) -> HeaderValue {
 
 /// Whether the client asks which route it has met, and may.
 pub(super) fn wants_debug(core: &Core, headers: View<'_>) -> bool {
-    core.node.debug && headers.values(&DEBUG).next() == Some(b"1")
+    let name = DEBUG;
+    core.node.debug && headers.values(Kind::OTHER, &name).next() == Some(b"1")
 }
 
 /// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
@@ -123,8 +125,9 @@ pub(super) fn protocol_answer(
         if head.version != Version::HTTP_2 {
             return Some(Err(GatewayError::NotHttp2));
         }
-        let content_type = head.headers.view().values(&header::CONTENT_TYPE).next();
-        if !content_type.is_some_and(is_grpc) {
+        let headers = head.headers.view();
+        let mut types = headers.values(Kind::CONTENT_TYPE, &header::CONTENT_TYPE);
+        if !types.next().is_some_and(is_grpc) {
             return Some(Err(GatewayError::NotGrpc));
         }
     }

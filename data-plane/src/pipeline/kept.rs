@@ -73,6 +73,7 @@ mod tests {
     use http::header;
 
     use super::*;
+    use crate::http1::head::HeadFinder;
     use crate::http1::request::take_request;
 
     #[test]
@@ -81,7 +82,9 @@ mod tests {
         for (letter, length) in [("a", 400), ("a", 400), ("b", 400), ("c", 400), ("a", 401)] {
             let value = letter.repeat(length);
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {value}\r\n\r\n");
-            let judged = take_request(&mut BytesMut::from(&*text), text.len()).unwrap();
+            let judged = take_request(&mut HeadFinder::default(), &mut BytesMut::from(&*text))
+                .unwrap()
+                .unwrap();
             let mut headers = Headers::Raw(judged.fields);
             kept.make_values(&mut headers);
             let headers = headers.into_map();

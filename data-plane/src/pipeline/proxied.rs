@@ -24,6 +24,7 @@ use crate::error::GatewayError;
 use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing};
 use crate::http1::Framing;
 use crate::http1::headers::View;
+use crate::http1::kind::Kind;
 use crate::router::Found;
 use crate::router::upstream_path::upstream_path;
 use crate::server::Switched;
@@ -170,6 +171,7 @@ impl Ways<'_> {
             cookies,
         )
         .await?;
+        let now = monotonic();
         let outgoing = Outgoing {
             way,
             method: sent.method,
@@ -182,8 +184,8 @@ impl Ways<'_> {
             trailers,
             timeouts: service.timeouts,
             retries: service.retries,
+            now,
         };
-        let now = monotonic();
         progress.proxy_latency = Some(milliseconds(progress.start, now));
         let answered = forward::send(core, &outgoing, framing, body, progress.tries.as_mut()).await;
         progress.upstream_latency = Some(milliseconds(now, monotonic()));
@@ -276,7 +278,7 @@ async fn way<'a>(
 
 /// The `Via` of a request.
 fn via(headers: View<'_>, version: Version) -> Added<'static> {
-    let value = if headers.has(&header::VIA) {
+    let value = if headers.has(Kind::VIA, &header::VIA) {
         let whole = fields::via(&headers.map(), version);
         Cow::Owned(whole.as_bytes().to_vec())
     } else {
@@ -300,7 +302,7 @@ fn framed(
     body: Body,
     limit: Option<u64>,
 ) -> Result<(Framing, RequestBody), GatewayError> {
-    let announced = headers.has(&header::CONTENT_LENGTH);
+    let announced = headers.has(Kind::CONTENT_LENGTH, &header::CONTENT_LENGTH);
     let known = body.length().filter(|_| !announced);
     let body = body.whole();
     let framing = match known {

@@ -102,7 +102,7 @@ pub(crate) struct Run {
     pub(crate) chosen: Vec<usize>,
     /// The later phases that they have a part in.
     pub(crate) phases: Phases,
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<Box<Seen>>,
     /// Header fields for the response, whoever answers.
     pub(crate) response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Those that the client was sent, if anybody will ask for them.
@@ -132,7 +132,7 @@ impl Run {
             .collect();
         self.snapshot = Some(Rc::clone(snapshot));
         let request = peer.kept.borrow_mut().parts(head);
-        self.seen = Some(Seen {
+        self.seen = Some(Box::new(Seen {
             method: request.method.clone(),
             uri: request.uri.clone(),
             request,
@@ -140,7 +140,7 @@ impl Run {
             identity: Identity::default(),
             notes: Notes::default(),
             request_id,
-        });
+        }));
     }
 
     /// What of the exchange is counted: what its filters say, else all but by consumer.
@@ -175,7 +175,7 @@ impl Run {
         uri: Uri,
     ) -> (String, Overrides) {
         self.response_headers = exchange.response_headers;
-        self.seen = Some(Seen {
+        self.seen = Some(Box::new(Seen {
             request: exchange.request,
             method,
             uri,
@@ -183,7 +183,7 @@ impl Run {
             identity: exchange.identity,
             notes: exchange.notes,
             request_id: exchange.request_id,
-        });
+        }));
         (exchange.path, exchange.upstream)
     }
 }

@@ -20,8 +20,6 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
-const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// The near end of a client's connection.
 #[derive(Debug)]
@@ -78,7 +76,7 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
         }
         Some(authority) => authority.as_str(),
         None => headers
-            .values(&http::header::HOST)
+            .values(Kind::HOST, &http::header::HOST)
             .next()
             .and_then(|host| str::from_utf8(host).ok())
             .unwrap_or_default(),
@@ -154,25 +152,22 @@ pub(super) fn forwarded<'a>(
     added: &mut Vec<Added<'a>>,
 ) {
     // What a peer that is believed has said stays.
-    let said = |name: &HeaderName| trusted && headers.has(name);
-    if !said(&FORWARDED_PROTO) {
-        let scheme = if client.https { "https" } else { "http" };
-        added.push((X_FORWARDED_PROTO, Cow::Borrowed(scheme.as_bytes())));
-    }
-    let (host, _) = crate::router::split_port(&client.authority);
-    let port = peer.port_text.as_str();
-    for (name, field, value) in [
-        (FORWARDED_HOST, "x-forwarded-host", Some(host)),
-        (FORWARDED_PORT, "x-forwarded-port", Some(port)),
-        (FORWARDED_PATH, "x-forwarded-path", Some(path)),
-        (FORWARDED_PREFIX, "x-forwarded-prefix", prefix),
-    ] {
-        if let Some(value) = value
-            && !said(&name)
-            && is_visible(value)
-        {
-            added.push((field, Cow::Borrowed(value.as_bytes())));
+    let mut tell = |name: &'static str, value: &'a str| {
+        let said = trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name));
+        if !said && is_visible(value) {
+            added.push((name, Cow::Borrowed(value.as_bytes())));
         }
+    };
+    let (host, _) = crate::router::split_port(&client.authority);
+    tell(
+        X_FORWARDED_PROTO,
+        if client.https { "https" } else { "http" },
+    );
+    tell("x-forwarded-host", host);
+    tell("x-forwarded-port", &peer.port_text);
+    tell("x-forwarded-path", path);
+    if let Some(prefix) = prefix {
+        tell("x-forwarded-prefix", prefix);
     }
     let address = if client.address == peer.address {
         Cow::Borrowed(peer.address_text.as_bytes())
@@ -180,7 +175,7 @@ pub(super) fn forwarded<'a>(
         Cow::Owned(client.address.to_string().into_bytes())
     };
     let name = FORWARDED_FOR;
-    let before = headers.values(&name);
+    let before = headers.values(Kind::FORWARDED_FOR, &name);
     let before = before.filter_map(|value| str::from_utf8(value).ok());
     let mut before = before.filter(|text| is_visible(text));
     let chain = match before.next() {

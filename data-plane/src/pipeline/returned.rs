@@ -4,6 +4,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http1::headers::Headers;
 
+/// Fields that the gateway tells of an answer: room for them is made at once.
+const TOLD: usize = 4;
+
 /// An answer on its way to the client.
 #[derive(Debug)]
 pub(crate) struct Returned<B> {
@@ -38,7 +41,12 @@ impl<B> Returned<B> {
     /// Sets a field. One of the same name that is as it came must not be there.
     pub(crate) fn tell(&mut self, name: HeaderName, value: HeaderValue) {
         match &mut self.headers {
-            Headers::Raw(_) => self.told.push((name, value)),
+            Headers::Raw(_) => {
+                if self.told.is_empty() {
+                    self.told.reserve(TOLD);
+                }
+                self.told.push((name, value));
+            }
             Headers::Map(map) => _ = map.insert(name, value),
         }
     }

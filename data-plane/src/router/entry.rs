@@ -11,6 +11,7 @@ use shared::entity::Route;
 
 use super::normalize::{encode, normalize, normalize_pattern};
 use super::{Asked, RouteFault};
+use crate::http1::kind::Kind;
 
 /// Most memory that one compiled regular expression may take.
 const MAX_REGEX: usize = 1024 * 1024;
@@ -192,7 +193,7 @@ impl Entry {
         if !self
             .headers
             .iter()
-            .all(|(name, values)| values.match_any(asked.headers.values(name)))
+            .all(|(name, values)| values.match_any(asked.headers.values(Kind::of(name), name)))
         {
             return None;
         }

@@ -13,11 +13,11 @@ use http_body::Frame;
 
 use super::head::Incoming;
 use crate::body::RequestBodyError;
+use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
 use crate::http1::request::{Refusal, take_request};
 use crate::http1::writer::Writer;
-use crate::http1::{Framing, FramingError};
 use crate::limits::Limits;
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -153,29 +153,19 @@ impl Client {
         if self.input.is_empty() {
             return None;
         }
-        let length = match self.finder.find(&self.input) {
-            Ok(Some(length)) => length,
+        if !self.begun && self.input.starts_with(HTTP2) {
+            return Some(Next::Http2);
+        }
+        match take_request(&mut self.finder, &mut self.input) {
+            Ok(Some(judged)) => Some(Next::Request(Incoming::of(judged))),
             Ok(None) => {
                 let line = memchr::memchr(b'\n', &self.input).unwrap_or(self.input.len());
                 let too_long = line > MAX_TARGET + 64;
-                return too_long.then_some(Next::Refused(Refusal::TargetTooLong));
+                too_long.then_some(Next::Refused(Refusal::TargetTooLong))
             }
-            Err(FramingError::HeadTooLarge) => {
-                return Some(Next::Refused(too_large(&self.input)));
-            }
-            Err(_) => {
-                let reason = "a line ends in a bare line feed";
-                return Some(Next::Refused(Refusal::Malformed(reason)));
-            }
-        };
-        let head = self.input.get(..length).unwrap_or_default();
-        if !self.begun && head == HTTP2 {
-            return Some(Next::Http2);
+            Err(Refusal::HeadTooLarge) => Some(Next::Refused(too_large(&self.input))),
+            Err(refusal) => Some(Next::Refused(refusal)),
         }
-        Some(match take_request(&mut self.input, length) {
-            Ok(judged) => Next::Request(Incoming::of(judged)),
-            Err(refusal) => Next::Refused(refusal),
-        })
     }
 
     /// Begins to read a body in `framing`; `false` if there is none.

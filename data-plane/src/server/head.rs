@@ -91,13 +91,16 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::http1::head::HeadFinder;
     use crate::http1::request::take_request;
 
     #[test]
     fn a_head_says_what_comes_after_it() {
         let check = |fields: &str, version: &str, keep_alive, expects, upgrades| {
             let text = format!("POST /a?b HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
-            let judged = take_request(&mut BytesMut::from(&*text), text.len()).unwrap();
+            let judged = take_request(&mut HeadFinder::default(), &mut BytesMut::from(&*text))
+                .unwrap()
+                .unwrap();
             let found = Incoming::of(judged);
             assert_eq!(found.head.uri, "/a?b");
             assert_eq!(

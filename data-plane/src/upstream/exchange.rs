@@ -275,8 +275,14 @@ fn poll_final_head(
     upgrades: bool,
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
-        while let Some(length) = connection.finder.find(&connection.input)? {
-            let head = take_response(&mut connection.input, length, method)?;
+        loop {
+            let Connection { finder, input, .. } = &mut *connection;
+            if input.is_empty() {
+                break;
+            }
+            let Some(head) = take_response(finder, input, method)? else {
+                break;
+            };
             if !head.status.is_informational() {
                 connection.informational = 0;
                 return Poll::Ready(Ok(head));
