@@ -189,7 +189,8 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         let owner = route
             .service
             .and_then(|reference| records.services.get(&reference.id));
-        let matched = filters::matched(route, owner, &filters, &mut logged);
+        let workspace = workspaces.of_record(route.id);
+        let matched = filters::matched(route, owner, &filters, workspace, &mut logged);
         let labels = labels(route, owner);
         ready.push(compile_route(route, labels, service, filters, matched));
     }

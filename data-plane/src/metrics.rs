@@ -408,7 +408,7 @@ impl Sum {
     }
 }
 
-fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+pub(crate) fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
@@ -446,7 +446,7 @@ fn shown(labels: &Labels) -> String {
     )
 }
 
-fn escape(value: &str) -> String {
+pub(crate) fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -472,6 +472,7 @@ mod tests {
                     latencies: true,
                     bandwidth: true,
                     consumers: latency > 25,
+                    health: false,
                 },
                 consumer: Some("ann"),
                 status: StatusCode::OK,

@@ -13,12 +13,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use plugins::filter::Filter as _;
 use plugins::openid_connect::explain::Explanations;
+use plugins::registry::AnyFilter;
 use serde_json::json;
 use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tokio::net::TcpListener;
 
+use crate::balancer::show;
 use crate::core::Node;
 use crate::metrics::Sum;
 
@@ -97,6 +100,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
             Sum::of(&node.metrics).render()
+                + &health(node)
                 + &configuration(node, position)
                 + &node.states.of::<Explanations>().metrics(),
         ),
@@ -121,6 +125,18 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 fn is_stale(node: &Node) -> bool {
     let longest = node.max_staleness;
     longest.is_some_and(|longest| node.contact.silence(UnixTime::now()) > longest)
+}
+
+/// The health of targets as metrics, where a `prometheus` plugin asks for it.
+fn health(node: &Node) -> String {
+    let live = node.live.load();
+    let wanted = |filter: &AnyFilter| filter.counts().is_some_and(|counts| counts.health);
+    match live.as_ref() {
+        Some(snapshot) if snapshot.filters.iter().any(wanted) => {
+            show::metrics(snapshot.balancers(&node.balancers))
+        }
+        Some(_) | None => String::new(),
+    }
 }
 
 /// How far this node follows its control plane, as metrics.

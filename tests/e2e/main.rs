@@ -12,6 +12,7 @@ mod config_sync;
 mod deploy;
 mod guide;
 mod hostile_provider;
+mod identity;
 mod never_a_blip;
 mod okta_guide;
 mod outage;

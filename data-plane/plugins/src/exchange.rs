@@ -108,6 +108,8 @@ pub struct Records {
     pub route: Arc<Value>,
     /// Its service; null without one.
     pub service: Arc<Value>,
+    /// The workspace that the route is in.
+    pub workspace: Uuid,
 }
 
 /// What a route's regular expression has captured of the path.

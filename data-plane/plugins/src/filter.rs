@@ -143,6 +143,8 @@ pub struct Counts {
     pub bandwidth: bool,
     /// All of these by consumer.
     pub consumers: bool,
+    /// Whether the health of upstreams' targets is shown beside.
+    pub health: bool,
 }
 
 /// What happens next to a request.

@@ -49,6 +49,7 @@ pub mod session;
 pub mod session_keys;
 pub mod severity;
 pub mod state;
+pub mod statsd;
 pub mod syslog;
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
+use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::arguments::Arguments;
 use crate::exchange::{Log, Source};
@@ -43,6 +44,7 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
     let query = Arguments::of(&seen.uri);
     let identity = &seen.identity;
     let records = log.matched.and_then(|matched| matched.records.as_ref());
+    let workspace = records.map_or(DEFAULT_WORKSPACE, |records| records.workspace);
     let mut record = json!({
         "request": {
             "id": seen.request_id,
@@ -54,7 +56,9 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             "size": log.received,
         },
         "upstream_uri": target(&seen.request.uri, &Arguments::of(&seen.request.uri)),
-        "upstream_status": log.upstream_status.map(|status| status.as_u16().to_string()),
+        "upstream_status": log
+            .upstream_status
+            .map_or_else(String::new, |status| status.as_u16().to_string()),
         "response": {
             "status": log.status.as_u16(),
             "headers": fields(log.headers),
@@ -77,13 +81,17 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             Source::Service => "upstream",
             Source::Error | Source::Exit => "kong",
         },
-        "workspace_name": "default",
+        "workspace": workspace,
     });
     let mut put = |name: &str, value: Value| {
         if let Value::Object(map) = &mut record {
             map.insert(name.to_owned(), value);
         }
     };
+    // Nodes know the name of no other.
+    if workspace == DEFAULT_WORKSPACE {
+        put("workspace_name", json!("default"));
+    }
     if let Some(records) = records {
         put("route", (*records.route).clone());
         if !records.service.is_null() {

@@ -33,7 +33,6 @@ pub struct Prometheus {
 
     /// Shows the health of upstreams' targets.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub upstream_health_metrics: bool,
 }
 
@@ -48,6 +47,7 @@ impl Plugin for Prometheus {
             latencies: self.latency_metrics,
             bandwidth: self.bandwidth_metrics,
             consumers: self.per_consumer,
+            health: self.upstream_health_metrics,
         })
     }
 }
@@ -59,5 +59,65 @@ impl Filter for Counts {
 
     fn counts(&self) -> Option<Counts> {
         Some(*self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_counted_that_is_not_asked_for() {
+        let counts = |config| {
+            let config = crate::registry::check("prometheus", &config).unwrap();
+            let config: Prometheus = serde_json::from_value(config).unwrap();
+            config.compile(&Instance { id: Uuid::nil() }).unwrap()
+        };
+        assert_eq!(counts(json!({})), Counts::default());
+        for (field, expected) in [
+            (
+                "status_code_metrics",
+                Counts {
+                    statuses: true,
+                    ..Counts::default()
+                },
+            ),
+            (
+                "latency_metrics",
+                Counts {
+                    latencies: true,
+                    ..Counts::default()
+                },
+            ),
+            (
+                "bandwidth_metrics",
+                Counts {
+                    bandwidth: true,
+                    ..Counts::default()
+                },
+            ),
+            (
+                "per_consumer",
+                Counts {
+                    consumers: true,
+                    ..Counts::default()
+                },
+            ),
+            (
+                "upstream_health_metrics",
+                Counts {
+                    health: true,
+                    ..Counts::default()
+                },
+            ),
+        ] {
+            let found = counts(json!({ field: true }));
+            assert_eq!(found, expected, "{field}");
+            assert!(found.phases().log && found.counts() == Some(expected));
+        }
+        assert!(crate::registry::check("prometheus", &json!({"ai_metrics": true})).is_err());
     }
 }

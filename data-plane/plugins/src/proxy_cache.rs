@@ -343,7 +343,7 @@ impl Filter for ProxyCacheFilter {
         Phases::RESPONSE
     }
 
-    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+    fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
         let notes = &reply.seen.notes;
         if notes.get::<Served>().is_some() || reply.source != Source::Service {
             return;
@@ -352,7 +352,7 @@ impl Filter for ProxyCacheFilter {
         let mut status = "Bypass";
         if let Some(wanted) = wanted
             && notes.get::<Bypassed>().is_none()
-            && self.may_keep(*reply.status, reply.headers)
+            && self.may_keep(*reply.status, reply.headers, host.now())
         {
             status = wanted.status;
             reply.wish = BodyWish::Look(LARGEST);
@@ -410,7 +410,7 @@ impl ProxyCacheFilter {
     }
 
     /// Whether an answer may be kept.
-    fn may_keep(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    fn may_keep(&self, status: StatusCode, headers: &HeaderMap, now: UnixTime) -> bool {
         let mut codes = self.config.response_code.iter();
         if !codes.any(|code| code.0 == status.as_u16()) {
             return false;
@@ -421,7 +421,11 @@ impl ProxyCacheFilter {
         };
         let (name, charset) = media_type(text);
         let matches = |(allowed, needed): &(String, Option<String>)| {
-            (allowed == "*/*" || *allowed == name) && *needed == charset
+            let whole = allowed == "*/*" || *allowed == name;
+            let part = allowed
+                .strip_suffix('*')
+                .is_some_and(|start| name.starts_with(start));
+            (whole || part) && *needed == charset
         };
         if !self.types.iter().any(matches) {
             return false;
@@ -436,9 +440,7 @@ impl ProxyCacheFilter {
         let directives = Directives::of(headers);
         let private = ["private", "no-store", "no-cache"];
         let private = private.iter().any(|name| directives.has(name));
-        !private
-            && directives.has("public")
-            && directives.lifetime(headers, UnixTime::default()) > 0
+        !private && directives.lifetime(headers, now) > 0
     }
 
     fn is_fresh(&self, kept: &Kept, age: u64, directives: &Directives) -> bool {

@@ -36,6 +36,7 @@ use crate::request_transformer::RequestTransformer;
 use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
 use crate::session::Session;
+use crate::statsd::Statsd;
 use crate::syslog::Syslog;
 use crate::zipkin::Zipkin;
 
@@ -228,6 +229,7 @@ registry! {
     ResponseRatelimiting,
     ResponseTransformer,
     Session,
+    Statsd,
     Syslog,
     TcpLog,
     UdpLog,

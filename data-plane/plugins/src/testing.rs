@@ -19,7 +19,7 @@ use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
-pub(crate) use self::reply::{Replied, log_of, reply_of};
+pub(crate) use self::reply::{Replied, log_of, logged, reply_of};
 pub(crate) use self::request::Request;
 use crate::exchange::Overrides;
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};

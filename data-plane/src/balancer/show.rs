@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::table::{Entry, Table};
 use super::{Balancer, Peer};
 use crate::compile::upstreams::CompiledTarget;
+use crate::metrics::{escape, family};
 
 /// The balancer that `name` names, by id or by name.
 pub(crate) fn find<'a>(balancers: &'a [Arc<Balancer>], name: &str) -> Option<&'a Arc<Balancer>> {
@@ -82,6 +83,53 @@ pub(crate) fn balancer_health(balancer: &Balancer, node: &str) -> Value {
         data.insert("details".to_owned(), details);
     }
     json!({ "data": data, "next": null, "node_id": node })
+}
+
+/// The health of every target, as metrics (Kong 3.9, `kong_upstream_target_health`).
+pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
+    use std::fmt::Write as _;
+    const NAME: &str = "kong_upstream_target_health";
+    let mut text = String::new();
+    family(
+        &mut text,
+        NAME,
+        "gauge",
+        "Health status of targets of upstream. States = healthchecks_off|healthy|unhealthy|dns_error, value is 1 when state is populated.",
+    );
+    for balancer in balancers {
+        let table = balancer.table();
+        for (place, target) in balancer.config.targets.iter().enumerate() {
+            let own = table.entries.iter().filter(|entry| entry.target == place);
+            let mut addresses: Vec<(String, &str)> = own
+                .map(|entry| {
+                    let key = &entry.peer.key;
+                    let address = format!("{}:{}", key.address, key.port);
+                    (address, health(balancer, &entry.peer))
+                })
+                .collect();
+            if addresses.is_empty() {
+                // Those of weight 0 are in no table.
+                let state = if target.weight == 0 {
+                    "HEALTHCHECKS_OFF"
+                } else {
+                    "DNS_ERROR"
+                };
+                addresses.push((String::new(), state));
+            }
+            let (upstream, target) = (escape(&balancer.config.name), escape(&target.record.target));
+            for (address, state) in addresses {
+                for shown in ["HEALTHCHECKS_OFF", "HEALTHY", "UNHEALTHY", "DNS_ERROR"] {
+                    let (value, shown) = (u8::from(shown == state), shown.to_ascii_lowercase());
+                    // Writing to a string cannot fail.
+                    let _ = writeln!(
+                        text,
+                        "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"http\"}} {value}"
+                    );
+                }
+            }
+        }
+    }
+    text
 }
 
 /// The targets, without those of weight 0 unless `all` of them are asked for. The newest comes first.

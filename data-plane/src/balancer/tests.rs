@@ -310,3 +310,42 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
     assert!(made.hash.is_some());
     assert_eq!(made.cookie.unwrap(), "fresh=made; Path=/p");
 }
+
+#[test]
+fn the_health_of_every_target_is_shown_as_metrics() {
+    let node = Balancers::default();
+    let lines = |upstream: Value| {
+        let checked = balancer(&node, upstream, &[100, 100]);
+        show::set_health(&checked, "127.0.0.2:80", None, false);
+        show::metrics(&[checked])
+    };
+    let line = |number: u8, state: &str, value: u8| {
+        format!(
+            r#"kong_upstream_target_health{{upstream="u.test",target="127.0.0.{number}:80",address="127.0.0.{number}:80",state="{state}",subsystem="http"}} {value}"#
+        )
+    };
+    let passive = json!({"healthchecks": {"passive": {"unhealthy": {"tcp_failures": 1}}}});
+    let checked = lines(passive);
+    for (number, is) in [(1, "healthy"), (2, "unhealthy")] {
+        for state in ["healthchecks_off", "healthy", "unhealthy", "dns_error"] {
+            let line = line(number, state, u8::from(state == is));
+            assert!(
+                checked.lines().any(|found| found == line),
+                "{line}\n{checked}"
+            );
+        }
+    }
+    let unchecked = lines(json!({}));
+    let line = line(1, "healthchecks_off", 1);
+    assert!(unchecked.lines().any(|found| found == line), "{unchecked}");
+    let named = record(
+        "targets",
+        101,
+        json!({"target": "named.test:80", "weight": 1, "upstream": {"id": Uuid::from_u128(1)}}),
+    );
+    let records = vec![record("upstreams", 1, json!({"name": "u.test"})), named];
+    let unresolved = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
+    let shown = show::metrics(unresolved.balancers(&Balancers::default()));
+    let line = r#"kong_upstream_target_health{upstream="u.test",target="named.test:80",address="",state="dns_error",subsystem="http"} 1"#;
+    assert!(shown.lines().any(|found| found == line), "{shown}");
+}

@@ -105,6 +105,7 @@ pub(super) fn matched(
     route: &Route,
     service: Option<&Service>,
     filters: &Filters,
+    workspace: Uuid,
     logged: &mut LoggedRecords,
 ) -> Matched {
     let named = |id, name: Option<&Name>| Named {
@@ -116,6 +117,7 @@ pub(super) fn matched(
         service: service.map(|service| named(service.id, service.name.as_ref())),
         records: filters.phases.log.then(|| Records {
             route: Arc::new(json(route)),
+            workspace,
             service: service.map_or_else(Arc::default, |service| {
                 let known = logged.0.entry(service.id);
                 Arc::clone(known.or_insert_with(|| Arc::new(json(service))))

@@ -150,6 +150,7 @@ impl Run {
             latencies: true,
             bandwidth: true,
             consumers: false,
+            health: false,
         };
         let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.phases.log) else {
             return everything;

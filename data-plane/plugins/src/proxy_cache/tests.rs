@@ -72,17 +72,6 @@ fn what_is_not_to_be_kept_is_not() {
     ] {
         assert_eq!(fill(&plain, &host, "/a", headers), "Bypass", "{headers:?}");
     }
-    let control = filter(&json!({"cache_control": true}));
-    let check = |value: &'static str, expected: &str| {
-        let told = fill(&control, &host, "/a", &[PLAIN, ("cache-control", value)]);
-        assert_eq!(told, expected, "{value}");
-    };
-    check("public", "Bypass");
-    check("public, max-age=60, private", "Bypass");
-    check("public, no-store", "Bypass");
-    check("max-age=60", "Bypass");
-    check("public, max-age=0", "Bypass");
-    check("public, max-age=60", "Miss");
 }
 
 #[test]
@@ -99,4 +88,53 @@ fn clients_say_how_old_an_answer_may_be() {
     assert!(!served("no-cache") && !served("no-store"));
     host.advance(60.0);
     assert!(!served("") && !served("max-stale=29") && served("max-stale=30"));
+}
+
+#[test]
+fn an_answer_is_kept_for_as_long_as_it_says() {
+    let filter = filter(&json!({"cache_control": true}));
+    let fill = |field: (&'static str, &'static str)| {
+        fill(&filter, &FakeHost::default(), "/", &[PLAIN, field])
+    };
+    let check = |control: &'static str, expected: &str| {
+        assert_eq!(fill(("cache-control", control)), expected, "{control}");
+    };
+    check("max-age=3", "Miss");
+    check("public, max-age=30", "Miss");
+    check("s-maxage=3, max-age=0", "Miss");
+    check("max-age=0", "Bypass");
+    check("public", "Bypass");
+    check("max-age=3, private", "Bypass");
+    check("max-age=3, no-store", "Bypass");
+    check("public, max-age=60, private", "Bypass");
+    let expires = |date: &'static str| fill(("expires", date));
+    assert_eq!(expires("Fri, 01 Jan 2038 00:00:00 GMT"), "Miss");
+    assert_eq!(expires("Thu, 01 Jan 2015 00:00:00 GMT"), "Bypass");
+    assert_eq!(expires("0"), "Bypass");
+}
+
+#[test]
+fn media_types_may_be_meant_in_parts() {
+    let check = |wanted: &str, given: &'static str, expected: &str| {
+        let filter = filter(&json!({"content_type": [wanted]}));
+        let headers = [("content-type", given)];
+        assert_eq!(
+            fill(&filter, &FakeHost::default(), "/", &headers),
+            expected,
+            "{wanted} {given}"
+        );
+    };
+    check("text/*", "text/html", "Miss");
+    check("text/*", "application/json", "Bypass");
+    check("*/*", "application/json", "Miss");
+    check(
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "Miss",
+    );
+    check(
+        "application/json",
+        "application/json; charset=utf-8",
+        "Bypass",
+    );
 }

@@ -66,9 +66,21 @@ pub(crate) fn reply_of(
 
 /// Lets `filter` see `request`, and the exchange when it is over.
 pub(crate) fn log_of(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request) {
+    logged(filter, host, request, |seen| {
+        let secret = HeaderValue::from_static("Bearer secret");
+        seen.request.headers.insert("authorization", secret);
+    });
+}
+
+/// The same, once other filters have done `change`.
+pub(crate) fn logged(
+    filter: &impl crate::filter::Filter,
+    host: &FakeHost,
+    request: &Request,
+    change: impl FnOnce(&mut Seen),
+) {
     let mut seen = seen(filter, host, request);
-    let secret = HeaderValue::from_static("Bearer secret");
-    seen.request.headers.insert("authorization", secret);
+    change(&mut seen);
     let mut headers = http::HeaderMap::new();
     headers.insert("x-answer", HeaderValue::from_static("42"));
     let log = log(&seen, request, http::StatusCode::OK, &headers, host.now());

@@ -1,0 +1,355 @@
+//! `statsd`: figures of each exchange, to a `StatsD` server (Kong 3.9, statsd).
+
+mod config;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use shared::entity::{Consumer, DEFAULT_WORKSPACE};
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+pub use self::config::Statsd;
+use self::config::{
+    ConsumerIdentifier, Metric, MetricName, ServiceIdentifier, StatType, WorkspaceIdentifier,
+};
+use self::line::{Style, Tags, line, plain};
+use crate::exchange::{Log, Matched, Named};
+use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::host::Host;
+use crate::host::sink::Sink;
+use crate::queue::{self, QueueConfig};
+
+/// Longest wait for the server.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Plugin for Statsd {
+    const NAME: &'static str = "statsd";
+    const PRIORITY: u32 = 11;
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
+        ("retry_count", ""),
+        ("queue_size", "queue.max_batch_size"),
+        ("flush_timeout", "queue.max_coalescing_delay"),
+    ];
+    type Filter = StatsdFilter;
+
+    fn compile(self, instance: &Instance) -> Result<StatsdFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let mut statuses = Vec::new();
+        for (place, text) in self.allow_status_codes.iter().flatten().enumerate() {
+            if let Some(range) = range(text) {
+                statuses.push(range);
+            } else {
+                let place = (place + 1).to_string();
+                errors.add(
+                    &["allow_status_codes", &place],
+                    format!("invalid value: {text}"),
+                );
+            }
+        }
+        let given = self.metrics.as_deref().unwrap_or_default();
+        for (place, metric) in given.iter().enumerate() {
+            let place = (place + 1).to_string();
+            let rated = matches!(metric.stat_type, StatType::Counter | StatType::Gauge);
+            match &metric.sample_rate {
+                None if rated => {
+                    let path = ["metrics", place.as_str(), "sample_rate"];
+                    errors.add(&path, "required field missing");
+                    let rule = "failed conditional validation given value of field 'stat_type'";
+                    errors.put(&["metrics", &place, "@entity"], json!([rule]));
+                }
+                Some(rate) if rate.value() <= 0.0 => {
+                    let path = ["metrics", place.as_str(), "sample_rate"];
+                    errors.add(&path, "value must be greater than 0");
+                }
+                Some(_) | None => {}
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let hostname = shared::machine::hostname().replace('.', "_");
+        let prefix = if self.hostname_in_prefix && self.tag_style.is_none() {
+            format!("{}.node.{hostname}", self.prefix)
+        } else {
+            self.prefix
+        };
+        let (host, port) = (self.host, self.port);
+        Ok(StatsdFilter {
+            instance: instance.id,
+            sink: if self.use_tcp {
+                Sink::Tcp {
+                    host,
+                    port,
+                    tls: None,
+                    timeout: TIMEOUT,
+                    keepalive: Duration::from_mins(1),
+                }
+            } else {
+                Sink::Udp {
+                    host,
+                    port,
+                    timeout: TIMEOUT,
+                }
+            },
+            packet: self.udp_packet_size,
+            prefix,
+            hostname,
+            statuses: self.allow_status_codes.is_some().then_some(statuses),
+            metrics: self
+                .metrics
+                .unwrap_or_default()
+                .into_iter()
+                .map(|metric| Compiled {
+                    consumer: metric
+                        .consumer_identifier
+                        .unwrap_or(self.consumer_identifier_default),
+                    service: metric
+                        .service_identifier
+                        .unwrap_or(self.service_identifier_default),
+                    workspace: metric
+                        .workspace_identifier
+                        .unwrap_or(self.workspace_identifier_default),
+                    metric,
+                })
+                .collect(),
+            style: self.tag_style,
+            queue: self.queue,
+        })
+    }
+}
+
+/// The statuses that `100-299` stands for.
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(first) || !digits(last) {
+        return None;
+    }
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// Sends figures.
+#[derive(Debug)]
+pub struct StatsdFilter {
+    instance: Uuid,
+    sink: Sink,
+    /// Most bytes of a datagram; 0: one figure each.
+    packet: usize,
+    prefix: String,
+    hostname: String,
+    /// Statuses of the exchanges that count; all if absent.
+    statuses: Option<Vec<RangeInclusive<u16>>>,
+    metrics: Vec<Compiled>,
+    style: Option<Style>,
+    queue: QueueConfig,
+}
+
+/// A metric, and how it calls what it is of.
+#[derive(Debug)]
+struct Compiled {
+    metric: Metric,
+    consumer: ConsumerIdentifier,
+    service: ServiceIdentifier,
+    workspace: WorkspaceIdentifier,
+}
+
+impl Filter for StatsdFilter {
+    fn phases(&self) -> Phases {
+        Phases::LOG
+    }
+
+    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+        let status = log.status.as_u16();
+        let ranges = self.statuses.as_ref();
+        if ranges.is_some_and(|ranges| !ranges.iter().any(|range| range.contains(&status))) {
+            return;
+        }
+        let lines: Vec<String> = self
+            .metrics
+            .iter()
+            .filter_map(|metric| self.line(metric, log))
+            .collect();
+        if lines.is_empty() {
+            return;
+        }
+        let entry = Bytes::from(lines.join("\n"));
+        queue::push(host, self.instance, &self.queue, entry, || {
+            let (host, sink, packet) = (host.clone(), self.sink.clone(), self.packet);
+            Rc::new(move |batch: Vec<Bytes>| {
+                let (host, sink) = (host.clone(), sink.clone());
+                Box::pin(async move {
+                    let one_each = matches!(sink, Sink::Udp { .. });
+                    for packet in packets(&batch, one_each.then_some(packet)) {
+                        let written = host.write(&sink, packet).await;
+                        written.map_err(|error| error.to_string())?;
+                    }
+                    Ok(())
+                })
+            })
+        });
+    }
+}
+
+/// Lines as they are sent: on a stream together; in datagrams of at most so many bytes, or one each.
+fn packets(batch: &[Bytes], datagram: Option<usize>) -> Vec<Bytes> {
+    let lines = batch
+        .iter()
+        .flat_map(|entry| entry.split(|byte| *byte == b'\n'));
+    let Some(most) = datagram else {
+        let mut all = Vec::new();
+        for line in lines {
+            all.extend_from_slice(line);
+            all.push(b'\n');
+        }
+        return vec![all.into()];
+    };
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    for line in lines {
+        match packets.last_mut() {
+            Some(last) if last.len() + 1 + line.len() <= most => {
+                last.push(b'\n');
+                last.extend_from_slice(line);
+            }
+            _ => packets.push(line.to_vec()),
+        }
+    }
+    packets.into_iter().map(Bytes::from).collect()
+}
+
+impl StatsdFilter {
+    /// What `metric` says of an exchange; nothing if it has no such figure.
+    fn line(&self, metric: &Compiled, log: &Log<'_>) -> Option<String> {
+        let Compiled {
+            metric: told,
+            consumer,
+            ..
+        } = metric;
+        let consumer = || {
+            let known = log.seen.identity.consumer.as_deref()?;
+            named_consumer(known, *consumer).map(|name| plain(&name))
+        };
+        let status = log.status.as_u16();
+        let (name, value) = match told.name {
+            MetricName::RequestCount => ("request.count".to_owned(), 1),
+            MetricName::RequestSize => ("request.size".to_owned(), log.received),
+            MetricName::ResponseSize => ("response.size".to_owned(), log.sent),
+            MetricName::Latency => ("latency".to_owned(), log.latencies.request),
+            MetricName::UpstreamLatency => ("upstream_latency".to_owned(), log.latencies.proxy?),
+            MetricName::KongLatency => {
+                let kong = log.latencies.kong + log.latencies.receive;
+                ("kong_latency".to_owned(), kong)
+            }
+            // The rest is told by its name, which tags would tell again.
+            _ if self.style.is_some() => return None,
+            MetricName::StatusCount => (format!("status.{status}"), 1),
+            MetricName::UniqueUsers => {
+                let stat = format!("{}.user.uniques", scope(metric, log.matched));
+                let user = consumer()?;
+                return Some(line(&self.prefix, &stat, &user, StatType::Set, None, None));
+            }
+            MetricName::RequestPerUser => (format!("user.{}.request.count", consumer()?), 1),
+            MetricName::StatusCountPerUser => (format!("user.{}.status.{status}", consumer()?), 1),
+            MetricName::StatusCountPerWorkspace => {
+                let workspace = workspace(metric, log.matched)?;
+                (format!("workspace.{workspace}.status.{status}"), 1)
+            }
+            MetricName::StatusCountPerUserPerRoute => {
+                let (user, route) = (consumer()?, log.matched?.route.id);
+                let stat = format!("route.{route}.user.{user}.status.{status}");
+                let (kind, rate) = (StatType::Counter, told.sample_rate.as_ref());
+                return Some(line(&self.prefix, &stat, "1", kind, rate, None));
+            }
+            // There is no such memory here.
+            MetricName::ShdictUsage
+            | MetricName::CacheDatastoreHitsTotal
+            | MetricName::CacheDatastoreMissesTotal => return None,
+        };
+        let kind = match told.name {
+            MetricName::StatusCount
+            | MetricName::RequestPerUser
+            | MetricName::StatusCountPerUser
+            | MetricName::StatusCountPerWorkspace => StatType::Counter,
+            _ => told.stat_type,
+        };
+        let rate = told.sample_rate.as_ref();
+        let value = value.to_string();
+        Some(match self.style {
+            None => {
+                let stat = format!("{}.{name}", scope(metric, log.matched));
+                line(&self.prefix, &stat, &value, kind, rate, None)
+            }
+            Some(style) => {
+                let tags = self.tags(metric, log, consumer());
+                let tags = tags.as_ref().map(|tags| (style, tags));
+                line(&self.prefix, &name, &value, kind, rate, tags)
+            }
+        })
+    }
+
+    /// What an exchange was of, as tags; none without a service.
+    fn tags(&self, metric: &Compiled, log: &Log<'_>, consumer: Option<String>) -> Option<Tags> {
+        let matched = log.matched?;
+        let mut tags = vec![("service", plain(&service(metric, matched)?))];
+        tags.push(("route", plain(&matched.route.shown())));
+        tags.extend(workspace(metric, log.matched).map(|name| ("workspace", name)));
+        tags.extend(consumer.map(|name| ("consumer", name)));
+        tags.push(("node", self.hostname.clone()));
+        tags.push(("status", log.status.as_u16().to_string()));
+        Some(tags)
+    }
+}
+
+/// Where a figure is filed: under its service, if there is one.
+fn scope(metric: &Compiled, matched: Option<&Matched>) -> String {
+    let Some(matched) = matched.filter(|matched| matched.service.is_some()) else {
+        return "global.unmatched".to_owned();
+    };
+    let name = service(metric, matched);
+    let name = name.map_or_else(|| "unnamed".to_owned(), |name| plain(&name));
+    format!("service.{}", name.replace('.', "_"))
+}
+
+fn service(metric: &Compiled, matched: &Matched) -> Option<String> {
+    let Named { id, name } = matched.service.as_ref()?;
+    let host = || {
+        let record = &matched.records.as_ref()?.service;
+        record
+            .get("host")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    match metric.service {
+        ServiceIdentifier::ServiceId => Some(id.to_string()),
+        ServiceIdentifier::ServiceName => name.clone(),
+        ServiceIdentifier::ServiceHost => host(),
+        ServiceIdentifier::ServiceNameOrHost => name.clone().or_else(host),
+    }
+}
+
+/// Nodes know the name of the default workspace only.
+fn workspace(metric: &Compiled, matched: Option<&Matched>) -> Option<String> {
+    let workspace = matched?.records.as_ref()?.workspace;
+    Some(match metric.workspace {
+        WorkspaceIdentifier::WorkspaceName if workspace == DEFAULT_WORKSPACE => {
+            "default".to_owned()
+        }
+        WorkspaceIdentifier::WorkspaceId | WorkspaceIdentifier::WorkspaceName => {
+            workspace.to_string()
+        }
+    })
+}
+
+fn named_consumer(consumer: &Consumer, identifier: ConsumerIdentifier) -> Option<String> {
+    match identifier {
+        ConsumerIdentifier::ConsumerId => Some(consumer.id.to_string()),
+        ConsumerIdentifier::CustomId => consumer.custom_id.clone(),
+        ConsumerIdentifier::Username => consumer.username.clone(),
+    }
+}
