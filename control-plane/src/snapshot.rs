@@ -9,15 +9,14 @@ mod held;
 mod pack;
 mod requirements;
 mod ring;
+mod vouched;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use prost::Message;
 use prost::bytes::Bytes;
-use proto::v1::{Chunk, Manifest};
-use shared::clock::UnixTime;
+use proto::v1::Chunk;
 use shared::entity::definition;
 use shared::signature::Signer;
 use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revision};
@@ -28,6 +27,7 @@ pub use held::is_rolled_out;
 use pack::Packed;
 pub use requirements::{Missing, Requirements};
 use ring::Ring;
+pub use vouched::Vouched;
 
 /// Differences that are kept ready for one target: nodes that run the same share them.
 const DIFFERENCES: usize = 64;
@@ -74,8 +74,8 @@ pub struct Published {
     pub position: Position,
     /// What a node must know to run it.
     pub requirements: Requirements,
-    /// Vouches for it: a `Manifest` and its signature.
-    pub manifest: (Bytes, Bytes),
+    /// Vouches for it.
+    pub vouched: Vouched,
     config: Config,
     inventory: Inventory,
     encoded: Mutex<HashMap<Base, Once<Option<Arc<Encoded>>>>>,
@@ -349,43 +349,16 @@ fn publish(
         urgent,
         root: inventory.root(),
     };
-    let manifest = vouch(&position, inventory.len(), &requirements, signer);
+    let vouched = Vouched::new(&position, inventory.len(), &requirements, signer);
     Arc::new(Published {
         position,
         requirements,
-        manifest,
+        vouched,
         config,
         inventory,
         encoded: Mutex::default(),
         history: Arc::clone(history),
     })
-}
-
-fn vouch(
-    position: &Position,
-    records: usize,
-    requirements: &Requirements,
-    signer: &SharedSigner,
-) -> (Bytes, Bytes) {
-    let signer = signer.read().unwrap_or_else(PoisonError::into_inner);
-    let Some(signer) = signer.as_ref() else {
-        return (Bytes::new(), Bytes::new());
-    };
-    let manifest = Manifest {
-        target: Some(position.into()),
-        created_ms: UnixTime::now().as_millis(),
-        records: u32::try_from(records).unwrap_or(u32::MAX),
-        features: requirements.names().map(str::to_owned).collect(),
-        chain: signer.chain().map(Bytes::copy_from_slice).collect(),
-    };
-    let manifest = manifest.encode_to_vec();
-    match signer.sign(&manifest) {
-        Ok(signature) => (manifest.into(), signature.into()),
-        Err(error) => {
-            tracing::error!(%error, "a snapshot cannot be signed: nodes will refuse it");
-            (manifest.into(), Bytes::new())
-        }
-    }
 }
 
 #[cfg(test)]

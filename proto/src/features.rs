@@ -6,6 +6,10 @@ pub const DELTA: &str = "delta";
 /// Tells digests of its buckets and takes updates that replace some of them.
 pub const BUCKETS: &str = "buckets";
 
+/// Keeps the certificates of a manifest, so that the next on the same stream may come without them: they are half of
+/// what a small change costs.
+pub const CHAIN_KEPT: &str = "chain-kept";
+
 /// Knows positions whose keys and revocations are of a later revision, so that it can be held at a state.
 pub const URGENT: &str = "urgent";
 

@@ -112,6 +112,20 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The most memory that it has had, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended, or this is not Linux.
+    pub fn most_memory(&self) -> u64 {
+        let id = self.successor.unwrap_or_else(|| self.child.id());
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.expect("the kernel tells") * 1_024
+    }
+
     /// Stops it where it is: its connections stay, and it says nothing.
     pub fn freeze(&self) {
         self.signal("STOP");

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
+use proto::features::CHAIN_KEPT;
 use proto::v1::control_message::Kind;
 use proto::v1::goodbye::Why;
 use proto::v1::need::What;
@@ -64,6 +66,8 @@ pub(super) struct NodeStream {
     session: Session,
     /// Names the stream.
     number: u64,
+    /// The certificates that the node has from the last manifest.
+    chain: Bytes,
 }
 
 impl Drop for NodeStream {
@@ -86,6 +90,7 @@ impl NodeStream {
             outgoing,
             session,
             number,
+            chain: Bytes::new(),
         }
     }
 
@@ -211,16 +216,23 @@ impl NodeStream {
         self.send(Kind::Heartbeat(heartbeat)).await
     }
 
-    async fn update(&self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
+    async fn update(&mut self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
         let Offer { nonce, way } = offer;
-        let (manifest, signature) = target.manifest.clone();
+        let chain = target.vouched.chain();
+        let kept = self.chain == chain && self.member.features().contains(CHAIN_KEPT);
         let mut begin = Begin {
             nonce,
             target: Some((&target.position).into()),
-            manifest,
-            signature,
+            manifest: if kept {
+                target.vouched.without_chain()
+            } else {
+                target.vouched.whole()
+            },
+            chain_kept: kept,
+            signature: target.vouched.signature.clone(),
             ..Begin::default()
         };
+        self.chain = chain;
         let unencodable = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
         let (encoded, _turn) = match way {
             Way::Same => (None, None),

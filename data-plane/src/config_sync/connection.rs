@@ -322,6 +322,7 @@ fn features() -> Vec<String> {
         proto::features::DELTA,
         proto::features::BUCKETS,
         proto::features::URGENT,
+        proto::features::CHAIN_KEPT,
     ]
     .into_iter()
     .map(str::to_owned)

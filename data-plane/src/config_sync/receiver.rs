@@ -6,7 +6,7 @@ use proto::v1::{Begin, Chunk, Commit, Fault};
 use proto::{Changes, MessageFault, decode_changes};
 use shared::snapshot::{BucketSet, Position, Snapshot};
 
-use super::vouched::Vouched;
+use super::vouched::{Chain, Vouched};
 
 /// Bytes of a chunk, before packing.
 const CHUNK: usize = 256 * 1024;
@@ -63,12 +63,15 @@ pub(super) enum Violation {
     Outside,
     #[error("a Commit of another update")]
     Nonce,
+    #[error("certificates that were to be kept, where there were none")]
+    Chain,
 }
 
 /// Collects one update at a time.
 #[derive(Debug, Default)]
 pub(super) struct Receiver {
     open: Option<Open>,
+    chain: Chain,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,8 @@ impl Receiver {
         if self.open.is_some() {
             return Err(Violation::Overlap);
         }
+        let whole = self.chain.complete(&begin.manifest, begin.chain_kept);
+        let manifest = whole.ok_or(Violation::Chain)?;
         let mut refused = None;
         let target =
             Position::try_from(begin.target.clone().unwrap_or_default()).unwrap_or_else(|error| {
@@ -122,7 +127,7 @@ impl Receiver {
             update: begin.update,
             target,
             vouched: Vouched {
-                manifest: begin.manifest.into(),
+                manifest,
                 signature: begin.signature.into(),
             },
             kind,

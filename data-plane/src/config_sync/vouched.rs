@@ -39,6 +39,28 @@ impl Vouched {
     }
 }
 
+/// The signer's certificates as the last manifest of a stream ended with them: the next may come without.
+#[derive(Debug, Default)]
+pub(super) struct Chain(Vec<u8>);
+
+impl Chain {
+    /// The whole of a manifest, which comes without its certificates if they were `kept`; none if there are none to
+    /// put there. Whether they are the right ones is for the signature to say, which is over them too.
+    pub(super) fn complete(&mut self, manifest: &[u8], kept: bool) -> Option<Vec<u8>> {
+        if kept {
+            return (!self.0.is_empty()).then(|| [manifest, &self.0].concat());
+        }
+        // The last field of the message, in the one way to write it.
+        let chain = Manifest::decode(manifest).map(|manifest| manifest.chain);
+        let last = Manifest {
+            chain: chain.unwrap_or_default(),
+            ..Manifest::default()
+        };
+        self.0 = last.encode_to_vec();
+        Some(manifest.to_vec())
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod vouching {
     //! Control planes for tests.
@@ -140,5 +162,39 @@ mod tests {
         let mut other = good.clone();
         other.manifest = vouch(&signer, &position(6)).manifest;
         assert_eq!(code(&other, &verifier, 6), Code::BadSignature);
+    }
+
+    #[test]
+    fn certificates_come_once_and_only_the_right_ones_prove() {
+        let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
+        let (first, second) = (vouch(&signer, &position(5)), vouch(&signer, &position(6)));
+        let short = {
+            let mut manifest = Manifest::decode(second.manifest.as_slice()).unwrap();
+            manifest.chain.clear();
+            manifest.encode_to_vec()
+        };
+        assert!(short.len() < second.manifest.len() / 2);
+        let mut chain = Chain::default();
+        assert_eq!(chain.complete(&short, true), None, "there are none yet");
+        assert_eq!(chain.complete(b"\xff", false), Some(b"\xff".to_vec()));
+        assert_eq!(
+            chain.complete(&short, true),
+            None,
+            "nor in what cannot be read"
+        );
+        assert_eq!(chain.complete(&first.manifest, false), Some(first.manifest));
+        assert_eq!(
+            chain.complete(&short, true).as_ref(),
+            Some(&second.manifest)
+        );
+        assert_eq!(second.check(&verifier, &position(6)), Ok(()));
+        let (stranger, _) = cluster(CONTROL_PLANE_NAME);
+        chain.complete(&vouch(&stranger, &position(5)).manifest, false);
+        let wrong = Vouched {
+            manifest: chain.complete(&short, true).unwrap(),
+            signature: second.signature,
+        };
+        let fault = wrong.check(&verifier, &position(6)).unwrap_err();
+        assert_eq!(fault.code(), Code::BadSignature);
     }
 }
