@@ -7,6 +7,7 @@
 //! request is ever taken for another.
 
 pub(crate) mod body;
+mod characters;
 pub(crate) mod fields;
 pub(crate) mod head;
 pub(crate) mod headers;

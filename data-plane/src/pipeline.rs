@@ -42,7 +42,7 @@ pub(crate) use self::record::Recorded;
 pub(crate) use self::request::{Added, Peer};
 pub(crate) use self::returned::Returned;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 
 /// A request as it comes from a client's connection.
 #[derive(Debug)]

@@ -291,7 +291,7 @@ pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
     let (before, port) = authority.split_at(authority.len() - digits);
     match before.strip_suffix(':') {
         // The last group of a bare IPv6 address is no port.
-        Some(host) if host.contains(':') && !host.ends_with(']') => match port {
+        Some(host) if !host.ends_with(']') && host.bytes().any(|byte| byte == b':') => match port {
             "" => (host, None),
             _ => (authority, None),
         },

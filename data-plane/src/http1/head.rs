@@ -4,7 +4,8 @@ use bytes::BytesMut;
 use http::uri::Authority;
 use http::{Method, StatusCode, Uri, header};
 
-use super::fields::{self, Fields, fits_in_text};
+use super::characters::fits_in_text;
+use super::fields::{self, Fields};
 use super::headers::{Headers, View};
 use super::kind::Kind;
 use super::{Framing, FramingError, declared_framing, members};
@@ -158,12 +159,17 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), FramingError> {
     Ok((status, http10, head.len() - rest.len() + end + 1))
 }
 
-/// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2).
-pub(crate) fn check_host(uri: &Uri, headers: View<'_>, optional: bool) -> Result<(), FramingError> {
+/// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2), which it returns; none
+/// only where it is `optional`.
+pub(crate) fn check_host<'a>(
+    uri: &Uri,
+    headers: View<'a>,
+    optional: bool,
+) -> Result<Option<&'a [u8]>, FramingError> {
     let mut hosts = headers.values(Kind::HOST, &header::HOST);
     let Some(host) = hosts.next() else {
         return if optional {
-            Ok(())
+            Ok(None)
         } else {
             Err(FramingError::Head("no Host"))
         };
@@ -178,7 +184,7 @@ pub(crate) fn check_host(uri: &Uri, headers: View<'_>, optional: bool) -> Result
         Some(authority) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
             Err(FramingError::Head("Host differs from the request target"))
         }
-        _ => Ok(()),
+        _ => Ok(Some(host)),
     }
 }
 

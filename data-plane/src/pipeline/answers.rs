@@ -1,7 +1,5 @@
 //! What the gateway says by itself: its own answers, and what it tells of every answer.
 
-use std::sync::LazyLock;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};
 use plugins::exchange::Source;
 use shared::clock::monotonic;
@@ -20,10 +18,10 @@ use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 
-const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
-const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
-const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
-const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
+static UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+static PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+static RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+static UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
 const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 
 /// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
@@ -31,39 +29,43 @@ const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     let progress = &record.progress;
     let told = record.core.node.told;
+    let mut digits = itoa::Buffer::new();
     // A server that was asked in vain was asked all the same.
     let asked = progress.proxy_latency.zip(progress.upstream_latency);
     let answered = progress.source == Source::Service;
     if !answered && told.server && !returned.map().contains_key(header::SERVER) {
-        returned.tell(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+        returned.tell(&header::SERVER, KONG_PRODUCT.as_bytes());
     }
     if let Some((proxy, upstream)) = asked {
         if told.upstream_latency {
-            returned.tell(UPSTREAM_LATENCY, number(upstream));
+            returned.tell(&UPSTREAM_LATENCY, digits.format(upstream).as_bytes());
         }
         if told.proxy_latency {
-            returned.tell(PROXY_LATENCY, number(proxy));
+            returned.tell(&PROXY_LATENCY, digits.format(proxy).as_bytes());
         }
         if told.via {
-            let via = match &returned.headers {
-                Headers::Raw(_) => fields::own_via(Version::HTTP_11).clone(),
-                Headers::Map(headers) => fields::via(headers, Version::HTTP_11),
-            };
-            returned.tell(header::VIA, via);
+            match &returned.headers {
+                Headers::Raw(_) => {
+                    let via = fields::own_via(Version::HTTP_11);
+                    returned.tell(&header::VIA, via.as_bytes());
+                }
+                Headers::Map(headers) => {
+                    let via = fields::via(headers, Version::HTTP_11);
+                    returned.map().insert(header::VIA, via);
+                }
+            }
         }
     } else if told.response_latency {
         let latency = milliseconds(progress.start, monotonic());
-        returned.tell(RESPONSE_LATENCY, number(latency));
+        returned.tell(&RESPONSE_LATENCY, digits.format(latency).as_bytes());
     }
     if told.upstream_status
         && let Some(status) = progress.upstream_status
     {
-        returned.tell(UPSTREAM_STATUS, status.as_u16().into());
+        returned.tell(&UPSTREAM_STATUS, status.as_str().as_bytes());
     }
-    if told.request_id
-        && let Ok(value) = HeaderValue::from_str(&record.request_id)
-    {
-        returned.tell(REQUEST_ID, value);
+    if told.request_id {
+        returned.tell(&REQUEST_ID, record.request_id.as_bytes());
     }
     if record.debug
         && let Some((snapshot, place)) = &record.route
@@ -71,20 +73,6 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     {
         add_debug(returned.map(), route);
     }
-}
-
-/// A number as a value. Small ones, which nearly all are, are made once and cost nothing to copy.
-fn number(value: u64) -> HeaderValue {
-    static SMALL: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
-        (0..256)
-            .map(|value: u32| HeaderValue::from_static(value.to_string().leak()))
-            .collect()
-    });
-    let place = usize::try_from(value).unwrap_or(usize::MAX);
-    SMALL
-        .get(place)
-        .cloned()
-        .unwrap_or_else(|| HeaderValue::from(value))
 }
 
 /// Whether the client asks which route it has met, and may.

@@ -68,16 +68,14 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
         return Err(GatewayError::Method);
     }
     let optional = head.version == Version::HTTP_10 || head.uri.authority().is_some();
-    let headers = head.headers.view();
-    check_host(&head.uri, headers, optional).map_err(|_| GatewayError::BadRequest("Host"))?;
+    let host = check_host(&head.uri, head.headers.view(), optional)
+        .map_err(|_| GatewayError::BadRequest("Host"))?;
     let host = match head.uri.authority() {
         Some(authority) if authority.as_str().contains('@') => {
             return Err(GatewayError::BadRequest("userinfo"));
         }
         Some(authority) => authority.as_str(),
-        None => headers
-            .values(Kind::HOST, &http::header::HOST)
-            .next()
+        None => host
             .and_then(|host| str::from_utf8(host).ok())
             .unwrap_or_default(),
     };
@@ -154,7 +152,7 @@ pub(super) fn forwarded<'a>(
     // What a peer that is believed has said stays.
     let mut tell = |name: &'static str, value: &'a str| {
         let said = trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name));
-        if !said && is_visible(value) {
+        if !said {
             added.push((name, Cow::Borrowed(value.as_bytes())));
         }
     };
@@ -165,8 +163,10 @@ pub(super) fn forwarded<'a>(
     );
     tell("x-forwarded-host", host);
     tell("x-forwarded-port", &peer.port_text);
-    tell("x-forwarded-path", path);
-    if let Some(prefix) = prefix {
+    if is_visible(path) {
+        tell("x-forwarded-path", path);
+    }
+    if let Some(prefix) = prefix.filter(|prefix| is_visible(prefix)) {
         tell("x-forwarded-prefix", prefix);
     }
     let address = if client.address == peer.address {

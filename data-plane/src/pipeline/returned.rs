@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http1::headers::Headers;
 
-/// Fields that the gateway tells of an answer: room for them is made at once.
-const TOLD: usize = 4;
+/// Room for the lines that the gateway tells of an answer, made at once.
+const TOLD: usize = 192;
 
 /// An answer on its way to the client.
 #[derive(Debug)]
@@ -13,8 +13,8 @@ pub(crate) struct Returned<B> {
     pub(crate) status: StatusCode,
     /// The upstream's fields, as long as nobody changes them, or all of them as values.
     pub(crate) headers: Headers,
-    /// Fields behind those that are as they came.
-    pub(crate) told: Vec<(HeaderName, HeaderValue)>,
+    /// Lines behind fields that are as they came.
+    pub(crate) told: Vec<u8>,
     pub(crate) body: B,
 }
 
@@ -32,22 +32,36 @@ impl<B> Returned<B> {
     /// All fields as values, to be changed.
     pub(crate) fn map(&mut self) -> &mut HeaderMap {
         let map = self.headers.map();
-        for (name, value) in self.told.drain(..) {
-            map.insert(name, value);
+        for line in std::mem::take(&mut self.told).split(|byte| *byte == b'\n') {
+            let Some(colon) = memchr::memchr(b':', line) else {
+                continue;
+            };
+            let (name, value) = line.split_at(colon);
+            let value = value.get(1..).unwrap_or_default().trim_ascii();
+            if let (Ok(name), Ok(value)) = (name.try_into(), HeaderValue::from_bytes(value)) {
+                map.insert::<HeaderName>(name, value);
+            }
         }
         map
     }
 
     /// Sets a field. One of the same name that is as it came must not be there.
-    pub(crate) fn tell(&mut self, name: HeaderName, value: HeaderValue) {
+    pub(crate) fn tell(&mut self, name: &'static HeaderName, value: &[u8]) {
         match &mut self.headers {
             Headers::Raw(_) => {
                 if self.told.is_empty() {
                     self.told.reserve(TOLD);
                 }
-                self.told.push((name, value));
+                let name = name.as_str().as_bytes();
+                for part in [name, b": ", value, b"\r\n"] {
+                    self.told.extend_from_slice(part);
+                }
             }
-            Headers::Map(map) => _ = map.insert(name, value),
+            Headers::Map(map) => {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    map.insert(name, value);
+                }
+            }
         }
     }
 
@@ -75,5 +89,31 @@ impl<B> From<Response<B>> for Returned<B> {
     fn from(response: Response<B>) -> Self {
         let (parts, body) = response.into_parts();
         Self::new(parts.status, Headers::Map(parts.headers), body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::http1::fields::{Fields, find};
+
+    #[test]
+    fn what_is_told_is_told_in_either_form() {
+        static NAME: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+        let mut head = BytesMut::from("A: 1\r\n\r\n");
+        let (found, _) = find(&mut head, 0).unwrap();
+        let fields = Fields::new(head.freeze(), found);
+        let mut raw = Returned::new(StatusCode::OK, Headers::Raw(fields), ());
+        raw.tell(&NAME, b"7: 8");
+        raw.tell(&http::header::VIA, b"1.1 a");
+        assert_eq!(raw.told, b"x-kong-proxy-latency: 7: 8\r\nvia: 1.1 a\r\n");
+        let headers = raw.into_response().into_parts().0.headers;
+        let mut map = Returned::new(StatusCode::OK, Headers::Map(HeaderMap::new()), ());
+        map.map().insert("a", HeaderValue::from_static("1"));
+        map.tell(&NAME, b"7: 8");
+        map.tell(&http::header::VIA, b"1.1 a");
+        assert_eq!(map.into_response().headers(), &headers);
     }
 }

@@ -95,9 +95,7 @@ impl Answer<'_> {
                 }
             }
         }
-        for (name, value) in &returned.told {
-            field(head, name.as_str(), value.as_bytes());
-        }
+        head.extend_from_slice(&returned.told);
         match framing {
             _ if bodiless || length => {}
             Framing::Length(0) if asked_for_head => {}
