@@ -1,6 +1,7 @@
 //! Turns a snapshot into the value that requests run by: no lookup by name and no parsing is left for
 //! a request to do.
 
+mod amend;
 mod environment;
 pub(crate) mod filters;
 pub mod references;
@@ -20,9 +21,10 @@ use shared::entity::{
     Acl, CaCertificate, Certificate, ClientKey, Consumer, DEFAULT_WORKSPACE, PathHandling, Plugin,
     Protocol, Revocation, Route, Service, SessionKey, Sni, Target, Upstream,
 };
-use shared::snapshot::{Position, Snapshot};
+use shared::snapshot::{Difference, Position, Snapshot};
 use uuid::Uuid;
 
+use self::amend::{Amended, Ground};
 use self::environment::Principals;
 use self::filters::{Assembly, Filters};
 pub(crate) use self::services::{CompiledService, Destination};
@@ -32,7 +34,7 @@ use self::workspaces::Workspaces;
 use crate::balancer::{Balancer, Balancers};
 use crate::certificates::ServerNames;
 use crate::metrics::Labels;
-use crate::router::Router;
+use crate::router::{RouteFault, Router};
 use crate::stream_routes::{StreamRoute, StreamRoutes};
 
 /// One field of one record that cannot be compiled.
@@ -57,21 +59,46 @@ pub struct CompiledSnapshot {
     position: RwLock<Position>,
     pub(crate) router: Router,
     /// In the order that the router names them by.
-    pub(crate) routes: Vec<CompiledRoute>,
+    pub(crate) routes: Routes,
     /// The routes of byte streams.
-    pub(crate) stream_routes: StreamRoutes,
+    pub(crate) stream_routes: Arc<StreamRoutes>,
     /// That of the default workspace.
     pub(crate) environment: Arc<Environment>,
-    pub(crate) revocations: Vec<Revocation>,
-    pub(crate) upstreams: Vec<Arc<CompiledUpstream>>,
+    pub(crate) revocations: Arc<Vec<Revocation>>,
+    pub(crate) upstreams: Arc<Vec<Arc<CompiledUpstream>>>,
     /// Those of the node that runs it, in the order of the upstreams.
-    balancers: OnceLock<Vec<Arc<Balancer>>>,
+    balancers: Arc<OnceLock<Vec<Arc<Balancer>>>>,
     /// The certificates to show to clients.
-    pub(crate) server_names: ServerNames,
+    pub(crate) server_names: Arc<ServerNames>,
     /// Every filter; routes name them by their place.
-    pub(crate) filters: Vec<AnyFilter>,
+    pub(crate) filters: Arc<Vec<AnyFilter>>,
     /// Those of requests that match no route: they see the answer only.
     pub(crate) unrouted: Arc<Filters>,
+    /// Whether it holds secrets that were read outside of the configuration.
+    holds_secrets: bool,
+    /// What a change of routes alone is compiled on.
+    ground: Arc<Ground>,
+    /// The routes that have changed since all was compiled.
+    amended: Amended,
+}
+
+/// Routes by their place.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// Those that were compiled together.
+    whole: Arc<Vec<CompiledRoute>>,
+    /// Those that have changed since, whose places follow.
+    newer: Vec<CompiledRoute>,
+}
+
+impl Routes {
+    /// The route at `place`.
+    pub(crate) fn get(&self, place: usize) -> Option<&CompiledRoute> {
+        match place.checked_sub(self.whole.len()) {
+            None => self.whole.get(place),
+            Some(place) => self.newer.get(place),
+        }
+    }
 }
 
 impl CompiledSnapshot {
@@ -83,6 +110,23 @@ impl CompiledSnapshot {
     /// The balancers of its upstreams, in their order, out of those of the node that runs it.
     pub(crate) fn balancers(&self, node: &Balancers) -> &[Arc<Balancer>] {
         self.balancers.get_or_init(|| node.attach(&self.upstreams))
+    }
+
+    /// Compiles `snapshot` on this, from which it differs by `difference`; `None` if all has to be compiled anew.
+    pub(crate) fn amended(
+        &self,
+        snapshot: &Snapshot,
+        difference: &Difference,
+    ) -> Option<Result<Self, Vec<CompileFault>>> {
+        if self.holds_secrets {
+            return None;
+        }
+        amend::amend(self, snapshot, difference)
+    }
+
+    /// Secrets of the outside are part of it, which every change reads anew.
+    pub(crate) const fn holds_secrets(&mut self) {
+        self.holds_secrets = true;
     }
 
     /// The same content now stands elsewhere. Requests never look, so the lock costs them nothing.
@@ -165,35 +209,6 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
             Err(fault) => faults.push(fault),
         }
     }
-    let routes = served(&records);
-    let index = router(&routes, &mut faults);
-    let mut ready = Vec::with_capacity(routes.len());
-    let mut assembly = Assembly::new(&records.plugins, &workspaces, &mut faults);
-    let mut logged = filters::LoggedRecords::default();
-    for route in routes {
-        let service = route
-            .service
-            .and_then(|service| services.get(&service.id).cloned())
-            .filter(|service| !service.raw);
-        if let Some(reference) = route.service
-            && !records.services.contains_key(&reference.id)
-        {
-            faults.push(CompileFault {
-                kind: "routes",
-                id: route.id,
-                field: "service".to_owned(),
-                message: format!("the service {} does not exist", reference.id),
-            });
-        }
-        let filters = assembly.of_route(route);
-        let owner = route
-            .service
-            .and_then(|reference| records.services.get(&reference.id));
-        let workspace = workspaces.of_record(route.id);
-        let matched = filters::matched(route, owner, &filters, workspace, &mut logged);
-        let labels = labels(route, owner);
-        ready.push(compile_route(route, labels, service, filters, matched));
-    }
     let stream_routes = stream_routes(&records, &services);
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
@@ -204,47 +219,66 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         &workspaces,
         &mut faults,
     );
-    let environment_of = |workspace| environments.get(&workspace).cloned().unwrap_or_default();
-    for route in &mut ready {
-        route.environment = environment_of(workspaces.of_record(route.id));
-    }
+    let assembly = Assembly::new(&records.plugins, &workspaces, &mut faults);
+    let mut ground = Ground::new(records.services, services, assembly, environments);
+    let routes: Vec<&Route> = records
+        .routes
+        .iter()
+        .filter(|route| ground.serves(route))
+        .collect();
+    let index = router(&routes, &mut faults);
+    let mut logged = filters::LoggedRecords::default();
+    let whole = routes.iter().map(|route| {
+        let workspace = workspaces.of_record(route.id);
+        ground.route(route, workspace, &mut logged, &mut faults)
+    });
+    let whole = Arc::new(whole.collect());
     if !faults.is_empty() {
         return Err(in_order(faults));
     }
-    let unrouted = assembly.of_none();
-    let asks_for_certificates = assembly
-        .filters
-        .iter()
-        .any(plugins::filter::Filter::wants_certificates);
+    ground.place(&routes, &records.routes);
     Ok(CompiledSnapshot {
-        asks_for_certificates,
-        filters: assembly.filters,
-        unrouted,
+        asks_for_certificates: ground.wants_certificates(),
+        filters: ground.filters(),
+        unrouted: ground.unrouted(),
         position: RwLock::new(snapshot.position),
         router: index,
-        routes: ready,
-        stream_routes,
-        environment: environment_of(DEFAULT_WORKSPACE),
-        revocations: records.revocations,
-        upstreams,
-        balancers: OnceLock::new(),
-        server_names,
+        routes: Routes {
+            whole,
+            newer: Vec::new(),
+        },
+        stream_routes: Arc::new(stream_routes),
+        environment: ground.environment(DEFAULT_WORKSPACE),
+        revocations: Arc::new(records.revocations),
+        upstreams: Arc::new(upstreams),
+        balancers: Arc::default(),
+        server_names: Arc::new(server_names),
+        holds_secrets: false,
+        ground: Arc::new(ground),
+        amended: Amended::default(),
     })
 }
 
 /// The router of `routes`.
 fn router(routes: &[&Route], faults: &mut Vec<CompileFault>) -> Router {
     Router::compile(routes).unwrap_or_else(|found| {
-        faults.extend(found.into_iter().filter_map(|fault| {
-            let route = routes.get(fault.route)?;
-            Some(CompileFault {
-                kind: "routes",
-                id: route.id,
-                field: fault.field.to_owned(),
-                message: fault.message,
-            })
-        }));
+        faults.extend(route_faults(found, routes));
         Router::default()
+    })
+}
+
+fn route_faults<'a>(
+    found: Vec<RouteFault>,
+    routes: &'a [&Route],
+) -> impl Iterator<Item = CompileFault> + 'a {
+    found.into_iter().filter_map(|fault| {
+        let route = routes.get(fault.route)?;
+        Some(CompileFault {
+            kind: "routes",
+            id: route.id,
+            field: fault.field.to_owned(),
+            message: fault.message,
+        })
     })
 }
 
@@ -255,22 +289,10 @@ fn in_order(mut faults: Vec<CompileFault>) -> Vec<CompileFault> {
     faults
 }
 
-/// The routes that exist for requests: those of a disabled service do not, and those of byte streams are none
-/// of HTTP's.
-fn served(records: &Records) -> Vec<&Route> {
-    let is_http = |route: &&Route| {
-        let mut protocols = route.protocols.as_slice().iter();
-        protocols.any(|protocol| is_http(*protocol))
-    };
-    let routes = records.routes.iter();
-    let enabled = routes.filter(|route| is_enabled(records, route));
-    enabled.filter(is_http).collect()
-}
-
 /// Whether the service of `route`, if there is one, is enabled.
-fn is_enabled(records: &Records, route: &Route) -> bool {
+fn is_enabled(services: &HashMap<Uuid, Service>, route: &Route) -> bool {
     route.service.is_none_or(|service| {
-        let service = records.services.get(&service.id);
+        let service = services.get(&service.id);
         service.is_none_or(|found| found.enabled)
     })
 }
@@ -283,7 +305,7 @@ fn stream_routes(
     let enabled = records
         .routes
         .iter()
-        .filter(|route| is_enabled(records, route));
+        .filter(|route| is_enabled(&records.services, route));
     let compiled = enabled.filter_map(|route| {
         let service = route.service.and_then(|service| services.get(&service.id));
         let compiled = StreamRoute::compile(route, service.cloned())?;
@@ -400,6 +422,7 @@ fn compile_route(
     service: Option<Arc<CompiledService>>,
     filters: Arc<Filters>,
     matched: Matched,
+    environment: Arc<Environment>,
 ) -> CompiledRoute {
     let plain = route
         .protocols
@@ -421,7 +444,7 @@ fn compile_route(
             .iter()
             .any(|protocol| matches!(protocol, Protocol::Grpc | Protocol::Grpcs)),
         filters,
-        environment: Arc::default(),
+        environment,
         matched,
         labels: Arc::new(labels),
     }

@@ -13,12 +13,14 @@ pub(crate) mod normalize;
 mod tests;
 pub(crate) mod upstream_path;
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 use http::Method;
 use plugins::exchange::Captures;
 use shared::entity::Route;
 
-use self::entry::{Entry, HostPattern, PathRule, entries};
+use self::entry::{Entry, HostPattern, PathRule, Rank, entries};
 use crate::http1::headers::View;
 
 /// What of a request decides about its route.
@@ -61,6 +63,25 @@ pub(crate) struct RouteFault {
 /// All routes, ready to be searched.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
+    /// Those that were compiled together.
+    whole: Arc<Index>,
+    /// How many these are.
+    count: usize,
+    /// Those that have changed since; none most of the time.
+    newer: Option<Newer>,
+}
+
+/// Routes that have changed since all were compiled: a search looks at both.
+#[derive(Debug)]
+struct Newer {
+    /// Which of the whole are gone or look different now: one bit for each.
+    gone: Box<[u64]>,
+    index: Index,
+}
+
+/// Routes by what they match.
+#[derive(Debug, Default)]
+struct Index {
     /// Best rank first.
     entries: Vec<Entry>,
     /// Entries by exact host.
@@ -94,6 +115,83 @@ struct Bucket {
 impl Router {
     /// Compiles `routes`; a found route is named by its place among them.
     pub(crate) fn compile(routes: &[&Route]) -> Result<Self, Vec<RouteFault>> {
+        Ok(Self {
+            whole: Arc::new(Index::compile(routes)?),
+            count: routes.len(),
+            newer: None,
+        })
+    }
+
+    /// The same as it was compiled, without the places `gone`, and with `routes`, whose places follow.
+    pub(crate) fn amended(
+        &self,
+        gone: impl Iterator<Item = usize>,
+        routes: &[&Route],
+    ) -> Result<Self, Vec<RouteFault>> {
+        let mut bits = vec![0; self.count.div_ceil(WORD)];
+        for place in gone {
+            if let Some(word) = bits.get_mut(place / WORD) {
+                *word |= 1 << (place % WORD);
+            }
+        }
+        let newer = Newer {
+            gone: bits.into(),
+            index: Index::compile(routes)?,
+        };
+        Ok(Self {
+            whole: Arc::clone(&self.whole),
+            count: self.count,
+            newer: Some(newer),
+        })
+    }
+
+    /// The best route for what is asked.
+    pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<Found> {
+        let Some(newer) = &self.newer else {
+            return self.whole.find(asked, &[]);
+        };
+        let old = self.whole.find(asked, &newer.gone);
+        let Some(new) = newer.index.find(asked, &[]) else {
+            return old;
+        };
+        if let Some(old) = old
+            && self.whole.rank(old) > newer.index.rank(new)
+        {
+            return Some(old);
+        }
+        Some(Found {
+            route: self.count + new.route,
+            entry: self.whole.entries.len() + new.entry,
+            ..new
+        })
+    }
+
+    /// What the regular expression of `found` has taken out of `path`, by number and by name.
+    #[allow(
+        dead_code,
+        reason = "for filters and balancing, which are about to ask"
+    )]
+    pub(crate) fn captures(&self, found: Found, path: &str) -> Captures {
+        let entries = &self.whole.entries;
+        let entry = entries.get(found.entry).or_else(|| {
+            let newer = self.newer.as_ref()?;
+            newer.index.entries.get(found.entry - entries.len())
+        });
+        match entry.map(|entry| &entry.path) {
+            Some(PathRule::Regex(regex)) => capture(regex, path),
+            _ => Captures::default(),
+        }
+    }
+}
+
+/// Bits of a word.
+const WORD: usize = 64;
+
+/// What is asked, and which routes do not count.
+type Search<'a> = (&'a Asked<'a>, &'a [u64]);
+
+impl Index {
+    fn compile(routes: &[&Route]) -> Result<Self, Vec<RouteFault>> {
         let mut faults = Vec::new();
         let mut all: Vec<Entry> = Vec::new();
         for (number, route) in routes.iter().enumerate() {
@@ -122,14 +220,18 @@ impl Router {
         Ok(compiled)
     }
 
-    /// The best route for what is asked.
-    pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<Found> {
+    fn rank(&self, found: Found) -> Option<&Rank> {
+        self.entries.get(found.entry).map(|entry| &entry.rank)
+    }
+
+    /// The best route for what is asked that is not `gone`.
+    fn find(&self, asked: &Asked<'_>, gone: &[u64]) -> Option<Found> {
         let mut best = None;
         let (host, port) = split_port(asked.authority);
         let host = bare(host);
         let port = port.unwrap_or(if asked.https { "443" } else { "80" });
         if !self.hosts.is_empty() {
-            self.search_ported(self.hosts.get(host), port, asked, &mut best);
+            self.search_ported(self.hosts.get(host), port, (asked, gone), &mut best);
         }
         if !self.endings.is_empty() || !self.beginnings.is_empty() {
             for dot in memchr::memchr_iter(b'.', host.as_bytes()) {
@@ -137,36 +239,29 @@ impl Router {
                 if dot > 0
                     && let Some(ending) = host.get(dot..)
                 {
-                    self.search_ported(self.endings.get(ending), port, asked, &mut best);
+                    self.search_ported(self.endings.get(ending), port, (asked, gone), &mut best);
                 }
                 if dot + 1 < host.len()
                     && let Some(beginning) = host.get(..=dot)
                 {
-                    self.search_ported(self.beginnings.get(beginning), port, asked, &mut best);
+                    self.search_ported(
+                        self.beginnings.get(beginning),
+                        port,
+                        (asked, gone),
+                        &mut best,
+                    );
                 }
             }
         }
-        self.search(&self.anywhere, asked, &mut best);
+        self.search(&self.anywhere, (asked, gone), &mut best);
         best.map(|(_, found)| found)
-    }
-
-    /// What the regular expression of `found` has taken out of `path`, by number and by name.
-    #[allow(
-        dead_code,
-        reason = "for filters and balancing, which are about to ask"
-    )]
-    pub(crate) fn captures(&self, found: Found, path: &str) -> Captures {
-        match self.entries.get(found.entry).map(|entry| &entry.path) {
-            Some(PathRule::Regex(regex)) => capture(regex, path),
-            _ => Captures::default(),
-        }
     }
 
     fn search_ported(
         &self,
         ported: Option<&Ported>,
         port: &str,
-        asked: &Asked<'_>,
+        asked: Search<'_>,
         best: &mut Option<(usize, Found)>,
     ) {
         let Some(ported) = ported else { return };
@@ -178,9 +273,9 @@ impl Router {
         }
     }
 
-    fn search(&self, bucket: &Bucket, asked: &Asked<'_>, best: &mut Option<(usize, Found)>) {
+    fn search(&self, bucket: &Bucket, asked: Search<'_>, best: &mut Option<(usize, Found)>) {
         for length in &bucket.lengths {
-            if let Some(prefix) = asked.path.get(..*length)
+            if let Some(prefix) = asked.0.path.get(..*length)
                 && let Some(list) = bucket.prefixes.get(prefix)
             {
                 self.first(list, asked, best);
@@ -189,7 +284,7 @@ impl Router {
         self.first(&bucket.others, asked, best);
     }
 
-    fn first(&self, list: &[usize], asked: &Asked<'_>, best: &mut Option<(usize, Found)>) {
+    fn first(&self, list: &[usize], (asked, gone): Search<'_>, best: &mut Option<(usize, Found)>) {
         for index in list {
             if best.is_some_and(|(known, _)| known <= *index) {
                 return;
@@ -197,6 +292,10 @@ impl Router {
             let Some(entry) = self.entries.get(*index) else {
                 continue;
             };
+            let word = gone.get(entry.route / WORD);
+            if word.is_some_and(|word| word >> (entry.route % WORD) & 1 == 1) {
+                continue;
+            }
             if let Some(matched) = entry.matches(asked) {
                 let found = Found {
                     route: entry.route,

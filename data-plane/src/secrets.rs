@@ -1,11 +1,12 @@
 //! Where a data plane reads the secrets that its configuration refers to: its environment, and files in one
 //! directory. The only place that does.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use shared::snapshot::Snapshot;
+use shared::snapshot::{Difference, Snapshot};
 
 use crate::compile::references::{Place, resolve};
 use crate::compile::{CompileFault, CompiledSnapshot, compile};
@@ -28,7 +29,23 @@ impl Secrets {
 
     /// Compiles `snapshot` with every reference replaced. They are read anew each time.
     pub fn compile(&self, snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-        compile(&*resolve(snapshot, &|place| self.read(place))?)
+        let resolved = resolve(snapshot, &|place| self.read(place))?;
+        let mut compiled = compile(&resolved)?;
+        if matches!(resolved, Cow::Owned(_)) {
+            compiled.holds_secrets();
+        }
+        Ok(compiled)
+    }
+
+    /// The same on what was compiled `before`, from which it differs by `difference`.
+    pub fn compile_on(
+        &self,
+        before: &CompiledSnapshot,
+        snapshot: &Snapshot,
+        difference: &Difference,
+    ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+        let amended = before.amended(snapshot, difference);
+        amended.unwrap_or_else(|| self.compile(snapshot))
     }
 
     fn read(&self, place: &Place) -> Result<String, String> {

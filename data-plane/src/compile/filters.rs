@@ -6,7 +6,7 @@
 //! only once an authentication has run: a [`Slot`] decides when it is its turn.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderName;
 use plugins::environment::Membership;
@@ -136,43 +136,50 @@ fn json(record: &impl serde::Serialize) -> Value {
 
 /// All filters of a snapshot, and what puts them together for a route.
 #[derive(Debug)]
-pub(super) struct Assembly<'a> {
-    pub(super) filters: Vec<AnyFilter>,
-    by_route: HashMap<Uuid, Vec<Placed<'a>>>,
+pub(super) struct Assembly {
+    pub(super) filters: Arc<Vec<AnyFilter>>,
+    by_route: HashMap<Uuid, Vec<Placed>>,
     /// Of a service, without a route.
-    by_service: HashMap<Uuid, Vec<Placed<'a>>>,
+    by_service: HashMap<Uuid, Vec<Placed>>,
     /// Of neither.
     /// By workspace, like the two after it.
-    anywhere: HashMap<Uuid, Vec<Placed<'a>>>,
-    consumers: HashMap<(Uuid, &'a str), Arc<Variants>>,
+    anywhere: HashMap<Uuid, Vec<Placed>>,
+    consumers: HashMap<(Uuid, &'static str), Arc<Variants>>,
     /// What routes without plugins of their own share, by their service.
-    shared: HashMap<(Uuid, Option<Uuid>), Arc<Filters>>,
-    workspaces: &'a Workspaces,
+    shared: Mutex<Shared>,
 }
 
-/// A plugin record and the place of its filter.
+/// Filters by workspace and service.
+type Shared = HashMap<(Uuid, Option<Uuid>), Arc<Filters>>;
+
+/// What of a plugin record says where its filter runs, and the place of that.
 #[derive(Clone, Copy, Debug)]
-struct Placed<'a> {
-    plugin: &'a Plugin,
+struct Placed {
+    name: &'static str,
+    priority: u32,
+    route: Option<Uuid>,
+    service: Option<Uuid>,
+    consumer: Option<Uuid>,
+    group: Option<Uuid>,
     filter: usize,
 }
 
-impl<'a> Assembly<'a> {
+impl Assembly {
     /// Compiles the filter of each enabled plugin.
     pub(super) fn new(
-        plugins: &'a [Plugin],
-        workspaces: &'a Workspaces,
+        plugins: &[Plugin],
+        workspaces: &Workspaces,
         faults: &mut Vec<CompileFault>,
     ) -> Self {
         let mut assembly = Self {
-            filters: Vec::new(),
+            filters: Arc::default(),
             by_route: HashMap::new(),
             by_service: HashMap::new(),
             anywhere: HashMap::new(),
             consumers: HashMap::new(),
-            shared: HashMap::new(),
-            workspaces,
+            shared: Mutex::default(),
         };
+        let mut filters = Vec::new();
         let mut consumers: HashMap<(Uuid, &str), Variants> = HashMap::new();
         for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
             let config = Value::Object(plugin.config.clone());
@@ -193,22 +200,30 @@ impl<'a> Assembly<'a> {
                     continue;
                 }
             };
-            let placed = Placed {
-                plugin,
-                filter: assembly.filters.len(),
+            let Some(definition) = registry::definition(&plugin.name) else {
+                continue;
             };
-            assembly.filters.push(filter);
+            let placed = Placed {
+                name: definition.name,
+                priority: definition.priority,
+                route: plugin.route.map(|reference| reference.id),
+                service: plugin.service.map(|reference| reference.id),
+                consumer: plugin.consumer.map(|reference| reference.id),
+                group: plugin.consumer_group.map(|reference| reference.id),
+                filter: filters.len(),
+            };
+            filters.push(filter);
             let workspace = workspaces.of_record(plugin.id);
-            match (plugin.route, plugin.service) {
-                (Some(route), _) => assembly.by_route.entry(route.id).or_default().push(placed),
+            match (placed.route, placed.service) {
+                (Some(route), _) => assembly.by_route.entry(route).or_default().push(placed),
                 (None, Some(service)) => {
-                    let list = assembly.by_service.entry(service.id).or_default();
+                    let list = assembly.by_service.entry(service).or_default();
                     list.push(placed);
                 }
                 (None, None) => assembly.anywhere.entry(workspace).or_default().push(placed),
             }
-            if plugin.route.is_none() && plugin.service.is_none() {
-                let variants = consumers.entry((workspace, &plugin.name)).or_default();
+            if placed.route.is_none() && placed.service.is_none() {
+                let variants = consumers.entry((workspace, placed.name)).or_default();
                 placed.put(variants);
             }
         }
@@ -217,54 +232,58 @@ impl<'a> Assembly<'a> {
             .filter(|(_, variants)| !variants.is_empty())
             .map(|(name, variants)| (name, Arc::new(variants)))
             .collect();
+        assembly.filters = Arc::new(filters);
         assembly
     }
 
-    /// The filters of `route`.
-    pub(super) fn of_route(&mut self, route: &Route) -> Arc<Filters> {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The filters of `route`, which is in `workspace`.
+    pub(super) fn of_route(&self, route: &Route, workspace: Uuid) -> Arc<Filters> {
         let service = route.service.map(|service| service.id);
-        let workspace = self.workspaces.of_record(route.id);
         if self.by_route.contains_key(&route.id) {
             return Arc::new(self.assemble(workspace, Some(route.id), service));
         }
         let service = service.filter(|service| self.by_service.contains_key(service));
-        if let Some(known) = self.shared.get(&(workspace, service)) {
-            return Arc::clone(known);
-        }
-        let made = Arc::new(self.assemble(workspace, None, service));
-        self.shared.insert((workspace, service), Arc::clone(&made));
-        made
+        self.of_service(workspace, service)
     }
 
-    /// The filters of requests that match no route.
-    pub(super) fn of_none(&mut self) -> Arc<Filters> {
-        let key = (DEFAULT_WORKSPACE, None);
-        let known = self.shared.get(&key).cloned();
+    /// What routes of `service` share that have no plugins of their own.
+    fn of_service(&self, workspace: Uuid, service: Option<Uuid>) -> Arc<Filters> {
+        let key = (workspace, service);
+        let known = self.shared().get(&key).cloned();
         known.unwrap_or_else(|| {
-            let made = Arc::new(self.assemble(DEFAULT_WORKSPACE, None, None));
-            self.shared.insert(key, Arc::clone(&made));
+            let made = Arc::new(self.assemble(workspace, None, service));
+            self.shared().insert(key, Arc::clone(&made));
             made
         })
     }
 
+    /// The filters of requests that match no route.
+    pub(super) fn of_none(&self) -> Arc<Filters> {
+        self.of_service(DEFAULT_WORKSPACE, None)
+    }
+
     fn assemble(&self, workspace: Uuid, route: Option<Uuid>, service: Option<Uuid>) -> Filters {
-        let of = |map: &HashMap<Uuid, Vec<Placed<'a>>>, id: Option<Uuid>| {
+        let of = |map: &HashMap<Uuid, Vec<Placed>>, id: Option<Uuid>| {
             id.and_then(|id| map.get(&id)).cloned().unwrap_or_default()
         };
         let own = of(&self.by_route, route)
             .into_iter()
             .filter(|placed| {
                 placed
-                    .plugin
                     .service
-                    .is_none_or(|reference| Some(reference.id) == service)
+                    .is_none_or(|reference| Some(reference) == service)
             })
             .chain(of(&self.by_service, service));
-        let mut slots: BTreeMap<&str, Slot> = BTreeMap::new();
+        let mut slots: BTreeMap<&str, (u32, Slot)> = BTreeMap::new();
         let anywhere = self.anywhere.get(&workspace).map_or(&[][..], Vec::as_slice);
         for placed in own.chain(anywhere.iter().copied()) {
-            let slot = slots.entry(&placed.plugin.name).or_default();
-            let alone = placed.plugin.route.is_none() && placed.plugin.service.is_none();
+            let (priority, slot) = slots.entry(placed.name).or_default();
+            *priority = placed.priority;
+            let alone = placed.route.is_none() && placed.service.is_none();
             if placed.is_for_everybody() {
                 let choice = placed.choice();
                 if slot.base.is_none_or(|base| base.rank < choice.rank) {
@@ -273,20 +292,11 @@ impl<'a> Assembly<'a> {
             } else if !alone {
                 placed.put(&mut slot.own);
             }
-            if let Some(shared) = self
-                .consumers
-                .get(&(workspace, placed.plugin.name.as_str()))
-            {
+            if let Some(shared) = self.consumers.get(&(workspace, placed.name)) {
                 slot.anywhere = Arc::clone(shared);
             }
         }
-        let mut ordered: Vec<(u32, Slot)> = slots
-            .into_iter()
-            .map(|(name, slot)| {
-                let definition = registry::definition(name);
-                (definition.map_or(0, |definition| definition.priority), slot)
-            })
-            .collect();
+        let mut ordered: Vec<(u32, Slot)> = slots.into_values().collect();
         ordered.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
         let slots: Vec<Slot> = ordered.into_iter().map(|(_, slot)| slot).collect();
         let mut owned_headers = Vec::new();
@@ -310,32 +320,28 @@ impl<'a> Assembly<'a> {
     }
 }
 
-impl Placed<'_> {
+impl Placed {
     fn is_for_everybody(self) -> bool {
-        self.plugin.consumer.is_none() && self.plugin.consumer_group.is_none()
+        self.consumer.is_none() && self.group.is_none()
     }
 
     fn choice(self) -> Choice {
-        let whose = match (self.plugin.consumer, self.plugin.consumer_group) {
+        let whose = match (self.consumer, self.group) {
             (Some(_), _) => Whose::Consumer,
             (None, Some(_)) => Whose::Group,
             (None, None) => Whose::Everybody,
         };
         Choice {
-            rank: rank(
-                self.plugin.route.is_some(),
-                self.plugin.service.is_some(),
-                whose,
-            ),
+            rank: rank(self.route.is_some(), self.service.is_some(), whose),
             filter: self.filter,
         }
     }
 
     fn put(self, variants: &mut Variants) {
         let choice = self.choice();
-        let (map, id) = match (self.plugin.consumer, self.plugin.consumer_group) {
-            (Some(consumer), _) => (&mut variants.consumers, consumer.id),
-            (None, Some(group)) => (&mut variants.groups, group.id),
+        let (map, id) = match (self.consumer, self.group) {
+            (Some(consumer), _) => (&mut variants.consumers, consumer),
+            (None, Some(group)) => (&mut variants.groups, group),
             (None, None) => return,
         };
         let kept = map.entry(id).or_insert(choice);
@@ -405,9 +411,9 @@ mod tests {
     fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
         let mut faults = Vec::new();
         let workspaces = Workspaces::default();
-        let mut assembly = Assembly::new(plugins, &workspaces, &mut faults);
+        let assembly = Assembly::new(plugins, &workspaces, &mut faults);
         assert_eq!(faults, []);
-        let filters = assembly.of_route(&route());
+        let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
         let slot = filters.slots.first()?;
         let place = slot.choose(consumer.map(Uuid::from_u128), &[])?;
         let enabled: Vec<&Plugin> = plugins.iter().filter(|plugin| plugin.enabled).collect();
@@ -453,8 +459,8 @@ mod tests {
         }];
         let choose = |plugins: &[Plugin], groups: &[Membership]| {
             let workspaces = Workspaces::default();
-            let mut assembly = Assembly::new(plugins, &workspaces, &mut Vec::new());
-            let filters = assembly.of_route(&route());
+            let assembly = Assembly::new(plugins, &workspaces, &mut Vec::new());
+            let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
             filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
         };
         assert_eq!(choose(&plugins, &member), Some(0));

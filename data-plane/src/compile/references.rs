@@ -57,6 +57,11 @@ pub fn resolve<'a>(
     }))
 }
 
+/// Whether `record` holds what may be a reference.
+pub(super) fn is_concerned(record: &Record) -> bool {
+    memmem::find(&record.json, MARK).is_some()
+}
+
 /// The configured vaults by their prefix.
 fn vaults(snapshot: &Snapshot) -> HashMap<String, Vault> {
     snapshot

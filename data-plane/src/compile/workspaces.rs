@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use memchr::memmem;
 use serde::Deserialize;
 use shared::entity::DEFAULT_WORKSPACE;
-use shared::snapshot::Snapshot;
+use shared::snapshot::{Record, Snapshot};
 use uuid::Uuid;
 
 /// The workspaces of the records that are not in the default one.
@@ -28,6 +28,13 @@ impl Workspaces {
             Some((record.key.id, stamp.ws_id?))
         });
         Self(stamped.collect())
+    }
+
+    /// The workspace of `record`.
+    pub(super) fn of_one(record: &Record) -> Uuid {
+        let stamp = serde_json::from_slice::<Stamp>(&record.json);
+        let workspace = stamp.ok().and_then(|stamp| stamp.ws_id);
+        workspace.unwrap_or(DEFAULT_WORKSPACE)
     }
 
     /// The workspace of the record `id`.
@@ -62,7 +69,7 @@ impl Workspaces {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use shared::snapshot::{Key, Record, Revision};
+    use shared::snapshot::{Key, Revision};
 
     use super::*;
 
@@ -109,7 +116,12 @@ mod tests {
         let compiled = super::super::compile(&snapshot).unwrap();
         let route = |id: u128| {
             let id = Uuid::from_u128(id);
-            compiled.routes.iter().find(|route| route.id == id).unwrap()
+            compiled
+                .routes
+                .whole
+                .iter()
+                .find(|route| route.id == id)
+                .unwrap()
         };
         let names = |id: u128| {
             let consumers = &route(id).environment.consumers;

@@ -10,7 +10,7 @@ use proto::v1::fault::Code;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
 use shared::signature::Verifier;
-use shared::snapshot::{Inventory, Key, Position, Snapshot};
+use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
@@ -213,11 +213,12 @@ impl Applier {
 
     /// Whether `snapshot` differs from what runs in revocations only. Then it is in force without being
     /// compiled, so that a logout costs no node more than itself.
-    fn revokes(&mut self, snapshot: &Arc<Snapshot>, vouched: &Vouched) -> Result<bool, Vec<Fault>> {
-        let Some(running) = &self.running else {
-            return Ok(false);
-        };
-        let difference = snapshot.inventory.since(&running.inventory);
+    fn revokes(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        difference: &Difference,
+        vouched: &Vouched,
+    ) -> Result<bool, Vec<Fault>> {
         let mut keys = difference.puts.iter().chain(&difference.removes);
         let live = self.live.load();
         let Some(live) = live
@@ -237,10 +238,15 @@ impl Applier {
 
     async fn replace(&mut self, snapshot: Snapshot, vouched: Vouched) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
-        if self.revokes(&snapshot, &vouched)? {
+        let running = self.running.as_ref();
+        let difference = running.map(|running| snapshot.inventory.since(&running.inventory));
+        if let Some(difference) = &difference
+            && self.revokes(&snapshot, difference, &vouched)?
+        {
             return Ok(());
         }
-        let compiled = compile_guarded(self.secrets.clone(), Arc::clone(&snapshot)).await?;
+        let before = self.live.load_full().zip(difference);
+        let compiled = compile_guarded(self.secrets.clone(), before, Arc::clone(&snapshot)).await?;
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
         self.revocations.add(revocations, UnixTime::now());
@@ -310,15 +316,19 @@ pub(super) fn assemble(
     Ok(snapshot)
 }
 
-/// Compiles on a thread of its own, within bounds.
+/// Compiles on a thread of its own, within bounds; on what runs `before`, where that is enough.
 async fn compile_guarded(
     secrets: Secrets,
+    before: Option<(Arc<CompiledSnapshot>, Difference)>,
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
     let records = u32::try_from(snapshot.records.len()).unwrap_or(u32::MAX);
     let budget = COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records));
     let work = tokio::task::spawn_blocking(move || {
-        std::panic::catch_unwind(AssertUnwindSafe(|| secrets.compile(&snapshot)))
+        std::panic::catch_unwind(AssertUnwindSafe(|| match &before {
+            Some((before, difference)) => secrets.compile_on(before, &snapshot, difference),
+            None => secrets.compile(&snapshot),
+        }))
     });
     match tokio::time::timeout(budget, work).await {
         Ok(Ok(Ok(compiled))) => {
