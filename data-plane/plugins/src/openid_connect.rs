@@ -286,6 +286,7 @@ async fn use_refresh_token(
         client,
         refresh_token: &found.token,
         id_token: None,
+        lasting: rules.config.provider.cache_tokens,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,
     };

@@ -48,6 +48,8 @@ pub(super) struct Asked<'a> {
     pub(super) id_token: Option<&'a str>,
     /// How long the caller waits, if not for as long as it takes. The refresh goes on.
     pub(super) patience: Option<Duration>,
+    /// Whether the tokens are remembered for as long as they live, rather than for those who are late.
+    pub(super) lasting: bool,
     /// What the request passes on to the token endpoint.
     pub(super) passed_on: PassedOn,
 }
@@ -68,6 +70,7 @@ pub(super) async fn refresh(
         refresh_token,
         id_token,
         patience,
+        lasting,
         passed_on,
     } = asked;
     let refreshes = host.node_state::<Refreshes>();
@@ -110,7 +113,13 @@ pub(super) async fn refresh(
                 Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
                 Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
             }
-            refreshes.remember(key, &outcome, its_host.now());
+            let now = its_host.now();
+            let late = now.saturating_add(LATE);
+            let until = match &outcome {
+                Ok(tokens) if lasting => late.max(lasts_until(&rules, tokens, now)),
+                _ => late,
+            };
+            refreshes.remember(key, &outcome, until, now);
             pilot.land(&outcome);
         }));
     }
@@ -128,6 +137,15 @@ pub(super) async fn refresh(
             "the OpenID provider takes too long",
         )),
     }
+}
+
+/// How long tokens that a client's own refresh token was traded for serve for it (Kong 3.9,
+/// `cache_tokens`): until they would have to be refreshed.
+fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
+    let leeway = rules.config.credentials.leeway.seconds();
+    let left = |end: UnixTime| end.saturating_since(now.saturating_add(leeway));
+    let due = tokens.expires_at.map(|end| now.saturating_add(left(end)));
+    rules.remembered_until(due, now)
 }
 
 /// What tokens are sealed as on their way to another node. No cookie has such a name.
@@ -230,7 +248,7 @@ impl Refreshes {
     }
 
     /// A provider that could not be used is asked again by the next request.
-    fn remember(&self, key: [u8; 32], outcome: &Outcome, now: UnixTime) {
+    fn remember(&self, key: [u8; 32], outcome: &Outcome, until: UnixTime, now: UnixTime) {
         if matches!(outcome, Err(failure) if failure.class == Class::Unavailable) {
             return;
         }
@@ -239,7 +257,7 @@ impl Refreshes {
             recent.retain(|_, (until, _)| now < *until);
         }
         if recent.len() < MOST {
-            recent.insert(key, (now.saturating_add(LATE), outcome.clone()));
+            recent.insert(key, (until, outcome.clone()));
         }
     }
 }

@@ -114,8 +114,8 @@ pub struct Provider {
     #[serde(default)]
     pub cache_ttl_resurrect: Option<Number>,
 
-    /// Remembers the answers of the token endpoint to the password and client credentials grants for
-    /// as long as their access tokens live.
+    /// Remembers the answers of the token endpoint to the password and client credentials grants, and to
+    /// refresh tokens that clients bring, for as long as their access tokens live.
     #[serde(default = "default::yes")]
     pub cache_tokens: bool,
 

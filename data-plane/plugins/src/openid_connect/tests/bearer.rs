@@ -312,6 +312,34 @@ fn case_40_a_refresh_token_is_traded_unless_an_access_token_comes_along() {
 }
 
 #[test]
+fn what_a_refresh_token_was_traded_for_serves_while_it_lives() {
+    let check = |more: Value, seconds: u64, status: u16| {
+        let mut config = json!({
+            "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+        });
+        let more = more.as_object().unwrap().clone();
+        config.as_object_mut().unwrap().extend(more.clone());
+        let mut gateway = Gateway::new(json!({}));
+        Browser::default().sign_in(&mut gateway, "/api");
+        gateway.filter = super::gateway::compile(&config, 8);
+        for (wait, expected) in [(0, 200), (seconds, status)] {
+            gateway.advance(wait);
+            let mut browser = Browser::default();
+            let reply = browser.get_with(&mut gateway, "/api", "refresh-token", "refresh-1");
+            assert_eq!(reply.status, expected, "{more:?} {seconds}");
+        }
+    };
+    // The provider takes each refresh token once.
+    check(json!({}), 299, 200);
+    check(json!({}), 300, 401);
+    check(json!({ "leeway": 60 }), 239, 200);
+    check(json!({ "leeway": 60 }), 240, 401);
+    check(json!({ "cache_ttl_max": 100 }), 100, 401);
+    check(json!({ "cache_tokens": false }), 29, 200);
+    check(json!({ "cache_tokens": false }), 30, 401);
+}
+
+#[test]
 fn rule_44_a_token_in_header_and_query_is_a_bad_request() {
     let check = |config: Value, status: u16| {
         let mut gateway = Gateway::new(config);
