@@ -19,11 +19,12 @@ use plugins::registry::AnyFilter;
 use serde_json::json;
 use shared::clock::UnixTime;
 use shared::snapshot::Position;
+use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
 
 use crate::balancer::show;
 use crate::core::Node;
-use crate::metrics::Sum;
+use crate::metrics::{Sum, escape};
 
 /// Where the refusal of a request is explained, by its id.
 const EXPLAIN: &str = "/openid-connect/explain/";
@@ -100,6 +101,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
             Sum::of(&node.metrics).render()
+                + &identity(node)
                 + &health(node)
                 + &configuration(node, position)
                 + &node.states.of::<Explanations>().metrics(),
@@ -125,6 +127,20 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 fn is_stale(node: &Node) -> bool {
     let longest = node.max_staleness;
     longest.is_some_and(|longest| node.contact.silence(UnixTime::now()) > longest)
+}
+
+/// Who the node is, and whether the control plane, its datastore, can be reached, under Kong's names.
+fn identity(node: &Node) -> String {
+    let id = escape(&node.id);
+    let reachable = u8::from(node.contact.is_connected());
+    format!(
+        "# HELP kong_datastore_reachable Datastore reachable from Kong, 0 is unreachable\n\
+         # TYPE kong_datastore_reachable gauge\n\
+         kong_datastore_reachable {reachable}\n\
+         # HELP kong_node_info Kong Node metadata information\n\
+         # TYPE kong_node_info gauge\n\
+         kong_node_info{{node_id=\"{id}\",version=\"{KONG_VERSION}\"}} 1\n"
+    )
 }
 
 /// The health of targets as metrics, where a `prometheus` plugin asks for it.

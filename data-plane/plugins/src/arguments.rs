@@ -1,6 +1,7 @@
 //! Query strings and forms as ordered lists of names and values, which filters read and change.
 
 use http::Uri;
+use serde_json::Value;
 
 /// Arguments in order; a name may stand several times.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,6 +125,17 @@ impl Arguments {
             (
                 argument.name.as_str(),
                 argument.value.as_deref().unwrap_or_default(),
+            )
+        })
+    }
+
+    /// Names and values, in order, as Kong shows them: `true` for a name alone.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&str, Value)> {
+        self.0.iter().map(|argument| {
+            let value = argument.value.as_deref();
+            (
+                argument.name.as_str(),
+                value.map_or(Value::Bool(true), Value::from),
             )
         })
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::Arguments;
 use crate::exchange::Exchange;
+use crate::log_record::grouped;
 
 /// Largest body that filters look into, in bytes.
 pub(crate) const LARGEST: usize = 8 * 1024 * 1024;
@@ -94,6 +95,22 @@ impl Form {
                 _ => Vec::new(),
             },
             Self::Multipart(parts) => parts.values(name),
+        }
+    }
+
+    /// All fields, as Kong shows them; none of what cannot be looked into.
+    pub(crate) fn shown(&self) -> Option<Value> {
+        match self {
+            Self::Opaque => None,
+            Self::Arguments(arguments) => Some(grouped(arguments.shown())),
+            Self::Json(map) => Some(Value::Object(map.clone())),
+            Self::Multipart(parts) => {
+                let fields = parts.parts.iter().map(|part| {
+                    let content = String::from_utf8_lossy(&part.content);
+                    (part.name.as_str(), Value::from(content))
+                });
+                Some(grouped(fields))
+            }
         }
     }
 

@@ -147,9 +147,9 @@ fn url(log: &Log<'_>, query: &Arguments) -> String {
 }
 
 fn arguments(query: &Arguments) -> Value {
-    grouped(query.iter().map(|(name, value)| {
-        let value = if hidden(name) { REDACTED } else { value };
-        (name, value.to_owned())
+    grouped(query.shown().map(|(name, value)| {
+        let shown = if hidden(name) { json!(REDACTED) } else { value };
+        (name, shown)
     }))
 }
 
@@ -157,21 +157,21 @@ fn fields(headers: &HeaderMap) -> Value {
     grouped(headers.iter().map(|(name, value)| {
         let name = name.as_str();
         let value = if HIDDEN_FIELDS.contains(&name) {
-            REDACTED.to_owned()
+            json!(REDACTED)
         } else {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
+            json!(String::from_utf8_lossy(value.as_bytes()))
         };
         (name, value)
     }))
 }
 
 /// Names with one value, or a list of them.
-pub(crate) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> Value {
+pub(crate) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, Value)>) -> Value {
     let mut map = Map::new();
     for (name, value) in pairs {
         match map.get_mut(name) {
-            None => _ = map.insert(name.to_owned(), json!(value)),
-            Some(Value::Array(list)) => list.push(json!(value)),
+            None => _ = map.insert(name.to_owned(), value),
+            Some(Value::Array(list)) => list.push(value),
             Some(first) => *first = json!([first.take(), value]),
         }
     }

@@ -6,13 +6,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use shared::schema::FieldErrors;
 
 use crate::arguments::Arguments;
-use crate::body::LARGEST;
-use crate::exchange::Exchange;
-use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::body::{self, LARGEST};
+use crate::exchange::{Exchange, Named};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::log_record::grouped;
 use crate::values::whole_error;
@@ -150,18 +150,29 @@ impl Filter for RequestTerminationFilter {
         } else if let Some(body) = &self.body {
             body.clone()
         } else {
-            let mut body = Map::new();
-            if let Some(message) = &self.message {
-                body.insert("message".to_owned(), json!(message));
-            }
-            Bytes::from(Value::Object(body).to_string())
+            // A status that says it all has no body (Kong 3.9).
+            let message = self.message.as_ref();
+            message.map_or_else(Bytes::new, |text| {
+                Bytes::from(json!({ "message": text }).to_string())
+            })
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, self.content_type.clone());
+        if !response.body().is_empty() || self.body.is_some() {
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, self.content_type.clone());
+        }
         Flow::Answer(response)
+    }
+
+    /// What echoes a request shows its route and service whole, which is known where something is logged.
+    fn phases(&self) -> Phases {
+        if self.echo {
+            Phases::LOG
+        } else {
+            Phases::default()
+        }
     }
 }
 
@@ -169,37 +180,55 @@ impl RequestTerminationFilter {
     /// The request, as its own answer.
     async fn describe(&self, exchange: &mut Exchange<'_>) -> Value {
         let raw = exchange.body.read(LARGEST).await.unwrap_or_default();
-        let request = &exchange.request;
-        let matched = exchange.matched;
-        let named = |named: &crate::exchange::Named| json!({"id": named.id, "name": named.name});
-        json!({
-            "message": self.message,
+        let body = body::form(exchange).await.shown();
+        let (request, matched) = (&exchange.request, exchange.matched);
+        let authority = &exchange.client.authority;
+        let host = authority
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+        let headers = request.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.as_str(), json!(value))
+        });
+        let named = |named: &Named| json!({"id": named.id, "name": named.name});
+        let records = matched.records.as_ref();
+        let route = records.map(|records| Value::clone(&records.route));
+        let service = records.map(|records| Value::clone(&records.service));
+        let mut described = json!({
             "request": {
                 "scheme": if exchange.client.https { "https" } else { "http" },
-                "host": exchange.client.authority,
+                "host": host.map_or(authority.as_str(), |(host, _)| host),
                 "port": exchange.client.port,
-                "headers": grouped(request.headers.iter().map(|(name, value)| {
-                    (name.as_str(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-                })),
-                "query": grouped(Arguments::of(&request.uri).iter().map(|(name, value)| {
-                    (name, value.to_owned())
-                })),
-                "body": serde_json::from_slice::<Value>(&raw).unwrap_or_default(),
+                "headers": grouped(headers),
+                "query": grouped(Arguments::of(&request.uri).shown()),
                 "raw_body": String::from_utf8_lossy(&raw),
                 "method": request.method.as_str(),
                 "path": request.uri.path(),
             },
-            "matched_route": named(&matched.route),
-            "matched_service": matched.service.as_ref().map(named),
-        })
+            "matched_route": route.unwrap_or_else(|| named(&matched.route)),
+        });
+        let mut put = |place: &str, name: &str, value: Option<Value>| {
+            let value = value.filter(|value| !value.is_null());
+            if let (Some(Value::Object(map)), Some(value)) = (described.pointer_mut(place), value) {
+                map.insert(name.to_owned(), value);
+            }
+        };
+        put("", "message", self.message.as_ref().map(|text| json!(text)));
+        put("/request", "body", body);
+        let service = service.or_else(|| matched.service.as_ref().map(named));
+        put("", "matched_service", service);
+        described
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use uuid::Uuid;
 
     use super::*;
+    use crate::exchange::Records;
     use crate::testing::{Answer, FakeHost, Request, answer_of};
 
     fn ask(config: Value, uri: &str) -> Answer {
@@ -229,6 +258,9 @@ mod tests {
             (answer.status, answer.body.as_str()),
             (406, r#"{"message":"Invalid"}"#)
         );
+        let answer = ask(json!({"status_code": 204}), "/");
+        assert_eq!((answer.status, answer.body.as_str()), (204, ""));
+        assert_eq!(answer.header("content-type"), "");
         let body = json!({"status_code": 451, "body": "<html>", "content_type": "text/html"});
         let answer = ask(body, "/");
         assert_eq!((answer.status, answer.body.as_str()), (451, "<html>"));
@@ -244,8 +276,39 @@ mod tests {
         assert_eq!(body["request"]["path"], "/status");
         assert_eq!(
             body["request"]["query"],
-            json!({"gothere": "", "a": ["1", "2"]})
+            json!({"gothere": true, "a": ["1", "2"]})
         );
+        assert_eq!(body["request"]["host"], "gateway.example");
+        assert_eq!(body["request"].get("body"), None);
+        assert_eq!(
+            (body.get("message"), body.get("matched_service")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn an_echo_shows_the_body_and_the_records() {
+        let config = json!({"echo": true, "message": "hi"});
+        let config: RequestTermination = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let mut request = Request::get("/");
+        request.method = http::Method::POST;
+        request.body = Bytes::from_static(b"a=1&a=2&b");
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers.push((CONTENT_TYPE, form));
+        request.matched.records = Some(Records {
+            route: Arc::new(json!({"hosts": ["a"]})),
+            service: Arc::new(json!({"host": "up.example"})),
+            ..Records::default()
+        });
+        let answer = answer_of(&filter, &FakeHost::default(), &request);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(body["message"], "hi");
+        assert_eq!(body["request"]["raw_body"], "a=1&a=2&b");
+        assert_eq!(body["request"]["body"], json!({"a": ["1", "2"], "b": true}));
+        assert_eq!(body["matched_route"]["hosts"], json!(["a"]));
+        assert_eq!(body["matched_service"]["host"], "up.example");
+        assert!(filter.phases().log);
     }
 
     #[test]

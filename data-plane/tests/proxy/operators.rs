@@ -47,12 +47,19 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         r#"kong_bandwidth_bytes{service="shop",route="front",direction="egress",workspace="default",consumer=""} 2"#,
         r#"kong_upstream_latency_ms_count{service="shop",route="front",workspace="default"} 1"#,
         r#"kong_nginx_requests_total{subsystem="http"} 2"#,
+        // No control plane has ever been heard here.
+        "kong_datastore_reachable 0",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),
             "{line}\n{metrics}"
         );
     }
+    let node = "kong_node_info{node_id=\"";
+    assert!(
+        metrics.lines().any(|line| line.starts_with(node)),
+        "{metrics}"
+    );
     let status = get(proxy.addresses().status, "/status");
     let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["server"]["total_requests"], 2);
