@@ -12,8 +12,8 @@ mod read;
 mod tests;
 mod write;
 
-pub use faults::{errors, flattened, nested, table};
-pub use read::{File, Place, read};
+pub use faults::{errors, flattened, general, nested, table};
+pub use read::{File, Place, Refused, read};
 pub use write::write;
 
 use serde_json::Value;

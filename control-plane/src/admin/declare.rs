@@ -11,7 +11,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Key;
 
 use super::body;
-use super::error::Refusal;
+use super::error::{Flattened, Refusal};
 use super::place::Place;
 use super::{Admin, Answer};
 use crate::command::batch;
@@ -79,8 +79,7 @@ pub(super) async fn write(
     let document = document(request).await?;
     let file = tokio::task::spawn_blocking(move || declarative::read(document))
         .await
-        .map_err(|_| Refusal::Unexpected)?
-        .map_err(|errors| Refusal::Declarative(Value::Object(errors.0), None))?;
+        .map_err(|_| Refusal::Unexpected)?;
     if let Some(named) = &file.workspace
         && *named != place.name
     {
@@ -88,7 +87,7 @@ pub(super) async fn write(
             "the file is for the workspace '{named}', not '{}'",
             place.name
         );
-        return Err(Refusal::Declarative(json!({ "_workspace": message }), None));
+        return Err(Refusal::Declarative(json!({ "_workspace": message })));
     }
     let publisher = admin.publisher.clone();
     let origin = origin.answered(StatusCode::CREATED);
@@ -96,8 +95,14 @@ pub(super) async fn write(
     tokio::task::spawn_blocking(move || {
         let now = UnixTime::now();
         let decide = |config: &Config, context: &crate::command::Context| {
-            batch::replace(&config.within(origin.workspace), &file.batch, context)
-                .map_err(Fault::Items)
+            let change = batch::replace(&config.within(origin.workspace), &file.batch, context)
+                .map_err(Fault::Items)?;
+            // What of the file was understood may be good; the rest may not be left out.
+            if file.is_sound() {
+                Ok(change)
+            } else {
+                Err(Fault::Items(Vec::new()))
+            }
         };
         if wishes.dry_run {
             let config = publisher.config().within(origin.workspace);
@@ -136,11 +141,12 @@ pub(super) async fn write(
 
 fn refuse(file: &File, fault: Fault, wishes: Wishes) -> Refusal {
     match fault {
-        Fault::Items(faults) if wishes.flatten_errors => {
-            let flattened = declarative::flattened(file, &faults);
-            Refusal::Declarative(json!({}), Some(flattened))
-        }
-        Fault::Items(faults) => Refusal::Declarative(declarative::nested(file, &faults), None),
+        Fault::Items(faults) if wishes.flatten_errors => Refusal::Flattened(Box::new(Flattened {
+            fields: declarative::nested(file, &faults),
+            general: declarative::general(file),
+            entries: declarative::flattened(file, &faults),
+        })),
+        Fault::Items(faults) => Refusal::Declarative(declarative::nested(file, &faults)),
         Fault::Journal(fault) => Refusal::of_journal(&fault),
     }
 }
@@ -209,14 +215,21 @@ async fn document(request: Request) -> Result<Fields, Refusal> {
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .unwrap_or_default()
-        .to_ascii_lowercase();
+        .to_owned();
     let bytes = body::collect(request.into_body(), LIMIT).await?;
     let yaml = |text: &str| match declarative::decode(text) {
         Ok(Value::Object(document)) => Ok(document),
         Ok(_) => Err("expected an object".to_owned()),
         Err(error) => Err(error),
     };
-    let refused = |error: String| Refusal::Declarative(json!({ "error": error }), None);
+    let refused = |error: String| {
+        let error = format!("failed parsing declarative configuration: {error}");
+        Refusal::Declarative(json!({ "error": error }))
+    };
+    let starts_with = |start: &str| {
+        let given = kind.get(..start.len());
+        given.is_some_and(|given| given.eq_ignore_ascii_case(start))
+    };
     if [
         "text/yaml",
         "application/yaml",
@@ -224,7 +237,7 @@ async fn document(request: Request) -> Result<Fields, Refusal> {
         "text/x-yaml",
     ]
     .iter()
-    .any(|yaml| kind.starts_with(yaml))
+    .any(|yaml| starts_with(yaml))
     {
         let text = String::from_utf8(bytes.into()).map_err(|error| refused(error.to_string()))?;
         return tokio::task::spawn_blocking(move || yaml(&text))
@@ -235,15 +248,13 @@ async fn document(request: Request) -> Result<Fields, Refusal> {
     let (crate::command::Body::Json(mut fields) | crate::command::Body::Form(mut fields)) =
         body::decode(&kind, bytes).await?;
     match fields.shift_remove("config") {
-        None if fields.is_empty() => {
-            Err(refused("expected a declarative configuration".to_owned()))
-        }
+        None if fields.is_empty() => Err(Refusal::NoDocument),
         None => Ok(fields),
         Some(Value::String(text)) => tokio::task::spawn_blocking(move || yaml(&text))
             .await
             .map_err(|_| Refusal::Unexpected)?
             .map_err(refused),
         Some(Value::Object(document)) => Ok(document),
-        Some(_) => Err(refused("expected a declarative configuration".to_owned())),
+        Some(_) => Err(Refusal::NoDocument),
     }
 }

@@ -34,8 +34,12 @@ pub(super) enum Refusal {
     NoWorkspace(String),
     /// `wait` is no number of seconds.
     Wait,
-    /// A declarative configuration is none: the errors as it is nested, or by record.
-    Declarative(Value, Option<Vec<Value>>),
+    /// A declarative configuration is none: the errors as it is nested.
+    Declarative(Value),
+    /// The same by record.
+    Flattened(Box<Flattened>),
+    /// No declarative configuration at all.
+    NoDocument,
     /// Records of an earlier revision may not come back, or newer ones not go: the errors by collection and id.
     Rollback(Revision, Value),
     /// There is no such thing: the whole text.
@@ -136,21 +140,18 @@ impl Refusal {
                 StatusCode::BAD_REQUEST,
                 "wait must be a number of seconds between 0 and 300",
             ),
-            Self::Declarative(fields, flattened) => {
-                let message = format!(
-                    "declarative config is invalid: {}",
-                    crate::declarative::table(&fields)
-                );
-                let details = Some(("fields", fields));
-                let name = "invalid declarative configuration";
-                let mut answer = coded(14, name, StatusCode::BAD_REQUEST, &message, details);
-                if let (Some(flattened), Some(Value::Object(body))) =
-                    (flattened, answer.body.as_mut())
-                {
-                    body.insert("flattened_errors".to_owned(), flattened.into());
+            Self::Declarative(fields) => declarative(&fields.clone(), fields),
+            Self::Flattened(errors) => {
+                let mut answer = declarative(&errors.fields, errors.general);
+                if let Some(Value::Object(body)) = answer.body.as_mut() {
+                    body.insert("flattened_errors".to_owned(), errors.entries.into());
                 }
                 answer
             }
+            Self::NoDocument => plain(
+                StatusCode::BAD_REQUEST,
+                "expected a declarative configuration",
+            ),
             Self::Rollback(to, fields) => {
                 let faults = crate::declarative::table(&fields);
                 let message = format!("revision {to} cannot be gone back to: {faults}");
@@ -216,6 +217,26 @@ impl Refusal {
             ),
         }
     }
+}
+
+/// What is wrong with a declarative configuration.
+#[derive(Debug)]
+pub(super) struct Flattened {
+    /// All, as it is nested.
+    pub(super) fields: Value,
+    /// What is about none of the records.
+    pub(super) general: Value,
+    /// An entry for each record.
+    pub(super) entries: Vec<Value>,
+}
+
+/// A declarative configuration that cannot be, with the errors `fields` in words.
+fn declarative(fields: &Value, shown: Value) -> Answer {
+    let faults = crate::declarative::table(fields);
+    let message = format!("declarative config is invalid: {faults}");
+    let name = "invalid declarative configuration";
+    let details = Some(("fields", shown));
+    coded(14, name, StatusCode::BAD_REQUEST, &message, details)
 }
 
 /// An error of Kong's data layer.

@@ -82,7 +82,7 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
 }
 
 impl Page {
-    const fn methods(&self) -> &'static [Method] {
+    fn methods(&self) -> &'static [Method] {
         match self {
             Self::Config => declare::METHODS,
             Self::ClientKeys => client_keys::METHODS,

@@ -79,7 +79,7 @@ pub(super) fn parse(segments: &[&str]) -> Option<Page> {
 }
 
 impl Page {
-    pub(super) const fn methods(&self) -> &'static [Method] {
+    pub(super) fn methods(&self) -> &'static [Method] {
         const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
         const LIST: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST];
         const ONE: &[Method] = &[
@@ -96,7 +96,17 @@ impl Page {
             Method::OPTIONS,
             Method::POST,
         ];
+        // decK makes roles by PUT.
+        const ROLE: &[Method] = &[
+            Method::DELETE,
+            Method::GET,
+            Method::HEAD,
+            Method::OPTIONS,
+            Method::PATCH,
+            Method::PUT,
+        ];
         match self {
+            Self::One(RbacRole::KIND, _) => ROLE,
             Self::List(_) | Self::Endpoints(_) | Self::Entities(_) => LIST,
             Self::One(..) | Self::Endpoint(..) => ONE,
             Self::Roles(_) => SET,
@@ -332,6 +342,9 @@ fn plan(
             }
             if deletes {
                 planned(kind, Action::Delete(one), StatusCode::NO_CONTENT)
+            } else if *method == Method::PUT {
+                let action = Action::Upsert(one, Body::Json(fields));
+                planned(kind, action, StatusCode::OK)
             } else {
                 let selector = Selector::Id(key?.id);
                 if kind == RbacUser::KIND {

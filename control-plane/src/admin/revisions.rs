@@ -94,7 +94,10 @@ impl From<Fault> for Refusal {
                 for (key, rejection) in faults {
                     let kind = fields.entry(key.kind).or_insert_with(|| json!({}));
                     if let Value::Object(kind) = kind {
-                        kind.insert(key.id.to_string(), declarative::errors(&rejection).into());
+                        kind.insert(
+                            key.id.to_string(),
+                            declarative::errors(key.kind, &rejection).into(),
+                        );
                     }
                 }
                 Self::Rollback(to, Value::Object(fields))

@@ -336,7 +336,9 @@ fn is_as_before(entity: &Definition, fields: &Fields, stored: &Fields) -> bool {
                     .is_some_and(|field| field.default.is_none() && !field.auto)
         }
     };
-    fields.keys().all(|name| stored.contains_key(name)) && stored.iter().all(said)
+    let known =
+        |name: &String| stored.contains_key(name) || entity.write_only.contains(&name.as_str());
+    fields.keys().all(known) && stored.iter().all(said)
 }
 
 /// Whether two records differ in nothing but the time of their last change.

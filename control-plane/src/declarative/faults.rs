@@ -2,9 +2,10 @@
 //! as the ingress controller reads it.
 
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::{File, Place};
-use crate::command::batch::ItemFault;
+use crate::command::batch::{Item, ItemFault};
 use crate::command::{Rejection, Selector};
 
 /// One error of a record: the path of its field, or none if it is about the record as a whole.
@@ -14,39 +15,85 @@ type Complaint = (Option<String>, String);
 pub fn nested(file: &File, faults: &[ItemFault]) -> Value {
     let mut root = Map::new();
     for fault in faults {
-        let errors = errors(&fault.rejection);
-        match fault.item.and_then(|item| file.places.get(item)) {
-            Some(place) => {
-                if let Some(target) = slot(&mut root, place) {
-                    merge(target, errors);
+        let item = fault.item.and_then(|at| file.batch.items.get(at));
+        let place = fault.item.and_then(|at| file.places.get(at));
+        let Some((item, place)) = item.zip(place) else {
+            merge(&mut root, errors("", &fault.rejection));
+            continue;
+        };
+        let Some(element) = element(&mut root, place) else {
+            continue;
+        };
+        match &fault.rejection {
+            // A record that is there already is no record: what is wrong with it stands in its place.
+            rejection @ (Rejection::Taken(_) | Rejection::IdTaken(_)) if element.is_null() => {
+                let said = complaints(item.kind, rejection).into_iter().next();
+                *element = said.map_or(Value::Null, |(_, message)| message.into());
+            }
+            rejection => {
+                if let Some(target) = record(element) {
+                    merge(target, errors(item.kind, rejection));
                 }
             }
-            None => merge(&mut root, errors),
         }
     }
+    for refused in &file.refused {
+        let Some(element) = element(&mut root, &refused.place) else {
+            continue;
+        };
+        match &refused.field {
+            None => *element = refused.message.as_str().into(),
+            Some(field) => {
+                if let Some(target) = record(element) {
+                    target.insert(field.clone(), refused.message.as_str().into());
+                }
+            }
+        }
+    }
+    merge(&mut root, file.errors.0.clone());
     Value::Object(root)
 }
 
-/// Where the errors of a record go.
-fn slot<'a>(root: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Map<String, Value>> {
+/// What is wrong with the file itself rather than with one of its records.
+pub fn general(file: &File) -> Value {
+    let records = File {
+        errors: file.errors.clone(),
+        refused: file.refused.clone(),
+        ..File::default()
+    };
+    nested(&records, &[])
+}
+
+/// Where what is wrong with a record is said.
+fn element<'a>(root: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Value> {
+    let (last, outside) = place.split_last()?;
     let mut target = root;
-    for (name, at) in place {
-        let list = target
-            .entry(name.clone())
-            .or_insert_with(|| Value::Array(Vec::new()));
-        let Value::Array(list) = list else {
-            return None;
-        };
-        if list.len() <= *at {
-            list.resize(at + 1, Value::Null);
-        }
-        let element = list.get_mut(*at)?;
-        if element.is_null() {
-            *element = Value::Object(Map::new());
-        }
-        target = element.as_object_mut()?;
+    for step in outside {
+        target = record(entry(target, step)?)?;
     }
-    Some(target)
+    entry(target, last)
+}
+
+fn entry<'a>(
+    target: &'a mut Map<String, Value>,
+    (name, at): &(String, usize),
+) -> Option<&'a mut Value> {
+    let list = target.entry(name.clone()).or_insert_with(|| json!([]));
+    let list = list.as_array_mut()?;
+    if list.len() <= *at {
+        list.resize(at + 1, Value::Null);
+    }
+    list.get_mut(*at)
+}
+
+/// The errors of a record by field, also if there was none yet or one about the whole.
+fn record(element: &mut Value) -> Option<&mut Map<String, Value>> {
+    if element.is_null() {
+        *element = json!({});
+    } else if element.is_string() {
+        *element = json!({ "@entity": [element.take()] });
+    }
+    element.as_object_mut()
 }
 
 fn merge(target: &mut Map<String, Value>, errors: Map<String, Value>) {
@@ -55,13 +102,13 @@ fn merge(target: &mut Map<String, Value>, errors: Map<String, Value>) {
     }
 }
 
-/// What is wrong with one record, by field.
-pub fn errors(rejection: &Rejection) -> Map<String, Value> {
+/// What is wrong with one record of the collection `kind`, by field.
+pub fn errors(kind: &str, rejection: &Rejection) -> Map<String, Value> {
     if let Rejection::Invalid(errors) = rejection {
         return errors.0.clone();
     }
     let mut errors = Map::new();
-    for (field, message) in complaints(rejection) {
+    for (field, message) in complaints(kind, rejection) {
         if let Some(field) = field {
             errors.insert(field, message.into());
             continue;
@@ -78,39 +125,54 @@ pub fn errors(rejection: &Rejection) -> Map<String, Value> {
 pub fn flattened(file: &File, faults: &[ItemFault]) -> Vec<Value> {
     let mut entries = Vec::new();
     for fault in faults {
-        let errors: Vec<Value> = complaints(&fault.rejection)
+        let item = fault.item.and_then(|item| file.batch.items.get(item));
+        let kind = item.map_or("", |item| item.kind);
+        let errors: Vec<Value> = complaints(kind, &fault.rejection)
             .into_iter()
             .map(|(field, message)| match field {
                 Some(field) => json!({ "type": "field", "field": field, "message": message }),
                 None => json!({ "type": "entity", "message": message }),
             })
             .collect();
-        let mut entry = Map::new();
-        if let Some(item) = fault.item.and_then(|item| file.batch.items.get(item)) {
-            let singular = item.kind.strip_suffix('s').unwrap_or(item.kind);
-            entry.insert("entity_type".to_owned(), singular.into());
-            let fields = &item.fields;
-            let name = ["name", "username", "prefix"]
-                .iter()
-                .find_map(|name| fields.get(*name).filter(|value| value.is_string()));
-            for (shown, value) in [
-                ("entity_name", name),
-                ("entity_id", fields.get("id")),
-                ("entity_tags", fields.get("tags")),
-            ] {
-                if let Some(value) = value {
-                    entry.insert(shown.to_owned(), value.clone());
-                }
-            }
-            entry.insert("entity".to_owned(), Value::Object(fields.clone()));
-        }
+        let mut entry = item.map_or_else(Map::new, |item| about(file, item));
         entry.insert("errors".to_owned(), errors.into());
         entries.push(Value::Object(entry));
     }
     entries
 }
 
-fn complaints(rejection: &Rejection) -> Vec<Complaint> {
+/// What an entry tells of its record. Only what is well-formed is good to find it by.
+fn about(file: &File, item: &Item) -> Map<String, Value> {
+    let mut fields = item.fields.clone();
+    let is_id = |id: &&Value| id.as_str().is_some_and(|id| Uuid::parse_str(id).is_ok());
+    if let Some((field, parent)) = item.parent
+        && let Some(parent) = file.batch.items.get(parent)
+        && let Some(id) = parent.fields.get("id").filter(is_id)
+    {
+        fields.insert(field.to_owned(), json!({ "id": id }));
+    }
+    let is_name = |name: &&Value| name.as_str().is_some_and(|name| !name.is_empty());
+    let are_tags = |tags: &&Value| {
+        let tags = tags.as_array();
+        tags.is_some_and(|tags| tags.iter().all(Value::is_string))
+    };
+    let singular = item.kind.strip_suffix('s').unwrap_or(item.kind);
+    let mut entry = Map::new();
+    entry.insert("entity_type".to_owned(), singular.into());
+    for (shown, value) in [
+        ("entity_name", fields.get("name").filter(is_name)),
+        ("entity_id", fields.get("id").filter(is_id)),
+        ("entity_tags", fields.get("tags").filter(are_tags)),
+    ] {
+        if let Some(value) = value {
+            entry.insert(shown.to_owned(), value.clone());
+        }
+    }
+    entry.insert("entity".to_owned(), Value::Object(fields));
+    entry
+}
+
+fn complaints(kind: &str, rejection: &Rejection) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     match rejection {
         Rejection::Invalid(errors) => walk("", &errors.0, &mut complaints),
@@ -137,7 +199,7 @@ fn complaints(rejection: &Rejection) -> Vec<Complaint> {
                 .map(|value| value.as_str().map_or_else(|| table(value), str::to_owned))
                 .collect();
             let message = format!(
-                "uniqueness violation: entity with {} set to '{}' already declared",
+                "uniqueness violation: '{kind}' entity with {} set to '{}' already declared",
                 names.join(","),
                 shown.join(",")
             );
@@ -145,7 +207,7 @@ fn complaints(rejection: &Rejection) -> Vec<Complaint> {
         }
         Rejection::IdTaken(id) => {
             let message = format!(
-                "uniqueness violation: entity with primary key set to '{id}' already declared"
+                "uniqueness violation: '{kind}' entity with primary key set to '{id}' already declared"
             );
             complaints.push((None, message));
         }

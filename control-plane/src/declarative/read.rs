@@ -1,5 +1,7 @@
 //! From a document to the records that it stands for: those written inside others become records of their own.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 use shared::entity::{Definition, definition, definitions};
 use shared::schema::FieldErrors;
@@ -18,6 +20,28 @@ pub struct File {
     pub places: Vec<Place>,
     /// The workspace that it names.
     pub workspace: Option<String>,
+    /// What is wrong with the file itself.
+    pub errors: FieldErrors,
+    /// What stands in the place of records and is none.
+    pub refused: Vec<Refused>,
+}
+
+impl File {
+    /// Whether every part of the file was understood. Whether its records can be is decided later.
+    pub fn is_sound(&self) -> bool {
+        self.errors.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// Something that cannot be a record.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Where it is.
+    pub place: Place,
+    /// The field that is wrong, if not the whole is.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
 }
 
 /// Where in a file a record is: the lists that it is in, from outside, and its index in each.
@@ -29,15 +53,11 @@ const ITEMS: usize = 1_000_000;
 /// A consumer's membership in a group.
 const MEMBERSHIP: &str = "consumer_group_consumers";
 
-/// Reads a document.
-///
-/// # Errors
-///
-/// What is wrong with it as a whole; whether its records can be is decided later.
-pub fn read(document: Fields) -> Result<File, FieldErrors> {
+/// Reads a document, and what is wrong with it apart from its records.
+pub fn read(document: Fields) -> File {
     let mut reader = Reader {
         file: File::default(),
-        errors: FieldErrors::default(),
+        stored: false,
         defaults: Map::new(),
         fragments: Map::new(),
     };
@@ -45,38 +65,80 @@ pub fn read(document: Fields) -> Result<File, FieldErrors> {
     match document.get("_format_version") {
         Some(version) => reader.check_version(version),
         None => reader
+            .file
             .errors
             .add(&["_format_version"], "required field missing"),
     }
     for (name, value) in document {
         match name.as_str() {
             "_format_version" | "_comment" | "_ignore" => {}
-            "_transform" if value.is_boolean() => {}
-            "_transform" => reader.errors.add(&["_transform"], "expected a boolean"),
+            "_transform" if value.is_boolean() => reader.stored = value == false,
+            "_transform" => reader
+                .file
+                .errors
+                .add(&["_transform"], "expected a boolean"),
             "_workspace" => match value {
                 Value::String(name) => reader.file.workspace = Some(name),
-                _ => reader.errors.add(&["_workspace"], "expected a string"),
+                _ => reader.file.errors.add(&["_workspace"], "expected a string"),
             },
             "_info" => reader.info(&value),
             "_plugin_configs" => match value {
                 Value::Object(fragments) => reader.fragments = fragments,
-                _ => reader.errors.add(&["_plugin_configs"], "expected a map"),
+                _ => reader
+                    .file
+                    .errors
+                    .add(&["_plugin_configs"], "expected a map"),
             },
             _ => match (collection(&name), value) {
                 (Some(_), Value::Null) => {}
                 (Some(entity), Value::Array(list)) => lists.push((name, entity, list)),
-                (Some(_), _) => reader.errors.add(&[&name], "expected an array"),
-                (None, _) => reader.errors.add(&[&name], "unknown field"),
+                (Some(_), _) => reader.file.errors.add(&[&name], "expected an array"),
+                (None, _) => reader.file.errors.add(&[&name], "unknown field"),
             },
         }
     }
     for (name, entity, list) in lists {
         reader.list(&name, entity, list, None, &Vec::new());
     }
-    if reader.errors.is_empty() {
-        Ok(reader.file)
-    } else {
-        Err(reader.errors)
+    rename(&mut reader.file.batch.items);
+    reader.file
+}
+
+/// A name may look like an id: what then points to no id in the file, but to a name, means the name.
+fn rename(items: &mut [Item]) {
+    let (mut names, mut ids) = (HashSet::new(), HashSet::new());
+    for item in items.iter() {
+        let field = definition(item.kind).and_then(|entity| entity.name_field);
+        let name = field.and_then(|field| item.fields.get(field)?.as_str());
+        if let Some(name) = name.filter(|name| matches!(Selector::parse(name), Selector::Id(_))) {
+            names.insert((item.kind, name.to_owned()));
+        }
+    }
+    if names.is_empty() {
+        return;
+    }
+    for item in items.iter() {
+        if let Some(id) = item.fields.get("id").and_then(Value::as_str) {
+            ids.insert((item.kind, id.to_owned()));
+        }
+    }
+    for item in items.iter_mut() {
+        let Some(entity) = definition(item.kind) else {
+            continue;
+        };
+        for (field, kind) in entity.foreign_keys() {
+            let Some(Value::Object(key)) = item.fields.get_mut(field) else {
+                continue;
+            };
+            let Some(id) = key.get("id").and_then(Value::as_str) else {
+                continue;
+            };
+            let known = (kind, id.to_owned());
+            if names.contains(&known) && !ids.contains(&known) {
+                let value = foreign_by_name(kind, id);
+                item.fields.insert(field.to_owned(), value);
+            }
+        }
     }
 }
 
@@ -88,7 +150,8 @@ fn collection(name: &str) -> Option<&'static Definition> {
 
 struct Reader {
     file: File,
-    errors: FieldErrors,
+    /// Whether values are as they are stored: passwords are hashes.
+    stored: bool,
     /// What records get that do not say otherwise, by collection.
     defaults: Map<String, Value>,
     /// Parts of plugin configurations, by name.
@@ -102,21 +165,23 @@ impl Reader {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             _ => {
-                self.errors.add(&["_format_version"], "expected a string");
+                self.file
+                    .errors
+                    .add(&["_format_version"], "expected a string");
                 return;
             }
         };
         let text = if text == "3" { "3.0" } else { &text };
         if !VERSIONS.contains(&text) {
             let message = format!("expected one of: {}", VERSIONS.join(", "));
-            self.errors.add(&["_format_version"], message);
+            self.file.errors.add(&["_format_version"], message);
         }
     }
 
     /// decK's remarks on the file: which records it stands for, and defaults for them.
     fn info(&mut self, info: &Value) {
         let Value::Object(info) = info else {
-            self.errors.add(&["_info"], "expected a record");
+            self.file.errors.add(&["_info"], "expected a record");
             return;
         };
         if let Some(tags) = info.get("select_tags").filter(|tags| !tags.is_null()) {
@@ -127,6 +192,7 @@ impl Reader {
             match read.flatten() {
                 Some(tags) => self.file.batch.tags = tags,
                 None => self
+                    .file
                     .errors
                     .add(&["_info", "select_tags"], "expected an array"),
             }
@@ -156,26 +222,24 @@ impl Reader {
                     Fields::from_iter([(field.to_owned(), text.into())])
                 }
                 _ => {
-                    self.refuse(&place, "expected a record");
+                    self.refuse(&place, None, "expected a record");
                     continue;
                 }
             };
             if self.file.batch.items.len() >= ITEMS {
-                self.refuse(&place, "more than 1000000 records");
+                self.refuse(&place, None, "more than 1000000 records");
                 return;
             }
             self.item(entity, fields, parent, &place);
         }
     }
 
-    fn refuse(&mut self, place: &Place, message: &str) {
-        let (names, last): (Vec<_>, _) = (
-            place.iter().map(|(name, _)| name.as_str()).collect(),
-            place.last().map_or(0, |(_, at)| *at),
-        );
-        let number = (last + 1).to_string();
-        let path = [names.as_slice(), &[&number]].concat();
-        self.errors.add(&path, message);
+    fn refuse(&mut self, place: &Place, field: Option<String>, message: &str) {
+        self.file.refused.push(Refused {
+            place: place.clone(),
+            field,
+            message: message.to_owned(),
+        });
     }
 
     fn item(
@@ -198,7 +262,7 @@ impl Reader {
                     inside.push((name, child, list.collect(), field));
                 }
                 None | Some(Value::Null) => {}
-                Some(_) => self.refuse(place, &format!("{name}: expected an array")),
+                Some(_) => self.refuse(place, Some(name), "expected an array"),
             }
         }
         for (field, kind) in entity.foreign_keys() {
@@ -208,6 +272,9 @@ impl Reader {
             }
         }
         self.complete(entity, &mut fields);
+        if self.stored && entity.write_only.contains(&"skip_hash") {
+            fields.insert("skip_hash".to_owned(), true.into());
+        }
         self.file.batch.items.push(Item {
             kind: entity.kind,
             fields,
@@ -280,12 +347,16 @@ fn member(parent: &Definition, child: &Definition, value: Value) -> Value {
 
 /// A foreign key that is given by an id or a name.
 fn foreign(kind: &str, text: &str) -> Value {
-    let name = definitions()
-        .iter()
-        .find(|entity| entity.kind == kind)
-        .and_then(|entity| entity.name_field);
-    match (Selector::parse(text), name) {
-        (Selector::Name(text), Some(field)) => json!({ field: text }),
-        _ => json!({ "id": text }),
+    match Selector::parse(text) {
+        Selector::Name(text) => foreign_by_name(kind, &text),
+        Selector::Id(_) => json!({ "id": text }),
+    }
+}
+
+fn foreign_by_name(kind: &str, text: &str) -> Value {
+    let found = definitions().iter().find(|entity| entity.kind == kind);
+    match found.and_then(|entity| entity.name_field) {
+        Some(field) => json!({ field: text }),
+        None => json!({ "id": text }),
     }
 }

@@ -11,6 +11,8 @@ use crate::config::{Config, Fields, workspace_key};
 pub fn write(config: &Config) -> Map<String, Value> {
     let mut document = Map::new();
     document.insert("_format_version".to_owned(), "3.0".into());
+    // Values are as they are stored.
+    document.insert("_transform".to_owned(), false.into());
     let workspace = config.workspace();
     if workspace != DEFAULT_WORKSPACE
         && let Some(record) = config.record(workspace_key(workspace))
@@ -32,11 +34,6 @@ pub fn write(config: &Config) -> Map<String, Value> {
                         fields.insert(field.to_owned(), id);
                     }
                 }
-                // What is null anyway needs no line, but what would get a default does.
-                fields.retain(|name, value| {
-                    let field = entity.schema.field(name);
-                    !value.is_null() || field.is_none_or(|field| field.default.is_some())
-                });
                 Value::Object(fields)
             })
             .collect();

@@ -77,7 +77,7 @@ impl Entity for BasicauthCredential {
         let hashed =
             |text: &str| text.len() == 40 && text.bytes().all(|sign| sign.is_ascii_hexdigit());
         if skips_hash(record) && password.is_some_and(|text| !hashed(text)) {
-            let message = "with skip_hash it must be the hash: 40 hexadecimal digits of SHA-1";
+            let message = "with skip_hash or _transform: false it must be the hash: 40 hexadecimal digits of SHA-1";
             errors.add(&["password"], message);
         }
     }

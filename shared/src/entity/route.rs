@@ -256,6 +256,9 @@ impl Entity for Route {
         }
         // The first protocol that is known decides by which rules a route is judged.
         let Some(family) = families.first() else {
+            if let Some(first) = protocols.first() {
+                errors.replace("protocols", format!("unknown type: {first}"));
+            }
             return;
         };
         check_matchers(record, &protocols, family, errors);

@@ -217,6 +217,21 @@ async fn roles_permit_what_they_say() {
             400,
         ),
         ("DELETE", "/rbac/roles/super-admin", Value::Null, 400),
+        ("PUT", "/rbac/roles/super-admin", json!({}), 400),
+        ("PUT", "/rbac/users/bob", json!({}), 405),
+        (
+            "PUT",
+            "/rbac/roles/0c1293f0-a346-49ef-9c3b-39e89c7486c1",
+            json!({ "name": "admin" }),
+            409,
+        ),
+        (
+            "PUT",
+            "/rbac/roles/0c1293f0-a346-49ef-9c3b-39e89c7486c1",
+            json!({ "name": "mine", "comment": "made by decK" }),
+            200,
+        ),
+        ("GET", "/rbac/roles/mine", Value::Null, 200),
         (
             "POST",
             "/rbac/roles/admin/endpoints",

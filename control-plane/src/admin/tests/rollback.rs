@@ -181,11 +181,15 @@ async fn a_file_that_says_what_is_there_changes_nothing_not_even_a_hashed_passwo
         .await;
     assert_eq!((status, &plan["data"]), (200, &json!([])));
     assert_eq!(publisher.config().revision(), revision);
-    // A file with another password is one: it is hashed.
+    // A file with another password is one: it is hashed, unless the file says that it holds hashes.
     let text = exported["config"].as_str().unwrap();
     let (_, stored) = api.get("/basic-auths").await;
     let hash = stored["data"][0]["password"].as_str().unwrap();
     let file = text.replace(hash, "another");
+    let (status, reply) = api.send("POST", "/config", "text/yaml", &file).await;
+    assert_eq!(status, 400);
+    assert!(reply["message"].as_str().unwrap().contains("_transform"));
+    let file = file.replace("_transform: false\n", "");
     let (status, _) = api.send("POST", "/config", "text/yaml", &file).await;
     assert_eq!(status, 201);
     let (_, changed) = api.get("/basic-auths").await;

@@ -287,3 +287,46 @@ async fn a_workspace_goes_only_when_it_is_empty() {
         );
     }
 }
+
+#[tokio::test]
+async fn files_come_in_every_kind_of_body() {
+    let api = Api::new();
+    let text = "_format_version: \"3.0\"\nconsumers:\n- username: yoda\n";
+    let multipart = format!(
+        "--xX\r\nContent-Disposition: form-data; name=\"config\"\r\n\r\n{text}\r\n--xX--\r\n"
+    );
+    let form: String = form_urlencoded::Serializer::new(String::new())
+        .append_pair("config", text)
+        .finish();
+    for (kind, body) in [
+        ("application/yaml", text.to_owned()),
+        ("Text/YAML; charset=utf-8", text.to_owned()),
+        ("multipart/form-data; boundary=xX", multipart),
+        ("application/x-www-form-urlencoded", form),
+    ] {
+        let (status, reply) = api.send("POST", "/config", kind, &body).await;
+        assert_eq!(status, 201, "{kind}: {reply}");
+    }
+    let (status, reply) = api.send("POST", "/config", "", "").await;
+    let said = json!({ "message": "expected a declarative configuration" });
+    assert_eq!((status, reply), (400, said));
+    let (status, reply) = api
+        .json("POST", "/config", json!({ "config": "yoda" }))
+        .await;
+    assert_eq!(status, 400);
+    assert_eq!(
+        reply["fields"]["error"],
+        "failed parsing declarative configuration: expected an object"
+    );
+}
+
+#[tokio::test]
+async fn protocols_of_which_none_is_known_have_one_error() {
+    let api = Api::new();
+    let body = json!({ "paths": ["/"], "protocols": ["nope", "ftp"] });
+    let (status, reply) = api.json("POST", "/routes", body).await;
+    assert_eq!(
+        (status, &reply["fields"]),
+        (400, &json!({ "protocols": "unknown type: nope" }))
+    );
+}
