@@ -136,7 +136,7 @@ pub(super) async fn asked_for(rules: &Rules, exchange: &mut Exchange<'_>) -> boo
         return true;
     }
     match &logout.logout_post_arg {
-        Some(name) if method == LogoutMethod::Post => request::body_arguments(exchange)
+        Some(name) if method != LogoutMethod::Get => request::body_arguments(exchange)
             .await
             .iter()
             .any(|(found, _)| found == name),

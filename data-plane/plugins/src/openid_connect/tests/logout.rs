@@ -117,9 +117,16 @@ fn case_58_the_browser_goes_where_the_configuration_says() {
 
 #[test]
 fn a_form_argument_may_mean_logout() {
-    let (mut gateway, mut browser) = signed_in(&json!({ "logout_post_arg": "logout" }));
-    let reply = browser.post(&mut gateway, "/api", "logout=1");
-    assert_eq!((reply.status, reply.ends_session()), (302, true));
+    for method in [Method::POST, Method::DELETE] {
+        let (mut gateway, mut browser) = signed_in(&json!({ "logout_post_arg": "logout" }));
+        let mut request = Request::get("/api");
+        request.method = method;
+        request.body = bytes::Bytes::from_static(b"logout=1");
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers.push((http::header::CONTENT_TYPE, kind));
+        let reply = browser.send(&mut gateway, request);
+        assert_eq!((reply.status, reply.ends_session()), (302, true));
+    }
 }
 
 #[test]
