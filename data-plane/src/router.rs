@@ -4,10 +4,12 @@
 //! Compiled once: a route with several paths becomes one entry per path, entries are sorted by rank,
 //! and an index by host and path leaves few of them to look at: exact hosts by hash, wildcards by hash
 //! of each run of labels, then paths by hash of each prefix that any of the host's routes begins with.
-//! A regular expression is found by the text that it begins with. Each list of the index is in order
-//! of rank, so the first match of a list is its best one, and the best of these wins.
+//! A regular expression is found by the text that it begins with. What is left is told apart by a header's
+//! value or the server name. Each list of the index is in order of rank, so the first match of a list is its
+//! best one, and the best of these wins.
 
 mod entry;
+mod list;
 pub(crate) mod normalize;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use plugins::exchange::Captures;
 use shared::entity::Route;
 
 use self::entry::{Entry, HostPattern, PathRule, Rank, entries};
+use self::list::List;
 use crate::http1::headers::View;
 
 /// What of a request decides about its route.
@@ -105,11 +108,11 @@ struct Ported {
 #[derive(Debug, Default)]
 struct Bucket {
     /// By the text that a path must begin with.
-    prefixes: HashMap<Box<str>, Vec<usize>>,
+    prefixes: HashMap<Box<str>, List>,
     /// The distinct lengths of `prefixes`.
     lengths: Vec<usize>,
     /// Entries that say nothing of how a path begins.
-    others: Vec<usize>,
+    others: List,
 }
 
 impl Router {
@@ -204,7 +207,7 @@ impl Index {
         let mut compiled = Self::default();
         for (index, entry) in all.iter().enumerate() {
             if entry.hosts.is_empty() {
-                compiled.anywhere.add(index, &entry.path);
+                compiled.anywhere.add(index, entry);
             }
             for host in &entry.hosts {
                 let (map, key) = match host.pattern() {
@@ -213,7 +216,7 @@ impl Index {
                     HostPattern::StartsWith(beginning) => (&mut compiled.beginnings, beginning),
                 };
                 let ported = map.entry(key.into()).or_default();
-                ported.bucket(host.port()).add(index, &entry.path);
+                ported.bucket(host.port()).add(index, entry);
             }
         }
         compiled.entries = all;
@@ -278,10 +281,11 @@ impl Index {
             if let Some(prefix) = asked.0.path.get(..*length)
                 && let Some(list) = bucket.prefixes.get(prefix)
             {
-                self.first(list, asked, best);
+                list.search(asked.0, |places| self.first(places, asked, best));
             }
         }
-        self.first(&bucket.others, asked, best);
+        let others = &bucket.others;
+        others.search(asked.0, |places| self.first(places, asked, best));
     }
 
     fn first(&self, list: &[usize], (asked, gone): Search<'_>, best: &mut Option<(usize, Found)>) {
@@ -327,8 +331,8 @@ impl Ported {
 }
 
 impl Bucket {
-    fn add(&mut self, index: usize, path: &PathRule) {
-        let start = path.start();
+    fn add(&mut self, index: usize, entry: &Entry) {
+        let start = entry.path.start();
         let list = if start.is_empty() {
             &mut self.others
         } else {
@@ -337,10 +341,7 @@ impl Bucket {
             }
             self.prefixes.entry(start.into()).or_default()
         };
-        // A route may name a host twice.
-        if list.last() != Some(&index) {
-            list.push(index);
-        }
+        list.add(index, entry);
     }
 }
 

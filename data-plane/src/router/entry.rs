@@ -208,6 +208,28 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// A field that must have one of some values, if there is one.
+    pub(super) fn header(&self) -> Option<(&HeaderName, &[Box<[u8]>])> {
+        self.headers.iter().find_map(|(name, values)| match values {
+            Values::Any(values) => Some((name, values.as_slice())),
+            Values::Regex(_) => None,
+        })
+    }
+
+    /// Whether it is for requests without TLS only.
+    pub(super) fn is_without_tls(&self) -> bool {
+        self.tls == Some(false)
+    }
+
+    /// The server names, if one of them must be there and none has a wildcard.
+    pub(super) fn exact_names(&self) -> Option<impl Iterator<Item = &str>> {
+        let exact = |rule: &HostRule| rule.kind == HostKind::Exact;
+        let all = !self.server_names.is_empty() && self.server_names.iter().all(exact);
+        all.then(|| self.server_names.iter().map(|rule| &*rule.text))
+    }
+}
+
 impl Values {
     fn match_any<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
         values.any(|value| match self {

@@ -342,6 +342,41 @@ fn each_of_fifty_thousand_routes_is_found() {
     assert!(find(&router, "GET shared.test /s/1/x", &[]).is_none());
 }
 
+#[test]
+fn routes_that_only_a_header_or_a_server_name_tells_apart_are_found_by_it() {
+    let count = 5_000;
+    let mut fields: Vec<Value> = (0..count)
+        .map(|number| json!({"headers": {"x-place": [format!("Some-{number}"), "any"]}}))
+        .collect();
+    fields.extend((0..count).map(|number| {
+        json!({"snis": [format!("s{number}.test")], "paths": ["/same"], "protocols": ["https"]})
+    }));
+    let list = routes(fields);
+    let router = compile(&list);
+    // A scan of all for each would look at fifty million.
+    for number in 0..count {
+        let mut headers = HeaderMap::new();
+        let value = format!("SOME-{number}");
+        headers.insert("x-place", HeaderValue::from_str(&value).unwrap());
+        headers.insert("accept", HeaderValue::from_static("*/*"));
+        let name = format!("s{number}.test");
+        let mut asked = Asked {
+            method: &Method::GET,
+            path: "/",
+            authority: "h",
+            headers: View::Map(&headers),
+            server_name: None,
+            https: false,
+        };
+        assert_eq!(router.find(&asked).unwrap().route, number);
+        asked.path = "/same";
+        (asked.server_name, asked.https) = (Some(name.as_str()), true);
+        assert_eq!(router.find(&asked).unwrap().route, count + number);
+    }
+    let any = find(&router, "GET h /", &[("x-place", "Any")]);
+    assert_eq!(any.unwrap().route, 0, "the oldest");
+}
+
 fn any_route() -> impl Strategy<Value = Value> {
     let hosts = prop::option::of(prop::sample::subsequence(
         vec![
