@@ -118,16 +118,6 @@ fn mistakes_in_settings_are_named() {
             vec!["--check", "--cluster-ca", "/nowhere/ca.pem"],
             "certificates --out",
         ),
-        (
-            vec![
-                "--check",
-                "--rollout",
-                "staged",
-                "--etcd-endpoints",
-                "http://127.0.0.1:1",
-            ],
-            "with etcd_endpoints it must be \"immediate\"",
-        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_wardgate-control-plane"))
             .args(&arguments)

@@ -11,6 +11,7 @@ use plugins::exchange::{
 };
 use plugins::filter::{Filter as _, Flow, Instance};
 use plugins::registry::{self, AnyFilter};
+use plugins::request_id::RequestId;
 use plugins::session_keys::{KeyRing, SessionKey};
 use serde_json::{Value, json};
 use shared::secret::Secret;
@@ -108,7 +109,7 @@ pub fn send(
         captures: Captures::default(),
         upstream: Overrides::default(),
         notes: Notes::default(),
-        request_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        request_id: RequestId::new(1),
     };
     match host.run(FILTER.on_request(&mut exchange, host)) {
         Flow::Continue => None,
