@@ -257,8 +257,17 @@ async fn check_alone(
 /// Whether `text` is a token (RFC 6750 §2.1, `b64token`) of a bearable length.
 pub(super) fn is_token(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-    text.len() <= LONGEST_TOKEN && !body.is_empty() && body.bytes().all(fits)
+    text.len() <= LONGEST_TOKEN && !body.is_empty() && body.bytes().fold(0, misfit) == 0
+}
+
+/// Other than 0 once a byte has been none of a token's. Without a branch, so that many bytes are judged at once: tokens
+/// of a kilobyte are common, and each request brings one.
+const fn misfit(before: u8, byte: u8) -> u8 {
+    // From `-` to `9` are `.`, `/` and the digits.
+    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+    let digit = byte.wrapping_sub(b'-') <= b'9' - b'-';
+    let other = (byte == b'+') | (byte == b'_') | (byte == b'~');
+    before | !(letter | digit | other) as u8
 }
 
 /// Refuses several `Authorization` headers: which one counts must not be a matter of luck.
@@ -479,5 +488,25 @@ pub(super) fn set_query(exchange: &mut Exchange<'_>, query: &str) {
     parts.path_and_query = Some(path_and_query);
     if let Ok(uri) = http::Uri::from_parts(parts) {
         exchange.request.uri = uri;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST_TOKEN, is_token};
+
+    #[test]
+    fn a_token_has_the_characters_that_its_standard_lists() {
+        for character in (0..=u8::MAX).map(char::from) {
+            let listed = character.is_ascii_alphanumeric() || "-._~+/".contains(character);
+            assert_eq!(
+                is_token(&format!("ab{character}c==")),
+                listed,
+                "{character:?}"
+            );
+        }
+        assert!(!is_token("") && !is_token("==") && !is_token("a=b"));
+        assert!(is_token(&"a".repeat(LONGEST_TOKEN)));
+        assert!(!is_token(&"a".repeat(LONGEST_TOKEN + 1)));
     }
 }
