@@ -229,7 +229,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
     let index = router(&routes, &mut faults);
     let mut logged = filters::LoggedRecords::default();
     let whole = routes.iter().map(|route| {
-        let workspace = workspaces.of_record(route.id);
+        let workspace = workspaces.of_record::<Route>(route.id);
         ground.route(route, workspace, &mut logged, &mut faults)
     });
     let whole = Arc::new(whole.collect());

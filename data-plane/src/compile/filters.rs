@@ -213,7 +213,7 @@ impl Assembly {
                 filter: filters.len(),
             };
             filters.push(filter);
-            let workspace = workspaces.of_record(plugin.id);
+            let workspace = workspaces.of_record::<Plugin>(plugin.id);
             match (placed.route, placed.service) {
                 (Some(route), _) => assembly.by_route.entry(route).or_default().push(placed),
                 (None, Some(service)) => {

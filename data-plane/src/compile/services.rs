@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use rustls_pki_types::{CertificateDer, ServerName};
-use shared::entity::{Protocol, Service};
+use shared::entity::{Protocol, Service, Upstream};
 use uuid::Uuid;
 
 use super::CompileFault;
@@ -63,7 +63,7 @@ impl<'a> Surroundings<'a> {
         workspaces: &'a Workspaces,
     ) -> Self {
         let named = upstreams.iter().enumerate().map(|(place, upstream)| {
-            let workspace = workspaces.of_record(upstream.id);
+            let workspace = workspaces.of_record::<Upstream>(upstream.id);
             ((workspace, upstream.name.as_str()), (place, &**upstream))
         });
         Self {
@@ -97,9 +97,10 @@ pub(super) fn compile(
         .trim_start_matches('[')
         .trim_end_matches(']')
         .to_owned();
-    let upstream = surroundings
-        .upstreams
-        .get(&(surroundings.workspaces.of_record(service.id), bare.as_str()));
+    let upstream = surroundings.upstreams.get(&(
+        surroundings.workspaces.of_record::<Service>(service.id),
+        bare.as_str(),
+    ));
     let profile = if tls {
         Some(
             profile(

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use memchr::memmem;
 use serde::Deserialize;
-use shared::entity::DEFAULT_WORKSPACE;
-use shared::snapshot::{Record, Snapshot};
+use shared::entity::{DEFAULT_WORKSPACE, Entity};
+use shared::snapshot::{Key, Record, Snapshot};
 use uuid::Uuid;
 
-/// The workspaces of the records that are not in the default one.
+/// The workspaces of the records that are not in the default one. Two records of different kinds may have one id,
+/// each in a workspace of its own.
 #[derive(Debug, Default)]
-pub(super) struct Workspaces(HashMap<Uuid, Uuid>);
+pub(super) struct Workspaces(HashMap<Key, Uuid>);
 
 /// What the control plane adds to a record that is not in the default workspace.
 #[derive(Deserialize)]
@@ -25,7 +26,7 @@ impl Workspaces {
             // Most records are in the default workspace; looking costs less than reading.
             mark.find(&record.json)?;
             let stamp: Stamp = serde_json::from_slice(&record.json).ok()?;
-            Some((record.key.id, stamp.ws_id?))
+            Some((record.key, stamp.ws_id?))
         });
         Self(stamped.collect())
     }
@@ -37,9 +38,10 @@ impl Workspaces {
         workspace.unwrap_or(DEFAULT_WORKSPACE)
     }
 
-    /// The workspace of the record `id`.
-    pub(super) fn of_record(&self, id: Uuid) -> Uuid {
-        self.0.get(&id).copied().unwrap_or(DEFAULT_WORKSPACE)
+    /// The workspace of the record `id` of the kind `T`.
+    pub(super) fn of_record<T: Entity>(&self, id: Uuid) -> Uuid {
+        let key = Key { kind: T::KIND, id };
+        self.0.get(&key).copied().unwrap_or(DEFAULT_WORKSPACE)
     }
 
     /// Every workspace that has records here, and the default one.
@@ -52,7 +54,7 @@ impl Workspaces {
     }
 
     /// Takes the records of `workspace` out of `records`.
-    pub(super) fn take<T>(
+    pub(super) fn take<T: Entity>(
         &self,
         workspace: Uuid,
         records: &mut Vec<T>,
@@ -61,7 +63,7 @@ impl Workspaces {
         if self.0.is_empty() {
             return std::mem::take(records);
         }
-        let own = |record: &mut T| self.of_record(id(record)) == workspace;
+        let own = |record: &mut T| self.of_record::<T>(id(record)) == workspace;
         records.extract_if(.., own).collect()
     }
 }
@@ -69,7 +71,7 @@ impl Workspaces {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use shared::snapshot::{Key, Revision};
+    use shared::snapshot::Revision;
 
     use super::*;
 
@@ -135,5 +137,29 @@ mod tests {
         assert_eq!(compiled.unrouted.all.len(), 0);
         assert!(route(1).environment.consumers.groups.is_empty());
         assert_eq!(route(2).environment.consumers.groups.len(), 1);
+    }
+
+    #[test]
+    fn a_record_of_another_kind_with_the_same_id_moves_nothing() {
+        let with = |others: Vec<Record>| {
+            let acl = json!({ "name": "acl", "config": { "allow": ["g"] } });
+            let mut records = vec![
+                record("routes", 1, 0, json!({ "paths": ["/guarded"] })),
+                record("plugins", 2, 0, acl),
+                record("services", 3, 0, json!({ "host": "backend" })),
+                record("upstreams", 4, 0, json!({ "name": "backend" })),
+            ];
+            records.extend(others);
+            super::super::compile(&Snapshot::new(1, Revision(1), records)).unwrap()
+        };
+        let stranger = |id: u128| {
+            let name = format!("stranger-{id}");
+            record("consumers", id, 7, json!({ "username": name }))
+        };
+        let compiled = with((1..=4).map(stranger).collect());
+        let route = compiled.routes.get(0).unwrap();
+        assert_eq!(route.filters.all.len(), 1);
+        assert!(route.environment.consumers.by_username.is_empty());
+        assert_eq!(compiled.unrouted.all.len(), 1);
     }
 }
