@@ -420,7 +420,9 @@ pub(crate) fn response(
     takes_trailers: bool,
 ) -> Returned<ResponseBody> {
     let status = answer.head.status;
-    let keeps_length = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    // An answer without content has no length (RFC 9110 §8.6).
+    let keeps_length = (*method == Method::HEAD && status != StatusCode::NO_CONTENT)
+        || status == StatusCode::NOT_MODIFIED;
     let headers = match answer.head.headers {
         Headers::Raw(mut fields)
             if !keeps_length && !takes_trailers && is_usual(&fields, status) =>

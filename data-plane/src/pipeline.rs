@@ -204,7 +204,9 @@ impl Request {
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         if let Headers::Raw(fields) = &mut head.headers {
-            fields.leave_out(Kind::HOP_BY_HOP.and(Kind::IDENTITY));
+            // Only requests that no trusted proxy has sent come here.
+            let kinds = Kind::HOP_BY_HOP.and(Kind::IDENTITY).and(Kind::PROXIES);
+            fields.leave_out(kinds);
         }
         if ways.holds_body(service) {
             self.body.hold(ways.core.node.limits.held_body).await?;
@@ -248,7 +250,7 @@ impl Request {
         // Before filters add fields: a client that names these in `Connection` must not make them vanish.
         let trailers = fields::strip_hop_by_hop(&mut parts.headers);
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
-        remove_identity(&mut parts.headers, route);
+        remove_identity(&mut parts.headers, route, trusted);
         let mut exchange = Exchange {
             request: parts,
             captures: captures.clone(),

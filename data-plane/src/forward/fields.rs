@@ -10,20 +10,39 @@ use crate::http1::fields::Fields;
 use crate::http1::kind::Kind;
 use crate::http1::tokens;
 
-/// Fields that decide about framing, routing or authentication, and so must not come as trailers
-/// (RFC 9110 §6.5.1).
-const NOT_IN_TRAILERS: [HeaderName; 10] = [
+/// What decides about framing, routing or authentication, and so must not come as a trailer (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 3] = [
     header::AUTHORIZATION,
-    header::CONNECTION,
     header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
     header::COOKIE,
-    header::HOST,
-    header::SET_COOKIE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
 ];
+
+/// The same, and what the gateway itself says in a head: a server that puts trailers to the fields of the head
+/// would believe the client.
+const NO_TRAILERS: Kind = Kind::HOP_BY_HOP
+    .and(Kind::CONTENT_LENGTH)
+    .and(Kind::CONTENT_TYPE)
+    .and(Kind::EXPECT)
+    .and(Kind::FORWARDED_FOR)
+    .and(Kind::FORWARDED_URL)
+    .and(Kind::HOST)
+    .and(Kind::IDENTITY)
+    .and(Kind::PROXY)
+    .and(Kind::PROXIES)
+    .and(Kind::REQUEST_ID)
+    .and(Kind::SET_COOKIE)
+    .and(Kind::TOLD)
+    .and(Kind::TRAILER)
+    .and(Kind::VIA);
+
+/// What decides about more than the connection: naming it in `Connection` must not make it vanish.
+const NOT_NAMED: Kind = Kind::HOST
+    .and(Kind::CONTENT_LENGTH)
+    .and(Kind::FORWARDED_FOR)
+    .and(Kind::FORWARDED_URL)
+    .and(Kind::PROXIES)
+    .and(Kind::REQUEST_ID)
+    .and(Kind::VIA);
 
 /// Removes what belongs to the connection that `headers` came on, and what its `Connection` names.
 /// Says whether the peer takes trailers.
@@ -45,10 +64,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
             !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close")
         })
         .filter_map(|token| token.parse().ok())
-        // These decide about more than the connection; naming them must not make them vanish.
         .filter(|name| {
-            *name != header::HOST
-                && *name != header::CONTENT_LENGTH
+            !Kind::of(name).is_any_of(NOT_NAMED)
                 && *name != header::COOKIE
                 && *name != header::AUTHORIZATION
         })
@@ -78,9 +95,7 @@ pub(crate) fn forwardable_trailers(mut trailers: HeaderMap) -> HeaderMap {
     for name in &NOT_IN_TRAILERS {
         trailers.remove(name);
     }
-    remove_where(&mut trailers, |name| {
-        Kind::of(name).is_any_of(Kind::IDENTITY)
-    });
+    remove_where(&mut trailers, |name| Kind::of(name).is_any_of(NO_TRAILERS));
     trailers
 }
 
@@ -170,15 +185,23 @@ mod tests {
     #[test]
     fn what_the_connection_names_goes_with_it() {
         let mut map = headers(&[
-            ("connection", "close, X-Secret, host"),
+            ("connection", "close, X-Secret, host, X-Forwarded-For, via"),
             ("x-secret", "1"),
             ("host", "a"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("via", "1.0 a"),
             ("te", "trailers, deflate"),
             ("keep-alive", "timeout=5"),
             ("accept", "*/*"),
         ]);
         assert!(strip_hop_by_hop(&mut map));
-        assert_eq!(map, headers(&[("host", "a"), ("accept", "*/*")]));
+        let left = [
+            ("host", "a"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("via", "1.0 a"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(map, headers(&left));
     }
 
     #[test]
@@ -216,6 +239,13 @@ mod tests {
             ("x-checksum", "a"),
             ("x-consumer-id", "1"),
             ("host", "b"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x_real_ip", "192.0.2.1"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x-kong-request-id", "1"),
+            ("proxy-authorization", "Basic YTpi"),
+            ("set-cookie", "a=b"),
+            ("via", "1.1 a"),
         ]));
         assert_eq!(trailers, headers(&[("x-checksum", "a")]));
     }

@@ -24,8 +24,10 @@ impl Kind {
     /// What else speaks of one connection.
     pub(crate) const KEEP_ALIVE: Self = Self(1 << 9);
     /// What says who a request comes from, and is the filters' alone to say; also what some servers would read
-    /// as that, or as framing, because they take `_` for `-`.
+    /// as that, as framing, or as the gateway's own word, because they take `_` for `-`.
     pub(crate) const IDENTITY: Self = Self(1 << 10);
+    /// What else proxies say of a client, its certificate or the URL that it asked for.
+    pub(crate) const PROXIES: Self = Self(1 << 20);
     /// What is for proxies. Programs that read fields as variables take `Proxy` for a setting of their own
     /// (CVE-2016-5385).
     pub(crate) const PROXY: Self = Self(1 << 19);
@@ -60,6 +62,7 @@ impl Kind {
             b"content-type" => Self::CONTENT_TYPE,
             b"date" => Self::DATE,
             b"expect" => Self::EXPECT,
+            b"forwarded" => Self::PROXIES,
             b"host" => Self::HOST,
             b"proxy" | b"proxy-authorization" => Self::PROXY,
             b"keep-alive" | b"proxy-authenticate" | b"proxy-connection" => Self::KEEP_ALIVE,
@@ -87,6 +90,7 @@ impl Kind {
             | b"-kong-upstream-latency"
             | b"-kong-upstream-status" => Self::TOLD,
             _ if is_identity(rest) => Self::IDENTITY,
+            _ if is_of_proxies(rest) => Self::PROXIES,
             _ => Self::OTHER,
         }
     }
@@ -109,9 +113,45 @@ impl Kind {
 
 /// Whether the field whose name is `x` and then `rest` says who a request comes from. Only filters may set such
 /// fields; the client's own are dropped, also where `_` stands for `-`, because some servers read the two alike.
+/// What the gateway itself says has been told apart already, but for those spellings.
 fn is_identity(rest: &[u8]) -> bool {
-    const NAMES: [&[u8]; 2] = [b"-anonymous-consumer", b"-userinfo"];
+    const NAMES: [&[u8]; 10] = [
+        b"-anonymous-consumer",
+        b"-forwarded-for",
+        b"-forwarded-host",
+        b"-forwarded-path",
+        b"-forwarded-port",
+        b"-forwarded-prefix",
+        b"-forwarded-proto",
+        b"-kong-request-id",
+        b"-real-ip",
+        b"-userinfo",
+    ];
     const PREFIXES: [&[u8]; 3] = [b"-consumer-", b"-credential-", b"-authenticated-"];
+    // Nearly every field is told apart by its first bytes.
+    matches!(
+        rest,
+        [b'-' | b'_', b'a' | b'c' | b'f' | b'k' | b'r' | b'u', ..]
+    ) && is_one_of(rest, &NAMES, &PREFIXES)
+}
+
+/// Whether the field whose name is `x` and then `rest` is the word of a proxy about a request. Proxies that are not
+/// trusted are not believed, also not where `_` stands for `-`.
+fn is_of_proxies(rest: &[u8]) -> bool {
+    const NAMES: [&[u8]; 1] = [b"-client-cert"];
+    const PREFIXES: [&[u8]; 5] = [
+        b"-forwarded-",
+        b"-original-",
+        b"-rewrite-",
+        b"-client-cert-",
+        b"-ssl-",
+    ];
+    matches!(rest, [b'-' | b'_', b'c' | b'f' | b'o' | b'r' | b's', ..])
+        && is_one_of(rest, &NAMES, &PREFIXES)
+}
+
+/// Whether `name` is one of `names` or begins with one of `prefixes`, if `_` is read as `-`.
+fn is_one_of(name: &[u8], names: &[&[u8]], prefixes: &[&[u8]]) -> bool {
     let plain = |text: &[u8], pattern: &[u8]| {
         text.len() == pattern.len()
             && text
@@ -119,13 +159,11 @@ fn is_identity(rest: &[u8]) -> bool {
                 .zip(pattern)
                 .all(|(byte, expected)| byte == expected || (*byte == b'_' && *expected == b'-'))
     };
-    // Nearly every field is told apart by its first bytes.
-    matches!(rest, [b'-' | b'_', b'a' | b'c' | b'u', ..])
-        && (NAMES.iter().any(|pattern| plain(rest, pattern))
-            || PREFIXES.iter().any(|prefix| {
-                rest.get(..prefix.len())
-                    .is_some_and(|start| plain(start, prefix))
-            }))
+    names.iter().any(|pattern| plain(name, pattern))
+        || prefixes.iter().any(|prefix| {
+            name.get(..prefix.len())
+                .is_some_and(|start| plain(start, prefix))
+        })
 }
 
 #[cfg(test)]
@@ -146,6 +184,10 @@ mod tests {
             "x-authenticated_groups",
             "x-consumer-anything",
             "content_length",
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_real-ip",
+            "x_kong_request_id",
         ] {
             assert!(is_identity(name), "{name}");
         }
@@ -158,6 +200,34 @@ mod tests {
             "content-length",
         ] {
             assert!(!is_identity(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_word_of_proxies_is_known_in_every_spelling() {
+        let kind = |name: &str| Kind::of_text(name.as_bytes());
+        for name in [
+            "forwarded",
+            "x-forwarded-user",
+            "x_forwarded_user",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-client-cert",
+            "x-client-cert-dn",
+            "x_ssl_client_verify",
+        ] {
+            assert_eq!(kind(name), Kind::PROXIES, "{name}");
+        }
+        assert_eq!(kind("x-forwarded-for"), Kind::FORWARDED_FOR);
+        assert_eq!(kind("x-forwarded-proto"), Kind::FORWARDED_URL);
+        for name in [
+            "x-forwarded",
+            "x-client-certain",
+            "x-origin",
+            "x-request-id",
+            "x-ssl",
+        ] {
+            assert_eq!(kind(name), Kind::OTHER, "{name}");
         }
     }
 }

@@ -8,12 +8,16 @@ use crate::forward::fields;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 
-/// Removes what only filters may say of a request.
-pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute) {
+/// Removes what only filters may say of a request, and what only a `trusted` proxy may.
+pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, trusted: bool) {
     let owned = &route.filters.owned_headers;
+    let kinds = if trusted {
+        Kind::IDENTITY
+    } else {
+        Kind::IDENTITY.and(Kind::PROXIES)
+    };
     fields::remove_where(headers, |name| {
-        Kind::of(name).is_any_of(Kind::IDENTITY)
-            || owned.iter().any(|owned| same_field(owned, name))
+        Kind::of(name).is_any_of(kinds) || owned.iter().any(|owned| same_field(owned, name))
     });
 }
 

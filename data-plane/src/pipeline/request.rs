@@ -67,7 +67,12 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(GatewayError::Method);
     }
-    let optional = head.version == Version::HTTP_10 || head.uri.authority().is_some();
+    let optional = match head.version {
+        Version::HTTP_10 => true,
+        // There `:authority` says it.
+        Version::HTTP_2 => head.uri.authority().is_some(),
+        _ => false,
+    };
     let host = check_host(&head.uri, head.headers.view(), optional)
         .map_err(|_| GatewayError::BadRequest("Host"))?;
     let host = match head.uri.authority() {

@@ -166,13 +166,31 @@ pub(crate) async fn exchange(
             Ok(Piece::Data(data)) => ResponseBody::Full(data),
             _ => ResponseBody::Empty,
         };
-        if head.keep_alive && connection.input.is_empty() {
+        let surplus = !connection.input.is_empty();
+        if surplus && matches!(head.framing, Framing::Length(_)) {
+            let error = FramingError::Length("the body is longer than announced").into();
+            return Err(Failure { error, pump });
+        }
+        if head.keep_alive && !surplus {
             pool.give_back(connection);
         }
         return Ok(Answer { head, body: whole });
     }
+    // A chunk that is broken from the start is told of before the client is told anything.
+    let first = if head.framing == Framing::Chunked {
+        match decoder.decode(&mut connection.input) {
+            Ok(piece) => Some(piece),
+            Err(error) => {
+                let error = error.into();
+                return Err(Failure { error, pump });
+            }
+        }
+    } else {
+        None
+    };
     connection.timer.clear();
     let body = UpstreamBody {
+        first,
         waiting: false,
         reusable: head.keep_alive,
         framing: head.framing,
@@ -316,6 +334,8 @@ pub(crate) struct UpstreamBody {
     pool: Rc<Pool>,
     framing: Framing,
     decoder: Decoder,
+    /// What has been decoded already.
+    first: Option<Piece>,
     /// What is left to send of the request.
     pump: Option<Pump>,
     reusable: bool,
@@ -350,7 +370,11 @@ impl UpstreamBody {
             }
         }
         loop {
-            match self.decoder.decode(&mut connection.input) {
+            let piece = match self.first.take() {
+                Some(piece) => Ok(piece),
+                None => self.decoder.decode(&mut connection.input),
+            };
+            match piece {
                 Ok(Piece::Data(data)) => {
                     // The server is not to blame for the time that the client takes.
                     connection.timer.clear();

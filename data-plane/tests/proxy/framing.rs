@@ -25,6 +25,7 @@ fn a_request_that_could_be_read_in_two_ways_is_refused() {
         "GET / HTTP/1.1\r\nHost: a@b\r\n",
         "GET / HTTP/1.1\r\nHost: a/b\r\n",
         "GET http://b/ HTTP/1.1\r\nHost: a\r\n",
+        "GET http://a/ HTTP/1.1\r\n",
         "GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n",
         "GET /a%zz HTTP/1.1\r\nHost: a\r\n",
         "GET /a%00 HTTP/1.1\r\nHost: a\r\n",
@@ -251,4 +252,43 @@ fn a_length_in_disguise_does_not_go_upstream() {
     );
     assert!(head.contains("x_kept: 1"), "{head}");
     stop(proxy);
+}
+
+#[test]
+fn an_answer_whose_framing_is_broken_is_none() {
+    for (answer, expected) in [
+        ("200 OK\r\nContent-Length: 2\r\n\r\nok", "200"),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "200",
+        ),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "200",
+        ),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok",
+            "502",
+        ),
+        (
+            "200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+            "502",
+        ),
+        (
+            "200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "502",
+        ),
+        ("200 OK\r\nContent-Length: -2\r\n\r\nok", "502"),
+        ("200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok", "502"),
+    ] {
+        let answer: &str = format!("HTTP/1.1 {answer}").leak();
+        let (port, _heads) = upstream(Box::leak(Box::new([answer])));
+        let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+        let found = status(
+            &proxy,
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        );
+        assert_eq!(found, expected, "{answer:?}");
+        stop(proxy);
+    }
 }

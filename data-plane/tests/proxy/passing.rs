@@ -34,6 +34,8 @@ fn a_head_passes_alike_with_filters_and_without() {
         "host:gate.test\r\nx-odd:  a \r\nX-Empty:\r\n",
         "Host: a\r\nX-Consumer-Id: 1\r\nx_userinfo: 1\r\ncontent_length: 3\r\nX-Forwarded-Host: b\r\nExpect: no\r\n",
         "Host: a\r\nX-Forwarded-For: 9.9.9.9\r\nVia: 1.0 b\r\nX-Kong-Request-Id: mine\r\n",
+        "Host: a\r\nx_forwarded_for: 1\r\nX-Forwarded-User: root\r\nForwarded: for=1\r\nX-Original-URL: /y\r\n",
+        "Host: a\r\nConnection: x-forwarded-for\r\nX-Forwarded-For: 9.9.9.9\r\n",
         "Host: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\n",
         "Host: a\r\nConnection: Keep-Alive\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n",
         "Host: a\r\nContent-Length: 0\r\nContent-Type: text/plain\r\n",
@@ -65,6 +67,22 @@ fn a_head_passes_alike_with_filters_and_without() {
                 (lines(&upstream), lines(answer))
             });
             assert_eq!(bare, seen, "{fields}");
+            let believed = [
+                "x_forwarded_for",
+                "x-forwarded-user",
+                "forwarded: ",
+                "x-original-url",
+            ];
+            for name in believed {
+                assert!(
+                    bare.0.iter().all(|line| !line.starts_with(name)),
+                    "{bare:?}"
+                );
+            }
+            if fields.contains("9.9.9.9") {
+                let chain = "x-forwarded-for: 9.9.9.9, 127.0.0.1".to_owned();
+                assert!(bare.0.contains(&chain), "{bare:?}");
+            }
             let (_, answer) = bare;
             assert!(answer.contains(&"etag: \"1\"".to_owned()), "{answer:?}");
         }
