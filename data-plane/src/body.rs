@@ -52,6 +52,8 @@ pub(crate) enum RequestBody {
     Trailers(HeaderMap),
     /// No more than so many bytes.
     Limited(u64, Box<RequestBody>),
+    /// Its bytes, and no trailers.
+    Bare(Box<RequestBody>),
 }
 
 /// A body that a client is sending.
@@ -115,6 +117,12 @@ impl RequestBody {
         }
     }
 
+    /// The same body without trailers: for servers that believe fields of a head which its client must not set, and
+    /// may put trailers to them.
+    pub(crate) fn without_trailers(self) -> Self {
+        Self::Bare(Box::new(self))
+    }
+
     /// The next part; `None` at the end.
     pub(crate) fn poll_frame(
         &mut self,
@@ -157,6 +165,11 @@ impl RequestBody {
                     None => Some(Err(RequestBodyError::TooLarge)),
                 })
             }
+            Self::Bare(body) => {
+                let frame = ready!(body.poll_frame(cx));
+                let ends = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
+                Poll::Ready(frame.filter(|_| !ends))
+            }
         }
     }
 
@@ -166,7 +179,7 @@ impl RequestBody {
             Self::Empty => true,
             Self::Incoming(body, _) => body.is_end(),
             Self::Read(..) | Self::Trailers(_) => false,
-            Self::Limited(_, body) => body.is_empty(),
+            Self::Limited(_, body) | Self::Bare(body) => body.is_empty(),
         }
     }
 
@@ -177,6 +190,7 @@ impl RequestBody {
             Self::Incoming(body, _) if body.is_end() => Some(Self::Empty),
             Self::Read(bytes, rest) => Some(Self::Read(bytes.clone(), Box::new(rest.try_clone()?))),
             Self::Trailers(trailers) => Some(Self::Trailers(trailers.clone())),
+            Self::Bare(body) => Some(body.try_clone()?.without_trailers()),
             Self::Incoming(..) | Self::Limited(..) => None,
         }
     }
@@ -267,5 +281,30 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_bare_body_has_its_bytes_and_no_trailers() {
+        let trailers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-user"),
+            http::HeaderValue::from_static("admin"),
+        )]);
+        let rest = Box::new(RequestBody::Trailers(trailers));
+        let mut body = RequestBody::Read(Bytes::from_static(b"a"), rest).without_trailers();
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = body.poll_frame(&mut cx) else {
+            panic!("bytes are at hand")
+        };
+        assert_eq!(frame.into_data().unwrap(), "a");
+        for _ in 0..2 {
+            assert!(matches!(body.poll_frame(&mut cx), Poll::Ready(None)));
+        }
     }
 }

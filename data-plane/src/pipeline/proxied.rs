@@ -135,6 +135,12 @@ impl Ways<'_> {
             Some(bytes) => in_place(bytes),
             None => framed(headers, body, overrides.body_limit)?,
         };
+        // Filters own fields there that no trailer may stand in for.
+        let body = if route.filters.owned_headers.is_empty() || body.is_empty() {
+            body
+        } else {
+            body.without_trailers()
+        };
         let prefix = strip
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
