@@ -286,7 +286,7 @@ async fn use_refresh_token(
         client,
         refresh_token: &found.token,
         id_token: None,
-        lasting: rules.config.provider.cache_tokens,
+        brought: true,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,
     };

@@ -370,22 +370,15 @@ impl Trade {
     fn key(&self, rules: &Rules, salt: &[u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(salt);
         hasher.update(&rules.token_cache_key);
-        let mut add = |part: &str| {
+        let mut add = |part: &[u8]| {
             hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hasher.update(part.as_bytes());
+            hasher.update(part);
         };
-        add(self.grant.name());
-        add(&rules.client(self.client).id);
-        add(&self.credentials.name);
-        add(&self.credentials.secret);
-        for (name, value) in &self.passed_on.arguments {
-            add(name);
-            add(value);
-        }
-        for (name, value) in &self.passed_on.headers {
-            add(name.as_str());
-            add(&String::from_utf8_lossy(value.as_bytes()));
-        }
+        add(self.grant.name().as_bytes());
+        add(rules.client(self.client).id.as_bytes());
+        add(self.credentials.name.as_bytes());
+        add(self.credentials.secret.as_bytes());
+        self.passed_on.parts(add);
         *hasher.finalize().as_bytes()
     }
 }

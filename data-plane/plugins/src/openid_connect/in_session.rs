@@ -167,7 +167,7 @@ async fn renew(
         id_token: session.id_token.as_deref(),
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
-        lasting: false,
+        brought: false,
         patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
     };
     let ring = &exchange.environment.session_keys;

@@ -116,7 +116,12 @@ fn is_unverified(claims: &Claims, path: &[String]) -> bool {
         [name] if name == "phone_number" => "phone_number_verified",
         _ => return false,
     };
-    claims.get(beside) == Some(&serde_json::Value::Bool(false))
+    // Some providers write it as a text.
+    match claims.get(beside) {
+        Some(serde_json::Value::Bool(verified)) => !verified,
+        Some(serde_json::Value::String(verified)) => verified.eq_ignore_ascii_case("false"),
+        _ => false,
+    }
 }
 
 /// The claim names no consumer (Kong 3.9, `consumer_optional` and `anonymous`).

@@ -48,8 +48,8 @@ pub(super) struct Asked<'a> {
     pub(super) id_token: Option<&'a str>,
     /// How long the caller waits, if not for as long as it takes. The refresh goes on.
     pub(super) patience: Option<Duration>,
-    /// Whether the tokens are remembered for as long as they live, rather than for those who are late.
-    pub(super) lasting: bool,
+    /// Whether a client has brought the token, rather than a session.
+    pub(super) brought: bool,
     /// What the request passes on to the token endpoint.
     pub(super) passed_on: PassedOn,
 }
@@ -65,16 +65,16 @@ pub(super) async fn refresh(
     ring: &KeyRing,
     asked: Asked<'_>,
 ) -> Outcome {
+    let refreshes = host.node_state::<Refreshes>();
+    let key = key(rules, &asked);
     let Asked {
         client,
         refresh_token,
         id_token,
         patience,
-        lasting,
+        brought,
         passed_on,
     } = asked;
-    let refreshes = host.node_state::<Refreshes>();
-    let key = key(rules, client, refresh_token);
     if let Some(outcome) = refreshes.recent(&key, host.now()) {
         return outcome;
     }
@@ -116,7 +116,9 @@ pub(super) async fn refresh(
             let now = its_host.now();
             let late = now.saturating_add(LATE);
             let until = match &outcome {
-                Ok(tokens) if lasting => late.max(lasts_until(&rules, tokens, now)),
+                Ok(tokens) if brought && rules.config.provider.cache_tokens => {
+                    late.max(lasts_until(&rules, tokens, now))
+                }
                 _ => late,
             };
             refreshes.remember(key, &outcome, until, now);
@@ -262,11 +264,23 @@ impl Refreshes {
     }
 }
 
-fn key(rules: &Rules, client: usize, refresh_token: &str) -> [u8; 32] {
+/// Names a refresh, every part with its length before it. Its result was judged by the rules of whoever asked first:
+/// it is for nobody else but those who trust that one anyway, since they take its sessions or share its tokens.
+fn key(rules: &Rules, asked: &Asked<'_>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&rules.provider_key);
-    hasher.update(rules.client(client).id.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(refresh_token.as_bytes());
+    let mut add = |part: &[u8]| {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        hasher.update(&length.to_be_bytes()).update(part);
+    };
+    add(&rules.provider_key);
+    add(rules.client(asked.client).id.as_bytes());
+    add(asked.refresh_token.as_bytes());
+    add(&[u8::from(asked.brought)]);
+    if asked.brought {
+        add(&rules.token_cache_key);
+        asked.passed_on.parts(add);
+    } else {
+        add(rules.binding.context());
+    }
     *hasher.finalize().as_bytes()
 }

@@ -68,6 +68,11 @@ impl Binding {
         }
         Self { context, salt }
     }
+
+    /// What it binds to. The secret cannot be told from it.
+    pub(super) fn context(&self) -> &[u8] {
+        &self.context
+    }
 }
 
 /// What was sealed, and the id of the key that sealed it.

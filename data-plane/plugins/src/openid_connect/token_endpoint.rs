@@ -103,6 +103,18 @@ impl PassedOn {
             headers: request::headers_let_through(&exchange.request.headers, wanted),
         }
     }
+
+    /// Hands its parts to `add`, in order.
+    pub(super) fn parts(&self, mut add: impl FnMut(&[u8])) {
+        for (name, value) in &self.arguments {
+            add(name.as_bytes());
+            add(value.as_bytes());
+        }
+        for (name, value) in &self.headers {
+            add(name.as_str().as_bytes());
+            add(value.as_bytes());
+        }
+    }
 }
 
 /// A form to be posted to the provider.

@@ -340,6 +340,29 @@ fn what_a_refresh_token_was_traded_for_serves_while_it_lives() {
 }
 
 #[test]
+fn what_a_refresh_token_was_traded_for_is_for_the_same_rules_and_request_only() {
+    let check = |salt: Value, id: u128, uri: &str, status: u16| {
+        let config = json!({
+            "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+            "cache_tokens_salt": salt, "token_post_args_client": ["resource"],
+        });
+        let mut gateway = Gateway::new(json!({}));
+        Browser::default().sign_in(&mut gateway, "/api");
+        for (id, uri, expected) in [(8, "/api?resource=a", 200), (id, uri, status)] {
+            gateway.filter = super::gateway::compile(&config, id);
+            let mut browser = Browser::default();
+            let reply = browser.get_with(&mut gateway, uri, "refresh-token", "refresh-1");
+            assert_eq!(reply.status, expected, "{salt} {id} {uri}");
+        }
+    };
+    // The provider takes each refresh token once.
+    check(json!(null), 8, "/api?resource=a", 200);
+    check(json!(null), 8, "/api?resource=b", 401);
+    check(json!(null), 9, "/api?resource=a", 401);
+    check(json!("shared"), 9, "/api?resource=a", 200);
+}
+
+#[test]
 fn rule_44_a_token_in_header_and_query_is_a_bad_request() {
     let check = |config: Value, status: u16| {
         let mut gateway = Gateway::new(config);

@@ -105,6 +105,8 @@ fn rule_56_nobody_is_known_by_an_address_that_is_not_verified() {
         (json!(true), Some("john@example.com")),
         (Value::Null, Some("john@example.com")),
         (json!(false), None),
+        (json!("true"), Some("john@example.com")),
+        (json!("false"), None),
     ] {
         let mut gateway = Gateway::new(json!({ "credential_claim": ["email"] }));
         gateway.provider.script.borrow_mut().id_claims = vec![("email_verified", verified.clone())];
