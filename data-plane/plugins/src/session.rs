@@ -32,6 +32,7 @@ use crate::host::Host;
 use crate::openid_connect::config::SessionHeader;
 use crate::openid_connect::cookie::{Attributes, CHUNK};
 use crate::openid_connect::seal::{self, Binding, Sizes};
+use crate::revocations::end_everywhere;
 use crate::session_keys::KeyRing;
 
 /// A session is one cookie.
@@ -304,9 +305,8 @@ impl SessionFilter {
     /// Ends a session everywhere.
     async fn end(&self, exchange: &Exchange<'_>, kept: &Kept, host: &impl Host) -> Flow {
         let revocation = kept.revocation([Some(&self.limits), self.remembers.as_ref()], host.now());
-        if let Err(error) = host.revoke(vec![revocation]).await {
-            let request_id = &*exchange.request_id;
-            tracing::warn!(request_id, %error, "a session's end is known to this node only");
+        if host.revoke(vec![revocation]).await.is_err() {
+            end_everywhere(host, revocation);
         }
         let mut response = Response::new(Bytes::new());
         response

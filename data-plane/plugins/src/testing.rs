@@ -53,6 +53,7 @@ struct Inner {
     revocations: Revocations,
     /// Whether a control plane takes revocations.
     stores: Cell<bool>,
+    stored: RefCell<Vec<Revocation>>,
     network: RefCell<Option<Rc<Network>>>,
     redis: RefCell<Option<Rc<RedisFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
@@ -81,6 +82,7 @@ impl FakeHost {
             node,
             revocations: Revocations::default(),
             stores: Cell::new(true),
+            stored: RefCell::default(),
             network: RefCell::default(),
             redis: RefCell::default(),
             written: RefCell::default(),
@@ -136,6 +138,11 @@ impl FakeHost {
     /// Whether a control plane takes revocations.
     pub(crate) fn store(&self, stores: bool) {
         self.0.stores.set(stores);
+    }
+
+    /// How many revocations a control plane has taken.
+    pub(crate) fn stored(&self) -> usize {
+        self.0.stored.borrow().len()
     }
 
     pub(crate) fn set_clock(&self, now: UnixTime) {
@@ -287,11 +294,13 @@ impl Host for FakeHost {
     }
 
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
-        if !self.0.revocations.add_own(revocations, self.now()) {
+        let known = &self.0.revocations;
+        if !known.add_own(revocations.iter().copied(), self.now()) {
             return Err(RevokeError::Full);
         }
         std::future::ready(()).await;
         if self.0.stores.get() {
+            self.0.stored.borrow_mut().extend(revocations);
             Ok(())
         } else {
             Err(RevokeError::NotStored)

@@ -9,12 +9,10 @@ mod returned;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use http::header::{HOST, ORIGIN};
 use http::{Method, StatusCode};
 use shared::entity::Revocation;
-use tracing::warn;
 use url::Url;
 use uuid::Uuid;
 
@@ -34,6 +32,7 @@ use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
+use crate::revocations::end_everywhere;
 
 /// Longest URL that a browser is sent to; beyond, it posts a form.
 const LONGEST_URL: usize = 8000;
@@ -43,9 +42,6 @@ const LONGEST_HINT: usize = 64 * 1024;
 
 /// Most sessions of which a node remembers that their tokens were revoked.
 const MOST_ENDED: usize = 100_000;
-
-/// How often a logout is brought to the control plane before that is given up.
-const ATTEMPTS: u32 = 10;
 
 /// Answers what the provider asks for by itself. `None`: the request is no such thing.
 pub(super) async fn from_provider(
@@ -80,24 +76,6 @@ pub(super) fn returned(
     jar: &Jar,
 ) -> Option<Flow> {
     returned::answer(rules, exchange, host, jar)
-}
-
-/// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows.
-fn end_everywhere(host: &impl Host, revocation: Revocation) {
-    // What is full is logged by the attempt.
-    host.revocations().add_own([revocation], host.now());
-    let its_host = host.clone();
-    host.spawn(Box::pin(async move {
-        let mut pause = Duration::from_secs(1);
-        for _ in 0..ATTEMPTS {
-            match its_host.revoke(vec![revocation]).await {
-                Ok(()) => return,
-                Err(error) => warn!(%error, "a logout holds on this node only, so far"),
-            }
-            its_host.sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_mins(1));
-        }
-    }));
 }
 
 /// Whether the request means logout (Kong 3.9, `logout_*`).

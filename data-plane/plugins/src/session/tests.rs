@@ -230,6 +230,15 @@ fn a_logout_ends_the_session_and_not_only_the_cookie() {
     let sent = begun(&session, &host);
     ask(Method::POST, "/", "session_logout=1", &sent);
     assert_eq!(who(&ask(Method::GET, "/", "", &sent)), "");
+    // Other nodes hear of it once a control plane can be told.
+    assert_eq!(host.stored(), 2);
+    let sent = begun(&session, &host);
+    host.store(false);
+    ask(Method::DELETE, "/?session_logout", "", &sent);
+    assert_eq!(who(&ask(Method::GET, "/", "", &sent)), "");
+    host.store(true);
+    host.run(host.sleep(Duration::from_secs(1)));
+    assert_eq!(host.stored(), 3);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use shared::entity::Revocation;
 use url::Url;
 
-use super::end_everywhere;
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::openid_connect::cookie::Jar;
@@ -18,6 +17,7 @@ use crate::openid_connect::page;
 use crate::openid_connect::rate::{self, Deed};
 use crate::openid_connect::request;
 use crate::openid_connect::rules::Rules;
+use crate::revocations::end_everywhere;
 
 /// How often an address may name sessions in a minute.
 const MOST: u32 = 60;
