@@ -106,13 +106,24 @@ impl Teller {
     }
 
     fn turn(&mut self) -> Result<(), EtcdError> {
-        self.tell()?;
-        self.look()
+        match self.tell() {
+            // What others cannot be told is no reason not to hear them.
+            Err(error @ (EtcdError::Content(_) | EtcdError::Refused(_))) => {
+                self.look()?;
+                Err(error)
+            }
+            told => {
+                told?;
+                self.look()
+            }
+        }
     }
 
-    /// Tells what others wait for at once, and everything now and then.
+    /// Tells what others wait for at once, and everything now and then. A part that is not taken does not hold back
+    /// the others.
     fn tell(&mut self) -> Result<(), EtcdError> {
         let now = monotonic();
+        let mut outcome = Ok(());
         for part in self.fleet.parts() {
             let is_told = self.told.get(&part.number).is_some_and(|(mark, at)| {
                 *mark == part.mark && now.saturating_duration_since(*at) < TELL
@@ -120,19 +131,34 @@ impl Teller {
             if is_told {
                 continue;
             }
-            let packed = self
-                .fleet
-                .tell(part.number, self.samples, UnixTime::now())
-                .map_err(|error| EtcdError::Content(error.to_string()))?;
-            let post = Post::Part(self.replica, part.number);
-            self.board.tell(&post, &packed)?;
-            self.told.insert(part.number, (part.mark, now));
+            match self.tell_part(part.number) {
+                Ok(()) => _ = self.told.insert(part.number, (part.mark, now)),
+                Err(error @ (EtcdError::Content(_) | EtcdError::Refused(_))) => {
+                    outcome = Err(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        for node in self.fleet.orders() {
+        let mut orders = self.fleet.orders().into_iter();
+        while let Some(node) = orders.next() {
             let post = Post::Order(Uuid::new_v4());
-            self.board.tell(&post, node.as_bytes())?;
+            if let Err(error) = self.board.tell(&post, node.as_bytes()) {
+                // They are given again.
+                for node in std::iter::once(node).chain(orders) {
+                    self.fleet.retry(&node);
+                }
+                return Err(error);
+            }
         }
-        Ok(())
+        outcome
+    }
+
+    fn tell_part(&mut self, number: u8) -> Result<(), EtcdError> {
+        let packed = self
+            .fleet
+            .tell(number, self.samples, UnixTime::now())
+            .map_err(|error| EtcdError::Content(error.to_string()))?;
+        self.board.tell(&Post::Part(self.replica, number), &packed)
     }
 
     /// Takes in what others have told since.

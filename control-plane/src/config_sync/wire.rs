@@ -16,8 +16,9 @@ use crate::fleet::{Fault, Introduction, Report};
 const TEXT: usize = 512;
 /// Labels of a node that are kept.
 const LABELS: usize = 32;
-/// Features of a node that are kept: more than there are kinds and plugins.
+/// Features of a node that are kept: more than there are kinds and plugins; and bytes of the name of one.
 const FEATURES: usize = 1024;
+const FEATURE: usize = 128;
 /// Quarantined positions of a node that are kept.
 const QUARANTINED: usize = 16;
 /// Expiries of a node that are kept.
@@ -61,8 +62,8 @@ pub(super) fn introduction(
         features: hello
             .features
             .into_iter()
+            .filter(|feature| feature.len() <= FEATURE)
             .take(FEATURES)
-            .map(short)
             .collect(),
         quarantined: hello
             .quarantined

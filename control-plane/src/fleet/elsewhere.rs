@@ -18,6 +18,14 @@ pub const PARTS: u8 = 16;
 /// Bytes of a part before packing.
 const LARGEST: usize = 64 * 1024 * 1024;
 
+/// Bytes of a packed part: etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
+const TOLD: usize = 1024 * 1024;
+
+/// What is told of nodes that would be too much: reports of each, bytes of each, and ill targets of all.
+const FEW_SAMPLES: usize = 6;
+const LARGEST_ROW: usize = 4096;
+const FEW_TARGETS: usize = 10_000;
+
 /// Nodes of control planes that are gone which are remembered.
 const LEFT: usize = 20_000;
 
@@ -32,6 +40,38 @@ struct Told {
     rows: Vec<Row>,
     /// Targets that some of them send no request to: most often the same for all.
     unhealthy_targets: HashSet<Uuid>,
+}
+
+impl Told {
+    /// All of it, unless that is more than others can be told.
+    fn pack(&self) -> std::io::Result<Option<Vec<u8>>> {
+        let json = serde_json::to_vec(self)?;
+        if json.len() > LARGEST {
+            return Ok(None);
+        }
+        let packed = zstd::bulk::compress(&json, 1)?;
+        Ok(Some(packed).filter(|packed| packed.len() <= TOLD))
+    }
+
+    /// Leaves out what others can do without.
+    fn leave_out_details(&mut self) {
+        for row in &mut self.rows {
+            row.report.expiries.clear();
+            row.samples.keep(FEW_SAMPLES);
+            if let Some(refusal) = &mut row.last_refusal {
+                refusal.faults.truncate(1);
+            }
+        }
+    }
+
+    /// Leaves out what no honest node says so much of.
+    fn leave_out_excess(&mut self) {
+        self.rows.iter_mut().for_each(|row| row.samples.clear());
+        let fits = |row: &Row| serde_json::to_vec(row).is_ok_and(|json| json.len() <= LARGEST_ROW);
+        self.rows.retain(fits);
+        let targets = std::mem::take(&mut self.unhealthy_targets);
+        self.unhealthy_targets = targets.into_iter().take(FEW_TARGETS).collect();
+    }
 }
 
 /// A part of the nodes that are connected here, to be told.
@@ -169,7 +209,8 @@ impl Fleet {
             .collect()
     }
 
-    /// What others are told of the nodes of a part, packed. `samples`: also what roll-outs are judged by.
+    /// What others are told of the nodes of a part, packed. `samples`: also what roll-outs are judged by. What would
+    /// be too much is left out.
     ///
     /// # Errors
     ///
@@ -195,7 +236,17 @@ impl Fleet {
             }
             told.rows.push(row);
         }
-        zstd::bulk::compress(&serde_json::to_vec(&told)?, 1)
+        let mut packed = told.pack()?;
+        for leave_out in [Told::leave_out_details, Told::leave_out_excess] {
+            if packed.is_none() {
+                leave_out(&mut told);
+                packed = told.pack()?;
+            }
+        }
+        packed.ok_or_else(|| {
+            let count = told.rows.len();
+            std::io::Error::other(format!("{count} nodes are too much to tell of at once"))
+        })
     }
 
     /// Takes in what the control plane `from` tells of a part of its nodes.
@@ -397,6 +448,46 @@ mod tests {
         assert_ne!(then, before);
         member.refused(at(3), Vec::new(), NOW);
         assert_ne!(fleet.parts(), then);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_value_is_left_out() {
+        let noise = |seed: usize, length: usize| {
+            let hash = |place: usize| blake3::hash(format!("{seed} {place}").as_bytes());
+            let parts = (0..length / 64).map(|place| hash(place).to_hex().to_string());
+            parts.collect::<String>()
+        };
+        let (fleet, other) = (Fleet::default(), Fleet::shared());
+        let in_part = |name: &String| part_of(name) == 0;
+        let mut names = (0..).map(|number| format!("node-{number}")).filter(in_part);
+        let mut members = Vec::new();
+        for (number, name) in names.by_ref().take(100).enumerate() {
+            let (member, _) = fleet.join(named(&name, at(1)), NOW).unwrap();
+            let fault = |place: usize| Fault {
+                code: "INVALID".to_owned(),
+                entity_type: "routes".to_owned(),
+                entity_id: "x".to_owned(),
+                field: "paths".to_owned(),
+                message: noise(number * 100 + place, 2048),
+            };
+            member.refused(at(2), (0..20).map(fault).collect(), NOW);
+            members.push(member);
+        }
+        let told = |fleet: &Fleet| {
+            let packed = fleet.tell(0, true, NOW).unwrap();
+            assert!(packed.len() <= TOLD);
+            other.take(Uuid::nil(), 0, &packed, NOW).unwrap();
+            other.list(|_| at(2), NOW)
+        };
+        let rows = told(&fleet);
+        assert_eq!(rows.len(), 100);
+        let faults = rows[0]["last_refusal"]["faults"].as_array().unwrap();
+        assert_eq!(faults.len(), 1);
+        // One that says more than all others together is not told of, and hides none of them.
+        let mut vast = named(&names.next().unwrap(), at(1));
+        vast.features = (0..1024).map(|seed| noise(seed, 4096)).collect();
+        let (_vast, _) = fleet.join(vast, NOW).unwrap();
+        assert_eq!(told(&fleet).len(), 100);
     }
 
     #[test]

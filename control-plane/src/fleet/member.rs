@@ -1,6 +1,6 @@
 //! The right of a stream to speak for its node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use shared::clock::UnixTime;
 use shared::snapshot::Position;
@@ -146,6 +146,8 @@ impl Drop for Membership {
         {
             node.stream = None;
             node.row.connected = false;
+            // Of no use any more, and as large as it likes.
+            node.row.report.unhealthy_targets = HashSet::new();
         }
         drop(nodes);
         self.fleet.changed.send_replace(());

@@ -82,6 +82,12 @@ impl Samples {
         self.samples.clear();
     }
 
+    /// Keeps the newest.
+    pub(super) fn keep(&mut self, count: usize) {
+        let surplus = self.samples.len().saturating_sub(count);
+        self.samples.drain(..surplus);
+    }
+
     /// The node's process is another one, which counts from nothing.
     pub(super) fn restart(&mut self) {
         self.counted = Some((0, 0));
