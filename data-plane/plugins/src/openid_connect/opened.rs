@@ -253,7 +253,7 @@ fn restore(
     if old.is_revoked(host.revocations()) || !old.is_bound_to(bound_to) {
         return None;
     }
-    let session = old.session.restored(host);
+    let session = old.session.restored(now);
     Some(Opened {
         restored: true,
         ..opened(rules, session, old.sealed, key_id)

@@ -128,11 +128,10 @@ impl Session {
         }
     }
 
-    /// The session that a browser begins anew which was to be remembered.
-    pub(super) fn restored(&self, host: &impl Host) -> Self {
-        let now = host.now();
+    /// The session that a browser begins anew which was to be remembered. It keeps its name, so that a logout ends
+    /// every cookie that it was ever remembered by.
+    pub(super) fn restored(&self, now: UnixTime) -> Self {
         Self {
-            id: random_text::<16>(host),
             started_at: now,
             renewed_at: now,
             used_at: now,

@@ -64,6 +64,18 @@ fn a_logout_forgets_a_browser_that_was_to_be_remembered() {
 }
 
 #[test]
+fn a_logout_ends_what_a_browser_was_remembered_by_before() {
+    let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    let mut copy = browser.clone();
+    gateway.advance(10);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    browser.post(&mut gateway, "/logout", "");
+    assert_eq!(copy.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
 fn rule_67_a_session_serves_only_where_it_is_bound_to() {
     let (mut gateway, mut browser) =
         signed_in(&json!({ "session_bind": ["user-agent", "scheme"] }));
