@@ -6,28 +6,14 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
+use percent_encoding::percent_decode_str;
+use plugins::log_record::is_secret;
 use serde::Serialize;
 
 pub(crate) use self::format::Format;
 
 /// Lines that may wait for the writer; more are dropped rather than waited for.
 const WAITING: usize = 8192;
-
-/// Query arguments whose values never reach a log.
-const HIDDEN: [&str; 12] = [
-    "access_token",
-    "assertion",
-    "client_secret",
-    "code",
-    "id_token",
-    "id_token_hint",
-    "logout_token",
-    "password",
-    "refresh_token",
-    "request",
-    "state",
-    "token",
-];
 
 /// Where lines go, and how they are written.
 #[derive(Clone, Debug)]
@@ -100,19 +86,13 @@ pub(crate) fn redact(query: &str) -> String {
     query
         .split('&')
         .map(|argument| match argument.split_once('=') {
-            Some((name, _)) if HIDDEN.iter().any(|hidden| decoded_is(name, hidden)) => {
+            Some((name, _)) if is_secret(&percent_decode_str(name).decode_utf8_lossy()) => {
                 format!("{name}=[redacted]")
             }
             _ => argument.to_owned(),
         })
         .collect::<Vec<_>>()
         .join("&")
-}
-
-fn decoded_is(name: &str, hidden: &str) -> bool {
-    percent_encoding::percent_decode_str(name)
-        .map(|byte| byte.to_ascii_lowercase())
-        .eq(hidden.bytes())
 }
 
 #[cfg(test)]
@@ -124,6 +104,11 @@ mod tests {
         assert_eq!(
             redact("a=1&code=x&st%61te=y&Access_Token=z&b"),
             "a=1&code=[redacted]&st%61te=[redacted]&Access_Token=[redacted]&b"
+        );
+        // Keys, and a code inside of a signed response (JARM).
+        assert_eq!(
+            redact("apikey=x&jwt=y&response=z&client_assertion=a"),
+            "apikey=[redacted]&jwt=[redacted]&response=[redacted]&client_assertion=[redacted]"
         );
     }
 }

@@ -25,7 +25,7 @@ pub mod ip_restriction;
 pub mod jwt;
 pub mod key_auth;
 pub mod line_logs;
-mod log_record;
+pub mod log_record;
 pub mod loggly;
 pub mod openid_connect;
 pub mod opentelemetry;

@@ -8,22 +8,27 @@ use crate::arguments::Arguments;
 use crate::exchange::{Log, Source};
 
 /// Header fields whose values are told to nobody.
-const HIDDEN_FIELDS: [&str; 8] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "set-cookie",
+const HIDDEN_FIELDS: [&str; 12] = [
+    "access-token",
     "apikey",
-    "x-api-key",
+    "authorization",
+    "cookie",
+    "dpop",
+    "id-token",
+    "proxy-authorization",
+    "refresh-token",
+    "set-cookie",
     "x-access-token",
+    "x-api-key",
     "x-id-token",
 ];
 
 /// Query arguments whose values are told to nobody.
-const HIDDEN_ARGUMENTS: [&str; 13] = [
+const HIDDEN_ARGUMENTS: [&str; 16] = [
     "access_token",
     "apikey",
     "assertion",
+    "client_assertion",
     "client_secret",
     "code",
     "id_token",
@@ -32,6 +37,8 @@ const HIDDEN_ARGUMENTS: [&str; 13] = [
     "logout_token",
     "password",
     "refresh_token",
+    "request",
+    "response",
     "state",
     "token",
 ];
@@ -107,7 +114,8 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
     record
 }
 
-fn hidden(name: &str) -> bool {
+/// Whether the value of the query argument `name` is told to nobody.
+pub fn is_secret(name: &str) -> bool {
     HIDDEN_ARGUMENTS
         .iter()
         .any(|hidden| name.eq_ignore_ascii_case(hidden))
@@ -118,7 +126,7 @@ fn target(uri: &http::Uri, query: &Arguments) -> String {
     if uri.query().is_none() {
         return path.to_owned();
     }
-    if !query.iter().any(|(name, _)| hidden(name)) {
+    if !query.iter().any(|(name, _)| is_secret(name)) {
         return uri
             .path_and_query()
             .map_or(path, |target| target.as_str())
@@ -126,7 +134,7 @@ fn target(uri: &http::Uri, query: &Arguments) -> String {
     }
     let mut shown = Arguments::default();
     for (name, value) in query.iter() {
-        shown.push(name, if hidden(name) { REDACTED } else { value });
+        shown.push(name, if is_secret(name) { REDACTED } else { value });
     }
     format!("{path}?{}", shown.encode())
 }
@@ -148,7 +156,11 @@ fn url(log: &Log<'_>, query: &Arguments) -> String {
 
 fn arguments(query: &Arguments) -> Value {
     grouped(query.shown().map(|(name, value)| {
-        let shown = if hidden(name) { json!(REDACTED) } else { value };
+        let shown = if is_secret(name) {
+            json!(REDACTED)
+        } else {
+            value
+        };
         (name, shown)
     }))
 }
