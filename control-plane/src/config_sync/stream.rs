@@ -219,7 +219,8 @@ impl NodeStream {
     async fn update(&mut self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
         let Offer { nonce, way } = offer;
         let chain = target.vouched.chain();
-        let kept = self.chain == chain && self.member.features().contains(CHAIN_KEPT);
+        let has = !chain.is_empty() && self.chain == chain;
+        let kept = has && self.member.features().contains(CHAIN_KEPT);
         let mut begin = Begin {
             nonce,
             target: Some((&target.position).into()),
