@@ -13,7 +13,7 @@ mod returned;
 use std::rc::Rc;
 
 use http::{HeaderName, Version};
-use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source};
+use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::filter::Phases;
 use shared::clock::UnixTime;
 use tokio::sync::oneshot;
@@ -95,8 +95,14 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
     if !record.run.response_headers.is_empty() {
         // What filters tell the client, such as a session that has just begun, it hears even if the
         // upstream fails.
+        let told = std::mem::take(&mut record.run.response_headers);
+        if let Some(seen) = &mut record.run.seen
+            && record.run.phases.response
+        {
+            seen.notes.put(Told(told.clone()));
+        }
         let headers = returned.map();
-        for (name, value) in std::mem::take(&mut record.run.response_headers) {
+        for (name, value) in told {
             headers.append(name, value);
         }
     }

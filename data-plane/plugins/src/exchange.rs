@@ -164,6 +164,26 @@ impl std::fmt::Debug for Notes {
     }
 }
 
+/// A note of what the filters of a request tell its client beside the answer: of nobody else's concern.
+#[derive(Debug)]
+pub struct Told(pub Vec<(HeaderName, HeaderValue)>);
+
+impl Told {
+    /// `headers` without it.
+    pub(crate) fn apart_from(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut told: Vec<_> = self.0.iter().collect();
+        let mut rest = HeaderMap::new();
+        for (name, value) in headers {
+            let is_it = |told: &&(HeaderName, HeaderValue)| told.0 == *name && told.1 == *value;
+            match told.iter().position(is_it) {
+                Some(place) => _ = told.swap_remove(place),
+                None => _ = rest.append(name, value.clone()),
+            }
+        }
+        rest
+    }
+}
+
 /// What stays of a request after its filters have let it through or answered it.
 #[derive(Debug)]
 pub struct Seen {

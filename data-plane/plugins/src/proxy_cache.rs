@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::directives::Directives;
 use crate::answer;
 use crate::arguments::Arguments;
-use crate::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
+use crate::exchange::{BodyWish, Exchange, Reply, Source, Told, WholeBody};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::trace::hexadecimal;
@@ -378,7 +378,10 @@ impl Filter for ProxyCacheFilter {
         let held = storage
             .and_then(|ttl| u64::try_from(ttl).ok())
             .unwrap_or(fresh);
-        let mut headers = whole.headers.clone();
+        // What other filters have told this client, they tell the next one as it is then.
+        let told = whole.seen.notes.get::<Told>();
+        let all = || whole.headers.clone();
+        let mut headers = told.map_or_else(all, |told| told.apart_from(whole.headers));
         for name in [STATUS, KEY, AGE] {
             headers.remove(name);
         }

@@ -62,6 +62,25 @@ fn an_answer_serves_those_who_ask_the_same_until_it_is_old() {
 }
 
 #[test]
+fn what_one_client_was_told_beside_the_answer_is_told_to_no_other() {
+    let host = FakeHost::default();
+    let filter = filter(&json!({}));
+    let mut request = Request::get("/a");
+    let token = (
+        HeaderName::from_static("x-token"),
+        HeaderValue::from_static("secret"),
+    );
+    let vary = (http::header::VARY, HeaderValue::from_static("origin"));
+    request.told = vec![token, vary];
+    let headers = [PLAIN, ("vary", "accept"), ("x-token", "public")];
+    reply_of(&filter, &host, &request, &headers, "body");
+    let hit = ask(&filter, &host, "/a", "");
+    assert_eq!(hit.body, "body");
+    assert_eq!(hit.header("x-token"), "public");
+    assert_eq!(hit.header("vary"), "accept");
+}
+
+#[test]
 fn what_is_not_to_be_kept_is_not() {
     let host = FakeHost::default();
     let plain = filter(&json!({}));

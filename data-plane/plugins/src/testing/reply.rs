@@ -5,7 +5,7 @@ use http::HeaderValue;
 use shared::clock::UnixTime;
 
 use super::{FakeHost, Request};
-use crate::exchange::Seen;
+use crate::exchange::{Seen, Told};
 use crate::host::Host as _;
 
 /// What the client gets of a response.
@@ -31,6 +31,10 @@ pub(crate) fn reply_of(
     for (name, value) in headers {
         map.append(*name, HeaderValue::from_static(value));
     }
+    for (name, value) in &request.told {
+        map.append(name, value.clone());
+    }
+    seen.notes.put(Told(request.told.clone()));
     let mut reply = Response {
         seen: &mut seen,
         matched: Some(&request.matched),

@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) environment: Environment,
     pub(crate) matched: Matched,
+    /// What other filters tell the client.
+    pub(crate) told: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Request {
@@ -37,6 +39,7 @@ impl Request {
                 ..Environment::default()
             },
             matched: Matched::default(),
+            told: Vec::new(),
         }
     }
 
