@@ -59,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(request) = request.body(Body::from(body.to_vec())) else {
         return;
     };
-    let admin = Admin::new(publisher(config()), Uuid::nil(), "127.0.0.1:8001");
+    let admin = Admin::new(publisher(config()), Uuid::nil(), Vec::new());
     let (status, text) = RUNTIME.block_on(async {
         let answered = admin.router().oneshot(request).await;
         let answer = answered.expect("the router answers everything");
