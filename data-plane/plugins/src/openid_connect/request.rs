@@ -257,17 +257,18 @@ async fn check_alone(
 /// Whether `text` is a token (RFC 6750 §2.1, `b64token`) of a bearable length.
 pub(super) fn is_token(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    text.len() <= LONGEST_TOKEN && !body.is_empty() && body.bytes().fold(0, misfit) == 0
+    let sound = body.bytes().fold(true, |sound, byte| sound & fits(byte));
+    text.len() <= LONGEST_TOKEN && !body.is_empty() && sound
 }
 
-/// Other than 0 once a byte has been none of a token's. Without a branch, so that many bytes are judged at once: tokens
-/// of a kilobyte are common, and each request brings one.
-const fn misfit(before: u8, byte: u8) -> u8 {
+/// Whether `byte` may be in a token. Without a branch, so that many are judged at once: tokens of a kilobyte are
+/// common, and each request brings one.
+fn fits(byte: u8) -> bool {
+    let within = |first: u8, last: u8| u8::from(byte.wrapping_sub(first) <= last - first);
+    let is = |character: u8| u8::from(byte == character);
     // From `-` to `9` are `.`, `/` and the digits.
-    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-    let digit = byte.wrapping_sub(b'-') <= b'9' - b'-';
-    let other = (byte == b'+') | (byte == b'_') | (byte == b'~');
-    before | !(letter | digit | other) as u8
+    let letter = within(b'a', b'z') | within(b'A', b'Z');
+    (letter | within(b'-', b'9') | is(b'+') | is(b'_') | is(b'~')) != 0
 }
 
 /// Refuses several `Authorization` headers: which one counts must not be a matter of luck.
