@@ -1,10 +1,8 @@
 //! Config sync against nodes and control planes that do not behave.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use harness::{Cluster, eventually};
-use hyper_util::rt::TokioIo;
+use harness::{Cluster, channel, endpoint, eventually};
 use proto::features::{BUCKETS, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
@@ -14,14 +12,12 @@ use proto::v1::{
     Ack, Begin, ControlMessage, Fault, Hello, Nack, Need, NodeMessage, Position, goodbye, need,
     node_message,
 };
-use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use shared::tls::{self, Identity};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Code as Status, Streaming};
 
 /// A node that does what a test wants.
@@ -93,21 +89,7 @@ async fn connect(cluster: &Cluster, directory: &str, member: &str) -> std::io::R
     let identity = Identity::read(&certificate, &own.join(format!("{member}.key"))).unwrap();
     let authorities = tls::read_authorities(&theirs.join("ca.pem")).unwrap();
     let connector = TlsConnector::from(tls::cluster_client(&identity, authorities).unwrap());
-    let stream = TcpStream::connect(cluster.cluster_address()).await?;
-    let name = ServerName::try_from(tls::CONTROL_PLANE_NAME).unwrap();
-    let stream = connector.connect(name, stream).await?;
-    let stream = Arc::new(std::sync::Mutex::new(Some(TokioIo::new(stream))));
-    Endpoint::from(Uri::from_static("http://wardgate-control-plane"))
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let stream = stream.lock().unwrap().take();
-            async move {
-                stream
-                    .ok_or(std::io::ErrorKind::NotConnected)
-                    .map_err(std::io::Error::from)
-            }
-        }))
-        .await
-        .map_err(std::io::Error::other)
+    channel(endpoint(), &connector, cluster.cluster_address()).await
 }
 
 fn hello(node: &str, boot: &str, running: Option<Position>) -> node_message::Kind {

@@ -6,22 +6,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, run};
-use hyper_util::rt::TokioIo;
 use proto::features::{BUCKETS, CHAIN_KEPT, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
 use proto::v1::{Ack, Begin, Chunk, Hello, NodeMessage, Position, node_message};
-use rustls_pki_types::ServerName;
 use serde_json::json;
 use shared::clock::monotonic;
 use shared::snapshot::Snapshot;
 use shared::tls::{self, Identity};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Endpoint, Uri};
 
 use crate::number;
 
@@ -79,24 +75,10 @@ async fn follow(
     proven: &Proven,
     served: &mpsc::UnboundedSender<Served>,
 ) -> Option<Duration> {
-    let stream = TcpStream::connect(address).await.ok()?;
-    stream.set_nodelay(true).ok()?;
-    let theirs = ServerName::try_from(tls::CONTROL_PLANE_NAME).ok()?;
-    let stream = connector.connect(theirs, stream).await.ok()?;
-    let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-    let channel = Endpoint::from(Uri::from_static("http://wardgate-control-plane"))
+    let endpoint = harness::endpoint()
         .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let stream = stream.lock().unwrap().take();
-            async move {
-                stream
-                    .ok_or(std::io::ErrorKind::NotConnected)
-                    .map_err(std::io::Error::from)
-            }
-        }))
-        .await
-        .ok()?;
+        .initial_connection_window_size(1024 * 1024);
+    let channel = harness::channel(endpoint, connector, address).await.ok()?;
     let (outgoing, messages) = mpsc::channel(8);
     let hello = Hello {
         node_id: name.to_owned(),

@@ -5,17 +5,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use hyper_util::rt::TokioIo;
+use harness::{channel, endpoint};
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::config_sync_server::{ConfigSync, ConfigSyncServer};
 use proto::v1::{ControlMessage, NodeMessage};
-use rustls_pki_types::ServerName;
 use shared::tls::{self, Identity};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Endpoint, Server, Uri};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Messages, each with its length before it.
@@ -88,19 +87,7 @@ impl Recorder {
 
 impl Between {
     async fn client(&self) -> Option<ConfigSyncClient<tonic::transport::Channel>> {
-        let stream = TcpStream::connect(&self.address).await.ok()?;
-        let theirs = ServerName::try_from(tls::CONTROL_PLANE_NAME).ok()?;
-        let stream = self.connector.connect(theirs, stream).await.ok()?;
-        let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-        let channel = Endpoint::from(Uri::from_static("http://wardgate-control-plane"))
-            .connect_with_connector(tower::service_fn(move |_: Uri| {
-                let stream = stream.lock().unwrap().take();
-                async move {
-                    stream
-                        .ok_or(std::io::ErrorKind::NotConnected)
-                        .map_err(std::io::Error::from)
-                }
-            }))
+        let channel = channel(endpoint(), &self.connector, &self.address)
             .await
             .ok()?;
         Some(ConfigSyncClient::new(channel))

@@ -7,6 +7,7 @@
 )]
 
 mod browser;
+mod channel;
 mod cluster;
 mod curl;
 mod demo;
@@ -14,6 +15,7 @@ mod process;
 mod relay;
 
 pub use browser::{Browser, Reply};
+pub use channel::{channel, endpoint};
 pub use cluster::{Cluster, DataPlane};
 pub use curl::curl;
 pub use demo::{CLIENT, Demo, SECRET};
