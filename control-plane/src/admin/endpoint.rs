@@ -100,6 +100,16 @@ pub(super) struct Parent {
     pub(super) key: Key,
 }
 
+/// The methods that a record takes, sorted.
+pub(super) const RECORD: &[Method] = &[
+    Method::DELETE,
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::PUT,
+];
+
 impl Endpoint {
     /// The methods that it takes, sorted.
     pub(super) fn methods(&self) -> &'static [Method] {
@@ -107,14 +117,7 @@ impl Endpoint {
             Self::Collection { .. } | Self::DeclarativeConfig => {
                 &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST]
             }
-            Self::Record { .. } | Self::Unborn { .. } => &[
-                Method::DELETE,
-                Method::GET,
-                Method::HEAD,
-                Method::OPTIONS,
-                Method::PATCH,
-                Method::PUT,
-            ],
+            Self::Record { .. } | Self::Unborn { .. } => RECORD,
             Self::Foreign { .. } => &[
                 Method::GET,
                 Method::HEAD,

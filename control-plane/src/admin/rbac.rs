@@ -13,6 +13,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::access::{self, Caller};
+use super::endpoint::RECORD;
 use super::error::Refusal;
 use super::place::Place;
 use super::{Admin, Answer, body, page};
@@ -96,17 +97,9 @@ impl Page {
             Method::OPTIONS,
             Method::POST,
         ];
-        // decK makes roles by PUT.
-        const ROLE: &[Method] = &[
-            Method::DELETE,
-            Method::GET,
-            Method::HEAD,
-            Method::OPTIONS,
-            Method::PATCH,
-            Method::PUT,
-        ];
         match self {
-            Self::One(RbacRole::KIND, _) => ROLE,
+            // decK makes roles by PUT, as other records.
+            Self::One(RbacRole::KIND, _) => RECORD,
             Self::List(_) | Self::Endpoints(_) | Self::Entities(_) => LIST,
             Self::One(..) | Self::Endpoint(..) => ONE,
             Self::Roles(_) => SET,

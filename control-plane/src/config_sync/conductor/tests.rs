@@ -63,6 +63,17 @@ struct Stage {
     seconds: u64,
 }
 
+/// A node takes what it is led to, unless it refuses that. As on a stream, it never goes back.
+fn take(node: &mut View, target: Position) {
+    let refuses = node
+        .refusal
+        .as_ref()
+        .is_some_and(|refusal| refusal.revision == target.revision);
+    if !refuses && target.is_after(&node.running) {
+        node.running = target;
+    }
+}
+
 fn conductor(publisher: &Publisher, directory: &TempDir, now: UnixTime) -> Conductor {
     let signer = SharedSigner::default();
     let follower = Follower::new(publisher.config(), publisher.generation(), signer);
@@ -155,21 +166,13 @@ impl Stage {
         Arc::clone(targets.of(name, &features).unwrap())
     }
 
-    /// Every node takes what it is led to, if it is connected and refuses nothing of it. As on a stream, it
-    /// never goes back.
+    /// Every node takes what it is led to, if it is connected.
     fn serve(&mut self) {
         let now = self.now();
         let mut nodes = std::mem::take(&mut self.nodes);
         for node in nodes.iter_mut().filter(|node| node.connected) {
-            let target = self.target(&node.name).position;
             node.last_seen = now;
-            let refuses = node
-                .refusal
-                .as_ref()
-                .is_some_and(|refusal| refusal.revision == target.revision);
-            if !refuses && target.is_after(&node.running) {
-                node.running = target;
-            }
+            take(node, self.target(&node.name).position);
         }
         self.nodes = nodes;
     }

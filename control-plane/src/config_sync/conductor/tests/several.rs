@@ -173,14 +173,7 @@ impl Several {
             let Some(target) = targets.of(&node.name, &features) else {
                 continue;
             };
-            let target = target.position;
-            let refuses = node
-                .refusal
-                .as_ref()
-                .is_some_and(|refusal| refusal.revision == target.revision);
-            if !refuses && target.is_after(&node.running) {
-                node.running = target;
-            }
+            take(node, target.position);
         }
     }
 
