@@ -17,24 +17,6 @@ const NOT_IN_TRAILERS: [HeaderName; 3] = [
     header::COOKIE,
 ];
 
-/// The same, and what the gateway itself says in a head: a server that puts trailers to the fields of the head
-/// would believe the client.
-const NO_TRAILERS: Kind = Kind::HOP_BY_HOP
-    .and(Kind::CONTENT_LENGTH)
-    .and(Kind::CONTENT_TYPE)
-    .and(Kind::EXPECT)
-    .and(Kind::FORWARDED_FOR)
-    .and(Kind::FORWARDED_URL)
-    .and(Kind::HOST)
-    .and(Kind::IDENTITY)
-    .and(Kind::PROXY)
-    .and(Kind::PROXIES)
-    .and(Kind::REQUEST_ID)
-    .and(Kind::SET_COOKIE)
-    .and(Kind::TOLD)
-    .and(Kind::TRAILER)
-    .and(Kind::VIA);
-
 /// What decides about more than the connection: naming it in `Connection` must not make it vanish.
 const NOT_NAMED: Kind = Kind::HOST
     .and(Kind::CONTENT_LENGTH)
@@ -43,6 +25,17 @@ const NOT_NAMED: Kind = Kind::HOST
     .and(Kind::PROXIES)
     .and(Kind::REQUEST_ID)
     .and(Kind::VIA);
+
+/// That and more, and what the gateway itself says in a head: a server that puts trailers to the fields of the head
+/// would believe the client.
+const NO_TRAILERS: Kind = NOT_NAMED
+    .and(Kind::CONTENT_TYPE)
+    .and(Kind::EXPECT)
+    .and(Kind::IDENTITY)
+    .and(Kind::PROXY)
+    .and(Kind::SET_COOKIE)
+    .and(Kind::TOLD)
+    .and(Kind::TRAILER);
 
 /// Removes what belongs to the connection that `headers` came on, and what its `Connection` names.
 /// Says whether the peer takes trailers.
