@@ -1,12 +1,15 @@
 //! `hmac-auth`: lets a request through if it is signed with a known secret (draft-cavage-http-signatures;
 //! Kong 3.9, hmac-auth).
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, DATE, PROXY_AUTHORIZATION};
 use http::{HeaderName, Version};
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -127,6 +130,7 @@ struct Signature {
     username: String,
     algorithm: String,
     headers: Vec<String>,
+    /// Nothing if it is no Base64: that is no code of any text.
     code: Vec<u8>,
 }
 
@@ -179,8 +183,16 @@ impl HmacAuth {
             .get(&said.username)
             .ok_or_else(|| refuse(UNVERIFIABLE))?;
         let key = hmac::Key::new(algorithm.hash(), credential.secret.expose().as_bytes());
-        let text = signed_text(exchange, &said.headers);
-        if hmac::verify(&key, text.as_bytes(), &said.code).is_err() {
+        let uri = &exchange.request.uri;
+        let target = uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        let is_of = |target: &str| {
+            let text = signed_text(exchange, &said.headers, target);
+            hmac::verify(&key, text.as_bytes(), &said.code).is_ok()
+        };
+        // Signers of Kong's first versions leave the query out, and Kong still knows them.
+        if !is_of(target) && (uri.query().is_none() || !is_of(uri.path())) {
             return Err(refuse(DIFFERENT));
         }
         let consumer = credential.consumer;
@@ -219,43 +231,29 @@ impl HmacAuth {
     }
 }
 
+/// Where a signature stands in a header: anywhere, as Kong finds it.
+static SIGNATURE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r#"(?i:hmac)\s*username="([^"]+)",\s*algorithm="([^"]+)","#,
+        r#"\s*headers="([^"]+)",\s*signature="([^"]+)""#,
+    ))
+    .expect("a constant pattern")
+});
+
 /// `hmac username="…", algorithm="…", headers="…", signature="…"`.
 fn parse(text: &str) -> Option<Signature> {
-    let text = text.trim_start();
-    let (scheme, mut rest) = text.split_at_checked(4)?;
-    if !scheme.eq_ignore_ascii_case("hmac") {
-        return None;
-    }
-    let mut values = Vec::new();
-    for (place, name) in ["username", "algorithm", "headers", "signature"]
-        .iter()
-        .enumerate()
-    {
-        rest = rest.trim_start();
-        if place > 0 {
-            rest = rest.strip_prefix(',')?.trim_start();
-        }
-        let quoted = rest.strip_prefix(name)?.strip_prefix("=\"")?;
-        let (value, after) = quoted.split_once('"')?;
-        values.push(value);
-        rest = after;
-    }
-    let [username, algorithm, headers, signature] = values.try_into().ok()?;
+    let (_, [username, algorithm, headers, signature]) = SIGNATURE.captures(text)?.extract();
     Some(Signature {
         username: username.to_owned(),
         algorithm: algorithm.to_owned(),
         headers: headers.split(' ').map(str::to_owned).collect(),
-        code: STANDARD.decode(signature).ok()?,
+        code: STANDARD.decode(signature).unwrap_or_default(),
     })
 }
 
 /// The text that a signature over these headers is of.
-fn signed_text(exchange: &Exchange<'_>, signed: &[String]) -> String {
+fn signed_text(exchange: &Exchange<'_>, signed: &[String], target: &str) -> String {
     let request = &exchange.request;
-    let target = request
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
     let lines = signed.iter().map(|name| {
         let mut values = request
             .headers
@@ -388,6 +386,48 @@ mod tests {
                 &[("date", &date), ("authorization", &header)],
                 expected,
             );
+        }
+    }
+
+    #[test]
+    fn a_signature_is_found_as_kong_finds_it() {
+        let now = date(0);
+        let check_of = |text: &str, before: &str, signed: &str, expected| {
+            let signature = sign(hmac::HMAC_SHA256, text);
+            let header = format!(
+                r#"{before}username="bob",  algorithm="hmac-sha256",headers="{signed}", signature="{signature}""#
+            );
+            check(
+                "{}",
+                &[("date", &now), ("authorization", &header)],
+                expected,
+            );
+        };
+        let dated = format!("date: {now}");
+        check_of(&dated, "hmac ", "date", Ok(()));
+        check_of(&dated, "HMAC ", "date", Ok(()));
+        check_of(&dated, "\"hmac ", "date", Ok(()));
+        check_of(&dated, "hma ", "date", Err(UNVERIFIABLE));
+        // With the query or, for signers of old, without it; not with another.
+        for (target, expected) in [
+            ("/requests?a=1", Ok(())),
+            ("/requests", Ok(())),
+            ("/requests?a=2", Err(DIFFERENT)),
+        ] {
+            let text = format!("{dated}\nGET {target} HTTP/1.1");
+            check_of(&text, "hmac ", "date request-line", expected);
+        }
+        let header =
+            r#"hmac username="bob",algorithm="hmac-sha1",headers="date",signature="not Base64!!!""#;
+        let headers = [("date", now.as_str()), ("authorization", header)];
+        check("{}", &headers, Err(DIFFERENT));
+        for nothing in [
+            "hmac username=,algorithm,headers,dXNlcg==",
+            "hmac :dXNlcg==",
+            "asd",
+        ] {
+            let headers = [("date", now.as_str()), ("authorization", nothing)];
+            check("{}", &headers, Err(UNVERIFIABLE));
         }
     }
 

@@ -48,11 +48,10 @@ impl Plugin for Redirect {
         let wrong = || FieldErrors::at(&["location"], "missing host in url");
         let url = Url::parse(&self.location.0).map_err(|_| wrong())?;
         let location = HeaderValue::from_str(&self.location.0).map_err(|_| wrong())?;
-        let origin = url.origin().ascii_serialization();
         Ok(RedirectFilter {
             status: StatusCode::from_u16(self.status_code).unwrap_or(StatusCode::MOVED_PERMANENTLY),
             location,
-            origin: self.keep_incoming_path.then_some(origin),
+            frame: self.keep_incoming_path.then_some(url),
         })
     }
 }
@@ -62,18 +61,19 @@ impl Plugin for Redirect {
 pub struct RedirectFilter {
     status: StatusCode,
     location: HeaderValue,
-    /// What the request's path is put after.
-    origin: Option<String>,
+    /// The URL that the request's path and query are put into.
+    frame: Option<Url>,
 }
 
 impl Filter for RedirectFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
-        let location = match &self.origin {
+        let location = match &self.frame {
             None => self.location.clone(),
-            Some(origin) => {
-                let target = exchange.request.uri.path_and_query();
-                let target = target.map_or("/", http::uri::PathAndQuery::as_str);
-                match HeaderValue::from_str(&format!("{origin}{target}")) {
+            Some(frame) => {
+                let (mut target, uri) = (frame.clone(), &exchange.request.uri);
+                target.set_path(uri.path());
+                target.set_query(uri.query());
+                match HeaderValue::from_str(target.as_str()) {
                     Ok(location) => location,
                     Err(_) => {
                         return Flow::Answer(answer::message(
@@ -117,6 +117,11 @@ mod tests {
             json!({"location": target, "status_code": 302, "keep_incoming_path": true}),
             302,
             "https://example.com:444/a/b?c=d",
+        );
+        check(
+            json!({"location": "app://user@example.com/x#top", "keep_incoming_path": true}),
+            301,
+            "app://user@example.com/a/b?c=d#top",
         );
     }
 }

@@ -241,8 +241,8 @@ impl Filter for ResponseRatelimitingFilter {
     }
 
     fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
-        let said = reply.headers.remove(&self.header);
-        let costs = self.costs(said.as_ref());
+        let costs = self.costs(reply.headers.get_all(&self.header).iter());
+        reply.headers.remove(&self.header);
         let Some(used) = reply.seen.notes.get::<Used>() else {
             return;
         };
@@ -286,16 +286,18 @@ impl ResponseRatelimitingFilter {
         found.unwrap_or_else(|| exchange.client.address.to_string())
     }
 
-    /// What a response costs that says `said`. Quotas that are not configured are of no interest.
-    fn costs(&self, said: Option<&HeaderValue>) -> Vec<u64> {
-        let text = said.and_then(|value| value.to_str().ok());
-        let text = text.unwrap_or_default();
+    /// What a response costs that says `said`, in one field or several. Quotas that are not configured are of no
+    /// interest; of several costs of one quota the last counts, as in Kong.
+    fn costs<'a>(&self, said: impl Iterator<Item = &'a HeaderValue>) -> Vec<u64> {
+        let texts = said.filter_map(|value| value.to_str().ok());
+        let told: Vec<(&str, u64)> = texts
+            .flat_map(|text| text.split(','))
+            .filter_map(|part| part.split_once('='))
+            .filter_map(|(name, cost)| Some((name.trim(), cost.trim().parse().ok()?)))
+            .collect();
         let cost = |quota: &CompiledQuota| {
-            text.split(',')
-                .filter_map(|part| part.split_once('='))
-                .filter(|(name, _)| name.trim() == quota.name)
-                .find_map(|(_, cost)| cost.trim().parse().ok())
-                .unwrap_or_default()
+            let found = told.iter().rev().find(|(name, _)| *name == quota.name);
+            found.map_or(0, |(_, cost)| *cost)
         };
         self.quotas.iter().map(cost).collect()
     }

@@ -50,6 +50,23 @@ fn redis(host: &FakeHost) {
 }
 
 #[test]
+fn costs_may_come_in_several_fields() {
+    let filter = filter(json!({"limits": {"video": {"minute": 9}, "image": {"minute": 9}}}));
+    let said = [
+        ("x-kong-limit", "video=2"),
+        ("x-kong-limit", "image=x, image=1, video=3"),
+    ];
+    let request = Request::get("/");
+    let reply = reply_of(&filter, &FakeHost::default(), &request, &said, "");
+    let left = |name: &str| reply.headers[format!("x-ratelimit-remaining-{name}-minute")].clone();
+    assert_eq!(
+        (left("video"), left("image")),
+        ("6".parse().unwrap(), "8".parse().unwrap())
+    );
+    assert!(!reply.headers.contains_key("x-kong-limit"));
+}
+
+#[test]
 fn a_response_costs_what_the_upstream_says_until_nothing_is_left() {
     for more in [
         json!({}),
