@@ -6,6 +6,7 @@ mod environment;
 pub(crate) mod filters;
 pub mod references;
 mod services;
+mod streams;
 mod tls;
 pub(crate) mod upstreams;
 mod workspaces;
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use self::amend::{Amended, Ground};
 use self::environment::Principals;
-use self::filters::{Assembly, Filters};
+use self::filters::{Assembly, Filters, Subsystem};
 pub(crate) use self::services::{CompiledService, Destination};
 use self::tls::Identities;
 use self::upstreams::CompiledUpstream;
@@ -35,7 +36,7 @@ use crate::balancer::{Balancer, Balancers};
 use crate::certificates::ServerNames;
 use crate::metrics::Labels;
 use crate::router::{RouteFault, Router};
-use crate::stream_routes::{StreamRoute, StreamRoutes};
+use crate::stream_routes::StreamRoutes;
 
 /// One field of one record that cannot be compiled.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -209,7 +210,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
             Err(fault) => faults.push(fault),
         }
     }
-    let stream_routes = stream_routes(&records, &services);
+    let stream_routes = streams::compile(&records, &services, &workspaces, &mut faults);
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
     let environments = environment::by_workspace(
@@ -219,7 +220,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         &workspaces,
         &mut faults,
     );
-    let assembly = Assembly::new(&records.plugins, &workspaces, &mut faults);
+    let assembly = Assembly::new(Subsystem::Http, &records.plugins, &workspaces, &mut faults);
     let mut ground = Ground::new(records.services, services, assembly, environments);
     let routes: Vec<&Route> = records
         .routes
@@ -295,23 +296,6 @@ fn is_enabled(services: &HashMap<Uuid, Service>, route: &Route) -> bool {
         let service = services.get(&service.id);
         service.is_none_or(|found| found.enabled)
     })
-}
-
-/// The routes of byte streams.
-fn stream_routes(
-    records: &Records,
-    services: &HashMap<Uuid, Arc<CompiledService>>,
-) -> StreamRoutes {
-    let enabled = records
-        .routes
-        .iter()
-        .filter(|route| is_enabled(&records.services, route));
-    let compiled = enabled.filter_map(|route| {
-        let service = route.service.and_then(|service| services.get(&service.id));
-        let compiled = StreamRoute::compile(route, service.cloned())?;
-        Some((compiled, route.created_at))
-    });
-    StreamRoutes::new(compiled.collect())
 }
 
 /// What the figures of `route` are shown under.

@@ -159,10 +159,11 @@ struct Ends {
     room: Rc<RefCell<Vec<u8>>>,
 }
 
-async fn session(core: &Core, ends: &Ends, mut datagrams: mpsc::Receiver<Bytes>) {
+async fn session(core: &Rc<Core>, ends: &Ends, mut datagrams: mpsc::Receiver<Bytes>) {
     let start = monotonic();
     let carried = Carried::default();
-    let mut line = Line::new("udp", ends.source.ip().to_canonical());
+    let port = ends.destination.port();
+    let mut line = Line::new("udp", ends.source.ip().to_canonical(), port);
     let served = route_and_carry(core, ends, &mut datagrams, &carried, &mut line).await;
     line.close(core, start, &carried, served);
 }
@@ -184,18 +185,18 @@ async fn route_and_carry(
     };
     let route = snapshot.stream_routes.find(&asked);
     let route = route.ok_or(StreamError::NoRoute)?;
-    line.route = Some(route.id);
-    let service = route.service.clone().ok_or(StreamError::NoService)?;
-    line.service = Some(service.id);
+    let service = line.enter(route, asked.source.0)?;
     let tried: &[Arc<Peer>] = &[];
     let chosen = choose(core, &snapshot, &service, asked.source.0, tried).await;
     let (origin, lease) = chosen?;
+    line.attempt(&origin);
     let pool = core.pools.of(&origin);
     let _permit = pool.enter().ok_or(UpstreamError::Busy)?;
     let found = tokio::time::timeout(service.timeouts.connect, pool.address()).await;
     let address = found.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
     let server = connect(address).await;
     let server = server.map_err(|source| UpstreamError::Connect { address, source })?;
+    line.connected();
     // A snapshot is not kept for as long as a client likes to talk.
     drop(snapshot);
     let ended = carry(ends, &server, datagrams, carried, service.timeouts.read).await;

@@ -3,6 +3,10 @@
 //! Each core counts for itself, behind a lock that it shares with nobody but a scrape; the cores'
 //! figures are added up when they are asked for.
 
+mod histogram;
+mod streams;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,11 +17,9 @@ use plugins::exchange::Source;
 use plugins::filter::Counts;
 use uuid::Uuid;
 
-/// Upper bounds of Kong's latency histograms, in milliseconds: time in the gateway, and all other.
-const GATEWAY_BOUNDS: [u64; 15] = [1, 2, 5, 7, 10, 15, 20, 30, 50, 75, 100, 200, 500, 750, 1000];
-const OTHER_BOUNDS: [u64; 13] = [
-    25, 50, 80, 100, 250, 400, 700, 1000, 2000, 5000, 10_000, 30_000, 60_000,
-];
+use self::histogram::{GATEWAY_BOUNDS, Histogram, OTHER_BOUNDS, histogram};
+pub(crate) use self::streams::Ended;
+use self::streams::Streams;
 
 /// What a route's figures are shown under.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -51,6 +53,7 @@ pub(crate) struct Observation<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     routes: Mutex<HashMap<Uuid, Series>>,
+    pub(crate) streams: Streams,
     /// Connections taken so far, and those open now.
     pub(crate) accepted: AtomicU64,
     pub(crate) open: AtomicU64,
@@ -68,7 +71,7 @@ struct Series {
     volume: Volume,
     /// Of each consumer, where consumers are told apart.
     consumers: HashMap<Box<str>, Volume>,
-    proxy: Histogram<15>,
+    proxy: Histogram<17>,
     upstream: Histogram<13>,
     total: Histogram<13>,
 }
@@ -82,43 +85,6 @@ struct Volume {
     bytes: Option<(u64, u64)>,
 }
 
-#[derive(Clone, Debug)]
-struct Histogram<const N: usize> {
-    /// Values up to each bound, and not up to one before.
-    buckets: [u64; N],
-    count: u64,
-    sum: u64,
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self {
-            buckets: [0; N],
-            count: 0,
-            sum: 0,
-        }
-    }
-}
-
-impl<const N: usize> Histogram<N> {
-    fn observe(&mut self, bounds: &[u64; N], value: u64) {
-        let place = bounds.partition_point(|bound| *bound < value);
-        if let Some(bucket) = self.buckets.get_mut(place) {
-            *bucket += 1;
-        }
-        self.count += 1;
-        self.sum += value;
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
-            *bucket += more;
-        }
-        self.count += other.count;
-        self.sum += other.sum;
-    }
-}
-
 impl Volume {
     fn count(&mut self, status: StatusCode, source: Source, count: u64) {
         match self
@@ -129,6 +95,17 @@ impl Volume {
             Some((.., total)) => *total += count,
             None => self.answers.push((status, source, count)),
         }
+    }
+
+    /// The answers by status and who made them, as far as operators are told that.
+    fn by_source(&self) -> BTreeMap<(u16, &'static str), u64> {
+        let mut answers = BTreeMap::new();
+        for (status, source, count) in &self.answers {
+            *answers
+                .entry((status.as_u16(), source.as_str()))
+                .or_default() += count;
+        }
+        answers
     }
 
     fn carry(&mut self, received: u64, sent: u64) {
@@ -199,6 +176,7 @@ impl Metrics {
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     series: Vec<Series>,
+    streams: streams::Sum,
     pub(crate) accepted: u64,
     pub(crate) open: u64,
     pub(crate) refused: u64,
@@ -275,14 +253,15 @@ impl Sum {
         }
         sum.series = routes.into_values().collect();
         sum.series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        sum.streams = streams::Sum::of(cores.iter().map(|core| &core.streams));
         sum.requests = sum.series.iter().map(|series| series.requests).sum();
         sum
     }
 
-    /// The text exposition format, version 0.0.4.
-    pub(crate) fn render(&self) -> String {
+    /// The text exposition format, version 0.0.4, for the node with the id `node`.
+    pub(crate) fn render(&self, node: &str) -> String {
         // Writing to a string cannot fail, so its results are dropped.
-        let mut text = String::new();
+        let (mut text, node) = (String::new(), escape(node));
         family(
             &mut text,
             "kong_http_requests_total",
@@ -290,8 +269,7 @@ impl Sum {
             "HTTP status codes per consumer/service/route in Kong",
         );
         for (labels, consumer, volume) in self.volumes() {
-            for (status, source, count) in &volume.answers {
-                let (code, source) = (status.as_u16(), source.as_str());
+            for ((code, source), count) in volume.by_source() {
                 let _ = writeln!(
                     text,
                     "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"{consumer}\"}} {count}"
@@ -314,7 +292,9 @@ impl Sum {
                 );
             }
         }
+        self.streams.render_bandwidth(&mut text);
         self.render_latencies(&mut text);
+        self.streams.render(&mut text);
         family(
             &mut text,
             "kong_nginx_connections_total",
@@ -329,7 +309,7 @@ impl Sum {
         ] {
             let _ = writeln!(
                 text,
-                "kong_nginx_connections_total{{subsystem=\"http\",state=\"{state}\"}} {count}"
+                "kong_nginx_connections_total{{node_id=\"{node}\",subsystem=\"http\",state=\"{state}\"}} {count}"
             );
         }
         family(
@@ -340,7 +320,7 @@ impl Sum {
         );
         let _ = writeln!(
             text,
-            "kong_nginx_requests_total{{subsystem=\"http\"}} {}",
+            "kong_nginx_requests_total{{node_id=\"{node}\",subsystem=\"http\"}} {}",
             self.requests
         );
         text
@@ -412,32 +392,6 @@ pub(crate) fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn histogram<const N: usize>(
-    text: &mut String,
-    name: &str,
-    labels: &Labels,
-    bounds: &[u64; N],
-    histogram: &Histogram<N>,
-) {
-    if histogram.count == 0 {
-        return;
-    }
-    let labels = shown(labels);
-    let mut total = 0;
-    for (bound, count) in bounds.iter().zip(histogram.buckets) {
-        total += count;
-        let _ = writeln!(
-            text,
-            "{name}_bucket{{{labels},workspace=\"default\",le=\"{bound}\"}} {total}"
-        );
-    }
-    let (count, sum) = (histogram.count, histogram.sum);
-    let _ = writeln!(
-        text,
-        "{name}_bucket{{{labels},workspace=\"default\",le=\"+Inf\"}} {count}\n{name}_count{{{labels},workspace=\"default\"}} {count}\n{name}_sum{{{labels},workspace=\"default\"}} {sum}"
-    );
-}
-
 fn shown(labels: &Labels) -> String {
     format!(
         "service=\"{}\",route=\"{}\"",
@@ -484,7 +438,7 @@ mod tests {
                 total_latency: latency,
             });
         }
-        let text = Sum::of(&cores).render();
+        let text = Sum::of(&cores).render("n");
         for line in [
             r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
             r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
@@ -493,7 +447,7 @@ mod tests {
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="60000"} 1"#,
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,
             r#"kong_upstream_latency_ms_sum{service="a\"b",route="r",workspace="default"} 70025"#,
-            r#"kong_nginx_requests_total{subsystem="http"} 2"#,
+            r#"kong_nginx_requests_total{node_id="n",subsystem="http"} 2"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -22,6 +22,7 @@ use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
 use self::owned::remove_identity;
 use self::proxied::{Inbound, Sent, Ways};
+pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
 use self::request::{authority, client};
 use crate::body::{RequestBody, ResponseBody};

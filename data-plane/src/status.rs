@@ -100,7 +100,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            Sum::of(&node.metrics).render()
+            Sum::of(&node.metrics).render(&node.id)
                 + &identity(node)
                 + &health(node)
                 + &configuration(node, position)

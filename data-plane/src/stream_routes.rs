@@ -4,11 +4,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use plugins::exchange::Matched;
+use plugins::filter::{Counts, Filter as _};
+use plugins::registry::AnyFilter;
 use shared::entity::{Peer, Protocol, Route};
 use shared::types::Set;
 use uuid::Uuid;
 
 use crate::compile::CompiledService;
+use crate::metrics::Labels;
 use crate::trusted::TrustedPeers;
 
 /// A route of streams.
@@ -17,10 +21,29 @@ pub(crate) struct StreamRoute {
     pub(crate) id: Uuid,
     /// `None` without a service, or with one whose protocol is none that we speak.
     pub(crate) service: Option<Arc<CompiledService>>,
+    pub(crate) run: StreamFilters,
     kinds: Vec<Kind>,
     sources: Vec<End>,
     destinations: Vec<End>,
     names: Vec<Name>,
+}
+
+/// What plugins do with the streams of a route, and what these are told and counted as.
+#[derive(Debug, Default)]
+pub(crate) struct StreamFilters {
+    /// The one that runs first in front.
+    pub(crate) filters: Vec<Arc<AnyFilter>>,
+    /// What of them is counted, if a plugin says so.
+    pub(crate) counts: Option<Counts>,
+    pub(crate) matched: Matched,
+    pub(crate) labels: Arc<Labels>,
+}
+
+impl StreamFilters {
+    /// Whether all of them let a stream of `client` go on.
+    pub(crate) fn admit(&self, client: IpAddr) -> bool {
+        self.filters.iter().all(|filter| filter.on_stream(client))
+    }
 }
 
 /// What a stream is to the gateway.
@@ -65,7 +88,7 @@ pub(crate) struct Asked<'a> {
 
 /// The routes of a snapshot, the one that is tried first in front.
 #[derive(Debug, Default)]
-pub(crate) struct StreamRoutes(Vec<StreamRoute>);
+pub(crate) struct StreamRoutes(Vec<Arc<StreamRoute>>);
 
 impl StreamRoutes {
     /// `routes` in the order in which they are tried: more attributes come first, among equals server name before
@@ -86,12 +109,17 @@ impl StreamRoutes {
             let order = (count, named, rank, precision);
             (std::cmp::Reverse(order), *created_at, route.id)
         });
-        Self(routes.into_iter().map(|(route, _)| route).collect())
+        Self(
+            routes
+                .into_iter()
+                .map(|(route, _)| Arc::new(route))
+                .collect(),
+        )
     }
 
     /// The route of a stream. Where none is of its kind, whether there is TLS is the listener's matter: a route
     /// that names no server takes the stream without TLS as well as the one whose TLS ends here, as in Kong.
-    pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<&StreamRoute> {
+    pub(crate) fn find(&self, asked: &Asked<'_>) -> Option<&Arc<StreamRoute>> {
         let own = self.0.iter().find(|route| route.matches(asked));
         own.or_else(|| {
             let kind = match asked.kind {
@@ -108,7 +136,11 @@ impl StreamRoutes {
 
 impl StreamRoute {
     /// The route, if it is one of streams that we carry.
-    pub(crate) fn compile(route: &Route, service: Option<Arc<CompiledService>>) -> Option<Self> {
+    pub(crate) fn compile(
+        route: &Route,
+        service: Option<Arc<CompiledService>>,
+        run: StreamFilters,
+    ) -> Option<Self> {
         let protocols = route.protocols.as_slice().iter();
         let kinds: Vec<Kind> = protocols
             .filter_map(|protocol| match protocol {
@@ -130,6 +162,7 @@ impl StreamRoute {
         Some(Self {
             id: route.id,
             service,
+            run,
             kinds,
             sources: ends(route.sources.as_ref().map(Set::as_slice)),
             destinations: ends(route.destinations.as_ref().map(Set::as_slice)),
@@ -213,7 +246,7 @@ mod tests {
             object.extend(fields.as_object().unwrap().clone());
             let route: Route = serde_json::from_value(record).unwrap();
             let created_at = route.created_at;
-            let compiled = StreamRoute::compile(&route, None);
+            let compiled = StreamRoute::compile(&route, None, StreamFilters::default());
             (compiled.unwrap(), created_at)
         });
         StreamRoutes::new(made.collect())

@@ -11,8 +11,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue};
-use plugins::exchange::{Captures, Identity};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use plugins::exchange::{Captures, Identity, Try};
+use plugins::filter::{Counts, Filter as _};
+use plugins::stream::StreamLog;
 use rustls::server::Acceptor;
 use serde::Serialize;
 use shared::clock::{UnixTime, monotonic};
@@ -26,7 +28,10 @@ use crate::balancer::{Lease, NoPeer, Peer};
 use crate::carry::{Carried, Early, carry};
 use crate::compile::{CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
+use crate::host::CoreHost;
 use crate::http1::headers::View;
+use crate::metrics::Ended;
+use crate::pipeline::milliseconds;
 use crate::quota::Taken;
 use crate::stream::Stream;
 use crate::stream_routes::{Asked, Kind, StreamRoute};
@@ -43,6 +48,8 @@ pub(crate) enum StreamError {
     NotReady,
     #[error("no route")]
     NoRoute,
+    #[error("a plugin does not let the client pass")]
+    Forbidden,
     #[error("no service, or one whose protocol is not supported")]
     NoService,
     #[error("TLS handshake with the client")]
@@ -60,6 +67,7 @@ impl StreamError {
     const fn status(&self) -> u16 {
         match self {
             Self::NoRoute => 404,
+            Self::Forbidden => 403,
             Self::NotReady | Self::NoService => 503,
             Self::Handshake(_) | Self::Slow => 400,
             Self::Upstream(_) => 502,
@@ -79,25 +87,72 @@ pub(crate) struct Line {
     session_ms: u64,
     bytes_received: u64,
     bytes_sent: u64,
-    pub(crate) route: Option<Uuid>,
-    pub(crate) service: Option<Uuid>,
+    route: Option<Uuid>,
+    service: Option<Uuid>,
+    #[serde(skip)]
+    run: Run,
+}
+
+/// What plugins will be told of a stream.
+#[derive(Debug, Default)]
+struct Run {
+    route: Option<Arc<StreamRoute>>,
+    /// The port that the stream has come to.
+    port: u16,
+    /// When a server was reached.
+    connected: Option<Instant>,
+    tries: Vec<Try>,
 }
 
 impl Line {
-    /// The line of a stream that begins now.
-    pub(crate) fn new(protocol: &'static str, client: IpAddr) -> Self {
+    /// The line of a stream of `client` to `port` that begins now.
+    pub(crate) fn new(protocol: &'static str, client: IpAddr, port: u16) -> Self {
         Self {
             started_at: UnixTime::now().as_millis(),
             client_ip: Some(client),
             protocol,
+            run: Run {
+                port,
+                ..Run::default()
+            },
             ..Self::default()
         }
+    }
+
+    /// Notes the stream's route, whose plugins may be against it, and answers with its service.
+    pub(crate) fn enter(
+        &mut self,
+        route: &Arc<StreamRoute>,
+        client: IpAddr,
+    ) -> Result<Arc<CompiledService>, StreamError> {
+        self.route = Some(route.id);
+        self.service = route.service.as_ref().map(|service| service.id);
+        self.run.route = Some(Arc::clone(route));
+        if !route.run.admit(client) {
+            return Err(StreamError::Forbidden);
+        }
+        route.service.clone().ok_or(StreamError::NoService)
+    }
+
+    /// Notes that `origin` is tried now.
+    pub(crate) fn attempt(&mut self, origin: &Origin) {
+        let key = origin.key();
+        self.run.tries.push(Try {
+            host: key.host.clone(),
+            port: key.port,
+            started_at: UnixTime::now().as_millis(),
+        });
+    }
+
+    /// Notes that a server was reached.
+    pub(crate) fn connected(&mut self) {
+        self.run.connected = Some(monotonic());
     }
 
     /// Writes the line, once the stream that began at `start` is over.
     pub(crate) fn close(
         mut self,
-        core: &Core,
+        core: &Rc<Core>,
         start: Instant,
         carried: &Carried,
         served: Result<(), StreamError>,
@@ -107,11 +162,49 @@ impl Line {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             tracing::debug!(%error, source, "a stream was not carried to its end");
         }
-        let lasted = monotonic().saturating_duration_since(start);
-        self.session_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        self.session_ms = milliseconds(start, monotonic());
         self.bytes_received = carried.received.get();
         self.bytes_sent = carried.sent.get();
+        self.tell(core, start);
         core.node.access_log.write(&self);
+    }
+
+    /// Counts the stream, and tells the plugins of its route.
+    fn tell(&self, core: &Rc<Core>, start: Instant) {
+        let Some(route) = &self.run.route else {
+            return;
+        };
+        let status = StatusCode::from_u16(self.status).unwrap_or_default();
+        let connected = self.run.connected;
+        core.metrics.streams.observe(&Ended {
+            route: (route.id, &route.run.labels),
+            counts: route.run.counts.unwrap_or(Counts::DEFAULT),
+            status,
+            connected: connected.is_some(),
+            received: self.bytes_received,
+            sent: self.bytes_sent,
+            session: self.session_ms,
+        });
+        let (Some(client), false) = (self.client_ip, route.run.filters.is_empty()) else {
+            return;
+        };
+        let log = StreamLog {
+            matched: &route.run.matched,
+            client,
+            port: self.run.port,
+            status,
+            connected: connected.is_some(),
+            received: self.bytes_received,
+            sent: self.bytes_sent,
+            started_at: UnixTime::from_millis(self.started_at),
+            kong: connected.map_or(self.session_ms, |at| milliseconds(start, at)),
+            session: self.session_ms,
+            tries: &self.run.tries,
+        };
+        let host = CoreHost::new(Rc::clone(core));
+        for filter in &route.run.filters {
+            filter.on_stream_log(&log, &host);
+        }
     }
 }
 
@@ -124,7 +217,8 @@ pub(crate) async fn serve(
 ) {
     let start = monotonic();
     let carried = Rc::new(Carried::default());
-    let mut line = Line::new("tcp", source.ip().to_canonical());
+    let port = stream.local_addr().map_or(0, |address| address.port());
+    let mut line = Line::new("tcp", source.ip().to_canonical(), port);
     let served = route_and_carry(&core, stream, source, tls, &carried, &mut line).await;
     line.close(&core, start, &carried, served);
 }
@@ -240,22 +334,22 @@ impl Upstream {
 async fn connect(
     core: &Core,
     snapshot: &CompiledSnapshot,
-    route: &StreamRoute,
+    route: &Arc<StreamRoute>,
     client: IpAddr,
     line: &mut Line,
 ) -> Result<Upstream, StreamError> {
-    line.route = Some(route.id);
-    let service = route.service.as_ref().ok_or(StreamError::NoService)?;
-    line.service = Some(service.id);
+    let service = &line.enter(route, client)?;
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = service.retries;
     loop {
         let (origin, lease) = choose(core, snapshot, service, client, &failing).await?;
+        line.attempt(&origin);
         let pool = core.pools.of(&origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let opening = tokio::time::timeout(service.timeouts.connect, pool.open());
         let error = match opening.await.unwrap_or(Err(UpstreamError::ConnectTimeout)) {
             Ok(stream) => {
+                line.connected();
                 return Ok(Upstream {
                     stream,
                     service: Arc::clone(service),

@@ -63,16 +63,19 @@ fn fields(entry: &registry::Definition) -> Value {
         fields.push(json!({ scope: attributes }));
     }
     let plugins = shared::entity::definition("plugins").map(|entity| entity.schema.kong());
-    let protocols = plugins
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    fields.extend(
-        protocols
-            .filter(|field| field.get("protocols").is_some())
-            .cloned(),
-    );
+    let plugins = plugins.as_ref().and_then(Value::as_array);
+    let protocols = plugins.into_iter().flatten();
+    fields.extend(protocols.filter_map(|field| {
+        let mut attributes = field.get("protocols")?.clone();
+        // Each plugin has its own.
+        for (place, own) in [
+            ("/default", entry.protocols.default),
+            ("/elements/one_of", entry.protocols.allowed),
+        ] {
+            *attributes.pointer_mut(place)? = json!(own);
+        }
+        Some(json!({ "protocols": attributes }))
+    }));
     let mut config = json!({ "type": "record", "required": true, "fields": entry.fields.kong() });
     let old = shorthands(entry);
     if let (false, Some(config)) = (old.is_empty(), config.as_object_mut()) {

@@ -196,6 +196,10 @@ impl Draft {
 
     fn finish(mut self, context: &Context) -> Result<Fields, Rejection> {
         self.make_automatic(context);
+        if let Some(Configured::Plugin(plugin)) = self.configured {
+            let own = || json!(plugin.protocols.default);
+            self.fields.entry("protocols").or_insert_with(own);
+        }
         let (mut fields, errors) = self.entity.schema.complete_all(&self.fields);
         for field in self.entity.schema.nulls(&self.fields) {
             self.errors.add(&[field], "required field missing");
@@ -277,6 +281,7 @@ impl Draft {
                     self.errors.add(&[scope], "value must be null");
                 }
             }
+            self.judge_protocols(plugin);
         }
         match configured.check(self.fields.get("config").unwrap_or(&Value::Null)) {
             Err(errors) => self.errors.nest("config", errors),
@@ -285,6 +290,28 @@ impl Draft {
             }
         }
         true
+    }
+
+    /// Refuses the protocols whose traffic `plugin` cannot see.
+    fn judge_protocols(&mut self, plugin: &registry::Definition) {
+        let allowed = json!(plugin.protocols.allowed);
+        let allowed = allowed.as_array().map_or(&[][..], Vec::as_slice);
+        let given = self.fields.get("protocols").and_then(Value::as_array);
+        let given = given.map_or(&[][..], Vec::as_slice);
+        let wrong = given
+            .iter()
+            .enumerate()
+            .filter(|(_, protocol)| protocol.is_string() && !allowed.contains(protocol));
+        let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+        let message = format!("expected one of: {}", names.join(", "));
+        let wrong: Fields = wrong
+            .map(|(place, _)| ((place + 1).to_string(), json!(message)))
+            .collect();
+        if !wrong.is_empty() {
+            self.errors
+                .0
+                .insert("protocols".to_owned(), Value::Object(wrong));
+        }
     }
 }
 

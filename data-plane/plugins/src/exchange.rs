@@ -203,7 +203,7 @@ pub struct Seen {
     pub request_id: RequestId,
 }
 
-/// Who made an answer (Kong's metric label `source`).
+/// Who made an answer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Source {
     /// The gateway, because something went wrong.
@@ -215,11 +215,10 @@ pub enum Source {
 }
 
 impl Source {
-    /// The label's value.
+    /// The value of Kong's metric label `source`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Error => "error",
-            Self::Exit => "exit",
+            Self::Error | Self::Exit => "kong",
             Self::Service => "service",
         }
     }

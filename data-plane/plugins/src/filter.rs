@@ -1,16 +1,20 @@
 //! What a plugin is to the control plane (a configuration) and to the data plane (a filter).
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::host::Host;
+use crate::stream::StreamLog;
 
 /// A bundled plugin: the one definition of its configuration, and the way to its filter.
 pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
@@ -22,6 +26,9 @@ pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
 
     /// Scopes that a configuration of this plugin must not have.
     const FORBIDDEN_SCOPES: &'static [Scope] = &[];
+
+    /// The protocols whose traffic it sees.
+    const PROTOCOLS: Protocols = Protocols::HTTP;
 
     /// Names accepted on write in place of a field's own: `(old, new)`. They never come back on reads.
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[];
@@ -46,6 +53,35 @@ pub enum Scope {
     Route,
     /// A consumer.
     Consumer,
+}
+
+/// The protocols whose traffic a plugin sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    /// Those that a configuration may name.
+    pub allowed: &'static [Protocol],
+    /// Those of a configuration that names none.
+    pub default: &'static [Protocol],
+}
+
+impl Protocols {
+    /// Those of requests.
+    pub const HTTP: Self = {
+        use Protocol::{Grpc, Grpcs, Http, Https};
+        Self {
+            allowed: &[Grpc, Grpcs, Http, Https],
+            default: &[Grpc, Grpcs, Http, Https],
+        }
+    };
+
+    /// Those of requests and, where a configuration says so, of byte streams.
+    pub const ALL: Self = {
+        use Protocol::{Grpc, Grpcs, Http, Https, Tcp, Tls, TlsPassthrough, Udp};
+        Self {
+            allowed: &[Grpc, Grpcs, Http, Https, Tcp, Tls, TlsPassthrough, Udp],
+            ..Self::HTTP
+        }
+    };
 }
 
 /// The configured plugin that a filter is compiled for.
@@ -80,6 +116,14 @@ pub trait Filter: Send + Sync + 'static {
 
     /// Learns of an exchange that is over, after its last byte.
     fn on_log(&self, _log: &Log<'_>, _host: &impl Host) {}
+
+    /// Looks at the client of a byte stream before a server is asked; whether the stream may go on.
+    fn on_stream(&self, _client: IpAddr) -> bool {
+        true
+    }
+
+    /// Learns of a byte stream that is over.
+    fn on_stream_log(&self, _log: &StreamLog<'_>, _host: &impl Host) {}
 
     /// What of the exchanges that it sees is counted; `None` leaves that to others.
     fn counts(&self) -> Option<Counts> {
@@ -145,6 +189,17 @@ pub struct Counts {
     pub consumers: bool,
     /// Whether the health of upstreams' targets is shown beside.
     pub health: bool,
+}
+
+impl Counts {
+    /// What is counted where no plugin says otherwise.
+    pub const DEFAULT: Self = Self {
+        statuses: true,
+        latencies: true,
+        bandwidth: true,
+        consumers: false,
+        health: false,
+    };
 }
 
 /// What happens next to a request.

@@ -11,15 +11,17 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::schema::FieldErrors;
 use url::Url;
 use uuid::Uuid;
 
 use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::{FetchLimits, Host, Reach};
-use crate::log_record::record;
+use crate::log_record::{record, stream_record};
 use crate::queue::{self, QueueConfig};
+use crate::stream::StreamLog;
 use crate::values::{Number, SecretUrl};
 
 /// Configuration of `http-log`.
@@ -102,6 +104,7 @@ fn one_minute() -> Number {
 impl Plugin for HttpLog {
     const NAME: &'static str = "http-log";
     const PRIORITY: u32 = 12;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
         ("retry_count", ""),
         ("queue_size", "queue.max_batch_size"),
@@ -269,7 +272,17 @@ impl Filter for HttpLogFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let entry = Bytes::from(record(log).to_string());
+        self.push(&record(log), host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.push(&stream_record(log), host);
+    }
+}
+
+impl HttpLogFilter {
+    fn push(&self, record: &Value, host: &impl Host) {
+        let entry = Bytes::from(record.to_string());
         queue::push(host, self.instance, &self.queue, entry, || {
             let (host, target) = (host.clone(), self.target.clone());
             let single = self.queue.max_batch_size == 1;
@@ -293,7 +306,7 @@ impl Filter for HttpLogFilter {
 mod tests {
     use std::cell::RefCell;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::testing::{FakeHost, Request, log_of};

@@ -6,11 +6,12 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 
 use crate::answer;
 use crate::exchange::Exchange;
-use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::filter::{Filter, Flow, Instance, Plugin, Protocols};
 use crate::host::Host;
 use crate::values::entity_error;
 
@@ -38,6 +39,13 @@ pub struct IpRestriction {
 impl Plugin for IpRestriction {
     const NAME: &'static str = "ip-restriction";
     const PRIORITY: u32 = 990;
+    const PROTOCOLS: Protocols = {
+        use Protocol::{Grpc, Grpcs, Http, Https, Tcp, Tls};
+        Protocols {
+            default: &[Http, Https, Tcp, Tls, Grpc, Grpcs],
+            ..Protocols::ALL
+        }
+    };
     const SHORTHANDS: &'static [(&'static str, &'static str)] =
         &[("whitelist", "allow"), ("blacklist", "deny")];
     type Filter = IpRestrictionFilter;
@@ -96,8 +104,7 @@ pub struct IpRestrictionFilter {
 impl Filter for IpRestrictionFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let address = exchange.client.address.to_canonical();
-        let any = |blocks: &[Block]| blocks.iter().any(|block| block.contains(address));
-        if !any(&self.deny) && (self.allow.is_empty() || any(&self.allow)) {
+        if self.lets_through(address) {
             return Flow::Continue;
         }
         let message = match &self.message {
@@ -105,6 +112,17 @@ impl Filter for IpRestrictionFilter {
             None => format!("IP address not allowed: {address}"),
         };
         Flow::Answer(answer::error(self.status, &message, exchange))
+    }
+
+    fn on_stream(&self, client: IpAddr) -> bool {
+        self.lets_through(client.to_canonical())
+    }
+}
+
+impl IpRestrictionFilter {
+    fn lets_through(&self, address: IpAddr) -> bool {
+        let any = |blocks: &[Block]| blocks.iter().any(|block| block.contains(address));
+        !any(&self.deny) && (self.allow.is_empty() || any(&self.allow))
     }
 }
 

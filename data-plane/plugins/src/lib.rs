@@ -14,8 +14,10 @@ mod cookies;
 pub mod correlation_id;
 pub mod cors;
 pub mod credentials;
+pub mod datadog;
 pub mod environment;
 pub mod exchange;
+mod figures;
 pub mod filter;
 pub mod hmac_auth;
 pub mod host;
@@ -50,6 +52,7 @@ pub mod session_keys;
 pub mod severity;
 pub mod state;
 pub mod statsd;
+pub mod stream;
 pub mod syslog;
 #[cfg(test)]
 mod testing;

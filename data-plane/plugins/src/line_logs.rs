@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::schema::FieldErrors;
 
 use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::{Sink, TcpTls};
-use crate::log_record::record;
+use crate::log_record::{record, stream_record};
 use crate::queue::Sending;
+use crate::stream::StreamLog;
 use crate::values::Number;
 
 /// Configuration of `file-log`.
@@ -94,6 +96,7 @@ fn one_minute() -> Number {
 impl Plugin for FileLog {
     const NAME: &'static str = "file-log";
     const PRIORITY: u32 = 9;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 
     fn compile(self, _: &Instance) -> Result<LineLog, FieldErrors> {
@@ -115,6 +118,7 @@ impl Plugin for FileLog {
 impl Plugin for TcpLog {
     const NAME: &'static str = "tcp-log";
     const PRIORITY: u32 = 7;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 
     fn compile(self, _: &Instance) -> Result<LineLog, FieldErrors> {
@@ -136,6 +140,7 @@ impl Plugin for TcpLog {
 impl Plugin for UdpLog {
     const NAME: &'static str = "udp-log";
     const PRIORITY: u32 = 8;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 
     fn compile(self, _: &Instance) -> Result<LineLog, FieldErrors> {
@@ -163,7 +168,17 @@ impl Filter for LineLog {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let mut line = record(log).to_string();
+        self.write(&record(log), host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.write(&stream_record(log), host);
+    }
+}
+
+impl LineLog {
+    fn write(&self, record: &Value, host: &impl Host) {
+        let mut line = record.to_string();
         if self.newline {
             line.push('\n');
         }
@@ -185,7 +200,7 @@ pub(crate) fn send(host: &impl Host, sink: &Sink, line: Bytes) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use uuid::Uuid;
 
     use super::*;

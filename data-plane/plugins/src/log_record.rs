@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::arguments::Arguments;
-use crate::exchange::{Log, Source};
+use crate::exchange::{Log, Matched, Source, Try};
+use crate::stream::StreamLog;
 
 /// Header fields whose values are told to nobody.
 const HIDDEN_FIELDS: [&str; 12] = [
@@ -50,8 +51,6 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
     let seen = log.seen;
     let query = Arguments::of(&seen.uri);
     let identity = &seen.identity;
-    let records = log.matched.and_then(|matched| matched.records.as_ref());
-    let workspace = records.map_or(DEFAULT_WORKSPACE, |records| records.workspace);
     let mut record = json!({
         "request": {
             "id": seen.request_id,
@@ -77,34 +76,16 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             "request": log.latencies.request,
             "receive": log.latencies.receive,
         },
-        "tries": log.tries.iter().map(|one| json!({
-            "ip": one.host,
-            "port": one.port,
-            "balancer_start": one.started_at,
-        })).collect::<Vec<_>>(),
+        "tries": tries(log.tries),
         "client_ip": seen.client.address,
         "started_at": log.started_at.as_millis(),
         "source": match log.source {
             Source::Service => "upstream",
             Source::Error | Source::Exit => "kong",
         },
-        "workspace": workspace,
     });
-    let mut put = |name: &str, value: Value| {
-        if let Value::Object(map) = &mut record {
-            map.insert(name.to_owned(), value);
-        }
-    };
-    // Nodes know the name of no other.
-    if workspace == DEFAULT_WORKSPACE {
-        put("workspace_name", json!("default"));
-    }
-    if let Some(records) = records {
-        put("route", (*records.route).clone());
-        if !records.service.is_null() {
-            put("service", (*records.service).clone());
-        }
-    }
+    place(&mut record, log.matched);
+    let mut put = |name: &str, value: Value| put(&mut record, name, value);
     if let Some(consumer) = &identity.consumer {
         put("consumer", json!(consumer));
     }
@@ -112,6 +93,60 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
         put("authenticated_entity", json!({ "id": credential }));
     }
     record
+}
+
+/// The record of a byte stream.
+pub(crate) fn stream_record(log: &StreamLog<'_>) -> Value {
+    // What goes to one side comes from the other.
+    let (received, sent) = if log.connected {
+        (log.sent, log.received)
+    } else {
+        (0, 0)
+    };
+    let mut record = json!({
+        "session": {
+            "received": log.received,
+            "sent": log.sent,
+            "status": log.status.as_u16(),
+            "server_port": log.port,
+        },
+        "upstream": { "received": received, "sent": sent },
+        "latencies": { "kong": log.kong, "session": log.session },
+        "tries": tries(log.tries),
+        "client_ip": log.client,
+        "started_at": log.started_at.as_millis(),
+    });
+    place(&mut record, Some(log.matched));
+    record
+}
+
+fn tries(tries: &[Try]) -> Value {
+    let one =
+        |one: &Try| json!({ "ip": one.host, "port": one.port, "balancer_start": one.started_at });
+    tries.iter().map(one).collect()
+}
+
+/// Says which route and service a record is of, and the workspace that they are in.
+fn place(record: &mut Value, matched: Option<&Matched>) {
+    let records = matched.and_then(|matched| matched.records.as_ref());
+    let workspace = records.map_or(DEFAULT_WORKSPACE, |records| records.workspace);
+    put(record, "workspace", json!(workspace));
+    // Nodes know the name of no other.
+    if workspace == DEFAULT_WORKSPACE {
+        put(record, "workspace_name", json!("default"));
+    }
+    if let Some(records) = records {
+        put(record, "route", (*records.route).clone());
+        if !records.service.is_null() {
+            put(record, "service", (*records.service).clone());
+        }
+    }
+}
+
+fn put(record: &mut Value, name: &str, value: Value) {
+    if let Value::Object(map) = record {
+        map.insert(name.to_owned(), value);
+    }
 }
 
 /// Whether the value of the query argument `name` is told to nobody.

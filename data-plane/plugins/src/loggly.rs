@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::schema::FieldErrors;
 use shared::types::Set;
 
 use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
-use crate::log_record::record;
+use crate::log_record::{record, stream_record};
 use crate::severity::Severities;
+use crate::stream::StreamLog;
 use crate::values::{Number, SecretText};
 
 /// The facility `user`.
@@ -74,6 +77,7 @@ fn ten_seconds() -> Number {
 impl Plugin for Loggly {
     const NAME: &'static str = "loggly";
     const PRIORITY: u32 = 6;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LogglyFilter;
 
     fn compile(self, _: &Instance) -> Result<LogglyFilter, FieldErrors> {
@@ -117,7 +121,18 @@ impl Filter for LogglyFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let Some(severity) = self.severities.of(log.status) else {
+        self.tell(log.status, || record(log), host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.tell(log.status, || stream_record(log), host);
+    }
+}
+
+impl LogglyFilter {
+    /// Sends the record of what ended in `status`, if it is severe enough.
+    fn tell(&self, status: StatusCode, record: impl FnOnce() -> Value, host: &impl Host) {
+        let Some(severity) = self.severities.of(status) else {
             return;
         };
         let priority = FACILITY * 8 + severity.number();
@@ -128,7 +143,7 @@ impl Filter for LogglyFilter {
             "" => "-",
             name => name,
         };
-        let (data, record) = (&self.data.0, record(log));
+        let (data, record) = (&self.data.0, record());
         let message = format!("<{priority}>1 {time} {machine} kong - - {data} {record}");
         send(host, &self.sink, Bytes::from(message));
     }
@@ -136,7 +151,7 @@ impl Filter for LogglyFilter {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use uuid::Uuid;
 
     use super::*;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
-use crate::filter::{Counts, Filter, Instance, Phases, Plugin};
+use crate::filter::{Counts, Filter, Instance, Phases, Plugin, Protocols};
 
 /// Configuration of `prometheus`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -39,6 +39,7 @@ pub struct Prometheus {
 impl Plugin for Prometheus {
     const NAME: &'static str = "prometheus";
     const PRIORITY: u32 = 13;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = Counts;
 
     fn compile(self, _: &Instance) -> Result<Counts, FieldErrors> {

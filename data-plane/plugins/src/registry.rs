@@ -1,6 +1,7 @@
 //! All bundled plugins, one line each: their definitions for the control plane, their filters for the
 //! data plane.
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use http::HeaderName;
@@ -14,8 +15,9 @@ use crate::basic_auth::BasicAuth;
 use crate::bot_detection::BotDetection;
 use crate::correlation_id::CorrelationId;
 use crate::cors::Cors;
+use crate::datadog::Datadog;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
-use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Scope};
+use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
 use crate::http_log::HttpLog;
@@ -37,6 +39,7 @@ use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
 use crate::session::Session;
 use crate::statsd::Statsd;
+use crate::stream::StreamLog;
 use crate::syslog::Syslog;
 use crate::zipkin::Zipkin;
 
@@ -51,6 +54,8 @@ pub struct Definition {
     pub priority: u32,
     /// Scopes that a configuration of this plugin must not have.
     pub forbidden_scopes: &'static [Scope],
+    /// The protocols whose traffic it sees.
+    pub protocols: Protocols,
     /// Names accepted on write in place of a field's own: `(old, new)`. A dot leads into a record; an
     /// empty new name means "accepted and ignored".
     pub shorthands: &'static [(&'static str, &'static str)],
@@ -177,6 +182,18 @@ macro_rules! registry {
                 }
             }
 
+            fn on_stream(&self, client: IpAddr) -> bool {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_stream(client),)*
+                }
+            }
+
+            fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_stream_log(log, host),)*
+                }
+            }
+
             fn counts(&self) -> Option<Counts> {
                 match self {
                     $(Self::$plugin(filter) => filter.counts(),)*
@@ -211,6 +228,7 @@ registry! {
     BotDetection,
     CorrelationId,
     Cors,
+    Datadog,
     FileLog,
     HmacAuth,
     HttpLog,
@@ -242,6 +260,7 @@ fn define<P: Plugin>() -> Definition {
         version: shared::version::KONG_VERSION,
         priority: P::PRIORITY,
         forbidden_scopes: P::FORBIDDEN_SCOPES,
+        protocols: P::PROTOCOLS,
         shorthands: P::SHORTHANDS,
         fields: Record::of::<P>(),
         modernize: P::modernize,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
@@ -19,12 +19,14 @@ pub use self::config::Statsd;
 use self::config::{
     ConsumerIdentifier, Metric, MetricName, ServiceIdentifier, StatType, WorkspaceIdentifier,
 };
-use self::line::{Style, Tags, line, plain};
+use self::line::{Style, Tags, line};
 use crate::exchange::{Log, Matched, Named};
-use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::figures::{Figures, check_rate, plain};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::queue::{self, QueueConfig};
+use crate::stream::StreamLog;
 
 /// Longest wait for the server.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 impl Plugin for Statsd {
     const NAME: &'static str = "statsd";
     const PRIORITY: u32 = 11;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
         ("retry_count", ""),
         ("queue_size", "queue.max_batch_size"),
@@ -57,18 +60,11 @@ impl Plugin for Statsd {
         for (place, metric) in given.iter().enumerate() {
             let place = (place + 1).to_string();
             let rated = matches!(metric.stat_type, StatType::Counter | StatType::Gauge);
-            match &metric.sample_rate {
-                None if rated => {
-                    let path = ["metrics", place.as_str(), "sample_rate"];
-                    errors.add(&path, "required field missing");
-                    let rule = "failed conditional validation given value of field 'stat_type'";
-                    errors.put(&["metrics", &place, "@entity"], json!([rule]));
-                }
-                Some(rate) if rate.value() <= 0.0 => {
-                    let path = ["metrics", place.as_str(), "sample_rate"];
-                    errors.add(&path, "value must be greater than 0");
-                }
-                Some(_) | None => {}
+            let rate = metric.sample_rate.as_ref();
+            check_rate(&place, rated, rate, &mut errors);
+            if rate.is_some_and(|rate| rate.value() <= 0.0) {
+                let path = ["metrics", place.as_str(), "sample_rate"];
+                errors.add(&path, "value must be greater than 0");
             }
         }
         if !errors.is_empty() {
@@ -168,13 +164,23 @@ impl Filter for StatsdFilter {
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
         let status = log.status.as_u16();
         let ranges = self.statuses.as_ref();
-        if ranges.is_some_and(|ranges| !ranges.iter().any(|range| range.contains(&status))) {
-            return;
+        if ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(&status))) {
+            self.tell(&Figures::of(log), host);
         }
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.tell(&Figures::of_stream(log), host);
+    }
+}
+
+impl StatsdFilter {
+    /// Sends `figures`, when it is their turn.
+    fn tell(&self, figures: &Figures<'_>, host: &impl Host) {
         let lines: Vec<String> = self
             .metrics
             .iter()
-            .filter_map(|metric| self.line(metric, log))
+            .filter_map(|metric| self.line(metric, figures))
             .collect();
         if lines.is_empty() {
             return;
@@ -224,45 +230,43 @@ fn packets(batch: &[Bytes], datagram: Option<usize>) -> Vec<Bytes> {
 }
 
 impl StatsdFilter {
-    /// What `metric` says of an exchange; nothing if it has no such figure.
-    fn line(&self, metric: &Compiled, log: &Log<'_>) -> Option<String> {
+    /// What `metric` says of `log`; nothing if there is no such figure.
+    fn line(&self, metric: &Compiled, log: &Figures<'_>) -> Option<String> {
         let Compiled {
             metric: told,
             consumer,
             ..
         } = metric;
         let consumer = || {
-            let known = log.seen.identity.consumer.as_deref()?;
+            let known = log.consumer?;
             named_consumer(known, *consumer).map(|name| plain(&name))
         };
-        let status = log.status.as_u16();
         let (name, value) = match told.name {
             MetricName::RequestCount => ("request.count".to_owned(), 1),
             MetricName::RequestSize => ("request.size".to_owned(), log.received),
             MetricName::ResponseSize => ("response.size".to_owned(), log.sent),
-            MetricName::Latency => ("latency".to_owned(), log.latencies.request),
-            MetricName::UpstreamLatency => ("upstream_latency".to_owned(), log.latencies.proxy?),
-            MetricName::KongLatency => {
-                let kong = log.latencies.kong + log.latencies.receive;
-                ("kong_latency".to_owned(), kong)
-            }
+            MetricName::Latency => ("latency".to_owned(), log.latency),
+            MetricName::UpstreamLatency => ("upstream_latency".to_owned(), log.upstream_latency?),
+            MetricName::KongLatency => ("kong_latency".to_owned(), log.kong_latency),
             // The rest is told by its name, which tags would tell again.
             _ if self.style.is_some() => return None,
-            MetricName::StatusCount => (format!("status.{status}"), 1),
+            MetricName::StatusCount => (format!("status.{}", log.status?), 1),
             MetricName::UniqueUsers => {
                 let stat = format!("{}.user.uniques", scope(metric, log.matched));
                 let user = consumer()?;
                 return Some(line(&self.prefix, &stat, &user, StatType::Set, None, None));
             }
             MetricName::RequestPerUser => (format!("user.{}.request.count", consumer()?), 1),
-            MetricName::StatusCountPerUser => (format!("user.{}.status.{status}", consumer()?), 1),
+            MetricName::StatusCountPerUser => {
+                (format!("user.{}.status.{}", consumer()?, log.status?), 1)
+            }
             MetricName::StatusCountPerWorkspace => {
                 let workspace = workspace(metric, log.matched)?;
-                (format!("workspace.{workspace}.status.{status}"), 1)
+                (format!("workspace.{workspace}.status.{}", log.status?), 1)
             }
             MetricName::StatusCountPerUserPerRoute => {
                 let (user, route) = (consumer()?, log.matched?.route.id);
-                let stat = format!("route.{route}.user.{user}.status.{status}");
+                let stat = format!("route.{route}.user.{user}.status.{}", log.status?);
                 let (kind, rate) = (StatType::Counter, told.sample_rate.as_ref());
                 return Some(line(&self.prefix, &stat, "1", kind, rate, None));
             }
@@ -293,15 +297,15 @@ impl StatsdFilter {
         })
     }
 
-    /// What an exchange was of, as tags; none without a service.
-    fn tags(&self, metric: &Compiled, log: &Log<'_>, consumer: Option<String>) -> Option<Tags> {
+    /// What `log` is of, as tags; none without a service.
+    fn tags(&self, metric: &Compiled, log: &Figures<'_>, consumer: Option<String>) -> Option<Tags> {
         let matched = log.matched?;
         let mut tags = vec![("service", plain(&service(metric, matched)?))];
         tags.push(("route", plain(&matched.route.shown())));
         tags.extend(workspace(metric, log.matched).map(|name| ("workspace", name)));
         tags.extend(consumer.map(|name| ("consumer", name)));
         tags.push(("node", self.hostname.clone()));
-        tags.push(("status", log.status.as_u16().to_string()));
+        tags.extend(log.status.map(|status| ("status", status.to_string())));
         Some(tags)
     }
 }

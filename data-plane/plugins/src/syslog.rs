@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::schema::FieldErrors;
 
 use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
-use crate::log_record::record;
+use crate::log_record::{record, stream_record};
 use crate::severity::Severities;
+use crate::stream::StreamLog;
 
 /// Where the system takes messages.
 const SOCKET: &str = "/dev/log";
@@ -94,6 +97,7 @@ impl Facility {
 impl Plugin for Syslog {
     const NAME: &'static str = "syslog";
     const PRIORITY: u32 = 4;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = SyslogFilter;
 
     fn compile(self, _: &Instance) -> Result<SyslogFilter, FieldErrors> {
@@ -121,11 +125,22 @@ impl Filter for SyslogFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let Some(severity) = self.severities.of(log.status) else {
+        self.tell(log.status, || record(log), host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.tell(log.status, || stream_record(log), host);
+    }
+}
+
+impl SyslogFilter {
+    /// Sends the record of what ended in `status`, if it is severe enough.
+    fn tell(&self, status: StatusCode, record: impl FnOnce() -> Value, host: &impl Host) {
+        let Some(severity) = self.severities.of(status) else {
             return;
         };
         let priority = self.facility.number() * 8 + severity.number();
-        let message = format!("<{priority}>kong: {}", record(log));
+        let message = format!("<{priority}>kong: {}", record());
         send(host, &self.sink, Bytes::from(message));
     }
 }
@@ -140,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_message_has_facility_and_severity() {
-        let check = |config: serde_json::Value, start: Option<&str>| {
+        let check = |config: Value, start: Option<&str>| {
             let config: Syslog = serde_json::from_value(config).unwrap();
             let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
             let host = FakeHost::default();

@@ -10,11 +10,12 @@ use std::sync::{Arc, RwLock};
 use plugins::environment::Environment;
 use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
-use shared::entity::{Entity, Protocol, Route, Service};
+use shared::entity::{Entity, Route, Service};
 use shared::snapshot::{Difference, Snapshot};
 use uuid::Uuid;
 
 use super::filters::{self, Assembly, Filters, LoggedRecords};
+use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
 use super::{
     CompileFault, CompiledRoute, CompiledService, CompiledSnapshot, Routes, compile_route,
@@ -124,11 +125,6 @@ impl Ground {
             self.environment(workspace),
         )
     }
-}
-
-fn is_of_streams(route: &Route) -> bool {
-    let mut protocols = route.protocols.as_slice().iter();
-    protocols.any(|protocol: &Protocol| !is_http(*protocol))
 }
 
 /// Compiles `snapshot`, which differs from what `before` was compiled from by `difference`; `None` if there is

@@ -18,8 +18,8 @@ use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
-use super::CompileFault;
 use super::workspaces::Workspaces;
+use super::{CompileFault, is_http};
 
 /// A route's filters, the one that runs first in front.
 #[derive(Debug, Default)]
@@ -134,6 +134,23 @@ fn json(record: &impl serde::Serialize) -> Value {
     serde_json::to_value(record).unwrap_or_default()
 }
 
+/// The two kinds of traffic that plugins see, each in an assembly of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Subsystem {
+    /// Requests.
+    Http,
+    /// Byte streams and datagrams.
+    Streams,
+}
+
+impl Subsystem {
+    /// Whether `plugin` runs here: a protocol of the kind is enough (Kong 3.9, plugins iterator).
+    fn runs(self, plugin: &Plugin) -> bool {
+        let mut protocols = plugin.protocols.as_slice().iter();
+        protocols.any(|protocol| is_http(*protocol) == (self == Self::Http))
+    }
+}
+
 /// All filters of a snapshot, and what puts them together for a route.
 #[derive(Debug)]
 pub(super) struct Assembly {
@@ -165,8 +182,9 @@ struct Placed {
 }
 
 impl Assembly {
-    /// Compiles the filter of each enabled plugin.
+    /// Compiles the filter of each enabled plugin that runs in `subsystem`.
     pub(super) fn new(
+        subsystem: Subsystem,
         plugins: &[Plugin],
         workspaces: &Workspaces,
         faults: &mut Vec<CompileFault>,
@@ -181,7 +199,8 @@ impl Assembly {
         };
         let mut filters = Vec::new();
         let mut consumers: HashMap<(Uuid, &str), Variants> = HashMap::new();
-        for plugin in plugins.iter().filter(|plugin| plugin.enabled) {
+        let runs = |plugin: &&Plugin| plugin.enabled && subsystem.runs(plugin);
+        for plugin in plugins.iter().filter(runs) {
             let config = Value::Object(plugin.config.clone());
             let instance = Instance { id: plugin.id };
             let filter = match registry::compile(&plugin.name, config, &instance) {
@@ -411,7 +430,7 @@ mod tests {
     fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
         let mut faults = Vec::new();
         let workspaces = Workspaces::default();
-        let assembly = Assembly::new(plugins, &workspaces, &mut faults);
+        let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut faults);
         assert_eq!(faults, []);
         let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
         let slot = filters.slots.first()?;
@@ -459,7 +478,7 @@ mod tests {
         }];
         let choose = |plugins: &[Plugin], groups: &[Membership]| {
             let workspaces = Workspaces::default();
-            let assembly = Assembly::new(plugins, &workspaces, &mut Vec::new());
+            let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut Vec::new());
             let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
             filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
         };

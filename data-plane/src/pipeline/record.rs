@@ -145,19 +145,14 @@ impl Run {
 
     /// What of the exchange is counted: what its filters say, else all but by consumer.
     fn counts(&self) -> Counts {
-        let everything = Counts {
-            statuses: true,
-            latencies: true,
-            bandwidth: true,
-            consumers: false,
-            health: false,
-        };
         let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.phases.log) else {
-            return everything;
+            return Counts::DEFAULT;
         };
         let filters = self.chosen.iter();
         let mut filters = filters.filter_map(|place| snapshot.filters.get(*place));
-        filters.find_map(AnyFilter::counts).unwrap_or(everything)
+        filters
+            .find_map(AnyFilter::counts)
+            .unwrap_or(Counts::DEFAULT)
     }
 
     /// The name that the consumer's figures are shown under.

@@ -95,8 +95,12 @@ fn one_address_cannot_take_all_connections() {
     assert!(is_served_at_last(&proxy, "127.0.0.1"));
     let metrics = get_status(&proxy, "/metrics");
     let count = |state: &str| -> u64 {
-        let name = format!("kong_nginx_connections_total{{subsystem=\"http\",state=\"{state}\"}} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        let end = format!(",subsystem=\"http\",state=\"{state}\"}} ");
+        let mut lines = metrics.lines();
+        let line = lines.find_map(|line| {
+            let rest = line.strip_prefix("kong_nginx_connections_total{node_id=\"")?;
+            Some(rest.split_once(&end)?.1)
+        });
         line.unwrap().parse().unwrap()
     };
     assert!(count("accepted") > count("handled"), "{metrics}");

@@ -42,11 +42,10 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
     let metrics = get(proxy.addresses().status, "/metrics");
     for line in [
         r#"kong_http_requests_total{service="shop",route="front",code="200",source="service",workspace="default",consumer=""} 1"#,
-        r#"kong_http_requests_total{service="",route="",code="404",source="error",workspace="default",consumer=""} 1"#,
+        r#"kong_http_requests_total{service="",route="",code="404",source="kong",workspace="default",consumer=""} 1"#,
         r#"kong_bandwidth_bytes{service="shop",route="front",direction="ingress",workspace="default",consumer=""} 5"#,
         r#"kong_bandwidth_bytes{service="shop",route="front",direction="egress",workspace="default",consumer=""} 2"#,
         r#"kong_upstream_latency_ms_count{service="shop",route="front",workspace="default"} 1"#,
-        r#"kong_nginx_requests_total{subsystem="http"} 2"#,
         // No control plane has ever been heard here.
         "kong_datastore_reachable 0",
     ] {
@@ -55,11 +54,19 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
             "{line}\n{metrics}"
         );
     }
-    let node = "kong_node_info{node_id=\"";
-    assert!(
-        metrics.lines().any(|line| line.starts_with(node)),
-        "{metrics}"
-    );
+    for (name, rest) in [
+        ("kong_node_info", ",version="),
+        ("kong_nginx_requests_total", ",subsystem=\"http\"} 2"),
+        (
+            "kong_nginx_connections_total",
+            ",subsystem=\"http\",state=\"accepted\"} 2",
+        ),
+    ] {
+        let begins = format!("{name}{{node_id=\"");
+        let mut lines = metrics.lines();
+        let found = lines.any(|line| line.starts_with(&begins) && line.contains(rest));
+        assert!(found, "{name}\n{metrics}");
+    }
     let status = get(proxy.addresses().status, "/status");
     let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["server"]["total_requests"], 2);
@@ -166,7 +173,7 @@ fn an_exchange_whose_client_leaves_is_counted_as_499() {
     wait.recv_timeout(Duration::from_secs(10)).unwrap();
     drop(stream);
     wait.recv_timeout(Duration::from_secs(10)).unwrap();
-    let line = r#"kong_http_requests_total{service="slow",route="r",code="499",source="error",workspace="default",consumer=""} 1"#;
+    let line = r#"kong_http_requests_total{service="slow",route="r",code="499",source="kong",workspace="default",consumer=""} 1"#;
     let counted = (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         get(proxy.addresses().status, "/metrics").contains(line)

@@ -1,7 +1,7 @@
 //! Byte streams: TCP as it is, TLS that ends here, and TLS that is passed on.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{record, settings, start_with, stop};
+use crate::gateway::{get_status, plugin, record, scoped, settings, start_with, stop};
 use crate::tls::known_name;
 
 /// Says its name to whoever connects, and sends back what it gets.
@@ -223,4 +223,81 @@ fn tls_ends_here_or_is_passed_on_by_the_name_that_is_asked_for() {
         assert!(answer.is_empty(), "{answer:?}");
     }
     stop(proxy);
+}
+
+#[test]
+fn plugins_see_the_streams_of_protocols_that_they_name() {
+    let one = echo("one ");
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let log = json!({"host": "127.0.0.1", "port": collector.local_addr().unwrap().port()});
+    let streams = json!({"protocols": ["tcp"]});
+    let counts = json!({"status_code_metrics": true, "latency_metrics": true});
+    let with = |more: Vec<Record>| {
+        let mut records = vec![
+            service(1, &json!({"port": one, "name": "bytes"})),
+            route(
+                2,
+                1,
+                &json!({"sources": [{"ip": "127.0.0.1"}], "name": "front"}),
+            ),
+        ];
+        records.extend(more);
+        gateway(records)
+    };
+    let proxy = with(vec![
+        scoped(plugin(200, "udp-log", &log), &streams),
+        scoped(plugin(201, "prometheus", &counts), &streams),
+        // These see requests only.
+        plugin(202, "ip-restriction", &json!({"deny": ["127.0.0.1"]})),
+        plugin(203, "request-termination", &json!({})),
+    ]);
+    let address = proxy.addresses().stream[0];
+    let mut stream = connect(address);
+    assert_eq!(converse(&mut stream), "one ping");
+    let mut buffer = [0; 4096];
+    let length = collector.recv(&mut buffer).unwrap();
+    let told: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+    let session = json!({"received": 4, "sent": 8, "status": 200, "server_port": address.port()});
+    assert_eq!(told["session"], session);
+    assert_eq!(told["upstream"], json!({"received": 8, "sent": 4}));
+    assert_eq!(told["client_ip"], "127.0.0.1");
+    assert_eq!(told["tries"][0]["port"], one);
+    assert_eq!(told["service"]["name"], "bytes");
+    assert_eq!(told["route"]["name"], "front");
+    let metrics = get_status(&proxy, "/metrics");
+    let labels = r#"service="bytes",route="front""#;
+    for line in [
+        format!(
+            r#"kong_stream_sessions_total{{{labels},code="200",source="service",workspace="default"}} 1"#
+        ),
+        format!(r#"kong_session_duration_ms_bucket{{{labels},workspace="default",le="+Inf"}} 1"#),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    assert!(!metrics.contains("kong_bandwidth_bytes{"), "{metrics}");
+    stop(proxy);
+
+    let closed = with(vec![
+        scoped(plugin(200, "udp-log", &log), &streams),
+        scoped(
+            plugin(202, "ip-restriction", &json!({"deny": ["127.0.0.1"]})),
+            &streams,
+        ),
+    ]);
+    let mut answer = Vec::new();
+    let _ = connect(closed.addresses().stream[0]).read_to_end(&mut answer);
+    assert!(answer.is_empty());
+    let length = collector.recv(&mut buffer).unwrap();
+    let told: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+    assert_eq!(told["session"]["status"], 403);
+    assert_eq!(told["upstream"], json!({"received": 0, "sent": 0}));
+    let metrics = get_status(&closed, "/metrics");
+    let line = format!(
+        r#"kong_stream_sessions_total{{{labels},code="403",source="kong",workspace="default"}} 1"#
+    );
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    stop(closed);
 }

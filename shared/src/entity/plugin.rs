@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Consumer, ConsumerGroup, Entity, Route, Service};
+use super::{Consumer, ConsumerGroup, Entity, Protocol, Route, Service};
 use crate::types::{Name, Ref, Set, Tag};
 
 /// A plugin at work. Global when it is attached to nothing.
@@ -38,9 +38,9 @@ pub struct Plugin {
     #[serde(default)]
     #[schemars(extend("x-plugin-config" = true))]
     pub config: Map<String, Value>,
-    /// Protocols of the requests that it sees.
+    /// Protocols of the requests and streams that it sees.
     #[serde(default = "all")]
-    pub protocols: Set<PluginProtocol>,
+    pub protocols: Set<Protocol>,
     /// Whether it runs.
     #[serde(default = "enabled")]
     pub enabled: bool,
@@ -48,22 +48,8 @@ pub struct Plugin {
     pub tags: Option<Set<Tag>>,
 }
 
-/// A protocol that plugins may be limited to.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PluginProtocol {
-    /// gRPC without TLS.
-    Grpc,
-    /// gRPC over TLS.
-    Grpcs,
-    /// HTTP without TLS.
-    Http,
-    /// HTTP over TLS.
-    Https,
-}
-
-fn all() -> Set<PluginProtocol> {
-    use PluginProtocol::{Grpc, Grpcs, Http, Https};
+fn all() -> Set<Protocol> {
+    use Protocol::{Grpc, Grpcs, Http, Https};
     [Grpc, Grpcs, Http, Https].into_iter().collect()
 }
 

@@ -76,3 +76,93 @@ async fn rules_of_a_plugin_are_said_where_kong_says_them() {
         }
     }
 }
+
+#[tokio::test]
+async fn each_plugin_has_the_protocols_that_it_can_see() {
+    let api = Api::new();
+    let route = json!({ "protocols": ["tcp"], "sources": [{ "ip": "10.0.0.0/8" }] });
+    let (_, route) = api.json("POST", "/routes", route).await;
+    let http = json!(["grpc", "grpcs", "http", "https"]);
+    let log = json!({ "path": "/tmp/streams.log" });
+    let url = format!("/routes/{}/plugins", route["id"].as_str().unwrap());
+    let elsewhere = json!({ "protocols": "must match the associated route's protocols" });
+    let only = "expected one of: grpc, grpcs, http, https";
+    let any = format!("{only}, tcp, tls, tls_passthrough, udp");
+    for (name, config, protocols, expected) in [
+        ("file-log", &log, None, Err(elsewhere)),
+        ("file-log", &log, Some(json!(["tcp"])), Ok(json!(["tcp"]))),
+        (
+            "ip-restriction",
+            &json!({ "deny": ["10.0.0.1"] }),
+            None,
+            Ok(json!(["http", "https", "tcp", "tls", "grpc", "grpcs"])),
+        ),
+        (
+            "key-auth",
+            &json!({}),
+            Some(json!(["http", "tcp"])),
+            Err(json!({ "protocols": [null, only] })),
+        ),
+        (
+            "key-auth",
+            &json!({}),
+            Some(json!(["x"])),
+            Err(json!({ "protocols": [only] })),
+        ),
+        (
+            "tcp-log",
+            &json!({ "host": "a", "port": 1 }),
+            Some(json!(["x"])),
+            Err(json!({ "protocols": [any] })),
+        ),
+    ] {
+        let mut body = json!({ "name": name, "config": config });
+        if let Some(protocols) = protocols {
+            body["protocols"] = protocols;
+        }
+        let (status, reply) = api.json("POST", &url, body).await;
+        match expected {
+            Ok(protocols) => {
+                assert_eq!(
+                    (status, &reply["protocols"]),
+                    (201, &protocols),
+                    "{name} {reply}"
+                );
+            }
+            Err(fields) => assert_eq!((status, &reply["fields"]), (400, &fields), "{name}"),
+        }
+    }
+    // What a change leaves out stays.
+    let (_, plugin) = api
+        .json(
+            "POST",
+            "/plugins",
+            json!({ "name": "file-log", "config": log, "protocols": ["udp"] }),
+        )
+        .await;
+    let url = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let (_, plugin) = api.json("PATCH", &url, json!({ "enabled": false })).await;
+    assert_eq!(plugin["protocols"], json!(["udp"]));
+    let shown = |name: &str| {
+        let (api, url) = (&api, format!("/schemas/plugins/{name}"));
+        async move {
+            let (_, schema) = api.get(&url).await;
+            let fields = schema["fields"].as_array().unwrap().clone();
+            let field = fields
+                .into_iter()
+                .find_map(|field| field.get("protocols").cloned());
+            let field = field.unwrap();
+            (
+                field["default"].clone(),
+                field["elements"]["one_of"].clone(),
+            )
+        }
+    };
+    assert_eq!(shown("key-auth").await, (http.clone(), http));
+    let (default, allowed) = shown("ip-restriction").await;
+    assert_eq!(
+        default,
+        json!(["http", "https", "tcp", "tls", "grpc", "grpcs"])
+    );
+    assert_eq!(allowed.as_array().unwrap().len(), 8);
+}

@@ -65,9 +65,3 @@ pub(super) fn line(
         }
     }
 }
-
-/// A name without what ends one in a line: whoever is called `a:1|c` counts for nobody else.
-pub(super) fn plain(name: &str) -> String {
-    let is_mark = |character: char| character.is_control() || matches!(character, ':' | '|');
-    name.replace(is_mark, "_")
-}

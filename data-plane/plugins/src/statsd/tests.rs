@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use shared::entity::DEFAULT_WORKSPACE;
 
 use super::*;

@@ -1,0 +1,362 @@
+//! `datadog`: figures of each exchange, to a Datadog agent (Kong 3.9, datadog).
+
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::entity::Consumer;
+use shared::schema::FieldErrors;
+use uuid::Uuid;
+
+use crate::exchange::{Log, Matched, Named};
+use crate::figures::{Figures, check_rate, plain};
+use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::host::Host;
+use crate::host::sink::Sink;
+use crate::queue::{self, QueueConfig};
+use crate::stream::StreamLog;
+use crate::values::Number;
+
+/// Longest wait for the agent.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Configuration of `datadog`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Datadog {
+    /// Name or address of the agent.
+    #[serde(default = "localhost")]
+    #[schemars(extend("format" = "kong-host", "x-referenceable" = true))]
+    pub host: String,
+
+    /// Its UDP port.
+    #[serde(default = "port")]
+    #[schemars(range(min = 0, max = 65_535))]
+    pub port: u16,
+
+    /// What each name begins with.
+    #[serde(default = "prefix")]
+    pub prefix: String,
+
+    /// Tag that holds the service's name, or its host.
+    #[serde(default = "name_tag")]
+    pub service_name_tag: Option<String>,
+
+    /// Tag that holds the status of the answer.
+    #[serde(default = "status_tag")]
+    pub status_tag: Option<String>,
+
+    /// Tag that holds the consumer.
+    #[serde(default = "consumer_tag")]
+    pub consumer_tag: Option<String>,
+
+    /// How figures wait and are sent.
+    #[serde(default)]
+    pub queue: QueueConfig,
+
+    /// Figures to send.
+    #[serde(default = "metrics")]
+    pub metrics: Vec<DatadogMetric>,
+}
+
+/// A figure to send.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct DatadogMetric {
+    /// What it is.
+    pub name: DatadogMetricName,
+
+    /// What kind of figure it is.
+    pub stat_type: DatadogStatType,
+
+    /// Tags besides those of service, status and consumer.
+    #[serde(default)]
+    pub tags: Option<Vec<String>>,
+
+    /// The share of exchanges that the agent is to believe it stands for. Every exchange is told.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub sample_rate: Option<Number>,
+
+    /// What the consumer is called; without it, none is told.
+    #[serde(default)]
+    pub consumer_identifier: Option<DatadogConsumer>,
+}
+
+/// What a figure is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatadogMetricName {
+    /// Time in the gateway.
+    KongLatency,
+    /// Time in all.
+    Latency,
+    /// How many.
+    RequestCount,
+    /// Bytes from the client.
+    RequestSize,
+    /// Bytes to the client.
+    ResponseSize,
+    /// Time until the upstream answered.
+    UpstreamLatency,
+}
+
+/// What kind of figure it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatadogStatType {
+    /// Added up.
+    Counter,
+    /// The last one counts.
+    Gauge,
+    /// Values by how often they are seen, on each agent.
+    Histogram,
+    /// A rate.
+    Meter,
+    /// Different values are counted.
+    Set,
+    /// Durations.
+    Timer,
+    /// Values by how often they are seen, on all agents together.
+    Distribution,
+}
+
+impl DatadogStatType {
+    /// How a line says so.
+    const fn letters(self) -> &'static str {
+        match self {
+            Self::Counter => "c",
+            Self::Gauge => "g",
+            Self::Histogram => "h",
+            Self::Meter => "m",
+            Self::Set => "s",
+            Self::Timer => "ms",
+            Self::Distribution => "d",
+        }
+    }
+}
+
+/// What a consumer is called.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatadogConsumer {
+    /// By its id.
+    ConsumerId,
+    /// By its `custom_id`.
+    CustomId,
+    /// By its `username`.
+    Username,
+}
+
+impl DatadogConsumer {
+    fn name(self, consumer: &Consumer) -> Option<String> {
+        match self {
+            Self::ConsumerId => Some(consumer.id.to_string().replace('-', "_")),
+            Self::CustomId => consumer.custom_id.clone(),
+            Self::Username => consumer.username.clone(),
+        }
+    }
+}
+
+fn localhost() -> String {
+    "localhost".to_owned()
+}
+
+const fn port() -> u16 {
+    8125
+}
+
+fn prefix() -> String {
+    "kong".to_owned()
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn name_tag() -> Option<String> {
+    Some("name".to_owned())
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn status_tag() -> Option<String> {
+    Some("status".to_owned())
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn consumer_tag() -> Option<String> {
+    Some("consumer".to_owned())
+}
+
+fn metrics() -> Vec<DatadogMetric> {
+    use DatadogMetricName::{
+        KongLatency, Latency, RequestCount, RequestSize, ResponseSize, UpstreamLatency,
+    };
+    use DatadogStatType::{Counter, Timer};
+    let metric = |(name, stat_type)| DatadogMetric {
+        name,
+        stat_type,
+        tags: Some(vec!["app:kong".to_owned()]),
+        sample_rate: (stat_type == Counter).then(|| Number(1.into())),
+        consumer_identifier: Some(DatadogConsumer::CustomId),
+    };
+    let all = [
+        (RequestCount, Counter),
+        (Latency, Timer),
+        (RequestSize, Timer),
+        (ResponseSize, Timer),
+        (UpstreamLatency, Timer),
+        (KongLatency, Timer),
+    ];
+    all.into_iter().map(metric).collect()
+}
+
+impl Plugin for Datadog {
+    const NAME: &'static str = "datadog";
+    const PRIORITY: u32 = 10;
+    const PROTOCOLS: Protocols = Protocols::ALL;
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
+        ("retry_count", ""),
+        ("queue_size", "queue.max_batch_size"),
+        ("flush_timeout", "queue.max_coalescing_delay"),
+    ];
+    type Filter = DatadogFilter;
+
+    fn compile(self, instance: &Instance) -> Result<DatadogFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        for (place, metric) in self.metrics.iter().enumerate() {
+            let place = (place + 1).to_string();
+            let rated = matches!(
+                metric.stat_type,
+                DatadogStatType::Counter | DatadogStatType::Gauge
+            );
+            check_rate(&place, rated, metric.sample_rate.as_ref(), &mut errors);
+            for (tag_place, tag) in metric.tags.iter().flatten().enumerate() {
+                if tag.ends_with(':') || tag.contains(|c: char| c == '|' || c.is_control()) {
+                    let tag_place = (tag_place + 1).to_string();
+                    let path = ["metrics", place.as_str(), "tags", tag_place.as_str()];
+                    errors.add(&path, format!("invalid value: {tag}"));
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(DatadogFilter {
+            instance: instance.id,
+            sink: Sink::Udp {
+                host: self.host,
+                port: self.port,
+                timeout: TIMEOUT,
+            },
+            prefix: self.prefix,
+            service_tag: self.service_name_tag.or_else(name_tag).unwrap_or_default(),
+            status_tag: self.status_tag.or_else(status_tag).unwrap_or_default(),
+            consumer_tag: self.consumer_tag.or_else(consumer_tag).unwrap_or_default(),
+            metrics: self.metrics,
+            queue: self.queue,
+        })
+    }
+}
+
+/// Sends figures.
+#[derive(Debug)]
+pub struct DatadogFilter {
+    instance: Uuid,
+    sink: Sink,
+    prefix: String,
+    service_tag: String,
+    status_tag: String,
+    consumer_tag: String,
+    metrics: Vec<DatadogMetric>,
+    queue: QueueConfig,
+}
+
+impl Filter for DatadogFilter {
+    fn phases(&self) -> Phases {
+        Phases::LOG
+    }
+
+    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+        self.tell(&Figures::of(log), host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        self.tell(&Figures::of_stream(log), host);
+    }
+}
+
+impl DatadogFilter {
+    /// Sends `figures`, when it is their turn: a datagram for each.
+    fn tell(&self, figures: &Figures<'_>, host: &impl Host) {
+        let lines = self.metrics.iter();
+        let lines: Vec<String> = lines
+            .filter_map(|metric| self.line(metric, figures))
+            .collect();
+        if lines.is_empty() {
+            return;
+        }
+        let entry = Bytes::from(lines.join("\n"));
+        queue::push(host, self.instance, &self.queue, entry, || {
+            let (host, sink) = (host.clone(), self.sink.clone());
+            Rc::new(move |batch: Vec<Bytes>| {
+                let (host, sink) = (host.clone(), sink.clone());
+                Box::pin(async move {
+                    let lines = batch
+                        .iter()
+                        .flat_map(|entry| entry.split(|byte| *byte == b'\n'));
+                    for line in lines {
+                        let written = host.write(&sink, Bytes::copy_from_slice(line)).await;
+                        written.map_err(|error| error.to_string())?;
+                    }
+                    Ok(())
+                })
+            })
+        });
+    }
+
+    /// What `metric` says of `figures`; nothing if there is no such figure.
+    fn line(&self, metric: &DatadogMetric, figures: &Figures<'_>) -> Option<String> {
+        let (name, value) = match metric.name {
+            DatadogMetricName::RequestCount => ("request.count", 1),
+            DatadogMetricName::RequestSize => ("request.size", figures.received),
+            DatadogMetricName::ResponseSize => ("response.size", figures.sent),
+            DatadogMetricName::Latency => ("latency", figures.latency),
+            DatadogMetricName::UpstreamLatency => ("upstream_latency", figures.upstream_latency?),
+            DatadogMetricName::KongLatency => ("kong_latency", figures.kong_latency),
+        };
+        let service = figures.matched.and_then(service).unwrap_or_default();
+        let service = plain(&service).replace('.', "_");
+        let status = figures
+            .status
+            .map_or("-".to_owned(), |status| status.to_string());
+        let mut tags = vec![
+            format!("{}:{service}", self.service_tag),
+            format!("{}:{status}", self.status_tag),
+        ];
+        let consumer = metric.consumer_identifier.zip(figures.consumer);
+        if let Some(name) = consumer.and_then(|(called, consumer)| called.name(consumer)) {
+            tags.push(format!("{}:{}", self.consumer_tag, plain(&name)));
+        }
+        tags.extend(metric.tags.iter().flatten().cloned());
+        let rate = match &metric.sample_rate {
+            Some(rate) if (rate.value() - 1.0).abs() > f64::EPSILON => format!("|@{}", rate.0),
+            _ => String::new(),
+        };
+        let (prefix, kind, tags) = (&self.prefix, metric.stat_type.letters(), tags.join(","));
+        Some(format!("{prefix}.{name}:{value}|{kind}{rate}|#{tags}"))
+    }
+}
+
+/// What the service is called: its name, or its host.
+fn service(matched: &Matched) -> Option<String> {
+    let Named { name, .. } = matched.service.as_ref()?;
+    name.clone().or_else(|| {
+        let record = &matched.records.as_ref()?.service;
+        record
+            .get("host")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    })
+}
