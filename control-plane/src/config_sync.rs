@@ -50,6 +50,7 @@ use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::rollout::JournalError;
+use crate::store::etcd::Claims;
 use admission::Admission;
 use relay::Relay;
 use session::Session;
@@ -103,6 +104,8 @@ pub struct Start {
     pub certificates: Certificates,
     /// Who keeps what they revoke.
     pub revoker: Revoker,
+    /// Where several control planes agree on whose node does what, if there are several.
+    pub claims: Option<Claims>,
     /// How changes are rolled out.
     pub staging: Staging,
 }
@@ -116,6 +119,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         listener,
         certificates,
         revoker,
+        claims,
         staging,
     } = start;
     let Certificates {
@@ -133,7 +137,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         transfers: Arc::new(Semaphore::new(TRANSFERS)),
         admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
         revoker,
-        relay: Relay::default(),
+        relay: Relay::new(claims),
         stopping: stopping.clone(),
     };
     let server = ConfigSyncServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);

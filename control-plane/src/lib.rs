@@ -173,7 +173,8 @@ impl ControlPlane {
         let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let id = Uuid::new_v4();
-        let (fleet, board) = opening::fleet(&settings, &key)?;
+        let (fleet, shared) = opening::fleet(&settings, &key)?;
+        let (board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let shared = board.as_ref().map(Board::rollouts);
         let revoker = Revoker::start(publisher.clone());
         let config_sync = config_sync::start(config_sync::Start {
@@ -183,6 +184,7 @@ impl ControlPlane {
             listener: cluster,
             certificates,
             revoker: revoker.clone(),
+            claims,
             staging: settings.staging(shared),
         })?;
         let staged = config_sync.rollouts().plan.is_some();

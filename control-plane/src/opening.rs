@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use crate::fleet::Fleet;
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::{Settings, store_path};
-use crate::store::etcd::{Board, EtcdStore};
+use crate::store::etcd::{Board, Claims, EtcdStore};
 use crate::store::{SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
@@ -48,15 +48,27 @@ pub(crate) async fn open(
     opened.expect("opening the store does not panic")
 }
 
-/// The fleet, and the way to tell other control planes of it if the store is one of several.
+/// What control planes over one store share besides the configuration.
+pub(crate) struct Shared {
+    /// The way to tell others of the nodes here.
+    pub(crate) board: Board,
+    /// Where they agree on whose node does what.
+    pub(crate) claims: Claims,
+}
+
+/// The fleet, and what is shared with other control planes if the store is one of several.
 pub(crate) fn fleet(
     settings: &Settings,
     key: &SecretsKey,
-) -> Result<(Fleet, Option<Board>), StoreError> {
+) -> Result<(Fleet, Option<Shared>), StoreError> {
     let Some(etcd) = settings.etcd() else {
         return Ok((Fleet::default(), None));
     };
-    Ok((Fleet::shared(), Some(Board::new(&etcd, key)?)))
+    let shared = Shared {
+        board: Board::new(&etcd, key)?,
+        claims: Claims::new(&etcd, key)?,
+    };
+    Ok((Fleet::shared(), Some(shared)))
 }
 
 /// Takes in what other control planes commit, for as long as the process lives.

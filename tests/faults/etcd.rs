@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::{Demo, eventually};
+use harness::{Browser, CLIENT, Demo, SECRET, eventually};
 use http::Method;
 use serde_json::json;
 
@@ -183,6 +183,77 @@ async fn the_nodes_of_all_control_planes_are_one_fleet() {
         (row["connected"] == false).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+#[ignore = "needs etcd: tests/faults/run"]
+async fn nodes_of_two_control_planes_refresh_a_session_once() {
+    const GATEWAY: &str = "gateway.test";
+    let mut replicas = Replicas::start(2).await;
+    replicas.bind_node("node-2", 0).await;
+    replicas.bind_node("node-3", 1).await;
+    let demo = Demo::start(&[format!("http://{GATEWAY}")]).await;
+    let create = async |path: &str, body: serde_json::Value| {
+        let reply = replicas.admin(0, Method::POST, path, &body).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        reply
+    };
+    let service = json!({ "name": "s", "url": demo.upstream() });
+    create("/services", service).await;
+    create("/services/s/routes", json!({ "paths": ["/"] })).await;
+    let config = json!({
+        "issuer": format!("{}/.well-known/openid-configuration", demo.issuer()),
+        "client_id": [CLIENT], "client_secret": [SECRET], "leeway": 0,
+        "redirect_uri": [format!("http://{GATEWAY}/api")],
+        "scopes": ["openid", "offline_access"],
+    });
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    let reply = create("/services/s/plugins?wait=30", plugin).await;
+    assert_eq!(reply.header("x-wardgate-serving"), "node-1, node-2, node-3");
+
+    let lifetime = Duration::from_secs(3);
+    let expire = async || tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
+    demo.set_access_token_lifetime(lifetime);
+    // A token that comes twice ends the session at this provider.
+    demo.provider
+        .configure(|settings| settings.refresh_reuse_leeway = Duration::ZERO);
+    let page = format!("http://{GATEWAY}/");
+    let browser = |at: usize| {
+        let mut browser = Browser::new();
+        browser.resolve(GATEWAY, replicas.bound[at].address("proxy").as_str());
+        browser
+    };
+    let signed_in = browser(0);
+    assert_eq!(signed_in.sign_in(&page, "alice").await.status, 200);
+    let mut session = signed_in.cookie(GATEWAY, "session").unwrap();
+    let visit = async |at: usize, session: &str| {
+        let tab = browser(at);
+        tab.set_cookie(GATEWAY, "session", session);
+        let reply = tab.get(&page).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let token = reply.upstream_header("authorization").unwrap();
+        (token, tab.cookie(GATEWAY, "session").unwrap())
+    };
+    for round in 0..3 {
+        expire().await;
+        let tabs = (0..16).map(|tab| visit((tab + round) % 2, &session));
+        let (visits, took) = timed(futures::future::join_all(tabs)).await;
+        println!("16 requests at the nodes of two control planes met an expired session: {took:?}");
+        assert!(visits.iter().all(|(token, _)| *token == visits[0].0));
+        // Who comes late is served by the same refresh, also by the other's node.
+        for at in [0, 1] {
+            assert_eq!(visit(at, &session).await.0, visits[0].0);
+        }
+        session.clone_from(&visits[round].1);
+    }
+    // Without a majority of etcd each control plane decides alone, and refreshes go on.
+    replicas.members[0].kill();
+    replicas.members[1].kill();
+    expire().await;
+    let ((token, next), took) = timed(visit(1, &session)).await;
+    println!("without a majority of etcd a session is refreshed after {took:?}");
+    expire().await;
+    assert_ne!(visit(1, &next).await.0, token);
 }
 
 #[tokio::test]

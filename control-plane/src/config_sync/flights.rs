@@ -4,6 +4,8 @@
 //! A refresh token may be used once. Nodes that meet an expired session at the same time would each use
 //! it, and a provider that detects that ends the session. What lands here is sealed by the node; this
 //! control plane cannot read it.
+//!
+//! Where there are several control planes, nobody here is given work before it has been claimed from the others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use prost::bytes::Bytes;
 
 /// How long one node may take before another may try.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a result is kept for those that come late: a browser may send its old cookie that long.
 const KEPT: Duration = Duration::from_mins(1);
@@ -26,20 +28,28 @@ const SWEEP: u32 = 256;
 /// Names a piece of work.
 pub(super) type Key = Bytes;
 
+/// The number of the claim that work is done under; 0 where none is needed, or none could be had.
+pub(super) type Claim = u64;
+
 /// Who does what. `W` is the way to tell somebody that waits.
 #[derive(Debug)]
 pub(super) struct Flights<W> {
-    flights: HashMap<Key, Flight<W>>,
+    known: HashMap<Key, Flight<W>>,
+    /// Whether other control planes are to be asked first.
+    shared: bool,
     asked: u32,
 }
 
 #[derive(Debug)]
 enum Flight<W> {
+    /// It is being claimed, or another control plane has it done. Somebody waits for the end of that.
+    Elsewhere { waiting: Vec<(u64, W)> },
     /// A stream does it, others wait.
     Flies {
         by: u64,
         since: Instant,
         waiting: Vec<(u64, W)>,
+        claim: Claim,
     },
     Landed {
         result: Bytes,
@@ -56,27 +66,39 @@ pub(super) enum Joined<W> {
     Done(W, Bytes),
     /// Somebody else does it; the asker is told when it is done.
     Waits,
+    /// The asker waits, too: the work has to be claimed first, over a claim of before if there was one.
+    Claim(Claim),
     /// There is too much already.
     Full(W),
 }
 
-impl<W> Default for Flights<W> {
-    fn default() -> Self {
-        Self {
-            flights: HashMap::new(),
-            asked: 0,
-        }
-    }
+/// What follows when nobody here does a piece of work any more.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Next<W> {
+    /// Somebody that waited does it.
+    Yours(W),
+    /// Nobody needs it: the claim is to be released.
+    Free(Key, Claim),
 }
 
 impl<W> Flights<W> {
+    /// No work is known yet. `shared`: there are other control planes.
+    pub(super) fn new(shared: bool) -> Self {
+        Self {
+            known: HashMap::new(),
+            shared,
+            asked: 0,
+        }
+    }
+
     /// Stream `by` wants the work `key` done.
     pub(super) fn join(&mut self, key: Key, by: u64, asker: W, now: Instant) -> Joined<W> {
         self.asked = self.asked.wrapping_add(1);
         if self.asked.is_multiple_of(SWEEP) {
             self.sweep(now);
         }
-        if let Some(flight) = self.flights.get_mut(&key) {
+        let mut over = 0;
+        if let Some(flight) = self.known.get_mut(&key) {
             match flight {
                 Flight::Landed { result, at } if now.duration_since(*at) < KEPT => {
                     return Joined::Done(asker, result.clone());
@@ -85,44 +107,108 @@ impl<W> Flights<W> {
                     waiting.push((by, asker));
                     return Joined::Waits;
                 }
+                Flight::Elsewhere { waiting } => {
+                    waiting.push((by, asker));
+                    return Joined::Waits;
+                }
                 // Whoever had it is slower than anyone should wait; those that wait give up by themselves.
-                Flight::Flies { .. } | Flight::Landed { .. } => {}
+                Flight::Flies { claim, .. } => over = *claim,
+                Flight::Landed { .. } => {}
             }
-        } else if self.flights.len() >= MOST {
+        } else if self.known.len() >= MOST {
             self.sweep(now);
-            if self.flights.len() >= MOST {
+            if self.known.len() >= MOST {
                 return Joined::Full(asker);
             }
+        }
+        if self.shared {
+            let waiting = vec![(by, asker)];
+            self.known.insert(key, Flight::Elsewhere { waiting });
+            return Joined::Claim(over);
         }
         let flight = Flight::Flies {
             by,
             since: now,
             waiting: Vec::new(),
+            claim: 0,
         };
-        self.flights.insert(key, flight);
+        self.known.insert(key, flight);
         Joined::Yours(asker)
     }
 
-    /// Stream `by` has done the work `key`. Those that wait for it; none if it was not its to do.
-    pub(super) fn land(&mut self, key: Key, by: u64, result: Bytes, now: Instant) -> Vec<W> {
-        match self.flights.get(&key) {
-            Some(Flight::Flies { by: doing, .. }) if *doing == by && result.len() <= RESULT => {}
-            _ => return Vec::new(),
+    /// Whether somebody waits for what other control planes make of the work `key`. If not, it is forgotten.
+    pub(super) fn is_awaited(&mut self, key: &Key) -> bool {
+        match self.known.get(key) {
+            Some(Flight::Elsewhere { waiting }) if waiting.is_empty() => {
+                self.known.remove(key);
+                false
+            }
+            Some(Flight::Elsewhere { .. }) => true,
+            Some(Flight::Flies { .. } | Flight::Landed { .. }) | None => false,
+        }
+    }
+
+    /// The work `key` is to be done here, under `claim`: who does it; nobody if nobody waits for it any more.
+    pub(super) fn granted(&mut self, key: &Key, claim: Claim, now: Instant) -> Option<W> {
+        if !self.is_awaited(key) {
+            return None;
+        }
+        let Some(Flight::Elsewhere { mut waiting }) = self.known.remove(key) else {
+            return None;
+        };
+        let (by, asker) = waiting.remove(0);
+        let flight = Flight::Flies {
+            by,
+            since: now,
+            waiting,
+            claim,
+        };
+        self.known.insert(key.clone(), flight);
+        Some(asker)
+    }
+
+    /// Another control plane has had the work `key` done. Those that wait for it.
+    pub(super) fn landed_elsewhere(&mut self, key: Key, result: Bytes, now: Instant) -> Vec<W> {
+        if !self.is_awaited(&key) {
+            return Vec::new();
         }
         let landed = Flight::Landed { result, at: now };
-        match self.flights.insert(key, landed) {
-            Some(Flight::Flies { waiting, .. }) => waiting.into_iter().map(|(_, w)| w).collect(),
+        match self.known.insert(key, landed) {
+            Some(Flight::Elsewhere { waiting }) => waiting.into_iter().map(|(_, w)| w).collect(),
             _ => Vec::new(),
         }
     }
 
-    /// Stream `by` could not do the work `key`: who does it now, if somebody waits for it.
-    pub(super) fn abandon(&mut self, key: &Key, by: u64, now: Instant) -> Option<W> {
+    /// Stream `by` has done the work `key`. Those that wait for it, and the claim that it was done under; none if it
+    /// was not its to do.
+    pub(super) fn land(
+        &mut self,
+        key: Key,
+        by: u64,
+        result: Bytes,
+        now: Instant,
+    ) -> Option<(Vec<W>, Claim)> {
+        match self.known.get(&key) {
+            Some(Flight::Flies { by: doing, .. }) if *doing == by && result.len() <= RESULT => {}
+            _ => return None,
+        }
+        let landed = Flight::Landed { result, at: now };
+        match self.known.insert(key, landed) {
+            Some(Flight::Flies { waiting, claim, .. }) => {
+                Some((waiting.into_iter().map(|(_, w)| w).collect(), claim))
+            }
+            _ => None,
+        }
+    }
+
+    /// Stream `by` could not do the work `key`: what follows; nothing if it was not its to do.
+    pub(super) fn abandon(&mut self, key: &Key, by: u64, now: Instant) -> Option<Next<W>> {
         let Some(Flight::Flies {
             by: doing,
             since,
             waiting,
-        }) = self.flights.get_mut(key)
+            claim,
+        }) = self.known.get_mut(key)
         else {
             return None;
         };
@@ -130,26 +216,30 @@ impl<W> Flights<W> {
             return None;
         }
         if waiting.is_empty() {
-            self.flights.remove(key);
-            return None;
+            let free = Next::Free(key.clone(), *claim);
+            self.known.remove(key);
+            return Some(free);
         }
         let (next, asker) = waiting.remove(0);
         (*doing, *since) = (next, now);
-        Some(asker)
+        Some(Next::Yours(asker))
     }
 
-    /// Stream `by` is gone: who does its work now.
-    pub(super) fn leave(&mut self, by: u64, now: Instant) -> Vec<W> {
+    /// Stream `by` is gone: what follows of its work.
+    pub(super) fn leave(&mut self, by: u64, now: Instant) -> Vec<Next<W>> {
         let mut doing = Vec::new();
-        for (key, flight) in &mut self.flights {
-            if let Flight::Flies {
-                by: pilot, waiting, ..
-            } = flight
-            {
-                waiting.retain(|(stream, _)| *stream != by);
-                if *pilot == by {
-                    doing.push(key.clone());
+        for (key, flight) in &mut self.known {
+            match flight {
+                Flight::Elsewhere { waiting } => waiting.retain(|(stream, _)| *stream != by),
+                Flight::Flies {
+                    by: pilot, waiting, ..
+                } => {
+                    waiting.retain(|(stream, _)| *stream != by);
+                    if *pilot == by {
+                        doing.push(key.clone());
+                    }
                 }
+                Flight::Landed { .. } => {}
             }
         }
         doing
@@ -160,9 +250,11 @@ impl<W> Flights<W> {
 
     /// Forgets what nobody needs any more.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.flights.retain(|_, flight| match flight {
+        self.known.retain(|_, flight| match flight {
             Flight::Landed { at, .. } => now.duration_since(*at) < KEPT,
             Flight::Flies { since, .. } => now.duration_since(*since) < PATIENCE,
+            // Whoever claims it looks after it.
+            Flight::Elsewhere { .. } => true,
         });
     }
 }
@@ -179,13 +271,14 @@ mod tests {
     #[test]
     fn one_does_it_and_all_get_what_it_brings() {
         let now = monotonic();
-        let mut flights = Flights::default();
+        let mut flights = Flights::new(false);
         assert_eq!(flights.join(A, 1, "first", now), Joined::Yours("first"));
         assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
         assert_eq!(flights.join(A, 3, "third", now), Joined::Waits);
         // Only who does it can say that it is done.
-        assert!(flights.land(A, 2, RESULT_OF_A, now).is_empty());
-        assert_eq!(flights.land(A, 1, RESULT_OF_A, now), ["second", "third"]);
+        assert_eq!(flights.land(A, 2, RESULT_OF_A, now), None);
+        let landed = flights.land(A, 1, RESULT_OF_A, now);
+        assert_eq!(landed, Some((vec!["second", "third"], 0)));
         let late = now + KEPT / 2;
         let joined = flights.join(A, 4, "late", late);
         assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
@@ -197,26 +290,26 @@ mod tests {
     #[test]
     fn who_fails_or_leaves_or_hangs_is_followed_by_the_next() {
         let now = monotonic();
-        let mut flights = Flights::default();
+        let mut flights = Flights::new(false);
         flights.join(A, 1, 1, now);
         flights.join(A, 2, 2, now);
         flights.join(A, 3, 3, now);
         assert_eq!(flights.abandon(&A, 2, now), None);
-        assert_eq!(flights.abandon(&A, 1, now), Some(2));
-        assert_eq!(flights.leave(2, now), [3]);
+        assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
+        assert_eq!(flights.leave(2, now), [Next::Yours(3)]);
         assert_eq!(flights.join(A, 4, 4, now), Joined::Waits);
-        assert!(flights.leave(4, now).is_empty());
+        assert_eq!(flights.leave(4, now), []);
         let slow = now + PATIENCE;
         assert_eq!(flights.join(A, 5, 5, slow), Joined::Yours(5));
-        assert!(flights.land(A, 3, RESULT_OF_A, slow).is_empty());
-        assert_eq!(flights.abandon(&A, 5, slow), None);
-        assert!(flights.flights.is_empty());
+        assert_eq!(flights.land(A, 3, RESULT_OF_A, slow), None);
+        assert_eq!(flights.abandon(&A, 5, slow), Some(Next::Free(A, 0)));
+        assert!(flights.known.is_empty());
     }
 
     #[test]
     fn there_is_room_for_a_bounded_number() {
         let now = monotonic();
-        let mut flights = Flights::default();
+        let mut flights = Flights::new(false);
         let key = |number: usize| Key::from(number.to_be_bytes().to_vec());
         for number in 0..MOST {
             assert_eq!(flights.join(key(number), 1, (), now), Joined::Yours(()));
@@ -224,10 +317,43 @@ mod tests {
         assert_eq!(flights.join(key(MOST), 1, (), now), Joined::Full(()));
         let later = now + PATIENCE;
         assert_eq!(flights.join(key(MOST), 1, (), later), Joined::Yours(()));
-        assert!(
-            flights
-                .land(key(MOST), 1, vec![0; RESULT + 1].into(), later)
-                .is_empty()
-        );
+        let vast = vec![0; RESULT + 1].into();
+        assert_eq!(flights.land(key(MOST), 1, vast, later), None);
+    }
+
+    #[test]
+    fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
+        let now = monotonic();
+        let mut flights = Flights::new(true);
+        assert_eq!(flights.join(A, 1, "first", now), Joined::Claim(0));
+        assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, 3, "third", now), Joined::Waits);
+        // Nobody does it yet, so nobody can have done it.
+        assert_eq!(flights.land(A, 1, RESULT_OF_A, now), None);
+        // The first of those that are still there does it, under the claim.
+        assert_eq!(flights.leave(1, now), []);
+        assert_eq!(flights.granted(&A, 7, now), Some("second"));
+        assert_eq!(flights.abandon(&A, 2, now), Some(Next::Yours("third")));
+        assert_eq!(flights.abandon(&A, 3, now), Some(Next::Free(A, 7)));
+
+        // What another brings is for all that wait, and for who comes late.
+        assert_eq!(flights.join(A, 1, "first", now), Joined::Claim(0));
+        assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
+        let told = flights.landed_elsewhere(A, RESULT_OF_A, now);
+        assert_eq!(told, ["first", "second"]);
+        assert_eq!(flights.granted(&A, 8, now), None);
+        let joined = flights.join(A, 3, "late", now);
+        assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
+
+        // One that hangs is followed under a claim over its own.
+        let later = now + KEPT;
+        assert_eq!(flights.join(A, 1, "first", later), Joined::Claim(0));
+        assert_eq!(flights.granted(&A, 9, later), Some("first"));
+        let slow = later + PATIENCE;
+        assert_eq!(flights.join(A, 2, "second", slow), Joined::Claim(9));
+        // Work that nobody waits for any more is not looked after.
+        assert!(flights.is_awaited(&A));
+        assert_eq!(flights.leave(2, slow), []);
+        assert!(!flights.is_awaited(&A) && flights.known.is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
 use proto::v1::control_message::Kind;
@@ -13,15 +13,25 @@ use shared::clock::monotonic;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::flights::{Flights, Joined};
+use super::flights::{Claim, Flights, Joined, Key, Next, PATIENCE};
 use super::wire::message;
 use crate::revocations::Revoker;
+use crate::store::etcd::{Claimed, Claims, EtcdError};
 
 /// How long an answer may wait for its stream.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// Bytes of a flight's key.
 const KEY: usize = 64;
+
+/// How long the other control planes may take to agree on whose work it is: as long as etcd is without a leader.
+const AGREE: Duration = Duration::from_secs(3);
+
+/// After they could not agree, how long nobody waits for that again.
+const APART: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether another control plane has had something done: at first, and at last.
+const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
 /// The way to answer one request.
 #[derive(Clone, Debug)]
@@ -46,13 +56,26 @@ impl Asker {
 }
 
 /// What the streams of one control plane share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Relay {
     flights: Arc<Mutex<Flights<Asker>>>,
     streams: Arc<AtomicU64>,
+    /// Where all control planes agree on who does what, if there are several.
+    claims: Option<Arc<Claims>>,
+    /// When they could not be asked last.
+    apart: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Relay {
+    pub(super) fn new(claims: Option<Claims>) -> Self {
+        Self {
+            flights: Arc::new(Mutex::new(Flights::new(claims.is_some()))),
+            streams: Arc::default(),
+            claims: claims.map(Arc::new),
+            apart: Arc::default(),
+        }
+    }
+
     /// A number for a stream that no other has.
     pub(super) fn stream(&self) -> u64 {
         self.streams.fetch_add(1, Ordering::Relaxed)
@@ -99,27 +122,33 @@ impl Relay {
             return;
         }
         let now = monotonic();
+        let key = flight.key.clone();
         match flight.step() {
-            Step::Join => match self.flights().join(flight.key, by, asker, now) {
-                Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
-                Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
-                Joined::Waits => {}
-                Joined::Full(asker) => {
-                    asker.answer(answer::What::Refused("too much at once".to_owned()));
+            Step::Join => {
+                let joined = self.flights().join(flight.key, by, asker, now);
+                match joined {
+                    Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
+                    Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
+                    Joined::Waits => {}
+                    Joined::Claim(over) => _ = tokio::spawn(self.clone().agree(key, over)),
+                    Joined::Full(asker) => {
+                        asker.answer(answer::What::Refused("too much at once".to_owned()));
+                    }
                 }
-            },
+            }
             Step::Land => {
-                let waiting = self
-                    .flights()
-                    .land(flight.key, by, flight.result.clone(), now);
-                for asker in waiting {
-                    asker.answer(answer::What::Result(Bytes::clone(&flight.result)));
-                }
+                let result = Bytes::clone(&flight.result);
+                let landed = self.flights().land(flight.key, by, result, now);
+                let Some((waiting, claim)) = landed else {
+                    return;
+                };
+                tell(waiting, &flight.result);
+                self.finish(key, claim, &flight.result);
             }
             Step::Abandon => {
                 let next = self.flights().abandon(&flight.key, by, now);
-                if let Some(asker) = next {
-                    asker.answer(answer::What::Yours(true));
+                if let Some(next) = next {
+                    self.follow(next);
                 }
             }
             Step::Unspecified => {}
@@ -129,8 +158,128 @@ impl Relay {
     /// Stream `by` is gone.
     pub(super) fn leave(&self, by: u64) {
         let next = self.flights().leave(by, monotonic());
-        for asker in next {
-            asker.answer(answer::What::Yours(true));
+        for next in next {
+            self.follow(next);
         }
+    }
+
+    fn follow(&self, next: Next<Asker>) {
+        match next {
+            Next::Yours(asker) => asker.answer(answer::What::Yours(true)),
+            Next::Free(key, claim) => self.release(key, claim),
+        }
+    }
+
+    /// Has the work `key` done by whoever the control planes agree on, and tells those that wait here.
+    async fn agree(self, key: Key, over: Claim) {
+        let Some(claims) = self.claims.clone() else {
+            return;
+        };
+        let Some(mut claimed) = self.claim(&claims, &key, over).await else {
+            // Nobody knows what others do: as if this control plane were alone.
+            return self.grant(key, 0);
+        };
+        let mut theirs = (over, monotonic());
+        let mut pause = LOOK.0;
+        loop {
+            match claimed {
+                Claimed::Ours(claim) => return self.grant(key, claim),
+                Claimed::Done(result) => {
+                    let result = Bytes::from(result);
+                    let waiting =
+                        self.flights()
+                            .landed_elsewhere(key, result.clone(), monotonic());
+                    return tell(waiting, &result);
+                }
+                Claimed::Theirs(claim) if claim != theirs.0 => theirs = (claim, monotonic()),
+                Claimed::Theirs(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK.1);
+            if !self.flights().is_awaited(&key) {
+                return;
+            }
+            let is_slow = monotonic().saturating_duration_since(theirs.1) >= PATIENCE;
+            claimed = if is_slow {
+                match self.claim(&claims, &key, theirs.0).await {
+                    Some(claimed) => claimed,
+                    None => return self.grant(key, 0),
+                }
+            } else {
+                match claims.look(&key).await {
+                    Ok(Some(claimed)) => claimed,
+                    // It was given up.
+                    Ok(None) => match self.claim(&claims, &key, 0).await {
+                        Some(claimed) => claimed,
+                        None => Claimed::Theirs(theirs.0),
+                    },
+                    // It goes on nevertheless.
+                    Err(_) => Claimed::Theirs(theirs.0),
+                }
+            };
+        }
+    }
+
+    /// What comes of a claim; none if the control planes cannot agree now.
+    async fn claim(&self, claims: &Claims, key: &Key, over: Claim) -> Option<Claimed> {
+        let apart = || self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *apart();
+        if since.is_some_and(|since| monotonic().saturating_duration_since(since) < APART) {
+            return None;
+        }
+        let claiming = tokio::time::timeout(AGREE, claims.claim(key, over)).await;
+        let silent = || EtcdError::Unreachable("no answer within 3 s".to_owned());
+        match claiming.unwrap_or_else(|_| Err(silent())) {
+            Ok(claimed) => {
+                *apart() = None;
+                Some(claimed)
+            }
+            Err(error) => {
+                if apart().replace(monotonic()).is_none() {
+                    tracing::error!(%error, "control planes cannot agree on whose node refreshes a session; each decides alone");
+                }
+                None
+            }
+        }
+    }
+
+    /// Has somebody that waits here do the work `key`, under `claim`.
+    fn grant(&self, key: Key, claim: Claim) {
+        let granted = self.flights().granted(&key, claim, monotonic());
+        match granted {
+            Some(asker) => asker.answer(answer::What::Yours(true)),
+            None => self.release(key, claim),
+        }
+    }
+
+    /// Tells the other control planes what came of the work `key`.
+    fn finish(&self, key: Key, claim: Claim, result: &Bytes) {
+        let Some(claims) = self.claims.clone().filter(|_| claim != 0) else {
+            return;
+        };
+        let result = result.to_vec();
+        tokio::spawn(async move {
+            if let Err(error) = claims.finish(&key, claim, result).await {
+                tracing::warn!(%error, "other control planes are not told of a refreshed session");
+            }
+        });
+    }
+
+    fn release(&self, key: Key, claim: Claim) {
+        let Some(claims) = self.claims.clone().filter(|_| claim != 0) else {
+            return;
+        };
+        tokio::spawn(async move {
+            if let Err(error) = claims.release(&key, claim).await {
+                tracing::warn!(%error, "other control planes are not told that a session was not refreshed");
+            }
+        });
+    }
+}
+
+/// Tells those that have waited what came of it.
+fn tell(waiting: Vec<Asker>, result: &Bytes) {
+    for asker in waiting {
+        asker.answer(answer::What::Result(result.clone()));
     }
 }

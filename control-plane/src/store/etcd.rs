@@ -10,6 +10,7 @@
 //! PREFIX/checkpoint/WRITE/NUMBER
 //! PREFIX/fleet/REPLICA/PART    what each control plane knows of its nodes, and PREFIX/order/… for those of others
 //! PREFIX/rollouts              changes on their way through the fleet
+//! PREFIX/flight/KEY            work that one node of all control planes does, and for a minute what came of it
 //! ```
 //!
 //! A change of any size is there with one small transaction: its parts are written before, and nobody
@@ -18,6 +19,7 @@
 
 mod board;
 mod checkpoint;
+mod claims;
 mod client;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault, Newer};
 pub use board::{Board, Post};
 use checkpoint::Newest;
+pub use claims::{Claimed, Claims};
 use client::{Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
 

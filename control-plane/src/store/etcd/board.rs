@@ -92,7 +92,7 @@ impl Board {
         let lease = match &self.lease {
             Some((lease, since)) if now.saturating_duration_since(*since) < LEASE => lease.clone(),
             _ => {
-                let lease = self.client.lease(TIME)?;
+                let lease = futures::executor::block_on(self.client.lease(TIME))?;
                 self.lease = Some((lease.clone(), now));
                 lease
             }

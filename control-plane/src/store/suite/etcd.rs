@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Subject, commit, put, username};
 use crate::config::Config;
 use crate::publisher::{Journal, JournalFault, Newer};
-use crate::store::etcd::{Board, EtcdSettings, EtcdStore, Post};
+use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post};
 use crate::store::{SecretsKey, StoreError};
 
 /// One member of etcd with a store of its own; ended when dropped.
@@ -207,6 +207,51 @@ fn what_control_planes_tell_each_other_is_sealed_and_agreed_on() {
     assert_eq!(ours.newer().unwrap(), None);
     assert!(!ours.write(b"3").unwrap());
     assert!(ours.write(b"3").unwrap());
+}
+
+#[test]
+fn work_is_claimed_by_one_control_plane_and_what_comes_of_it_known_to_all() {
+    use futures::executor::block_on;
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let key = subject.key();
+    let claims = || Claims::new(&subject.settings(), &key).unwrap();
+    let (one, other) = (claims(), claims());
+    let claim = |claims: &Claims, over| block_on(claims.claim(b"work", over)).unwrap();
+    let look = || block_on(other.look(b"work")).unwrap();
+    let Claimed::Ours(ours) = claim(&one, 0) else {
+        panic!("nobody else has it");
+    };
+    assert_eq!(claim(&other, 0), Claimed::Theirs(ours));
+    assert_eq!(look(), Some(Claimed::Theirs(ours)));
+    // Given up, it is the next one's.
+    block_on(one.release(b"work", ours)).unwrap();
+    assert_eq!(look(), None);
+    let Claimed::Ours(second) = claim(&other, ours) else {
+        panic!("it was given up");
+    };
+    // Whoever has lost it changes nothing any more.
+    block_on(one.release(b"work", ours)).unwrap();
+    block_on(one.finish(b"work", ours, b"late".to_vec())).unwrap();
+    assert_eq!(claim(&one, 0), Claimed::Theirs(second));
+    // One that takes too long is followed by who has seen that.
+    let Claimed::Ours(third) = claim(&one, second) else {
+        panic!("nobody has touched it since");
+    };
+    block_on(other.finish(b"work", second, b"late".to_vec())).unwrap();
+    assert_eq!(look(), Some(Claimed::Theirs(third)));
+    block_on(one.finish(b"work", third, b"sealed".to_vec())).unwrap();
+    assert_eq!(claim(&other, third), Claimed::Done(b"sealed".to_vec()));
+    assert_eq!(look(), Some(Claimed::Done(b"sealed".to_vec())));
+    // Many at once are claimed once each.
+    let everyone = (0..64).map(|number: u8| {
+        let claims = [&one, &other][usize::from(number % 2)];
+        async move { claims.claim(&[number / 2], 0).await.unwrap() }
+    });
+    let claimed = block_on(futures::future::join_all(everyone));
+    let ours = |claimed: &&Claimed| matches!(claimed, Claimed::Ours(_));
+    assert_eq!(claimed.iter().filter(ours).count(), 32);
 }
 
 #[test]

@@ -1,0 +1,260 @@
+//! The members of etcd: connections to them that are kept, and whichever answers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use prost::bytes::Bytes;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use shared::tls::{self, Identity};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::{EtcdError, EtcdSettings, member_of};
+
+/// How long one member may take, and all together.
+const MEMBER: Duration = Duration::from_millis(1500);
+const ALL: Duration = Duration::from_secs(3);
+
+/// Bytes of an answer: a page of the log.
+const ANSWER: usize = 64 * 1024 * 1024;
+
+/// Connections to one member that are kept while nobody needs them.
+const KEPT: usize = 16;
+
+/// All members, asked in turn from the one that answered last.
+pub(super) struct Members {
+    members: Vec<Member>,
+    first: AtomicUsize,
+}
+
+type Connection = SendRequest<Full<Bytes>>;
+
+struct Member {
+    url: Url,
+    host: String,
+    port: u16,
+    tls: Option<TlsConnector>,
+    /// Connections that nobody uses, the one that was used last at the end.
+    idle: Mutex<VecDeque<Connection>>,
+}
+
+impl Members {
+    pub(super) fn new(settings: &EtcdSettings) -> Result<Self, EtcdError> {
+        let endpoints = settings.endpoints.iter();
+        let members: Result<Vec<Member>, EtcdError> =
+            endpoints.map(|endpoint| member(endpoint, settings)).collect();
+        Ok(Self {
+            members: members?,
+            first: AtomicUsize::new(0),
+        })
+    }
+
+    /// Asks the member that answered last, then the others.
+    pub(super) async fn ask(&self, path: &'static str, body: &Value) -> Result<Value, EtcdError> {
+        let body = Bytes::from(body.to_string());
+        let writes_once = path.ends_with("/txn");
+        match tokio::time::timeout(ALL, self.ask_each(path, body, writes_once)).await {
+            Ok(answer) => answer,
+            Err(_) if writes_once => Err(EtcdError::Unknown("no answer within 3 s".to_owned())),
+            Err(_) => Err(EtcdError::Unreachable("no answer within 3 s".to_owned())),
+        }
+    }
+
+    async fn ask_each(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        writes_once: bool,
+    ) -> Result<Value, EtcdError> {
+        let mut last = EtcdError::Unreachable("there is no member".to_owned());
+        for turn in 0..self.members.len() {
+            let at = (self.first.load(Ordering::Relaxed) + turn) % self.members.len().max(1);
+            let Some(member) = self.members.get(at) else {
+                continue;
+            };
+            let answer = tokio::time::timeout(MEMBER, member.ask(path, body.clone()));
+            match answer.await {
+                Ok(Ok(answer)) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Ok(Err(error @ (EtcdError::Refused(_) | EtcdError::Content(_)))) => {
+                    return Err(error);
+                }
+                // Whether it was written, nobody knows: another member must not be asked to do it again.
+                Ok(Err(error @ EtcdError::Unknown(_))) if writes_once => {
+                    self.first.store(at + 1, Ordering::Relaxed);
+                    return Err(error);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) if writes_once => {
+                    self.first.store(at + 1, Ordering::Relaxed);
+                    return Err(EtcdError::Unknown(format!("{} is silent", member.url)));
+                }
+                Err(_) => last = EtcdError::Unreachable(format!("{} is silent", member.url)),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> {
+    let refused =
+        |reason: &str| EtcdError::Settings(format!("etcd_endpoints: `{endpoint}`: {reason}"));
+    let url = Url::parse(endpoint).map_err(|error| refused(&error.to_string()))?;
+    let tls = match url.scheme() {
+        "http" => None,
+        "https" => Some(connector(settings)?),
+        _ => return Err(refused("expected http:// or https://")),
+    };
+    let host = url.host_str().ok_or_else(|| refused("there is no host"))?;
+    Ok(Member {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: url.port_or_known_default().unwrap_or(2379),
+        tls,
+        url,
+        idle: Mutex::default(),
+    })
+}
+
+fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
+    let authority = settings.authority.as_deref();
+    let authority =
+        authority.ok_or_else(|| EtcdError::Settings("etcd_ca: needed for https".to_owned()))?;
+    let builder = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| EtcdError::Settings(error.to_string()))?
+        .with_root_certificates(tls::read_authorities(authority)?);
+    let config = match &settings.certificate {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let identity = Identity::read(certificate, key)?;
+            builder
+                .with_client_auth_cert(identity.chain, identity.key)
+                .map_err(|error| EtcdError::Settings(error.to_string()))?
+        }
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+impl Member {
+    async fn ask(&self, path: &str, body: Bytes) -> Result<Value, EtcdError> {
+        // One that was kept may have been closed meanwhile. Then nothing was sent.
+        while let Some(connection) = self.kept() {
+            if let Some(answer) = self.send(connection, path, body.clone()).await {
+                return answer;
+            }
+        }
+        let connection = self.connect().await?;
+        let answer = self.send(connection, path, body).await;
+        answer.unwrap_or_else(|| {
+            let closed = format!("{}: the connection was closed at once", self.url);
+            Err(EtcdError::Unreachable(closed))
+        })
+    }
+
+    fn kept(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop_back()
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| !connection.is_closed());
+        if idle.len() < KEPT {
+            idle.push_back(connection);
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, EtcdError> {
+        let unreachable =
+            |error: std::io::Error| EtcdError::Unreachable(format!("{}: {error}", self.url));
+        let stream = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(unreachable)?;
+        // Requests are small and answered one by one.
+        stream.set_nodelay(true).map_err(unreachable)?;
+        match &self.tls {
+            None => self.shake_hands(stream).await,
+            Some(tls) => {
+                let name = ServerName::try_from(self.host.clone())
+                    .map_err(|error| EtcdError::Settings(error.to_string()))?;
+                let stream = tls.connect(name, stream).await.map_err(unreachable)?;
+                self.shake_hands(stream).await
+            }
+        }
+    }
+
+    async fn shake_hands<S>(&self, stream: S) -> Result<Connection, EtcdError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| EtcdError::Unreachable(format!("{}: {error}", self.url)))?;
+        // It ends with the sender.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// The answer; none if the connection was closed before anything was sent.
+    async fn send(
+        &self,
+        mut connection: Connection,
+        path: &str,
+        body: Bytes,
+    ) -> Option<Result<Value, EtcdError>> {
+        connection.ready().await.ok()?;
+        let request = http::Request::post(path)
+            .header("host", format!("{}:{}", self.host, self.port))
+            .header("content-type", "application/json")
+            .body(Full::new(body));
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Some(Err(EtcdError::Settings(error.to_string()))),
+        };
+        match connection.try_send_request(request).await {
+            Ok(response) => Some(self.read(connection, response).await),
+            Err(mut error) => match error.take_message() {
+                Some(_) => None,
+                None => Some(Err(self.unknown(error.error()))),
+            },
+        }
+    }
+
+    fn unknown(&self, error: &dyn std::fmt::Display) -> EtcdError {
+        EtcdError::Unknown(format!("{}: {error}", self.url))
+    }
+
+    async fn read(
+        &self,
+        connection: Connection,
+        response: http::Response<hyper::body::Incoming>,
+    ) -> Result<Value, EtcdError> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER).collect().await;
+        let body = body.map_err(|error| self.unknown(&error))?.to_bytes();
+        self.keep(connection);
+        let answer: Value = serde_json::from_slice(&body).map_err(|error| self.unknown(&error))?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let message = member_of(&answer, "message").as_str();
+        let message = message.or(member_of(&answer, "error").as_str());
+        let message = message.unwrap_or("no reason given").to_owned();
+        // A member without a leader, or one that is stopping: another may do better.
+        if status.is_server_error() {
+            return Err(self.unknown(&message));
+        }
+        Err(EtcdError::Refused(message))
+    }
+}
