@@ -323,7 +323,7 @@ const fn is_http(protocol: Protocol) -> bool {
 
 fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
     let mut records = Records::default();
-    for record in &snapshot.records {
+    for record in snapshot.records() {
         let (kind, id, json) = (record.key.kind, record.key.id, &*record.json);
         match kind {
             "routes" => records.routes.extend(parse(kind, id, json, faults)),

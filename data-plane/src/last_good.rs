@@ -176,7 +176,7 @@ impl LastGood {
     }
 
     fn seal(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<Vec<u8>> {
-        let records = proto::encode_records(snapshot.records.clone());
+        let records = proto::encode_records(snapshot.records().collect());
         let Position {
             generation,
             revision,

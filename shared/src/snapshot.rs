@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -111,15 +112,22 @@ impl fmt::Debug for Record {
     }
 }
 
-/// The configuration of the whole cluster at one position, sorted by key.
-#[derive(Clone, Debug)]
+/// The configuration of the whole cluster at one position. A value: changing one shares what stayed.
+#[derive(Clone)]
 pub struct Snapshot {
-    /// Where it stands. Its root is that of `records`.
+    /// Where it stands. Its root is that of the records.
     pub position: Position,
-    /// Every record, sorted by key, each key once.
-    pub records: Vec<Record>,
-    /// Which records these are.
+    /// Which records there are.
     pub inventory: Inventory,
+    records: OrdMap<Key, Bytes>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why changes do not fit a snapshot.
@@ -134,18 +142,23 @@ pub enum PatchFault {
 }
 
 impl Snapshot {
-    /// Puts `records` in order and computes their root.
-    pub fn new(generation: u64, revision: Revision, mut records: Vec<Record>) -> Self {
-        records.sort_by_key(|record| record.key);
+    /// Computes the root of `records`.
+    pub fn new(generation: u64, revision: Revision, records: Vec<Record>) -> Self {
         let inventory = Inventory::new(
             records
                 .iter()
                 .map(|record| (record.key, record.content_hash())),
         );
-        Self::of(generation, revision, records, inventory)
+        let records = records.into_iter().map(|record| (record.key, record.json));
+        Self::of(generation, revision, records.collect(), inventory)
     }
 
-    fn of(generation: u64, revision: Revision, records: Vec<Record>, inventory: Inventory) -> Self {
+    fn of(
+        generation: u64,
+        revision: Revision,
+        records: OrdMap<Key, Bytes>,
+        inventory: Inventory,
+    ) -> Self {
         let position = Position {
             generation,
             revision,
@@ -154,18 +167,45 @@ impl Snapshot {
         };
         Self {
             position,
-            records,
             inventory,
+            records,
         }
     }
 
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Every record, by key. A clone of a record shares its bytes.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let records = self.records.iter();
+        records.map(|(key, json)| Record {
+            key: *key,
+            json: json.clone(),
+        })
+    }
+
     /// One record.
-    pub fn record(&self, key: &Key) -> Option<&Record> {
-        let at = self
-            .records
-            .binary_search_by_key(key, |record| record.key)
-            .ok()?;
-        self.records.get(at)
+    pub fn record(&self, key: &Key) -> Option<Record> {
+        let json = self.records.get(key)?.clone();
+        Some(Record { key: *key, json })
+    }
+
+    /// The same position and proof with other bytes for some records: for readers here only, who see what is behind
+    /// the references in them.
+    #[must_use]
+    pub fn read_as(&self, records: impl IntoIterator<Item = Record>) -> Self {
+        let mut read = self.clone();
+        for record in records {
+            read.records.insert(record.key, record.json);
+        }
+        read
     }
 
     /// This content with `puts` in it and without `removes`, at another position.
@@ -183,7 +223,7 @@ impl Snapshot {
             }
         }
         for key in removes {
-            if self.record(key).is_none() {
+            if !self.records.contains_key(key) {
                 return Err(PatchFault::Missing);
             }
             if changes.insert(*key, None).is_some() {
@@ -195,18 +235,13 @@ impl Snapshot {
                 .iter()
                 .map(|(key, record)| (*key, record.as_ref().map(Record::content_hash))),
         );
-        let mut records = Vec::with_capacity(self.records.len() + changes.len());
-        let mut changes = changes.into_iter().peekable();
-        for record in &self.records {
-            while let Some((_, change)) = changes.next_if(|(key, _)| *key < record.key) {
-                records.extend(change);
-            }
-            match changes.next_if(|(key, _)| *key == record.key) {
-                Some((_, change)) => records.extend(change),
-                None => records.push(record.clone()),
+        let mut records = self.records.clone();
+        for (key, change) in changes {
+            match change {
+                Some(record) => _ = records.insert(key, record.json),
+                None => _ = records.remove(&key),
             }
         }
-        records.extend(changes.filter_map(|(_, change)| change));
         Ok(Self::of(generation, revision, records, inventory))
     }
 
@@ -281,7 +316,7 @@ mod tests {
         let new = Snapshot::new(1, Revision(2), after);
         let difference = new.inventory.since(&old.inventory);
         let put = |keys: &mut dyn Iterator<Item = Key>| -> Vec<Record> {
-            keys.map(|key| new.record(&key).unwrap().clone()).collect()
+            keys.map(|key| new.record(&key).unwrap()).collect()
         };
         let puts = put(&mut difference.puts.iter().copied());
         let patched = old.patched(1, Revision(2), puts.clone(), &difference.removes);

@@ -210,7 +210,7 @@ proptest! {
         }
         prop_assert_eq!(stream.node.position, stream.follower.newest().position);
         let rebuilt = Inventory::new(
-            stream.node.records.iter().map(|record| (record.key, record.content_hash())),
+            stream.node.records().map(|record| (record.key, record.content_hash())),
         );
         prop_assert_eq!(rebuilt.root(), stream.follower.newest().position.root);
     }

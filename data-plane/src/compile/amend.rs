@@ -148,7 +148,7 @@ pub(super) fn amend(
     }
     for key in &difference.puts {
         let record = snapshot.record(key)?;
-        if references::is_concerned(record) {
+        if references::is_concerned(&record) {
             return None;
         }
         let Some(route) = parse::<Route>(key.kind, key.id, &record.json, &mut faults) else {
@@ -157,7 +157,7 @@ pub(super) fn amend(
         if is_of_streams(&route) {
             return None;
         }
-        let workspace = Workspaces::of_one(record);
+        let workspace = Workspaces::of_one(&record);
         amended.insert(key.id, Some((Arc::new(route), workspace)));
     }
     if amended.len() > MOST {

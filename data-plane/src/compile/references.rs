@@ -36,25 +36,18 @@ pub fn resolve<'a>(
 ) -> Result<Cow<'a, Snapshot>, Vec<CompileFault>> {
     let found = memmem::Finder::new(MARK);
     let concerned = |record: &Record| found.find(&record.json).is_some();
-    if !snapshot.records.iter().any(concerned) {
+    let mut concerned = snapshot.records().filter(concerned).peekable();
+    if concerned.peek().is_none() {
         return Ok(Cow::Borrowed(snapshot));
     }
     let vaults = vaults(snapshot);
     let mut faults = Vec::new();
-    let records = snapshot.records.iter().map(|record| {
-        let resolved =
-            concerned(record).then(|| resolve_record(record, &vaults, read, &mut faults));
-        resolved.flatten().unwrap_or_else(|| record.clone())
-    });
-    let records = records.collect();
+    let resolved = concerned.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
+    let read = snapshot.read_as(resolved);
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(Cow::Owned(Snapshot {
-        position: snapshot.position,
-        inventory: snapshot.inventory.clone(),
-        records,
-    }))
+    Ok(Cow::Owned(read))
 }
 
 /// Whether `record` holds what may be a reference.
@@ -65,8 +58,7 @@ pub(super) fn is_concerned(record: &Record) -> bool {
 /// The configured vaults by their prefix.
 fn vaults(snapshot: &Snapshot) -> HashMap<String, Vault> {
     snapshot
-        .records
-        .iter()
+        .records()
         .filter(|record| record.key.kind == Vault::KIND)
         .filter_map(|record| serde_json::from_slice::<Vault>(&record.json).ok())
         .map(|vault| (vault.prefix.clone(), vault))
@@ -260,7 +252,7 @@ mod tests {
 
     fn config_of(snapshot: &Snapshot, id: u128) -> Value {
         let id = Uuid::from_u128(id);
-        let record = snapshot.records.iter().find(|record| record.key.id == id);
+        let record = snapshot.records().find(|record| record.key.id == id);
         serde_json::from_slice::<Value>(&record.unwrap().json).unwrap()["config"].clone()
     }
 

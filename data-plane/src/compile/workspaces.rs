@@ -22,7 +22,7 @@ struct Stamp {
 impl Workspaces {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
         let mark = memmem::Finder::new(br#""ws_id":"#);
-        let stamped = snapshot.records.iter().filter_map(|record| {
+        let stamped = snapshot.records().filter_map(|record| {
             // Most records are in the default workspace; looking costs less than reading.
             mark.find(&record.json)?;
             let stamp: Stamp = serde_json::from_slice(&record.json).ok()?;

@@ -75,8 +75,7 @@ fn what_a_control_plane_of_an_earlier_version_sends_is_run() {
         let compiled = compile(&last).unwrap();
         assert!(compiled.routes.get(0).is_some() && compiled.routes.get(1).is_none());
         assert!(
-            last.records
-                .iter()
+            last.records()
                 .any(|record| record.key.kind == "session_keys")
         );
     }
