@@ -43,7 +43,9 @@ pub(super) struct Flights<W> {
 #[derive(Debug)]
 enum Flight<W> {
     /// It is being claimed, or another control plane has it done. Somebody waits for the end of that.
-    Elsewhere { waiting: Vec<(u64, W)> },
+    Elsewhere {
+        waiting: Vec<(u64, W)>,
+    },
     /// A stream does it, others wait.
     Flies {
         by: u64,

@@ -186,9 +186,9 @@ impl Relay {
                 Claimed::Ours(claim) => return self.grant(key, claim),
                 Claimed::Done(result) => {
                     let result = Bytes::from(result);
-                    let waiting =
-                        self.flights()
-                            .landed_elsewhere(key, result.clone(), monotonic());
+                    let waiting = self
+                        .flights()
+                        .landed_elsewhere(key, result.clone(), monotonic());
                     return tell(waiting, &result);
                 }
                 Claimed::Theirs(claim) if claim != theirs.0 => theirs = (claim, monotonic()),

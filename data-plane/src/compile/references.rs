@@ -42,7 +42,8 @@ pub fn resolve<'a>(
     }
     let vaults = vaults(snapshot);
     let mut faults = Vec::new();
-    let resolved = concerned.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
+    let resolved =
+        concerned.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
     let read = snapshot.read_as(resolved);
     if !faults.is_empty() {
         return Err(faults);

@@ -50,8 +50,9 @@ struct Member {
 impl Members {
     pub(super) fn new(settings: &EtcdSettings) -> Result<Self, EtcdError> {
         let endpoints = settings.endpoints.iter();
-        let members: Result<Vec<Member>, EtcdError> =
-            endpoints.map(|endpoint| member(endpoint, settings)).collect();
+        let members: Result<Vec<Member>, EtcdError> = endpoints
+            .map(|endpoint| member(endpoint, settings))
+            .collect();
         Ok(Self {
             members: members?,
             first: AtomicUsize::new(0),
