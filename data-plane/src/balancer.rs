@@ -32,6 +32,7 @@ use shared::entity::Algorithm;
 use uuid::Uuid;
 
 pub(crate) use self::peer::{Event, Judgement, Peer, PeerKey, Thresholds};
+pub(crate) use self::table::spread;
 use self::table::{Entry, Table};
 use crate::compile::upstreams::CompiledUpstream;
 use crate::upstream::resolve::Resolver;

@@ -173,7 +173,7 @@ pub(super) fn average_latency(entries: &[Entry]) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// Each healthy entry as often as its weight says. The places of one are as far apart as can be.
+/// Each healthy entry as often as its weight says.
 fn wheel(entries: &[Entry]) -> Vec<usize> {
     let healthy: Vec<(usize, u64)> = entries
         .iter()
@@ -181,23 +181,29 @@ fn wheel(entries: &[Entry]) -> Vec<usize> {
         .filter(|(_, entry)| entry.weight > 0 && entry.peer.is_healthy())
         .map(|(place, entry)| (place, u64::from(entry.weight)))
         .collect();
-    let divisor = healthy.iter().fold(0, |divisor, (_, weight)| {
+    spread(&healthy, WHEEL)
+}
+
+/// Each number as often as its weight says, within `most` places in all, give or take one for each. The places of one
+/// are as far apart as can be.
+pub(crate) fn spread(weighted: &[(usize, u64)], most: u64) -> Vec<usize> {
+    let divisor = weighted.iter().fold(0, |divisor, (_, weight)| {
         greatest_common_divisor(divisor, *weight)
     });
-    let total: u64 = healthy
+    let total: u64 = weighted
         .iter()
         .map(|(_, weight)| weight / divisor.max(1))
         .sum();
     let scale = |weight: u64| {
         let reduced = weight / divisor.max(1);
-        if total > WHEEL {
-            (reduced * WHEEL / total).max(1)
+        if total > most {
+            (reduced * most / total).max(1)
         } else {
             reduced
         }
     };
     let mut places: Vec<(u64, usize)> = Vec::new();
-    for (place, weight) in healthy {
+    for &(place, weight) in weighted {
         let count = scale(weight);
         // The k-th of n places is at (2k + 1) / 2n of a turn, in units of 2^-32.
         places.extend((0..count).map(|k| (((2 * k + 1) << 31) / count, place)));

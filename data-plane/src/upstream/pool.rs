@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 use super::exchange::Phase;
 use super::http2::Sender;
 use super::origin::Origin;
-use super::resolve::Resolver;
+use super::resolve::{Found, Resolver};
 use super::{Connection, UpstreamError};
+use crate::balancer::spread;
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
 use crate::quota::{Share, Taken};
@@ -33,6 +34,8 @@ const MAX_IDLE: usize = 512;
 const MAX_SERVED: u32 = 10_000;
 /// How long a name's last addresses go on to be used while it cannot be looked up.
 const STALE: Duration = Duration::from_secs(10);
+/// Most turns that the addresses of a name take in a round, by their weights.
+const TURNS: u64 = 256;
 /// How often connections that nobody asks for are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long a pool outlives its last use.
@@ -158,8 +161,11 @@ const COST: u32 = 10;
 
 #[derive(Clone)]
 struct Addresses {
+    /// In the order of their turns, each as often as its weight says.
     all: Rc<[SocketAddr]>,
     until: Instant,
+    /// Whether they were to last for any time when they were found.
+    lasting: bool,
 }
 
 impl Pool {
@@ -241,10 +247,15 @@ impl Pool {
             host: self.origin.key().host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
         };
+        let mut tried = Vec::new();
         for offset in 0..addresses.len() {
             let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
                 continue;
             };
+            if tried.contains(&address) {
+                continue;
+            }
+            tried.push(address);
             // Of the very address that is connected to: what a name led to before does not count.
             if !self
                 .origin
@@ -311,7 +322,9 @@ impl Pool {
         }
         let now = monotonic();
         let mut known = self.addresses.borrow().clone();
-        if let Some(known) = &mut known {
+        if let Some(known) = &mut known
+            && known.lasting
+        {
             if known.until <= now {
                 known.until = now + STALE;
                 *self.addresses.borrow_mut() = Some(known.clone());
@@ -324,20 +337,27 @@ impl Pool {
             }
             return Ok(Rc::clone(&known.all));
         }
-        self.look_up()
-            .await
-            .map_err(|source| UpstreamError::Resolve {
+        match (self.look_up().await, known) {
+            (Ok(all), _) => Ok(all),
+            // Its last addresses are better than none.
+            (Err(_), Some(known)) => Ok(known.all),
+            (Err(source), None) => Err(UpstreamError::Resolve {
                 host: self.origin.key().host.clone(),
                 source,
-            })
+            }),
+        }
     }
 
     async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {
         let key = self.origin.key();
         let resolved = self.resolver.resolve(&key.host).await?;
-        let all: Rc<[SocketAddr]> = resolved
-            .found
-            .iter()
+        // A weight of 0 in DNS means "little", not "none".
+        let weight = |found: &Found| u64::from(found.weight.unwrap_or(1).max(1));
+        let weights = resolved.found.iter().map(weight).enumerate();
+        let turns = spread(&weights.collect::<Vec<_>>(), TURNS);
+        let all: Rc<[SocketAddr]> = turns
+            .into_iter()
+            .filter_map(|place| resolved.found.get(place))
             .map(|found| {
                 let port = found.port.filter(|port| *port != 0).unwrap_or(key.port);
                 SocketAddr::new(found.address, port)
@@ -346,6 +366,7 @@ impl Pool {
         *self.addresses.borrow_mut() = Some(Addresses {
             all: Rc::clone(&all),
             until: resolved.until,
+            lasting: resolved.until > monotonic(),
         });
         Ok(all)
     }

@@ -5,23 +5,27 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::parse_resolv_conf;
 use shared::clock::monotonic;
 use tokio::net::TcpStream;
 
 /// How long a line of the hosts file is believed.
 const HOSTS_TTL: Duration = Duration::from_mins(1);
-/// Least and most time that an answer is believed.
-const MIN_TTL: Duration = Duration::from_secs(1);
+/// Longest time that an answer is believed.
 const MAX_TTL: Duration = Duration::from_hours(1);
-/// Most names whose last type of record is remembered.
+/// How long a name that could not be looked up is not asked for again (Kong 3.9, `dns_error_ttl`).
+const ERROR_TTL: Duration = Duration::from_secs(1);
+/// Most names of which something is remembered.
 const REMEMBERED: usize = 10_000;
+/// Where the system keeps the domains that short names are looked for in.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,7 +46,31 @@ pub(crate) struct DnsConfig {
     hosts: Arc<HashMap<String, Vec<IpAddr>>>,
     /// The servers, in place of the system's.
     servers: Vec<SocketAddr>,
+    search: Search,
     order: Vec<Kind>,
+}
+
+/// Where names are looked for beside the root.
+#[derive(Clone, Debug, Default)]
+struct Search {
+    domains: Vec<Name>,
+    /// Names with so many dots are first looked up as they are; nothing: the library's own number.
+    dots: Option<usize>,
+}
+
+impl Search {
+    /// What a `resolv.conf` says of it. One that cannot be read says nothing.
+    fn read(conf: &[u8]) -> Self {
+        // The library wants servers, which are others here.
+        let conf = [conf, b"\nnameserver 127.0.0.1\n"].concat();
+        let Ok((config, options)) = parse_resolv_conf(conf) else {
+            return Self::default();
+        };
+        Self {
+            domains: config.search().to_vec(),
+            dots: Some(options.ndots),
+        }
+    }
 }
 
 impl DnsConfig {
@@ -71,9 +99,11 @@ impl DnsConfig {
                 _ => Err(format!("dns_order: unknown type {name}")),
             })
             .collect::<Result<_, _>>()?;
+        let search = std::fs::read(RESOLV_CONF).unwrap_or_default();
         Ok(Self {
             hosts: Arc::new(parse_hosts(&hosts)),
             servers,
+            search: Search::read(&search),
             order,
         })
     }
@@ -126,6 +156,8 @@ pub(crate) struct Resolver {
     dns: Option<TokioResolver>,
     /// The type of record that a name had last.
     last: Mutex<HashMap<String, Kind>>,
+    /// Why names could not be looked up, and when.
+    failed: Mutex<HashMap<String, (Instant, String)>>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -152,8 +184,13 @@ impl Resolver {
                     config
                 })
                 .collect();
-            let servers = ResolverConfig::from_name_servers(servers);
-            Ok(TokioResolver::builder_with_config(servers, provider))
+            let domains = config.search.domains.clone();
+            let servers = ResolverConfig::from_parts(None, domains, servers);
+            let mut builder = TokioResolver::builder_with_config(servers, provider);
+            if let Some(dots) = config.search.dots {
+                builder.options_mut().ndots = dots;
+            }
+            Ok(builder)
         };
         let dns = builder.and_then(|mut builder| {
             let options = builder.options_mut();
@@ -169,6 +206,7 @@ impl Resolver {
             config,
             dns,
             last: Mutex::default(),
+            failed: Mutex::default(),
         }
     }
 
@@ -180,12 +218,13 @@ impl Resolver {
         let Some(dns) = &self.dns else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no name server"));
         };
-        let last = self
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .copied();
+        let failed = locked(&self.failed).get(name).cloned();
+        if let Some((at, why)) = failed
+            && monotonic().saturating_duration_since(at) < ERROR_TTL
+        {
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        let last = locked(&self.last).get(name).copied();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "no records");
         let mut asked = Vec::new();
         for kind in &self.config.order {
@@ -200,17 +239,15 @@ impl Resolver {
             asked.push(kind);
             match ask(dns, name, kind).await {
                 Ok(Some(resolved)) => {
-                    let mut known = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-                    if known.len() >= REMEMBERED {
-                        known.clear();
-                    }
-                    known.insert(name.to_owned(), kind);
+                    remember(&self.last, name, kind);
                     return Ok(resolved);
                 }
                 Ok(None) => {}
                 Err(error) => failure = error,
             }
         }
+        let told = (monotonic(), failure.to_string());
+        remember(&self.failed, name, told);
         Err(failure)
     }
 
@@ -257,6 +294,19 @@ impl Resolver {
             until: monotonic() + HOSTS_TTL,
         })
     }
+}
+
+fn locked<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remembers `what` of `name`, in place of everything else once there is too much of that.
+fn remember<T>(all: &Mutex<HashMap<String, T>>, name: &str, what: T) {
+    let mut all = locked(all);
+    if all.len() >= REMEMBERED {
+        all.clear();
+    }
+    all.insert(name.to_owned(), what);
 }
 
 const fn plain(address: IpAddr) -> Found {
@@ -326,7 +376,7 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
 }
 
 fn answer_ttl(until: Instant, now: Instant) -> Duration {
-    until.saturating_duration_since(now).clamp(MIN_TTL, MAX_TTL)
+    until.saturating_duration_since(now).min(MAX_TTL)
 }
 
 #[cfg(test)]
@@ -350,6 +400,27 @@ mod tests {
         assert_eq!(of("a.test"), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(of("six.test"), ["fd00::1"]);
         assert!(of("b.test").is_empty());
+    }
+
+    #[test]
+    fn a_resolv_conf_says_where_short_names_are_looked_for() {
+        let read = |text: &str| {
+            let search = Search::read(text.as_bytes());
+            let domains: Vec<_> = search.domains.iter().map(Name::to_utf8).collect();
+            (domains.join(" "), search.dots)
+        };
+        for (text, domains, dots) in [
+            ("", "", 1),
+            (
+                "nameserver 10.0.0.1\nsearch a.test b.test\noptions ndots:2",
+                "a.test b.test",
+                2,
+            ),
+            ("domain c.test", "c.test", 1),
+            ("nonsense", "", 1),
+        ] {
+            assert_eq!(read(text), (domains.to_owned(), Some(dots)), "{text}");
+        }
     }
 
     #[test]
@@ -381,6 +452,7 @@ mod tests {
         let config = DnsConfig {
             hosts: Arc::new(parse_hosts("0.0.0.2 store.test\n127.0.0.1 store.test")),
             servers: vec!["127.0.0.1:1".parse().unwrap()],
+            search: Search::default(),
             order: vec![Kind::A],
         };
         let resolver = Resolver::new(config);
