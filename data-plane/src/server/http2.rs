@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::Request;
+use http::request::Parts;
+use http::{Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -20,8 +21,9 @@ use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::http1::head::{MAX_FIELDS, MAX_TARGET};
 use crate::http1::headers::Headers;
-use crate::http1::request::RequestHead;
+use crate::http1::request::{Refusal, RequestHead};
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, handle};
 use crate::stream::Stream;
@@ -60,6 +62,7 @@ pub(super) async fn serve(
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let (parts, body) = request.into_parts();
+        let refusal = refusal(&parts);
         let arrival = Arrival {
             head: RequestHead {
                 method: parts.method,
@@ -68,7 +71,7 @@ pub(super) async fn serve(
                 headers: Headers::Map(parts.headers),
             },
             body: RequestBody::http2(body),
-            refusal: None,
+            refusal,
             switch: None,
         };
         async move { Ok::<_, Infallible>(handle(core, peer, arrival).await.into_response()) }
@@ -110,6 +113,24 @@ pub(super) async fn serve(
     .await;
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection broke");
+    }
+}
+
+/// Why a request is not served whose head has more than one of HTTP/1.1 may have.
+fn refusal(parts: &Parts) -> Option<Refusal> {
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |all| all.as_str().len());
+    // The crumbs of a cookie are one field.
+    let crumbs = parts.headers.get_all(header::COOKIE).iter().count();
+    let fields = parts.headers.len() - crumbs.saturating_sub(1);
+    if target > MAX_TARGET {
+        Some(Refusal::TargetTooLong)
+    } else if fields > MAX_FIELDS {
+        Some(Refusal::HeadTooLarge)
+    } else {
+        None
     }
 }
 

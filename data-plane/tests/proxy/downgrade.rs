@@ -1,0 +1,283 @@
+//! Heads of HTTP/2 that would be something else as HTTP/1.1: none of them reaches a server (RFC 9113 §8.2, §8.3).
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use data_plane::proxy::Proxy;
+use serde_json::json;
+
+use crate::gateway::{OK, ask, configuration, start, stop, upstream};
+use crate::overload::frame;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What a client has heard of its only request.
+#[derive(Debug, Eq, PartialEq)]
+enum Heard {
+    /// A head with this status.
+    Status(u16),
+    /// The request, or the connection, was cut off.
+    Cut,
+}
+
+/// A field as it is, neither indexed nor compressed (RFC 7541 §6.2.2).
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for part in [name, value] {
+        // Lengths from 127 on have a second byte.
+        match part.len().checked_sub(127) {
+            None => bytes.push(u8::try_from(part.len()).unwrap()),
+            Some(more @ 0..128) => bytes.extend([127, u8::try_from(more).unwrap()]),
+            Some(more) => {
+                let more = u32::try_from(more).unwrap();
+                let low = u8::try_from(more % 128).unwrap() | 128;
+                let middle = u8::try_from(more / 128 % 128).unwrap() | 128;
+                bytes.extend([127, low, middle, u8::try_from(more / 128 / 128).unwrap()]);
+            }
+        }
+        bytes.extend(part);
+    }
+    bytes
+}
+
+fn begin(proxy: &Proxy) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    stream
+}
+
+/// The next frame: its kind and what it carries.
+fn next(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    stream.read_exact(&mut payload).ok()?;
+    Some((head[3], payload))
+}
+
+/// Sends a head with these fields and says what comes of it.
+fn hear(proxy: &Proxy, fields: &[(&[u8], &[u8])], body: Option<&[u8]>) -> Heard {
+    let mut stream = begin(proxy);
+    let block: Vec<u8> = fields
+        .iter()
+        .flat_map(|(name, value)| literal(name, value))
+        .collect();
+    let mut parts = block.chunks(16_384).peekable();
+    let (mut kind, ends) = (1, if body.is_none() { END_STREAM } else { 0 });
+    let mut flags = ends;
+    while let Some(part) = parts.next() {
+        let last = if parts.peek().is_none() {
+            END_HEADERS
+        } else {
+            0
+        };
+        // Whoever is cut off need not take the rest.
+        let _ = stream.write_all(&frame(kind, flags | last, 1, part));
+        (kind, flags) = (9, 0);
+    }
+    if let Some(body) = body {
+        let _ = stream.write_all(&frame(0, END_STREAM, 1, body));
+    }
+    loop {
+        match next(&mut stream) {
+            // The first field is the status: one of the static table (RFC 7541 appendix A), or compressed.
+            Some((1, head)) => {
+                let status = match *head {
+                    [0x88, ..] => 200,
+                    [0x8c, ..] => 400,
+                    [0x8d, ..] => 404,
+                    [0x48, 0x83, 0x68, 0x2d, 0x7f, ..] => 414,
+                    _ => 0,
+                };
+                return Heard::Status(status);
+            }
+            Some((3 | 7, _)) | None => return Heard::Cut,
+            Some(_) => {}
+        }
+    }
+}
+
+fn gateway() -> (Proxy, Receiver<String>) {
+    let (port, heads) = upstream(&[OK]);
+    let service = json!({"read_timeout": 10_000, "retries": 0});
+    (
+        start(configuration(port, &service, &[json!({"paths": ["/"]})])),
+        heads,
+    )
+}
+
+type Field<'a> = (&'a [u8], &'a [u8]);
+
+const METHOD: Field<'_> = (b":method", b"GET");
+const SCHEME: Field<'_> = (b":scheme", b"http");
+const PATH: Field<'_> = (b":path", b"/");
+const AUTHORITY: Field<'_> = (b":authority", b"a");
+const SOUND: [Field<'_>; 4] = [METHOD, SCHEME, PATH, AUTHORITY];
+
+#[test]
+fn a_head_that_would_be_another_request_is_refused() {
+    let (proxy, heads) = gateway();
+    assert_eq!(hear(&proxy, &SOUND, None), Heard::Status(200));
+    heads.recv().unwrap();
+    let more: &[Field<'_>] = &[
+        (b"transfer-encoding", b"chunked"),
+        (b"connection", b"close"),
+        (b"keep-alive", b"1"),
+        (b"proxy-connection", b"close"),
+        (b"upgrade", b"h2c"),
+        (b"te", b"gzip"),
+        (b"X-Upper", b"1"),
+        (b"x y", b"1"),
+        (b"x:", b"1"),
+        (b"", b"1"),
+        (b"x\r\ny", b"1"),
+        (b"x", b"1\r\ny: 2"),
+        (b"x", b"1\ny: 2"),
+        (b"x", b"1\0"),
+        (b":method", b"GET"),
+        (b":path", b"/"),
+        (b":status", b"200"),
+        (b":unknown", b"1"),
+        (b"content-length", b"5"),
+        (b"content-length", b"+0"),
+        (b"content-length", b"0, 0"),
+        (b"host", b"b"),
+    ];
+    for field in more {
+        let head = [&SOUND[..], &[*field]].concat();
+        let heard = hear(&proxy, &head, None);
+        let case = field.map_text();
+        assert!(
+            matches!(heard, Heard::Cut | Heard::Status(400)),
+            "{case} {heard:?}"
+        );
+    }
+    let heads_without: &[&[Field<'_>]] = &[
+        &[SCHEME, PATH, AUTHORITY],
+        &[METHOD, PATH, AUTHORITY],
+        &[METHOD, SCHEME, AUTHORITY],
+        &[METHOD, SCHEME, PATH],
+        &[METHOD, SCHEME, (b":path", b""), AUTHORITY],
+        &[METHOD, SCHEME, (b":path", b"a"), AUTHORITY],
+        &[METHOD, SCHEME, (b":path", b"/ HTTP/1.1\r\nx: y"), AUTHORITY],
+        &[METHOD, SCHEME, (b":path", b"/a b"), AUTHORITY],
+        &[
+            (b":method", b"GET / HTTP/1.1\r\nHost: b\r\n\r\nGET"),
+            SCHEME,
+            PATH,
+            AUTHORITY,
+        ],
+        &[(b":method", b""), SCHEME, PATH, AUTHORITY],
+        &[METHOD, SCHEME, PATH, (b":authority", b"a\r\nx: y")],
+        &[METHOD, SCHEME, PATH, (b":authority", b"a b")],
+        &[METHOD, SCHEME, PATH, (b":authority", b"u@a")],
+        &[METHOD, SCHEME, PATH, (b":authority", b"a/b")],
+        &[METHOD, SCHEME, PATH, (b"x", b"1"), AUTHORITY],
+    ];
+    for head in heads_without {
+        let heard = hear(&proxy, head, None);
+        let case: Vec<_> = head.iter().map(MapText::map_text).collect();
+        assert!(
+            matches!(heard, Heard::Cut | Heard::Status(400)),
+            "{case:?} {heard:?}"
+        );
+    }
+    let post = (&b":method"[..], &b"POST"[..]);
+    for (length, body) in [(&b"4"[..], &b"hello"[..]), (b"0", b"hello")] {
+        let head = [post, SCHEME, PATH, AUTHORITY, (b"content-length", length)];
+        let heard = hear(&proxy, &head, Some(body));
+        assert!(heard != Heard::Status(200), "{heard:?}");
+    }
+    let all: Vec<String> = heads.try_iter().collect();
+    assert!(
+        all.iter()
+            .all(|head| head.starts_with("POST / HTTP/1.1\r\n") && !head.contains("hello")),
+        "{all:?}"
+    );
+    stop(proxy);
+}
+
+trait MapText {
+    /// To be read in a failure.
+    fn map_text(&self) -> String;
+}
+
+impl MapText for Field<'_> {
+    fn map_text(&self) -> String {
+        format!(
+            "{:?}: {:?}",
+            String::from_utf8_lossy(self.0),
+            String::from_utf8_lossy(self.1)
+        )
+    }
+}
+
+#[test]
+fn a_head_has_the_limits_of_one_of_http1() {
+    let (proxy, heads) = gateway();
+    let fields = |count: usize| [&SOUND[..], &vec![(&b"x"[..], &b"y"[..]); count]].concat();
+    assert_eq!(hear(&proxy, &fields(128), None), Heard::Status(200));
+    assert_eq!(hear(&proxy, &fields(129), None), Heard::Status(400));
+    // A cookie may come in crumbs.
+    let crumbs = [&fields(127)[..], &[(&b"cookie"[..], &b"a=b"[..]); 50]].concat();
+    assert_eq!(hear(&proxy, &crumbs, None), Heard::Status(200));
+    for (length, expected) in [(16 * 1024, 200), (16 * 1024 + 1, 414)] {
+        let path = format!("/{}", "x".repeat(length - 1));
+        let head = [METHOD, SCHEME, (b":path", path.as_bytes()), AUTHORITY];
+        assert_eq!(
+            hear(&proxy, &head, None),
+            Heard::Status(expected),
+            "{length}"
+        );
+    }
+    let large = "y".repeat(70 * 1024);
+    let head = [&SOUND[..], &[(&b"x"[..], large.as_bytes())]].concat();
+    assert!(hear(&proxy, &head, None) != Heard::Status(200));
+    assert_eq!(heads.try_iter().count(), 3);
+    stop(proxy);
+}
+
+#[test]
+fn a_client_that_makes_the_gateway_reset_its_streams_is_cut_off() {
+    // Takes connections and never answers: each request would stay for long.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = json!({"read_timeout": 20_000, "retries": 0});
+    let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+    let head: Vec<u8> = SOUND
+        .iter()
+        .flat_map(|(name, value)| literal(name, value))
+        .collect();
+    let mut stream = begin(&proxy);
+    stream
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let cut = (0..5000_u32).any(|number| {
+        let id = 2 * number + 1;
+        // To be given no more room is an error (RFC 9113 §6.9), for which the server resets the stream.
+        let both = [
+            frame(1, END_STREAM | END_HEADERS, id, &head),
+            frame(8, 0, id, &[0, 0, 0, 0]),
+        ];
+        stream.write_all(&both.concat()).is_err()
+    });
+    let mut rest = Vec::new();
+    let ended = cut || stream.read_to_end(&mut rest).is_ok();
+    assert!(ended, "the connection is closed");
+    let answer = ask(
+        &proxy,
+        "GET /%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    drop(listener);
+    stop(proxy);
+}
