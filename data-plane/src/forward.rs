@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use plugins::exchange::Try;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 
 pub(crate) use self::upgrade::tunnel;
 use crate::balancer::{Balancer, Lease, NoPeer, Peer};
@@ -133,14 +133,19 @@ pub(crate) async fn send(
     loop {
         let attempt = match kept.take() {
             Some(attempt) => attempt,
-            None => choose(core, outgoing, &failing)?,
+            None => {
+                let began = tries.is_some().then(monotonic);
+                let attempt = choose(core, outgoing, &failing)?;
+                if let (Some(tries), Some(began)) = (&mut tries, began) {
+                    tries.push(attempt.told(began));
+                }
+                attempt
+            }
         };
         let pool = core.pools.of(&attempt.origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;
-        if let Some(tries) = &mut tries {
-            tries.push(attempt.told());
-        }
-        let failed = match once(core, &pool, &attempt, outgoing, framing, body).await {
+        let told = tries.as_mut().and_then(|tries| tries.last_mut());
+        let failed = match once(core, &pool, &attempt, outgoing, (framing, body), told).await {
             Ok(answer) => {
                 if let Some(lease) = &attempt.lease {
                     lease.answered(answer.head.status);
@@ -160,9 +165,6 @@ pub(crate) async fn send(
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
-            if let Some(tries) = &mut tries {
-                tries.pop();
-            }
             kept = Some(attempt);
             continue;
         }
@@ -176,6 +178,9 @@ pub(crate) async fn send(
         }
         attempts_left -= 1;
         tracing::debug!(error = %failed.error, "trying again");
+        if let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut()) {
+            told.failed = Some(if failed.error.is_timeout() { 504 } else { 502 });
+        }
         if let Some(lease) = &attempt.lease {
             failing.push(Arc::clone(&lease.peer));
         }
@@ -252,22 +257,21 @@ impl Attempt {
         let Some(lease) = &self.lease else { return };
         match (&failed.error, failed.stage) {
             (_, Stage::Stale) | (UpstreamError::RequestBody(_), _) => {}
-            (
-                UpstreamError::ConnectTimeout
-                | UpstreamError::ReadTimeout
-                | UpstreamError::SendTimeout,
-                _,
-            ) => lease.timed_out(),
+            (error, _) if error.is_timeout() => lease.timed_out(),
             _ => lease.failed(),
         }
     }
 
-    fn told(&self) -> Try {
+    /// What is logged of it, which was begun to be looked for at `began`.
+    fn told(&self, began: Instant) -> Try {
         let key = self.origin.key();
+        let chosen_within = monotonic().saturating_duration_since(began).as_nanos();
         Try {
             host: key.host.clone(),
             port: key.port,
             started_at: UnixTime::now().as_millis(),
+            chosen_within: u64::try_from(chosen_within).unwrap_or(u64::MAX),
+            failed: None,
         }
     }
 }
@@ -277,8 +281,8 @@ async fn once(
     pool: &Rc<Pool>,
     attempt: &Attempt,
     outgoing: &Outgoing<'_>,
-    framing: Framing,
-    body: RequestBody,
+    (framing, body): (Framing, RequestBody),
+    told: Option<&mut Try>,
 ) -> Result<Answer, Failed> {
     let connect = outgoing.timeouts.connect;
     let connecting = |error, body| {
@@ -324,6 +328,11 @@ async fn once(
             Err(error) => return Err(connecting(error, body)),
         },
     };
+    if let Some(told) = told
+        && let Some(server) = connection.stream.peer()
+    {
+        (told.host, told.port) = (server.ip().to_string(), server.port());
+    }
     write_head(&mut connection, outgoing, &attempt.host, framing);
     let pump = Pump::new(body, framing, core.node.limits.body);
     let failure = match exchange(

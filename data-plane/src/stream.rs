@@ -1,6 +1,7 @@
 //! A connection's bytes, plain or through TLS, on either side.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -26,6 +27,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Where the other end is, if there still is one.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+        }
+    }
+
     /// Appends what has arrived to `input`; zero bytes mean that the peer has ended its side.
     pub(crate) fn poll_fill(
         &mut self,

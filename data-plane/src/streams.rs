@@ -141,6 +141,7 @@ impl Line {
             host: key.host.clone(),
             port: key.port,
             started_at: UnixTime::now().as_millis(),
+            ..Try::default()
         });
     }
 

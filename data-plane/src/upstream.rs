@@ -110,6 +110,16 @@ pub(crate) enum UpstreamError {
     RequestBody(#[source] RequestBodyError),
 }
 
+impl UpstreamError {
+    /// Whether the server is to blame for nothing but slowness.
+    pub(crate) const fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout | Self::ReadTimeout | Self::SendTimeout
+        )
+    }
+}
+
 /// A connection to an upstream server, idle or in use by one exchange.
 #[derive(Debug)]
 pub(crate) struct Connection {

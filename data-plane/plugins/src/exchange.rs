@@ -295,6 +295,17 @@ pub struct Log<'a> {
     pub latencies: Latencies,
     /// Upstream servers that were tried, in order.
     pub tries: &'a [Try],
+    /// The TLS that the client spoke, if it did.
+    pub tls: Option<TlsSession>,
+}
+
+/// What a TLS handshake with a client has settled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TlsSession {
+    /// The version, such as `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite, as OpenSSL calls it.
+    pub cipher: &'static str,
 }
 
 /// How long what has taken, in milliseconds.
@@ -313,12 +324,16 @@ pub struct Latencies {
 /// An attempt to reach an upstream server.
 #[derive(Clone, Debug, Default)]
 pub struct Try {
-    /// Where.
+    /// Where: the server's address, or its name where none was connected to.
     pub host: String,
     /// Its port.
     pub port: u16,
     /// When, in milliseconds since 1970.
     pub started_at: u64,
+    /// How long it took to choose the server, in nanoseconds.
+    pub chosen_within: u64,
+    /// The status that stands for its failure, if another attempt followed.
+    pub failed: Option<u16>,
 }
 
 /// Who a request comes from. Empty until an authentication filter fills it.

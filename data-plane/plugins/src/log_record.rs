@@ -84,6 +84,14 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             Source::Error | Source::Exit => "kong",
         },
     });
+    if let (Some(tls), Some(request)) = (log.tls, record.get_mut("request")) {
+        let mut told = json!({"version": tls.version, "cipher": tls.cipher});
+        if seen.client.certificate.is_none() {
+            // One that is there is taken from whoever has issued it: nothing has been verified.
+            told["client_verify"] = json!("NONE");
+        }
+        request["tls"] = told;
+    }
     place(&mut record, log.matched);
     let mut put = |name: &str, value: Value| put(&mut record, name, value);
     if let Some(consumer) = &identity.consumer {
@@ -121,9 +129,7 @@ pub(crate) fn stream_record(log: &StreamLog<'_>) -> Value {
 }
 
 fn tries(tries: &[Try]) -> Value {
-    let one =
-        |one: &Try| json!({ "ip": one.host, "port": one.port, "balancer_start": one.started_at });
-    tries.iter().map(one).collect()
+    tries.iter().map(told).collect()
 }
 
 /// Says which route and service a record is of, and the workspace that they are in.
@@ -154,6 +160,22 @@ pub fn is_secret(name: &str) -> bool {
     HIDDEN_ARGUMENTS
         .iter()
         .any(|hidden| name.eq_ignore_ascii_case(hidden))
+}
+
+/// An attempt.
+fn told(one: &Try) -> Value {
+    let mut told = json!({
+        "ip": one.host,
+        "port": one.port,
+        "balancer_start": one.started_at,
+        "balancer_latency": one.chosen_within / 1_000_000,
+        "balancer_latency_ns": one.chosen_within,
+    });
+    if let Some(status) = one.failed {
+        told["state"] = json!("failed");
+        told["code"] = json!(status);
+    }
+    told
 }
 
 fn target(uri: &http::Uri, query: &Arguments) -> String {

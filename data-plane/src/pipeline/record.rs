@@ -283,6 +283,7 @@ impl Record {
                     .saturating_sub(progress.upstream_latency.unwrap_or_default()),
             },
             tries: progress.tries.as_deref().unwrap_or_default(),
+            tls: self.peer.handshake.as_ref().and_then(|known| known.session),
         };
         let host = CoreHost::new(Rc::clone(&self.core));
         for filter in &self.run.chosen {

@@ -14,7 +14,7 @@ use shared::clock::monotonic;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{ask, read_until, record, settings, start, start_with, stop};
+use crate::gateway::{ask, plugin, read_until, record, settings, start, start_with, stop};
 use crate::tls::unknown_server;
 
 /// A server that answers with its own port, and as unwell while it is told to be.
@@ -175,7 +175,11 @@ fn a_refused_request_goes_to_the_next_target() {
         format!("127.0.0.1:{}", one.port),
         format!("127.0.0.1:{}", closed_port()),
     ];
-    let proxy = start(balanced(json!({}), &targets, &json!({"retries": 2})));
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let mut records = balanced(json!({}), &targets, &json!({"retries": 2}));
+    records.push(plugin(200, "file-log", &json!({"path": log})));
+    let proxy = start(records);
     for _ in 0..9 {
         let answer = get(&proxy, "/", "");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -187,6 +191,29 @@ fn a_refused_request_goes_to_the_next_target() {
         assert!(posted.starts_with("HTTP/1.1 200 "), "{posted}");
     }
     stop(proxy);
+    wait_for("all is logged", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 18)
+    });
+    // Each attempt but the last is told with what became of it.
+    for line in std::fs::read_to_string(&log).unwrap().lines() {
+        let told: Value = serde_json::from_str(line).unwrap();
+        let (last, failed) = told["tries"].as_array().unwrap().split_last().unwrap();
+        assert_eq!(
+            (&last["ip"], &last["port"]),
+            (&json!("127.0.0.1"), &json!(one.port))
+        );
+        assert!(
+            last["state"].is_null() && last["balancer_latency"].is_u64(),
+            "{last}"
+        );
+        for one in failed {
+            assert_eq!(
+                (&one["state"], &one["code"]),
+                (&json!("failed"), &json!(502))
+            );
+        }
+        assert!(told["request"]["tls"].is_null(), "{told}");
+    }
     let proxy = start(balanced(json!({}), &targets, &json!({"retries": 0})));
     let failed = (0..9)
         .filter(|_| get(&proxy, "/", "").starts_with("HTTP/1.1 502 "))

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::gateway::{OK, configuration, read_until, start, stop, upstream};
+use crate::gateway::{OK, configuration, plugin, read_until, start, stop, upstream};
 
 type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
@@ -209,15 +209,15 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
         proxy_tls_key: Some(key),
         ..crate::gateway::settings()
     };
-    let proxy = crate::gateway::start_with(
-        &settings,
-        data_plane::limits::Limits::default(),
-        configuration(
-            port,
-            &json!({}),
-            &[json!({"snis": ["gate.test"], "protocols": ["https"], "paths": ["/"]})],
-        ),
+    let log = directory.path().join("log");
+    let mut records = configuration(
+        port,
+        &json!({}),
+        &[json!({"snis": ["gate.test"], "protocols": ["https"], "paths": ["/"]})],
     );
+    records.push(plugin(200, "file-log", &json!({"path": log})));
+    let limits = data_plane::limits::Limits::default();
+    let proxy = crate::gateway::start_with(&settings, limits, records);
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     let connect = async |protocol: &[u8]| {
@@ -276,6 +276,20 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
     let _ = stream.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/"));
     stop(proxy);
+    let written = (0..500).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        (text.lines().count() == 2).then_some(text)
+    });
+    for line in written.unwrap().lines() {
+        let told: serde_json::Value = serde_json::from_str(line).unwrap();
+        let tls = &told["request"]["tls"];
+        assert_eq!(
+            (&tls["version"], &tls["client_verify"]),
+            (&json!("TLSv1.3"), &json!("NONE"))
+        );
+        assert!(tls["cipher"].as_str().unwrap().starts_with("TLS_"), "{tls}");
+    }
 }
 
 #[test]

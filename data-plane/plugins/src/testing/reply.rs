@@ -122,6 +122,7 @@ fn log<'a>(
             host: "127.0.0.1".to_owned(),
             port: 80,
             started_at: 1,
+            ..Try::default()
         }]
     });
 
@@ -142,5 +143,6 @@ fn log<'a>(
             receive: 5,
         },
         tries: &*TRIES,
+        tls: None,
     }
 }
