@@ -28,6 +28,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::quota::{Share, Stock};
 use crate::server::Date;
+use crate::settings::PortMap;
 use crate::timer::Timers;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
@@ -64,6 +65,8 @@ pub(crate) struct Node {
     /// Whether a request may ask which route it has met.
     pub(crate) debug: bool,
     pub(crate) real_ip: RealIp,
+    /// Which ports lead to those of the node.
+    pub(crate) port_maps: Vec<PortMap>,
     /// Silence of the control plane after which the node asks for no new traffic.
     pub(crate) max_staleness: Option<Duration>,
     pub(crate) balancers: Balancers,

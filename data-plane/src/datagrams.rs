@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::clock::monotonic;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +27,7 @@ use crate::carry::Carried;
 use crate::core::Core;
 use crate::listener::admit;
 use crate::orders::Orders;
+use crate::settings::PortMap;
 use crate::stream_routes::{Asked, Kind};
 use crate::streams::{Line, StreamError, choose};
 use crate::upstream::UpstreamError;
@@ -48,39 +48,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The sessions of a socket, by the client's address.
 type Sessions = Rc<RefCell<HashMap<SocketAddr, mpsc::Sender<Bytes>>>>;
 
-/// A socket for each core.
-#[derive(Debug)]
-pub(crate) struct Sockets {
-    /// Where they really are: the port may have been left to the system.
-    pub(crate) address: SocketAddr,
-    pub(crate) by_core: Vec<std::net::UdpSocket>,
-}
-
-/// Binds `address` for `cores`; a client is always served by the same one. If `alone`, no other process may
-/// have it.
-pub(crate) fn bind_for(address: SocketAddr, cores: usize, alone: bool) -> io::Result<Sockets> {
-    if alone && address.port() != 0 {
-        // Another program with the address is found out only by whoever does not share it.
-        drop(std::net::UdpSocket::bind(address)?);
-    }
-    let first = bind(address)?;
-    let address = first.local_addr()?;
-    let mut by_core = vec![first];
-    for _ in 1..cores {
-        by_core.push(bind(address)?);
-    }
-    Ok(Sockets { address, by_core })
-}
-
-fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
 /// Serves the datagrams that come to `socket`, until the node is to stop or another process serves in its
 /// place. Each session holds a receiver of `alive`.
 pub(crate) async fn serve(
@@ -90,7 +57,8 @@ pub(crate) async fn serve(
     alive: Arc<watch::Sender<()>>,
 ) {
     let opened = UdpSocket::from_std(socket).and_then(|socket| {
-        let address = socket.local_addr()?;
+        let mut address = socket.local_addr()?;
+        address.set_port(PortMap::published(&core.node.port_maps, address.port()));
         Ok((Rc::new(socket), address))
     });
     let (socket, destination) = match opened {

@@ -2,10 +2,11 @@
 //! restarts, or by the process before it, whose clients do not notice that it goes (`sd_listen_fds(3)`).
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
+use socket2::{Socket, Type};
 
 /// What the socket is called on which a successor says that it is ready.
 pub(crate) const SUCCESSION: &str = "succession";
@@ -42,7 +43,7 @@ pub enum InheritError {
 /// The sockets that this process was started with.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(String, TcpListener)>,
+    sockets: Vec<(String, Socket)>,
     predecessor: Option<UnixDatagram>,
 }
 
@@ -51,7 +52,7 @@ impl Inherited {
     ///
     /// # Errors
     ///
-    /// A descriptor that is no TCP socket.
+    /// A descriptor that is no socket of TCP or UDP.
     pub fn from_environment() -> Result<Self, InheritError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
@@ -66,7 +67,7 @@ impl Inherited {
             };
             if name == SUCCESSION {
                 inherited.predecessor = descriptors.take_unix_datagram(number).map_err(failed)?;
-            } else if let Some(socket) = descriptors.take_tcp_listener(number).map_err(failed)? {
+            } else if let Some(socket) = take(&mut descriptors, number).map_err(failed)? {
                 socket.set_nonblocking(true).map_err(failed)?;
                 inherited.sockets.push((name, socket));
             }
@@ -79,18 +80,20 @@ impl Inherited {
         self.predecessor.is_some()
     }
 
-    /// Takes the sockets of the listener `name`: those of that name, else those at `address`.
-    pub(crate) fn take(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
-        let named = self.sockets.iter().any(|(given, _)| given == name);
+    /// Takes the sockets of `kind` for the listener `name`: those of that name, else those at `address`.
+    pub(crate) fn take(&mut self, name: &str, address: SocketAddr, kind: Type) -> Vec<Socket> {
+        let is_of_kind = |socket: &Socket| socket.r#type().is_ok_and(|own| own == kind);
+        let is_named = |(given, socket): &(String, Socket)| given == name && is_of_kind(socket);
+        let named = self.sockets.iter().any(is_named);
         let mut taken = Vec::new();
         let mut left = Vec::new();
         for (given, socket) in self.sockets.drain(..) {
             let fits = if named {
                 given == name
             } else {
-                socket.local_addr().is_ok_and(|own| own == address)
+                place(&socket) == Some(address)
             };
-            if fits {
+            if fits && is_of_kind(&socket) {
                 taken.push(socket);
             } else {
                 left.push((given, socket));
@@ -103,7 +106,7 @@ impl Inherited {
     /// Fails if a socket is left: clients would wait at it for ever.
     pub(crate) fn finish(self) -> Result<Option<UnixDatagram>, InheritError> {
         let left = self.sockets.into_iter().find_map(|(name, socket)| {
-            let address = socket.local_addr().ok()?;
+            let address = place(&socket)?;
             Some(InheritError::Unasked { name, address })
         });
         match left {
@@ -113,52 +116,73 @@ impl Inherited {
     }
 }
 
-/// Which of `count` cores serves which socket. One socket can be served by several cores; one that nobody
-/// serves would keep its clients waiting.
-pub(crate) fn deal(
-    mut sockets: Vec<TcpListener>,
-    count: usize,
-) -> io::Result<Vec<Vec<TcpListener>>> {
+/// The descriptor `number`, a socket of TCP or UDP.
+fn take(descriptors: &mut ListenFd, number: usize) -> io::Result<Option<Socket>> {
+    if let Ok(taken) = descriptors.take_udp_socket(number) {
+        return Ok(taken.map(Socket::from));
+    }
+    let taken = descriptors.take_tcp_listener(number)?;
+    Ok(taken.map(Socket::from))
+}
+
+/// Where `socket` is.
+pub(crate) fn place(socket: &Socket) -> Option<SocketAddr> {
+    socket.local_addr().ok()?.as_socket()
+}
+
+/// The sockets once more for the cores that would have none of their own: one socket can be served by several cores.
+pub(crate) fn one_each(mut sockets: Vec<Socket>, count: usize) -> io::Result<Vec<Socket>> {
     let given = sockets.len();
     for place in given..count {
         if let Some(socket) = sockets.get(place % given.max(1)) {
             sockets.push(socket.try_clone()?);
         }
     }
-    let mut dealt: Vec<Vec<TcpListener>> = std::iter::repeat_with(Vec::new).take(count).collect();
+    Ok(sockets)
+}
+
+/// Which of `count` cores serves which socket: one that nobody serves would keep its clients waiting.
+pub(crate) fn deal(sockets: Vec<Socket>, count: usize) -> Vec<Vec<Socket>> {
+    let mut dealt: Vec<Vec<Socket>> = std::iter::repeat_with(Vec::new).take(count).collect();
     for (place, socket) in sockets.into_iter().enumerate() {
         if let Some(own) = dealt.get_mut(place % count.max(1)) {
             own.push(socket);
         }
     }
-    Ok(dealt)
+    dealt
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
     use super::*;
 
-    fn listener() -> TcpListener {
-        TcpListener::bind("127.0.0.1:0").unwrap()
+    fn listener() -> Socket {
+        TcpListener::bind("127.0.0.1:0").unwrap().into()
     }
 
     #[test]
     fn a_listener_takes_the_sockets_of_its_name_or_of_its_address() {
         let (first, second, third) = (listener(), listener(), listener());
-        let (at, other) = (first.local_addr().unwrap(), third.local_addr().unwrap());
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (at, other) = (place(&first).unwrap(), place(&third).unwrap());
         let mut inherited = Inherited {
             sockets: vec![
                 ("proxy".to_owned(), first),
                 ("proxy".to_owned(), second),
+                ("proxy".to_owned(), datagrams.into()),
                 ("wardgate.socket".to_owned(), third),
             ],
             predecessor: None,
         };
-        assert_eq!(inherited.take("status", other).len(), 1);
-        assert_eq!(inherited.take("proxy_tls", other).len(), 0);
-        assert_eq!(inherited.take("proxy", other).len(), 2);
+        assert_eq!(inherited.take("status", other, Type::DGRAM).len(), 0);
+        assert_eq!(inherited.take("status", other, Type::STREAM).len(), 1);
+        assert_eq!(inherited.take("proxy_tls", other, Type::STREAM).len(), 0);
+        assert_eq!(inherited.take("proxy", other, Type::STREAM).len(), 2);
+        assert_eq!(inherited.take("proxy", other, Type::DGRAM).len(), 1);
         inherited.sockets.push(("x".to_owned(), listener()));
-        assert!(inherited.take("proxy", at).is_empty());
+        assert!(inherited.take("proxy", at, Type::STREAM).is_empty());
         let left = inherited.finish().unwrap_err();
         assert!(matches!(left, InheritError::Unasked { name, .. } if name == "x"));
     }
@@ -167,15 +191,11 @@ mod tests {
     fn every_core_has_a_socket_and_every_socket_a_core() {
         for (sockets, cores) in [(1, 1), (1, 3), (2, 3), (3, 3), (5, 2)] {
             let given: Vec<_> = (0..sockets).map(|_| listener()).collect();
-            let places: Vec<_> = given.iter().map(|one| one.local_addr().unwrap()).collect();
-            let dealt = deal(given, cores).unwrap();
+            let places: Vec<_> = given.iter().map(place).collect();
+            let dealt = deal(one_each(given, cores).unwrap(), cores);
             assert_eq!(dealt.len(), cores, "{sockets} {cores}");
             assert!(dealt.iter().all(|own| !own.is_empty()));
-            let served: Vec<_> = dealt
-                .iter()
-                .flatten()
-                .map(|one| one.local_addr().unwrap())
-                .collect();
+            let served: Vec<_> = dealt.iter().flatten().map(place).collect();
             assert!(places.iter().all(|place| served.contains(place)));
         }
     }

@@ -9,21 +9,22 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use shared::clock::monotonic;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client_certificates::thumbprint;
 use crate::connections::Admission;
 use crate::core::{Core, Node};
 use crate::datagrams;
+use crate::handshake::Handshake;
 use crate::host::CoreHost;
 use crate::metrics::Metrics;
 use crate::orders::{Orders, stopped};
 use crate::pipeline::Peer;
+use crate::proxy_protocol;
 use crate::server::serve;
+use crate::settings::PortMap;
 use crate::shortage::Shortage;
 use crate::stream::Stream;
 use crate::streams;
@@ -39,10 +40,24 @@ const LAST_LOGS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) socket: std::net::TcpListener,
-    /// The TLS that it speaks.
+    pub(crate) takes: Takes,
+}
+
+/// What a listener's connections are.
+#[derive(Clone, Debug)]
+pub(crate) struct Takes {
+    /// The TLS that they speak.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// Whether it takes byte streams, and no HTTP.
+    /// Whether they are byte streams, and no HTTP.
     pub(crate) raw: bool,
+    /// Whether each begins with a header of the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
+}
+
+impl Takes {
+    fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.tls.clone().map(TlsAcceptor::from)
+    }
 }
 
 /// What one core listens on.
@@ -51,21 +66,6 @@ pub(crate) struct OfCore {
     pub(crate) listeners: Vec<Bound>,
     /// For UDP.
     pub(crate) datagrams: Vec<std::net::UdpSocket>,
-}
-
-/// Binds `address` so that every core can have a socket of its own.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
 }
 
 /// Serves `own` on this thread until `orders` says so and every exchange has ended, or `drain` is
@@ -88,11 +88,10 @@ pub(crate) fn run(
         let mut loops = Vec::new();
         for bound in own.listeners {
             let listener = TcpListener::from_std(bound.socket)?;
-            let acceptor = bound.tls.map(TlsAcceptor::from);
             let accepting = accept(
                 Rc::clone(&core),
                 listener,
-                (acceptor, bound.raw),
+                bound.takes,
                 orders.clone(),
                 LATECOMERS.min(drain / 2),
                 Arc::clone(&alive),
@@ -131,12 +130,13 @@ pub(crate) fn run(
 async fn accept(
     core: Rc<Core>,
     listener: TcpListener,
-    (tls, raw): (Option<TlsAcceptor>, bool),
+    takes: Takes,
     mut orders: watch::Receiver<Orders>,
     latecomers: Duration,
     alive: Arc<watch::Sender<()>>,
 ) {
     let port = listener.local_addr().map_or(0, |address| address.port());
+    let port = PortMap::published(&core.node.port_maps, port);
     let mut closing: Option<Instant> = None;
     let mut shortage = Shortage::new();
     loop {
@@ -177,23 +177,51 @@ async fn accept(
                     tracing::debug!(%error, "a connection went away");
                     continue;
                 }
-                let peer = Peer::new(address, port, tls.is_some());
+                let peer = Peer::new(address, port, takes.tls.is_some());
                 let guard = alive.subscribe();
-                let (core, tls, orders) = (Rc::clone(&core), tls.clone(), orders.clone());
+                let (core, takes, orders) = (Rc::clone(&core), takes.clone(), orders.clone());
                 tokio::task::spawn_local(async move {
                     let metrics = Arc::clone(&core.metrics);
                     metrics.open.fetch_add(1, Ordering::Relaxed);
-                    if raw {
-                        // What few connections are must not make room in all.
-                        Box::pin(streams::serve(core, stream, source, tls)).await;
+                    // What few connections are must not make room in all.
+                    if takes.proxy_protocol {
+                        Box::pin(announced(core, stream, source, takes, peer, orders)).await;
+                    } else if takes.raw {
+                        Box::pin(streams::serve(core, stream, source, port, takes.acceptor()))
+                            .await;
                     } else {
-                        connection(core, stream, tls, peer, orders).await;
+                        connection(core, stream, takes.acceptor(), peer, orders).await;
                     }
                     metrics.open.fetch_sub(1, Ordering::Relaxed);
                     drop((admission, guard));
                 });
             }
             Err(error) => shortage.wait(&listener, &error).await,
+        }
+    }
+}
+
+/// Serves one connection, after a header of the PROXY protocol.
+async fn announced(
+    core: Rc<Core>,
+    mut stream: TcpStream,
+    source: SocketAddr,
+    takes: Takes,
+    mut peer: Peer,
+    orders: watch::Receiver<Orders>,
+) {
+    match proxy_protocol::client(&core.node, &mut stream, peer.address()).await {
+        Ok(client) => {
+            if takes.raw {
+                let source = client.unwrap_or(source);
+                return streams::serve(core, stream, source, peer.port(), takes.acceptor()).await;
+            }
+            peer.announced = client.map(|client| client.ip().to_canonical());
+            connection(core, stream, takes.acceptor(), peer, orders).await;
+        }
+        Err(error) => {
+            let address = peer.address();
+            tracing::debug!(%address, %error, "a connection is closed");
         }
     }
 }
@@ -230,13 +258,7 @@ async fn connection(
             .await
             {
                 Ok(Ok(stream)) => {
-                    let certificates = stream.get_ref().1.peer_certificates();
-                    peer.certificate = certificates.and_then(<[_]>::first).and_then(thumbprint);
-                    peer.server_name = stream
-                        .get_ref()
-                        .1
-                        .server_name()
-                        .map(str::to_ascii_lowercase);
+                    peer.handshake = Some(Handshake::of(stream.get_ref().1));
                     let stream = Stream::Tls(Box::new(stream.into()));
                     serve(core, stream, Rc::new(peer), orders).await;
                 }

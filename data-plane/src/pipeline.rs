@@ -75,7 +75,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         started_at: UnixTime::now(),
         request_id: core.request_id(),
         asked: logged.then(|| (head.method.clone(), head.uri.clone())),
-        client: peer.address(),
+        client: peer.client(),
         host: String::new(),
         wish: Wish::of(head.headers.view()),
         debug: wants_debug(&core, head.headers.view()),
@@ -151,7 +151,7 @@ async fn answer(
         path: &path,
         authority: &authority,
         headers: head.headers.view(),
-        server_name: peer.server_name.as_deref(),
+        server_name: peer.server_name(),
         https: peer.tls,
     });
     let Some((found, route)) =

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plugins::revocations::Revocations;
-use rustls::ServerConfig;
 use shared::clock::UnixTime;
 use tokio::sync::watch;
 
@@ -19,17 +19,16 @@ use crate::certificates::{CertificateError, expires_at, server_config};
 use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::core::Node;
-use crate::datagrams;
 use crate::error::ErrorStyle;
 use crate::inherited::Inherited;
 use crate::limits::Limits;
-use crate::listener::{Bound, OfCore, run};
+use crate::listener::run;
+use crate::listening::{Listeners, listen};
 use crate::live::Live;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, stopped};
 use crate::quota::Stock;
-use crate::settings::{Settings, StreamKind};
-use crate::sockets::Sockets;
+use crate::settings::Settings;
 use crate::status;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
@@ -101,7 +100,7 @@ pub struct Proxy {
     orders: watch::Sender<Orders>,
     status: watch::Sender<Orders>,
     /// What a successor is given. A socket on which nobody accepts any more must not stay open here.
-    sockets: Vec<(String, std::net::TcpListener)>,
+    sockets: Vec<(String, OwnedFd)>,
     node: Arc<Node>,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -160,6 +159,7 @@ impl Proxy {
             errors: ErrorStyle::read(settings).map_err(ProxyError::Errors)?,
             debug: settings.allow_debug_header,
             real_ip: real_ip(settings)?,
+            port_maps: settings.port_maps.clone(),
             max_staleness: (settings.max_staleness > 0)
                 .then(|| Duration::from_secs(settings.max_staleness)),
             balancers: Balancers::default(),
@@ -217,7 +217,7 @@ impl Proxy {
     }
 
     /// The listening sockets, for a process that takes over.
-    pub(crate) fn sockets(&self) -> io::Result<Vec<(String, std::net::TcpListener)>> {
+    pub(crate) fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut sockets = Vec::new();
         for (name, socket) in &self.sockets {
             sockets.push((name.clone(), socket.try_clone()?));
@@ -292,133 +292,21 @@ fn dns(settings: &Settings) -> Result<DnsConfig, ProxyError> {
 }
 
 fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
-    RealIp::parse(&settings.real_ip_header, settings.real_ip_recursive).map_err(ProxyError::RealIp)
-}
-
-/// All listening sockets.
-struct Listeners {
-    addresses: Addresses,
-    /// The same sockets once more, with their names.
-    kept: Vec<(String, std::net::TcpListener)>,
-    of_cores: Vec<OfCore>,
-    status: Vec<std::net::TcpListener>,
-}
-
-/// Listens at every address of `settings`, on what was passed on as far as there is any.
-fn listen(
-    settings: &Settings,
-    tls: &Arc<ServerConfig>,
-    workers: usize,
-    inherited: &mut Inherited,
-) -> Result<Listeners, ProxyError> {
-    let alone = !inherited.succeeds();
-    let mut open = |name: &str, setting, address, cores| {
-        Sockets::open(name, address, cores, inherited).map_err(|source| ProxyError::Listen {
-            setting,
-            address,
-            source,
-        })
-    };
-    let plain = open("proxy", "proxy_listen", settings.proxy_listen, workers)?;
-    let secure = open(
-        "proxy_tls",
-        "proxy_tls_listen",
-        settings.proxy_tls_listen,
-        workers,
-    )?;
-    let status = open("status", "status_listen", settings.status_listen, 1)?;
-    let streams = settings.stream_listen.iter().zip(1..);
-    let streams = streams.map(|(listen, number): (_, u16)| {
-        let name = format!("stream_{number}");
-        let (setting, address) = ("stream_listen", listen.address);
-        let sockets = match listen.kind {
-            StreamKind::Udp => datagrams::bind_for(address, workers, alone)
-                .map(StreamSockets::Datagrams)
-                .map_err(|source| ProxyError::Listen {
-                    setting,
-                    address,
-                    source,
-                })?,
-            StreamKind::Tcp => StreamSockets::Tcp(open(&name, setting, address, workers)?),
-            StreamKind::Tls => StreamSockets::Tls(open(&name, setting, address, workers)?),
-        };
-        Ok(sockets)
-    });
-    let streams = streams.collect::<Result<Vec<_>, ProxyError>>()?;
-    let addresses = Addresses {
-        proxy: plain.address,
-        proxy_tls: secure.address,
-        status: status.address,
-        stream: streams.iter().map(StreamSockets::address).collect(),
-    };
-    let mut kept = Vec::new();
-    let raw = streams.iter().filter_map(StreamSockets::listening);
-    for sockets in [&plain, &secure, &status].into_iter().chain(raw) {
-        kept.extend(sockets.clones().map_err(ProxyError::Sockets)?);
+    let real_ip = RealIp::parse(&settings.real_ip_header, settings.real_ip_recursive)
+        .map_err(ProxyError::RealIp)?;
+    let streams = settings.stream_listen.iter().map(|one| one.proxy_protocol);
+    let mut listeners = [settings.proxy_listen, settings.proxy_tls_listen]
+        .into_iter()
+        .map(|one| one.proxy_protocol)
+        .chain(streams);
+    if real_ip.is_told_first() && !listeners.any(|spoken| spoken) {
+        return Err(ProxyError::RealIp(
+            "no listener speaks the PROXY protocol: put `proxy_protocol` behind an address in proxy_listen, \
+             proxy_tls_listen or stream_listen"
+                .to_owned(),
+        ));
     }
-    let stream_tls = without_protocols(tls);
-    let mut of_cores: Vec<OfCore> = std::iter::repeat_with(OfCore::default)
-        .take(workers)
-        .collect();
-    let mut all = vec![(plain, None, false), (secure, Some(tls), false)];
-    for sockets in streams {
-        match sockets {
-            StreamSockets::Tcp(sockets) => all.push((sockets, None, true)),
-            StreamSockets::Tls(sockets) => all.push((sockets, Some(&stream_tls), true)),
-            StreamSockets::Datagrams(sockets) => {
-                for (own, socket) in of_cores.iter_mut().zip(sockets.by_core) {
-                    own.datagrams.push(socket);
-                }
-            }
-        }
-    }
-    for (sockets, tls, raw) in all {
-        for (own, sockets) in of_cores.iter_mut().zip(sockets.by_core) {
-            own.listeners
-                .extend(sockets.into_iter().map(|socket| Bound {
-                    socket,
-                    tls: tls.cloned(),
-                    raw,
-                }));
-        }
-    }
-    Ok(Listeners {
-        addresses,
-        kept,
-        of_cores,
-        status: status.by_core.into_iter().flatten().collect(),
-    })
-}
-
-/// The sockets of a listener for streams.
-enum StreamSockets {
-    Tcp(Sockets),
-    Tls(Sockets),
-    Datagrams(datagrams::Sockets),
-}
-
-impl StreamSockets {
-    const fn address(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(sockets) | Self::Tls(sockets) => sockets.address,
-            Self::Datagrams(sockets) => sockets.address,
-        }
-    }
-
-    /// Those that another process can go on with. Datagrams it takes on sockets of its own.
-    const fn listening(&self) -> Option<&Sockets> {
-        match self {
-            Self::Tcp(sockets) | Self::Tls(sockets) => Some(sockets),
-            Self::Datagrams(_) => None,
-        }
-    }
-}
-
-/// The same TLS for streams, of whose protocol nothing is known.
-fn without_protocols(tls: &Arc<ServerConfig>) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::clone(tls);
-    config.alpn_protocols.clear();
-    Arc::new(config)
+    Ok(real_ip)
 }
 
 /// Looks after the targets of upstreams, and after the memory, until the node stops.

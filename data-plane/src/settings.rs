@@ -1,5 +1,7 @@
 //! What one data plane process was started with. `--help` shows every setting from here.
 
+mod listen;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use clap::{Args, Parser};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 
+pub use self::listen::{PortMap, ProxyListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
 
 /// The program `wardgate-data-plane`.
@@ -35,32 +38,43 @@ pub struct Program {
 /// The settings of a data plane.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Address that clients connect to without TLS.
+    /// Address that clients connect to without TLS; with `proxy_protocol` behind it, each connection begins with a
+    /// header of the PROXY protocol, version 1 or 2, or is closed. What it says is believed as `real_ip_header` tells.
     #[arg(
         long,
         env = "WARDGATE_PROXY_LISTEN",
         default_value = "0.0.0.0:8000",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS [proxy_protocol]"
     )]
-    pub proxy_listen: SocketAddr,
-    /// Address that clients connect to with TLS.
+    pub proxy_listen: ProxyListen,
+    /// Address that clients connect to with TLS, in the same way.
     #[arg(
         long,
         env = "WARDGATE_PROXY_TLS_LISTEN",
         default_value = "0.0.0.0:8443",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS [proxy_protocol]"
     )]
-    pub proxy_tls_listen: SocketAddr,
+    pub proxy_tls_listen: ProxyListen,
     /// Addresses that clients open byte streams at, for routes of the protocols `tcp`, `tls` and `tls_passthrough`;
     /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says, and with `udp`
-    /// datagrams, for routes of the protocol `udp`.
+    /// datagrams, for routes of the protocol `udp`. `proxy_protocol` stands for what it does in `proxy_listen`.
     #[arg(
         long,
         env = "WARDGATE_STREAM_LISTEN",
         value_delimiter = ',',
-        value_name = "ADDRESS [ssl|udp],…"
+        value_name = "ADDRESS [ssl] [proxy_protocol]|ADDRESS udp,…"
     )]
     pub stream_listen: Vec<StreamListen>,
+    /// Ports that clients connect to, with the ports of this node that they lead to: `443:8443` where a balancer
+    /// takes connections at 443 and passes them on to 8443. `X-Forwarded-Port` and routes' `destinations` speak of the
+    /// former.
+    #[arg(
+        long,
+        env = "WARDGATE_PORT_MAPS",
+        value_delimiter = ',',
+        value_name = "PUBLISHED:INTERNAL,…"
+    )]
+    pub port_maps: Vec<PortMap>,
     /// Address of status and metrics.
     #[arg(
         long,
@@ -327,7 +341,8 @@ pub struct Settings {
         value_name = "TYPE,…"
     )]
     pub dns_order: Vec<String>,
-    /// Field by which a trusted proxy names the client's address.
+    /// Field by which a trusted proxy names the client's address; `proxy_protocol`: the PROXY protocol says it, on
+    /// listeners that have `proxy_protocol` behind their address.
     #[arg(
         long,
         env = "WARDGATE_REAL_IP_HEADER",
@@ -338,45 +353,6 @@ pub struct Settings {
     /// Whether addresses in `real_ip_header` that are trusted themselves are passed over, from the last one.
     #[arg(long, env = "WARDGATE_REAL_IP_RECURSIVE", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub real_ip_recursive: bool,
-}
-
-/// Where byte streams are taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StreamListen {
-    /// The address.
-    pub address: SocketAddr,
-    /// What clients speak there.
-    pub kind: StreamKind,
-}
-
-/// What a listener for streams takes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum StreamKind {
-    /// TCP.
-    Tcp,
-    /// TLS over TCP.
-    Tls,
-    /// UDP.
-    Udp,
-}
-
-impl std::str::FromStr for StreamListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut words = text.split_whitespace();
-        let address = words.next().unwrap_or_default();
-        let address = address
-            .parse()
-            .map_err(|_| format!("not an address with a port: `{address}`"))?;
-        let kind = match (words.next(), words.next()) {
-            (None, _) => StreamKind::Tcp,
-            (Some("ssl"), None) => StreamKind::Tls,
-            (Some("udp"), None) => StreamKind::Udp,
-            _ => return Err("expected ADDRESS, ADDRESS ssl or ADDRESS udp".to_owned()),
-        };
-        Ok(Self { address, kind })
-    }
 }
 
 impl Program {
@@ -419,7 +395,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_reference() {
         let settings = Settings::default();
-        assert_eq!(settings.proxy_listen.port(), 8000);
+        assert_eq!(settings.proxy_listen.address.port(), 8000);
         assert_eq!(settings.control_planes, ["https://127.0.0.1:8005"]);
         assert!(settings.trusted_ips.is_empty() && settings.labels.is_empty());
     }
@@ -431,20 +407,6 @@ mod tests {
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");
-        }
-    }
-
-    #[test]
-    fn a_stream_listener_is_an_address_perhaps_with_what_it_takes() {
-        let read = |text: &str| {
-            text.parse::<StreamListen>()
-                .map(|one| (one.address.port(), one.kind))
-        };
-        assert_eq!(read("127.0.0.1:5555"), Ok((5555, StreamKind::Tcp)));
-        assert_eq!(read(" [::1]:5556  ssl "), Ok((5556, StreamKind::Tls)));
-        assert_eq!(read("[::1]:5557 udp"), Ok((5557, StreamKind::Udp)));
-        for text in ["", "5555", "127.0.0.1:1 tcp", "127.0.0.1:1 ssl udp"] {
-            assert!(read(text).is_err(), "{text}");
         }
     }
 

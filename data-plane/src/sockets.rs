@@ -1,10 +1,12 @@
 //! The listening sockets of one address, and which core serves which.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
-use crate::inherited::{Inherited, deal};
-use crate::listener::bind;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::inherited::{Inherited, deal, one_each, place};
 
 /// A listener's sockets.
 #[derive(Debug)]
@@ -13,52 +15,88 @@ pub(crate) struct Sockets {
     /// Where they listen, with the port that the system has chosen, if it was asked to.
     pub(crate) address: SocketAddr,
     /// Those of each core.
-    pub(crate) by_core: Vec<Vec<TcpListener>>,
+    pub(crate) by_core: Vec<Vec<Socket>>,
 }
 
 impl Sockets {
-    /// The sockets that were passed on for the listener `name`, else new ones at `asked`, one for each core.
+    /// The sockets of `kind` that were passed on for the listener `name`, else new ones at `asked`, one for each core.
     pub(crate) fn open(
         name: &str,
         asked: SocketAddr,
+        kind: Type,
         cores: usize,
         inherited: &mut Inherited,
     ) -> io::Result<Self> {
-        let passed_on = inherited.take(name, asked);
+        let passed_on = inherited.take(name, asked, kind);
         let by_core = if passed_on.is_empty() {
-            fresh(asked, cores)?
+            // A predecessor that passes no datagrams on, as versions from before do not, has their address itself.
+            let alone = kind == Type::STREAM || !inherited.succeeds();
+            fresh(asked, kind, cores, alone)?
+        } else if kind == Type::STREAM {
+            deal(one_each(passed_on, cores)?, cores)
         } else {
-            deal(passed_on, cores)?
+            // Two cores on one socket would share out what one client says.
+            deal(passed_on, cores)
         };
-        let first = by_core.iter().flatten().next();
-        let address = first.map_or(Ok(asked), TcpListener::local_addr)?;
+        let address = by_core.iter().flatten().find_map(place);
         Ok(Self {
             name: name.to_owned(),
-            address,
+            address: address.unwrap_or(asked),
             by_core,
         })
     }
 
     /// The same sockets once more, with their name.
-    pub(crate) fn clones(&self) -> io::Result<Vec<(String, TcpListener)>> {
+    pub(crate) fn clones(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let all = self.by_core.iter().flatten();
-        all.map(|socket| Ok((self.name.clone(), socket.try_clone()?)))
+        all.map(|socket| Ok((self.name.clone(), socket.try_clone()?.into())))
             .collect()
     }
 }
 
-fn fresh(address: SocketAddr, cores: usize) -> io::Result<Vec<Vec<TcpListener>>> {
-    if address.port() != 0 {
-        // Sockets of another process that share a port as ours do would take half of the connections
-        // in silence; one that does not share finds them.
-        drop(TcpListener::bind(address)?);
+/// A socket at `address` for each core. If `alone`, no other process may have the address.
+fn fresh(
+    address: SocketAddr,
+    kind: Type,
+    cores: usize,
+    alone: bool,
+) -> io::Result<Vec<Vec<Socket>>> {
+    if alone && address.port() != 0 {
+        // Sockets of another process that share a port as ours do would take half of the clients in silence; one
+        // that does not share finds them.
+        if kind == Type::STREAM {
+            drop(TcpListener::bind(address)?);
+        } else {
+            drop(UdpSocket::bind(address)?);
+        }
     }
-    let first = bind(address)?;
+    let first = bind(address, kind)?;
     // A port that the system has chosen is the port of all.
-    let chosen = first.local_addr()?;
+    let chosen = place(&first).unwrap_or(address);
     let mut sockets = vec![vec![first]];
     for _ in 1..cores {
-        sockets.push(vec![bind(chosen)?]);
+        sockets.push(vec![bind(chosen, kind)?]);
     }
     Ok(sockets)
+}
+
+/// Binds `address` so that every core can have a socket of its own.
+fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let listens = kind == Type::STREAM;
+    let protocol = if listens {
+        Protocol::TCP
+    } else {
+        Protocol::UDP
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if listens {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    if listens {
+        socket.listen(4096)?;
+    }
+    Ok(socket)
 }

@@ -209,37 +209,41 @@ impl Line {
     }
 }
 
-/// Serves one stream that has come from `source`, with TLS if the listener speaks it.
+/// Serves one stream that has come from `source` to `port`, with TLS if the listener speaks it.
 pub(crate) async fn serve(
     core: Rc<Core>,
     stream: TcpStream,
     source: SocketAddr,
+    port: u16,
     tls: Option<TlsAcceptor>,
 ) {
     let start = monotonic();
     let carried = Rc::new(Carried::default());
-    let port = stream.local_addr().map_or(0, |address| address.port());
     let mut line = Line::new("tcp", source.ip().to_canonical(), port);
-    let served = route_and_carry(&core, stream, source, tls, &carried, &mut line).await;
+    let served = match stream.local_addr() {
+        Ok(destination) => {
+            let asked = Asked {
+                kind: Kind::Plain,
+                source: (source.ip().to_canonical(), source.port()),
+                destination: (destination.ip().to_canonical(), port),
+                name: None,
+            };
+            route_and_carry(&core, stream, asked, tls, &carried, &mut line).await
+        }
+        Err(error) => Err(StreamError::Broken(error)),
+    };
     line.close(&core, start, &carried, served);
 }
 
 async fn route_and_carry(
     core: &Core,
     mut stream: TcpStream,
-    source: SocketAddr,
+    asked: Asked<'_>,
     tls: Option<TlsAcceptor>,
     carried: &Rc<Carried>,
     line: &mut Line,
 ) -> Result<(), StreamError> {
     let snapshot = core.snapshot().ok_or(StreamError::NotReady)?;
-    let destination = stream.local_addr().map_err(StreamError::Broken)?;
-    let asked = Asked {
-        kind: Kind::Plain,
-        source: (source.ip().to_canonical(), source.port()),
-        destination: (destination.ip().to_canonical(), destination.port()),
-        name: None,
-    };
     let routes = &snapshot.stream_routes;
     let Some(tls) = tls else {
         let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;

@@ -7,7 +7,6 @@
 //! ```
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus};
@@ -61,7 +60,7 @@ pub struct Successor {
 
 impl Successor {
     /// Starts this program anew, as it was started, with `sockets` by name.
-    pub(crate) fn start(sockets: Vec<(String, TcpListener)>) -> Result<Self, SuccessionError> {
+    pub(crate) fn start(sockets: Vec<(String, OwnedFd)>) -> Result<Self, SuccessionError> {
         let mut arguments = std::env::args_os();
         // By its name, not by what runs: it may have been replaced since, and that is the point.
         let program = arguments.next().unwrap_or_default();
@@ -69,7 +68,7 @@ impl Successor {
         words.set_nonblocking(true)?;
         let mut names: Vec<String> = sockets.iter().map(|(name, _)| name.clone()).collect();
         names.push(SUCCESSION.to_owned());
-        let descriptors = sockets.into_iter().map(|(_, socket)| OwnedFd::from(socket));
+        let descriptors = sockets.into_iter().map(|(_, socket)| socket);
         let descriptors: Vec<_> = descriptors.chain([OwnedFd::from(its_words)]).collect();
         let (first, row) = in_a_row(&descriptors)?;
         let child = Command::new(&program)

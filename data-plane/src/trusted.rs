@@ -29,18 +29,27 @@ impl TrustedPeers {
 /// How a trusted peer names the client that it speaks for (Kong 3.9, `real_ip_header`).
 #[derive(Clone, Debug)]
 pub(crate) struct RealIp {
-    header: HeaderName,
+    /// The field that says it; none where the PROXY protocol does, before any request.
+    header: Option<HeaderName>,
     /// Whether addresses that are trusted themselves are passed over.
     recursive: bool,
 }
 
 impl RealIp {
-    /// Reads the field's name.
+    /// Reads the field's name, or `proxy_protocol`.
     pub(crate) fn parse(header: &str, recursive: bool) -> Result<Self, String> {
-        let header = header
-            .parse()
-            .map_err(|_| format!("not a field's name: {header}"))?;
+        let header = if header == "proxy_protocol" {
+            None
+        } else {
+            let name = header.parse();
+            Some(name.map_err(|_| format!("not a field's name: {header}"))?)
+        };
         Ok(Self { header, recursive })
+    }
+
+    /// Whether the PROXY protocol names the client.
+    pub(crate) const fn is_told_first(&self) -> bool {
+        self.header.is_none()
     }
 
     /// The address that the field of a trusted peer's request names: the last one, or the last that is not
@@ -48,7 +57,7 @@ impl RealIp {
     pub(crate) fn client(&self, headers: &HeaderMap, trusted: &TrustedPeers) -> Option<IpAddr> {
         let mut found = None;
         let values: Vec<&str> = headers
-            .get_all(&self.header)
+            .get_all(self.header.as_ref()?)
             .iter()
             .filter_map(|value| value.to_str().ok())
             .collect();

@@ -67,10 +67,10 @@ fn sound_settings_pass_the_check_and_nothing_is_made() {
 #[test]
 fn a_port_that_another_data_plane_has_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    let any = "127.0.0.1:0".parse().unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
-        proxy_listen: any,
-        proxy_tls_listen: any,
+        proxy_listen: any.into(),
+        proxy_tls_listen: any.into(),
         status_listen: any,
         access_log: "off".to_owned(),
         ..Settings::default()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use harness::{Cluster, Demo, eventually};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
 /// Clients that ask without a pause.
@@ -127,8 +127,60 @@ async fn exchange(mut stream: TcpStream, keeps: bool) -> Result<Option<TcpStream
     Ok((keeps && !closes).then_some(stream))
 }
 
+/// A client of UDP that says one thing after the other, and waits each time for the answer.
+struct Talk {
+    ends: Arc<AtomicBool>,
+    client: JoinHandle<usize>,
+}
+
+impl Talk {
+    /// Talks to a server of its own through the route of UDP that it makes.
+    async fn start(cluster: &Cluster) -> Self {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let service = json!({"host": "127.0.0.1", "port": port, "protocol": "udp"});
+        let service = cluster.create("/services", service).await;
+        let sources = json!([{"ip": "127.0.0.1"}]);
+        let service = json!({"id": service["id"]});
+        let route = json!({"protocols": ["udp"], "sources": sources, "service": service});
+        cluster.create("/routes", route).await;
+        cluster.settled().await;
+        tokio::spawn(async move {
+            let mut room = [0; 64];
+            while let Ok((length, from)) = server.recv_from(&mut room).await {
+                server.send_to(&room[..length], from).await.unwrap();
+            }
+        });
+        let gateway = cluster.data_planes[0].process.address("stream");
+        let ends = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ends);
+        let client = tokio::spawn(async move {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.connect(gateway).await.unwrap();
+            let mut said = 0;
+            while !told.load(Ordering::Relaxed) {
+                let text = said.to_string();
+                socket.send(text.as_bytes()).await.unwrap();
+                let mut room = [0; 64];
+                let answer = tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut room));
+                let length = answer.await.expect("nothing is lost").unwrap();
+                assert_eq!(&room[..length], text.as_bytes());
+                said += 1;
+            }
+            said
+        });
+        Self { ends, client }
+    }
+
+    /// How often it was answered.
+    async fn end(self) -> usize {
+        self.ends.store(true, Ordering::Relaxed);
+        self.client.await.unwrap()
+    }
+}
+
 async fn gateway() -> (Cluster, Demo) {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, &[("WARDGATE_STREAM_LISTEN", "127.0.0.1:0 udp")]).await;
     let demo = Demo::start(&[]).await;
     cluster.route(&demo.upstream(), "/").await;
     cluster.settled().await;
@@ -138,6 +190,7 @@ async fn gateway() -> (Cluster, Demo) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
     let (mut cluster, _demo) = gateway().await;
+    let talk = Talk::start(&cluster).await;
     cluster.persisted().await;
     let address = cluster.data_planes[0].process.address("proxy");
     let load = Load::start(&address, 8);
@@ -152,6 +205,7 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         "{} of {answered}: {failures:#?}",
         failures.len()
     );
+    assert!(talk.end().await > 0);
     // The new process follows the control plane.
     cluster
         .create(

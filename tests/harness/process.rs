@@ -100,7 +100,10 @@ impl Process {
     ///
     /// If it listens on none of that name.
     pub fn address(&self, name: &str) -> String {
-        let address = self.addresses.get(name).and_then(Value::as_str);
+        let told = self.addresses.get(name);
+        // Of several the first.
+        let told = told.map(|told| told.get(0).unwrap_or(told));
+        let address = told.and_then(Value::as_str);
         address
             .unwrap_or_else(|| panic!("{} has no address {name}", self.name))
             .to_owned()

@@ -10,6 +10,7 @@ use plugins::exchange::Client;
 
 use super::kept::Kept;
 use crate::error::GatewayError;
+use crate::handshake::Handshake;
 use crate::http1::head::check_host;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
@@ -31,10 +32,10 @@ pub(crate) struct Peer {
     /// The listener's port, as text.
     port_text: String,
     pub(crate) tls: bool,
-    /// The name in the TLS handshake.
-    pub(crate) server_name: Option<String>,
-    /// SHA-256 of the certificate in the TLS handshake.
-    pub(crate) certificate: Option<[u8; 32]>,
+    /// The client's address, where a trusted proxy has said it before the first request.
+    pub(crate) announced: Option<IpAddr>,
+    /// What its TLS handshake has settled.
+    pub(crate) handshake: Option<Handshake>,
     /// How many requests the client has given up.
     pub(crate) given_up: Cell<u32>,
     pub(super) kept: RefCell<Kept>,
@@ -49,16 +50,31 @@ impl Peer {
             port,
             port_text: port.to_string(),
             tls,
-            server_name: None,
-            certificate: None,
+            announced: None,
+            handshake: None,
             given_up: Cell::new(0),
             kept: RefCell::default(),
         }
     }
 
-    /// Where it is.
+    /// Where the connection's other end is.
     pub(crate) const fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Where the client is, as far as is known before it asks for anything.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.announced.unwrap_or(self.address)
+    }
+
+    /// The name that it has asked for in its TLS handshake.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.handshake.as_ref()?.server_name.as_deref()
+    }
+
+    /// The port that the client has connected to.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 }
 
@@ -112,13 +128,13 @@ pub(super) fn client(
         .unwrap_or(authority);
     let port = said(&FORWARDED_PORT).and_then(|port| port.parse().ok());
     Client {
-        address: real.unwrap_or(peer.address),
+        address: real.unwrap_or_else(|| peer.client()),
         https,
         authority: port.map_or_else(
             || authority.to_owned(),
             |port| with_port(authority, port, https),
         ),
-        certificate: peer.certificate,
+        certificate: peer.handshake.as_ref().and_then(|known| known.certificate),
         port: peer.port,
         peer: peer.address,
     }

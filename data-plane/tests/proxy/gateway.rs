@@ -58,8 +58,8 @@ pub(crate) fn unsupported() -> [Record; 2] {
 pub(crate) fn settings() -> Settings {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Settings {
-        proxy_listen: any,
-        proxy_tls_listen: any,
+        proxy_listen: any.into(),
+        proxy_tls_listen: any.into(),
         status_listen: any,
         workers: 2,
         access_log: "off".to_owned(),

@@ -7,9 +7,11 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod announced;
 mod answers;
 mod balancing;
 mod datagrams;
+mod downgrade;
 mod errors;
 mod filters;
 mod framing;
@@ -17,6 +19,7 @@ mod gateway;
 mod grpc;
 mod http2;
 mod limits;
+mod names;
 mod operators;
 mod overload;
 mod passing;

@@ -96,8 +96,8 @@ pub fn data_plane(
 ) -> anyhow::Result<DataPlane> {
     let access_log = settings.data_directory.join(format!("{node}-access.log"));
     let started = DataPlane::start(&data_plane::settings::Settings {
-        proxy_listen: listen.proxy,
-        proxy_tls_listen: listen.proxy_tls,
+        proxy_listen: listen.proxy.into(),
+        proxy_tls_listen: listen.proxy_tls.into(),
         status_listen: listen.status,
         control_planes: vec![format!("https://{cluster}")],
         data_directory: settings.data_directory.join(node),

@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static PROXY: LazyLock<(Proxy, SocketAddr)> = LazyLock::new(|| {
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let settings = Settings {
-        proxy_listen: any,
-        proxy_tls_listen: any,
+        proxy_listen: any.into(),
+        proxy_tls_listen: any.into(),
         status_listen: any,
         workers: 1,
         access_log: "off".to_owned(),
