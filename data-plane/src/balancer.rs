@@ -332,6 +332,13 @@ impl Lease {
         }
     }
 
+    /// Forgets who was tried once everybody was: further attempts go round once more.
+    pub(crate) fn start_over(&self, tried: &mut Vec<Arc<Peer>>) {
+        if tried.iter().any(|known| Arc::ptr_eq(known, &self.peer)) {
+            tried.clear();
+        }
+    }
+
     /// The peer has answered with `status`.
     pub(crate) fn answered(&self, status: StatusCode) {
         if self.balancer.config.algorithm == Algorithm::Latency {

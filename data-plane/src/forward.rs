@@ -139,6 +139,9 @@ pub(crate) async fn send(
                 if let (Some(tries), Some(began)) = (&mut tries, began) {
                     tries.push(attempt.told(began));
                 }
+                if let Some(lease) = &attempt.lease {
+                    lease.start_over(&mut failing);
+                }
                 attempt
             }
         };
@@ -156,6 +159,11 @@ pub(crate) async fn send(
             Err(failed) => failed,
         };
         attempt.report(&failed);
+        if failed.stage != Stage::Stale
+            && let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut())
+        {
+            told.failed = Some(if failed.error.is_timeout() { 504 } else { 502 });
+        }
         let Some(again) = failed.body else {
             return Err(failed.error);
         };
@@ -178,9 +186,6 @@ pub(crate) async fn send(
         }
         attempts_left -= 1;
         tracing::debug!(error = %failed.error, "trying again");
-        if let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut()) {
-            told.failed = Some(if failed.error.is_timeout() { 504 } else { 502 });
-        }
         if let Some(lease) = &attempt.lease {
             failing.push(Arc::clone(&lease.peer));
         }

@@ -349,6 +349,9 @@ async fn connect(
     loop {
         let (origin, lease) = choose(core, snapshot, service, client, &failing).await?;
         line.attempt(&origin);
+        if let Some(lease) = &lease {
+            lease.start_over(&mut failing);
+        }
         let pool = core.pools.of(&origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let opening = tokio::time::timeout(service.timeouts.connect, pool.open());

@@ -332,7 +332,7 @@ pub struct Try {
     pub started_at: u64,
     /// How long it took to choose the server, in nanoseconds.
     pub chosen_within: u64,
-    /// The status that stands for its failure, if another attempt followed.
+    /// The status that stands for its failure.
     pub failed: Option<u16>,
 }
 

@@ -103,6 +103,30 @@ fn a_further_attempt_goes_to_another_target() {
 }
 
 #[test]
+fn attempts_go_round_all_targets_before_one_is_tried_again() {
+    for algorithm in [
+        "round-robin",
+        "consistent-hashing",
+        "least-connections",
+        "latency",
+    ] {
+        let upstream = json!({"algorithm": algorithm, "hash_on": "ip"});
+        let balancer = balancer(&Balancers::default(), upstream, &[20, 50, 70]);
+        let (mut tried, mut counts) = (Vec::new(), HashMap::new());
+        for _ in 0..6 {
+            let lease = balancer.pick(Some(7), &tried).unwrap();
+            lease.start_over(&mut tried);
+            tried.push(Arc::clone(&lease.peer));
+            *counts
+                .entry(lease.peer.key.address.to_string())
+                .or_default() += 1;
+        }
+        let twice = ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|address| (address, 2));
+        assert_eq!(of(&counts), twice, "{algorithm}");
+    }
+}
+
+#[test]
 fn without_targets_or_with_weight_0_only_there_is_no_peer() {
     let node = Balancers::default();
     for weights in [&[][..], &[0, 0]] {
