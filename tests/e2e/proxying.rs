@@ -213,3 +213,48 @@ async fn bodies_arrive_whole_and_hop_by_hop_headers_do_not() {
     assert!(reply.header("via").starts_with("1.1 kong/3.9."));
     assert_eq!(reply.header("x-kong-request-id").len(), 32);
 }
+
+/// Asks once on `stream`, or on a new connection: the connection if it was answered, nothing if it was closed.
+async fn served(address: &str, stream: Option<TcpStream>) -> Option<TcpStream> {
+    let mut stream = match stream {
+        Some(stream) => stream,
+        None => TcpStream::connect(address).await.ok()?,
+    };
+    let request = "HEAD /small HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut answer).await.ok()? == 0 {
+            return None;
+        }
+    }
+    answer.starts_with(b"HTTP/1.1 200 ").then_some(stream)
+}
+
+#[tokio::test]
+async fn a_node_whose_descriptors_are_gone_turns_clients_away_and_serves_the_others() {
+    let (cluster, _demo) = echo().await;
+    let node = &cluster.data_planes[0].process;
+    let address = node.address("proxy");
+    let mut held = vec![served(&address, None).await.unwrap()];
+    node.take_descriptors(true);
+    let patience = std::time::Duration::from_secs(20);
+    loop {
+        let asked = tokio::time::timeout(patience, served(&address, None));
+        match asked.await.expect("nobody is left waiting") {
+            Some(stream) => held.push(stream),
+            None => break,
+        }
+        assert!(held.len() < 500, "descriptors do not end");
+    }
+    for stream in held {
+        let kept = served(&address, Some(stream)).await;
+        assert!(kept.is_some(), "who is there is served");
+    }
+    assert!(node.log().contains("accepting a connection"));
+    node.take_descriptors(false);
+    harness::eventually("new clients are served again", async || {
+        served(&address, None).await.map(drop)
+    })
+    .await;
+}

@@ -129,6 +129,28 @@ impl Process {
         kibibytes.expect("the kernel tells") * 1_024
     }
 
+    /// Leaves it no descriptor beyond those in use now and the gaps between them; with `false`, it has enough again.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended, or the program `prlimit` is not there.
+    pub fn take_descriptors(&self, taken: bool) {
+        let id = self.successor.unwrap_or_else(|| self.child.id());
+        let all = std::fs::read_dir(format!("/proc/{id}/fd")).expect("the process runs");
+        let numbers = all
+            .flatten()
+            .filter_map(|one| one.file_name().to_str()?.parse::<u64>().ok());
+        let limit = if taken {
+            numbers.max().map_or(0, |last| last + 1)
+        } else {
+            1024
+        };
+        let ran = Command::new("prlimit")
+            .args([&format!("--pid={id}"), &format!("--nofile={limit}:")])
+            .status();
+        assert!(ran.is_ok_and(|status| status.success()), "prlimit {limit}");
+    }
+
     /// Stops it where it is: its connections stay, and it says nothing.
     pub fn freeze(&self) {
         self.signal("STOP");

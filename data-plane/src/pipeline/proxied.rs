@@ -136,10 +136,18 @@ impl Ways<'_> {
             None => framed(headers, body, overrides.body_limit)?,
         };
         // Filters own fields there that no trailer may stand in for.
-        let body = if route.filters.owned_headers.is_empty() || body.is_empty() {
-            body
-        } else {
+        let takes_none = !route.filters.owned_headers.is_empty();
+        let body = if takes_none && !body.is_empty() {
             body.without_trailers()
+        } else {
+            body
+        };
+        // What does not come is not announced.
+        let announces = !takes_none && framing == Framing::Chunked;
+        let replaced = if announces {
+            replaced(trusted)
+        } else {
+            replaced(trusted).and(Kind::TRAILER)
         };
         let prefix = strip
             .and_then(|length| path.get(..length))
@@ -184,7 +192,7 @@ impl Ways<'_> {
             target: &target,
             host,
             headers,
-            replaced: replaced(trusted),
+            replaced,
             added: &added,
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,

@@ -55,13 +55,14 @@ fn begin(proxy: &Proxy) -> TcpStream {
     stream
 }
 
-/// The next frame: its kind and what it carries.
-fn next(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+/// The next frame: its kind, its stream and what it carries.
+fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).ok()?;
     let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
     stream.read_exact(&mut payload).ok()?;
-    Some((head[3], payload))
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], id, payload))
 }
 
 /// Sends a head with these fields and says what comes of it.
@@ -90,7 +91,7 @@ fn hear(proxy: &Proxy, fields: &[(&[u8], &[u8])], body: Option<&[u8]>) -> Heard 
     loop {
         match next(&mut stream) {
             // The first field is the status: one of the static table (RFC 7541 appendix A), or compressed.
-            Some((1, head)) => {
+            Some((1, _, head)) => {
                 let status = match *head {
                     [0x88, ..] => 200,
                     [0x8c, ..] => 400,
@@ -100,7 +101,7 @@ fn hear(proxy: &Proxy, fields: &[(&[u8], &[u8])], body: Option<&[u8]>) -> Heard 
                 };
                 return Heard::Status(status);
             }
-            Some((3 | 7, _)) | None => return Heard::Cut,
+            Some((3 | 7, ..)) | None => return Heard::Cut,
             Some(_) => {}
         }
     }
@@ -243,6 +244,52 @@ fn a_head_has_the_limits_of_one_of_http1() {
     let head = [&SOUND[..], &[(&b"x"[..], large.as_bytes())]].concat();
     assert!(hear(&proxy, &head, None) != Heard::Status(200));
     assert_eq!(heads.try_iter().count(), 3);
+    stop(proxy);
+}
+
+#[test]
+fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    // Takes connections and never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = json!({"read_timeout": 20_000, "retries": 0});
+    let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+    let head: Vec<u8> = SOUND
+        .iter()
+        .flat_map(|(name, value)| literal(name, value))
+        .collect();
+    let mut stream = begin(&proxy);
+    for number in 0..101 {
+        let request = frame(1, END_STREAM | END_HEADERS, 2 * number + 1, &head);
+        stream.write_all(&request).unwrap();
+    }
+    let mut announced = Vec::new();
+    loop {
+        match next(&mut stream).unwrap() {
+            // Pairs of a number and a value: 3 is the most streams, 4 a stream's window, 6 the longest head.
+            (4, _, settings) if !settings.is_empty() => {
+                announced = settings
+                    .chunks(6)
+                    .map(|pair| {
+                        (
+                            pair[1],
+                            u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]),
+                        )
+                    })
+                    .collect();
+            }
+            (3, id, code) => {
+                assert_eq!((id, &code[..]), (201, &REFUSED_STREAM[..]));
+                break;
+            }
+            (kind, id, _) => assert!(id == 0, "{kind} {id}"),
+        }
+    }
+    for limit in [(3, 100), (4, 64 * 1024), (6, 64 * 1024)] {
+        assert!(announced.contains(&limit), "{announced:?}");
+    }
+    drop((stream, listener));
     stop(proxy);
 }
 

@@ -76,6 +76,37 @@ async fn server() -> u16 {
     port
 }
 
+/// The same with TLS and a certificate that nobody knows.
+async fn secure_server() -> u16 {
+    let made = rcgen::generate_simple_self_signed(vec!["grpc.test".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let accepted = acceptor.accept(stream);
+            tokio::spawn(async move {
+                // Clients that do not believe the certificate go away.
+                if let Ok(stream) = accepted.await {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service_fn(echo))
+                        .await;
+                }
+            });
+        }
+    });
+    port
+}
+
 async fn client(proxy: &Proxy) -> SendRequest<Body> {
     let stream = TcpStream::connect(proxy.addresses().proxy).await.unwrap();
     let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -158,6 +189,37 @@ fn messages_pass_both_ways_as_they_come_with_status_in_trailers() {
         tokio::task::spawn_blocking(move || stop(proxy))
             .await
             .unwrap();
+    });
+}
+
+#[test]
+fn a_service_of_grpcs_is_asked_through_tls() {
+    run(async {
+        let port = secure_server().await;
+        for (verify, status) in [(false, "0"), (true, "2")] {
+            let service = json!({
+                "protocol": "grpcs", "tls_verify": verify, "read_timeout": 5000, "retries": 0,
+            });
+            let route = json!({"paths": ["/"], "protocols": ["grpc"], "strip_path": false});
+            let proxy = start(configuration(port, &service, &[route]));
+            let mut client = client(&proxy).await;
+            let request = call(
+                "/hello.Hello/Say",
+                "application/grpc",
+                Full::from("x").boxed(),
+            );
+            let response = client.send_request(request).await.unwrap();
+            // A failure is all head.
+            let told = response.headers().get("grpc-status").cloned();
+            let trailers = response.into_body().collect().await.unwrap();
+            let trailers = trailers.trailers().cloned().unwrap_or_default();
+            let told = told.or_else(|| trailers.get("grpc-status").cloned());
+            assert_eq!(told.unwrap(), status, "{verify}");
+            drop(client);
+            tokio::task::spawn_blocking(move || stop(proxy))
+                .await
+                .unwrap();
+        }
     });
 }
 

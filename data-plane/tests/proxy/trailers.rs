@@ -1,8 +1,11 @@
 //! Trailers behind an answer, and the fields that are for proxies only.
 
+use std::io::Write as _;
+use std::net::TcpListener;
+
 use serde_json::json;
 
-use crate::gateway::{OK, ask, configuration, start, stop, upstream};
+use crate::gateway::{OK, ask, configuration, connect, plugin, read_until, start, stop, upstream};
 
 #[test]
 fn trailers_reach_clients_that_take_them() {
@@ -28,6 +31,48 @@ fn trailers_reach_clients_that_take_them() {
     assert!(!answer.contains("trailer"), "{answer}");
     assert!(answer.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{answer}");
     stop(proxy);
+}
+
+#[test]
+fn trailers_are_announced_to_servers_that_get_them() {
+    let owner = plugin(200, "session", &json!({"request_headers": ["id"]}));
+    for (plugins, method, body, announced) in [
+        (&[][..], "POST", "1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n", true),
+        (
+            std::slice::from_ref(&owner),
+            "POST",
+            "1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n",
+            false,
+        ),
+        (&[], "GET", "", false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+        records.extend_from_slice(plugins);
+        let proxy = start(records);
+        let mut client = connect(&proxy);
+        let coding = if body.is_empty() {
+            ""
+        } else {
+            "Transfer-Encoding: chunked\r\n"
+        };
+        let head = format!("{method} / HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum\r\n{coding}\r\n");
+        client
+            .write_all(format!("{head}{body}").as_bytes())
+            .unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let head = read_until(&mut server, "\r\n\r\n")
+            .unwrap()
+            .to_ascii_lowercase();
+        assert_eq!(head.contains("\r\ntrailer: x-sum\r\n"), announced, "{head}");
+        if !body.is_empty() {
+            let sent = read_until(&mut server, "\r\n\r\n").unwrap();
+            assert_eq!(sent.contains("x-sum: 7"), announced, "{sent}");
+        }
+        drop((client, server));
+        stop(proxy);
+    }
 }
 
 #[test]

@@ -118,6 +118,71 @@ fn failures_have_kongs_status_and_body() {
 }
 
 #[test]
+fn a_status_is_an_answer_and_a_server_that_takes_nothing_is_late() {
+    // No status makes the gateway ask again.
+    let unwell = "HTTP/1.1 503 Unwell\r\nContent-Length: 0\r\n\r\n";
+    let (port, heads) = upstream(Box::leak(Box::new([unwell, OK])));
+    let routes = [json!({"paths": ["/"]})];
+    let proxy = start(configuration(port, &json!({"retries": 5}), &routes));
+    assert!(ask(&proxy, REQUEST).starts_with("HTTP/1.1 503 "));
+    assert_eq!(heads.try_iter().count(), 1);
+    stop(proxy);
+
+    // A server that stops to read does not keep the client for ever.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = json!({"write_timeout": 200, "retries": 0});
+    let proxy = start(configuration(port, &service, &routes));
+    let mut stream = connect(&proxy);
+    let mut sender = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let head = REQUEST.replacen("GET", "POST", 1);
+        let length = 1024 * 1024 * 1024;
+        let head = head.replacen(
+            "\r\n\r\n",
+            &format!("\r\nContent-Length: {length}\r\n\r\n"),
+            1,
+        );
+        let _ = sender.write_all(head.as_bytes());
+        // Until the gateway does not take more.
+        while sender.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    });
+    let line = read_until(&mut stream, "\r\n").unwrap();
+    assert!(line.starts_with("HTTP/1.1 504 "), "{line}");
+    drop((stream, listener));
+    stop(proxy);
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let begun = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12";
+    for answer in ["", begun] {
+        let mut client = connect(&proxy);
+        client.write_all(REQUEST.as_bytes()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
+        read_until(&mut server, "\r\n\r\n").unwrap();
+        server.write_all(answer.as_bytes()).unwrap();
+        if !answer.is_empty() {
+            read_until(&mut client, "\r\n\r\n12").unwrap();
+        }
+        drop(client);
+        let mut rest = Vec::new();
+        // Closed, perhaps by a reset.
+        let ended = server.read_to_end(&mut rest);
+        let ended = ended.map_err(|error| error.kind());
+        let reset = Err(std::io::ErrorKind::ConnectionReset);
+        assert!(ended == Ok(0) || ended == reset, "{answer:?} {ended:?}");
+    }
+    stop(proxy);
+}
+
+#[test]
 fn an_idempotent_request_gets_another_try_and_no_more_than_allowed() {
     for (retries, expected, tries) in [(2, "200", 3), (1, "502", 2), (0, "502", 1)] {
         // A fresh connection that closes is no stale one of the pool: each costs a try.
