@@ -57,8 +57,7 @@ pub(crate) async fn serve(
     alive: Arc<watch::Sender<()>>,
 ) {
     let opened = UdpSocket::from_std(socket).and_then(|socket| {
-        let mut address = socket.local_addr()?;
-        address.set_port(PortMap::published(&core.node.port_maps, address.port()));
+        let address = socket.local_addr()?;
         Ok((Rc::new(socket), address))
     });
     let (socket, destination) = match opened {
@@ -144,11 +143,12 @@ async fn route_and_carry(
     line: &mut Line,
 ) -> Result<(), StreamError> {
     let snapshot = core.snapshot().ok_or(StreamError::NotReady)?;
-    let end = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let (source, destination) = (ends.source, ends.destination);
+    let port = PortMap::published(&core.node.port_maps, destination.port());
     let asked = Asked {
         kind: Kind::Datagrams,
-        source: end(ends.source),
-        destination: end(ends.destination),
+        source: (source.ip().to_canonical(), source.port()),
+        destination: (destination.ip().to_canonical(), port),
         name: None,
     };
     let route = snapshot.stream_routes.find(&asked);

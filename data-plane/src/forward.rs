@@ -162,7 +162,7 @@ pub(crate) async fn send(
         if failed.stage != Stage::Stale
             && let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut())
         {
-            told.failed = Some(if failed.error.is_timeout() { 504 } else { 502 });
+            told.failed = Some(failed.error.code());
         }
         let Some(again) = failed.body else {
             return Err(failed.error);

@@ -145,6 +145,13 @@ impl Line {
         });
     }
 
+    /// Notes that the attempt has failed by `error`.
+    pub(crate) fn failed(&mut self, error: &UpstreamError) {
+        if let Some(attempt) = self.run.tries.last_mut() {
+            attempt.failed = Some(error.code());
+        }
+    }
+
     /// Notes that a server was reached.
     pub(crate) fn connected(&mut self) {
         self.run.connected = Some(monotonic());
@@ -219,8 +226,10 @@ pub(crate) async fn serve(
 ) {
     let start = monotonic();
     let carried = Rc::new(Carried::default());
-    let mut line = Line::new("tcp", source.ip().to_canonical(), port);
-    let served = match stream.local_addr() {
+    let destination = stream.local_addr();
+    let own_port = destination.as_ref().map_or(0, SocketAddr::port);
+    let mut line = Line::new("tcp", source.ip().to_canonical(), own_port);
+    let served = match destination {
         Ok(destination) => {
             let asked = Asked {
                 kind: Kind::Plain,
@@ -367,8 +376,9 @@ async fn connect(
             }
             Err(error) => error,
         };
+        line.failed(&error);
         if let Some(lease) = lease {
-            if matches!(error, UpstreamError::ConnectTimeout) {
+            if error.is_timeout() {
                 lease.timed_out();
             } else {
                 lease.failed();

@@ -118,6 +118,11 @@ impl UpstreamError {
             Self::ConnectTimeout | Self::ReadTimeout | Self::SendTimeout
         )
     }
+
+    /// What logs tell of an attempt that has failed by it.
+    pub(crate) const fn code(&self) -> u16 {
+        if self.is_timeout() { 504 } else { 502 }
+    }
 }
 
 /// A connection to an upstream server, idle or in use by one exchange.
