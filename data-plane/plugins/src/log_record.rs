@@ -88,9 +88,9 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
         let mut told = json!({"version": tls.version, "cipher": tls.cipher});
         if seen.client.certificate.is_none() {
             // One that is there is taken from whoever has issued it: nothing has been verified.
-            told["client_verify"] = json!("NONE");
+            put(&mut told, "client_verify", json!("NONE"));
         }
-        request["tls"] = told;
+        put(request, "tls", told);
     }
     place(&mut record, log.matched);
     let mut put = |name: &str, value: Value| put(&mut record, name, value);
@@ -172,8 +172,8 @@ fn told(one: &Try) -> Value {
         "balancer_latency_ns": one.chosen_within,
     });
     if let Some(status) = one.failed {
-        told["state"] = json!("failed");
-        told["code"] = json!(status);
+        put(&mut told, "state", json!("failed"));
+        put(&mut told, "code", json!(status));
     }
     told
 }
