@@ -131,19 +131,18 @@ pub(crate) async fn send(
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt> = None;
     loop {
-        let attempt = match kept.take() {
-            Some(attempt) => attempt,
-            None => {
-                let began = tries.is_some().then(monotonic);
-                let attempt = choose(core, outgoing, &failing)?;
-                if let (Some(tries), Some(began)) = (&mut tries, began) {
-                    tries.push(attempt.told(began));
-                }
-                if let Some(lease) = &attempt.lease {
-                    lease.start_over(&mut failing);
-                }
-                attempt
+        let attempt = if let Some(attempt) = kept.take() {
+            attempt
+        } else {
+            let began = tries.is_some().then(monotonic);
+            let attempt = choose(core, outgoing, &failing)?;
+            if let (Some(tries), Some(began)) = (&mut tries, began) {
+                tries.push(attempt.told(began));
             }
+            if let Some(lease) = &attempt.lease {
+                lease.start_over(&mut failing);
+            }
+            attempt
         };
         let pool = core.pools.of(&attempt.origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;

@@ -135,20 +135,7 @@ impl Ways<'_> {
             Some(bytes) => in_place(bytes),
             None => framed(headers, body, overrides.body_limit)?,
         };
-        // Filters own fields there that no trailer may stand in for.
-        let takes_none = !route.filters.owned_headers.is_empty();
-        let body = if takes_none && !body.is_empty() {
-            body.without_trailers()
-        } else {
-            body
-        };
-        // What does not come is not announced.
-        let announces = !takes_none && framing == Framing::Chunked;
-        let replaced = if announces {
-            replaced(trusted)
-        } else {
-            replaced(trusted).and(Kind::TRAILER)
-        };
+        let (body, replaced) = with_trailers(route, trusted, framing, body);
         let prefix = strip
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
@@ -325,6 +312,28 @@ fn framed(
     };
     let limit = limit.filter(|_| known.is_some() || framing == Framing::Chunked);
     Ok((framing, body.limited(limit)))
+}
+
+/// The body with its trailers, unless filters own fields that no trailer may stand in for, and which of the request's
+/// fields do not go upstream as they are: trailers that do not come are not announced.
+fn with_trailers(
+    route: &CompiledRoute,
+    trusted: bool,
+    framing: Framing,
+    body: RequestBody,
+) -> (RequestBody, Kind) {
+    let owned = !route.filters.owned_headers.is_empty();
+    let replaced = if owned || framing != Framing::Chunked {
+        replaced(trusted).and(Kind::TRAILER)
+    } else {
+        replaced(trusted)
+    };
+    let body = if owned && !body.is_empty() {
+        body.without_trailers()
+    } else {
+        body
+    };
+    (body, replaced)
 }
 
 /// A body that a filter sends in place of the client's.
