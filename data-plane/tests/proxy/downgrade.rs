@@ -155,11 +155,11 @@ fn a_head_that_would_be_another_request_is_refused() {
     ];
     for field in more {
         let head = [&SOUND[..], &[*field]].concat();
-        let heard = hear(&proxy, &head, None);
+        let answer = hear(&proxy, &head, None);
         let case = field.map_text();
         assert!(
-            matches!(heard, Heard::Cut | Heard::Status(400)),
-            "{case} {heard:?}"
+            matches!(answer, Heard::Cut | Heard::Status(400)),
+            "{case} {answer:?}"
         );
     }
     let heads_without: &[&[Field<'_>]] = &[
@@ -185,18 +185,18 @@ fn a_head_that_would_be_another_request_is_refused() {
         &[METHOD, SCHEME, PATH, (b"x", b"1"), AUTHORITY],
     ];
     for head in heads_without {
-        let heard = hear(&proxy, head, None);
+        let answer = hear(&proxy, head, None);
         let case: Vec<_> = head.iter().map(MapText::map_text).collect();
         assert!(
-            matches!(heard, Heard::Cut | Heard::Status(400)),
-            "{case:?} {heard:?}"
+            matches!(answer, Heard::Cut | Heard::Status(400)),
+            "{case:?} {answer:?}"
         );
     }
     let post = (&b":method"[..], &b"POST"[..]);
     for (length, body) in [(&b"4"[..], &b"hello"[..]), (b"0", b"hello")] {
         let head = [post, SCHEME, PATH, AUTHORITY, (b"content-length", length)];
-        let heard = hear(&proxy, &head, Some(body));
-        assert!(heard != Heard::Status(200), "{heard:?}");
+        let answer = hear(&proxy, &head, Some(body));
+        assert!(answer != Heard::Status(200), "{answer:?}");
     }
     let all: Vec<String> = heads.try_iter().collect();
     assert!(
