@@ -31,6 +31,7 @@ mod rbac;
 mod revisions;
 mod rollouts;
 mod schemas;
+mod show;
 mod status;
 mod tags;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
-use shared::entity::{BasicauthCredential, Certificate, ConsumerGroup, Entity, definition};
+use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
 use shared::snapshot::{Key, Revision};
 use shared::version::KONG_PRODUCT;
 use uuid::Uuid;
@@ -64,6 +65,7 @@ use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
 pub use info::{Listener, listeners};
+use show::show;
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -491,20 +493,4 @@ fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
              key: Key { id, .. },
          }| foreign_id(fields, field) == Some(*id),
     )
-}
-
-/// A record as a reply shows it: a certificate with its server names, a record that expires with the
-/// seconds that it has left.
-fn show(config: &Config, key: Key, fields: &Fields) -> Value {
-    let mut shown = fields.clone();
-    if key.kind == Certificate::KIND {
-        let names = command::certificate_names(config, key);
-        shown.insert("snis".to_owned(), names.into());
-    }
-    if definition(key.kind).is_some_and(|entity| entity.expires)
-        && let Some(left) = command::seconds_left(fields, UnixTime::now())
-    {
-        shown.insert("ttl".to_owned(), left.into());
-    }
-    Value::Object(shown)
 }

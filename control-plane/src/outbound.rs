@@ -10,6 +10,7 @@ use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
@@ -21,6 +22,7 @@ use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
+use shared::secret::Secret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -104,6 +106,14 @@ impl Host for Outbound {
         std::future::ready(Err(RedisError::Connect {
             address: String::new(),
             reason: "a control plane asks no Redis server".to_owned(),
+        }))
+        .await
+    }
+
+    async fn bind(&self, _: &LdapServer, _: &str, _: &Secret<String>) -> Result<bool, LdapError> {
+        std::future::ready(Err(LdapError::Connect {
+            address: String::new(),
+            reason: "a control plane asks no LDAP server".to_owned(),
         }))
         .await
     }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
+use plugins::exchange::BodyMap;
 
 use crate::http1::{Framing, FramingError};
 use crate::server::ClientBody;
@@ -209,11 +210,57 @@ pub(crate) enum ResponseBody {
     Http2(Box<Http2Body>),
     /// Bytes that were read already, and then what was not.
     Read(Bytes, Box<ResponseBody>),
+    /// A body that a filter changes on its way.
+    Mapped(Box<Mapped>),
     /// No body but a connection: the upstream has switched protocols.
     Tunnel(Box<Connection>),
 }
 
+/// A body and what changes it on its way.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    body: ResponseBody,
+    /// None once the body has ended.
+    map: Option<Box<dyn BodyMap>>,
+}
+
+impl Mapped {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        loop {
+            let Some(map) = &mut self.map else {
+                return Poll::Ready(None);
+            };
+            let last = match ready!(self.body.poll_frame(cx)).transpose()? {
+                None => map.end(None),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        let data = map.data(data);
+                        if data.is_empty() {
+                            continue;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Err(frame) => map.end(frame.trailers_ref()),
+                },
+            };
+            self.map = None;
+            return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
+        }
+    }
+}
+
 impl ResponseBody {
+    /// The same body, changed by `map` on its way.
+    pub(crate) fn mapped(self, map: Box<dyn BodyMap>) -> Self {
+        Self::Mapped(Box::new(Mapped {
+            body: self,
+            map: Some(map),
+        }))
+    }
+
     /// The next part; `None` at the end.
     pub(crate) fn poll_frame(
         &mut self,
@@ -228,6 +275,7 @@ impl ResponseBody {
             }
             Self::Upstream(body) => body.poll_frame(cx),
             Self::Http2(body) => body.poll_frame(cx),
+            Self::Mapped(body) => body.poll_frame(cx),
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
                 *self = std::mem::replace(&mut **rest, Self::Empty);
@@ -242,6 +290,7 @@ impl ResponseBody {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Upstream(_) | Self::Http2(_) | Self::Read(..) => false,
+            Self::Mapped(body) => body.map.is_none(),
         }
     }
 
@@ -259,7 +308,7 @@ impl ResponseBody {
             },
             Self::Http2(body) => body.size(),
             // What the server has announced counts bytes that were read already.
-            Self::Read(..) => SizeHint::default(),
+            Self::Read(..) | Self::Mapped(_) => SizeHint::default(),
         }
     }
 }

@@ -312,17 +312,24 @@ async fn once(
             Err(error) => return Err(connecting(error, body)),
         };
         let spare = body.try_clone();
-        return Box::pin(http2::exchange(pool, sender, outgoing, &attempt.host, body))
-            .await
-            .map_err(|error| Failed {
-                stage: if matches!(error, UpstreamError::RequestBody(_)) {
-                    Stage::Hopeless
-                } else {
-                    Stage::Exchanging
-                },
-                error,
-                body: spare,
-            });
+        return Box::pin(http2::exchange(
+            pool,
+            sender,
+            outgoing,
+            &attempt.host,
+            framing,
+            body,
+        ))
+        .await
+        .map_err(|error| Failed {
+            stage: if matches!(error, UpstreamError::RequestBody(_)) {
+                Stage::Hopeless
+            } else {
+                Stage::Exchanging
+            },
+            error,
+            body: spare,
+        });
     }
     let spare = body.try_clone();
     let (mut connection, pooled) = match pool.take(outgoing.now) {

@@ -1,6 +1,7 @@
 //! What filters may ask of the outside, by way of their core.
 
 mod direct;
+mod ldap;
 mod redis;
 mod sink;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Response};
+use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
@@ -22,6 +24,7 @@ use proto::v1::{Flight, answer};
 use rustls_pki_types::ServerName;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
+use shared::secret::Secret;
 
 use crate::body::RequestBody;
 use crate::core::Core;
@@ -211,6 +214,15 @@ impl Host for CoreHost {
         commands: Vec<Command>,
     ) -> Result<Vec<Reply>, RedisError> {
         redis::ask(&self.0, server, commands).await
+    }
+
+    async fn bind(
+        &self,
+        server: &LdapServer,
+        name: &str,
+        password: &Secret<String>,
+    ) -> Result<bool, LdapError> {
+        ldap::bind(&self.0.resolver, server, name, password).await
     }
 
     async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use http::{HeaderName, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::filter::Phases;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
@@ -88,7 +88,14 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         core,
     });
     let answered = match refusal {
-        Some(refusal) => Err(refusal.into()),
+        Some(refusal) => {
+            if let Some(snapshot) = record.core.snapshot() {
+                // Of what could not be read nothing is known but where it came from.
+                let (run, client) = (&mut record.run, client(None, &peer, None, ""));
+                run.unrouted(&snapshot, head, &peer, client, record.request_id);
+            }
+            Err(refusal.into())
+        }
         None if overloaded => Err(GatewayError::Overloaded),
         None => answer(&peer, head, body, switch, &mut record).await,
     };
@@ -277,8 +284,13 @@ impl Request {
         record.identify(&exchange.identity);
         record.progress.tries = record.run.phases.log.then(Vec::new);
         let (path, overrides) = record.run.take(exchange, method, uri);
-        if let Some(answer) = answered {
-            record.progress.source = Source::Exit;
+        if let Some((source, answer)) = answered {
+            let progress = &mut record.progress;
+            progress.source = source;
+            if source == Source::Service {
+                progress.proxy_latency = Some(milliseconds(progress.start, monotonic()));
+                progress.upstream_latency = Some(0);
+            }
             return Ok(answer.map(ResponseBody::Full).into());
         }
         let inbound = Inbound {

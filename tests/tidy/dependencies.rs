@@ -10,7 +10,7 @@ use crate::root;
 
 /// Licences that may be in what we distribute. The MPL's duties end at the files that are under it,
 /// which we use as they are.
-const LICENCES: [&str; 15] = [
+const LICENCES: [&str; 16] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -22,6 +22,7 @@ const LICENCES: [&str; 15] = [
     "ISC",
     "MIT",
     "MIT-0",
+    "MPL-2.0",
     "MPL-2.0+",
     "Unicode-3.0",
     "Unlicense",

@@ -193,7 +193,9 @@ mod tests {
                 .unwrap_or_default();
             match flow {
                 Flow::Continue => (200, groups),
-                Flow::Answer(answer) => (answer.status().as_u16(), String::new()),
+                Flow::Answer(answer) | Flow::Kept(answer) => {
+                    (answer.status().as_u16(), String::new())
+                }
             }
         })
     }

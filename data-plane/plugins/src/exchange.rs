@@ -239,6 +239,17 @@ pub struct Reply<'a> {
     pub source: Source,
     /// What the filter wants of the body: [`BodyWish::Nothing`] unless it says otherwise.
     pub wish: BodyWish,
+    /// What the body's parts go through on their way, the first one first.
+    pub maps: Vec<Box<dyn BodyMap>>,
+}
+
+/// Changes a response's body on its way, part by part.
+pub trait BodyMap: std::fmt::Debug {
+    /// What goes on in place of `data`.
+    fn data(&mut self, data: Bytes) -> Bytes;
+
+    /// What goes on behind the last part, in place of the trailers.
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Bytes;
 }
 
 /// What a filter wants of a response's body.
@@ -285,6 +296,8 @@ pub struct Log<'a> {
     pub source: Source,
     /// The status that the upstream answered with.
     pub upstream_status: Option<StatusCode>,
+    /// Path and query that it was asked for; empty if it was not.
+    pub upstream_uri: &'a str,
     /// Bytes of the request: head and body.
     pub received: u64,
     /// Bytes of the answer: head and body.

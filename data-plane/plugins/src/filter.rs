@@ -30,8 +30,11 @@ pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
     /// The protocols whose traffic it sees.
     const PROTOCOLS: Protocols = Protocols::HTTP;
 
-    /// Names accepted on write in place of a field's own: `(old, new)`. They never come back on reads.
+    /// Names accepted on write in place of a field's own: `(old, new)`. They are not stored.
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Whether replies show values also under the old names, as Kong does where a record has taken their place.
+    const SHOWS_OLD_NAMES: bool = false;
 
     /// Rewrites values of earlier versions, after the names. Does nothing by default.
     fn modernize(_config: &mut Map<String, Value>) {}
@@ -209,4 +212,6 @@ pub enum Flow {
     Continue,
     /// This answer goes to the client, and no later filter runs.
     Answer(http::Response<Bytes>),
+    /// The same, with an answer that the upstream has given before: it counts as the upstream's.
+    Kept(http::Response<Bytes>),
 }

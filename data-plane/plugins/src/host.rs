@@ -2,6 +2,7 @@
 //!
 //! The data plane implements [`Host`] once per core; unit tests bring a fake.
 
+pub mod ldap;
 pub mod redis;
 pub mod sink;
 
@@ -15,6 +16,7 @@ use futures::future::LocalBoxFuture;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::{self, Network};
+use shared::secret::Secret;
 
 use crate::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use crate::proxies::Proxies;
@@ -38,6 +40,14 @@ pub trait Host: Clone + 'static {
         server: &Arc<redis::RedisServer>,
         commands: Vec<redis::Command>,
     ) -> impl Future<Output = Result<Vec<redis::Reply>, redis::RedisError>>;
+
+    /// Whether an LDAP server takes `password` for that of `name`.
+    fn bind(
+        &self,
+        server: &ldap::LdapServer,
+        name: &str,
+        password: &Secret<String>,
+    ) -> impl Future<Output = Result<bool, ldap::LdapError>>;
 
     /// Writes `bytes` to where logs go.
     fn write(

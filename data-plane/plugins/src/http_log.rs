@@ -355,6 +355,7 @@ mod tests {
             json!({"code": "REDACTED", "x": "1"})
         );
         assert_eq!(record["request"]["headers"]["authorization"], "REDACTED");
+        assert_eq!(record["upstream_uri"], "/up?code=REDACTED&x=1");
         assert_eq!(record["response"]["status"], 200);
         assert_eq!(
             record["latencies"],

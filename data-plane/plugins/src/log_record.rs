@@ -61,7 +61,7 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             "headers": fields(&seen.request.headers),
             "size": log.received,
         },
-        "upstream_uri": target(&seen.request.uri, &Arguments::of(&seen.request.uri)),
+        "upstream_uri": upstream_target(log.upstream_uri),
         "upstream_status": log
             .upstream_status
             .map_or_else(String::new, |status| status.as_u16().to_string()),
@@ -179,16 +179,21 @@ fn told(one: &Try) -> Value {
 }
 
 fn target(uri: &http::Uri, query: &Arguments) -> String {
-    let path = uri.path();
-    if uri.query().is_none() {
-        return path.to_owned();
-    }
+    let whole = uri.path_and_query();
+    redacted(whole.map_or(uri.path(), |target| target.as_str()), query)
+}
+
+fn upstream_target(target: &str) -> String {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    redacted(target, &Arguments::parse(query))
+}
+
+/// `target`, whose query is `query`, without secrets.
+fn redacted(target: &str, query: &Arguments) -> String {
     if !query.iter().any(|(name, _)| is_secret(name)) {
-        return uri
-            .path_and_query()
-            .map_or(path, |target| target.as_str())
-            .to_owned();
+        return target.to_owned();
     }
+    let path = target.split('?').next().unwrap_or_default();
     let mut shown = Arguments::default();
     for (name, value) in query.iter() {
         shown.push(name, if is_secret(name) { REDACTED } else { value });

@@ -336,7 +336,7 @@ impl Filter for ProxyCacheFilter {
             return Flow::Continue;
         }
         exchange.notes.put(Served);
-        Flow::Answer(self.serve(&kept, age))
+        Flow::Kept(self.serve(&kept, age))
     }
 
     fn phases(&self) -> Phases {

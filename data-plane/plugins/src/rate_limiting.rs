@@ -218,6 +218,7 @@ impl Plugin for RateLimiting {
     const NAME: &'static str = "rate-limiting";
     const PRIORITY: u32 = 910;
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &redis_config::OLD_NAMES;
+    const SHOWS_OLD_NAMES: bool = true;
     type Filter = RateLimitingFilter;
 
     fn compile(self, instance: &Instance) -> Result<RateLimitingFilter, FieldErrors> {

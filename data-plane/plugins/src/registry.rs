@@ -18,12 +18,14 @@ use crate::cors::Cors;
 use crate::datadog::Datadog;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
+use crate::grpc_web::GrpcWeb;
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
 use crate::http_log::HttpLog;
 use crate::ip_restriction::IpRestriction;
 use crate::jwt::Jwt;
 use crate::key_auth::KeyAuth;
+use crate::ldap_auth::LdapAuth;
 use crate::line_logs::{FileLog, TcpLog, UdpLog};
 use crate::loggly::Loggly;
 use crate::openid_connect::OpenidConnect;
@@ -59,6 +61,8 @@ pub struct Definition {
     /// Names accepted on write in place of a field's own: `(old, new)`. A dot leads into a record; an
     /// empty new name means "accepted and ignored".
     pub shorthands: &'static [(&'static str, &'static str)],
+    /// Whether replies show values also under the names of earlier versions.
+    shows_old_names: bool,
     /// The fields of the configuration, to coerce forms, to merge patches and to show.
     pub fields: Record,
     modernize: fn(&mut Map<String, Value>),
@@ -71,6 +75,22 @@ impl Definition {
     pub fn modernize(&self, config: &mut Map<String, Value>) {
         rename(config, self.shorthands);
         (self.modernize)(config);
+    }
+
+    /// Adds what a reply shows besides the stored configuration: values under names of earlier versions, where
+    /// Kong shows these too.
+    pub fn show(&self, config: &mut Map<String, Value>) {
+        if !self.shows_old_names {
+            return;
+        }
+        for (old, new) in self.shorthands {
+            let mut parts = new.split('.');
+            let first = parts.next().and_then(|name| config.get(name));
+            let value = parts.try_fold(first, |value, name| Some(value?.get(name)));
+            if let Some(value) = value.flatten().cloned() {
+                config.insert((*old).to_owned(), value);
+            }
+        }
     }
 
     /// Completes a configuration with its defaults.
@@ -230,11 +250,13 @@ registry! {
     Cors,
     Datadog,
     FileLog,
+    GrpcWeb,
     HmacAuth,
     HttpLog,
     IpRestriction,
     Jwt,
     KeyAuth,
+    LdapAuth,
     Loggly,
     Opentelemetry,
     Prometheus,
@@ -262,6 +284,7 @@ fn define<P: Plugin>() -> Definition {
         forbidden_scopes: P::FORBIDDEN_SCOPES,
         protocols: P::PROTOCOLS,
         shorthands: P::SHORTHANDS,
+        shows_old_names: P::SHOWS_OLD_NAMES,
         fields: Record::of::<P>(),
         modernize: P::modernize,
         // The judge is the one that the data plane asks. No id is known before a plugin is stored, and

@@ -90,6 +90,7 @@ impl Plugin for ResponseRatelimiting {
     const NAME: &'static str = "response-ratelimiting";
     const PRIORITY: u32 = 900;
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &redis_config::OLD_NAMES;
+    const SHOWS_OLD_NAMES: bool = true;
     type Filter = ResponseRatelimitingFilter;
 
     fn compile(self, instance: &Instance) -> Result<ResponseRatelimitingFilter, FieldErrors> {

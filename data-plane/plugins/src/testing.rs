@@ -22,6 +22,7 @@ use uuid::Uuid;
 pub(crate) use self::reply::{Replied, log_of, logged, reply_of};
 pub(crate) use self::request::Request;
 use crate::exchange::Overrides;
+use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
 use crate::host::{FetchError, FetchLimits, Host, RevokeError};
@@ -41,6 +42,9 @@ pub(crate) type Network =
 /// Answers what a filter asks of Redis.
 pub(crate) type RedisFake = dyn Fn(&[Command]) -> Result<Vec<Reply>, RedisError>;
 
+/// Says whether a directory takes a password for that of a name.
+pub(crate) type LdapFake = dyn Fn(&LdapServer, &str, &str) -> Result<bool, LdapError>;
+
 /// One core of a node.
 #[derive(Clone)]
 pub(crate) struct FakeHost(Rc<Inner>);
@@ -56,6 +60,7 @@ struct Inner {
     stored: RefCell<Vec<Revocation>>,
     network: RefCell<Option<Rc<Network>>>,
     redis: RefCell<Option<Rc<RedisFake>>>,
+    ldap: RefCell<Option<Rc<LdapFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
     client_keys: RefCell<Arc<ClientKeys>>,
@@ -85,6 +90,7 @@ impl FakeHost {
             stored: RefCell::default(),
             network: RefCell::default(),
             redis: RefCell::default(),
+            ldap: RefCell::default(),
             written: RefCell::default(),
             hangs: Cell::default(),
             client_keys: RefCell::default(),
@@ -102,6 +108,11 @@ impl FakeHost {
     /// Puts a Redis server behind the host.
     pub(crate) fn connect_redis(&self, redis: Rc<RedisFake>) {
         *self.0.redis.borrow_mut() = Some(redis);
+    }
+
+    /// Puts an LDAP server behind the host.
+    pub(crate) fn connect_ldap(&self, ldap: Rc<LdapFake>) {
+        *self.0.ldap.borrow_mut() = Some(ldap);
     }
 
     /// What was written to the places of logs so far.
@@ -235,6 +246,22 @@ impl Host for FakeHost {
             None => Err(RedisError::Connect {
                 address: format!("{:?}", server.endpoint),
                 reason: "there is no Redis".to_owned(),
+            }),
+        }
+    }
+
+    async fn bind(
+        &self,
+        server: &LdapServer,
+        name: &str,
+        password: &Secret<String>,
+    ) -> Result<bool, LdapError> {
+        let ldap = self.0.ldap.borrow().clone();
+        match ldap {
+            Some(ldap) => ldap(server, name, password.expose()),
+            None => Err(LdapError::Connect {
+                address: server.host.clone(),
+                reason: "there is no LDAP".to_owned(),
             }),
         }
     }
@@ -390,7 +417,7 @@ pub(crate) fn answer_of(
         }
         let (status, body) = match flow {
             crate::filter::Flow::Continue => (200, String::new()),
-            crate::filter::Flow::Answer(answer) => {
+            crate::filter::Flow::Answer(answer) | crate::filter::Flow::Kept(answer) => {
                 let (parts, body) = answer.into_parts();
                 headers.extend(parts.headers);
                 let body = String::from_utf8_lossy(&body).into_owned();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, header};
-use plugins::exchange::{BodyWish, Exchange, Reply, WholeBody};
+use plugins::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 
 use super::record::{Record, Run};
@@ -16,7 +16,7 @@ use crate::error::GatewayError;
 use crate::host::CoreHost;
 use crate::upstream::UpstreamError;
 
-/// Shows the request to the filters of `route`, until one of them answers. Each plugin's configuration
+/// Shows the request to the filters of `route`, until one of them answers, with whose answer it is. Each plugin's configuration
 /// is chosen when it is its turn: by then the consumer may be known. The filters after an answer are
 /// chosen too, for their later phases (Kong 3.9, plugins iterator).
 pub(super) async fn ask(
@@ -25,7 +25,7 @@ pub(super) async fn ask(
     exchange: &mut Exchange<'_>,
     core: &Rc<Core>,
     run: &mut Run,
-) -> Option<Response<Bytes>> {
+) -> Option<(Source, Response<Bytes>)> {
     let filters = &route.filters;
     let later = filters.phases != Phases::default();
     if later {
@@ -51,10 +51,12 @@ pub(super) async fn ask(
         if later {
             run.chosen.push(place);
         }
-        if answered.is_none()
-            && let Flow::Answer(answer) = filter.on_request(exchange, &host).await
-        {
-            answered = Some(answer);
+        if answered.is_none() {
+            answered = match filter.on_request(exchange, &host).await {
+                Flow::Continue => None,
+                Flow::Answer(answer) => Some((Source::Exit, answer)),
+                Flow::Kept(answer) => Some((Source::Service, answer)),
+            };
         }
         if answered.is_some() && !later {
             break;
@@ -80,7 +82,7 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
         .and_then(|(snapshot, route)| snapshot.routes.get(*route));
     let matched = route.map(|route| &route.matched);
     let host = CoreHost::new(Rc::clone(&record.core));
-    let mut wishes = Vec::new();
+    let (mut wishes, mut maps) = (Vec::new(), Vec::new());
     let mut body = std::mem::replace(&mut returned.body, ResponseBody::Empty);
     let mut status = returned.status;
     let headers = returned.map();
@@ -95,8 +97,10 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
             headers,
             source: record.progress.source,
             wish: BodyWish::Nothing,
+            maps: Vec::new(),
         };
         filter.on_response(&mut reply, &host);
+        maps.append(&mut reply.maps);
         match reply.wish {
             BodyWish::Nothing => {}
             wish => wishes.push((filter, wish)),
@@ -106,6 +110,8 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     if wishes.iter().any(|(_, wish)| *wish == BodyWish::Discard) {
         body = ResponseBody::Full(Bytes::new());
     }
+    // What came without a length goes on without one.
+    let known = body.size().exact().is_some() || headers.contains_key(header::CONTENT_LENGTH);
     if !wishes.is_empty() && !tunnel {
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
         match read(body, longest.unwrap_or_default()).await {
@@ -128,7 +134,11 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
                 }
                 if complete {
                     headers.remove(header::CONTENT_LENGTH);
-                    body = ResponseBody::Full(bytes);
+                    body = if known {
+                        ResponseBody::Full(bytes)
+                    } else {
+                        ResponseBody::Read(bytes, Box::new(ResponseBody::Empty))
+                    };
                 } else {
                     return fail(returned, record, UpstreamError::TooLarge);
                 }
@@ -145,6 +155,10 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
             Err(error) => return fail(returned, record, error),
         }
     }
+    for map in maps.into_iter().filter(|_| !tunnel) {
+        headers.remove(header::CONTENT_LENGTH);
+        body = body.mapped(map);
+    }
     returned.status = status;
     returned.body = body;
 }
@@ -156,7 +170,7 @@ fn fail(returned: &mut Returned<ResponseBody>, record: &mut Record, error: Upstr
         %error,
         "the upstream's body cannot be read"
     );
-    record.progress.source = plugins::exchange::Source::Error;
+    record.progress.source = Source::Error;
     let response = GatewayError::Upstream(error).response(
         &record.request_id,
         http::Version::HTTP_2,

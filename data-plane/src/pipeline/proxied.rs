@@ -131,6 +131,9 @@ impl Ways<'_> {
             .path
             .unwrap_or_else(|| upstream_path(route.path_handling, &service.path, &path, strip));
         let target = with_query(upstream_path, sent.query);
+        if progress.tries.is_some() {
+            progress.upstream_uri = Some(target.clone());
+        }
         let (framing, body) = match overrides.body {
             Some(bytes) => in_place(bytes),
             None => framed(headers, body, overrides.body_limit)?,

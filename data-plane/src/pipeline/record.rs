@@ -73,6 +73,8 @@ pub(crate) struct Progress {
     pub(crate) proxy_latency: Option<u64>,
     pub(crate) upstream_latency: Option<u64>,
     pub(crate) upstream_status: Option<StatusCode>,
+    /// Path and query that the upstream was asked for, if any filter will look at them.
+    pub(crate) upstream_uri: Option<String>,
     /// The servers that were asked, if any filter will look at them.
     pub(crate) tries: Option<Vec<Try>>,
     /// What counts the exchange among those of its server.
@@ -88,6 +90,7 @@ impl Progress {
             proxy_latency: None,
             upstream_latency: None,
             upstream_status: None,
+            upstream_uri: None,
             tries: None,
             hold: None,
         }
@@ -110,7 +113,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Begins the run of a request that matches no route: it is answered already, and the filters that
+    /// Begins the run of a request that matches no route or could not be read: it is answered already, and the filters that
     /// see every request see that.
     pub(crate) fn unrouted(
         &mut self,
@@ -271,6 +274,7 @@ impl Record {
             headers: &self.run.headers,
             source: progress.source,
             upstream_status: progress.upstream_status,
+            upstream_uri: progress.upstream_uri.as_deref().unwrap_or_default(),
             received: head_length(&seen.request) + self.received(),
             sent: fields_length(&self.run.headers) + self.sent,
             started_at: self.started_at,

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::clock::monotonic;
+use shared::error_form::is_grpc;
 
 use super::UpstreamError;
 use super::exchange::{Answer, Timeouts};
@@ -102,9 +103,15 @@ pub(crate) async fn exchange(
     mut sender: Sender,
     outgoing: &Outgoing<'_>,
     host: &http::HeaderValue,
+    framing: Framing,
     body: RequestBody,
 ) -> Result<Answer, UpstreamError> {
-    let request = request(pool, outgoing, host, body)?;
+    let mut request = request(pool, outgoing, host, body)?;
+    // What the client has said counts another body, once a filter has replaced it.
+    if let Framing::Length(length) = framing {
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
     let timer = pool.timers.timer();
     let Timeouts { read, .. } = outgoing.timeouts;
     let mut sent = pin!(async {
@@ -157,7 +164,7 @@ fn request(
     let client = outgoing.headers.map();
     let mut headers = HeaderMap::with_capacity(client.len() + outgoing.added.len());
     for (name, value) in &*client {
-        if !Kind::of(name).is_any_of(outgoing.replaced) || *name == header::CONTENT_LENGTH {
+        if !Kind::of(name).is_any_of(outgoing.replaced) && *name != header::CONTENT_LENGTH {
             headers.append(name, value.clone());
         }
     }
@@ -166,7 +173,9 @@ fn request(
             headers.append(http::HeaderName::from_static(name), value);
         }
     }
-    if outgoing.trailers {
+    // A server of gRPC takes nobody for a client who takes no trailers.
+    let grpc = headers.get(header::CONTENT_TYPE);
+    if outgoing.trailers || grpc.is_some_and(|value| is_grpc(value.as_bytes())) {
         headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
     }
     let mut request = Request::new(Outbound(body));

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::gateway::{configuration, start, stop};
+use crate::gateway::{ask, configuration, plugin, start, stop};
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
@@ -264,6 +264,49 @@ fn what_does_not_fit_is_said_as_kong_says_it() {
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(response.headers()["grpc-status"], "5");
         drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn browsers_get_trailers_as_the_last_frame() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    run(async {
+        let port = server().await;
+        let mut records = configuration(
+            port,
+            &json!({"protocol": "grpc"}),
+            &[json!({"paths": ["/"]})],
+        );
+        records.push(plugin(200, "grpc-web", &json!({})));
+        let proxy = start(records);
+        let (proxy, answer) = tokio::task::spawn_blocking(move || {
+            let request = "POST /hello.HelloService/SayHello HTTP/1.1\r\nHost: a\r\n\
+                Content-Type: application/grpc-web-text\r\nContent-Length: 16\r\n\
+                Connection: close\r\n\r\nAAAAAAYKBGhleWE=";
+            let answer = ask(&proxy, request);
+            (proxy, answer)
+        })
+        .await
+        .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let lower = answer.to_ascii_lowercase();
+        for line in [
+            "content-type: application/grpc-web-text\r\n",
+            "access-control-allow-origin: *\r\n",
+            "x-te: trailers\r\n",
+        ] {
+            assert!(lower.contains(line), "{line} {answer}");
+        }
+        let lines = format!("grpc-status:0\r\ngrpc-message:\r\nx-authority:127.0.0.1:{port}\r\n");
+        let mut last = vec![0x80, 0, 0, 0, u8::try_from(lines.len()).unwrap()];
+        last.extend_from_slice(lines.as_bytes());
+        for piece in ["AAAAAAYKBGhleWE=", &STANDARD.encode(last)] {
+            assert!(answer.contains(piece), "{piece} {answer}");
+        }
         tokio::task::spawn_blocking(move || stop(proxy))
             .await
             .unwrap();

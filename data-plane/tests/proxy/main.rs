@@ -18,6 +18,7 @@ mod framing;
 mod gateway;
 mod grpc;
 mod http2;
+mod ldap;
 mod limits;
 mod names;
 mod operators;

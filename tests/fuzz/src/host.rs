@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt as _;
+use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
@@ -18,6 +19,7 @@ use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use shared::secret::Secret;
 
 use crate::control::NOW;
 
@@ -101,6 +103,13 @@ impl Host for OfflineHost {
         Err(RedisError::Connect {
             address: "nowhere".to_owned(),
             reason: "there is no Redis".to_owned(),
+        })
+    }
+
+    async fn bind(&self, _: &LdapServer, _: &str, _: &Secret<String>) -> Result<bool, LdapError> {
+        Err(LdapError::Connect {
+            address: "nowhere".to_owned(),
+            reason: "there is no LDAP".to_owned(),
         })
     }
 

@@ -113,7 +113,7 @@ pub fn send(
     };
     match host.run(FILTER.on_request(&mut exchange, host)) {
         Flow::Continue => None,
-        Flow::Answer(answer) => Some(answer.status().as_u16()),
+        Flow::Answer(answer) | Flow::Kept(answer) => Some(answer.status().as_u16()),
     }
 }
 

@@ -166,3 +166,58 @@ async fn each_plugin_has_the_protocols_that_it_can_see() {
     );
     assert_eq!(allowed.as_array().unwrap().len(), 8);
 }
+
+#[tokio::test]
+async fn redis_has_its_old_names_too() {
+    let api = Api::new();
+    let limits = json!({ "video": { "minute": 1 } });
+    for (name, mut config) in [
+        ("rate-limiting", json!({ "minute": 1 })),
+        ("response-ratelimiting", json!({ "limits": limits })),
+    ] {
+        for (field, value) in [
+            ("policy", "redis"),
+            ("redis_host", "r.test"),
+            ("redis_password", "p"),
+        ] {
+            config[field] = json!(value);
+        }
+        let body = json!({ "name": name, "config": config });
+        let (status, made) = api.json("POST", "/plugins", body).await;
+        assert_eq!(status, 201, "{made}");
+        let url = format!("/plugins/{}", made["id"].as_str().unwrap());
+        let change = json!({ "config": { "redis_host": "s.test" } });
+        let (_, changed) = api.json("PATCH", &url, change).await;
+        let (_, list) = api.get("/plugins").await;
+        for (plugin, host) in [
+            (&made, "r.test"),
+            (&changed, "s.test"),
+            (&list["data"][0], "s.test"),
+        ] {
+            let config = &plugin["config"];
+            for (old, new, value) in [
+                ("redis_host", "host", json!(host)),
+                ("redis_port", "port", json!(6379)),
+                ("redis_password", "password", json!("p")),
+                ("redis_username", "username", Value::Null),
+                ("redis_ssl", "ssl", json!(false)),
+            ] {
+                assert_eq!(
+                    (&config[old], &config["redis"][new]),
+                    (&value, &value),
+                    "{name} {old}"
+                );
+            }
+        }
+        // What was read may be written again.
+        let (status, again) = api
+            .json(
+                "PUT",
+                &url,
+                json!({ "name": name, "config": changed["config"] }),
+            )
+            .await;
+        assert_eq!((status, &again["config"]), (200, &changed["config"]));
+        api.send("DELETE", &url, "", "").await;
+    }
+}

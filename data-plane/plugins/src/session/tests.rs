@@ -67,6 +67,7 @@ fn replied(
         headers: &mut headers,
         source: Source::Service,
         wish: BodyWish::Nothing,
+        maps: Vec::new(),
     };
     filter.on_response(&mut reply, host);
     headers

@@ -42,6 +42,7 @@ pub(crate) fn reply_of(
         headers: &mut map,
         source: Source::Service,
         wish: BodyWish::Nothing,
+        maps: Vec::new(),
     };
     filter.on_response(&mut reply, host);
     let wish = reply.wish;
@@ -133,6 +134,7 @@ fn log<'a>(
         headers,
         source: Source::Service,
         upstream_status: Some(http::StatusCode::OK),
+        upstream_uri: "/up?code=secret&x=1",
         received: 100,
         sent: 200,
         started_at,

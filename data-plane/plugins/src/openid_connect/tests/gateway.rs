@@ -124,7 +124,7 @@ impl Gateway {
                     body: Bytes::new(),
                     identity,
                 },
-                Flow::Answer(answer) => {
+                Flow::Answer(answer) | Flow::Kept(answer) => {
                     for (name, value) in answer.headers() {
                         headers.append(name, value.clone());
                     }
