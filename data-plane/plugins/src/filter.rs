@@ -139,6 +139,11 @@ pub trait Filter: Send + Sync + 'static {
         &[]
     }
 
+    /// Response headers that only this filter may set: the pipeline removes the upstream's.
+    fn owned_response_headers(&self) -> &[HeaderName] {
+        &[]
+    }
+
     /// Whether it looks at the certificates of clients: they are not asked for one otherwise.
     fn wants_certificates(&self) -> bool {
         false

@@ -151,6 +151,10 @@ impl Filter for OpenidConnectFilter {
         &self.0.headers.owned
     }
 
+    fn owned_response_headers(&self) -> &[HeaderName] {
+        &self.0.headers.owned_downstream
+    }
+
     fn wants_certificates(&self) -> bool {
         self.0.possession.certificate()
     }

@@ -226,6 +226,12 @@ macro_rules! registry {
                 }
             }
 
+            fn owned_response_headers(&self) -> &[HeaderName] {
+                match self {
+                    $(Self::$plugin(filter) => filter.owned_response_headers(),)*
+                }
+            }
+
             fn wants_certificates(&self) -> bool {
                 match self {
                     $(Self::$plugin(filter) => filter.wants_certificates(),)*

@@ -29,6 +29,8 @@ pub(crate) struct Filters {
     pub(crate) all: Vec<usize>,
     /// Request fields that only these filters may set.
     pub(crate) owned_headers: Vec<HeaderName>,
+    /// Response fields that only these filters may set.
+    pub(crate) owned_response_headers: Vec<HeaderName>,
     /// The later phases that any of them has a part in.
     pub(crate) phases: Phases,
 }
@@ -319,14 +321,12 @@ impl Assembly {
         ordered.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
         let slots: Vec<Slot> = ordered.into_iter().map(|(_, slot)| slot).collect();
         let mut owned_headers = Vec::new();
+        let mut owned_response_headers = Vec::new();
         let mut phases = Phases::default();
         let all: Vec<usize> = slots.iter().flat_map(Slot::all).collect();
         for filter in all.iter().filter_map(|filter| self.filters.get(*filter)) {
-            for name in filter.owned_headers() {
-                if !owned_headers.contains(name) {
-                    owned_headers.push(name.clone());
-                }
-            }
+            add_new(&mut owned_headers, filter.owned_headers());
+            add_new(&mut owned_response_headers, filter.owned_response_headers());
             phases.response |= filter.phases().response;
             phases.log |= filter.phases().log;
         }
@@ -334,7 +334,17 @@ impl Assembly {
             slots,
             all,
             owned_headers,
+            owned_response_headers,
             phases,
+        }
+    }
+}
+
+/// Adds those of `names` that are not there.
+fn add_new(all: &mut Vec<HeaderName>, names: &[HeaderName]) {
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
         }
     }
 }

@@ -21,12 +21,22 @@ pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, tr
     });
 }
 
-/// Removes cookies that an upstream sets under names that belong to a filter.
-pub(super) fn remove_owned_cookies(
+/// Removes fields and cookies of an upstream's answer whose names belong to a filter.
+pub(super) fn remove_owned(
     headers: &mut Headers,
     snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
 ) {
+    let owned = &route.filters.owned_response_headers;
+    if !owned.is_empty() {
+        fields::remove_where(headers.map(), |name| {
+            owned.iter().any(|owned| same_field(owned, name))
+        });
+    }
+    remove_owned_cookies(headers, snapshot, route);
+}
+
+fn remove_owned_cookies(headers: &mut Headers, snapshot: &CompiledSnapshot, route: &CompiledRoute) {
     if route.filters.all.is_empty() || !headers.has(Kind::SET_COOKIE, &header::SET_COOKIE) {
         return;
     }

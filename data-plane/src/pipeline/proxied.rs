@@ -12,7 +12,7 @@ use shared::clock::monotonic;
 use tokio::sync::oneshot;
 
 use super::body::Body;
-use super::owned::remove_owned_cookies;
+use super::owned::remove_owned;
 use super::record::{Progress, milliseconds};
 use super::request::{Added, Peer, forwarded, replaced};
 use super::returned::Returned;
@@ -200,7 +200,7 @@ impl Ways<'_> {
             }
         })?;
         let mut returned = settle(answer, hold, sent, switch, service, trailers, progress);
-        remove_owned_cookies(&mut returned.headers, snapshot, route);
+        remove_owned(&mut returned.headers, snapshot, route);
         Ok(returned)
     }
 }

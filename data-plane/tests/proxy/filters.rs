@@ -154,6 +154,40 @@ fn a_bearer_token_makes_a_consumer_and_groups_decide() {
     stop(proxy);
 }
 
+/// An upstream that says what only the gateway may say.
+const FORGING: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Email: root\r\nx_email: root\r\n\r\nok";
+
+#[test]
+fn headers_for_the_client_come_from_claims_and_never_from_the_upstream() {
+    let provider = Provider::start();
+    let (port, _heads) = upstream(&[FORGING]);
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    records.push(plugin(
+        200,
+        "openid-connect",
+        &json!({
+            "issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["bearer"],
+            "downstream_headers_claims": ["email"], "downstream_headers_names": ["x_email"],
+        }),
+    ));
+    let proxy = start(records);
+    for (email, lines) in [(json!("a@b.example"), 1), (Value::Null, 0)] {
+        let token = provider.token("ann", &json!({"email": email}));
+        let answer = ask(
+            &proxy,
+            &format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+            ),
+        );
+        let answer = answer.to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+        assert_eq!(answer.matches("x-email: a@b.example\r\n").count(), lines);
+        assert!(!answer.contains("root"), "{answer}");
+    }
+    stop(proxy);
+}
+
 #[test]
 fn a_provider_that_is_down_closes_its_routes_and_no_others() {
     let refused = TcpListener::bind("127.0.0.1:0")

@@ -22,6 +22,8 @@ pub(super) struct HeaderRules {
     pub(super) downstream: Side,
     /// What only this filter may set: not those that may carry a client's credential.
     pub(super) owned: Vec<HeaderName>,
+    /// What only this filter may tell the client.
+    pub(super) owned_downstream: Vec<HeaderName>,
 }
 
 /// The headers of one side.
@@ -150,10 +152,12 @@ impl HeaderRules {
                 owned.push(name.clone());
             }
         }
+        let owned_downstream = downstream.names().cloned().collect();
         Self {
             upstream,
             downstream,
             owned,
+            owned_downstream,
         }
     }
 }
