@@ -29,6 +29,9 @@ const FORGED: [&str; 10] = [
     "mtls_binding",
 ];
 
+/// Another site made the browser ask for a logout.
+pub(super) const LOGOUT_FORGED: &str = "logout_forged";
+
 /// The fact that names the scopes that a token would have to have (`scope` of RFC 6750 §3).
 pub(super) const SCOPE: &str = "scope";
 
@@ -195,6 +198,9 @@ impl Failure {
 
     /// Whether this ends the session that the request came with.
     pub(super) fn destroys_session(&self, rules: &Rules) -> bool {
+        if self.code == LOGOUT_FORGED {
+            return false; // It would be the logout that the other site wanted.
+        }
         match self.class {
             Class::Unauthorized => rules.config.access.unauthorized_destroy_session,
             Class::Forbidden => rules.config.access.forbidden_destroy_session,

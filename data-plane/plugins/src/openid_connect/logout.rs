@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::config::LogoutMethod;
 use super::config::preset::Preset;
 use super::cookie::Jar;
-use super::failure::Failure;
+use super::failure::{Failure, LOGOUT_FORGED};
 use super::loops;
 use super::opened::{self, Opened};
 use super::page;
@@ -139,7 +139,7 @@ pub(super) async fn run(
         Origin::Followed => return Ok(Flow::Answer(ask(exchange))),
         Origin::Foreign => {
             let mut failure =
-                Failure::forbidden("logout_forged", "another site asked for the logout");
+                Failure::forbidden(LOGOUT_FORGED, "another site asked for the logout");
             failure.error = None;
             return Err(failure);
         }

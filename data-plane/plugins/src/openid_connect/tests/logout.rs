@@ -148,11 +148,16 @@ fn logout_works_while_the_provider_is_down() {
 fn rule_96_another_site_cannot_log_a_user_out() {
     let (mut gateway, mut browser) = signed_in(&json!({
         "logout_uri_suffix": "/logout", "logout_methods": ["GET", "POST"],
-        "forbidden_destroy_session": false,
     }));
-    let reply = browser.get_with(&mut gateway, "/logout", "sec-fetch-site", "cross-site");
-    assert_eq!((reply.status, reply.ends_session()), (403, false));
-    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    let foreign = [
+        ("sec-fetch-site", "cross-site"),
+        ("origin", "https://evil.example"),
+    ];
+    for (name, value) in foreign {
+        let reply = browser.get_with(&mut gateway, "/logout", name, value);
+        assert_eq!((reply.status, reply.ends_session()), (403, false), "{name}");
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200, "{name}");
+    }
 }
 
 #[test]
