@@ -2,7 +2,34 @@
 
 use serde_json::json;
 
-use super::Api;
+use super::{Admin, Api, Config, Kept, Memory, Publisher, Uuid};
+use crate::revocations::Revoker;
+
+#[tokio::test]
+async fn every_provider_is_found_however_many_there_are() {
+    let memory = Memory {
+        broken: false,
+        entries: Kept::default(),
+    };
+    let publisher = Publisher::new(Config::default(), 1, Box::new(memory));
+    let revoker = Revoker::start(publisher.clone());
+    let admin = Admin::new(publisher, Uuid::nil(), Vec::new()).with_revoker(revoker);
+    let api = Api(admin.router());
+    let routes: Vec<_> = (0..=100)
+        .map(|number| {
+            json!({ "paths": [format!("/{number}")], "plugins": [{
+                "id": Uuid::from_u128(1 + number), "name": "openid-connect",
+                "config": { "issuer": format!("https://i{number}.example") },
+            }] })
+        })
+        .collect();
+    let file = json!({ "_format_version": "3.0", "routes": routes });
+    assert_eq!(api.json("POST", "/config", file).await.0, 201);
+    for number in [0, 100] {
+        let issuer = format!("/openid-connect/issuers/https%3A%2F%2Fi{number}.example");
+        assert_eq!(api.send("DELETE", &issuer, "", "").await.0, 204, "{number}");
+    }
+}
 
 #[tokio::test]
 async fn a_configuration_is_judged_before_its_provider_is_asked() {
