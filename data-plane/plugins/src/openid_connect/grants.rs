@@ -237,7 +237,8 @@ impl Grant {
 impl Trade {
     /// The tokens: those of an earlier trade, of one under way, or new ones.
     async fn make(self, rules: &Arc<Rules>, host: &impl Host) -> Outcome {
-        let document = provider::document(rules, host)
+        let configured = rules.config.client.token_endpoint.as_ref();
+        let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
         if !rules.config.provider.cache_tokens {

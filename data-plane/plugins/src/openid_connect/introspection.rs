@@ -170,7 +170,8 @@ impl Question {
         host: &impl Host,
         method: AuthMethod,
     ) -> Outcome<Answer> {
-        let document = provider::document(rules, host)
+        let configured = rules.config.client.introspection_endpoint.as_ref();
+        let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
         let auth = auth(rules, self.client);

@@ -158,6 +158,26 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     Ok(document)
 }
 
+/// The same for a call to an endpoint that may be `configured`: that needs nothing of what a provider that
+/// is away would have said, but for keys, which are asked for again.
+///
+/// # Errors
+///
+/// If the endpoint is not configured, and nothing is known of the provider.
+pub(super) async fn document_for(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    configured: Option<&String>,
+) -> Outcome {
+    match document(rules, host).await {
+        Err(error) if configured.is_some() && error.is_outage() => Ok(Arc::new(Document {
+            issuer: rules.issuer.clone(),
+            ..Document::default()
+        })),
+        outcome => outcome,
+    }
+}
+
 /// The first document of a provider. Whoever comes while nothing is known to be wrong waits for it;
 /// after a failure, only the one that asks again does, and not for long.
 async fn first(

@@ -75,7 +75,8 @@ impl Question {
     ///
     /// If the provider does not take the token, or cannot be asked.
     pub(super) async fn ask(self, rules: &Arc<Rules>, host: &impl Host) -> Outcome<UserInfo> {
-        let document = provider::document(rules, host)
+        let configured = rules.config.client.userinfo_endpoint.as_ref();
+        let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
         let Some(endpoint) = endpoint(rules, &document).map(str::to_owned) else {

@@ -12,6 +12,7 @@ use shared::clock::UnixTime;
 use tracing::warn;
 use url::Url;
 
+use super::chain;
 use super::keys::Keys;
 use crate::host::{FetchError, FetchLimits, Host, Reach};
 use crate::openid_connect::failure::Failure;
@@ -115,6 +116,17 @@ pub(crate) enum ProviderError {
 }
 
 impl ProviderError {
+    /// Whether the provider does not say anything of itself now. What it says may not contradict the
+    /// configuration.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Resting(error) => error.as_deref().is_none_or(Self::is_outage),
+            Self::Fetch(error) => !matches!(error, FetchError::Forbidden { .. }),
+            Self::Status(_) | Self::GivenUp | Self::Slow => true,
+            Self::Unusable(_) | Self::Issuer { .. } | Self::Unsupported(_) => false,
+        }
+    }
+
     /// The failure of a request that needs the provider.
     pub(crate) fn failure(&self) -> Failure {
         match self {
@@ -171,7 +183,15 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
         document
     };
     for uri in provider.extra_jwks_uris.iter().flatten() {
-        let (keys, fresh_for) = keys(rules, host, uri).await?;
+        let (keys, fresh_for) = match keys(rules, host, uri).await {
+            Ok(found) => found,
+            // The provider's own keys serve meanwhile; a token that needs one of these asks again.
+            Err(error) if !provider.using_pseudo_issuer => {
+                warn!(issuer = rules.issuer, uri, error = %chain(&error), "there are no further keys");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         document.keys.extend(keys);
         document.fresh_for = [document.fresh_for, fresh_for].into_iter().flatten().min();
     }
@@ -190,19 +210,14 @@ pub(crate) struct Fetched<T> {
     pub(crate) skew: Option<Duration>,
 }
 
-/// Tries where OpenID Connect and then where RFC 8414 puts the document.
+/// Tries where OpenID Connect and then where RFC 8414 puts the document, and where it would be if the two
+/// agreed.
 pub(super) async fn discover(
     rules: &Rules,
     host: &impl Host,
 ) -> Result<Fetched<Map<String, Value>>, ProviderError> {
-    let mut places = vec![format!("{}/.well-known/openid-configuration", rules.issuer)];
-    if let Ok(mut url) = Url::parse(&rules.issuer) {
-        let path = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
-        places.push(url.into());
-    }
     let mut first_error = None;
-    for place in places {
+    for place in places(&rules.issuer) {
         match get_json(rules, host, &place, DOCUMENT_LIMIT).await {
             Ok(found) => {
                 let Value::Object(value) = found.value else {
@@ -222,6 +237,20 @@ pub(super) async fn discover(
         }
     }
     Err(first_error.unwrap_or(ProviderError::Unusable("the issuer is no URL")))
+}
+
+fn places(issuer: &str) -> Vec<String> {
+    let mut places = vec![format!("{issuer}/.well-known/openid-configuration")];
+    if let Ok(mut url) = Url::parse(issuer) {
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
+        places.push(url.into());
+        // Kong 3.9 puts it behind the path, and so do some providers.
+        if !path.is_empty() {
+            places.push(format!("{issuer}/.well-known/oauth-authorization-server"));
+        }
+    }
+    places
 }
 
 fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, ProviderError> {
@@ -403,4 +432,29 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
 pub(crate) fn target(url: &str) -> Result<Uri, ProviderError> {
     url.parse()
         .map_err(|_| ProviderError::Unusable("an endpoint is not a URL"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::places;
+
+    #[test]
+    fn rule_70_a_document_is_looked_for_in_both_forms() {
+        let check = |issuer: &str, expected: &[&str]| assert_eq!(places(issuer), expected);
+        check(
+            "https://a",
+            &[
+                "https://a/.well-known/openid-configuration",
+                "https://a/.well-known/oauth-authorization-server",
+            ],
+        );
+        check(
+            "https://a/b",
+            &[
+                "https://a/b/.well-known/openid-configuration",
+                "https://a/.well-known/oauth-authorization-server/b",
+                "https://a/b/.well-known/oauth-authorization-server",
+            ],
+        );
+    }
 }

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
+use super::provider::{ISSUER, basic};
 use crate::host::Host;
+use crate::testing::Request;
 
 #[test]
 fn a_provider_that_is_down_is_a_503_and_sessions_go_on() {
@@ -86,6 +88,48 @@ fn rule_70_discovery_that_cannot_be_right_is_not_used() {
     check("token_endpoint", json!("file:///etc/passwd"));
     check("jwks_uri", json!(null));
     check("jwks_uri", json!("https://idp.example/nowhere"));
+}
+
+#[test]
+fn further_keys_that_are_away_leave_those_of_the_provider() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["bearer"], "extra_jwks_uris": ["https://idp.example/nowhere"],
+    }));
+    let token = gateway.provider.access_token(&[]);
+    assert_eq!(gateway.call(&token).status, 200);
+}
+
+#[test]
+fn case_67_what_needs_no_discovery_goes_on_without() {
+    let check = |method: &str, endpoint: &str, at: &str, contradicts: bool, status: u16| {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": [method], endpoint: format!("{ISSUER}{at}"),
+            "ignore_signature": ["client_credentials"],
+        }));
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.no_discovery = !contradicts;
+            script.no_id_token = true;
+            script.discovery = vec![("issuer", json!("https://evil.example"))];
+        }
+        let mut request = Request::get("/api");
+        let credential = match method {
+            "client_credentials" => basic("robot:robot-secret"),
+            _ => "Bearer opaque".to_owned(),
+        };
+        let credential = (http::header::AUTHORIZATION, credential.parse().unwrap());
+        request.headers.push(credential);
+        assert_eq!(gateway.send(request).status, status, "{method} {endpoint}");
+    };
+    for (method, endpoint, at) in [
+        ("introspection", "introspection_endpoint", "/introspect"),
+        ("userinfo", "userinfo_endpoint", "/userinfo"),
+        ("client_credentials", "token_endpoint", "/token"),
+    ] {
+        check(method, endpoint, at, false, 200);
+        check(method, endpoint, at, true, 503);
+        check(method, "end_session_endpoint", "/end", false, 503);
+    }
 }
 
 #[test]

@@ -284,6 +284,9 @@ impl Provider {
             });
         }
         let (status, body) = match path.as_str() {
+            "/.well-known/openid-configuration" if self.script.borrow().no_discovery => {
+                (503, json!({}))
+            }
             "/.well-known/openid-configuration" => {
                 match self.script.borrow().discovery_text.clone() {
                     Some(text) => {

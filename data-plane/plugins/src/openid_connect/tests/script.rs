@@ -17,6 +17,8 @@ pub(super) struct Script {
     pub(super) down: bool,
     /// The token endpoint answers this.
     pub(super) token_answer: Option<(u16, Value)>,
+    /// There is no discovery document now.
+    pub(super) no_discovery: bool,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
     /// Changes to the discovery document.
