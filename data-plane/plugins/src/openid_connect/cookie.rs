@@ -8,7 +8,9 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use shared::clock::UnixTime;
 
-use super::config::SameSite;
+use super::config::{OpenidConnect, SameSite};
+use super::rules::Methods;
+use super::seal::claimed_chunks;
 
 /// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
 /// keep (RFC 6265bis §5.6).
@@ -27,6 +29,16 @@ pub(super) struct Names {
     remember: Name,
     authorization: Name,
     trail: String,
+    used: Used,
+}
+
+/// Which cookies a configuration makes and reads. Of others only the names are ours, and an application may
+/// have cookies of these names itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    session: bool,
+    remember: bool,
+    sign_in: bool,
 }
 
 /// A name as it is configured, without a prefix.
@@ -61,6 +73,16 @@ pub(super) enum Kind {
     Stray,
 }
 
+impl Used {
+    pub(super) const fn of(config: &OpenidConnect, methods: Methods) -> Self {
+        Self {
+            session: methods.session,
+            remember: config.session.session_remember,
+            sign_in: methods.authorization_code,
+        }
+    }
+}
+
 impl Name {
     fn new(configured: &str, attributes: &Attributes) -> Self {
         match configured.strip_prefix(HOST_PREFIX) {
@@ -90,8 +112,10 @@ impl Names {
         (session, session_cookie): (&str, &Attributes),
         remember: &str,
         (authorization, authorization_cookie): (&str, &Attributes),
+        used: Used,
     ) -> Self {
         Self {
+            used,
             session: Name::new(session, session_cookie),
             remember: Name::new(remember, session_cookie),
             trail: format!(
@@ -137,7 +161,20 @@ impl Names {
 
     /// Whether the cookie `name` is ours, on whatever connection.
     pub(super) fn own(&self, name: &str) -> bool {
-        self.kind(name, true).is_some()
+        self.kind(name, true).is_some() && !self.is_foreign(name, "")
+    }
+
+    /// Whether the cookie `name` only has a name of ours: it is not in use, and `value` was not sealed by us for
+    /// another route.
+    fn is_foreign(&self, name: &str, value: &str) -> bool {
+        let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
+        let used = match self.bare_kind(bare) {
+            Some((Kind::Chunk(Family::Session, 1), _)) => self.used.session,
+            Some((Kind::Chunk(Family::Remember, 1), _)) => self.used.remember,
+            Some((Kind::Begun, _)) => self.used.sign_in,
+            _ => true,
+        };
+        !used && claimed_chunks(value).is_none()
     }
 
     /// What the cookie `name` of a request is, if it is ours.
@@ -217,7 +254,8 @@ impl Jar {
                 let cookie = text.get(left..right).unwrap_or_default();
                 let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
                 let name = name.trim_end();
-                match names.kind(name, https) {
+                let kind = names.kind(name, https);
+                match kind.filter(|_| !names.is_foreign(name, value)) {
                     Some(kind) => {
                         let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
                         let end = left + name.len();

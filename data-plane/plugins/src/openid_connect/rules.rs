@@ -25,7 +25,7 @@ use super::config::preset;
 use super::config::{
     AuthMethod, ClientAuth, OpenidConnect, SecretText, SigningAlgorithm, UnsignedMethod,
 };
-use super::cookie::{Attributes, Names};
+use super::cookie::{Attributes, Names, Used};
 use super::headers::HeaderRules;
 use super::possession::Wanted;
 use super::seal::Binding;
@@ -228,6 +228,7 @@ impl Rules {
                     &config.sign_in.authorization_cookie_name,
                     &authorization_cookie,
                 ),
+                Used::of(&config, methods),
             ),
             session_cookie,
             authorization_cookie,

@@ -20,6 +20,11 @@ fn names() -> Names {
         ("session", &attributes),
         "remember",
         ("authorization", &attributes),
+        Used {
+            session: true,
+            remember: true,
+            sign_in: true,
+        },
     )
 }
 

@@ -1,8 +1,8 @@
 //! Sessions: lifetimes, cookies, refresh.
 
 use futures::future::join_all;
-use http::HeaderValue;
 use http::header::COOKIE;
+use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
@@ -447,6 +447,37 @@ fn case_70_two_plugins_share_a_session_if_they_share_a_secret() {
 }
 
 #[test]
+fn rule_69_a_cookie_that_only_has_a_name_of_ours_is_the_application_s() {
+    let (gateway, browser) = signed_in(json!({}));
+    let sealed = &browser.cookies["session"];
+    let cookie = format!("session=app; remember=me; authorization=app; a=b; session={sealed}");
+    for https in [false, true] {
+        let mut bearer = Gateway::with_provider(
+            &json!({ "auth_methods": ["bearer"], "bearer_token_cookie_name": "authorization" }),
+            std::rc::Rc::clone(&gateway.provider),
+            2,
+        );
+        bearer.https = https;
+        let mut request = Request::get("/api");
+        let token = bearer.provider.access_token(&[]);
+        for (name, value) in [
+            ("cookie", cookie.clone()),
+            ("authorization", format!("Bearer {token}")),
+        ] {
+            let name = HeaderName::from_static(name);
+            request.headers.push((name, value.parse().unwrap()));
+        }
+        let reply = bearer.send(request);
+        assert_eq!(reply.status, 200);
+        let kept = "session=app; remember=me; authorization=app; a=b";
+        assert_eq!(reply.seen("cookie"), Some(kept));
+        for name in ["session", "remember", "authorization"] {
+            assert!(!bearer.filter.owns_cookie(name), "{name}");
+        }
+    }
+}
+
+#[test]
 fn rule_69_an_upstream_may_not_set_our_cookies() {
     let gateway = Gateway::new(json!({}));
     for (name, ours) in [
@@ -455,6 +486,7 @@ fn rule_69_an_upstream_may_not_set_our_cookies() {
         ("authorization", true),
         ("authorization_0123456789abcdef", true),
         ("sessionid", false),
+        ("remember", false),
         ("theme", false),
     ] {
         assert_eq!(gateway.filter.owns_cookie(name), ours, "{name}");
