@@ -223,6 +223,12 @@ async fn authenticate(
         }
         match found {
             Ok(Found::UnderWay(pending)) => {
+                let Some(_redeeming) = callback::redeem(host, &pending.state).await else {
+                    // The same response, sent twice at once: its code is worth one call.
+                    return callback::leave(rules, exchange, &response, now).ok_or_else(|| {
+                        Failure::refused("state_reused", "the sign-in is over").concluded()
+                    });
+                };
                 let silent = rules.asks_silently() && !pending.interactive;
                 let before = pending.clone();
                 let finishing = sign_in::finish(rules, exchange, host, pending, response);

@@ -11,12 +11,14 @@ use super::flow::{self, Callback, Pending};
 use super::jws::Jws;
 use super::mark::{self, Mark};
 use super::request;
-use super::rules::Rules;
+use super::rules::{Rules, sha256};
 use super::sign_in;
+use super::single_flight::{Flights, Pilot};
 use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
+use crate::host::Host;
 
 /// Longest JWT-secured response, in bytes.
 const LONGEST_RESPONSE: usize = 32 * 1024;
@@ -150,6 +152,21 @@ pub(super) fn find(
         }),
         None => Found::Nothing,
     })
+}
+
+/// The state of a sign-in whose code is being redeemed.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Redeemed([u8; 32]);
+
+/// Takes the sign-in with this `state` for as long as what is returned lives. `None`: another request of
+/// this node had it, and is done with it.
+pub(super) async fn redeem(host: &impl Host, state: &str) -> Option<Pilot<Redeemed, ()>> {
+    let flights = host.node_state::<Flights<Redeemed, ()>>();
+    let (landed, pilot) = flights.board(&Redeemed(sha256(state.as_bytes())));
+    if pilot.is_none() {
+        _ = landed.await;
+    }
+    pilot
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:

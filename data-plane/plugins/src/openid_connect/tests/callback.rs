@@ -1,11 +1,15 @@
 //! The way back from the provider, when it is taken late, twice or in vain.
 
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::Method;
 use http::header::COOKIE;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
+use crate::openid_connect::callback::redeem;
 use crate::testing::Request;
 
 /// A gateway, a browser that signed in at it, and the URI that the provider sent it back to.
@@ -64,6 +68,19 @@ fn a_reposted_callback_leads_to_its_url_as_well() {
         (reply.status, reply.location()),
         (302, "https://gateway.example/api")
     );
+}
+
+#[test]
+fn rule_25_a_response_that_comes_twice_at_once_is_redeemed_once() {
+    let host = Gateway::new(json!({})).host;
+    let first = host.run(redeem(&host, "state"));
+    assert!(first.is_some());
+    assert!(host.run(redeem(&host, "another")).is_some());
+    let mut second = pin!(redeem(&host, "state"));
+    assert!(second.as_mut().now_or_never().is_none());
+    drop(first);
+    assert!(host.run(second).is_none());
+    assert!(host.run(redeem(&host, "state")).is_some());
 }
 
 #[test]
