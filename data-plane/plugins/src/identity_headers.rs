@@ -37,9 +37,15 @@ impl Asserted {
         let groups = groups.filter(|groups| !groups.is_empty());
         Self {
             credential: credential.and_then(text),
-            groups: groups.and_then(|groups| text(&groups.join(", "))),
+            groups: groups.and_then(|groups| text(&joined(groups))),
         }
     }
+}
+
+/// The names in one header. A comma in one is percent-encoded, so that nobody has more groups than they are in.
+fn joined(groups: &[String]) -> String {
+    let escaped = groups.iter().map(|group| group.replace(',', "%2C"));
+    escaped.collect::<Vec<_>>().join(", ")
 }
 
 /// Makes `headers` say what `identity` says and nothing else.
@@ -87,4 +93,15 @@ pub(crate) fn text(value: &str) -> Option<HeaderValue> {
         return None;
     }
     HeaderValue::from_bytes(value.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn rule_84_a_group_with_a_comma_is_one_group() {
+        let groups = ["a, admin", "b"].map(str::to_owned);
+        assert_eq!(joined(&groups), "a%2C admin, b");
+    }
 }

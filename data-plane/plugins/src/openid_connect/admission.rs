@@ -149,6 +149,7 @@ async fn look_up(
                 user_info::check_subject(&user_info.claims, id)?;
                 session.learn(&user_info);
             }
+            Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
             // What depends on it is refused for want of it.
             Err(failure) => debug!(issuer = rules.issuer, %failure, "there is no user info"),
         }

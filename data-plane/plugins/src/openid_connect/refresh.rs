@@ -225,7 +225,10 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
                 let detail = "the refreshed ID token is older than the one before";
                 return Err(Refusal::Bad(Failure::refused("refresh_sub", detail)));
             }
-            if changed("sub") || changed("iss") || reauthenticated {
+            // OpenID Connect Core §12.2: it should have none, and none but the first.
+            let asks = verifier.rules.config.credentials.verify_nonce;
+            let other_nonce = asks && new.contains_key("nonce") && changed("nonce");
+            if changed("sub") || changed("iss") || reauthenticated || other_nonce {
                 let failure =
                     Failure::refused("refresh_sub", "the refreshed ID token is of another user");
                 return Err(Refusal::Bad(failure));

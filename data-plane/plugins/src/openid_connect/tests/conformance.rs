@@ -374,6 +374,7 @@ fn oidcc_client_test_refresh_token_invalid_sub() {
 fn rule_40_a_refreshed_id_token_is_for_the_client_and_not_older_than_the_first() {
     refresh_refused("aud", json!("another"));
     refresh_refused("iat", json!(crate::testing::START.as_secs() - 1));
+    refresh_refused("nonce", json!("another"));
 }
 
 #[test]

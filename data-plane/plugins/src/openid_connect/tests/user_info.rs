@@ -146,6 +146,23 @@ fn rule_38_user_info_of_another_user_ends_the_sign_in() {
 }
 
 #[test]
+fn rule_38_user_info_that_somebody_else_signed_ends_the_sign_in() {
+    for (issuer, status) in [(ISSUER, 200), ("https://evil.example", 401)] {
+        let mut gateway = Gateway::new(json!({ "search_user_info": true }));
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.signed_answers = Some(("application/jwt", None));
+            script.user_info = Some((200, json!({ "sub": "user-1", "iss": issuer })));
+        }
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(
+            (reply.status, reply.sets_session()),
+            (status, status == 200)
+        );
+    }
+}
+
+#[test]
 fn rule_38_signed_user_info_is_verified() {
     let check = |claims: Value, forged: bool, ignore: Value, status: u16| {
         let mut gateway = method(json!({
