@@ -208,6 +208,13 @@ async fn within<T>(
     }
 }
 
+/// Where a newer document is.
+enum Newer {
+    Known(Arc<Document>),
+    UnderWay(futures::channel::oneshot::Receiver<Outcome>),
+    Wanted,
+}
+
 /// A newer document than `seen`, whose keys did not verify a token: fetched anew unless that was done
 /// a moment ago (Kong 3.9, `rediscovery_lifetime`).
 ///
@@ -218,13 +225,16 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
     let now = host.now();
     let key = rules.provider_key;
     let providers = host.node_state::<Providers>();
-    let flight = {
+    let newer = {
         let mut entries = providers.lock();
         let entry = entries.entry(key).or_default();
         if let Some(document) = &entry.document
             && document.version != seen.version
         {
-            Err(Arc::clone(document))
+            Newer::Known(Arc::clone(document))
+        } else if let Some(flight) = providers.flights.join(&key) {
+            // Somebody has just found the same.
+            Newer::UnderWay(flight)
         } else {
             let wait = rules.config.provider.rediscovery_lifetime.seconds();
             let recently = entry
@@ -234,16 +244,17 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
                 return entry.document.clone().ok_or(entry.discovery.resting());
             }
             entry.rediscovered_at = Some(now);
-            Ok(())
+            Newer::Wanted
         }
     };
-    let document = match flight {
-        Ok(()) => wait(providers.fetch(rules, host)).await.inspect_err(|_| {
+    let document = match newer {
+        Newer::Known(document) => document,
+        Newer::UnderWay(flight) => wait(flight).await?,
+        Newer::Wanted => wait(providers.fetch(rules, host)).await.inspect_err(|_| {
             // A failure rests for its own, shorter time.
             let mut entries = providers.lock();
             entries.entry(key).or_default().rediscovered_at = None;
         })?,
-        Err(document) => document,
     };
     let version = host.revocations().version();
     host.core_state::<CoreCopies>()

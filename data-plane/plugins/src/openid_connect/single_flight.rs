@@ -40,6 +40,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Flights<K, V> {
         (receiver, Some(pilot))
     }
 
+    /// Waits for the result of the operation `key`, if it runs.
+    pub(super) fn join(&self, key: &K) -> Option<oneshot::Receiver<V>> {
+        let (sender, receiver) = oneshot::channel();
+        self.lock().get_mut(key)?.push(sender);
+        Some(receiver)
+    }
+
     /// Whether the operation `key` runs.
     pub(super) fn runs(&self, key: &K) -> bool {
         self.lock().contains_key(key)
@@ -86,8 +93,11 @@ mod tests {
         let (second, none) = flights.board(&1);
         assert!(none.is_none());
         assert!(flights.board(&2).1.is_some());
+        let third = flights.join(&1).unwrap();
         pilot.unwrap().land(&7);
-        assert_eq!((block_on(first), block_on(second)), (Ok(7), Ok(7)));
+        let landed = [first, second, third].map(block_on);
+        assert_eq!(landed, [Ok(7); 3]);
+        assert!(flights.join(&1).is_none());
         assert!(flights.board(&1).1.is_some());
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use super::provider::SigningKey;
+use super::session::send_at_once;
 use crate::testing::{Request, START};
 
 fn bearer_only() -> Gateway {
@@ -161,6 +162,30 @@ fn case_36_and_rule_78_an_unknown_key_is_looked_for_once_in_a_while() {
     gateway.advance(30);
     assert_eq!(gateway.call(&unknown).status, 401);
     assert_eq!(gateway.provider.called("/jwks"), 3);
+}
+
+#[test]
+fn whoever_comes_while_a_rotated_key_is_looked_for_waits_for_it() {
+    let mut gateway = bearer_only();
+    assert_eq!(
+        gateway.call(&gateway.provider.access_token(&[])).status,
+        200
+    );
+    let new = SigningKey::es256("two");
+    gateway.provider.keys.borrow_mut().insert(0, new);
+    let call = |_| {
+        let token = gateway.provider.access_token(&[]);
+        let head = http::Request::get("/api")
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .body(())
+            .unwrap();
+        send_at_once(&gateway, head.into_parts().0)
+    };
+    let passed = gateway
+        .host
+        .run(futures::future::join_all((0..5).map(call)));
+    assert_eq!(passed, [true; 5]);
+    assert_eq!(gateway.provider.called("/jwks"), 2);
 }
 
 #[test]

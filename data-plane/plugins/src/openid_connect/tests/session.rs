@@ -189,7 +189,7 @@ fn at_once(gateway: &Gateway, browser: &Browser, targets: &[&str]) -> Vec<bool> 
     gateway.host.run(join_all(targets.iter().map(run)))
 }
 
-async fn send_at_once(gateway: &Gateway, head: http::request::Parts) -> bool {
+pub(super) async fn send_at_once(gateway: &Gateway, head: http::request::Parts) -> bool {
     let environment = crate::environment::Environment {
         session_keys: key_ring(),
         ..Default::default()
