@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::monotonic;
 use shared::signature::Verifier;
+use shared::snapshot::Position;
 use tokio::sync::watch;
 
 use crate::ask::Questions;
@@ -100,6 +101,7 @@ async fn run(start: Start) {
     let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
     let mut dialer = Dialer::new(node);
     gateway.contact.restarted(applier.crashes());
+    tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
     let mut backoff = Backoff::default();
     let mut stopping = phase.clone();
     tokio::select! {
@@ -140,6 +142,17 @@ async fn run(start: Start) {
     applier.stops();
 }
 
+/// Tells whoever asks for the status what the last good file holds, also while nobody is followed.
+async fn tell_what_is_kept(gateway: Arc<Gateway>, mut saved: watch::Receiver<Position>) {
+    loop {
+        let root = saved.borrow_and_update().root;
+        gateway.contact.keeps(root);
+        if saved.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Drops what is asked while there is nobody who could answer. Ends only if nobody can ask any more.
 async fn refuse(questions: &Questions) {
     while questions.next().await.is_some() {}
@@ -151,7 +164,7 @@ async fn judge_sessions(gateway: &Gateway) {
         return std::future::pending().await;
     };
     loop {
-        let silence = gateway.contact.silence(UnixTime::now());
+        let silence = gateway.contact.silence(monotonic());
         gateway.revocations.lose(silence > longest);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -162,7 +175,7 @@ async fn watch_silence(contact: &Contact) {
     let mut silent = false;
     loop {
         tokio::time::sleep(LONG / 6).await;
-        let silence = contact.silence(UnixTime::now());
+        let silence = contact.silence(monotonic());
         if (silence > LONG) == silent {
             continue;
         }

@@ -2,9 +2,10 @@
 //! to run. Serving never depends on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use shared::clock::UnixTime;
+use shared::snapshot::{Hash, Position};
 
 /// Silence that is worth a warning.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
@@ -12,27 +13,27 @@ pub(crate) const LONG: Duration = Duration::from_mins(1);
 /// Written by config sync, read by whoever asks for the node's status.
 #[derive(Debug)]
 pub(crate) struct Contact {
-    started: UnixTime,
+    started: Instant,
     connected: AtomicBool,
-    /// Milliseconds since 1970; 0: never.
+    /// Milliseconds since the start. The wall clock may jump: it says nothing of silence.
     heard: AtomicU64,
     /// The newest revision that a control plane told of.
     target: AtomicU64,
-    /// Whether the last good file holds what runs.
-    persisted: AtomicBool,
+    /// The root of what the last good file holds.
+    kept: Mutex<Hash>,
     /// How often the process started after a crash that followed a change.
     crash_restarts: AtomicU64,
 }
 
 impl Contact {
     /// No contact since the start.
-    pub(crate) fn new(started: UnixTime) -> Self {
+    pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
             connected: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             target: AtomicU64::new(0),
-            persisted: AtomicBool::new(false),
+            kept: Mutex::default(),
             crash_restarts: AtomicU64::new(0),
         }
     }
@@ -41,24 +42,29 @@ impl Contact {
         self.connected.store(connected, Ordering::Relaxed);
     }
 
-    pub(crate) fn hears(&self, now: UnixTime) {
-        self.heard.store(now.as_millis(), Ordering::Relaxed);
+    pub(crate) fn hears(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.heard.store(since, Ordering::Relaxed);
     }
 
     pub(crate) fn is_led_to(&self, revision: u64) {
         self.target.store(revision, Ordering::Relaxed);
     }
 
-    pub(crate) fn persists(&self, persisted: bool) {
-        self.persisted.store(persisted, Ordering::Relaxed);
+    /// The last good file holds what has this root.
+    pub(crate) fn keeps(&self, root: Hash) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = root;
     }
 
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn is_persisted(&self) -> bool {
-        self.persisted.load(Ordering::Relaxed)
+    /// Whether the last good file holds what runs at `position`, if anything does.
+    pub(crate) fn is_persisted(&self, position: Option<Position>) -> bool {
+        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        position.is_some_and(|position| position.root == kept)
     }
 
     pub(crate) fn target(&self) -> u64 {
@@ -74,9 +80,10 @@ impl Contact {
     }
 
     /// How long nothing has been heard, at most since the start.
-    pub(crate) fn silence(&self, now: UnixTime) -> Duration {
-        let heard = UnixTime::from_millis(self.heard.load(Ordering::Relaxed));
-        now.saturating_since(heard.max(self.started))
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        let since = now.saturating_duration_since(self.started);
+        since.saturating_sub(heard)
     }
 }
 
@@ -86,10 +93,12 @@ mod tests {
 
     #[test]
     fn silence_is_counted_from_the_last_word_or_the_start() {
-        let contact = Contact::new(UnixTime::from_secs(100));
-        let silence = |seconds| contact.silence(UnixTime::from_secs(seconds)).as_secs();
-        assert_eq!(silence(110), 10);
-        contact.hears(UnixTime::from_secs(130));
-        assert_eq!((silence(130), silence(190), silence(120)), (0, 60, 0));
+        let started = shared::clock::monotonic();
+        let at = |seconds| started + Duration::from_secs(seconds);
+        let contact = Contact::new(started);
+        let silence = |seconds| contact.silence(at(seconds)).as_secs();
+        assert_eq!(silence(10), 10);
+        contact.hears(at(30));
+        assert_eq!((silence(30), silence(90), silence(20)), (0, 60, 0));
     }
 }

@@ -17,7 +17,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::{hkdf, rand};
 use shared::secret::Secret;
 use shared::signature::Verifier;
-use shared::snapshot::{Hash, Position, Revision, Snapshot};
+use shared::snapshot::{Hash, MOST_BYTES, Position, Revision, Snapshot};
 
 use crate::config_sync::Vouched;
 use marker::Marker;
@@ -34,8 +34,6 @@ const VOUCHED: u64 = 1024 * 1024;
 /// Newest first.
 const FILES: [&str; 3] = ["last-good", "last-good.1", "last-good.2"];
 const UNFINISHED: &str = "last-good.new";
-/// Bytes of records that are unpacked: what a control plane may send.
-const RECORDS: u64 = 512 * 1024 * 1024;
 
 /// The files of one node.
 #[derive(Debug)]
@@ -92,10 +90,7 @@ impl LastGood {
         node: &str,
         marker: impl FnOnce(&Path) -> Marker,
     ) -> io::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
+        make(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             secret: RwLock::new(Secret::new(secret)),
@@ -146,6 +141,8 @@ impl LastGood {
     /// that is whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<()> {
         let bytes = self.seal(snapshot, vouched)?;
+        // Somebody may have removed it.
+        make(&self.directory)?;
         let unfinished = self.directory.join(UNFINISHED);
         // It may be there from a crash.
         match std::fs::remove_file(&unfinished) {
@@ -251,6 +248,14 @@ impl LastGood {
     }
 }
 
+/// Makes `directory`, for this user alone, if it is absent.
+fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}
+
 /// Takes a number from the front of `bytes`.
 fn number(bytes: &mut &[u8]) -> Result<u64, Unusable> {
     let (number, rest) = bytes.split_first_chunk().ok_or(Unusable::Format)?;
@@ -288,7 +293,7 @@ fn open_records(packed: &[u8], length: usize, told: Position) -> Result<Snapshot
 fn open_signed(mut content: &[u8]) -> Result<Kept, Unusable> {
     let content = &mut content;
     let (generation, revision, urgent) = (number(content)?, number(content)?, number(content)?);
-    let records = length(content, RECORDS)?;
+    let records = length(content, MOST_BYTES)?;
     let (manifest, signature) = (length(content, VOUCHED)?, length(content, VOUCHED)?);
     let told = Position {
         generation,
@@ -319,7 +324,7 @@ fn open_unsigned(mut content: &[u8]) -> Result<Kept, Unusable> {
         urgent: Revision::default(),
         root: root(content)?,
     };
-    let records = length(content, RECORDS)?;
+    let records = length(content, MOST_BYTES)?;
     Ok(Kept {
         snapshot: open_records(content, records, told)?,
         vouched: None,

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plugins::revocations::Revocations;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLog, Format};
@@ -142,7 +142,7 @@ impl Proxy {
             id: uuid::Uuid::new_v4().to_string(),
             live,
             revocations,
-            contact: Contact::new(UnixTime::now()),
+            contact: Contact::new(monotonic()),
             questions: Questions::default(),
             certificate_expires_at: files.and_then(|(certificate, _)| expires_at(certificate)),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,

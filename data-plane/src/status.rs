@@ -17,7 +17,7 @@ use plugins::filter::Filter as _;
 use plugins::openid_connect::explain::Explanations;
 use plugins::registry::AnyFilter;
 use serde_json::json;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
 use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
@@ -75,10 +75,10 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 "configuration_revision": position.map(|position| position.revision.0),
                 "control_plane": {
                     "connected": node.contact.is_connected(),
-                    "silent_seconds": node.contact.silence(UnixTime::now()).as_secs(),
+                    "silent_seconds": node.contact.silence(monotonic()).as_secs(),
                     "revision": node.contact.target(),
                 },
-                "configuration_persisted": node.contact.is_persisted(),
+                "configuration_persisted": node.contact.is_persisted(position),
                 "ready": position.is_some() && !draining,
             })
         }),
@@ -126,7 +126,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 /// Whether the operator wants no new traffic here, since no control plane has been heard for long.
 fn is_stale(node: &Node) -> bool {
     let longest = node.max_staleness;
-    longest.is_some_and(|longest| node.contact.silence(UnixTime::now()) > longest)
+    longest.is_some_and(|longest| node.contact.silence(monotonic()) > longest)
 }
 
 /// Who the node is, and whether the control plane, its datastore, can be reached, under Kong's names.
@@ -160,7 +160,7 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
     let contact = &node.contact;
     let revision = position.map_or(0, |position| position.revision.0);
     let lag = contact.target().saturating_sub(revision);
-    let silence = contact.silence(UnixTime::now()).as_secs();
+    let silence = contact.silence(monotonic()).as_secs();
     [
         (
             "revision",
@@ -175,7 +175,7 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
         (
             "persisted",
             "Whether what runs is also on disk",
-            contact.is_persisted().into(),
+            contact.is_persisted(position).into(),
         ),
         (
             "contact_age_seconds",

@@ -26,8 +26,9 @@ const COMPILE: Duration = Duration::from_secs(5);
 const OF_A_RECORD: Duration = Duration::from_micros(100);
 /// Faults of one refusal that are told.
 const FAULTS: usize = 20;
-/// Pause between two writes of the last good file.
+/// Pause between two writes of the last good file, and the longest while it cannot be written.
 const PERSIST: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// After this time what runs does no harm.
 const HEALTHY: Duration = Duration::from_secs(30);
 /// How many times longer than a write the pause after it is, at least.
@@ -104,6 +105,11 @@ impl Applier {
     /// Whether the last good file holds what runs.
     pub(super) fn is_persisted(&self) -> bool {
         self.saved.borrow().root == self.running().root
+    }
+
+    /// Where the last good file is.
+    pub(super) fn saved(&self) -> watch::Receiver<Position> {
+        self.saved.clone()
     }
 
     /// The digests of what runs.
@@ -362,26 +368,40 @@ async fn watch_health(last_good: Arc<LastGood>, live: Live) {
     }
 }
 
-/// Writes the newest snapshot to the last good file, again and again.
+/// Writes the newest snapshot to the last good file, again and again. What cannot be written is tried again: the
+/// disk may have room by then.
 async fn save(
     last_good: Arc<LastGood>,
     mut snapshots: watch::Receiver<Option<Unsaved>>,
     saved: watch::Sender<Position>,
 ) {
-    while snapshots.changed().await.is_ok() {
+    let mut pause = PERSIST;
+    let mut failing = false;
+    while failing || snapshots.changed().await.is_ok() {
         let Some(Unsaved { snapshot, vouched }) = snapshots.borrow_and_update().clone() else {
             continue;
         };
         let position = snapshot.position;
         let started = monotonic();
         let last_good = Arc::clone(&last_good);
-        match tokio::task::spawn_blocking(move || last_good.write(&snapshot, &vouched)).await {
-            Ok(Ok(())) => _ = saved.send_replace(position),
-            Ok(Err(error)) => tracing::error!(%error, "the last good file cannot be written"),
-            Err(error) => tracing::error!(%error, "writing the last good file panicked"),
+        let written = tokio::task::spawn_blocking(move || last_good.write(&snapshot, &vouched));
+        let outcome = written.await.map_err(std::io::Error::other).flatten();
+        match &outcome {
+            Ok(()) => {
+                if failing {
+                    tracing::info!("the last good file is written again");
+                }
+                pause = PERSIST;
+                saved.send_replace(position);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the last good file cannot be written");
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
+        failing = outcome.is_err();
         // A large file that changes all the time must not keep a core busy.
-        tokio::time::sleep(PERSIST.max(started.elapsed() * SHARE)).await;
+        tokio::time::sleep(pause.max(started.elapsed() * SHARE)).await;
     }
 }
 
@@ -389,9 +409,11 @@ async fn save(
 mod tests {
     use proto::Changes;
     use shared::snapshot::{BucketSet, Hash, Key, Record, Revision};
+    use shared::tls::CONTROL_PLANE_NAME;
     use uuid::Uuid;
 
     use super::*;
+    use crate::config_sync::vouching::{cluster, vouch};
 
     fn record(number: u128, json: &'static str) -> Record {
         let key = Key {
@@ -468,5 +490,29 @@ mod tests {
         let none = content(BucketSet::default());
         let refused = assemble(Some(&running), target.position, none).unwrap_err();
         assert_eq!(refused.code(), Code::Corrupt);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_written_is_written_once_that_is_possible() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("data");
+        let files = LastGood::open(&directory, vec![7; 100], "node-1").unwrap();
+        // Something else takes its place.
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::write(&directory, "").unwrap();
+        let (unsaved, snapshots) = watch::channel(None);
+        let (positions, mut saved) = watch::channel(Position::default());
+        tokio::spawn(save(Arc::new(files), snapshots, positions));
+        let (signer, _) = cluster(CONTROL_PLANE_NAME);
+        let snapshot = Arc::new(snapshot(1, vec![record(1, "{}")]));
+        let vouched = vouch(&signer, &snapshot.position);
+        let position = snapshot.position;
+        unsaved.send_replace(Some(Unsaved { snapshot, vouched }));
+        let early = tokio::time::timeout(Duration::from_mins(1), saved.changed());
+        assert!(early.await.is_err(), "there is no directory to write to");
+        std::fs::remove_file(&directory).unwrap();
+        saved.changed().await.unwrap();
+        assert_eq!(*saved.borrow(), position);
+        assert!(directory.join("last-good").exists());
     }
 }

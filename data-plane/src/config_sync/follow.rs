@@ -113,7 +113,7 @@ pub(super) async fn follow(
                 Ok(Some(message)) => {
                     let outcome = following.receive(message).await;
                     heard = Instant::now();
-                    gateway.contact.hears(UnixTime::now());
+                    gateway.contact.hears(monotonic());
                     outcome
                 }
                 Ok(None) => Err(Ended::Closed),
@@ -292,7 +292,6 @@ impl Following<'_> {
         let figures = sum.figures();
         let p99 = figures.p99_since(&self.figures);
         let contact = &self.gateway.contact;
-        contact.persists(self.applier.is_persisted());
         let status = NodeStatus {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
