@@ -23,6 +23,7 @@ mod seal;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub use past::REVISIONS;
 use room::Room;
 use seal::Sealer;
 pub use seal::SecretsKey;
+use witness::Witness;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +62,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The database does not open.
-    #[error(
-        "opening the store in {path}: {reason}; if another control plane uses it, stop that one first"
-    )]
+    #[error("opening the store in {path}: {reason}")]
     Open {
         /// Where.
         path: String,
@@ -89,6 +89,22 @@ pub enum StoreError {
         revision: Revision,
         /// The export.
         path: String,
+    },
+    /// The store opens, but its end is gone.
+    #[error(
+        "the store in {path} has lost writes: it is at revision {revision} of generation {generation}, and revision \
+         {seen} was acknowledged; restore the newest of its exports (`wardgate-control-plane restore`) or remove \
+         {path}/witness to go on without"
+    )]
+    Lost {
+        /// Where.
+        path: String,
+        /// The store's generation.
+        generation: u64,
+        /// The store's revision.
+        revision: Revision,
+        /// The revision that was the last.
+        seen: Revision,
     },
     /// A file is no export that can be restored.
     #[error("{path} cannot be restored: {what}")]
@@ -154,6 +170,8 @@ pub struct Store {
     file: File,
     sealer: Arc<Sealer>,
     head: Head,
+    /// Knows the last commit, should the database forget it.
+    witness: Witness,
     checkpoints: Checkpoints,
     /// How many revisions the log goes back.
     revisions: u64,
@@ -190,12 +208,32 @@ impl Store {
             checkpoints: Checkpoints::new(directory, Arc::clone(&sealer)),
             sealer,
             head: Head::default(),
+            witness: Witness::open(directory),
             revisions: REVISIONS,
             broken: None,
             database,
         };
         let config = store.load()?;
+        store.check_whole()?;
         Ok((store, config))
+    }
+
+    /// Refuses a database that was longer once.
+    fn check_whole(&self) -> Result<(), StoreError> {
+        let Some(seen) = witness::seen(&self.directory) else {
+            return Ok(());
+        };
+        let own = witness::Seen::from(&self.head);
+        // A process that ended between its commit and its note leaves a witness that is one behind.
+        if (own.generation, own.revision) > (seen.generation, seen.revision) || own == seen {
+            return Ok(());
+        }
+        Err(StoreError::Lost {
+            path: self.directory.display().to_string(),
+            generation: own.generation,
+            revision: Revision(own.revision),
+            seen: Revision(seen.revision),
+        })
     }
 
     /// Has the log go back so many revisions. A longer one becomes shorter with the next commits.
@@ -238,6 +276,7 @@ impl Store {
         let text = |error: sled::Error| error.to_string();
         self.meta.insert(HEAD, sealed).map_err(text)?;
         self.sync()?;
+        self.witness.note(&head);
         self.head = head;
         Ok(())
     }
@@ -385,6 +424,7 @@ impl Store {
                 TransactionError::Abort(()) => "the transaction was aborted".to_owned(),
             })?;
         self.sync()?;
+        self.witness.note(&head);
         self.head = head;
         self.checkpoints.grow(packed.len());
         Ok(())

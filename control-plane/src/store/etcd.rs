@@ -373,6 +373,11 @@ impl Journal for EtcdStore {
         if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
             // An older head is a stale answer, not the truth.
             if head.generation == self.head.generation && head.revision == self.head.revision {
+                if head.chain != self.head.chain {
+                    let reason = "etcd went back to an earlier state, and on from there in another way: what this \
+                                  control plane knows is not there any more; start it again to take what is";
+                    return Err(JournalFault::Broken(reason.to_owned()));
+                }
                 self.seen = version;
             }
             return Ok(Newer::Changes(Vec::new()));

@@ -15,6 +15,9 @@ use super::StoreError;
 /// configuration itself is in memory.
 const PAGES: u64 = 8 * 1024 * 1024;
 
+/// What there is to do about a store that is open already.
+pub(super) const IN_USE: &str = "another control plane uses it: stop that one first";
+
 /// The ending of a file's name that is not whole yet.
 const UNFINISHED: &str = "new";
 
@@ -114,7 +117,14 @@ enum Failure {
 
 impl Failure {
     fn at(self, directory: &Path) -> StoreError {
-        let (Self::Damaged(reason) | Self::Other(reason)) = self;
+        let reason = match self {
+            Self::Damaged(reason) => format!(
+                "{reason}; restore the newest of its exports (`wardgate-control-plane restore`), and keep {}.damaged \
+                 for whoever wants to know what happened",
+                directory.display()
+            ),
+            Self::Other(reason) => reason,
+        };
         StoreError::Open {
             path: directory.display().to_string(),
             reason,
@@ -133,8 +143,20 @@ fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
         Ok(Err(sled::Error::Corruption { .. })) => {
             Err(Failure::Damaged("its files are corrupt".to_owned()))
         }
-        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Ok(Err(error)) => Err(Failure::Other(explained(&error))),
         Err(_) => Err(Failure::Damaged("its files cannot be read".to_owned())),
+    }
+}
+
+/// What sled says, and what there is to do.
+fn explained(error: &sled::Error) -> String {
+    let text = error.to_string();
+    if text.contains("acquire lock") {
+        format!("{text}; {IN_USE}")
+    } else if text.contains("os error 28") {
+        format!("{text}; make room on the disk, nothing is lost")
+    } else {
+        text
     }
 }
 

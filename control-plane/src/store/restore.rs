@@ -10,7 +10,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use super::etcd::{EtcdSettings, EtcdStore};
-use super::{SecretsKey, Store, StoreError, export, file_error};
+use super::{SecretsKey, Store, StoreError, export, file_error, files, witness};
 use crate::settings::{export_path, key_path, store_path};
 
 /// Restores the configuration from an export while the control plane is stopped.
@@ -138,7 +138,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
 }
 
 /// The highest generation known here: the store's own, or, of one that does not open any more, what
-/// the names of its exports say.
+/// its witness and the names of its exports say.
 fn generation(data: &Path, store: &Path, key: &SecretsKey) -> Result<u64, StoreError> {
     let exported = export::newest_generation(&export_path(data))?;
     if !store.exists() {
@@ -153,7 +153,8 @@ fn generation(data: &Path, store: &Path, key: &SecretsKey) -> Result<u64, StoreE
         }
         Err(error) => {
             tracing::warn!(%error, "the store to be replaced does not open");
-            Ok(exported)
+            let seen = witness::seen(store).unwrap_or_default();
+            Ok(exported.max(seen.generation))
         }
     }
 }
@@ -166,7 +167,7 @@ fn refuse_if_in_use(store: &Path) -> Result<(), StoreError> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(StoreError::Open {
             path: store.display().to_string(),
-            reason: "it is in use".to_owned(),
+            reason: files::IN_USE.to_owned(),
         }),
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }

@@ -165,6 +165,51 @@ fn of_two_that_write_at_once_one_is_told_to_look_first() {
     assert_eq!(super::content(&ours), super::content(&theirs));
 }
 
+/// What lies below `from`, once more below `to`, in the place of what is there.
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let backup = subject.place().join("backup");
+    let (mut one, mut ours) = subject.opened();
+    commit(&mut one, &mut ours, &put(1, "kept")).unwrap();
+    subject.kill();
+    copy(&subject.files(), &backup);
+    subject.clear(&mut one);
+    commit(&mut one, &mut ours, &put(2, "lost")).unwrap();
+    subject.kill();
+    copy(&backup, &subject.files());
+    subject.clear(&mut one);
+    let Newer::Changes(changes) = one.newer().unwrap() else {
+        panic!("an older state is no news")
+    };
+    assert!(changes.is_empty());
+    commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
+    // Another goes on from what there is, until it has written as much.
+    let (mut other, mut theirs) = subject.opened();
+    commit(&mut other, &mut theirs, &put(2, "instead")).unwrap();
+    assert_eq!(theirs.revision(), ours.revision());
+    let fault = one.newer().unwrap_err();
+    assert!(fault.to_string().contains("start it again"), "{fault}");
+    commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
+    let (_, found) = subject.opened();
+    assert_eq!(super::content(&found), super::content(&theirs));
+}
+
 #[test]
 fn what_control_planes_tell_each_other_is_sealed_and_agreed_on() {
     let Some(subject) = InEtcd::start() else {
