@@ -36,6 +36,7 @@ mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod wait;
 
 use std::panic::AssertUnwindSafe;
@@ -66,6 +67,7 @@ use endpoint::{Endpoint, Parent};
 use error::Refusal;
 pub use info::{Listener, listeners};
 use show::show;
+use turn::Turns;
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -81,6 +83,7 @@ pub struct Admin {
     providers: Arc<openid_connect::Providers>,
     revoker: Option<Revoker>,
     rollouts: Option<Rollouts>,
+    turns: Turns,
 }
 
 /// What is known of the data planes.
@@ -105,6 +108,7 @@ impl Admin {
             providers: Arc::default(),
             revoker: None,
             rollouts: None,
+            turns: Turns::default(),
         }
     }
 
@@ -251,6 +255,9 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         if let Ok(nodes) = HeaderValue::from_str(&nodes) {
             headers.insert(name, nodes);
         }
+    }
+    if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if answer.deprecated {
         headers.insert("deprecation", HeaderValue::from_static("true"));
@@ -464,13 +471,10 @@ impl Admin {
         };
         let publisher = self.publisher.clone();
         let origin = origin.answered(status);
-        // The store blocks; a panic there is ours and must not take the listener along.
         let workspace = origin.workspace;
         let executing = move || publisher.execute_for(&origin, &command, UnixTime::now());
-        let outcome = tokio::task::spawn_blocking(executing)
-            .await
-            .map_err(|_| Refusal::Unexpected)?
-            .map_err(|error| Refusal::of(error, entity))?;
+        let outcome = self.turns.take(executing).await?;
+        let outcome = outcome.map_err(|error| Refusal::of(error, entity))?;
         let config = self.publisher.config().within(workspace);
         let record = outcome.decision.record;
         let body = match joined {

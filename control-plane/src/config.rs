@@ -45,6 +45,8 @@ pub struct Config {
     revision: Revision,
     workspace: Option<Uuid>,
     records: OrdMap<Key, Stored>,
+    /// Bytes of the records, as JSON.
+    bytes: u64,
     /// Who holds which unique values.
     claims: OrdMap<Claim, Uuid>,
     /// Pairs of a record and one that points to it; a workspace and what is in it are one, too.
@@ -63,6 +65,11 @@ impl Config {
     /// How many records there are, in all workspaces.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Bytes of all records as JSON, in all workspaces.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Whether there is no record.
@@ -299,7 +306,13 @@ impl Config {
             return;
         };
         let fields = record.indexed(definition);
-        let known = self.records.insert(key, record.clone()).is_some();
+        let old = self.records.insert(key, record.clone());
+        let known = old.is_some();
+        let before = old.map_or(0, |old| old.bytes());
+        self.bytes = self
+            .bytes
+            .saturating_sub(before)
+            .saturating_add(record.bytes());
         for (_, claim) in claims(definition, record.workspace(), &fields) {
             if !known || self.claims.get(&claim) != Some(&key.id) {
                 self.claims.insert(claim, key.id);
@@ -317,6 +330,7 @@ impl Config {
         else {
             return;
         };
+        self.bytes = self.bytes.saturating_sub(record.bytes());
         let fields = record.indexed(definition);
         for (_, claim) in claims(definition, record.workspace(), &fields) {
             self.claims.remove(&claim);

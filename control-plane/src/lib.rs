@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admin;
+mod capacity;
 pub mod certificates;
 pub mod client_keys;
 pub mod command;

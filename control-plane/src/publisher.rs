@@ -7,6 +7,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 use tokio::sync::{Notify, watch};
 
+use crate::capacity;
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
 use crate::history::{Entry, Forgotten, History, Origin};
@@ -51,6 +52,9 @@ pub enum JournalFault {
     /// The disk is nearly full. Nothing was written; the next attempt may succeed.
     #[error("the store takes no writes: {0}")]
     NoRoom(String),
+    /// The configuration would be larger than it may be. Nothing was written.
+    #[error("{0}")]
+    TooLarge(String),
     /// Somebody else has committed meanwhile. Nothing was written; what is newer has to be known first.
     #[error(
         "others have changed the configuration at the same time, again and again; send the request again"
@@ -211,6 +215,7 @@ impl Publisher {
             if change == Change::default() {
                 return Ok((config.revision(), change));
             }
+            capacity::check(&config, &change).map_err(JournalFault::TooLarge)?;
             let revision = config.revision().next();
             match journal.commit(&Entry::of(&config, &change, revision, now, origin)) {
                 Ok(()) => {

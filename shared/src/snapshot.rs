@@ -17,6 +17,12 @@ pub use inventory::{BUCKETS, BucketSet, Difference, Inventory, bucket_of};
 /// A BLAKE3 hash.
 pub type Hash = [u8; 32];
 
+/// Records of a configuration that a node takes.
+pub const MOST_RECORDS: u32 = 1_000_000;
+
+/// Bytes of a configuration that a node takes, as they travel, before packing.
+pub const MOST_BYTES: u64 = 512 * 1024 * 1024;
+
 /// The number of a committed state: one more per change.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,

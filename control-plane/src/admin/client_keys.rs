@@ -46,8 +46,10 @@ type Deed = fn(
 async fn carry_out(admin: &Admin, origin: Origin, deed: Deed) -> Result<(), Refusal> {
     let entity = definition(ClientKey::KIND).ok_or(Refusal::NotFound)?;
     let publisher = admin.publisher.clone();
-    tokio::task::spawn_blocking(move || deed(&publisher, &origin, UnixTime::now()))
-        .await
-        .map_err(|_| Refusal::Unexpected)?
+    let work = move || deed(&publisher, &origin, UnixTime::now());
+    admin
+        .turns
+        .take(work)
+        .await?
         .map_err(|error| Refusal::of(error, entity))
 }

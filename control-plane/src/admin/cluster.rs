@@ -74,14 +74,11 @@ pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result
         Order::Revoke(key) => {
             let publisher = admin.publisher.clone();
             let revoking = move || session_keys::revoke(&publisher, &origin, key, UnixTime::now());
-            let revoked = tokio::task::spawn_blocking(revoking).await;
-            let revision =
-                revoked
-                    .map_err(|_| Refusal::Unexpected)?
-                    .map_err(|error| match error {
-                        RevokeError::Unknown => Refusal::NotFound,
-                        RevokeError::Journal(fault) => Refusal::of_journal(&fault),
-                    })?;
+            let revoked = admin.turns.take(revoking).await?;
+            let revision = revoked.map_err(|error| match error {
+                RevokeError::Unknown => Refusal::NotFound,
+                RevokeError::Journal(fault) => Refusal::of_journal(&fault),
+            })?;
             Ok(Answer {
                 revision: Some(revision),
                 ..read(&admin.publisher.config())

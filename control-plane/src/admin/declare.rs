@@ -92,7 +92,7 @@ pub(super) async fn write(
     let publisher = admin.publisher.clone();
     let origin = origin.answered(StatusCode::CREATED);
     // The decision takes a while for many records, and the store blocks.
-    tokio::task::spawn_blocking(move || {
+    let work = move || {
         let now = UnixTime::now();
         let decide = |config: &Config, context: &crate::command::Context| {
             let change = batch::replace(&config.within(origin.workspace), &file.batch, context)
@@ -134,9 +134,8 @@ pub(super) async fn write(
             written: Some(written(config)),
             ..Answer::new(StatusCode::CREATED, Value::Null)
         })
-    })
-    .await
-    .map_err(|_| Refusal::Unexpected)?
+    };
+    admin.turns.take(work).await?
 }
 
 fn refuse(file: &File, fault: Fault, wishes: Wishes) -> Refusal {

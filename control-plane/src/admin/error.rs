@@ -83,8 +83,12 @@ pub(super) enum Refusal {
     Tags,
     /// The command was rejected. The collection is that of the record it was about.
     Rejected(Rejection, &'static str),
+    /// Too many writes wait for each other.
+    Busy,
     /// The store takes no writes.
     ReadOnly(String),
+    /// The configuration would be larger than it may be.
+    NoCapacity(String),
     /// A bug.
     Unexpected,
 }
@@ -106,6 +110,9 @@ impl Refusal {
 
     /// The refusal for a write that the store did not take.
     pub(super) fn of_journal(fault: &JournalFault) -> Self {
+        if let JournalFault::TooLarge(reason) = fault {
+            return Self::NoCapacity(reason.clone());
+        }
         tracing::error!(%fault, "write refused");
         Self::ReadOnly(fault.to_string())
     }
@@ -210,7 +217,12 @@ impl Refusal {
                 )
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
+            Self::Busy => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many writes wait for the store; send the request again in a moment",
+            ),
             Self::ReadOnly(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
+            Self::NoCapacity(message) => plain(StatusCode::PAYLOAD_TOO_LARGE, &message),
             Self::Unexpected => plain(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "An unexpected error occurred",

@@ -272,9 +272,10 @@ pub(super) async fn write(
         let outcome = publisher.execute_for(&origin, &plan.command, UnixTime::now());
         outcome.map(|outcome| (outcome, plan.status, plan.token, plan.user))
     };
-    let (outcome, status, token, user) = tokio::task::spawn_blocking(executing)
-        .await
-        .map_err(|_| Refusal::Unexpected)?
+    let (outcome, status, token, user) = admin
+        .turns
+        .take(executing)
+        .await?
         .map_err(|error| Refusal::of(error, entity))?;
     let config = admin.publisher.config();
     let mut shown = match (user, &outcome.decision.record) {

@@ -280,7 +280,7 @@ pub(super) async fn write(
     let publisher = admin.publisher.clone();
     let narrowed = place.narrowed();
     let origin = origin.answered(StatusCode::CREATED);
-    tokio::task::spawn_blocking(move || {
+    let work = move || {
         let decide = |config: &Config, context: &Context| -> Result<(Difference, Change), Fault> {
             if to > config.revision() {
                 return Err(Fault::Forgotten);
@@ -327,7 +327,6 @@ pub(super) async fn write(
             revision: Some(revision),
             ..Answer::new(StatusCode::CREATED, body)
         })
-    })
-    .await
-    .map_err(|_| Refusal::Unexpected)?
+    };
+    admin.turns.take(work).await?
 }

@@ -46,6 +46,11 @@ impl Stored {
         &self.json
     }
 
+    /// How long that is.
+    pub fn bytes(&self) -> u64 {
+        u64::try_from(self.json.len()).unwrap_or(u64::MAX)
+    }
+
     /// The workspace that it is in.
     pub const fn workspace(&self) -> Uuid {
         self.workspace

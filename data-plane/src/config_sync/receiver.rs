@@ -4,16 +4,12 @@ use proto::v1::chunk::Packing;
 use proto::v1::fault::Code;
 use proto::v1::{Begin, Chunk, Commit, Fault};
 use proto::{Changes, MessageFault, decode_changes};
-use shared::snapshot::{BucketSet, Position, Snapshot};
+use shared::snapshot::{BucketSet, MOST_BYTES, MOST_RECORDS, Position, Snapshot};
 
 use super::vouched::{Chain, Vouched};
 
 /// Bytes of a chunk, before packing.
 const CHUNK: usize = 256 * 1024;
-/// Bytes of a whole record set, before packing.
-const TOTAL: u64 = 512 * 1024 * 1024;
-/// Records of a whole set.
-const RECORDS: u32 = 4_000_000;
 
 /// An update that has come to its end, well or not.
 #[derive(Debug)]
@@ -115,9 +111,9 @@ impl Receiver {
             refused = Some(fault(Code::Corrupt, message));
             Kind::Same
         });
-        if begin.raw_bytes > TOTAL || begin.records > RECORDS {
+        if begin.raw_bytes > MOST_BYTES || begin.records > MOST_RECORDS {
             let message = format!(
-                "{} records of {} bytes; this node takes {RECORDS} of {TOTAL}",
+                "{} records of {} bytes; this node takes {MOST_RECORDS} of {MOST_BYTES}",
                 begin.records, begin.raw_bytes
             );
             refused = Some(fault(Code::Limit, message));
