@@ -7,14 +7,27 @@
     reason = "a test fails by panicking, and these are run for their figures"
 )]
 
+mod changes;
+mod clocks;
+mod damage;
+mod disks;
 mod etcd;
 mod fleet;
+mod frozen;
+mod injection;
+mod kills;
+mod limits;
+mod load;
 mod loops;
+mod mount;
 mod namespace;
+mod overload;
 mod partitions;
+mod providers;
 mod recorder;
 mod replicas;
 mod rotation;
+mod soak;
 mod versions;
 
 /// A number from the environment.

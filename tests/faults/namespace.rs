@@ -9,6 +9,13 @@ pub(crate) struct Namespace {
     pub(crate) name: String,
 }
 
+/// A direction of a link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    FromUs,
+    ToUs,
+}
+
 /// A link into a namespace, with an address on each side.
 pub(crate) struct Link {
     namespace: String,
@@ -26,6 +33,11 @@ impl Namespace {
         ip(&["netns", "add", &namespace.name]);
         namespace.ip(&["link", "set", "lo", "up"]);
         namespace
+    }
+
+    /// What runs a program inside.
+    pub(crate) fn command(&self) -> [String; 4] {
+        ["ip", "netns", "exec", &self.name].map(str::to_owned)
     }
 
     /// Joins it to our network. Links of one test have numbers of their own.
@@ -73,29 +85,54 @@ impl Link {
     /// A device that is switched off would be known to the kernel, which then fails what is sent; what goes to
     /// a hardware address that nobody has is lost as on a real network.
     pub(crate) fn cut(&self) {
-        self.neighbours(
-            "replace",
-            &["lladdr", "02:00:00:00:00:fe", "nud", "permanent"],
-        );
+        self.lose(Way::FromUs);
+        self.lose(Way::ToUs);
+    }
+
+    /// Loses what is sent one way.
+    pub(crate) fn lose(&self, way: Way) {
+        let nobody = ["lladdr", "02:00:00:00:00:fe", "nud", "permanent"];
+        self.neighbour(way, "replace", &nobody);
+    }
+
+    /// Carries so many kilobits a second to the namespace from now on, and keeps the rest waiting.
+    pub(crate) fn slow(&self, kilobits: u32) {
+        let [ours, _] = &self.devices;
+        let rate = format!("{kilobits}kbit");
+        let arguments = [
+            "qdisc", "replace", "dev", ours, "root", "tbf", "rate", &rate, "burst", "16kb",
+            "latency", "2s",
+        ];
+        command("tc", &arguments);
     }
 
     /// Carries again what is sent.
     pub(crate) fn heal(&self) {
-        self.neighbours("del", &[]);
+        for way in [Way::FromUs, Way::ToUs] {
+            // Both sides have talked, so both have an entry.
+            self.neighbour(way, "del", &[]);
+        }
     }
 
-    fn neighbours(&self, action: &str, entry: &[&str]) {
+    /// What the sender of one way takes for the other's hardware address.
+    fn neighbour(&self, way: Way, action: &str, entry: &[&str]) {
         let [ours, theirs] = &self.devices;
         let (we, they) = (self.ours.to_string(), self.theirs.to_string());
         let there = ["-n", &self.namespace, "neigh", action, &we, "dev", theirs];
-        ip(&[&["neigh", action, &they, "dev", ours], entry].concat());
-        ip(&[&there[..], entry].concat());
+        match way {
+            Way::FromUs => ip(&[&["neigh", action, &they, "dev", ours], entry].concat()),
+            Way::ToUs => ip(&[&there[..], entry].concat()),
+        }
     }
 }
 
 fn ip(arguments: &[&str]) {
-    let ran = Command::new("ip").args(arguments).output();
+    command("ip", arguments);
+}
+
+fn command(program: &str, arguments: &[&str]) {
+    let ran = Command::new(program).args(arguments).output();
     let ran = ran.expect("iproute2 is installed: tests/faults/run sees to it");
     let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "ip {arguments:?}: {said}");
+    assert!(ran.status.success(), "{program} {arguments:?}: {said}");
 }

@@ -7,8 +7,9 @@ use harness::{Browser, Cluster, eventually};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::load::{Load, Target};
 use crate::loops::Traffic;
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Way};
 use crate::replicas::{HERE, Place, Replicas, timed};
 
 /// What the route answers, if it does.
@@ -26,8 +27,8 @@ async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
     let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
     cluster.certify("node-1");
     let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
-    let name = namespace.name.clone();
-    cluster.start_data_plane_in(&name, "node-1", &[proxy]).await;
+    cluster.run_under(&namespace.command());
+    cluster.start_data_plane_with("node-1", &[proxy]).await;
     let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
     let config = |number: u32| json!({ "status_code": 200, "message": number.to_string() });
     let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
@@ -121,4 +122,101 @@ async fn of_two_halves_only_one_takes_writes() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_link_that_loses_one_direction_is_as_one_that_loses_both() {
+    let namespace = Namespace::make("oneway");
+    let (control, clients) = (namespace.link(4), namespace.link(5));
+    let listen = format!("{}:0", control.ours);
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
+    cluster.certify("node-1");
+    let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
+    cluster.run_under(&namespace.command());
+    cluster.start_data_plane_with("node-1", &[proxy]).await;
+    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    let answer = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": { "status_code": 200 } });
+    cluster.create("/plugins", answer).await;
+    cluster.settled().await;
+    let load = Load::start(50, vec![Target::of(&cluster.url(0), "/p")]);
+    for way in [Way::ToUs, Way::FromUs] {
+        control.lose(way);
+        let noticing = eventually("the control plane notices", async || {
+            let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+            (row["connected"] == json!(false)).then_some(())
+        });
+        let ((), noticed) = timed(noticing).await;
+        cluster.create("/services", json!({ "host": "h" })).await;
+        control.heal();
+        let ((), back) = timed(cluster.settled()).await;
+        println!("{way:?} lost: noticed after {noticed:.1?}, in sync {back:.1?} after it was back");
+    }
+    let figures = load.end().await;
+    figures.none_failed();
+    println!("meanwhile {figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_node_on_a_slow_link_delays_nobody_and_skips_what_is_old() {
+    let namespace = Namespace::make("slow");
+    let control = namespace.link(6);
+    let listen = format!("{}:0", control.ours);
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
+    for name in ["node-1", "node-2"] {
+        cluster.certify(name);
+    }
+    cluster.start_data_plane("node-2").await;
+    cluster.run_under(&namespace.command());
+    cluster.start_data_plane("node-1").await;
+    cluster.settled().await;
+    // Some 10 kB a second.
+    control.slow(80);
+    let whole = |number: usize| {
+        let services = (0..1_500).map(|at| {
+            let id = format!(
+                "{at:08x}-{number:04x}-4000-8000-{:012x}",
+                at * 7_919 + number
+            );
+            json!({ "id": id, "name": format!("s-{at}"), "host": format!("{number}.internal") })
+        });
+        json!({ "_format_version": "3.0", "services": services.collect::<Vec<_>>() })
+    };
+    let row = async |name: &str| {
+        let rows = cluster.read("/clustering/data-planes").await["data"].clone();
+        let mut rows = rows.as_array()?.iter();
+        rows.find(|row| row["name"] == name).cloned()
+    };
+    let mut slowest = Duration::ZERO;
+    let mut newest = 0;
+    for number in 0..8 {
+        let reply = cluster.admin(Method::POST, "/config", &whole(number)).await;
+        assert!(reply.status < 300, "{}", reply.text());
+        newest = reply.header("x-wardgate-revision").parse().unwrap();
+        let served = eventually("the other node has it", async || {
+            (row("node-2").await?["revision"].as_u64()? >= newest).then_some(())
+        });
+        slowest = slowest.max(timed(served).await.1);
+    }
+    let control_plane = cluster.control_plane.as_ref().unwrap().memory_now();
+    let mut met = std::collections::BTreeSet::new();
+    let started = shared::clock::monotonic();
+    while started.elapsed() < Duration::from_mins(3) {
+        let row = row("node-1").await.unwrap();
+        let revision = row["revision"].as_u64().unwrap();
+        met.insert(revision);
+        if revision >= newest && row["progress"] == "current" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!(
+        "a node at 10 kB/s: the other had each of 8 changes after {slowest:.1?} at most; it had the last {:.0?} later, by {} steps; the control plane had {} MB",
+        started.elapsed(),
+        met.len(),
+        control_plane / 1_000_000
+    );
+    assert!(met.contains(&newest), "{met:?} of {newest}");
+    assert!(met.len() < 8, "old ones are skipped: {met:?}");
 }

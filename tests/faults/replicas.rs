@@ -49,6 +49,14 @@ impl Member {
         self.child = Some(child);
     }
 
+    /// Sends it a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let signal = format!("-{name}");
+        let sent = Command::new("kill").args([&signal, &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -221,12 +229,11 @@ impl Replicas {
         let name = format!("control-plane-{at}");
         let program = "wardgate-control-plane";
         let directory = self.directory.path();
-        let process = match &place.namespace {
-            None => Process::start(program, &name, directory, &environment).await,
-            Some(namespace) => {
-                Process::start_in(namespace, program, &name, directory, &environment).await
-            }
+        let under: Vec<String> = match &place.namespace {
+            Some(name) => ["ip", "netns", "exec", name].map(str::to_owned).into(),
+            None => Vec::new(),
         };
+        let process = Process::start_under(&under, program, &name, directory, &environment).await;
         self.addresses[at] = process.address("cluster");
         self.control_planes[at] = Some(process);
     }

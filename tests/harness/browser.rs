@@ -88,7 +88,18 @@ impl Browser {
 
     /// Like [`Browser::get`]; none if nobody answers.
     pub async fn try_get(&self, url: &str) -> Option<Reply> {
-        self.attempt(Method::GET, url, &[], Bytes::new()).await.ok()
+        self.try_send(Method::GET, url, &[], "").await
+    }
+
+    /// Like [`Browser::send`]; none if nobody answers.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Option<Reply> {
+        self.attempt(method, url, headers, body.into()).await.ok()
     }
 
     /// Gets one URL with further headers.

@@ -1,6 +1,7 @@
 //! A control plane and data planes as processes, with certificates of their own.
 
 use std::path::Path;
+use std::process::ExitStatus;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub struct Cluster {
     led_through: Option<String>,
     /// The programs that are started from now on, each of the workspace or a path.
     programs: [String; 2],
+    /// What runs the programs that are started from now on, with its arguments.
+    under: Vec<String>,
     admin: Browser,
 }
 
@@ -91,6 +94,7 @@ impl Cluster {
             listens_to_nodes: "127.0.0.1:0".to_owned(),
             led_through: None,
             programs: programs(of),
+            under: Vec::new(),
             admin: Browser::new(),
         };
         let certificates = cluster.file("certificates");
@@ -143,17 +147,34 @@ impl Cluster {
         self.programs = programs(of);
     }
 
+    /// Has processes that are started from now on be run by a command, such as `ip netns exec NAME`.
+    pub fn run_under<Word: ToString>(&mut self, command: &[Word]) {
+        self.under = command.iter().map(Word::to_string).collect();
+    }
+
     /// Starts the control plane, again at the address where data planes look for it.
     pub async fn start_control_plane(&mut self) {
+        let started = self.try_start_control_plane().await;
+        started.unwrap_or_else(|status| {
+            let log = std::fs::read(self.directory().join("control-plane.log"));
+            let log = log.unwrap_or_default();
+            panic!("it ended with {status}: {}", String::from_utf8_lossy(&log))
+        });
+    }
+
+    /// The same with a control plane that may not start: then how it has ended.
+    pub async fn try_start_control_plane(&mut self) -> Result<(), ExitStatus> {
         let mut environment = self.member("control-plane").to_vec();
         environment.push(("WARDGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()));
         environment.push(("WARDGATE_CLUSTER_LISTEN", self.listens_to_nodes.clone()));
         environment.extend(self.settings.iter().cloned());
-        let [program, _] = &self.programs;
-        let process =
-            Process::start(program, "control-plane", self.directory(), &environment).await;
+        let ([program, _], directory) = (&self.programs, self.directory());
+        let (under, name) = (&self.under, "control-plane");
+        let process = Process::try_start_under(under, program, name, directory, &environment);
+        let process = process.await?;
         self.listens_to_nodes = process.address("cluster");
         self.control_plane = Some(process);
+        Ok(())
     }
 
     /// Has data planes that are started from now on find the control plane at `address`.
@@ -184,29 +205,27 @@ impl Cluster {
     /// The same with further variables.
     pub async fn start_data_plane_with(&mut self, name: &str, more: &[(&'static str, String)]) {
         let environment = self.data_plane(name, more);
-        let [_, program] = &self.programs;
-        let process = Process::start(program, name, self.directory(), &environment).await;
+        let ([_, program], directory) = (&self.programs, self.directory());
+        let under = &self.under;
+        let process = Process::start_under(under, program, name, directory, &environment).await;
         self.data_planes.push(DataPlane {
             name: name.to_owned(),
             process,
         });
     }
 
-    /// The same inside of a network namespace.
-    pub async fn start_data_plane_in(
-        &mut self,
-        namespace: &str,
-        name: &str,
-        more: &[(&'static str, String)],
-    ) {
-        let environment = self.data_plane(name, more);
-        let [_, program] = &self.programs;
-        let directory = self.directory();
-        let process = Process::start_in(namespace, program, name, directory, &environment).await;
+    /// Starts a data plane that may not start: then how it has ended.
+    pub async fn try_start_data_plane(&mut self, name: &str) -> Result<(), ExitStatus> {
+        let environment = self.data_plane(name, &[]);
+        let ([_, program], directory) = (&self.programs, self.directory());
+        let under = &self.under;
+        let process = Process::try_start_under(under, program, name, directory, &environment);
+        let process = process.await?;
         self.data_planes.push(DataPlane {
             name: name.to_owned(),
             process,
         });
+        Ok(())
     }
 
     /// The variables of a data plane.
@@ -261,11 +280,21 @@ impl Cluster {
     }
 
     /// Sends JSON to the Admin API.
+    ///
+    /// # Panics
+    ///
+    /// If no answer comes.
     pub async fn admin(&self, method: Method, path: &str, body: &Value) -> Reply {
+        let reply = self.try_admin(method, path, body).await;
+        reply.unwrap_or_else(|| panic!("the Admin API does not answer for {path}"))
+    }
+
+    /// The same; none if no answer comes.
+    pub async fn try_admin(&self, method: Method, path: &str, body: &Value) -> Option<Reply> {
         let url = format!("{}{path}", self.admin_url());
         let headers = [("content-type", "application/json")];
         self.admin
-            .send(method, &url, &headers, body.to_string())
+            .try_send(method, &url, &headers, body.to_string())
             .await
     }
 

@@ -19,7 +19,7 @@ pub use channel::{channel, endpoint};
 pub use cluster::{Cluster, DataPlane};
 pub use curl::curl;
 pub use demo::{CLIENT, Demo, SECRET};
-pub use process::{Process, output, run};
+pub use process::{Process, output, path, run};
 pub use relay::Relay;
 
 use std::time::{Duration, Instant};

@@ -13,6 +13,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where it tells its addresses.
+    told: PathBuf,
     addresses: Value,
     /// The process that has taken its place, if one has.
     successor: Option<u32>,
@@ -31,36 +33,54 @@ impl Process {
         directory: &Path,
         environment: &[(&str, String)],
     ) -> Self {
-        let mut command = Command::new(path(program));
-        command.env_clear();
-        Self::launch(command, name, directory, environment).await
+        Self::start_under(&[], program, name, directory, environment).await
     }
 
-    /// The same inside of a network namespace that exists, for which it takes root.
+    /// The same by a command that runs the program: `under` is that and its arguments, such as `ip netns exec NAME`.
     ///
     /// # Panics
     ///
     /// If it does not start; with its log.
-    pub async fn start_in(
-        namespace: &str,
+    pub async fn start_under(
+        under: &[String],
         program: &str,
         name: &str,
         directory: &Path,
         environment: &[(&str, String)],
     ) -> Self {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]);
-        command.arg(path(program)).env_clear();
-        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        Self::launch(command, name, directory, environment).await
+        let mut process = Self::launch(under, program, name, directory, environment);
+        process
+            .started()
+            .await
+            .unwrap_or_else(|status| panic!("{name} ended with {status}:\n{}", process.log()));
+        process
     }
 
-    async fn launch(
-        mut command: Command,
+    /// Starts a program that may end before it tells its addresses: then with what.
+    pub async fn try_start_under(
+        under: &[String],
+        program: &str,
+        name: &str,
+        directory: &Path,
+        environment: &[(&str, String)],
+    ) -> Result<Self, ExitStatus> {
+        let mut process = Self::launch(under, program, name, directory, environment);
+        process.started().await.map(|()| process)
+    }
+
+    fn launch(
+        under: &[String],
+        program: &str,
         name: &str,
         directory: &Path,
         environment: &[(&str, String)],
     ) -> Self {
+        let mut command = Command::new(under.first().map_or_else(|| path(program), PathBuf::from));
+        command.env_clear();
+        if let [_, arguments @ ..] = under {
+            command.args(arguments).arg(path(program));
+            command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        }
         let told = directory.join(format!("{name}.json"));
         // A leftover would name the ports of the process before.
         let _ = std::fs::remove_file(&told);
@@ -77,21 +97,40 @@ impl Process {
             .stderr(open().expect("the log can be opened"))
             .spawn()
             .unwrap_or_else(|error| panic!("starting {name}: {error}"));
-        let mut process = Self {
+        Self {
             name: name.to_owned(),
             child,
             log,
+            told,
             addresses: Value::Null,
             successor: None,
-        };
-        process.addresses = eventually(&format!("{name} starts"), async || {
-            if let Ok(Some(status)) = process.child.try_wait() {
-                panic!("{name} ended with {status}:\n{}", process.log());
+        }
+    }
+
+    /// Waits until it has told its addresses, or has ended with what is returned then.
+    async fn started(&mut self) -> Result<(), ExitStatus> {
+        let (child, told) = (&mut self.child, &self.told);
+        let addresses = eventually(&format!("{} starts", self.name), async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(status));
             }
-            serde_json::from_slice(&std::fs::read(&told).ok()?).ok()
+            serde_json::from_slice(&std::fs::read(told).ok()?)
+                .ok()
+                .map(Ok)
         })
         .await;
-        process
+        self.addresses = addresses?;
+        Ok(())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.successor.unwrap_or_else(|| self.child.id())
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// An address that it listens on, such as `admin`.
@@ -121,10 +160,22 @@ impl Process {
     ///
     /// If it has ended, or this is not Linux.
     pub fn most_memory(&self) -> u64 {
-        let id = self.successor.unwrap_or_else(|| self.child.id());
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"));
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended, or this is not Linux.
+    pub fn memory_now(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, figure: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(figure));
         let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         kibibytes.expect("the kernel tells") * 1_024
     }
@@ -135,7 +186,7 @@ impl Process {
     ///
     /// If it has ended, or the program `prlimit` is not there.
     pub fn take_descriptors(&self, taken: bool) {
-        let id = self.successor.unwrap_or_else(|| self.child.id());
+        let id = self.id();
         let all = std::fs::read_dir(format!("/proc/{id}/fd")).expect("the process runs");
         let numbers = all
             .flatten()
@@ -149,6 +200,16 @@ impl Process {
             .args([&format!("--pid={id}"), &format!("--nofile={limit}:")])
             .status();
         assert!(ran.is_ok_and(|status| status.success()), "prlimit {limit}");
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended, or this is not Linux.
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        open.expect("the process runs").count()
     }
 
     /// Stops it where it is: its connections stay, and it says nothing.
@@ -167,8 +228,7 @@ impl Process {
     ///
     /// If it has ended.
     pub fn signal(&self, name: &str) {
-        let id = self.successor.unwrap_or_else(|| self.child.id());
-        send(name, id);
+        send(name, self.id());
     }
 
     /// Has it replaced by a new process that gets its sockets, and waits until it has ended.
@@ -179,7 +239,7 @@ impl Process {
     pub async fn succeed(&mut self) {
         const STARTED: &str = "a successor was started process=";
         let before = self.log().matches(STARTED).count();
-        let old = self.successor.unwrap_or_else(|| self.child.id());
+        let old = self.id();
         send("USR2", old);
         let successor = eventually("a successor is started", async || {
             let log = self.log();
@@ -289,7 +349,11 @@ pub fn output(program: &str, arguments: &[&str]) -> String {
 
 /// Where cargo has put a program of this workspace: beside the directory of the tests. One that is given with its
 /// path is taken from there.
-fn path(program: &str) -> PathBuf {
+///
+/// # Panics
+///
+/// If it is not built.
+pub fn path(program: &str) -> PathBuf {
     if Path::new(program).is_absolute() {
         return program.into();
     }

@@ -1,0 +1,205 @@
+//! Disks that are full, that fail, that may only be read, or that are gone: what was acknowledged is kept, requests
+//! notice nothing, and all is well once the disk is.
+
+use std::collections::BTreeSet;
+
+use harness::{Browser, Cluster, eventually};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::injection::inject;
+use crate::mount::Disk;
+
+/// What happens to a disk: its name, how it is done, and how it is made good.
+type Way<'a> = (&'static str, &'a dyn Fn(), &'a dyn Fn());
+
+/// Writes a consumer; its status and what was said.
+async fn write(cluster: &Cluster, name: &str) -> (u16, String) {
+    let body = json!({ "username": name });
+    let reply = cluster.admin(Method::POST, "/consumers", &body).await;
+    (reply.status, reply.text())
+}
+
+async fn has(cluster: &Cluster, name: &str) -> bool {
+    cluster.read(&format!("/consumers/{name}")).await["username"] == json!(name)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn a_disk_that_fails_a_store_makes_it_read_only_and_loses_nothing() {
+    let mut cluster = Cluster::start(0).await;
+    let database = cluster.directory().join("data/control-plane/store/db");
+    let mut acknowledged = BTreeSet::new();
+    for what in [
+        "fdatasync:error=EIO:when=3",
+        "fdatasync:error=ENOSPC:when=2+",
+        "fdatasync:error=EDQUOT:when=4",
+        "sync_file_range:error=EIO:when=3",
+        "sync_file_range:error=ENOSPC:when=4+",
+        "pwrite64:error=ENOSPC:when=4+",
+        "pwrite64:error=EIO:when=3",
+    ] {
+        cluster.control_plane.take().unwrap().stop().await;
+        cluster.run_under(&inject(what, &[&database]));
+        cluster.start_control_plane().await;
+        let mut refused = None;
+        for number in 0..40 {
+            let name = format!("{what}-{number}").replace([':', '=', '+'], "-");
+            let (status, said) = write(&cluster, &name).await;
+            if status != 201 {
+                refused = Some((name, status, said));
+                break;
+            }
+            acknowledged.insert(name);
+        }
+        let (unknown, status, said) = refused.unwrap_or_else(|| panic!("{what}: nothing failed"));
+        assert_eq!(status, 503, "{what}: {said}");
+        assert!(
+            said.contains("read-only until the next start"),
+            "{what}: {said}"
+        );
+        println!("{what}: {said}");
+        // Nothing is acknowledged any more, whether the disk is well again or not, and what there was is read.
+        for number in 0..3 {
+            let (status, said) = write(&cluster, &format!("after-{number}")).await;
+            assert_eq!(status, 503, "{what}: {said}");
+        }
+        for name in &acknowledged {
+            assert!(has(&cluster, name).await, "{what}: {name} is not read");
+        }
+        cluster.control_plane.take().unwrap().kill();
+        cluster.run_under::<&str>(&[]);
+        cluster.start_control_plane().await;
+        for name in &acknowledged {
+            assert!(has(&cluster, name).await, "{what}: {name} is lost");
+        }
+        assert!(
+            !has(&cluster, "after-0").await,
+            "what was refused is nowhere"
+        );
+        let (status, said) = write(&cluster, &unknown).await;
+        assert!([201, 409].contains(&status), "{what}: {said}");
+        acknowledged.insert(unknown);
+    }
+    println!("{} acknowledged writes, none lost", acknowledged.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_full_disk_refuses_writes_and_a_start_until_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().join("disk");
+    let disk = Disk::mount(&mount, 160);
+    let data = mount.join("control-plane").display().to_string();
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_DATA_DIRECTORY", &data)]).await;
+    assert_eq!(write(&cluster, "before").await.0, 201);
+    disk.fill(32 << 20);
+    let (status, said) = write(&cluster, "refused").await;
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains("MiB must stay free"), "{said}");
+    println!("a nearly full disk: {said}");
+    assert!(has(&cluster, "before").await, "what there is can be read");
+    disk.empty();
+    assert_eq!(write(&cluster, "after").await.0, 201, "there is room again");
+
+    // Not a byte is left, and the control plane starts, or says why it does not.
+    cluster.control_plane.take().unwrap().kill();
+    disk.fill(0);
+    if cluster.try_start_control_plane().await.is_ok() {
+        assert!(has(&cluster, "after").await);
+        let (status, said) = write(&cluster, "full").await;
+        assert_eq!(status, 503, "{said}");
+        cluster.control_plane.take().unwrap().kill();
+        println!("on a full disk a control plane starts, and reads");
+    } else {
+        let log = cluster.directory().join("control-plane.log");
+        let log = std::fs::read_to_string(log).unwrap();
+        let last = log.lines().last().unwrap();
+        assert!(last.contains("No space left"), "{last}");
+        println!("on a full disk a control plane says: {last}");
+    }
+    disk.empty();
+    cluster.start_control_plane().await;
+    for name in ["before", "after"] {
+        assert!(has(&cluster, name).await, "{name} is lost");
+    }
+    assert_eq!(write(&cluster, "last").await.0, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_node_whose_disk_fails_serves_the_newest_and_keeps_it_once_it_can() {
+    let mut cluster = Cluster::start(0).await;
+    let mount = cluster.directory().join("disk");
+    let disk = Disk::mount(&mount, 4);
+    let data = mount.join("node-1");
+    let more = [("WARDGATE_DATA_DIRECTORY", data.display().to_string())];
+    cluster.certify("node-1");
+    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    let config = |number: usize| json!({ "status_code": 200, "message": number.to_string() });
+    let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
+    let plugin = cluster.create("/plugins", plugin).await;
+    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    cluster.start_data_plane_with("node-1", &more).await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    let metric = |cluster: &Cluster| {
+        let url = format!(
+            "http://{}/metrics",
+            cluster.data_planes[0].process.address("status")
+        );
+        async move {
+            let text = Browser::new().get(&url).await.text();
+            text.contains("wardgate_config_persisted 1")
+        }
+    };
+    assert!(metric(&cluster).await);
+    let ways: [Way<'_>; 3] = [
+        ("full", &|| disk.fill(0), &|| disk.empty()),
+        ("read-only", &|| disk.read_only(true), &|| {
+            disk.read_only(false);
+        }),
+        // It heals by itself.
+        ("gone", &|| std::fs::remove_dir_all(&data).unwrap(), &|| {}),
+    ];
+    for (number, (way, harm, heal)) in ways.iter().enumerate() {
+        let number = number + 1;
+        harm();
+        cluster
+            .patch(&plugin, json!({ "config": config(number) }))
+            .await;
+        cluster.settled().await;
+        for _ in 0..20 {
+            let reply = Browser::new().get(&format!("{}/p", cluster.url(0))).await;
+            let message = reply.json()["message"].clone();
+            assert_eq!(
+                (reply.status, message),
+                (200, Value::from(number.to_string())),
+                "{way}"
+            );
+        }
+        if *way != "gone" {
+            let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+            assert_eq!(row["persisted"], json!(false), "{way}: {row}");
+            assert!(!metric(&cluster).await, "{way}");
+        }
+        heal();
+        cluster.persisted().await;
+        eventually("the metric says so", async || {
+            metric(&cluster).await.then_some(())
+        })
+        .await;
+        // And it is: the node starts with it, alone.
+        cluster.data_planes.remove(0).process.stop().await;
+        let alone = ("WARDGATE_CONTROL_PLANES", "https://127.0.0.1:1".to_owned());
+        let both = [more[0].clone(), alone];
+        cluster.start_data_plane_with("node-1", &both).await;
+        let reply = Browser::new().get(&format!("{}/p", cluster.url(0))).await;
+        assert_eq!(reply.json()["message"], json!(number.to_string()), "{way}");
+        cluster.data_planes.remove(0).process.stop().await;
+        cluster.start_data_plane_with("node-1", &more).await;
+        cluster.settled().await;
+        cluster.persisted().await;
+        println!("{way}: served, told, and kept once it could be");
+    }
+}
