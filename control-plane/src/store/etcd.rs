@@ -92,7 +92,13 @@ pub struct EtcdStore {
     revisions: u64,
     /// Why the last look at it failed, if it did: then nobody waits for a write to fail as well.
     unreachable: Option<EtcdError>,
+    /// Whether what is there has another past than what is known here. etcd's numbers may be the same.
+    parted: bool,
 }
+
+/// Why nothing is written once that is so.
+const PARTED: &str = "etcd went back to an earlier state, and on from there in another way: what this control plane \
+                      knows is not there any more; start it again to take what is";
 
 /// What is read and written, without an opinion on what is newest.
 struct Shelf {
@@ -248,6 +254,7 @@ impl EtcdStore {
             seen,
             revisions: REVISIONS,
             unreachable: None,
+            parted: false,
         };
         Ok((store, config))
     }
@@ -356,6 +363,9 @@ impl Journal for EtcdStore {
         if let Some(error) = &self.unreachable {
             return Err(error.clone().into());
         }
+        if self.parted {
+            return Err(JournalFault::Broken(PARTED.to_owned()));
+        }
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Behind);
         }
@@ -373,10 +383,9 @@ impl Journal for EtcdStore {
         if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
             // An older head is a stale answer, not the truth.
             if head.generation == self.head.generation && head.revision == self.head.revision {
-                if head.chain != self.head.chain {
-                    let reason = "etcd went back to an earlier state, and on from there in another way: what this \
-                                  control plane knows is not there any more; start it again to take what is";
-                    return Err(JournalFault::Broken(reason.to_owned()));
+                self.parted = head.chain != self.head.chain;
+                if self.parted {
+                    return Err(JournalFault::Broken(PARTED.to_owned()));
                 }
                 self.seen = version;
             }
