@@ -26,7 +26,7 @@ use crate::pipeline::{Added, Returned};
 use crate::quota::Taken;
 use crate::router::split_port;
 use crate::upstream::exchange::{Answer, Pump, Timeouts, exchange};
-use crate::upstream::http2;
+use crate::upstream::http2::{self, Seen};
 use crate::upstream::origin::Origin;
 use crate::upstream::origins::Transport;
 use crate::upstream::pool::Pool;
@@ -158,7 +158,7 @@ pub(crate) async fn send(
             Err(failed) => failed,
         };
         attempt.report(&failed);
-        if failed.stage != Stage::Stale
+        if !matches!(failed.stage, Stage::Stale | Stage::Unseen)
             && let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut())
         {
             told.failed = Some(failed.error.code());
@@ -167,8 +167,8 @@ pub(crate) async fn send(
             return Err(failed.error);
         };
         body = again;
-        if failed.stage == Stage::Stale {
-            if !repeatable {
+        if matches!(failed.stage, Stage::Stale | Stage::Unseen) {
+            if failed.stage == Stage::Stale && !repeatable {
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
@@ -177,7 +177,7 @@ pub(crate) async fn send(
         }
         let may = match failed.stage {
             Stage::Connecting => true,
-            Stage::Exchanging | Stage::Stale => repeatable && pool.may_retry(),
+            Stage::Exchanging | Stage::Stale | Stage::Unseen => repeatable && pool.may_retry(),
             Stage::Hopeless => false,
         };
         if attempts_left == 0 || !may {
@@ -243,6 +243,8 @@ enum Stage {
     Exchanging,
     /// Most likely it has not: the connection was kept from an earlier exchange, and closed.
     Stale,
+    /// It has not: the connection was kept from an earlier exchange, and closed.
+    Unseen,
     /// No other attempt could go better.
     Hopeless,
 }
@@ -260,7 +262,7 @@ impl Attempt {
     fn report(&self, failed: &Failed) {
         let Some(lease) = &self.lease else { return };
         match (&failed.error, failed.stage) {
-            (_, Stage::Stale) | (UpstreamError::RequestBody(_), _) => {}
+            (_, Stage::Stale | Stage::Unseen) | (UpstreamError::RequestBody(_), _) => {}
             (error, _) if error.is_timeout() => lease.timed_out(),
             _ => lease.failed(),
         }
@@ -307,29 +309,25 @@ async fn once(
         }
     };
     if attempt.origin.key().http2 {
-        let sender = match Box::pin(http2::connect(pool, connect)).await {
-            Ok(sender) => sender,
+        let seat = match Box::pin(http2::connect(pool, connect)).await {
+            Ok(seat) => seat,
             Err(error) => return Err(connecting(error, body)),
         };
         let spare = body.try_clone();
-        return Box::pin(http2::exchange(
-            pool,
-            sender,
-            outgoing,
-            &attempt.host,
-            framing,
-            body,
-        ))
-        .await
-        .map_err(|error| Failed {
-            stage: if matches!(error, UpstreamError::RequestBody(_)) {
-                Stage::Hopeless
-            } else {
-                Stage::Exchanging
-            },
-            error,
-            body: spare,
-        });
+        let host = &attempt.host;
+        return Box::pin(http2::exchange(pool, seat, outgoing, host, framing, body))
+            .await
+            .map_err(|http2::Failure { error, seen }| {
+                let (stage, body) = match seen {
+                    Seen::Nothing(body) => (Stage::Connecting, Some(body)),
+                    Seen::Closed(body) => (Stage::Unseen, Some(body)),
+                    Seen::Something if matches!(error, UpstreamError::RequestBody(_)) => {
+                        (Stage::Hopeless, spare)
+                    }
+                    Seen::Something => (Stage::Exchanging, spare),
+                };
+                Failed { error, stage, body }
+            });
     }
     let spare = body.try_clone();
     let (mut connection, pooled) = match pool.take(outgoing.now) {

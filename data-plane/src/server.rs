@@ -16,6 +16,7 @@ mod head;
 pub(crate) mod http2;
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -49,6 +50,8 @@ pub(crate) struct Switched {
     pub(crate) stream: Stream,
     /// Those that came right behind its request.
     pub(crate) early: BytesMut,
+    /// The connection counts, and the node waits for it when it stops, until this is dropped.
+    pub(crate) open: oneshot::Sender<Infallible>,
 }
 
 /// What comes after an exchange.
@@ -132,8 +135,16 @@ pub(crate) async fn serve(
             After::Switch(sender) => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
+                    let (open, end) = oneshot::channel();
+                    let switched = Switched {
+                        stream,
+                        early,
+                        open,
+                    };
                     // Nobody waits for it any more if the server has left meanwhile.
-                    let _ = sender.send(Switched { stream, early });
+                    if sender.send(switched).is_ok() {
+                        let _ = end.await;
+                    }
                 }
                 return;
             }
@@ -236,6 +247,7 @@ async fn send(
     };
     let body = &mut returned.body;
     let mut done = !framed.body;
+    let mut broken = false;
     let mut trailers = None;
     poll_fn(|cx| {
         loop {
@@ -260,7 +272,8 @@ async fn send(
                     }
                     Poll::Ready(Some(Err(error))) => {
                         tracing::debug!(%error, "an answer breaks off");
-                        return Poll::Ready(None);
+                        // What there was of it is the client's, who sees that the rest is missing.
+                        (done, broken) = (true, true);
                     }
                 }
             }
@@ -270,7 +283,7 @@ async fn send(
                 return Poll::Ready(None);
             }
             if done {
-                return Poll::Ready(Some(framed.closes));
+                return Poll::Ready((!broken).then_some(framed.closes));
             }
             if waits {
                 let left = client.poll_left(cx);

@@ -23,7 +23,12 @@ pub(crate) fn tunnel(
     upstream.timer.clear();
     tokio::task::spawn_local(async move {
         let _hold = hold;
-        let Ok(switched) = client.await else {
+        let Ok(Switched {
+            stream: client,
+            early,
+            open: _open,
+        }) = client.await
+        else {
             tracing::debug!("the client did not switch protocols");
             return;
         };
@@ -31,9 +36,9 @@ pub(crate) fn tunnel(
             // What the server sent right behind its answer's head.
             to_client: upstream.input.split().to_vec(),
             // And the client right behind its request's.
-            to_server: switched.early.to_vec(),
+            to_server: early.to_vec(),
         };
-        let (client, server) = (switched.stream, &mut upstream.stream);
+        let server = &mut upstream.stream;
         if let Err(error) = carry(client, server, early, idle, &Rc::default()).await {
             tracing::debug!(%error, "a tunnel broke");
         }

@@ -1,16 +1,19 @@
-//! HTTP/2 to upstream servers: one connection per core and origin, shared by its exchanges. For gRPC, whose
-//! services speak nothing else.
+//! HTTP/2 to upstream servers, for gRPC, whose services speak nothing else: connections of one core to an origin,
+//! each shared by as many exchanges as the server takes at a time.
 
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::clock::monotonic;
 use shared::error_form::is_grpc;
@@ -26,23 +29,51 @@ use crate::http1::head::ResponseHead;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 use crate::server::http2::LocalExecutor;
+use crate::stream::Stream;
 use crate::timer::Timer;
-
-/// How a connection is shared.
-pub(crate) type Sender = SendRequest<Outbound>;
 
 /// Bytes that a server may send ahead, on one stream and on all.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Largest head of an answer.
 const MAX_HEAD: u32 = 64 * 1024;
-/// How often a silent server is asked for a sign of life while exchanges wait, and how long it may take.
+/// How often a silent server is asked for a sign of life while exchanges wait, and how long it may take for one.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(10);
+/// Longest body that can be sent once more to a server that has not looked at it.
+const MAX_KEPT: usize = 64 * 1024;
 
 /// A request's body on its way.
 #[derive(Debug)]
-pub(crate) struct Outbound(RequestBody);
+struct Passing {
+    body: RequestBody,
+    /// What has gone, while it may have to go once more.
+    gone: Option<BytesMut>,
+    /// When the last of it has gone.
+    moved: Instant,
+}
+
+impl Passing {
+    /// How long the server may still be silent, if that is `limit` from the last of the body on.
+    fn left(&self, limit: Duration) -> Duration {
+        (self.moved + limit).saturating_duration_since(monotonic())
+    }
+
+    /// The whole body, if it can be had once more.
+    fn again(&mut self) -> Option<RequestBody> {
+        let gone = self.gone.take()?;
+        let rest = std::mem::replace(&mut self.body, RequestBody::Empty);
+        Some(if gone.is_empty() {
+            rest
+        } else {
+            RequestBody::Read(gone.freeze(), Box::new(rest))
+        })
+    }
+}
+
+/// The library's end of a [`Passing`] body.
+#[derive(Debug)]
+pub(crate) struct Outbound(Rc<RefCell<Passing>>);
 
 impl http_body::Body for Outbound {
     type Data = Bytes;
@@ -52,7 +83,19 @@ impl http_body::Body for Outbound {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let frame = ready!(self.get_mut().0.poll_frame(cx));
+        let passing = &mut *self.0.borrow_mut();
+        let frame = ready!(passing.body.poll_frame(cx));
+        passing.moved = monotonic();
+        let data = frame
+            .as_ref()
+            .map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
+        match (data, &mut passing.gone) {
+            (None, _) | (_, None) => {}
+            (Some(Some(data)), Some(gone)) if gone.len() + data.len() <= MAX_KEPT => {
+                gone.extend_from_slice(data);
+            }
+            (Some(_), gone) => *gone = None,
+        }
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| match frame.into_trailers() {
                 Ok(trailers) => Frame::trailers(forwardable_trailers(trailers)),
@@ -62,16 +105,87 @@ impl http_body::Body for Outbound {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.0.borrow().body.is_empty()
     }
 }
 
-/// A connection on which a request can be sent.
-pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Sender, UpstreamError> {
+/// A connection that exchanges share.
+pub(crate) struct Shared {
+    sender: SendRequest<Outbound>,
+    /// What drives the connection. It knows how many exchanges the server takes at a time.
+    connection: Rc<RefCell<Connection<TokioIo<Stream>, Outbound, LocalExecutor>>>,
+    load: Rc<Load>,
+}
+
+/// What a connection carries.
+#[derive(Debug)]
+struct Load {
+    exchanges: Cell<usize>,
+    /// When the last of them ended.
+    used: Cell<Instant>,
+}
+
+impl Shared {
+    /// A place for one more exchange, if there is any.
+    fn seat(&self) -> Option<Seat> {
+        let most = self.connection.borrow().current_max_send_streams();
+        (self.load.exchanges.get() < most).then(|| Seat::on(self, true))
+    }
+
+    /// Whether nothing has been carried since `limit` before `now`.
+    pub(super) fn is_idle(&self, now: Instant, limit: Duration) -> bool {
+        self.load.exchanges.get() == 0
+            && now.saturating_duration_since(self.load.used.get()) >= limit
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("load", &self.load)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An exchange's place on a connection, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    sender: SendRequest<Outbound>,
+    load: Rc<Load>,
+    /// Whether the connection has been there before.
+    pooled: bool,
+}
+
+impl Seat {
+    fn on(shared: &Shared, pooled: bool) -> Self {
+        let exchanges = &shared.load.exchanges;
+        exchanges.set(exchanges.get() + 1);
+        Self {
+            sender: shared.sender.clone(),
+            load: Rc::clone(&shared.load),
+            pooled,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Load { exchanges, used } = &*self.load;
+        exchanges.set(exchanges.get().saturating_sub(1));
+        used.set(monotonic());
+    }
+}
+
+/// A place on a connection, which is made if no other has room.
+pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, UpstreamError> {
     pool.used.set(monotonic());
-    let known = pool.http2.borrow().clone();
-    if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
-        return Ok(sender);
+    let known = {
+        let mut shared = pool.http2.borrow_mut();
+        shared.retain(|shared| !shared.sender.is_closed());
+        shared.iter().find_map(Shared::seat)
+    };
+    if let Some(seat) = known {
+        return Ok(seat);
     }
     let timer = pool.timers.timer();
     let stream = timer
@@ -88,25 +202,68 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Sender, 
         .handshake(TokioIo::new(stream))
         .await
         .map_err(UpstreamError::Http2)?;
+    let connection = Rc::new(RefCell::new(connection));
+    let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        let end = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx)).await;
+        if let Err(error) = end {
             tracing::debug!(%error, "a connection to a server broke");
         }
     });
-    *pool.http2.borrow_mut() = Some(sender.clone());
-    Ok(sender)
+    let shared = Shared {
+        sender,
+        connection,
+        load: Rc::new(Load {
+            exchanges: Cell::new(0),
+            used: Cell::new(monotonic()),
+        }),
+    };
+    let seat = Seat::on(&shared, false);
+    pool.http2.borrow_mut().push(shared);
+    Ok(seat)
 }
 
-/// Sends `outgoing` by way of `sender` and waits for the answer's head.
+/// Why no answer came.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: UpstreamError,
+    /// What the server has seen of the request.
+    pub(crate) seen: Seen,
+}
+
+/// What a server has seen of a request that has failed.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// All of it, perhaps.
+    Something,
+    /// Nothing: it has refused to look (RFC 9113 §8.7). This is the request's body.
+    Nothing(RequestBody),
+    /// Nothing: it had closed the connection, which was kept from an earlier exchange.
+    Closed(RequestBody),
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        let seen = Seen::Something;
+        Self { error, seen }
+    }
+}
+
+/// Sends `outgoing` from `seat` and waits for the answer's head.
 pub(crate) async fn exchange(
     pool: &Rc<Pool>,
-    mut sender: Sender,
+    mut seat: Seat,
     outgoing: &Outgoing<'_>,
     host: &http::HeaderValue,
     framing: Framing,
     body: RequestBody,
-) -> Result<Answer, UpstreamError> {
-    let mut request = request(pool, outgoing, host, body)?;
+) -> Result<Answer, Failure> {
+    let passing = Rc::new(RefCell::new(Passing {
+        body,
+        gone: Some(BytesMut::new()),
+        moved: monotonic(),
+    }));
+    let mut request = request(pool, outgoing, host, Outbound(Rc::clone(&passing)))?;
     // What the client has said counts another body, once a filter has replaced it.
     if let Framing::Length(length) = framing {
         let headers = request.headers_mut();
@@ -114,16 +271,39 @@ pub(crate) async fn exchange(
     }
     let timer = pool.timers.timer();
     let Timeouts { read, .. } = outgoing.timeouts;
-    let mut sent = pin!(async {
-        sender.ready().await?;
-        sender.send_request(request).await
-    });
-    // A stream whose client goes on sending may be silent on our side for as long as it likes.
-    let response = timer
-        .limit(read, &mut sent)
-        .await
-        .ok_or(UpstreamError::ReadTimeout)?
-        .map_err(failure)?;
+    let mut under_way = pin!(seat.sender.try_send_request(request));
+    let mut wait = read;
+    let answered = loop {
+        if let Some(answered) = timer.limit(wait, &mut under_way).await {
+            break answered;
+        }
+        // While the client goes on sending, the server may be silent for as long as it likes.
+        wait = passing.borrow().left(read);
+        if wait.is_zero() {
+            return Err(UpstreamError::ReadTimeout.into());
+        }
+    };
+    let response = match answered {
+        Ok(response) => response,
+        Err(failed) => {
+            let unsent = failed.message().is_some();
+            let error = failed.into_error();
+            let closed = unsent || reason(&error).is_some_and(h2::Error::is_go_away);
+            let refused = reason(&error)
+                .is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
+            let body = (closed || refused)
+                .then(|| passing.borrow_mut().again())
+                .flatten();
+            let seen = match body {
+                Some(body) if closed && seat.pooled => Seen::Closed(body),
+                Some(body) => Seen::Nothing(body),
+                None => Seen::Something,
+            };
+            let error = failure(error);
+            return Err(Failure { error, seen });
+        }
+    };
+    passing.borrow_mut().gone = None;
     let (parts, body) = response.into_parts();
     let head = ResponseHead {
         status: parts.status,
@@ -139,16 +319,26 @@ pub(crate) async fn exchange(
             timer,
             waiting: false,
             read_timeout: read,
+            passing,
+            _seat: seat,
         }))
     };
     Ok(Answer { head, body })
+}
+
+/// What the server has said of a stream that has failed, if it was the server.
+fn reason(error: &hyper::Error) -> Option<&h2::Error> {
+    let source = std::error::Error::source(error)?;
+    source
+        .downcast_ref::<h2::Error>()
+        .filter(|error| error.is_remote())
 }
 
 fn request(
     pool: &Pool,
     outgoing: &Outgoing<'_>,
     host: &http::HeaderValue,
-    body: RequestBody,
+    body: Outbound,
 ) -> Result<Request<Outbound>, UpstreamError> {
     let scheme = if pool.origin.key().tls.is_some() {
         "https"
@@ -178,7 +368,7 @@ fn request(
     if outgoing.trailers || grpc.is_some_and(|value| is_grpc(value.as_bytes())) {
         headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
     }
-    let mut request = Request::new(Outbound(body));
+    let mut request = Request::new(body);
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
@@ -204,6 +394,10 @@ pub(crate) struct Http2Body {
     timer: Timer,
     waiting: bool,
     read_timeout: Duration,
+    /// The request's, which may still be on its way.
+    passing: Rc<RefCell<Passing>>,
+    /// Kept until the answer has ended.
+    _seat: Seat,
 }
 
 impl Http2Body {
@@ -231,8 +425,12 @@ impl Http2Body {
                     self.waiting = true;
                     self.timer.set(self.read_timeout);
                 }
-                if self.timer.poll_fired(cx) {
-                    return Poll::Ready(Some(Err(UpstreamError::ReadTimeout)));
+                while self.timer.poll_fired(cx) {
+                    let left = self.passing.borrow().left(self.read_timeout);
+                    if left.is_zero() {
+                        return Poll::Ready(Some(Err(UpstreamError::ReadTimeout)));
+                    }
+                    self.timer.set(left);
                 }
                 Poll::Pending
             }

@@ -15,7 +15,7 @@ use shared::network::Network;
 use tokio::net::TcpStream;
 
 use super::exchange::Phase;
-use super::http2::Sender;
+use super::http2::Shared;
 use super::origin::Origin;
 use super::resolve::{Found, Resolver};
 use super::{Connection, UpstreamError};
@@ -112,10 +112,13 @@ impl Pools {
                 idle.retain(|connection| {
                     now.saturating_duration_since(connection.idle_since) < IDLE
                 });
+                let mut shared = pool.http2.borrow_mut();
+                shared.retain(|shared| !shared.is_idle(now, IDLE));
                 let unused = idle.is_empty()
+                    && shared.is_empty()
                     && pool.exchanges.used() == 0
                     && now.saturating_duration_since(pool.used.get()) > POOL_IDLE;
-                drop(idle);
+                drop((idle, shared));
                 if unused {
                     *slot = None;
                 }
@@ -142,8 +145,8 @@ pub(crate) struct Pool {
         reason = "connections travel boxed: a move costs a pointer"
     )]
     idle: RefCell<Vec<Box<Connection>>>,
-    /// The connection that exchanges of HTTP/2 share.
-    pub(super) http2: RefCell<Option<Sender>>,
+    /// The connections that exchanges of HTTP/2 share. The first with room is used, so that those not needed age.
+    pub(super) http2: RefCell<Vec<Shared>>,
     addresses: RefCell<Option<Addresses>>,
     turn: Cell<usize>,
     pub(super) used: Cell<Instant>,

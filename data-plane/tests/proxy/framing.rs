@@ -1,6 +1,7 @@
 //! Requests that two servers could read in two ways never get past the first.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::json;
@@ -339,6 +340,37 @@ fn an_answer_whose_framing_is_broken_is_none() {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         );
         assert_eq!(found, expected, "{answer:?}");
+        stop(proxy);
+    }
+}
+
+#[test]
+fn of_an_answer_that_breaks_off_the_client_has_what_came() {
+    for (answer, length) in [
+        ("Content-Length: 50\r\n\r\nshort", "content-length: 50"),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
+            "transfer-encoding: chunked",
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            read_until(&mut stream, "\r\n\r\n").unwrap();
+            write!(stream, "HTTP/1.1 200 OK\r\n{answer}").unwrap();
+        });
+        let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+        let found = ask(&proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let (head, body) = found.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && head.contains(length),
+            "{found}"
+        );
+        assert!(
+            body.contains("short") && !body.contains("0\r\n\r\n"),
+            "{found}"
+        );
         stop(proxy);
     }
 }

@@ -1,6 +1,8 @@
 //! gRPC through to a server of HTTP/2, and TLS towards servers.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,6 +63,41 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> 
     Ok(response)
 }
 
+/// A server of HTTP/2 without TLS that takes one call at a time on a connection, and answers once it has `calls` of
+/// them and all that their clients send. It refuses the first to `/refused.`, having read it.
+async fn narrow_server(calls: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let met = Arc::new(tokio::sync::Barrier::new(calls));
+    let refused = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (met, refused) = (Arc::clone(&met), Arc::clone(&refused));
+            let answer = move |request: Request<Incoming>| {
+                let (met, refused) = (Arc::clone(&met), Arc::clone(&refused));
+                async move {
+                    let refuses = request.uri().path().starts_with("/refused.");
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    if refuses {
+                        if !refused.swap(true, Ordering::Relaxed) {
+                            return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
+                        }
+                    } else {
+                        met.wait().await;
+                    }
+                    Ok(Response::new(Full::new(body)))
+                }
+            };
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .max_concurrent_streams(1)
+                    .serve_connection(TokioIo::new(stream), service_fn(answer)),
+            );
+        }
+    });
+    port
+}
+
 /// A server of HTTP/2 without TLS.
 async fn server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -80,7 +117,7 @@ async fn server() -> u16 {
 async fn secure_server() -> u16 {
     let made = rcgen::generate_simple_self_signed(vec!["grpc.test".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -88,7 +125,7 @@ async fn secure_server() -> u16 {
         .with_single_cert(vec![made.cert.der().clone()], key.into())
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -127,12 +164,19 @@ fn call(path: &str, content_type: &str, body: Body) -> Request<Body> {
 }
 
 fn proxy_to(port: u16) -> Proxy {
+    proxy_with(port, &json!({"read_timeout": 5000, "retries": 0}))
+}
+
+fn proxy_with(port: u16, service: &serde_json::Value) -> Proxy {
+    let mut service = service.clone();
+    service["protocol"] = json!("grpc");
     start(configuration(
         port,
-        &json!({"protocol": "grpc", "read_timeout": 5000, "retries": 0}),
+        &service,
         &[
             json!({"paths": ["/hello."], "protocols": ["grpc", "grpcs"], "strip_path": false}),
             json!({"paths": ["/secure."], "protocols": ["grpcs"], "strip_path": false}),
+            json!({"paths": ["/refused."], "protocols": ["grpc"], "strip_path": false}),
             json!({"paths": ["/kept."], "protocols": ["grpc"], "strip_path": false, "preserve_host": true}),
         ],
     ))
@@ -307,6 +351,88 @@ fn browsers_get_trailers_as_the_last_frame() {
         for piece in ["AAAAAAYKBGhleWE=", &STANDARD.encode(last)] {
             assert!(answer.contains(piece), "{piece} {answer}");
         }
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_takes_few_calls_at_a_time_is_connected_to_more_often() {
+    run(async {
+        let port = narrow_server(3).await;
+        let proxy = proxy_to(port);
+        let client = client(&proxy).await;
+        let one = |path: &'static str| {
+            let mut client = client.clone();
+            async move {
+                let body = Full::from("x").boxed();
+                let sent = client.send_request(call(path, "application/grpc", body));
+                let response = sent.await.unwrap();
+                let body = response.into_body().collect().await.unwrap();
+                body.to_bytes()
+            }
+        };
+        // The second time there are connections already.
+        for _ in 0..2 {
+            let say = || one("/hello.Hello/Say");
+            let (first, second, third) = tokio::join!(say(), say(), say());
+            assert_eq!(
+                (&*first, &*second, &*third),
+                (&b"x"[..], &b"x"[..], &b"x"[..])
+            );
+        }
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_call_that_a_server_has_not_looked_at_is_made_again_body_and_all() {
+    run(async {
+        let port = narrow_server(1).await;
+        let proxy = proxy_with(port, &json!({"read_timeout": 5000, "retries": 1}));
+        let mut client = client(&proxy).await;
+        let body = Full::from("all of it").boxed();
+        let response = client
+            .send_request(call("/refused.Hello/Say", "application/grpc", body))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "all of it");
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_client_may_go_on_sending_for_longer_than_the_server_may_be_silent() {
+    run(async {
+        let port = narrow_server(1).await;
+        let proxy = proxy_with(port, &json!({"read_timeout": 1000, "retries": 0}));
+        let mut client = client(&proxy).await;
+        let (messages, receiver) =
+            tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let body = StreamBody::new(stream).boxed();
+        let sent =
+            tokio::spawn(client.send_request(call("/hello.Hello/Say", "application/grpc", body)));
+        for _ in 0..12 {
+            let message = Ok(Frame::data(Bytes::from_static(b".")));
+            messages.send(message).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(messages);
+        let response = sent.await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 12);
+        drop(client);
         tokio::task::spawn_blocking(move || stop(proxy))
             .await
             .unwrap();

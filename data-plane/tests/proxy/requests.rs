@@ -11,7 +11,7 @@ use data_plane::proxy::Proxy;
 use serde_json::json;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, read_until, settings, start, stop, upstream,
+    OK, ask, configuration, connect, get_status, read_until, settings, start, stop, upstream,
 };
 
 #[test]
@@ -151,10 +151,11 @@ fn a_protocol_is_switched_and_bytes_flow_both_ways() {
         stream
             .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
             .unwrap();
-        let line = read_until(&mut stream, "\n").unwrap();
-        stream
-            .write_all(line.to_ascii_uppercase().as_bytes())
-            .unwrap();
+        while let Some(line) = read_until(&mut stream, "\n") {
+            stream
+                .write_all(line.to_ascii_uppercase().as_bytes())
+                .unwrap();
+        }
     });
     let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
     let mut stream = connect(&proxy);
@@ -171,8 +172,18 @@ fn a_protocol_is_switched_and_bytes_flow_both_ways() {
     );
     stream.write_all(b"hello\n").unwrap();
     assert_eq!(read_until(&mut stream, "\n").unwrap(), "earlyHELLO\n");
+    // It counts as a connection, and a node that stops waits for its end.
+    let status = get_status(&proxy, "/status");
+    assert!(status.contains("\"connections_active\":1"), "{status}");
+    let address = proxy.addresses().proxy;
+    let stopping = std::thread::spawn(move || stop(proxy));
+    while TcpStream::connect(address).is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    stream.write_all(b"still\n").unwrap();
+    assert_eq!(read_until(&mut stream, "\n").unwrap(), "STILL\n");
     drop(stream);
-    stop(proxy);
+    stopping.join().unwrap();
 }
 
 #[test]
