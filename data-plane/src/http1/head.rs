@@ -16,8 +16,8 @@ pub(crate) const MAX_HEAD: usize = 64 * 1024;
 /// Longest request target, in bytes.
 pub(crate) const MAX_TARGET: usize = 16 * 1024;
 
-/// Most fields in a head.
-pub(crate) const MAX_FIELDS: usize = 128;
+/// Most fields in a head: as many as Kong can be made to look at (`lua_max_req_headers`).
+pub(crate) const MAX_FIELDS: usize = 1000;
 
 /// A response's head and what follows from it.
 #[derive(Debug)]

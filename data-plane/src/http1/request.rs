@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_may_have_16_kib_and_a_head_128_fields() {
+    fn a_target_may_have_16_kib_and_a_head_1000_fields() {
         let target = |length: usize| {
             let head = format!(
                 "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -112,8 +112,8 @@ impl http_body::Body for Outbound {
 /// A connection that exchanges share.
 pub(crate) struct Shared {
     sender: SendRequest<Outbound>,
-    /// What drives the connection. It knows how many exchanges the server takes at a time.
-    connection: Rc<RefCell<Connection<TokioIo<Stream>, Outbound, LocalExecutor>>>,
+    /// What drives the connection, until that ends. It knows how many exchanges the server takes at a time.
+    connection: Weak<RefCell<Connection<TokioIo<Stream>, Outbound, LocalExecutor>>>,
     load: Rc<Load>,
 }
 
@@ -128,7 +128,11 @@ struct Load {
 impl Shared {
     /// A place for one more exchange, if there is any.
     fn seat(&self) -> Option<Seat> {
-        let most = self.connection.borrow().current_max_send_streams();
+        let most = self
+            .connection
+            .upgrade()?
+            .borrow()
+            .current_max_send_streams();
         (self.load.exchanges.get() < most).then(|| Seat::on(self, true))
     }
 
@@ -202,10 +206,12 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, Up
         .handshake(TokioIo::new(stream))
         .await
         .map_err(UpstreamError::Http2)?;
-    let connection = Rc::new(RefCell::new(connection));
-    let driven = Rc::clone(&connection);
+    let driven = Rc::new(RefCell::new(connection));
+    let connection = Rc::downgrade(&driven);
     tokio::task::spawn_local(async move {
         let end = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx)).await;
+        // Whatever waits there for the connection hears that it has ended.
+        drop(driven);
         if let Err(error) = end {
             tracing::debug!(%error, "a connection to a server broke");
         }

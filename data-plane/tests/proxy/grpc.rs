@@ -64,7 +64,8 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> 
 }
 
 /// A server of HTTP/2 without TLS that takes one call at a time on a connection, and answers once it has `calls` of
-/// them and all that their clients send. It refuses the first to `/refused.`, having read it.
+/// them and all that their clients send. It refuses the first to `/refused.`, having read it, and ends the connection
+/// with one to `/last.`.
 async fn narrow_server(calls: usize) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -73,26 +74,36 @@ async fn narrow_server(calls: usize) -> u16 {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (met, refused) = (Arc::clone(&met), Arc::clone(&refused));
+            let last = Arc::new(tokio::sync::Notify::new());
+            let ends = Arc::clone(&last);
             let answer = move |request: Request<Incoming>| {
                 let (met, refused) = (Arc::clone(&met), Arc::clone(&refused));
+                let last = Arc::clone(&last);
                 async move {
-                    let refuses = request.uri().path().starts_with("/refused.");
+                    let path = request.uri().path().to_owned();
                     let body = request.into_body().collect().await.unwrap().to_bytes();
-                    if refuses {
-                        if !refused.swap(true, Ordering::Relaxed) {
-                            return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
-                        }
-                    } else {
+                    if path.starts_with("/last.") {
+                        last.notify_one();
+                    } else if !path.starts_with("/refused.") {
                         met.wait().await;
+                    } else if !refused.swap(true, Ordering::Relaxed) {
+                        return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
                     }
                     Ok(Response::new(Full::new(body)))
                 }
             };
-            tokio::spawn(
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            tokio::spawn(async move {
+                let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let served = builder
                     .max_concurrent_streams(1)
-                    .serve_connection(TokioIo::new(stream), service_fn(answer)),
-            );
+                    .serve_connection(TokioIo::new(stream), service_fn(answer));
+                let mut served = std::pin::pin!(served);
+                tokio::select! {
+                    _ = served.as_mut() => return,
+                    () = ends.notified() => served.as_mut().graceful_shutdown(),
+                }
+                let _ = served.await;
+            });
         }
     });
     port
@@ -176,7 +187,7 @@ fn proxy_with(port: u16, service: &serde_json::Value) -> Proxy {
         &[
             json!({"paths": ["/hello."], "protocols": ["grpc", "grpcs"], "strip_path": false}),
             json!({"paths": ["/secure."], "protocols": ["grpcs"], "strip_path": false}),
-            json!({"paths": ["/refused."], "protocols": ["grpc"], "strip_path": false}),
+            json!({"paths": ["/last.", "/refused."], "protocols": ["grpc"], "strip_path": false}),
             json!({"paths": ["/kept."], "protocols": ["grpc"], "strip_path": false, "preserve_host": true}),
         ],
     ))
@@ -403,6 +414,29 @@ fn a_call_that_a_server_has_not_looked_at_is_made_again_body_and_all() {
         assert_eq!(response.status(), StatusCode::OK);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "all of it");
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_connection_that_the_server_has_ended_costs_no_call() {
+    run(async {
+        let port = narrow_server(1).await;
+        let proxy = proxy_to(port);
+        let mut client = client(&proxy).await;
+        for _ in 0..10 {
+            let body = Full::from("x").boxed();
+            let response = client
+                .send_request(call("/last.Hello/Say", "application/grpc", body))
+                .await
+                .unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "x");
+        }
         drop(client);
         tokio::task::spawn_blocking(move || stop(proxy))
             .await
