@@ -312,6 +312,15 @@ impl Sum {
                 "kong_nginx_connections_total{{node_id=\"{node}\",subsystem=\"http\",state=\"{state}\"}} {count}"
             );
         }
+        // Counting cannot fail here; whoever watches Kong looks whether it does.
+        let errors = "kong_nginx_metric_errors_total";
+        family(
+            &mut text,
+            errors,
+            "counter",
+            "Number of metrics that could not be counted",
+        );
+        let _ = writeln!(text, "{errors} 0");
         family(
             &mut text,
             "kong_nginx_requests_total",
@@ -448,6 +457,7 @@ mod tests {
             r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,
             r#"kong_upstream_latency_ms_sum{service="a\"b",route="r",workspace="default"} 70025"#,
             r#"kong_nginx_requests_total{node_id="n",subsystem="http"} 2"#,
+            "kong_nginx_metric_errors_total 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
