@@ -64,6 +64,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/status" => json_response(StatusCode::OK, &{
             let sum = Sum::of(&node.metrics);
             json!({
+                "database": { "reachable": node.contact.is_connected() },
                 "memory": { "lua_shared_dicts": {}, "workers_lua_vms": [] },
                 "server": {
                     "connections_accepted": sum.accepted,
@@ -97,6 +98,10 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 &json!({ "message": "no configuration has been received yet" }),
             ),
         },
+        "/status/dns" => json_response(
+            StatusCode::NOT_IMPLEMENTED,
+            &json!({ "message": "not implemented with the legacy DNS client" }),
+        ),
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",

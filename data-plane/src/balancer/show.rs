@@ -133,16 +133,23 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
 }
 
 /// The targets, without those of weight 0 unless `all` of them are asked for. The newest comes first.
-pub(crate) fn targets(balancer: &Balancer, all: bool) -> Value {
-    let shown: Vec<Value> = balancer
+pub(crate) fn targets(balancer: &Balancer, all: bool) -> Vec<Value> {
+    balancer
         .config
         .targets
         .iter()
         .rev()
         .filter(|target| all || target.weight > 0)
         .map(|target| Value::Object(record(target)))
-        .collect();
-    json!({ "data": shown, "next": null })
+        .collect()
+}
+
+/// The target that `name` names, by id or as it is written.
+pub(crate) fn target(balancer: &Balancer, name: &str) -> Option<Value> {
+    let id = Uuid::try_parse(name).ok();
+    let mut targets = balancer.config.targets.iter();
+    let found = targets.find(|one| Some(one.record.id) == id || one.record.target == name);
+    found.map(|target| Value::Object(record(target)))
 }
 
 /// Sets the health of a target's peers, or of one of them, by hand. Says whether there is any.

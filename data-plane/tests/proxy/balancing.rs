@@ -264,8 +264,58 @@ fn passive_checks_take_a_target_out_until_somebody_puts_it_back() {
     let path = format!("/upstreams/u.test/targets/{}/healthy", targets[0]);
     assert_eq!(status(&proxy, "PUT", &path).0, 204);
     assert_eq!(healths(&proxy), ["HEALTHY", "HEALTHY"]);
-    let (_, listed) = status(&proxy, "GET", "/upstreams/u.test/targets");
-    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+    let one_target = format!("/upstreams/u.test/targets/{}", targets[0]);
+    for (method, path, code, data) in [
+        ("GET", "/upstreams/u.test/targets", 200, Some(2)),
+        ("GET", "/upstreams/u.test/targets/", 200, Some(2)),
+        ("GET", "/upstreams/u.test/targets/all/", 200, Some(2)),
+        ("GET", "/upstreams/u.test/targets/all?size=1", 200, Some(1)),
+        (
+            "GET",
+            "/upstreams/u.test/targets/all?size=1&offset=1",
+            200,
+            Some(1),
+        ),
+        (
+            "GET",
+            "/upstreams/u.test/targets/all?size=1&offset=2",
+            200,
+            Some(0),
+        ),
+        ("GET", "/upstreams/u.test/targets/all?size=0", 400, None),
+        ("GET", "/upstreams/u.test/targets/all?size=1001", 400, None),
+        ("GET", "/upstreams/u.test/targets/all?size=x", 400, None),
+        ("GET", "/upstreams/u.test/targets/all?offset=x", 400, None),
+        ("GET", "/upstreams/u.test/health/", 200, Some(2)),
+        ("GET", &one_target, 200, None),
+        ("GET", "/upstreams/u.test/targets/nobody:1", 404, None),
+        ("POST", "/upstreams/u.test/targets", 405, None),
+        ("DELETE", &one_target, 405, None),
+        ("PATCH", &one_target, 405, None),
+        ("PUT", &one_target, 405, None),
+        // As Kong's since 3.0.
+        ("POST", &path, 404, None),
+        ("GET", &path, 404, None),
+        (
+            "PUT",
+            "/upstreams/u.test/targets/nobody:1/healthy",
+            404,
+            None,
+        ),
+        ("GET", "/status/dns", 501, None),
+    ] {
+        let (found, shown) = status(&proxy, method, path);
+        assert_eq!(found, code, "{method} {path} {shown}");
+        let length = shown["data"].as_array().map(Vec::len);
+        assert_eq!(length, data, "{method} {path} {shown}");
+    }
+    let (_, page) = status(&proxy, "GET", "/upstreams/u.test/targets?size=2");
+    assert_eq!(
+        (&page["offset"], &page["next"]),
+        (&json!("2"), &json!("/upstreams/u.test/targets?offset=2"))
+    );
+    let (_, shown) = status(&proxy, "GET", &one_target);
+    assert_eq!(shown["target"], json!(targets[0]));
     let (_, whole) = status(&proxy, "GET", "/upstreams/u.test/health?balancer_health=1");
     assert_eq!(whole["data"]["health"], "HEALTHY");
     stop(proxy);
