@@ -126,6 +126,7 @@ impl Core {
             Rc::clone(&resolver),
             Arc::clone(&node.provider_networks),
             (node.limits.upstream_in_flight, node.workers),
+            node.limits.keep_alive,
         ));
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());

@@ -25,11 +25,51 @@ pub struct Limits {
     pub in_flight: usize,
     /// Most requests under way to one server. More are answered 503.
     pub upstream_in_flight: usize,
+    /// How connections to servers are kept.
+    pub keep_alive: KeepAlive,
     /// Longest part of a request's body that is held back until all of it is there, for routes with
     /// `request_buffering`. A longer body streams from there on.
     pub held_body: usize,
     /// Memory that the process may have, in bytes. Close to it connections are closed and work is refused.
     pub memory: Option<u64>,
+}
+
+/// How connections to servers are kept for later exchanges (Kong 3.9, `upstream_keepalive_*`).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// Longest wait of a connection for its next exchange.
+    pub idle: Duration,
+    /// Most connections of one core to one server that wait.
+    pub connections: usize,
+    /// Most exchanges on one connection.
+    pub exchanges: u32,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_mins(1),
+            connections: 512,
+            exchanges: 10_000,
+        }
+    }
+}
+
+impl KeepAlive {
+    /// What `settings` say, in which 0 is no limit to time or number of exchanges.
+    fn of(settings: &Settings) -> Self {
+        Self {
+            idle: match settings.upstream_keepalive_idle_timeout {
+                0 => Duration::MAX,
+                seconds => Duration::from_secs(seconds),
+            },
+            connections: settings.upstream_keepalive_pool_size,
+            exchanges: match settings.upstream_keepalive_max_requests {
+                0 => u32::MAX,
+                exchanges => exchanges,
+            },
+        }
+    }
 }
 
 impl Default for Limits {
@@ -44,6 +84,7 @@ impl Default for Limits {
             connections_per_address: 1000,
             in_flight: 10_000,
             upstream_in_flight: 1000,
+            keep_alive: KeepAlive::default(),
             held_body: 64 * 1024,
             memory: None,
         }
@@ -71,6 +112,7 @@ impl Limits {
             connections_per_address: settings.max_connections_per_address,
             in_flight: settings.max_requests,
             upstream_in_flight: settings.max_requests_per_server,
+            keep_alive: KeepAlive::of(settings),
             memory,
             ..Self::default()
         }
@@ -99,6 +141,23 @@ fn descriptors() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_settings_for_kept_connections_are_kongs() {
+        let unlimited = Settings {
+            upstream_keepalive_idle_timeout: 0,
+            upstream_keepalive_max_requests: 0,
+            upstream_keepalive_pool_size: 0,
+            ..Settings::default()
+        };
+        let told = |keep: KeepAlive| (keep.idle, keep.connections, keep.exchanges);
+        assert_eq!(
+            told(KeepAlive::of(&unlimited)),
+            (Duration::MAX, 0, u32::MAX)
+        );
+        let default = KeepAlive::of(&Settings::default());
+        assert_eq!(told(default), told(KeepAlive::default()));
+    }
 
     #[test]
     fn connections_leave_descriptors_for_the_rest() {

@@ -237,6 +237,30 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub max_requests_per_server: usize,
+    /// Most connections of each worker to one upstream server that wait for further requests; 0: none is kept.
+    #[arg(
+        long,
+        env = "WARDGATE_UPSTREAM_KEEPALIVE_POOL_SIZE",
+        default_value_t = 512,
+        value_name = "NUMBER"
+    )]
+    pub upstream_keepalive_pool_size: usize,
+    /// Most requests on one connection to an upstream server; 0: any number.
+    #[arg(
+        long,
+        env = "WARDGATE_UPSTREAM_KEEPALIVE_MAX_REQUESTS",
+        default_value_t = 10_000,
+        value_name = "NUMBER"
+    )]
+    pub upstream_keepalive_max_requests: u32,
+    /// Longest wait of a connection to an upstream server for its next request, in seconds; 0: any time.
+    #[arg(
+        long,
+        env = "WARDGATE_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT",
+        default_value_t = 60,
+        value_name = "SECONDS"
+    )]
+    pub upstream_keepalive_idle_timeout: u64,
     /// Memory that the process may have, in megabytes of 1024²; 0: what its control group may have. From 92 % on
     /// idle connections are closed, from 95 % on new connections and requests are refused.
     #[arg(

@@ -22,16 +22,11 @@ use super::{Connection, UpstreamError};
 use crate::balancer::spread;
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
+use crate::limits::KeepAlive;
 use crate::quota::{Share, Taken};
 use crate::stream::Stream;
 use crate::timer::Timers;
 
-/// How long a connection may wait for its next request.
-const IDLE: Duration = Duration::from_mins(1);
-/// Most idle connections to one origin.
-const MAX_IDLE: usize = 512;
-/// Most exchanges on one connection.
-const MAX_SERVED: u32 = 10_000;
 /// How long a name's last addresses go on to be used while it cannot be looked up.
 const STALE: Duration = Duration::from_secs(10);
 /// Most turns that the addresses of a name take in a round, by their weights.
@@ -49,6 +44,7 @@ pub(crate) struct Pools {
     permitted: Arc<[Network]>,
     /// Most exchanges with one origin, of so many cores together.
     limit: (usize, usize),
+    keep_alive: KeepAlive,
     /// By the origin's number.
     all: RefCell<Vec<Option<Rc<Pool>>>>,
 }
@@ -60,12 +56,14 @@ impl Pools {
         resolver: Rc<Resolver>,
         permitted: Arc<[Network]>,
         limit: (usize, usize),
+        keep_alive: KeepAlive,
     ) -> Self {
         Self {
             timers,
             resolver,
             permitted,
             limit,
+            keep_alive,
             all: RefCell::default(),
         }
     }
@@ -87,6 +85,7 @@ impl Pools {
             timers: Rc::clone(&self.timers),
             resolver: Rc::clone(&self.resolver),
             permitted: Arc::clone(&self.permitted),
+            keep_alive: self.keep_alive,
             idle: RefCell::default(),
             http2: RefCell::default(),
             addresses: RefCell::default(),
@@ -110,10 +109,10 @@ impl Pools {
                 let Some(pool) = slot else { continue };
                 let mut idle = pool.idle.borrow_mut();
                 idle.retain(|connection| {
-                    now.saturating_duration_since(connection.idle_since) < IDLE
+                    now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
                 });
                 let mut shared = pool.http2.borrow_mut();
-                shared.retain(|shared| !shared.is_idle(now, IDLE));
+                shared.retain(|shared| !shared.is_idle(now, self.keep_alive.idle));
                 let unused = idle.is_empty()
                     && shared.is_empty()
                     && pool.exchanges.used() == 0
@@ -139,6 +138,7 @@ pub(crate) struct Pool {
     pub(super) timers: Rc<Timers>,
     resolver: Rc<Resolver>,
     permitted: Arc<[Network]>,
+    keep_alive: KeepAlive,
     /// The connection used last is used next, so that those not needed age.
     #[expect(
         clippy::vec_box,
@@ -195,7 +195,7 @@ impl Pool {
     pub(crate) fn take(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut connection) = idle.pop() {
-            if now.saturating_duration_since(connection.idle_since) < IDLE
+            if now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
                 && still_open(&mut connection)
             {
                 return Some(connection);
@@ -208,7 +208,12 @@ impl Pool {
     pub(crate) fn give_back(&self, mut connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         connection.served += 1;
-        if connection.served >= MAX_SERVED || idle.len() >= MAX_IDLE {
+        let KeepAlive {
+            connections,
+            exchanges,
+            ..
+        } = self.keep_alive;
+        if connection.served >= exchanges || idle.len() >= connections {
             return;
         }
         connection.timer.clear();

@@ -3,15 +3,19 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use data_plane::limits::{KeepAlive, Limits};
 use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
 use serde_json::json;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, get_status, read_until, settings, start, stop, upstream,
+    OK, ask, configuration, connect, get_status, read_until, settings, start, start_with, stop,
+    upstream,
 };
 
 #[test]
@@ -119,6 +123,70 @@ fn connections_are_kept_on_both_sides_and_a_dead_one_is_replaced() {
     assert_eq!(heads.try_iter().count(), 3);
     drop(stream);
     stop(proxy);
+}
+
+#[test]
+fn connections_to_servers_are_kept_as_the_settings_say() {
+    let default = KeepAlive::default();
+    for (keep_alive, expected) in [
+        (default, 1),
+        (
+            KeepAlive {
+                connections: 0,
+                ..default
+            },
+            3,
+        ),
+        (
+            KeepAlive {
+                exchanges: 2,
+                ..default
+            },
+            2,
+        ),
+        (
+            KeepAlive {
+                idle: Duration::ZERO,
+                ..default
+            },
+            3,
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    while read_until(&mut stream, "\r\n\r\n").is_some() {
+                        stream.write_all(OK.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        let limits = Limits {
+            keep_alive,
+            ..Limits::default()
+        };
+        let one_worker = Settings {
+            workers: 1,
+            ..settings()
+        };
+        let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+        let proxy = start_with(&one_worker, limits, records);
+        for _ in 0..3 {
+            let answer = ask(
+                &proxy,
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            );
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        assert_eq!(count.load(Ordering::SeqCst), expected, "{keep_alive:?}");
+        stop(proxy);
+    }
 }
 
 #[test]
