@@ -120,7 +120,10 @@ pub(crate) async fn serve(
         fresh = false;
         let incoming = match next {
             Next::Request(incoming) => incoming,
-            Next::Refused(refusal) => Incoming::stand_in(refusal),
+            Next::Refused(refusal) => {
+                let (method, uri) = client.borrow().refused(refusal);
+                Incoming::stand_in(refusal, method, uri)
+            }
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();

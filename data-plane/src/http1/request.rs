@@ -89,6 +89,19 @@ pub(crate) fn take_request(
     }))
 }
 
+/// Method and target of a request whose head is too large to be read, as far as its first line says them: for those
+/// who are told of the refusal.
+pub(crate) fn first_line(input: &[u8]) -> (Method, Uri) {
+    let shown = input.get(..MAX_TARGET + 64).unwrap_or(input);
+    let shown = shown.strip_prefix(b"\r\n").unwrap_or(shown);
+    let mut words = shown.splitn(3, |byte| *byte == b' ');
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    // What is not followed by anything may go on.
+    let target = words.next().filter(|_| words.next().is_some());
+    let uri = target.and_then(|word| Uri::try_from(word).ok());
+    (method.unwrap_or_default(), uri.unwrap_or_default())
+}
+
 /// Method, where the target lies, whether the request is of HTTP/1.0, and where the fields begin.
 fn request_line(head: &[u8]) -> Result<(Method, Range<usize>, bool, usize), Refusal> {
     // A server should take an empty line before a request (RFC 9112 §2.2).
@@ -304,6 +317,26 @@ mod tests {
             let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             let judged = take(text.as_bytes()).unwrap();
             assert_eq!(judged.uri, expected);
+        }
+    }
+
+    #[test]
+    fn a_first_line_tells_what_it_can() {
+        let long = format!("PUT /{} HTTP/1.1", "x".repeat(MAX_TARGET + 64));
+        for (input, method, uri) in [
+            ("POST /a?b=c HTTP/1.1\r\nX: y", "POST", "/a?b=c"),
+            ("\r\nPOST /a HTTP/1.1\r\n", "POST", "/a"),
+            ("POST /a", "POST", "/"),
+            (&long, "PUT", "/"),
+            ("P\0ST /a\0 HTTP/1.1", "GET", "/"),
+            ("", "GET", "/"),
+        ] {
+            let found = first_line(input.as_bytes());
+            assert_eq!(
+                (found.0.as_str(), &*found.1.to_string()),
+                (method, uri),
+                "{input:.40}"
+            );
         }
     }
 

@@ -21,6 +21,7 @@ use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
 use super::Peer;
+use super::request::client;
 use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
@@ -197,6 +198,15 @@ impl Record {
     /// Bytes of the request's body that have been read.
     fn received(&self) -> u64 {
         self.received.as_ref().map_or(0, |received| received.get())
+    }
+
+    /// Begins the run of a request that is refused as it is: the filters that see every request see that, too.
+    pub(crate) fn unread(&mut self, head: RequestHead, peer: &Peer) {
+        if let Some(snapshot) = self.core.snapshot() {
+            let client = client(None, peer, None, "");
+            self.run
+                .unrouted(&snapshot, head, peer, client, self.request_id);
+        }
     }
 
     /// Notes who has asked.

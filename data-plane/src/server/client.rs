@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Method, Uri};
 use http_body::Frame;
 
 use super::head::Incoming;
@@ -16,7 +16,7 @@ use crate::body::RequestBodyError;
 use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
-use crate::http1::request::{Refusal, take_request};
+use crate::http1::request::{Refusal, first_line, take_request};
 use crate::http1::writer::Writer;
 use crate::limits::Limits;
 use crate::stream::Stream;
@@ -115,6 +115,15 @@ impl Client {
     /// The connection as it was before anybody looked at it: what it is, and what has arrived.
     pub(super) fn into_parts(self) -> (Stream, BytesMut) {
         (self.stream, self.input)
+    }
+
+    /// Method and target of a request that is refused for `refusal`, if they can be told.
+    pub(super) fn refused(&self, refusal: Refusal) -> (Method, Uri) {
+        match refusal {
+            Refusal::HeadTooLarge | Refusal::TargetTooLong => first_line(&self.input),
+            // What is here has come behind it, or may be anything.
+            Refusal::Malformed(_) | Refusal::Timeout => (Method::GET, Uri::default()),
+        }
     }
 
     /// Whether nothing of a request is here.

@@ -68,11 +68,11 @@ impl Incoming {
 
     /// What is answered in place of a request that is refused: so that the answer has its turn and its form,
     /// and is logged and counted like any other.
-    pub(super) fn stand_in(refusal: Refusal) -> Self {
+    pub(super) fn stand_in(refusal: Refusal, method: Method, uri: Uri) -> Self {
         Self {
             head: RequestHead {
-                method: Method::GET,
-                uri: Uri::default(),
+                method,
+                uri,
                 version: Version::HTTP_11,
                 headers: Headers::Map(HeaderMap::new()),
             },

@@ -284,6 +284,78 @@ fn what_is_over_is_told_and_counted() {
     }
 }
 
+#[test]
+fn filters_for_every_request_see_what_is_refused_too() {
+    let (port, _heads) = upstream(&[OK]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("exchanges.log");
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/x"]})]);
+    records.push(plugin(200, "file-log", &json!({"path": file})));
+    let added = json!({"add": {"headers": ["x-added:1"]}});
+    records.push(plugin(201, "response-transformer", &added));
+    let proxy = start(records);
+    let large = "y".repeat(70_000);
+    let cases = [
+        (
+            format!("POST /x?a=b HTTP/1.1\r\nHost: a\r\nX: {large}\r\n\r\n"),
+            400,
+            "POST",
+            "/x?a=b",
+        ),
+        (
+            format!("PUT /x?a={large} HTTP/1.1\r\nHost: a\r\n\r\n"),
+            414,
+            "PUT",
+            "/",
+        ),
+        (
+            "GET /x HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n".to_owned(),
+            400,
+            "GET",
+            "/",
+        ),
+        (
+            "GET /x%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(),
+            400,
+            "GET",
+            "/x%00",
+        ),
+        (
+            "TRACE /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(),
+            405,
+            "TRACE",
+            "/x",
+        ),
+        (get("/other", ""), 404, "GET", "/other"),
+    ];
+    for (request, status, _, _) in &cases {
+        let answer = ask(&proxy, request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains("x-added: 1\r\n"), "{answer}");
+    }
+    stop(proxy);
+    let written = (0..500).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        (text.lines().count() == cases.len()).then_some(text)
+    });
+    for (line, (_, status, method, uri)) in written.unwrap().lines().zip(&cases) {
+        let told: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(told["response"]["status"], *status, "{told}");
+        assert_eq!(
+            (&told["request"]["method"], &told["request"]["uri"]),
+            (&json!(method), &json!(uri))
+        );
+        assert_eq!(
+            (&told["upstream_uri"], &told["source"]),
+            (&json!(""), &json!("kong"))
+        );
+    }
+}
+
 /// A head and the body that its length announces.
 fn read_message(stream: &mut TcpStream) -> (String, String) {
     let head = crate::gateway::read_until(stream, "\r\n\r\n").unwrap();
