@@ -12,7 +12,7 @@ mod returned;
 
 use std::rc::Rc;
 
-use http::{HeaderName, Version};
+use http::{HeaderName, HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::filter::Phases;
 use shared::clock::{UnixTime, monotonic};
@@ -24,7 +24,7 @@ use self::owned::remove_identity;
 use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
-use self::request::{authority, client};
+use self::request::{authority, client, received_host};
 use crate::body::{RequestBody, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService};
 use crate::core::{Core, Held};
@@ -36,7 +36,7 @@ use crate::http1::kind::Kind;
 use crate::http1::request::{Refusal, RequestHead};
 use crate::quota::Taken;
 use crate::router::Asked;
-use crate::router::normalize::{is_well_formed, normalize};
+use crate::router::normalize::normalize;
 use crate::server::Switched;
 
 pub(crate) use self::record::Recorded;
@@ -89,11 +89,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
     });
     let answered = match refusal {
         Some(refusal) => {
-            if let Some(snapshot) = record.core.snapshot() {
-                // Of what could not be read nothing is known but where it came from.
-                let (run, client) = (&mut record.run, client(None, &peer, None, ""));
-                run.unrouted(&snapshot, head, &peer, client, record.request_id);
-            }
+            record.unread(head, &peer);
             Err(refusal.into())
         }
         None if overloaded => Err(GatewayError::Overloaded),
@@ -141,11 +137,14 @@ async fn answer(
         Headers::Map(headers) if trusted => Some(headers),
         _ => None,
     };
-    let authority = authority(&head)?;
+    let authority = match authority(&head) {
+        Ok(authority) => authority,
+        Err(error) => {
+            record.unread(head, peer);
+            return Err(error);
+        }
+    };
     let snapshot = core.snapshot().ok_or(GatewayError::NotReady)?;
-    if !is_well_formed(head.uri.path()) {
-        return Err(GatewayError::BadRequest("the path has a malformed triplet"));
-    }
     let path = normalize(head.uri.path()).into_owned();
     let real = believed.and_then(|headers| core.node.real_ip.client(headers, &core.node.trusted));
     let client = client(believed, peer, real, &authority);
@@ -175,6 +174,7 @@ async fn answer(
         return answer.map(Returned::from);
     }
     let request = Request {
+        host: route.preserve_host.then(|| received_host(&head)).flatten(),
         captures: snapshot.router.captures(found, &path),
         body: Body::new(body, core.node.limits.body),
         path,
@@ -199,6 +199,8 @@ async fn answer(
 
 /// A request whose route is known.
 struct Request {
+    /// The `Host` that it came with, if that goes upstream.
+    host: Option<HeaderValue>,
     path: String,
     captures: Captures,
     client: Client,
@@ -236,7 +238,10 @@ impl Request {
             identity: &Identity::default(),
             request_id: &record.request_id,
         };
-        let inbound = Inbound::new(self.path, self.captures);
+        let inbound = Inbound {
+            host: self.host,
+            ..Inbound::new(self.path, self.captures)
+        };
         let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);
         ways.proxy(service, inbound, self.body, &sent, progress, cookies)
             .await
@@ -251,6 +256,7 @@ impl Request {
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         let Self {
+            host,
             path,
             captures,
             client,
@@ -294,6 +300,7 @@ impl Request {
             return Ok(answer.map(ResponseBody::Full).into());
         }
         let inbound = Inbound {
+            host,
             trusted,
             upgrade,
             switch,

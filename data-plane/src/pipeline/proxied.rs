@@ -38,6 +38,8 @@ const ADDED: usize = 10;
 /// What a request that its filters have let through is, beside what they have seen of it.
 #[derive(Debug)]
 pub(super) struct Inbound {
+    /// The `Host` that it came with, if that goes upstream.
+    pub(super) host: Option<HeaderValue>,
     pub(super) path: String,
     pub(super) captures: Captures,
     pub(super) trusted: bool,
@@ -52,6 +54,7 @@ impl Inbound {
     /// A request for `path` of which nothing else is special.
     pub(super) fn new(path: String, captures: Captures) -> Self {
         Self {
+            host: None,
             path,
             captures,
             trusted: false,
@@ -113,6 +116,7 @@ impl Ways<'_> {
             found,
         } = self;
         let Inbound {
+            host: preserved,
             path,
             captures,
             trusted,
@@ -151,10 +155,6 @@ impl Ways<'_> {
             added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
         }
         added.push(via(headers, sent.version));
-        let preserved = route
-            .preserve_host
-            .then(|| HeaderValue::from_str(&client.authority).ok())
-            .flatten();
         let own_host = overrides.host.or(preserved);
         let mut renamed = None;
         let request = Hashable {

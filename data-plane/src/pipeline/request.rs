@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::Client;
 
 use super::kept::Kept;
@@ -15,6 +15,7 @@ use crate::http1::head::check_host;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
+use crate::router::normalize::is_well_formed;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
@@ -78,10 +79,13 @@ impl Peer {
     }
 }
 
-/// The host that is asked for, in lower case, from a request that can be read in only one way.
+/// The host that is asked for, in lower case, from a request whose path and host can be read in only one way.
 pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(GatewayError::Method);
+    }
+    if !is_well_formed(head.uri.path()) {
+        return Err(GatewayError::BadRequest("the path has a malformed triplet"));
     }
     let optional = match head.version {
         Version::HTTP_10 => true,
@@ -105,6 +109,17 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
     } else {
         Cow::Borrowed(host)
     })
+}
+
+/// The host that is asked for as the client has written it, whatever proxies say. None if there is none.
+pub(super) fn received_host(head: &RequestHead) -> Option<HeaderValue> {
+    if let Some(authority) = head.uri.authority() {
+        return HeaderValue::from_str(authority.as_str()).ok();
+    }
+    let name = header::HOST;
+    let mut hosts = head.headers.view().values(Kind::HOST, &name);
+    let host = hosts.next().filter(|host| !host.is_empty())?;
+    HeaderValue::from_bytes(host).ok()
 }
 
 /// The client, by the word of `trusted` fields, which a trusted peer has sent. Of a list, which a chain of

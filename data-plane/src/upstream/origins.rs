@@ -128,7 +128,7 @@ impl Origins {
             place,
             profile: transport.tls.clone(),
             http2: transport.http2,
-            host: transport.tls.as_ref().map(|_| host.clone()),
+            host: transport.tls.as_ref().map(|_| lower_case(host)),
         };
         let mut known = self.0.borrow_mut();
         if let Some(origin) = known.get(&key) {
@@ -137,7 +137,7 @@ impl Origins {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        let name = server_name(host)
+        let name = server_name(key.host.as_ref().unwrap_or(host))
             .or_else(|| ServerName::try_from(own_name()).ok())
             .unwrap_or_else(|| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
         let origin = transport.origin(address, port, name);
@@ -156,4 +156,12 @@ fn server_name(host: &HeaderValue) -> Option<ServerName<'static>> {
     let (name, _) = split_port(host.to_str().ok()?);
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     ServerName::try_from(bare.to_owned()).ok()
+}
+/// The same host, for which one connection is as good as another.
+fn lower_case(host: &HeaderValue) -> HeaderValue {
+    if !host.as_bytes().iter().any(u8::is_ascii_uppercase) {
+        return host.clone();
+    }
+    let lower = host.as_bytes().to_ascii_lowercase();
+    HeaderValue::from_bytes(&lower).unwrap_or_else(|_| host.clone())
 }

@@ -215,6 +215,40 @@ fn upstreams_hear_of_the_port_that_leads_here() {
 }
 
 #[test]
+fn a_host_is_preserved_as_the_client_has_written_it() {
+    let (port, heads) = upstream(&[OK]);
+    let settings = Settings {
+        trusted_ips: vec!["127.0.0.1".to_owned()],
+        ..settings()
+    };
+    let routes = [json!({"paths": ["/"], "preserve_host": true})];
+    let records = configuration(port, &json!({}), &routes);
+    let proxy = start_with(&settings, Limits::default(), records);
+    let own = format!("127.0.0.1:{port}");
+    for (version, fields, expected) in [
+        (
+            "1.1",
+            "Host: App.Example.com:8080\r\n",
+            "App.Example.com:8080",
+        ),
+        (
+            "1.1",
+            "Host: a\r\nX-Forwarded-Host: b\r\nX-Forwarded-Port: 81\r\n",
+            "a",
+        ),
+        ("1.0", "", own.as_str()),
+    ] {
+        ask(
+            &proxy,
+            &format!("GET / HTTP/{version}\r\n{fields}Connection: close\r\n\r\n"),
+        );
+        let head = heads.recv().unwrap();
+        assert_eq!(field(&head, "host"), Some(expected), "{fields}");
+    }
+    stop(proxy);
+}
+
+#[test]
 fn a_header_that_nobody_can_send_is_not_waited_for() {
     let settings = Settings {
         real_ip_header: "proxy_protocol".to_owned(),
