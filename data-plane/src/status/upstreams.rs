@@ -53,7 +53,7 @@ pub(super) fn answer(
         (["targets", target, address, word @ ("healthy" | "unhealthy")], _) => {
             return mark(request, balancer, target, Some(address), word);
         }
-        (["health"] | ["targets"] | ["targets", _], false) => {
+        (["health" | "targets"] | ["targets", _], false) => {
             let message = json!({ "message": "Method not allowed" });
             return Some(json_response(StatusCode::METHOD_NOT_ALLOWED, &message));
         }
