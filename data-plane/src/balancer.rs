@@ -226,12 +226,7 @@ impl Balancer {
             return Arc::clone(&table);
         }
         // Somebody's health has changed. Several cores may do this at once, with the same result.
-        let fresh = Arc::new(Table::new(
-            &self.config,
-            table.entries.clone(),
-            table.failed.clone(),
-            version,
-        ));
+        let fresh = Arc::new(table.renewed(&self.config, version));
         self.table.store(Arc::clone(&fresh));
         fresh
     }

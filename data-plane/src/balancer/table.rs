@@ -12,6 +12,10 @@ use crate::compile::upstreams::CompiledUpstream;
 /// Most places on the wheel; larger weights are scaled down.
 const WHEEL: u64 = 16 * 1024;
 
+/// Points of an address of average weight on the ring at least, as Kong has them, and how many slots make one.
+const POINTS: u32 = 160;
+const SLOTS_PER_POINT: u32 = 64;
+
 /// An address with its weight.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -34,7 +38,7 @@ pub(crate) struct Table {
     /// Healthy entries, each as often as its weight says, evenly spread.
     wheel: Vec<usize>,
     /// Points with their entries, healthy or not, in order of the points.
-    ring: Vec<(u32, usize)>,
+    ring: Arc<[(u32, usize)]>,
 }
 
 impl Table {
@@ -43,6 +47,28 @@ impl Table {
         entries: Vec<Entry>,
         failed: Vec<usize>,
         version: u64,
+    ) -> Self {
+        let ring = match config.algorithm {
+            Algorithm::ConsistentHashing => ring(config.slots, &entries),
+            Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::Latency => {
+                Arc::default()
+            }
+        };
+        Self::with(config, entries, failed, version, ring)
+    }
+
+    /// The same addresses with their health of now.
+    pub(super) fn renewed(&self, config: &CompiledUpstream, version: u64) -> Self {
+        let (entries, failed) = (self.entries.clone(), self.failed.clone());
+        Self::with(config, entries, failed, version, Arc::clone(&self.ring))
+    }
+
+    fn with(
+        config: &CompiledUpstream,
+        entries: Vec<Entry>,
+        failed: Vec<usize>,
+        version: u64,
+        ring: Arc<[(u32, usize)]>,
     ) -> Self {
         let weight = |entry: &Entry| u64::from(entry.weight);
         let total_weight: u64 = entries.iter().map(weight).sum();
@@ -55,10 +81,9 @@ impl Table {
             reason = "a share in per cent"
         )]
         let share = healthy_weight as f64 * 100.0 / total_weight.max(1) as f64;
-        let (wheel, ring) = match config.algorithm {
-            Algorithm::ConsistentHashing => (wheel(&entries), ring(config.slots, &entries)),
-            Algorithm::RoundRobin => (wheel(&entries), Vec::new()),
-            Algorithm::LeastConnections | Algorithm::Latency => Default::default(),
+        let wheel = match config.algorithm {
+            Algorithm::ConsistentHashing | Algorithm::RoundRobin => wheel(&entries),
+            Algorithm::LeastConnections | Algorithm::Latency => Vec::new(),
         };
         Self {
             healthy: healthy_weight > 0 && share >= config.threshold,
@@ -219,16 +244,20 @@ const fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// `slots` points, shared by weight. Where a point lies depends on nothing but its address, so that all
-/// nodes agree and a change of one target moves no other's points.
-fn ring(slots: u32, entries: &[Entry]) -> Vec<(u32, usize)> {
-    let total: u64 = entries.iter().map(|entry| u64::from(entry.weight)).sum();
+/// Points for each address, as many as its weight says against the average one, and more of them for more `slots`.
+/// Where a point lies depends on nothing but its address, and their number not on that of the others: all nodes agree,
+/// and an address more or less moves nothing but its own share.
+fn ring(slots: u32, entries: &[Entry]) -> Arc<[(u32, usize)]> {
+    let weights = entries.iter().map(|entry| u64::from(entry.weight));
+    let weights = weights.filter(|weight| *weight > 0);
+    let (count, total) = weights.fold((0, 0), |(count, total), weight| (count + 1, total + weight));
+    let average = u64::from((slots / SLOTS_PER_POINT).max(POINTS)) * count;
     let mut points = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
         if entry.weight == 0 {
             continue;
         }
-        let share = (u64::from(entry.weight) * u64::from(slots))
+        let share = (u64::from(entry.weight) * average)
             .checked_div(total)
             .unwrap_or(0)
             .max(1);
@@ -240,7 +269,7 @@ fn ring(slots: u32, entries: &[Entry]) -> Vec<(u32, usize)> {
         }));
     }
     points.sort_unstable();
-    points
+    points.into()
 }
 
 /// Spreads the results of CRC-32, which are close together for texts that are alike: the finalizer of

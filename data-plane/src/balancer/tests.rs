@@ -169,7 +169,7 @@ fn a_hash_meets_the_same_target_and_moves_only_with_it() {
         let now = pick(&three, Some(*hash)).unwrap();
         assert!(now != "127.0.0.2" && (now == *address || address == "127.0.0.2"));
     }
-    // It goes altogether: most of the others' stay.
+    // It goes altogether: all of the others' stay.
     let two = balancer(&node, config(), &[100, 0, 100]);
     let moved = hashes
         .iter()
@@ -178,7 +178,17 @@ fn a_hash_meets_the_same_target_and_moves_only_with_it() {
             *address != "127.0.0.2" && pick(&two, Some(**hash)).unwrap() != **address
         })
         .count();
-    assert!(moved <= 60, "{moved}");
+    assert_eq!(moved, 0);
+    // One comes: what moves goes to it, and it gets its share.
+    let four = balancer(&Balancers::default(), config(), &[100, 100, 100, 100]);
+    let moved: Vec<String> = hashes
+        .iter()
+        .zip(&before)
+        .map(|(hash, address)| (pick(&four, Some(*hash)).unwrap(), address))
+        .filter_map(|(now, address)| (now != *address).then_some(now))
+        .collect();
+    assert!(moved.iter().all(|now| now == "127.0.0.4"), "{moved:?}");
+    assert!((30..=120).contains(&moved.len()), "{}", moved.len());
 }
 
 #[test]
