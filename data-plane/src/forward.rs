@@ -1,6 +1,7 @@
 //! Request out, response back, both streamed; further attempts where they are safe.
 
 pub(crate) mod fields;
+mod frames;
 mod upgrade;
 
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use plugins::exchange::Try;
 use shared::clock::{UnixTime, monotonic};
 
-pub(crate) use self::upgrade::tunnel;
+pub(crate) use self::upgrade::{Switching, tunnel};
 use crate::balancer::{Balancer, Lease, NoPeer, Peer};
 use crate::body::{RequestBody, ResponseBody};
 use crate::core::Core;

@@ -28,6 +28,7 @@ mod connections;
 mod contact;
 mod core;
 mod datagrams;
+mod ending;
 pub mod error;
 mod forward;
 mod handshake;

@@ -237,6 +237,7 @@ impl Request {
             client: &self.client,
             identity: &Identity::default(),
             request_id: &record.request_id,
+            tenure: None,
         };
         let inbound = Inbound {
             host: self.host,
@@ -283,6 +284,7 @@ impl Request {
             matched: &route.matched,
             upstream: Overrides::default(),
             notes: Notes::default(),
+            tenure: None,
             request_id: record.request_id,
             error_templates: &core.node.errors.templates,
         };
@@ -326,6 +328,7 @@ impl Request {
                     client: &seen.client,
                     identity: &seen.identity,
                     request_id: &seen.request_id,
+                    tenure: record.run.tenure.as_ref(),
                 };
                 let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);
                 ways.proxy(service, inbound, body, &sent, progress, cookies)

@@ -93,6 +93,9 @@ pub(crate) enum UpstreamError {
     /// A filter needs all of the answer's body, and it is longer than that filter takes.
     #[error("the answer is larger than a filter takes")]
     TooLarge,
+    /// What the request was let through by has ended before its answer did.
+    #[error("the session or token of the request has ended")]
+    Ended,
     /// None of the upstream's targets may be asked.
     #[error("no target of the upstream is available")]
     NoPeer,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use harness::eventually;
 use http::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::guide::{GATEWAY, Guide, gateway};
 
@@ -116,4 +118,75 @@ async fn revoked_session_keys_end_every_session_at_once() {
     }
     // The provider still knows the user.
     assert_eq!(browser.open(&gateway("/")).await.status, 200);
+}
+
+/// An upstream that begins what is asked of it, and ends nothing.
+async fn endless() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut streams = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+            let begun: &[u8] = if head.contains("upgrade: websocket") {
+                b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x02hi"
+            } else {
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
+            };
+            stream.write_all(begun).await.unwrap();
+            streams.push(stream);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn rule_95_what_a_session_has_begun_ends_with_it_on_every_node() {
+    let guide = Guide::start(2, "--data config.logout_uri_suffix=/logout").await;
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let session = browser.cookie(GATEWAY, "session").unwrap();
+    let changed = json!({"url": endless().await, "read_timeout": 60_000});
+    let path = "/services/openid-connect-demo";
+    let reply = guide.cluster.admin(Method::PATCH, path, &changed).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    guide.cluster.settled().await;
+    let mut begun = Vec::new();
+    for at in [0, 1] {
+        for (fields, last) in [
+            ("", &b"2\r\nhi\r\n"[..]),
+            (
+                "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+                b"\x81\x02hi\x88\x02\x03\xf0",
+            ),
+        ] {
+            let node = guide.cluster.url(at);
+            let node = node.trim_start_matches("http://");
+            let mut stream = TcpStream::connect(node).await.unwrap();
+            let request = format!(
+                "GET / HTTP/1.1\r\nHost: {GATEWAY}\r\nCookie: session={session}\r\n{fields}\r\n"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            assert!(!head.starts_with(b"HTTP/1.1 302"));
+            begun.push((stream, last));
+        }
+    }
+    let reply = browser.post_form(&gateway("/logout"), &[]).await;
+    assert!([200, 302].contains(&reply.status), "{}", reply.text());
+    for (mut stream, last) in begun {
+        let mut heard = Vec::new();
+        let reading = stream.read_to_end(&mut heard);
+        let ended = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        ended.expect("the logout ends it").unwrap();
+        assert_eq!(heard, last);
+    }
 }

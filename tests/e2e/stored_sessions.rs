@@ -189,3 +189,66 @@ async fn the_store_is_reached_and_named_as_configured() {
         }
     }
 }
+
+#[tokio::test]
+async fn sessions_live_in_clusters_and_in_groups_with_sentinels() {
+    let starting = tokio::task::spawn_blocking(|| (Redis::cluster(), Redis::group()));
+    let guide = Guide::start(2, "--data config.logout_uri_suffix=/logout").await;
+    let (nodes, [master, replica, sentinel]) = starting.await.unwrap();
+    let store = async |redis: serde_json::Value| {
+        let config =
+            serde_json::json!({ "config": { "session_storage": "redis", "redis": redis } });
+        let path = format!("/plugins/{}", guide.plugin);
+        let reply = guide.cluster.admin(Method::PATCH, &path, &config).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        guide.cluster.settled().await;
+    };
+    let signed_in = async || {
+        let browser = guide.browser(0);
+        let reply = browser.sign_in(&gateway("/"), "alice").await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        browser
+    };
+    store(serde_json::json!({
+        "password": nodes[0].password, "prefix": "here",
+        "cluster_nodes": [{ "ip": "127.0.0.1", "port": nodes[2].port }],
+    }))
+    .await;
+    // Enough of them that each node has some, whichever is asked first.
+    let mut browsers = Vec::new();
+    for _ in 0..6 {
+        browsers.push(signed_in().await);
+    }
+    let stored = |node: &Redis| number(node, "DBSIZE");
+    assert_eq!(nodes.iter().map(stored).sum::<i64>(), 6);
+    assert!(nodes.iter().filter(|node| stored(node) > 0).count() > 1);
+    for browser in &mut browsers {
+        guide.turn(browser, 1);
+        assert_eq!(browser.get(&gateway("/")).await.status, 200);
+        browser.post_form(&gateway("/logout"), &[]).await;
+    }
+    eventually("the sessions are gone from the cluster", async || {
+        (nodes.iter().map(stored).sum::<i64>() == 0).then_some(())
+    })
+    .await;
+
+    store(serde_json::json!({
+        "password": master.password, "prefix": "here", "cluster_nodes": null,
+        "sentinel_master": "app", "sentinel_role": "master",
+        "sentinel_password": sentinel.password,
+        "sentinel_nodes": [
+            { "host": "127.0.0.1", "port": 1 }, { "host": "127.0.0.1", "port": sentinel.port },
+        ],
+    }))
+    .await;
+    let mut browser = signed_in().await;
+    assert_eq!(number(&master, "DBSIZE"), 1);
+    for at in [0, 1] {
+        guide.turn(&mut browser, at);
+        assert_eq!(browser.get(&gateway("/")).await.status, 200);
+    }
+    // Both servers of the group have it, whichever is asked.
+    tokio::task::spawn_blocking(move || replica.until("DBSIZE", ":1"))
+        .await
+        .unwrap();
+}

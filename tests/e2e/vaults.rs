@@ -9,7 +9,7 @@ use harness::SECRET;
 use http::Method;
 
 #[tokio::test]
-async fn each_data_plane_reads_the_secret_behind_a_reference() {
+async fn rule_130_each_data_plane_reads_the_secret_behind_a_reference() {
     let mut guide = Guide::start(1, "").await;
     let secrets = guide.cluster.directory().join("secrets");
     fs::create_dir_all(secrets.join("oidc")).unwrap();

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use crate::environment::Environment;
 use crate::request_id::RequestId;
+use crate::tenure::Tenure;
 
 /// One request and what filters have found out about it.
 pub struct Exchange<'a> {
@@ -44,6 +46,8 @@ pub struct Exchange<'a> {
     pub notes: Notes,
     /// What names this exchange in logs and answers.
     pub request_id: RequestId,
+    /// What the request was let through by, if that may end before an answer does.
+    pub tenure: Option<Rc<Tenure>>,
     /// How the node's operator writes errors.
     pub error_templates: &'a ErrorTemplates,
 }

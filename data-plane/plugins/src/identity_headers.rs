@@ -24,8 +24,11 @@ pub(crate) const ALL: [HeaderName; 7] = [
     AUTHENTICATED_GROUPS,
 ];
 
+/// Longest value that is made of claims, in bytes.
+pub(crate) const LONGEST: usize = 8 * 1024;
+
 /// What the headers say of a credential and its groups, made once for many requests. A value that is no
-/// header value (control characters) is left out, never repaired.
+/// header value (control characters) or too long is left out, never repaired.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asserted {
     credential: Option<HeaderValue>,
@@ -35,9 +38,12 @@ pub(crate) struct Asserted {
 impl Asserted {
     pub(crate) fn new(credential: Option<&str>, groups: Option<&[String]>) -> Self {
         let groups = groups.filter(|groups| !groups.is_empty());
+        let short = |value: &HeaderValue| value.len() <= LONGEST;
         Self {
-            credential: credential.and_then(text),
-            groups: groups.and_then(|groups| text(&joined(groups))),
+            credential: credential.and_then(text).filter(short),
+            groups: groups
+                .and_then(|groups| text(&joined(groups)))
+                .filter(short),
         }
     }
 }

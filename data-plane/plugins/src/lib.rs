@@ -56,6 +56,7 @@ pub mod state;
 pub mod statsd;
 pub mod stream;
 pub mod syslog;
+pub mod tenure;
 #[cfg(test)]
 mod testing;
 pub mod trace;

@@ -210,11 +210,14 @@ async fn authenticate(
     // A browser that comes back from the provider is signed in anew, even if another of its tabs has
     // been faster.
     if rules.methods.authorization_code
-        && let Some(response) = callback::read(rules, exchange).await
+        && let Some(response) = callback::read(rules, exchange, jar).await
     {
         let found = callback::find(rules, exchange, jar, &response, now);
         // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
         let looks = exchange.request.method == Method::HEAD;
+        if response.wrong_way && !looks && matches!(found, Ok(Found::UnderWay(_))) {
+            return Ok(callback::wrong_way(rules, exchange));
+        }
         if (open.is_some() || looks)
             && !matches!(found, Ok(Found::UnderWay(_)) if !looks)
             && let Some(flow) = callback::leave(rules, exchange, &response, now)

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::secret::Secret;
 
-use crate::host::redis::{Endpoint, RedisServer, RedisTls};
+use crate::host::redis::{Address, Endpoint, RedisServer, RedisTls};
 use crate::values::{Number, SecretText};
 
 /// Old names of its fields, accepted on write: `(old, new)`.
@@ -96,7 +96,10 @@ impl RedisConfig {
         let timeout = self.timeout.milliseconds();
         let given = |text: &String| !text.is_empty();
         Some(Arc::new(RedisServer {
-            endpoint: Endpoint::Network(host, self.port),
+            endpoint: Endpoint::Network(Address {
+                host,
+                port: self.port,
+            }),
             username: self.username.clone().filter(given),
             password: self
                 .password

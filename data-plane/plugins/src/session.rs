@@ -11,6 +11,8 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -34,6 +36,7 @@ use crate::openid_connect::cookie::{Attributes, CHUNK};
 use crate::openid_connect::seal::{self, Binding, Sizes};
 use crate::revocations::end_everywhere;
 use crate::session_keys::KeyRing;
+use crate::tenure::{Renewals, Tenure};
 
 /// A session is one cookie.
 const SIZES: Sizes = Sizes {
@@ -167,7 +170,9 @@ impl Filter for SessionFilter {
         if restored {
             kept.restart(now);
         }
-        if kept.renew(&self.limits, now) || restored {
+        let renewed = kept.renew(&self.limits, now) || restored;
+        self.go_on_with(exchange, &kept, renewed.then_some(host), now);
+        if renewed {
             let cookies = self.cookies(&kept, restored, &note.ring, host, https);
             exchange.response_headers.extend(cookies);
         }
@@ -276,6 +281,30 @@ impl SessionFilter {
                 ends.are_unknown() || ends.end(&[Revocation::session(&kept.id)], kept.signed_in_at);
             (!over && kept.is_alive(limits, now)).then_some(kept)
         })
+    }
+
+    /// What the request begins lasts no longer than its session. A session that is renewed at `host` keeps what was
+    /// begun with it before.
+    fn go_on_with(
+        &self,
+        exchange: &mut Exchange<'_>,
+        kept: &Kept,
+        renewed_at: Option<&impl Host>,
+        now: UnixTime,
+    ) {
+        let left = kept.left(&self.limits, now);
+        let (name, end) = (
+            Revocation::session(&kept.id),
+            left.map(|left| now.saturating_add(left)),
+        );
+        if let Some(host) = renewed_at {
+            host.node_state::<Renewals>().note(name, end);
+        }
+        exchange.tenure = Some(Rc::new(Tenure {
+            names: vec![name],
+            began_at: kept.signed_in_at,
+            end,
+        }));
     }
 
     /// Whether the request is to end its session.

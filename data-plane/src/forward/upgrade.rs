@@ -3,19 +3,50 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use plugins::tenure::Tenure;
 use tokio::sync::oneshot;
 
 use super::Hold;
+use super::frames::Framed;
 use crate::carry::{Early, carry};
+use crate::core::Core;
+use crate::ending::Ending;
 use crate::server::Switched;
 use crate::upstream::Connection;
 
-/// Carries bytes both ways in a task of its own, until one side ends or both are silent for `idle`
-/// (Kong 3.9, `read_timeout` of a WebSocket's service).
+/// Longest wait for a client to take that it is over.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client that wants to switch protocols.
+#[derive(Debug)]
+pub(crate) struct Switching {
+    /// Its connection, once it has.
+    pub(crate) client: oneshot::Receiver<Switched>,
+    /// Looks whether it may go on, if that may change.
+    pub(crate) ending: Option<Ending>,
+}
+
+impl Switching {
+    /// That of a client which waits for the switch and was let through by `tenure`.
+    pub(crate) fn of(
+        core: &Rc<Core>,
+        client: Option<oneshot::Receiver<Switched>>,
+        tenure: Option<&Rc<Tenure>>,
+    ) -> Option<Self> {
+        let ending = |tenure| Ending::new(core, tenure);
+        client.map(|client| Self {
+            client,
+            ending: tenure.map(ending),
+        })
+    }
+}
+
+/// Carries bytes both ways in a task of its own, until one side ends, both are silent for `idle`
+/// (Kong 3.9, `read_timeout` of a WebSocket's service), or what the client was let through by is over.
 ///
 /// `hold` is kept as long as that.
 pub(crate) fn tunnel(
-    client: oneshot::Receiver<Switched>,
+    switching: Switching,
     mut upstream: Box<Connection>,
     hold: Hold,
     idle: Duration,
@@ -27,7 +58,7 @@ pub(crate) fn tunnel(
             stream: client,
             early,
             open: _open,
-        }) = client.await
+        }) = switching.client.await
         else {
             tracing::debug!("the client did not switch protocols");
             return;
@@ -39,7 +70,23 @@ pub(crate) fn tunnel(
             to_server: early.to_vec(),
         };
         let server = &mut upstream.stream;
-        if let Err(error) = carry(client, server, early, idle, &Rc::default()).await {
+        let carried = Rc::default();
+        let ended = match switching.ending {
+            None => carry(client, server, early, idle, &carried).await,
+            Some(ending) => {
+                let mut client = Framed::new(client);
+                let carrying = carry(&mut client, server, early, idle, &carried);
+                tokio::select! {
+                    ended = carrying => ended,
+                    () = ending.over() => {
+                        tracing::debug!("a WebSocket ends with what its request was let through by");
+                        let told = tokio::time::timeout(FAREWELL, client.close()).await;
+                        told.unwrap_or_else(|late| Err(late.into()))
+                    }
+                }
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "a tunnel broke");
         }
     });

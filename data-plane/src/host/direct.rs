@@ -6,7 +6,7 @@
 //! ```
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -84,9 +84,17 @@ pub(super) async fn fetch(
     let mut stream = match proxy {
         None => connect(&target, means).await?,
         Some(proxy) => {
-            // What a name leads to is the proxy's to find out; an address is told here.
+            // What a name leads to is the proxy's to find out, but for the names of its own machine; an
+            // address is told here.
             let (host, _) = host_and_port(&target)?;
-            if let Ok(address) = host.parse() {
+            let own = host.eq_ignore_ascii_case("localhost")
+                || host.to_ascii_lowercase().ends_with(".localhost");
+            let told = if own {
+                Ok(Ipv4Addr::LOCALHOST.into())
+            } else {
+                host.parse()
+            };
+            if let Ok(address) = told {
                 check(address, &target, means)?;
             }
             let mut stream = connect(&proxy.url, means).await?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::{Captures, Client, Identity, Overrides, Source};
 use plugins::request_id::RequestId;
+use plugins::tenure::Tenure;
 use shared::clock::monotonic;
 use tokio::sync::oneshot;
 
@@ -21,7 +22,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
 use crate::error::GatewayError;
-use crate::forward::{self, Hold, Outgoing, Way, fields, request_framing};
+use crate::forward::{self, Hold, Outgoing, Switching, Way, fields, request_framing};
 use crate::http1::Framing;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
@@ -80,6 +81,8 @@ pub(super) struct Sent<'a> {
     pub(super) client: &'a Client,
     pub(super) identity: &'a Identity,
     pub(super) request_id: &'a RequestId,
+    /// What it was let through by, if that may end.
+    pub(super) tenure: Option<&'a Rc<Tenure>>,
 }
 
 /// What leads a request upstream.
@@ -199,6 +202,7 @@ impl Ways<'_> {
                 progress.upstream_latency = None;
             }
         })?;
+        let switch = Switching::of(core, switch, sent.tenure);
         let mut returned = settle(answer, hold, sent, switch, service, trailers, progress);
         remove_owned(&mut returned.headers, snapshot, route);
         Ok(returned)
@@ -210,7 +214,7 @@ fn settle(
     answer: Answer,
     hold: Hold,
     sent: &Sent<'_>,
-    switch: Option<oneshot::Receiver<Switched>>,
+    switch: Option<Switching>,
     service: &CompiledService,
     takes_trailers: bool,
     progress: &mut Progress,
@@ -225,9 +229,9 @@ fn settle(
     if let ResponseBody::Tunnel(_) = &returned.body
         && let ResponseBody::Tunnel(connection) =
             std::mem::replace(&mut returned.body, ResponseBody::Empty)
-        && let Some(client) = switch
+        && let Some(switching) = switch
     {
-        forward::tunnel(client, connection, hold, service.timeouts.read);
+        forward::tunnel(switching, connection, hold, service.timeouts.read);
     } else {
         progress.hold = Some(hold);
     }

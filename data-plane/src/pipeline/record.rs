@@ -17,6 +17,7 @@ use plugins::exchange::{
 use plugins::filter::{Counts, Filter as _, Phases};
 use plugins::registry::AnyFilter;
 use plugins::request_id::RequestId;
+use plugins::tenure::Tenure;
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use super::request::client;
 use crate::access_log::{Line, redact};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
+use crate::ending::Ending;
 use crate::error::Wish;
 use crate::forward::Hold;
 use crate::host::CoreHost;
@@ -107,6 +109,8 @@ pub(crate) struct Run {
     /// The later phases that they have a part in.
     pub(crate) phases: Phases,
     pub(crate) seen: Option<Box<Seen>>,
+    /// What the exchange was let through by, if that may end before its answer does.
+    pub(crate) tenure: Option<Rc<Tenure>>,
     /// Header fields for the response, whoever answers.
     pub(crate) response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Those that the client was sent, if anybody will ask for them.
@@ -175,6 +179,7 @@ impl Run {
         uri: Uri,
     ) -> (String, Overrides) {
         self.response_headers = exchange.response_headers;
+        self.tenure = exchange.tenure;
         self.seen = Some(Box::new(Seen {
             request: exchange.request,
             method,
@@ -331,12 +336,42 @@ fn fields_length(headers: &HeaderMap) -> u64 {
 pub(crate) struct Recorded {
     body: ResponseBody,
     record: Box<Record>,
+    /// Looks whether the body may go on, once it has for a while.
+    ending: Option<Ending>,
 }
 
 impl Recorded {
     /// The body of the exchange that `record` is about.
     pub(crate) const fn new(body: ResponseBody, record: Box<Record>) -> Self {
-        Self { body, record }
+        Self {
+            body,
+            record,
+            ending: None,
+        }
+    }
+}
+
+impl Recorded {
+    /// Whether what the exchange was let through by is over. A body that is `slow` or has more than one part
+    /// is looked at.
+    fn has_ended(&mut self, cx: &Context<'_>, slow: bool) -> bool {
+        let Some(tenure) = &self.record.run.tenure else {
+            return false;
+        };
+        if self.ending.is_none() && !slow && self.record.sent == 0 {
+            return false;
+        }
+        let core = &self.record.core;
+        let ending = self.ending.get_or_insert_with(|| Ending::new(core, tenure));
+        if ending.poll(cx).is_pending() {
+            return false;
+        }
+        tracing::debug!(
+            request_id = &*self.record.request_id,
+            "an answer ends with what its request was let through by"
+        );
+        self.body = ResponseBody::Empty;
+        true
     }
 }
 
@@ -359,6 +394,9 @@ impl http_body::Body for Recorded {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
         let frame = this.body.poll_frame(cx);
+        if this.has_ended(cx, frame.is_pending()) {
+            return Poll::Ready(Some(Err(UpstreamError::Ended)));
+        }
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
         {

@@ -1,6 +1,6 @@
 //! Bundled plugins through the proxy: a bearer token of a provider, a consumer, and groups.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -12,7 +12,9 @@ use shared::clock::UnixTime;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{OK, ask, configuration, plugin, read_until, record, start, stop, upstream};
+use crate::gateway::{
+    OK, ask, configuration, connect, plugin, read_until, record, start, stop, upstream,
+};
 
 /// An OpenID provider that publishes one key and signs with it.
 struct Provider {
@@ -222,5 +224,62 @@ fn a_provider_that_is_down_closes_its_routes_and_no_others() {
     );
     assert!(heads.try_recv().is_err(), "it fails closed");
     assert!(ask(&proxy, &request("/open")).starts_with("HTTP/1.1 200 "));
+    stop(proxy);
+}
+
+#[test]
+fn rule_95_what_was_begun_with_a_token_ends_with_it() {
+    let provider = Provider::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut streams = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let head = read_until(&mut stream, "\r\n\r\n").unwrap();
+            let begun: &[u8] = if head.to_ascii_lowercase().contains("upgrade: websocket") {
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi"
+            } else {
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+            };
+            stream.write_all(begun).unwrap();
+            // Neither says anything more, nor ends.
+            streams.push(stream);
+        }
+    });
+    let mut records = configuration(
+        port,
+        &json!({"read_timeout": 60_000}),
+        &[json!({"paths": ["/"]})],
+    );
+    records.push(plugin(
+        200,
+        "openid-connect",
+        &json!({"issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["bearer"]}),
+    ));
+    let proxy = start(records);
+    let now = UnixTime::now().as_secs();
+    let token = provider.token("ann", &json!({"exp": now + 2}));
+    let begin = |fields: &str| {
+        let mut stream = connect(&proxy);
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        assert!(read_until(&mut stream, "\r\n\r\n").is_some());
+        stream
+    };
+    let mut events = begin("");
+    let mut messages = begin("Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    for (stream, all) in [
+        (&mut events, &b"2\r\nhi\r\n"[..]),
+        // It closes for a reason that its client can read.
+        (&mut messages, b"\x81\x02hi\x88\x02\x03\xf0"),
+    ] {
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, all);
+    }
+    let over = UnixTime::now().as_secs();
+    assert!(over >= now + 2, "{over} {now}");
     stop(proxy);
 }

@@ -181,3 +181,26 @@ fn an_exchange_whose_client_leaves_is_counted_as_499() {
     assert!(counted, "{}", get(proxy.addresses().status, "/metrics"));
     stop(proxy);
 }
+
+#[test]
+fn rule_136_the_status_listener_has_what_it_has_and_no_files() {
+    let (port, _heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let addresses = proxy.addresses();
+    for path in [
+        "/../etc/passwd",
+        "/status/../../etc/passwd",
+        "/metrics/..%2f..%2fetc/passwd",
+        "/openid-connect/explain/..%2f..%2fetc%2fpasswd",
+        "//status",
+        "/debug/pprof",
+    ] {
+        let answer = get(addresses.status, path);
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+        assert!(!answer.contains("root:"), "{path}");
+    }
+    // And none of it is where clients are.
+    let answer = get(addresses.proxy, "/metrics");
+    assert!(!answer.contains("kong_"), "{answer}");
+    stop(proxy);
+}

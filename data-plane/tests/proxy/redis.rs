@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "two suites start it, and each uses its part")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,8 +18,106 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts one. The package is installed if it is not there, which needs the rights to.
+    /// Starts one.
     pub(crate) fn start() -> Self {
+        Self::start_with(&uuid::Uuid::new_v4().to_string(), &[])
+    }
+
+    /// Three of them that are a cluster, each with a third of the slots.
+    pub(crate) fn cluster() -> [Self; 3] {
+        let password = uuid::Uuid::new_v4().to_string();
+        let nodes = [(); 3].map(|()| {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let bus = free.local_addr().unwrap().port().to_string();
+            drop(free);
+            let more = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            (Self::start_with(&password, &more), bus)
+        });
+        for (place, (node, bus)) in nodes.iter().enumerate() {
+            let (first, last) = (place * 5462, (place * 5462 + 5461).min(16_383));
+            let added = node.command(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
+            assert!(added.starts_with("+OK\r\n+OK"), "{added}");
+            let met = format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port);
+            nodes[0].0.command(&met);
+        }
+        let nodes = nodes.map(|(node, _)| node);
+        for node in &nodes {
+            node.until("CLUSTER INFO", "cluster_state:ok");
+        }
+        nodes
+    }
+
+    /// A server, one that follows it, and a Sentinel that looks after both as `app`.
+    pub(crate) fn group() -> [Self; 3] {
+        let password = uuid::Uuid::new_v4().to_string();
+        let master = Self::start_with(&password, &["--masterauth", &password]);
+        let port = master.port.to_string();
+        let follows = ["--masterauth", &password, "--replicaof", "127.0.0.1", &port];
+        let replica = Self::start_with(&password, &follows);
+        master.until("INFO replication", "state=online");
+        let sentinel = Self::launch("a Sentinel", |directory, ports| {
+            let password = uuid::Uuid::new_v4().to_string();
+            let file = directory.join("sentinel.conf");
+            let text = format!(
+                "port {}\nbind 127.0.0.1\nrequirepass {password}\n\
+                 sentinel monitor app 127.0.0.1 {port} 1\nsentinel auth-pass app {}\n\
+                 sentinel down-after-milliseconds app 5000\n",
+                ports[0], master.password
+            );
+            std::fs::write(&file, text).unwrap();
+            let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
+            (password, arguments)
+        });
+        sentinel.until("SENTINEL REPLICAS app", &replica.port.to_string());
+        [master, replica, sentinel]
+    }
+
+    /// Waits until a command's answer has `text`.
+    pub(crate) fn until(&self, command: &str, text: &str) {
+        for _ in 0..2_000 {
+            if self.command(command).contains(text) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{command} never answers {text}: {}", self.command(command));
+    }
+
+    /// Starts one with a password and further arguments.
+    fn start_with(password: &str, more: &[&str]) -> Self {
+        Self::launch("redis-server", |directory, [port, tls_port]| {
+            let file = |name: &str| directory.join(name).display().to_string();
+            let certificate =
+                rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+            std::fs::write(file("tls.pem"), certificate.cert.pem()).unwrap();
+            std::fs::write(file("tls.key"), certificate.signing_key.serialize_pem()).unwrap();
+            let mut arguments: Vec<String> = [
+                ("--bind", "127.0.0.1"),
+                ("--save", ""),
+                ("--appendonly", "no"),
+                ("--port", &port.to_string()),
+                ("--requirepass", password),
+                ("--tls-port", &tls_port.to_string()),
+                ("--tls-auth-clients", "no"),
+                ("--tls-cert-file", &file("tls.pem")),
+                ("--tls-key-file", &file("tls.key")),
+                ("--tls-ca-cert-file", &file("tls.pem")),
+                ("--unixsocket", &file("socket")),
+            ]
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value.to_owned()])
+            .collect();
+            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+            (password.to_owned(), arguments)
+        })
+    }
+
+    /// Starts the program with what `prepare` makes of a directory and free ports: a password and arguments. The
+    /// package is installed if it is not there, which needs the rights to.
+    fn launch(
+        what: &str,
+        prepare: impl Fn(&std::path::Path, [u16; 2]) -> (String, Vec<String>),
+    ) -> Self {
         if which("redis-server").is_none() {
             let installed = Command::new("apt-get")
                 .args([
@@ -38,36 +136,13 @@ impl Redis {
             );
         }
         let directory = tempfile::tempdir().unwrap();
-        let password = uuid::Uuid::new_v4().to_string();
-        let file = |name: &str| directory.path().join(name).display().to_string();
-        let certificate = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        std::fs::write(file("tls.pem"), certificate.cert.pem()).unwrap();
-        std::fs::write(file("tls.key"), certificate.signing_key.serialize_pem()).unwrap();
         // The port may be taken by somebody else between the two: then another one is tried.
         for _ in 0..10 {
             let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
             let [port, tls_port] = free.map(|listener| listener.local_addr().unwrap().port());
+            let (password, arguments) = prepare(directory.path(), [port, tls_port]);
             let mut process = Command::new("redis-server")
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args(["--port", &port.to_string(), "--requirepass", &password])
-                .args([
-                    "--tls-port",
-                    &tls_port.to_string(),
-                    "--tls-auth-clients",
-                    "no",
-                ])
-                .args([
-                    "--tls-cert-file",
-                    &file("tls.pem"),
-                    "--tls-key-file",
-                    &file("tls.key"),
-                ])
-                .args([
-                    "--tls-ca-cert-file",
-                    &file("tls.pem"),
-                    "--unixsocket",
-                    &file("socket"),
-                ])
+                .args(arguments)
                 .current_dir(directory.path())
                 .stdout(Stdio::null())
                 .spawn()
@@ -85,7 +160,7 @@ impl Redis {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        panic!("redis-server does not start");
+        panic!("{what} does not start");
     }
 
     /// The port for TLS; its certificate is of nobody known.
@@ -101,7 +176,9 @@ impl Redis {
     /// What it answers to a command of words without spaces, in Redis's protocol.
     pub(crate) fn command(&self, command: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "AUTH {}\r\n{command}\r\nQUIT\r\n", self.password).unwrap();
+        write!(stream, "AUTH {}\r\n{command}\r\n", self.password).unwrap();
+        // It answers and closes: a Sentinel knows no QUIT.
+        stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -129,9 +206,13 @@ fn answers(port: u16, password: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;
     };
-    let asked = write!(stream, "AUTH {password}\r\nQUIT\r\n");
+    let asked = write!(stream, "AUTH {password}\r\n");
+    let ended = stream.shutdown(Shutdown::Write);
     let mut answer = String::new();
-    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("+OK")
+    asked.is_ok()
+        && ended.is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("+OK")
 }
 
 fn which(program: &str) -> Option<std::path::PathBuf> {

@@ -109,6 +109,7 @@ pub fn send(
         captures: Captures::default(),
         upstream: Overrides::default(),
         notes: Notes::default(),
+        tenure: None,
         request_id: RequestId::new(1),
     };
     match host.run(FILTER.on_request(&mut exchange, host)) {

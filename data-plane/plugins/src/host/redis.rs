@@ -1,5 +1,6 @@
 //! What filters keep in a Redis server: the server's address, commands and replies.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,12 +27,76 @@ pub struct RedisServer {
 }
 
 /// Where a Redis server listens.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Endpoint {
     /// Host and port.
-    Network(String, u16),
+    Network(Address),
     /// The path of a Unix domain socket.
     Socket(PathBuf),
+    /// A group of servers that Sentinels look after.
+    Sentinel(Sentinels),
+    /// A cluster.
+    Cluster(Cluster),
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Address {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Address {
+    /// The port `port` of `host`.
+    pub fn new(host: &str, port: u16) -> Self {
+        Self {
+            host: host.to_owned(),
+            port,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Sentinels and the group that they look after.
+#[derive(Clone, Debug)]
+pub struct Sentinels {
+    /// The Sentinels.
+    pub nodes: Vec<Address>,
+    /// What they call the group.
+    pub name: String,
+    /// Which of its servers is meant.
+    pub role: SentinelRole,
+    /// The user to log in as at Sentinels.
+    pub username: Option<String>,
+    /// The password to log in with there.
+    pub password: Option<Secret<String>>,
+}
+
+/// Which server of a group is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SentinelRole {
+    /// The one that takes writes.
+    Master,
+    /// One that follows it.
+    Replica,
+    /// The master, or one that follows it if that is not there.
+    Any,
+}
+
+/// A cluster, by nodes that know the others.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The nodes.
+    pub nodes: Vec<Address>,
+    /// How often one command is sent to another node.
+    pub max_redirections: u32,
 }
 
 /// How a Redis server proves who it is.
@@ -60,6 +125,11 @@ impl RedisServer {
             None => &[],
         });
         part(format!("{:?} {:?}", self.connect_timeout, self.read_timeout).as_bytes());
+        let sentinel = match &self.endpoint {
+            Endpoint::Sentinel(group) => group.password.as_ref(),
+            Endpoint::Network(_) | Endpoint::Socket(_) | Endpoint::Cluster(_) => None,
+        };
+        part(sentinel.map_or(&[], |password| password.expose().as_bytes()));
         *hasher.finalize().as_bytes()
     }
 }

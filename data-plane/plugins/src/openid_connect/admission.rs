@@ -5,8 +5,10 @@
 //! bound to this client? ─► required claims ─► exchange, user info, keys ─► principal ─► headers
 //! ```
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use shared::clock::UnixTime;
 use subtle::ConstantTimeEq;
 use tracing::debug;
 
@@ -25,6 +27,7 @@ use super::user_info;
 use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::tenure::Tenure;
 
 /// What a configuration asks of others for each principal, besides tokens.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +118,10 @@ pub(super) async fn admit(
     session: &mut Session,
     presented: Presented,
 ) -> Result<(), Failure> {
-    check_bindings(rules, exchange, host, jar, session, presented)?;
+    check_bindings(rules, exchange, host, jar, session, presented).await?;
+    if presented == Presented::Token {
+        exchange.tenure = Some(Rc::new(tenure_of_token(rules, session.expires_at)));
+    }
     let mut found = Found::default();
     if rules.lookups.wants(session) {
         let (access, id) = opened::claims_of(rules, session);
@@ -127,6 +133,13 @@ pub(super) async fn admit(
         }
     }
     opened::principal_with(rules, session, &found).admit(rules, exchange)
+}
+
+/// What is let through by a token that ends at `end`.
+pub(super) fn tenure_of_token(rules: &Rules, end: Option<UnixTime>) -> Tenure {
+    let credentials = &rules.config.credentials;
+    let end = end.filter(|_| credentials.verify_claims);
+    Tenure::until(end.map(|end| end.saturating_add(credentials.leeway.seconds())))
 }
 
 async fn look_up(
@@ -180,7 +193,7 @@ async fn look_up(
 /// # Errors
 ///
 /// If they are not this client's.
-pub(super) fn check_bindings(
+pub(super) async fn check_bindings(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -188,7 +201,10 @@ pub(super) fn check_bindings(
     session: &Session,
     presented: Presented,
 ) -> Result<(), Failure> {
-    possession::check(rules, exchange, host, session, presented)?;
+    if rules.possession.any() {
+        // Boxed, as all that few requests do.
+        Box::pin(possession::check(rules, exchange, host, session, presented)).await?;
+    }
     check_cookie(rules, jar, session)
 }
 

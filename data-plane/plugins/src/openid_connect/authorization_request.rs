@@ -138,7 +138,19 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
         ("state", pending.state.clone()),
         ("nonce", pending.nonce.clone()),
     ];
-    if let Some(scopes) = sign_in.scopes.as_ref().filter(|scopes| !scopes.is_empty()) {
+    // Each word once, however it is configured.
+    let mut scopes: Vec<&str> = Vec::new();
+    for scope in sign_in
+        .scopes
+        .iter()
+        .flatten()
+        .flat_map(|scope| scope.split(' '))
+    {
+        if !scope.is_empty() && !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    if !scopes.is_empty() {
         arguments.push(("scope", scopes.join(" ")));
     }
     if let Some(verifier) = &pending.verifier {

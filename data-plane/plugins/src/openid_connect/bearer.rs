@@ -35,6 +35,7 @@ use super::verify::{Expected, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
+use crate::tenure::Tenure;
 
 /// Most bytes of verified tokens that a core remembers.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -52,6 +53,7 @@ struct Verified {
     /// When the token ends by its own word.
     end: Option<UnixTime>,
     principal: Principal,
+    tenure: Rc<Tenure>,
     /// The document whose keys verified it.
     version: u64,
     until: UnixTime,
@@ -122,6 +124,7 @@ pub(super) async fn authenticate(
     }
     if rules.tokens_say_all && id_token.is_none() {
         verified.principal.admit(rules, exchange)?;
+        exchange.tenure = Some(Rc::clone(&verified.tenure));
         if rules.keeps_session(AuthMethod::Bearer) {
             keep_session(rules, exchange, host, jar, &verified, client).await;
         }
@@ -271,10 +274,12 @@ async fn verify(
         },
         None,
     );
+    let end = jws::time(&claims, "exp").ok().flatten();
     let verified = Rc::new(Verified {
         token: token.to_owned(),
-        until: now.saturating_add(remembered_for(rules, &claims)),
-        end: jws::time(&claims, "exp").ok().flatten(),
+        until: until(rules, &claims, now),
+        end,
+        tenure: Rc::new(admission::tenure_of_token(rules, end)),
         principal,
         version: document.version,
         session: RefCell::default(),
@@ -283,6 +288,18 @@ async fn verify(
         known.0.borrow_mut().insert(name, Rc::clone(&verified));
     }
     Ok(verified)
+}
+
+/// Until when a token need not be looked at again: its age counts (`max_claim_age`).
+fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> UnixTime {
+    let until = now.saturating_add(remembered_for(rules, claims));
+    let age = rules.config.access.max_claim_age.as_ref();
+    let made_at = jws::time(claims, "iat").ok().flatten();
+    match (age, made_at) {
+        (Some(age), Some(made_at)) => until.min(made_at.saturating_add(age.seconds())),
+        (Some(_), None) => now,
+        (None, _) => until,
+    }
 }
 
 /// A token that names its end is checked against it each time; `cache_ttl_max` may end it sooner.

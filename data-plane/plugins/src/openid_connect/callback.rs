@@ -1,7 +1,8 @@
 //! Authorization responses: which sign-in one belongs to, and what becomes of one that belongs to none
 //! any more (reloaded, late, or brought back by another browser).
 
-use http::Method;
+use http::header::ALLOW;
+use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
 
 use super::config::{AuthMethod, LoginAction};
@@ -24,8 +25,14 @@ use crate::host::Host;
 const LONGEST_RESPONSE: usize = 32 * 1024;
 
 /// The authorization response that the request is, if it looks like one.
-pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<Callback> {
+pub(super) async fn read(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    jar: &Jar,
+) -> Option<Callback> {
     let mode = rules.config.sign_in.response_mode;
+    let by_post = mode.is_posted() || mode.is_in_fragment();
+    let posts = exchange.request.method == Method::POST;
     let arguments: Vec<(String, String)> = match exchange.request.method {
         Method::GET | Method::HEAD => {
             // Nearly no request is one: this look is all that the others cost.
@@ -37,19 +44,23 @@ pub(super) async fn read(rules: &Rules, exchange: &mut Exchange<'_>) -> Option<C
             exchange.request.uri.query()?.find(mark)?;
             request::query(exchange).into_owned().collect()
         }
+        // Only a browser with sign-ins under way may bring one by the wrong way.
         Method::POST
-            if (mode.is_posted() || mode.is_in_fragment())
+            if (by_post || jar.sign_ins().next().is_some())
                 && request::is_form(&exchange.request.headers) =>
         {
             request::body_arguments(exchange).await
         }
         _ => return None,
     };
-    let callback = if mode.is_signed() {
+    let mut callback = if mode.is_signed() {
         signed(arguments)?
     } else {
         gather(arguments)
     };
+    // An error is heard by whatever way it comes.
+    let wrong_way = if posts { !by_post } else { mode.is_posted() };
+    callback.wrong_way = wrong_way && callback.code.is_some();
     let answered = callback.code.is_some() || callback.error.is_some();
     (callback.state.is_some() && answered).then_some(callback)
 }
@@ -69,6 +80,17 @@ fn gather(arguments: Vec<(String, String)>) -> Callback {
         callback.ambiguous |= field.replace(value).is_some();
     }
     callback
+}
+
+/// The answer to a response that came by another way than was asked for, from the provider's page or from somebody
+/// else: it says what that way is, and uses nothing up.
+pub(super) fn wrong_way(rules: &Rules, exchange: &Exchange<'_>) -> Flow {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let mut answer = answer::message(status, "Method not allowed", &exchange.request_id);
+    let posted = rules.config.sign_in.response_mode.is_posted();
+    let allowed = HeaderValue::from_static(if posted { "POST" } else { "GET" });
+    answer.headers_mut().insert(ALLOW, allowed);
+    Flow::Answer(answer)
 }
 
 /// Takes a JWT-secured response apart. Who signed it is looked at when it is known which sign-in it

@@ -12,7 +12,7 @@ use super::OpenidConnect;
 use super::config::{AuthMethod, ClientAuth};
 use super::provider::{self, ProviderError};
 use super::rules::Rules;
-use super::token_endpoint::{self, PassedOn, TokenError};
+use super::token_endpoint::{self, Exchanged, PassedOn, TokenError};
 use crate::filter::Plugin;
 use crate::host::Host;
 use crate::registry;
@@ -88,6 +88,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     findings.pass("configuration", "every parameter is valid");
     transport(&rules, &mut findings);
     audience(&rules, &mut findings);
+    openid(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
         findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
     } else {
@@ -170,6 +171,20 @@ fn audience(rules: &Rules, findings: &mut Findings) {
             "audience",
             "bearer tokens are accepted whomever they are for",
             "Set audience_required to what the provider puts into tokens for this service.",
+        );
+    }
+}
+
+/// Without the scope `openid` there is no ID token, and nobody vouches for who has signed in (OpenID Connect Core
+/// §3.1.2.1).
+fn openid(rules: &Rules, findings: &mut Findings) {
+    let scopes = rules.config.sign_in.scopes.iter().flatten();
+    let mut words = scopes.flat_map(|scope| scope.split(' '));
+    if rules.methods.authorization_code && !words.any(|word| word == "openid") {
+        findings.warn(
+            "scopes",
+            "sign-ins do not ask for an ID token",
+            "Add openid to scopes, unless the provider speaks OAuth 2.0 only.",
         );
     }
 }
@@ -362,6 +377,15 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
                 &format!("the provider does not accept the client {id}"),
                 "Compare client_id, client_secret and client_auth with the client at the provider.",
             ),
+            Err(TokenError::Refused(_)) | Ok(_)
+                if host.node_state::<Exchanged>().has(rules, position) =>
+            {
+                findings.warn(
+                    "client",
+                    &format!("the provider accepts the client {id} by client_secret_alternate and not by client_secret"),
+                    "Let the one take the other's place.",
+                );
+            }
             Err(TokenError::Refused(_)) | Ok(_) => {
                 findings.pass("client", &format!("the provider accepts the client {id}"));
             }

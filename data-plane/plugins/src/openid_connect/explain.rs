@@ -317,6 +317,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "Let users log out from a page of the same site.",
     ),
     (
+        &["dpop_proof_store"],
+        "proof of possession",
+        "The nodes of the cluster share in Redis which proofs were used (cluster_cache_redis), and it fails: see the node's log.",
+    ),
+    (
         &["no_session_key"],
         "session",
         "The node has no session key: it has not reached a control plane yet.",

@@ -134,6 +134,8 @@ pub(super) struct Callback {
     pub(super) response: Option<String>,
     /// Whether one of these came more than once.
     pub(super) ambiguous: bool,
+    /// Whether a code came by another way than was asked for.
+    pub(super) wrong_way: bool,
 }
 
 /// What to do next.

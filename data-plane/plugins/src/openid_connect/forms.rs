@@ -1,7 +1,8 @@
 //! Forms that were posted without a session: kept over the sign-in, then posted again by the browser.
 //!
-//! A small form travels in the sign-in's cookie, so that any node gives it back. A large one stays on
-//! the node; a sign-in that ends on another finds it gone, and the browser asks for the page by GET.
+//! A small form travels in the sign-in's cookie, so that any node gives it back. A large one is kept where
+//! sessions are stored, sealed. Where they live in cookies, or if it is too large for the store as well, it stays
+//! on the node; a sign-in that ends on another finds it gone, and the browser asks for the page by GET.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -40,6 +41,9 @@ const KEPT: Duration = Duration::from_mins(10);
 /// What stands in the cookie for a form that stays on the node.
 const ON_NODE: &str = "";
 
+/// And for one that is stored where sessions are.
+const IN_STORE: &str = "=";
+
 /// The large forms of a node, by the end of their sign-in's name.
 #[derive(Debug, Default)]
 struct Forms(Mutex<HashMap<String, (UnixTime, Bytes)>>);
@@ -62,9 +66,18 @@ pub(super) async fn keep(
     let form = exchange.body.read(LONGEST).await.ok()?;
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&form).ok()?;
-    let packed = URL_SAFE_NO_PAD.encode(encoder.finish().ok()?);
-    if packed.len() <= LONGEST_IN_COOKIE {
-        return Some(packed);
+    let packed = encoder.finish().ok()?;
+    let text = URL_SAFE_NO_PAD.encode(&packed);
+    if text.len() <= LONGEST_IN_COOKIE {
+        return Some(text);
+    }
+    if let Some(store) = &rules.storage {
+        let ring = &exchange.environment.session_keys;
+        let name = suffix(state);
+        let keeping = store.keep_form(rules, ring, host, &name, &packed, KEPT);
+        if keeping.await {
+            return Some(IN_STORE.to_owned());
+        }
     }
     let now = host.now();
     let forms = host.node_state::<Forms>();
@@ -79,19 +92,34 @@ pub(super) async fn keep(
 }
 
 /// The fields of the form that was posted before the sign-in, if it is still there.
-pub(super) fn take(pending: &Pending, host: &impl Host) -> Option<Vec<(String, String)>> {
-    let kept = pending.form.as_deref()?;
-    let form = if kept == ON_NODE {
-        let forms = host.node_state::<Forms>();
-        let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
-        forms.remove(&suffix(&pending.state))?.1
-    } else {
-        let packed = URL_SAFE_NO_PAD.decode(kept).ok()?;
-        let mut form = Vec::new();
-        let limit = u64::try_from(LONGEST).ok()?;
-        let mut decoder = DeflateDecoder::new(packed.as_slice()).take(limit);
-        decoder.read_to_end(&mut form).ok()?;
-        form.into()
+pub(super) async fn take(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    pending: &Pending,
+) -> Option<Vec<(String, String)>> {
+    let form = match pending.form.as_deref()? {
+        ON_NODE => {
+            let forms = host.node_state::<Forms>();
+            let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
+            forms.remove(&suffix(&pending.state))?.1
+        }
+        IN_STORE => {
+            let ring = &exchange.environment.session_keys;
+            let store = rules.storage.as_ref()?;
+            let name = suffix(&pending.state);
+            let taken = store.take_form(rules, ring, host, &name).await;
+            unpacked(&taken?)?
+        }
+        text => unpacked(&URL_SAFE_NO_PAD.decode(text).ok()?)?,
     };
     Some(form_urlencoded::parse(&form).into_owned().collect())
+}
+
+fn unpacked(packed: &[u8]) -> Option<Bytes> {
+    let mut form = Vec::new();
+    let limit = u64::try_from(LONGEST).ok()?;
+    let mut decoder = DeflateDecoder::new(packed).take(limit);
+    decoder.read_to_end(&mut form).ok()?;
+    Some(form.into())
 }

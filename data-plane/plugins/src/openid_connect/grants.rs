@@ -334,6 +334,7 @@ impl Trade {
                             && !auth.is_mutual_tls()
                     }),
                     secret_signer: Some(&signer),
+                    spare: None,
                     key_signer: None,
                     algorithm,
                 };

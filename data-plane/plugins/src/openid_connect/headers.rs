@@ -6,14 +6,15 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use shared::schema::FieldErrors;
+use tracing::warn;
 
 use super::claims;
 use super::config::headers::Headers;
 use super::jws::Claims;
 use crate::identity_headers;
 
-/// Longest header value made of a claim, in bytes.
-const LONGEST_CLAIM: usize = 8 * 1024;
+/// Most bytes of all values of one side.
+const MOST: usize = 32 * 1024;
 
 /// Which header carries what.
 #[derive(Debug, Default)]
@@ -237,14 +238,30 @@ impl Side {
             });
             values.push((name.clone(), value));
         }
+        let (claims, tokens) = values.split_at_mut(self.claims.len());
+        bound(tokens.iter_mut().chain(claims));
         values
+    }
+}
+
+/// Leaves out the values that would make all of them longer than [`MOST`].
+fn bound<'a>(values: impl Iterator<Item = &'a mut (HeaderName, Option<HeaderValue>)>) {
+    let mut left = MOST;
+    for (name, value) in values {
+        let length = value.as_ref().map_or(0, HeaderValue::len);
+        if let Some(rest) = left.checked_sub(length) {
+            left = rest;
+        } else {
+            warn!(header = %name, length, "a header is left out: all of them together would be too long");
+            *value = None;
+        }
     }
 }
 
 /// Base64 of a JSON object, if it is not too long for a header.
 fn encoded(claims: &Claims) -> Option<String> {
     let text = STANDARD.encode(serde_json::to_vec(claims).ok()?);
-    (text.len() <= LONGEST_CLAIM).then_some(text)
+    (text.len() <= identity_headers::LONGEST).then_some(text)
 }
 
 /// `_` stands for `-` (Kong 3.9).
@@ -259,7 +276,7 @@ fn claim_value(value: &Value) -> Option<HeaderValue> {
         Value::String(text) => text.as_str().into(),
         Value::Null | Value::Bool(_) | Value::Number(_) => claims::text(value)?,
     };
-    if text.len() > LONGEST_CLAIM {
+    if text.len() > identity_headers::LONGEST {
         return None;
     }
     identity_headers::text(&text)

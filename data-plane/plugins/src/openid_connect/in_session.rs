@@ -61,11 +61,10 @@ pub(super) async fn go_on(
             "no control plane has been heard for long, so nobody knows here which sessions are over",
         ));
     }
+    exchange.tenure = Some(Rc::clone(&open.tenure));
     let session = &open.session;
-    if let Some(end) = session.expires_at
-        && open.token_due.is_some_and(|due| due <= now)
-    {
-        match Box::pin(renew(rules, exchange, host, jar, open, end)).await? {
+    if open.token_due.is_some_and(|due| due <= now) {
+        match Box::pin(renew(rules, exchange, host, jar, open)).await? {
             Token::Serves => {}
             Token::Renewed => return Ok(Some(Flow::Continue)),
             Token::Other => return Ok(None),
@@ -91,7 +90,7 @@ pub(super) async fn go_on(
             || (learnt.user_info.is_some() && session.user_info.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
-        admission::check_bindings(rules, exchange, host, jar, session, Presented::Session)?;
+        admission::check_bindings(rules, exchange, host, jar, session, Presented::Session).await?;
         open.principal.admit(rules, exchange)?;
     }
     if let Some(next) = next {
@@ -129,22 +128,22 @@ async fn keep_on(
     }
 }
 
-/// Renews the access token that ends at `end`, if that is due.
+/// Renews the access token if it has ended, or if what came with it is too old to decide.
 async fn renew(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     open: &Opened,
-    end: UnixTime,
 ) -> Result<Token, Failure> {
     let now = host.now();
     let session = &open.session;
     let leeway = rules.config.credentials.leeway.seconds();
+    let end = session.expires_at;
     let refresh_token = session.refresh_token.as_deref();
     let refresh_token = refresh_token.filter(|_| rules.config.credentials.refresh_tokens);
     let Some(token) = refresh_token else {
-        if now < end.saturating_add(leeway) {
+        if end.is_none_or(|end| now < end.saturating_add(leeway)) {
             return Ok(Token::Serves);
         }
         let reads_tokens = rules.methods.tokens();
@@ -156,11 +155,14 @@ async fn renew(
             "the access token has expired",
         ));
     };
-    if now.saturating_add(leeway) < end {
+    let stale = session.claims_due(rules).filter(|due| *due <= now);
+    if stale.is_none() && end.is_none_or(|end| now.saturating_add(leeway) < end) {
         return Ok(Token::Serves);
     }
     let grace = rules.config.provider.refresh_grace.seconds();
-    let spared = now < end.saturating_add(grace);
+    let patience = rules.config.access.stale_if_error.seconds();
+    let spared = end.is_none_or(|end| now < end.saturating_add(grace))
+        && stale.is_none_or(|due| now < due.saturating_add(patience));
     let asked = refresh::Asked {
         client: session.client,
         refresh_token: token,
@@ -181,7 +183,7 @@ async fn renew(
         }
         Err(failure) => return Err(failure),
     };
-    let mut session = session.refreshed(&tokens);
+    let mut session = session.refreshed(&tokens, now);
     if open.is_revoked(host.revocations()) {
         logout::ended_meanwhile(rules, host, &session);
         return Err(Failure::refused(

@@ -28,6 +28,7 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::revocations::Revocations;
 use crate::session_keys::KeyRing;
+use crate::tenure::Tenure;
 
 /// Most bytes of opened sessions that a core remembers.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -43,8 +44,8 @@ pub(super) struct Opened {
     key_id: [u8; 8],
     pub(super) session: Session,
     pub(super) principal: Principal,
-    /// What a revocation may call it by.
-    pub(super) names: Vec<Uuid>,
+    /// What a revocation may call it by, and how long what it begins may last.
+    pub(super) tenure: Rc<Tenure>,
     /// Whether the browser has no cookie of it yet.
     pub(super) restored: bool,
     /// When the session ends.
@@ -263,7 +264,7 @@ fn restore(
 fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> Opened {
     Opened {
         principal: principal(rules, &session),
-        names: names(rules, &session),
+        tenure: Rc::new(tenure(rules, &session)),
         unrevoked_at: Cell::default(),
         restored: false,
         end: session.end(rules),
@@ -301,7 +302,7 @@ impl Opened {
         if self.unrevoked_at.get() == Some(version) {
             return false;
         }
-        if revocations.end(&self.names, self.session.started_at) {
+        if revocations.end(&self.tenure.names, self.tenure.began_at) {
             return true;
         }
         self.unrevoked_at.set(Some(version));
@@ -312,7 +313,7 @@ impl Opened {
     pub(super) fn is_ended_by_provider(&self, rules: &Rules, revocations: &Revocations) -> bool {
         let own = [Revocation::session(&self.session.id)];
         let issuer = Revocation::issuer(&rules.issuer);
-        let names = self.names.iter().filter(|name| **name != issuer);
+        let names = self.tenure.names.iter().filter(|name| **name != issuer);
         let by_provider: Vec<_> = names.copied().collect();
         !revocations.end(&own, self.session.started_at)
             && revocations.end(&by_provider, self.session.started_at)
@@ -371,6 +372,15 @@ fn open(
         sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
     }
     Ok(opened)
+}
+
+/// What is let through by the session.
+pub(super) fn tenure(rules: &Rules, session: &Session) -> Tenure {
+    Tenure {
+        names: names(rules, session),
+        began_at: session.started_at,
+        end: session.tenure_end(rules),
+    }
 }
 
 /// What a revocation may call the session by: its own name, and those of the provider for the session

@@ -80,6 +80,11 @@ impl Wanted {
         }
     }
 
+    /// Whether anything is looked at.
+    pub(super) fn any(self) -> bool {
+        self.certificate() || self.key()
+    }
+
     /// Whether certificates of clients are looked at.
     pub(super) fn certificate(self) -> bool {
         self.certificate != ProofOfPossession::Off
@@ -122,7 +127,7 @@ impl Used {
 /// # Errors
 ///
 /// If they are not bound although they have to be, or to somebody else.
-pub(super) fn check(
+pub(super) async fn check(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
@@ -131,9 +136,7 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let wanted = rules.possession;
     let method = session.method;
-    if !(wanted.certificate() || wanted.key())
-        || !matches!(method, AuthMethod::Bearer | AuthMethod::Introspection)
-    {
+    if !wanted.any() || !matches!(method, AuthMethod::Bearer | AuthMethod::Introspection) {
         return Ok(());
     }
     let (access, _) = opened::claims_of(rules, session);
@@ -162,13 +165,9 @@ pub(super) fn check(
             failure.error = Some("invalid_token");
             return Err(failure);
         }
-        check_proof(
-            rules,
-            exchange,
-            host,
-            &session.access_token,
-            &key.unwrap_or_default(),
-        )?;
+        let (token, key) = (&session.access_token, key.unwrap_or_default());
+        let (proof, until) = check_proof(rules, exchange, host, token, &key)?;
+        note_use(rules, host, proof, until).await?;
         accept(exchange, &session.access_token);
     }
     Ok(())
@@ -208,14 +207,15 @@ fn scheme_is_dpop(exchange: &Exchange<'_>) -> bool {
     scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("dpop"))
 }
 
-/// The checks of RFC 9449 §4.3.
+/// The checks of RFC 9449 §4.3 but for the last: whether the proof was used before. Answers what names it, and when it
+/// ends.
 fn check_proof(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     token: &str,
     bound: &str,
-) -> Result<(), Failure> {
+) -> Result<([u8; 32], UnixTime), Failure> {
     let mut proofs = exchange.request.headers.get_all(PROOF).iter();
     let proof = proofs.next().and_then(|proof| proof.to_str().ok());
     let Some(proof) = proof.map(str::to_owned) else {
@@ -262,10 +262,35 @@ fn check_proof(
     let mut name = thumbprint.into_bytes();
     name.push(b' ');
     name.extend_from_slice(id.as_bytes());
-    if !host.node_state::<Used>().note(sha256(&name), until, now) {
+    Ok((sha256(&name), until))
+}
+
+/// Notes that a proof is used: on this node, and where the nodes of a cluster share what they know, for all of them.
+async fn note_use(
+    rules: &Rules,
+    host: &impl Host,
+    proof: [u8; 32],
+    until: UnixTime,
+) -> Result<(), Failure> {
+    let now = host.now();
+    if !host.node_state::<Used>().note(proof, until, now) {
         return Err(refused("the DPoP proof was used before"));
     }
-    Ok(())
+    let Some(shared) = &rules.shared_answers else {
+        return Ok(());
+    };
+    match shared
+        .use_once(host, &proof, until.saturating_since(now))
+        .await
+    {
+        Some(true) => Ok(()),
+        Some(false) => Err(refused("the DPoP proof was used before, on another node")),
+        // Nobody can say, so it does not pass.
+        None => Err(Failure::unavailable(
+            "dpop_proof_store",
+            "nobody can say whether the DPoP proof was used before",
+        )),
+    }
 }
 
 /// Checks when a proof was made: by its own word, or by the nonce that it repeats. Answers when it

@@ -336,9 +336,12 @@ pub(super) async fn guarded<T>(
         }
     }
     let result = call.await;
-    let mut entries = providers.lock();
-    let entry = entries.entry(key).or_default();
-    entry.calls.record(result.as_ref().err(), host.now());
+    // What the gateway lacks says nothing of how the provider does.
+    if !matches!(result, Err(ProviderError::Unarmed(_))) {
+        let mut entries = providers.lock();
+        let entry = entries.entry(key).or_default();
+        entry.calls.record(result.as_ref().err(), host.now());
+    }
     result
 }
 

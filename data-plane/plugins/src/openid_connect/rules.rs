@@ -2,6 +2,7 @@
 //! the request.
 
 mod checks;
+mod clients;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,6 +106,8 @@ pub(super) struct Methods {
 pub(super) struct Client {
     pub(super) id: String,
     pub(super) secret: Option<Secret<String>>,
+    /// Its other secret while one takes the other's place, with what signs by it.
+    pub(super) spare: Option<(Secret<String>, Signer)>,
     pub(super) auth: Option<ClientAuth>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
@@ -185,7 +188,7 @@ impl Rules {
             "userinfo_headers_names",
             &mut errors,
         );
-        let clients = clients(&config, &mut errors);
+        let clients = clients::read(&config, &mut errors);
         let mut headers = HeaderRules::new(&config.headers, &mut errors);
         let told = config.session.session_request_headers.iter().flatten();
         headers.owned.extend(told.map(|fact| fact.header()));
@@ -270,7 +273,8 @@ impl Rules {
         if let Some(least) = &provider.cache_ttl_min {
             lifetime = lifetime.max(least.seconds());
         }
-        if let Some(most) = &provider.cache_ttl_max {
+        let access = &self.config.access;
+        for most in provider.cache_ttl_max.iter().chain(&access.max_claim_age) {
             lifetime = lifetime.min(most.seconds());
         }
         now.saturating_add(left.map_or(lifetime, |left| lifetime.min(left)))
@@ -392,45 +396,6 @@ fn pairs(
         }
     }
     pairs
-}
-
-fn clients(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
-    let ids = config.client.client_id.as_deref().unwrap_or_default();
-    let at = |list: &Option<Vec<String>>, position: usize| {
-        let list = list.as_deref().unwrap_or_default();
-        list.get(position).or_else(|| list.first()).cloned()
-    };
-    (0..ids.len().max(1))
-        .map(|position| {
-            let secrets = config.client.client_secret.as_deref().unwrap_or_default();
-            let auths = config.client.client_auth.as_deref().unwrap_or_default();
-            let algorithms = config.client.client_alg.as_deref().unwrap_or_default();
-            let algorithm = algorithms.get(position).or_else(|| algorithms.first());
-            let algorithm = algorithm.copied();
-            let keys = config.client.client_jwk.as_deref().unwrap_or_default();
-            let key = keys.get(position).or_else(|| keys.first());
-            let secret = secrets.get(position).or_else(|| secrets.first());
-            let key_signer = key.and_then(|jwk| {
-                Signer::of_key(jwk, algorithm)
-                    .map_err(|problem| errors.add(&["client_jwk"], problem))
-                    .ok()
-            });
-            Client {
-                id: ids.get(position).cloned().unwrap_or_default(),
-                secret: secret.map(|secret| Secret::new(secret.0.clone())),
-                secret_signer: secret.map(|secret| Signer::of_secret(&secret.0, algorithm)),
-                key_signer,
-                algorithm,
-                auth: auths.get(position).or_else(|| auths.first()).copied(),
-                redirect_uri: at(&config.sign_in.redirect_uri, position),
-                login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),
-                logout_redirect_uri: at(&config.logout.logout_redirect_uri, position),
-                unauthorized_redirect_uri: at(&config.access.unauthorized_redirect_uri, position),
-                forbidden_redirect_uri: at(&config.access.forbidden_redirect_uri, position),
-                unexpected_redirect_uri: at(&config.access.unexpected_redirect_uri, position),
-            }
-        })
-        .collect()
 }
 
 fn proxies(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Arc<Proxies>> {

@@ -1,5 +1,7 @@
 //! A session: what its cookie holds, how long it lives, how it is sealed and opened.
 
+mod freshness;
+
 use std::io::{Read, Write};
 use std::time::Duration;
 
@@ -63,6 +65,9 @@ pub(super) struct Session {
     /// When the access token ends, as far as is known.
     #[serde(default)]
     pub(super) expires_at: Option<UnixTime>,
+    /// When its tokens came, if that was after the sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) claimed_at: Option<UnixTime>,
     /// What the provider said of the access token, if it was asked (RFC 7662).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) introspection: Option<Claims>,
@@ -119,6 +124,7 @@ impl Session {
             id_token: tokens.id_token.clone(),
             refresh_token: tokens.refresh_token.clone(),
             expires_at: tokens.expires_at,
+            claimed_at: None,
             introspection: None,
             introspection_jwt: None,
             user_info: None,
@@ -135,6 +141,7 @@ impl Session {
             started_at: now,
             renewed_at: now,
             used_at: now,
+            claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),
             ..self.clone()
         }
     }
@@ -188,7 +195,7 @@ impl Session {
     }
 
     /// Takes over the tokens of a refresh; those that did not come stay.
-    pub(super) fn refreshed(&self, tokens: &Tokens) -> Self {
+    pub(super) fn refreshed(&self, tokens: &Tokens, now: UnixTime) -> Self {
         Self {
             access_token: tokens.access_token.clone(),
             id_token: tokens.id_token.clone().or_else(|| self.id_token.clone()),
@@ -197,6 +204,7 @@ impl Session {
                 .clone()
                 .or_else(|| self.refresh_token.clone()),
             expires_at: tokens.expires_at,
+            claimed_at: Some(now),
             introspection: None,
             introspection_jwt: None,
             user_info: None,
@@ -214,6 +222,7 @@ impl Session {
             end(self.used_at, session.session_idling_timeout.limit()),
             end(self.renewed_at, session.session_rolling_timeout.limit()),
             end(self.started_at, session.session_absolute_timeout.limit()),
+            self.claims_due(rules).filter(|_| !self.is_renewable(rules)),
         ];
         ends.into_iter().flatten().min()
     }
@@ -233,14 +242,16 @@ impl Session {
 
     /// The time before which its access token serves without a further look. `None`: it does for ever.
     pub(super) fn token_due(&self, rules: &Rules) -> Option<UnixTime> {
-        let credentials = &rules.config.credentials;
-        let end = self.expires_at?;
-        if self.refresh_token.is_none() || !credentials.refresh_tokens {
-            return Some(end);
+        if !self.is_renewable(rules) {
+            return self.expires_at;
         }
+        let leeway = rules.config.credentials.leeway.seconds();
         let start = UnixTime::from_millis(0);
-        let early = end.saturating_since(start.saturating_add(credentials.leeway.seconds()));
-        Some(start.saturating_add(early))
+        let early = self.expires_at.map(|end| {
+            let early = end.saturating_since(start.saturating_add(leeway));
+            start.saturating_add(early)
+        });
+        early.into_iter().chain(self.claims_due(rules)).min()
     }
 
     /// The session after a use at `now`, if that is to be noted in the cookie.

@@ -4,10 +4,10 @@
 //! ```text
 //! <prefix>:<id>                    the session
 //! <prefix>:<id>:remember           what restores it
+//! <prefix>:form:<name>             a form that was posted before a sign-in
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
 //! ```
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use super::seal::{self, Sizes};
 use super::session::{self, Session};
 use crate::exchange::Exchange;
 use crate::host::Host;
-use crate::host::redis::{Command, Endpoint, RedisServer, RedisTls, Reply};
+use crate::host::redis::{Command, RedisServer, RedisTls, Reply};
 use crate::session_keys::KeyRing;
 
 /// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).
@@ -68,7 +68,7 @@ impl SessionStore {
             Storage::Memcache | Storage::Memcached => {
                 errors.add(
                     &["session_storage"],
-                    "not supported by this version of Wardgate: use cookie or redis",
+                    "not supported by this version of Wardgate: use cookie, or redis for sessions that are kept on a server",
                 );
                 return None;
             }
@@ -178,6 +178,53 @@ impl SessionStore {
         Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
     }
 
+    /// Keeps a form for as long as a sign-in may take. Whether it is kept: one that is too large is not.
+    pub(super) async fn keep_form(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        name: &str,
+        form: &[u8],
+        kept: Duration,
+    ) -> bool {
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let (sealed_as, seconds) = (form_name(name), host.now().as_secs());
+        let (binding, sizes) = (&rules.binding, SIZES);
+        let Ok(sealed) = seal::seal(ring, binding, &sealed_as, form, sizes, seconds, nonce) else {
+            return false;
+        };
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        let set = Command::new("SET").arg(self.form_key(name)).arg(sealed);
+        let asked = self.ask(host, vec![set.arg("PX").number(kept)]);
+        asked.await.is_ok()
+    }
+
+    /// Takes out a form that was kept.
+    pub(super) async fn take_form(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        name: &str,
+    ) -> Option<Vec<u8>> {
+        let key = self.form_key(name);
+        let commands = vec![
+            Command::new("GET").arg(key.clone()),
+            Command::new("DEL").arg(key),
+        ];
+        let reply = self.ask(host, commands).await.ok()?.into_iter().next()?;
+        let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
+        let now = host.now().as_secs();
+        let opened = seal::open(ring, &rules.binding, &form_name(name), &sealed, now)?;
+        Some(opened.plaintext.to_vec())
+    }
+
+    fn form_key(&self, name: &str) -> String {
+        format!("{}:form:{name}", self.prefix)
+    }
+
     /// Deletes the sessions whose tickets the browser holds, in the background.
     pub(super) fn delete(
         self: &Arc<Self>,
@@ -188,23 +235,22 @@ impl SessionStore {
     ) {
         let ring = &exchange.environment.session_keys;
         let now = host.now();
-        let mut command = Command::new("DEL");
-        let mut any = false;
+        // One by one: a cluster may have them in different places.
+        let mut commands = Vec::new();
         for family in [Family::Session, Family::Remember] {
             for sealed in session::sealed_values(jar, family) {
                 if let Some(id) = ticket(rules, ring, family, &sealed, now) {
-                    command = command.arg(self.key(family, &id));
-                    any = true;
+                    commands.push(Command::new("DEL").arg(self.key(family, &id)));
                 }
             }
         }
-        if !any {
+        if commands.is_empty() {
             return;
         }
         let (store, its_host) = (Arc::clone(self), host.clone());
         host.spawn(Box::pin(async move {
             // What failed is logged; the session is revoked as well.
-            _ = store.ask(&its_host, vec![command]).await;
+            _ = store.ask(&its_host, commands).await;
         }));
     }
 
@@ -259,31 +305,17 @@ pub(super) fn stored_name(id: &str) -> String {
     format!("=session {id}")
 }
 
+/// What a kept form is sealed as. No cookie has such a name.
+fn form_name(name: &str) -> String {
+    format!("=form {name}")
+}
+
 /// The server that the record `record` of a configuration names.
 pub(super) fn server(record: &str, redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
-    for (field, set) in [
-        ("cluster_nodes", redis.cluster_nodes.is_some()),
-        ("sentinel_nodes", redis.sentinel_nodes.is_some()),
-        ("sentinel_master", redis.sentinel_master.is_some()),
-        ("sentinel_role", redis.sentinel_role.is_some()),
-        ("sentinel_username", redis.sentinel_username.is_some()),
-        ("sentinel_password", redis.sentinel_password.is_some()),
-        ("connection_is_proxied", redis.connection_is_proxied),
-    ] {
-        if set {
-            errors.add(
-                &[record, field],
-                "not supported by this version of Wardgate: name one server",
-            );
-        }
-    }
     let milliseconds = |value: u32| Duration::from_millis(value.into());
     let password = redis.password.as_ref();
     RedisServer {
-        endpoint: match &redis.socket {
-            Some(path) => Endpoint::Socket(PathBuf::from(path)),
-            None => Endpoint::Network(redis.host.clone(), redis.port),
-        },
+        endpoint: redis.endpoint(record, errors),
         username: redis.username.clone(),
         password: password.map(|password| Secret::new(password.0.clone())),
         database: redis.database.into(),

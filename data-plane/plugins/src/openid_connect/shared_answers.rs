@@ -1,9 +1,11 @@
-//! Introspection answers that the nodes share, in Redis (Kong 3.9, `cluster_cache_strategy`).
+//! What the nodes share in Redis (Kong 3.9, `cluster_cache_strategy`): introspection answers, and which proofs of
+//! possession were used.
 //!
 //! They are sealed like cookies: whoever can write to the store can make nobody's token active. A store
 //! that fails is passed by; the provider is asked then.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -105,6 +107,21 @@ impl SharedAnswers {
             let command = Command::new("SET").arg(self.place(&name)).arg(sealed);
             self.ask(host, command.arg("PX").number(left)).await;
         }
+    }
+
+    /// Whether what `name` names is used for the first time in the cluster; noted for as long as `left`. `None`: the
+    /// store fails.
+    pub(super) async fn use_once(
+        &self,
+        host: &impl Host,
+        name: &[u8; 32],
+        left: Duration,
+    ) -> Option<bool> {
+        let place = self.place(&format!("=used:{}", URL_SAFE_NO_PAD.encode(name)));
+        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
+        let command = Command::new("SET").arg(place).arg("1").arg("NX");
+        let reply = self.ask(host, command.arg("PX").number(left)).await?;
+        Some(reply != Reply::Nil)
     }
 
     /// Where the answer `name` is stored.

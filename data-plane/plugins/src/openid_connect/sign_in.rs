@@ -1,6 +1,7 @@
 //! Carries out the authorization code flow: the cookie of a sign-in, the calls that a step asks for,
 //! and what follows a success.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::debug;
@@ -17,6 +18,7 @@ use super::forms;
 use super::login;
 use super::loops;
 use super::mark;
+use super::opened;
 use super::page;
 use super::possession::Presented;
 use super::provider;
@@ -30,6 +32,7 @@ use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
+use crate::tenure::Renewals;
 
 /// Why a sign-in begins.
 #[derive(Debug)]
@@ -317,7 +320,7 @@ pub(super) async fn complete(
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
     if login::returns(rules, client, method)
-        && let Some(form) = forms::take(pending, host)
+        && let Some(form) = forms::take(rules, exchange, host, pending).await
     {
         loops::note(rules, exchange, host, jar);
         return Ok(Flow::Answer(page::form(&login::origin(pending), &form)));
@@ -374,5 +377,20 @@ pub(super) async fn keep(
         }
     }
     session::tell(rules, exchange, &session, host.now());
+    go_on_with(rules, exchange, host, &session);
     Ok(())
+}
+
+/// Streams that were begun with the session go on, and so does what the request begins, unless it was let
+/// through by a token of its own.
+fn go_on_with(rules: &Rules, exchange: &mut Exchange<'_>, host: &impl Host, session: &Session) {
+    let tenure = opened::tenure(rules, session);
+    if let Some(name) = tenure.names.first() {
+        host.node_state::<Renewals>().note(*name, tenure.end);
+    }
+    let by_token = exchange.tenure.as_ref();
+    let by_token = by_token.is_some_and(|tenure| tenure.names.is_empty());
+    if !by_token || session.method == AuthMethod::AuthorizationCode {
+        exchange.tenure = Some(Rc::new(tenure));
+    }
 }

@@ -24,6 +24,8 @@ mod presets;
 mod properties;
 mod provider;
 mod requirements;
+mod requirements_of_requests;
+mod requirements_of_time;
 mod requirements_of_tokens;
 mod script;
 mod session;

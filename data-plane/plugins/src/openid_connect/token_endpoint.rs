@@ -4,6 +4,7 @@ mod answer;
 mod parameters;
 mod pushed_request;
 mod revocation;
+mod rotation;
 
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ use self::answer::{read, refusal};
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
+use self::rotation::Spare;
+pub(super) use self::rotation::{Exchanged, post};
 use super::assertion::{self, Signer};
 use super::client_keys;
 use super::config::{ClientAuth, SigningAlgorithm};
@@ -118,7 +121,7 @@ impl PassedOn {
 }
 
 /// A form to be posted to the provider.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Post<'a> {
     pub(super) endpoint: &'a str,
     pub(super) form: Vec<(String, String)>,
@@ -176,6 +179,8 @@ pub(super) struct Caller<'a> {
     /// How it proves that. `None`: as discovery says.
     pub(super) auth: Option<ClientAuth>,
     pub(super) secret_signer: Option<&'a Signer>,
+    /// Its other secret, if it has two.
+    pub(super) spare: Option<Spare<'a>>,
     pub(super) key_signer: Option<&'a Signer>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
@@ -242,11 +247,17 @@ impl<'a> Caller<'a> {
     pub(super) fn configured(rules: &'a Rules, position: usize) -> Self {
         let client = rules.client(position);
         let secret = client.secret.as_ref();
+        let spare = client.spare.as_ref().map(|(secret, signer)| Spare {
+            secret: secret.expose(),
+            signer,
+            client: position,
+        });
         Self {
             id: &client.id,
             secret: secret.map(|secret| secret.expose().as_str()),
             auth: client.auth,
             secret_signer: client.secret_signer.as_ref(),
+            spare,
             key_signer: client.key_signer.as_ref(),
             algorithm: client.algorithm,
         }
@@ -366,8 +377,8 @@ fn replayed(rules: &Rules, grant: &str, answer: &HeaderMap) -> Vec<(HeaderName, 
         .collect()
 }
 
-/// Posts a form as the client (RFC 6749 §2.3).
-pub(super) async fn post(
+/// Posts a form as the client, with one of its secrets.
+async fn post_once(
     rules: &Rules,
     document: &Document,
     caller: Caller<'_>,
@@ -411,8 +422,8 @@ pub(super) async fn post(
             };
             let assertion = signer
                 .and_then(|signer| signer.assertion(caller.id, endpoint, host))
-                .ok_or(ProviderError::Unusable(
-                    "the client's assertion cannot be signed",
+                .ok_or(ProviderError::Unarmed(
+                    "there is no key that signs the client's assertion",
                 ))?;
             // Some providers refuse a client_id beside it.
             form.push((
@@ -424,7 +435,7 @@ pub(super) async fn post(
         (ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth, _) => {
             name_client(&mut form, caller.id);
             let found = rules.certificate.and_then(|id| keys.certificates.get(&id));
-            let certificate = found.ok_or(ProviderError::Unusable(
+            let certificate = found.ok_or(ProviderError::Unarmed(
                 "the certificate of tls_client_auth_cert_id is not there",
             ))?;
             limits.certificate = Some(Arc::clone(certificate));

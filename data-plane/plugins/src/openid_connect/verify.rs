@@ -102,11 +102,12 @@ impl Verifier<'_> {
             return Ok(());
         }
         if token.header.algorithm.of_secrets().is_some() {
-            let Some(secret) = self.hmac_secret() else {
+            let mut secrets = self.hmac_secrets().peekable();
+            if secrets.peek().is_none() {
                 let detail = "the ID token is signed with the client secret, which enable_hs_signatures does not allow";
                 return Err(Refusal::Bad(Failure::refused("idt_alg", detail)));
-            };
-            if token.signed_with(secret) {
+            }
+            if secrets.any(|secret| token.signed_with(secret)) {
                 return Ok(());
             }
             let failure = Failure::refused("idt_sig", "the ID token's signature is not valid");
@@ -138,8 +139,25 @@ impl Verifier<'_> {
             return Err(Refusal::Bad(failure));
         }
         self.check_access_token(&parsed, self.rules.config.credentials.verify_signature)
+            .and_then(|()| self.check_age(&parsed.claims))
             .map_err(|refusal| refusal.with_token(&parsed, self))?;
         Ok(parsed.claims)
+    }
+
+    /// What a client's own token says must be of late, unless the provider says it once more.
+    fn check_age(&self, claims: &Claims) -> Result<(), Refusal> {
+        let Some(age) = &self.rules.config.access.max_claim_age else {
+            return Ok(());
+        };
+        let credentials = &self.rules.config.credentials;
+        let asked = self.rules.methods.introspection && credentials.introspect_jwt_tokens;
+        let made_at = jws::time(claims, "iat").ok().flatten();
+        let age = age.seconds() + self.leeway();
+        if asked || made_at.is_some_and(|at| self.now < at.saturating_add(age)) {
+            return Ok(());
+        }
+        let detail = "the access token is older than max_claim_age, or does not say how old it is";
+        Err(Refusal::Bad(Failure::refused("at_exp", detail)))
     }
 
     /// The claims of an access token that the token endpoint handed out: `None` if it is opaque or
@@ -192,10 +210,7 @@ impl Verifier<'_> {
         let lack = self.document.keys.lack(&token.header);
         let mut failure = Failure::refused(code, lack);
         if token.header.algorithm.of_secrets().is_some() {
-            if self
-                .hmac_secret()
-                .is_some_and(|secret| token.signed_with(secret))
-            {
+            if self.hmac_secrets().any(|secret| token.signed_with(secret)) {
                 return Ok(());
             }
             failure.detail = "the token's signature is not valid".into();
@@ -292,10 +307,14 @@ impl Verifier<'_> {
         self.rules.accepts_issuer(found).then(|| found.to_owned())
     }
 
-    fn hmac_secret(&self) -> Option<&str> {
-        let secret = self.rules.client(self.client).secret.as_ref()?.expose();
-        (self.rules.config.credentials.enable_hs_signatures && secret.len() > 1)
-            .then_some(secret.as_str())
+    /// The client's secrets, where they may sign.
+    fn hmac_secrets(&self) -> impl Iterator<Item = &str> {
+        let client = self.rules.client(self.client);
+        let spare = client.spare.iter().map(|(secret, _)| secret);
+        let enabled = self.rules.config.credentials.enable_hs_signatures;
+        let secrets = client.secret.iter().chain(spare).filter(move |_| enabled);
+        let secrets = secrets.map(|secret| secret.expose().as_str());
+        secrets.filter(|secret| secret.len() > 1)
     }
 
     pub(super) fn leeway(&self) -> Duration {

@@ -338,3 +338,37 @@ fn what_cannot_be_served_is_refused_by_name() {
         Some(Duration::from_mins(15))
     );
 }
+
+#[test]
+fn rule_95_what_was_begun_lasts_as_long_as_the_session() {
+    let host = FakeHost::default();
+    let config = json!({ "idling_timeout": 100, "logout_methods": ["POST"] });
+    let session = filter(&config);
+    let let_through = |cookie: &str| {
+        request(Some(cookie)).with_exchange(|exchange| {
+            let flow = host.run(session.on_request(exchange, &host));
+            assert!(matches!(flow, Flow::Continue), "{flow:?}");
+            exchange.tenure.clone()
+        })
+    };
+    let cookie = begun(&session, &host);
+    let renewals = host.node_state::<Renewals>();
+    let stream = renewals.watch(let_through(&cookie).unwrap());
+    let is_over = || stream.is_over(host.revocations(), host.now());
+    host.advance(60.0);
+    let_through(&cookie);
+    host.advance(60.0);
+    assert!(!is_over(), "it was used meanwhile");
+    host.advance(40.0);
+    assert!(is_over());
+    // Who has no session is let through by something else.
+    assert!(let_through("session=none").is_none());
+
+    let cookie = begun(&session, &host);
+    let stream = renewals.watch(let_through(&cookie).unwrap());
+    let mut logout = request(Some(&cookie));
+    logout.method = Method::POST;
+    logout.uri = "/?session_logout=true".to_owned();
+    answer_of(&session, &host, &logout);
+    assert!(stream.is_over(host.revocations(), host.now()));
+}

@@ -73,6 +73,7 @@ impl Request {
             captures: Captures::default(),
             upstream: Overrides::default(),
             notes: Notes::default(),
+            tenure: None,
             request_id: RequestId::new(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
         };
         look(&mut exchange)

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::default;
-use super::values::ConsumerBy;
+use super::values::{ConsumerBy, Number};
 
 /// Required claims, consumers and error answers.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -51,6 +51,17 @@ pub struct Access {
     /// Claims that a token must not have.
     #[serde(default)]
     pub claims_forbidden: Option<Vec<String>>,
+
+    /// Longest time in seconds for which what a provider said of somebody decides: older claims of a session are
+    /// renewed first, by its refresh token or a new sign-in, and an older bearer token is refused.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_claim_age: Option<Number>,
+
+    /// Time in seconds for which the claims of a session serve beyond `max_claim_age` while the provider fails.
+    #[serde(default = "default::zero")]
+    #[schemars(range(min = 0))]
+    pub stale_if_error: Number,
 
     /// Accepted values of the `hd` claim of ID tokens.
     #[serde(default)]

@@ -20,6 +20,12 @@ pub struct Client {
     #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub client_secret: Option<Vec<SecretText>>,
 
+    /// Other client secrets, by position of the client, while one takes the other's place at the provider: tried
+    /// when it does not accept the client by `client_secret`.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
+    pub client_secret_alternate: Option<Vec<SecretText>>,
+
     /// How the client authenticates at the provider's endpoints, by position of the client.
     /// Without it: what discovery offers, preferring `client_secret_basic`.
     #[serde(default)]

@@ -2,9 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shared::schema::FieldErrors;
+use shared::secret::Secret;
 
 use super::default;
 use super::values::SecretText;
+use crate::host::redis::{self, Address, Cluster, Endpoint, Sentinels};
 
 /// A Redis server, Sentinel group or cluster.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -65,6 +68,73 @@ pub struct Redis {
     pub cluster_max_redirections: u32,
     #[serde(default)]
     pub connection_is_proxied: bool,
+}
+
+impl Redis {
+    /// Where it is. What contradicts itself is an error of the field in `record`.
+    pub(in crate::openid_connect) fn endpoint(
+        &self,
+        record: &str,
+        errors: &mut FieldErrors,
+    ) -> Endpoint {
+        let cluster = self.cluster_nodes.as_deref().unwrap_or_default();
+        let sentinels = self.sentinel_nodes.as_deref().unwrap_or_default();
+        let name = self.sentinel_master.as_deref().unwrap_or_default();
+        let by_sentinel = !sentinels.is_empty() || !name.is_empty();
+        for (field, lacks) in [
+            ("sentinel_nodes", by_sentinel && sentinels.is_empty()),
+            ("sentinel_master", by_sentinel && name.is_empty()),
+        ] {
+            if lacks {
+                let problem = "sentinel_master and sentinel_nodes are needed together";
+                errors.add(&[record, field], problem);
+            }
+        }
+        if by_sentinel && !cluster.is_empty() {
+            let problem =
+                "is of no use beside sentinel_nodes: name a cluster or a group of Sentinels";
+            errors.add(&[record, "cluster_nodes"], problem);
+        }
+        let elsewhere = by_sentinel || !cluster.is_empty();
+        if self.connection_is_proxied && elsewhere {
+            let problem = "must be false where cluster_nodes or sentinel_nodes are named: host and port are the proxy's";
+            errors.add(&[record, "connection_is_proxied"], problem);
+        }
+        if self.database != 0 && (self.connection_is_proxied || !cluster.is_empty()) {
+            let problem = "must be 0 in a cluster and behind a proxy";
+            errors.add(&[record, "database"], problem);
+        }
+        if !cluster.is_empty() {
+            let nodes = cluster.iter();
+            return Endpoint::Cluster(Cluster {
+                nodes: nodes
+                    .map(|node| Address::new(&node.ip, node.port))
+                    .collect(),
+                max_redirections: self.cluster_max_redirections,
+            });
+        }
+        if by_sentinel {
+            let nodes = sentinels.iter();
+            let password = self.sentinel_password.as_ref();
+            return Endpoint::Sentinel(Sentinels {
+                nodes: nodes
+                    .map(|node| Address::new(&node.host, node.port))
+                    .collect(),
+                name: name.to_owned(),
+                role: match self.sentinel_role {
+                    None | Some(SentinelRole::Master) => redis::SentinelRole::Master,
+                    Some(SentinelRole::Slave) => redis::SentinelRole::Replica,
+                    Some(SentinelRole::Any) => redis::SentinelRole::Any,
+                },
+                username: self.sentinel_username.clone(),
+                password: password.map(|password| Secret::new(password.0.clone())),
+            });
+        }
+        match &self.socket {
+            Some(path) => Endpoint::Socket(path.into()),
+            None => Endpoint::Network(Address::new(&self.host, self.port)),
+        }
+    }
 }
 
 impl Default for Redis {

@@ -56,6 +56,7 @@ pub(super) async fn answer(
     let unnamed = !request::query(exchange).any(|(name, _)| name == "iss" || name == "sid");
     let ends = match (&session, named) {
         (Some(open), Some(named)) => open
+            .tenure
             .names
             .contains(&named)
             .then(|| Revocation::session(&open.session.id)),

@@ -104,6 +104,9 @@ pub(crate) enum ProviderError {
     /// The configuration asks for what discovery does not offer: the parameter.
     #[error("the provider does not support what {0} asks for")]
     Unsupported(&'static str),
+    /// The gateway lacks what it would prove itself with.
+    #[error("{0}")]
+    Unarmed(&'static str),
     /// The fetch was given up, for instance because the node stops.
     #[error("asking the provider was given up")]
     GivenUp,
@@ -123,7 +126,9 @@ impl ProviderError {
             Self::Resting(error) => error.as_deref().is_none_or(Self::is_outage),
             Self::Fetch(error) => !matches!(error, FetchError::Forbidden { .. }),
             Self::Status(_) | Self::GivenUp | Self::Slow => true,
-            Self::Unusable(_) | Self::Issuer { .. } | Self::Unsupported(_) => false,
+            Self::Unusable(_) | Self::Issuer { .. } | Self::Unsupported(_) | Self::Unarmed(_) => {
+                false
+            }
         }
     }
 
@@ -135,6 +140,12 @@ impl ProviderError {
                 "configuration",
                 format!("the OpenID provider does not support what {parameter} asks for"),
             ),
+            Self::Unarmed(detail) => Failure {
+                message: Some(
+                    "The gateway has nothing yet to prove itself with at the OpenID provider",
+                ),
+                ..Failure::unavailable("client_key_missing", *detail)
+            },
             Self::Fetch(FetchError::TooLarge { .. })
             | Self::Status(_)
             | Self::Unusable(_)

@@ -34,7 +34,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
             errors.add(
                 &["auth_methods"],
                 format!(
-                    "not supported by this version of Wardgate: {}; leave it out",
+                    "not supported by this version of Wardgate: {}; leave it out, and send tokens of the provider (bearer, introspection)",
                     name.as_str().unwrap_or_default()
                 ),
             );
@@ -247,6 +247,15 @@ pub(super) fn sign_in(config: &OpenidConnect, methods: Methods, errors: &mut Fie
                 errors.add(&[field], "required with using_pseudo_issuer");
             }
         }
+    }
+    let initiation = sign_in.login_initiation_uri_suffix.as_deref();
+    if initiation.is_some_and(|suffix| !suffix.is_empty())
+        && sign_in.redirect_uri.iter().flatten().next().is_none()
+    {
+        errors.add(
+            &["redirect_uri"],
+            "required with login_initiation_uri_suffix: another site names the page to end at, not the one that the provider leads back to",
+        );
     }
     let places = config.credentials.bearer_token_param_type.as_deref();
     if places.unwrap_or_default().contains(&TokenPlace::Cookie)

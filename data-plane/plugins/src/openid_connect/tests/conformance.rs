@@ -217,7 +217,7 @@ fn oidcc_client_test_invalid_sig_hs256() {
 }
 
 #[test]
-fn oidcc_client_test_nonce_invalid() {
+fn rule_33_oidcc_client_test_nonce_invalid() {
     refused("nonce", json!("another"), "idt_nonce");
     refused("nonce", Value::Null, "idt_nonce");
 }

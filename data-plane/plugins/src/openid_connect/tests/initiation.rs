@@ -7,10 +7,13 @@ use super::gateway::{Browser, Gateway, Reply};
 
 const START: &str = "/app/start-sign-in";
 
+/// Where the provider leads back to.
+const BACK: &str = "/app/callback";
+
 fn gateway(more: &Value) -> Gateway {
     let mut config = json!({
         "login_initiation_uri_suffix": "/start-sign-in", "login_action": "redirect",
-        "login_tokens": null,
+        "login_tokens": null, "redirect_uri": [format!("http://gateway.example{BACK}")],
     });
     let more = more.as_object().unwrap().clone();
     config.as_object_mut().unwrap().extend(more);
@@ -55,8 +58,11 @@ fn oidcc_client_test_3rd_party_init_login() {
         let argument = |name: &str| start.argument(name).unwrap();
         assert_eq!(argument("login_hint"), "john@example.com");
         assert_eq!(argument("client_id"), "client");
-        let back = "http://gateway.example/app/reports";
-        assert_eq!(argument("redirect_uri"), back);
+        assert_eq!(
+            argument("redirect_uri"),
+            format!("http://gateway.example{BACK}"),
+            "and none that another site names"
+        );
         assert_eq!(start.headers["x-frame-options"], "DENY");
         let reply = finish(&mut gateway, &mut browser, &start);
         assert_eq!((reply.status, reply.location()), (302, target));

@@ -9,6 +9,7 @@ use super::super::possession::thumbprint;
 use super::super::rules::sha256;
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
+use crate::host::redis;
 use crate::testing::{Request, START};
 
 fn gateway(more: &Value) -> Gateway {
@@ -311,4 +312,47 @@ fn rule_52_an_introspected_token_is_bound_by_what_the_provider_says() {
         200
     );
     assert_eq!(gateway.call("opaque").status, 401);
+}
+
+#[test]
+fn rule_52_a_proof_serves_once_in_a_cluster_that_shares_what_it_knows() {
+    let config = json!({
+        "proof_of_possession_dpop": "strict", "cluster_cache_strategy": "redis",
+        "cluster_cache_redis": { "prefix": "here" },
+    });
+    let (mut gateway, mut other) = (gateway(&config), gateway(&config));
+    other.provider = std::rc::Rc::clone(&gateway.provider);
+    let network = std::rc::Rc::clone(&gateway.provider);
+    other
+        .host
+        .connect(std::rc::Rc::new(move |request| network.handle(request)));
+    let used = std::rc::Rc::new(std::cell::RefCell::new(std::collections::HashSet::new()));
+    let store: std::rc::Rc<crate::testing::RedisFake> = std::rc::Rc::new(move |commands| {
+        let text: Vec<_> = commands[0].0.iter().map(|part| part.to_vec()).collect();
+        assert_eq!(
+            (text[0].as_slice(), text[3].as_slice()),
+            (&b"SET"[..], &b"NX"[..])
+        );
+        assert!(text[1].starts_with(b"here:=used:"));
+        let first = used.borrow_mut().insert(text[1].clone());
+        Ok(vec![if first {
+            redis::Reply::Status("OK".to_owned())
+        } else {
+            redis::Reply::Nil
+        }])
+    });
+    gateway.host.connect_redis(std::rc::Rc::clone(&store));
+    let prover = Prover::new(&gateway);
+    let proof = prover.proof(&[]);
+    let status = |gateway: &mut Gateway, proof: &String| {
+        prover
+            .send(gateway, "DPoP", std::slice::from_ref(proof))
+            .status
+    };
+    assert_eq!(status(&mut gateway, &proof), 200);
+    // Whoever cannot ask does not know.
+    let next = prover.proof(&[("jti", json!("next"))]);
+    assert_eq!(status(&mut other, &next), 503);
+    other.host.connect_redis(store);
+    assert_eq!(status(&mut other, &proof), 401);
 }

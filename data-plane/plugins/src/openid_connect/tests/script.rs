@@ -19,6 +19,8 @@ pub(super) struct Script {
     pub(super) token_answer: Option<(u16, Value)>,
     /// There is no discovery document now.
     pub(super) no_discovery: bool,
+    /// The secret that the token endpoint accepts the client by; any if none is said.
+    pub(super) secret: Option<&'static str>,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
     /// Changes to the discovery document.

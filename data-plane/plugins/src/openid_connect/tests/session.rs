@@ -215,6 +215,7 @@ pub(super) async fn send_at_once(gateway: &Gateway, head: http::request::Parts) 
         captures: crate::exchange::Captures::default(),
         upstream: crate::exchange::Overrides::default(),
         notes: crate::exchange::Notes::default(),
+        tenure: None,
         request_id: crate::request_id::RequestId::new(0),
     };
     matches!(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::gateway::{Browser, Gateway};
 use super::provider::Provider;
 use crate::host::redis::{Command, RedisError, Reply};
+use crate::testing::Request;
 
 /// A Redis server that knows a few commands.
 #[derive(Default)]
@@ -175,16 +176,78 @@ fn a_remembered_browser_is_restored_from_the_store() {
 }
 
 #[test]
+fn a_form_that_no_cookie_holds_comes_back_on_any_node() {
+    let config = json!({ "redirect_uri": ["http://gateway.example/back"] });
+    let (mut one, mut two, redis) = gateways(&config);
+    // Text that nothing makes shorter than half of it.
+    let hashed = |number: u32| blake3::hash(&number.to_be_bytes()).to_hex().to_string();
+    let text: String = (0..300).map(hashed).collect();
+    let mut request = Request::get("/orders");
+    request.method = http::Method::POST;
+    request.body = format!("text={text}").into();
+    for (name, value) in [
+        (
+            http::header::CONTENT_TYPE,
+            "application/x-www-form-urlencoded",
+        ),
+        (
+            http::HeaderName::from_static("sec-fetch-site"),
+            "same-origin",
+        ),
+    ] {
+        let value = http::HeaderValue::from_static(value);
+        request.headers.push((name, value));
+    }
+    let mut browser = Browser::default();
+    let start = browser.send(&mut one, request);
+    assert_eq!(start.status, 302, "{start:?}");
+    let stored: Vec<_> = redis.values.borrow().clone().into_iter().collect();
+    let [(key, sealed)] = stored.as_slice() else {
+        panic!("{stored:?}")
+    };
+    assert!(key.starts_with("sessions:form:") && !sealed.contains(&text[..20]));
+    let back = one.provider.authorize(start.location());
+    let page = browser.get(&mut two, &format!("/back?{back}"));
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(page.contains(&text) && page.contains("http://gateway.example/orders"));
+    let form = redis
+        .values
+        .borrow()
+        .keys()
+        .any(|key| key.contains(":form:"));
+    assert!(!form, "it is given back once");
+}
+
+#[test]
 fn what_the_store_cannot_be_is_refused() {
-    for redis in [
-        json!({ "cluster_nodes": [{ "ip": "127.0.0.1" }] }),
-        json!({ "sentinel_master": "m" }),
+    let nodes = json!([{}]);
+    for (storage, redis, field) in [
+        ("memcached", json!({}), "session_storage"),
+        ("redis", json!({ "sentinel_master": "m" }), "redis"),
+        ("redis", json!({ "sentinel_nodes": nodes }), "redis"),
+        (
+            "redis",
+            json!({ "sentinel_master": "m", "sentinel_nodes": nodes, "cluster_nodes": nodes }),
+            "redis",
+        ),
+        (
+            "redis",
+            json!({ "cluster_nodes": nodes, "connection_is_proxied": true }),
+            "redis",
+        ),
+        (
+            "redis",
+            json!({ "cluster_nodes": nodes, "database": 1 }),
+            "redis",
+        ),
     ] {
         let config = json!({
-            "issuer": "https://idp.example", "session_storage": "redis", "redis": redis,
+            "issuer": "https://idp.example", "session_storage": storage, "redis": redis,
         });
-        assert!(
-            crate::registry::check("openid-connect", &config).is_err(),
+        let errors = crate::registry::check("openid-connect", &config).unwrap_err();
+        assert_eq!(
+            errors.0.keys().next().map(String::as_str),
+            Some(field),
             "{config}"
         );
     }

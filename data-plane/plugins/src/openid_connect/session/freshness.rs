@@ -1,0 +1,28 @@
+//! How long what a session says may decide, and what it has begun may go on.
+
+use shared::clock::UnixTime;
+
+use super::Session;
+use crate::openid_connect::rules::Rules;
+
+impl Session {
+    /// Whether its tokens can be renewed without the user.
+    pub(in crate::openid_connect) fn is_renewable(&self, rules: &Rules) -> bool {
+        self.refresh_token.is_some() && rules.config.credentials.refresh_tokens
+    }
+
+    /// When its claims are too old to decide anything. `None`: never.
+    pub(in crate::openid_connect) fn claims_due(&self, rules: &Rules) -> Option<UnixTime> {
+        let age = rules.config.access.max_claim_age.as_ref()?.seconds();
+        let since = self.claimed_at.unwrap_or(self.started_at);
+        Some(since.saturating_add(age))
+    }
+
+    /// When what it was begun with may not go on: with the session, or with a token that nobody renews.
+    pub(in crate::openid_connect) fn tenure_end(&self, rules: &Rules) -> Option<UnixTime> {
+        let token = self.expires_at.filter(|_| !self.is_renewable(rules));
+        let leeway = rules.config.credentials.leeway.seconds();
+        let token = token.map(|end| end.saturating_add(leeway));
+        self.end(rules).into_iter().chain(token).min()
+    }
+}
