@@ -129,14 +129,10 @@ pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-
     use super::*;
 
     fn declared(lines: &str, http10: bool) -> Result<Option<Framing>, FramingError> {
-        let mut head = BytesMut::from(&*format!("{lines}\r\n"));
-        let (found, _) = fields::find(&mut head, 0)?;
-        declared_framing(&Fields::new(head.freeze(), found), http10)
+        declared_framing(&Fields::read(lines)?, http10)
     }
 
     fn check(lines: &str, expected: Result<Option<Framing>, ()>) {

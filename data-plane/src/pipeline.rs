@@ -14,19 +14,19 @@ use std::rc::Rc;
 
 use http::{HeaderName, HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
-use plugins::filter::Phases;
+use plugins::glance::{Glance, Pass};
 use shared::clock::{UnixTime, monotonic};
 use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
-use self::owned::remove_identity;
+use self::owned::{leave_out, put, remove_identity};
 use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
 use self::request::{authority, client, received_host};
 use crate::body::{RequestBody, ResponseBody};
-use crate::compile::{CompiledRoute, CompiledService};
+use crate::compile::CompiledService;
 use crate::core::{Core, Held};
 use crate::error::{GatewayError, Wish};
 use crate::forward::{fields, wanted_upgrade};
@@ -189,12 +189,13 @@ async fn answer(
         route,
         found,
     };
-    match (&route.service, &head.headers) {
-        (Some(service), Headers::Raw(fields)) if passes(route, fields, trusted) => {
-            request.pass(ways, service, head, record).await
-        }
-        _ => request.show(ways, &snapshot, head, record).await,
+    if let (Some(service), Headers::Raw(fields)) = (&route.service, &head.headers)
+        && is_usual(fields, trusted)
+        && let Some(pass) = request.glance(ways, &head)
+    {
+        return request.pass(ways, service, head, pass, record).await;
     }
+    request.show(ways, &snapshot, head, record).await
 }
 
 /// A request whose route is known.
@@ -211,19 +212,35 @@ struct Request {
 }
 
 impl Request {
-    /// Sends it on with its fields as they came.
+    /// What the filters of its route say of it at a glance.
+    fn glance(&self, ways: Ways<'_>, head: &RequestHead) -> Option<Pass> {
+        let glance = Glance {
+            method: &head.method,
+            path: &self.path,
+            query: head.uri.query(),
+            https: self.client.https,
+            fields: &head.headers.view(),
+            environment: &ways.route.environment,
+        };
+        phases::glance(ways.snapshot, ways.route, &glance, ways.core)
+    }
+
+    /// Sends it on with its fields as they came, but for what `pass` puts in place of some.
     async fn pass(
         mut self,
         ways: Ways<'_>,
         service: &CompiledService,
         mut head: RequestHead,
+        mut pass: Pass,
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         if let Headers::Raw(fields) = &mut head.headers {
-            // Only requests that no trusted proxy has sent come here.
-            let kinds = Kind::HOP_BY_HOP.and(Kind::IDENTITY).and(Kind::PROXIES);
-            fields.leave_out(kinds);
+            leave_out(fields, ways.route, &pass);
         }
+        record.run.response_headers = std::mem::take(&mut pass.response_headers);
+        record.run.tenure = pass.tenure.take();
+        let nobody = Identity::default();
+        let identity = pass.known.as_ref().map_or(&nobody, |known| &known.identity);
         if ways.holds_body(service) {
             self.body.hold(ways.core.node.limits.held_body).await?;
         }
@@ -234,8 +251,9 @@ impl Request {
             query: head.uri.query(),
             version: head.version,
             headers: head.headers.view(),
+            put: &put(&pass),
             client: &self.client,
-            identity: &Identity::default(),
+            identity,
             request_id: &record.request_id,
             tenure: None,
         };
@@ -325,6 +343,7 @@ impl Request {
                     query: seen.request.uri.query(),
                     version: seen.request.version,
                     headers: View::Map(&seen.request.headers),
+                    put: &[],
                     client: &seen.client,
                     identity: &seen.identity,
                     request_id: &seen.request_id,
@@ -340,18 +359,11 @@ impl Request {
     }
 }
 
-/// Whether a request with these fields passes as it came: no filter looks at it, and nothing in it has to be
-/// changed but what is left out.
-fn passes(route: &CompiledRoute, fields: &Fields, trusted: bool) -> bool {
+/// Whether a request with these fields can pass as it came: nothing in it has to be changed but what is left out.
+fn is_usual(fields: &Fields, trusted: bool) -> bool {
     const CHANGED: Kind = Kind::FORWARDED_FOR
         .and(Kind::TE)
         .and(Kind::UPGRADE)
         .and(Kind::VIA);
-    let filters = &route.filters;
-    filters.slots.is_empty()
-        && filters.phases == Phases::default()
-        && !trusted
-        && fields.is_plain()
-        && !fields.has(CHANGED)
-        && fields::names_nothing(fields)
+    !trusted && fields.is_plain() && !fields.has(CHANGED) && fields::names_nothing(fields)
 }

@@ -417,6 +417,7 @@ pub(crate) async fn choose(
         identity: &identity,
         client,
         headers: View::Map(&headers),
+        put: &[],
         path: "",
         query: None,
         captures: &captures,

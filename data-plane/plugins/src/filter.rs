@@ -13,6 +13,7 @@ use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
+use crate::glance::{Glance, Pass};
 use crate::host::Host;
 use crate::stream::StreamLog;
 
@@ -96,6 +97,12 @@ pub struct Instance {
 
 /// A compiled plugin. Immutable: what changes lives behind [`Host`].
 pub trait Filter: Send + Sync + 'static {
+    /// Lets a request go on of which a look tells the same as [`Self::on_request`] would say: asked first, where no
+    /// other filter has a part in the request. `None` leaves it to that.
+    fn on_glance(&self, _request: &Glance<'_>, _host: &impl Host) -> Option<Pass> {
+        None
+    }
+
     /// Looks at a request before it goes upstream.
     fn on_request(
         &self,

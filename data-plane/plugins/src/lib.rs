@@ -19,6 +19,7 @@ pub mod environment;
 pub mod exchange;
 mod figures;
 pub mod filter;
+pub mod glance;
 pub mod grpc_web;
 pub mod hmac_auth;
 pub mod host;

@@ -30,6 +30,7 @@ pub mod explain;
 mod failure;
 mod flow;
 mod forms;
+mod glance;
 mod grants;
 mod headers;
 mod in_session;
@@ -78,6 +79,7 @@ pub use config::OpenidConnect;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::glance::{Glance, Pass};
 use crate::host::Host;
 use callback::Found;
 use config::AuthMethod;
@@ -121,6 +123,10 @@ impl Plugin for OpenidConnect {
 pub struct OpenidConnectFilter(Arc<Rules>);
 
 impl Filter for OpenidConnectFilter {
+    fn on_glance(&self, request: &Glance<'_>, host: &impl Host) -> Option<Pass> {
+        glance::look(&self.0, request, host)
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let rules = &self.0;
         let jar = Jar::read(

@@ -18,6 +18,7 @@ use crate::cors::Cors;
 use crate::datadog::Datadog;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
+use crate::glance::{Glance, Pass};
 use crate::grpc_web::GrpcWeb;
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
@@ -172,6 +173,12 @@ macro_rules! registry {
         }
 
         impl Filter for AnyFilter {
+            fn on_glance(&self, request: &Glance<'_>, host: &impl Host) -> Option<Pass> {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_glance(request, host),)*
+                }
+            }
+
             async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
                 match self {
                     $(Self::$plugin(filter) => filter.on_request(exchange, host).await,)*

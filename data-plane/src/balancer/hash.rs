@@ -8,6 +8,7 @@ use plugins::exchange::{Captures, Identity};
 use super::table::mix;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
+use crate::pipeline::Added;
 
 /// What is hashed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -37,9 +38,20 @@ pub(crate) struct Hashable<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) client: IpAddr,
     pub(crate) headers: View<'a>,
+    /// What filters have put in place of some of them.
+    pub(crate) put: &'a [Added<'a>],
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     pub(crate) captures: &'a Captures,
+}
+
+impl<'a> Hashable<'a> {
+    /// All values of the field `name`.
+    fn values(&self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        let put = self.put.iter().filter(|(put, _)| *put == name.as_str());
+        let came = self.headers.values(Kind::of(name), name);
+        put.map(|(_, value)| &**value).chain(came)
+    }
 }
 
 /// The hash of a request, with the cookie to set that has been made for it.
@@ -94,10 +106,10 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
         }
         HashInput::Ip => Some(request.client.to_string().into_bytes()),
         HashInput::Header(name) => {
-            let all: Vec<&[u8]> = request.headers.values(Kind::of(name), name).collect();
+            let all: Vec<&[u8]> = request.values(name).collect();
             (!all.is_empty()).then(|| all.concat())
         }
-        HashInput::Cookie(name) => cookie(request.headers, name),
+        HashInput::Cookie(name) => cookie(request, name),
         HashInput::Path => Some(request.path.as_bytes().to_vec()),
         HashInput::QueryArg(name) => argument(request.query?, name),
         HashInput::UriCapture(name) => capture(request.captures, name).map(String::into_bytes),
@@ -105,9 +117,9 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
     found.filter(|text| !text.is_empty())
 }
 
-fn cookie(headers: View<'_>, name: &str) -> Option<Vec<u8>> {
-    headers
-        .values(Kind::OTHER, &header::COOKIE)
+fn cookie(request: &Hashable<'_>, name: &str) -> Option<Vec<u8>> {
+    request
+        .values(&header::COOKIE)
         .flat_map(|value| value.split(|byte| *byte == b';'))
         .find_map(|pair| {
             let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;

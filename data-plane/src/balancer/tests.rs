@@ -1,5 +1,6 @@
 //! Balancing without sockets.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -307,6 +308,10 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         identity: &identity,
         client: "192.0.2.1".parse().unwrap(),
         headers: View::Map(&headers),
+        put: &[
+            ("x-put", Cow::Borrowed(b"alice")),
+            ("cookie", Cow::Borrowed(b"put=abc")),
+        ],
         path: "/users/42",
         query: Some("b=2&user=al%69ce&c"),
         captures: &captures,
@@ -330,6 +335,9 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         assert!(by(input.clone()).is_some(), "{input:?}");
     }
     assert_eq!(by(header("x-user")), by(HashInput::QueryArg(text("user"))));
+    assert_eq!(by(header("x-user")), by(header("x-put")));
+    let cookie = |name: &str| by(HashInput::Cookie(text(name)));
+    assert_eq!(cookie("sticky"), cookie("put"));
     assert_eq!(
         by(HashInput::UriCapture(text("1"))),
         by(HashInput::UriCapture(text("id")))

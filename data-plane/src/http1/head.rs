@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use http::uri::Authority;
 use http::{Method, StatusCode, Uri, header};
 
-use super::characters::fits_in_text;
+use super::characters::{LongTexts, fits_in_text};
 use super::fields::{self, Fields};
 use super::headers::{Headers, View};
 use super::kind::Kind;
@@ -34,6 +34,7 @@ pub(crate) struct ResponseHead {
 #[derive(Debug, Default)]
 pub(crate) struct HeadFinder {
     scanned: usize,
+    texts: LongTexts,
 }
 
 impl HeadFinder {
@@ -69,13 +70,13 @@ impl HeadFinder {
 ///
 /// Nearly every head comes at once and is whole, so it is read without a look for its end. If that fails, `finder`
 /// tells a head that has not come yet from one that is malformed.
-pub(crate) fn read_whole<T, E: From<FramingError>>(
+pub(super) fn read_whole<T, E: From<FramingError>>(
     finder: &mut HeadFinder,
     input: &mut [u8],
-    mut read: impl FnMut(&mut [u8]) -> Result<(T, usize), E>,
+    mut read: impl FnMut(&mut [u8], &mut LongTexts) -> Result<(T, usize), E>,
 ) -> Result<Option<(T, usize)>, E> {
     let failed = if finder.scanned == 0 {
-        match read(input) {
+        match read(input, &mut finder.texts) {
             Ok((_, length)) if length > MAX_HEAD => return Err(FramingError::HeadTooLarge.into()),
             Ok(found) => return Ok(Some(found)),
             Err(error) => Some(error),
@@ -86,7 +87,7 @@ pub(crate) fn read_whole<T, E: From<FramingError>>(
     match (finder.find(input)?, failed) {
         (None, _) => Ok(None),
         (Some(_), Some(error)) => Err(error),
-        (Some(_), None) => read(input).map(Some),
+        (Some(_), None) => read(input, &mut finder.texts).map(Some),
     }
 }
 
@@ -97,9 +98,9 @@ pub(crate) fn take_response(
     input: &mut BytesMut,
     method: &Method,
 ) -> Result<Option<ResponseHead>, FramingError> {
-    let read = |head: &mut [u8]| {
+    let read = |head: &mut [u8], texts: &mut LongTexts| {
         let (status, http10, start) = status_line(head)?;
-        let (found, length) = fields::find(head, start)?;
+        let (found, length) = fields::find(head, start, texts)?;
         Ok::<_, FramingError>(((status, http10, found), length))
     };
     let Some(((status, http10, found), length)) = read_whole(finder, input, read)? else {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use plugins::glance;
 
 use super::fields::{self, Fields, shared};
 use super::kind::Kind;
@@ -79,6 +80,12 @@ impl<'a> View<'a> {
     /// Whether there is a field `name`, which is of `kind`.
     pub(crate) fn has(self, kind: Kind, name: &'a HeaderName) -> bool {
         self.values(kind, name).next().is_some()
+    }
+}
+
+impl glance::Fields for View<'_> {
+    fn value<'a>(&'a self, name: &'a HeaderName) -> glance::Value<'a> {
+        glance::Value::of(self.values(Kind::of(name), name))
     }
 }
 

@@ -40,6 +40,8 @@ impl Kind {
     pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 16);
     pub(crate) const UPGRADE: Self = Self(1 << 17);
     pub(crate) const VIA: Self = Self(1 << 18);
+    /// What is left out whatever it is: no name is of this kind.
+    pub(super) const LEFT_OUT: Self = Self(1 << 21);
 
     /// What speaks of one connection and is never passed on (RFC 9110 §7.6.1).
     pub(crate) const HOP_BY_HOP: Self = Self::CONNECTION

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Uri, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
+use super::characters::LongTexts;
 use super::fields::{self, Fields};
 use super::head::{HeadFinder, MAX_TARGET, read_whole};
 use super::headers::Headers;
@@ -65,9 +66,9 @@ pub(crate) fn take_request(
     finder: &mut HeadFinder,
     input: &mut BytesMut,
 ) -> Result<Option<Judged>, Refusal> {
-    let read = |head: &mut [u8]| {
+    let read = |head: &mut [u8], texts: &mut LongTexts| {
         let (method, target, http10, start) = request_line(head)?;
-        let (found, length) = fields::find(head, start)?;
+        let (found, length) = fields::find(head, start, texts)?;
         Ok::<_, Refusal>(((method, target, http10, found), length))
     };
     let Some(((method, target, http10, found), length)) = read_whole(finder, input, read)? else {

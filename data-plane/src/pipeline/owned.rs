@@ -1,10 +1,15 @@
 //! Fields that belong to filters: neither a client nor a server sets them.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use plugins::filter::Filter as _;
+use plugins::glance::Pass;
 
+use super::request::Added;
 use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::forward::fields;
+use crate::http1::fields::Fields;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 
@@ -17,8 +22,39 @@ pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, tr
         Kind::IDENTITY.and(Kind::PROXIES)
     };
     fields::remove_where(headers, |name| {
-        Kind::of(name).is_any_of(kinds) || owned.iter().any(|owned| same_field(owned, name))
+        let text = name.as_str().as_bytes();
+        Kind::of(name).is_any_of(kinds) || owned.iter().any(|owned| same_field(owned, text))
     });
+}
+
+/// The same of a request whose fields are as they came, and that nobody trusted has sent, without what is put in
+/// place of some of them by a filter that lets it `pass`.
+pub(super) fn leave_out(fields: &mut Fields, route: &CompiledRoute, pass: &Pass) {
+    fields.leave_out(Kind::HOP_BY_HOP.and(Kind::IDENTITY).and(Kind::PROXIES));
+    let owned = &route.filters.owned_headers;
+    let removed = pass.known.as_ref().map_or(&[][..], |known| &known.removed);
+    if owned.is_empty() && removed.is_empty() && pass.cookies.is_none() {
+        return;
+    }
+    fields.leave_out_named(|name| {
+        owned.iter().any(|owned| same_field(owned, name))
+            || removed
+                .iter()
+                .any(|removed| removed.as_str().as_bytes() == name)
+            || (pass.cookies.is_some() && name == b"cookie")
+    });
+}
+
+/// What is put there.
+pub(super) fn put(pass: &Pass) -> Vec<Added<'_>> {
+    let known = pass.known.iter().flat_map(|known| &known.fields);
+    let known = known.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let cookies = pass.cookies.as_deref().filter(|left| !left.is_empty());
+    let cookies = cookies.map(|left| (header::COOKIE.as_str(), left));
+    known
+        .chain(cookies)
+        .map(|(name, value)| (name, Cow::Borrowed(value)))
+        .collect()
 }
 
 /// Removes fields and cookies of an upstream's answer whose names belong to a filter.
@@ -30,7 +66,7 @@ pub(super) fn remove_owned(
     let owned = &route.filters.owned_response_headers;
     if !owned.is_empty() {
         fields::remove_where(headers.map(), |name| {
-            owned.iter().any(|owned| same_field(owned, name))
+            owned.iter().any(|owned| same_field(owned, name.as_str().as_bytes()))
         });
     }
     remove_owned_cookies(headers, snapshot, route);
@@ -71,11 +107,8 @@ fn remove_owned_cookies(headers: &mut Headers, snapshot: &CompiledSnapshot, rout
 }
 
 /// Equal but for `_` in place of `-`.
-fn same_field(owned: &HeaderName, name: &HeaderName) -> bool {
+fn same_field(owned: &HeaderName, name: &[u8]) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    owned
-        .as_str()
-        .bytes()
-        .map(plain)
-        .eq(name.as_str().bytes().map(plain))
+    let owned = owned.as_str().bytes().map(plain);
+    owned.len() == name.len() && owned.eq(name.iter().copied().map(plain))
 }

@@ -6,15 +6,36 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, header};
 use plugins::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
+use plugins::glance::{Glance, Pass};
 
 use super::record::{Record, Run};
 use super::returned::Returned;
 use crate::body::ResponseBody;
-use crate::compile::CompiledRoute;
+use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::core::{Core, Held};
 use crate::error::GatewayError;
 use crate::host::CoreHost;
 use crate::upstream::UpstreamError;
+
+/// What the only filter of `route` says of a request at a glance: that it goes on, if there is none.
+pub(super) fn glance(
+    snapshot: &CompiledSnapshot,
+    route: &CompiledRoute,
+    request: &Glance<'_>,
+    core: &Rc<Core>,
+) -> Option<Pass> {
+    let filters = &route.filters;
+    if filters.phases != Phases::default() {
+        return None;
+    }
+    let slot = match &filters.slots[..] {
+        [] => return Some(Pass::default()),
+        [only] => only,
+        _ => return None,
+    };
+    let filter = snapshot.filters.get(slot.choose(None, &[])?)?;
+    filter.on_glance(request, &CoreHost::new(Rc::clone(core)))
+}
 
 /// Shows the request to the filters of `route`, until one of them answers, with whose answer it is. Each plugin's configuration
 /// is chosen when it is its turn: by then the consumer may be known. The filters after an answer are

@@ -78,6 +78,8 @@ pub(super) struct Sent<'a> {
     pub(super) query: Option<&'a str>,
     pub(super) version: Version,
     pub(super) headers: View<'a>,
+    /// What filters have put in place of some of them.
+    pub(super) put: &'a [Added<'a>],
     pub(super) client: &'a Client,
     pub(super) identity: &'a Identity,
     pub(super) request_id: &'a RequestId,
@@ -149,7 +151,8 @@ impl Ways<'_> {
         let prefix = strip
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
-        let mut added = Vec::with_capacity(ADDED);
+        let mut added = Vec::with_capacity(ADDED + sent.put.len());
+        added.extend_from_slice(sent.put);
         forwarded(
             headers, peer, trusted, client, sent.path, prefix, &mut added,
         );
@@ -164,6 +167,7 @@ impl Ways<'_> {
             identity: sent.identity,
             client: client.address,
             headers,
+            put: sent.put,
             path: &path,
             query: sent.query,
             captures: &captures,

@@ -167,7 +167,7 @@ fn with_port(authority: &str, port: u16, https: bool) -> String {
 }
 
 /// A field that the gateway adds to a request: its name in lower case, and its value.
-pub(crate) type Added<'a> = (&'static str, Cow<'a, [u8]>);
+pub(crate) type Added<'a> = (&'a str, Cow<'a, [u8]>);
 
 /// Whether `text` can stand in a field as it is.
 fn is_visible(text: &str) -> bool {

@@ -94,17 +94,13 @@ impl<B> From<Response<B>> for Returned<B> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-
     use super::*;
-    use crate::http1::fields::{Fields, find};
+    use crate::http1::fields::Fields;
 
     #[test]
     fn what_is_told_is_told_in_either_form() {
         static NAME: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
-        let mut head = BytesMut::from("A: 1\r\n\r\n");
-        let (found, _) = find(&mut head, 0).unwrap();
-        let fields = Fields::new(head.freeze(), found);
+        let fields = Fields::read("A: 1\r\n").unwrap();
         let mut raw = Returned::new(StatusCode::OK, Headers::Raw(fields), ());
         raw.tell(&NAME, b"7: 8");
         raw.tell(&http::header::VIA, b"1.1 a");

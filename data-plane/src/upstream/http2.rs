@@ -365,8 +365,11 @@ fn request(
         }
     }
     for (name, value) in outgoing.added {
-        if let Ok(value) = http::HeaderValue::from_bytes(value) {
-            headers.append(http::HeaderName::from_static(name), value);
+        if let (Ok(name), Ok(value)) = (
+            http::HeaderName::from_bytes(name.as_bytes()),
+            http::HeaderValue::from_bytes(value),
+        ) {
+            headers.append(name, value);
         }
     }
     // A server of gRPC takes nobody for a client who takes no trailers.

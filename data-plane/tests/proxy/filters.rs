@@ -13,7 +13,7 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, plugin, read_until, record, start, stop, upstream,
+    OK, ask, configuration, connect, plugin, read_until, record, scoped, start, stop, upstream,
 };
 
 /// An OpenID provider that publishes one key and signs with it.
@@ -186,6 +186,75 @@ fn headers_for_the_client_come_from_claims_and_never_from_the_upstream() {
         assert!(answer.starts_with("http/1.1 200 "), "{answer}");
         assert_eq!(answer.matches("x-email: a@b.example\r\n").count(), lines);
         assert!(!answer.contains("root"), "{answer}");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn a_known_token_passes_alike_at_a_glance_and_looked_at_whole() {
+    let provider = Provider::start();
+    let (port, heads) = upstream(&[OK]);
+    let mut records = configuration(
+        port,
+        &json!({}),
+        &[json!({"paths": ["/glance"]}), json!({"paths": ["/whole"]})],
+    );
+    let config = json!({
+        "issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["bearer"],
+        "authenticated_groups_claim": ["groups"],
+        "upstream_headers_claims": ["sub", "none"], "upstream_headers_names": ["x-sub", "x-none"],
+        "downstream_headers_claims": ["sub"], "downstream_headers_names": ["x-who"],
+    });
+    for (number, route) in [(200, 2), (201, 3)] {
+        let route = json!({"route": {"id": Uuid::from_u128(route)}});
+        records.push(scoped(plugin(number, "openid-connect", &config), &route));
+    }
+    // Where another filter has a part in the request, it is looked at whole.
+    let limit = json!({"allowed_payload_size": 100});
+    let other = plugin(202, "request-size-limiting", &limit);
+    records.push(scoped(other, &json!({"route": {"id": Uuid::from_u128(3)}})));
+    let proxy = start(records);
+    let token = provider.token("ann", &json!({"groups": ["staff", "b"]}));
+    for fields in [
+        "",
+        "Cookie: a=1; b=2\r\n",
+        "Cookie: a=1; session=x\r\n",
+        "X-Sub: root\r\nx_sub: root\r\nX_None: root\r\nX-None: root\r\n",
+        "X-Consumer-Id: root\r\nX-Credential_Identifier: root\r\nX-Authenticated-Groups: root\r\n",
+        "Access-Token: theirs\r\nX-Forwarded-User: root\r\nX-Kept: yes\r\n",
+        "Content-Type: application/json\r\nContent-Length: 2\r\n",
+    ] {
+        // Whichever core takes the request, it has seen the token by then.
+        for _ in 0..6 {
+            let [glance, whole] = ["/glance", "/whole"].map(|path| {
+                let body = if fields.contains("Length") { "{}" } else { "" };
+                let answer = ask(
+                    &proxy,
+                    &format!(
+                        "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}Authorization: Bearer {token}\r\n\r\n{body}"
+                    ),
+                );
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                assert!(answer.contains("\r\nx-who: ann\r\n"), "{answer}");
+                let head = heads.recv().unwrap().replace(path, "/route");
+                let lines = head.lines().filter(|line| !line.starts_with("x-kong-request-id"));
+                let mut lines: Vec<String> = lines.map(ToOwned::to_owned).collect();
+                lines.sort();
+                lines
+            });
+            assert_eq!(glance, whole, "{fields}");
+            assert!(
+                glance.iter().all(|line| !line.contains("root")),
+                "{glance:?}"
+            );
+            for told in [
+                "x-sub: ann",
+                "x-credential-identifier: ann",
+                "x-authenticated-groups: staff, b",
+            ] {
+                assert!(glance.iter().any(|line| line == told), "{glance:?}");
+            }
+        }
     }
     stop(proxy);
 }

@@ -84,14 +84,15 @@ impl Lookups {
     }
 }
 
-/// Whether nothing but a verified bearer token decides on its request, and nothing else follows.
-pub(super) fn tokens_say_all(config: &OpenidConnect) -> bool {
+/// Whether nothing but tokens that were verified decides on a request that is known by `method`, and nothing else
+/// follows.
+pub(super) fn say_all(config: &OpenidConnect, method: AuthMethod) -> bool {
     let wanted = possession::Wanted::new(config);
     !Lookups::new(config).any()
         && !wanted.certificate()
         && !wanted.key()
         && config.credentials.jwt_session_cookie.is_none()
-        && !config.sign_in.login_methods.contains(&AuthMethod::Bearer)
+        && !config.sign_in.login_methods.contains(&method)
 }
 
 /// What was found out about a session for this one request.

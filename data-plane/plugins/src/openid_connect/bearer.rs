@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::SET_COOKIE;
+use http::header::{AUTHORIZATION, SET_COOKIE};
+use http::{HeaderName, HeaderValue};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use serde_json::Map;
@@ -34,6 +34,7 @@ use super::user_info;
 use super::verify::{Expected, Verifier};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
+use crate::glance::Pass;
 use crate::host::Host;
 use crate::tenure::Tenure;
 
@@ -234,25 +235,8 @@ async fn verify(
         .await
         .map_err(|error| error.failure())?;
     let now = host.now();
-    let known = host.core_state::<VerifiedTokens>();
-    let name = token
-        .as_bytes()
-        .last_chunk::<32>()
-        .map(|end| (rules.compilation, *end));
-    let leeway = rules.config.credentials.leeway.seconds();
-    if let Some(name) = &name {
-        let remembered = known.0.borrow().get(name).cloned();
-        if let Some(verified) = remembered
-            && verified.token == token
-            && verified.version == document.version
-            && now < verified.until
-            && (!rules.config.credentials.verify_claims
-                || verified
-                    .end
-                    .is_none_or(|end| now < end.saturating_add(leeway)))
-        {
-            return Ok(verified);
-        }
+    if let Some(verified) = remembered(rules, host, token.as_bytes(), document.version, now) {
+        return Ok(verified);
     }
     let judge = |document: &provider::Document| {
         let verifier = Verifier {
@@ -284,7 +268,8 @@ async fn verify(
         version: document.version,
         session: RefCell::default(),
     });
-    if let Some(name) = name {
+    if let Some(name) = name(rules, token.as_bytes()) {
+        let known = host.core_state::<VerifiedTokens>();
         known.0.borrow_mut().insert(name, Rc::clone(&verified));
     }
     Ok(verified)
@@ -299,6 +284,62 @@ fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> UnixTime {
         (Some(age), Some(made_at)) => until.min(made_at.saturating_add(age.seconds())),
         (Some(_), None) => now,
         (None, _) => until,
+    }
+}
+
+/// Names a token.
+fn name(rules: &Rules, token: &[u8]) -> Option<Name> {
+    Some((rules.compilation, *token.last_chunk()?))
+}
+
+/// The very token as it was verified before, by the document `version`, if it still serves.
+fn remembered(
+    rules: &Rules,
+    host: &impl Host,
+    token: &[u8],
+    version: u64,
+    now: UnixTime,
+) -> Option<Rc<Verified>> {
+    let name = name(rules, token)?;
+    let known = host.core_state::<VerifiedTokens>();
+    let verified = known.0.borrow().get(&name).cloned()?;
+    let credentials = &rules.config.credentials;
+    let leeway = credentials.leeway.seconds();
+    let lives = |end: UnixTime| now < end.saturating_add(leeway);
+    let serves = verified.token.as_bytes() == token
+        && verified.version == version
+        && now < verified.until
+        && (!credentials.verify_claims || verified.end.is_none_or(lives));
+    serves.then_some(verified)
+}
+
+/// What a request goes on with that brings `token` in its `Authorization`, and nothing else of ours, if the token was
+/// verified before and a session that goes with it is at hand.
+pub(super) fn at_hand(rules: &Rules, host: &impl Host, token: &[u8]) -> Option<Pass> {
+    let document = provider::at_hand(rules, host)?;
+    let now = host.now();
+    let verified = remembered(rules, host, token, document.version, now)?;
+    let hides = rules.config.credentials.hide_credentials;
+    let known = verified.principal.known(hides.then_some(AUTHORIZATION));
+    let mut response_headers: Vec<_> = verified.principal.told().collect();
+    if rules.keeps_session(AuthMethod::Bearer) {
+        response_headers.extend(verified.sealed(now)?);
+    }
+    Some(Pass {
+        known: Some(known?),
+        cookies: None,
+        response_headers,
+        tenure: Some(Rc::clone(&verified.tenure)),
+    })
+}
+
+impl Verified {
+    /// The cookies of a session that was begun for the token a moment ago.
+    fn sealed(&self, now: UnixTime) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        let sealed = self.session.borrow();
+        let (sealed_at, cookies) = sealed.as_ref()?;
+        let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
+        (now.saturating_since(*sealed_at) < COOKIE_LIFETIME).then(|| cookies.collect())
     }
 }
 
@@ -328,13 +369,10 @@ async fn keep_session(
     client: usize,
 ) {
     let now = host.now();
-    let sealed = verified.session.borrow().clone();
-    if let Some((sealed_at, cookies)) = sealed
-        && jar.chunks(Family::Session).next().is_none()
-        && now.saturating_since(sealed_at) < COOKIE_LIFETIME
+    if jar.chunks(Family::Session).next().is_none()
+        && let Some(sealed) = verified.sealed(now)
     {
-        let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
-        exchange.response_headers.extend(cookies);
+        exchange.response_headers.extend(sealed);
         return;
     }
     let before = exchange.response_headers.len();

@@ -1,5 +1,7 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
+mod glimpse;
+
 use std::cell::Cell;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -8,6 +10,8 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use shared::clock::UnixTime;
 
+pub(super) use self::glimpse::Glimpse;
+use self::glimpse::{Cookie, split};
 use super::config::{OpenidConnect, SameSite};
 use super::rules::Methods;
 use super::seal::claimed_chunks;
@@ -161,12 +165,12 @@ impl Names {
 
     /// Whether the cookie `name` is ours, on whatever connection.
     pub(super) fn own(&self, name: &str) -> bool {
-        self.kind(name, true).is_some() && !self.is_foreign(name, "")
+        self.kind(name, true).is_some() && !self.is_foreign(name, b"")
     }
 
     /// Whether the cookie `name` only has a name of ours: it is not in use, and `value` was not sealed by us for
     /// another route.
-    fn is_foreign(&self, name: &str, value: &str) -> bool {
+    fn is_foreign(&self, name: &str, value: &[u8]) -> bool {
         let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
         let used = match self.bare_kind(bare) {
             Some((Kind::Chunk(Family::Session, 1), _)) => self.used.session,
@@ -174,7 +178,14 @@ impl Names {
             Some((Kind::Begun, _)) => self.used.sign_in,
             _ => true,
         };
-        !used && claimed_chunks(value).is_none()
+        let sealed = || std::str::from_utf8(value).ok().and_then(claimed_chunks);
+        !used && sealed().is_none()
+    }
+
+    /// What a cookie of a request is, if more of it than its name is ours.
+    fn kind_of(&self, name: &str, value: &[u8], https: bool) -> Option<Kind> {
+        let kind = self.kind(name, https);
+        kind.filter(|_| !self.is_foreign(name, value))
     }
 
     /// What the cookie `name` of a request is, if it is ours.
@@ -238,35 +249,24 @@ impl Jar {
         for header in headers.get_all(COOKIE) {
             let number = jar.headers.len();
             jar.headers.push(header.clone());
-            let Ok(text) = std::str::from_utf8(header.as_bytes()) else {
+            if std::str::from_utf8(header.as_bytes()).is_err() {
                 jar.others.push((number, 0..header.len()));
                 continue;
-            };
-            let mut start = 0;
-            for segment in text.split(';') {
-                let end = start + segment.len();
-                let left = start + (segment.len() - segment.trim_start().len());
-                let right = left + segment.trim().len();
-                start = end + 1;
-                if left >= right {
-                    continue;
-                }
-                let cookie = text.get(left..right).unwrap_or_default();
-                let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
-                let name = name.trim_end();
-                let kind = names.kind(name, https);
-                match kind.filter(|_| !names.is_foreign(name, value)) {
+            }
+            for Cookie { whole, name, value } in split(header.as_bytes()) {
+                let part = |range: &Range<usize>| header.as_bytes().get(range.clone());
+                let text = std::str::from_utf8(part(&name).unwrap_or_default()).unwrap_or_default();
+                match names.kind_of(text, part(&value).unwrap_or_default(), https) {
                     Some(kind) => {
-                        let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
-                        let end = left + name.len();
+                        let bare = text.strip_prefix(HOST_PREFIX).unwrap_or(text);
                         jar.ours.push(Entry {
                             kind,
                             header: number,
-                            name: end - bare.len()..end,
-                            value: right - value.len()..right,
+                            name: name.end - bare.len()..name.end,
+                            value,
                         });
                     }
-                    None => jar.others.push((number, left..right)),
+                    None => jar.others.push((number, whole)),
                 }
             }
         }

@@ -63,7 +63,7 @@ pub(super) async fn go_on(
     }
     exchange.tenure = Some(Rc::clone(&open.tenure));
     let session = &open.session;
-    if open.token_due.is_some_and(|due| due <= now) {
+    if open.is_token_due(now) {
         match Box::pin(renew(rules, exchange, host, jar, open)).await? {
             Token::Serves => {}
             Token::Renewed => return Ok(Some(Flow::Continue)),
@@ -73,8 +73,7 @@ pub(super) async fn go_on(
     if rules.config.credentials.reverify {
         Box::pin(reverify(rules, exchange, host, session)).await?;
     }
-    let noted = open.noted_from.is_some_and(|from| from <= now);
-    let mut next = if noted {
+    let mut next = if open.is_use_due(now) {
         session.used(rules, now)
     } else {
         None

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::admission::Found;
 use super::config::AuthMethod;
-use super::cookie::{Family, Jar};
+use super::cookie::{Family, Glimpse, Jar};
 use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
@@ -51,9 +51,9 @@ pub(super) struct Opened {
     /// When the session ends.
     end: Option<UnixTime>,
     /// When a use is to be noted.
-    pub(super) noted_from: Option<UnixTime>,
+    noted_from: Option<UnixTime>,
     /// When the access token is to be looked at.
-    pub(super) token_due: Option<UnixTime>,
+    token_due: Option<UnixTime>,
     /// Up to which version of the revocations it is known not to be among them.
     unrevoked_at: Cell<Option<u64>>,
 }
@@ -131,16 +131,12 @@ fn in_cookies(
     jar: &Jar,
     now: UnixTime,
 ) -> Sought {
-    let sessions = host.core_state::<OpenedSessions>();
     let ring = &exchange.environment.session_keys;
     let bound_to = session::binding(rules, exchange);
     for first in jar.chunk_bytes(Family::Session, 1) {
-        let Some(name) = name(rules, first) else {
-            continue;
-        };
-        let known = sessions.0.borrow().get(&name).cloned();
-        if let Some(opened) = known
-            && opened.is_held_by(jar, first)
+        let chunk = |number| jar.chunk_bytes(Family::Session, number).next();
+        if let Some(opened) = remembered(rules, host, first)
+            && opened.is_held_by(first, chunk)
             && opened.serves(ring, host, bound_to.as_ref(), now)
         {
             return Sought::Open(opened);
@@ -226,12 +222,33 @@ fn name(rules: &Rules, value: &[u8]) -> Option<Name> {
     Some((rules.compilation, *start))
 }
 
+/// What was opened before from a value that began like `value`.
+fn remembered(rules: &Rules, host: &impl Host, value: &[u8]) -> Option<Rc<Opened>> {
+    let name = name(rules, value)?;
+    let sessions = host.core_state::<OpenedSessions>();
+    sessions.0.borrow().get(&name).cloned()
+}
+
 /// What was opened from this very value before.
 fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
-    let name = name(rules, value.as_bytes())?;
-    let sessions = host.core_state::<OpenedSessions>();
-    let known = sessions.0.borrow().get(&name).cloned();
-    known.filter(|known| known.sealed == value)
+    remembered(rules, host, value.as_bytes()).filter(|known| known.sealed == value)
+}
+
+/// The session that was opened before from just what `cookies` hold, if it lives and nothing about it is due.
+pub(super) fn at_hand(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    cookies: &Glimpse<'_>,
+    now: UnixTime,
+) -> Option<Rc<Opened>> {
+    let first = cookies.chunk(1)?;
+    let opened = remembered(rules, host, first)?;
+    let serves = opened.sealed.len() == cookies.length()
+        && opened.is_held_by(first, |number| cookies.chunk(number))
+        && opened.serves(ring, host, None, now);
+    let rests = !opened.restored && !opened.is_token_due(now) && !opened.is_use_due(now);
+    (serves && rests).then_some(opened)
 }
 
 /// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old.
@@ -319,18 +336,24 @@ impl Opened {
             && revocations.end(&by_provider, self.session.started_at)
     }
 
-    /// Whether the browser still sends the very value that this was opened from.
-    fn is_held_by(&self, jar: &Jar, first: &[u8]) -> bool {
+    /// Whether the access token is to be looked at.
+    pub(super) fn is_token_due(&self, now: UnixTime) -> bool {
+        self.token_due.is_some_and(|due| due <= now)
+    }
+
+    /// Whether a use is to be noted.
+    pub(super) fn is_use_due(&self, now: UnixTime) -> bool {
+        self.noted_from.is_some_and(|from| from <= now)
+    }
+
+    /// Whether the browser still sends the very value that this was opened from: in chunks, `first` of all.
+    fn is_held_by<'a>(&self, first: &[u8], chunk: impl Fn(u8) -> Option<&'a [u8]>) -> bool {
         let Some(mut rest) = self.sealed.as_bytes().strip_prefix(first) else {
             return false;
         };
         let mut number = 2;
         while !rest.is_empty() {
-            let Some(after) = jar
-                .chunk_bytes(Family::Session, number)
-                .next()
-                .and_then(|chunk| rest.strip_prefix(chunk))
-            else {
+            let Some(after) = chunk(number).and_then(|chunk| rest.strip_prefix(chunk)) else {
                 return false;
             };
             if after.len() == rest.len() {

@@ -1,8 +1,10 @@
 //! Who a request comes from, as far as its tokens tell, and the way from there to a consumer.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::entity::Consumer;
 use uuid::Uuid;
 
@@ -14,6 +16,7 @@ use super::jws::Claims;
 use super::rules::Rules;
 use crate::environment::Consumers;
 use crate::exchange::{Exchange, Identity};
+use crate::glance::Known;
 use crate::identity_headers::{self, Asserted};
 
 /// Everything that tokens decide, computed once for as many requests as they are used for.
@@ -27,6 +30,8 @@ pub(super) struct Principal {
     asserted: Asserted,
     upstream: Vec<(HeaderName, Option<HeaderValue>)>,
     downstream: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// What requests go on with that need no more than a glance, once there is one.
+    known: OnceCell<Rc<Known>>,
 }
 
 impl Principal {
@@ -59,6 +64,7 @@ impl Principal {
                 ..facts
             }),
             downstream: rules.headers.downstream.values(facts),
+            known: OnceCell::new(),
         }
     }
 
@@ -88,23 +94,54 @@ impl Principal {
             identity.credential.clone_from(&self.credential);
         }
         identity.authenticated_groups.clone_from(&self.groups);
-        let headers = &mut exchange.request.headers;
-        identity_headers::write_asserted(headers, &identity, &self.asserted);
+        self.write(&identity, &mut exchange.request.headers);
+        exchange.response_headers.extend(self.told());
+        exchange.identity = identity;
+        Ok(())
+    }
+
+    /// What requests go on with that need no more than a glance: without one of `hidden` fields, and where no
+    /// consumer is looked for. `None`: not all may go on.
+    pub(super) fn known(&self, hidden: Option<HeaderName>) -> Option<Rc<Known>> {
+        if self.verdict.is_err() {
+            return None;
+        }
+        let known = self.known.get_or_init(|| {
+            let identity = Identity {
+                credential: self.credential.clone(),
+                authenticated_groups: self.groups.clone(),
+                ..Identity::default()
+            };
+            let mut headers = HeaderMap::new();
+            self.write(&identity, &mut headers);
+            let removed = self.upstream.iter().map(|(name, _)| name.clone());
+            Rc::new(Known {
+                identity,
+                removed: removed.chain(hidden).collect(),
+                fields: headers
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            })
+        });
+        Some(Rc::clone(known))
+    }
+
+    /// What the client is told of it.
+    pub(super) fn told(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let told = self.downstream.iter();
+        told.filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+    }
+
+    /// Makes `headers` say who `identity` is, and what of its tokens goes upstream.
+    fn write(&self, identity: &Identity, headers: &mut HeaderMap) {
+        identity_headers::write_asserted(headers, identity, &self.asserted);
         for (name, value) in &self.upstream {
             match value {
                 Some(value) => _ = headers.insert(name.clone(), value.clone()),
                 None => _ = headers.remove(name),
             }
         }
-        for (name, value) in &self.downstream {
-            if let Some(value) = value {
-                exchange
-                    .response_headers
-                    .push((name.clone(), value.clone()));
-            }
-        }
-        exchange.identity = identity;
-        Ok(())
     }
 }
 

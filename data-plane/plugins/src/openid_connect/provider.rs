@@ -113,23 +113,31 @@ struct CoreCopies(RefCell<HashMap<[u8; 32], Copied>>);
 /// A document, when it was copied, and at which version of the revocations: one of these may drop it.
 type Copied = (Arc<Document>, UnixTime, u64);
 
+/// What the provider says of itself, if this core has copied it of late.
+pub(super) fn at_hand(rules: &Rules, host: &impl Host) -> Option<Arc<Document>> {
+    let now = host.now();
+    let copies = host.core_state::<CoreCopies>();
+    let copies = copies.0.borrow();
+    let (copy, copied_at, seen) = copies.get(&rules.provider_key)?;
+    let fresh = *seen == host.revocations().version()
+        && *copied_at <= now
+        && now.saturating_since(*copied_at) < CORE_COPY;
+    fresh.then(|| Arc::clone(copy))
+}
+
 /// What the provider says of itself.
 ///
 /// # Errors
 ///
 /// If nothing is known and it cannot be asked now.
 pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
+    if let Some(copy) = at_hand(rules, host) {
+        return Ok(copy);
+    }
     let now = host.now();
     let key = rules.provider_key;
     let copies = host.core_state::<CoreCopies>();
     let version = host.revocations().version();
-    if let Some((copy, copied_at, seen)) = copies.0.borrow().get(&key)
-        && *seen == version
-        && *copied_at <= now
-        && now.saturating_since(*copied_at) < CORE_COPY
-    {
-        return Ok(Arc::clone(copy));
-    }
     let providers = host.node_state::<Providers>();
     let mut entry = providers.entry(key);
     let rests = entry.discovery.rests(0, now);

@@ -73,17 +73,24 @@ fn query_argument<'a>(exchange: &'a Exchange<'_>, name: &str) -> Option<Cow<'a, 
         .map(|(_, value)| value)
 }
 
+/// The media type of forms.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Whether the body is a form.
 pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    has_type(headers, "application/x-www-form-urlencoded")
+    has_type(headers, FORM)
 }
 
-/// Whether the body is of this media type, whatever its parameters.
+/// Whether the body is of this media type.
 fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
     let value = headers.get(CONTENT_TYPE);
-    let text = value.and_then(|value| value.to_str().ok());
-    let essence = text.and_then(|text| text.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
+    value.is_some_and(|value| is_type(value.as_bytes(), wanted))
+}
+
+/// Whether a `Content-Type` names this media type, whatever its parameters.
+pub(super) fn is_type(value: &[u8], wanted: &str) -> bool {
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or(value);
+    essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }
 
 /// The arguments of the body, if it is a form or a JSON object of a bearable size.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub(super) use checks::provider_url;
 
-use super::admission::{Lookups, tokens_say_all};
+use super::admission::{Lookups, say_all};
 use super::asked_claims::EssentialAcr;
 use super::assertion::Signer;
 use super::client_keys::ClientKeys;
@@ -27,6 +27,7 @@ use super::config::{
     AuthMethod, ClientAuth, OpenidConnect, SecretText, SigningAlgorithm, UnsignedMethod,
 };
 use super::cookie::{Attributes, Names, Used};
+use super::glance::Glances;
 use super::headers::HeaderRules;
 use super::possession::Wanted;
 use super::seal::Binding;
@@ -64,6 +65,7 @@ pub(super) struct Rules {
     pub(super) lookups: Lookups,
     /// Whether nothing but a verified bearer token decides on its request, and nothing else follows.
     pub(super) tokens_say_all: bool,
+    pub(super) glances: Glances,
     /// Where the nodes share introspection answers, if they do.
     pub(super) shared_answers: Option<SharedAnswers>,
     /// The proxies on the way to the provider.
@@ -217,7 +219,8 @@ impl Rules {
             introspection_headers,
             userinfo_headers,
             lookups: Lookups::new(&config),
-            tokens_say_all: tokens_say_all(&config),
+            tokens_say_all: say_all(&config, AuthMethod::Bearer),
+            glances: Glances::new(&config, methods),
             shared_answers,
             proxies,
             certificate,

@@ -13,6 +13,7 @@ mod conformance_logout;
 mod failures;
 mod forged;
 mod gateway;
+mod glance;
 mod grants;
 mod hostile;
 mod initiation;

@@ -11,6 +11,7 @@ use shared::entity::Consumer;
 use std::sync::Arc;
 use uuid::Uuid;
 
+use super::glance::Foreseen;
 use super::provider::{ISSUER, Provider};
 use crate::environment::Environment;
 use crate::exchange::Identity;
@@ -102,7 +103,9 @@ impl Gateway {
             ..request
         };
         let reply = request.with_exchange(|exchange| {
+            let foreseen = Foreseen::of(filter, exchange, host);
             let flow = host.run(filter.on_request(exchange, host));
+            foreseen.check(exchange, &flow);
             let mut headers: HeaderMap = exchange.response_headers.drain(..).fold(
                 HeaderMap::new(),
                 |mut headers, (name, value)| {
