@@ -283,6 +283,9 @@ pub(crate) struct Wish {
 impl Wish {
     /// The wish in `headers`.
     pub(crate) fn of(headers: View<'_>) -> Option<Self> {
+        if !headers.may_have(Kind::ACCEPT.and(Kind::CONTENT_TYPE)) {
+            return None;
+        }
         let accept = headers.values(Kind::ACCEPT, &header::ACCEPT).next();
         let value = accept.or_else(|| {
             let mut types = headers.values(Kind::CONTENT_TYPE, &header::CONTENT_TYPE);

@@ -91,6 +91,9 @@ pub(crate) fn request_framing(
     headers: View<'_>,
     body: &RequestBody,
 ) -> Result<Framing, FramingError> {
+    if body.is_empty() && !headers.may_have(Kind::CONTENT_LENGTH) {
+        return Ok(Framing::None);
+    }
     let mut lengths = headers.values(Kind::CONTENT_LENGTH, &header::CONTENT_LENGTH);
     match lengths.next() {
         Some(length) => Ok(Framing::Length(content_length(length)?)),
@@ -474,7 +477,7 @@ fn is_usual(fields: &Fields, status: StatusCode) -> bool {
     fields.is_plain()
         && !fields.has(CHANGED)
         && !status.is_informational()
-        && fields::names_nothing(fields)
+        && !fields.connection().fields
 }
 
 /// The same of any answer.

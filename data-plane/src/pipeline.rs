@@ -15,7 +15,7 @@ use std::rc::Rc;
 use http::{HeaderName, HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::glance::{Glance, Pass};
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::monotonic;
 use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
@@ -48,7 +48,7 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 /// A request as it comes from a client's connection.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    pub(crate) head: RequestHead,
+    pub(crate) head: Box<RequestHead>,
     pub(crate) body: RequestBody,
     /// Why it is not to be served, if that is known already.
     pub(crate) refusal: Option<Refusal>,
@@ -72,11 +72,10 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         peer: Rc::clone(&peer),
         permit,
         progress: Progress::begin(),
-        started_at: UnixTime::now(),
         request_id: core.request_id(),
         asked: logged.then(|| (head.method.clone(), head.uri.clone())),
         client: peer.client(),
-        host: String::new(),
+        host: None,
         wish: Wish::of(head.headers.view()),
         debug: wants_debug(&core, head.headers.view()),
         route: None,
@@ -123,7 +122,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
 
 async fn answer(
     peer: &Peer,
-    mut head: RequestHead,
+    mut head: Box<RequestHead>,
     body: RequestBody,
     switch: Option<oneshot::Receiver<Switched>>,
     record: &mut Record,
@@ -137,7 +136,7 @@ async fn answer(
         Headers::Map(headers) if trusted => Some(headers),
         _ => None,
     };
-    let authority = match authority(&head) {
+    let authority = match authority(&head, peer) {
         Ok(authority) => authority,
         Err(error) => {
             record.unread(head, peer);
@@ -150,7 +149,7 @@ async fn answer(
     let client = client(believed, peer, real, &authority);
     record.client = client.address;
     if record.asked.is_some() {
-        record.host = authority.clone().into_owned();
+        record.host = Some(Rc::clone(&authority));
     }
     let found = snapshot.router.find(&Asked {
         method: &head.method,
@@ -230,7 +229,7 @@ impl Request {
         mut self,
         ways: Ways<'_>,
         service: &CompiledService,
-        mut head: RequestHead,
+        mut head: Box<RequestHead>,
         mut pass: Pass,
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
@@ -271,7 +270,7 @@ impl Request {
         self,
         ways: Ways<'_>,
         snapshot: &Rc<Held>,
-        head: RequestHead,
+        head: Box<RequestHead>,
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         let Self {
@@ -284,7 +283,7 @@ impl Request {
             switch,
         } = self;
         let (core, route) = (ways.core, ways.route);
-        let mut parts = ways.peer.kept.borrow_mut().parts(head);
+        let mut parts = ways.peer.kept.borrow_mut().parts(*head);
         let upgrade = wanted_upgrade(&parts);
         // Before filters add fields: a client that names these in `Connection` must not make them vanish.
         let trailers = fields::strip_hop_by_hop(&mut parts.headers);
@@ -365,5 +364,5 @@ fn is_usual(fields: &Fields, trusted: bool) -> bool {
         .and(Kind::TE)
         .and(Kind::UPGRADE)
         .and(Kind::VIA);
-    !trusted && fields.is_plain() && !fields.has(CHANGED) && fields::names_nothing(fields)
+    !trusted && fields.is_plain() && !fields.has(CHANGED) && !fields.connection().fields
 }

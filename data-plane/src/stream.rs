@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -51,6 +51,21 @@ impl Stream {
             Self::Tls(stream) => ready!(pin!(stream.read_buf(input)).poll(cx)),
         };
         Poll::Ready(count)
+    }
+
+    /// Whether nothing has arrived, not even the end. The runtime knows without a system call unless something has,
+    /// which may then be in `input`.
+    pub(crate) fn is_silent(&mut self, input: &mut BytesMut) -> bool {
+        match self {
+            Self::Plain(stream) => {
+                let read = stream.try_read_buf(input);
+                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Self::Tls(_) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                self.poll_fill(&mut cx, input).is_pending()
+            }
+        }
     }
 
     /// Writes some of `parts`, in order.

@@ -68,7 +68,7 @@ pub struct Client {
     /// Whether the client spoke TLS to us, or to the trusted proxy before us.
     pub https: bool,
     /// Host and, if it is not the scheme's default, port that the client asked for.
-    pub authority: String,
+    pub authority: Rc<str>,
     /// SHA-256 of the certificate that the client presented in its TLS handshake with us, whoever
     /// issued it.
     pub certificate: Option<[u8; 32]>,

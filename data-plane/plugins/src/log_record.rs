@@ -204,7 +204,7 @@ fn redacted(target: &str, query: &Arguments) -> String {
 fn url(log: &Log<'_>, query: &Arguments) -> String {
     let client = &log.seen.client;
     let scheme = if client.https { "https" } else { "http" };
-    let authority = &client.authority;
+    let authority = &*client.authority;
     let port = if authority.contains(':') {
         String::new()
     } else {

@@ -20,6 +20,11 @@ impl RequestId {
         }
         Self(digits)
     }
+
+    /// The digits as bytes, which costs no look at them.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// The digit of a number below 16.

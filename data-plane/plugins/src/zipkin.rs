@@ -359,7 +359,7 @@ impl ZipkinFilter {
             tag(name, value.clone());
         }
         tag("http.method", method.to_owned());
-        tag("http.host", seen.client.authority.clone());
+        tag("http.host", seen.client.authority.to_string());
         tag("http.path", seen.uri.path().to_owned());
         tag("http.status_code", log.status.as_u16().to_string());
         tag("lc", "kong".to_owned());

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use shared::version::KONG_PRODUCT;
 
-use crate::http1::fields::Fields;
 use crate::http1::kind::Kind;
 use crate::http1::tokens;
 
@@ -68,13 +67,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     }
     remove_where(headers, is_hop_by_hop);
     takes_trailers
-}
-
-/// Whether the `Connection` of `fields` names no other field.
-pub(crate) fn names_nothing(fields: &Fields) -> bool {
-    fields.of(Kind::CONNECTION).all(|value| {
-        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-    })
 }
 
 /// Whether `name` speaks of one connection and is never passed on.

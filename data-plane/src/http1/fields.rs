@@ -3,13 +3,15 @@
 //! Most heads pass a gateway without anybody asking for more than a few of their fields. So they become values
 //! only where somebody wants to change them: see [`Headers`](super::headers::Headers).
 
+use std::cell::RefCell;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::FramingError;
 use super::characters::{LongTexts, name_length};
 use super::head::MAX_FIELDS;
 use super::kind::Kind;
+use super::{FramingError, members};
 
 /// Fields that there is room for at once.
 const USUAL: usize = 16;
@@ -25,6 +27,32 @@ pub(crate) struct Fields {
     dropped: Kind,
     /// Whether each line is written as we would write it, and can be copied as it is.
     plain: bool,
+    connection: Connection,
+}
+
+/// What the `Connection` fields of a head name (RFC 9110 §7.6.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Connection {
+    /// `close`.
+    pub(crate) close: bool,
+    /// `keep-alive`.
+    pub(crate) keep_alive: bool,
+    /// Other fields.
+    pub(crate) fields: bool,
+}
+
+impl Connection {
+    fn add(&mut self, value: &[u8]) {
+        for member in members(value) {
+            if member.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if member.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else {
+                self.fields = true;
+            }
+        }
+    }
 }
 
 /// Where a field's parts lie.
@@ -43,6 +71,32 @@ pub(crate) struct Found {
     all: Vec<Field>,
     kinds: Kind,
     plain: bool,
+    connection: Connection,
+}
+
+thread_local! {
+    /// Lists of fields that are no longer needed: each request takes two.
+    static SPARE: RefCell<Vec<Vec<Field>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Most lists that a core keeps.
+const SPARES: usize = 64;
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        let mut all = std::mem::take(&mut self.all);
+        if all.capacity() != USUAL {
+            return;
+        }
+        all.clear();
+        // At the end of a thread nothing is kept.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARES {
+                spare.push(all);
+            }
+        });
+    }
 }
 
 /// Finds and judges the fields that lie in `input` from `start` up to the empty line that ends the head, and writes
@@ -53,9 +107,12 @@ pub(super) fn find(
     texts: &mut LongTexts,
 ) -> Result<(Found, usize), FramingError> {
     let mut found = Found {
-        all: Vec::with_capacity(USUAL),
+        all: SPARE
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| Vec::with_capacity(USUAL)),
         kinds: Kind::OTHER,
         plain: true,
+        connection: Connection::default(),
     };
     let mut at = start;
     loop {
@@ -66,6 +123,10 @@ pub(super) fn find(
         let (field, plain, next) = field(line, at, texts)?;
         if found.all.len() == MAX_FIELDS {
             return Err(FramingError::HeadTooLarge);
+        }
+        if field.kind == Kind::CONNECTION {
+            let value = text(input, field.value_start, field.value_end);
+            found.connection.add(value);
         }
         found.kinds = found.kinds.and(field.kind);
         found.plain &= plain;
@@ -144,7 +205,13 @@ impl Fields {
             kinds: found.kinds,
             dropped: Kind::OTHER,
             plain: found.plain,
+            connection: found.connection,
         }
+    }
+
+    /// What the `Connection` of the head has named, whether or not it is left out.
+    pub(crate) const fn connection(&self) -> Connection {
+        self.connection
     }
 
     /// Leaves out the fields of `kinds`, as if they had not come.

@@ -8,7 +8,7 @@ use super::characters::{LongTexts, fits_in_text};
 use super::fields::{self, Fields};
 use super::headers::{Headers, View};
 use super::kind::Kind;
-use super::{Framing, FramingError, declared_framing, members};
+use super::{Framing, FramingError, declared_framing};
 
 /// Largest head, in bytes.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
@@ -117,15 +117,12 @@ pub(crate) fn take_response(
     } else {
         declared.unwrap_or(Framing::UntilClose)
     };
-    let says = |word: &[u8]| {
-        let mut values = fields.of(Kind::CONNECTION);
-        values.any(|value| members(value).any(|member| member.eq_ignore_ascii_case(word)))
-    };
+    let connection = fields.connection();
     let keep_alive = framing != Framing::UntilClose
         && if http10 {
-            says(b"keep-alive")
+            connection.keep_alive
         } else {
-            !says(b"close")
+            !connection.close
         };
     Ok(Some(ResponseHead {
         status,

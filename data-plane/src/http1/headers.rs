@@ -77,9 +77,18 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether there may be a field of one of `kinds`, all of which the gateway has to know.
+    pub(crate) const fn may_have(self, kinds: Kind) -> bool {
+        match self {
+            View::Raw(fields) => fields.has(kinds),
+            View::Map(_) => true,
+        }
+    }
+
     /// Whether there is a field `name`, which is of `kind`.
     pub(crate) fn has(self, kind: Kind, name: &'a HeaderName) -> bool {
-        self.values(kind, name).next().is_some()
+        // Nearly always this is all it takes.
+        (kind == Kind::OTHER || self.may_have(kind)) && self.values(kind, name).next().is_some()
     }
 }
 

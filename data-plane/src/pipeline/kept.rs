@@ -1,5 +1,7 @@
 //! What a connection keeps of one request for the next.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -18,6 +20,8 @@ pub(super) struct Kept {
     /// Long values of its last requests.
     long: [Option<HeaderValue>; 2],
     turn: usize,
+    /// The last host that was asked for, if it came as it is read.
+    host: Option<Rc<str>>,
     /// Room for the fields of the next one.
     room: HeaderMap,
 }
@@ -41,6 +45,17 @@ impl Kept {
         parts.version = head.version;
         parts.headers = head.headers.into_map();
         parts
+    }
+
+    /// The host that `value` names, if that of the request before was the same.
+    pub(super) fn host(&self, value: &[u8]) -> Option<Rc<str>> {
+        let same = |host: &&Rc<str>| host.as_bytes() == value;
+        self.host.as_ref().filter(same).map(Rc::clone)
+    }
+
+    /// Remembers the host of a request.
+    pub(super) fn keep_host(&mut self, host: &Rc<str>) {
+        self.host = Some(Rc::clone(host));
     }
 
     /// Takes a map back, as room for the next request's fields.

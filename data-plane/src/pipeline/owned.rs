@@ -66,7 +66,9 @@ pub(super) fn remove_owned(
     let owned = &route.filters.owned_response_headers;
     if !owned.is_empty() {
         fields::remove_where(headers.map(), |name| {
-            owned.iter().any(|owned| same_field(owned, name.as_str().as_bytes()))
+            owned
+                .iter()
+                .any(|owned| same_field(owned, name.as_str().as_bytes()))
         });
     }
     remove_owned_cookies(headers, snapshot, route);

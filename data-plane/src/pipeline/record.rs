@@ -44,12 +44,11 @@ pub(crate) struct Record {
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(crate) permit: Option<Taken>,
     pub(crate) progress: Progress,
-    pub(crate) started_at: UnixTime,
     pub(crate) request_id: RequestId,
     /// Method and URI, if there is a log to write them to, and the request could be read.
     pub(crate) asked: Option<(Method, Uri)>,
     pub(crate) client: IpAddr,
-    pub(crate) host: String,
+    pub(crate) host: Option<Rc<str>>,
     /// What the client has said of the form that it takes answers in.
     pub(crate) wish: Option<Wish>,
     /// Whether the client is told which route it has met.
@@ -123,7 +122,7 @@ impl Run {
     pub(crate) fn unrouted(
         &mut self,
         snapshot: &Rc<Held>,
-        head: RequestHead,
+        head: Box<RequestHead>,
         peer: &Peer,
         client: Client,
         request_id: RequestId,
@@ -139,7 +138,7 @@ impl Run {
             .filter_map(|slot| slot.choose(None, &[]))
             .collect();
         self.snapshot = Some(Rc::clone(snapshot));
-        let request = peer.kept.borrow_mut().parts(head);
+        let request = peer.kept.borrow_mut().parts(*head);
         self.seen = Some(Box::new(Seen {
             method: request.method.clone(),
             uri: request.uri.clone(),
@@ -251,11 +250,11 @@ impl Record {
         }
         let asked = self.asked.as_ref();
         self.core.node.access_log.write(&Line {
-            started_at: self.started_at.as_millis(),
+            started_at: started_at(total).as_millis(),
             request_id: &self.request_id,
             client_ip: self.client,
             method: asked.map_or("", |(method, _)| method.as_str()),
-            host: &self.host,
+            host: self.host.as_deref().unwrap_or_default(),
             path: asked.map_or("", |(_, uri)| uri.path()),
             query: asked.and_then(|(_, uri)| uri.query()).map(redact),
             status: self.status.as_u16(),
@@ -292,7 +291,7 @@ impl Record {
             upstream_uri: progress.upstream_uri.as_deref().unwrap_or_default(),
             received: head_length(&seen.request) + self.received(),
             sent: fields_length(&self.run.headers) + self.sent,
-            started_at: self.started_at,
+            started_at: started_at(total),
             latencies: Latencies {
                 request: total,
                 kong: before,
@@ -412,6 +411,11 @@ impl http_body::Body for Recorded {
     fn size_hint(&self) -> SizeHint {
         self.body.size()
     }
+}
+
+/// When an exchange has begun that ends now, after `total` milliseconds: most are never asked.
+fn started_at(total: u64) -> UnixTime {
+    UnixTime::from_millis(UnixTime::now().as_millis().saturating_sub(total))
 }
 
 /// Whole milliseconds from one time to another.

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::Client;
+use plugins::glance::Value;
 
 use super::kept::Kept;
 use crate::error::GatewayError;
@@ -17,7 +19,8 @@ use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 use crate::router::normalize::is_well_formed;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static HOST: HeaderName = header::HOST;
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -80,12 +83,19 @@ impl Peer {
 }
 
 /// The host that is asked for, in lower case, from a request whose path and host can be read in only one way.
-pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError> {
+pub(super) fn authority(head: &RequestHead, peer: &Peer) -> Result<Rc<str>, GatewayError> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(GatewayError::Method);
     }
     if !is_well_formed(head.uri.path()) {
         return Err(GatewayError::BadRequest("the path has a malformed triplet"));
+    }
+    let headers = head.headers.view();
+    if head.uri.authority().is_none()
+        && let Value::Sole(host) = Value::of(headers.values(Kind::HOST, &HOST))
+        && let Some(known) = peer.kept.borrow().host(host)
+    {
+        return Ok(known);
     }
     let optional = match head.version {
         Version::HTTP_10 => true,
@@ -93,8 +103,8 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
         Version::HTTP_2 => head.uri.authority().is_some(),
         _ => false,
     };
-    let host = check_host(&head.uri, head.headers.view(), optional)
-        .map_err(|_| GatewayError::BadRequest("Host"))?;
+    let host =
+        check_host(&head.uri, headers, optional).map_err(|_| GatewayError::BadRequest("Host"))?;
     let host = match head.uri.authority() {
         Some(authority) if authority.as_str().contains('@') => {
             return Err(GatewayError::BadRequest("userinfo"));
@@ -104,11 +114,11 @@ pub(super) fn authority(head: &RequestHead) -> Result<Cow<'_, str>, GatewayError
             .and_then(|host| str::from_utf8(host).ok())
             .unwrap_or_default(),
     };
-    Ok(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    })
+    let host: Rc<str> = host.to_ascii_lowercase().into();
+    if head.uri.authority().is_none() {
+        peer.kept.borrow_mut().keep_host(&host);
+    }
+    Ok(host)
 }
 
 /// The host that is asked for as the client has written it, whatever proxies say. None if there is none.
@@ -129,7 +139,7 @@ pub(super) fn client(
     trusted: Option<&HeaderMap>,
     peer: &Peer,
     real: Option<IpAddr>,
-    authority: &str,
+    authority: &Rc<str>,
 ) -> Client {
     let said = |name: &HeaderName| {
         let text = trusted?.get(name)?.to_str().ok()?;
@@ -138,17 +148,17 @@ pub(super) fn client(
     };
     let https =
         said(&FORWARDED_PROTO).map_or(peer.tls, |scheme| scheme.eq_ignore_ascii_case("https"));
-    let authority = said(&FORWARDED_HOST)
-        .filter(|text| text.parse::<Authority>().is_ok() && !text.contains('@'))
-        .unwrap_or(authority);
+    let host = said(&FORWARDED_HOST)
+        .filter(|text| text.parse::<Authority>().is_ok() && !text.contains('@'));
     let port = said(&FORWARDED_PORT).and_then(|port| port.parse().ok());
     Client {
         address: real.unwrap_or_else(|| peer.client()),
         https,
-        authority: port.map_or_else(
-            || authority.to_owned(),
-            |port| with_port(authority, port, https),
-        ),
+        authority: match (host, port) {
+            (None, None) => Rc::clone(authority),
+            (Some(host), None) => host.into(),
+            (host, Some(port)) => with_port(host.unwrap_or(authority), port, https).into(),
+        },
         certificate: peer.handshake.as_ref().and_then(|known| known.certificate),
         port: peer.port,
         peer: peer.address,
@@ -210,8 +220,7 @@ pub(super) fn forwarded<'a>(
     } else {
         Cow::Owned(client.address.to_string().into_bytes())
     };
-    let name = FORWARDED_FOR;
-    let before = headers.values(Kind::FORWARDED_FOR, &name);
+    let before = headers.values(Kind::FORWARDED_FOR, &FORWARDED_FOR);
     let before = before.filter_map(|value| str::from_utf8(value).ok());
     let mut before = before.filter(|text| is_visible(text));
     let chain = match before.next() {
@@ -262,9 +271,9 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
             let trusted = trusted.then_some(&parts.headers);
-            let found = client(trusted, &peer, None, "gate.internal:8000");
+            let found = client(trusted, &peer, None, &"gate.internal:8000".into());
             assert_eq!(
-                (found.https, found.authority.as_str()),
+                (found.https, &*found.authority),
                 (https, authority),
                 "{fields:?}"
             );

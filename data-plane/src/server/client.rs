@@ -32,10 +32,6 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// What a client does next.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every one is a request, and is taken apart at once"
-)]
 pub(super) enum Next {
     /// It asks for something.
     Request(Incoming),

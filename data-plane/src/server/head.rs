@@ -14,7 +14,8 @@ use crate::http1::{Framing, members};
     reason = "each is a wish of the client's"
 )]
 pub(super) struct Incoming {
-    pub(super) head: RequestHead,
+    /// Boxed, as it goes a long way.
+    pub(super) head: Box<RequestHead>,
     pub(super) framing: Framing,
     /// Whether the client wants to send another.
     pub(super) keep_alive: bool,
@@ -38,12 +39,10 @@ impl Incoming {
             fields,
             framing,
         } = judged;
-        let says = |kind: Kind, word: &[u8]| {
-            let mut values = fields.of(kind);
-            values.any(|value| members(value).any(|member| member.eq_ignore_ascii_case(word)))
-        };
-        let connection = |word: &[u8]| says(Kind::CONNECTION, word);
-        let keep_alive = !connection(b"close") && (!http10 || connection(b"keep-alive"));
+        let connection = fields.connection();
+        let keep_alive = !connection.close && (!http10 || connection.keep_alive);
+        let is_trailers = |coding: &[u8]| coding.eq_ignore_ascii_case(b"trailers");
+        let trailers = fields.of(Kind::TE).flat_map(members).any(is_trailers);
         let expected = fields.of(Kind::EXPECT).last();
         let expects = expected.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
         Self {
@@ -51,9 +50,9 @@ impl Incoming {
             keep_alive,
             expects: expects && !http10,
             refusal: None,
-            trailers: !http10 && says(Kind::TE, b"trailers"),
+            trailers: !http10 && trailers,
             upgrades: fields.has(Kind::UPGRADE) && !http10,
-            head: RequestHead {
+            head: Box::new(RequestHead {
                 method,
                 uri,
                 version: if http10 {
@@ -62,7 +61,7 @@ impl Incoming {
                     Version::HTTP_11
                 },
                 headers: Headers::Raw(fields),
-            },
+            }),
         }
     }
 
@@ -70,12 +69,12 @@ impl Incoming {
     /// and is logged and counted like any other.
     pub(super) fn stand_in(refusal: Refusal, method: Method, uri: Uri) -> Self {
         Self {
-            head: RequestHead {
+            head: Box::new(RequestHead {
                 method,
                 uri,
                 version: Version::HTTP_11,
                 headers: Headers::Map(HeaderMap::new()),
-            },
+            }),
             framing: Framing::None,
             keep_alive: false,
             expects: false,

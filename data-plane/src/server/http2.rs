@@ -64,12 +64,12 @@ pub(super) async fn serve(
         let (parts, body) = request.into_parts();
         let refusal = refusal(&parts);
         let arrival = Arrival {
-            head: RequestHead {
+            head: Box::new(RequestHead {
                 method: parts.method,
                 uri: parts.uri,
                 version: parts.version,
                 headers: Headers::Map(parts.headers),
-            },
+            }),
             body: RequestBody::http2(body),
             refusal,
             switch: None,

@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -388,13 +387,8 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Whether an idle connection may be used: nothing has arrived on it, not even its end. The runtime
-/// knows without a system call unless something has.
+/// Whether an idle connection may be used: nothing has arrived on it, not even its end.
 fn still_open(connection: &mut Connection) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    connection.input.is_empty()
-        && matches!(
-            connection.stream.poll_fill(&mut cx, &mut connection.input),
-            Poll::Pending
-        )
+    let Connection { input, stream, .. } = connection;
+    input.is_empty() && stream.is_silent(input)
 }

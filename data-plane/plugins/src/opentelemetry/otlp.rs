@@ -137,7 +137,7 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
     let begin = log.started_at.as_millis() * MILLISECOND;
     let end = begin + log.latencies.request * MILLISECOND;
     let scheme = if seen.client.https { "https" } else { "http" };
-    let authority = &seen.client.authority;
+    let authority = &*seen.client.authority;
     let status = log.status.as_u16();
     let mut attributes = vec![
         text("http.method", seen.method.as_str()),

@@ -59,7 +59,7 @@ impl Request {
             client: Client {
                 address: [127, 0, 0, 1].into(),
                 https: self.https,
-                authority: "gateway.example".to_owned(),
+                authority: "gateway.example".into(),
                 certificate: self.certificate,
                 port: 8000,
                 peer: [127, 0, 0, 1].into(),

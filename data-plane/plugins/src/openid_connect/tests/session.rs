@@ -202,7 +202,7 @@ pub(super) async fn send_at_once(gateway: &Gateway, head: http::request::Parts) 
             address: [127, 0, 0, 1].into(),
             https: false,
             certificate: None,
-            authority: "gateway.example".to_owned(),
+            authority: "gateway.example".into(),
             port: 8000,
             peer: [127, 0, 0, 1].into(),
         },
