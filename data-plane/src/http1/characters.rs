@@ -64,17 +64,25 @@ impl LongTexts {
 
     /// How long the text is that `bytes` begin with.
     pub(super) fn length(&mut self, bytes: &[u8]) -> usize {
-        let (start, rest) = bytes.split_at(bytes.len().min(Self::KEPT.start));
+        let Some((start, rest)) = bytes.split_at_checked(Self::KEPT.start) else {
+            return text_length(bytes);
+        };
         let length = text_length(start);
-        if length < Self::KEPT.start {
-            return length;
+        if length < start.len() {
+            length
+        } else {
+            self.length_of_long(bytes, rest)
         }
+    }
+
+    /// The same where `rest` follows on text.
+    fn length_of_long(&mut self, bytes: &[u8], rest: &[u8]) -> usize {
         let mut known = self.known.iter();
         let same = known.find(|known| !known.is_empty() && bytes.starts_with(known));
         if let Some(more) = same.and_then(|known| bytes.get(known.len()..)) {
             return bytes.len() - more.len() + text_length(more);
         }
-        let length = length + text_length(rest);
+        let length = bytes.len() - rest.len() + text_length(rest);
         if let Some(text) = bytes.get(..length)
             && bytes.get(length) == Some(&b'\r')
             && Self::KEPT.contains(&length)

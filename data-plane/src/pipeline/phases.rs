@@ -17,21 +17,15 @@ use crate::error::GatewayError;
 use crate::host::CoreHost;
 use crate::upstream::UpstreamError;
 
-/// What the only filter of `route` says of a request at a glance: that it goes on, if there is none.
+/// What the only filter of `route` says of a request at a glance.
 pub(super) fn glance(
     snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
     request: &Glance<'_>,
     core: &Rc<Core>,
 ) -> Option<Pass> {
-    let filters = &route.filters;
-    if filters.phases != Phases::default() {
+    let [slot] = &route.filters.slots[..] else {
         return None;
-    }
-    let slot = match &filters.slots[..] {
-        [] => return Some(Pass::default()),
-        [only] => only,
-        _ => return None,
     };
     let filter = snapshot.filters.get(slot.choose(None, &[])?)?;
     filter.on_glance(request, &CoreHost::new(Rc::clone(core)))

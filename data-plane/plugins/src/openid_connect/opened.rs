@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use http::header::SET_COOKIE;
 use quick_cache::Weighter;
-use quick_cache::unsync::Cache;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::debug;
@@ -80,11 +81,16 @@ impl Sought {
 }
 
 #[derive(Debug)]
-struct OpenedSessions(RefCell<Cache<Name, Rc<Opened>, Weight>>);
+struct OpenedSessions(RefCell<Known>);
+
+/// Nothing gets in by a name that a client has made up: the hash need not withstand that.
+type Known = Cache<Name, Rc<Opened>, Weight, RandomState>;
 
 impl Default for OpenedSessions {
     fn default() -> Self {
-        Self(RefCell::new(Cache::with_weighter(1024, MOST_BYTES, Weight)))
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        let known = Cache::with(1024, MOST_BYTES, Weight, hasher, lifecycle);
+        Self(RefCell::new(known))
     }
 }
 

@@ -108,7 +108,7 @@ impl Health {
 
 /// The copies of one core.
 #[derive(Debug, Default)]
-struct CoreCopies(RefCell<HashMap<[u8; 32], Copied>>);
+struct CoreCopies(RefCell<foldhash::HashMap<[u8; 32], Copied>>);
 
 /// A document, when it was copied, and at which version of the revocations: one of these may drop it.
 type Copied = (Arc<Document>, UnixTime, u64);
