@@ -48,6 +48,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) replaced: Kind,
     /// What the gateway tells.
     pub(crate) added: &'a [Added<'a>],
+    /// The same as lines that are written already.
+    pub(crate) lines: &'a [u8],
     /// The protocol to switch to, if the client asks for one.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// Whether the client takes trailers.
@@ -408,6 +410,7 @@ fn write_head(
     for (name, value) in outgoing.added {
         field(head, name, value);
     }
+    head.extend_from_slice(outgoing.lines);
     match framing {
         Framing::Length(length) => {
             put(head, &[b"content-length: "]);

@@ -103,6 +103,7 @@ impl CoreHost {
             headers: View::Map(&parts.headers),
             replaced: Kind::OTHER,
             added: &[],
+            lines: &[],
             upgrade: None,
             trailers: false,
             timeouts,

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Framing;
 use crate::stream::Stream;
@@ -140,6 +140,16 @@ pub(crate) fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
     head.extend_from_slice(b": ");
     head.extend_from_slice(value);
     head.extend_from_slice(b"\r\n");
+}
+
+/// The fields of `lines` that were written as above, as values.
+pub(crate) fn values_of(lines: &[u8]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    lines.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let name = HeaderName::from_bytes(name).ok()?;
+        Some((name, HeaderValue::from_bytes(value).ok()?))
+    })
 }
 
 /// Writes a number in decimal.

@@ -22,6 +22,8 @@ pub(super) struct Kept {
     turn: usize,
     /// The last host that was asked for, if it came as it is read.
     host: Option<Rc<str>>,
+    /// What servers are told of requests for it, once they were.
+    lines: Option<Rc<[u8]>>,
     /// Room for the fields of the next one.
     room: HeaderMap,
 }
@@ -56,6 +58,22 @@ impl Kept {
     /// Remembers the host of a request.
     pub(super) fn keep_host(&mut self, host: &Rc<str>) {
         self.host = Some(Rc::clone(host));
+        self.lines = None;
+    }
+
+    /// The lines that `make` writes for requests for `host`, if that is what the last one was for.
+    pub(super) fn lines(
+        &mut self,
+        host: &Rc<str>,
+        make: impl FnOnce() -> Rc<[u8]>,
+    ) -> Option<Rc<[u8]>> {
+        let same = |last: &Rc<str>| Rc::ptr_eq(last, host);
+        let lines = self
+            .host
+            .as_ref()
+            .is_some_and(same)
+            .then_some(&mut self.lines)?;
+        Some(Rc::clone(lines.get_or_insert_with(make)))
     }
 
     /// Takes a map back, as room for the next request's fields.

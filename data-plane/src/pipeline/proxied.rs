@@ -15,14 +15,14 @@ use tokio::sync::oneshot;
 use super::body::Body;
 use super::owned::remove_owned;
 use super::record::{Progress, milliseconds};
-use super::request::{Added, Peer, forwarded, replaced};
+use super::request::{Added, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
 use crate::balancer::hash::{self, Hashable};
 use crate::body::{RequestBody, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
 use crate::error::GatewayError;
-use crate::forward::{self, Hold, Outgoing, Switching, Way, fields, request_framing};
+use crate::forward::{self, Hold, Outgoing, Switching, Way, request_framing};
 use crate::http1::Framing;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
@@ -151,16 +151,7 @@ impl Ways<'_> {
         let prefix = strip
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
-        let mut added = Vec::with_capacity(ADDED + sent.put.len());
-        added.extend_from_slice(sent.put);
-        forwarded(
-            headers, peer, trusted, client, sent.path, prefix, &mut added,
-        );
-        if core.node.told.request_id_upstream {
-            let request_id = sent.request_id.as_bytes();
-            added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
-        }
-        added.push(via(headers, sent.version));
+        let (added, lines) = told(core, peer, sent, prefix, trusted);
         let own_host = overrides.host.or(preserved);
         let mut renamed = None;
         let request = Hashable {
@@ -191,6 +182,7 @@ impl Ways<'_> {
             headers,
             replaced,
             added: &added,
+            lines: lines.as_deref().unwrap_or_default(),
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,
             timeouts: service.timeouts,
@@ -211,6 +203,31 @@ impl Ways<'_> {
         remove_owned(&mut returned.headers, snapshot, route);
         Ok(returned)
     }
+}
+
+/// What the upstream is told of a request beside what the client has sent, and the same as far as it is written
+/// already.
+fn told<'a>(
+    core: &Core,
+    peer: &'a Peer,
+    sent: &Sent<'a>,
+    prefix: Option<&'a str>,
+    trusted: bool,
+) -> (Vec<Added<'a>>, Option<Rc<[u8]>>) {
+    let (headers, client) = (sent.headers, sent.client);
+    let mut added = Vec::with_capacity(ADDED + sent.put.len());
+    added.extend_from_slice(sent.put);
+    forwarded_path(headers, trusted, sent.path, prefix, &mut added);
+    if core.node.told.request_id_upstream {
+        let request_id = sent.request_id.as_bytes();
+        added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
+    }
+    let lines = usual_lines(headers, sent.version, peer, trusted, client);
+    if lines.is_none() {
+        forwarded(headers, peer, trusted, client, &mut added);
+        added.push(via(headers, sent.version));
+    }
+    (added, lines)
 }
 
 /// What the client is returned of the upstream's answer. `hold` is kept until the last byte has gone.
@@ -286,17 +303,6 @@ async fn way<'a>(
         hash: hashed.hash,
     };
     Ok((way, own_host))
-}
-
-/// The `Via` of a request.
-fn via(headers: View<'_>, version: Version) -> Added<'static> {
-    let value = if headers.has(Kind::VIA, &header::VIA) {
-        let whole = fields::via(&headers.map(), version);
-        Cow::Owned(whole.as_bytes().to_vec())
-    } else {
-        Cow::Borrowed(fields::own_via(version).as_bytes())
-    };
-    ("via", value)
 }
 
 fn with_query(mut path: String, query: Option<&str>) -> String {

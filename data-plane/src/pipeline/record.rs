@@ -205,9 +205,9 @@ impl Record {
     }
 
     /// Begins the run of a request that is refused as it is: the filters that see every request see that, too.
-    pub(crate) fn unread(&mut self, head: RequestHead, peer: &Peer) {
+    pub(crate) fn unread(&mut self, head: Box<RequestHead>, peer: &Peer) {
         if let Some(snapshot) = self.core.snapshot() {
-            let client = client(None, peer, None, "");
+            let client = client(None, peer, None, &"".into());
             self.run
                 .unrouted(&snapshot, head, peer, client, self.request_id);
         }

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::Client;
@@ -12,11 +13,13 @@ use plugins::glance::Value;
 
 use super::kept::Kept;
 use crate::error::GatewayError;
+use crate::forward::fields;
 use crate::handshake::Handshake;
 use crate::http1::head::check_host;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
+use crate::http1::writer::field;
 use crate::router::normalize::is_well_formed;
 
 static HOST: HeaderName = header::HOST;
@@ -184,36 +187,39 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
 }
 
-/// What tells the upstream who asked, and for what. Of the client's own fields
-/// only those pass that are not [`replaced`].
+/// What tells the upstream where the client's path was found.
+pub(super) fn forwarded_path<'a>(
+    headers: View<'_>,
+    trusted: bool,
+    path: &'a str,
+    prefix: Option<&'a str>,
+    added: &mut Vec<Added<'a>>,
+) {
+    if is_visible(path) {
+        tell("x-forwarded-path", path, headers, trusted, added);
+    }
+    if let Some(prefix) = prefix.filter(|prefix| is_visible(prefix)) {
+        tell("x-forwarded-prefix", prefix, headers, trusted, added);
+    }
+}
+
+/// What tells it who asked, and for what else. Of the client's own fields only those pass that are not
+/// [`replaced`].
 pub(super) fn forwarded<'a>(
     headers: View<'_>,
     peer: &'a Peer,
     trusted: bool,
     client: &'a Client,
-    path: &'a str,
-    prefix: Option<&'a str>,
     added: &mut Vec<Added<'a>>,
 ) {
-    // What a peer that is believed has said stays.
-    let mut tell = |name: &'static str, value: &'a str| {
-        let said = trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name));
-        if !said {
-            added.push((name, Cow::Borrowed(value.as_bytes())));
-        }
-    };
     let (host, _) = crate::router::split_port(&client.authority);
-    tell(
-        X_FORWARDED_PROTO,
-        if client.https { "https" } else { "http" },
-    );
-    tell("x-forwarded-host", host);
-    tell("x-forwarded-port", &peer.port_text);
-    if is_visible(path) {
-        tell("x-forwarded-path", path);
-    }
-    if let Some(prefix) = prefix.filter(|prefix| is_visible(prefix)) {
-        tell("x-forwarded-prefix", prefix);
+    let scheme = if client.https { "https" } else { "http" };
+    for (name, value) in [
+        (X_FORWARDED_PROTO, scheme),
+        ("x-forwarded-host", host),
+        ("x-forwarded-port", &*peer.port_text),
+    ] {
+        tell(name, value, headers, trusted, added);
     }
     let address = if client.address == peer.address {
         Cow::Borrowed(peer.address_text.as_bytes())
@@ -236,6 +242,57 @@ pub(super) fn forwarded<'a>(
     };
     added.push(("x-forwarded-for", chain));
     added.push(("x-real-ip", address));
+}
+
+/// Tells of the URL. What a peer that is believed has said of it stays.
+fn tell<'a>(
+    name: &'static str,
+    value: &'a str,
+    headers: View<'_>,
+    trusted: bool,
+    added: &mut Vec<Added<'a>>,
+) {
+    let said = trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name));
+    if !said {
+        added.push((name, Cow::Borrowed(value.as_bytes())));
+    }
+}
+
+/// What [`forwarded`] and [`via`] add to a request by HTTP/1.1 of a client that nobody else speaks for, as lines:
+/// written once for all of its requests for the same host. `None`: they are to be asked.
+pub(super) fn usual_lines(
+    headers: View<'_>,
+    version: Version,
+    peer: &Peer,
+    trusted: bool,
+    client: &Client,
+) -> Option<Rc<[u8]>> {
+    let others = Kind::FORWARDED_FOR.and(Kind::VIA);
+    if trusted || version != Version::HTTP_11 || headers.may_have(others) {
+        return None;
+    }
+    peer.kept.borrow_mut().lines(&client.authority, || {
+        let none = HeaderMap::new();
+        let mut added = Vec::new();
+        forwarded(View::Map(&none), peer, trusted, client, &mut added);
+        added.push(via(View::Map(&none), version));
+        let mut lines = BytesMut::new();
+        for (name, value) in added {
+            field(&mut lines, name, &value);
+        }
+        lines.to_vec().into()
+    })
+}
+
+/// The `Via` of a request.
+pub(super) fn via(headers: View<'_>, version: Version) -> Added<'static> {
+    let value = if headers.has(Kind::VIA, &header::VIA) {
+        let whole = fields::via(&headers.map(), version);
+        Cow::Owned(whole.as_bytes().to_vec())
+    } else {
+        Cow::Borrowed(fields::own_via(version).as_bytes())
+    };
+    ("via", value)
 }
 
 /// Which of a client's fields do not go upstream as they are: the gateway tells them itself, they speak of the

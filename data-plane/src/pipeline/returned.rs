@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http1::headers::Headers;
+use crate::http1::writer::values_of;
 
 /// Room for the lines that the gateway tells of an answer, made at once.
 const TOLD: usize = 192;
@@ -32,15 +33,8 @@ impl<B> Returned<B> {
     /// All fields as values, to be changed.
     pub(crate) fn map(&mut self) -> &mut HeaderMap {
         let map = self.headers.map();
-        for line in std::mem::take(&mut self.told).split(|byte| *byte == b'\n') {
-            let Some(colon) = memchr::memchr(b':', line) else {
-                continue;
-            };
-            let (name, value) = line.split_at(colon);
-            let value = value.get(1..).unwrap_or_default().trim_ascii();
-            if let (Ok(name), Ok(value)) = (name.try_into(), HeaderValue::from_bytes(value)) {
-                map.insert::<HeaderName>(name, value);
-            }
+        for (name, value) in values_of(&std::mem::take(&mut self.told)) {
+            map.insert(name, value);
         }
         map
     }

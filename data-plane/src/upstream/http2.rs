@@ -28,6 +28,7 @@ use crate::http1::Framing;
 use crate::http1::head::ResponseHead;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
+use crate::http1::writer::values_of;
 use crate::server::http2::LocalExecutor;
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -372,6 +373,7 @@ fn request(
             headers.append(name, value);
         }
     }
+    headers.extend(values_of(outgoing.lines));
     // A server of gRPC takes nobody for a client who takes no trailers.
     let grpc = headers.get(header::CONTENT_TYPE);
     if outgoing.trailers || grpc.is_some_and(|value| is_grpc(value.as_bytes())) {

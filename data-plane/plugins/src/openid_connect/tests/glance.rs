@@ -71,6 +71,10 @@ impl Foreseen {
         assert_eq!(glanced.credential, whole.credential);
         assert_eq!(glanced.authenticated_groups, whole.authenticated_groups);
         assert!(exchange.upstream.body.is_none());
+        // What it begins ends with the same session or token (security.md 95).
+        let (glanced, whole) = (pass.tenure.as_ref(), exchange.tenure.as_ref());
+        let (glanced, whole) = (glanced.expect("it goes on by something"), whole.unwrap());
+        assert!(Rc::ptr_eq(glanced, whole));
     }
 }
 
