@@ -250,7 +250,7 @@ fn a_bearer_token_passes_at_a_glance_once_it_was_verified() {
         check(&mut gateway, &theirs, true);
         for more in [
             (AUTHORIZATION, &*bearer),
-            (COOKIE, "session=1"),
+            (COOKIE, "authorization_0123456789abcdef=1"),
             (
                 CONTENT_TYPE,
                 "application/x-www-form-urlencoded; charset=utf-8",
