@@ -1,6 +1,8 @@
 //! What a glance lets go on goes on in the same way as if it were looked at whole: every request of these tests is
 //! looked at both ways.
 
+use std::rc::Rc;
+
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -152,6 +154,7 @@ fn a_request_that_may_mean_more_is_looked_at_whole() {
     let config = json!({
         "logout_uri_suffix": "/out", "logout_post_arg": "logout",
         "backchannel_logout_uri_suffix": "/back", "login_initiation_uri_suffix": "/begin",
+        "redirect_uri": ["http://gateway.example/api"],
     });
     let (mut gateway, held) = served(config);
     let mut check = |method: Method, uri: &str, expected| {
