@@ -4,6 +4,8 @@
 mod amend;
 mod environment;
 pub(crate) mod filters;
+mod ground;
+mod layered;
 pub mod references;
 mod services;
 mod streams;
@@ -11,7 +13,6 @@ mod tls;
 pub(crate) mod upstreams;
 mod workspaces;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use plugins::environment::Environment;
@@ -19,18 +20,20 @@ use plugins::exchange::Matched;
 use plugins::registry::AnyFilter;
 use serde::de::DeserializeOwned;
 use shared::entity::{
-    Acl, CaCertificate, Certificate, ClientKey, Consumer, DEFAULT_WORKSPACE, PathHandling, Plugin,
+    CaCertificate, Certificate, ClientKey, ConsumerGroup, DEFAULT_WORKSPACE, PathHandling, Plugin,
     Protocol, Revocation, Route, Service, SessionKey, Sni, Target, Upstream,
 };
-use shared::snapshot::{Difference, Position, Snapshot};
+use shared::snapshot::{Difference, Key, Position, Snapshot};
 use uuid::Uuid;
 
-use self::amend::{Amended, Ground};
-use self::environment::Principals;
+use self::amend::Amended;
+use self::environment::Looked;
 use self::filters::{Assembly, Filters, Subsystem};
+use self::ground::Ground;
+pub(crate) use self::layered::Layered;
 pub(crate) use self::services::{CompiledService, Destination};
 use self::tls::Identities;
-use self::upstreams::CompiledUpstream;
+use self::upstreams::{CompiledUpstream, Named};
 use self::workspaces::Workspaces;
 use crate::balancer::{Balancer, Balancers};
 use crate::certificates::ServerNames;
@@ -60,11 +63,13 @@ pub struct CompiledSnapshot {
     position: RwLock<Position>,
     pub(crate) router: Router,
     /// In the order that the router names them by.
-    pub(crate) routes: Routes,
+    pub(crate) routes: Layered<CompiledRoute>,
     /// The routes of byte streams.
     pub(crate) stream_routes: Arc<StreamRoutes>,
     /// That of the default workspace.
     pub(crate) environment: Arc<Environment>,
+    /// Those of all workspaces; routes name them by their place.
+    environments: Vec<Arc<Environment>>,
     pub(crate) revocations: Arc<Vec<Revocation>>,
     pub(crate) upstreams: Arc<Vec<Arc<CompiledUpstream>>>,
     /// Those of the node that runs it, in the order of the upstreams.
@@ -72,34 +77,15 @@ pub struct CompiledSnapshot {
     /// The certificates to show to clients.
     pub(crate) server_names: Arc<ServerNames>,
     /// Every filter; routes name them by their place.
-    pub(crate) filters: Arc<Vec<AnyFilter>>,
+    pub(crate) filters: Layered<AnyFilter>,
     /// Those of requests that match no route: they see the answer only.
     pub(crate) unrouted: Arc<Filters>,
     /// Whether it holds secrets that were read outside of the configuration.
     holds_secrets: bool,
-    /// What a change of routes alone is compiled on.
+    /// What a change is compiled on.
     ground: Arc<Ground>,
     /// The routes that have changed since all was compiled.
     amended: Amended,
-}
-
-/// Routes by their place.
-#[derive(Debug, Default)]
-pub(crate) struct Routes {
-    /// Those that were compiled together.
-    whole: Arc<Vec<CompiledRoute>>,
-    /// Those that have changed since, whose places follow.
-    newer: Vec<CompiledRoute>,
-}
-
-impl Routes {
-    /// The route at `place`.
-    pub(crate) fn get(&self, place: usize) -> Option<&CompiledRoute> {
-        match place.checked_sub(self.whole.len()) {
-            None => self.whole.get(place),
-            Some(place) => self.newer.get(place),
-        }
-    }
 }
 
 impl CompiledSnapshot {
@@ -113,16 +99,24 @@ impl CompiledSnapshot {
         self.balancers.get_or_init(|| node.attach(&self.upstreams))
     }
 
-    /// Compiles `snapshot` on this, from which it differs by `difference`; `None` if all has to be compiled anew.
+    /// Compiles `snapshot` on this, which was compiled from `old` and differs by `difference`; `None` if all has to be
+    /// compiled anew.
     pub(crate) fn amended(
         &self,
+        old: &Snapshot,
         snapshot: &Snapshot,
         difference: &Difference,
     ) -> Option<Result<Self, Vec<CompileFault>>> {
         if self.holds_secrets {
             return None;
         }
-        amend::amend(self, snapshot, difference)
+        amend::amend(self, old, snapshot, difference)
+    }
+
+    /// What the filters of `route` look things up in: what is in its workspace.
+    pub(crate) fn environment_of(&self, route: &CompiledRoute) -> &Environment {
+        let own = self.environments.get(route.environment);
+        own.unwrap_or(&self.environment)
     }
 
     /// Secrets of the outside are part of it, which every change reads anew.
@@ -160,8 +154,8 @@ pub(crate) struct CompiledRoute {
     /// Whether the route is for gRPC.
     pub(crate) grpc: bool,
     pub(crate) filters: Arc<Filters>,
-    /// What its filters look things up in: what is in its workspace.
-    pub(crate) environment: Arc<Environment>,
+    /// The place of what its filters look things up in.
+    environment: usize,
     /// What filters call it.
     pub(crate) matched: Matched,
     /// What its figures are shown under.
@@ -172,11 +166,10 @@ pub(crate) struct CompiledRoute {
 #[derive(Default)]
 struct Records {
     routes: Vec<Route>,
-    services: HashMap<Uuid, Service>,
+    services: Vec<Service>,
     plugins: Vec<Plugin>,
-    consumers: Vec<Consumer>,
-    acls: Vec<Acl>,
-    principals: Principals,
+    looked: Vec<(Key, Looked)>,
+    groups: Vec<ConsumerGroup>,
     session_keys: Vec<SessionKey>,
     client_keys: Vec<ClientKey>,
     certificates: Vec<Certificate>,
@@ -200,28 +193,31 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         &identities,
         &mut faults,
     );
-    let workspaces = Workspaces::of(snapshot);
-    let surroundings =
-        services::Surroundings::new(&identities, &authorities, &upstreams, &workspaces);
-    let mut services = HashMap::new();
-    for service in records.services.values() {
-        match services::compile(service, &surroundings) {
-            Ok(compiled) => _ = services.insert(service.id, Arc::new(compiled)),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    let stream_routes = streams::compile(&records, &services, &workspaces, &mut faults);
+    let workspaces = Workspaces::in_snapshot(snapshot);
+    let named = Named::of(&upstreams, &workspaces);
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
-    let environments = environment::by_workspace(
-        (records.consumers, records.acls, records.principals),
+    let (environments, places) = environment::by_workspace(
+        records.looked,
+        &records.groups,
         &records.session_keys,
-        &Arc::new(client_keys),
+        client_keys,
         &workspaces,
         &mut faults,
     );
     let assembly = Assembly::new(Subsystem::Http, &records.plugins, &workspaces, &mut faults);
-    let mut ground = Ground::new(records.services, services, assembly, environments);
+    let mut ground = Ground::new(identities, authorities, upstreams, named, assembly, places);
+    for service in records.services {
+        let workspace = workspaces.of_record::<Service>(service.id);
+        ground.put_service(service, workspace, &mut faults);
+    }
+    let stream_routes = streams::compile(
+        &records.routes,
+        &records.plugins,
+        &ground.services,
+        &workspaces,
+        &mut faults,
+    );
     let routes: Vec<&Route> = records
         .routes
         .iter()
@@ -233,7 +229,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         let workspace = workspaces.of_record::<Route>(route.id);
         ground.route(route, workspace, &mut logged, &mut faults)
     });
-    let whole = Arc::new(whole.collect());
+    let whole = Layered::whole(whole.collect());
     if !faults.is_empty() {
         return Err(in_order(faults));
     }
@@ -244,14 +240,15 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         unrouted: ground.unrouted(),
         position: RwLock::new(snapshot.position),
         router: index,
-        routes: Routes {
-            whole,
-            newer: Vec::new(),
-        },
+        routes: whole,
         stream_routes: Arc::new(stream_routes),
-        environment: ground.environment(DEFAULT_WORKSPACE),
+        environment: ground
+            .environment(DEFAULT_WORKSPACE)
+            .and_then(|place| environments.get(place).cloned())
+            .unwrap_or_default(),
+        environments,
         revocations: Arc::new(records.revocations),
-        upstreams: Arc::new(upstreams),
+        upstreams: Arc::clone(&ground.upstreams),
         balancers: Arc::default(),
         server_names: Arc::new(server_names),
         holds_secrets: false,
@@ -290,14 +287,6 @@ fn in_order(mut faults: Vec<CompileFault>) -> Vec<CompileFault> {
     faults
 }
 
-/// Whether the service of `route`, if there is one, is enabled.
-fn is_enabled(services: &HashMap<Uuid, Service>, route: &Route) -> bool {
-    route.service.is_none_or(|service| {
-        let service = services.get(&service.id);
-        service.is_none_or(|found| found.enabled)
-    })
-}
-
 /// What the figures of `route` are shown under.
 fn labels(route: &Route, service: Option<&Service>) -> Labels {
     Labels {
@@ -327,38 +316,9 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
         let (kind, id, json) = (record.key.kind, record.key.id, &*record.json);
         match kind {
             "routes" => records.routes.extend(parse(kind, id, json, faults)),
-            "services" => {
-                records.services.extend(
-                    parse::<Service>(kind, id, json, faults).map(|service| (service.id, service)),
-                );
-            }
+            "services" => records.services.extend(parse(kind, id, json, faults)),
             "plugins" => records.plugins.extend(parse(kind, id, json, faults)),
-            "consumers" => records.consumers.extend(parse(kind, id, json, faults)),
-            "consumer_groups" => {
-                let groups = &mut records.principals.groups;
-                groups.extend(parse(kind, id, json, faults));
-            }
-            "consumer_group_consumers" => {
-                let members = &mut records.principals.members;
-                members.extend(parse(kind, id, json, faults));
-            }
-            "keyauth_credentials" => {
-                let keys = &mut records.principals.keys;
-                keys.extend(parse(kind, id, json, faults));
-            }
-            "basicauth_credentials" => {
-                let passwords = &mut records.principals.passwords;
-                passwords.extend(parse(kind, id, json, faults));
-            }
-            "hmacauth_credentials" => {
-                let signers = &mut records.principals.signers;
-                signers.extend(parse(kind, id, json, faults));
-            }
-            "jwt_secrets" => {
-                let jwts = &mut records.principals.jwts;
-                jwts.extend(parse(kind, id, json, faults));
-            }
-            "acls" => records.acls.extend(parse(kind, id, json, faults)),
+            "consumer_groups" => records.groups.extend(parse(kind, id, json, faults)),
             "session_keys" => records.session_keys.extend(parse(kind, id, json, faults)),
             "client_keys" => records.client_keys.extend(parse(kind, id, json, faults)),
             "certificates" => records.certificates.extend(parse(kind, id, json, faults)),
@@ -374,7 +334,12 @@ fn read(snapshot: &Snapshot, faults: &mut Vec<CompileFault>) -> Records {
             }
             "snis" => records.snis.extend(parse(kind, id, json, faults)),
             // A newer control plane may know kinds that no request here could need.
-            _ => {}
+            _ => {
+                let looked = Looked::read(record.key, json, faults);
+                records
+                    .looked
+                    .extend(looked.map(|looked| (record.key, looked)));
+            }
         }
     }
     records
@@ -406,7 +371,7 @@ fn compile_route(
     service: Option<Arc<CompiledService>>,
     filters: Arc<Filters>,
     matched: Matched,
-    environment: Arc<Environment>,
+    environment: usize,
 ) -> CompiledRoute {
     let plain = route
         .protocols

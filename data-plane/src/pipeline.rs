@@ -305,7 +305,7 @@ impl Request {
             identity: Identity::default(),
             response_headers: Vec::new(),
             body: &mut body,
-            environment: &route.environment,
+            environment: snapshot.environment_of(route),
             matched: &route.matched,
             upstream: Overrides::default(),
             notes: Notes::default(),

@@ -37,14 +37,14 @@ impl Secrets {
         Ok(compiled)
     }
 
-    /// The same on what was compiled `before`, from which it differs by `difference`.
+    /// The same on what was compiled `before` from `old`, from which it differs by `difference`.
     pub fn compile_on(
         &self,
-        before: &CompiledSnapshot,
+        (before, old): (&CompiledSnapshot, &Snapshot),
         snapshot: &Snapshot,
         difference: &Difference,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-        let amended = before.amended(snapshot, difference);
+        let amended = before.amended(old, snapshot, difference);
         amended.unwrap_or_else(|| self.compile(snapshot))
     }
 

@@ -1,16 +1,15 @@
 //! What consumers prove who they are with, indexed when the snapshot is compiled.
 
-use std::collections::HashMap;
-
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use imbl::HashMap;
 use shared::clock::UnixTime;
 use shared::secret::Secret;
 use uuid::Uuid;
 
 /// All credentials of a snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// API keys by their hash: the time that a lookup takes says nothing about the keys that exist.
     keys: HashMap<[u8; 32], ApiKey>,
@@ -52,7 +51,7 @@ pub struct SigningSecret {
 }
 
 /// A key that JWTs are verified with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct JwtKey {
     /// Whose it is.
     pub consumer: Uuid,
@@ -65,7 +64,7 @@ pub struct JwtKey {
 }
 
 /// A public key and what it verifies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PublicKey(UnparsedPublicKey<Vec<u8>>);
 
 impl Credentials {
@@ -73,6 +72,11 @@ impl Credentials {
     pub fn add_key(&mut self, key: &str, credential: ApiKey) {
         self.keys
             .insert(*blake3::hash(key.as_bytes()).as_bytes(), credential);
+    }
+
+    /// Takes an API key away.
+    pub fn remove_key(&mut self, key: &str) {
+        self.keys.remove(blake3::hash(key.as_bytes()).as_bytes());
     }
 
     /// The credential whose key this is.

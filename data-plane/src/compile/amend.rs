@@ -1,210 +1,351 @@
-//! A change of routes alone, compiled on what was compiled before: it costs as much as the change, however many
-//! records there are.
+//! A change compiled on what was compiled before: it costs as much as what it touches, however many records there
+//! are.
 //!
-//! The routes that have changed since all was compiled stand beside the whole, which is searched without them.
-//! Once they are many, or anything else has changed, all is compiled anew.
+//! The routes that have changed since all was compiled stand beside the whole, which is searched without them; so do
+//! those whose service or plugins have changed. Once they are many, or what has changed concerns every route, all is
+//! compiled anew.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use plugins::environment::Environment;
-use plugins::filter::Filter as _;
-use plugins::registry::AnyFilter;
-use shared::entity::{Entity, Route, Service};
-use shared::snapshot::{Difference, Snapshot};
+use serde::de::DeserializeOwned;
+use shared::entity::{ConsumerGroup, Entity, Plugin, Revocation, Route, Service, Target, Upstream};
+use shared::snapshot::{Difference, Key, Record, Snapshot};
 use uuid::Uuid;
 
-use super::filters::{self, Assembly, Filters, LoggedRecords};
+use super::environment::Looked;
+use super::filters::LoggedRecords;
+use super::ground::Ground;
 use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
 use super::{
-    CompileFault, CompiledRoute, CompiledService, CompiledSnapshot, Routes, compile_route,
-    in_order, is_enabled, is_http, labels, parse, references,
+    CompileFault, CompiledRoute, CompiledSnapshot, in_order, parse, references, upstreams,
 };
 
-/// Routes that may have changed before all is compiled anew. A search looks at them one by one at worst.
+/// Records that may have changed, and routes beside the whole, before all is compiled anew. A search looks at these one
+/// by one at worst.
 const MOST: usize = 256;
+
+/// Kinds that more depends on than is looked for here.
+const OF_ALL: [&str; 6] = [
+    "ca_certificates",
+    "certificates",
+    "client_keys",
+    "consumer_groups",
+    "session_keys",
+    "snis",
+];
 
 /// Routes that have changed since all was compiled, each with its workspace; none: it is gone.
 pub(super) type Amended = BTreeMap<Uuid, Option<(Arc<Route>, Uuid)>>;
 
-/// What routes are compiled on.
-#[derive(Debug)]
-pub(super) struct Ground {
-    services: HashMap<Uuid, Service>,
-    compiled: HashMap<Uuid, Arc<CompiledService>>,
-    assembly: Assembly,
-    environments: HashMap<Uuid, Arc<Environment>>,
-    /// Where each route is among those of the whole.
-    places: HashMap<Uuid, usize>,
-    /// The routes that are for byte streams.
-    streams: HashSet<Uuid>,
-}
-
-impl Ground {
-    pub(super) fn new(
-        services: HashMap<Uuid, Service>,
-        compiled: HashMap<Uuid, Arc<CompiledService>>,
-        assembly: Assembly,
-        environments: HashMap<Uuid, Arc<Environment>>,
-    ) -> Self {
-        Self {
-            services,
-            compiled,
-            assembly,
-            environments,
-            places: HashMap::new(),
-            streams: HashSet::new(),
-        }
-    }
-
-    /// Remembers where `served` are, and which of `all` are for byte streams.
-    pub(super) fn place(&mut self, served: &[&Route], all: &[Route]) {
-        let places = served.iter().enumerate();
-        self.places = places.map(|(place, route)| (route.id, place)).collect();
-        let streams = all.iter().filter(|route| is_of_streams(route));
-        self.streams = streams.map(|route| route.id).collect();
-    }
-
-    /// Whether `route` exists for requests: those of a disabled service do not, and those of byte streams are
-    /// none of HTTP's.
-    pub(super) fn serves(&self, route: &Route) -> bool {
-        let mut protocols = route.protocols.as_slice().iter();
-        protocols.any(|protocol| is_http(*protocol)) && is_enabled(&self.services, route)
-    }
-
-    pub(super) fn filters(&self) -> Arc<Vec<AnyFilter>> {
-        Arc::clone(&self.assembly.filters)
-    }
-
-    pub(super) fn unrouted(&self) -> Arc<Filters> {
-        self.assembly.of_none()
-    }
-
-    pub(super) fn wants_certificates(&self) -> bool {
-        let mut filters = self.assembly.filters.iter();
-        filters.any(AnyFilter::wants_certificates)
-    }
-
-    pub(super) fn environment(&self, workspace: Uuid) -> Arc<Environment> {
-        self.environments
-            .get(&workspace)
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// `route` with everything that its requests need.
-    pub(super) fn route(
-        &self,
-        route: &Route,
-        workspace: Uuid,
-        logged: &mut LoggedRecords,
-        faults: &mut Vec<CompileFault>,
-    ) -> CompiledRoute {
-        let reference = route.service.map(|reference| reference.id);
-        let service = reference.and_then(|id| self.compiled.get(&id).cloned());
-        let owner = reference.and_then(|id| self.services.get(&id));
-        if let Some(id) = reference
-            && owner.is_none()
-        {
-            faults.push(CompileFault {
-                kind: Route::KIND,
-                id: route.id,
-                field: "service".to_owned(),
-                message: format!("the service {id} does not exist"),
-            });
-        }
-        let filters = self.assembly.of_route(route, workspace);
-        let matched = filters::matched(route, owner, &filters, workspace, logged);
-        compile_route(
-            route,
-            labels(route, owner),
-            service.filter(|service| !service.raw),
-            filters,
-            matched,
-            self.environment(workspace),
-        )
-    }
-}
-
-/// Compiles `snapshot`, which differs from what `before` was compiled from by `difference`; `None` if there is
-/// more to it than a few routes.
+/// Compiles `snapshot`, which differs by `difference` from `old`, what `before` was compiled from; `None` if more is
+/// touched than a few routes.
 pub(super) fn amend(
     before: &CompiledSnapshot,
+    old: &Snapshot,
     snapshot: &Snapshot,
     difference: &Difference,
 ) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
-    let ground = &before.ground;
-    let mut amended = before.amended.clone();
-    let mut faults = Vec::new();
     if difference.len() > MOST {
         return None;
     }
-    for key in difference.puts.iter().chain(&difference.removes) {
-        if key.kind != Route::KIND || ground.streams.contains(&key.id) {
-            return None;
-        }
-        amended.insert(key.id, None);
+    let mut amendment = Amendment::new(before, old, snapshot, difference)?;
+    amendment.change_upstreams()?;
+    amendment.change_services();
+    amendment.change_plugins()?;
+    amendment.change_routes()?;
+    amendment.change_environments()?;
+    amendment.finish()
+}
+
+/// One record before and after.
+struct Changed {
+    key: Key,
+    workspace: Uuid,
+    before: Option<Record>,
+    after: Option<Record>,
+}
+
+impl Changed {
+    /// The record as it was. It could be compiled, so it can be read.
+    fn was<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.before.as_ref()?.json).ok()
     }
-    for key in &difference.puts {
-        let record = snapshot.record(key)?;
-        if references::is_concerned(&record) {
-            return None;
+
+    /// The record as it is, if it is there and can be read.
+    fn is<T: DeserializeOwned>(&self, faults: &mut Vec<CompileFault>) -> Option<T> {
+        let record = self.after.as_ref()?;
+        parse(self.key.kind, self.key.id, &record.json, faults)
+    }
+}
+
+/// What is under way from one compiled snapshot to the next.
+struct Amendment<'a> {
+    before: &'a CompiledSnapshot,
+    snapshot: &'a Snapshot,
+    changes: BTreeMap<&'static str, Vec<Changed>>,
+    ground: Ground,
+    amended: Amended,
+    /// Routes that are not changed, but what they are compiled on is.
+    touched: BTreeSet<Uuid>,
+    environments: Vec<Arc<Environment>>,
+    revocations: Vec<Revocation>,
+    faults: Vec<CompileFault>,
+}
+
+impl<'a> Amendment<'a> {
+    fn new(
+        before: &'a CompiledSnapshot,
+        old: &Snapshot,
+        snapshot: &'a Snapshot,
+        difference: &Difference,
+    ) -> Option<Self> {
+        let ground = Ground::clone(&before.ground);
+        let mut changes: BTreeMap<&'static str, Vec<Changed>> = BTreeMap::new();
+        for key in difference.puts.iter().chain(&difference.removes) {
+            if OF_ALL.contains(&key.kind) {
+                return None;
+            }
+            let (was, is) = (old.record(key), snapshot.record(key));
+            if is.as_ref().is_some_and(references::is_concerned) {
+                return None;
+            }
+            let workspace = Workspaces::of_one(is.as_ref().or(was.as_ref())?);
+            // The first record of a workspace brings an environment with it.
+            ground.environment(workspace)?;
+            changes.entry(key.kind).or_default().push(Changed {
+                key: *key,
+                workspace,
+                before: was,
+                after: is,
+            });
         }
-        let Some(route) = parse::<Route>(key.kind, key.id, &record.json, &mut faults) else {
-            continue;
+        let mut amendment = Self {
+            before,
+            snapshot,
+            changes,
+            ground,
+            amended: before.amended.clone(),
+            touched: BTreeSet::new(),
+            environments: before.environments.clone(),
+            revocations: Vec::new(),
+            faults: Vec::new(),
         };
-        if is_of_streams(&route) {
+        for change in amendment.take(Revocation::KIND) {
+            amendment
+                .revocations
+                .extend(change.is::<Revocation>(&mut amendment.faults));
+        }
+        Some(amendment)
+    }
+
+    fn take(&mut self, kind: &'static str) -> Vec<Changed> {
+        self.changes.remove(kind).unwrap_or_default()
+    }
+
+    fn change_upstreams(&mut self) -> Option<()> {
+        let mut upstreams: HashMap<Uuid, upstreams::Change> = HashMap::new();
+        for change in self.take(Upstream::KIND) {
+            // Those that follow it would have other places.
+            change.after.as_ref()?;
+            if let Some(upstream) = change.is::<Upstream>(&mut self.faults) {
+                let known = upstreams.entry(change.key.id);
+                let known = known.or_insert_with(|| upstreams::Change::of(change.key.id));
+                known.workspace = change.workspace;
+                known.upstream = Some(upstream);
+            }
+        }
+        for change in self.take(Target::KIND) {
+            let (was, is) = (
+                change.was::<Target>(),
+                change.is::<Target>(&mut self.faults),
+            );
+            for target in was.iter().chain(&is) {
+                let id = target.upstream.id;
+                let known = upstreams.entry(id);
+                let known = known.or_insert_with(|| upstreams::Change::of(id));
+                known.gone.insert(change.key.id);
+            }
+            if let Some(target) = is {
+                let known = upstreams.get_mut(&target.upstream.id);
+                if let Some(known) = known {
+                    known.targets.push(target);
+                }
+            }
+        }
+        for change in upstreams.values() {
+            self.ground.put_upstream(change, &mut self.faults)?;
+        }
+        Some(())
+    }
+
+    fn change_services(&mut self) {
+        for change in self.take(Service::KIND) {
+            self.touch_routes_of(change.key.id);
+            match change.is::<Service>(&mut self.faults) {
+                Some(service) => {
+                    self.ground
+                        .put_service(service, change.workspace, &mut self.faults);
+                }
+                None => self.ground.remove_service(change.key.id),
+            }
+        }
+    }
+
+    fn change_plugins(&mut self) -> Option<()> {
+        for change in self.take(Plugin::KIND) {
+            let before = change.was::<Plugin>();
+            let after = change.is::<Plugin>(&mut self.faults);
+            for plugin in before.iter().chain(&after) {
+                match (plugin.route, plugin.service) {
+                    (Some(route), _) => _ = self.touched.insert(route.id),
+                    (None, Some(service)) => self.touch_routes_of(service.id),
+                    // Every route has a part in it.
+                    (None, None) => return None,
+                }
+            }
+            self.ground
+                .put_plugin(before.as_ref(), after.as_ref(), &mut self.faults)?;
+        }
+        (self.ground.assembly.filters.newer().len() <= MOST).then_some(())
+    }
+
+    fn touch_routes_of(&mut self, service: Uuid) {
+        self.touched.extend(self.ground.routes_of(service));
+        let newer = self.amended.iter().filter(|(_, route)| {
+            let route = route.as_ref().map(|(route, _)| route);
+            route.is_some_and(|route| route.service.is_some_and(|owner| owner.id == service))
+        });
+        self.touched.extend(newer.map(|(id, _)| *id));
+    }
+
+    fn change_routes(&mut self) -> Option<()> {
+        let changed = self
+            .take(Route::KIND)
+            .into_iter()
+            .map(|change| change.key.id);
+        let ids: BTreeSet<Uuid> = changed.chain(std::mem::take(&mut self.touched)).collect();
+        if ids.len() > MOST {
             return None;
         }
-        let workspace = Workspaces::of_one(&record);
-        amended.insert(key.id, Some((Arc::new(route), workspace)));
+        for id in ids {
+            if self.ground.was_of_streams(id) {
+                return None;
+            }
+            let key = Key {
+                kind: Route::KIND,
+                id,
+            };
+            let route = match self.snapshot.record(&key) {
+                None => None,
+                Some(record) => {
+                    let route = parse::<Route>(key.kind, id, &record.json, &mut self.faults);
+                    let Some(route) = route else { continue };
+                    if is_of_streams(&route) {
+                        return None;
+                    }
+                    Some((Arc::new(route), Workspaces::of_one(&record)))
+                }
+            };
+            self.amended.insert(id, route);
+        }
+        (self.amended.len() <= MOST).then_some(())
     }
-    if amended.len() > MOST {
-        return None;
+
+    fn change_environments(&mut self) -> Option<()> {
+        let changes: Vec<Changed> = std::mem::take(&mut self.changes)
+            .into_values()
+            .flatten()
+            .filter(|change| Looked::is_kind(change.key.kind))
+            .collect();
+        // What goes makes room first: a name may pass from one to another.
+        for change in &changes {
+            if let Some(record) = &change.before {
+                let was = Looked::read(change.key, &record.json, &mut self.faults)?;
+                was.remove(self.environment(Workspaces::of_one(record))?);
+            }
+        }
+        let snapshot = self.snapshot;
+        let groups = |id: Uuid| {
+            let kind = ConsumerGroup::KIND;
+            let record = snapshot.record(&Key { kind, id })?;
+            let group: ConsumerGroup = serde_json::from_slice(&record.json).ok()?;
+            Some(group.name)
+        };
+        for change in &changes {
+            let Some(record) = &change.after else {
+                continue;
+            };
+            let Some(is) = Looked::read(change.key, &record.json, &mut self.faults) else {
+                continue;
+            };
+            let mut faults = std::mem::take(&mut self.faults);
+            is.add(self.environment(change.workspace)?, &groups, &mut faults);
+            self.faults = faults;
+        }
+        Some(())
     }
-    let newer: Vec<&(Arc<Route>, Uuid)> = amended
-        .values()
-        .flatten()
-        .filter(|(route, _)| ground.serves(route))
-        .collect();
-    let mut logged = LoggedRecords::default();
-    let compiled = newer
-        .iter()
-        .map(|(route, workspace)| ground.route(route, *workspace, &mut logged, &mut faults));
-    let compiled: Vec<CompiledRoute> = compiled.collect();
-    let gone = amended
-        .keys()
-        .filter_map(|id| ground.places.get(id).copied());
-    let routes: Vec<&Route> = newer.iter().map(|(route, _)| &**route).collect();
-    let index = before.router.amended(gone, &routes);
-    let index = index.unwrap_or_else(|found| {
-        faults.extend(super::route_faults(found, &routes));
-        super::Router::default()
-    });
-    if !faults.is_empty() {
-        return Some(Err(in_order(faults)));
+
+    fn environment(&mut self, workspace: Uuid) -> Option<&mut Environment> {
+        let place = self.ground.environment(workspace)?;
+        Some(Arc::make_mut(self.environments.get_mut(place)?))
     }
-    Some(Ok(CompiledSnapshot {
-        asks_for_certificates: before.asks_for_certificates,
-        position: RwLock::new(snapshot.position),
-        router: index,
-        routes: Routes {
-            whole: Arc::clone(&before.routes.whole),
-            newer: compiled,
-        },
-        stream_routes: Arc::clone(&before.stream_routes),
-        environment: Arc::clone(&before.environment),
-        revocations: Arc::clone(&before.revocations),
-        upstreams: Arc::clone(&before.upstreams),
-        balancers: Arc::clone(&before.balancers),
-        server_names: Arc::clone(&before.server_names),
-        filters: Arc::clone(&before.filters),
-        unrouted: Arc::clone(&before.unrouted),
-        holds_secrets: false,
-        ground: Arc::clone(ground),
-        amended,
-    }))
+
+    fn finish(mut self) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
+        let newer: Vec<&(Arc<Route>, Uuid)> = self
+            .amended
+            .values()
+            .flatten()
+            .filter(|(route, _)| self.ground.serves(route))
+            .collect();
+        let mut logged = LoggedRecords::default();
+        let mut compiled: Vec<CompiledRoute> = Vec::new();
+        for (route, workspace) in &newer {
+            let faults = &mut self.faults;
+            compiled.push(self.ground.route(route, *workspace, &mut logged, faults));
+        }
+        let gone = self
+            .amended
+            .keys()
+            .filter_map(|id| self.ground.place_of(*id));
+        let routes: Vec<&Route> = newer.iter().map(|(route, _)| &**route).collect();
+        let index = self.before.router.amended(gone, &routes);
+        let index = index.unwrap_or_else(|found| {
+            self.faults.extend(super::route_faults(found, &routes));
+            super::Router::default()
+        });
+        if !self.faults.is_empty() {
+            return Some(Err(in_order(self.faults)));
+        }
+        let before = self.before;
+        let asks = before.asks_for_certificates || self.ground.newer_want_certificates();
+        let same_upstreams = Arc::ptr_eq(&self.ground.upstreams, &before.upstreams);
+        let environment = self.ground.environment(shared::entity::DEFAULT_WORKSPACE)?;
+        Some(Ok(CompiledSnapshot {
+            asks_for_certificates: asks,
+            position: RwLock::new(self.snapshot.position),
+            router: index,
+            routes: before.routes.beside(compiled),
+            stream_routes: Arc::clone(&before.stream_routes),
+            environment: Arc::clone(self.environments.get(environment)?),
+            environments: self.environments,
+            revocations: Arc::new(self.revocations),
+            upstreams: Arc::clone(&self.ground.upstreams),
+            balancers: if same_upstreams {
+                Arc::clone(&before.balancers)
+            } else {
+                Arc::new(OnceLock::new())
+            },
+            server_names: Arc::clone(&before.server_names),
+            filters: self.ground.filters(),
+            unrouted: Arc::clone(&before.unrouted),
+            holds_secrets: false,
+            ground: Arc::new(self.ground),
+            amended: self.amended,
+        }))
+    }
 }
 
 #[cfg(test)]

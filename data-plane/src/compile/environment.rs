@@ -3,116 +3,171 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use plugins::credentials::{ApiKey, Credentials, JwtKey, Password, PublicKey, SigningSecret};
-use plugins::environment::{Consumers, Environment, Membership};
+use plugins::credentials::{ApiKey, JwtKey, Password, PublicKey, SigningSecret};
+use plugins::environment::{Environment, Membership};
 use plugins::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use plugins::session_keys::{KeyRing, SessionKey as RingKey};
 use shared::clock::UnixTime;
 use shared::entity::{
     Acl, BasicauthCredential, Certificate, ClientKey, Consumer, ConsumerGroup,
-    ConsumerGroupConsumer, HmacauthCredential, JwtAlgorithm, JwtSecret, KeyState,
+    ConsumerGroupConsumer, Entity, HmacauthCredential, JwtAlgorithm, JwtSecret, KeyState,
     KeyauthCredential, SessionKey,
 };
 use shared::secret::Secret;
+use shared::snapshot::Key;
 use uuid::Uuid;
 
-use super::CompileFault;
 use super::workspaces::Workspaces;
+use super::{CompileFault, parse};
 
-/// The records that filters look things up in.
-#[derive(Debug, Default)]
-pub(super) struct Principals {
-    pub(super) groups: Vec<ConsumerGroup>,
-    pub(super) members: Vec<ConsumerGroupConsumer>,
-    pub(super) keys: Vec<KeyauthCredential>,
-    pub(super) passwords: Vec<BasicauthCredential>,
-    pub(super) signers: Vec<HmacauthCredential>,
-    pub(super) jwts: Vec<JwtSecret>,
+/// A record that filters look things up by.
+#[derive(Debug)]
+pub(super) enum Looked {
+    Consumer(Consumer),
+    Acl(Acl),
+    Member(ConsumerGroupConsumer),
+    Key(KeyauthCredential),
+    Password(BasicauthCredential),
+    Signer(HmacauthCredential),
+    Jwt(JwtSecret),
 }
 
-impl Principals {
-    /// Takes what is in `workspace`.
-    fn within(&mut self, workspace: Uuid, workspaces: &Workspaces) -> Self {
-        Self {
-            groups: workspaces.take(workspace, &mut self.groups, |group| group.id),
-            members: workspaces.take(workspace, &mut self.members, |member| member.id),
-            keys: workspaces.take(workspace, &mut self.keys, |key| key.id),
-            passwords: workspaces.take(workspace, &mut self.passwords, |password| password.id),
-            signers: workspaces.take(workspace, &mut self.signers, |signer| signer.id),
-            jwts: workspaces.take(workspace, &mut self.jwts, |jwt| jwt.id),
+impl Looked {
+    /// Whether records of this kind are some.
+    pub(super) fn is_kind(kind: &str) -> bool {
+        [
+            Consumer::KIND,
+            Acl::KIND,
+            ConsumerGroupConsumer::KIND,
+            KeyauthCredential::KIND,
+            BasicauthCredential::KIND,
+            HmacauthCredential::KIND,
+            JwtSecret::KIND,
+        ]
+        .contains(&kind)
+    }
+
+    /// Reads a record; none if it is of another kind or cannot be read.
+    pub(super) fn read(key: Key, json: &[u8], faults: &mut Vec<CompileFault>) -> Option<Self> {
+        let Key { kind, id } = key;
+        match kind {
+            Consumer::KIND => parse(kind, id, json, faults).map(Self::Consumer),
+            Acl::KIND => parse(kind, id, json, faults).map(Self::Acl),
+            ConsumerGroupConsumer::KIND => parse(kind, id, json, faults).map(Self::Member),
+            KeyauthCredential::KIND => parse(kind, id, json, faults).map(Self::Key),
+            BasicauthCredential::KIND => parse(kind, id, json, faults).map(Self::Password),
+            HmacauthCredential::KIND => parse(kind, id, json, faults).map(Self::Signer),
+            JwtSecret::KIND => parse(kind, id, json, faults).map(Self::Jwt),
+            _ => None,
         }
     }
 
-    /// Who is in which consumer group, in the order of the groups' names.
-    fn memberships(&self, consumers: &mut Consumers) {
-        let groups: HashMap<Uuid, &ConsumerGroup> =
-            self.groups.iter().map(|group| (group.id, group)).collect();
-        for member in &self.members {
-            if let Some(group) = groups.get(&member.consumer_group.id) {
-                let list = consumers.memberships.entry(member.consumer.id);
-                list.or_default().push(Membership {
-                    group: group.id,
-                    name: group.name.clone(),
-                });
+    /// Adds it to `environment`. `groups` names consumer groups.
+    pub(super) fn add(
+        self,
+        environment: &mut Environment,
+        groups: &dyn Fn(Uuid) -> Option<String>,
+        faults: &mut Vec<CompileFault>,
+    ) {
+        let (consumers, all) = (&mut environment.consumers, &mut environment.credentials);
+        match self {
+            Self::Consumer(consumer) => consumers.add(&Arc::new(consumer)),
+            Self::Acl(acl) => {
+                let list = consumers.groups.entry(acl.consumer.id).or_default();
+                let place = list.partition_point(|group| *group < acl.group);
+                list.insert(place, acl.group);
             }
-        }
-        for list in consumers.memberships.values_mut() {
-            list.sort_by(|a, b| a.name.cmp(&b.name));
-        }
-    }
-
-    fn credentials(self, faults: &mut Vec<CompileFault>) -> Credentials {
-        let mut all = Credentials::default();
-        for found in self.keys {
-            let created = UnixTime::from_secs(found.created_at);
-            let key = ApiKey {
-                id: found.id,
-                consumer: found.consumer.id,
-                expires_at: found
-                    .ttl
-                    .filter(|ttl| *ttl > 0)
-                    .map(|ttl| created.saturating_add(std::time::Duration::from_secs(ttl))),
-            };
-            all.add_key(found.key.expose(), key);
-        }
-        for found in self.passwords {
-            let password = Password {
-                consumer: found.consumer.id,
-                hash: Secret::new(found.password.expose().to_owned()),
-            };
-            all.basic.insert(found.username, password);
-        }
-        for found in self.signers {
-            let secret = SigningSecret {
-                consumer: found.consumer.id,
-                secret: Secret::new(found.secret.expose().to_owned()),
-            };
-            all.hmac.insert(found.username, secret);
-        }
-        for found in self.jwts {
-            let algorithm = name(found.algorithm);
-            let public = found
-                .rsa_public_key
-                .as_deref()
-                .filter(|_| !algorithm.starts_with("HS"))
-                .map(|pem| PublicKey::read(algorithm, pem));
-            if matches!(public, Some(None)) {
-                faults.push(CompileFault {
-                    kind: "jwt_secrets",
+            Self::Member(member) => {
+                let group = member.consumer_group.id;
+                if let Some(name) = groups(group) {
+                    let list = consumers.memberships.entry(member.consumer.id);
+                    let list = list.or_default();
+                    let place = list.partition_point(|other| other.name < name);
+                    list.insert(place, Membership { group, name });
+                }
+            }
+            Self::Key(found) => {
+                let created = UnixTime::from_secs(found.created_at);
+                let key = ApiKey {
                     id: found.id,
-                    field: "rsa_public_key".to_owned(),
-                    message: "invalid key".to_owned(),
-                });
+                    consumer: found.consumer.id,
+                    expires_at: found
+                        .ttl
+                        .filter(|ttl| *ttl > 0)
+                        .map(|ttl| created.saturating_add(std::time::Duration::from_secs(ttl))),
+                };
+                all.add_key(found.key.expose(), key);
             }
-            let key = JwtKey {
-                consumer: found.consumer.id,
-                algorithm,
-                secret: Secret::new(found.secret.expose().to_owned()),
-                public: public.flatten(),
-            };
-            all.jwt.insert(found.key, key);
+            Self::Password(found) => {
+                let password = Password {
+                    consumer: found.consumer.id,
+                    hash: Secret::new(found.password.expose().to_owned()),
+                };
+                all.basic.insert(found.username, password);
+            }
+            Self::Signer(found) => {
+                let secret = SigningSecret {
+                    consumer: found.consumer.id,
+                    secret: Secret::new(found.secret.expose().to_owned()),
+                };
+                all.hmac.insert(found.username, secret);
+            }
+            Self::Jwt(found) => {
+                let key = jwt_key(&found, faults);
+                all.jwt.insert(found.key, key);
+            }
         }
-        all
+    }
+
+    /// Takes it out of `environment`, as it was added.
+    pub(super) fn remove(&self, environment: &mut Environment) {
+        let (consumers, all) = (&mut environment.consumers, &mut environment.credentials);
+        match self {
+            Self::Consumer(consumer) => consumers.remove(consumer),
+            Self::Acl(acl) => {
+                if let Some(list) = consumers.groups.get_mut(&acl.consumer.id) {
+                    list.retain(|group| *group != acl.group);
+                    if list.is_empty() {
+                        consumers.groups.remove(&acl.consumer.id);
+                    }
+                }
+            }
+            Self::Member(member) => {
+                if let Some(list) = consumers.memberships.get_mut(&member.consumer.id) {
+                    list.retain(|other| other.group != member.consumer_group.id);
+                    if list.is_empty() {
+                        consumers.memberships.remove(&member.consumer.id);
+                    }
+                }
+            }
+            Self::Key(found) => all.remove_key(found.key.expose()),
+            Self::Password(found) => _ = all.basic.remove(&found.username),
+            Self::Signer(found) => _ = all.hmac.remove(&found.username),
+            Self::Jwt(found) => _ = all.jwt.remove(&found.key),
+        }
+    }
+}
+
+fn jwt_key(found: &JwtSecret, faults: &mut Vec<CompileFault>) -> JwtKey {
+    let algorithm = name(found.algorithm);
+    let public = found
+        .rsa_public_key
+        .as_deref()
+        .filter(|_| !algorithm.starts_with("HS"))
+        .map(|pem| PublicKey::read(algorithm, pem));
+    if matches!(public, Some(None)) {
+        faults.push(CompileFault {
+            kind: JwtSecret::KIND,
+            id: found.id,
+            field: "rsa_public_key".to_owned(),
+            message: "invalid key".to_owned(),
+        });
+    }
+    JwtKey {
+        consumer: found.consumer.id,
+        algorithm,
+        secret: Secret::new(found.secret.expose().to_owned()),
+        public: public.flatten(),
     }
 }
 
@@ -134,60 +189,37 @@ const fn name(algorithm: JwtAlgorithm) -> &'static str {
     }
 }
 
-/// The environment of each workspace. Keys are shared by all.
+/// The environment of each workspace, and its place. Keys are shared by all.
 pub(super) fn by_workspace(
-    (mut all, mut acls, mut principals): (Vec<Consumer>, Vec<Acl>, Principals),
+    looked: Vec<(Key, Looked)>,
+    groups: &[ConsumerGroup],
     keys: &[SessionKey],
-    client_keys: &Arc<ClientKeys>,
+    client_keys: ClientKeys,
     workspaces: &Workspaces,
     faults: &mut Vec<CompileFault>,
-) -> HashMap<Uuid, Arc<Environment>> {
-    let mut environments = HashMap::new();
-    for workspace in workspaces.all() {
-        let mut environment = compile(
-            workspaces.take(workspace, &mut all, |consumer| consumer.id),
-            &workspaces.take(workspace, &mut acls, |acl| acl.id),
-            keys,
-            principals.within(workspace, workspaces),
-            faults,
-        );
-        environment.client_keys = Arc::clone(client_keys);
-        environments.insert(workspace, Arc::new(environment));
+) -> (Vec<Arc<Environment>>, HashMap<Uuid, usize>) {
+    let empty = Environment {
+        session_keys: key_ring(keys, faults),
+        client_keys: Arc::new(client_keys),
+        ..Environment::default()
+    };
+    let all = workspaces.all();
+    let places: HashMap<Uuid, usize> = all.iter().copied().zip(0..).collect();
+    let mut environments = vec![empty; all.len()];
+    let names: HashMap<Uuid, &ConsumerGroup> =
+        groups.iter().map(|group| (group.id, group)).collect();
+    let name = |group: Uuid| names.get(&group).map(|group| group.name.clone());
+    for (key, record) in looked {
+        let place = places.get(&workspaces.of(key));
+        if let Some(environment) = place.and_then(|place| environments.get_mut(*place)) {
+            record.add(environment, &name, faults);
+        }
     }
-    environments
+    (environments.into_iter().map(Arc::new).collect(), places)
 }
 
-fn compile(
-    all: Vec<Consumer>,
-    acls: &[Acl],
-    keys: &[SessionKey],
-    principals: Principals,
-    faults: &mut Vec<CompileFault>,
-) -> Environment {
-    let mut consumers = Consumers::default();
-    for consumer in all.into_iter().map(Arc::new) {
-        consumers.by_id.insert(consumer.id, Arc::clone(&consumer));
-        if let Some(name) = &consumer.username {
-            consumers
-                .by_username_lower
-                .insert(name.to_lowercase(), Arc::clone(&consumer));
-            consumers
-                .by_username
-                .insert(name.clone(), Arc::clone(&consumer));
-        }
-        if let Some(name) = &consumer.custom_id {
-            consumers
-                .by_custom_id
-                .insert(name.clone(), Arc::clone(&consumer));
-        }
-    }
-    for acl in acls {
-        consumers
-            .groups
-            .entry(acl.consumer.id)
-            .or_default()
-            .push(acl.group.clone());
-    }
+/// The keys that seal and open cookies, the newest first.
+fn key_ring(keys: &[SessionKey], faults: &mut Vec<CompileFault>) -> KeyRing {
     let mut ring: Vec<RingKey> = Vec::new();
     for key in keys.iter().filter(|key| key.state == KeyState::Ready) {
         match ring_key(key) {
@@ -201,13 +233,7 @@ fn compile(
         }
     }
     ring.sort_by_key(|key| std::cmp::Reverse(key.activate_at));
-    principals.memberships(&mut consumers);
-    Environment {
-        consumers,
-        credentials: principals.credentials(faults),
-        session_keys: KeyRing { keys: ring },
-        ..Environment::default()
-    }
+    KeyRing { keys: ring }
 }
 
 /// What the gateway proves itself with at providers.

@@ -19,7 +19,7 @@ use shared::types::Name;
 use uuid::Uuid;
 
 use super::workspaces::Workspaces;
-use super::{CompileFault, is_http};
+use super::{CompileFault, Layered, is_http};
 
 /// A route's filters, the one that runs first in front.
 #[derive(Debug, Default)]
@@ -154,16 +154,16 @@ impl Subsystem {
 }
 
 /// All filters of a snapshot, and what puts them together for a route.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Assembly {
-    pub(super) filters: Arc<Vec<AnyFilter>>,
-    by_route: HashMap<Uuid, Vec<Placed>>,
+    pub(super) filters: Layered<AnyFilter>,
+    by_route: imbl::HashMap<Uuid, Vec<Placed>>,
     /// Of a service, without a route.
-    by_service: HashMap<Uuid, Vec<Placed>>,
-    /// Of neither.
-    /// By workspace, like the two after it.
-    anywhere: HashMap<Uuid, Vec<Placed>>,
-    consumers: HashMap<(Uuid, &'static str), Arc<Variants>>,
+    by_service: imbl::HashMap<Uuid, Vec<Placed>>,
+    /// Of neither, by workspace.
+    anywhere: Arc<HashMap<Uuid, Vec<Placed>>>,
+    /// Those among them that are for consumers and groups, by workspace and plugin.
+    consumers: Arc<HashMap<(Uuid, &'static str), Arc<Variants>>>,
     /// What routes without plugins of their own share, by their service.
     shared: Mutex<Shared>,
 }
@@ -174,6 +174,8 @@ type Shared = HashMap<(Uuid, Option<Uuid>), Arc<Filters>>;
 /// What of a plugin record says where its filter runs, and the place of that.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
+    /// The record's.
+    id: Uuid,
     name: &'static str,
     priority: u32,
     route: Option<Uuid>,
@@ -181,6 +183,20 @@ struct Placed {
     consumer: Option<Uuid>,
     group: Option<Uuid>,
     filter: usize,
+}
+
+impl Clone for Assembly {
+    /// What routes share is put together anew, since plugins of their service may change.
+    fn clone(&self) -> Self {
+        Self {
+            filters: self.filters.clone(),
+            by_route: self.by_route.clone(),
+            by_service: self.by_service.clone(),
+            anywhere: Arc::clone(&self.anywhere),
+            consumers: Arc::clone(&self.consumers),
+            shared: Mutex::default(),
+        }
+    }
 }
 
 impl Assembly {
@@ -191,70 +207,79 @@ impl Assembly {
         workspaces: &Workspaces,
         faults: &mut Vec<CompileFault>,
     ) -> Self {
-        let mut assembly = Self {
-            filters: Arc::default(),
-            by_route: HashMap::new(),
-            by_service: HashMap::new(),
-            anywhere: HashMap::new(),
-            consumers: HashMap::new(),
-            shared: Mutex::default(),
-        };
+        let mut assembly = Self::default();
         let mut filters = Vec::new();
+        let mut anywhere: HashMap<Uuid, Vec<Placed>> = HashMap::new();
         let mut consumers: HashMap<(Uuid, &str), Variants> = HashMap::new();
         let runs = |plugin: &&Plugin| plugin.enabled && subsystem.runs(plugin);
         for plugin in plugins.iter().filter(runs) {
-            let config = Value::Object(plugin.config.clone());
-            let instance = Instance { id: plugin.id };
-            let filter = match registry::compile(&plugin.name, config, &instance) {
-                Ok(filter) => filter,
-                Err(errors) => {
-                    faults.extend(errors.0.iter().map(|(field, message)| {
-                        CompileFault {
-                            kind: "plugins",
-                            id: plugin.id,
-                            field: format!("config.{field}"),
-                            message: message
-                                .as_str()
-                                .map_or_else(|| message.to_string(), str::to_owned),
-                        }
-                    }));
-                    continue;
-                }
-            };
-            let Some(definition) = registry::definition(&plugin.name) else {
+            let Some((placed, filter)) = compile(plugin, filters.len(), faults) else {
                 continue;
             };
-            let placed = Placed {
-                name: definition.name,
-                priority: definition.priority,
-                route: plugin.route.map(|reference| reference.id),
-                service: plugin.service.map(|reference| reference.id),
-                consumer: plugin.consumer.map(|reference| reference.id),
-                group: plugin.consumer_group.map(|reference| reference.id),
-                filter: filters.len(),
-            };
             filters.push(filter);
+            if let Some(list) = assembly.own(&placed) {
+                list.push(placed);
+                continue;
+            }
             let workspace = workspaces.of_record::<Plugin>(plugin.id);
-            match (placed.route, placed.service) {
-                (Some(route), _) => assembly.by_route.entry(route).or_default().push(placed),
-                (None, Some(service)) => {
-                    let list = assembly.by_service.entry(service).or_default();
-                    list.push(placed);
-                }
-                (None, None) => assembly.anywhere.entry(workspace).or_default().push(placed),
-            }
-            if placed.route.is_none() && placed.service.is_none() {
-                let variants = consumers.entry((workspace, placed.name)).or_default();
-                placed.put(variants);
-            }
+            anywhere.entry(workspace).or_default().push(placed);
+            placed.put(consumers.entry((workspace, placed.name)).or_default());
         }
-        assembly.consumers = consumers
+        let consumers = consumers
             .into_iter()
             .filter(|(_, variants)| !variants.is_empty())
-            .map(|(name, variants)| (name, Arc::new(variants)))
-            .collect();
-        assembly.filters = Arc::new(filters);
+            .map(|(name, variants)| (name, Arc::new(variants)));
+        assembly.consumers = Arc::new(consumers.collect());
+        assembly.anywhere = Arc::new(anywhere);
+        assembly.filters = Layered::whole(filters);
         assembly
+    }
+
+    /// The list that `placed` belongs to, if it is one of a route or a service.
+    fn own(&mut self, placed: &Placed) -> Option<&mut Vec<Placed>> {
+        match (placed.route, placed.service) {
+            (Some(route), _) => Some(self.by_route.entry(route).or_default()),
+            (None, Some(service)) => Some(self.by_service.entry(service).or_default()),
+            (None, None) => None,
+        }
+    }
+
+    /// Adds `plugin`, which is one of a route or a service and sees requests; `None` if it is not, or sees streams, too.
+    pub(super) fn attach(&mut self, plugin: &Plugin, faults: &mut Vec<CompileFault>) -> Option<()> {
+        if Subsystem::Streams.runs(plugin) {
+            return None;
+        }
+        if !plugin.enabled {
+            return Some(());
+        }
+        let Some((placed, filter)) = compile(plugin, self.filters.len(), faults) else {
+            return Some(());
+        };
+        self.filters.push(filter);
+        let list = self.own(&placed)?;
+        let place = list.partition_point(|other| other.id < placed.id);
+        list.insert(place, placed);
+        Some(())
+    }
+
+    /// Takes `plugin` away, as it was attached; `None` if it is not one of a route or a service, or more depends on it.
+    pub(super) fn detach(&mut self, plugin: &Plugin) -> Option<()> {
+        let lists = match (plugin.route, plugin.service) {
+            (Some(route), _) => self.by_route.get_mut(&route.id),
+            (None, Some(service)) => self.by_service.get_mut(&service.id),
+            (None, None) => return None,
+        };
+        if Subsystem::Streams.runs(plugin) {
+            return None;
+        }
+        let Some(list) = lists else {
+            return Some(());
+        };
+        let place = list.iter().position(|placed| placed.id == plugin.id);
+        let gone = place.map(|place| list.remove(place));
+        let gone = gone.and_then(|placed| self.filters.get(placed.filter));
+        // Whether clients are asked for certificates depends on all of them.
+        (!gone.is_some_and(AnyFilter::wants_certificates)).then_some(())
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -264,10 +289,10 @@ impl Assembly {
     /// The filters of `route`, which is in `workspace`.
     pub(super) fn of_route(&self, route: &Route, workspace: Uuid) -> Arc<Filters> {
         let service = route.service.map(|service| service.id);
-        if self.by_route.contains_key(&route.id) {
+        if has(&self.by_route, route.id) {
             return Arc::new(self.assemble(workspace, Some(route.id), service));
         }
-        let service = service.filter(|service| self.by_service.contains_key(service));
+        let service = service.filter(|service| has(&self.by_service, *service));
         self.of_service(workspace, service)
     }
 
@@ -288,8 +313,8 @@ impl Assembly {
     }
 
     fn assemble(&self, workspace: Uuid, route: Option<Uuid>, service: Option<Uuid>) -> Filters {
-        let of = |map: &HashMap<Uuid, Vec<Placed>>, id: Option<Uuid>| {
-            id.and_then(|id| map.get(&id)).cloned().unwrap_or_default()
+        let of = |map: &imbl::HashMap<Uuid, Vec<Placed>>, id: Option<Uuid>| {
+            id.and_then(|id| map.get(&id).cloned()).unwrap_or_default()
         };
         let own = of(&self.by_route, route)
             .into_iter()
@@ -347,6 +372,47 @@ fn add_new(all: &mut Vec<HeaderName>, names: &[HeaderName]) {
             all.push(name.clone());
         }
     }
+}
+
+/// Whether `id` has plugins of its own.
+fn has(map: &imbl::HashMap<Uuid, Vec<Placed>>, id: Uuid) -> bool {
+    map.get(&id).is_some_and(|list| !list.is_empty())
+}
+
+/// The filter of `plugin`, which is to have the place `filter`.
+fn compile(
+    plugin: &Plugin,
+    filter: usize,
+    faults: &mut Vec<CompileFault>,
+) -> Option<(Placed, AnyFilter)> {
+    let config = Value::Object(plugin.config.clone());
+    let compiled = match registry::compile(&plugin.name, config, &Instance { id: plugin.id }) {
+        Ok(compiled) => compiled,
+        Err(errors) => {
+            faults.extend(errors.0.iter().map(|(field, message)| {
+                let text = message.as_str();
+                CompileFault {
+                    kind: "plugins",
+                    id: plugin.id,
+                    field: format!("config.{field}"),
+                    message: text.map_or_else(|| message.to_string(), str::to_owned),
+                }
+            }));
+            return None;
+        }
+    };
+    let definition = registry::definition(&plugin.name)?;
+    let placed = Placed {
+        id: plugin.id,
+        name: definition.name,
+        priority: definition.priority,
+        route: plugin.route.map(|reference| reference.id),
+        service: plugin.service.map(|reference| reference.id),
+        consumer: plugin.consumer.map(|reference| reference.id),
+        group: plugin.consumer_group.map(|reference| reference.id),
+        filter,
+    };
+    Some((placed, compiled))
 }
 
 impl Placed {
@@ -407,112 +473,4 @@ const fn rank(route: bool, service: bool, whose: Whose) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const ROUTE: u128 = 1;
-    const SERVICE: u128 = 2;
-    const CONSUMER: u128 = 3;
-    const OTHER: u128 = 9;
-
-    /// A plugin with these scopes; 0 stands for none.
-    fn plugin(id: u128, route: u128, service: u128, consumer: u128) -> Plugin {
-        let reference = |id: u128| (id != 0).then(|| json!({"id": Uuid::from_u128(id)}));
-        let fields = json!({
-            "id": Uuid::from_u128(id), "created_at": 1, "updated_at": 1, "name": "acl",
-            "route": reference(route), "service": reference(service), "consumer": reference(consumer),
-            "config": {"allow": ["a"]},
-        });
-        serde_json::from_value(fields).unwrap()
-    }
-
-    fn route() -> Route {
-        let fields = json!({
-            "id": Uuid::from_u128(ROUTE), "created_at": 1, "updated_at": 1, "paths": ["/"],
-            "service": {"id": Uuid::from_u128(SERVICE)},
-        });
-        serde_json::from_value(fields).unwrap()
-    }
-
-    /// The plugin that runs on the route for `consumer`.
-    fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
-        let mut faults = Vec::new();
-        let workspaces = Workspaces::default();
-        let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut faults);
-        assert_eq!(faults, []);
-        let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
-        let slot = filters.slots.first()?;
-        let place = slot.choose(consumer.map(Uuid::from_u128), &[])?;
-        let enabled: Vec<&Plugin> = plugins.iter().filter(|plugin| plugin.enabled).collect();
-        Some(enabled[place].id.as_u128())
-    }
-
-    #[test]
-    fn the_most_specific_configuration_runs_and_a_disabled_one_leaves_its_place() {
-        // The most specific first.
-        let mut plugins = vec![
-            plugin(11, ROUTE, SERVICE, CONSUMER),
-            plugin(12, ROUTE, 0, CONSUMER),
-            plugin(13, 0, SERVICE, CONSUMER),
-            plugin(14, ROUTE, SERVICE, 0),
-            plugin(15, 0, 0, CONSUMER),
-            plugin(16, ROUTE, 0, 0),
-            plugin(17, 0, SERVICE, 0),
-            plugin(18, 0, 0, 0),
-        ];
-        for place in 0..plugins.len() {
-            let expected = plugins[place].id.as_u128();
-            assert_eq!(chosen(&plugins, Some(CONSUMER)), Some(expected));
-            let anybody = plugins[place..]
-                .iter()
-                .find(|plugin| plugin.consumer.is_none())
-                .map(|plugin| plugin.id.as_u128());
-            assert_eq!(chosen(&plugins, None), anybody);
-            assert_eq!(chosen(&plugins, Some(OTHER)), anybody);
-            plugins[place].enabled = false;
-        }
-        assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
-    }
-
-    #[test]
-    fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
-        let mut grouped = plugin(12, 0, 0, 0);
-        let group = Uuid::from_u128(7);
-        grouped.consumer_group = Some(shared::types::Ref::new(group));
-        let mut plugins = [plugin(11, 0, 0, CONSUMER), grouped, plugin(13, ROUTE, 0, 0)];
-        let member = [Membership {
-            group,
-            name: "g".to_owned(),
-        }];
-        let choose = |plugins: &[Plugin], groups: &[Membership]| {
-            let workspaces = Workspaces::default();
-            let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut Vec::new());
-            let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
-            filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
-        };
-        assert_eq!(choose(&plugins, &member), Some(0));
-        plugins[0].enabled = false;
-        assert_eq!(
-            choose(&plugins, &member),
-            Some(0),
-            "the group's is the first now"
-        );
-        assert_eq!(choose(&plugins, &[]), Some(1));
-    }
-
-    #[test]
-    fn plugins_of_other_scopes_are_not_there() {
-        for (route, service, consumer) in [
-            (OTHER, 0, 0),
-            (0, OTHER, 0),
-            (0, 0, OTHER),
-            (ROUTE, OTHER, 0),
-            (OTHER, SERVICE, CONSUMER),
-        ] {
-            let plugins = [plugin(11, route, service, consumer)];
-            assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
-        }
-    }
-}
+mod tests;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use rustls_pki_types::{CertificateDer, ServerName};
-use shared::entity::{Protocol, Service, Upstream};
+use shared::entity::{Protocol, Service};
 use uuid::Uuid;
 
 use super::CompileFault;
 use super::tls::Identities;
-use super::upstreams::CompiledUpstream;
-use super::workspaces::Workspaces;
+use super::upstreams::{CompiledUpstream, Named};
 use crate::router::normalize::normalize;
 use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::Origin;
@@ -48,36 +47,23 @@ pub(crate) enum Destination {
 /// The other records that services point to.
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
-    identities: &'a Identities,
-    authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
-    /// By workspace and name.
-    upstreams: HashMap<(Uuid, &'a str), (usize, &'a CompiledUpstream)>,
-    workspaces: &'a Workspaces,
+    pub(super) identities: &'a Identities,
+    pub(super) authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
+    pub(super) upstreams: &'a [Arc<CompiledUpstream>],
+    pub(super) named: &'a Named,
 }
 
-impl<'a> Surroundings<'a> {
-    pub(super) fn new(
-        identities: &'a Identities,
-        authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
-        upstreams: &'a [Arc<CompiledUpstream>],
-        workspaces: &'a Workspaces,
-    ) -> Self {
-        let named = upstreams.iter().enumerate().map(|(place, upstream)| {
-            let workspace = workspaces.of_record::<Upstream>(upstream.id);
-            ((workspace, upstream.name.as_str()), (place, &**upstream))
-        });
-        Self {
-            identities,
-            authorities,
-            upstreams: named.collect(),
-            workspaces,
-        }
-    }
+/// The host of `service` as upstreams are named: in lower case, without brackets.
+pub(super) fn bare_host(service: &Service) -> String {
+    let host = service.host.as_str();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.to_ascii_lowercase()
 }
 
-/// Compiles `service`.
+/// Compiles `service` of `workspace`.
 pub(super) fn compile(
     service: &Service,
+    workspace: Uuid,
     surroundings: &Surroundings<'_>,
 ) -> Result<CompiledService, CompileFault> {
     let fault = |field: &str, message: String| CompileFault {
@@ -92,23 +78,13 @@ pub(super) fn compile(
         Protocol::Grpc => (false, true),
         Protocol::Grpcs => (true, true),
     };
-    let host = service.host.as_str().to_ascii_lowercase();
-    let bare = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let upstream = surroundings.upstreams.get(&(
-        surroundings.workspaces.of_record::<Service>(service.id),
-        bare.as_str(),
-    ));
+    let bare = bare_host(service);
+    let place = surroundings.named.place(workspace, &bare);
+    let upstream = place.and_then(|place| surroundings.upstreams.get(place));
     let profile = if tls {
         Some(
-            profile(
-                service,
-                upstream.map(|(_, upstream)| *upstream),
-                surroundings,
-            )
-            .map_err(|(field, message)| fault(field, message))?,
+            profile(service, upstream.map(|upstream| &**upstream), surroundings)
+                .map_err(|(field, message)| fault(field, message))?,
         )
     } else {
         None
@@ -117,9 +93,10 @@ pub(super) fn compile(
         tls: profile,
         http2,
     };
-    let destination = if let Some((place, _)) = upstream {
-        Destination::Upstream(*place)
+    let destination = if let Some(place) = place {
+        Destination::Upstream(place)
     } else {
+        let host = service.host.as_str().to_ascii_lowercase();
         let not_a_host = || fault("host", format!("not a DNS name or IP address: {host}"));
         let name = match ServerName::try_from(bare.clone()) {
             Ok(name) => name,

@@ -1,17 +1,18 @@
 //! Upstreams with their targets, as balancers need them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
-use shared::entity::{Algorithm, HashOn, Target, Upstream};
+use shared::entity::{Algorithm, DEFAULT_WORKSPACE, HashOn, Target, Upstream};
 use uuid::Uuid;
 
 use super::CompileFault;
 use super::tls::Identities;
+use super::workspaces::Workspaces;
 
 use crate::balancer::hash::HashInput;
 use crate::balancer::{Judgement, Thresholds};
@@ -19,7 +20,7 @@ use crate::router::split_port;
 use crate::upstream::tls::TlsIdentity;
 
 /// An upstream with everything that balancing needs.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompiledUpstream {
     pub(crate) id: Uuid,
     pub(crate) name: String,
@@ -42,7 +43,7 @@ pub(crate) struct CompiledUpstream {
 }
 
 /// A target of an upstream.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompiledTarget {
     pub(crate) record: Target,
     /// In lower case, without brackets.
@@ -54,7 +55,7 @@ pub(crate) struct CompiledTarget {
 }
 
 /// Checks by asking the targets.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompiledChecks {
     pub(crate) kind: CheckKind,
     pub(crate) path: String,
@@ -67,6 +68,97 @@ pub(crate) struct CompiledChecks {
     /// Between two checks of healthy targets, and of unhealthy ones.
     pub(crate) healthy_every: Option<Duration>,
     pub(crate) unhealthy_every: Option<Duration>,
+}
+
+/// The places of upstreams among all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Named {
+    pub(super) places: imbl::HashMap<Uuid, usize>,
+    /// By workspace and name.
+    pub(super) names: imbl::HashMap<(Uuid, String), usize>,
+}
+
+impl Named {
+    /// The places of `upstreams`.
+    pub(super) fn of(upstreams: &[Arc<CompiledUpstream>], workspaces: &Workspaces) -> Self {
+        let mut named = Self::default();
+        for (place, upstream) in upstreams.iter().enumerate() {
+            let workspace = workspaces.of_record::<Upstream>(upstream.id);
+            named.places.insert(upstream.id, place);
+            named
+                .names
+                .insert((workspace, upstream.name.clone()), place);
+        }
+        named
+    }
+
+    /// The place of the upstream `name` of `workspace`.
+    pub(super) fn place(&self, workspace: Uuid, name: &str) -> Option<usize> {
+        // Most often there are no upstreams, or few.
+        let place = (!self.names.is_empty()).then(|| (workspace, name.to_owned()));
+        place.and_then(|key| self.names.get(&key)).copied()
+    }
+}
+
+/// What has changed of one upstream.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) id: Uuid,
+    pub(super) workspace: Uuid,
+    /// Itself, if it has changed.
+    pub(super) upstream: Option<Upstream>,
+    /// Targets that are gone or have changed.
+    pub(super) gone: HashSet<Uuid>,
+    /// Targets that are new or have changed.
+    pub(super) targets: Vec<Target>,
+}
+
+impl Change {
+    /// Nothing yet of the upstream `id`.
+    pub(super) fn of(id: Uuid) -> Self {
+        Self {
+            id,
+            workspace: DEFAULT_WORKSPACE,
+            upstream: None,
+            gone: HashSet::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// What comes of it on what was `before`; `None` if there is no such upstream.
+    pub(super) fn on(
+        &self,
+        before: Option<&Arc<CompiledUpstream>>,
+        identities: &Identities,
+    ) -> Option<Result<CompiledUpstream, CompileFault>> {
+        let stay = before.iter().flat_map(|before| &before.targets);
+        let stay = stay.filter(|target| !self.gone.contains(&target.record.id));
+        let mut targets: Vec<CompiledTarget> = stay.cloned().collect();
+        for target in &self.targets {
+            match compile_target(target.clone()) {
+                Ok(target) => targets.push(target),
+                Err(fault) => return Some(Err(fault)),
+            }
+        }
+        by_age(&mut targets);
+        match (&self.upstream, before) {
+            (Some(upstream), _) => Some(compile_upstream(upstream, targets, identities)),
+            (None, Some(before)) => Some(Ok(CompiledUpstream {
+                targets,
+                ..CompiledUpstream::clone(before)
+            })),
+            (None, None) => None,
+        }
+    }
+}
+
+fn by_age(targets: &mut [CompiledTarget]) {
+    targets.sort_by(|a, b| {
+        let (a, b) = (&a.record, &b.record);
+        a.created_at
+            .total_cmp(&b.created_at)
+            .then_with(|| a.id.cmp(&b.id))
+    });
 }
 
 /// Compiles `upstreams` with their `targets`.
@@ -87,12 +179,7 @@ pub(super) fn compile(
     let mut compiled = Vec::with_capacity(upstreams.len());
     for upstream in upstreams {
         let mut targets = by_upstream.remove(&upstream.id).unwrap_or_default();
-        targets.sort_by(|a, b| {
-            let (a, b) = (&a.record, &b.record);
-            a.created_at
-                .total_cmp(&b.created_at)
-                .then_with(|| a.id.cmp(&b.id))
-        });
+        by_age(&mut targets);
         match compile_upstream(&upstream, targets, identities) {
             Ok(upstream) => compiled.push(Arc::new(upstream)),
             Err(fault) => faults.push(fault),

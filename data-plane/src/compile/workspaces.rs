@@ -20,7 +20,7 @@ struct Stamp {
 }
 
 impl Workspaces {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
+    pub(super) fn in_snapshot(snapshot: &Snapshot) -> Self {
         let mark = memmem::Finder::new(br#""ws_id":"#);
         let stamped = snapshot.records().filter_map(|record| {
             // Most records are in the default workspace; looking costs less than reading.
@@ -40,7 +40,11 @@ impl Workspaces {
 
     /// The workspace of the record `id` of the kind `T`.
     pub(super) fn of_record<T: Entity>(&self, id: Uuid) -> Uuid {
-        let key = Key { kind: T::KIND, id };
+        self.of(Key { kind: T::KIND, id })
+    }
+
+    /// The workspace of the record `key`.
+    pub(super) fn of(&self, key: Key) -> Uuid {
         self.0.get(&key).copied().unwrap_or(DEFAULT_WORKSPACE)
     }
 
@@ -51,20 +55,6 @@ impl Workspaces {
         all.sort_unstable();
         all.dedup();
         all
-    }
-
-    /// Takes the records of `workspace` out of `records`.
-    pub(super) fn take<T: Entity>(
-        &self,
-        workspace: Uuid,
-        records: &mut Vec<T>,
-        id: impl Fn(&T) -> Uuid,
-    ) -> Vec<T> {
-        if self.0.is_empty() {
-            return std::mem::take(records);
-        }
-        let own = |record: &mut T| self.of_record::<T>(id(record)) == workspace;
-        records.extract_if(.., own).collect()
     }
 }
 
@@ -118,15 +108,10 @@ mod tests {
         let compiled = super::super::compile(&snapshot).unwrap();
         let route = |id: u128| {
             let id = Uuid::from_u128(id);
-            compiled
-                .routes
-                .whole
-                .iter()
-                .find(|route| route.id == id)
-                .unwrap()
+            compiled.routes.iter().find(|route| route.id == id).unwrap()
         };
         let names = |id: u128| {
-            let consumers = &route(id).environment.consumers;
+            let consumers = &compiled.environment_of(route(id)).consumers;
             let mut names: Vec<&str> = consumers.by_username.keys().map(String::as_str).collect();
             names.sort_unstable();
             names
@@ -135,8 +120,8 @@ mod tests {
         assert_eq!(route(1).filters.all.len(), 0);
         assert_eq!(route(2).filters.all.len(), 1);
         assert_eq!(compiled.unrouted.all.len(), 0);
-        assert!(route(1).environment.consumers.groups.is_empty());
-        assert_eq!(route(2).environment.consumers.groups.len(), 1);
+        let groups = |id: u128| compiled.environment_of(route(id)).consumers.groups.len();
+        assert_eq!((groups(1), groups(2)), (0, 1));
     }
 
     #[test]
@@ -159,7 +144,8 @@ mod tests {
         let compiled = with((1..=4).map(stranger).collect());
         let route = compiled.routes.get(0).unwrap();
         assert_eq!(route.filters.all.len(), 1);
-        assert!(route.environment.consumers.by_username.is_empty());
+        let consumers = &compiled.environment_of(route).consumers;
+        assert!(consumers.by_username.is_empty());
         assert_eq!(compiled.unrouted.all.len(), 1);
     }
 }

@@ -10,7 +10,7 @@ use proto::v1::fault::Code;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
 use shared::signature::Verifier;
-use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
+use shared::snapshot::{Difference, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
@@ -97,9 +97,8 @@ impl Applier {
     /// What requests run by; the default: nothing yet.
     pub(super) fn running(&self) -> Position {
         let live = self.live.load();
-        live.as_ref()
-            .map(|running| running.position())
-            .unwrap_or_default()
+        let position = live.as_ref().map(|running| running.position());
+        position.unwrap_or_default()
     }
 
     /// Whether the last good file holds what runs.
@@ -114,10 +113,9 @@ impl Applier {
 
     /// The digests of what runs.
     pub(super) fn digests(&self) -> bytes::Bytes {
-        match &self.running {
-            Some(running) => proto::encode_digests(&running.inventory),
-            None => proto::encode_digests(&Inventory::default()),
-        }
+        let running = self.running.as_deref();
+        let inventory = running.map(|running| running.inventory.clone());
+        proto::encode_digests(&inventory.unwrap_or_default())
     }
 
     /// What this node will not run again.
@@ -244,14 +242,15 @@ impl Applier {
 
     async fn replace(&mut self, snapshot: Snapshot, vouched: Vouched) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
-        let running = self.running.as_ref();
-        let difference = running.map(|running| snapshot.inventory.since(&running.inventory));
+        let running = self.running.clone();
+        let since = |running: &Arc<Snapshot>| snapshot.inventory.since(&running.inventory);
+        let difference = running.as_ref().map(since);
         if let Some(difference) = &difference
             && self.revokes(&snapshot, difference, &vouched)?
         {
             return Ok(());
         }
-        let before = self.live.load_full().zip(difference);
+        let before = self.live.load_full().zip(running).zip(difference);
         let compiled = compile_guarded(self.secrets.clone(), before, Arc::clone(&snapshot)).await?;
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
@@ -322,17 +321,20 @@ pub(super) fn assemble(
     Ok(snapshot)
 }
 
+/// What runs, with the records that it was compiled from.
+type Running = (Arc<CompiledSnapshot>, Arc<Snapshot>);
+
 /// Compiles on a thread of its own, within bounds; on what runs `before`, where that is enough.
 async fn compile_guarded(
     secrets: Secrets,
-    before: Option<(Arc<CompiledSnapshot>, Difference)>,
+    before: Option<(Running, Difference)>,
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
     let records = u32::try_from(snapshot.len()).unwrap_or(u32::MAX);
     let budget = COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records));
     let work = tokio::task::spawn_blocking(move || {
         std::panic::catch_unwind(AssertUnwindSafe(|| match &before {
-            Some((before, difference)) => secrets.compile_on(before, &snapshot, difference),
+            Some(((ran, old), changed)) => secrets.compile_on((ran, old), &snapshot, changed),
             None => secrets.compile(&snapshot),
         }))
     });

@@ -219,7 +219,7 @@ fn map_consumer(rules: &Rules, consumers: &Consumers, claim: &str) -> Option<Arc
         ConsumerBy::Username if access.by_username_ignore_case => consumers
             .by_username
             .get(claim)
-            .or_else(|| consumers.by_username_lower.get(&claim.to_lowercase())),
+            .or_else(|| consumers.named_alike(claim)),
         ConsumerBy::Username => consumers.by_username.get(claim),
         ConsumerBy::CustomId => consumers.by_custom_id.get(claim),
     });

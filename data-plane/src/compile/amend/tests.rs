@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::snapshot::{Key, Record, Revision};
 
 use super::*;
-use crate::compile::compile;
+use crate::compile::{CompiledService, Destination, compile};
 use crate::http1::headers::View;
 use crate::router::Asked;
 
@@ -41,6 +41,15 @@ fn surroundings(disabled: bool) -> Vec<Record> {
         record("plugins", 202, with(answers(202), "service", 101)),
         record("plugins", 203, answers(203)),
         record("plugins", 204, json!({ "name": "cors", "config": {} })),
+        record("upstreams", 500, json!({ "name": "up" })),
+        record("consumer_groups", 401, json!({ "name": "z" })),
+        record("consumer_groups", 402, json!({ "name": "a" })),
+        // So that there is a second workspace.
+        record(
+            "consumers",
+            399,
+            json!({ "username": "there", "ws_id": Uuid::from_u128(9) }),
+        ),
     ]
 }
 
@@ -64,6 +73,94 @@ fn route(id: u128, form: u8) -> Record {
     record("routes", id, fields)
 }
 
+/// What a service leads to.
+fn destination(compiled: &CompiledSnapshot, service: &CompiledService) -> Value {
+    let to = match &service.destination {
+        Destination::Origin { host, .. } => format!("{host:?}"),
+        Destination::Upstream(place) => format!("{:?}", compiled.upstreams[*place]),
+    };
+    json!([service.id, to, service.path])
+}
+
+/// What filters find.
+fn seen(environment: &Environment) -> Vec<String> {
+    let (consumers, all) = (&environment.consumers, &environment.credentials);
+    let names = ["ann", "Ann", "ANN", "bob"].iter().map(|name| {
+        let found = consumers.by_username.get(*name).map(|found| found.id);
+        let alike = consumers.named_alike(name).map(|found| found.id);
+        let custom = consumers.by_custom_id.get(*name).map(|found| found.id);
+        let basic = all.basic.get(*name).map(|found| found.consumer);
+        format!("{name} {found:?} {alike:?} {custom:?} {basic:?}")
+    });
+    let ids = (301..305).map(Uuid::from_u128).map(|id| {
+        let there = consumers.by_id.contains_key(&id);
+        let groups = consumers.groups.get(&id);
+        let memberships = consumers.memberships.get(&id);
+        format!("{there} {groups:?} {memberships:?}")
+    });
+    names.chain(ids).collect()
+}
+
+/// A record other than a route, in one of a few forms.
+fn other(kind: u8, number: u8, form: u8) -> Record {
+    let number = u128::from(number % 3);
+    let name = ["ann", "Ann", "ANN", "bob"][usize::from(form % 4)];
+    let mine = |id: u128, kind, mut fields: Value| {
+        if form / 4 % 2 == 1 {
+            fields["ws_id"] = json!(Uuid::from_u128(9));
+        }
+        record(kind, id, fields)
+    };
+    let consumer = reference(301 + u128::from(form % 3));
+    match kind % 8 {
+        0 => {
+            let host = ["h", "Up", "other"][usize::from(form % 3)];
+            let path = if form / 3 % 2 == 1 { Some("/p") } else { None };
+            let enabled = form % 8 != 7;
+            let fields = json!({ "name": "s", "host": host, "path": path, "enabled": enabled });
+            record("services", 101 + number % 2, fields)
+        }
+        1 => {
+            let mut fields = json!({ "name": "request-termination", "enabled": form % 5 != 4,
+                "config": { "status_code": 200 + u16::from(form) } });
+            if form % 2 == 1 {
+                fields["route"] = reference(1 + number);
+            } else {
+                fields["service"] = reference(101 + number % 2);
+            }
+            record("plugins", 211 + number, fields)
+        }
+        2 => mine(
+            301 + number,
+            "consumers",
+            json!({ "username": name, "custom_id": name }),
+        ),
+        3 => {
+            let fields = json!({ "group": format!("g{}", 9 - number), "consumer": consumer });
+            mine(311 + number, "acls", fields)
+        }
+        4 => {
+            let fields = json!({ "username": name, "password": "x", "consumer": consumer });
+            mine(321 + number, "basicauth_credentials", fields)
+        }
+        5 => {
+            let group = reference(401 + number % 2);
+            let fields = json!({ "consumer": consumer, "consumer_group": group });
+            record("consumer_group_consumers", 331 + number, fields)
+        }
+        6 => {
+            let fields =
+                json!({ "target": format!("10.0.0.{form}:80"), "upstream": reference(500) });
+            record("targets", 511 + number, fields)
+        }
+        _ => record(
+            "upstreams",
+            500,
+            json!({ "name": "up", "slots": 10 + u16::from(form) }),
+        ),
+    }
+}
+
 /// What a request comes to.
 fn outcome(compiled: &CompiledSnapshot, host: &str, method: &Method, path: &str) -> Value {
     let asked = Asked {
@@ -80,15 +177,32 @@ fn outcome(compiled: &CompiledSnapshot, host: &str, method: &Method, path: &str)
     let route = compiled.routes.get(found.route).unwrap();
     let chosen = route.filters.slots.iter().map(|slot| {
         let place = slot.choose(None, &[]).unwrap();
-        format!("{:?}", compiled.filters[place])
+        format!("{:?}", compiled.filters.get(place).unwrap())
     });
     json!({
         "route": route.id,
-        "service": route.service.as_ref().map(|service| service.id),
+        "service": route.service.as_ref().map(|service| destination(compiled, service)),
+        "seen": format!("{:?}", seen(compiled.environment_of(route))),
         "matched": found.matched,
         "captures": format!("{:?}", compiled.router.captures(found, path)),
         "filters": chosen.collect::<Vec<_>>(),
         "labels": [route.labels.route, route.labels.service],
+    })
+}
+
+/// Whether no two records claim what the control plane gives to one only.
+fn is_unique(records: &BTreeMap<Key, Record>) -> bool {
+    let mut claims = BTreeSet::new();
+    records.values().all(|record| {
+        let fields: Value = serde_json::from_slice(&record.json).unwrap();
+        let claim = match record.key.kind {
+            "plugins" => json!([fields["name"], fields["route"], fields["service"]]),
+            "consumers" | "basicauth_credentials" => json!([fields["username"], fields["ws_id"]]),
+            "acls" => json!([fields["group"], fields["consumer"]]),
+            "consumer_group_consumers" => json!([fields["consumer_group"], fields["consumer"]]),
+            _ => return true,
+        };
+        claims.insert(format!("{} {claim}", record.key.kind))
     })
 }
 
@@ -110,8 +224,56 @@ fn next(before: &Snapshot, puts: Vec<Record>, removes: &[Key]) -> (Snapshot, Dif
     (after, difference)
 }
 
+/// What leads from `before` to the snapshot of `records`.
+fn to(before: &Snapshot, records: &BTreeMap<Key, Record>) -> (Snapshot, Difference) {
+    let revision = before.position.revision.next();
+    let after = Snapshot::new(1, revision, records.values().cloned().collect());
+    let difference = after.inventory.since(&before.inventory);
+    (after, difference)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn changes_of_any_kind_lead_to_what_is_compiled_anew(
+        changes in prop::collection::vec(
+            prop::collection::vec((0u8..10, 0u8..6, 0u8..64, any::<bool>()), 1..4),
+            1..12,
+        ),
+    ) {
+        let records = surroundings(false).into_iter();
+        let mut records: BTreeMap<Key, Record> =
+            records.map(|record| (record.key, record)).collect();
+        let mut snapshot = Snapshot::new(1, Revision(1), records.values().cloned().collect());
+        let mut compiled = compile(&snapshot).unwrap();
+        for batch in changes {
+            let before = records.clone();
+            for (kind, number, form, removes) in batch {
+                let put = match kind {
+                    8 | 9 => route(u128::from(number), form),
+                    kind => other(kind, number, form),
+                };
+                // Others refer to these.
+                let stays = ["services", "upstreams"].contains(&put.key.kind);
+                if removes && !stays {
+                    records.remove(&put.key);
+                } else {
+                    records.insert(put.key, put);
+                }
+            }
+            if !is_unique(&records) {
+                records = before;
+                continue;
+            }
+            let (after, difference) = to(&snapshot, &records);
+            compiled = amend(&compiled, &snapshot, &after, &difference).unwrap().unwrap();
+            snapshot = after;
+            let anew = compile(&snapshot).unwrap();
+            assert_same(&compiled, &anew);
+            prop_assert_eq!(&compiled.upstreams, &anew.upstreams);
+        }
+    }
 
     #[test]
     fn changes_of_routes_lead_to_what_is_compiled_anew(
@@ -138,7 +300,7 @@ proptest! {
                 puts.push(route(7, 21));
             }
             let (after, difference) = next(&snapshot, puts, &removes);
-            compiled = amend(&compiled, &after, &difference).unwrap().unwrap();
+            compiled = amend(&compiled, &snapshot, &after, &difference).unwrap().unwrap();
             snapshot = after;
             prop_assert_eq!(compiled.position(), snapshot.position);
             assert_same(&compiled, &compile(&snapshot).unwrap());
@@ -147,7 +309,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_more_than_routes_is_compiled_anew() {
+fn what_concerns_every_route_is_compiled_anew() {
     let mut records = surroundings(true);
     records.extend([route(1, 0), route(2, 32)]);
     let stream =
@@ -157,7 +319,7 @@ fn what_is_more_than_routes_is_compiled_anew() {
     let compiled = compile(&snapshot).unwrap();
     let amends = |puts: Vec<Record>, removes: &[Key]| {
         let (after, difference) = next(&snapshot, puts, removes);
-        amend(&compiled, &after, &difference)
+        amend(&compiled, &snapshot, &after, &difference)
     };
     assert!(amends(vec![route(1, 1)], &[]).unwrap().is_ok());
     // Its service is disabled: it is not there, and takes nobody's place.
@@ -165,6 +327,27 @@ fn what_is_more_than_routes_is_compiled_anew() {
     assert!(amended.routes.get(1).is_none());
     let plugin = record("plugins", 203, json!({ "name": "cors", "config": {} }));
     assert!(amends(vec![plugin, route(1, 1)], &[]).is_none());
+    // The service has a route of byte streams.
+    assert!(amends(vec![other(0, 0, 1)], &[]).is_none());
+    let upstream = |name: &str| record("upstreams", 500, json!({ "name": name }));
+    assert!(amends(vec![upstream("up")], &[]).unwrap().is_ok());
+    assert!(amends(vec![upstream("renamed")], &[]).is_none());
+    // One that takes the place of a service's host.
+    let upstream = |name: &str| record("upstreams", 501, json!({ "name": name }));
+    assert!(amends(vec![upstream("new")], &[]).unwrap().is_ok());
+    assert!(amends(vec![upstream("H")], &[]).is_none());
+    assert!(amends(Vec::new(), &[other(7, 0, 0).key]).is_none());
+    let group = record("consumer_groups", 401, json!({ "name": "y" }));
+    assert!(amends(vec![group], &[]).is_none());
+    let elsewhere = json!({ "username": "new", "ws_id": Uuid::from_u128(10) });
+    assert!(amends(vec![record("consumers", 302, elsewhere)], &[]).is_none());
+    // Nothing here goes by these.
+    let vault = json!({ "name": "env", "prefix": "v", "config": {} });
+    assert!(
+        amends(vec![record("vaults", 601, vault)], &[])
+            .unwrap()
+            .is_ok()
+    );
     assert!(amends(vec![record("routes", 4, stream)], &[]).is_none());
     assert!(amends(Vec::new(), &[route(3, 0).key]).is_none());
     let refers = json!({ "paths": ["/{vault://env/x}"] });
@@ -174,18 +357,36 @@ fn what_is_more_than_routes_is_compiled_anew() {
     let mut outside = compile(&snapshot).unwrap();
     outside.holds_secrets();
     let (after, difference) = next(&snapshot, vec![route(1, 1)], &[]);
-    assert!(outside.amended(&after, &difference).is_none());
+    assert!(outside.amended(&snapshot, &after, &difference).is_none());
 }
 
 #[test]
-fn a_route_that_cannot_be_compiled_is_named() {
+fn what_cannot_be_compiled_is_named() {
     let snapshot = Snapshot::new(1, Revision(1), surroundings(false));
     let compiled = compile(&snapshot).unwrap();
     let lost = json!({ "paths": ["/a"], "service": reference(999) });
-    let broken = record("routes", 5, json!({ "paths": 7 }));
-    let (after, difference) = next(&snapshot, vec![record("routes", 4, lost), broken], &[]);
-    let faults = amend(&compiled, &after, &difference).unwrap().unwrap_err();
+    let strange = json!({ "name": "acl", "config": {}, "route": reference(4) });
+    let puts = vec![
+        record("routes", 4, lost),
+        record("routes", 5, json!({ "paths": 7 })),
+        record("plugins", 205, strange),
+        record("consumers", 301, json!({ "username": 7 })),
+        record(
+            "targets",
+            511,
+            json!({ "target": "h:99999", "upstream": reference(500) }),
+        ),
+        record(
+            "services",
+            103,
+            json!({ "protocol": "https", "host": "a b" }),
+        ),
+    ];
+    let count = puts.len();
+    let (after, difference) = next(&snapshot, puts, &[]);
+    let amended = amend(&compiled, &snapshot, &after, &difference).unwrap();
+    let faults = amended.unwrap_err();
     let anew = compile(&after).unwrap_err();
     assert_eq!(faults, anew);
-    assert_eq!(faults.len(), 2);
+    assert_eq!(faults.len(), count, "{faults:?}");
 }

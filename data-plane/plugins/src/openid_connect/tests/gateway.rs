@@ -70,21 +70,7 @@ impl Gateway {
     }
 
     pub(super) fn add_consumer(&mut self, consumer: &Arc<Consumer>) {
-        let consumers = &mut self.environment.consumers;
-        consumers.by_id.insert(consumer.id, Arc::clone(consumer));
-        if let Some(name) = &consumer.username {
-            consumers
-                .by_username
-                .insert(name.clone(), Arc::clone(consumer));
-            consumers
-                .by_username_lower
-                .insert(name.to_lowercase(), Arc::clone(consumer));
-        }
-        if let Some(custom_id) = &consumer.custom_id {
-            consumers
-                .by_custom_id
-                .insert(custom_id.clone(), Arc::clone(consumer));
-        }
+        self.environment.consumers.add(consumer);
     }
 
     /// Lets time pass, here and at the provider.
