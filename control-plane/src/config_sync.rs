@@ -6,6 +6,7 @@
 //!                  │
 //!  listener.rs ─► stream.rs  one task per node: sends, waits for its answer, sends the newest again
 //!  admission.rs              how many streams may begin in a second
+//!  endpoint.rs               gRPC, by hand for what leaves
 //!                  │
 //!               session.rs   what to offer to a node; pure
 //! ```
@@ -13,6 +14,7 @@
 mod admission;
 mod certificates;
 mod conductor;
+mod endpoint;
 mod flights;
 mod listener;
 mod relay;
@@ -26,32 +28,31 @@ mod tests;
 mod wire;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::Stream;
-use proto::v1::config_sync_server::{ConfigSync, ConfigSyncServer};
+use http::Extensions;
 use proto::v1::control_message::Kind;
-use proto::v1::{ControlMessage, Hold, NodeMessage};
+use proto::v1::{Hold, NodeMessage};
 use shared::clock::{UnixTime, monotonic};
 use shared::tls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::rollout::JournalError;
+use crate::snapshot::{Frame, frame};
 use crate::store::etcd::Claims;
 use admission::Admission;
+use endpoint::Endpoint;
 use relay::Relay;
 use session::Session;
 
@@ -62,8 +63,6 @@ pub type Target = watch::Receiver<Targets>;
 const PING: Duration = Duration::from_secs(10);
 /// How long the answer to a ping may take.
 const PONG: Duration = Duration::from_secs(5);
-/// Bytes that a node may send in one message: faults are the longest.
-const MESSAGE_LIMIT: usize = 1024 * 1024;
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
 /// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.
@@ -130,7 +129,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
     let (target, rollouts, following) =
         target::follow(&publisher, signer, &fleet, staging, replica)?;
     let (stop, stopping) = watch::channel(false);
-    let service = Service {
+    let streams = Streams {
         fleet,
         replica: replica.to_string(),
         target: target.clone(),
@@ -140,7 +139,6 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         relay: Relay::new(claims),
         stopping: stopping.clone(),
     };
-    let server = ConfigSyncServer::new(service).max_decoding_message_size(MESSAGE_LIMIT);
     let (connections, accepting) = listener::accept(listener, config);
     let serving = tokio::spawn(async move {
         let mut stopping = stopping;
@@ -150,7 +148,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
             .initial_connection_window_size(WINDOW)
             .initial_stream_window_size(WINDOW)
             .max_concurrent_streams(4)
-            .add_service(server)
+            .add_service(Endpoint(streams))
             .serve_with_incoming_shutdown(connections, async move {
                 // A sender that is gone means the same as one that spoke.
                 let _ = stopping.wait_for(|stop| *stop).await;
@@ -200,7 +198,7 @@ impl Drop for Running {
 
 /// What every stream works with.
 #[derive(Clone, Debug)]
-struct Service {
+struct Streams {
     fleet: Fleet,
     replica: String,
     target: Target,
@@ -211,7 +209,7 @@ struct Service {
     stopping: watch::Receiver<bool>,
 }
 
-impl Service {
+impl Streams {
     /// Whether a stream may begin now, or when to come again.
     fn admit(&self) -> Result<(), Duration> {
         let mut admission = self
@@ -220,33 +218,28 @@ impl Service {
             .unwrap_or_else(PoisonError::into_inner);
         admission.admit(monotonic())
     }
-}
 
-#[tonic::async_trait]
-impl ConfigSync for Service {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<ControlMessage, Status>> + Send>>;
-
+    /// Begins the stream of `peer`, which says `incoming`: what it is sent.
     async fn subscribe(
         &self,
-        request: Request<Streaming<NodeMessage>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let peer = peer(&request)?;
-        let mut incoming = request.into_inner();
+        peer: &Peer,
+        mut incoming: Streaming<NodeMessage>,
+    ) -> Result<mpsc::Receiver<Frame>, Status> {
         let hello = tokio::time::timeout(PING, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
-        let introduction = wire::introduction(hello, &peer)?;
+        let introduction = wire::introduction(hello, peer)?;
         let node = introduction.name.clone();
         let running = introduction.running;
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         if let Err(wait) = self.admit() {
-            let hold = wire::message(Kind::Hold(Hold {
+            let hold = frame(Kind::Hold(Hold {
                 retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
                 reason: "too many data planes connect at once".to_owned(),
             }));
             // There is room for the first message.
-            let _ = outgoing.try_send(Ok(hold));
-            return Ok(Response::new(Box::pin(ReceiverStream::new(messages))));
+            let _ = outgoing.try_send(hold);
+            return Ok(messages);
         }
         let abilities = wire::abilities(&introduction);
         let joined = self.fleet.join(introduction, UnixTime::now());
@@ -259,7 +252,7 @@ impl ConfigSync for Service {
             let why = stream.run(incoming).await;
             tracing::info!(node, %why, "data plane disconnected");
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(messages)
     }
 }
 
@@ -272,8 +265,8 @@ struct Peer {
     certificate_expires_at: Option<UnixTime>,
 }
 
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    let connection = request.extensions().get::<Connection>();
+fn peer(extensions: &Extensions) -> Result<Peer, Status> {
+    let connection = extensions.get::<Connection>();
     let certificates = connection.and_then(Connection::peer_certs);
     let certificate = certificates
         .as_deref()

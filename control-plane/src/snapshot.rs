@@ -5,6 +5,7 @@
 //! that a change costs as much as itself, whatever the number of records. It remembers what it published
 //! before, so that a node that runs any of that is sent only the difference.
 
+mod frame;
 mod held;
 mod pack;
 mod requirements;
@@ -23,6 +24,7 @@ use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revisi
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
+pub use frame::{Frame, chunk_frame, frame};
 pub use held::is_rolled_out;
 use pack::Packed;
 pub use requirements::{Missing, Requirements};

@@ -8,14 +8,13 @@ use prost::bytes::Bytes;
 use proto::v1::control_message::Kind;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
-use proto::v1::{Answer, ControlMessage, Flight, Request, answer};
+use proto::v1::{Answer, Flight, Request, answer};
 use shared::clock::monotonic;
 use tokio::sync::mpsc;
-use tonic::Status;
 
 use super::flights::{Claim, Flights, Joined, Key, Next, PATIENCE};
-use super::wire::message;
 use crate::revocations::Revoker;
+use crate::snapshot::{Frame, frame};
 use crate::store::etcd::{Claimed, Claims, EtcdError};
 
 /// How long an answer may wait for its stream.
@@ -36,7 +35,7 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mi
 /// The way to answer one request.
 #[derive(Clone, Debug)]
 pub(super) struct Asker {
-    outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+    outgoing: mpsc::Sender<Frame>,
     id: u64,
 }
 
@@ -48,7 +47,7 @@ impl Asker {
                 id: self.id,
                 what: Some(what),
             };
-            let answer = Ok(message(Kind::Answer(answer)));
+            let answer = frame(Kind::Answer(answer));
             // Who has gone away needs no answer.
             let _ = self.outgoing.send_timeout(answer, STALLED).await;
         });
@@ -90,7 +89,7 @@ impl Relay {
         &self,
         by: u64,
         request: Request,
-        outgoing: &mpsc::Sender<Result<ControlMessage, Status>>,
+        outgoing: &mpsc::Sender<Frame>,
         revoker: &Revoker,
     ) {
         let asker = Asker {

@@ -9,8 +9,7 @@ use proto::v1::control_message::Kind;
 use proto::v1::goodbye::Why;
 use proto::v1::need::What;
 use proto::v1::{
-    AskDigests, Begin, Commit, ControlMessage, Goodbye, Heartbeat, Need, NodeMessage, Welcome,
-    node_message,
+    AskDigests, Begin, Commit, Goodbye, Heartbeat, Need, NodeMessage, Welcome, node_message,
 };
 use shared::clock::UnixTime;
 use shared::snapshot::BucketSet;
@@ -18,10 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::session::{Goal, Offer, Session, Step, Way};
-use super::wire::{fault, message, report};
-use super::{Service, Target};
+use super::wire::{fault, report};
+use super::{Streams, Target};
 use crate::fleet::{Membership, Order};
-use crate::snapshot::{Encoded, Published};
+use crate::snapshot::{Encoded, Frame, Published, chunk_frame, frame};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -60,9 +59,9 @@ pub(super) enum Ended {
 
 /// A node's stream.
 pub(super) struct NodeStream {
-    service: Service,
+    service: Streams,
     member: Membership,
-    outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+    outgoing: mpsc::Sender<Frame>,
     session: Session,
     /// Names the stream.
     number: u64,
@@ -78,9 +77,9 @@ impl Drop for NodeStream {
 
 impl NodeStream {
     pub(super) fn new(
-        service: Service,
+        service: Streams,
         member: Membership,
-        outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+        outgoing: mpsc::Sender<Frame>,
         session: Session,
     ) -> Self {
         let number = service.relay.stream();
@@ -113,7 +112,7 @@ impl NodeStream {
             reconnect_within_ms: milliseconds(RECONNECT),
         };
         // The node may be gone already.
-        let _ = self.outgoing.try_send(Ok(message(Kind::Goodbye(goodbye))));
+        let _ = self.outgoing.try_send(frame(Kind::Goodbye(goodbye)));
         ended
     }
 
@@ -260,7 +259,7 @@ impl NodeStream {
         }
         self.send(Kind::Begin(begin)).await?;
         for chunk in chunks {
-            self.send(Kind::Chunk(chunk.clone())).await?;
+            self.send_frame(chunk_frame(chunk)).await?;
         }
         let commit = Commit {
             nonce,
@@ -285,7 +284,11 @@ impl NodeStream {
     }
 
     async fn send(&self, kind: Kind) -> Result<(), Ended> {
-        match self.outgoing.send_timeout(Ok(message(kind)), STALLED).await {
+        self.send_frame(frame(kind)).await
+    }
+
+    async fn send_frame(&self, frame: Frame) -> Result<(), Ended> {
+        match self.outgoing.send_timeout(frame, STALLED).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Ended::Stalled),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(Ended::Left),

@@ -1,8 +1,7 @@
 //! Between the messages on the wire and our values.
 
 use proto::v1;
-use proto::v1::control_message::Kind;
-use proto::v1::{ControlMessage, NodeMessage};
+use proto::v1::NodeMessage;
 use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tonic::Status;
@@ -115,10 +114,6 @@ pub(super) fn abilities(introduction: &Introduction) -> Abilities {
         delta: introduction.features.contains(proto::features::DELTA),
         buckets: introduction.features.contains(proto::features::BUCKETS),
     }
-}
-
-pub(super) fn message(kind: Kind) -> ControlMessage {
-    ControlMessage { kind: Some(kind) }
 }
 
 pub(super) fn fault(fault: v1::Fault) -> Fault {

@@ -13,6 +13,8 @@ struct Value(Arc<Mutex<(u64, Vec<u8>, bool)>>);
 struct Sight {
     value: Value,
     version: u64,
+    /// What could not be read.
+    aside: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Agreed for Sight {
@@ -37,6 +39,11 @@ impl Agreed for Sight {
         (value.0, value.1) = (value.0 + 1, bytes.to_vec());
         self.version = value.0;
         Ok(true)
+    }
+
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, String> {
+        self.aside.lock().unwrap().push(value.to_vec());
+        Ok("aside".to_owned())
     }
 
     fn clear(&mut self) -> Result<(), String> {
@@ -127,6 +134,7 @@ impl Several {
         let sight = Sight {
             value: self.value.clone(),
             version: 0,
+            aside: Arc::default(),
         };
         let staging = Staging {
             plan: Some(PLAN),
@@ -384,4 +392,19 @@ proptest! {
             prop_assert_eq!(&revocations(plane.conductor.newest().config()), &all);
         }
     }
+}
+
+#[test]
+fn roll_outs_that_cannot_be_read_are_kept_aside_before_others_take_their_place() {
+    let (value, aside) = (Value::default(), Arc::default());
+    *value.0.lock().unwrap() = (1, b"nonsense".to_vec(), false);
+    let mut keeper = Keeper::Shared(Box::new(Sight {
+        value: value.clone(),
+        version: 0,
+        aside: Arc::clone(&aside),
+    }));
+    assert_eq!(keeper.newer().unwrap(), None);
+    assert_eq!(*aside.lock().unwrap(), [b"nonsense".to_vec()]);
+    assert!(keeper.write(&Journal::default()).unwrap());
+    assert_eq!(value.0.lock().unwrap().0, 2);
 }

@@ -1,0 +1,100 @@
+//! Messages to nodes as they lie on the wire: gRPC's mark and length before each.
+
+use prost::Message as _;
+use prost::bytes::{BufMut as _, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use proto::v1::control_message::Kind;
+use proto::v1::{Chunk, ControlMessage};
+
+/// Bytes before a message: whether it is compressed, which none is, and how long it is.
+const HEAD: usize = 5;
+
+/// The numbers of a message's chunk, and of a chunk's data.
+const CHUNK: u32 = 3;
+const DATA: u32 = 5;
+
+/// A message in the pieces that it is sent in, one right after the other. The second may be empty.
+pub type Frame = [Bytes; 2];
+
+/// Encodes a message.
+///
+/// # Panics
+///
+/// If it is longer than 4 GiB, which none is.
+pub fn frame(kind: Kind) -> Frame {
+    let message = ControlMessage { kind: Some(kind) };
+    let mut bytes = begun(message.encoded_len(), message.encoded_len());
+    message
+        .encode(&mut bytes)
+        .expect("there is room for all of it");
+    [bytes.freeze(), Bytes::new()]
+}
+
+/// Encodes a chunk: what comes before its data, and the data, which all nodes share.
+pub fn chunk_frame(chunk: &Chunk) -> Frame {
+    let data = chunk.data.clone();
+    let rest = Chunk {
+        data: Bytes::new(),
+        ..chunk.clone()
+    };
+    let mut before = BytesMut::new();
+    rest.encode(&mut before)
+        .expect("the buffer grows as needed");
+    encode_key(DATA, WireType::LengthDelimited, &mut before);
+    encode_varint(long(data.len()), &mut before);
+    let length = before.len() + data.len();
+    // The number of a chunk takes one byte.
+    let whole = 1 + encoded_len_varint(long(length)) + length;
+    let mut bytes = begun(whole, whole - data.len());
+    encode_key(CHUNK, WireType::LengthDelimited, &mut bytes);
+    encode_varint(long(length), &mut bytes);
+    bytes.put_slice(&before);
+    [bytes.freeze(), data]
+}
+
+/// The beginning of a message of `length` bytes, with room for `own` of these.
+fn begun(length: usize, own: usize) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(HEAD + own);
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(length).expect("a message is far below 4 GiB"));
+    bytes
+}
+
+fn long(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::Heartbeat;
+
+    use super::*;
+
+    fn read(frame: &[u8]) -> Kind {
+        let (head, message) = frame.split_at(HEAD);
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        assert_eq!(head, [&[0][..], &length].concat());
+        ControlMessage::decode(message).unwrap().kind.unwrap()
+    }
+
+    #[test]
+    fn a_message_lies_behind_its_mark_and_length() {
+        let heartbeat = Kind::Heartbeat(Heartbeat {
+            wall_clock_ms: 7,
+            ..Heartbeat::default()
+        });
+        assert_eq!(read(&frame(heartbeat.clone()).concat()), heartbeat);
+        for size in [1, 100, 40_000, 300_000] {
+            let chunk = Chunk {
+                update: 1 << 40,
+                index: 3,
+                raw_size: 300_000,
+                packing: 1,
+                data: vec![7; size].into(),
+            };
+            let frames = chunk_frame(&chunk);
+            assert_eq!(frames[1].as_ptr(), chunk.data.as_ptr());
+            assert_eq!(read(&frames.concat()), Kind::Chunk(chunk));
+        }
+    }
+}
