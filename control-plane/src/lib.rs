@@ -47,6 +47,7 @@ use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
 use listeners::{Pages, listen, listen_encrypted, serve_admin};
+pub use presence::Disagreement;
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
@@ -110,6 +111,9 @@ pub enum StartError {
         "cluster_certificate, cluster_key, cluster_ca (`wardgate-control-plane certificates --out DIR` makes them)"
     )]
     Certificates(#[from] shared::tls::TlsError),
+    /// Other control planes over the same etcd run otherwise.
+    #[error("running beside other control planes")]
+    Disagreement(#[from] Disagreement),
     /// Roll-outs cannot be kept.
     #[error("reading and writing the roll-outs")]
     Rollouts(#[from] rollout::JournalError),
@@ -175,7 +179,11 @@ impl ControlPlane {
         let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
-        let (board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
+        let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
+        let plan = settings.plan();
+        if let Some(board) = &mut board {
+            presence::agree(board, id, &plan)?;
+        }
         let shared = board.as_ref().map(Board::rollouts);
         let revoker = Revoker::start(publisher.clone());
         let config_sync = config_sync::start(config_sync::Start {
@@ -189,7 +197,7 @@ impl ControlPlane {
             staging: settings.staging(shared),
         })?;
         let staged = config_sync.rollouts().plan.is_some();
-        let presence = board.map(|board| Presence::start(board, fleet.clone(), id, staged));
+        let presence = board.map(|board| Presence::start(board, fleet.clone(), id, plan, staged));
         let keys = rotate(
             publisher.clone(),
             rotation,

@@ -30,15 +30,24 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Starts to tell of `fleet` as `replica`. `samples`: also what roll-outs are judged by.
-    pub(crate) fn start(board: Board, fleet: Fleet, replica: Uuid, samples: bool) -> Self {
+    /// Starts to tell of `fleet` as `replica`, which rolls changes out by `plan`. `samples`: also what roll-outs are
+    /// judged by.
+    pub(crate) fn start(
+        board: Board,
+        fleet: Fleet,
+        replica: Uuid,
+        plan: String,
+        samples: bool,
+    ) -> Self {
         let (stop, stopping) = oneshot::channel();
         let teller = Teller {
             board,
             fleet,
             replica,
+            plan,
             samples,
             told: BTreeMap::new(),
+            plan_told: None,
             seen: BTreeMap::new(),
         };
         let task = tokio::spawn(teller.run(stopping));
@@ -58,9 +67,11 @@ struct Teller {
     board: Board,
     fleet: Fleet,
     replica: Uuid,
+    plan: String,
     samples: bool,
     /// What was told of each part, and when.
     told: BTreeMap<u8, (Hash, Instant)>,
+    plan_told: Option<Instant>,
     /// What has been read of others.
     seen: BTreeMap<Post, u64>,
 }
@@ -124,10 +135,15 @@ impl Teller {
     fn tell(&mut self) -> Result<(), EtcdError> {
         let now = monotonic();
         let mut outcome = Ok(());
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < TELL;
+        if !self.plan_told.is_some_and(is_recent) {
+            let plan = Post::Plan(self.replica);
+            self.board.tell(&plan, self.plan.as_bytes())?;
+            self.plan_told = Some(now);
+        }
         for part in self.fleet.parts() {
-            let is_told = self.told.get(&part.number).is_some_and(|(mark, at)| {
-                *mark == part.mark && now.saturating_duration_since(*at) < TELL
-            });
+            let told = self.told.get(&part.number);
+            let is_told = told.is_some_and(|(mark, at)| *mark == part.mark && is_recent(*at));
             if is_told {
                 continue;
             }
@@ -172,7 +188,9 @@ impl Teller {
                 }
                 present.insert(*replica);
             }
-            if self.seen.get(post) == Some(version) {
+            let is_seen = self.seen.get(post) == Some(version);
+            // How others roll out is looked at by whoever starts.
+            if is_seen || matches!(post, Post::Plan(_)) {
                 continue;
             }
             // What is gone already has said what it had to say.
@@ -193,6 +211,43 @@ impl Teller {
                 }
             }
             Post::Order(_) => self.fleet.obey(&String::from_utf8_lossy(told)),
+            Post::Plan(_) => {}
         }
     }
 }
+
+/// Why a control plane does not run beside others.
+#[derive(Debug, thiserror::Error)]
+pub enum Disagreement {
+    /// What others do is not known.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// They roll changes out in another way.
+    #[error(
+        "another control plane over this etcd has {theirs}, this one {ours}: give all the same, after all that run have been stopped; one that was killed counts for a minute"
+    )]
+    Plan {
+        /// The settings here.
+        ours: String,
+        /// Those of another.
+        theirs: String,
+    },
+}
+
+/// Has `replica` roll changes out by `plan`, unless another control plane goes by another one. Two that start at the
+/// same time may both be refused, but not both run.
+pub(crate) fn agree(board: &mut Board, replica: Uuid, plan: &str) -> Result<(), Disagreement> {
+    board.tell(&Post::Plan(replica), plan.as_bytes())?;
+    let theirs = board.plans(replica)?;
+    let Some(theirs) = theirs.into_iter().find(|theirs| theirs != plan) else {
+        return Ok(());
+    };
+    board.leave(replica)?;
+    Err(Disagreement::Plan {
+        ours: plan.to_owned(),
+        theirs,
+    })
+}
+
+#[cfg(test)]
+mod tests;

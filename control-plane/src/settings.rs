@@ -286,6 +286,20 @@ impl Settings {
         }
     }
 
+    /// How changes are rolled out, in words that are the same where that is the same.
+    pub fn plan(&self) -> String {
+        match self.rollout {
+            Rollout::Immediate => "rollout=immediate".to_owned(),
+            Rollout::Staged => format!(
+                "rollout=staged rollout_canary_time={} rollout_share={} rollout_share_time={} rollout_rollback={}",
+                self.rollout_canary_time,
+                self.rollout_share,
+                self.rollout_share_time,
+                self.rollout_rollback
+            ),
+        }
+    }
+
     /// The file that holds the key of the store's secrets.
     pub fn secrets_key_path(&self) -> PathBuf {
         key_path(&self.data_directory, self.secrets_key_file.as_deref())

@@ -20,7 +20,7 @@ pub mod restore;
 mod room;
 mod seal;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 #[cfg(test)]
 mod tests;
 mod witness;

@@ -62,6 +62,13 @@ pub trait Agreed: std::fmt::Debug + Send + Sync {
     /// If it cannot be reached, or nobody knows whether it was written.
     fn write(&mut self, value: &[u8]) -> Result<bool, String>;
 
+    /// Keeps `value`, which was seen last and cannot be read, under another name: that name.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be kept. Then it is seen once more.
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, String>;
+
     /// Takes the value away.
     ///
     /// # Errors
@@ -104,13 +111,22 @@ impl Keeper {
                 Journal::read(path)
             }
             Self::Shared(agreed) => {
-                let damaged = |error: std::io::Error| JournalError::Shared(error.to_string());
-                let packed = agreed.newer().map_err(JournalError::Shared)?;
-                let journal = packed.map(|packed| {
-                    let json = zstd::bulk::decompress(&packed, LARGEST)?;
-                    Ok(serde_json::from_slice(&json)?)
-                });
-                journal.transpose().map_err(damaged)
+                let Some(packed) = agreed.newer().map_err(JournalError::Shared)? else {
+                    return Ok(None);
+                };
+                let json = zstd::bulk::decompress(&packed, LARGEST);
+                match json.and_then(|json| Ok(serde_json::from_slice(&json)?)) {
+                    Ok(journal) => Ok(Some(journal)),
+                    Err(error) => {
+                        let kept_as = agreed.set_aside(&packed).map_err(JournalError::Shared)?;
+                        tracing::error!(
+                            %error,
+                            kept_as,
+                            "the roll-outs that all control planes agree on cannot be read; nodes are led to the newest configuration"
+                        );
+                        Ok(None)
+                    }
+                }
             }
         }
     }

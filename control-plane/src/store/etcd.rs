@@ -21,10 +21,13 @@ mod board;
 mod checkpoint;
 mod claims;
 mod client;
+mod sweep;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use shared::clock::monotonic;
 use shared::snapshot::{Hash, Revision};
 use uuid::Uuid;
 
@@ -38,6 +41,7 @@ use checkpoint::Newest;
 pub use claims::{Claimed, Claims};
 use client::{Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
+use sweep::Sweeper;
 
 /// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
 const VALUE: usize = 512 * 1024;
@@ -94,6 +98,7 @@ pub struct EtcdStore {
     unreachable: Option<EtcdError>,
     /// Whether what is there has another past than what is known here. etcd's numbers may be the same.
     parted: bool,
+    sweeper: Arc<Mutex<Sweeper>>,
 }
 
 /// Why nothing is written once that is so.
@@ -255,6 +260,7 @@ impl EtcdStore {
             revisions: REVISIONS,
             unreachable: None,
             parted: false,
+            sweeper: Arc::default(),
         };
         Ok((store, config))
     }
@@ -288,8 +294,33 @@ impl EtcdStore {
             name: HEAD.to_owned(),
             value,
         })?;
-        self.head = head;
+        (self.head, self.seen) = self.shelf.head()?;
         Ok(generation)
+    }
+
+    /// Takes away what others have begun to write and never finished, if it is time to look.
+    fn sweep_if_due(&self) {
+        // One that is at work is not waited for.
+        let due = self.sweeper.try_lock();
+        if !due.is_ok_and(|sweeper| sweeper.is_due(monotonic())) {
+            return;
+        }
+        let (store, sweeper) = (Arc::clone(&self.shelf), Arc::clone(&self.sweeper));
+        in_background("sweep", move || {
+            sweep(&store, &sweeper, monotonic()).map(drop)
+        });
+    }
+
+    /// Sweeps at once, as at the time `now`: how much is taken away.
+    #[cfg(test)]
+    pub(in crate::store) fn sweep(&self, now: Instant) -> Result<usize, EtcdError> {
+        sweep(&self.shelf, &self.sweeper, now)
+    }
+
+    /// Begins a large write that nothing names.
+    #[cfg(test)]
+    pub(in crate::store) fn begin(&self, name: &str) -> Result<usize, EtcdError> {
+        self.shelf.write_parts(name, b"part")
     }
 
     fn write(&mut self, entry: &Entry) -> Result<bool, EtcdError> {
@@ -350,6 +381,30 @@ impl EtcdStore {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Does `work` on a thread of its own: nobody who commits waits for it. Whether that has begun.
+fn in_background(
+    name: &'static str,
+    work: impl FnOnce() -> Result<(), EtcdError> + Send + 'static,
+) -> bool {
+    let work = move || {
+        if let Err(error) = work() {
+            tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+        }
+    };
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
+    if let Err(error) = &started {
+        tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+    }
+    started.is_ok()
+}
+
+fn sweep(shelf: &Shelf, sweeper: &Mutex<Sweeper>, now: Instant) -> Result<usize, EtcdError> {
+    let mut sweeper = sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+    sweeper.turn(shelf, now)
 }
 
 impl From<EtcdError> for JournalFault {
@@ -417,19 +472,14 @@ impl Journal for EtcdStore {
             let store = Arc::clone(&self.shelf);
             let (config, kept) = (config.clone(), self.revisions);
             let (generation, chain) = (self.head.generation, self.head.chain);
-            // Nobody who commits waits for it.
-            let started = std::thread::Builder::new()
-                .name("checkpoint".to_owned())
-                .spawn(move || {
-                    if let Err(error) = store.write_checkpoint(generation, &config, chain, kept) {
-                        tracing::warn!(%error, "the configuration is not kept whole");
-                    }
-                });
-            if let Err(error) = started {
-                tracing::warn!(%error, "the configuration is not kept whole");
+            let started = in_background("checkpoint", move || {
+                store.write_checkpoint(generation, &config, chain, kept)
+            });
+            if !started {
                 self.shelf.checkpoint.ended();
             }
         }
+        self.sweep_if_due();
         Ok(())
     }
 

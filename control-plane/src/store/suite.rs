@@ -3,7 +3,7 @@
 //! That of etcd starts a member of its own where etcd is installed, as `tests/faults/run` does; elsewhere its
 //! tests say so and pass.
 
-mod etcd;
+pub(crate) mod etcd;
 mod sled;
 
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::history::{Entry, Origin};
 use crate::publisher::{Journal, JournalFault};
 
 /// A store that can be opened again and again.
-trait Subject: Sized {
+pub(crate) trait Subject: Sized {
     type Journal: Journal;
 
     /// An empty store; none if what it needs is not on this machine.

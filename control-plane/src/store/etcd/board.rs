@@ -22,6 +22,9 @@ const LEASE: Duration = Duration::from_secs(20);
 const FLEET: (&str, &str) = ("fleet/", "fleet0");
 const ORDERS: (&str, &str) = ("order/", "order0");
 
+/// What the name of how a control plane rolls changes out ends with.
+const PLAN: &str = "plan";
+
 /// The name of the roll-outs.
 const ROLLOUTS: &str = "rollouts";
 
@@ -30,6 +33,8 @@ const ROLLOUTS: &str = "rollouts";
 pub enum Post {
     /// Of a part of its nodes.
     Part(Uuid, u8),
+    /// How it rolls changes out.
+    Plan(Uuid),
     /// What others are to do.
     Order(Uuid),
 }
@@ -38,6 +43,7 @@ impl Post {
     fn name(&self) -> String {
         match self {
             Self::Part(replica, number) => format!("fleet/{replica}/{number:02}"),
+            Self::Plan(replica) => format!("fleet/{replica}/{PLAN}"),
             Self::Order(id) => format!("order/{id}"),
         }
     }
@@ -46,8 +52,12 @@ impl Post {
         if let Some(id) = name.strip_prefix(ORDERS.0) {
             return Some(Self::Order(id.parse().ok()?));
         }
-        let (replica, number) = name.strip_prefix(FLEET.0)?.split_once('/')?;
-        Some(Self::Part(replica.parse().ok()?, number.parse().ok()?))
+        let (replica, what) = name.strip_prefix(FLEET.0)?.split_once('/')?;
+        let replica = replica.parse().ok()?;
+        if what == PLAN {
+            return Some(Self::Plan(replica));
+        }
+        Some(Self::Part(replica, what.parse().ok()?))
     }
 }
 
@@ -126,7 +136,20 @@ impl Board {
             .transpose()
     }
 
-    /// Takes back all that `replica` told of its nodes.
+    /// How the other control planes roll changes out.
+    pub fn plans(&self, but: Uuid) -> Result<Vec<String>, EtcdError> {
+        let mut plans = Vec::new();
+        for post in self.posts()?.into_keys() {
+            if matches!(post, Post::Plan(replica) if replica != but)
+                && let Some(plan) = self.read(&post)?
+            {
+                plans.push(String::from_utf8_lossy(&plan).into_owned());
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Takes back all that `replica` told.
     pub fn leave(&self, replica: Uuid) -> Result<(), EtcdError> {
         let (first, end) = (format!("fleet/{replica}/"), format!("fleet/{replica}0"));
         self.client.delete(&first, &end)
@@ -184,6 +207,21 @@ impl Agreed for Cell {
         };
         self.version = version;
         Ok(true)
+    }
+
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, String> {
+        let name = format!("{}.unread/{}", self.name, self.version);
+        let value = self.sealer.seal(name.as_bytes(), value);
+        let put = Put {
+            name: name.clone(),
+            value,
+        };
+        let kept = self.client.put(&put).map_err(text);
+        if kept.is_err() {
+            // It is to be seen again before anything is written in its place.
+            self.version = 0;
+        }
+        kept.map(|()| name)
     }
 
     fn clear(&mut self) -> Result<(), String> {

@@ -150,6 +150,11 @@ impl Shelf {
         self.client.delete(&format!("{name}/"), &format!("{name}0"))
     }
 
+    /// What the parts of the complete checkpoint are named after, if there is one.
+    pub(super) fn newest_checkpoint(&self) -> Result<Option<String>, EtcdError> {
+        Ok(self.latest()?.map(|(latest, _)| latest.name()))
+    }
+
     /// Which checkpoint is complete, and etcd's number of the write that says so.
     fn latest(&self) -> Result<Option<(Latest, u64)>, EtcdError> {
         let Some(found) = self.client.get(LATEST)? else {

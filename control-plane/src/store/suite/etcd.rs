@@ -12,7 +12,7 @@ use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post};
 use crate::store::{SecretsKey, StoreError};
 
 /// One member of etcd with a store of its own; ended when dropped.
-struct InEtcd {
+pub(crate) struct InEtcd {
     root: tempfile::TempDir,
     peer: String,
     client: String,
@@ -44,7 +44,7 @@ fn spawn(root: &Path, peer: &str, client: &str) -> std::io::Result<Child> {
 }
 
 impl InEtcd {
-    fn settings(&self) -> EtcdSettings {
+    pub(crate) fn settings(&self) -> EtcdSettings {
         EtcdSettings {
             endpoints: vec![self.client.clone()],
             prefix: "/suite".to_owned(),
@@ -67,7 +67,13 @@ impl InEtcd {
         false
     }
 
-    fn kill(&mut self) {
+    /// Starts it again where it was.
+    pub(crate) fn revive(&mut self) {
+        self.child = spawn(self.root.path(), &self.peer, &self.client).unwrap();
+        assert!(self.answers(), "etcd does not come back");
+    }
+
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -130,8 +136,7 @@ impl Subject for InEtcd {
     }
 
     fn clear(&mut self, _: &mut EtcdStore) {
-        self.child = spawn(self.root.path(), &self.peer, &self.client).unwrap();
-        assert!(self.answers(), "etcd does not come back");
+        self.revive();
     }
 }
 
@@ -247,6 +252,10 @@ fn what_control_planes_tell_each_other_is_sealed_and_agreed_on() {
     assert!(theirs.write(b"2").unwrap());
     assert_eq!(theirs.newer().unwrap(), None);
     assert_eq!(ours.newer().unwrap().as_deref(), Some(&b"2"[..]));
+    // What cannot be read is kept where nobody writes.
+    let aside = ours.set_aside(b"2").unwrap();
+    assert!(aside.starts_with("rollouts.unread/"), "{aside}");
+    assert_eq!(theirs.newer().unwrap(), None);
     // One that was taken away is made anew by whoever has seen that.
     theirs.clear().unwrap();
     assert_eq!(ours.newer().unwrap(), None);
@@ -297,6 +306,37 @@ fn work_is_claimed_by_one_control_plane_and_what_comes_of_it_known_to_all() {
     let claimed = block_on(futures::future::join_all(everyone));
     let ours = |claimed: &&Claimed| matches!(claimed, Claimed::Ours(_));
     assert_eq!(claimed.iter().filter(ours).count(), 32);
+}
+
+#[test]
+fn what_was_begun_and_never_finished_is_taken_away() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut store, mut config) = subject.opened();
+    // A change that is too large for one value, since nothing makes it shorter.
+    let noise: String = (0..20_000_u32)
+        .map(|number| blake3::hash(&number.to_be_bytes()).to_hex().to_string())
+        .collect();
+    commit(&mut store, &mut config, &put(1, &noise)).unwrap();
+    for revision in 2..=501 {
+        commit(&mut store, &mut config, &put(revision, "text")).unwrap();
+    }
+    for name in ["part/lost", "checkpoint/lost"] {
+        store.begin(name).unwrap();
+    }
+    let now = shared::clock::monotonic();
+    let (soon, later) = (now + Duration::from_mins(59), now + Duration::from_hours(1));
+    let swept = [now, soon, later, later].map(|at| store.sweep(at).unwrap());
+    assert_eq!(swept, [0, 0, 2, 0]);
+    // What is named stays: the history of the large change, and what a start begins with.
+    let entry = store
+        .history()
+        .entry(shared::snapshot::Revision(1))
+        .unwrap();
+    assert_eq!(entry.unwrap().edits.len(), 1);
+    let (_, read) = subject.opened();
+    assert_eq!(super::content(&read), super::content(&config));
 }
 
 #[test]

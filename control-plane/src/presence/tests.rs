@@ -1,0 +1,117 @@
+//! Control planes over one etcd that tell each other of their nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::snapshot::Position;
+
+use super::*;
+use crate::fleet::{Introduction, Order};
+use crate::store::suite::Subject;
+use crate::store::suite::etcd::InEtcd;
+
+const NOW: UnixTime = UnixTime::from_secs(1_000);
+
+fn teller(subject: &InEtcd, number: u128) -> Teller {
+    Teller {
+        board: Board::new(&subject.settings(), &subject.key()).unwrap(),
+        fleet: Fleet::shared(),
+        replica: Uuid::from_u128(number),
+        plan: "rollout=immediate".to_owned(),
+        samples: false,
+        told: BTreeMap::new(),
+        plan_told: None,
+        seen: BTreeMap::new(),
+    }
+}
+
+fn node(name: &str) -> Introduction {
+    Introduction {
+        name: name.to_owned(),
+        group: None,
+        version: "1".to_owned(),
+        hostname: "machine".to_owned(),
+        ip: None,
+        labels: BTreeMap::new(),
+        certificate_expires_at: None,
+        boot: "boot".to_owned(),
+        running: Position::default(),
+        features: BTreeSet::new(),
+        quarantined: Vec::new(),
+        crash_restarts: 0,
+    }
+}
+
+/// Whether a teller knows of the node, and that it is connected.
+fn connected(teller: &Teller, name: &str) -> Option<bool> {
+    let rows = teller.fleet.list(|_| Position::default(), NOW);
+    let row = rows.iter().find(|row| row["name"] == name)?;
+    row["connected"].as_bool()
+}
+
+#[tokio::test]
+async fn nodes_are_known_to_all_and_orders_reach_them() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut other) = (teller(&subject, 1), teller(&subject, 2));
+    assert_eq!(one.fleet.present(), None);
+    let (mut member, _) = one.fleet.join(node("node-1"), NOW).unwrap();
+    one.turn().unwrap();
+    assert_eq!(connected(&other, "node-1"), None);
+    other.turn().unwrap();
+    assert_eq!(connected(&other, "node-1"), Some(true));
+    one.turn().unwrap();
+    assert_eq!(one.fleet.present(), Some(BTreeSet::from([other.replica])));
+    // What has not changed is not told again before it is time to.
+    let posts = other.board.posts().unwrap();
+    one.turn().unwrap();
+    assert_eq!(other.board.posts().unwrap(), posts);
+    // An order goes to whoever the node is connected to.
+    assert!(other.fleet.retry("node-1"));
+    other.turn().unwrap();
+    one.turn().unwrap();
+    assert_eq!(member.order().await, Some(Order::Retry));
+    // While etcd is gone, what is known stays, and orders wait.
+    subject.kill();
+    assert!(other.fleet.retry("node-1"));
+    assert!(other.turn().is_err());
+    assert_eq!(connected(&other, "node-1"), Some(true));
+    subject.revive();
+    other.turn().unwrap();
+    one.turn().unwrap();
+    assert_eq!(member.order().await, Some(Order::Retry));
+    // One that says nonsense hides nobody.
+    let stranger = Post::Part(Uuid::from_u128(3), 0);
+    one.board.tell(&stranger, b"nonsense").unwrap();
+    other.turn().unwrap();
+    assert_eq!(connected(&other, "node-1"), Some(true));
+    // Once it ends, its nodes have left.
+    one.board.leave(one.replica).unwrap();
+    other.turn().unwrap();
+    assert_eq!(connected(&other, "node-1"), Some(false));
+}
+
+#[test]
+fn control_planes_that_roll_out_differently_do_not_run_over_one_etcd() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut other) = (teller(&subject, 1), teller(&subject, 2));
+    let agree = |teller: &mut Teller, plan: &str| {
+        agree(&mut teller.board, teller.replica, plan).map_err(|error| error.to_string())
+    };
+    agree(&mut one, "rollout=immediate").unwrap();
+    agree(&mut other, "rollout=immediate").unwrap();
+    other.board.leave(other.replica).unwrap();
+    let refused = agree(&mut other, "rollout=staged").unwrap_err();
+    assert!(
+        refused.contains("rollout=immediate") && refused.contains("rollout=staged"),
+        "{refused}"
+    );
+    // It has not stayed, so the next one may be as the first.
+    let mut third = teller(&subject, 3);
+    agree(&mut third, "rollout=immediate").unwrap();
+    one.board.leave(one.replica).unwrap();
+    third.board.leave(third.replica).unwrap();
+    agree(&mut other, "rollout=staged").unwrap();
+}
