@@ -69,7 +69,7 @@ async fn metrics(State(told): State<Arc<Told>>) -> Response {
 fn render(revision: u64, nodes: &[Value]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let mut family = |name: &str, help: &str, value: &dyn Fn(&Value) -> Option<u64>| {
+    let mut family = |name: &str, help: &str, value: &dyn Fn(&Value) -> Option<String>| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
         for node in nodes {
             if let Some(value) = value(node) {
@@ -84,9 +84,12 @@ fn render(revision: u64, nodes: &[Value]) -> String {
             }
         }
     };
-    let number = |node: &Value, field: &str| node.get(field).and_then(Value::as_u64);
-    let is =
-        |node: &Value, field: &str, expected: Value| u64::from(node.get(field) == Some(&expected));
+    let number =
+        |node: &Value, field: &str| node.get(field)?.as_u64().map(|number| number.to_string());
+    let is = |node: &Value, field: &str, expected: Value| {
+        let flag = node.get(field) == Some(&expected);
+        Some(u8::from(flag).to_string())
+    };
     family(
         "kong_data_plane_last_seen",
         "When the control plane last heard of the data plane, in seconds since 1970.",
@@ -95,22 +98,37 @@ fn render(revision: u64, nodes: &[Value]) -> String {
     family(
         "kong_data_plane_cluster_cert_expiry_timestamp",
         "When the data plane's certificate ends, in seconds since 1970.",
-        &|node| node.pointer("/cert_details/expiry_timestamp")?.as_u64(),
+        &|node| number(node.get("cert_details")?, "expiry_timestamp"),
+    );
+    family(
+        "kong_data_plane_config_hash",
+        "The hash of the data plane's configuration as a number: equal among those that run the same.",
+        &|node| {
+            let hash = node.get("config_hash")?.as_str()?;
+            u128::from_str_radix(hash, 16)
+                .ok()
+                .map(|hash| hash.to_string())
+        },
+    );
+    family(
+        "kong_data_plane_version_compatible",
+        "Whether the data plane's version is compatible with the control plane's, 0 is incompatible.",
+        &|node| is(node, "sync_status", "normal".into()),
     );
     family(
         "wardgate_data_plane_connected",
         "Whether the data plane has a stream.",
-        &|node| Some(is(node, "connected", true.into())),
+        &|node| is(node, "connected", true.into()),
     );
     family(
         "wardgate_data_plane_current",
         "Whether the data plane runs the newest configuration.",
-        &|node| Some(is(node, "progress", "current".into())),
+        &|node| is(node, "progress", "current".into()),
     );
     family(
         "wardgate_data_plane_refused",
         "Whether the data plane has refused the newest configuration.",
-        &|node| Some(is(node, "progress", "refused".into())),
+        &|node| is(node, "progress", "refused".into()),
     );
     family(
         "wardgate_data_plane_revision",
@@ -142,13 +160,20 @@ mod tests {
             json!({
                 "id": "1", "hostname": "a\"b", "ip": "10.0.0.1", "last_seen": 7, "connected": true,
                 "progress": "current", "revision": 3, "cert_details": { "expiry_timestamp": 9 },
+                "config_hash": "0000000000000000000000000000002a", "sync_status": "normal",
             }),
-            json!({ "id": "2", "hostname": "c", "ip": null, "connected": false, "progress": "refused" }),
+            json!({
+                "id": "2", "hostname": "c", "ip": null, "connected": false, "progress": "refused",
+                "sync_status": "plugin_set_incompatible",
+            }),
         ];
         let text = render(4, &nodes);
         for line in [
             r#"kong_data_plane_last_seen{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
             r#"kong_data_plane_cluster_cert_expiry_timestamp{node_id="1",hostname="a\"b",ip="10.0.0.1"} 9"#,
+            r#"kong_data_plane_config_hash{node_id="1",hostname="a\"b",ip="10.0.0.1"} 42"#,
+            r#"kong_data_plane_version_compatible{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
+            r#"kong_data_plane_version_compatible{node_id="2",hostname="c",ip=""} 0"#,
             r#"wardgate_data_plane_connected{node_id="2",hostname="c",ip=""} 0"#,
             r#"wardgate_data_plane_refused{node_id="2",hostname="c",ip=""} 1"#,
             r#"wardgate_data_plane_current{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
