@@ -7,6 +7,7 @@ use url::Url;
 
 use super::config::{AuthMethod, LoginAction, LoginToken, RedirectMode};
 use super::flow::Pending;
+use super::request;
 use super::rules::{Client, Rules};
 use super::token_endpoint::Tokens;
 use crate::answer;
@@ -106,7 +107,15 @@ fn with_tokens(rules: &Rules, target: &str, tokens: &Tokens) -> Option<String> {
         return Some(target.to_owned());
     }
     match rules.config.sign_in.login_redirect_mode {
-        RedirectMode::Query => _ = url.query_pairs_mut().extend_pairs(pairs),
+        RedirectMode::Query => {
+            // What the browser had brought under these names is not the provider's.
+            let own = |name: &str| pairs.iter().any(|(own, _)| *own == name);
+            let kept = url
+                .query()
+                .map(|query| request::kept_arguments(query, |name| !own(name)));
+            url.set_query(kept.as_deref().filter(|kept| !kept.is_empty()));
+            url.query_pairs_mut().extend_pairs(pairs);
+        }
         RedirectMode::Fragment => {
             let mut form = form_urlencoded::Serializer::new(String::new());
             url.set_fragment(Some(&form.extend_pairs(pairs).finish()));

@@ -234,6 +234,21 @@ fn case_26_a_redirect_carries_tokens_where_the_configuration_says() {
 }
 
 #[test]
+fn case_26_a_token_that_the_browser_brought_is_not_handed_out() {
+    for (query, mark) in [
+        ("?a=1&id_token=evil", "?a=1&id_token=ey"),
+        ("?id%5Ftoken=x", "?id_token=ey"),
+    ] {
+        let mut gateway = Gateway::new(json!({
+            "login_action": "redirect", "login_redirect_mode": "query", "preserve_query_args": true,
+        }));
+        let reply = Browser::default().sign_in(&mut gateway, &format!("/api{query}"));
+        let (_, found) = reply.location().split_once("/api").unwrap();
+        assert!(found.starts_with(mark), "{found}");
+    }
+}
+
+#[test]
 fn case_27_the_tokens_may_be_the_answer() {
     let mut gateway =
         Gateway::new(json!({ "login_action": "response", "login_tokens": ["tokens"] }));
