@@ -227,7 +227,7 @@ impl Request {
             query: head.uri.query(),
             https: self.client.https,
             fields: &head.headers.view(),
-            environment: &ways.route.environment,
+            environment: ways.snapshot.environment_of(ways.route),
         };
         phases::glance(ways.snapshot, ways.route, &glance, ways.core)
     }
