@@ -56,6 +56,8 @@ struct Verified {
     end: Option<UnixTime>,
     principal: Principal,
     tenure: Rc<Tenure>,
+    /// How old its claims are, if that counts (`max_claim_age`): a session must not make them younger.
+    claimed_at: Option<UnixTime>,
     /// The document whose keys verified it.
     version: u64,
     until: UnixTime,
@@ -140,6 +142,7 @@ pub(super) async fn authenticate(
     let mut tokens = tokens(&verified);
     tokens.id_token = id_token;
     let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
+    session.claimed_at = verified.claimed_at;
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     hand_out(rules, exchange, host, jar, &session).await;
     let client = rules.client(client);
@@ -265,7 +268,10 @@ async fn verify(
         None,
     );
     let end = jws::time(&claims, "exp").ok().flatten();
+    let age = rules.config.access.max_claim_age.as_ref();
+    let made_at = jws::time(&claims, "iat").ok().flatten();
     let verified = Rc::new(Verified {
+        claimed_at: made_at.filter(|_| age.is_some()),
         token: token.to_owned(),
         until: until(rules, &claims, now),
         end,
@@ -382,10 +388,12 @@ async fn keep_session(
         return;
     }
     let before = exchange.response_headers.len();
-    let session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
+    let mut session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
+    session.claimed_at = verified.claimed_at;
     hand_out(rules, exchange, host, jar, &session).await;
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
-    let cookies = cookies.iter().map(|(_, cookie)| cookie.clone()).collect();
+    let cookies = cookies.iter().filter(|(name, _)| name == SET_COOKIE);
+    let cookies = cookies.map(|(_, cookie)| cookie.clone()).collect();
     *verified.session.borrow_mut() = Some((now, cookies));
 }
 

@@ -53,6 +53,10 @@ impl<'a> Glimpse<'a> {
             let name = std::str::from_utf8(text.get(name)?).ok()?;
             let kind = names.kind_of(name, text.get(value.clone())?, https);
             ours |= kind.is_some();
+            // A code that comes back from the provider is nobody's to see but the whole look's.
+            if kind == Some(Kind::SignIn) {
+                return None;
+            }
             if let Some(Kind::Chunk(Family::Session, number)) = kind {
                 let chunk = found.chunks.get_mut(usize::from(number).checked_sub(1)?)?;
                 // A sibling domain may have planted one of them.

@@ -147,6 +147,12 @@ fn a_session_passes_at_a_glance_once_it_was_opened() {
     }
     let twice = [(COOKIE, &*held), (COOKIE, "a=1")];
     assert!(!passes(&mut gateway, get(), &twice));
+
+    // Another tab signs in: what comes may be its code (security.md 20).
+    let mut tab = Browser::default();
+    tab.get(&mut gateway, "/api");
+    let both = format!("{held}; {}", cookies(&tab));
+    check(&mut gateway, &both, false);
 }
 
 #[test]

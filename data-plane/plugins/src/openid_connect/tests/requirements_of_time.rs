@@ -150,6 +150,18 @@ fn rule_93_what_nobody_can_say_anew_does_not_decide() {
     let reply = gateway.call(&token);
     assert_eq!((reply.status, reason(&gateway)), (401, "at_exp".to_owned()));
 
+    // A session that goes with it makes its claims no younger.
+    let config = json!({ "auth_methods": ["session", "bearer"], "max_claim_age": 60 });
+    let mut gateway = Gateway::new(config);
+    let token = format!("Bearer {}", gateway.provider.access_token(&[]));
+    gateway.advance(59);
+    let mut browser = Browser::default();
+    let reply = browser.get_with(&mut gateway, "/api", "authorization", &token);
+    assert_eq!((reply.status, browser.cookies.len()), (200, 1));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(1);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+
     // What introspection said is asked anew.
     let config = json!({ "auth_methods": ["introspection"], "max_claim_age": 60 });
     let mut gateway = Gateway::new(config);
