@@ -278,8 +278,9 @@ impl Assembly {
         let place = list.iter().position(|placed| placed.id == plugin.id);
         let gone = place.map(|place| list.remove(place));
         let gone = gone.and_then(|placed| self.filters.get(placed.filter));
-        // Whether clients are asked for certificates depends on all of them.
-        (!gone.is_some_and(AnyFilter::wants_certificates)).then_some(())
+        // Whether clients are asked for certificates, and what is counted, depends on all of them.
+        let is_seen = |filter: &AnyFilter| filter.wants_certificates() || filter.counts().is_some();
+        (!gone.is_some_and(is_seen)).then_some(())
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -227,7 +227,9 @@ impl Ground {
         };
         if let (Some(place), Some(before)) = (place, before) {
             // Services go by these.
-            if before.name != after.name || before.identity != after.identity {
+            let name = (change.workspace, after.name.clone());
+            let is_named = self.named.names.get(&name) == Some(&place);
+            if before.name != after.name || before.identity != after.identity || !is_named {
                 return None;
             }
             *Arc::make_mut(&mut self.upstreams).get_mut(place)? = Arc::new(after);
