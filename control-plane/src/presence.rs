@@ -237,7 +237,10 @@ pub enum Disagreement {
 /// Has `replica` roll changes out by `plan`, unless another control plane goes by another one. Two that start at the
 /// same time may both be refused, but not both run.
 pub(crate) fn agree(board: &mut Board, replica: Uuid, plan: &str) -> Result<(), Disagreement> {
-    board.tell(&Post::Plan(replica), plan.as_bytes())?;
+    // An etcd that takes no writes (its disk is full) is no reason not to serve: it is told later.
+    if let Err(error) = board.tell(&Post::Plan(replica), plan.as_bytes()) {
+        tracing::warn!(%error, "other control planes are not told how this one rolls changes out");
+    }
     let theirs = board.plans(replica)?;
     let Some(theirs) = theirs.into_iter().find(|theirs| theirs != plan) else {
         return Ok(());

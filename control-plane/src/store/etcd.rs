@@ -166,7 +166,7 @@ impl Shelf {
     fn write_parts(&self, name: &str, bytes: &[u8]) -> Result<usize, EtcdError> {
         let mut count = 0;
         for part in bytes.chunks(VALUE) {
-            let name = format!("{name}/{count:06}");
+            let name = part_name(name, count);
             let sealed = self.seal(&name, part);
             self.client.put(&Put {
                 name,
@@ -180,7 +180,7 @@ impl Shelf {
     fn read_parts(&self, name: &str, count: usize) -> Result<Vec<u8>, EtcdError> {
         let mut bytes = Vec::new();
         for number in 0..count {
-            let name = format!("{name}/{number:06}");
+            let name = part_name(name, number);
             let found = self.client.get(&name)?;
             let found = found.ok_or_else(|| EtcdError::Content(format!("{name} is missing")))?;
             bytes.extend(self.open(&name, &found.value)?);
@@ -354,7 +354,13 @@ impl EtcdStore {
             name: HEAD,
             version: self.seen,
         };
-        match self.shelf.client.commit(&unchanged, &puts) {
+        // Others sweep away what nobody has named for long: this process may have stood still meanwhile.
+        let first = large.then(|| part_name(&format!("part/{write}"), 0));
+        match self
+            .shelf
+            .client
+            .commit(&unchanged, first.as_deref(), &puts)
+        {
             Ok(Some(version)) => {
                 (self.head, self.seen) = (head, version);
                 Ok(true)
@@ -381,6 +387,11 @@ impl EtcdStore {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What part `number` of what is written as `name` is called.
+fn part_name(name: &str, number: usize) -> String {
+    format!("{name}/{number:06}")
 }
 
 /// Does `work` on a thread of its own: nobody who commits waits for it. Whether that has begun.
@@ -452,7 +463,10 @@ impl Journal for EtcdStore {
             return Err(JournalFault::Broken(reason.to_owned()));
         }
         let chain = Some(self.head.chain);
-        let newer = match self.shelf.entries(self.head.revision, chain, &head)? {
+        let entries = self.shelf.entries(self.head.revision, chain, &head);
+        // What cannot follow on what is known here is nothing to write on.
+        self.parted = matches!(entries, Err(EtcdError::Content(_)));
+        let newer = match entries? {
             Some(entries) => {
                 let changes = entries.iter();
                 Newer::Changes(

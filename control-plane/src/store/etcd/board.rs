@@ -198,7 +198,7 @@ impl Agreed for Cell {
             name: self.name,
             version: self.version,
         };
-        let Some(version) = self.client.commit(&unchanged, &[put]).map_err(text)? else {
+        let Some(version) = self.client.commit(&unchanged, None, &[put]).map_err(text)? else {
             // One that was taken away can only be made anew.
             if self.client.get(self.name).map_err(text)?.is_none() {
                 self.version = 0;

@@ -11,7 +11,7 @@ use shared::snapshot::Hash;
 use uuid::Uuid;
 
 use super::client::{Comparison, Put};
-use super::{EtcdError, Head, Shelf, Value, log};
+use super::{EtcdError, Head, Shelf, Value, log, part_name};
 use crate::config::Config;
 use crate::store::export;
 
@@ -190,7 +190,10 @@ impl Shelf {
             name: LATEST,
             version,
         };
-        let ours = self.client.commit(&unchanged, &[put])?.is_some();
+        // Others sweep away what nobody has named for long: this process may have stood still meanwhile.
+        let first = (latest.parts > 0).then(|| part_name(&latest.name(), 0));
+        let ours = self.client.commit(&unchanged, first.as_deref(), &[put])?;
+        let ours = ours.is_some();
         // What is not the latest is of no use to anyone.
         let useless = if ours {
             before.map(|(before, _)| before)

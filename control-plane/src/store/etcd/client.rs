@@ -247,14 +247,16 @@ impl Client {
         self.ask("/v3/kv/deleterange", body).map(drop)
     }
 
-    /// Writes all of `puts` if `unchanged` holds: etcd's number of that write, or none if it does not.
+    /// Writes all of `puts` if `unchanged` holds and the value `needed` is there: etcd's number of that write, or none
+    /// if they do not.
     pub(super) fn commit(
         &self,
         unchanged: &Comparison<'_>,
+        needed: Option<&str>,
         puts: &[Put],
     ) -> Result<Option<u64>, EtcdError> {
         let puts = puts.iter().map(|put| self.operation(put, None));
-        futures::executor::block_on(self.transact(unchanged, puts.collect()))
+        futures::executor::block_on(self.transact(unchanged, needed, puts.collect()))
     }
 
     /// Writes `put` if `unchanged` holds, to be gone with `lease`.
@@ -265,13 +267,13 @@ impl Client {
         lease: &str,
     ) -> Result<Option<u64>, EtcdError> {
         let put = self.operation(put, Some(lease));
-        self.transact(unchanged, vec![put]).await
+        self.transact(unchanged, None, vec![put]).await
     }
 
     /// Takes the value away that `unchanged` names, if it is still that one.
     pub(super) async fn retract(&self, unchanged: &Comparison<'_>) -> Result<(), EtcdError> {
         let remove = json!({ "requestDeleteRange": { "key": self.key(unchanged.name) } });
-        self.transact(unchanged, vec![remove]).await.map(drop)
+        self.transact(unchanged, None, vec![remove]).await.map(drop)
     }
 
     fn operation(&self, put: &Put, lease: Option<&str>) -> Value {
@@ -288,17 +290,24 @@ impl Client {
     async fn transact(
         &self,
         unchanged: &Comparison<'_>,
+        needed: Option<&str>,
         operations: Vec<Value>,
     ) -> Result<Option<u64>, EtcdError> {
-        let body = json!({
-            "compare": [{
-                "key": self.key(unchanged.name),
-                "target": "MOD",
-                "result": "EQUAL",
-                "mod_revision": unchanged.version.to_string(),
-            }],
-            "success": operations,
-        });
+        let mut compare = vec![json!({
+            "key": self.key(unchanged.name),
+            "target": "MOD",
+            "result": "EQUAL",
+            "mod_revision": unchanged.version.to_string(),
+        })];
+        compare.extend(needed.map(|name| {
+            json!({
+                "key": self.key(name),
+                "target": "CREATE",
+                "result": "GREATER",
+                "create_revision": "0",
+            })
+        }));
+        let body = json!({ "compare": compare, "success": operations });
         let answer = self.request("/v3/kv/txn", body).await?;
         let succeeded = *member_of(&answer, "succeeded") == true;
         Ok(succeeded.then(|| number(member_of(member_of(&answer, "header"), "revision"))))
