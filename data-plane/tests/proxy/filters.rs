@@ -236,7 +236,8 @@ fn a_known_token_passes_alike_at_a_glance_and_looked_at_whole() {
                 );
                 assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
                 assert!(answer.contains("\r\nx-who: ann\r\n"), "{answer}");
-                let head = heads.recv().unwrap().replace(path, "/route");
+                // A body may come along, with its head or with the next one.
+                let head = heads.recv().unwrap().replace(path, "/route").replace("{}", "");
                 let lines = head.lines().filter(|line| !line.starts_with("x-kong-request-id"));
                 let mut lines: Vec<String> = lines.map(ToOwned::to_owned).collect();
                 lines.sort();
