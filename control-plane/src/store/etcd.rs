@@ -311,18 +311,6 @@ impl EtcdStore {
         });
     }
 
-    /// Sweeps at once, as at the time `now`: how much is taken away.
-    #[cfg(test)]
-    pub(in crate::store) fn sweep(&self, now: Instant) -> Result<usize, EtcdError> {
-        sweep(&self.shelf, &self.sweeper, now)
-    }
-
-    /// Begins a large write that nothing names.
-    #[cfg(test)]
-    pub(in crate::store) fn begin(&self, name: &str) -> Result<usize, EtcdError> {
-        self.shelf.write_parts(name, b"part")
-    }
-
     fn write(&mut self, entry: &Entry) -> Result<bool, EtcdError> {
         let packed = entry
             .pack(&self.head.chain)

@@ -96,3 +96,28 @@ fn named(shelf: &Shelf) -> Result<BTreeSet<String>, EtcdError> {
     }
     Ok(named)
 }
+
+/// What only tests do.
+#[cfg(test)]
+impl super::EtcdStore {
+    /// Sweeps at once, as at the time `now`: how much is taken away.
+    pub(in crate::store) fn sweep(&self, now: Instant) -> Result<usize, EtcdError> {
+        super::sweep(&self.shelf, &self.sweeper, now)
+    }
+
+    /// Begins a large write that nothing names.
+    pub(in crate::store) fn begin(&self, name: &str) -> Result<usize, EtcdError> {
+        self.shelf.write_parts(name, b"part")
+    }
+
+    /// Commits something that names the large write `name`: whether it is there to be named.
+    pub(in crate::store) fn names(&self, name: &str) -> Result<bool, EtcdError> {
+        let unchanged = super::client::Comparison {
+            name: "probe",
+            version: 0,
+        };
+        let first = super::part_name(name, 0);
+        let written = self.shelf.client.commit(&unchanged, Some(&first), &[])?;
+        Ok(written.is_some())
+    }
+}

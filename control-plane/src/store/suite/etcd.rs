@@ -329,6 +329,10 @@ fn what_was_begun_and_never_finished_is_taken_away() {
     let (soon, later) = (now + Duration::from_mins(59), now + Duration::from_hours(1));
     let swept = [now, soon, later, later].map(|at| store.sweep(at).unwrap());
     assert_eq!(swept, [0, 0, 2, 0]);
+    // Whoever stood still meanwhile does not name what is gone.
+    assert!(!store.names("part/lost").unwrap());
+    store.begin("part/there").unwrap();
+    assert!(store.names("part/there").unwrap());
     // What is named stays: the history of the large change, and what a start begins with.
     let entry = store
         .history()

@@ -332,6 +332,18 @@ fn what_concerns_every_route_is_compiled_anew() {
     let upstream = |name: &str| record("upstreams", 500, json!({ "name": name }));
     assert!(amends(vec![upstream("up")], &[]).unwrap().is_ok());
     assert!(amends(vec![upstream("renamed")], &[]).is_none());
+    // It was removed, and made again in another workspace, since this node has last heard.
+    let moved = json!({ "name": "up", "ws_id": Uuid::from_u128(9) });
+    assert!(amends(vec![record("upstreams", 500, moved)], &[]).is_none());
+    // What counts is listed among all filters.
+    let counts = json!({ "name": "prometheus", "config": {}, "route": reference(1) });
+    let (with, difference) = next(&snapshot, vec![record("plugins", 205, counts)], &[]);
+    let counting = amend(&compiled, &snapshot, &with, &difference)
+        .unwrap()
+        .unwrap();
+    let gone = record("plugins", 205, json!({})).key;
+    let (after, difference) = next(&with, Vec::new(), &[gone]);
+    assert!(amend(&counting, &with, &after, &difference).is_none());
     // One that takes the place of a service's host.
     let upstream = |name: &str| record("upstreams", 501, json!({ "name": name }));
     assert!(amends(vec![upstream("new")], &[]).unwrap().is_ok());
