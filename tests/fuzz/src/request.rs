@@ -95,7 +95,7 @@ pub fn send(
         client: Client {
             address: [127, 0, 0, 1].into(),
             https: true,
-            authority: "gateway.example".to_owned(),
+            authority: "gateway.example".into(),
             certificate: None,
             port: 8443,
             peer: [127, 0, 0, 1].into(),
