@@ -5,7 +5,7 @@ mod member;
 mod room;
 mod row;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

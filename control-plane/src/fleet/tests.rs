@@ -14,7 +14,7 @@ pub(super) fn at(revision: u64) -> Position {
     }
 }
 
-pub(super) fn introduction(boot: &str, running: Position) -> Introduction {
+pub(crate) fn introduction(boot: &str, running: Position) -> Introduction {
     Introduction {
         name: "node-1".to_owned(),
         group: None,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::snapshot::Position;
 
 use super::*;
+use crate::fleet::tests::introduction;
 use crate::fleet::{Introduction, Order};
 use crate::store::suite::Subject;
 use crate::store::suite::etcd::InEtcd;
@@ -27,17 +28,7 @@ fn teller(subject: &InEtcd, number: u128) -> Teller {
 fn node(name: &str) -> Introduction {
     Introduction {
         name: name.to_owned(),
-        group: None,
-        version: "1".to_owned(),
-        hostname: "machine".to_owned(),
-        ip: None,
-        labels: BTreeMap::new(),
-        certificate_expires_at: None,
-        boot: "boot".to_owned(),
-        running: Position::default(),
-        features: BTreeSet::new(),
-        quarantined: Vec::new(),
-        crash_restarts: 0,
+        ..introduction("boot", Position::default())
     }
 }
 

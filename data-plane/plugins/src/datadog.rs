@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::entity::Consumer;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use crate::exchange::{Log, Matched, Named};
-use crate::figures::{Figures, check_rate, plain};
+use crate::figures::{Figures, check_rate, plain, service_host};
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
@@ -216,11 +215,7 @@ impl Plugin for Datadog {
     const NAME: &'static str = "datadog";
     const PRIORITY: u32 = 10;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("retry_count", ""),
-        ("queue_size", "queue.max_batch_size"),
-        ("flush_timeout", "queue.max_coalescing_delay"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = DatadogFilter;
 
     fn compile(self, instance: &Instance) -> Result<DatadogFilter, FieldErrors> {
@@ -352,11 +347,5 @@ impl DatadogFilter {
 /// What the service is called: its name, or its host.
 fn service(matched: &Matched) -> Option<String> {
     let Named { name, .. } = matched.service.as_ref()?;
-    name.clone().or_else(|| {
-        let record = &matched.records.as_ref()?.service;
-        record
-            .get("host")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    })
+    name.clone().or_else(|| service_host(matched))
 }

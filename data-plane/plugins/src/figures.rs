@@ -1,6 +1,6 @@
 //! The figures of an exchange or a stream, for the plugins that send them on.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::entity::Consumer;
 use shared::schema::FieldErrors;
 
@@ -77,4 +77,13 @@ pub(crate) fn check_rate(
 pub(crate) fn plain(name: &str) -> String {
     let is_mark = |character: char| character.is_control() || matches!(character, ':' | '|');
     name.replace(is_mark, "_")
+}
+
+/// The host of the service that a route leads to.
+pub(crate) fn service_host(matched: &Matched) -> Option<String> {
+    let service = &matched.records.as_ref()?.service;
+    service
+        .get("host")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
 }

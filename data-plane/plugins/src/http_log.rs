@@ -105,11 +105,7 @@ impl Plugin for HttpLog {
     const NAME: &'static str = "http-log";
     const PRIORITY: u32 = 12;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("retry_count", ""),
-        ("queue_size", "queue.max_batch_size"),
-        ("flush_timeout", "queue.max_coalescing_delay"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = HttpLogFilter;
 
     fn compile(self, instance: &Instance) -> Result<HttpLogFilter, FieldErrors> {

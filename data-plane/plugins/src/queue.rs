@@ -16,6 +16,13 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::values::Number;
 
+/// What log plugins called their queue's fields before they had `queue` (Kong 2.8).
+pub(crate) const SHORTHANDS: &[(&str, &str)] = &[
+    ("retry_count", ""),
+    ("queue_size", "queue.max_batch_size"),
+    ("flush_timeout", "queue.max_coalescing_delay"),
+];
+
 /// How entries wait and are sent.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct QueueConfig {

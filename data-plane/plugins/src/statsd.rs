@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 use shared::schema::FieldErrors;
 use uuid::Uuid;
@@ -21,7 +20,7 @@ use self::config::{
 };
 use self::line::{Style, Tags, line};
 use crate::exchange::{Log, Matched, Named};
-use crate::figures::{Figures, check_rate, plain};
+use crate::figures::{Figures, check_rate, plain, service_host};
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
@@ -35,11 +34,7 @@ impl Plugin for Statsd {
     const NAME: &'static str = "statsd";
     const PRIORITY: u32 = 11;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("retry_count", ""),
-        ("queue_size", "queue.max_batch_size"),
-        ("flush_timeout", "queue.max_coalescing_delay"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = StatsdFilter;
 
     fn compile(self, instance: &Instance) -> Result<StatsdFilter, FieldErrors> {
@@ -322,13 +317,7 @@ fn scope(metric: &Compiled, matched: Option<&Matched>) -> String {
 
 fn service(metric: &Compiled, matched: &Matched) -> Option<String> {
     let Named { id, name } = matched.service.as_ref()?;
-    let host = || {
-        let record = &matched.records.as_ref()?.service;
-        record
-            .get("host")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    };
+    let host = || service_host(matched);
     match metric.service {
         ServiceIdentifier::ServiceId => Some(id.to_string()),
         ServiceIdentifier::ServiceName => name.clone(),

@@ -10,7 +10,7 @@ use proto::v1::fault::Code;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
 use shared::signature::Verifier;
-use shared::snapshot::{Difference, Key, Position, Snapshot};
+use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
@@ -113,9 +113,9 @@ impl Applier {
 
     /// The digests of what runs.
     pub(super) fn digests(&self) -> bytes::Bytes {
-        let running = self.running.as_deref();
-        let inventory = running.map(|running| running.inventory.clone());
-        proto::encode_digests(&inventory.unwrap_or_default())
+        let (none, running) = (Inventory::default(), self.running.as_deref());
+        let inventory = running.map_or(&none, |running| &running.inventory);
+        proto::encode_digests(inventory)
     }
 
     /// What this node will not run again.

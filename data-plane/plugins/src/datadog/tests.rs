@@ -1,6 +1,6 @@
 //! What datadog promises.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::clock::UnixTime;
 
 use super::*;

@@ -56,7 +56,7 @@ struct Verified {
     end: Option<UnixTime>,
     principal: Principal,
     tenure: Rc<Tenure>,
-    /// How old its claims are, if that counts (`max_claim_age`): a session must not make them younger.
+    /// When its claims were made, if their age counts (`max_claim_age`): a session must not make them younger.
     claimed_at: Option<UnixTime>,
     /// The document whose keys verified it.
     version: u64,
@@ -268,12 +268,11 @@ async fn verify(
         None,
     );
     let end = jws::time(&claims, "exp").ok().flatten();
-    let age = rules.config.access.max_claim_age.as_ref();
-    let made_at = jws::time(&claims, "iat").ok().flatten();
+    let (until, claimed_at) = until(rules, &claims, now);
     let verified = Rc::new(Verified {
-        claimed_at: made_at.filter(|_| age.is_some()),
         token: token.to_owned(),
-        until: until(rules, &claims, now),
+        until,
+        claimed_at,
         end,
         tenure: Rc::new(admission::tenure_of_token(rules, end)),
         principal,
@@ -287,15 +286,18 @@ async fn verify(
     Ok(verified)
 }
 
-/// Until when a token need not be looked at again: its age counts (`max_claim_age`).
-fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> UnixTime {
+/// Until when a token need not be looked at again, and when it was made, if its age counts (`max_claim_age`).
+fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> (UnixTime, Option<UnixTime>) {
     let until = now.saturating_add(remembered_for(rules, claims));
-    let age = rules.config.access.max_claim_age.as_ref();
-    let made_at = jws::time(claims, "iat").ok().flatten();
-    match (age, made_at) {
-        (Some(age), Some(made_at)) => until.min(made_at.saturating_add(age.seconds())),
-        (Some(_), None) => now,
-        (None, _) => until,
+    let Some(age) = &rules.config.access.max_claim_age else {
+        return (until, None);
+    };
+    match jws::time(claims, "iat").ok().flatten() {
+        Some(made_at) => {
+            let old_at = made_at.saturating_add(age.seconds());
+            (until.min(old_at), Some(made_at))
+        }
+        None => (now, None),
     }
 }
 

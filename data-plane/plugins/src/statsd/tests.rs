@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::entity::DEFAULT_WORKSPACE;
 
 use super::*;
