@@ -2,15 +2,14 @@
 // the upstream and the load the other; the cases take turns, in another order each round, and Wardgate's plain case is
 // entered twice, as a control.
 
-import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stopAll } from "../real-peers/processes.js";
 import { startCluster } from "./proxied.js";
 import { printInstructions } from "./instructions.js";
-import { load, median, memory, slowest } from "./measure.js";
-import { PROXY_CORE, makeCertificate, startEnvoy, startHaproxy, startNginxProxy, startUpstream } from "./peers.js";
+import { handshakes, load, median, memory, place, slowest, throttled } from "./measure.js";
+import { LOAD_CORE, PROXY_CORE, makeCertificate, startEnvoy, startHaproxy, startNginxProxy, startUpstream } from "./peers.js";
 import { startProvider } from "./provider.js";
 
 const [rounds, seconds] = process.argv.slice(2).map(Number);
@@ -27,57 +26,66 @@ const upstream = await startUpstream(directory);
 const provider = await startProvider({ padding: 1_600 });
 const nginx = await startNginxProxy(directory, upstream, files);
 const haproxy = await startHaproxy(directory, upstream, files);
-const envoy = await startEnvoy(directory, upstream, process.env.WARDGATE_BENCH_ENVOY);
+const envoy = await startEnvoy(directory, upstream, provider, process.env.WARDGATE_BENCH_ENVOY);
 
 /** A node of a cluster with `routes` routes, on the proxies' core. */
-async function startNode(routes) {
-  const cluster = await startCluster({ upstream: upstream.url, provider, routes, settings });
+async function startNode(routes, further = {}) {
+  const cluster = await startCluster({ upstream: upstream.url, provider, routes, settings: { ...settings, ...further } });
   const { gateway } = cluster;
   const processes = [gateway.processId(1)];
-  execFileSync("taskset", ["-a", "-cp", PROXY_CORE, String(processes[0])]);
+  place(processes[0], [PROXY_CORE]);
   return { ...cluster, processes, url: gateway.url(1), tlsUrl: gateway.tlsUrl(1) };
 }
 const few = await startNode(10);
 const many = await startNode(MANY);
 const idle = { nginx: memory(nginx), haproxy: memory(haproxy), ...(envoy && { envoy: memory(envoy) }), few: memory(few), many: memory(many) };
 
+const session = { Cookie: few.cookie };
+const bearer = { Authorization: `Bearer ${few.bearer}` };
 const plain = { processes: few.processes, url: `${few.url}/plain` };
 const cases = {
   nginx: { ...nginx, title: "nginx" },
-  haproxy: { ...haproxy, title: "HAProxy", base: "nginx" },
-  ...(envoy && { envoy: { ...envoy, title: "Envoy", base: "nginx" } }),
-  plain: { ...plain, title: "Wardgate, plain", base: "nginx" },
-  control: { ...plain, title: "the same again", base: "plain" },
-  session: { ...few, url: `${few.url}/session`, headers: { Cookie: few.cookie }, title: "session cookie", base: "plain" },
-  bearer: { ...few, url: `${few.url}/bearer`, headers: { Authorization: `Bearer ${few.bearer}` }, title: "bearer token", base: "plain" },
-  many: { ...many, url: `${many.url}/plain`, title: `${MANY} routes`, base: "plain" },
+  haproxy: { ...haproxy, title: "HAProxy", bases: ["nginx"] },
+  ...(envoy && { envoy: { ...envoy, title: "Envoy", bases: ["nginx"] } }),
+  plain: { ...plain, title: "Wardgate, plain", bases: ["nginx", "haproxy", "envoy"] },
+  control: { ...plain, title: "the same again", bases: ["plain"] },
+  nginxSession: { ...nginx, url: `${nginx.url}/session`, headers: session, title: "nginx auth_request", bases: ["nginx"] },
+  session: { ...few, url: `${few.url}/session`, headers: session, title: "session cookie", bases: ["plain", "nginx", "nginxSession"] },
+  ...(envoy && { envoyBearer: { ...envoy, url: envoy.bearerUrl, headers: bearer, title: "Envoy jwt_authn", bases: ["envoy"] } }),
+  bearer: { ...few, url: `${few.url}/bearer`, headers: bearer, title: "bearer token", bases: ["plain", "envoyBearer"] },
+  many: { ...many, url: `${many.url}/plain`, title: `${MANY} routes`, bases: ["plain"] },
   nginxTls: { ...nginx, url: nginx.tlsUrl, title: "nginx, TLS" },
-  haproxyTls: { ...haproxy, url: haproxy.tlsUrl, title: "HAProxy, TLS", base: "nginxTls" },
-  tls: { ...few, url: `${few.tlsUrl}/plain`, title: "Wardgate, TLS", base: "nginxTls" },
+  haproxyTls: { ...haproxy, url: haproxy.tlsUrl, title: "HAProxy, TLS", bases: ["nginxTls"] },
+  tls: { ...few, url: `${few.tlsUrl}/plain`, title: "Wardgate, TLS", bases: ["nginxTls", "haproxyTls"] },
+  nginxFull: { ...nginx, url: nginx.tlsUrl, measure: handshakes, title: "nginx, handshake" },
+  haproxyFull: { ...haproxy, url: haproxy.tlsUrl, measure: handshakes, title: "HAProxy, handshake", bases: ["nginxFull"] },
+  full: { ...few, url: `${few.tlsUrl}/plain`, measure: handshakes, title: "Wardgate, handshake", bases: ["nginxFull", "haproxyFull"] },
 };
 const names = Object.keys(cases);
 const results = Object.fromEntries(names.map((name) => [name, []]));
 
 const alone = load({ url: upstream.url, processes: upstream.processes }, seconds);
-for (const one of Object.values(cases)) load(one, 1);
+const run = (one, time) => (one.measure ?? load)(one, time);
+for (const one of Object.values(cases)) run(one, 1);
 for (let round = 0; round < rounds; round += 1) {
   for (let at = 0; at < names.length; at += 1) {
     const name = names[(at + round) % names.length];
-    results[name].push(load(cases[name], seconds));
+    results[name].push(run(cases[name], seconds));
   }
 }
 
 function line(name) {
-  const { title, base } = cases[name];
+  const { title, bases = [] } = cases[name];
   const of = (field) => median(results[name].map((one) => one[field]));
-  const ratios = base ? results[name].map(({ cost }, round) => cost / results[base][round].cost) : [];
-  const range = `${Math.min(...ratios).toFixed(2)}–${Math.max(...ratios).toFixed(2)}`;
-  const ratio = base ? `${median(ratios).toFixed(2)} × ${cases[base].title} (${range})` : "";
-  console.log(`${title.padEnd(18)}${of("cost").toFixed(2).padStart(7)}${of("rate").toFixed(0).padStart(10)}/s${(100 * of("busy")).toFixed(0).padStart(6)} %   ${ratio}`);
+  const ratios = bases.filter((base) => cases[base]).map((base) => {
+    const each = results[name].map(({ cost }, round) => cost / results[base][round].cost);
+    return `${median(each).toFixed(2)} × ${cases[base].title} (${Math.min(...each).toFixed(2)}–${Math.max(...each).toFixed(2)})`;
+  });
+  console.log(`${title.padEnd(20)}${of("cost").toFixed(2).padStart(7)}${of("rate").toFixed(0).padStart(10)}/s${(100 * of("busy")).toFixed(0).padStart(6)} %   ${ratios.join(", ")}`);
 }
 console.log(`${rounds} rounds of ${seconds} s, 50 connections, 1 KB answers, no access logs; session cookie of ${few.cookie.length} bytes`);
 console.log(`the load alone reaches ${alone.rate.toFixed(0)} requests/s, so it is no limit to a proxy that is far below`);
-console.log("\n                  CPU s per 100k requests    rate    proxy core   ratio of the rounds: median (range)");
+console.log("\n                    CPU s per 100k requests    rate    proxy core   ratio of the rounds: median (range)");
 for (const name of names) line(name);
 
 const rate = 0.3 * median(results.nginx.map((one) => one.rate));
@@ -88,12 +96,25 @@ for (let round = 0; round < rounds; round += 1) {
 }
 console.log(Object.entries(slow).map(([name, times]) => `${cases[name].title} ${median(times).toFixed(2)}`).join(", "));
 
+// Two cores with twice the requests, held against one core. Each core carries its share of proxy, upstream and load.
+const two = await startNode(10, { WARDGATE_WORKERS: "2" });
+const nginxTwo = await startNginxProxy(directory, upstream, files, 2);
+const pairs = { nginx: [nginx, nginxTwo], Wardgate: [plain, { ...two, url: `${two.url}/plain` }] };
+console.log(`\ntwo cores at ${rate.toFixed(0)} requests/s each, shared with upstream and load: requests per CPU-second, of one core's`);
+for (const [name, [one, both]] of Object.entries(pairs)) {
+  const ratios = Array.from({ length: rounds }, () => {
+    const single = throttled({ ...one, upstream }, [PROXY_CORE], rate, seconds);
+    return single.cost / throttled({ ...both, upstream }, [PROXY_CORE, LOAD_CORE], rate, seconds).cost;
+  });
+  console.log(`${name} ${median(ratios).toFixed(2)} × (${Math.min(...ratios).toFixed(2)}–${Math.max(...ratios).toFixed(2)})`);
+}
+
 const loaded = { nginx: memory(nginx), haproxy: memory(haproxy), ...(envoy && { envoy: memory(envoy) }), few: memory(few), many: memory(many) };
 const titles = { few: "Wardgate, 10 routes", many: `Wardgate, ${MANY} routes` };
 console.log("\nresident memory before and after, in MB");
 console.log(Object.keys(idle).map((name) => `${titles[name] ?? cases[name].title} ${idle[name]} → ${loaded[name]}`).join(", "));
 
-for (const one of [few.gateway, many.gateway, nginx, haproxy, envoy]) await one?.stop();
+for (const one of [few.gateway, many.gateway, two.gateway, nginx, nginxTwo, haproxy, envoy]) await one?.stop();
 await printInstructions(undefined, MANY);
 await provider.stop();
 await stopAll();

@@ -8,6 +8,7 @@ import { start, stop, until } from "../real-peers/processes.js";
 
 export const PROXY_CORE = "0";
 export const LOAD_CORE = "1";
+export const BOTH_CORES = `${PROXY_CORE},${LOAD_CORE}`;
 const BODY = "x".repeat(1024);
 
 /** A port that is free now. */
@@ -21,19 +22,19 @@ export function freePort() {
   });
 }
 
-/** Starts nginx with one worker on `core`; its URL and the processes that serve. */
-export async function startNginx(directory, name, core, http) {
+/** Starts nginx with `workers` on `cores`; its URL and the processes that serve. */
+export async function startNginx(directory, name, cores, http, workers = 1) {
   const port = await freePort();
   const file = join(directory, `${name}.conf`);
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${directory}/${name}-${kind};`);
   writeFileSync(
     file,
-    `daemon off; worker_processes 1; pid ${directory}/${name}.pid; error_log ${directory}/${name}.error;
+    `daemon off; worker_processes ${workers}; pid ${directory}/${name}.pid; error_log ${directory}/${name}.error;
      events { worker_connections 1024; }
      http { access_log off; keepalive_requests 100000000; large_client_header_buffers 8 32k;
        ${temporary.join(" ")} ${http.replaceAll("PORT", port)} }`,
   );
-  const handle = start(name, "taskset", ["-c", core, "nginx", "-c", file], { log: join(directory, `${name}.log`) });
+  const handle = start(name, "taskset", ["-c", cores, "nginx", "-c", file], { log: join(directory, `${name}.log`) });
   const url = `http://127.0.0.1:${port}`;
   await until(`answer of ${name}`, async () => ((await fetch(url)).ok ? true : undefined), { handle });
   const children = readFileSync(`/proc/${handle.child.pid}/task/${handle.child.pid}/children`, "utf8");
@@ -59,16 +60,23 @@ export function makeCertificate(directory) {
 const FORWARDED = `proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header X-Forwarded-For $remote_addr;
   proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Real-IP $remote_addr;`;
 
-/** nginx as a proxy, with and without TLS. */
-export async function startNginxProxy(directory, upstream, { certificate, key }) {
+/**
+ * nginx as a proxy, with and without TLS. Below `/session` it asks the upstream, which says 200, before it lets a
+ * request through: the least that a sign-in by `auth_request` costs.
+ */
+export async function startNginxProxy(directory, upstream, { certificate, key }, workers = 1) {
   const secure = await freePort();
   const nginx = await startNginx(
     directory,
-    "proxy",
-    PROXY_CORE,
+    `proxy-${workers}`,
+    workers === 1 ? PROXY_CORE : BOTH_CORES,
     `upstream echo { server ${upstream.url.slice(7)}; keepalive 128; keepalive_requests 100000000; }
      ssl_certificate ${certificate}; ssl_certificate_key ${key}; ssl_protocols TLSv1.3;
-     server { listen 127.0.0.1:PORT; listen 127.0.0.1:${secure} ssl; location / { proxy_pass http://echo; ${FORWARDED} } }`,
+     server { listen 127.0.0.1:PORT; listen 127.0.0.1:${secure} ssl;
+       location / { proxy_pass http://echo; ${FORWARDED} }
+       location /session { auth_request /asked; proxy_pass http://echo; ${FORWARDED} }
+       location = /asked { internal; proxy_pass http://echo; proxy_pass_request_body off; proxy_set_header Content-Length ""; ${FORWARDED} } }`,
+    workers,
   );
   return { ...nginx, tlsUrl: `https://127.0.0.1:${secure}` };
 }
@@ -104,24 +112,43 @@ backend echo
   return { url, tlsUrl: `https://127.0.0.1:${secure}`, processes: [handle.child.pid], stop: () => stop(handle) };
 }
 
-/** Envoy with one worker, if its program is at `program`. */
-export async function startEnvoy(directory, upstream, program) {
+/**
+ * Envoy with one worker, if its program is at `program`; at `bearerUrl` it lets only tokens of `provider` through, which
+ * it verifies once and then remembers.
+ */
+export async function startEnvoy(directory, upstream, provider, program) {
   if (!program || !existsSync(program)) return undefined;
-  const port = await freePort();
+  const [port, guarded] = [await freePort(), await freePort()];
   const [host, upstreamPort] = upstream.url.slice(7).split(":");
   const address = (address, port_value) => ({ socket_address: { address, port_value: Number(port_value) } });
-  const router = { name: "envoy.filters.http.router", typed_config: { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } };
-  const manager = {
-    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-    stat_prefix: "bench",
-    route_config: { virtual_hosts: [{ name: "all", domains: ["*"], routes: [{ match: { prefix: "/" }, route: { cluster: "echo" } }] }] },
-    http_filters: [router],
-  };
+  const filter = (name, type, config = {}) => ({ name, typed_config: { "@type": `type.googleapis.com/envoy.extensions.filters.${type}`, ...config } });
+  const router = filter("envoy.filters.http.router", "http.router.v3.Router");
+  const bearer = filter("envoy.filters.http.jwt_authn", "http.jwt_authn.v3.JwtAuthentication", {
+    providers: {
+      bench: {
+        issuer: provider.issuer,
+        local_jwks: { inline_string: JSON.stringify(provider.keys) },
+        jwt_cache_config: { jwt_cache_size: 100 },
+        forward: true,
+      },
+    },
+    rules: [{ match: { prefix: "/" }, requires: { provider_name: "bench" } }],
+  });
+  const listener = (port, http_filters) => ({
+    address: address("127.0.0.1", port),
+    filter_chains: [{
+      filters: [filter("http", "network.http_connection_manager.v3.HttpConnectionManager", {
+        stat_prefix: "bench",
+        route_config: { virtual_hosts: [{ name: "all", domains: ["*"], routes: [{ match: { prefix: "/" }, route: { cluster: "echo" } }] }] },
+        http_filters,
+      })],
+    }],
+  });
   const file = join(directory, "envoy.json");
   const endpoint = { endpoint: { address: address(host, upstreamPort) } };
   const config = {
     static_resources: {
-      listeners: [{ address: address("127.0.0.1", port), filter_chains: [{ filters: [{ name: "http", typed_config: manager }] }] }],
+      listeners: [listener(port, [router]), listener(guarded, [bearer, router])],
       clusters: [{ name: "echo", type: "STATIC", load_assignment: { cluster_name: "echo", endpoints: [{ lb_endpoints: [endpoint] }] } }],
     },
   };
@@ -130,5 +157,5 @@ export async function startEnvoy(directory, upstream, program) {
   const handle = start("envoy", "taskset", args, { log: join(directory, "envoy.log") });
   const url = `http://127.0.0.1:${port}`;
   await until("answer of envoy", async () => ((await fetch(url)).ok ? true : undefined), { handle });
-  return { url, processes: [handle.child.pid], stop: () => stop(handle) };
+  return { url, bearerUrl: `http://127.0.0.1:${guarded}`, processes: [handle.child.pid], stop: () => stop(handle) };
 }

@@ -14,6 +14,7 @@ export async function startProvider({ padding }) {
   const server = createServer();
   await new Promise((resolve) => server.listen(0, "127.0.0.2", resolve));
   const issuer = `http://127.0.0.2:${server.address().port}`;
+  const keys = { keys: [{ ...publicKey.export({ format: "jwk" }), kid: "1", alg: "RS256", use: "sig" }] };
   const client = { id: "bench", secret: randomBytes(16).toString("hex") };
 
   function signed(claims) {
@@ -59,7 +60,7 @@ export async function startProvider({ padding }) {
         id_token_signing_alg_values_supported: ["RS256"],
         authorization_response_iss_parameter_supported: true,
       }),
-      "/jwks": () => ({ keys: [{ ...publicKey.export({ format: "jwk" }), kid: "1", alg: "RS256", use: "sig" }] }),
+      "/jwks": () => keys,
       "/token": () => tokens(request),
     };
     const answer = answers[url.pathname];
@@ -70,6 +71,7 @@ export async function startProvider({ padding }) {
   return {
     issuer,
     client,
+    keys,
     /** A bearer token of somebody. */
     bearer: () => signed({ aud: client.id, scope: "openid" }),
     async stop() {
