@@ -143,7 +143,6 @@ impl Balancer {
         let mut next = monotonic() + Duration::from_mins(1);
         let mut entries = Vec::new();
         let mut failed = Vec::new();
-        let before = self.table.load_full();
         for (number, target) in self.config.targets.iter().enumerate() {
             if let Some(address) = target.address {
                 entries.push(self.entry(number, address, None, None));
@@ -164,13 +163,7 @@ impl Balancer {
                         "the name of a target is not resolved"
                     );
                     next = next.min(monotonic() + Duration::from_secs(5));
-                    // Its last addresses are better than none.
-                    let kept = before.entries.iter().filter(|entry| entry.target == number);
-                    let kept: Vec<Entry> = kept.cloned().collect();
-                    if kept.is_empty() {
-                        failed.push(number);
-                    }
-                    entries.extend(kept);
+                    failed.push(number);
                 }
             }
         }

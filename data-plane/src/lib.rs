@@ -191,7 +191,7 @@ impl DataPlane {
                 source,
             })?;
         }
-        tracing::info!(node = id, proxy = %addresses.proxy, proxy_tls = %addresses.proxy_tls, status = %addresses.status, "data plane started");
+        tracing::info!(node = id, listeners = ?addresses.listeners, streams = ?addresses.stream, status = ?addresses.status, "data plane started");
         let gateway = Arc::clone(proxy.node());
         std::thread::Builder::new()
             .name("ready".to_owned())

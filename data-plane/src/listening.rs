@@ -9,8 +9,8 @@ use socket2::Type;
 use crate::inherited::Inherited;
 use crate::listener::{Bound, OfCore, Takes};
 use crate::proxy::{Addresses, ProxyError};
-use crate::settings::{ProxyListen, Settings, StreamKind};
-use crate::sockets::Sockets;
+use crate::settings::{Settings, StreamKind};
+use crate::sockets::{Asked, Sockets};
 
 /// All listening sockets.
 pub(crate) struct Listeners {
@@ -29,52 +29,57 @@ pub(crate) fn listen(
     inherited: &mut Inherited,
 ) -> Result<Listeners, ProxyError> {
     let mut kept = Vec::new();
-    let mut open = |name: &str, setting, address, kind, cores| {
-        let sockets = Sockets::open(name, address, kind, cores, inherited);
+    let mut open = |setting, name: &str, asked: Asked, cores| {
+        let sockets = Sockets::open(name, asked, cores, inherited);
         let sockets = sockets.map_err(|source| ProxyError::Listen {
             setting,
-            address,
+            address: asked.address,
             source,
         })?;
         kept.extend(sockets.clones().map_err(ProxyError::Sockets)?);
         Ok::<_, ProxyError>(sockets)
     };
-    let (plain, secure) = (settings.proxy_listen, settings.proxy_tls_listen);
-    let tcp = Type::STREAM;
-    let of_plain = open("proxy", "proxy_listen", plain.address, tcp, workers)?;
-    let of_secure = open(
-        "proxy_tls",
-        "proxy_tls_listen",
-        secure.address,
-        tcp,
-        workers,
-    )?;
-    let status = open("status", "status_listen", settings.status_listen, tcp, 1)?;
-    let mut addresses = Addresses {
-        proxy: of_plain.address,
-        proxy_tls: of_secure.address,
-        status: status.address,
-        stream: Vec::new(),
-    };
+    let mut addresses = Addresses::default();
     let mut of_cores: Vec<OfCore> = std::iter::repeat_with(OfCore::default)
         .take(workers)
         .collect();
-    let http = |listen: ProxyListen, tls: Option<&Arc<ServerConfig>>| Takes {
-        tls: tls.cloned(),
-        raw: false,
-        proxy_protocol: listen.proxy_protocol,
-    };
-    give(&mut of_cores, of_plain, &http(plain, None));
-    give(&mut of_cores, of_secure, &http(secure, Some(tls)));
+    let (mut plain, mut secure) = (0, 0);
+    for (setting, listen) in settings.proxies().map_err(ProxyError::Listeners)? {
+        let (kind, count, first) = if listen.tls {
+            ("proxy_tls", &mut secure, &mut addresses.proxy_tls)
+        } else {
+            ("proxy", &mut plain, &mut addresses.proxy)
+        };
+        *count += 1;
+        let asked = Asked {
+            address: listen.address,
+            kind: Type::STREAM,
+            backlog: listen.backlog,
+        };
+        let sockets = open(setting, &named(kind, *count), asked, workers)?;
+        first.get_or_insert(sockets.address);
+        addresses.listeners.push(sockets.address);
+        let takes = Takes {
+            tls: listen.tls.then(|| Arc::clone(tls)),
+            raw: false,
+            proxy_protocol: listen.proxy_protocol,
+        };
+        give(&mut of_cores, sockets, &takes);
+    }
     let stream_tls = without_protocols(tls);
-    for (listen, number) in settings.stream_listen.iter().zip(1_u16..) {
-        let name = format!("stream_{number}");
+    let streams = settings.streams().map_err(ProxyError::Listeners)?;
+    for (listen, number) in streams.into_iter().zip(1_u16..) {
         let (kind, tls) = match listen.kind {
-            StreamKind::Tcp => (tcp, None),
-            StreamKind::Tls => (tcp, Some(Arc::clone(&stream_tls))),
+            StreamKind::Tcp => (Type::STREAM, None),
+            StreamKind::Tls => (Type::STREAM, Some(Arc::clone(&stream_tls))),
             StreamKind::Udp => (Type::DGRAM, None),
         };
-        let sockets = open(&name, "stream_listen", listen.address, kind, workers)?;
+        let asked = Asked {
+            address: listen.address,
+            kind,
+            backlog: listen.backlog,
+        };
+        let sockets = open("stream_listen", &format!("stream_{number}"), asked, workers)?;
         addresses.stream.push(sockets.address);
         if listen.kind == StreamKind::Udp {
             for (own, sockets) in of_cores.iter_mut().zip(sockets.by_core) {
@@ -89,13 +94,33 @@ pub(crate) fn listen(
         };
         give(&mut of_cores, sockets, &takes);
     }
-    let status = status.by_core.into_iter().flatten();
+    let mut status = Vec::new();
+    let statuses = settings.statuses().map_err(ProxyError::Listeners)?;
+    for (listen, number) in statuses.into_iter().zip(1_u16..) {
+        let asked = Asked {
+            address: listen.address,
+            kind: Type::STREAM,
+            backlog: listen.backlog,
+        };
+        let sockets = open("status_listen", &named("status", number), asked, 1)?;
+        addresses.status.get_or_insert(sockets.address);
+        let sockets = sockets.by_core.into_iter().flatten();
+        status.extend(sockets.map(Into::into));
+    }
     Ok(Listeners {
         addresses,
         kept,
         of_cores,
-        status: status.map(Into::into).collect(),
+        status,
     })
+}
+
+/// What the sockets of the listener `number` of a kind are called.
+fn named(kind: &str, number: u16) -> String {
+    match number {
+        1 => kind.to_owned(),
+        _ => format!("{kind}_{number}"),
+    }
 }
 
 /// Gives each core its sockets of a listener.

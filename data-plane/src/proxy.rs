@@ -48,6 +48,9 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+    /// A list of addresses contradicts itself.
+    #[error("{0}")]
+    Listeners(String),
     /// A listening socket cannot be kept for a successor.
     #[error("keeping the listening sockets")]
     Sockets(#[source] io::Error),
@@ -81,15 +84,17 @@ pub enum ProxyError {
 }
 
 /// Where the proxy listens.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Addresses {
-    /// Plain HTTP.
-    pub proxy: SocketAddr,
-    /// HTTPS.
-    pub proxy_tls: SocketAddr,
-    /// Status and metrics.
-    pub status: SocketAddr,
-    /// Byte streams.
+    /// Plain HTTP, at the first of its addresses.
+    pub proxy: Option<SocketAddr>,
+    /// HTTPS, at the first of its addresses.
+    pub proxy_tls: Option<SocketAddr>,
+    /// HTTP and HTTPS, all addresses.
+    pub listeners: Vec<SocketAddr>,
+    /// Status and metrics, at the first of their addresses.
+    pub status: Option<SocketAddr>,
+    /// Byte streams and datagrams.
     pub stream: Vec<SocketAddr>,
 }
 
@@ -267,6 +272,7 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
     TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
     told(settings)?;
     real_ip(settings)?;
+    settings.statuses().map_err(ProxyError::Listeners)?;
     dns(settings)?;
     format(settings)?;
     ErrorStyle::read(settings).map_err(ProxyError::Errors)?;
@@ -283,22 +289,16 @@ fn format(settings: &Settings) -> Result<Format, ProxyError> {
 }
 
 fn dns(settings: &Settings) -> Result<DnsConfig, ProxyError> {
-    DnsConfig::read(
-        &settings.dns_hostsfile,
-        &settings.dns_resolver,
-        &settings.dns_order,
-    )
-    .map_err(ProxyError::Dns)
+    DnsConfig::read(settings).map_err(ProxyError::Dns)
 }
 
 fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
     let real_ip = RealIp::parse(&settings.real_ip_header, settings.real_ip_recursive)
         .map_err(ProxyError::RealIp)?;
-    let streams = settings.stream_listen.iter().map(|one| one.proxy_protocol);
-    let mut listeners = [settings.proxy_listen, settings.proxy_tls_listen]
-        .into_iter()
-        .map(|one| one.proxy_protocol)
-        .chain(streams);
+    let proxies = settings.proxies().map_err(ProxyError::Listeners)?;
+    let streams = settings.streams().map_err(ProxyError::Listeners)?;
+    let mut listeners = (proxies.iter().map(|(_, one)| one.proxy_protocol))
+        .chain(streams.iter().map(|one| one.proxy_protocol));
     if real_ip.is_told_first() && !listeners.any(|spoken| spoken) {
         return Err(ProxyError::RealIp(
             "no listener speaks the PROXY protocol: put `proxy_protocol` behind an address in proxy_listen, \

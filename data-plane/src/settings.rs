@@ -3,7 +3,6 @@
 mod listen;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use clap::{Args, Parser};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 
-pub use self::listen::{PortMap, ProxyListen, StreamKind, StreamListen};
+pub use self::listen::{Listen, PortMap, ProxyListen, StatusListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
 
 /// The program `wardgate-data-plane`.
@@ -38,33 +37,37 @@ pub struct Program {
 /// The settings of a data plane.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Address that clients connect to without TLS; with `proxy_protocol` behind it, each connection begins with a
-    /// header of the PROXY protocol, version 1 or 2, or is closed. What it says is believed as `real_ip_header` tells.
+    /// Addresses that clients connect to, or `off`. With `ssl` behind it, clients speak TLS at an address; with
+    /// `proxy_protocol`, each connection begins with a header of the PROXY protocol, version 1 or 2, or is closed, and
+    /// what that says is believed as `real_ip_header` tells; with `backlog=NUMBER`, so many connections may wait to be
+    /// accepted. `http2`, `reuseport` and `bind`, as Kong has them, say what is so anyway.
     #[arg(
         long,
         env = "WARDGATE_PROXY_LISTEN",
+        value_delimiter = ',',
         default_value = "0.0.0.0:8000",
-        value_name = "ADDRESS [proxy_protocol]"
+        value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub proxy_listen: ProxyListen,
-    /// Address that clients connect to with TLS, in the same way.
+    pub proxy_listen: Vec<Listen<ProxyListen>>,
+    /// Addresses that clients connect to with TLS, or `off`: the same as in `proxy_listen`, with `ssl`.
+    /// [default: 0.0.0.0:8443, unless `proxy_listen` has one with `ssl` or is `off`]
     #[arg(
         long,
         env = "WARDGATE_PROXY_TLS_LISTEN",
-        default_value = "0.0.0.0:8443",
-        value_name = "ADDRESS [proxy_protocol]"
+        value_delimiter = ',',
+        value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub proxy_tls_listen: ProxyListen,
+    pub proxy_tls_listen: Vec<Listen<ProxyListen>>,
     /// Addresses that clients open byte streams at, for routes of the protocols `tcp`, `tls` and `tls_passthrough`;
     /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says, and with `udp`
-    /// datagrams, for routes of the protocol `udp`. `proxy_protocol` stands for what it does in `proxy_listen`.
+    /// datagrams, for routes of the protocol `udp`. All else is as in `proxy_listen`. None if absent.
     #[arg(
         long,
         env = "WARDGATE_STREAM_LISTEN",
         value_delimiter = ',',
-        value_name = "ADDRESS [ssl] [proxy_protocol]|ADDRESS udp,…"
+        value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub stream_listen: Vec<StreamListen>,
+    pub stream_listen: Vec<Listen<StreamListen>>,
     /// Ports that clients connect to, with the ports of this node that they lead to: `443:8443` where a balancer
     /// takes connections at 443 and passes them on to 8443. `X-Forwarded-Port` and routes' `destinations` speak of the
     /// former.
@@ -75,14 +78,15 @@ pub struct Settings {
         value_name = "PUBLISHED:INTERNAL,…"
     )]
     pub port_maps: Vec<PortMap>,
-    /// Address of status and metrics.
+    /// Addresses of status and metrics, or `off`.
     #[arg(
         long,
         env = "WARDGATE_STATUS_LISTEN",
+        value_delimiter = ',',
         default_value = "127.0.0.1:8100",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub status_listen: SocketAddr,
+    pub status_listen: Vec<Listen<StatusListen>>,
     /// URLs of the control planes, tried in random order.
     #[arg(
         long,
@@ -365,6 +369,30 @@ pub struct Settings {
         value_name = "TYPE,…"
     )]
     pub dns_order: Vec<String>,
+    /// How long the answer of a DNS server is believed, in seconds. [default: as long as it says, an hour at most]
+    #[arg(long, env = "WARDGATE_DNS_VALID_TTL", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub dns_valid_ttl: Option<u64>,
+    /// How long an answer is used past its time while no DNS server gives another, in seconds.
+    #[arg(long, env = "WARDGATE_DNS_STALE_TTL", default_value_t = 3600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    pub dns_stale_ttl: u64,
+    /// How long it is believed that a name leads nowhere, in seconds.
+    #[arg(long, env = "WARDGATE_DNS_NOT_FOUND_TTL", default_value_t = 30, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    pub dns_not_found_ttl: u64,
+    /// How long a name is not asked for again after DNS servers have failed or kept silent, in seconds.
+    #[arg(long, env = "WARDGATE_DNS_ERROR_TTL", default_value_t = 1, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    pub dns_error_ttl: u64,
+    /// Most names of which something is remembered, on each core.
+    #[arg(
+        long,
+        env = "WARDGATE_DNS_CACHE_SIZE",
+        default_value_t = 10_000,
+        value_name = "NUMBER"
+    )]
+    pub dns_cache_size: usize,
     /// Field by which a trusted proxy names the client's address; `proxy_protocol`: the PROXY protocol says it, on
     /// listeners that have `proxy_protocol` behind their address.
     #[arg(
@@ -419,7 +447,9 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_reference() {
         let settings = Settings::default();
-        assert_eq!(settings.proxy_listen.address.port(), 8000);
+        let ports = settings.proxies().unwrap().into_iter();
+        let ports: Vec<u16> = ports.map(|(_, one)| one.address.port()).collect();
+        assert_eq!(ports, [8000, 8443]);
         assert_eq!(settings.control_planes, ["https://127.0.0.1:8005"]);
         assert!(settings.trusted_ips.is_empty() && settings.labels.is_empty());
     }

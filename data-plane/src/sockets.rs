@@ -8,6 +8,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::inherited::{Inherited, deal, one_each, place};
 
+/// What the sockets of a listener are to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) address: SocketAddr,
+    pub(crate) kind: Type,
+    /// Most connections that wait to be accepted.
+    pub(crate) backlog: i32,
+}
+
 /// A listener's sockets.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -19,19 +28,19 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// The sockets of `kind` that were passed on for the listener `name`, else new ones at `asked`, one for each core.
+    /// The sockets that were passed on for the listener `name`, else new ones as `asked`, one for each core.
     pub(crate) fn open(
         name: &str,
-        asked: SocketAddr,
-        kind: Type,
+        asked: Asked,
         cores: usize,
         inherited: &mut Inherited,
     ) -> io::Result<Self> {
-        let passed_on = inherited.take(name, asked, kind);
+        let kind = asked.kind;
+        let passed_on = inherited.take(name, asked.address, kind);
         let by_core = if passed_on.is_empty() {
             // A predecessor that passes no datagrams on, as versions from before do not, has their address itself.
             let alone = kind == Type::STREAM || !inherited.succeeds();
-            fresh(asked, kind, cores, alone)?
+            fresh(asked, cores, alone)?
         } else if kind == Type::STREAM {
             deal(one_each(passed_on, cores)?, cores)
         } else {
@@ -41,7 +50,7 @@ impl Sockets {
         let address = by_core.iter().flatten().find_map(place);
         Ok(Self {
             name: name.to_owned(),
-            address: address.unwrap_or(asked),
+            address: address.unwrap_or(asked.address),
             by_core,
         })
     }
@@ -54,13 +63,9 @@ impl Sockets {
     }
 }
 
-/// A socket at `address` for each core. If `alone`, no other process may have the address.
-fn fresh(
-    address: SocketAddr,
-    kind: Type,
-    cores: usize,
-    alone: bool,
-) -> io::Result<Vec<Vec<Socket>>> {
+/// A socket as `asked` for each core. If `alone`, no other process may have the address.
+fn fresh(asked: Asked, cores: usize, alone: bool) -> io::Result<Vec<Vec<Socket>>> {
+    let Asked { address, kind, .. } = asked;
     if alone && address.port() != 0 {
         // Sockets of another process that share a port as ours do would take half of the clients in silence; one
         // that does not share finds them.
@@ -70,18 +75,26 @@ fn fresh(
             drop(UdpSocket::bind(address)?);
         }
     }
-    let first = bind(address, kind)?;
+    let first = bind(asked)?;
     // A port that the system has chosen is the port of all.
-    let chosen = place(&first).unwrap_or(address);
+    let chosen = Asked {
+        address: place(&first).unwrap_or(address),
+        ..asked
+    };
     let mut sockets = vec![vec![first]];
     for _ in 1..cores {
-        sockets.push(vec![bind(chosen, kind)?]);
+        sockets.push(vec![bind(chosen)?]);
     }
     Ok(sockets)
 }
 
-/// Binds `address` so that every core can have a socket of its own.
-fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+/// Binds an address so that every core can have a socket of its own.
+fn bind(asked: Asked) -> io::Result<Socket> {
+    let Asked {
+        address,
+        kind,
+        backlog,
+    } = asked;
     let listens = kind == Type::STREAM;
     let protocol = if listens {
         Protocol::TCP
@@ -96,7 +109,7 @@ fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if listens {
-        socket.listen(4096)?;
+        socket.listen(backlog)?;
     }
     Ok(socket)
 }

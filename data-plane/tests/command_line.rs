@@ -69,14 +69,14 @@ fn a_port_that_another_data_plane_has_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
-        proxy_listen: any.into(),
-        proxy_tls_listen: any.into(),
-        status_listen: any,
+        proxy_listen: vec![any.into()],
+        proxy_tls_listen: vec![any.into()],
+        status_listen: vec![any.into()],
         access_log: "off".to_owned(),
         ..Settings::default()
     };
     let running = Proxy::start(&settings, Live::default()).unwrap();
-    let taken = running.addresses().proxy.to_string();
+    let taken = running.addresses().proxy.unwrap().to_string();
     let output = data_plane(root.path(), &["--proxy-listen", &taken]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());

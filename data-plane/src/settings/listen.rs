@@ -1,25 +1,79 @@
-//! What a listener is asked to be, and which ports lead to it.
+//! What listeners are asked to be, and which ports lead to them.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// Says that the PROXY protocol is spoken.
-const PROXY_PROTOCOL: &str = "proxy_protocol";
+use super::Settings;
+
+/// Where clients speak TLS, unless a setting says so or an address of `proxy_listen` has `ssl`.
+const TLS: &str = "0.0.0.0:8443";
+
+/// Most connections that wait to be accepted, where nothing is said.
+const BACKLOG: i32 = 4096;
+
+/// An entry of a list of listeners.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listen<T> {
+    /// `off`: there are none.
+    Off,
+    /// Here is one.
+    At(T),
+}
+
+impl<T: FromStr<Err = String>> FromStr for Listen<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "off" => Ok(Self::Off),
+            text => text.parse().map(Self::At),
+        }
+    }
+}
+
+impl<T: From<SocketAddr>> From<SocketAddr> for Listen<T> {
+    fn from(address: SocketAddr) -> Self {
+        Self::At(address.into())
+    }
+}
+
+/// The listeners of `setting`, which says `entries`.
+fn listeners<T: Copy>(setting: &str, entries: &[Listen<T>]) -> Result<Vec<T>, String> {
+    if entries
+        .first()
+        .is_some_and(|one| matches!(one, Listen::Off))
+    {
+        return Ok(Vec::new());
+    }
+    let at = |one: &Listen<T>| match one {
+        Listen::At(listener) => Ok(*listener),
+        Listen::Off => Err(format!(
+            "{setting}: `off` stands alone, not behind an address"
+        )),
+    };
+    entries.iter().map(at).collect()
+}
 
 /// Where clients of HTTP are taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProxyListen {
     /// The address.
     pub address: SocketAddr,
+    /// Whether they speak TLS.
+    pub tls: bool,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
 }
 
 impl From<SocketAddr> for ProxyListen {
     fn from(address: SocketAddr) -> Self {
         Self {
             address,
+            tls: false,
             proxy_protocol: false,
+            backlog: BACKLOG,
         }
     }
 }
@@ -28,15 +82,13 @@ impl FromStr for ProxyListen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (address, words) = address(text)?;
-        match *words {
-            [] => Ok(address.into()),
-            [PROXY_PROTOCOL] => Ok(Self {
-                address,
-                proxy_protocol: true,
-            }),
-            _ => Err("expected ADDRESS or ADDRESS proxy_protocol".to_owned()),
-        }
+        let flags = Flags::read(text, &[Flag::Ssl, Flag::Http2, Flag::ProxyProtocol])?;
+        Ok(Self {
+            address: flags.address,
+            tls: flags.ssl,
+            proxy_protocol: flags.proxy_protocol,
+            backlog: flags.backlog,
+        })
     }
 }
 
@@ -49,6 +101,8 @@ pub struct StreamListen {
     pub kind: StreamKind,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
 }
 
 /// What a listener for streams takes.
@@ -66,36 +120,178 @@ impl FromStr for StreamListen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (address, words) = address(text)?;
-        let (kind, proxy_protocol) = match *words {
-            [] => (StreamKind::Tcp, false),
-            [PROXY_PROTOCOL] => (StreamKind::Tcp, true),
-            ["ssl"] => (StreamKind::Tls, false),
-            ["ssl", PROXY_PROTOCOL] | [PROXY_PROTOCOL, "ssl"] => (StreamKind::Tls, true),
-            ["udp"] => (StreamKind::Udp, false),
-            _ => {
-                return Err(
-                    "expected ADDRESS, ADDRESS ssl, perhaps with proxy_protocol, or ADDRESS udp"
-                        .to_owned(),
-                );
-            }
+        let flags = Flags::read(text, &[Flag::Ssl, Flag::Udp, Flag::ProxyProtocol])?;
+        let kind = match (flags.udp, flags.ssl) {
+            (false, false) => StreamKind::Tcp,
+            (false, true) => StreamKind::Tls,
+            (true, false) if !flags.proxy_protocol => StreamKind::Udp,
+            (true, _) => return Err("with `udp` there is no ssl and no proxy_protocol".to_owned()),
         };
         Ok(Self {
-            address,
+            address: flags.address,
             kind,
-            proxy_protocol,
+            proxy_protocol: flags.proxy_protocol,
+            backlog: flags.backlog,
         })
     }
 }
 
-/// The address that `text` begins with, and the words behind it.
-fn address(text: &str) -> Result<(SocketAddr, Vec<&str>), String> {
-    let mut words = text.split_whitespace();
-    let address = words.next().unwrap_or_default();
-    let address = address
-        .parse()
-        .map_err(|_| format!("not an address with a port: `{address}`"))?;
-    Ok((address, words.collect()))
+/// Where operators ask for status and metrics.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StatusListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+impl From<SocketAddr> for StatusListen {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            backlog: BACKLOG,
+        }
+    }
+}
+
+impl FromStr for StatusListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let flags = Flags::read(text, &[])?;
+        Ok(Self {
+            address: flags.address,
+            backlog: flags.backlog,
+        })
+    }
+}
+
+/// What may stand behind an address, besides what every listener may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Flag {
+    Ssl,
+    Http2,
+    Udp,
+    ProxyProtocol,
+}
+
+impl Flag {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ssl => "ssl",
+            Self::Http2 => "http2",
+            Self::Udp => "udp",
+            Self::ProxyProtocol => "proxy_protocol",
+        }
+    }
+}
+
+/// An address and what stands behind it, in Kong's words.
+struct Flags {
+    address: SocketAddr,
+    ssl: bool,
+    udp: bool,
+    proxy_protocol: bool,
+    backlog: i32,
+}
+
+impl Flags {
+    /// Reads `text`, in which `known` flags may be.
+    fn read(text: &str, known: &[Flag]) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let address = address
+            .parse()
+            .map_err(|_| format!("not an address with a port: `{address}`"))?;
+        let mut flags = Self {
+            address,
+            ssl: false,
+            udp: false,
+            proxy_protocol: false,
+            backlog: BACKLOG,
+        };
+        for word in words {
+            if let Some(number) = word.strip_prefix("backlog=") {
+                flags.backlog = number
+                    .parse()
+                    .ok()
+                    .filter(|most| *most > 0)
+                    .ok_or_else(|| {
+                        format!(
+                            "`{word}` must be `backlog=` and a number from 1 to {}",
+                            i32::MAX
+                        )
+                    })?;
+                continue;
+            }
+            match known.iter().find(|flag| flag.word() == word) {
+                Some(Flag::Ssl) => flags.ssl = true,
+                Some(Flag::Udp) => flags.udp = true,
+                Some(Flag::ProxyProtocol) => flags.proxy_protocol = true,
+                // Every listener of HTTP takes both versions, has a socket for each core, and is bound by itself.
+                Some(Flag::Http2) => {}
+                None if matches!(word, "reuseport" | "bind") => {}
+                None => {
+                    let known: String = known
+                        .iter()
+                        .map(|flag| format!("{}, ", flag.word()))
+                        .collect();
+                    return Err(format!(
+                        "`{word}` is no flag: behind the address may be {known}reuseport, bind, backlog=NUMBER"
+                    ));
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
+
+impl Settings {
+    /// Where clients of HTTP are taken, and which setting says so.
+    ///
+    /// # Errors
+    ///
+    /// A list that contradicts itself, with the setting's name.
+    pub fn proxies(&self) -> Result<Vec<(&'static str, ProxyListen)>, String> {
+        let mut all: Vec<_> = listeners("proxy_listen", &self.proxy_listen)?
+            .into_iter()
+            .map(|listener| ("proxy_listen", listener))
+            .collect();
+        let own_tls = if self.proxy_tls_listen.is_empty() {
+            // Kong's settings say it all in one list.
+            let complete = all.is_empty() || all.iter().any(|(_, listener)| listener.tls);
+            let usual = (!complete).then(|| TLS.parse());
+            usual.transpose()?.into_iter().collect()
+        } else {
+            listeners("proxy_tls_listen", &self.proxy_tls_listen)?
+        };
+        all.extend(own_tls.into_iter().map(|listener| {
+            let listener = ProxyListen {
+                tls: true,
+                ..listener
+            };
+            ("proxy_tls_listen", listener)
+        }));
+        Ok(all)
+    }
+
+    /// Where byte streams and datagrams are taken.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn streams(&self) -> Result<Vec<StreamListen>, String> {
+        listeners("stream_listen", &self.stream_listen)
+    }
+
+    /// Where operators ask for status and metrics.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn statuses(&self) -> Result<Vec<StatusListen>, String> {
+        listeners("status_listen", &self.status_listen)
+    }
 }
 
 /// A port that clients connect to, and the one of this node that it leads to.
@@ -137,20 +333,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_is_an_address_perhaps_with_the_proxy_protocol() {
+    fn a_listener_is_an_address_perhaps_with_flags() {
         let read = |text: &str| {
             text.parse::<ProxyListen>()
-                .map(|one| (one.address.port(), one.proxy_protocol))
+                .map(|one| (one.address.port(), one.tls, one.proxy_protocol, one.backlog))
         };
-        assert_eq!(read("127.0.0.1:8000"), Ok((8000, false)));
-        assert_eq!(read(" [::]:8000  proxy_protocol "), Ok((8000, true)));
-        for text in [
-            "",
-            "8000",
-            "127.0.0.1:1 ssl",
-            "127.0.0.1:1 proxy_protocol ssl",
+        for (text, expected) in [
+            ("127.0.0.1:8000", (8000, false, false, BACKLOG)),
+            (" [::]:8000  proxy_protocol ", (8000, false, true, BACKLOG)),
+            (
+                "0.0.0.0:8000 reuseport backlog=16384",
+                (8000, false, false, 16384),
+            ),
+            (
+                "0.0.0.0:8443 http2 ssl bind backlog=1",
+                (8443, true, false, 1),
+            ),
+            ("[::1]:1 ssl proxy_protocol", (1, true, true, BACKLOG)),
         ] {
-            assert!(read(text).is_err(), "{text}");
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+        for (text, said) in [
+            ("", "not an address"),
+            ("8000", "not an address"),
+            ("localhost:8000", "not an address"),
+            (
+                "127.0.0.1:1 udp",
+                "`udp` is no flag: behind the address may be ssl, http2, ",
+            ),
+            ("127.0.0.1:1 deferred", "`deferred` is no flag"),
+            ("127.0.0.1:1 backlog=0", "`backlog=0` must be"),
+            ("127.0.0.1:1 backlog=", "from 1 to"),
+        ] {
+            assert!(read(text).unwrap_err().contains(said), "{text}");
         }
     }
 
@@ -163,7 +378,7 @@ mod tests {
         for (text, expected) in [
             ("127.0.0.1:5555", (5555, StreamKind::Tcp, false)),
             (" [::1]:5556  ssl ", (5556, StreamKind::Tls, false)),
-            ("[::1]:5557 udp", (5557, StreamKind::Udp, false)),
+            ("[::1]:5557 udp reuseport", (5557, StreamKind::Udp, false)),
             (
                 "127.0.0.1:5555 proxy_protocol",
                 (5555, StreamKind::Tcp, true),
@@ -177,11 +392,68 @@ mod tests {
             "",
             "5555",
             "127.0.0.1:1 tcp",
+            "127.0.0.1:1 http2",
             "127.0.0.1:1 ssl udp",
             "127.0.0.1:1 udp proxy_protocol",
         ] {
             assert!(read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lists_of_listeners_are_those_of_kong_and_perhaps_one_more_for_tls() {
+        let list = |text: &str| {
+            let entries = text.split(',').filter(|entry| !entry.is_empty());
+            entries.map(|entry| entry.parse().unwrap()).collect()
+        };
+        for (plain, tls, expected) in [
+            (
+                "0.0.0.0:80",
+                "",
+                "proxy_listen 80, proxy_tls_listen 8443 ssl",
+            ),
+            (
+                "0.0.0.0:80",
+                "[::]:443",
+                "proxy_listen 80, proxy_tls_listen 443 ssl",
+            ),
+            ("0.0.0.0:80", "off", "proxy_listen 80"),
+            (
+                "0.0.0.0:80, [::]:80, 0.0.0.0:443 http2 ssl",
+                "",
+                "proxy_listen 80, proxy_listen 80, proxy_listen 443 ssl",
+            ),
+            (
+                "0.0.0.0:443 ssl",
+                "0.0.0.0:444 ssl",
+                "proxy_listen 443 ssl, proxy_tls_listen 444 ssl",
+            ),
+            ("off", "", ""),
+            (" off ,0.0.0.0:80", "", ""),
+            ("off", "0.0.0.0:443", "proxy_tls_listen 443 ssl"),
+        ] {
+            let settings = Settings {
+                proxy_listen: list(plain),
+                proxy_tls_listen: list(tls),
+                ..Settings::default()
+            };
+            let found = settings.proxies().unwrap();
+            let found = found.iter().map(|(setting, one)| {
+                let tls = if one.tls { " ssl" } else { "" };
+                format!("{setting} {}{tls}", one.address.port())
+            });
+            let found: Vec<String> = found.collect();
+            assert_eq!(found.join(", "), expected, "{plain} | {tls}");
+        }
+        let settings = Settings {
+            proxy_listen: list("0.0.0.0:80,off"),
+            status_listen: vec![Listen::Off],
+            ..Settings::default()
+        };
+        let said = settings.proxies().unwrap_err();
+        assert!(said.starts_with("proxy_listen: `off`"), "{said}");
+        assert_eq!(settings.statuses(), Ok(Vec::new()));
+        assert_eq!(settings.streams(), Ok(Vec::new()));
     }
 
     #[test]

@@ -331,6 +331,7 @@ impl Pool {
         let mut known = self.addresses.borrow().clone();
         if let Some(known) = &mut known
             && known.lasting
+            && !self.resolver.is_over(known.until)
         {
             if known.until <= now {
                 known.until = now + STALE;
@@ -338,21 +339,19 @@ impl Pool {
                 let pool = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     if let Err(error) = pool.look_up().await {
-                        tracing::warn!(host = pool.origin.key().host, %error, "name not resolved, keeping its last addresses");
+                        tracing::warn!(host = pool.origin.key().host, %error, "name not resolved");
+                        *pool.addresses.borrow_mut() = None;
                     }
                 });
             }
             return Ok(Rc::clone(&known.all));
         }
-        match (self.look_up().await, known) {
-            (Ok(all), _) => Ok(all),
-            // Its last addresses are better than none.
-            (Err(_), Some(known)) => Ok(known.all),
-            (Err(source), None) => Err(UpstreamError::Resolve {
+        self.look_up()
+            .await
+            .map_err(|source| UpstreamError::Resolve {
                 host: self.origin.key().host.clone(),
                 source,
-            }),
-        }
+            })
     }
 
     async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {

@@ -1,32 +1,27 @@
 //! Names to addresses: the hosts file first, then DNS in the order that is set, with each answer's own
 //! time to live (Kong 3.9, `dns_*`).
 
+mod config;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use shared::clock::monotonic;
 use tokio::net::TcpStream;
+
+pub(crate) use self::config::DnsConfig;
 
 /// How long a line of the hosts file is believed.
 const HOSTS_TTL: Duration = Duration::from_mins(1);
 /// Longest time that an answer is believed.
 const MAX_TTL: Duration = Duration::from_hours(1);
-/// How long a name that could not be looked up is not asked for again (Kong 3.9, `dns_error_ttl`).
-const ERROR_TTL: Duration = Duration::from_secs(1);
-/// Most names of which something is remembered.
-const REMEMBERED: usize = 10_000;
-/// Where the system keeps the domains that short names are looked for in.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
@@ -38,100 +33,6 @@ pub(crate) enum Kind {
     A,
     /// IPv6 addresses.
     Aaaa,
-}
-
-/// How names are looked up, the same for all cores.
-#[derive(Clone, Debug)]
-pub(crate) struct DnsConfig {
-    hosts: Arc<HashMap<String, Vec<IpAddr>>>,
-    /// The servers, in place of the system's.
-    servers: Vec<SocketAddr>,
-    search: Search,
-    order: Vec<Kind>,
-}
-
-/// Where names are looked for beside the root.
-#[derive(Clone, Debug, Default)]
-struct Search {
-    domains: Vec<Name>,
-    /// Names with so many dots are first looked up as they are; nothing: the library's own number.
-    dots: Option<usize>,
-}
-
-impl Search {
-    /// What a `resolv.conf` says of it. One that cannot be read says nothing.
-    fn read(conf: &[u8]) -> Self {
-        // The library wants servers, which are others here.
-        let conf = [conf, b"\nnameserver 127.0.0.1\n"].concat();
-        let Ok((config, options)) = parse_resolv_conf(conf) else {
-            return Self::default();
-        };
-        Self {
-            domains: config.search().to_vec(),
-            dots: Some(options.ndots),
-        }
-    }
-}
-
-impl DnsConfig {
-    /// Reads the settings `dns_hostsfile`, `dns_resolver` and `dns_order`. The error names the setting.
-    pub(crate) fn read(hosts: &Path, servers: &[String], order: &[String]) -> Result<Self, String> {
-        // A machine without the file has no lines.
-        let hosts = std::fs::read_to_string(hosts).unwrap_or_default();
-        let servers = servers
-            .iter()
-            .filter(|text| !text.is_empty())
-            .map(|text| {
-                let address = text.parse::<SocketAddr>().ok();
-                let address = address.or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
-                address.ok_or_else(|| format!("dns_resolver: not an address: {text}"))
-            })
-            .collect::<Result<_, _>>()?;
-        let order = order
-            .iter()
-            .map(|text| text.trim().to_ascii_uppercase())
-            .filter(|name| !name.is_empty() && name != "CNAME")
-            .map(|name| match &*name {
-                "LAST" => Ok(Kind::Last),
-                "SRV" => Ok(Kind::Srv),
-                "A" => Ok(Kind::A),
-                "AAAA" => Ok(Kind::Aaaa),
-                _ => Err(format!("dns_order: unknown type {name}")),
-            })
-            .collect::<Result<_, _>>()?;
-        let search = std::fs::read(RESOLV_CONF).unwrap_or_default();
-        Ok(Self {
-            hosts: Arc::new(parse_hosts(&hosts)),
-            servers,
-            search: Search::read(&search),
-            order,
-        })
-    }
-}
-
-fn parse_hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
-    let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
-    for line in text.lines() {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace();
-        let Some(address) = words.next().and_then(|word| word.parse().ok()) else {
-            continue;
-        };
-        for name in words {
-            let all = hosts.entry(name.to_ascii_lowercase()).or_default();
-            if !all.contains(&address) {
-                all.push(address);
-            }
-        }
-    }
-    // IPv4 first; where a name has both, that is what Kong uses.
-    for all in hosts.values_mut() {
-        all.sort_by_key(IpAddr::is_ipv6);
-        if all.first().is_some_and(IpAddr::is_ipv4) {
-            all.retain(IpAddr::is_ipv4);
-        }
-    }
-    hosts
 }
 
 /// What a name stands for.
@@ -154,10 +55,19 @@ pub(crate) struct Found {
 pub(crate) struct Resolver {
     config: DnsConfig,
     dns: Option<TokioResolver>,
-    /// The type of record that a name had last.
-    last: Mutex<HashMap<String, Kind>>,
-    /// Why names could not be looked up, and when.
+    /// What names had last.
+    last: Mutex<HashMap<String, Last>>,
+    /// Why names could not be looked up, and until when nobody is asked again.
     failed: Mutex<HashMap<String, (Instant, String)>>,
+}
+
+/// What a name had last.
+#[derive(Clone)]
+struct Last {
+    /// The type of record.
+    kind: Kind,
+    /// What it led to.
+    resolved: Resolved,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -197,6 +107,11 @@ impl Resolver {
             options.use_hosts_file = ResolveHosts::Never;
             options.timeout = Duration::from_secs(2);
             options.attempts = 3;
+            options.cache_size = u64::try_from(config.remembered).unwrap_or(u64::MAX);
+            options.positive_min_ttl = config.valid;
+            options.positive_max_ttl = Some(config.valid.unwrap_or(MAX_TTL));
+            options.negative_min_ttl = Some(config.not_found);
+            options.negative_max_ttl = Some(config.not_found);
             builder.build()
         });
         let dns = dns
@@ -218,17 +133,19 @@ impl Resolver {
         let Some(dns) = &self.dns else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no name server"));
         };
+        let last = locked(&self.last).get(name).cloned();
         let failed = locked(&self.failed).get(name).cloned();
-        if let Some((at, why)) = failed
-            && monotonic().saturating_duration_since(at) < ERROR_TTL
+        if let Some((until, why)) = failed
+            && monotonic() < until
         {
-            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+            let why = io::Error::new(io::ErrorKind::NotFound, why);
+            return self.stale(last, until).ok_or(why);
         }
-        let last = locked(&self.last).get(name).copied();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "no records");
+        let last_kind = last.as_ref().map(|last| last.kind);
+        let mut failure = None;
         let mut asked = Vec::new();
         for kind in &self.config.order {
-            let kind = match (kind, last) {
+            let kind = match (kind, last_kind) {
                 (Kind::Last, Some(last)) => last,
                 (Kind::Last, None) => continue,
                 (kind, _) => *kind,
@@ -239,16 +156,55 @@ impl Resolver {
             asked.push(kind);
             match ask(dns, name, kind).await {
                 Ok(Some(resolved)) => {
-                    remember(&self.last, name, kind);
+                    let last = Last {
+                        kind,
+                        resolved: resolved.clone(),
+                    };
+                    self.remember(&self.last, name, last);
                     return Ok(resolved);
                 }
                 Ok(None) => {}
-                Err(error) => failure = error,
+                Err(error) => failure = Some(error),
             }
         }
-        let told = (monotonic(), failure.to_string());
-        remember(&self.failed, name, told);
-        Err(failure)
+        let now = monotonic();
+        let Some(failure) = failure else {
+            // The servers know that there is nothing: what there was is no longer true.
+            locked(&self.last).remove(name);
+            let failure = io::Error::new(io::ErrorKind::NotFound, "no records");
+            let told = (now + self.config.not_found, failure.to_string());
+            self.remember(&self.failed, name, told);
+            return Err(failure);
+        };
+        let until = now + self.config.error;
+        self.remember(&self.failed, name, (until, failure.to_string()));
+        let stale = self.stale(last, until);
+        if stale.is_some() {
+            tracing::warn!(name, error = %failure, "name not resolved, keeping its last addresses");
+        }
+        stale.ok_or(failure)
+    }
+
+    /// Whether an answer that was good until then must not be used any more, even if no server gives another.
+    pub(crate) fn is_over(&self, until: Instant) -> bool {
+        until + self.config.stale <= monotonic()
+    }
+
+    /// What a name had last, if that is not too old: good until it can be looked up again.
+    fn stale(&self, last: Option<Last>, until: Instant) -> Option<Resolved> {
+        let mut resolved = last?.resolved;
+        let over = self.is_over(resolved.until);
+        resolved.until = until;
+        (!over).then_some(resolved)
+    }
+
+    /// Remembers `what` of `name`, in place of everything else once there is too much of that.
+    fn remember<T>(&self, all: &Mutex<HashMap<String, T>>, name: &str, what: T) {
+        let mut all = locked(all);
+        if all.len() >= self.config.remembered {
+            all.clear();
+        }
+        all.insert(name.to_owned(), what);
     }
 
     /// Where `host` and `port` are, by name or address.
@@ -300,15 +256,6 @@ fn locked<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Remembers `what` of `name`, in place of everything else once there is too much of that.
-fn remember<T>(all: &Mutex<HashMap<String, T>>, name: &str, what: T) {
-    let mut all = locked(all);
-    if all.len() >= REMEMBERED {
-        all.clear();
-    }
-    all.insert(name.to_owned(), what);
-}
-
 const fn plain(address: IpAddr) -> Found {
     Found {
         address,
@@ -329,8 +276,7 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
         Err(error) if error.is_no_records_found() => return Ok(None),
         Err(error) => return Err(io::Error::other(error.to_string())),
     };
-    let now = monotonic();
-    let mut until = now + answer_ttl(answer.valid_until(), now);
+    let mut until = answer.valid_until();
     let mut found = Vec::new();
     if kind == Kind::Srv {
         let services: Vec<_> = answer
@@ -375,73 +321,22 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
     Ok((!found.is_empty()).then_some(Resolved { found, until }))
 }
 
-fn answer_ttl(until: Instant, now: Instant) -> Duration {
-    until.saturating_duration_since(now).min(MAX_TTL)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::settings::Settings;
 
-    #[test]
-    fn a_hosts_file_gives_each_name_its_addresses() {
-        let hosts = parse_hosts(
-            "127.0.0.1 localhost Local # here\n::1 localhost\n10.0.0.1 a.test\n10.0.0.2 a.test\n\
-             nonsense b.test\nfd00::1 six.test",
-        );
-        let of = |name: &str| {
-            hosts
-                .get(name)
-                .map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
-                .unwrap_or_default()
-        };
-        assert_eq!(of("localhost"), ["127.0.0.1"]);
-        assert_eq!(of("local"), ["127.0.0.1"]);
-        assert_eq!(of("a.test"), ["10.0.0.1", "10.0.0.2"]);
-        assert_eq!(of("six.test"), ["fd00::1"]);
-        assert!(of("b.test").is_empty());
-    }
-
-    #[test]
-    fn a_resolv_conf_says_where_short_names_are_looked_for() {
-        let read = |text: &str| {
-            let search = Search::read(text.as_bytes());
-            let domains: Vec<_> = search.domains.iter().map(Name::to_utf8).collect();
-            (domains.join(" "), search.dots)
-        };
-        for (text, domains, dots) in [
-            ("", "", 1),
-            (
-                "nameserver 10.0.0.1\nsearch a.test b.test\noptions ndots:2",
-                "a.test b.test",
-                2,
-            ),
-            ("domain c.test", "c.test", 1),
-            ("nonsense", "", 1),
-        ] {
-            assert_eq!(read(text), (domains.to_owned(), Some(dots)), "{text}");
-        }
-    }
-
-    #[test]
-    fn settings_are_judged() {
-        let read = |servers: &[&str], order: &[&str]| {
-            let owned = |list: &[&str]| {
-                list.iter()
-                    .map(|text| (*text).to_owned())
-                    .collect::<Vec<_>>()
-            };
-            DnsConfig::read(Path::new("/nowhere"), &owned(servers), &owned(order))
-        };
-        let config = read(&["127.0.0.1", "[::1]:5353"], &["LAST", "srv", "A", "CNAME"]).unwrap();
-        assert_eq!(config.servers.first().map(SocketAddr::port), Some(53));
-        assert_eq!(config.order, [Kind::Last, Kind::Srv, Kind::A]);
-        assert!(
-            read(&["name.test"], &[])
-                .unwrap_err()
-                .starts_with("dns_resolver")
-        );
-        assert!(read(&[], &["MX"]).unwrap_err().starts_with("dns_order"));
+    /// Nobody serves names at port 1.
+    fn resolver(hosts: &Path) -> Resolver {
+        let config = DnsConfig::read(&Settings {
+            dns_hostsfile: hosts.to_owned(),
+            dns_resolver: vec!["127.0.0.1:1".to_owned()],
+            dns_order: vec!["A".to_owned()],
+            ..Settings::default()
+        });
+        Resolver::new(config.unwrap())
     }
 
     #[tokio::test(flavor = "local")]
@@ -449,22 +344,16 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         // 0.0.0.2 is nobody's.
-        let config = DnsConfig {
-            hosts: Arc::new(parse_hosts("0.0.0.2 store.test\n127.0.0.1 store.test")),
-            servers: vec!["127.0.0.1:1".parse().unwrap()],
-            search: Search::default(),
-            order: vec![Kind::A],
-        };
-        let resolver = Resolver::new(config);
+        let hosts = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&hosts, "0.0.0.2 store.test\n127.0.0.1 store.test").unwrap();
+        let resolver = resolver(hosts.path());
         let connected = resolver.connect("Store.test", port).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap().port(), port);
     }
 
     #[tokio::test(flavor = "local")]
     async fn what_needs_no_server_is_answered_without_one() {
-        let config =
-            DnsConfig::read(Path::new("/nowhere"), &["127.0.0.1:1".to_owned()], &[]).unwrap();
-        let resolver = Resolver::new(config);
+        let resolver = resolver(Path::new("/nowhere"));
         for (name, address) in [
             ("192.0.2.1", "192.0.2.1"),
             ("localhost", "127.0.0.1"),

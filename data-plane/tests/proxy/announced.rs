@@ -29,7 +29,7 @@ fn version_2(command: u8) -> Vec<u8> {
 /// Settings whose listener for HTTP takes headers.
 fn announced(trusted: &str, real_ip_header: &str) -> Settings {
     Settings {
-        proxy_listen: "127.0.0.1:0 proxy_protocol".parse().unwrap(),
+        proxy_listen: vec!["127.0.0.1:0 proxy_protocol".parse().unwrap()],
         trusted_ips: vec![trusted.to_owned()],
         real_ip_header: real_ip_header.to_owned(),
         ..settings()
@@ -202,7 +202,7 @@ fn upstreams_hear_of_the_port_that_leads_here() {
     let address: SocketAddr = free.local_addr().unwrap();
     drop(free);
     let settings = Settings {
-        proxy_listen: address.into(),
+        proxy_listen: vec![address.into()],
         port_maps: vec![format!("80:{}", address.port()).parse().unwrap()],
         ..settings()
     };

@@ -105,7 +105,7 @@ fn get(proxy: &Proxy, path: &str, fields: &str) -> String {
 
 /// Asks the status listener.
 fn status(proxy: &Proxy, method: &str, path: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(proxy.addresses().status).unwrap();
+    let mut stream = TcpStream::connect(proxy.addresses().status.unwrap()).unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

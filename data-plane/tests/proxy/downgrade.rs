@@ -44,7 +44,7 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 fn begin(proxy: &Proxy) -> TcpStream {
-    let mut stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+    let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();

@@ -58,9 +58,9 @@ pub(crate) fn unsupported() -> [Record; 2] {
 pub(crate) fn settings() -> Settings {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Settings {
-        proxy_listen: any.into(),
-        proxy_tls_listen: any.into(),
-        status_listen: any,
+        proxy_listen: vec![any.into()],
+        proxy_tls_listen: vec![any.into()],
+        status_listen: vec![any.into()],
         workers: 2,
         access_log: "off".to_owned(),
         drain_timeout_ms: 3000,
@@ -154,7 +154,7 @@ pub(crate) fn read_until(stream: &mut impl std::io::Read, end: &str) -> Option<S
 }
 
 pub(crate) fn connect(proxy: &Proxy) -> TcpStream {
-    let stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+    let stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
@@ -196,7 +196,7 @@ pub(crate) fn scoped(plugin: Record, more: &Value) -> Record {
 
 /// What the status listener answers.
 pub(crate) fn get_status(proxy: &Proxy, path: &str) -> String {
-    get(proxy.addresses().status, path)
+    get(proxy.addresses().status.unwrap(), path)
 }
 
 /// What is answered at `address`, with nothing but a path asked for.

@@ -156,7 +156,9 @@ async fn secure_server() -> u16 {
 }
 
 async fn client(proxy: &Proxy) -> SendRequest<Body> {
-    let stream = TcpStream::connect(proxy.addresses().proxy).await.unwrap();
+    let stream = TcpStream::connect(proxy.addresses().proxy.unwrap())
+        .await
+        .unwrap();
     let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .unwrap();

@@ -36,7 +36,9 @@ fn connect_from(proxy: &Proxy, address: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: SocketAddr = format!("{address}:0").parse().unwrap();
     socket.bind(&from.into()).unwrap();
-    socket.connect(&proxy.addresses().proxy.into()).unwrap();
+    socket
+        .connect(&proxy.addresses().proxy.unwrap().into())
+        .unwrap();
     let stream = TcpStream::from(socket);
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))

@@ -258,6 +258,45 @@ fn a_service_is_where_its_name_leads_for_as_long_as_the_records_last() {
 }
 
 #[test]
+fn settings_say_how_long_answers_are_believed() {
+    let port = server(("127.0.0.1", 0), "one");
+    let names = Names::start();
+    let start = |host: &str, settings: Settings| {
+        let service = json!({"host": host, "connect_timeout": 5000, "retries": 0});
+        let records = configuration(port, &service, &[json!({"paths": ["/"]})]);
+        start_with(&settings, Limits::default(), records)
+    };
+    // As long as the setting says, not the record.
+    names.addresses("long.test", 0, &[[127, 0, 0, 1]]);
+    let settings = Settings {
+        dns_valid_ttl: Some(600),
+        ..names.settings()
+    };
+    let proxy = start("long.test", settings);
+    assert_eq!((said(&proxy), said(&proxy)), ("one".into(), "one".into()));
+    let before = names.asked("long.test");
+    assert_eq!(said(&proxy), "one");
+    assert_eq!(names.asked("long.test"), before);
+    stop(proxy);
+    // What is over is not used; and a name that nobody knows may be known a moment later.
+    let settings = Settings {
+        dns_stale_ttl: 0,
+        dns_not_found_ttl: 0,
+        dns_error_ttl: 0,
+        ..names.settings()
+    };
+    let proxy = start("late.test", settings);
+    assert_eq!(said(&proxy), "no name");
+    names.addresses("late.test", 0, &[[127, 0, 0, 1]]);
+    assert_eq!(said(&proxy), "one");
+    names.fail("late.test", true);
+    assert_eq!(said(&proxy), "no name");
+    names.fail("late.test", false);
+    assert_eq!(said(&proxy), "one");
+    stop(proxy);
+}
+
+#[test]
 fn a_name_that_leads_nowhere_is_told_and_not_asked_for_by_every_request() {
     let port = server(("127.0.0.1", 0), "one");
     let names = Names::start();

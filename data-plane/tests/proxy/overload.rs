@@ -122,7 +122,7 @@ fn a_flood_of_frames_reaches_nobody_else() {
         ("window", Vec::new(), frame(8, 0, 0, &[0, 0, 0, 1])),
     ];
     for (name, before, repeated) in floods {
-        let mut stream = TcpStream::connect(proxy.addresses().proxy).unwrap();
+        let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
         stream
             .set_write_timeout(Some(Duration::from_millis(200)))
             .unwrap();

@@ -243,7 +243,7 @@ fn a_protocol_is_switched_and_bytes_flow_both_ways() {
     // It counts as a connection, and a node that stops waits for its end.
     let status = get_status(&proxy, "/status");
     assert!(status.contains("\"connections_active\":1"), "{status}");
-    let address = proxy.addresses().proxy;
+    let address = proxy.addresses().proxy.unwrap();
     let stopping = std::thread::spawn(move || stop(proxy));
     while TcpStream::connect(address).is_ok() {
         std::thread::sleep(Duration::from_millis(50));
@@ -365,7 +365,7 @@ fn stopping_ends_although_clients_keep_coming() {
     // Nobody else takes them.
     std::thread::spawn(move || heads.into_iter().for_each(drop));
     let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
-    let address = proxy.addresses().proxy;
+    let address = proxy.addresses().proxy.unwrap();
     let (served, wait) = channel();
     let clients: Vec<_> = (0..4)
         .map(|_| {

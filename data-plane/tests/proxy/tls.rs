@@ -267,7 +267,7 @@ fn a_client_is_shown_the_certificate_for_its_name_and_resumes() {
     let shake = |name: &str| {
         let server = ServerName::try_from(name.to_owned()).unwrap();
         let mut tls = ClientConnection::new(Arc::clone(&config), server).unwrap();
-        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls.unwrap()).unwrap();
         let mut stream = Stream::new(&mut tls, &mut tcp);
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
@@ -320,7 +320,7 @@ fn each_client_is_shown_the_key_that_it_can_check() {
             .with_no_client_auth();
         let name = ServerName::try_from("pair.test").unwrap();
         let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+        let mut tcp = TcpStream::connect(proxy.addresses().proxy_tls.unwrap()).unwrap();
         tls.complete_io(&mut tcp).unwrap();
         tls.peer_certificates().unwrap()[0].clone()
     };

@@ -96,9 +96,9 @@ pub fn data_plane(
 ) -> anyhow::Result<DataPlane> {
     let access_log = settings.data_directory.join(format!("{node}-access.log"));
     let started = DataPlane::start(&data_plane::settings::Settings {
-        proxy_listen: listen.proxy.into(),
-        proxy_tls_listen: listen.proxy_tls.into(),
-        status_listen: listen.status,
+        proxy_listen: vec![listen.proxy.into()],
+        proxy_tls_listen: vec![listen.proxy_tls.into()],
+        status_listen: vec![listen.status.into()],
         control_planes: vec![format!("https://{cluster}")],
         data_directory: settings.data_directory.join(node),
         cluster_certificate: settings.certificate(&format!("{node}.pem")),

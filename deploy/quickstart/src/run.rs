@@ -96,7 +96,8 @@ impl Running {
     /// The URLs by which browsers know the data planes.
     fn gateways(&self) -> Vec<String> {
         let nodes = self.data_planes.iter();
-        nodes.map(|node| gateway(node.addresses().proxy)).collect()
+        let addresses = nodes.filter_map(|node| node.addresses().proxy);
+        addresses.map(gateway).collect()
     }
 
     fn api(&self) -> Option<AdminApi> {
@@ -109,8 +110,9 @@ impl Running {
         let Some(api) = self.api() else { return Ok(()) };
         let newest = demo::revision(&api).await?;
         let started = monotonic();
-        for node in &self.data_planes {
-            while runs(node.addresses().status).await < Some(newest) {
+        let addresses = self.data_planes.iter().map(DataPlane::addresses);
+        for status in addresses.filter_map(|addresses| addresses.status) {
+            while runs(status).await < Some(newest) {
                 if started.elapsed() > SETTLE {
                     bail!(
                         "a data plane does not take the configuration: see {}/clustering/data-planes",
@@ -159,14 +161,14 @@ impl Running {
         }
         for (number, node) in self.data_planes.iter().enumerate() {
             let addresses = node.addresses();
-            let port = addresses.proxy.port();
+            let (Some(proxy), Some(status)) = (addresses.proxy, addresses.status) else {
+                continue;
+            };
+            let port = proxy.port();
             let name = format!("Data plane {}", number + 1);
             line(
                 &name,
-                &format!(
-                    "http://localhost:{port}    status http://{}/status",
-                    addresses.status
-                ),
+                &format!("http://localhost:{port}    status http://{status}/status"),
             );
         }
         if let Some(demo) = &self.demo {

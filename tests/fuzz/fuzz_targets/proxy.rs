@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static PROXY: LazyLock<(Proxy, SocketAddr)> = LazyLock::new(|| {
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let settings = Settings {
-        proxy_listen: any.into(),
-        proxy_tls_listen: any.into(),
-        status_listen: any,
+        proxy_listen: vec![any.into()],
+        proxy_tls_listen: vec![any.into()],
+        status_listen: vec![any.into()],
         workers: 1,
         access_log: "off".to_owned(),
         ..Settings::default()
@@ -44,7 +44,7 @@ static PROXY: LazyLock<(Proxy, SocketAddr)> = LazyLock::new(|| {
         compile(&snapshot).expect("the configuration compiles"),
     )));
     let proxy = Proxy::start_with(&settings, limits, live).expect("the proxy starts");
-    let address = proxy.addresses().proxy;
+    let address = proxy.addresses().proxy.unwrap();
     (proxy, address)
 });
 

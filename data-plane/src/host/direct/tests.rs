@@ -1,6 +1,5 @@
 //! Servers and proxies that answer as they are told.
 
-use std::path::Path;
 use std::time::Duration;
 
 use plugins::host::Reach;
@@ -9,6 +8,7 @@ use shared::secret::Secret;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::settings::Settings;
 use crate::upstream::resolve::DnsConfig;
 
 /// A server that takes one connection, reads a head and answers `answer` to it, for each of
@@ -50,8 +50,13 @@ async fn fetch(
     request: Request<Bytes>,
     limits: &FetchLimits,
 ) -> Result<Response<Bytes>, FetchError> {
-    let hosts = Path::new("/nowhere");
-    let config = DnsConfig::read(hosts, &["127.0.0.1:1".to_owned()], &[]).unwrap();
+    let config = DnsConfig::read(&Settings {
+        dns_hostsfile: "/nowhere".into(),
+        dns_resolver: vec!["127.0.0.1:1".to_owned()],
+        dns_order: Vec::new(),
+        ..Settings::default()
+    })
+    .unwrap();
     let means = Means {
         resolver: &Resolver::new(config),
         permitted: &["127.0.0.7".parse().unwrap()],
