@@ -33,7 +33,7 @@ pub(crate) struct Table {
     pub(crate) failed: Vec<usize>,
     /// The state of everybody's health that it was made for.
     pub(super) version: u64,
-    /// Whether enough of the weight is healthy.
+    /// Whether more of the weight than the threshold says is healthy (Kong 3.9).
     pub(crate) healthy: bool,
     /// Healthy entries, each as often as its weight says, evenly spread.
     wheel: Vec<usize>,
@@ -86,7 +86,7 @@ impl Table {
             Algorithm::LeastConnections | Algorithm::Latency => Vec::new(),
         };
         Self {
-            healthy: healthy_weight > 0 && share >= config.threshold,
+            healthy: healthy_weight > 0 && share > config.threshold,
             entries,
             failed,
             version,

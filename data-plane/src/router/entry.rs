@@ -9,7 +9,7 @@ use regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind, Look};
 use shared::entity::Route;
 
-use super::normalize::{encode, normalize, normalize_pattern};
+use super::normalize::{normalize, normalize_pattern};
 use super::{Asked, RouteFault};
 use crate::http1::kind::Kind;
 
@@ -44,6 +44,8 @@ pub(super) struct Rank {
     regex: bool,
     regex_priority: i64,
     path_length: usize,
+    /// Which kinds of attributes: hosts before header names, then paths, methods, server names (Kong 2.8).
+    kinds: [bool; 5],
     /// Hosts with a port win what is left over hosts without.
     port: bool,
     /// The older route wins what is left; the id makes the order total.
@@ -356,6 +358,7 @@ fn entry(
         } else {
             0
         },
+        kinds: present,
         port: hosts.iter().any(|host| host.port.is_some()),
         age: Reverse(route.created_at),
         id: Reverse(route.id),
@@ -374,7 +377,7 @@ fn entry(
 
 fn path_rule(text: &str) -> Result<PathRule, String> {
     let Some(pattern) = text.strip_prefix('~') else {
-        return Ok(PathRule::Prefix(normalize(&encode(text)).into()));
+        return Ok(PathRule::Prefix(normalize(text).into()));
     };
     let pattern = normalize_pattern(pattern);
     let regex = RegexBuilder::new(&format!("^(?:{pattern})"))

@@ -20,13 +20,9 @@ const NO_PATH: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// A route's prefix, which may hold any character, as the path of a URL.
-pub(crate) fn encode(prefix: &str) -> Cow<'_, str> {
-    utf8_percent_encode(prefix, NO_PATH).into()
-}
-
-/// Percent-triplets in upper case and, for unreserved characters, decoded; dot segments removed;
-/// repeated slashes merged. A `%` that begins no triplet stays.
+/// Percent-triplets in upper case and, for unreserved characters, decoded; what no path holds as it is encoded; dot
+/// segments removed; repeated slashes merged. A `%` that begins no triplet stays. A route's prefix, which may hold
+/// any character, becomes the path of a URL.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     if is_normal(path.as_bytes()) {
         return Cow::Borrowed(path);
@@ -50,7 +46,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     if ends_open || kept.is_empty() {
         normal.push('/');
     }
-    Cow::Owned(normal)
+    Cow::Owned(utf8_percent_encode(&normal, NO_PATH).to_string())
 }
 
 /// Whether every `%` begins a triplet, and none is that of NUL: else two servers may read two paths.
@@ -94,10 +90,16 @@ pub(crate) fn normalize_pattern(pattern: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// Nearly every path is in its normal form: no triplet, no empty or dot segment.
+/// Nearly every path is in its normal form: no triplet, nothing to encode, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
+    let stays = |byte: &u8| {
+        !matches!(
+            byte,
+            b'%' | b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
+        ) && byte.is_ascii_graphic()
+    };
     path.first() == Some(&b'/')
-        && memchr::memchr(b'%', path).is_none()
+        && path.iter().all(stays)
         && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 
@@ -132,7 +134,7 @@ fn decode_unreserved(path: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{encode, is_well_formed, normalize, normalize_pattern};
+    use super::{is_normal, is_well_formed, normalize, normalize_pattern};
 
     #[test]
     fn a_prefix_of_any_characters_is_the_path_of_a_url() {
@@ -140,9 +142,10 @@ mod tests {
             ("/a/~b.c%2F", "/a/~b.c%2F"),
             ("/a b", "/a%20b"),
             ("/\u{e4}{x}", "/%C3%A4%7Bx%7D"),
+            ("/a?b#c", "/a%3Fb%23c"),
             ("/[1]!$&'()*+,;=:@", "/[1]!$&'()*+,;=:@"),
         ] {
-            assert_eq!(normalize(&encode(prefix)), expected, "{prefix}");
+            assert_eq!(normalize(prefix), expected, "{prefix}");
         }
     }
 
@@ -193,9 +196,31 @@ mod tests {
             ("/a...b/..c", "/a...b/..c"),
             ("/a%20b", "/a%20b"),
             ("/a;x/../b", "/b"),
-            ("/é%c3%a9", "/é%C3%A9"),
+            ("/é%c3%a9", "/%C3%A9%C3%A9"),
+            (r"/\d{2}|a^%7c", "/%5Cd%7B2%7D%7Ca%5E%7C"),
+            (
+                "/ä/a/%2e./a%2E//a/%2e/./a/../a/%2e%2E/%5f%99%af%2f%2F",
+                "/%C3%A4/a./a/_%99%AF%2F%2F",
+            ),
         ] {
             assert_eq!(normalize(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_counts_as_normal_stays_as_it_is() {
+        for byte in 0..=u8::MAX {
+            let path = format!("/{}", char::from(byte));
+            if is_normal(path.as_bytes()) {
+                let (encoded, decoded) = (super::NO_PATH, super::decode_unreserved(&path));
+                let encoded = percent_encoding::utf8_percent_encode(&decoded, encoded);
+                assert_eq!(encoded.to_string(), path);
+            } else {
+                assert!(
+                    path.len() > 2 || normalize(&path) != path || path == "/%",
+                    "{path}"
+                );
+            }
         }
     }
 

@@ -111,6 +111,19 @@ fn precedence() {
         "GET a.test /abc",
         1,
     );
+    // A host of any kind wins over a method, and a method over a server name, which is of no account without TLS.
+    check(
+        json!({"methods": ["GET"]}),
+        json!({"hosts": ["a.*"]}),
+        "GET a.test /",
+        1,
+    );
+    check(
+        json!({"methods": ["GET"]}),
+        json!({"headers": {"x-v": ["2"]}}),
+        "GET a.test /",
+        1,
+    );
     // The longer prefix wins.
     check(
         json!({"paths": ["/a"]}),
