@@ -36,6 +36,9 @@ pub(crate) enum GatewayError {
     /// The request did not come in time.
     #[error("the request took too long")]
     RequestTimeout,
+    /// The client speaks no TLS where it should (nginx's 497).
+    #[error("no TLS where it should be")]
+    Bare,
     /// The service speaks a protocol that this version does not.
     #[error("the protocol of the service is not supported")]
     Protocol,
@@ -63,6 +66,7 @@ impl From<Refusal> for GatewayError {
             Refusal::HeadTooLarge => Self::HeadTooLarge,
             Refusal::TargetTooLong => Self::TargetTooLong,
             Refusal::Timeout => Self::RequestTimeout,
+            Refusal::Bare => Self::Bare,
         }
     }
 }
@@ -77,6 +81,7 @@ impl GatewayError {
                 | Self::HeadTooLarge
                 | Self::TargetTooLong
                 | Self::RequestTimeout
+                | Self::Bare
                 | Self::Upstream(UpstreamError::RequestBody(_))
         )
     }
@@ -100,6 +105,10 @@ impl GatewayError {
             ),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "URI too long"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+            Self::Bare => (
+                StatusCode::BAD_REQUEST,
+                "The plain HTTP request was sent to HTTPS port",
+            ),
             Self::Protocol => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the protocol of the service is not supported",
@@ -164,6 +173,7 @@ impl GatewayError {
             | Self::HeadTooLarge
             | Self::TargetTooLong
             | Self::RequestTimeout
+            | Self::Bare
             | Self::Method
             | Self::Upstream(_) => Heeds::Anything,
         }

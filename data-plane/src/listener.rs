@@ -251,20 +251,28 @@ async fn connection(
     match tls {
         None => serve(core, Stream::Plain(stream), Rc::new(peer), orders).await,
         Some(acceptor) => {
-            match tokio::time::timeout(
-                core.node.limits.handshake,
-                Box::pin(acceptor.accept(stream)),
-            )
-            .await
-            {
-                Ok(Ok(stream)) => {
-                    peer.handshake = Some(Handshake::of(stream.get_ref().1));
-                    let stream = Stream::Tls(Box::new(stream.into()));
-                    serve(core, stream, Rc::new(peer), orders).await;
-                }
+            let limit = core.node.limits.handshake;
+            let secured = Box::pin(secured(stream, acceptor, &mut peer));
+            let secured = tokio::time::timeout(limit, secured).await;
+            match secured {
+                Ok(Ok(stream)) => serve(core, stream, Rc::new(peer), orders).await,
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
                 Err(_) => tracing::debug!("a client took too long for its TLS handshake"),
             }
         }
     }
+}
+
+/// The connection after its handshake; as it is if the client speaks plain HTTP, so that it can be told.
+async fn secured(stream: TcpStream, acceptor: TlsAcceptor, peer: &mut Peer) -> io::Result<Stream> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    // No record of TLS begins with a letter, and every method does.
+    if first.first().is_some_and(u8::is_ascii_alphabetic) {
+        (peer.tls, peer.bare) = (false, true);
+        return Ok(Stream::Plain(stream));
+    }
+    let stream = acceptor.accept(stream).await?;
+    peer.handshake = Some(Handshake::of(stream.get_ref().1));
+    Ok(Stream::Tls(Box::new(stream.into())))
 }

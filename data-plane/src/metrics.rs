@@ -59,6 +59,10 @@ pub(crate) struct Metrics {
     pub(crate) open: AtomicU64,
     /// Connections that were closed as they came.
     pub(crate) refused: AtomicU64,
+    /// Requests whose heads are here in part.
+    pub(crate) reading: AtomicU64,
+    /// Exchanges that have begun.
+    begun: AtomicU64,
 }
 
 /// The figures of one route.
@@ -140,7 +144,13 @@ impl Series {
 }
 
 impl Metrics {
-    /// Counts an exchange.
+    /// Counts an exchange that begins; nobody but the core's own thread does.
+    pub(crate) fn begin(&self) {
+        let begun = self.begun.load(Ordering::Relaxed);
+        self.begun.store(begun + 1, Ordering::Relaxed);
+    }
+
+    /// Counts an exchange that is over.
     pub(crate) fn observe(&self, seen: &Observation<'_>) {
         let id = seen.route.map_or(Uuid::nil(), |(id, _)| id);
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,6 +191,9 @@ pub(crate) struct Sum {
     pub(crate) open: u64,
     pub(crate) refused: u64,
     pub(crate) requests: u64,
+    pub(crate) reading: u64,
+    /// Exchanges under way.
+    pub(crate) writing: u64,
 }
 
 /// What a control plane is told of a node's traffic.
@@ -243,6 +256,7 @@ impl Sum {
             sum.accepted += core.accepted.load(Ordering::Relaxed);
             sum.open += core.open.load(Ordering::Relaxed);
             sum.refused += core.refused.load(Ordering::Relaxed);
+            sum.reading += core.reading.load(Ordering::Relaxed);
             let counted = core.routes.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, series) in counted.iter() {
                 match routes.get_mut(id) {
@@ -255,7 +269,16 @@ impl Sum {
         sum.series.sort_by(|a, b| a.labels.cmp(&b.labels));
         sum.streams = streams::Sum::of(cores.iter().map(|core| &core.streams));
         sum.requests = sum.series.iter().map(|series| series.requests).sum();
+        let begun = cores.iter().map(|core| core.begun.load(Ordering::Relaxed));
+        sum.writing = begun.sum::<u64>().saturating_sub(sum.requests);
         sum
+    }
+
+    /// Connections that wait for a request.
+    pub(crate) const fn waiting(&self) -> u64 {
+        self.open
+            .saturating_sub(self.reading)
+            .saturating_sub(self.writing)
     }
 
     /// The text exposition format, version 0.0.4, for the node with the id `node`.
@@ -305,7 +328,10 @@ impl Sum {
             ("accepted", self.accepted),
             ("active", self.open),
             ("handled", self.accepted.saturating_sub(self.refused)),
+            ("reading", self.reading),
             ("total", self.requests),
+            ("waiting", self.waiting()),
+            ("writing", self.writing),
         ] {
             let _ = writeln!(
                 text,

@@ -10,7 +10,9 @@ mod record;
 mod request;
 mod returned;
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{HeaderName, HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
@@ -53,6 +55,8 @@ pub(crate) struct Arrival {
     pub(crate) body: RequestBody,
     /// Why it is not to be served, if that is known already.
     pub(crate) refusal: Option<Refusal>,
+    /// Whether its first line could be read.
+    pub(crate) legible: bool,
     /// What the connection becomes if both sides switch protocols, where the client asks for that.
     pub(crate) switch: Option<oneshot::Receiver<Switched>>,
 }
@@ -63,12 +67,14 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         head,
         body,
         refusal,
+        legible,
         switch,
     } = arrival;
     let version = head.version;
+    core.metrics.begin();
     let permit = Taken::of(&core.requests);
     let overloaded = permit.is_none() || core.node.memory.is_critical();
-    let logged = core.node.access_log.is_on() && refusal.is_none();
+    let logged = core.node.access_log.is_on() && legible;
     let mut record = Box::new(Record {
         peer: Rc::clone(&peer),
         permit,
@@ -87,7 +93,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         run: Run::default(),
         core,
     });
-    let answered = match refusal {
+    let mut answered = match refusal {
         Some(refusal) => {
             record.unread(head, &peer);
             Err(refusal.into())
@@ -95,6 +101,15 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         None if overloaded => Err(GatewayError::Overloaded),
         None => answer(&peer, head, body, switch, &mut record).await,
     };
+    if version == Version::HTTP_2
+        && let Ok(returned) = &mut answered
+        && let ResponseBody::Upstream(body) = &mut returned.body
+        && let Err(error) = poll_fn(|cx| Poll::Ready(body.check(cx))).await
+    {
+        // To reset a stream takes back the head that goes before.
+        record.progress.source = Source::Error;
+        answered = Err(error.into());
+    }
     let mut returned = answered.unwrap_or_else(|error| refuse(&error, &record, version).into());
     if !record.run.response_headers.is_empty() {
         // What filters tell the client, such as a session that has just begun, it hears even if the

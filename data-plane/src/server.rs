@@ -20,6 +20,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(crate) use self::date::Date;
 use self::head::Incoming;
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::http1::request::Refusal;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -76,7 +78,8 @@ pub(crate) async fn serve(
     orders: watch::Receiver<Orders>,
 ) {
     let limits = core.node.limits;
-    let client = Client::new(stream, core.timers.timer(), limits);
+    let metrics = Arc::clone(&core.metrics);
+    let client = Client::new(stream, core.timers.timer(), limits, metrics);
     let client = Rc::new(RefCell::new(client));
     let mut stopping = Stopping::new(&orders);
     let shed = orders.borrow().shed;
@@ -119,11 +122,13 @@ pub(crate) async fn serve(
         .await;
         fresh = false;
         let incoming = match next {
+            Next::Request(incoming) if peer.bare => Incoming {
+                refusal: Some(Refusal::Bare),
+                ..incoming
+            },
             Next::Request(incoming) => incoming,
-            Next::Refused(refusal) => {
-                let (method, uri) = client.borrow().refused(refusal);
-                Incoming::stand_in(refusal, method, uri)
-            }
+            Next::Refused(refusal) => Incoming::stand_in(refusal, client.borrow().refused()),
+            Next::Http2 if peer.bare => return,
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
@@ -170,6 +175,7 @@ async fn exchange(
         keep_alive,
         expects,
         refusal,
+        legible,
         trailers,
         upgrades,
     } = incoming;
@@ -189,6 +195,7 @@ async fn exchange(
         head,
         body,
         refusal,
+        legible,
         switch,
     };
     let returned = {
@@ -211,9 +218,10 @@ async fn exchange(
     let switching = returned.status == StatusCode::SWITCHING_PROTOCOLS;
     let refused = refusal.is_some();
     let reusable = keep_alive && !refused && !stopping.check();
-    // Whoever holds the rest of the request's body may still read it to its end.
+    // What whoever holds it still reads of the request's body is not to be lost, and its end is not waited for.
     let held = Rc::strong_count(client) > 1;
-    let reusable = reusable && (held || client.borrow_mut().drain());
+    let whole = client.borrow().is_read() || (!held && client.borrow_mut().drain());
+    let reusable = reusable && whole;
     let answer = Answer {
         version,
         method: &method,

@@ -69,7 +69,10 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 "server": {
                     "connections_accepted": sum.accepted,
                     "connections_active": sum.open,
-                    "connections_handled": sum.accepted,
+                    "connections_handled": sum.accepted.saturating_sub(sum.refused),
+                    "connections_reading": sum.reading,
+                    "connections_waiting": sum.waiting(),
+                    "connections_writing": sum.writing,
                     "total_requests": sum.requests,
                 },
                 "configuration_hash": position.map(|position| hex(&position.root)),

@@ -197,6 +197,11 @@ const fn is_space(byte: u8) -> bool {
 }
 
 impl Fields {
+    /// The bytes of the head that they are in.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
     /// The fields that were `found` in `head`.
     pub(crate) fn new(head: Bytes, found: Found) -> Self {
         Self {

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::characters::LongTexts;
 use super::fields::{self, Fields};
-use super::head::{HeadFinder, MAX_TARGET, read_whole};
+use super::head::{HeadFinder, MAX_FIELDS, MAX_HEAD, MAX_TARGET, read_whole};
 use super::headers::Headers;
 use super::kind::Kind;
 use super::{Framing, FramingError, content_length};
@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     TargetTooLong,
     /// Its head did not come in time.
     Timeout,
+    /// It speaks no TLS where it should.
+    Bare,
 }
 
 impl From<FramingError> for Refusal {
@@ -78,29 +80,74 @@ pub(crate) fn take_request(
     let target = head.slice(target);
     let uri = Uri::from_maybe_shared(target.clone())
         .or_else(|_| Uri::from_maybe_shared(encoded(&target)))
-        .map_err(|_| Refusal::Malformed("not a target"))?;
+        .map_err(|_| Refusal::Malformed("not a target"));
     let fields = Fields::new(head, found);
-    let framing = framing(&fields, http10)?;
-    Ok(Some(Judged {
-        method,
-        uri,
-        http10,
-        fields,
-        framing,
-    }))
+    match uri.and_then(|uri| Ok((uri, framing(&fields, http10)?))) {
+        Ok((uri, framing)) => Ok(Some(Judged {
+            method,
+            uri,
+            http10,
+            fields,
+            framing,
+        })),
+        Err(refusal) => {
+            // Whoever is told of the refusal is told what of.
+            let behind = std::mem::replace(input, BytesMut::from(fields.head()));
+            input.extend_from_slice(&behind);
+            Err(refusal)
+        }
+    }
 }
 
-/// Method and target of a request whose head is too large to be read, as far as its first line says them: for those
-/// who are told of the refusal.
-pub(crate) fn first_line(input: &[u8]) -> (Method, Uri) {
-    let shown = input.get(..MAX_TARGET + 64).unwrap_or(input);
-    let shown = shown.strip_prefix(b"\r\n").unwrap_or(shown);
-    let mut words = shown.splitn(3, |byte| *byte == b' ');
-    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+/// A request that is refused, as far as it can be read: for those who are told of that.
+#[derive(Debug, Default)]
+pub(crate) struct Glimpse {
+    /// Method and target. A target that is too long, or no target, is `/`.
+    pub(crate) asked: Option<(Method, Uri)>,
+    /// The fields before the first one that is malformed.
+    pub(crate) headers: HeaderMap,
+}
+
+impl Glimpse {
+    /// Reads what `input` begins with.
+    pub(crate) fn of(input: &[u8]) -> Self {
+        let input = input.strip_prefix(b"\r\n").unwrap_or(input);
+        let input = input.get(..MAX_HEAD).unwrap_or(input);
+        let mut lines = input.split_inclusive(|byte| *byte == b'\n');
+        let Some((method, uri)) = lines.next().and_then(first_line) else {
+            return Self::default();
+        };
+        let mut headers = HeaderMap::new();
+        // Behind a target that is too long nothing is read.
+        let lines = lines.take_while(|_| uri.is_some());
+        let whole = lines.map_while(|line| line.strip_suffix(b"\r\n"));
+        for (name, value) in whole.map_while(field).take(MAX_FIELDS) {
+            headers.append(name, value);
+        }
+        Self {
+            asked: Some((method, uri.unwrap_or_default())),
+            headers,
+        }
+    }
+}
+
+/// Method and target of a request's first line, which may be cut off.
+fn first_line(line: &[u8]) -> Option<(Method, Option<Uri>)> {
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let method = Method::from_bytes(words.next()?).ok()?;
+    let target = words.next()?;
     // What is not followed by anything may go on.
-    let target = words.next().filter(|_| words.next().is_some());
-    let uri = target.and_then(|word| Uri::try_from(word).ok());
-    (method.unwrap_or_default(), uri.unwrap_or_default())
+    let whole = words.next().is_some() && target.len() <= MAX_TARGET;
+    Some((method, whole.then(|| Uri::try_from(target).ok()).flatten()))
+}
+
+/// The field of a line.
+fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = memchr::memchr(b':', line)?;
+    let (name, value) = line.split_at(colon);
+    let name = HeaderName::from_bytes(name).ok()?;
+    let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
+    Some((name, value))
 }
 
 /// Method, where the target lies, whether the request is of HTTP/1.0, and where the fields begin.
@@ -209,7 +256,6 @@ fn judge_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::head::MAX_FIELDS;
 
     fn judge(head: &[u8]) -> Result<Framing, Refusal> {
         take(head).map(|judged| judged.framing)
@@ -322,23 +368,43 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_tells_what_it_can() {
-        let long = format!("PUT /{} HTTP/1.1", "x".repeat(MAX_TARGET + 64));
-        for (input, method, uri) in [
-            ("POST /a?b=c HTTP/1.1\r\nX: y", "POST", "/a?b=c"),
-            ("\r\nPOST /a HTTP/1.1\r\n", "POST", "/a"),
-            ("POST /a", "POST", "/"),
-            (&long, "PUT", "/"),
-            ("P\0ST /a\0 HTTP/1.1", "GET", "/"),
-            ("", "GET", "/"),
+    fn a_request_that_is_refused_tells_what_can_be_read() {
+        let long = format!("PUT /{} HTTP/1.1\r\nX: y\r\n\r\n", "x".repeat(MAX_TARGET));
+        for (input, expected) in [
+            ("POST /a?b=c HTTP/1.1\r\nX: y", "POST /a?b=c"),
+            ("\r\nPOST /a HTTP/1.1\r\n", "POST /a"),
+            (
+                "PUT /a HTTP/3.7\r\nX-A: 1\r\nHost:b\r\n\r\n",
+                "PUT /a x-a=1 host=b",
+            ),
+            (
+                "GET /a HTTP/1.1\r\nX: y\r\nZ z\r\nA: b\r\n\r\n",
+                "GET /a x=y",
+            ),
+            ("GET /a HTTP/1.1\nX: y\n\n", "GET /a"),
+            ("POST /a", "POST /"),
+            (&long, "PUT /"),
+            ("P\0ST /a\0 HTTP/1.1", ""),
+            ("\u{16}\u{3}\u{1}\0", ""),
+            ("", ""),
         ] {
-            let found = first_line(input.as_bytes());
-            assert_eq!(
-                (found.0.as_str(), &*found.1.to_string()),
-                (method, uri),
-                "{input:.40}"
-            );
+            let glimpse = Glimpse::of(input.as_bytes());
+            let asked = glimpse.asked.iter();
+            let asked = asked.map(|(method, uri)| format!("{method} {uri}"));
+            let fields = glimpse.headers.iter();
+            let fields = fields.map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
+            let told: Vec<String> = asked.chain(fields).collect();
+            assert_eq!(told.join(" "), expected, "{input:.40}");
         }
+        let mut input = BytesMut::from("PUT /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\nrest");
+        assert!(take_request(&mut HeadFinder::default(), &mut input).is_err());
+        let glimpse = Glimpse::of(&input);
+        assert_eq!(glimpse.headers.len(), 1);
+        assert!(
+            glimpse
+                .asked
+                .is_some_and(|(method, uri)| method == "PUT" && uri == "/a")
+        );
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     /// The listener's port, as text.
     port_text: String,
     pub(crate) tls: bool,
+    /// Whether it speaks no TLS where it should.
+    pub(crate) bare: bool,
     /// The client's address, where a trusted proxy has said it before the first request.
     pub(crate) announced: Option<IpAddr>,
     /// What its TLS handshake has settled.
@@ -57,6 +59,7 @@ impl Peer {
             port,
             port_text: port.to_string(),
             tls,
+            bare: false,
             announced: None,
             handshake: None,
             given_up: Cell::new(0),

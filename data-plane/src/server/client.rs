@@ -4,11 +4,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Uri};
+use http::HeaderMap;
 use http_body::Frame;
 
 use super::head::Incoming;
@@ -16,9 +18,10 @@ use crate::body::RequestBodyError;
 use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
-use crate::http1::request::{Refusal, first_line, take_request};
+use crate::http1::request::{Glimpse, Refusal, take_request};
 use crate::http1::writer::Writer;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::stream::Stream;
 use crate::timer::Timer;
 
@@ -57,6 +60,9 @@ pub(super) struct Client {
     timer: Timer,
     limits: Limits,
     wait: Wait,
+    metrics: Arc<Metrics>,
+    /// Counts while a head is here in part.
+    reading: Option<Reading>,
     finder: HeadFinder,
     /// Whether a request has come before.
     begun: bool,
@@ -89,7 +95,8 @@ enum Wait {
 }
 
 impl Client {
-    pub(super) fn new(stream: Stream, timer: Timer, limits: Limits) -> Self {
+    /// The client at the other end of `stream`. What there is to be counted goes to `metrics`.
+    pub(super) fn new(stream: Stream, timer: Timer, limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
@@ -97,6 +104,8 @@ impl Client {
             timer,
             limits,
             wait: Wait::Nothing,
+            metrics,
+            reading: None,
             finder: HeadFinder::default(),
             begun: false,
             decoder: Decoder::new(Framing::None),
@@ -113,13 +122,14 @@ impl Client {
         (self.stream, self.input)
     }
 
-    /// Method and target of a request that is refused for `refusal`, if they can be told.
-    pub(super) fn refused(&self, refusal: Refusal) -> (Method, Uri) {
-        match refusal {
-            Refusal::HeadTooLarge | Refusal::TargetTooLong => first_line(&self.input),
-            // What is here has come behind it, or may be anything.
-            Refusal::Malformed(_) | Refusal::Timeout => (Method::GET, Uri::default()),
-        }
+    /// What can be told of the request that is refused.
+    pub(super) fn refused(&self) -> Glimpse {
+        Glimpse::of(&self.input)
+    }
+
+    /// Whether all of the request's body has been read.
+    pub(super) const fn is_read(&self) -> bool {
+        self.read
     }
 
     /// Whether nothing of a request is here.
@@ -321,6 +331,7 @@ impl Client {
             return;
         }
         self.wait = wait;
+        self.reading = (wait == Wait::Head).then(|| Reading::begin(&self.metrics));
         match wait {
             Wait::Nothing => self.timer.clear(),
             Wait::Idle => self.timer.set(self.limits.idle),
@@ -328,6 +339,23 @@ impl Client {
             Wait::Send => self.timer.set(self.limits.send),
             Wait::Linger => self.timer.set(LINGER),
         }
+    }
+}
+
+/// A head that is here in part, counted until this is dropped.
+#[derive(Debug)]
+struct Reading(Arc<Metrics>);
+
+impl Reading {
+    fn begin(metrics: &Arc<Metrics>) -> Self {
+        metrics.reading.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

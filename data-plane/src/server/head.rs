@@ -1,10 +1,10 @@
 //! A request's head, and what it says of what comes after it.
 
-use http::{HeaderMap, Method, Uri, Version};
+use http::Version;
 
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
-use crate::http1::request::{Judged, Refusal, RequestHead};
+use crate::http1::request::{Glimpse, Judged, Refusal, RequestHead};
 use crate::http1::{Framing, members};
 
 /// A request that has come in, up to its body.
@@ -23,6 +23,8 @@ pub(super) struct Incoming {
     pub(super) expects: bool,
     /// Why it is not to be served.
     pub(super) refusal: Option<Refusal>,
+    /// Whether its first line could be read.
+    pub(super) legible: bool,
     /// Whether it takes trailers behind the answer (RFC 9110 §10.1.4).
     pub(super) trailers: bool,
     /// Whether the client would like to speak another protocol afterwards.
@@ -50,6 +52,7 @@ impl Incoming {
             keep_alive,
             expects: expects && !http10,
             refusal: None,
+            legible: true,
             trailers: !http10 && trailers,
             upgrades: fields.has(Kind::UPGRADE) && !http10,
             head: Box::new(RequestHead {
@@ -67,18 +70,21 @@ impl Incoming {
 
     /// What is answered in place of a request that is refused: so that the answer has its turn and its form,
     /// and is logged and counted like any other.
-    pub(super) fn stand_in(refusal: Refusal, method: Method, uri: Uri) -> Self {
+    pub(super) fn stand_in(refusal: Refusal, glimpse: Glimpse) -> Self {
+        let legible = glimpse.asked.is_some();
+        let (method, uri) = glimpse.asked.unwrap_or_default();
         Self {
             head: Box::new(RequestHead {
                 method,
                 uri,
                 version: Version::HTTP_11,
-                headers: Headers::Map(HeaderMap::new()),
+                headers: Headers::Map(glimpse.headers),
             }),
             framing: Framing::None,
             keep_alive: false,
             expects: false,
             refusal: Some(refusal),
+            legible,
             trailers: false,
             upgrades: false,
         }

@@ -72,6 +72,7 @@ pub(super) async fn serve(
             }),
             body: RequestBody::http2(body),
             refusal,
+            legible: true,
             switch: None,
         };
         async move { Ok::<_, Infallible>(handle(core, peer, arrival).await.into_response()) }

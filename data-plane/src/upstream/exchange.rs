@@ -350,6 +350,30 @@ impl UpstreamBody {
         self.framing
     }
 
+    /// Whether the server has broken off already, as far as is known.
+    pub(crate) fn check(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamError> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        if !matches!(self.first, None | Some(Piece::More)) {
+            return Ok(());
+        }
+        loop {
+            let piece = self.decoder.decode(&mut connection.input)?;
+            if !matches!(piece, Piece::More) {
+                self.first = Some(piece);
+                return Ok(());
+            }
+            match connection.stream.poll_fill(cx, &mut connection.input) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) if self.decoder.ends_with_connection() => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(UpstreamError::Closed),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Err(UpstreamError::Receive(error)),
+            }
+        }
+    }
+
     /// The next part; `None` at the end.
     pub(crate) fn poll_frame(
         &mut self,

@@ -1,12 +1,15 @@
 //! What the gateway says by itself: forms of errors, fields about itself, answers about protocols.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 
 use data_plane::limits::Limits;
 use data_plane::settings::Settings;
 use serde_json::{Value, json};
 
-use crate::gateway::{OK, ask, configuration, settings, start, start_with, stop, upstream};
+use crate::gateway::{
+    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+};
 
 /// A port on which nobody listens.
 fn closed_port() -> u16 {
@@ -134,6 +137,63 @@ fn an_operator_chooses_what_is_told() {
     }
     assert!(!answer.contains("latency"), "{answer}");
     assert!(!ask(&proxy, &get("/r", "")).contains("kong-route-id"));
+    stop(proxy);
+}
+
+#[test]
+fn an_answer_that_does_not_wait_for_the_body_ends_the_connection() {
+    let (port, _heads) = upstream(&[OK]);
+    let proxy = start(configuration(
+        port,
+        &json!({}),
+        &[json!({"paths": ["/"], "request_buffering": false})],
+    ));
+    for (length, body, closes) in [(5, "hello", false), (500, "hello", true)] {
+        let mut stream = connect(&proxy);
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\n").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let told = answer.contains("connection: close\r\n");
+        assert_eq!(told, closes, "{answer}");
+    }
+    stop(proxy);
+}
+
+#[test]
+fn clients_are_taken_at_every_address_of_the_lists() {
+    let (port, _heads) = upstream(&[OK]);
+    let list = [
+        "127.0.0.1:0",
+        "127.0.0.2:0 http2 backlog=16",
+        "127.0.0.1:0 ssl reuseport",
+    ];
+    let settings = Settings {
+        proxy_listen: list.map(|one| one.parse().unwrap()).into(),
+        proxy_tls_listen: Vec::new(),
+        status_listen: vec!["off".parse().unwrap()],
+        ..settings()
+    };
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&settings, Limits::default(), records);
+    let addresses = proxy.addresses();
+    assert_eq!(addresses.status, None);
+    let [first, second, secure] = addresses.listeners[..] else {
+        panic!("{addresses:?}")
+    };
+    assert_eq!(
+        (addresses.proxy, addresses.proxy_tls),
+        (Some(first), Some(secure))
+    );
+    for (address, status) in [(first, 200), (second, 200), (secure, 400)] {
+        let answer = crate::gateway::get(address, "/");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
     stop(proxy);
 }
 

@@ -43,7 +43,12 @@ async fn client(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Sen
 }
 
 async fn plain(proxy: &Proxy) -> SendRequest<Body> {
-    client(TcpStream::connect(proxy.addresses().proxy).await.unwrap()).await
+    client(
+        TcpStream::connect(proxy.addresses().proxy.unwrap())
+            .await
+            .unwrap(),
+    )
+    .await
 }
 
 fn request(uri: &str) -> Request<Body> {
@@ -148,6 +153,41 @@ fn trailers_pass_both_ways_and_hop_by_hop_fields_do_not() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_at_once_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if read_until(&mut stream, "\r\n\r\n").is_some() {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+            }
+        }
+    });
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    run(async {
+        // The head may be here before it is known that nothing follows: then the stream is reset.
+        for _ in 0..1000 {
+            let answered = plain(&proxy)
+                .await
+                .send_request(request("http://a.test/"))
+                .await;
+            let Ok(response) = answered else { continue };
+            if response.status() == StatusCode::BAD_GATEWAY {
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert!(
+                    body.starts_with(b"An invalid response was received"),
+                    "{body:?}"
+                );
+                return;
+            }
+        }
+        panic!("never told");
+    });
+    stop(proxy);
+}
+
+#[test]
 fn a_length_that_the_data_breaks_does_not_become_a_request() {
     let (port, heads) = upstream(&[OK]);
     let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
@@ -228,7 +268,7 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
             .with_root_certificates(roots.clone())
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let stream = TcpStream::connect(proxy.addresses().proxy_tls)
+        let stream = TcpStream::connect(proxy.addresses().proxy_tls.unwrap())
             .await
             .unwrap();
         let name = ServerName::try_from("gate.test").unwrap();
@@ -264,26 +304,37 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
             "{head}"
         );
     }
-    // Plain text is no handshake.
-    let mut stream = std::net::TcpStream::connect(proxy.addresses().proxy_tls).unwrap();
+    // Plain HTTP is told so, in the form that it asks for.
+    let mut stream = std::net::TcpStream::connect(proxy.addresses().proxy_tls.unwrap()).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n")
+        .write_all(b"GET /bare HTTP/1.1\r\nHost: gate.test\r\nAccept: text/html\r\n\r\n")
         .unwrap();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    assert!(!answer.starts_with(b"HTTP/"));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ")
+            && answer.contains("<p>The plain HTTP request was sent to HTTPS port.</p>"),
+        "{answer}"
+    );
     stop(proxy);
     let written = (0..500).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
         let text = std::fs::read_to_string(&log).unwrap_or_default();
-        (text.lines().count() == 2).then_some(text)
+        (text.lines().count() == 3).then_some(text)
     });
     for line in written.unwrap().lines() {
         let told: serde_json::Value = serde_json::from_str(line).unwrap();
         let tls = &told["request"]["tls"];
+        if told["request"]["uri"] == "/bare" {
+            assert_eq!(
+                (&told["response"]["status"], tls),
+                (&json!(400), &json!(null))
+            );
+            continue;
+        }
         assert_eq!(
             (&tls["version"], &tls["client_verify"]),
             (&json!("TLSv1.3"), &json!("NONE"))

@@ -39,7 +39,7 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         &proxy,
         "GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     );
-    let metrics = get(proxy.addresses().status, "/metrics");
+    let metrics = get(proxy.addresses().status.unwrap(), "/metrics");
     for line in [
         r#"kong_http_requests_total{service="shop",route="front",code="200",source="service",workspace="default",consumer=""} 1"#,
         r#"kong_http_requests_total{service="",route="",code="404",source="kong",workspace="default",consumer=""} 1"#,
@@ -67,7 +67,7 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         let found = lines.any(|line| line.starts_with(&begins) && line.contains(rest));
         assert!(found, "{name}\n{metrics}");
     }
-    let status = get(proxy.addresses().status, "/status");
+    let status = get(proxy.addresses().status.unwrap(), "/status");
     let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["server"]["total_requests"], 2);
     assert_eq!(body["server"]["connections_accepted"], 2);
@@ -90,7 +90,7 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
 #[test]
 fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
     let empty = Proxy::start(&settings(), Arc::default()).unwrap();
-    assert!(get(empty.addresses().status, "/status/ready").starts_with("HTTP/1.1 503 "));
+    assert!(get(empty.addresses().status.unwrap(), "/status/ready").starts_with("HTTP/1.1 503 "));
     stop(empty);
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,13 +107,27 @@ fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
         &json!({"read_timeout": 10_000}),
         &[json!({"paths": ["/"]})],
     ));
-    let status = proxy.addresses().status;
+    let status = proxy.addresses().status.unwrap();
     assert!(get(status, "/status/ready").starts_with("HTTP/1.1 200 "));
     let mut stream = connect(&proxy);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let mut begun = connect(&proxy);
+    begun.write_all(b"GET / HT").unwrap();
+    let silent = connect(&proxy);
+    let told = "\"connections_reading\":1,\"connections_waiting\":1,\"connections_writing\":1,";
+    let counted = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        get(status, "/status").contains(told)
+    });
+    assert!(counted, "{}", get(status, "/status"));
+    let metrics = get(status, "/metrics");
+    for state in ["reading", "waiting", "writing"] {
+        let line = format!(",subsystem=\"http\",state=\"{state}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+    drop((begun, silent));
     let stopping = std::thread::spawn(move || stop(proxy));
     let draining = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
@@ -176,9 +190,13 @@ fn an_exchange_whose_client_leaves_is_counted_as_499() {
     let line = r#"kong_http_requests_total{service="slow",route="r",code="499",source="kong",workspace="default",consumer=""} 1"#;
     let counted = (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
-        get(proxy.addresses().status, "/metrics").contains(line)
+        get(proxy.addresses().status.unwrap(), "/metrics").contains(line)
     });
-    assert!(counted, "{}", get(proxy.addresses().status, "/metrics"));
+    assert!(
+        counted,
+        "{}",
+        get(proxy.addresses().status.unwrap(), "/metrics")
+    );
     stop(proxy);
 }
 
@@ -195,12 +213,12 @@ fn rule_136_the_status_listener_has_what_it_has_and_no_files() {
         "//status",
         "/debug/pprof",
     ] {
-        let answer = get(addresses.status, path);
+        let answer = get(addresses.status.unwrap(), path);
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
         assert!(!answer.contains("root:"), "{path}");
     }
     // And none of it is where clients are.
-    let answer = get(addresses.proxy, "/metrics");
+    let answer = get(addresses.proxy.unwrap(), "/metrics");
     assert!(!answer.contains("kong_"), "{answer}");
     stop(proxy);
 }

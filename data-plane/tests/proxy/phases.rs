@@ -301,7 +301,7 @@ fn filters_for_every_request_see_what_is_refused_too() {
             "GET /x HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n".to_owned(),
             400,
             "GET",
-            "/",
+            "/x",
         ),
         (
             "GET /x%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(),

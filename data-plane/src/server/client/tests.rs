@@ -28,7 +28,12 @@ async fn client(parts: Vec<Vec<u8>>) -> Client {
         }
     });
     let timer = Rc::new(Timers::default()).timer();
-    Client::new(Stream::Plain(near), timer, Limits::default())
+    Client::new(
+        Stream::Plain(near),
+        timer,
+        Limits::default(),
+        Arc::default(),
+    )
 }
 
 /// The requests of `parts` with their bodies, up to what ends them.
