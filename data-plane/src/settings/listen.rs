@@ -232,12 +232,13 @@ impl Flags {
                 Some(Flag::Http2) => {}
                 None if matches!(word, "reuseport" | "bind") => {}
                 None => {
-                    let known: String = known
-                        .iter()
-                        .map(|flag| format!("{}, ", flag.word()))
+                    let known = known.iter().map(|flag| flag.word());
+                    let known: Vec<&str> = known
+                        .chain(["reuseport", "bind", "backlog=NUMBER"])
                         .collect();
                     return Err(format!(
-                        "`{word}` is no flag: behind the address may be {known}reuseport, bind, backlog=NUMBER"
+                        "`{word}` is no flag: behind the address may be {}",
+                        known.join(", ")
                     ));
                 }
             }
