@@ -233,6 +233,24 @@ fn a_length_that_the_data_breaks_does_not_become_a_request() {
     stop(proxy);
 }
 
+/// Plain HTTP is told so, in the form that it asks for.
+fn is_told_that_it_speaks_no_tls(address: std::net::SocketAddr) {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .write_all(b"GET /bare HTTP/1.1\r\nHost: gate.test\r\nAccept: text/html\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ")
+            && answer.contains("<p>The plain HTTP request was sent to HTTPS port.</p>"),
+        "{answer}"
+    );
+}
+
 #[test]
 fn tls_offers_http2_and_http1_and_tells_the_upstream() {
     let (port, heads) = upstream(&[OK]);
@@ -304,21 +322,7 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
             "{head}"
         );
     }
-    // Plain HTTP is told so, in the form that it asks for.
-    let mut stream = std::net::TcpStream::connect(proxy.addresses().proxy_tls.unwrap()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    stream
-        .write_all(b"GET /bare HTTP/1.1\r\nHost: gate.test\r\nAccept: text/html\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 400 ")
-            && answer.contains("<p>The plain HTTP request was sent to HTTPS port.</p>"),
-        "{answer}"
-    );
+    is_told_that_it_speaks_no_tls(proxy.addresses().proxy_tls.unwrap());
     stop(proxy);
     let written = (0..500).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
