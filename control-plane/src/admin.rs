@@ -27,6 +27,7 @@ mod origin;
 mod page;
 mod place;
 mod plan;
+mod proxy_cache;
 mod rbac;
 mod revisions;
 mod rollouts;

@@ -126,6 +126,10 @@ impl Host for Outbound {
         UnixTime::now()
     }
 
+    fn node_id(&self) -> &'static str {
+        "control-plane"
+    }
+
     fn random(&self, buffer: &mut [u8]) {
         aws_lc_rs::rand::fill(buffer)
             .expect("the system's random source does not fail once it is seeded");

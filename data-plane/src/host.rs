@@ -230,6 +230,10 @@ impl Host for CoreHost {
         sink::write(&self.0, sink, bytes).await
     }
 
+    fn node_id(&self) -> &str {
+        &self.0.node.id
+    }
+
     fn client_keys(&self) -> Arc<ClientKeys> {
         let snapshot = self.0.snapshot();
         let keys = snapshot.map(|snapshot| Arc::clone(&snapshot.environment.client_keys));

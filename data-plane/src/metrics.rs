@@ -285,45 +285,44 @@ impl Sum {
     pub(crate) fn render(&self, node: &str) -> String {
         // Writing to a string cannot fail, so its results are dropped.
         let (mut text, node) = (String::new(), escape(node));
-        family(
-            &mut text,
-            "kong_http_requests_total",
-            "counter",
-            "HTTP status codes per consumer/service/route in Kong",
-        );
+        let mut lines = String::new();
         for (labels, consumer, volume) in self.volumes() {
             for ((code, source), count) in volume.by_source() {
                 let _ = writeln!(
-                    text,
+                    lines,
                     "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"{consumer}\"}} {count}"
                 );
             }
         }
         family(
             &mut text,
-            "kong_bandwidth_bytes",
+            "kong_http_requests_total",
             "counter",
-            "Total bandwidth (ingress/egress) throughput in bytes",
+            "HTTP status codes per consumer/service/route in Kong",
+            &lines,
         );
+        lines.clear();
         for (labels, consumer, volume) in self.volumes() {
             let (received, sent) = volume.bytes.unwrap_or_default();
             let directions = [("ingress", received), ("egress", sent)];
             for (direction, bytes) in directions.iter().filter(|_| volume.bytes.is_some()) {
                 let _ = writeln!(
-                    text,
+                    lines,
                     "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"{consumer}\"}} {bytes}"
                 );
             }
         }
-        self.streams.render_bandwidth(&mut text);
-        self.render_latencies(&mut text);
-        self.streams.render(&mut text);
+        self.streams.render_bandwidth(&mut lines);
         family(
             &mut text,
-            "kong_nginx_connections_total",
-            "gauge",
-            "Number of connections by subsystem",
+            "kong_bandwidth_bytes",
+            "counter",
+            "Total bandwidth (ingress/egress) throughput in bytes",
+            &lines,
         );
+        self.render_latencies(&mut text);
+        self.streams.render(&mut text);
+        lines.clear();
         for (state, count) in [
             ("accepted", self.accepted),
             ("active", self.open),
@@ -334,10 +333,17 @@ impl Sum {
             ("writing", self.writing),
         ] {
             let _ = writeln!(
-                text,
+                lines,
                 "kong_nginx_connections_total{{node_id=\"{node}\",subsystem=\"http\",state=\"{state}\"}} {count}"
             );
         }
+        family(
+            &mut text,
+            "kong_nginx_connections_total",
+            "gauge",
+            "Number of connections by subsystem",
+            &lines,
+        );
         // Counting cannot fail here; whoever watches Kong looks whether it does.
         let errors = "kong_nginx_metric_errors_total";
         family(
@@ -345,18 +351,16 @@ impl Sum {
             errors,
             "counter",
             "Number of metrics that could not be counted",
+            &format!("{errors} 0\n"),
         );
-        let _ = writeln!(text, "{errors} 0");
+        let requests = "kong_nginx_requests_total";
+        let count = self.requests;
         family(
             &mut text,
-            "kong_nginx_requests_total",
+            requests,
             "gauge",
             "Total number of requests",
-        );
-        let _ = writeln!(
-            text,
-            "kong_nginx_requests_total{{node_id=\"{node}\",subsystem=\"http\"}} {}",
-            self.requests
+            &format!("{requests}{{node_id=\"{node}\",subsystem=\"http\"}} {count}\n"),
         );
         text
     }
@@ -375,56 +379,41 @@ impl Sum {
     }
 
     fn render_latencies(&self, text: &mut String) {
-        family(
-            text,
-            "kong_kong_latency_ms",
-            "histogram",
-            "Latency added by Kong in ms for each service/route in Kong",
-        );
+        let name = "kong_kong_latency_ms";
+        let mut lines = String::new();
         for series in &self.series {
-            histogram(
-                text,
-                "kong_kong_latency_ms",
-                &series.labels,
-                &GATEWAY_BOUNDS,
-                &series.proxy,
-            );
+            let labels = &series.labels;
+            histogram(&mut lines, name, labels, &GATEWAY_BOUNDS, &series.proxy);
         }
-        family(
-            text,
-            "kong_upstream_latency_ms",
-            "histogram",
-            "Latency added by upstream response in ms for each service/route in Kong",
-        );
-        for series in &self.series {
-            histogram(
-                text,
+        let help = "Latency added by Kong in ms for each service/route in Kong";
+        family(text, name, "histogram", help, &lines);
+        let others: [(&str, &str, fn(&Series) -> &Histogram<13>); 2] = [
+            (
                 "kong_upstream_latency_ms",
-                &series.labels,
-                &OTHER_BOUNDS,
-                &series.upstream,
-            );
-        }
-        family(
-            text,
-            "kong_request_latency_ms",
-            "histogram",
-            "Total latency incurred during requests in ms for each service/route in Kong",
-        );
-        for series in &self.series {
-            histogram(
-                text,
+                "Latency added by upstream response in ms for each service/route in Kong",
+                |series| &series.upstream,
+            ),
+            (
                 "kong_request_latency_ms",
-                &series.labels,
-                &OTHER_BOUNDS,
-                &series.total,
-            );
+                "Total latency incurred during requests in ms for each service/route in Kong",
+                |series| &series.total,
+            ),
+        ];
+        for (name, help, of) in others {
+            lines.clear();
+            for series in &self.series {
+                histogram(&mut lines, name, &series.labels, &OTHER_BOUNDS, of(series));
+            }
+            family(text, name, "histogram", help, &lines);
         }
     }
 }
 
-pub(crate) fn family(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// Adds the `lines` of a metric, with what it is. One without any is not mentioned, as in Kong.
+pub(crate) fn family(text: &mut String, name: &str, kind: &str, help: &str, lines: &str) {
+    if !lines.is_empty() {
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}");
+    }
 }
 
 fn shown(labels: &Labels) -> String {
@@ -487,5 +476,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        assert!(
+            !text.contains("stream_sessions"),
+            "nothing is said of what nobody has seen"
+        );
     }
 }

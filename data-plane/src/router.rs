@@ -347,7 +347,7 @@ impl Bucket {
 
 /// What `regex` takes out of `path`, decoded; a group that took no part is empty.
 fn capture(regex: &regex::Regex, path: &str) -> Captures {
-    // The whole match is a group as well, and nobody asks for that one.
+    // The whole match is a group as well: without others, Kong knows of none.
     if regex.captures_len() < 2 {
         return Captures::default();
     }
@@ -362,6 +362,7 @@ fn capture(regex: &regex::Regex, path: &str) -> Captures {
         Some((name.to_owned(), decoded(group.as_str())))
     });
     Captures {
+        whole: text(captures.get(0)),
         numbered: captures.iter().skip(1).map(text).collect(),
         named: named.collect(),
     }

@@ -1,5 +1,5 @@
 //! What is asked of the control plane itself rather than of a record: `/config`, `/revisions`, `/audit`,
-//! `/rollouts`, `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`.
+//! `/rollouts`, `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`, `/proxy-cache/*`.
 
 use axum::extract::Request;
 use http::{Method, StatusCode};
@@ -13,7 +13,7 @@ use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
 use super::revisions::{self, Past};
-use super::{Admin, Answer, client_keys, declare, openid_connect, rbac, rollouts};
+use super::{Admin, Answer, client_keys, declare, openid_connect, proxy_cache, rbac, rollouts};
 use crate::command::{Selector, find};
 use crate::config::{Config, workspace_key};
 use crate::history::Origin;
@@ -39,6 +39,8 @@ pub(super) enum Page {
     ClientKeys,
     /// `/openid-connect/check`, `/openid-connect/issuers[/{issuer}]`
     OpenidConnect(openid_connect::Page),
+    /// `/proxy-cache[/…]`
+    ProxyCache(proxy_cache::Page),
 }
 
 pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
@@ -77,6 +79,7 @@ pub(super) fn parse(place: &Place) -> Result<Option<Page>, Refusal> {
         }
         ["workspaces", workspace, "meta"] => Some(Page::Meta(Selector::parse(workspace))),
         ["openid-connect", ref rest @ ..] => openid_connect::parse(rest).map(Page::OpenidConnect),
+        ["proxy-cache", ref rest @ ..] => proxy_cache::parse(rest).map(Page::ProxyCache),
         _ => None,
     })
 }
@@ -91,6 +94,7 @@ impl Page {
             Self::Rollout(page) => page.methods(),
             Self::Rbac(page) => page.methods(),
             Self::OpenidConnect(page) => page.methods(),
+            Self::ProxyCache(page) => page.methods(),
             Self::Meta(_) | Self::Itself => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
@@ -126,6 +130,8 @@ pub(super) async fn answer(
             Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
             Page::Rollout(page) => rollouts::read(admin, page),
             Page::OpenidConnect(page) => openid_connect::read(admin, config, page).await,
+            // What data planes keep is theirs.
+            Page::ProxyCache(_) => Err(Refusal::NotFound),
         },
         _ => match page {
             Page::Config => declare::write(admin, place, origin, request).await,
@@ -136,6 +142,7 @@ pub(super) async fn answer(
             Page::Cluster(order) => cluster::write(admin, order, origin).await,
             Page::Rollout(page) => rollouts::write(admin, page).await,
             Page::OpenidConnect(page) => openid_connect::write(admin, config, page, request).await,
+            Page::ProxyCache(page) => proxy_cache::write(admin, config, page).await,
             Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },

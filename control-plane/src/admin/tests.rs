@@ -12,6 +12,7 @@ mod noise;
 mod openid_connect;
 mod paging;
 mod plugins;
+mod proxy_cache;
 mod rbac;
 mod rollback;
 mod upstreams;
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault};
+use crate::revocations::Revoker;
 
 /// A journal in memory, or one that refuses.
 struct Memory {
@@ -97,6 +99,18 @@ impl Api {
     async fn json(&self, method: &str, url: &str, body: Value) -> (u16, Value) {
         self.send(method, url, "application/json", &body.to_string())
             .await
+    }
+
+    /// One whose revocations are kept, and what keeps them.
+    fn revoking() -> (Self, Publisher) {
+        let memory = Memory {
+            broken: false,
+            entries: Kept::default(),
+        };
+        let publisher = Publisher::new(Config::default(), 1, Box::new(memory));
+        let revoker = Revoker::start(publisher.clone());
+        let admin = Admin::new(publisher.clone(), Uuid::nil(), Vec::new()).with_revoker(revoker);
+        (Self(admin.router()), publisher)
     }
 
     async fn form(&self, method: &str, url: &str, body: &str) -> (u16, Value) {

@@ -48,6 +48,14 @@ impl Configured {
         }
     }
 
+    /// What is said under names of earlier versions and otherwise under today's.
+    fn contradictions(self, config: &Fields) -> FieldErrors {
+        match self {
+            Self::Plugin(plugin) => plugin.contradictions(config),
+            Self::Vault(_) => FieldErrors::default(),
+        }
+    }
+
     /// Moves what stands under names of earlier versions to today's.
     fn modernize(self, config: &mut Fields) {
         match self {
@@ -115,16 +123,17 @@ impl Draft {
         if matches!(body, Body::Form(_)) {
             entity.schema.coerce(&mut fields);
         }
+        let mut errors = FieldErrors::default();
         if let (Some(configured), Some(Value::Object(config))) =
             (configured, fields.get_mut("config"))
         {
+            errors = configured.contradictions(config);
             // Old names take the types of the fields that they stand for.
             configured.modernize(config);
             if matches!(body, Body::Form(_)) {
                 configured.fields().coerce(config);
             }
         }
-        let mut errors = FieldErrors::default();
         (entity.expand)(&mut fields, &mut errors);
         // A PATCH may take a record away from the parent that the URL names.
         let taken_away = |field: &str| stored.is_some() && fields.contains_key(field);

@@ -55,12 +55,17 @@ impl Arguments {
         self.0.is_empty()
     }
 
-    /// The values of `name`, in order; an argument without `=` has an empty one.
-    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    /// The values of `name`, in order; an argument without `=` has none.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = Option<&str>> {
         self.0
             .iter()
             .filter(move |argument| argument.name == name)
-            .map(|argument| argument.value.as_deref().unwrap_or_default())
+            .map(|argument| argument.value.as_deref())
+    }
+
+    /// The values of `name`, in order; an argument without `=` has an empty one.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.values(name).map(Option::unwrap_or_default)
     }
 
     /// Whether `name` is there.

@@ -299,6 +299,7 @@ impl Filter for CorsFilter {
             return;
         }
         let origin = reply.seen.request.headers.get(ORIGIN);
+        let origin = origin.filter(|origin| !origin.is_empty());
         if origin.is_none() && !self.origin_optional {
             return;
         }
@@ -381,7 +382,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::testing::{FakeHost, Request, answer_of};
+    use crate::testing::{FakeHost, Request, answer_of, reply_of};
 
     fn filter(config: Value) -> CorsFilter {
         let config: Cors = serde_json::from_value(config).unwrap();
@@ -436,6 +437,25 @@ mod tests {
             headers[ACCESS_CONTROL_ALLOW_ORIGIN],
             "http://origin1.example"
         );
+    }
+
+    #[test]
+    fn an_empty_origin_is_none() {
+        for optional in [true, false] {
+            let filter = filter(json!({
+                "origins": ["http://a.example"], "allow_origin_absent": optional,
+            }));
+            for origin in ["", "http://b.example"] {
+                let mut request = Request::get("/");
+                request
+                    .headers
+                    .push((ORIGIN, HeaderValue::from_static(origin)));
+                let reply = reply_of(&filter, &FakeHost::default(), &request, &[], "");
+                let found = reply.headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
+                let expected = optional || !origin.is_empty();
+                assert_eq!(found.is_some(), expected, "{optional} '{origin}'");
+            }
+        }
     }
 
     #[test]

@@ -9,16 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shared::entity::Consumer;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use crate::exchange::{Log, Matched, Named};
-use crate::figures::{Figures, check_rate, plain, service_host};
+use crate::figures::{
+    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, service_host, share,
+};
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
-use crate::queue::{self, QueueConfig};
+use crate::queue::{self, OldQueue, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::Number;
 
@@ -58,6 +59,10 @@ pub struct Datadog {
     #[serde(default)]
     pub queue: QueueConfig,
 
+    /// Names of earlier versions.
+    #[serde(flatten)]
+    pub old_queue: OldQueue,
+
     /// Figures to send.
     #[serde(default = "metrics")]
     pub metrics: Vec<DatadogMetric>,
@@ -67,10 +72,10 @@ pub struct Datadog {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct DatadogMetric {
     /// What it is.
-    pub name: DatadogMetricName,
+    pub name: Figure,
 
     /// What kind of figure it is.
-    pub stat_type: DatadogStatType,
+    pub stat_type: StatType,
 
     /// Tags besides those of service, status and consumer.
     #[serde(default)]
@@ -83,82 +88,7 @@ pub struct DatadogMetric {
 
     /// What the consumer is called; without it, none is told.
     #[serde(default)]
-    pub consumer_identifier: Option<DatadogConsumer>,
-}
-
-/// What a figure is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DatadogMetricName {
-    /// Time in the gateway.
-    KongLatency,
-    /// Time in all.
-    Latency,
-    /// How many.
-    RequestCount,
-    /// Bytes from the client.
-    RequestSize,
-    /// Bytes to the client.
-    ResponseSize,
-    /// Time until the upstream answered.
-    UpstreamLatency,
-}
-
-/// What kind of figure it is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DatadogStatType {
-    /// Added up.
-    Counter,
-    /// The last one counts.
-    Gauge,
-    /// Values by how often they are seen, on each agent.
-    Histogram,
-    /// A rate.
-    Meter,
-    /// Different values are counted.
-    Set,
-    /// Durations.
-    Timer,
-    /// Values by how often they are seen, on all agents together.
-    Distribution,
-}
-
-impl DatadogStatType {
-    /// How a line says so.
-    const fn letters(self) -> &'static str {
-        match self {
-            Self::Counter => "c",
-            Self::Gauge => "g",
-            Self::Histogram => "h",
-            Self::Meter => "m",
-            Self::Set => "s",
-            Self::Timer => "ms",
-            Self::Distribution => "d",
-        }
-    }
-}
-
-/// What a consumer is called.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DatadogConsumer {
-    /// By its id.
-    ConsumerId,
-    /// By its `custom_id`.
-    CustomId,
-    /// By its `username`.
-    Username,
-}
-
-impl DatadogConsumer {
-    fn name(self, consumer: &Consumer) -> Option<String> {
-        match self {
-            Self::ConsumerId => Some(consumer.id.to_string().replace('-', "_")),
-            Self::CustomId => consumer.custom_id.clone(),
-            Self::Username => consumer.username.clone(),
-        }
-    }
+    pub consumer_identifier: Option<ConsumerIdentifier>,
 }
 
 fn localhost() -> String {
@@ -189,16 +119,14 @@ fn consumer_tag() -> Option<String> {
 }
 
 fn metrics() -> Vec<DatadogMetric> {
-    use DatadogMetricName::{
-        KongLatency, Latency, RequestCount, RequestSize, ResponseSize, UpstreamLatency,
-    };
-    use DatadogStatType::{Counter, Timer};
+    use Figure::{KongLatency, Latency, RequestCount, RequestSize, ResponseSize, UpstreamLatency};
+    use StatType::{Counter, Timer};
     let metric = |(name, stat_type)| DatadogMetric {
         name,
         stat_type,
         tags: Some(vec!["app:kong".to_owned()]),
         sample_rate: (stat_type == Counter).then(|| Number(1.into())),
-        consumer_identifier: Some(DatadogConsumer::CustomId),
+        consumer_identifier: Some(ConsumerIdentifier::CustomId),
     };
     let all = [
         (RequestCount, Counter),
@@ -215,18 +143,14 @@ impl Plugin for Datadog {
     const NAME: &'static str = "datadog";
     const PRIORITY: u32 = 10;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = DatadogFilter;
 
     fn compile(self, instance: &Instance) -> Result<DatadogFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         for (place, metric) in self.metrics.iter().enumerate() {
             let place = (place + 1).to_string();
-            let rated = matches!(
-                metric.stat_type,
-                DatadogStatType::Counter | DatadogStatType::Gauge
-            );
-            check_rate(&place, rated, metric.sample_rate.as_ref(), &mut errors);
+            let (kind, rate) = (metric.stat_type, metric.sample_rate.as_ref());
+            check_rate(&place, kind, rate, &mut errors);
             for (tag_place, tag) in metric.tags.iter().flatten().enumerate() {
                 if tag.ends_with(':') || tag.contains(|c: char| c == '|' || c.is_control()) {
                     let tag_place = (tag_place + 1).to_string();
@@ -250,7 +174,7 @@ impl Plugin for Datadog {
             status_tag: self.status_tag.or_else(status_tag).unwrap_or_default(),
             consumer_tag: self.consumer_tag.or_else(consumer_tag).unwrap_or_default(),
             metrics: self.metrics,
-            queue: self.queue,
+            queue: self.old_queue.over(self.queue),
         })
     }
 }
@@ -313,14 +237,7 @@ impl DatadogFilter {
 
     /// What `metric` says of `figures`; nothing if there is no such figure.
     fn line(&self, metric: &DatadogMetric, figures: &Figures<'_>) -> Option<String> {
-        let (name, value) = match metric.name {
-            DatadogMetricName::RequestCount => ("request.count", 1),
-            DatadogMetricName::RequestSize => ("request.size", figures.received),
-            DatadogMetricName::ResponseSize => ("response.size", figures.sent),
-            DatadogMetricName::Latency => ("latency", figures.latency),
-            DatadogMetricName::UpstreamLatency => ("upstream_latency", figures.upstream_latency?),
-            DatadogMetricName::KongLatency => ("kong_latency", figures.kong_latency),
-        };
+        let (name, value) = metric.name.of(figures)?;
         let service = figures.matched.and_then(service).unwrap_or_default();
         let service = plain(&service).replace('.', "_");
         let status = figures
@@ -330,15 +247,16 @@ impl DatadogFilter {
             format!("{}:{service}", self.service_tag),
             format!("{}:{status}", self.status_tag),
         ];
-        let consumer = metric.consumer_identifier.zip(figures.consumer);
-        if let Some(name) = consumer.and_then(|(called, consumer)| called.name(consumer)) {
+        if let Some((called, consumer)) = metric.consumer_identifier.zip(figures.consumer)
+            && let Some(mut name) = called.name(consumer)
+        {
+            if called == ConsumerIdentifier::ConsumerId {
+                name = name.replace('-', "_");
+            }
             tags.push(format!("{}:{}", self.consumer_tag, plain(&name)));
         }
         tags.extend(metric.tags.iter().flatten().cloned());
-        let rate = match &metric.sample_rate {
-            Some(rate) if (rate.value() - 1.0).abs() > f64::EPSILON => format!("|@{}", rate.0),
-            _ => String::new(),
-        };
+        let rate = share(metric.sample_rate.as_ref());
         let (prefix, kind, tags) = (&self.prefix, metric.stat_type.letters(), tags.join(","));
         Some(format!("{prefix}.{name}:{value}|{kind}{rate}|#{tags}"))
     }

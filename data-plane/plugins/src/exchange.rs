@@ -119,6 +119,8 @@ pub struct Records {
 /// What a route's regular expression has captured of the path.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Captures {
+    /// All that it has matched, if it captures anything.
+    pub whole: String,
     /// By number, the first at place 0.
     pub numbered: Vec<String>,
     /// By name.

@@ -1,5 +1,7 @@
 //! The figures of an exchange or a stream, for the plugins that send them on.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::entity::Consumer;
 use shared::schema::FieldErrors;
@@ -59,14 +61,118 @@ impl<'a> Figures<'a> {
     }
 }
 
-/// Demands a rate of the metric at `place` if it is `rated`.
+/// A figure that every exchange has.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// Time in the gateway.
+    KongLatency,
+    /// Time in all.
+    Latency,
+    /// How many.
+    RequestCount,
+    /// Bytes from the client.
+    RequestSize,
+    /// Bytes to the client.
+    ResponseSize,
+    /// Time until the upstream answered.
+    UpstreamLatency,
+}
+
+impl Figure {
+    /// What lines call it, and its value; nothing of an exchange that has none.
+    pub(crate) fn of(self, figures: &Figures<'_>) -> Option<(&'static str, u64)> {
+        Some(match self {
+            Self::RequestCount => ("request.count", 1),
+            Self::RequestSize => ("request.size", figures.received),
+            Self::ResponseSize => ("response.size", figures.sent),
+            Self::Latency => ("latency", figures.latency),
+            Self::UpstreamLatency => ("upstream_latency", figures.upstream_latency?),
+            Self::KongLatency => ("kong_latency", figures.kong_latency),
+        })
+    }
+}
+
+/// What kind of figure it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatType {
+    /// Added up.
+    Counter,
+    /// The last one counts.
+    Gauge,
+    /// Values by how often they are seen, on each server.
+    Histogram,
+    /// A rate.
+    Meter,
+    /// Different values are counted.
+    Set,
+    /// Durations.
+    Timer,
+    /// Values by how often they are seen, on all servers together.
+    Distribution,
+}
+
+impl StatType {
+    /// How a line says so.
+    pub(crate) const fn letters(self) -> &'static str {
+        match self {
+            Self::Counter => "c",
+            Self::Gauge => "g",
+            Self::Histogram => "h",
+            Self::Meter => "m",
+            Self::Set => "s",
+            Self::Timer => "ms",
+            Self::Distribution => "d",
+        }
+    }
+
+    /// Whether its values stand for a share of the exchanges, which has to be said.
+    pub(crate) const fn is_rated(self) -> bool {
+        matches!(self, Self::Counter | Self::Gauge)
+    }
+}
+
+/// What a consumer is called.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsumerIdentifier {
+    /// By its id.
+    ConsumerId,
+    /// By its `custom_id`.
+    #[default]
+    CustomId,
+    /// By its `username`.
+    Username,
+}
+
+impl ConsumerIdentifier {
+    /// The name of `consumer`, if it has one of this kind.
+    pub(crate) fn name(self, consumer: &Consumer) -> Option<String> {
+        match self {
+            Self::ConsumerId => Some(consumer.id.to_string()),
+            Self::CustomId => consumer.custom_id.clone(),
+            Self::Username => consumer.username.clone(),
+        }
+    }
+}
+
+/// How a line tells the share of exchanges that it stands for: not at all where that is every one.
+pub(crate) fn share(rate: Option<&Number>) -> String {
+    match rate {
+        Some(rate) if (rate.value() - 1.0).abs() > f64::EPSILON => format!("|@{}", rate.0),
+        _ => String::new(),
+    }
+}
+
+/// Demands a rate of the metric at `place` where its kind needs one.
 pub(crate) fn check_rate(
     place: &str,
-    rated: bool,
+    kind: StatType,
     rate: Option<&Number>,
     errors: &mut FieldErrors,
 ) {
-    if rated && rate.is_none() {
+    if kind.is_rated() && rate.is_none() {
         errors.add(&["metrics", place, "sample_rate"], "required field missing");
         let rule = "failed conditional validation given value of field 'stat_type'";
         errors.put(&["metrics", place, "@entity"], json!([rule]));

@@ -59,6 +59,9 @@ pub trait Host: Clone + 'static {
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
 
+    /// What names this node in its cluster.
+    fn node_id(&self) -> &str;
+
     /// What the gateway proves itself with at providers, by the newest snapshot.
     fn client_keys(&self) -> Arc<ClientKeys>;
 

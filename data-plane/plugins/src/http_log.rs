@@ -20,7 +20,7 @@ use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::{FetchLimits, Host, Reach};
 use crate::log_record::{record, stream_record};
-use crate::queue::{self, QueueConfig};
+use crate::queue::{self, OldQueue, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::{Number, SecretUrl};
 
@@ -55,6 +55,10 @@ pub struct HttpLog {
     /// How records wait and are sent.
     #[serde(default)]
     pub queue: QueueConfig,
+
+    /// Names of earlier versions.
+    #[serde(flatten)]
+    pub old_queue: OldQueue,
 
     /// Lua code that adds fields.
     #[serde(default)]
@@ -105,7 +109,6 @@ impl Plugin for HttpLog {
     const NAME: &'static str = "http-log";
     const PRIORITY: u32 = 12;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = HttpLogFilter;
 
     fn compile(self, instance: &Instance) -> Result<HttpLogFilter, FieldErrors> {
@@ -135,7 +138,7 @@ impl Plugin for HttpLog {
                 headers,
                 timeout: self.timeout.milliseconds(),
             },
-            queue: self.queue,
+            queue: self.old_queue.over(self.queue),
         })
     }
 }
@@ -363,16 +366,35 @@ mod tests {
 
     #[test]
     fn several_exchanges_are_told_together_on_wish() {
-        let config = json!({"http_endpoint": "https://logs.example", "queue_size": 1});
-        let config = crate::registry::check("http-log", &config).unwrap();
-        assert_eq!(config["queue"]["max_batch_size"], 1);
-        let config = json!({
-            "http_endpoint": "https://logs.example", "method": "PUT", "queue": {"max_batch_size": 2},
-        });
-        let sent = sent(config, 3);
-        assert_eq!(sent[0].1.as_array().unwrap().len(), 2);
-        assert_eq!(sent[1].1.as_array().unwrap().len(), 1);
-        assert_eq!(sent[0].0.method, Method::PUT);
+        let check = |more: Value, lengths: &[Option<usize>]| {
+            let mut config = json!({"http_endpoint": "https://logs.example", "method": "PUT"});
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            let config = crate::registry::check("http-log", &config).unwrap();
+            assert_eq!(
+                config["queue_size"], more["queue_size"],
+                "shown as it was said"
+            );
+            let sent = sent(config, 3);
+            assert_eq!(sent[0].0.method, Method::PUT);
+            let found = sent.iter().map(|(_, body)| body.as_array().map(Vec::len));
+            assert_eq!(found.collect::<Vec<_>>(), lengths, "{more}");
+        };
+        let two = json!({"max_batch_size": 2});
+        check(json!({}), &[None, None, None]);
+        check(json!({ "queue": two }), &[Some(2), Some(1)]);
+        // The names of earlier versions say so too, unless they say what was the default.
+        check(json!({"queue_size": 2}), &[Some(2), Some(1)]);
+        check(
+            json!({"queue_size": 3, "flush_timeout": 5, "queue": two}),
+            &[Some(3)],
+        );
+        check(
+            json!({"queue_size": 1, "retry_count": 10, "queue": two}),
+            &[Some(2), Some(1)],
+        );
     }
 
     #[test]

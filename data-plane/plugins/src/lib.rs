@@ -32,6 +32,7 @@ pub mod ldap_auth;
 pub mod line_logs;
 pub mod log_record;
 pub mod loggly;
+mod old_names;
 pub mod openid_connect;
 pub mod opentelemetry;
 mod pairs;

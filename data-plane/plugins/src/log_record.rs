@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::arguments::Arguments;
-use crate::exchange::{Log, Matched, Source, Try};
+use crate::exchange::{Log, Matched, Seen, Source, Try};
 use crate::stream::StreamLog;
 
 /// Header fields whose values are told to nobody.
@@ -176,6 +176,11 @@ fn told(one: &Try) -> Value {
         put(&mut told, "code", json!(status));
     }
     told
+}
+
+/// Path and query that the client has sent, without secrets.
+pub(crate) fn shown_target(seen: &Seen) -> String {
+    target(&seen.uri, &Arguments::of(&seen.uri))
 }
 
 fn target(uri: &http::Uri, query: &Arguments) -> String {

@@ -18,10 +18,10 @@ use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::http_log::{Endpoint, Target, more_headers};
 use crate::queue::{self, QueueConfig};
-use crate::trace::{Carrier, InjectFormat, Propagation, Trace};
+use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
 use crate::values::{Number, SecretUrl, entity_error};
 
-/// The share of new traces that is kept unless the configuration says otherwise.
+/// The share of traces that is kept unless the configuration says otherwise.
 const SHARE: f64 = 0.01;
 
 /// Configuration of `opentelemetry`.
@@ -50,6 +50,14 @@ pub struct Opentelemetry {
     #[serde(default = "large_batches")]
     pub queue: QueueConfig,
 
+    /// Use `queue.max_batch_size`.
+    #[serde(default)]
+    pub batch_span_count: Option<i64>,
+
+    /// Use `queue.max_coalescing_delay`.
+    #[serde(default)]
+    pub batch_flush_delay: Option<i64>,
+
     /// Longest wait for a connection, in milliseconds.
     #[serde(default = "one_second")]
     pub connect_timeout: Number,
@@ -70,7 +78,8 @@ pub struct Opentelemetry {
     #[serde(default)]
     pub header_type: Option<InjectFormat>,
 
-    /// Share of new traces that is kept, from 0 to 1.
+    /// Share of traces that is kept, from 0 to 1, unless their callers want none of them; 0.01 if absent. The
+    /// trace's id decides, so that all gateways on the way keep the same ones.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     pub sampling_rate: Option<Number>,
@@ -98,11 +107,8 @@ fn five_seconds() -> Number {
 impl Plugin for Opentelemetry {
     const NAME: &'static str = "opentelemetry";
     const PRIORITY: u32 = 14;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[
-        ("endpoint", "traces_endpoint"),
-        ("batch_span_count", "queue.max_batch_size"),
-        ("batch_flush_delay", "queue.max_coalescing_delay"),
-    ];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[("endpoint", "traces_endpoint")];
+    const SHOWS_OLD_NAMES: bool = true;
     type Filter = OpentelemetryFilter;
 
     fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
@@ -131,6 +137,10 @@ impl Plugin for Opentelemetry {
         {
             carrier.inject = vec![format];
         }
+        // What was the default says nothing, as in Kong 3.9.
+        let delay = self.batch_flush_delay.filter(|delay| *delay != 3);
+        let delay = delay.map(|delay| Number(delay.into()));
+        let size = self.batch_span_count.filter(|count| *count != 200);
         let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
         let waits = [
             &self.connect_timeout,
@@ -145,11 +155,11 @@ impl Plugin for Opentelemetry {
                 headers,
                 timeout: waits.iter().map(|wait| wait.milliseconds()).sum(),
             },
-            queue: self.queue,
+            queue: self.queue.with(size, delay.as_ref()),
             carrier,
-            share: self.sampling_rate.map_or(SHARE, |rate| rate.value()),
+            sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
             shown,
-            resource: otlp::resource(self.resource_attributes.unwrap_or_default(), instance.id),
+            resource: otlp::resource(self.resource_attributes.unwrap_or_default()),
         })
     }
 }
@@ -167,7 +177,7 @@ pub struct OpentelemetryFilter {
     target: Target,
     queue: QueueConfig,
     carrier: Carrier,
-    share: f64,
+    sampling: Sampling,
     shown: Option<HeaderName>,
     resource: otlp::Resource,
 }
@@ -178,7 +188,7 @@ struct Traced(Trace);
 impl Filter for OpentelemetryFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let headers = &mut exchange.request.headers;
-        let trace = self.carrier.carry(headers, self.share, true, host);
+        let trace = self.carrier.carry(headers, self.sampling, true, host);
         exchange.notes.put(Traced(trace));
         Flow::Continue
     }
@@ -202,8 +212,8 @@ impl Filter for OpentelemetryFilter {
         };
         let entry = otlp::spans(trace, log);
         queue::push(host, self.instance, &self.queue, entry, || {
+            let resource = self.resource.of_node(host.node_id());
             let (host, target) = (host.clone(), self.target.clone());
-            let resource = self.resource.clone();
             Rc::new(move |batch: Vec<Bytes>| {
                 let (host, target) = (host.clone(), target.clone());
                 let body = otlp::request(&resource, &batch);
@@ -228,29 +238,44 @@ mod tests {
         config.compile(&Instance { id: Uuid::nil() }).unwrap()
     }
 
-    fn traced(traceparent: &'static str) -> Request {
+    fn traced(traceparent: &str) -> Request {
         let mut request = Request::get("/a");
         let name = HeaderName::from_static("traceparent");
         request
             .headers
-            .push((name, HeaderValue::from_static(traceparent)));
+            .push((name, HeaderValue::from_str(traceparent).unwrap()));
         request
     }
 
     #[test]
     fn the_callers_trace_goes_on_and_a_new_one_begins_without() {
-        let filter =
-            filter(json!({"traces_endpoint": "http://otel.example/v1/traces", "sampling_rate": 0}));
-        let host = FakeHost::default();
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let told = answer_of(&filter, &host, &traced(parent)).upstream_header("traceparent");
-        assert!(
-            told.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && told.ends_with("-01"),
-            "{told}"
+        let told = |rate: f64, request: &Request| {
+            let endpoint = "http://otel.example/v1/traces";
+            let filter = filter(json!({"traces_endpoint": endpoint, "sampling_rate": rate}));
+            answer_of(&filter, &FakeHost::default(), request).upstream_header("traceparent")
+        };
+        // Of half of all traces, Kong keeps the first of these and not the second.
+        let (kept, left) = (
+            "92a54b3e1a7c4f2da9e44b8a6f3e1dab",
+            "4bf92f3577b34da6a3ce929d0e0e4736",
         );
-        assert!(!told.contains("00f067aa0ba902b7"), "{told}");
-        let told = answer_of(&filter, &host, &Request::get("/")).upstream_header("traceparent");
-        assert!(told.len() == 55 && told.ends_with("-00"), "{told}");
+        for (id, asked, rate, expected) in [
+            (kept, "01", 0.5, "01"),
+            (left, "01", 0.5, "00"),
+            (left, "01", 1.0, "01"),
+            (kept, "01", 0.0, "00"),
+            (kept, "00", 1.0, "00"),
+        ] {
+            let parent = format!("00-{id}-00f067aa0ba902b7-{asked}");
+            let told = told(rate, &traced(&parent));
+            let (start, end) = (format!("00-{id}-"), format!("-{expected}"));
+            assert!(told.starts_with(&start) && told.ends_with(&end), "{told}");
+            assert!(!told.contains("00f067aa0ba902b7"), "{told}");
+        }
+        for (rate, expected) in [(0.0, "-00"), (1.0, "-01")] {
+            let told = told(rate, &Request::get("/"));
+            assert!(told.len() == 55 && told.ends_with(expected), "{told}");
+        }
     }
 
     #[test]
@@ -264,7 +289,7 @@ mod tests {
         }));
         let filter = filter(json!({
             "endpoint_is_renamed": null, "traces_endpoint": "http://otel.example:4318/v1/traces",
-            "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"},
+            "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"}, "sampling_rate": 1,
         }));
         log_of(
             &filter,
@@ -291,7 +316,19 @@ mod tests {
         let config = json!({"endpoint": "http://otel.example", "batch_span_count": 7});
         let config = crate::registry::check("opentelemetry", &config).unwrap();
         assert_eq!(config["traces_endpoint"], "http://otel.example");
-        assert_eq!(config["queue"]["max_batch_size"], 7);
+        assert_eq!(config["batch_span_count"], 7);
+        let mut shown = config.as_object().unwrap().clone();
+        crate::registry::definition("opentelemetry")
+            .unwrap()
+            .show(&mut shown);
+        assert_eq!(shown["endpoint"], "http://otel.example");
+        for (count, expected) in [(7, 7), (200, 5)] {
+            let config = json!({
+                "traces_endpoint": "http://otel.example", "batch_span_count": count,
+                "queue": {"max_batch_size": 5},
+            });
+            assert_eq!(filter(config).queue.max_batch_size, expected);
+        }
         assert!(crate::registry::check("opentelemetry", &json!({})).is_err());
     }
 }

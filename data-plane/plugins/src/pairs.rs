@@ -17,8 +17,10 @@ pub(crate) fn split(entry: &str) -> (&str, &str) {
 pub(crate) enum Entries {
     /// Names alone.
     Names,
-    /// Names with values.
+    /// Names with values, or with nothing behind the colon.
     Pairs,
+    /// Names with values.
+    Valued,
     /// Names of header fields.
     Headers,
     /// Header fields with values.
@@ -42,9 +44,12 @@ pub(crate) fn check(path: &[&str], list: &[String], kind: Entries, errors: &mut 
 
 fn problem(entry: &str, kind: Entries) -> Option<String> {
     let (name, value) = split(entry);
+    if kind == Entries::Valued && value.is_empty() && !name.is_empty() {
+        return Some(format!("key '{name}' has no value"));
+    }
     let pair = matches!(
         kind,
-        Entries::Pairs | Entries::HeaderPairs | Entries::HeaderNames
+        Entries::Pairs | Entries::Valued | Entries::HeaderPairs | Entries::HeaderNames
     );
     if pair && (name.is_empty() || !entry.contains(':')) {
         return Some(format!("invalid value: {entry}"));
@@ -59,7 +64,7 @@ fn problem(entry: &str, kind: Entries) -> Option<String> {
     let value_is_wrong = match kind {
         Entries::HeaderNames => HeaderName::try_from(value).is_err(),
         Entries::HeaderPairs => HeaderValue::from_str(value).is_err(),
-        Entries::Names | Entries::Pairs | Entries::Headers => false,
+        Entries::Names | Entries::Pairs | Entries::Valued | Entries::Headers => false,
     };
     value_is_wrong.then(|| format!("'{value}' is not a valid header"))
 }

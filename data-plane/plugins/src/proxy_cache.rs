@@ -2,9 +2,11 @@
 //! proxy-cache).
 
 mod directives;
+mod media;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -15,10 +17,12 @@ use quick_cache::sync::Cache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use self::directives::Directives;
+use self::media::MediaType;
 use crate::answer;
 use crate::arguments::Arguments;
 use crate::exchange::{BodyWish, Exchange, Reply, Source, Told, WholeBody};
@@ -34,6 +38,9 @@ const KEY: HeaderName = HeaderName::from_static("x-cache-key");
 const LARGEST: usize = 1024 * 1024;
 /// Most bytes that a node keeps.
 const CAPACITY: u64 = 128 * 1024 * 1024;
+
+/// How long an answer is kept at most, whatever says so.
+pub const LONGEST: Duration = Duration::from_hours(30 * 24);
 
 /// Configuration of `proxy-cache`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -214,10 +221,11 @@ impl Plugin for ProxyCache {
         vary_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         Ok(ProxyCacheFilter {
             instance: instance.id,
+            own_name: Revocation::cache(instance.id),
             types: self
                 .content_type
                 .iter()
-                .map(|text| media_type(text))
+                .filter_map(|text| MediaType::parse(text))
                 .collect(),
             vary_headers,
             config: self,
@@ -225,19 +233,14 @@ impl Plugin for ProxyCache {
     }
 }
 
-/// A media type without its parameters, in lower case, and the charset.
-fn media_type(text: &str) -> (String, Option<String>) {
-    let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
-    let name = parts.next().unwrap_or_default();
-    (name, parts.find(|part| part.starts_with("charset=")))
-}
-
 /// Keeps answers.
 #[derive(Debug)]
 pub struct ProxyCacheFilter {
     instance: Uuid,
+    /// What all that it keeps is called where it is dropped.
+    own_name: Uuid,
     config: ProxyCache,
-    types: Vec<(String, Option<String>)>,
+    types: Vec<MediaType>,
     vary_headers: Vec<HeaderName>,
 }
 
@@ -312,7 +315,11 @@ impl Filter for ProxyCacheFilter {
         let found = store(host)
             .0
             .get(&key)
-            .filter(|kept| now.saturating_since(kept.since).as_secs() <= kept.held);
+            .filter(|kept| now.saturating_since(kept.since) < Duration::from_secs(kept.held))
+            .filter(|kept| {
+                let names = [self.own_name, Revocation::cached(key)];
+                !host.revocations().end(&names, kept.since)
+            });
         let Some(kept) = found else {
             if self.config.cache_control && directives.has("only-if-cached") {
                 return Flow::Answer(answer::message(
@@ -327,7 +334,7 @@ impl Filter for ProxyCacheFilter {
             });
             return Flow::Continue;
         };
-        let age = now.saturating_since(kept.since).as_secs();
+        let age = now.saturating_since(kept.since);
         if !self.is_fresh(&kept, age, &directives) {
             exchange.notes.put(Wanted {
                 key,
@@ -336,7 +343,7 @@ impl Filter for ProxyCacheFilter {
             return Flow::Continue;
         }
         exchange.notes.put(Served);
-        Flow::Kept(self.serve(&kept, age))
+        Flow::Kept(self.serve(&kept, age.as_secs()))
     }
 
     fn phases(&self) -> Phases {
@@ -377,7 +384,8 @@ impl Filter for ProxyCacheFilter {
         let storage = self.config.storage_ttl;
         let held = storage
             .and_then(|ttl| u64::try_from(ttl).ok())
-            .unwrap_or(fresh);
+            .unwrap_or(fresh)
+            .min(LONGEST.as_secs());
         // What other filters have told this client, they tell the next one as it is then.
         let told = whole.seen.notes.get::<Told>();
         let all = || whole.headers.clone();
@@ -422,15 +430,10 @@ impl ProxyCacheFilter {
         let (Some(Ok(text)), None) = (types.next().map(HeaderValue::to_str), types.next()) else {
             return false;
         };
-        let (name, charset) = media_type(text);
-        let matches = |(allowed, needed): &(String, Option<String>)| {
-            let whole = allowed == "*/*" || *allowed == name;
-            let part = allowed
-                .strip_suffix('*')
-                .is_some_and(|start| name.starts_with(start));
-            (whole || part) && *needed == charset
+        let Some(given) = MediaType::parse(text) else {
+            return false;
         };
-        if !self.types.iter().any(matches) {
+        if !self.types.iter().any(|wanted| wanted.includes(&given)) {
             return false;
         }
         // One client's cookie is nobody else's (OURS: RFC 9111 §7.3).
@@ -446,17 +449,17 @@ impl ProxyCacheFilter {
         !private && directives.lifetime(headers, now) > 0
     }
 
-    fn is_fresh(&self, kept: &Kept, age: u64, directives: &Directives) -> bool {
+    fn is_fresh(&self, kept: &Kept, age: Duration, directives: &Directives) -> bool {
+        let fresh = Duration::from_secs(kept.fresh);
         if !self.config.cache_control {
-            return age <= kept.fresh;
+            return age < fresh;
         }
-        let stale = age.saturating_sub(kept.fresh);
-        let max_stale = directives.seconds("max-stale").unwrap_or(0);
-        let too_old = directives.seconds("max-age").is_some_and(|most| age > most);
-        let too_stale = stale > max_stale;
-        let not_for_long = directives
-            .seconds("min-fresh")
-            .is_some_and(|least| kept.fresh.saturating_sub(age) < least);
+        let seconds = |name: &str| directives.seconds(name).map(Duration::from_secs);
+        let stale = age.saturating_sub(fresh);
+        let too_old = seconds("max-age").is_some_and(|most| age > most);
+        let too_stale = stale > seconds("max-stale").unwrap_or_default();
+        let not_for_long =
+            seconds("min-fresh").is_some_and(|least| fresh.saturating_sub(age) < least);
         !(too_old || too_stale || not_for_long)
     }
 

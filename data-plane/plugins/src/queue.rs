@@ -16,13 +16,6 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::values::Number;
 
-/// What log plugins called their queue's fields before they had `queue` (Kong 2.8).
-pub(crate) const SHORTHANDS: &[(&str, &str)] = &[
-    ("retry_count", ""),
-    ("queue_size", "queue.max_batch_size"),
-    ("flush_timeout", "queue.max_coalescing_delay"),
-];
-
 /// How entries wait and are sent.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct QueueConfig {
@@ -99,6 +92,47 @@ impl Default for QueueConfig {
             max_retry_delay: sixty(),
             concurrency_limit: one_at_a_time(),
         }
+    }
+}
+
+impl QueueConfig {
+    /// This queue with what a configuration says under the names of earlier versions.
+    pub(crate) fn with(mut self, size: Option<i64>, delay: Option<&Number>) -> Self {
+        if let Some(size) = size {
+            self.max_batch_size = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
+        }
+        if let Some(delay) = delay {
+            self.max_coalescing_delay = delay.clone();
+        }
+        self
+    }
+}
+
+/// What the queue's fields of log plugins were called before there was `queue` (Kong 2.8): part of a
+/// configuration. A value that was the default then says nothing, as in Kong 3.9.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct OldQueue {
+    /// Has no effect: `queue.max_retry_time` says for how long sending is tried again.
+    #[serde(default)]
+    pub retry_count: Option<i64>,
+
+    /// Use `queue.max_batch_size`.
+    #[serde(default)]
+    pub queue_size: Option<i64>,
+
+    /// Use `queue.max_coalescing_delay`.
+    #[serde(default)]
+    pub flush_timeout: Option<Number>,
+}
+
+impl OldQueue {
+    /// `queue` with what is said here.
+    pub(crate) fn over(&self, queue: QueueConfig) -> QueueConfig {
+        let delay = self.flush_timeout.as_ref();
+        queue.with(
+            self.queue_size.filter(|size| *size != 1),
+            delay.filter(|delay| (delay.value() - 2.0).abs() > f64::EPSILON),
+        )
     }
 }
 

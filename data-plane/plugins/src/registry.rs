@@ -29,6 +29,7 @@ use crate::key_auth::KeyAuth;
 use crate::ldap_auth::LdapAuth;
 use crate::line_logs::{FileLog, TcpLog, UdpLog};
 use crate::loggly::Loggly;
+use crate::old_names;
 use crate::openid_connect::OpenidConnect;
 use crate::opentelemetry::Opentelemetry;
 use crate::prometheus::Prometheus;
@@ -74,23 +75,25 @@ impl Definition {
     /// Moves what stands under names of earlier versions to today's. To be called before a form is
     /// coerced, because only today's names have types; [`Self::check`] does it again.
     pub fn modernize(&self, config: &mut Map<String, Value>) {
-        rename(config, self.shorthands);
+        old_names::rename(config, self.shorthands);
         (self.modernize)(config);
+    }
+
+    /// What `config` says under a name of an earlier version and otherwise under today's, where replies show
+    /// both (Kong 3.9). Named without the record that they are in, as Kong does.
+    pub fn contradictions(&self, config: &Map<String, Value>) -> FieldErrors {
+        if self.shows_old_names {
+            old_names::contradictions(config, self.shorthands)
+        } else {
+            FieldErrors::default()
+        }
     }
 
     /// Adds what a reply shows besides the stored configuration: values under names of earlier versions, where
     /// Kong shows these too.
     pub fn show(&self, config: &mut Map<String, Value>) {
-        if !self.shows_old_names {
-            return;
-        }
-        for (old, new) in self.shorthands {
-            let mut parts = new.split('.');
-            let first = parts.next().and_then(|name| config.get(name));
-            let value = parts.try_fold(first, |value, name| Some(value?.get(name)));
-            if let Some(value) = value.flatten().cloned() {
-                config.insert((*old).to_owned(), value);
-            }
+        if self.shows_old_names {
+            old_names::show(config, self.shorthands);
         }
     }
 
@@ -321,29 +324,6 @@ fn holds_reference(value: &Value) -> bool {
         Value::Array(list) => list.iter().any(holds_reference),
         Value::Object(map) => map.values().any(holds_reference),
         _ => false,
-    }
-}
-
-/// Moves values from old names to new ones. A value under the new name wins.
-fn rename(fields: &mut Map<String, Value>, shorthands: &[(&str, &str)]) {
-    for (old, new) in shorthands {
-        let Some(value) = fields.remove(*old) else {
-            continue;
-        };
-        if value.is_null() || new.is_empty() {
-            continue;
-        }
-        match new.split_once('.') {
-            None => _ = fields.entry(*new).or_insert(value),
-            Some((record, field)) => {
-                let record = fields
-                    .entry(record)
-                    .or_insert_with(|| Value::Object(Map::new()));
-                if let Some(record) = record.as_object_mut() {
-                    record.entry(field).or_insert(value);
-                }
-            }
-        }
     }
 }
 

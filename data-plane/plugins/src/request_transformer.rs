@@ -90,11 +90,10 @@ impl Plugin for RequestTransformer {
     fn compile(self, _: &Instance) -> Result<RequestTransformerFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         let method = self.http_method.as_ref().and_then(|name| {
-            let method = Method::from_bytes(name.to_ascii_uppercase().as_bytes()).ok();
-            let letters = name.bytes().all(|byte| byte.is_ascii_alphabetic());
-            if method.is_none() || !letters {
-                let message = format!("{} is not supported", name.to_ascii_uppercase());
-                errors.add(&["http_method"], message);
+            let capitals = name.bytes().all(|byte| byte.is_ascii_uppercase());
+            let method = Method::from_bytes(name.as_bytes()).ok();
+            if method.is_none() || !capitals {
+                errors.add(&["http_method"], format!("invalid value: {name}"));
             }
             method
         });
@@ -110,10 +109,20 @@ impl Plugin for RequestTransformer {
         });
         for (name, lists, kind, header) in [
             ("remove", &self.remove, Entries::Names, Entries::Headers),
-            ("rename", &self.rename, Entries::Pairs, Entries::HeaderNames),
-            ("replace", &replace, Entries::Pairs, Entries::HeaderPairs),
-            ("add", &self.add, Entries::Pairs, Entries::HeaderPairs),
-            ("append", &self.append, Entries::Pairs, Entries::HeaderPairs),
+            (
+                "rename",
+                &self.rename,
+                Entries::Valued,
+                Entries::HeaderNames,
+            ),
+            ("replace", &replace, Entries::Valued, Entries::HeaderPairs),
+            ("add", &self.add, Entries::Valued, Entries::HeaderPairs),
+            (
+                "append",
+                &self.append,
+                Entries::Valued,
+                Entries::HeaderPairs,
+            ),
         ] {
             pairs::check(&[name, "body"], &lists.body, kind, &mut errors);
             pairs::check(&[name, "headers"], &lists.headers, header, &mut errors);
@@ -167,10 +176,14 @@ impl Filter for RequestTransformerFilter {
         let (status, text) = match failure {
             Failure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Payload too large"),
             Failure::Broken => (StatusCode::BAD_REQUEST, "Bad request"),
-            Failure::Path => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "An unexpected error occurred",
-            ),
+            Failure::Template(error) => {
+                let request_id = &*exchange.request_id;
+                tracing::error!(request_id, error, "a template gives no value");
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "An unexpected error occurred",
+                )
+            }
         };
         Flow::Answer(answer::error(status, text, exchange))
     }

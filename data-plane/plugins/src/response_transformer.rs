@@ -247,8 +247,10 @@ fn is_json(headers: &HeaderMap) -> bool {
         .and_then(|value| value.to_str().ok());
     text.is_some_and(|text| {
         text.split(',').any(|part| {
-            let media = part.split(';').next().unwrap_or_default().trim();
-            media.eq_ignore_ascii_case("application/json")
+            let media = part.split(';').next().unwrap_or_default();
+            let media = media.trim().to_ascii_lowercase();
+            let subtype = media.strip_prefix("application/");
+            subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
         })
     })
 }
@@ -259,11 +261,14 @@ impl Headers {
             headers.remove(name);
         }
         for (old, new) in &self.rename {
-            if let Some(value) = headers.get(old).cloned()
-                && old != new
-            {
-                headers.insert(new.clone(), value);
-                headers.remove(old);
+            let values: Vec<_> = headers.get_all(old).iter().cloned().collect();
+            if old == new || values.is_empty() {
+                continue;
+            }
+            headers.remove(old);
+            headers.remove(new);
+            for value in values {
+                headers.append(new.clone(), value);
             }
         }
         for (name, value) in &self.replace {
@@ -359,6 +364,7 @@ mod tests {
         let before = [
             ("x-gone", "1"),
             ("x-old", "o"),
+            ("x-old", "p"),
             ("x-there", "1"),
             ("x-more", "1"),
         ];
@@ -374,7 +380,7 @@ mod tests {
         for (name, expected) in [
             ("x-gone", ""),
             ("x-old", ""),
-            ("x-new", "o"),
+            ("x-new", "o,p"),
             ("x-there", "2"),
             ("x-absent", ""),
             ("x-added", "a:b"),
@@ -401,6 +407,13 @@ mod tests {
             "new": [], "there": -1.5, "more": ["1", "2"], "flag": true, "text": "a:b", "list": ["x"],
         });
         assert_eq!(changed, expected);
+        let problem = [("content-type", "text/html, Application/Problem+JSON")];
+        let (_, changed) = change(
+            json!({"remove": {"json": ["gone"]}}),
+            &problem,
+            r#"{"gone":1}"#,
+        );
+        assert_eq!(changed, "{}");
         for (headers, body) in [
             ([("content-type", "text/plain")], r#"{"gone":1}"#),
             (json, "no json"),

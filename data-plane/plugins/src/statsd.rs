@@ -10,17 +10,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shared::entity::{Consumer, DEFAULT_WORKSPACE};
+use shared::entity::DEFAULT_WORKSPACE;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 pub use self::config::Statsd;
-use self::config::{
-    ConsumerIdentifier, Metric, MetricName, ServiceIdentifier, StatType, WorkspaceIdentifier,
-};
+use self::config::{Metric, MetricName, ServiceIdentifier, WorkspaceIdentifier};
 use self::line::{Style, Tags, line};
 use crate::exchange::{Log, Matched, Named};
-use crate::figures::{Figures, check_rate, plain, service_host};
+use crate::figures::{
+    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, service_host,
+};
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
@@ -34,7 +34,6 @@ impl Plugin for Statsd {
     const NAME: &'static str = "statsd";
     const PRIORITY: u32 = 11;
     const PROTOCOLS: Protocols = Protocols::ALL;
-    const SHORTHANDS: &'static [(&'static str, &'static str)] = queue::SHORTHANDS;
     type Filter = StatsdFilter;
 
     fn compile(self, instance: &Instance) -> Result<StatsdFilter, FieldErrors> {
@@ -54,9 +53,8 @@ impl Plugin for Statsd {
         let given = self.metrics.as_deref().unwrap_or_default();
         for (place, metric) in given.iter().enumerate() {
             let place = (place + 1).to_string();
-            let rated = matches!(metric.stat_type, StatType::Counter | StatType::Gauge);
             let rate = metric.sample_rate.as_ref();
-            check_rate(&place, rated, rate, &mut errors);
+            check_rate(&place, metric.stat_type, rate, &mut errors);
             if rate.is_some_and(|rate| rate.value() <= 0.0) {
                 let path = ["metrics", place.as_str(), "sample_rate"];
                 errors.add(&path, "value must be greater than 0");
@@ -111,7 +109,7 @@ impl Plugin for Statsd {
                 })
                 .collect(),
             style: self.tag_style,
-            queue: self.queue,
+            queue: self.old_queue.over(self.queue),
         })
     }
 }
@@ -234,15 +232,19 @@ impl StatsdFilter {
         } = metric;
         let consumer = || {
             let known = log.consumer?;
-            named_consumer(known, *consumer).map(|name| plain(&name))
+            consumer.name(known).map(|name| plain(&name))
+        };
+        let basic = |figure: Figure| {
+            let (name, value) = figure.of(log)?;
+            Some((name.to_owned(), value))
         };
         let (name, value) = match told.name {
-            MetricName::RequestCount => ("request.count".to_owned(), 1),
-            MetricName::RequestSize => ("request.size".to_owned(), log.received),
-            MetricName::ResponseSize => ("response.size".to_owned(), log.sent),
-            MetricName::Latency => ("latency".to_owned(), log.latency),
-            MetricName::UpstreamLatency => ("upstream_latency".to_owned(), log.upstream_latency?),
-            MetricName::KongLatency => ("kong_latency".to_owned(), log.kong_latency),
+            MetricName::RequestCount => basic(Figure::RequestCount)?,
+            MetricName::RequestSize => basic(Figure::RequestSize)?,
+            MetricName::ResponseSize => basic(Figure::ResponseSize)?,
+            MetricName::Latency => basic(Figure::Latency)?,
+            MetricName::UpstreamLatency => basic(Figure::UpstreamLatency)?,
+            MetricName::KongLatency => basic(Figure::KongLatency)?,
             // The rest is told by its name, which tags would tell again.
             _ if self.style.is_some() => return None,
             MetricName::StatusCount => (format!("status.{}", log.status?), 1),
@@ -337,12 +339,4 @@ fn workspace(metric: &Compiled, matched: Option<&Matched>) -> Option<String> {
             workspace.to_string()
         }
     })
-}
-
-fn named_consumer(consumer: &Consumer, identifier: ConsumerIdentifier) -> Option<String> {
-    match identifier {
-        ConsumerIdentifier::ConsumerId => Some(consumer.id.to_string()),
-        ConsumerIdentifier::CustomId => consumer.custom_id.clone(),
-        ConsumerIdentifier::Username => consumer.username.clone(),
-    }
 }

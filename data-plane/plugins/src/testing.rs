@@ -275,6 +275,10 @@ impl Host for FakeHost {
         self.0.now.get()
     }
 
+    fn node_id(&self) -> &'static str {
+        "node-1"
+    }
+
     fn client_keys(&self) -> Arc<ClientKeys> {
         Arc::clone(&self.0.client_keys.borrow())
     }

@@ -105,6 +105,38 @@ const ALL: [TraceFormat; 4] = [
     TraceFormat::Ot,
 ];
 
+/// Who decides which traces are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sampling {
+    /// The caller, where it says so; of other traces this share is kept.
+    Caller(f64),
+    /// The trace's id, of which this share is kept, unless the caller wants none of it: so that all who
+    /// ask the id decide the same.
+    Id(f64),
+}
+
+impl Sampling {
+    /// Whether the trace with this id is kept, of which the caller has said `asked`.
+    fn keeps(self, id: &[u8; 16], asked: Option<bool>, host: &impl Host) -> bool {
+        let (share, drawn) = match (self, asked) {
+            (Self::Caller(_), Some(asked)) => return asked,
+            (Self::Id(_), Some(false)) => return false,
+            (Self::Caller(share), None) => {
+                let mut drawn = [0; 4];
+                host.random(&mut drawn);
+                (share, drawn)
+            }
+            // Kong 3.9 reads the first eight bytes as a number of the processor: these four count most.
+            (Self::Id(share), _) => match id {
+                [0, 0, 0, 0, 0, 0, 0, 0, .., a, b, c, d] | [_, _, _, _, a, b, c, d, ..] => {
+                    (share, [*a, *b, *c, *d])
+                }
+            },
+        };
+        f64::from(u32::from_le_bytes(drawn)) < share * (f64::from(u32::MAX) + 1.0)
+    }
+}
+
 impl Carrier {
     /// That of a configuration; `None` if it names header fields that are none.
     pub(crate) fn new(propagation: &Propagation) -> Option<Self> {
@@ -122,12 +154,11 @@ impl Carrier {
         })
     }
 
-    /// The trace that a request belongs to: its caller's, or a new one of which the share `rate` is
-    /// kept. The upstream is told of it.
+    /// The trace that a request belongs to: its caller's, or a new one. The upstream is told of it.
     pub(crate) fn carry(
         &self,
         headers: &mut HeaderMap,
-        rate: f64,
+        sampling: Sampling,
         long_ids: bool,
         host: &impl Host,
     ) -> Trace {
@@ -148,18 +179,14 @@ impl Carrier {
             host.random(&mut id);
             id
         };
-        let mut chance = [0; 4];
-        host.random(&mut chance);
-        let chance = f64::from(u32::from_be_bytes(chance)) / f64::from(u32::MAX);
+        let id = found.as_ref().map_or(id, |found| found.trace);
+        let asked = found.as_ref().and_then(|found| found.sampled);
         let trace = Trace {
-            id: found.as_ref().map_or(id, |found| found.trace),
+            id,
             caller: found.as_ref().and_then(|found| found.span),
             server: span(),
             client: span(),
-            sampled: found
-                .as_ref()
-                .and_then(|found| found.sampled)
-                .unwrap_or(chance < rate),
+            sampled: sampling.keeps(&id, asked, host),
         };
         let state = found.as_ref().and_then(|found| found.state.clone());
         for format in &self.inject {

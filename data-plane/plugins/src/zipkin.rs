@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::http_log::{Endpoint, Target};
 use crate::opentelemetry::response_header;
 use crate::queue::{self, QueueConfig};
-use crate::trace::{Carrier, InjectFormat, Propagation, Trace, TraceFormat, hexadecimal};
+use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat, hexadecimal};
 use crate::values::{Number, SecretUrl, yes};
 
 /// Names of tags that the gateway sets itself.
@@ -288,8 +288,8 @@ impl Filter for ZipkinFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let headers = &mut exchange.request.headers;
         let long = self.config.traceid_byte_count == IdLength::Long;
-        let share = self.config.sample_ratio.value();
-        let trace = self.carrier.carry(headers, share, long, host);
+        let sampling = Sampling::Caller(self.config.sample_ratio.value());
+        let trace = self.carrier.carry(headers, sampling, long, host);
         let tags = headers.get(&self.tags_header);
         let tags = tags
             .and_then(|value| value.to_str().ok())

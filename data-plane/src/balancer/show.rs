@@ -89,13 +89,7 @@ pub(crate) fn balancer_health(balancer: &Balancer, node: &str) -> Value {
 pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
     use std::fmt::Write as _;
     const NAME: &str = "kong_upstream_target_health";
-    let mut text = String::new();
-    family(
-        &mut text,
-        NAME,
-        "gauge",
-        "Health status of targets of upstream. States = healthchecks_off|healthy|unhealthy|dns_error, value is 1 when state is populated.",
-    );
+    let mut lines = String::new();
     for balancer in balancers {
         let table = balancer.table();
         for (place, target) in balancer.config.targets.iter().enumerate() {
@@ -122,13 +116,21 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
                     let (value, shown) = (u8::from(shown == state), shown.to_ascii_lowercase());
                     // Writing to a string cannot fail.
                     let _ = writeln!(
-                        text,
+                        lines,
                         "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"http\"}} {value}"
                     );
                 }
             }
         }
     }
+    let mut text = String::new();
+    family(
+        &mut text,
+        NAME,
+        "gauge",
+        "Health status of targets of upstream. States = healthchecks_off|healthy|unhealthy|dns_error, value is 1 when state is populated.",
+        &lines,
+    );
     text
 }
 

@@ -301,6 +301,7 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         ..Identity::default()
     };
     let captures = Captures {
+        whole: String::new(),
         numbered: vec!["42".to_owned()],
         named: vec![("id".to_owned(), "42".to_owned())],
     };

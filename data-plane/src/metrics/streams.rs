@@ -126,34 +126,30 @@ impl Sum {
         }
     }
 
-    /// Adds what streams alone have, if there were any.
+    /// Adds what streams alone have.
     pub(super) fn render(&self, text: &mut String) {
-        if self.0.is_empty() {
-            return;
-        }
         let name = "kong_stream_sessions_total";
-        family(
-            text,
-            name,
-            "counter",
-            "Stream status codes per service/route in Kong",
-        );
+        let mut lines = String::new();
         for series in &self.0 {
             let labels = shown(&series.labels);
             for (status, connected, count) in &series.sessions {
                 let code = status.as_u16();
                 let source = if *connected { "service" } else { "kong" };
                 let _ = writeln!(
-                    text,
+                    lines,
                     "{name}{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\"}} {count}"
                 );
             }
         }
+        let help = "Stream status codes per service/route in Kong";
+        family(text, name, "counter", help, &lines);
         let name = "kong_session_duration_ms";
-        let help = "latency in stream session in ms for each service/route in Kong";
-        family(text, name, "histogram", help);
+        lines.clear();
         for series in &self.0 {
-            histogram(text, name, &series.labels, &OTHER_BOUNDS, &series.duration);
+            let labels = &series.labels;
+            histogram(&mut lines, name, labels, &OTHER_BOUNDS, &series.duration);
         }
+        let help = "latency in stream session in ms for each service/route in Kong";
+        family(text, name, "histogram", help, &lines);
     }
 }

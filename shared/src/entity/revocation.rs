@@ -1,5 +1,5 @@
-//! A revocation: which sessions are over before their time. Data planes ask for them at a logout, the
-//! control plane keeps and distributes them; no operator types one.
+//! A revocation: which sessions are over before their time, and which kept answers. Data planes ask for them at
+//! a logout, the control plane keeps and distributes them; no operator types one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Entity;
 
-/// Ends sessions on every node. Distributed like any record, and never shown by the Admin API.
+/// Ends sessions or the keeping of answers on every node. Distributed like any record, and never shown by the Admin API.
 ///
 /// The id is computed from what is ended, so that it says nothing of a user to whoever reads it, and
 /// so that a repeat meets the record that is there: of two with one id, the later `before` and the
@@ -42,6 +42,18 @@ impl Revocation {
     /// that provider.
     pub fn issuer(issuer: &str) -> Uuid {
         name(b"iss", &[issuer.trim_end_matches('/')])
+    }
+
+    /// Names all answers that a `proxy-cache` plugin keeps.
+    pub fn cache(plugin: Uuid) -> Uuid {
+        name(b"cache", &[&plugin.to_string()])
+    }
+
+    /// Names the answers that are kept under `key`, a SHA-256 hash, of which this is half.
+    pub fn cached(key: [u8; 32]) -> Uuid {
+        let mut half = [0; 16];
+        half.copy_from_slice(key.split_at(16).0);
+        Uuid::from_bytes(half)
     }
 
     /// Names a logout token, which may be used once.
@@ -100,6 +112,8 @@ mod tests {
             Revocation::issuer(issuer),
             Revocation::logout_token(issuer, "a"),
             Revocation::subject("https://idp.examplea", ""),
+            Revocation::cache(Uuid::nil()),
+            Revocation::cached([1; 32]),
         ];
         for (position, one) in all.iter().enumerate() {
             assert!(!all[position + 1..].contains(one));

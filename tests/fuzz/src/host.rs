@@ -121,6 +121,10 @@ impl Host for OfflineHost {
         self.0.now.get()
     }
 
+    fn node_id(&self) -> &'static str {
+        "node"
+    }
+
     fn client_keys(&self) -> Arc<ClientKeys> {
         Arc::default()
     }

@@ -2,19 +2,11 @@
 
 use serde_json::json;
 
-use super::{Admin, Api, Config, Kept, Memory, Publisher, Uuid};
-use crate::revocations::Revoker;
+use super::{Api, Uuid};
 
 #[tokio::test]
 async fn every_provider_is_found_however_many_there_are() {
-    let memory = Memory {
-        broken: false,
-        entries: Kept::default(),
-    };
-    let publisher = Publisher::new(Config::default(), 1, Box::new(memory));
-    let revoker = Revoker::start(publisher.clone());
-    let admin = Admin::new(publisher, Uuid::nil(), Vec::new()).with_revoker(revoker);
-    let api = Api(admin.router());
+    let (api, _) = Api::revoking();
     let routes: Vec<_> = (0..=100)
         .map(|number| {
             json!({ "paths": [format!("/{number}")], "plugins": [{

@@ -218,6 +218,32 @@ async fn redis_has_its_old_names_too() {
             )
             .await;
         assert_eq!((status, &again["config"]), (200, &changed["config"]));
+        // But no longer if one of the two was changed alone.
+        for (field, value, shown) in [
+            (
+                "redis_host",
+                json!("t.test"),
+                "t.test vs redis.host = s.test",
+            ),
+            (
+                "redis_password",
+                json!("q"),
+                "[redacted] vs redis.password = [redacted]",
+            ),
+        ] {
+            let mut config = changed["config"].clone();
+            config[field] = value;
+            let (status, reply) = api
+                .json("PUT", &url, json!({ "name": name, "config": config }))
+                .await;
+            let expected = format!(
+                "both deprecated and new field are used but their values mismatch: {field} = {shown}"
+            );
+            assert_eq!(
+                (status, &reply["fields"]),
+                (400, &json!({ field: expected }))
+            );
+        }
         api.send("DELETE", &url, "", "").await;
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use uuid::Uuid;
 
 use crate::exchange::{Log, Source};
+use crate::log_record;
 use crate::trace::Trace;
 
 #[derive(Clone, PartialEq, Message)]
@@ -116,17 +116,30 @@ fn attribute(key: &str, value: Value) -> KeyValue {
 }
 
 /// What the gateway calls itself, with Kong's defaults.
-pub(super) fn resource(mut attributes: BTreeMap<String, String>, instance: Uuid) -> Resource {
+pub(super) fn resource(mut attributes: BTreeMap<String, String>) -> Resource {
     for (key, value) in [
-        ("service.name", "kong".to_owned()),
-        ("service.instance.id", instance.to_string()),
-        ("service.version", shared::version::KONG_VERSION.to_owned()),
+        ("service.name", "kong"),
+        ("service.version", shared::version::KONG_VERSION),
     ] {
-        attributes.entry(key.to_owned()).or_insert(value);
+        attributes
+            .entry(key.to_owned())
+            .or_insert_with(|| value.to_owned());
     }
     let attributes = attributes.into_iter();
     Resource {
         attributes: attributes.map(|(key, value)| text(&key, value)).collect(),
+    }
+}
+
+impl Resource {
+    /// The same on the node with this id.
+    pub(super) fn of_node(&self, id: &str) -> Self {
+        const INSTANCE: &str = "service.instance.id";
+        let mut resource = self.clone();
+        if !self.attributes.iter().any(|known| known.key == INSTANCE) {
+            resource.attributes.push(text(INSTANCE, id));
+        }
+        resource
     }
 }
 
@@ -137,16 +150,20 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
     let begin = log.started_at.as_millis() * MILLISECOND;
     let end = begin + log.latencies.request * MILLISECOND;
     let scheme = if seen.client.https { "https" } else { "http" };
-    let authority = &*seen.client.authority;
+    // Without the port, as Kong tells it.
+    let host = seen.client.authority.as_ref();
+    let host = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
     let status = log.status.as_u16();
     let mut attributes = vec![
         text("http.method", seen.method.as_str()),
-        // Without the query, which may hold secrets.
         text(
             "http.url",
-            format!("{scheme}://{authority}{}", seen.uri.path()),
+            format!("{scheme}://{host}{}", log_record::shown_target(seen)),
         ),
-        text("http.host", authority),
+        text("http.host", host),
         text("http.scheme", scheme),
         text("http.flavor", version(seen.request.version)),
         text("http.client_ip", seen.client.address.to_string()),
@@ -155,7 +172,9 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         text("kong.request.id", &*seen.request_id),
     ];
     if let Some(matched) = log.matched {
-        attributes.push(text("http.route", matched.route.shown()));
+        let records = matched.records.as_ref();
+        let path = records.and_then(|records| records.route.pointer("/paths/0")?.as_str());
+        attributes.push(text("http.route", path.unwrap_or_default()));
         attributes.push(text("kong.route.id", matched.route.id.to_string()));
         if let Some(service) = &matched.service {
             attributes.push(text("kong.service.id", service.id.to_string()));

@@ -57,7 +57,9 @@ fn an_answer_serves_those_who_ask_the_same_until_it_is_old() {
         ask(&filter, &host, "/a?x=2", "").header("x-cache-status"),
         ""
     );
-    host.advance(7.0);
+    host.advance(5.9);
+    assert_eq!(ask(&filter, &host, "/a?x=1&y=2", "").body, "body");
+    host.advance(0.1);
     assert_eq!(ask(&filter, &host, "/a?x=1&y=2", "").body, "");
 }
 
@@ -78,6 +80,38 @@ fn what_one_client_was_told_beside_the_answer_is_told_to_no_other() {
     assert_eq!(hit.body, "body");
     assert_eq!(hit.header("x-token"), "public");
     assert_eq!(hit.header("vary"), "accept");
+}
+
+#[test]
+fn what_an_operator_drops_is_not_served_and_what_comes_later_is() {
+    let host = FakeHost::default();
+    let filter = filter(&json!({}));
+    let drop = |id: Uuid| {
+        let revocation = Revocation {
+            id,
+            before: host.now().as_millis(),
+            expires_at: host.now().as_secs() + 60,
+        };
+        host.revocations().add([revocation], host.now());
+        host.advance(1.0);
+    };
+    let served = |uri: &str| ask(&filter, &host, uri, "").body == "body";
+    for uri in ["/a", "/b"] {
+        fill(&filter, &host, uri, &[PLAIN]);
+        assert!(served(uri));
+    }
+    let key = ask(&filter, &host, "/a", "").header("x-cache-key");
+    let bytes =
+        (0..32).map(|place| u8::from_str_radix(&key[2 * place..2 * place + 2], 16).unwrap());
+    let key: Vec<u8> = bytes.collect();
+    drop(Revocation::cached(key.try_into().unwrap()));
+    assert!(!served("/a") && served("/b"));
+    fill(&filter, &host, "/a", &[PLAIN]);
+    assert!(served("/a"));
+    drop(Revocation::cache(Uuid::nil()));
+    assert!(!served("/a") && !served("/b"));
+    fill(&filter, &host, "/b", &[PLAIN]);
+    assert!(served("/b"));
 }
 
 #[test]
@@ -146,6 +180,10 @@ fn media_types_may_be_meant_in_parts() {
     check("text/*", "text/html", "Miss");
     check("text/*", "application/json", "Bypass");
     check("*/*", "application/json", "Miss");
+    check("*/json", "application/json", "Miss");
+    check("*/json", "application/xml", "Bypass");
+    check("application/xml;", "application/xml", "Bypass");
+    check("*/*", "application/xml;", "Bypass");
     check(
         "application/json; charset=utf-8",
         "application/json;charset=UTF-8",

@@ -15,14 +15,14 @@ use crate::exchange::{BodyError, Exchange};
 use crate::pairs::split;
 
 /// Why a request cannot be changed as configured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Failure {
     /// Its body is larger than what is looked into.
     TooLarge,
     /// Its body ends early.
     Broken,
-    /// The new path is none.
-    Path,
+    /// A template gives no value for it.
+    Template(String),
 }
 
 /// What changes in one place.
@@ -95,9 +95,9 @@ impl RequestTransformerFilter {
             Facts::of(exchange)
         };
         if let Some(uri) = &self.uri {
-            let path = uri.render(&facts);
+            let path = render(uri, &facts)?;
             if !path.starts_with('/') {
-                return Err(Failure::Path);
+                return Err(Failure::Template(format!("'{path}' is no path")));
             }
             exchange.upstream.path = Some(escaped(&path));
         }
@@ -105,7 +105,7 @@ impl RequestTransformerFilter {
             self.change_method(method, exchange).await?;
         }
         if !self.headers.is_empty() {
-            let host = change_headers(&self.headers, &mut exchange.request.headers, &facts);
+            let host = change_headers(&self.headers, &mut exchange.request.headers, &facts)?;
             if host.is_some() {
                 exchange.upstream.host = host;
             }
@@ -115,7 +115,7 @@ impl RequestTransformerFilter {
         }
         if !self.query.is_empty() {
             let mut query = Arguments::of(&exchange.request.uri);
-            change_arguments(&self.query, &mut query, &facts);
+            change_arguments(&self.query, &mut query, &facts)?;
             query.write(&mut exchange.request.uri);
         }
         Ok(())
@@ -160,15 +160,15 @@ impl RequestTransformerFilter {
         let changes = &self.body;
         let form = match parsed {
             Some(Form::Arguments(mut arguments)) => {
-                change_arguments(changes, &mut arguments, facts);
+                change_arguments(changes, &mut arguments, facts)?;
                 Form::Arguments(arguments)
             }
             Some(Form::Json(mut map)) => {
-                change_json(changes, &mut map, facts);
+                change_json(changes, &mut map, facts)?;
                 Form::Json(map)
             }
             Some(Form::Multipart(mut parts)) => {
-                change_parts(changes, &mut parts, facts);
+                change_parts(changes, &mut parts, facts)?;
                 Form::Multipart(parts)
             }
             // What cannot be read is not changed (Kong 3.9).
@@ -179,6 +179,11 @@ impl RequestTransformerFilter {
         }
         Ok(())
     }
+}
+
+/// The value of a template for a request.
+fn render(template: &Template, facts: &Facts) -> Result<String, Failure> {
+    template.render(facts).map_err(Failure::Template)
 }
 
 async fn read(exchange: &mut Exchange<'_>) -> Result<Bytes, Failure> {
@@ -215,18 +220,21 @@ fn change_headers(
     changes: &Changes,
     headers: &mut HeaderMap,
     facts: &Facts,
-) -> Option<HeaderValue> {
+) -> Result<Option<HeaderValue>, Failure> {
     let name = |text: &str| {
         HeaderName::try_from(text)
             .ok()
             .filter(|name| !is_framing(name))
     };
-    let value = |template: &Template| HeaderValue::from_str(&template.render(facts)).ok();
+    let value = |template: &Template| {
+        let text = render(template, facts)?;
+        Ok(HeaderValue::from_str(&text).ok())
+    };
     for name in changes.remove.iter().filter_map(|text| name(text)) {
         headers.remove(name);
     }
     for (old, new) in &changes.rename {
-        if let (Some(old), Some(new)) = (name(old), name(&new.render(facts)))
+        if let (Some(old), Some(new)) = (name(old), name(&render(new, facts)?))
             && old != new
         {
             let values: Vec<HeaderValue> = headers.get_all(&old).iter().cloned().collect();
@@ -241,7 +249,7 @@ fn change_headers(
     }
     let mut host = None;
     for (key, template) in &changes.replace {
-        match (name(key), value(template)) {
+        match (name(key), value(template)?) {
             (Some(HOST), Some(value)) => host = Some(value),
             (Some(name), Some(value)) if headers.contains_key(&name) => {
                 headers.insert(name, value);
@@ -250,7 +258,7 @@ fn change_headers(
         }
     }
     for (key, template) in &changes.add {
-        if let (Some(name), Some(value)) = (name(key), value(template))
+        if let (Some(name), Some(value)) = (name(key), value(template)?)
             && name != HOST
             && !headers.contains_key(&name)
         {
@@ -258,13 +266,13 @@ fn change_headers(
         }
     }
     for (key, template) in &changes.append {
-        if let (Some(name), Some(value)) = (name(key), value(template))
+        if let (Some(name), Some(value)) = (name(key), value(template)?)
             && name != HOST
         {
             headers.append(name, value);
         }
     }
-    host
+    Ok(host)
 }
 
 /// Whether a field says where a message ends, or belongs to one connection: no filter may say that.
@@ -275,72 +283,83 @@ fn is_framing(name: &HeaderName) -> bool {
     )
 }
 
-fn change_arguments(changes: &Changes, arguments: &mut Arguments, facts: &Facts) {
+fn change_arguments(
+    changes: &Changes,
+    arguments: &mut Arguments,
+    facts: &Facts,
+) -> Result<(), Failure> {
     for name in &changes.remove {
         arguments.remove(name);
     }
     for (old, new) in &changes.rename {
-        arguments.rename(old, &new.render(facts));
+        arguments.rename(old, &render(new, facts)?);
     }
     for (name, template) in &changes.replace {
         if arguments.contains(name) {
-            arguments.set(name, &template.render(facts));
+            arguments.set(name, &render(template, facts)?);
         }
     }
     for (name, template) in &changes.add {
         if !arguments.contains(name) {
-            arguments.push(name, &template.render(facts));
+            arguments.push(name, &render(template, facts)?);
         }
     }
     for (name, template) in &changes.append {
-        arguments.push(name, &template.render(facts));
+        arguments.push(name, &render(template, facts)?);
     }
+    Ok(())
 }
 
-fn change_json(changes: &Changes, map: &mut Map<String, Value>, facts: &Facts) {
+fn change_json(
+    changes: &Changes,
+    map: &mut Map<String, Value>,
+    facts: &Facts,
+) -> Result<(), Failure> {
     for name in &changes.remove {
         map.shift_remove(name);
     }
     for (old, new) in &changes.rename {
         if let Some(value) = map.shift_remove(old) {
-            map.insert(new.render(facts), value);
+            map.insert(render(new, facts)?, value);
         }
     }
     for (name, template) in &changes.replace {
         if let Some(kept) = map.get_mut(name) {
-            *kept = json!(template.render(facts));
+            *kept = json!(render(template, facts)?);
         }
     }
     for (name, template) in &changes.add {
         if !map.contains_key(name) {
-            map.insert(name.clone(), json!(template.render(facts)));
+            map.insert(name.clone(), json!(render(template, facts)?));
         }
     }
     for (name, template) in &changes.append {
-        let value = json!(template.render(facts));
+        let value = json!(render(template, facts)?);
         match map.get_mut(name) {
             Some(Value::Array(list)) => list.push(value),
             Some(text @ Value::String(_)) => *text = json!([text.take(), value]),
             _ => _ = map.insert(name.clone(), json!([value])),
         }
     }
+    Ok(())
 }
 
-fn change_parts(changes: &Changes, parts: &mut Multipart, facts: &Facts) {
+fn change_parts(changes: &Changes, parts: &mut Multipart, facts: &Facts) -> Result<(), Failure> {
     for (old, new) in &changes.rename {
-        parts.rename(old, &new.render(facts));
+        parts.rename(old, &render(new, facts)?);
     }
     for name in &changes.remove {
         parts.remove(name);
     }
     for (name, template) in &changes.replace {
         if parts.remove(name) {
-            parts.push(name, &template.render(facts));
+            parts.push(name, &render(template, facts)?);
         }
     }
     for (name, template) in &changes.add {
         if !parts.contains(name) {
-            parts.push(name, &template.render(facts));
+            parts.push(name, &render(template, facts)?);
         }
     }
+    Ok(())
 }

@@ -1,29 +1,23 @@
 //! Values with expressions: `$(headers.x)`, `$(query_params["x"])`, `$(uri_captures.x or "none")`.
 //!
-//! Kong runs Lua between the parentheses. What is served of it here is what its documentation shows:
-//! the three tables, and `or` between them and texts.
+//! Kong runs Lua between the parentheses; here it is expressions of that language, without statements.
 
+mod expression;
+mod parse;
+mod value;
+
+use self::expression::Expression;
 use crate::arguments::Arguments;
 use crate::exchange::{Captures, Exchange};
 
 /// A value, some parts of which the request decides.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Template(Vec<Piece>);
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Piece {
     Text(String),
-    /// The first of these that is there.
-    Either(Vec<Term>),
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Term {
-    Text(String),
-    Header(String),
-    Query(String),
-    Capture(String),
-    Nothing,
+    Expression(Expression),
 }
 
 /// What expressions look at: the request as it came.
@@ -48,21 +42,17 @@ impl Facts {
 impl Template {
     /// Reads `text`, or says which expression is none.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
+        let wrong =
+            |detail: &str| format!("value '{text}' is not in supported format, error:{detail}");
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("$(") {
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
             }
-            let (expression, after) =
-                expression(after).ok_or_else(|| format!("unfinished expression: $({after}"))?;
-            let terms: Option<Vec<_>> = split_or(expression).into_iter().map(term).collect();
-            let terms = terms.ok_or_else(|| {
-                format!(
-                    "not supported by this version of Wardgate: $({expression}); known are headers, query_params and uri_captures, and `or` between them and texts"
-                )
-            })?;
-            pieces.push(Piece::Either(terms));
+            let (inner, after) = expression(after).ok_or_else(|| wrong("unfinished expression"))?;
+            let compiled = Expression::compile(inner).map_err(|detail| wrong(&detail))?;
+            pieces.push(Piece::Expression(compiled));
             rest = after;
         }
         if !rest.is_empty() {
@@ -76,19 +66,18 @@ impl Template {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
     }
 
-    /// The value for a request.
-    pub(super) fn render(&self, facts: &Facts) -> String {
+    /// The value for a request; the error says what an expression has tried.
+    pub(super) fn render(&self, facts: &Facts) -> Result<String, String> {
         let mut text = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Text(piece) => text.push_str(piece),
-                Piece::Either(terms) => {
-                    let found = terms.iter().find_map(|term| term.value(facts));
-                    text.push_str(found.as_deref().unwrap_or_default());
+                Piece::Expression(expression) => {
+                    text.push_str(&expression.value(facts)?.shown());
                 }
             }
         }
-        text
+        Ok(text)
     }
 }
 
@@ -96,13 +85,12 @@ impl Template {
 fn expression(text: &str) -> Option<(&str, &str)> {
     let mut depth = 1;
     let mut quote = None;
+    let mut escaped = false;
     for (place, character) in text.char_indices() {
         match (quote, character) {
-            (Some(open), _) => {
-                if open == character {
-                    quote = None;
-                }
-            }
+            _ if std::mem::take(&mut escaped) => {}
+            (Some(_), '\\') => escaped = true,
+            (Some(open), _) if open == character => quote = None,
             (None, '"' | '\'') => quote = Some(character),
             (None, '(') => depth += 1,
             (None, ')') => {
@@ -111,106 +99,10 @@ fn expression(text: &str) -> Option<(&str, &str)> {
                     return Some((text.get(..place)?, text.get(place + 1..)?));
                 }
             }
-            (None, _) => {}
+            _ => {}
         }
     }
     None
-}
-
-/// The parts between the words `or`.
-fn split_or(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut quote = None;
-    let mut start = 0;
-    for (place, character) in text.char_indices() {
-        match (quote, character) {
-            (Some(open), _) => {
-                if open == character {
-                    quote = None;
-                }
-            }
-            (None, '"' | '\'') => quote = Some(character),
-            (None, ' ') => {
-                if text
-                    .get(place..)
-                    .is_some_and(|rest| rest.starts_with(" or "))
-                    && let Some(part) = text.get(start..place)
-                {
-                    parts.push(part);
-                    start = place + " or ".len();
-                }
-            }
-            (None, _) => {}
-        }
-    }
-    parts.extend(text.get(start..));
-    parts
-}
-
-fn term(text: &str) -> Option<Term> {
-    let text = text.trim();
-    if let Some(text) = quoted(text) {
-        return Some(Term::Text(text.to_owned()));
-    }
-    if text == "nil" {
-        return Some(Term::Nothing);
-    }
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Term::Text(text.to_owned()));
-    }
-    let place = text.find(['.', '['])?;
-    let (table, key) = text.split_at(place);
-    let key = if let Some(name) = key.strip_prefix('.') {
-        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        (!name.is_empty() && name.bytes().all(word)).then_some(name)?
-    } else {
-        let inner = key.strip_prefix('[')?.strip_suffix(']')?.trim();
-        let number = !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_digit());
-        if number { inner } else { quoted(inner)? }
-    };
-    let key = key.to_owned();
-    match table.trim() {
-        "headers" => Some(Term::Header(key.to_ascii_lowercase().replace('_', "-"))),
-        "query_params" => Some(Term::Query(key)),
-        "uri_captures" => Some(Term::Capture(key)),
-        // Nothing here puts anything into it.
-        "shared" => Some(Term::Nothing),
-        _ => None,
-    }
-}
-
-/// What stands between quotes.
-fn quoted(text: &str) -> Option<&str> {
-    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
-    let found = inner('"').or_else(|| inner('\''))?;
-    (!found.contains(['"', '\'', '\\'])).then_some(found)
-}
-
-impl Term {
-    fn value(&self, facts: &Facts) -> Option<String> {
-        match self {
-            Self::Nothing => None,
-            Self::Text(text) => Some(text.clone()),
-            Self::Header(name) => {
-                let value = facts.headers.get(name)?;
-                Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
-            }
-            Self::Query(name) => facts.query.all(name).next().map(str::to_owned),
-            Self::Capture(name) => {
-                let numbered = || {
-                    let number: usize = name.parse().ok()?;
-                    facts.captures.numbered.get(number.checked_sub(1)?)
-                };
-                let mut named = facts.captures.named.iter();
-                let named = named.find(|(known, _)| known == name);
-                named
-                    .map(|(_, value)| value)
-                    .or_else(numbered)
-                    .filter(|value| !value.is_empty())
-                    .cloned()
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -222,11 +114,15 @@ mod tests {
     fn facts() -> Facts {
         let mut headers = HeaderMap::new();
         headers.insert("x-a-b", HeaderValue::from_static("header"));
+        for value in ["1", "2"] {
+            headers.append("x-twice", HeaderValue::from_static(value));
+        }
         Facts {
             headers,
-            query: Arguments::parse("q=argument&or=2"),
+            query: Arguments::parse("q=argument&or=2&flag"),
             captures: Captures {
-                numbered: vec!["first".to_owned()],
+                whole: "/first/ann".to_owned(),
+                numbered: vec!["first".to_owned(), String::new()],
                 named: vec![("user".to_owned(), "ann".to_owned())],
             },
         }
@@ -246,26 +142,82 @@ mod tests {
                 "$(uri_captures.user)$(uri_captures[1])$(uri_captures['user'])",
                 "annfirstann",
             ),
+            ("/r$(uri_captures[0])", "/r/first/ann"),
+            ("$(uri_captures[2] or 'none')", "none"),
             ("$(uri_captures.none or 'b) or c')", "b) or c"),
-            ("$(headers.none or query_params.or or 'x')", "2"),
+            ("$(headers.none or query_params.or_ or 'x')", "x"),
             ("$(headers.none)", ""),
             ("10$ (5)", "10$ (5)"),
+            ("$('$(uri_captures.user)')", "$(uri_captures.user)"),
+            ("$(headers.x_a_b .. '-' .. 1 + 2 * 3)", "header-7"),
+            ("$(-2 ^ 2 .. ' ' .. 7 % 3 .. ' ' .. 1 / 4)", "-4 1 0.25"),
+            ("$(query_params['or'] * 10)", "20"),
+            ("$(not headers.none and 1 < 2 and 'yes' or 'no')", "yes"),
+            ("$(query_params.flag == true)", "true"),
+            ("$(#headers.x_twice .. headers.x_twice[2])", "22"),
+            ("$(headers.x_twice)", "1"),
+            (
+                "$(type(headers[\"X-Twice\"]) == \"table\" and headers[\"X-Twice\"][1] .. \"-first\" or headers[\"X-Twice\"])",
+                "1-first",
+            ),
+            ("$(type(shared.version))", "nil"),
+            ("$(string.upper(headers.x_a_b):sub(2, -2))", "EADE"),
+            ("$(tonumber('0x10') + tonumber(' 2 '))", "18"),
+            ("$([[a]] ~= 'b')", "true"),
         ] {
             let template = Template::compile(text).unwrap();
-            assert_eq!(template.render(&facts()), expected, "{text}");
+            assert_eq!(template.render(&facts()).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_in_luas_words() {
+        for (text, expected) in [
+            (
+                "$(10 * uri_captures.user)",
+                "attempt to perform arithmetic on a string value",
+            ),
+            ("$(ERROR())", "attempt to call global 'ERROR' (a nil value)"),
+            (
+                "$(headers.none.x)",
+                "attempt to index field 'none' (a nil value)",
+            ),
+            ("$('a' .. nil)", "attempt to concatenate a nil value"),
+            ("$(1 < 'a')", "attempt to compare number with string"),
+        ] {
+            let template = Template::compile(text).unwrap();
+            assert_eq!(template.render(&facts()).unwrap_err(), expected, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_expression_is_refused() {
-        for text in [
-            "$(",
-            "$(os.exit())",
-            "$((function() return 1 end)())",
-            "$(headers)",
-            "$(headers.a .. 'x')",
+        for (text, expected) in [
+            ("$(", "unfinished expression"),
+            ("$()", "an expression is missing"),
+            ("$(uri_captures user)", "unexpected 'user'"),
+            ("$(shared.written = true)", "unexpected '='"),
+            (
+                "$(os.exit())",
+                "'os' is not supported; there are headers, query_params, uri_captures, string, type, tostring and tonumber",
+            ),
+            (
+                "$((function() return 1 end)())",
+                "'function' is not supported; there are headers, query_params, uri_captures, string, type, tostring and tonumber",
+            ),
+            ("$(string.rep('a', 1e9))", "string.rep is not supported"),
+            ("$(headers.a ..)", "an expression is missing"),
+            ("$('\\x41')", "unknown escape in a text"),
+            ("$({1})", "unexpected '{'"),
         ] {
-            assert!(Template::compile(text).is_err(), "{text}");
+            let expected = format!("value '{text}' is not in supported format, error:{expected}");
+            assert_eq!(Template::compile(text).unwrap_err(), expected);
         }
+        let deep = format!("$({}1{})", "(".repeat(60), ")".repeat(60));
+        assert!(
+            Template::compile(&deep)
+                .unwrap_err()
+                .ends_with("error:too deep")
+        );
     }
 }

@@ -134,7 +134,7 @@ fn method_and_path_change() {
     let value = HeaderValue::from_static("application/x-www-form-urlencoded");
     form.headers.push((CONTENT_TYPE, value));
     form.method = Method::POST;
-    let answer = transform(json!({"http_method": "get"}), &form);
+    let answer = transform(json!({"http_method": "GET"}), &form);
     assert_eq!(answer.upstream.method, Method::GET);
     assert_eq!(answer.upstream.uri, "/?a=1&b=2");
     let config = json!({"replace": {"uri": "/r/$(query_params.a) x?y"}});
@@ -142,6 +142,12 @@ fn method_and_path_change() {
     assert_eq!(answer.overrides.path.unwrap(), "/r/1%20x%3Fy");
     let wrong = filter(json!({"replace": {"uri": "$(query_params.a)"}}));
     assert_eq!(answer_of(&wrong, &FakeHost::default(), &form).status, 500);
+    for place in ["headers", "querystring", "body"] {
+        let wrong = filter(json!({"add": {place: ["x:$(1 .. nothing)"]}}));
+        let answer = answer_of(&wrong, &FakeHost::default(), &form);
+        assert_eq!(answer.status, 500, "{place}");
+        assert_eq!(answer.message(), "An unexpected error occurred");
+    }
 }
 
 #[test]
@@ -149,6 +155,7 @@ fn entries_that_say_nothing_are_named() {
     let config = json!({
         "add": {"headers": ["x-a", "x b:1"], "querystring": ["a:$(os.time())"]},
         "rename": {"body": ["a"]},
+        "append": {"querystring": ["q:"]},
         "http_method": "G T",
     });
     let config: RequestTransformer = serde_json::from_value(config).unwrap();
@@ -162,6 +169,7 @@ fn entries_that_say_nothing_are_named() {
             .unwrap()
             .contains("$(os.time())")
     );
-    assert_eq!(errors["rename"]["body"]["1"], "invalid value: a");
-    assert_eq!(errors["http_method"], "G T is not supported");
+    assert_eq!(errors["rename"]["body"]["1"], "key 'a' has no value");
+    assert_eq!(errors["append"]["querystring"]["1"], "key 'q' has no value");
+    assert_eq!(errors["http_method"], "invalid value: G T");
 }

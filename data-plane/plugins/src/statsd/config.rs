@@ -1,10 +1,11 @@
 //! The configuration of `statsd`.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::line::Style;
-use crate::queue::QueueConfig;
+use crate::figures::{ConsumerIdentifier, StatType};
+use crate::queue::{OldQueue, QueueConfig};
 use crate::values::Number;
 
 /// Configuration of `statsd`.
@@ -64,6 +65,10 @@ pub struct Statsd {
     /// How figures wait and are sent.
     #[serde(default)]
     pub queue: QueueConfig,
+
+    /// Names of earlier versions.
+    #[serde(flatten)]
+    pub old_queue: OldQueue,
 }
 
 /// A figure to send.
@@ -73,6 +78,7 @@ pub struct Metric {
     pub name: MetricName,
 
     /// What kind of figure it is.
+    #[schemars(schema_with = "kinds")]
     pub stat_type: StatType,
 
     /// The share of exchanges that the server is to believe it stands for. Every exchange is told.
@@ -113,45 +119,6 @@ pub enum MetricName {
     CacheDatastoreMissesTotal,
 }
 
-/// What kind of figure it is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StatType {
-    Counter,
-    Gauge,
-    Histogram,
-    Meter,
-    Set,
-    Timer,
-}
-
-impl StatType {
-    /// How a line says so.
-    pub(super) const fn letters(self) -> &'static str {
-        match self {
-            Self::Counter => "c",
-            Self::Gauge => "g",
-            Self::Histogram => "h",
-            Self::Meter => "m",
-            Self::Set => "s",
-            Self::Timer => "ms",
-        }
-    }
-}
-
-/// What a consumer is called.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConsumerIdentifier {
-    /// By its id.
-    ConsumerId,
-    /// By its `custom_id`.
-    #[default]
-    CustomId,
-    /// By its `username`.
-    Username,
-}
-
 /// What a service is called.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -177,6 +144,12 @@ pub enum WorkspaceIdentifier {
     WorkspaceId,
     /// By its name.
     WorkspaceName,
+}
+
+/// The kinds of figures that every `StatsD` server knows.
+fn kinds(_: &mut SchemaGenerator) -> Schema {
+    let known = ["counter", "gauge", "histogram", "meter", "set", "timer"];
+    json_schema!({ "type": "string", "enum": known })
 }
 
 fn localhost() -> String {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::config::StatType;
+use crate::figures::{StatType, share};
 use crate::values::Number;
 
 /// How tags are written.
@@ -33,10 +33,7 @@ pub(super) fn line(
     tags: Option<(Style, &Tags)>,
 ) -> String {
     let kind = kind.letters();
-    let rate = match rate {
-        Some(rate) if (rate.value() - 1.0).abs() > f64::EPSILON => format!("|@{}", rate.0),
-        _ => String::new(),
-    };
+    let rate = share(rate);
     let joined = |separator: &str, tags: &Tags| {
         let pairs = tags
             .iter()

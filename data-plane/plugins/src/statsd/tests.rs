@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use shared::entity::DEFAULT_WORKSPACE;
+use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 
 use super::*;
 use crate::exchange::{Records, Seen};

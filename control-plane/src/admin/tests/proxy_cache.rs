@@ -1,0 +1,56 @@
+//! `/proxy-cache/*`.
+
+use serde_json::json;
+use shared::entity::{Entity, Revocation};
+
+use super::{Api, Uuid, id, made};
+
+#[tokio::test]
+async fn what_data_planes_keep_of_answers_is_dropped() {
+    let (api, publisher) = Api::revoking();
+    let config = json!({ "strategy": "memory" });
+    let plugin = json!({ "name": "proxy-cache", "config": config });
+    let plugin = made(&api, "/plugins", plugin).await;
+    let other = made(&api, "/plugins", json!({ "name": "key-auth" })).await;
+    let key = "ab".repeat(32);
+    let revoked = || {
+        let config = publisher.config();
+        let keys: Vec<Uuid> = config
+            .keys(Revocation::KIND, Uuid::nil())
+            .map(|key| key.id)
+            .collect();
+        keys
+    };
+    let of = |plugin: &str, key: &str| format!("/proxy-cache/{plugin}/caches/{key}");
+    for (method, url, status) in [
+        ("GET", format!("/proxy-cache/{key}"), 404),
+        ("GET", of(id(&plugin), &key), 404),
+        ("GET", "/proxy-cache".to_owned(), 405),
+        ("DELETE", "/proxy-cache/123".to_owned(), 404),
+        ("DELETE", of(id(&plugin), "123"), 404),
+        ("DELETE", of(id(&other), &key), 404),
+        ("DELETE", of(&Uuid::nil().to_string(), &key), 404),
+        ("DELETE", of("x", &key), 404),
+        ("DELETE", format!("/proxy-cache/{key}/more"), 404),
+    ] {
+        assert_eq!(
+            api.send(method, &url, "", "").await.0,
+            status,
+            "{method} {url}"
+        );
+    }
+    assert!(revoked().is_empty());
+    let entry = Revocation::cached([0xab; 32]);
+    for url in [
+        of(id(&plugin), &key),
+        format!("/proxy-cache/{}", key.to_uppercase()),
+    ] {
+        assert_eq!(api.send("DELETE", &url, "", "").await.0, 204, "{url}");
+        assert_eq!(revoked(), [entry]);
+    }
+    assert_eq!(api.send("DELETE", "/proxy-cache", "", "").await.0, 204);
+    let all = Revocation::cache(id(&plugin).parse().unwrap());
+    let mut expected = [entry, all];
+    expected.sort();
+    assert_eq!(revoked(), expected);
+}
