@@ -379,6 +379,7 @@ impl Sum {
     }
 
     fn render_latencies(&self, text: &mut String) {
+        type Other = (&'static str, &'static str, fn(&Series) -> &Histogram<13>);
         let name = "kong_kong_latency_ms";
         let mut lines = String::new();
         for series in &self.series {
@@ -387,7 +388,7 @@ impl Sum {
         }
         let help = "Latency added by Kong in ms for each service/route in Kong";
         family(text, name, "histogram", help, &lines);
-        let others: [(&str, &str, fn(&Series) -> &Histogram<13>); 2] = [
+        let others: [Other; 2] = [
             (
                 "kong_upstream_latency_ms",
                 "Latency added by upstream response in ms for each service/route in Kong",

@@ -44,6 +44,8 @@ impl Plugin for Acl {
     const NAME: &'static str = "acl";
     const PRIORITY: u32 = 950;
     const FORBIDDEN_SCOPES: &'static [Scope] = &[Scope::Consumer];
+    const SHORTHANDS: &'static [(&'static str, &'static str)] =
+        &[("whitelist", "allow"), ("blacklist", "deny")];
     type Filter = Self;
 
     fn compile(self, _: &Instance) -> Result<Self, FieldErrors> {
