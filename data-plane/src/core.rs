@@ -54,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Vec<Arc<Metrics>>,
     /// Whether the node takes no new work.
     pub(crate) draining: AtomicBool,
+    /// How long its exchanges may take to end then.
+    pub(crate) drain: Duration,
     pub(crate) limits: Limits,
     pub(crate) connections: Arc<Connections>,
     /// Requests that may be under way.

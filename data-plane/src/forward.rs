@@ -460,7 +460,10 @@ pub(crate) fn response(
             Headers::Map(returned_fields(map, status, keeps_length, takes_trailers))
         }
     };
-    Returned::new(status, headers, answer.body)
+    Returned {
+        reason: answer.head.reason,
+        ..Returned::new(status, headers, answer.body)
+    }
 }
 
 /// What is left out of an answer. The server side frames the body anew; a length that is known is set again

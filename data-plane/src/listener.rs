@@ -68,15 +68,15 @@ pub(crate) struct OfCore {
     pub(crate) datagrams: Vec<std::net::UdpSocket>,
 }
 
-/// Serves `own` on this thread until `orders` says so and every exchange has ended, or `drain` is
+/// Serves `own` on this thread until `orders` says so and every exchange has ended, or the time for that is
 /// over.
 pub(crate) fn run(
     node: Arc<Node>,
     metrics: Arc<Metrics>,
     own: OfCore,
     orders: watch::Receiver<Orders>,
-    drain: Duration,
 ) -> io::Result<()> {
+    let drain = node.drain;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;

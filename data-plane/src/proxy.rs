@@ -156,6 +156,7 @@ impl Proxy {
                 .map_err(ProxyError::AccessLog)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
+            drain: settings.drain_timeout(),
             connections: Arc::new(Connections::default()),
             requests: Stock::new(limits.in_flight, workers),
             memory: Memory::default(),
@@ -182,12 +183,11 @@ impl Proxy {
         } = listen(settings, &tls, workers, inherited)?;
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
-        let drain = settings.drain_timeout();
         let mut threads = Vec::new();
         for (number, (own, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
             let (metrics, ordered) = (Arc::clone(metrics), ordered.clone());
             let node = Arc::clone(&node);
-            let worker = move || run(node, metrics, own, ordered, drain);
+            let worker = move || run(node, metrics, own, ordered);
             threads.push(spawn(format!("proxy-{number}"), worker)?);
         }
         {

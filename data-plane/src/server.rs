@@ -42,8 +42,9 @@ use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
 
-/// How long a stopping node waits for the first request on a connection.
-const FIRST_REQUEST: Duration = Duration::from_secs(2);
+/// How long a stopping node waits at most for a request on a connection that has none: the client may be about to
+/// ask, and has not been told that the connection ends.
+const NEXT_REQUEST: Duration = Duration::from_secs(2);
 
 /// What a connection becomes once both sides have switched protocols.
 #[derive(Debug)]
@@ -85,8 +86,6 @@ pub(crate) async fn serve(
     let shed = orders.borrow().shed;
     let mut asked = pin!(changed(orders.clone(), shed));
     let mut listening = false;
-    // A client that has just connected is about to ask: closing at once would lose its request.
-    let mut fresh = true;
     let mut patience: Option<Pin<Box<Sleep>>> = None;
     loop {
         let next = poll_fn(|cx| {
@@ -107,20 +106,14 @@ pub(crate) async fn serve(
                 }
                 listening = true;
                 if stopping.check() && client.borrow().is_idle() {
-                    if fresh {
-                        let wait = || Box::pin(tokio::time::sleep(FIRST_REQUEST));
-                        let patience = patience.get_or_insert_with(wait);
-                        if patience.as_mut().poll(cx).is_pending() {
-                            return Poll::Pending;
-                        }
-                    }
-                    return Poll::Ready(Next::End);
+                    let wait = || tokio::time::sleep(NEXT_REQUEST.min(core.node.drain / 2));
+                    let patience = patience.get_or_insert_with(|| Box::pin(wait()));
+                    return patience.as_mut().poll(cx).map(|()| Next::End);
                 }
             }
             next
         })
         .await;
-        fresh = false;
         let incoming = match next {
             Next::Request(incoming) if peer.bare => Incoming {
                 refusal: Some(Refusal::Bare),

@@ -13,6 +13,9 @@ use super::{Framing, FramingError, declared_framing};
 /// Largest head, in bytes.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
+/// Bytes of a status line before its reason.
+const BEFORE_REASON: usize = "HTTP/1.1 200 ".len();
+
 /// Longest request target, in bytes.
 pub(crate) const MAX_TARGET: usize = 16 * 1024;
 
@@ -23,6 +26,8 @@ pub(crate) const MAX_FIELDS: usize = 1000;
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
+    /// What the server calls a status that has no registered name.
+    pub(crate) reason: Option<Box<[u8]>>,
     pub(crate) headers: Headers,
     /// How long the body is.
     pub(crate) framing: Framing,
@@ -101,9 +106,9 @@ pub(crate) fn take_response(
     let read = |head: &mut [u8], texts: &mut LongTexts| {
         let (status, http10, start) = status_line(head)?;
         let (found, length) = fields::find(head, start, texts)?;
-        Ok::<_, FramingError>(((status, http10, found), length))
+        Ok::<_, FramingError>(((status, reason(head, start, status), http10, found), length))
     };
-    let Some(((status, http10, found), length)) = read_whole(finder, input, read)? else {
+    let Some(((status, reason, http10, found), length)) = read_whole(finder, input, read)? else {
         return Ok(None);
     };
     let fields = Fields::new(input.split_to(length).freeze(), found);
@@ -126,6 +131,7 @@ pub(crate) fn take_response(
         };
     Ok(Some(ResponseHead {
         status,
+        reason,
         headers: Headers::Raw(fields),
         framing,
         keep_alive,
@@ -155,6 +161,15 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), FramingError> {
         Some(_) => Err(FramingError::Head("bad status")),
     }?;
     Ok((status, http10, head.len() - rest.len() + end + 1))
+}
+
+/// What the status line, which ends at `end`, calls a `status` that has no registered name.
+fn reason(head: &[u8], end: usize, status: StatusCode) -> Option<Box<[u8]>> {
+    if status.canonical_reason().is_some() {
+        return None;
+    }
+    let reason = head.get(BEFORE_REASON..end.checked_sub(2)?)?;
+    (!reason.is_empty()).then(|| reason.into())
 }
 
 /// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2), which it returns; none

@@ -174,7 +174,9 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
         headers.remove(header::CONTENT_LENGTH);
         body = body.mapped(map);
     }
-    returned.status = status;
+    if returned.status != status {
+        (returned.status, returned.reason) = (status, None);
+    }
     returned.body = body;
 }
 

@@ -36,6 +36,9 @@ use crate::upstream::origin::Origin;
 /// Room for the fields that the gateway adds to a request.
 const ADDED: usize = 10;
 
+/// The target of `OPTIONS` for a server as a whole.
+const SERVER: &str = "*";
+
 /// What a request that its filters have let through is, beside what they have seen of it.
 #[derive(Debug)]
 pub(super) struct Inbound {
@@ -136,9 +139,11 @@ impl Ways<'_> {
         } else {
             None
         };
-        let upstream_path = overrides
-            .path
-            .unwrap_or_else(|| upstream_path(route.path_handling, &service.path, &path, strip));
+        let upstream_path = overrides.path.unwrap_or_else(|| match sent.path {
+            // The server as a whole, wherever in it the service is (RFC 9110 §9.3.7).
+            SERVER if *sent.method == Method::OPTIONS => SERVER.to_owned(),
+            _ => upstream_path(route.path_handling, &service.path, &path, strip),
+        });
         let target = with_query(upstream_path, sent.query);
         if progress.tries.is_some() {
             progress.upstream_uri = Some(target.clone());

@@ -12,6 +12,8 @@ const TOLD: usize = 192;
 #[derive(Debug)]
 pub(crate) struct Returned<B> {
     pub(crate) status: StatusCode,
+    /// What the upstream calls a status that has no registered name.
+    pub(crate) reason: Option<Box<[u8]>>,
     /// The upstream's fields, as long as nobody changes them, or all of them as values.
     pub(crate) headers: Headers,
     /// Lines behind fields that are as they came.
@@ -24,6 +26,7 @@ impl<B> Returned<B> {
     pub(crate) const fn new(status: StatusCode, headers: Headers, body: B) -> Self {
         Self {
             status,
+            reason: None,
             headers,
             told: Vec::new(),
             body,
@@ -63,6 +66,7 @@ impl<B> Returned<B> {
     pub(crate) fn with<C>(self, change: impl FnOnce(B) -> C) -> Returned<C> {
         Returned {
             status: self.status,
+            reason: self.reason,
             headers: self.headers,
             told: self.told,
             body: change(self.body),

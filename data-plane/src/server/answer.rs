@@ -68,7 +68,7 @@ impl Answer<'_> {
             None => Framing::Chunked,
         };
         let sends = !bodiless && !asked_for_head && size != Some(0);
-        write_status(head, http10, status);
+        write_status(head, http10, status, returned.reason.as_deref());
         let mut closes = !self.reusable || (sends && framing == Framing::UntilClose);
         let (mut dated, mut connection, mut length) = (false, false, false);
         match &returned.headers {
@@ -129,7 +129,7 @@ impl Answer<'_> {
     }
 }
 
-fn write_status(head: &mut BytesMut, http10: bool, status: StatusCode) {
+fn write_status(head: &mut BytesMut, http10: bool, status: StatusCode, reason: Option<&[u8]>) {
     if status == StatusCode::OK && !http10 {
         head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         return;
@@ -137,9 +137,8 @@ fn write_status(head: &mut BytesMut, http10: bool, status: StatusCode) {
     head.extend_from_slice(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     head.extend_from_slice(status.as_str().as_bytes());
     head.extend_from_slice(b" ");
-    // A reason has to be there, as many clients look for one.
-    let reason = status.canonical_reason().unwrap_or("<none>");
-    head.extend_from_slice(reason.as_bytes());
+    let registered = status.canonical_reason().map(str::as_bytes);
+    head.extend_from_slice(registered.or(reason).unwrap_or_default());
     head.extend_from_slice(b"\r\n");
 }
 

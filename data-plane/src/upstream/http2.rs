@@ -314,6 +314,7 @@ pub(crate) async fn exchange(
     let (parts, body) = response.into_parts();
     let head = ResponseHead {
         status: parts.status,
+        reason: None,
         headers: Headers::Map(parts.headers),
         framing: Framing::UntilClose,
         keep_alive: true,

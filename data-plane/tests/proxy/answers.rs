@@ -215,3 +215,27 @@ fn a_grpc_route_says_what_it_needs() {
     assert_eq!(body["message"], "Please use HTTP2 protocol");
     stop(proxy);
 }
+
+#[test]
+fn a_status_without_a_name_keeps_that_of_the_upstream() {
+    let (port, heads) = upstream(&[
+        "HTTP/1.1 999 Quite strange\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 299\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 404 Nowhere\r\nContent-Length: 0\r\n\r\n",
+    ]);
+    let service = json!({"path": "/base"});
+    let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+    for line in ["999 Quite strange", "299 ", "404 Not Found"] {
+        let answer = ask(
+            &proxy,
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        );
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {line}\r\n")),
+            "{answer}"
+        );
+        let head = heads.recv().unwrap();
+        assert!(head.starts_with("OPTIONS * HTTP/1.1\r\n"), "{head}");
+    }
+    stop(proxy);
+}

@@ -2,9 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -14,8 +14,8 @@ use data_plane::settings::Settings;
 use serde_json::json;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, get_status, read_until, settings, start, start_with, stop,
-    upstream,
+    OK, ask, configuration, connect, get, get_status, read_until, settings, start, start_with,
+    stop, upstream,
 };
 
 #[test]
@@ -394,4 +394,54 @@ fn stopping_ends_although_clients_keep_coming() {
     for client in clients {
         client.join().unwrap();
     }
+}
+
+#[test]
+fn stopping_takes_one_more_request_of_each_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (go, went) = channel::<()>();
+    let went = Arc::new(Mutex::new(went));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, went) = (stream.unwrap(), Arc::clone(&went));
+            std::thread::spawn(move || {
+                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+                    let (start, end) = OK.split_at(OK.len() - 2);
+                    stream.write_all(start.as_bytes()).unwrap();
+                    if head.starts_with("GET /slow ") {
+                        went.lock().unwrap().recv().unwrap();
+                    }
+                    stream.write_all(end.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let (mut idle, mut busy) = (connect(&proxy), connect(&proxy));
+    let asked = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    idle.write_all(asked).unwrap();
+    read_until(&mut idle, "ok").unwrap();
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let head = read_until(&mut busy, "\r\n\r\n").unwrap();
+    assert!(!head.contains("connection:"), "{head}");
+    let status = proxy.addresses().status.unwrap();
+    let stopping = std::thread::spawn(move || stop(proxy));
+    while get(status, "/status/ready").starts_with("HTTP/1.1 200 ") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    go.send(()).unwrap();
+    read_until(&mut busy, "ok").unwrap();
+    for mut stream in [busy, idle] {
+        stream.write_all(asked).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"),
+            "{answer}"
+        );
+    }
+    stopping.join().unwrap();
 }
