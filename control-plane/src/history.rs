@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -132,6 +133,22 @@ impl Entry {
             at,
             origin: origin.clone(),
             edits: puts.chain(removes).collect(),
+        }
+    }
+
+    /// The entry that says that what is at the revision before was put there from the export `from`. It changes
+    /// nothing.
+    pub fn restored(revision: Revision, at: UnixTime, from: &Path) -> Self {
+        let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let origin = Origin {
+            path: format!("restore --from {name}"),
+            ..Origin::system()
+        };
+        Self {
+            revision,
+            at,
+            origin,
+            edits: Vec::new(),
         }
     }
 

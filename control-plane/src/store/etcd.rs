@@ -21,6 +21,7 @@ mod board;
 mod checkpoint;
 mod claims;
 mod client;
+mod replace;
 mod sweep;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -245,15 +246,21 @@ impl Shelf {
 impl EtcdStore {
     /// Opens the store and reads all of it.
     pub fn open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(Self, Config), EtcdError> {
+        let mut store = Self::at_head(settings, key)?;
+        let config = store.shelf.load(&store.head)?;
+        store.head.generation = store.head.generation.max(1);
+        Ok((store, config))
+    }
+
+    /// The store, of which no more was read than the head.
+    fn at_head(settings: &EtcdSettings, key: &SecretsKey) -> Result<Self, EtcdError> {
         let shelf = Shelf {
             client: Client::start(settings)?,
             sealer: Sealer::new(key),
             checkpoint: Newest::default(),
         };
-        let (mut head, seen) = shelf.head()?;
-        let config = shelf.load(&head)?;
-        head.generation = head.generation.max(1);
-        let store = Self {
+        let (head, seen) = shelf.head()?;
+        Ok(Self {
             shelf: Arc::new(shelf),
             head,
             seen,
@@ -261,8 +268,7 @@ impl EtcdStore {
             unreachable: None,
             parted: false,
             sweeper: Arc::default(),
-        };
-        Ok((store, config))
+        })
     }
 
     /// Has the log go back so many revisions from the next checkpoint on.
@@ -275,27 +281,6 @@ impl EtcdStore {
     /// How often the store was made anew from an export, counted from 1.
     pub const fn generation(&self) -> u64 {
         self.head.generation
-    }
-
-    /// Puts `config` in the place of everything, as the next generation; returns that.
-    pub fn replace(&mut self, generation: u64, config: &Config) -> Result<u64, EtcdError> {
-        let generation = self.head.generation.max(generation).saturating_add(1);
-        self.shelf.client.delete(&log(0), "log0")?;
-        self.shelf
-            .replace_checkpoint(generation, config, Hash::default())?;
-        let head = Head {
-            generation,
-            revision: config.revision().0,
-            chain: Hash::default(),
-            write: Uuid::new_v4(),
-        };
-        let value = self.shelf.seal_json(HEAD, &head)?;
-        self.shelf.client.put(&Put {
-            name: HEAD.to_owned(),
-            value,
-        })?;
-        (self.head, self.seen) = self.shelf.head()?;
-        Ok(generation)
     }
 
     /// Takes away what others have begun to write and never finished, if it is time to look.
@@ -428,6 +413,10 @@ impl Journal for EtcdStore {
         } else {
             Err(JournalFault::Behind)
         }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn newer(&mut self) -> Result<Newer, JournalFault> {

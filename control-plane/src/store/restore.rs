@@ -11,6 +11,8 @@ use shared::snapshot::Revision;
 
 use super::etcd::{EtcdSettings, EtcdStore};
 use super::{SecretsKey, Store, StoreError, export, file_error, files, witness};
+use crate::history::Entry;
+use crate::publisher::Journal as _;
 use crate::settings::{export_path, key_path, store_path};
 
 /// Restores the configuration from an export while the control plane is stopped.
@@ -89,12 +91,13 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let data = &command.data_directory;
     let key = SecretsKey::read(&key_path(data, command.secrets_key_file.as_deref()))?;
     let export = export::read(&command.from, &key)?;
+    let entry = Entry::restored(export.config.revision().next(), now, &command.from);
     if let Some(etcd) = command.etcd() {
         let exported = export::newest_generation(&export_path(data))?;
-        let (mut store, _) = EtcdStore::open(&etcd, &key)?;
+        let known = exported.max(export.generation);
         return Ok(Restored {
-            generation: store.replace(exported.max(export.generation), &export.config)?,
-            revision: export.config.revision(),
+            generation: EtcdStore::replace(&etcd, &key, known, &export.config, &entry)?,
+            revision: entry.revision,
             records: export.config.len(),
             exported_at: export.at,
             replaced: None,
@@ -113,6 +116,9 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     filling
         .fill(generation, &export.config)
         .map_err(|reason| file_error("filling", &fresh, std::io::Error::other(reason)))?;
+    filling
+        .commit(&entry)
+        .map_err(|fault| file_error("filling", &fresh, std::io::Error::other(fault)))?;
     filling.close()?;
     // What a start will read is proved before it counts.
     let (proved, config) = Store::open(&fresh, &key)?;

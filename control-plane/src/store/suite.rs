@@ -36,8 +36,9 @@ pub(crate) trait Subject: Sized {
     /// Where what is stored lies.
     fn files(&self) -> PathBuf;
 
-    /// Puts a configuration in the place of what is stored, as a restore does; gives the generation.
-    fn replace(&self, key: &SecretsKey, config: &Config) -> u64;
+    /// Puts a configuration in the place of what is stored, as a restore does, with the entry that says so; gives the
+    /// generation.
+    fn replace(&self, key: &SecretsKey, config: &Config, entry: &Entry) -> u64;
 
     /// Has writes fail from now on.
     fn obstruct(&mut self, journal: &mut Self::Journal);
@@ -371,15 +372,27 @@ fn a_restored_configuration_is_a_later_generation(subject: &impl Subject) {
         let (mut journal, mut config) = subject.opened();
         commit(&mut journal, &mut config, &put(1, "kept")).unwrap();
         kept.clone_from(&config);
-        commit(&mut journal, &mut config, &put(2, "later")).unwrap();
+        for id in [2, 4] {
+            commit(&mut journal, &mut config, &put(id, "later")).unwrap();
+        }
         drop(journal);
         subject.open(&subject.key()).unwrap().2
     };
-    assert_eq!(subject.replace(&subject.key(), &kept), generation + 1);
+    let from = Path::new("/exports/kept.export");
+    let entry = Entry::restored(kept.revision().next(), UnixTime::default(), from);
+    let replaced = subject.replace(&subject.key(), &kept, &entry);
+    assert_eq!(replaced, generation + 1);
     {
         let (mut journal, mut config, restored) = subject.open(&subject.key()).unwrap();
         assert_eq!(restored, generation + 1);
-        assert_eq!((config.revision(), config.len()), (Revision(1), 1));
+        assert_eq!((config.revision(), config.len()), (Revision(2), 1));
+        let history = journal.history();
+        let told = history.entry(Revision(2)).unwrap().unwrap();
+        assert_eq!(told.origin.path, "restore --from kept.export");
+        assert_eq!(told, entry);
+        for gone in [1, 3] {
+            assert_eq!(history.entry(Revision(gone)).unwrap(), None);
+        }
         commit(&mut journal, &mut config, &put(3, "after")).unwrap();
     }
     let (_, config, restored) = subject.open(&subject.key()).unwrap();

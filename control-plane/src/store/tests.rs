@@ -387,12 +387,17 @@ mod exports {
         let (place, path) = exported();
         std::fs::remove_dir_all(place.directory()).unwrap();
         let done = restored(&place, &path).unwrap();
-        assert_eq!((done.generation, done.revision), (2, Revision(20)));
+        // One more than the export's: that it was restored is a part of the history.
+        assert_eq!((done.generation, done.revision), (2, Revision(21)));
         assert_eq!((done.records, done.exported_at), (20, NOW));
         let (mut store, config) = place.open().unwrap();
         assert_eq!(store.generation(), 2);
         assert_eq!(username(&config, 20).as_deref(), Some("consumer 20"));
-        store.commit_at(21, &put(21, "new")).unwrap();
+        let told = store.history().entry(Revision(21)).unwrap().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(told.origin.path, format!("restore --from {name}"));
+        assert_eq!((told.at, told.edits.len()), (NOW, 0));
+        store.commit_at(22, &put(21, "new")).unwrap();
         drop(store);
         assert_eq!(
             place.open().unwrap().0.generation(),

@@ -164,13 +164,13 @@ impl Shelf {
     }
 
     /// Puts a checkpoint of `config` in the place of the one that there is, unless another control plane has done
-    /// so meanwhile.
+    /// so meanwhile: whether it is there.
     pub(super) fn replace_checkpoint(
         &self,
         generation: u64,
         config: &Config,
         chain: Hash,
-    ) -> Result<(), EtcdError> {
+    ) -> Result<bool, EtcdError> {
         let before = self.latest()?;
         let version = before.as_ref().map_or(0, |(_, version)| *version);
         let content = export::pack(generation, config, UnixTime::now())
@@ -200,6 +200,9 @@ impl Shelf {
         } else {
             Some(latest)
         };
-        useless.map_or(Ok(()), |useless| self.delete_parts(&useless.name()))
+        if let Some(useless) = useless {
+            self.delete_parts(&useless.name())?;
+        }
+        Ok(ours)
     }
 }

@@ -110,6 +110,11 @@ impl super::EtcdStore {
         self.shelf.write_parts(name, b"part")
     }
 
+    /// Has `name` be lost.
+    pub(in crate::store) fn forget(&self, name: &str) -> Result<(), EtcdError> {
+        self.shelf.client.delete(name, &format!("{name}0"))
+    }
+
     /// Commits something that names the large write `name`: whether it is there to be named.
     pub(in crate::store) fn names(&self, name: &str) -> Result<bool, EtcdError> {
         let unchanged = super::client::Comparison {

@@ -1,12 +1,16 @@
 //! The suite on etcd, and what only a store with several writers has.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use shared::clock::UnixTime;
+
 use super::{Subject, commit, put, username};
 use crate::config::Config;
+use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault, Newer};
 use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post};
 use crate::store::{SecretsKey, StoreError};
@@ -73,6 +77,22 @@ impl InEtcd {
         assert!(self.answers(), "etcd does not come back");
     }
 
+    /// Has the member raise the alarm that its space is used up, or take it back.
+    fn alarm(&self, action: &str) {
+        let address = self.client.trim_start_matches("http://");
+        let body = format!(r#"{{"action":"{action}","memberID":1,"alarm":"NOSPACE"}}"#);
+        let mut stream = TcpStream::connect(address).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "POST /v3/maintenance/alarm HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -126,9 +146,8 @@ impl Subject for InEtcd {
         self.root.path().join("etcd")
     }
 
-    fn replace(&self, key: &SecretsKey, config: &Config) -> u64 {
-        let (mut store, _, _) = self.open(key).unwrap();
-        store.replace(0, config).unwrap()
+    fn replace(&self, key: &SecretsKey, config: &Config, entry: &Entry) -> u64 {
+        EtcdStore::replace(&self.settings(), key, 0, config, entry).unwrap()
     }
 
     fn obstruct(&mut self, _: &mut EtcdStore) {
@@ -213,6 +232,59 @@ fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
     commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
     let (_, found) = subject.opened();
     assert_eq!(super::content(&found), super::content(&theirs));
+}
+
+#[test]
+fn an_etcd_without_space_takes_no_writes_and_says_so() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut store, mut config) = subject.opened();
+    commit(&mut store, &mut config, &put(1, "kept")).unwrap();
+    subject.alarm("ACTIVATE");
+    for text in ["small", &noise()] {
+        let fault = commit(&mut store, &mut config, &put(2, text)).unwrap_err();
+        let said = fault.to_string();
+        assert!(said.contains("database space exceeded"), "{said}");
+    }
+    assert!(store.newer().is_ok(), "what is there is read");
+    let (_, read) = subject.opened();
+    assert_eq!(super::content(&read), super::content(&config));
+    subject.alarm("DEACTIVATE");
+    commit(&mut store, &mut config, &put(2, "again")).unwrap();
+    let (_, read) = subject.opened();
+    assert_eq!((read.revision(), read.len()), (config.revision(), 2));
+}
+
+/// A text that is too large for one value, since nothing makes it shorter.
+fn noise() -> String {
+    let hashes = (0..20_000_u32).map(|number| blake3::hash(&number.to_be_bytes()));
+    hashes.map(|hash| hash.to_hex().to_string()).collect()
+}
+
+#[test]
+fn what_cannot_be_read_any_more_is_replaced_all_the_same() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut store, mut config) = subject.opened();
+    for id in [1, 2] {
+        commit(&mut store, &mut config, &put(id, "kept")).unwrap();
+    }
+    store.forget("log/00000000000000000001").unwrap();
+    subject.open(&subject.key()).unwrap_err();
+    let entry = Entry::restored(
+        config.revision().next(),
+        UnixTime::default(),
+        Path::new("x"),
+    );
+    assert_eq!(subject.replace(&subject.key(), &config, &entry), 2);
+    let (_, read) = subject.opened();
+    assert_eq!(super::content(&read), super::content(&config));
+    // Whoever still runs by what was there writes nothing on what is there now.
+    commit(&mut store, &mut config, &put(3, "late")).unwrap_err();
+    let (_, read) = subject.opened();
+    assert_eq!((read.revision(), read.len()), (entry.revision, 2));
 }
 
 #[test]
@@ -314,11 +386,7 @@ fn what_was_begun_and_never_finished_is_taken_away() {
         return;
     };
     let (mut store, mut config) = subject.opened();
-    // A change that is too large for one value, since nothing makes it shorter.
-    let noise: String = (0..20_000_u32)
-        .map(|number| blake3::hash(&number.to_be_bytes()).to_hex().to_string())
-        .collect();
-    commit(&mut store, &mut config, &put(1, &noise)).unwrap();
+    commit(&mut store, &mut config, &put(1, &noise())).unwrap();
     for revision in 2..=501 {
         commit(&mut store, &mut config, &put(revision, "text")).unwrap();
     }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::Subject;
 use crate::config::Config;
+use crate::history::Entry;
+use crate::publisher::Journal as _;
 use crate::store::room::Room;
 use crate::store::{SecretsKey, Store, StoreError};
 
@@ -35,11 +37,12 @@ impl Subject for OnDisk {
         self.0.path().join("store")
     }
 
-    fn replace(&self, key: &SecretsKey, config: &Config) -> u64 {
+    fn replace(&self, key: &SecretsKey, config: &Config, entry: &Entry) -> u64 {
         let (_, _, generation) = self.open(key).unwrap();
         std::fs::remove_dir_all(self.files()).unwrap();
         let (mut store, _, _) = self.open(key).unwrap();
         store.fill(generation + 1, config).unwrap();
+        store.commit(entry).unwrap();
         store.close().unwrap();
         generation + 1
     }
