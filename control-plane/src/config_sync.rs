@@ -125,6 +125,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         config,
         signer,
         renewing,
+        expiries: _,
     } = certificates;
     let (target, rollouts, following) =
         target::follow(&publisher, signer, &fleet, staging, replica)?;

@@ -34,9 +34,6 @@ const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
 /// Orders that may wait for a stream.
 const ORDERS: usize = 4;
 
-/// What ends within this time is shown as expiring.
-const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
-
 /// Every data plane that has been seen since this process started, here or by the control planes over the same
 /// store.
 #[derive(Clone, Debug, Default)]

@@ -156,7 +156,8 @@ impl ControlPlane {
             admin_tls,
             access,
         } = judge(&settings)?;
-        let certificates = certificates.follow()?;
+        let certificates = certificates.follow(settings.other_expiries())?;
+        let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
         let publisher = opening::open(&settings, key.clone(), exports.clone()).await?;
@@ -218,7 +219,8 @@ impl ControlPlane {
         let console_api = router.clone();
         let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
         let (stop, served) = serve_admin(listener, tls, router, &mut addresses);
-        let status = status::router(publisher.clone(), fleet, config_sync.target());
+        let target = config_sync.target();
+        let status = status::router(publisher.clone(), fleet, target, expiries);
         let pages = Pages::start(
             [
                 ("console_listen", settings.console_listen),

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use shared::expiry::Expiry;
 use shared::network::Network;
 use shared::telemetry::LogFormat;
+use shared::tls;
 
 use crate::certificates::CertificatesCommand;
 use crate::config_sync::Staging;
@@ -270,6 +272,20 @@ impl Settings {
             authority: self.etcd_ca.clone(),
             certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
         })
+    }
+
+    /// When the certificates end that this process reads once and that are not the cluster's.
+    pub fn other_expiries(&self) -> Vec<Expiry> {
+        let files = [
+            ("admin_certificate", &self.admin_certificate),
+            ("etcd_certificate", &self.etcd_certificate),
+            ("etcd_ca", &self.etcd_ca),
+        ];
+        let ends = files.into_iter().filter_map(|(setting, path)| {
+            let at = tls::chain_expires_at(path.as_deref()?)?;
+            Some((setting.to_owned(), at))
+        });
+        ends.collect()
     }
 
     /// How changes are rolled out, with `shared` as what several control planes agree on, if there are several.

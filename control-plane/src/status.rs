@@ -11,6 +11,8 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
+use shared::expiry::{self, Expiry};
+use tokio::sync::watch;
 
 use crate::config_sync::Target;
 use crate::fleet::Fleet;
@@ -22,10 +24,17 @@ struct Told {
     publisher: Publisher,
     fleet: Fleet,
     target: Target,
+    /// When the control plane's own certificates end.
+    expiries: watch::Receiver<Vec<Expiry>>,
 }
 
 /// The service that the status listener runs.
-pub(crate) fn router(publisher: Publisher, fleet: Fleet, target: Target) -> Router {
+pub(crate) fn router(
+    publisher: Publisher,
+    fleet: Fleet,
+    target: Target,
+    expiries: watch::Receiver<Vec<Expiry>>,
+) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/status/ready", get(ready))
@@ -38,14 +47,22 @@ pub(crate) fn router(publisher: Publisher, fleet: Fleet, target: Target) -> Rout
             publisher,
             fleet,
             target,
+            expiries,
         }))
 }
 
 /// The process answers, and this is what it has.
 async fn status(State(told): State<Arc<Told>>) -> Response {
+    let now = UnixTime::now();
+    let expiries = told.expiries.borrow().clone();
+    let soon = expiries.iter().filter(|(_, at)| expiry::is_soon(*at, now));
+    let expiring: Vec<Value> = soon
+        .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }))
+        .collect();
     Json(json!({
         "database": { "reachable": true },
         "configuration_revision": told.publisher.config().revision(),
+        "expiring": expiring,
     }))
     .into_response()
 }
@@ -61,12 +78,16 @@ async fn metrics(State(told): State<Arc<Told>>) -> Response {
     let nodes = told
         .fleet
         .list(|node| targets.position_of(node), UnixTime::now());
-    let text = render(told.publisher.config().revision().0, &nodes);
+    let text = render(
+        told.publisher.config().revision().0,
+        &nodes,
+        &told.expiries.borrow(),
+    );
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn render(revision: u64, nodes: &[Value]) -> String {
+fn render(revision: u64, nodes: &[Value], expiries: &[Expiry]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let mut family = |name: &str, help: &str, value: &dyn Fn(&Value) -> Option<String>| {
@@ -140,6 +161,7 @@ fn render(revision: u64, nodes: &[Value]) -> String {
         text,
         "# HELP {name} The newest committed revision.\n# TYPE {name} gauge\n{name} {revision}"
     );
+    text.push_str(&expiry::metrics(expiries));
     text
 }
 
@@ -167,7 +189,8 @@ mod tests {
                 "sync_status": "plugin_set_incompatible",
             }),
         ];
-        let text = render(4, &nodes);
+        let ends = [("cluster_ca".to_owned(), UnixTime::from_secs(8))];
+        let text = render(4, &nodes, &ends);
         for line in [
             r#"kong_data_plane_last_seen{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
             r#"kong_data_plane_cluster_cert_expiry_timestamp{node_id="1",hostname="a\"b",ip="10.0.0.1"} 9"#,
@@ -178,6 +201,7 @@ mod tests {
             r#"wardgate_data_plane_refused{node_id="2",hostname="c",ip=""} 1"#,
             r#"wardgate_data_plane_current{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
             "wardgate_configuration_revision 4",
+            r#"wardgate_certificate_expiry_timestamp{certificate="cluster_ca"} 8"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -43,12 +43,6 @@ pub enum CertificateError {
     Make(#[from] rcgen::Error),
 }
 
-/// When the certificate in a file ends; none if that cannot be told.
-pub(crate) fn expires_at(certificate: &Path) -> Option<UnixTime> {
-    let chain = tls::read_certificates(certificate).ok()?;
-    tls::expires_at(chain.first()?)
-}
-
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets. `files` hold the default certificate.
 pub(crate) fn server_config(
     files: Option<(&Path, &Path)>,

@@ -99,7 +99,7 @@ async fn run(start: Start) {
     let live = Arc::clone(&gateway.live);
     let revocations = Arc::clone(&gateway.revocations);
     let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
-    let mut dialer = Dialer::new(node);
+    let mut dialer = Dialer::new(node, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
     let mut backoff = Backoff::default();
@@ -137,6 +137,7 @@ async fn run(start: Start) {
         } => {}
         () = watch_silence(&gateway.contact) => {}
         () = judge_sessions(&gateway) => {}
+        () = gateway.expiring.watch(&gateway.live) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
     applier.stops();

@@ -22,6 +22,7 @@ use crate::compile::CompiledSnapshot;
 use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::error::ErrorStyle;
+use crate::expiring::Expiring;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::memory::Memory;
@@ -43,8 +44,7 @@ pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) contact: Contact,
     pub(crate) questions: Questions,
-    /// When the certificate ends that clients are shown who ask for none that is configured.
-    pub(crate) certificate_expires_at: Option<UnixTime>,
+    pub(crate) expiring: Expiring,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,
     /// Which sessions are over before their time.

@@ -30,6 +30,7 @@ mod core;
 mod datagrams;
 mod ending;
 pub mod error;
+mod expiring;
 mod forward;
 mod handshake;
 mod host;

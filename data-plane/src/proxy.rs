@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use plugins::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
+use shared::tls;
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLog, Format};
 use crate::ask::Questions;
 use crate::balancer::Balancers;
-use crate::certificates::{CertificateError, expires_at, server_config};
+use crate::certificates::{CertificateError, server_config};
 use crate::connections::Connections;
 use crate::contact::Contact;
 use crate::core::Node;
 use crate::error::ErrorStyle;
+use crate::expiring::Expiring;
 use crate::inherited::Inherited;
 use crate::limits::Limits;
 use crate::listener::run;
@@ -149,7 +151,9 @@ impl Proxy {
             revocations,
             contact: Contact::new(monotonic()),
             questions: Questions::default(),
-            certificate_expires_at: files.and_then(|(certificate, _)| expires_at(certificate)),
+            expiring: Expiring::new(
+                files.and_then(|(certificate, _)| tls::chain_expires_at(certificate)),
+            ),
             trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log, format(settings)?)

@@ -112,6 +112,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 + &identity(node)
                 + &health(node)
                 + &configuration(node, position)
+                + &node.expiring.metrics(&node.live)
                 + &node.states.of::<Explanations>().metrics(),
         ),
         path if path.starts_with(EXPLAIN) => {

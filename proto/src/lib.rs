@@ -9,9 +9,6 @@ pub use convert::{
     encode_digests, encode_records,
 };
 
-/// What a node calls its own certificate among what expires.
-pub const CLUSTER_CERTIFICATE: &str = "cluster_certificate";
-
 /// Version 1 of the protocol.
 pub mod v1 {
     tonic::include_proto!("gateway.v1");

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod entity;
 pub mod error_form;
+pub mod expiry;
 pub mod machine;
 pub mod network;
 pub mod schema;

@@ -10,10 +10,14 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::UnixTime;
+use crate::expiry::Expiry;
 
 /// The name that every control plane's certificate carries and that every data plane demands, by
 /// whatever address it connects.
 pub const CONTROL_PLANE_NAME: &str = "wardgate-control-plane";
+
+/// What a member of the cluster calls its own certificate among what expires.
+pub const CLUSTER_CERTIFICATE: &str = "cluster_certificate";
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +211,21 @@ pub fn expires_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     Some(UnixTime::from_secs(seconds))
+}
+
+/// When the certificate in a file ends, counting those that vouch for it there; none if that cannot be told.
+pub fn chain_expires_at(certificate: &Path) -> Option<UnixTime> {
+    let chain = read_certificates(certificate).ok()?;
+    chain.iter().filter_map(expires_at).min()
+}
+
+/// When a member's certificate in the cluster ends, and the first of the authorities; nothing where that cannot be told.
+pub fn cluster_expiries(certificate: &Path, authorities: &Path) -> Vec<Expiry> {
+    let ends = |what: &str, path| Some((what.to_owned(), chain_expires_at(path)?));
+    let own = ends(CLUSTER_CERTIFICATE, certificate);
+    own.into_iter()
+        .chain(ends("cluster_ca", authorities))
+        .collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -166,8 +166,16 @@ async fn a_certificate_that_ends_while_all_runs_stops_no_traffic_and_is_told() {
     })
     .await;
     println!("announced: {}", row["expiring"]);
+    let node = &cluster.data_planes[0].process;
+    let says = async |words: &str| {
+        for process in [cluster.control_plane.as_ref().unwrap(), node] {
+            eventually(words, async || process.log().contains(words).then_some(())).await;
+        }
+    };
+    says("a certificate ends soon").await;
     // They have ended. The stream that is there stays; what the control plane signs now, no node believes, and says so.
     clock.set(3 * YEARS + 86_400);
+    says("a certificate has ended").await;
     cluster.create("/services", json!({ "host": "h" })).await;
     let refusal = eventually("the node says that it does not believe it", async || {
         let row = cluster.read("/clustering/data-planes").await["data"][0].clone();

@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use shared::clock::{UnixTime, monotonic};
+use shared::expiry::{Expiry, Notices};
 use shared::signature::Signer;
 use shared::tls::{self, Identity, TlsError};
 use tokio::sync::watch;
@@ -33,6 +35,8 @@ pub struct Certificates {
     pub(super) config: watch::Receiver<Arc<ServerConfig>>,
     pub(super) signer: SharedSigner,
     pub(super) renewing: JoinHandle<()>,
+    /// When this control plane's certificates end.
+    pub(crate) expiries: watch::Receiver<Vec<Expiry>>,
 }
 
 impl CertificateFiles {
@@ -48,15 +52,24 @@ impl CertificateFiles {
         [&self.certificate, &self.key, &self.authorities].map(|path| std::fs::read(path).ok())
     }
 
-    /// Reads the files now, and whenever they have changed. Call on the runtime that is to do so.
-    pub fn follow(self) -> Result<Certificates, TlsError> {
+    /// Reads the files now, and whenever they have changed, and says when they end soon, or one of `others`. Call on
+    /// the runtime that is to do so.
+    pub fn follow(self, others: Vec<Expiry>) -> Result<Certificates, TlsError> {
         let (first, signer) = self.read()?;
+        let all = move |files: &Self| {
+            let mut all = tls::cluster_expiries(&files.certificate, &files.authorities);
+            all.extend_from_slice(&others);
+            all
+        };
+        let (ends, expiries) = watch::channel(all(&self));
         let (sender, config) = watch::channel(first);
         let signer = Arc::new(RwLock::new(Some(signer)));
         let renewed = Arc::clone(&signer);
         let renewing = tokio::spawn(async move {
             let mut known = self.contents();
+            let mut notices = Notices::default();
             loop {
+                notices.tell(&ends.borrow(), UnixTime::now(), monotonic());
                 tokio::time::sleep(LOOK).await;
                 let contents = self.contents();
                 if contents == known {
@@ -67,6 +80,7 @@ impl CertificateFiles {
                     Ok((config, signer)) => {
                         *renewed.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
                         sender.send_replace(config);
+                        ends.send_replace(all(&self));
                         tracing::info!("the cluster's certificates were renewed");
                         known = contents;
                     }
@@ -80,6 +94,7 @@ impl CertificateFiles {
             config,
             signer,
             renewing,
+            expiries,
         })
     }
 }

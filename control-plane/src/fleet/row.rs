@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
+use shared::expiry;
 use shared::snapshot::{Position, short_hash};
+use shared::tls::CLUSTER_CERTIFICATE;
 use uuid::Uuid;
 
-use super::{EXPIRES_SOON, PURGE_DELAY, Row};
+use super::{PURGE_DELAY, Row};
 use crate::snapshot::Missing;
 
 impl Row {
@@ -79,15 +81,14 @@ impl Row {
         });
         // It may have been renewed since the connection began. Nodes of earlier versions do not tell.
         let mut reported = self.report.expiries.iter();
-        let reported = reported.find(|(what, _)| what == proto::CLUSTER_CERTIFICATE);
+        let reported = reported.find(|(what, _)| what == CLUSTER_CERTIFICATE);
         let seen = introduction.certificate_expires_at;
         let expiry = reported.map(|(_, at)| *at).or(seen);
-        let soon = |at: &UnixTime| at.saturating_since(now) < EXPIRES_SOON;
         let seen = seen.filter(|_| reported.is_none());
-        let own = seen.map(|at| (proto::CLUSTER_CERTIFICATE.to_owned(), at));
+        let own = seen.map(|at| (CLUSTER_CERTIFICATE.to_owned(), at));
         let expiring = own.iter().chain(&self.report.expiries);
         let expiring = expiring
-            .filter(|(_, at)| soon(at))
+            .filter(|(_, at)| expiry::is_soon(*at, now))
             .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }));
         json!({
             "id": self.id(),

@@ -114,7 +114,7 @@ fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
 fn a_node_shows_what_it_lacks_and_how_it_does() {
     let fleet = Fleet::default();
     let mut joins = introduction("a", at(1));
-    joins.certificate_expires_at = Some(NOW.saturating_add(EXPIRES_SOON * 2));
+    joins.certificate_expires_at = Some(NOW.saturating_add(shared::expiry::SOON * 2));
     let (member, _) = fleet.join(joins, NOW).unwrap();
     let missing = Missing {
         feature: "plugin/acl".to_owned(),
@@ -165,10 +165,10 @@ fn a_certificate_that_was_renewed_counts_once_the_node_tells() {
     let (member, _) = fleet.join(joins, NOW).unwrap();
     let shown = fleet.list(|_| at(1), NOW).remove(0);
     assert_eq!(shown["expiring"][0]["what"], "cluster_certificate");
-    let renewed = NOW.saturating_add(EXPIRES_SOON * 2);
+    let renewed = NOW.saturating_add(shared::expiry::SOON * 2);
     let report = Report {
         running: at(1),
-        expiries: vec![(proto::CLUSTER_CERTIFICATE.to_owned(), renewed)],
+        expiries: vec![(shared::tls::CLUSTER_CERTIFICATE.to_owned(), renewed)],
         ..Report::default()
     };
     member.reports(report, NOW);

@@ -13,7 +13,7 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use shared::clock::UnixTime;
+use shared::expiry::Expiry;
 use shared::signature::Verifier;
 use shared::tls::{self, CONTROL_PLANE_NAME, Identity, TlsError};
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::applier::Applier;
+use crate::core::Node as Gateway;
 
 /// The port of a control plane's `cluster_listen`.
 const PORT: u16 = 8005;
@@ -128,16 +129,8 @@ impl CertificateFiles {
         })
     }
 
-    /// When this node's certificate ends, and the first of the authorities; nothing where that cannot be told.
-    fn expiries(&self) -> Vec<(&'static str, UnixTime)> {
-        let read = |path| tls::read_certificates(path).unwrap_or_default();
-        let (own, authorities) = (read(&self.certificate), read(&self.authorities));
-        let own = own.first().and_then(tls::expires_at);
-        let authority = authorities.iter().filter_map(tls::expires_at).min();
-        let own = own.map(|at| (proto::CLUSTER_CERTIFICATE, at));
-        own.into_iter()
-            .chain(authority.map(|at| ("cluster_ca", at)))
-            .collect()
+    fn expiries(&self) -> Vec<Expiry> {
+        tls::cluster_expiries(&self.certificate, &self.authorities)
     }
 
     /// Tells one content of the files from another.
@@ -186,25 +179,20 @@ pub(super) struct Dialer {
     boot: String,
     /// Of the certificate files, as they were read last.
     fingerprint: [u8; 32],
-    expiries: Vec<(&'static str, UnixTime)>,
+    gateway: Arc<Gateway>,
 }
 
 impl Dialer {
-    pub(super) fn new(node: Node) -> Self {
+    pub(super) fn new(node: Node, gateway: Arc<Gateway>) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
         let fingerprint = node.files.fingerprint();
-        let expiries = node.files.expiries();
+        gateway.expiring.in_cluster(node.files.expiries());
         Self {
             node,
             boot,
             fingerprint,
-            expiries,
+            gateway,
         }
-    }
-
-    /// When the node's certificate and the first of the cluster's authorities end.
-    pub(super) fn expiries(&self) -> &[(&'static str, UnixTime)] {
-        &self.expiries
     }
 
     /// Reads the certificate files again if they have changed: what they prove from the next connection
@@ -232,7 +220,7 @@ impl Dialer {
         }
         tracing::info!("the cluster's certificates were renewed");
         self.fingerprint = fingerprint;
-        self.expiries = self.node.files.expiries();
+        self.gateway.expiring.in_cluster(self.node.files.expiries());
         self.node.tls = proofs.tls;
         Some((proofs.verifier, proofs.secret))
     }

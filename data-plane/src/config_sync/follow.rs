@@ -319,15 +319,8 @@ impl Following<'_> {
 
     /// What runs out when.
     fn expiries(&self) -> Vec<Expiry> {
-        let live = self.gateway.live.load();
-        let shown = live.as_ref();
-        let shown = shown.map_or(&[][..], |snapshot| snapshot.server_names.expiries());
-        let default = self.gateway.certificate_expires_at;
-        let default = default.map(|at| ("proxy_tls_certificate".to_owned(), at));
-        let cluster = self.dialer.expiries().iter();
-        let cluster = cluster.map(|(what, at)| ((*what).to_owned(), *at));
-        let own = cluster.chain(default);
-        own.chain(shown.iter().cloned())
+        let all = self.gateway.expiring.all(&self.gateway.live);
+        all.into_iter()
             .map(|(what, at)| Expiry {
                 what,
                 at: at.as_secs(),

@@ -1,0 +1,105 @@
+//! When this node's certificates end: those that it is in the cluster by, and those that clients are shown.
+
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use shared::clock::{UnixTime, monotonic};
+use shared::expiry::{self, Expiry, Notices};
+use shared::tls::CLUSTER_CERTIFICATE;
+
+use crate::live::Live;
+use crate::metrics::family;
+
+/// How often the certificates are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Written by config sync, read by whoever asks for the node's status.
+#[derive(Debug)]
+pub(crate) struct Expiring {
+    /// Of what clients are shown who ask for nothing that is configured.
+    default: Option<UnixTime>,
+    /// Of what this node is in the cluster by.
+    cluster: Mutex<Vec<Expiry>>,
+}
+
+impl Expiring {
+    /// Of the default certificate, if it is from a file.
+    pub(crate) const fn new(default: Option<UnixTime>) -> Self {
+        Self {
+            default,
+            cluster: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Takes note of the cluster's certificates.
+    pub(crate) fn in_cluster(&self, expiries: Vec<Expiry>) {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+
+    fn cluster(&self) -> Vec<Expiry> {
+        let cluster = self.cluster.lock();
+        cluster.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All of them, those that are shown by the live configuration last.
+    pub(crate) fn all(&self, live: &Live) -> Vec<Expiry> {
+        let mut all = self.cluster();
+        let default = self.default;
+        all.extend(default.map(|at| ("proxy_tls_certificate".to_owned(), at)));
+        if let Some(snapshot) = live.load().as_ref() {
+            all.extend_from_slice(snapshot.server_names.expiries());
+        }
+        all
+    }
+
+    /// All of them as metrics, and the node's own under Kong's name.
+    pub(crate) fn metrics(&self, live: &Live) -> String {
+        let mut text = expiry::metrics(&self.all(live));
+        let cluster = self.cluster();
+        let own = cluster.iter().find(|(what, _)| what == CLUSTER_CERTIFICATE);
+        if let Some((_, at)) = own {
+            let (name, at) = (
+                "kong_data_plane_cluster_cert_expiry_timestamp",
+                at.as_secs(),
+            );
+            let help = "Unix timestamp of Data Plane's cluster_cert expiry time";
+            family(&mut text, name, "gauge", help);
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name} {at}");
+        }
+        text
+    }
+
+    /// Says of each that it ends soon, for as long as the process lives.
+    pub(crate) async fn watch(&self, live: &Live) {
+        let mut notices = Notices::default();
+        loop {
+            notices.tell(&self.all(live), UnixTime::now(), monotonic());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_own_certificate_has_kongs_name_too() {
+        let expiring = Expiring::new(Some(UnixTime::from_secs(3)));
+        let end = |what: &str, at| (what.to_owned(), UnixTime::from_secs(at));
+        let live = Live::default();
+        assert!(!expiring.metrics(&live).contains("kong_"));
+        expiring.in_cluster(vec![end(CLUSTER_CERTIFICATE, 1), end("cluster_ca", 2)]);
+        let text = expiring.metrics(&live);
+        for line in [
+            r#"wardgate_certificate_expiry_timestamp{certificate="cluster_certificate"} 1"#,
+            r#"wardgate_certificate_expiry_timestamp{certificate="cluster_ca"} 2"#,
+            r#"wardgate_certificate_expiry_timestamp{certificate="proxy_tls_certificate"} 3"#,
+            "kong_data_plane_cluster_cert_expiry_timestamp 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}
