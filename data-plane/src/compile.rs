@@ -31,8 +31,9 @@ use self::environment::Looked;
 use self::filters::{Assembly, Filters, Subsystem};
 use self::ground::Ground;
 pub(crate) use self::layered::Layered;
+use self::references::Resolved;
 pub(crate) use self::services::{CompiledService, Destination};
-use self::tls::Identities;
+use self::tls::{Authorities, Identities};
 use self::upstreams::{CompiledUpstream, Named};
 use self::workspaces::Workspaces;
 use crate::balancer::{Balancer, Balancers};
@@ -80,8 +81,8 @@ pub struct CompiledSnapshot {
     pub(crate) filters: Layered<AnyFilter>,
     /// Those of requests that match no route: they see the answer only.
     pub(crate) unrouted: Arc<Filters>,
-    /// Whether it holds secrets that were read outside of the configuration.
-    holds_secrets: bool,
+    /// What it was compiled from where that is not the configuration alone, but secrets of the outside, too.
+    resolved: Option<Resolved>,
     /// What a change is compiled on.
     ground: Arc<Ground>,
     /// The routes that have changed since all was compiled.
@@ -100,16 +101,13 @@ impl CompiledSnapshot {
     }
 
     /// Compiles `snapshot` on this, which was compiled from `old` and differs by `difference`; `None` if all has to be
-    /// compiled anew.
+    /// compiled anew. Both are as they were read, with secrets in the place of references.
     pub(crate) fn amended(
         &self,
         old: &Snapshot,
         snapshot: &Snapshot,
         difference: &Difference,
     ) -> Option<Result<Self, Vec<CompileFault>>> {
-        if self.holds_secrets {
-            return None;
-        }
         amend::amend(self, old, snapshot, difference)
     }
 
@@ -119,9 +117,14 @@ impl CompiledSnapshot {
         own.unwrap_or(&self.environment)
     }
 
-    /// Secrets of the outside are part of it, which every change reads anew.
-    pub(crate) const fn holds_secrets(&mut self) {
-        self.holds_secrets = true;
+    /// What it was compiled from, if secrets of the outside are part of it.
+    pub(crate) const fn resolved(&self) -> Option<&Resolved> {
+        self.resolved.as_ref()
+    }
+
+    /// The same, known to be compiled from `resolved`, if secrets of the outside are part of it.
+    pub(crate) fn read_from(self, resolved: Option<Resolved>) -> Self {
+        Self { resolved, ..self }
     }
 
     /// The same content now stands elsewhere. Requests never look, so the lock costs them nothing.
@@ -134,7 +137,7 @@ impl CompiledSnapshot {
 }
 
 /// A route with everything that its requests need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch that Kong defines"
@@ -186,15 +189,16 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
     let mut records = read(snapshot, &mut faults);
     let identities = Identities::compile(&records.certificates, &mut faults);
     let server_names = identities.server_names(&records.snis);
-    let authorities = tls::authorities(&records.ca_certificates, &mut faults);
+    let workspaces = Workspaces::in_snapshot(snapshot);
+    let authorities = Authorities::compile(&records.ca_certificates, &mut faults);
     let upstreams = upstreams::compile(
         std::mem::take(&mut records.upstreams),
         std::mem::take(&mut records.targets),
         &identities,
+        &workspaces,
         &mut faults,
     );
-    let workspaces = Workspaces::in_snapshot(snapshot);
-    let named = Named::of(&upstreams, &workspaces);
+    let named = Named::of(&upstreams);
     let client_keys =
         environment::client_keys(&records.client_keys, &records.certificates, &mut faults);
     let (environments, places) = environment::by_workspace(
@@ -251,7 +255,7 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         upstreams: Arc::clone(&ground.upstreams),
         balancers: Arc::default(),
         server_names: Arc::new(server_names),
-        holds_secrets: false,
+        resolved: None,
         ground: Arc::new(ground),
         amended: Amended::default(),
     })

@@ -1,14 +1,13 @@
 //! Where a data plane reads the secrets that its configuration refers to: its environment, and files in one
 //! directory. The only place that does.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use shared::snapshot::{Difference, Snapshot};
 
-use crate::compile::references::{Place, resolve};
+use crate::compile::references::{Place, resolve, resolve_on};
 use crate::compile::{CompileFault, CompiledSnapshot, compile};
 
 /// Largest secret in a file, in bytes.
@@ -30,11 +29,9 @@ impl Secrets {
     /// Compiles `snapshot` with every reference replaced. They are read anew each time.
     pub fn compile(&self, snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let resolved = resolve(snapshot, &|place| self.read(place))?;
-        let mut compiled = compile(&resolved)?;
-        if matches!(resolved, Cow::Owned(_)) {
-            compiled.holds_secrets();
-        }
-        Ok(compiled)
+        let read = resolved.as_ref().map(|resolved| &resolved.snapshot);
+        let compiled = compile(read.unwrap_or(snapshot))?;
+        Ok(compiled.read_from(resolved))
     }
 
     /// The same on what was compiled `before` from `old`, from which it differs by `difference`.
@@ -44,8 +41,17 @@ impl Secrets {
         snapshot: &Snapshot,
         difference: &Difference,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-        let amended = before.amended(old, snapshot, difference);
-        amended.unwrap_or_else(|| self.compile(snapshot))
+        let read = &|place: &Place| self.read(place);
+        let Some(resolved) = resolve_on(before.resolved(), snapshot, difference, read) else {
+            return self.compile(snapshot);
+        };
+        let (resolved, difference) = resolved?;
+        let old = before.resolved().map_or(old, |before| &before.snapshot);
+        let new = resolved.as_ref().map_or(snapshot, |after| &after.snapshot);
+        match before.amended(old, new, &difference) {
+            Some(amended) => Ok(amended?.read_from(resolved)),
+            None => self.compile(snapshot),
+        }
     }
 
     fn read(&self, place: &Place) -> Result<String, String> {

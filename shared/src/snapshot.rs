@@ -197,6 +197,16 @@ impl Snapshot {
         })
     }
 
+    /// Every record of one kind, by id.
+    pub fn of_kind(&self, kind: &'static str) -> impl Iterator<Item = Record> + '_ {
+        let bound = |id| Key { kind, id };
+        let records = self.records.range(bound(Uuid::nil())..=bound(Uuid::max()));
+        records.map(|(key, json)| Record {
+            key: *key,
+            json: json.clone(),
+        })
+    }
+
     /// One record.
     pub fn record(&self, key: &Key) -> Option<Record> {
         let json = self.records.get(key)?.clone();

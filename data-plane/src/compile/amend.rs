@@ -2,8 +2,11 @@
 //! are.
 //!
 //! The routes that have changed since all was compiled stand beside the whole, which is searched without them; so do
-//! those whose service or plugins have changed. Once they are many, or what has changed concerns every route, all is
-//! compiled anew.
+//! those whose service or plugins have changed. A plugin of all routes gives each another list of filters, and leaves
+//! the rest of it. Once what has changed is much, all is compiled anew.
+
+mod certificates;
+mod keys;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, RwLock};
@@ -19,23 +22,12 @@ use super::filters::LoggedRecords;
 use super::ground::Ground;
 use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
-use super::{
-    CompileFault, CompiledRoute, CompiledSnapshot, in_order, parse, references, upstreams,
-};
+use super::{CompileFault, CompiledRoute, CompiledSnapshot, in_order, parse, upstreams};
+use crate::certificates::ServerNames;
 
 /// Records that may have changed, and routes beside the whole, before all is compiled anew. A search looks at these one
 /// by one at worst.
 const MOST: usize = 256;
-
-/// Kinds that more depends on than is looked for here.
-const OF_ALL: [&str; 6] = [
-    "ca_certificates",
-    "certificates",
-    "client_keys",
-    "consumer_groups",
-    "session_keys",
-    "snis",
-];
 
 /// Routes that have changed since all was compiled, each with its workspace; none: it is gone.
 pub(super) type Amended = BTreeMap<Uuid, Option<(Arc<Route>, Uuid)>>;
@@ -52,10 +44,13 @@ pub(super) fn amend(
         return None;
     }
     let mut amendment = Amendment::new(before, old, snapshot, difference)?;
+    amendment.change_certificates();
     amendment.change_upstreams()?;
-    amendment.change_services();
+    amendment.change_services()?;
     amendment.change_plugins()?;
     amendment.change_routes()?;
+    amendment.change_keys();
+    amendment.change_groups();
     amendment.change_environments()?;
     amendment.finish()
 }
@@ -63,6 +58,7 @@ pub(super) fn amend(
 /// One record before and after.
 struct Changed {
     key: Key,
+    /// That of the record as it is, if it is there.
     workspace: Uuid,
     before: Option<Record>,
     after: Option<Record>,
@@ -88,8 +84,13 @@ struct Amendment<'a> {
     changes: BTreeMap<&'static str, Vec<Changed>>,
     ground: Ground,
     amended: Amended,
-    /// Routes that are not changed, but what they are compiled on is.
+    /// Routes, services and upstreams that are not changed, but what they are compiled on is.
     touched: BTreeSet<Uuid>,
+    services: BTreeSet<Uuid>,
+    upstreams: BTreeSet<Uuid>,
+    /// Whether a plugin of all routes has changed.
+    everywhere: bool,
+    server_names: Arc<ServerNames>,
     environments: Vec<Arc<Environment>>,
     revocations: Vec<Revocation>,
     faults: Vec<CompileFault>,
@@ -105,13 +106,7 @@ impl<'a> Amendment<'a> {
         let ground = Ground::clone(&before.ground);
         let mut changes: BTreeMap<&'static str, Vec<Changed>> = BTreeMap::new();
         for key in difference.puts.iter().chain(&difference.removes) {
-            if OF_ALL.contains(&key.kind) {
-                return None;
-            }
             let (was, is) = (old.record(key), snapshot.record(key));
-            if is.as_ref().is_some_and(references::is_concerned) {
-                return None;
-            }
             let workspace = Workspaces::of_one(is.as_ref().or(was.as_ref())?);
             // The first record of a workspace brings an environment with it.
             ground.environment(workspace)?;
@@ -129,6 +124,10 @@ impl<'a> Amendment<'a> {
             ground,
             amended: before.amended.clone(),
             touched: BTreeSet::new(),
+            services: BTreeSet::new(),
+            upstreams: BTreeSet::new(),
+            everywhere: false,
+            server_names: Arc::clone(&before.server_names),
             environments: before.environments.clone(),
             revocations: Vec::new(),
             faults: Vec::new(),
@@ -145,16 +144,38 @@ impl<'a> Amendment<'a> {
         self.changes.remove(kind).unwrap_or_default()
     }
 
+    /// Every record of the kind `T`.
+    fn all<T: Entity + DeserializeOwned>(&mut self) -> Vec<T> {
+        let records = self.snapshot.of_kind(T::KIND);
+        records
+            .filter_map(|record| parse(T::KIND, record.key.id, &record.json, &mut self.faults))
+            .collect()
+    }
+
+    /// The record `id` of the kind `T` as it is, with its workspace, if it is there and can be read.
+    fn one<T: Entity + DeserializeOwned>(&mut self, id: Uuid) -> Option<(T, Uuid)> {
+        let record = self.snapshot.record(&Key { kind: T::KIND, id })?;
+        let found = parse(T::KIND, id, &record.json, &mut self.faults)?;
+        Some((found, Workspaces::of_one(&record)))
+    }
+
     fn change_upstreams(&mut self) -> Option<()> {
         let mut upstreams: HashMap<Uuid, upstreams::Change> = HashMap::new();
+        let mut gone: Vec<Uuid> = Vec::new();
+        let touched = std::mem::take(&mut self.upstreams).into_iter();
+        let mut ids: BTreeSet<Uuid> = touched.collect();
         for change in self.take(Upstream::KIND) {
-            // Those that follow it would have other places.
-            change.after.as_ref()?;
-            if let Some(upstream) = change.is::<Upstream>(&mut self.faults) {
-                let known = upstreams.entry(change.key.id);
-                let known = known.or_insert_with(|| upstreams::Change::of(change.key.id));
-                known.workspace = change.workspace;
-                known.upstream = Some(upstream);
+            match change.after {
+                Some(_) => _ = ids.insert(change.key.id),
+                None => gone.push(change.key.id),
+            }
+        }
+        for id in ids {
+            if let Some((upstream, workspace)) = self.one::<Upstream>(id) {
+                let mut change = upstreams::Change::of(id);
+                change.workspace = workspace;
+                change.upstream = Some(upstream);
+                upstreams.insert(id, change);
             }
         }
         for change in self.take(Target::KIND) {
@@ -175,23 +196,34 @@ impl<'a> Amendment<'a> {
                 }
             }
         }
+        for id in gone {
+            upstreams.remove(&id);
+            self.ground.remove_upstream(id, &mut self.services);
+        }
         for change in upstreams.values() {
-            self.ground.put_upstream(change, &mut self.faults)?;
+            let (services, faults) = (&mut self.services, &mut self.faults);
+            self.ground.put_upstream(change, services, faults)?;
         }
         Some(())
     }
 
-    fn change_services(&mut self) {
-        for change in self.take(Service::KIND) {
-            self.touch_routes_of(change.key.id);
-            match change.is::<Service>(&mut self.faults) {
-                Some(service) => {
-                    self.ground
-                        .put_service(service, change.workspace, &mut self.faults);
+    fn change_services(&mut self) -> Option<()> {
+        let mut ids = std::mem::take(&mut self.services);
+        if ids.len() > MOST {
+            return None;
+        }
+        ids.extend(self.take(Service::KIND).iter().map(|change| change.key.id));
+        for id in ids {
+            self.touch_routes_of(id);
+            match self.one::<Service>(id) {
+                Some((service, workspace)) => {
+                    let faults = &mut self.faults;
+                    self.ground.put_service(service, workspace, faults);
                 }
-                None => self.ground.remove_service(change.key.id),
+                None => self.ground.remove_service(id),
             }
         }
+        Some(())
     }
 
     fn change_plugins(&mut self) -> Option<()> {
@@ -202,12 +234,15 @@ impl<'a> Amendment<'a> {
                 match (plugin.route, plugin.service) {
                     (Some(route), _) => _ = self.touched.insert(route.id),
                     (None, Some(service)) => self.touch_routes_of(service.id),
-                    // Every route has a part in it.
-                    (None, None) => return None,
+                    (None, None) => self.everywhere = true,
                 }
             }
-            self.ground
-                .put_plugin(before.as_ref(), after.as_ref(), &mut self.faults)?;
+            let was_in = change.before.as_ref().map(Workspaces::of_one);
+            self.ground.put_plugin(
+                before.as_ref().zip(was_in),
+                after.as_ref().map(|plugin| (plugin, change.workspace)),
+                &mut self.faults,
+            )?;
         }
         (self.ground.assembly.filters.newer().len() <= MOST).then_some(())
     }
@@ -306,6 +341,14 @@ impl<'a> Amendment<'a> {
             let faults = &mut self.faults;
             compiled.push(self.ground.route(route, *workspace, &mut logged, faults));
         }
+        let mut whole = self.before.routes.clone();
+        if self.everywhere {
+            let (workspaces, ground) = (self.ground.workspaces(), &self.ground);
+            whole = whole.remade(|route| {
+                let workspace = workspaces.get(route.environment)?;
+                ground.filtered(route, *workspace)
+            })?;
+        }
         let gone = self
             .amended
             .keys()
@@ -327,7 +370,7 @@ impl<'a> Amendment<'a> {
             asks_for_certificates: asks,
             position: RwLock::new(self.snapshot.position),
             router: index,
-            routes: before.routes.beside(compiled),
+            routes: whole.beside(compiled),
             stream_routes: Arc::clone(&before.stream_routes),
             environment: Arc::clone(self.environments.get(environment)?),
             environments: self.environments,
@@ -338,10 +381,10 @@ impl<'a> Amendment<'a> {
             } else {
                 Arc::new(OnceLock::new())
             },
-            server_names: Arc::clone(&before.server_names),
+            server_names: self.server_names,
             filters: self.ground.filters(),
-            unrouted: Arc::clone(&before.unrouted),
-            holds_secrets: false,
+            unrouted: self.ground.unrouted(),
+            resolved: None,
             ground: Arc::new(self.ground),
             amended: self.amended,
         }))

@@ -219,7 +219,7 @@ pub(super) fn by_workspace(
 }
 
 /// The keys that seal and open cookies, the newest first.
-fn key_ring(keys: &[SessionKey], faults: &mut Vec<CompileFault>) -> KeyRing {
+pub(super) fn key_ring(keys: &[SessionKey], faults: &mut Vec<CompileFault>) -> KeyRing {
     let mut ring: Vec<RingKey> = Vec::new();
     for key in keys.iter().filter(|key| key.state == KeyState::Ready) {
         match ring_key(key) {
@@ -255,13 +255,18 @@ pub(super) fn client_keys(
         }
     }
     for certificate in certificates {
-        let presented = ClientCertificate {
-            chain: certificate.cert.clone(),
-            key: Secret::new(certificate.key.expose().to_owned()),
-        };
-        all.certificates.insert(certificate.id, Arc::new(presented));
+        let presented = Arc::new(client_certificate(certificate));
+        all.certificates.insert(certificate.id, presented);
     }
     all
+}
+
+/// `certificate` as it is presented to a provider.
+pub(super) fn client_certificate(certificate: &Certificate) -> ClientCertificate {
+    ClientCertificate {
+        chain: certificate.cert.clone(),
+        key: Secret::new(certificate.key.expose().to_owned()),
+    }
 }
 
 fn ring_key(key: &SessionKey) -> Option<RingKey> {

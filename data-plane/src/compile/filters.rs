@@ -147,7 +147,7 @@ pub(super) enum Subsystem {
 
 impl Subsystem {
     /// Whether `plugin` runs here: a protocol of the kind is enough (Kong 3.9, plugins iterator).
-    fn runs(self, plugin: &Plugin) -> bool {
+    pub(super) fn runs(self, plugin: &Plugin) -> bool {
         let mut protocols = plugin.protocols.as_slice().iter();
         protocols.any(|protocol| is_http(*protocol) == (self == Self::Http))
     }
@@ -244,43 +244,71 @@ impl Assembly {
         }
     }
 
-    /// Adds `plugin`, which is one of a route or a service and sees requests; `None` if it is not, or sees streams, too.
-    pub(super) fn attach(&mut self, plugin: &Plugin, faults: &mut Vec<CompileFault>) -> Option<()> {
-        if Subsystem::Streams.runs(plugin) {
-            return None;
-        }
+    /// Adds `plugin` of `workspace`, if it sees requests.
+    pub(super) fn attach(
+        &mut self,
+        plugin: &Plugin,
+        workspace: Uuid,
+        faults: &mut Vec<CompileFault>,
+    ) {
         if !plugin.enabled {
-            return Some(());
+            return;
         }
         let Some((placed, filter)) = compile(plugin, self.filters.len(), faults) else {
-            return Some(());
+            return;
         };
+        if !Subsystem::Http.runs(plugin) {
+            return;
+        }
         self.filters.push(filter);
-        let list = self.own(&placed)?;
+        let list = match self.own(&placed) {
+            Some(list) => list,
+            None => Arc::make_mut(&mut self.anywhere)
+                .entry(workspace)
+                .or_default(),
+        };
         let place = list.partition_point(|other| other.id < placed.id);
         list.insert(place, placed);
-        Some(())
+        self.share(placed, workspace);
     }
 
-    /// Takes `plugin` away, as it was attached; `None` if it is not one of a route or a service, or more depends on it.
-    pub(super) fn detach(&mut self, plugin: &Plugin) -> Option<()> {
-        let lists = match (plugin.route, plugin.service) {
+    /// Takes `plugin` of `workspace` away, as it was attached; `None` if more depends on it.
+    pub(super) fn detach(&mut self, plugin: &Plugin, workspace: Uuid) -> Option<()> {
+        let list = match (plugin.route, plugin.service) {
             (Some(route), _) => self.by_route.get_mut(&route.id),
             (None, Some(service)) => self.by_service.get_mut(&service.id),
-            (None, None) => return None,
+            (None, None) => Arc::make_mut(&mut self.anywhere).get_mut(&workspace),
         };
-        if Subsystem::Streams.runs(plugin) {
-            return None;
-        }
-        let Some(list) = lists else {
+        let gone = list.and_then(|list| {
+            let place = list.iter().position(|placed| placed.id == plugin.id);
+            place.map(|place| list.remove(place))
+        });
+        let Some(placed) = gone else {
             return Some(());
         };
-        let place = list.iter().position(|placed| placed.id == plugin.id);
-        let gone = place.map(|place| list.remove(place));
-        let gone = gone.and_then(|placed| self.filters.get(placed.filter));
+        self.share(placed, workspace);
+        let gone = self.filters.get(placed.filter);
         // Whether clients are asked for certificates, and what is counted, depends on all of them.
         let is_seen = |filter: &AnyFilter| filter.wants_certificates() || filter.counts().is_some();
         (!gone.is_some_and(is_seen)).then_some(())
+    }
+
+    /// Puts together anew what all routes of `workspace` share of the plugin of `placed`, which has come or gone.
+    fn share(&mut self, placed: Placed, workspace: Uuid) {
+        if placed.route.is_some() || placed.service.is_some() {
+            return;
+        }
+        let mut variants = Variants::default();
+        let all = self.anywhere.get(&workspace).into_iter().flatten();
+        for other in all.filter(|other| other.name == placed.name) {
+            other.put(&mut variants);
+        }
+        let (name, shared) = ((workspace, placed.name), Arc::make_mut(&mut self.consumers));
+        if variants.is_empty() {
+            shared.remove(&name);
+        } else {
+            shared.insert(name, Arc::new(variants));
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -290,8 +318,13 @@ impl Assembly {
     /// The filters of `route`, which is in `workspace`.
     pub(super) fn of_route(&self, route: &Route, workspace: Uuid) -> Arc<Filters> {
         let service = route.service.map(|service| service.id);
-        if has(&self.by_route, route.id) {
-            return Arc::new(self.assemble(workspace, Some(route.id), service));
+        self.of(route.id, service, workspace)
+    }
+
+    /// The filters of the route `id` of `service`, which is in `workspace`.
+    pub(super) fn of(&self, id: Uuid, service: Option<Uuid>, workspace: Uuid) -> Arc<Filters> {
+        if has(&self.by_route, id) {
+            return Arc::new(self.assemble(workspace, Some(id), service));
         }
         let service = service.filter(|service| has(&self.by_service, *service));
         self.of_service(workspace, service)

@@ -1,19 +1,18 @@
 //! What routes are compiled on: everything that they refer to. A value: changing it shares what stayed, so that a
 //! change costs as much as what it touches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
-use rustls_pki_types::CertificateDer;
 use shared::entity::{DEFAULT_WORKSPACE, Entity as _, Plugin, Route, Service};
 use uuid::Uuid;
 
-use super::filters::{self, Assembly, Filters, LoggedRecords};
-use super::services::{self, CompiledService, Surroundings};
+use super::filters::{self, Assembly, Filters, LoggedRecords, Subsystem};
+use super::services::{self, CompiledService, Destination, Surroundings};
 use super::streams::is_of_streams;
-use super::tls::Identities;
+use super::tls::{Authorities, Identities};
 use super::upstreams::{self, CompiledUpstream, Named};
 use super::{CompileFault, CompiledRoute, Layered, compile_route, is_http, labels};
 
@@ -43,6 +42,25 @@ impl Services {
         service.map(|service| &**service)
     }
 
+    /// Those whose record is as `wanted`.
+    pub(super) fn which(&self, wanted: impl Fn(&Service) -> bool) -> impl Iterator<Item = Uuid> {
+        let found = self
+            .records
+            .iter()
+            .filter(move |(_, record)| wanted(record));
+        found.map(|(id, _)| *id)
+    }
+
+    /// Those that go to the upstream at `place`.
+    fn at(&self, place: usize) -> impl Iterator<Item = Uuid> {
+        let goes = move |service: &CompiledService| matches!(service.destination, Destination::Upstream(at) if at == place);
+        let found = self
+            .compiled
+            .iter()
+            .filter(move |(_, service)| goes(service));
+        found.map(|(id, _)| *id)
+    }
+
     /// What the service of `route` is compiled to, if that could be.
     pub(super) fn of(&self, route: &Route) -> Option<&Arc<CompiledService>> {
         route
@@ -69,8 +87,8 @@ pub(super) struct Ground {
     pub(super) assembly: Assembly,
     pub(super) upstreams: Arc<Vec<Arc<CompiledUpstream>>>,
     named: Named,
-    identities: Arc<Identities>,
-    authorities: Arc<HashMap<Uuid, CertificateDer<'static>>>,
+    pub(super) identities: Identities,
+    pub(super) authorities: Authorities,
     /// The place of each workspace's environment.
     environments: Arc<HashMap<Uuid, usize>>,
     whole: Arc<Whole>,
@@ -79,7 +97,7 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn new(
         identities: Identities,
-        authorities: HashMap<Uuid, CertificateDer<'static>>,
+        authorities: Authorities,
         upstreams: Vec<Arc<CompiledUpstream>>,
         named: Named,
         assembly: Assembly,
@@ -90,8 +108,8 @@ impl Ground {
             assembly,
             upstreams: Arc::new(upstreams),
             named,
-            identities: Arc::new(identities),
-            authorities: Arc::new(authorities),
+            identities,
+            authorities,
             environments: Arc::new(environments),
             whole: Arc::default(),
         }
@@ -194,56 +212,114 @@ impl Ground {
         self.services.compiled.remove(&id);
     }
 
-    /// Puts `plugin` in the place of what it was `before`; `None` if that is more than routes of its own need.
+    /// Puts `plugin` of `workspace` in the place of what it was `before`; `None` if more depends on it than requests.
     pub(super) fn put_plugin(
         &mut self,
-        before: Option<&Plugin>,
-        after: Option<&Plugin>,
+        before: Option<(&Plugin, Uuid)>,
+        after: Option<(&Plugin, Uuid)>,
         faults: &mut Vec<CompileFault>,
     ) -> Option<()> {
-        if let Some(before) = before {
-            self.assembly.detach(before)?;
+        let sees_streams = |(plugin, _): &(&Plugin, Uuid)| Subsystem::Streams.runs(plugin);
+        if !self.whole.streams.is_empty() && before.iter().chain(&after).any(sees_streams) {
+            return None;
         }
-        if let Some(after) = after {
-            self.assembly.attach(after, faults)?;
+        if let Some((plugin, workspace)) = before {
+            self.assembly.detach(plugin, workspace)?;
+        }
+        if let Some((plugin, workspace)) = after {
+            self.assembly.attach(plugin, workspace, faults);
         }
         Some(())
     }
 
-    /// Puts `change` in the place of what the upstream was before; `None` if others have to be compiled with it.
+    /// Puts `change` in the place of what the upstream was before; `None` if there is none to change. Adds the services
+    /// that go by it to `touched`.
     pub(super) fn put_upstream(
         &mut self,
         change: &upstreams::Change,
+        touched: &mut BTreeSet<Uuid>,
         faults: &mut Vec<CompileFault>,
     ) -> Option<()> {
         let place = self.named.places.get(&change.id).copied();
-        let before = place.and_then(|place| self.upstreams.get(place));
-        let after = match change.on(before, &self.identities)? {
-            Ok(after) => after,
+        let before = place.and_then(|place| self.upstreams.get(place)).cloned();
+        let after = match change.on(before.as_ref(), &self.identities)? {
+            Ok(after) => Arc::new(after),
             Err(fault) => {
                 faults.push(fault);
                 return Some(());
             }
         };
-        if let (Some(place), Some(before)) = (place, before) {
-            // Services go by these.
-            let name = (change.workspace, after.name.clone());
-            let is_named = self.named.names.get(&name) == Some(&place);
-            if before.name != after.name || before.identity != after.identity || !is_named {
-                return None;
+        let upstreams = Arc::make_mut(&mut self.upstreams);
+        let place = place.unwrap_or(upstreams.len());
+        match upstreams.get_mut(place) {
+            Some(upstream) => *upstream = Arc::clone(&after),
+            None => upstreams.push(Arc::clone(&after)),
+        }
+        let leads = |upstream: &CompiledUpstream| {
+            let name = (upstream.workspace, upstream.name.clone());
+            (name, upstream.identity.clone())
+        };
+        if before.as_deref().map(leads) != Some(leads(&after)) {
+            touched.extend(self.services.at(place));
+            self.touch_named(&after, touched);
+            if let Some(before) = before {
+                self.named.forget(&before, place);
             }
-            *Arc::make_mut(&mut self.upstreams).get_mut(place)? = Arc::new(after);
-        } else {
-            let name = (change.workspace, after.name.clone());
-            if self.services.hosts.contains(&name) || self.named.names.contains_key(&name) {
-                return None;
-            }
-            let place = self.upstreams.len();
-            self.named.places.insert(change.id, place);
-            self.named.names.insert(name, place);
-            Arc::make_mut(&mut self.upstreams).push(Arc::new(after));
+            self.named.put(&after, place);
         }
         Some(())
+    }
+
+    /// Takes the upstream `id` away. The last one takes its place. Adds the services that go by either to `touched`.
+    pub(super) fn remove_upstream(&mut self, id: Uuid, touched: &mut BTreeSet<Uuid>) {
+        let Some(place) = self.named.places.get(&id).copied() else {
+            return;
+        };
+        let upstreams = Arc::make_mut(&mut self.upstreams);
+        let last = upstreams.len() - 1;
+        let gone = upstreams.swap_remove(place);
+        self.named.forget(&gone, place);
+        touched.extend(self.services.at(place));
+        if let Some(moved) = upstreams.get(place) {
+            touched.extend(self.services.at(last));
+            self.named.forget(moved, last);
+            self.named.put(moved, place);
+        }
+    }
+
+    /// Adds the services to `touched` that may be meant for `upstream` by its name.
+    fn touch_named(&self, upstream: &CompiledUpstream, touched: &mut BTreeSet<Uuid>) {
+        let name = (upstream.workspace, upstream.name.clone());
+        if self.services.hosts.contains(&name) {
+            let which = |service: &Service| services::bare_host(service) == upstream.name;
+            touched.extend(self.services.which(which));
+        }
+    }
+
+    /// The workspace of each environment, by its place.
+    pub(super) fn workspaces(&self) -> Vec<Uuid> {
+        let mut places: Vec<_> = self.environments.iter().collect();
+        places.sort_by_key(|(_, place)| **place);
+        places
+            .into_iter()
+            .map(|(workspace, _)| *workspace)
+            .collect()
+    }
+
+    /// `before` with the filters that it has now, which is in `workspace`; none if more of it has to change.
+    pub(super) fn filtered(
+        &self,
+        before: &CompiledRoute,
+        workspace: Uuid,
+    ) -> Option<CompiledRoute> {
+        let service = before.matched.service.as_ref().map(|service| service.id);
+        let filters = self.assembly.of(before.id, service, workspace);
+        // Records are only made for those that log them.
+        let is_enough = before.filters.phases.log || !filters.phases.log;
+        is_enough.then(|| CompiledRoute {
+            filters,
+            ..before.clone()
+        })
     }
 
     /// `route` with everything that its requests need.

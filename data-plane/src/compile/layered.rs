@@ -66,6 +66,15 @@ impl<T> Layered<T> {
         self.newer.push(Arc::new(newer));
     }
 
+    /// The same with what `make` makes of each that was made together; none if it makes nothing of one.
+    pub(super) fn remade(&self, make: impl FnMut(&T) -> Option<T>) -> Option<Self> {
+        let whole: Option<Vec<T>> = self.whole.iter().map(make).collect();
+        Some(Self {
+            whole: Arc::new(whole?),
+            newer: self.newer.clone(),
+        })
+    }
+
     /// Those that were made together, with `newer` in the place of what came later.
     pub(super) fn beside(&self, newer: Vec<T>) -> Self {
         Self {

@@ -1,15 +1,14 @@
 //! References to secrets, replaced by what is behind them before anything is compiled. Only fields whose
 //! schema allows it are looked at, so that no other text is taken for a reference.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use memchr::memmem;
 use plugins::registry;
 use serde_json::{Map, Value};
 use shared::entity::{Entity, Plugin, Vault, definition};
 use shared::schema::{Kind, Record as Schema};
-use shared::snapshot::{Record, Snapshot};
+use shared::snapshot::{Difference, Key, Record, Snapshot};
 use shared::types::{Reference, is_reference};
 
 use super::CompileFault;
@@ -29,38 +28,89 @@ pub enum Place {
 /// Reads a secret; the error is what an operator is told, without the secret.
 pub type Read<'a> = &'a dyn Fn(&Place) -> Result<String, String>;
 
-/// Replaces every reference of `snapshot`, or names each that leads nowhere.
-pub fn resolve<'a>(
-    snapshot: &'a Snapshot,
-    read: Read<'_>,
-) -> Result<Cow<'a, Snapshot>, Vec<CompileFault>> {
+/// A snapshot with what is behind its references in their place.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// For readers here only.
+    pub snapshot: Snapshot,
+    /// Which records have references.
+    keys: BTreeSet<Key>,
+}
+
+/// What a snapshot is read as, if it has references, and by which records that differs from what was read before.
+pub type Change = (Option<Resolved>, Difference);
+
+/// Replaces every reference of `snapshot`, or names each that leads nowhere; `None` if there are none.
+pub fn resolve(snapshot: &Snapshot, read: Read<'_>) -> Result<Option<Resolved>, Vec<CompileFault>> {
     let found = memmem::Finder::new(MARK);
     let concerned = |record: &Record| found.find(&record.json).is_some();
-    let mut concerned = snapshot.records().filter(concerned).peekable();
-    if concerned.peek().is_none() {
-        return Ok(Cow::Borrowed(snapshot));
+    let keys = snapshot
+        .records()
+        .filter(concerned)
+        .map(|record| record.key);
+    resolve_those(snapshot, keys.collect(), read)
+}
+
+/// The same for a snapshot that differs by `difference` from the one that led to `before`, and by which records as
+/// they are read; `None` if references may lead elsewhere now.
+pub fn resolve_on(
+    before: Option<&Resolved>,
+    snapshot: &Snapshot,
+    difference: &Difference,
+    read: Read<'_>,
+) -> Option<Result<Change, Vec<CompileFault>>> {
+    let mut keys = before.map_or_else(BTreeSet::new, |before| before.keys.clone());
+    for key in difference.puts.iter().chain(&difference.removes) {
+        let record = snapshot.record(key);
+        if record.is_some_and(|record| memmem::find(&record.json, MARK).is_some()) {
+            keys.insert(*key);
+        } else {
+            keys.remove(key);
+        }
+    }
+    let mut changed = difference.puts.iter().chain(&difference.removes);
+    if !keys.is_empty() && changed.any(|key| key.kind == Vault::KIND) {
+        return None;
+    }
+    let resolved = match resolve_those(snapshot, keys, read) {
+        Ok(resolved) => resolved,
+        Err(faults) => return Some(Err(faults)),
+    };
+    let mut difference = difference.clone();
+    if let (Some(before), Some(after)) = (before, &resolved) {
+        let is_new = |key: &&Key| {
+            let was = before.snapshot.record(key);
+            was != after.snapshot.record(key) && !difference.puts.contains(key)
+        };
+        let read_anew: Vec<Key> = after.keys.iter().filter(is_new).copied().collect();
+        difference.puts.extend(read_anew);
+    }
+    Some(Ok((resolved, difference)))
+}
+
+fn resolve_those(
+    snapshot: &Snapshot,
+    keys: BTreeSet<Key>,
+    read: Read<'_>,
+) -> Result<Option<Resolved>, Vec<CompileFault>> {
+    if keys.is_empty() {
+        return Ok(None);
     }
     let vaults = vaults(snapshot);
     let mut faults = Vec::new();
-    let resolved =
-        concerned.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
-    let read = snapshot.read_as(resolved);
+    let records = keys.iter().filter_map(|key| snapshot.record(key));
+    let resolved = records.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
+    let snapshot = snapshot.read_as(resolved);
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(Cow::Owned(read))
-}
-
-/// Whether `record` holds what may be a reference.
-pub(super) fn is_concerned(record: &Record) -> bool {
-    memmem::find(&record.json, MARK).is_some()
+    Ok(Some(Resolved { snapshot, keys }))
 }
 
 /// The configured vaults by their prefix.
 fn vaults(snapshot: &Snapshot) -> HashMap<String, Vault> {
     snapshot
-        .records()
-        .filter(|record| record.key.kind == Vault::KIND)
+        .of_kind(Vault::KIND)
         .filter_map(|record| serde_json::from_slice::<Vault>(&record.json).ok())
         .map(|vault| (vault.prefix.clone(), vault))
         .collect()
@@ -271,7 +321,7 @@ mod tests {
             vault("mine", "env", "kv_"),
             vault("files", "file", "oidc"),
         ]);
-        let after = resolve(&before, &read).unwrap();
+        let after = resolve(&before, &read).unwrap().unwrap().snapshot;
         let config = config_of(&after, 1);
         assert_eq!(
             config["client_secret"],
@@ -303,6 +353,87 @@ mod tests {
     #[test]
     fn a_configuration_without_references_is_not_copied() {
         let plain = snapshot(vec![plugin(&json!({}))]);
-        assert!(matches!(resolve(&plain, &read), Ok(Cow::Borrowed(_))));
+        assert!(matches!(resolve(&plain, &read), Ok(None)));
+    }
+
+    #[test]
+    fn what_is_behind_a_reference_by_now_is_a_change_of_its_record() {
+        let secret = |number: u128, path: &str| {
+            let text = format!("{{vault://{path}}}");
+            let (kind, mut fields) = plugin(&json!({ "client_secret": [text] }));
+            let id = Uuid::from_u128(number);
+            fields["id"] = json!(id);
+            Record {
+                key: Key { kind, id },
+                json: serde_json::to_vec(&fields).unwrap().into(),
+            }
+        };
+        let plain = snapshot(vec![("consumers", json!({ "username": "a" }))]);
+        let to = |before: &Snapshot, puts: Vec<Record>, removes: &[Key]| {
+            let after = before.patched(1, before.position.revision.next(), puts, removes);
+            let after = after.unwrap();
+            let difference = after.inventory.since(&before.inventory);
+            (after, difference)
+        };
+        let sorted = |mut keys: Vec<Key>| {
+            keys.sort();
+            keys
+        };
+        let keys = |numbers: &[u128]| -> Vec<Key> {
+            let ids = numbers.iter().map(|number| Uuid::from_u128(*number));
+            ids.map(|id| Key {
+                kind: "plugins",
+                id,
+            })
+            .collect()
+        };
+        // The first ones.
+        let both = vec![secret(11, "env/my-secret"), secret(12, "file/oidc/secret")];
+        let (with, difference) = to(&plain, both, &[]);
+        let (first, changed) = resolve_on(None, &with, &difference, &read)
+            .unwrap()
+            .unwrap();
+        assert_eq!(sorted(changed.puts), keys(&[11, 12]));
+        let first = first.unwrap();
+        assert_eq!(
+            config_of(&first.snapshot, 12)["client_secret"],
+            json!(["from a file"])
+        );
+        // Another record changes, and the file meanwhile.
+        let other = |place: &Place| match place {
+            Place::File(_) => Ok("another".to_owned()),
+            place @ Place::Environment(_) => read(place),
+        };
+        let (later, difference) = to(&with, vec![secret(13, "env/my-secret")], &[]);
+        let second = resolve_on(Some(&first), &later, &difference, &other);
+        let (second, changed) = second.unwrap().unwrap();
+        assert_eq!(sorted(changed.puts), keys(&[12, 13]));
+        let second = second.unwrap();
+        assert_eq!(
+            config_of(&second.snapshot, 12)["client_secret"],
+            json!(["another"])
+        );
+        // They go.
+        let (bare, difference) = to(&later, Vec::new(), &keys(&[11, 12, 13]));
+        let (none, changed) = resolve_on(Some(&second), &bare, &difference, &other)
+            .unwrap()
+            .unwrap();
+        assert!(none.is_none());
+        assert_eq!(sorted(changed.removes), keys(&[11, 12, 13]));
+        // One that leads nowhere, and a vault that may lead elsewhere.
+        let (lost, difference) = to(&with, vec![secret(14, "env/other")], &[]);
+        let refused = resolve_on(Some(&first), &lost, &difference, &read).unwrap();
+        assert_eq!(refused.unwrap_err().len(), 1);
+        let vault = Record {
+            key: Key {
+                kind: "vaults",
+                id: Uuid::from_u128(15),
+            },
+            json: serde_json::to_vec(&json!({ "prefix": "env", "name": "env" }))
+                .unwrap()
+                .into(),
+        };
+        let (led, difference) = to(&with, vec![vault], &[]);
+        assert!(resolve_on(Some(&first), &led, &difference, &read).is_none());
     }
 }

@@ -1,16 +1,15 @@
 //! Services, with where and how their requests go upstream.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use shared::entity::{Protocol, Service};
 use uuid::Uuid;
 
 use super::CompileFault;
-use super::tls::Identities;
+use super::tls::{Authorities, Identities};
 use super::upstreams::{CompiledUpstream, Named};
 use crate::router::normalize::normalize;
 use crate::upstream::exchange::Timeouts;
@@ -48,7 +47,7 @@ pub(crate) enum Destination {
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
     pub(super) identities: &'a Identities,
-    pub(super) authorities: &'a HashMap<Uuid, CertificateDer<'static>>,
+    pub(super) authorities: &'a Authorities,
     pub(super) upstreams: &'a [Arc<CompiledUpstream>],
     pub(super) named: &'a Named,
 }
@@ -151,7 +150,7 @@ fn profile(
         .as_ref()
         .map(|ids| {
             let found = ids.iter().map(|id| {
-                let known = surroundings.authorities.get(id).cloned();
+                let known = surroundings.authorities.of(*id).cloned();
                 known.ok_or_else(|| {
                     let message = format!("the CA certificate {id} does not exist");
                     ("ca_certificates", message)

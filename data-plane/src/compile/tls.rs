@@ -1,7 +1,6 @@
 //! Certificates of a snapshot: those presented to upstream servers, those presented to clients by name, and
 //! the authorities that upstream servers' certificates may come from.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
@@ -15,33 +14,49 @@ use crate::certificates::ServerNames;
 use crate::upstream::tls::TlsIdentity;
 
 /// The certificates that can be presented, by id.
-#[derive(Debug, Default)]
-pub(super) struct Identities(HashMap<Uuid, Vec<Arc<TlsIdentity>>>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Identities(imbl::HashMap<Uuid, Vec<Arc<TlsIdentity>>>);
 
 impl Identities {
     /// Reads every certificate with its key; both, where there is an alternative.
     pub(super) fn compile(certificates: &[Certificate], faults: &mut Vec<CompileFault>) -> Self {
-        let mut identities = HashMap::new();
+        let mut identities = Self::default();
         for certificate in certificates {
-            let mut pairs = vec![("cert", certificate.cert.as_str(), certificate.key.expose())];
-            if let (Some(cert), Some(key)) = (&certificate.cert_alt, &certificate.key_alt) {
-                pairs.push(("cert_alt", cert.as_str(), key.expose()));
-            }
-            let mut read = Vec::new();
-            for (field, cert, key) in pairs {
-                match identity(cert, key) {
-                    Ok(identity) => read.push(identity),
-                    Err(message) => faults.push(CompileFault {
-                        kind: "certificates",
-                        id: certificate.id,
-                        field: field.to_owned(),
-                        message,
-                    }),
-                }
-            }
-            identities.insert(certificate.id, read);
+            identities.put(certificate, faults);
         }
-        Self(identities)
+        identities
+    }
+
+    /// Puts `certificate` in the place of what it was before.
+    pub(super) fn put(&mut self, certificate: &Certificate, faults: &mut Vec<CompileFault>) {
+        let mut pairs = vec![("cert", certificate.cert.as_str(), certificate.key.expose())];
+        if let (Some(cert), Some(key)) = (&certificate.cert_alt, &certificate.key_alt) {
+            pairs.push(("cert_alt", cert.as_str(), key.expose()));
+        }
+        let mut read = Vec::new();
+        for (field, cert, key) in pairs {
+            match identity(cert, key) {
+                Ok(identity) => read.push(identity),
+                Err(message) => faults.push(CompileFault {
+                    kind: "certificates",
+                    id: certificate.id,
+                    field: field.to_owned(),
+                    message,
+                }),
+            }
+        }
+        self.0.insert(certificate.id, read);
+    }
+
+    /// Takes the certificate `id` away.
+    pub(super) fn remove(&mut self, id: Uuid) {
+        self.0.remove(&id);
+    }
+
+    /// Whether `identity` is of the certificate `id`.
+    pub(super) fn is_of(&self, identity: &Arc<TlsIdentity>, id: Uuid) -> bool {
+        let pairs = self.0.get(&id);
+        pairs.is_some_and(|pairs| pairs.iter().any(|pair| Arc::ptr_eq(pair, identity)))
     }
 
     /// The certificate `id` to present to a server.
@@ -83,14 +98,23 @@ fn identity(cert: &str, key: &str) -> Result<Arc<TlsIdentity>, String> {
 }
 
 /// The authorities of a snapshot, by id.
-pub(super) fn authorities(
-    certificates: &[CaCertificate],
-    faults: &mut Vec<CompileFault>,
-) -> HashMap<Uuid, CertificateDer<'static>> {
-    let mut authorities = HashMap::new();
-    for certificate in certificates {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Authorities(imbl::HashMap<Uuid, CertificateDer<'static>>);
+
+impl Authorities {
+    /// Reads every authority's certificate.
+    pub(super) fn compile(certificates: &[CaCertificate], faults: &mut Vec<CompileFault>) -> Self {
+        let mut authorities = Self::default();
+        for certificate in certificates {
+            authorities.put(certificate, faults);
+        }
+        authorities
+    }
+
+    /// Puts `certificate` in the place of what it was before.
+    pub(super) fn put(&mut self, certificate: &CaCertificate, faults: &mut Vec<CompileFault>) {
         match CertificateDer::from_pem_slice(certificate.cert.as_bytes()) {
-            Ok(authority) => _ = authorities.insert(certificate.id, authority),
+            Ok(authority) => _ = self.0.insert(certificate.id, authority),
             Err(_) => faults.push(CompileFault {
                 kind: "ca_certificates",
                 id: certificate.id,
@@ -99,5 +123,14 @@ pub(super) fn authorities(
             }),
         }
     }
-    authorities
+
+    /// Takes the authority `id` away.
+    pub(super) fn remove(&mut self, id: Uuid) {
+        self.0.remove(&id);
+    }
+
+    /// The certificate of the authority `id`.
+    pub(super) fn of(&self, id: Uuid) -> Option<&CertificateDer<'static>> {
+        self.0.get(&id)
+    }
 }

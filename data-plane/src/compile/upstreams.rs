@@ -23,6 +23,7 @@ use crate::upstream::tls::TlsIdentity;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompiledUpstream {
     pub(crate) id: Uuid,
+    pub(crate) workspace: Uuid,
     pub(crate) name: String,
     pub(crate) algorithm: Algorithm,
     pub(crate) hash_on: HashInput,
@@ -80,16 +81,28 @@ pub(super) struct Named {
 
 impl Named {
     /// The places of `upstreams`.
-    pub(super) fn of(upstreams: &[Arc<CompiledUpstream>], workspaces: &Workspaces) -> Self {
+    pub(super) fn of(upstreams: &[Arc<CompiledUpstream>]) -> Self {
         let mut named = Self::default();
         for (place, upstream) in upstreams.iter().enumerate() {
-            let workspace = workspaces.of_record::<Upstream>(upstream.id);
-            named.places.insert(upstream.id, place);
-            named
-                .names
-                .insert((workspace, upstream.name.clone()), place);
+            named.put(upstream, place);
         }
         named
+    }
+
+    /// `upstream` is at `place`.
+    pub(super) fn put(&mut self, upstream: &CompiledUpstream, place: usize) {
+        self.places.insert(upstream.id, place);
+        let name = (upstream.workspace, upstream.name.clone());
+        self.names.insert(name, place);
+    }
+
+    /// `upstream` is not at `place` any more, or not called so. Another may have its name by now.
+    pub(super) fn forget(&mut self, upstream: &CompiledUpstream, place: usize) {
+        let name = (upstream.workspace, upstream.name.clone());
+        if self.names.get(&name) == Some(&place) {
+            self.names.remove(&name);
+        }
+        self.places.remove(&upstream.id);
     }
 
     /// The place of the upstream `name` of `workspace`.
@@ -142,7 +155,10 @@ impl Change {
         }
         by_age(&mut targets);
         match (&self.upstream, before) {
-            (Some(upstream), _) => Some(compile_upstream(upstream, targets, identities)),
+            (Some(upstream), _) => {
+                let workspace = self.workspace;
+                Some(compile_upstream(upstream, workspace, targets, identities))
+            }
             (None, Some(before)) => Some(Ok(CompiledUpstream {
                 targets,
                 ..CompiledUpstream::clone(before)
@@ -166,6 +182,7 @@ pub(super) fn compile(
     upstreams: Vec<Upstream>,
     targets: Vec<Target>,
     identities: &Identities,
+    workspaces: &Workspaces,
     faults: &mut Vec<CompileFault>,
 ) -> Vec<Arc<CompiledUpstream>> {
     let mut by_upstream: HashMap<Uuid, Vec<CompiledTarget>> = HashMap::new();
@@ -180,7 +197,8 @@ pub(super) fn compile(
     for upstream in upstreams {
         let mut targets = by_upstream.remove(&upstream.id).unwrap_or_default();
         by_age(&mut targets);
-        match compile_upstream(&upstream, targets, identities) {
+        let workspace = workspaces.of_record::<Upstream>(upstream.id);
+        match compile_upstream(&upstream, workspace, targets, identities) {
             Ok(upstream) => compiled.push(Arc::new(upstream)),
             Err(fault) => faults.push(fault),
         }
@@ -213,6 +231,7 @@ fn compile_target(record: Target) -> Result<CompiledTarget, CompileFault> {
 
 fn compile_upstream(
     upstream: &Upstream,
+    workspace: Uuid,
     targets: Vec<CompiledTarget>,
     identities: &Identities,
 ) -> Result<CompiledUpstream, CompileFault> {
@@ -286,6 +305,7 @@ fn compile_upstream(
         thresholds.http_failures > 0 || thresholds.tcp_failures > 0 || thresholds.timeouts > 0;
     Ok(CompiledUpstream {
         id: upstream.id,
+        workspace,
         name: upstream.name.to_ascii_lowercase(),
         algorithm: upstream.algorithm.unwrap_or(Algorithm::RoundRobin),
         hash_on,

@@ -16,11 +16,11 @@ use super::config::SigningAlgorithm;
 use crate::host::Host;
 
 /// The keys and certificates of one snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientKeys {
     /// Certificates by the id of their record.
     pub certificates: HashMap<Uuid, Arc<ClientCertificate>>,
-    signers: Vec<Signer>,
+    signers: Vec<Arc<Signer>>,
 }
 
 /// A certificate that the gateway presents to a provider.
@@ -63,7 +63,8 @@ impl ClientKeys {
                 .decode(pkcs8)
                 .map_err(|_| "the key is not Base64")?,
         );
-        self.signers.push(Signer::of_pkcs8(kid, algorithm, &pkcs8)?);
+        let signer = Signer::of_pkcs8(kid, algorithm, &pkcs8)?;
+        self.signers.push(Arc::new(signer));
         Ok(())
     }
 
@@ -71,14 +72,14 @@ impl ClientKeys {
     #[cfg(test)]
     pub(super) fn add_jwk(&mut self, jwk: &serde_json::Value) {
         let jwk = serde_json::from_value(jwk.clone()).unwrap();
-        self.signers.push(Signer::of_key(&jwk, None).unwrap());
+        self.signers
+            .push(Arc::new(Signer::of_key(&jwk, None).unwrap()));
     }
 
     /// What signs by `algorithm`; by RS256 if the configuration names none (Kong 3.9, `client_alg`).
     pub(super) fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&Signer> {
         let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
-        self.signers
-            .iter()
-            .find(|signer| signer.signs_by(algorithm))
+        let mut signers = self.signers.iter().map(|signer| &**signer);
+        signers.find(|signer| signer.signs_by(algorithm))
     }
 }
