@@ -5,6 +5,7 @@
 
 mod hosts;
 mod paths;
+pub mod patterns;
 pub mod pem;
 mod reference;
 

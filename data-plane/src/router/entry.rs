@@ -5,16 +5,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use regex_syntax::hir::{Hir, HirKind, Look};
 use shared::entity::Route;
+use shared::types::patterns;
 
-use super::normalize::{normalize, normalize_pattern};
+use super::normalize::normalize;
 use super::{Asked, RouteFault};
 use crate::http1::kind::Kind;
-
-/// Most memory that one compiled regular expression may take.
-const MAX_REGEX: usize = 1024 * 1024;
 
 /// A route with one of its paths, and with its hosts that name a port or with those that do not. Server
 /// names take no part where there is no TLS, so a route with such has an entry for either.
@@ -379,10 +377,7 @@ fn path_rule(text: &str) -> Result<PathRule, String> {
     let Some(pattern) = text.strip_prefix('~') else {
         return Ok(PathRule::Prefix(normalize(text).into()));
     };
-    let pattern = normalize_pattern(pattern);
-    let regex = RegexBuilder::new(&format!("^(?:{pattern})"))
-        .size_limit(MAX_REGEX)
-        .build()
+    let (pattern, regex) = patterns::of_path(pattern)
         .map_err(|error| format!("invalid regex: '{pattern}' ({error})"))?;
     let start = start_of(&pattern).into();
     Ok(PathRule::Regex(Arc::new(PathRegex { regex, start })))
@@ -437,16 +432,13 @@ fn header_rules(route: &Route) -> Result<Vec<(HeaderName, Values)>, String> {
         let parsed: HeaderName = name
             .parse()
             .map_err(|_| format!("invalid header name: {name}"))?;
-        let values = match values.as_slice() {
-            [only] if only.starts_with("~*") => {
-                let pattern = only.strip_prefix("~*").unwrap_or(only);
-                let regex = regex::bytes::RegexBuilder::new(pattern)
-                    .case_insensitive(true)
-                    .build()
-                    .map_err(|error| format!("invalid regex in header {name}: {error}"))?;
+        let values = match patterns::of_header(values) {
+            Some(regex) => {
+                let regex =
+                    regex.map_err(|error| format!("invalid regex in header {name}: {error}"))?;
                 Values::Regex(Box::new(regex))
             }
-            all => Values::Any(all.iter().map(|value| value.as_bytes().into()).collect()),
+            None => Values::Any(values.iter().map(|value| value.as_bytes().into()).collect()),
         };
         rules.push((parsed, values));
     }

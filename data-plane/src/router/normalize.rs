@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use shared::types::patterns::decode_unreserved;
 
 /// What no path of a URL holds as it is (RFC 3986 §3.3).
 const NO_PATH: &AsciiSet = &CONTROLS
@@ -59,37 +60,6 @@ pub(crate) fn is_well_formed(path: &str) -> bool {
     })
 }
 
-/// A regular expression for paths with its percent-triplets as [`normalize`] leaves those of a path. What
-/// is decoded stands for itself, also where a bare one would not.
-pub(crate) fn normalize_pattern(pattern: &str) -> Cow<'_, str> {
-    if !pattern.contains('%') {
-        return Cow::Borrowed(pattern);
-    }
-    let mut normal = String::with_capacity(pattern.len());
-    let mut rest = pattern;
-    while let Some((before, after)) = rest.split_once('%') {
-        normal.push_str(before);
-        let triplet = after
-            .get(..2)
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match triplet {
-            Some(digits) => {
-                let decoded = decode_unreserved(&format!("%{digits}"));
-                if matches!(&*decoded, "." | "-") {
-                    normal.push('\\');
-                }
-                normal.push_str(&decoded);
-            }
-            None => normal.push('%'),
-        }
-        rest = after
-            .get(if triplet.is_some() { 2 } else { 0 }..)
-            .unwrap_or_default();
-    }
-    normal.push_str(rest);
-    Cow::Owned(normal)
-}
-
 /// Nearly every path is in its normal form: no triplet, nothing to encode, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
     let stays = |byte: &u8| {
@@ -103,38 +73,11 @@ fn is_normal(path: &[u8]) -> bool {
         && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 
-fn decode_unreserved(path: &str) -> String {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('%') {
-        decoded.push_str(before);
-        let triplet = after
-            .get(..2)
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let byte = triplet.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (byte, triplet) {
-            (Some(byte), Some(_)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                decoded.push(char::from(byte));
-            }
-            (Some(_), Some(digits)) => {
-                decoded.push('%');
-                decoded.push_str(&digits.to_ascii_uppercase());
-            }
-            _ => decoded.push('%'),
-        }
-        rest = after
-            .get(if triplet.is_some() { 2 } else { 0 }..)
-            .unwrap_or_default();
-    }
-    decoded.push_str(rest);
-    decoded
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{is_normal, is_well_formed, normalize, normalize_pattern};
+    use super::{is_normal, is_well_formed, normalize};
 
     #[test]
     fn a_prefix_of_any_characters_is_the_path_of_a_url() {
@@ -146,17 +89,6 @@ mod tests {
             ("/[1]!$&'()*+,;=:@", "/[1]!$&'()*+,;=:@"),
         ] {
             assert_eq!(normalize(prefix), expected, "{prefix}");
-        }
-    }
-
-    #[test]
-    fn a_triplet_in_a_pattern_stands_for_itself() {
-        for (pattern, expected) in [
-            ("/a.b", "/a.b"),
-            ("/a%2eb", r"/a\.b"),
-            ("/%61%2fb%2D[0-9]%", r"/a%2Fb\-[0-9]%"),
-        ] {
-            assert_eq!(normalize_pattern(pattern), expected, "{pattern}");
         }
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::service::Protocol;
 use super::{Entity, Judging, OnDelete, Service, entity_error, is_empty};
 use crate::schema::FieldErrors;
+use crate::types::patterns;
 use crate::types::{
     Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format, normal_prefix,
 };
@@ -357,8 +358,18 @@ fn check_prefixes(record: &Map<String, Value>, errors: &mut FieldErrors) {
 }
 
 fn check_headers(record: &Map<String, Value>, errors: &mut FieldErrors) {
-    let names = record.get("headers").and_then(Value::as_object);
-    for name in names.into_iter().flat_map(Map::keys) {
+    let headers = record.get("headers").and_then(Value::as_object);
+    for (name, values) in headers.into_iter().flatten() {
+        let texts = values.as_array().into_iter().flatten();
+        let texts: Vec<String> = texts
+            .filter_map(|text| text.as_str().map(str::to_owned))
+            .collect();
+        if let Some(Err(error)) = patterns::of_header(&texts) {
+            errors.add(
+                &["headers"],
+                format!("invalid regex in header {name}: {error}"),
+            );
+        }
         if name.eq_ignore_ascii_case("host") {
             errors.add(
                 &["headers"],

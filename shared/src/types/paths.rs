@@ -1,5 +1,7 @@
 //! Paths of services and routes, judged in Kong's words.
 
+use super::patterns::{self, PatternError};
+
 /// The characters of a path (RFC 3986 §3.3) and well-formed percent triplets.
 fn check_path_characters(text: &str) -> Result<(), String> {
     let accepted =
@@ -37,7 +39,7 @@ pub(super) fn check_path(text: &str) -> Result<(), String> {
 /// A prefix may hold any character: what a URL cannot have as it is, requests have percent-encoded.
 pub(super) fn check_route_path(text: &str) -> Result<(), String> {
     if let Some(pattern) = text.strip_prefix('~').filter(|rest| rest.starts_with('/')) {
-        return regex::Regex::new(pattern)
+        return patterns::of_path(pattern)
             .map(drop)
             .map_err(|error| invalid_pattern(pattern, &error));
     }
@@ -94,7 +96,10 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// What Kong says of a regular expression that is none, with what PCRE has to say of the most common mistakes.
-fn invalid_pattern(pattern: &str, error: &regex::Error) -> String {
+fn invalid_pattern(pattern: &str, error: &PatternError) -> String {
+    if matches!(error, PatternError::TooLong) {
+        return format!("invalid regex: {error}");
+    }
     let error = error.to_string();
     let last = error.lines().last().unwrap_or_default();
     let reason = match last.trim_start_matches("error: ") {

@@ -1,0 +1,150 @@
+//! Regular expressions of routes. Both planes read them here: what one takes the other can run.
+
+use std::borrow::Cow;
+
+use regex::{Regex, RegexBuilder, bytes};
+
+/// Most memory that one compiled expression may take.
+const MEMORY: usize = 1024 * 1024;
+
+/// Most bytes of its text: reading it takes many times that for a moment.
+const TEXT: usize = 16 * 1024;
+
+/// Why an expression is none that can be run.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PatternError {
+    /// It is longer than anyone writes.
+    #[error("it is longer than {TEXT} bytes")]
+    TooLong,
+    /// It is none, or takes too much memory.
+    #[error(transparent)]
+    Bad(#[from] regex::Error),
+}
+
+/// The expression of a route's path, which stands behind `~`, for paths in their normal form, and as what it is
+/// compiled.
+pub fn of_path(text: &str) -> Result<(Cow<'_, str>, Regex), PatternError> {
+    bounded(text)?;
+    let pattern = normalize_pattern(text);
+    // By itself first: a parenthesis must not close the one around it.
+    let compile = |text: &str| RegexBuilder::new(text).size_limit(MEMORY).build();
+    if pattern.contains(')') {
+        compile(&pattern)?;
+    }
+    let regex = compile(&format!("^(?:{pattern})"))?;
+    Ok((pattern, regex))
+}
+
+/// The expression for the values of a header, which stands behind `~*`; none if `values` are to be met as they are.
+pub fn of_header(values: &[String]) -> Option<Result<bytes::Regex, PatternError>> {
+    let [only] = values else {
+        return None;
+    };
+    let text = only.strip_prefix("~*")?;
+    let compiled = bounded(text).and_then(|()| {
+        let mut builder = bytes::RegexBuilder::new(text);
+        let regex = builder.case_insensitive(true).size_limit(MEMORY).build()?;
+        Ok(regex)
+    });
+    Some(compiled)
+}
+
+const fn bounded(text: &str) -> Result<(), PatternError> {
+    if text.len() > TEXT {
+        return Err(PatternError::TooLong);
+    }
+    Ok(())
+}
+
+/// A regular expression for paths with its percent-triplets as [`decode_unreserved`] leaves those of a path. What
+/// is decoded stands for itself, also where a bare one would not.
+fn normalize_pattern(pattern: &str) -> Cow<'_, str> {
+    if !pattern.contains('%') {
+        return Cow::Borrowed(pattern);
+    }
+    let mut normal = String::with_capacity(pattern.len());
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('%') {
+        normal.push_str(before);
+        let triplet = after
+            .get(..2)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match triplet {
+            Some(digits) => {
+                let decoded = decode_unreserved(&format!("%{digits}"));
+                if matches!(&*decoded, "." | "-") {
+                    normal.push('\\');
+                }
+                normal.push_str(&decoded);
+            }
+            None => normal.push('%'),
+        }
+        rest = after
+            .get(if triplet.is_some() { 2 } else { 0 }..)
+            .unwrap_or_default();
+    }
+    normal.push_str(rest);
+    Cow::Owned(normal)
+}
+
+/// `path` with its percent-triplets in upper case and, for unreserved characters, decoded (RFC 3986 §6.2.2).
+pub fn decode_unreserved(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        decoded.push_str(before);
+        let triplet = after
+            .get(..2)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = triplet.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (byte, triplet) {
+            (Some(byte), Some(_)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                decoded.push(char::from(byte));
+            }
+            (Some(_), Some(digits)) => {
+                decoded.push('%');
+                decoded.push_str(&digits.to_ascii_uppercase());
+            }
+            _ => decoded.push('%'),
+        }
+        rest = after
+            .get(if triplet.is_some() { 2 } else { 0 }..)
+            .unwrap_or_default();
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_triplet_in_a_pattern_stands_for_itself() {
+        for (pattern, expected) in [
+            ("/a.b", "/a.b"),
+            ("/a%2eb", r"/a\.b"),
+            ("/%61%2fb%2D[0-9]%", r"/a%2Fb\-[0-9]%"),
+        ] {
+            assert_eq!(normalize_pattern(pattern), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn an_expression_stands_for_itself_and_is_bounded() {
+        let matches = |text: &str, path: &str| of_path(text).unwrap().1.is_match(path);
+        assert!(matches("/a|/b", "/b/c") && !matches("/a|/b", "/c/b"));
+        for text in ["/a)|(.*", "/(", r"/(\p{L}{100}){10}", &"/a".repeat(20_000)] {
+            assert!(of_path(text).is_err(), "{text:.20}");
+        }
+        let header = |values: &[&str]| {
+            let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+            of_header(&values)
+        };
+        assert!(header(&["~*a", "b"]).is_none() && header(&["a"]).is_none());
+        assert!(header(&["~*^A+$"]).unwrap().unwrap().is_match(b"aaa"));
+        for text in ["~*(", r"~*(\p{L}{100}){10}"] {
+            assert!(header(&[text]).unwrap().is_err(), "{text}");
+        }
+    }
+}
