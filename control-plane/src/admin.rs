@@ -22,6 +22,7 @@ mod info;
 pub(crate) mod listener;
 mod log_level;
 mod management;
+mod newest;
 mod openid_connect;
 mod origin;
 mod page;
@@ -250,7 +251,7 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert("x-kong-admin-latency", latency.into());
     if let Some(revision) = answer.revision {
-        headers.insert("x-wardgate-revision", revision.0.into());
+        headers.insert(newest::REVISION, revision.0.into());
     }
     for (name, nodes) in answer.rollout.iter().flat_map(wait::headers) {
         if let Ok(nodes) = HeaderValue::from_str(&nodes) {
@@ -292,7 +293,7 @@ impl Admin {
     async fn answer(&self, request: Request, asked: &mut Asked) -> Result<Answer, Refusal> {
         origin::check(&request, &self.names, &self.consoles)?;
         body::check_query(request.uri().query())?;
-        let whole = self.publisher.config();
+        let whole = newest::state(&self.publisher, request.headers(), asked.writes).await?;
         let caller = match self.access.identify(request.headers(), &whole) {
             // A browser asks without a token whether it may ask with one. It learns nothing.
             Err(Refusal::Credentials) if *request.method() == Method::OPTIONS => {

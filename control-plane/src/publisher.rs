@@ -1,6 +1,7 @@
 //! The write path: a command is decided on the newest configuration, made durable, and only then
 //! shown to readers and streams.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use shared::clock::UnixTime;
@@ -21,6 +22,11 @@ pub trait Journal: Send + 'static {
     /// What others have committed since. Only a store with several writers has any.
     fn newer(&mut self) -> Result<Newer, JournalFault> {
         Ok(Newer::Changes(Vec::new()))
+    }
+
+    /// Whether others write to it, too.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// Keeps `config` whole, if it is time to: so that a start need not read every change there ever was.
@@ -102,6 +108,17 @@ struct Inner {
     config: RwLock<Config>,
     revision: watch::Sender<Revision>,
     urgent: Notify,
+    looks: Option<Looks>,
+}
+
+/// When it was looked for what others have committed.
+#[derive(Default)]
+struct Looks {
+    begun: AtomicU64,
+    /// The last one that has ended. Held by whoever looks.
+    ended: tokio::sync::Mutex<u64>,
+    /// Whether the last one failed. Then nobody waits for the next one.
+    failing: AtomicBool,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -117,6 +134,7 @@ impl Publisher {
     pub fn new(config: Config, generation: u64, journal: Box<dyn Journal>) -> Self {
         let config = config.founded();
         let revision = watch::Sender::new(config.revision());
+        let looks = journal.is_shared().then(Looks::default);
         let inner = Inner {
             generation,
             history: journal.history(),
@@ -124,6 +142,7 @@ impl Publisher {
             config: RwLock::new(config),
             revision,
             urgent: Notify::new(),
+            looks,
         };
         Self {
             inner: Arc::new(inner),
@@ -263,13 +282,40 @@ impl Publisher {
         Ok(())
     }
 
+    /// Waits until readers see everything that was committed before, wherever that was. One look is enough for all who
+    /// came before it began. What cannot be reached is left to whoever writes to it.
+    pub async fn look(&self) {
+        let Some(looks) = &self.inner.looks else {
+            return;
+        };
+        if looks.failing.load(Ordering::Acquire) {
+            return;
+        }
+        let before = looks.begun.load(Ordering::Acquire);
+        let mut ended = looks.ended.lock().await;
+        if *ended > before || looks.failing.load(Ordering::Acquire) {
+            return;
+        }
+        let begun = looks.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let publisher = self.clone();
+        let looked = tokio::task::spawn_blocking(move || publisher.catch_up()).await;
+        if let Ok(Err(fault)) = looked {
+            tracing::debug!(%fault, "it is not known what others have committed");
+        }
+        *ended = begun;
+    }
+
     /// Shows what others have committed, and keeps it whole if it is time to. Blocks on the store.
     pub fn catch_up(&self) -> Result<(), JournalFault> {
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "a commit was cut short; start this control plane again";
             return Err(JournalFault::Broken(reason.to_owned()));
         };
-        self.take_newer(journal.as_mut())?;
+        let taken = self.take_newer(journal.as_mut());
+        if let Some(looks) = &self.inner.looks {
+            looks.failing.store(taken.is_err(), Ordering::Release);
+        }
+        taken?;
         journal.checkpoint(&self.config())
     }
 }

@@ -85,6 +85,8 @@ pub(super) enum Refusal {
     Rejected(Rejection, &'static str),
     /// Too many writes wait for each other.
     Busy,
+    /// What is known here is older than that.
+    Behind(Revision),
     /// The store takes no writes.
     ReadOnly(String),
     /// The configuration would be larger than it may be.
@@ -217,6 +219,10 @@ impl Refusal {
                 )
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
+            Self::Behind(revision) => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &format!("this control plane does not know revision {revision} yet"),
+            ),
             Self::Busy => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many writes wait for the store; send the request again in a moment",
