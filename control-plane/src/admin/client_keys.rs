@@ -15,7 +15,7 @@ pub(super) const METHODS: &[Method] = &[Method::DELETE, Method::GET, Method::HEA
 
 /// Shows the keys, which are made if there are none yet.
 pub(super) async fn read(admin: &Admin, origin: Origin) -> Result<Answer, Refusal> {
-    carry_out(admin, origin, client_keys::ensure).await?;
+    carry_out(admin, origin.answered(StatusCode::OK), client_keys::ensure).await?;
     let keys = client_keys::published(&admin.publisher.config());
     Ok(Answer {
         content_type: Some("application/jwk-set+json"),
@@ -30,6 +30,7 @@ pub(super) async fn rotate(
     request: Request,
 ) -> Result<Answer, Refusal> {
     body::read(request).await?;
+    let origin = origin.answered(StatusCode::NO_CONTENT);
     carry_out(admin, origin, client_keys::rotate).await?;
     Ok(Answer {
         revision: Some(admin.publisher.config().revision()),

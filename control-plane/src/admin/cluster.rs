@@ -73,6 +73,7 @@ pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result
         }
         Order::Revoke(key) => {
             let publisher = admin.publisher.clone();
+            let origin = origin.answered(StatusCode::OK);
             let revoking = move || session_keys::revoke(&publisher, &origin, key, UnixTime::now());
             let revoked = admin.turns.take(revoking).await?;
             let revision = revoked.map_err(|error| match error {

@@ -19,26 +19,22 @@ pub(super) fn health(
     query: Option<&str>,
     ill: &HashSet<Uuid>,
 ) -> Value {
-    let state = match config.record(upstream) {
-        Some(fields) if checked(&fields) => "HEALTHY",
-        _ => "HEALTHCHECKS_OFF",
-    };
+    let record = config.record(upstream).unwrap_or_default();
+    let checked = checked(&record);
     let mut targets: Vec<(f64, Value)> = config
         .children(upstream, Target::KIND, Uuid::nil())
         .filter_map(|key| {
             let fields = config.record(key)?;
-            let weight = fields
-                .get("weight")?
-                .as_u64()
-                .filter(|weight| *weight > 0)?;
+            let weight = fields.get("weight")?.as_u64()?;
             let created = fields.get("created_at")?.as_f64()?;
             let Value::Object(mut shown) = show(config, key, &fields) else {
                 return None;
             };
-            let state = if ill.contains(&key.id) {
-                "UNHEALTHY"
-            } else {
-                state
+            // One that takes no requests is not checked.
+            let state = match (checked && weight > 0, ill.contains(&key.id)) {
+                (true, true) => "UNHEALTHY",
+                (true, false) => "HEALTHY",
+                (false, _) => "HEALTHCHECKS_OFF",
             };
             shown.insert("health".to_owned(), state.into());
             shown.insert("data".to_owned(), addresses(&fields, state, weight));
@@ -50,22 +46,45 @@ pub(super) fn health(
     let whole = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .any(|(name, value)| name == "balancer_health" && value == "1");
     if whole {
-        let name = config
-            .record(upstream)
-            .and_then(|fields| fields.get("name").cloned());
-        let of = |state: &str| data.iter().any(|target| target["health"] == state);
-        let health = if of("UNHEALTHY") && !of(state) {
-            "UNHEALTHY"
-        } else {
-            state
-        };
-        return json!({
-            "data": { "health": health, "id": upstream.id, "name": name },
-            "next": null,
-            "node_id": node,
-        });
+        let name = record.get("name");
+        let mut shown = json!({ "health": "HEALTHCHECKS_OFF", "id": upstream.id, "name": name });
+        if checked && let Some(shown) = shown.as_object_mut() {
+            let threshold = record.get("healthchecks");
+            let threshold = threshold.and_then(|checks| checks.get("threshold")?.as_f64());
+            let (healthy, details) = details(&data, threshold.unwrap_or_default());
+            let health = if healthy { "HEALTHY" } else { "UNHEALTHY" };
+            shown.insert("health".to_owned(), health.into());
+            shown.insert("details".to_owned(), details);
+        }
+        return json!({ "data": shown, "next": null, "node_id": node });
     }
     json!({ "data": data, "next": null, "node_id": node })
+}
+
+/// What `targets` come to together, and whether that is healthy: while more than `threshold` per cent of their weight
+/// is available.
+fn details(targets: &[Value], threshold: f64) -> (bool, Value) {
+    let hosts: Vec<&Value> = targets
+        .iter()
+        .filter_map(|target| target.get("data"))
+        .collect();
+    let sum = |part: &str| -> u32 {
+        let weights = hosts
+            .iter()
+            .filter_map(|host| host.get("weight")?.get(part)?.as_u64());
+        // A thousand targets of the greatest weight come to 65,535,000.
+        weights
+            .filter_map(|weight| u32::try_from(weight).ok())
+            .sum()
+    };
+    let [total, available, unavailable] = ["total", "available", "unavailable"].map(sum);
+    let healthy = f64::from(available) * 100.0 > threshold * f64::from(total);
+    let details = json!({
+        "healthy": healthy,
+        "weight": { "total": total, "available": available, "unavailable": unavailable },
+        "hosts": hosts,
+    });
+    (healthy, details)
 }
 
 /// What a target stands for. Only data planes resolve names.
@@ -109,4 +128,77 @@ fn checked(upstream: &Fields) -> bool {
     let passive =
         checks("passive").is_some_and(|passive| positive(passive.get("unhealthy"), &failures));
     active || passive
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::entity::Upstream;
+    use shared::snapshot::Revision;
+
+    use super::*;
+    use crate::config::{Change, Stored};
+
+    fn record(kind: &'static str, id: u128, mut fields: Value) -> (Key, Stored) {
+        let id = Uuid::from_u128(id);
+        fields["id"] = json!(id);
+        let fields = fields.as_object().unwrap().clone();
+        (Key { kind, id }, Stored::of(&fields))
+    }
+
+    #[test]
+    fn an_upstream_is_healthy_while_more_than_its_threshold_is_available() {
+        let shown = |threshold: u8, failures: u8, ill: &[u128]| {
+            let checks = json!({ "threshold": threshold,
+                "passive": { "unhealthy": { "http_failures": failures } } });
+            let upstream = record(
+                Upstream::KIND,
+                1,
+                json!({ "name": "u", "healthchecks": checks }),
+            );
+            let target = |id: u128, weight: u32| {
+                let target = format!("10.0.0.{id}:80");
+                let upstream = json!({ "id": Uuid::from_u128(1) });
+                let fields = json!({ "target": target, "weight": weight, "upstream": upstream,
+                    "created_at": 1.5 });
+                record(Target::KIND, id, fields)
+            };
+            let key = upstream.0;
+            let puts = vec![upstream, target(2, 60), target(3, 40), target(4, 0)];
+            let change = Change {
+                puts,
+                removes: Vec::new(),
+            };
+            let config = Config::default().founded().evolve(&change, Revision(1));
+            let ill = ill.iter().map(|id| Uuid::from_u128(*id)).collect();
+            let query = Some("balancer_health=1");
+            let whole = health(&config, key, Uuid::nil(), query, &ill)["data"].clone();
+            let each = health(&config, key, Uuid::nil(), None, &ill)["data"].clone();
+            (whole, each)
+        };
+        for (threshold, ill, expected) in [
+            (0, &[][..], "HEALTHY"),
+            (0, &[2], "HEALTHY"),
+            (0, &[2, 3], "UNHEALTHY"),
+            (39, &[2], "HEALTHY"),
+            (40, &[2], "UNHEALTHY"),
+            (40, &[3], "HEALTHY"),
+        ] {
+            let (whole, _) = shown(threshold, 1, ill);
+            assert_eq!(whole["health"], expected, "{threshold} {ill:?}");
+        }
+        let (whole, each) = shown(0, 1, &[2, 4]);
+        let weight = json!({ "total": 100, "available": 40, "unavailable": 60 });
+        assert_eq!(whole["details"]["weight"], weight);
+        assert_eq!(whole["details"]["hosts"].as_array().unwrap().len(), 3);
+        let of = |target: &str| {
+            let mut each = each.as_array().unwrap().iter();
+            each.find(|one| one["target"] == target).unwrap()["health"].clone()
+        };
+        let states = ["10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"].map(of);
+        assert_eq!(states, ["UNHEALTHY", "HEALTHY", "HEALTHCHECKS_OFF"]);
+        // Nobody checks: nothing is known to be ill.
+        let (whole, _) = shown(50, 0, &[2, 3]);
+        assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
+        assert_eq!(whole.get("details"), None);
+    }
 }

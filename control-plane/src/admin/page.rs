@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
-use shared::entity::{Definition, definition};
+use shared::entity::{ConsumerGroup, ConsumerGroupConsumer, Definition, Entity as _, definition};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ pub(super) struct Query {
     /// The raw filter, to repeat in `next`.
     tags_text: Option<String>,
     custom_id: Option<String>,
+    /// Whether consumer groups come with how many consumers they have.
+    counter: bool,
 }
 
 /// Which tags a record must have.
@@ -70,6 +72,9 @@ impl Query {
                     parsed.tags_text = Some(value.into_owned());
                 }
                 "custom_id" if kind == "consumers" => parsed.custom_id = Some(value.into_owned()),
+                "counter" if kind == ConsumerGroup::KIND => {
+                    parsed.counter = matches!(&*value, "1" | "true");
+                }
                 _ => {}
             }
         }
@@ -176,7 +181,16 @@ pub(super) fn list(
     let mut reply = Map::new();
     let data = page
         .iter()
-        .map(|(key, fields)| show(config, *key, fields))
+        .map(|(key, fields)| {
+            let mut shown = show(config, *key, fields);
+            if query.counter
+                && let Value::Object(shown) = &mut shown
+            {
+                let members = config.children(*key, ConsumerGroupConsumer::KIND, Uuid::nil());
+                shown.insert("consumers_count".to_owned(), members.count().into());
+            }
+            shown
+        })
         .collect();
     reply.insert("data".to_owned(), Value::Array(data));
     let offset = page
@@ -198,6 +212,9 @@ fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &st
     arguments.append_pair("offset", offset);
     if let Some(tags) = &query.tags_text {
         arguments.append_pair("tags", tags);
+    }
+    if query.counter {
+        arguments.append_pair("counter", "1");
     }
     if query.size != 100 {
         arguments.append_pair("size", &query.size.to_string());

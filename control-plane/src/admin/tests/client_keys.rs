@@ -24,6 +24,14 @@ async fn case_65_the_keys_are_shown_without_their_private_half_and_replaced_on_d
     assert_eq!(kids(&again), first);
     let (status, _) = api.send("DELETE", "/openid-connect/jwks", "", "").await;
     assert_eq!(status, 204);
+    let (_, audit) = api.get("/audit/requests").await;
+    let listed = audit["data"].as_array().unwrap().iter();
+    let statuses: Vec<_> = listed.map(|one| (&one["method"], &one["status"])).collect();
+    let expected = [
+        (&json!("DELETE"), &json!(204)),
+        (&json!("GET"), &json!(200)),
+    ];
+    assert_eq!(statuses, expected);
     let (_, second) = api.get("/openid-connect/jwks").await;
     assert!(kids(&second).iter().all(|kid| !first.contains(kid)));
     // Nobody reads the records themselves.

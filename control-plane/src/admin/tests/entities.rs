@@ -20,6 +20,14 @@ async fn consumer_groups_have_shapes_of_their_own() {
         json!({ "consumer_group": group, "consumers": [consumer] })
     );
     assert_eq!(api.get("/consumer_groups/gold").await.1, joined);
+    for (query, expected) in [
+        ("", json!(null)),
+        ("?counter=1", json!(1)),
+        ("?counter=0", json!(null)),
+    ] {
+        let (_, listed) = api.get(&format!("/consumer_groups{query}")).await;
+        assert_eq!(listed["data"][0]["consumers_count"], expected, "{query}");
+    }
     let (_, without) = api.get("/consumer_groups/gold?list_consumers=false").await;
     assert_eq!(without, json!({ "consumer_group": group }));
     assert_eq!(

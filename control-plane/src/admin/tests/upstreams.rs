@@ -255,9 +255,13 @@ async fn targets_are_only_below_their_upstream() {
         2
     );
     let (status, health) = api.get("/upstreams/u/health").await;
-    assert_eq!((status, health["data"].as_array().unwrap().len()), (200, 1));
-    assert_eq!(health["data"][0]["health"], "HEALTHCHECKS_OFF");
-    assert_eq!(health["data"][0]["data"]["addresses"][0]["port"], 8000);
+    assert_eq!((status, health["data"].as_array().unwrap().len()), (200, 2));
+    for (at, weight) in [(0, 0), (1, 100)] {
+        let target = &health["data"][at];
+        assert_eq!(target["health"], "HEALTHCHECKS_OFF");
+        assert_eq!(target["data"]["addresses"][0]["port"], 8000);
+        assert_eq!(target["data"]["nodeWeight"], weight);
+    }
     let (_, whole) = api.get("/upstreams/u/health?balancer_health=1").await;
     assert_eq!(whole["data"]["health"], "HEALTHCHECKS_OFF");
     assert_eq!(
