@@ -6,7 +6,7 @@ use prost::Message;
 use proto::v1::ControlMessage;
 use proto::v1::control_message::Kind;
 use shared::signature::Verifier;
-use shared::snapshot::Snapshot;
+use shared::snapshot::{Hash, Position, Snapshot};
 use shared::tls::{self, Identity};
 
 use super::applier::assemble;
@@ -66,6 +66,74 @@ fn followed(version: &str) -> Snapshot {
     }
     assert!(whole > 0 && differences > 1, "{whole}, {differences}");
     running.unwrap()
+}
+
+/// Reads what a control plane says until it ends or is nonsense; where each update that was good leads.
+fn led_to(mut bytes: &[u8]) -> Vec<Position> {
+    let mut receiver = Receiver::default();
+    let mut positions = Vec::new();
+    while let Ok(message) = ControlMessage::decode_length_delimited(&mut bytes) {
+        let followed = match message.kind {
+            Some(Kind::Begin(begin)) => receiver.begin(begin),
+            Some(Kind::Chunk(chunk)) => receiver.chunk(&chunk),
+            Some(Kind::Commit(commit)) => receiver.commit(&commit).map(|update| {
+                // Changes prove themselves only on what runs.
+                let proven = matches!(update.content, Ok(Content::Full(_)));
+                positions.extend(proven.then_some(update.target));
+            }),
+            _ => Ok(()),
+        };
+        if followed.is_err() {
+            break;
+        }
+    }
+    positions
+}
+
+/// The root is the content's, so whatever else of a position is wrong is for the signature to say.
+fn roots(positions: &[Position]) -> Vec<Hash> {
+    positions.iter().map(|position| position.root).collect()
+}
+
+#[test]
+fn a_stream_that_ends_anywhere_leads_no_further_than_what_was_whole() {
+    let whole = std::fs::read(file(VERSIONS[0], "control-plane")).unwrap();
+    let all = roots(&led_to(&whole));
+    assert!(!all.is_empty());
+    for end in 0..whole.len() {
+        assert!(
+            all.starts_with(&roots(&led_to(&whole[..end]))),
+            "cut at {end}"
+        );
+    }
+}
+
+#[test]
+fn a_stream_with_any_damage_leads_nowhere_else() {
+    let whole = std::fs::read(file(VERSIONS[0], "control-plane")).unwrap();
+    let all = roots(&led_to(&whole));
+    let mut dice = 1_u64;
+    let mut throw = |most: usize| {
+        // Numerical Recipes' constants: the same in each run.
+        dice = dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(dice >> 33).unwrap() % most
+    };
+    for _ in 0..10_000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=throw(3) {
+            let at = throw(bytes.len());
+            match throw(4) {
+                0 => bytes[at] ^= 1 << throw(8),
+                1 => bytes[at] = u8::try_from(throw(256)).unwrap(),
+                2 => _ = bytes.remove(at),
+                _ => bytes.insert(at, u8::try_from(throw(256)).unwrap()),
+            }
+        }
+        let led = roots(&led_to(&bytes));
+        assert!(led.iter().all(|root| all.contains(root)), "{led:?}");
+    }
 }
 
 #[test]

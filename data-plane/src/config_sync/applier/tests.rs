@@ -1,0 +1,180 @@
+//! Updates as they are put together, compiled within bounds, and kept.
+
+use proto::Changes;
+use shared::snapshot::{BucketSet, Hash, Key, Record, Revision};
+use shared::tls::CONTROL_PLANE_NAME;
+use uuid::Uuid;
+
+use super::*;
+use crate::config_sync::vouching::{cluster, vouch};
+
+fn record(number: u128, json: &'static str) -> Record {
+    let key = Key {
+        kind: "services",
+        id: Uuid::from_u128(number),
+    };
+    Record {
+        key,
+        json: json.into(),
+    }
+}
+
+fn snapshot(revision: u64, records: Vec<Record>) -> Snapshot {
+    Snapshot::new(1, Revision(revision), records)
+}
+
+#[test]
+fn changes_count_only_on_what_runs_and_only_with_the_proven_outcome() {
+    let running = snapshot(1, vec![record(1, "{}"), record(2, "{}")]);
+    let target = snapshot(2, vec![record(2, "[]"), record(3, "{}")]);
+    let good = Changes {
+        puts: vec![record(2, "[]"), record(3, "{}")],
+        removes: vec![record(1, "").key],
+    };
+    let changes = |base: &Snapshot, changes: &Changes| Content::Changes {
+        base: base.position,
+        changes: changes.clone(),
+    };
+    let on_running =
+        |content| assemble(Some(&running), target.position, content).map_err(|f| f.code());
+    let patched = on_running(changes(&running, &good)).unwrap();
+    assert!(patched.records().eq(target.records()));
+    let refused = |content| on_running(content).unwrap_err();
+    assert_eq!(refused(changes(&target, &good)), Code::BadBase);
+    let empty = assemble(None, target.position, changes(&running, &good));
+    assert_eq!(empty.unwrap_err().code(), Code::BadBase);
+    let spoiled = |spoil: &dyn Fn(&mut Changes)| {
+        let mut bad = good.clone();
+        spoil(&mut bad);
+        refused(changes(&running, &bad))
+    };
+    let missing = record(9, "").key;
+    assert_eq!(spoiled(&|bad| bad.removes.push(missing)), Code::Corrupt);
+    assert_eq!(spoiled(&|bad| _ = bad.removes.pop()), Code::Corrupt);
+    assert_eq!(
+        spoiled(&|bad| bad.puts[0].json = "[1]".into()),
+        Code::Corrupt
+    );
+    assert_eq!(
+        spoiled(&|bad| bad.puts.push(record(2, "[]"))),
+        Code::Corrupt
+    );
+}
+
+#[test]
+fn buckets_take_the_place_of_what_was_in_them() {
+    let running = snapshot(1, (0..40).map(|number| record(number, "{}")).collect());
+    let target = snapshot(2, (20..60).map(|number| record(number, "[]")).collect());
+    let digests: Vec<Hash> = running.inventory.digests().copied().collect();
+    let buckets = target.inventory.differing(&digests);
+    let keys = buckets.iter().flat_map(|at| target.inventory.bucket(at));
+    let puts = keys.map(|key| target.record(&key).unwrap().clone());
+    let changes = Changes {
+        puts: puts.collect(),
+        removes: Vec::new(),
+    };
+    let content = |buckets| Content::Buckets {
+        base: running.position,
+        buckets,
+        changes: changes.clone(),
+    };
+    let repaired = assemble(Some(&running), target.position, content(buckets)).unwrap();
+    assert!(repaired.records().eq(target.records()));
+    let none = content(BucketSet::default());
+    let refused = assemble(Some(&running), target.position, none).unwrap_err();
+    assert_eq!(refused.code(), Code::Corrupt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_written_is_written_once_that_is_possible() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("data");
+    let files = LastGood::open(&directory, vec![7; 100], "node-1").unwrap();
+    // Something else takes its place.
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::write(&directory, "").unwrap();
+    let (unsaved, snapshots) = watch::channel(None);
+    let (positions, mut saved) = watch::channel(Position::default());
+    tokio::spawn(save(Arc::new(files), snapshots, positions));
+    let (signer, _) = cluster(CONTROL_PLANE_NAME);
+    let snapshot = Arc::new(snapshot(1, vec![record(1, "{}")]));
+    let vouched = vouch(&signer, &snapshot.position);
+    let position = snapshot.position;
+    unsaved.send_replace(Some(Unsaved { snapshot, vouched }));
+    let early = tokio::time::timeout(Duration::from_mins(1), saved.changed());
+    assert!(early.await.is_err(), "there is no directory to write to");
+    std::fs::remove_file(&directory).unwrap();
+    saved.changed().await.unwrap();
+    assert_eq!(*saved.borrow(), position);
+    assert!(directory.join("last-good").exists());
+}
+
+/// What comes of compiling `records`.
+async fn compiled(records: Vec<Record>) -> Result<CompiledSnapshot, Vec<Fault>> {
+    let snapshot = Arc::new(snapshot(1, records));
+    compile_guarded(Secrets::default(), None, snapshot).await
+}
+
+#[tokio::test]
+async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
+    let of = |kind: &'static str, fields: serde_json::Value| {
+        let id = Uuid::from_u128(1);
+        let mut fields = fields;
+        fields["id"] = serde_json::json!(id);
+        fields["created_at"] = 1.into();
+        fields["updated_at"] = 1.into();
+        Record {
+            key: Key { kind, id },
+            json: serde_json::to_vec(&fields).unwrap().into(),
+        }
+    };
+    let route = |fields| of("routes", fields);
+    let paths = |path: String| route(serde_json::json!({ "paths": [path] }));
+    let headers: serde_json::Map<String, serde_json::Value> = (0..100_000)
+        .map(|number| {
+            (
+                format!("x-{number}"),
+                serde_json::json!([number.to_string()]),
+            )
+        })
+        .collect();
+    for (record, field) in [
+        (paths(format!("~/{}", "(a|b)".repeat(2_000_000))), "paths"),
+        (paths(r"~/(\p{L}{1000}){1000}".to_owned()), "paths"),
+        (
+            paths(format!("~/{}{}", "(".repeat(8_000), ")".repeat(8_000))),
+            "paths",
+        ),
+        (
+            route(serde_json::json!({ "headers": { "x": [r"~*(\p{L}{1000}){1000}"] } })),
+            "headers",
+        ),
+        (
+            route(serde_json::json!({ "headers": { "x": ["~*("] } })),
+            "headers",
+        ),
+        (of("routes", serde_json::json!({ "paths": 7 })), "@entity"),
+        (
+            of(
+                "plugins",
+                serde_json::json!({ "name": "acl", "config": {} }),
+            ),
+            "config",
+        ),
+    ] {
+        let faults = compiled(vec![record]).await.unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].code(), Code::Invalid);
+        let told = &faults[0].field;
+        assert!(told == "@entity" || told.starts_with(field), "{faults:?}");
+        assert!(
+            faults[0].message.len() < 20_000,
+            "{}",
+            faults[0].message.len()
+        );
+    }
+    // Much, but nothing that could not be run.
+    compiled(vec![route(serde_json::json!({ "headers": headers }))])
+        .await
+        .unwrap();
+}
