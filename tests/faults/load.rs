@@ -132,6 +132,33 @@ impl Load {
         }
     }
 
+    /// How many requests to `targets` are answered in a second if so many clients ask again as soon as they are.
+    pub(crate) async fn capacity(targets: Vec<Target>, clients: usize, time: Duration) -> usize {
+        let load = Self::start(0, targets.clone());
+        let started = monotonic();
+        let asking = (0..clients).map(|client| {
+            let (shared, targets) = (Arc::clone(&load.shared), targets.clone());
+            tokio::spawn(async move {
+                let mut turn = client;
+                while started.elapsed() < time {
+                    turn += 1;
+                    let target = targets[turn % targets.len()].clone();
+                    shared.one(target, turn % NEW == 0, monotonic()).await;
+                }
+            })
+        });
+        for asking in asking.collect::<Vec<_>>() {
+            asking.await.unwrap();
+        }
+        let took = started.elapsed();
+        let figures = load.end().await;
+        figures.none_failed();
+        let count = u32::try_from(figures.count()).unwrap();
+        let rate = f64::from(count) / took.as_secs_f64();
+        // Far below what could not be held exactly.
+        format!("{rate:.0}").parse().unwrap()
+    }
+
     /// Takes the place of what was asked for, as a balancer does that finds a node gone.
     pub(crate) fn turn_to(&self, targets: Vec<Target>) {
         *self.shared.targets.lock().unwrap() = targets;

@@ -9,11 +9,14 @@
 
 mod changes;
 mod clocks;
+mod cuts;
 mod damage;
 mod disks;
 mod etcd;
+mod fields;
 mod fleet;
 mod frozen;
+mod histories;
 mod injection;
 mod kills;
 mod limits;
@@ -21,6 +24,7 @@ mod load;
 mod loops;
 mod mount;
 mod namespace;
+mod nonsense;
 mod overload;
 mod partitions;
 mod providers;

@@ -1,4 +1,5 @@
-//! A small disk: a file system in memory that can be filled, emptied and made read-only. It takes root.
+//! Small disks: a file system in memory that can be filled, emptied and made read-only, and one in a file, which holds
+//! what a power cut would leave. They take root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,4 +67,62 @@ fn mount(arguments: &[&str], directory: &Path) {
     let ran = ran.expect("mount is installed");
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "mount {arguments:?}: {said}");
+}
+
+/// A file system in a file; unmounted when dropped. What programs have written and not synced is in memory, not there.
+pub(crate) struct Image {
+    file: PathBuf,
+    directory: PathBuf,
+}
+
+impl Image {
+    /// One of `megabytes` in `file`, mounted at `directory`.
+    pub(crate) fn make(file: &Path, directory: &Path, megabytes: u64) -> Self {
+        std::fs::create_dir_all(directory).unwrap();
+        let empty = std::fs::File::create(file).unwrap();
+        empty.set_len(megabytes << 20).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .arg(file)
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "mkfs.ext4");
+        let image = Self {
+            file: file.to_owned(),
+            directory: directory.to_owned(),
+        };
+        image.mount();
+        image
+    }
+
+    fn mount(&self) {
+        let file = self.file.display().to_string();
+        mount(&["-o", "loop", &file], &self.directory);
+    }
+
+    /// The power goes: nobody uses the file system any more once `end` has run, and it is mounted again as the disk has
+    /// it before.
+    pub(crate) fn cut(&self, end: impl FnOnce()) {
+        let left = self.file.with_extension("left");
+        std::fs::copy(&self.file, &left).unwrap();
+        end();
+        self.unmount();
+        std::fs::rename(&left, &self.file).unwrap();
+        self.mount();
+    }
+
+    fn unmount(&self) {
+        for _ in 0..100 {
+            let ran = Command::new("umount").arg(&self.directory).output();
+            if ran.is_ok_and(|ran| ran.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.unmount();
+    }
 }

@@ -67,13 +67,17 @@ async fn cluster(relay: &mut Option<Relay>, demo: &Demo) -> (Cluster, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn faults_one_after_the_other_cost_traffic_nothing() {
-    let rate = number("RATE", 100);
     let lasts = Duration::from_secs(number("SECONDS", 10).try_into().unwrap());
     let mut demo = Demo::start(&[format!("http://{GATEWAY}")]).await;
     let mut relay = None;
     let (mut cluster, cookie) = cluster(&mut relay, &demo).await;
     let relay = relay.unwrap();
 
+    // What both nodes can do together, with the clients on the same cores: half of that is asked of them.
+    Load::capacity(targets(&cluster, &cookie), 16, Duration::from_secs(1)).await;
+    let capacity = Load::capacity(targets(&cluster, &cookie), 16, Duration::from_secs(3)).await;
+    let rate = number("RATE", capacity / 2);
+    println!("{capacity} requests a second are what the nodes can do; {rate} are sent");
     let load = Load::start(rate, targets(&cluster, &cookie));
     load.within(Duration::from_secs(3)).await;
     let calm = load.within(lasts).await;

@@ -20,6 +20,7 @@ enum Way {
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
+    target: watch::Sender<Arc<str>>,
     way: watch::Sender<Way>,
     /// Counts up when connections are to break.
     breaks: watch::Sender<u64>,
@@ -38,14 +39,15 @@ impl Relay {
         let address = listener.local_addr().expect("it has an address");
         let way = watch::Sender::new(Way::Open);
         let breaks = watch::Sender::new(0);
-        let target: Arc<str> = target.into();
+        let target = watch::Sender::new(Arc::from(target));
+        let leads = target.clone();
         let (opened, broken) = (way.clone(), breaks.clone());
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let way = opened.subscribe();
                 let mut breaks = broken.subscribe();
-                let target = Arc::clone(&target);
+                let target: Arc<str> = Arc::clone(&leads.borrow());
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(&*target).await else {
                         return;
@@ -62,6 +64,7 @@ impl Relay {
         });
         Self {
             address,
+            target,
             way,
             breaks,
             accepting,
@@ -81,6 +84,11 @@ impl Relay {
     /// Lets everything through again.
     pub fn heal(&self) {
         self.way.send_replace(Way::Open);
+    }
+
+    /// Leads new connections elsewhere.
+    pub fn turn_to(&self, target: &str) {
+        self.target.send_replace(Arc::from(target));
     }
 
     /// Ends every connection.
