@@ -1,15 +1,17 @@
 //! All bundled plugins, one line each: their definitions for the control plane, their filters for the
 //! data plane.
 
+mod references;
+
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use http::HeaderName;
 use serde_json::{Map, Value};
 use shared::schema::{FieldErrors, Record};
-use shared::types::is_reference;
 use uuid::Uuid;
 
+use self::references::refers;
 use crate::acl::Acl;
 use crate::basic_auth::BasicAuth;
 use crate::bot_detection::BotDetection;
@@ -116,11 +118,15 @@ impl Definition {
 
     /// What stands behind a reference to a secret is judged on the data plane, which alone can read it.
     fn excuse(&self, config: &Value, mut errors: FieldErrors) -> Result<(), FieldErrors> {
-        let refers = |field: &str| config.get(field).is_some_and(holds_reference);
-        if self.fields.fields.iter().any(|field| refers(&field.name)) {
-            errors
-                .0
-                .retain(|field, _| field != "@entity" && !refers(field));
+        let fields = self.fields.fields.iter();
+        let referring = fields.filter(|field| {
+            let value = config.get(&field.name);
+            value.is_some_and(|value| refers(field, value))
+        });
+        let referring: Vec<&str> = referring.map(|field| field.name.as_str()).collect();
+        if !referring.is_empty() {
+            let judged = |field: &str| field != "@entity" && !referring.contains(&field);
+            errors.0.retain(|field, _| judged(field));
         }
         if errors.is_empty() {
             Ok(())
@@ -318,15 +324,6 @@ fn read<P: Plugin>(config: Value) -> Result<P, FieldErrors> {
     serde_json::from_value(config).map_err(|error| FieldErrors::at(&["@entity"], error.to_string()))
 }
 
-fn holds_reference(value: &Value) -> bool {
-    match value {
-        Value::String(text) => is_reference(text),
-        Value::Array(list) => list.iter().any(holds_reference),
-        Value::Object(map) => map.values().any(holds_reference),
-        _ => false,
-    }
-}
-
 fn unknown(name: &str) -> FieldErrors {
     FieldErrors::at(
         &["name"],
@@ -443,6 +440,14 @@ mod tests {
             errors.0.contains_key("issuer") && errors.0.len() == 1,
             "{errors:?}"
         );
+        // Where none may stand it is a text like any other.
+        for (plugin, config) in [
+            ("ip-restriction", json!({ "deny": [reference] })),
+            ("acl", json!({ "allow": ["a"], "deny": [reference] })),
+            ("correlation-id", json!({ "header_name": reference })),
+        ] {
+            assert!(check(plugin, &config).is_err(), "{plugin}");
+        }
     }
 
     #[test]
