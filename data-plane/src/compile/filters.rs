@@ -5,6 +5,8 @@
 //! their place. Which configuration is the most specific may depend on the consumer, who is known
 //! only once an authentication has run: a [`Slot`] decides when it is its turn.
 
+mod rank;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +20,7 @@ use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
+use self::rank::{Whose, rank};
 use super::workspaces::Workspaces;
 use super::{CompileFault, Layered, is_http};
 
@@ -57,11 +60,13 @@ struct Choice {
 struct Variants {
     consumers: HashMap<Uuid, Choice>,
     groups: HashMap<Uuid, Choice>,
+    /// For consumers while they are in a group.
+    members: HashMap<Uuid, Vec<(Uuid, Choice)>>,
 }
 
 impl Variants {
     fn is_empty(&self) -> bool {
-        self.consumers.is_empty() && self.groups.is_empty()
+        self.consumers.is_empty() && self.groups.is_empty() && self.members.is_empty()
     }
 }
 
@@ -84,6 +89,10 @@ impl Slot {
             for membership in groups {
                 offer(variants.groups.get(&membership.group));
             }
+            for (group, choice) in variants.members.get(&consumer).into_iter().flatten() {
+                let is_member = groups.iter().any(|one| one.group == *group);
+                offer(Some(choice).filter(|_| is_member));
+            }
         }
         best.map(|choice| choice.filter)
     }
@@ -96,8 +105,11 @@ impl Slot {
     /// Every filter that it may choose.
     fn all(&self) -> impl Iterator<Item = usize> {
         let variants = [&self.own, &*self.anywhere].into_iter();
-        let variants = variants
-            .flat_map(|variants| variants.consumers.values().chain(variants.groups.values()));
+        let variants = variants.flat_map(|variants| {
+            let members = variants.members.values().flatten();
+            let own = variants.consumers.values().chain(variants.groups.values());
+            own.chain(members.map(|(_, choice)| choice))
+        });
         self.base.iter().chain(variants).map(|choice| choice.filter)
     }
 }
@@ -456,7 +468,8 @@ impl Placed {
 
     fn choice(self) -> Choice {
         let whose = match (self.consumer, self.group) {
-            (Some(_), _) => Whose::Consumer,
+            (Some(_), Some(_)) => Whose::Member,
+            (Some(_), None) => Whose::Consumer,
             (None, Some(_)) => Whose::Group,
             (None, None) => Whose::Everybody,
         };
@@ -469,7 +482,11 @@ impl Placed {
     fn put(self, variants: &mut Variants) {
         let choice = self.choice();
         let (map, id) = match (self.consumer, self.group) {
-            (Some(consumer), _) => (&mut variants.consumers, consumer),
+            (Some(consumer), Some(group)) => {
+                let own = variants.members.entry(consumer).or_default();
+                return own.push((group, choice));
+            }
+            (Some(consumer), None) => (&mut variants.consumers, consumer),
             (None, Some(group)) => (&mut variants.groups, group),
             (None, None) => return,
         };
@@ -477,32 +494,6 @@ impl Placed {
         if kept.rank < choice.rank {
             *kept = choice;
         }
-    }
-}
-
-/// Whose requests a plugin sees.
-#[derive(Clone, Copy, Debug)]
-enum Whose {
-    Consumer,
-    Group,
-    Everybody,
-}
-
-/// How specific a scope is (Kong 3.9, plugin precedence).
-const fn rank(route: bool, service: bool, whose: Whose) -> u8 {
-    match (route, service, whose) {
-        (true, true, Whose::Consumer) => 11,
-        (true, true, Whose::Group) => 10,
-        (true, false, Whose::Consumer) => 9,
-        (false, true, Whose::Consumer) => 8,
-        (true, false, Whose::Group) => 7,
-        (false, true, Whose::Group) => 6,
-        (true, true, Whose::Everybody) => 5,
-        (false, false, Whose::Consumer) => 4,
-        (false, false, Whose::Group) => 3,
-        (true, false, Whose::Everybody) => 2,
-        (false, true, Whose::Everybody) => 1,
-        (false, false, Whose::Everybody) => 0,
     }
 }
 

@@ -92,6 +92,13 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
         "the group's is the first now"
     );
     assert_eq!(choose(&plugins, &[]), Some(1));
+    // For both it is for nobody who is only one of them.
+    let mut both = plugin(14, 0, 0, CONSUMER);
+    both.consumer_group = Some(shared::types::Ref::new(group));
+    let plugins = [plugins[2].clone(), plugin(15, 0, 0, CONSUMER), both];
+    assert_eq!(choose(&plugins, &member), Some(2));
+    assert_eq!(choose(&plugins, &[]), Some(1));
+    assert_eq!(choose(&plugins[..1], &member), Some(0));
 }
 
 #[test]
