@@ -316,9 +316,7 @@ impl<'a> Amendment<'a> {
             let Some(is) = Looked::read(change.key, &record.json, &mut self.faults) else {
                 continue;
             };
-            let mut faults = std::mem::take(&mut self.faults);
-            is.add(self.environment(change.workspace)?, &groups, &mut faults);
-            self.faults = faults;
+            is.add(self.environment(change.workspace)?, &groups);
         }
         Some(())
     }

@@ -67,7 +67,6 @@ impl Looked {
         self,
         environment: &mut Environment,
         groups: &dyn Fn(Uuid) -> Option<String>,
-        faults: &mut Vec<CompileFault>,
     ) {
         let (consumers, all) = (&mut environment.consumers, &mut environment.credentials);
         match self {
@@ -113,8 +112,7 @@ impl Looked {
                 all.hmac.insert(found.username, secret);
             }
             Self::Jwt(found) => {
-                let key = jwt_key(&found, faults);
-                all.jwt.insert(found.key, key);
+                all.jwt.insert(found.key.clone(), jwt_key(&found));
             }
         }
     }
@@ -148,26 +146,15 @@ impl Looked {
     }
 }
 
-fn jwt_key(found: &JwtSecret, faults: &mut Vec<CompileFault>) -> JwtKey {
+fn jwt_key(found: &JwtSecret) -> JwtKey {
     let algorithm = name(found.algorithm);
-    let public = found
-        .rsa_public_key
-        .as_deref()
-        .filter(|_| !algorithm.starts_with("HS"))
-        .map(|pem| PublicKey::read(algorithm, pem));
-    if matches!(public, Some(None)) {
-        faults.push(CompileFault {
-            kind: JwtSecret::KIND,
-            id: found.id,
-            field: "rsa_public_key".to_owned(),
-            message: "invalid key".to_owned(),
-        });
-    }
+    let pem = found.rsa_public_key.as_deref();
     JwtKey {
         consumer: found.consumer.id,
         algorithm,
         secret: Secret::new(found.secret.expose().to_owned()),
-        public: public.flatten(),
+        // With none that can be read no token is believed.
+        public: pem.and_then(|pem| PublicKey::read(algorithm, pem)),
     }
 }
 
@@ -212,7 +199,7 @@ pub(super) fn by_workspace(
     for (key, record) in looked {
         let place = places.get(&workspaces.of(key));
         if let Some(environment) = place.and_then(|place| environments.get_mut(*place)) {
-            record.add(environment, &name, faults);
+            record.add(environment, &name);
         }
     }
     (environments.into_iter().map(Arc::new).collect(), places)

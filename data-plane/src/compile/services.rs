@@ -97,12 +97,9 @@ pub(super) fn compile(
     } else {
         let host = service.host.as_str().to_ascii_lowercase();
         let not_a_host = || fault("host", format!("not a DNS name or IP address: {host}"));
-        let name = match ServerName::try_from(bare.clone()) {
-            Ok(name) => name,
-            Err(_) if tls => return Err(not_a_host()),
-            // Not needed: any name that is one will do.
-            Err(_) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
-        };
+        // What is no name cannot be asked for in TLS, and no certificate is for it.
+        let nobody = |_| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+        let name = ServerName::try_from(bare.clone()).unwrap_or_else(nobody);
         let authority = transport.authority(&bare, service.port);
         Destination::Origin {
             host: HeaderValue::from_str(&authority).map_err(|_| not_a_host())?,
@@ -145,20 +142,15 @@ fn profile(
         ),
         None => upstream.and_then(|upstream| upstream.identity.clone()),
     };
-    let authorities = service
+    // One that does not exist vouches for nobody.
+    let believed = service
         .ca_certificates
         .as_ref()
-        .map(|ids| {
-            let found = ids.iter().map(|id| {
-                let known = surroundings.authorities.of(*id).cloned();
-                known.ok_or_else(|| {
-                    let message = format!("the CA certificate {id} does not exist");
-                    ("ca_certificates", message)
-                })
-            });
-            found.collect::<Result<Vec<_>, _>>()
-        })
-        .transpose()?;
+        .filter(|ids| !ids.is_empty());
+    let authorities = believed.map(|ids| {
+        let known = |id: &Uuid| surroundings.authorities.of(*id).cloned();
+        ids.iter().filter_map(known).collect::<Vec<_>>()
+    });
     Ok(TlsProfile::of(
         service.tls_verify.unwrap_or(false),
         service.tls_verify_depth,

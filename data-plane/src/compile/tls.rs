@@ -7,6 +7,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::entity::{CaCertificate, Certificate, Sni};
+use shared::types::pem::certificates;
 use uuid::Uuid;
 
 use super::CompileFault;
@@ -19,9 +20,9 @@ pub(super) struct Identities(imbl::HashMap<Uuid, Vec<Arc<TlsIdentity>>>);
 
 impl Identities {
     /// Reads every certificate with its key; both, where there is an alternative.
-    pub(super) fn compile(certificates: &[Certificate], faults: &mut Vec<CompileFault>) -> Self {
+    pub(super) fn compile(all: &[Certificate], faults: &mut Vec<CompileFault>) -> Self {
         let mut identities = Self::default();
-        for certificate in certificates {
+        for certificate in all {
             identities.put(certificate, faults);
         }
         identities
@@ -89,9 +90,10 @@ impl Identities {
 
 fn identity(cert: &str, key: &str) -> Result<Arc<TlsIdentity>, String> {
     // The text of an error might quote a key: only its kind is told.
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|_| "not a certificate in PEM".to_owned())?;
+    let chain = certificates(cert);
+    if chain.is_empty() {
+        return Err("not a certificate in PEM".to_owned());
+    }
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|_| "its key is not a private key in PEM".to_owned())?;
     TlsIdentity::new(chain, key).map(Arc::new)
@@ -103,9 +105,9 @@ pub(super) struct Authorities(imbl::HashMap<Uuid, CertificateDer<'static>>);
 
 impl Authorities {
     /// Reads every authority's certificate.
-    pub(super) fn compile(certificates: &[CaCertificate], faults: &mut Vec<CompileFault>) -> Self {
+    pub(super) fn compile(all: &[CaCertificate], faults: &mut Vec<CompileFault>) -> Self {
         let mut authorities = Self::default();
-        for certificate in certificates {
+        for certificate in all {
             authorities.put(certificate, faults);
         }
         authorities
@@ -113,9 +115,9 @@ impl Authorities {
 
     /// Puts `certificate` in the place of what it was before.
     pub(super) fn put(&mut self, certificate: &CaCertificate, faults: &mut Vec<CompileFault>) {
-        match CertificateDer::from_pem_slice(certificate.cert.as_bytes()) {
-            Ok(authority) => _ = self.0.insert(certificate.id, authority),
-            Err(_) => faults.push(CompileFault {
+        match certificates(&certificate.cert).into_iter().next() {
+            Some(authority) => _ = self.0.insert(certificate.id, authority),
+            None => faults.push(CompileFault {
                 kind: "ca_certificates",
                 id: certificate.id,
                 field: "cert".to_owned(),

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::secret::Secret;
+use shared::types::pem::certificates;
 use tokio_rustls::TlsConnector;
 
 use self::verify::{Bounded, Unverified, verifier};
@@ -82,7 +83,7 @@ static PLAIN: LazyLock<[Arc<TlsProfile>; 2]> =
     LazyLock::new(|| [false, true].map(|verify| TlsProfile::of(verify, None, None, None)));
 
 impl TlsProfile {
-    /// The profile that verifies servers by `authorities` (the machine's and Mozilla's, if there are none),
+    /// The profile that verifies servers by `authorities` (without a list, by the machine's and Mozilla's),
     /// over no more than `depth` certificates between, and presents `identity`.
     pub(crate) fn of(
         verify: bool,
@@ -90,10 +91,7 @@ impl TlsProfile {
         authorities: Option<&[CertificateDer<'static>]>,
         identity: Option<&Arc<TlsIdentity>>,
     ) -> Arc<Self> {
-        let (depth, authorities) = (
-            depth.filter(|_| verify),
-            authorities.filter(|list| verify && !list.is_empty()),
-        );
+        let (depth, authorities) = (depth.filter(|_| verify), authorities.filter(|_| verify));
         let terms = Terms {
             verify,
             depth,
@@ -177,9 +175,10 @@ pub(crate) fn presenting(
     let Some((chain, key)) = certificate else {
         return Ok(tls_connector(verify).clone());
     };
-    let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| TlsSetupError::Pem)?;
+    let chain = certificates(chain);
+    if chain.is_empty() {
+        return Err(TlsSetupError::Pem);
+    }
     let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes());
     let key = key.map_err(|_| TlsSetupError::Pem)?;
     let identity = TlsIdentity::new(chain, key).map_err(|_| TlsSetupError::Use)?;

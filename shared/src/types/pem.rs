@@ -2,8 +2,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest as hash};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
@@ -31,11 +31,20 @@ impl KeyType {
     }
 }
 
-/// The first certificate of `text`.
-fn first(text: &str) -> Option<Pem> {
+/// Every certificate of `text`, whatever else stands there.
+pub fn certificates(text: &str) -> Vec<CertificateDer<'static>> {
+    all(text).map(|pem| pem.contents.into()).collect()
+}
+
+fn all(text: &str) -> impl Iterator<Item = Pem> {
     Pem::iter_from_buffer(text.as_bytes())
         .filter_map(Result::ok)
-        .find(|pem| matches!(pem.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
+        .filter(|pem| matches!(pem.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
+}
+
+/// The first certificate of `text`.
+fn first(text: &str) -> Option<Pem> {
+    all(text).next()
 }
 
 pub(super) fn check_certificate(text: &str) -> Result<(), String> {
@@ -54,14 +63,14 @@ pub(super) fn check_key(text: &str) -> Result<(), String> {
 }
 
 pub(super) fn check_public_key(text: &str) -> Result<(), String> {
-    if is_public_key(text) {
+    if is_public_key(text) || first(text).is_some_and(|pem| pem.parse_x509().is_ok()) {
         Ok(())
     } else {
         Err("could not load public key".to_owned())
     }
 }
 
-/// Whether `text` holds a public key, by itself or in a certificate.
+/// Whether `text` holds a public key by itself, not in a certificate.
 pub fn is_public_key(text: &str) -> bool {
     Pem::iter_from_buffer(text.as_bytes())
         .filter_map(Result::ok)
@@ -70,7 +79,6 @@ pub fn is_public_key(text: &str) -> bool {
             "RSA PUBLIC KEY" => {
                 x509_parser::public_key::RSAPublicKey::from_der(&pem.contents).is_ok()
             }
-            "CERTIFICATE" => pem.parse_x509().is_ok(),
             _ => false,
         })
 }

@@ -379,7 +379,7 @@ fn what_cannot_be_compiled_is_named() {
         record(
             "services",
             103,
-            json!({ "protocol": "https", "host": "a b" }),
+            json!({ "protocol": "https", "host": "h", "client_certificate": reference(999) }),
         ),
     ];
     let count = puts.len();
