@@ -96,6 +96,11 @@ async fn revocations_reach_the_nodes_that_a_change_is_held_back_from() {
     let path = "/clustering/session-keys/revoke";
     let revoked = cluster.admin(Method::POST, path, &Value::Null).await;
     assert_eq!(revoked.status, 200, "{}", revoked.text());
+    let audited = cluster.read("/audit/requests?size=1").await["data"][0].clone();
+    assert_eq!(
+        (&audited["path"], &audited["status"]),
+        (&json!(path), &json!(200))
+    );
     // Three nodes stay without the route, and have the keys of now.
     let rows = eventually("the nodes that are held have the new key", async || {
         let rows = cluster.read("/clustering/data-planes").await["data"].clone();

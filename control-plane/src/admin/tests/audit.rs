@@ -62,16 +62,6 @@ async fn refused_writes_are_listed_among_the_others() {
 }
 
 #[tokio::test]
-async fn a_revocation_of_session_keys_is_listed_with_its_status() {
-    let api = Api::new();
-    let url = "/clustering/session-keys/revoke";
-    assert_eq!(api.json("POST", url, json!({})).await.0, 200);
-    let (_, page) = api.get("/audit/requests").await;
-    let told = (&page["data"][0]["path"], &page["data"][0]["status"]);
-    assert_eq!(told, (&json!(url), &json!(200)));
-}
-
-#[tokio::test]
 async fn a_workspace_is_told_of_its_own_refusals_only() {
     let api = Api::new();
     for name in ["alpha", "beta"] {
