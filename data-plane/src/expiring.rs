@@ -1,6 +1,5 @@
 //! When this node's certificates end: those that it is in the cluster by, and those that clients are shown.
 
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,9 +63,7 @@ impl Expiring {
                 at.as_secs(),
             );
             let help = "Unix timestamp of Data Plane's cluster_cert expiry time";
-            family(&mut text, name, "gauge", help);
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{name} {at}");
+            family(&mut text, name, "gauge", help, &format!("{name} {at}\n"));
         }
         text
     }
