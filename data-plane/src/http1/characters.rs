@@ -62,6 +62,17 @@ impl LongTexts {
     /// What is long, and what is too long to be kept.
     const KEPT: Range<usize> = 128..8 * 1024;
 
+    /// Forgets them, and gives back their memory.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The memory that they take.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.known.iter().map(Vec::capacity).sum()
+    }
+
     /// How long the text is that `bytes` begin with.
     pub(super) fn length(&mut self, bytes: &[u8]) -> usize {
         let Some((start, rest)) = bytes.split_at_checked(Self::KEPT.start) else {

@@ -43,6 +43,17 @@ pub(crate) struct HeadFinder {
 }
 
 impl HeadFinder {
+    /// Gives back the memory that is only of use to a connection with much to read.
+    pub(crate) fn rest(&mut self) {
+        self.texts.forget();
+    }
+
+    /// That memory.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.texts.room()
+    }
+
     /// The length of the head that `input` begins with, once all of it is there.
     pub(crate) fn find(&mut self, input: &[u8]) -> Result<Option<usize>, FramingError> {
         let fresh = input.get(self.scanned..).unwrap_or_default();

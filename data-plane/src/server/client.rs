@@ -46,6 +46,9 @@ pub(super) enum Next {
     End,
 }
 
+/// How long nothing may have come before a connection keeps no memory to read the next request faster.
+const SOON: Duration = Duration::from_secs(5);
+
 /// A client's connection.
 #[derive(Debug)]
 #[expect(
@@ -84,8 +87,10 @@ pub(super) struct Client {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Wait {
     Nothing,
-    /// For a request.
+    /// For a request that comes soon.
     Idle,
+    /// For one that comes later.
+    Rest,
     /// For the rest of its head.
     Head,
     /// For the client to take bytes.
@@ -149,15 +154,22 @@ impl Client {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    let idle = self.input.is_empty();
-                    if !self.is_over(cx, if idle { Wait::Idle } else { Wait::Head }) {
+                    let wait = match self.wait {
+                        _ if !self.input.is_empty() => Wait::Head,
+                        Wait::Rest => Wait::Rest,
+                        _ => Wait::Idle,
+                    };
+                    if !self.is_over(cx, wait) {
                         return Poll::Pending;
                     }
-                    return Poll::Ready(if idle {
-                        Next::End
-                    } else {
-                        Next::Refused(Refusal::Timeout)
-                    });
+                    match wait {
+                        Wait::Idle => {
+                            self.finder.rest();
+                            self.watch(Wait::Rest);
+                        }
+                        Wait::Rest => return Poll::Ready(Next::End),
+                        _ => return Poll::Ready(Next::Refused(Refusal::Timeout)),
+                    }
                 }
             }
         }
@@ -334,7 +346,8 @@ impl Client {
         self.reading = (wait == Wait::Head).then(|| Reading::begin(&self.metrics));
         match wait {
             Wait::Nothing => self.timer.clear(),
-            Wait::Idle => self.timer.set(self.limits.idle),
+            Wait::Idle => self.timer.set(self.limits.idle.min(SOON)),
+            Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
             Wait::Send => self.timer.set(self.limits.send),
             Wait::Linger => self.timer.set(LINGER),

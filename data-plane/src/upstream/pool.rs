@@ -107,8 +107,12 @@ impl Pools {
             for slot in self.all.borrow_mut().iter_mut() {
                 let Some(pool) = slot else { continue };
                 let mut idle = pool.idle.borrow_mut();
-                idle.retain(|connection| {
-                    now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
+                idle.retain_mut(|connection| {
+                    let idle = now.saturating_duration_since(connection.idle_since);
+                    if idle >= SWEEP {
+                        connection.finder.rest();
+                    }
+                    idle < self.keep_alive.idle
                 });
                 let mut shared = pool.http2.borrow_mut();
                 shared.retain(|shared| !shared.is_idle(now, self.keep_alive.idle));

@@ -59,6 +59,41 @@ async fn requests(parts: Vec<Vec<u8>>) -> (Vec<String>, String) {
     }
 }
 
+#[test]
+fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut far = TcpStream::connect(address).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n",
+            "x".repeat(4000)
+        );
+        far.write_all(head.as_bytes()).await.unwrap();
+        let timers = Rc::new(Timers::default());
+        tokio::task::spawn_local(Rc::clone(&timers).drive());
+        let limits = Limits {
+            idle: Duration::from_millis(1),
+            ..Limits::default()
+        };
+        let mut client = Client::new(Stream::Plain(near), timers.timer(), limits);
+        let next = loop {
+            // Until all of it has come, however long that takes.
+            match poll_fn(|cx| client.poll_next(cx)).await {
+                Next::End => client.wait = Wait::Nothing,
+                next => break next,
+            }
+        };
+        assert!(matches!(next, Next::Request(_)));
+        assert!(client.finder.room() >= 4000);
+        let end = poll_fn(|cx| client.poll_next(cx)).await;
+        assert!(matches!(end, Next::End));
+        assert_eq!(client.finder.room(), 0);
+        drop(far);
+    });
+}
+
 fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
