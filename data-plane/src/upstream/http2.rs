@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
@@ -29,6 +29,7 @@ use crate::http1::head::ResponseHead;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 use crate::http1::writer::values_of;
+use crate::pipeline::Added;
 use crate::server::http2::LocalExecutor;
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -261,7 +262,7 @@ pub(crate) async fn exchange(
     pool: &Rc<Pool>,
     mut seat: Seat,
     outgoing: &Outgoing<'_>,
-    host: &http::HeaderValue,
+    host: &HeaderValue,
     framing: Framing,
     body: RequestBody,
 ) -> Result<Answer, Failure> {
@@ -345,7 +346,7 @@ fn reason(error: &hyper::Error) -> Option<&h2::Error> {
 fn request(
     pool: &Pool,
     outgoing: &Outgoing<'_>,
-    host: &http::HeaderValue,
+    host: &HeaderValue,
     body: Outbound,
 ) -> Result<Request<Outbound>, UpstreamError> {
     let scheme = if pool.origin.key().tls.is_some() {
@@ -366,19 +367,14 @@ fn request(
             headers.append(name, value.clone());
         }
     }
-    for (name, value) in outgoing.added {
-        if let (Ok(name), Ok(value)) = (
-            http::HeaderName::from_bytes(name.as_bytes()),
-            http::HeaderValue::from_bytes(value),
-        ) {
-            headers.append(name, value);
-        }
+    for (name, value) in outgoing.added.iter().filter_map(added) {
+        headers.append(name, value);
     }
     headers.extend(values_of(outgoing.lines));
     // A server of gRPC takes nobody for a client who takes no trailers.
     let grpc = headers.get(header::CONTENT_TYPE);
     if outgoing.trailers || grpc.is_some_and(|value| is_grpc(value.as_bytes())) {
-        headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let mut request = Request::new(body);
     *request.method_mut() = outgoing.method.clone();
@@ -386,6 +382,15 @@ fn request(
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// A field that the gateway adds. What filters have put there may be a token, of which the tables of the connection's
+/// compression are to keep no copy (RFC 7541 §7.1.3).
+fn added((name, value): &Added<'_>) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let mut value = HeaderValue::from_bytes(value).ok()?;
+    value.set_sensitive(Kind::of(&name) == Kind::OTHER);
+    Some((name, value))
 }
 
 /// The client's part in a failure is told from the server's.
@@ -452,5 +457,25 @@ impl Http2Body {
     /// How many bytes are left, as far as that is known.
     pub(crate) fn size(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_filters_put_is_kept_in_no_table() {
+        for (name, sensitive) in [
+            ("authorization", true),
+            ("x-id-token", true),
+            ("cookie", true),
+            ("x-forwarded-for", false),
+            ("x-consumer-id", false),
+            ("via", false),
+        ] {
+            let (_, value) = added(&(name, b"x".as_slice().into())).unwrap();
+            assert_eq!(value.is_sensitive(), sensitive, "{name}");
+        }
     }
 }
