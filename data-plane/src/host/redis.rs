@@ -1,5 +1,6 @@
 //! Redis: one connection per core and server, which carries everybody's commands at once.
 
+mod breaker;
 mod cluster;
 mod sentinel;
 
@@ -15,9 +16,11 @@ use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, Shared};
 use plugins::host::redis::{Address, Command, Endpoint, RedisError, RedisServer, Reply};
 use rustls_pki_types::ServerName;
+use shared::clock::monotonic;
 use shared::secret::Secret;
 use tokio::net::UnixStream;
 
+use self::breaker::Silent;
 use crate::core::Core;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::tls_connector;
@@ -80,13 +83,35 @@ async fn ask_one(
     node: Option<&Address>,
     commands: Vec<Command>,
 ) -> Result<Vec<Value>, RedisError> {
-    let connections = core.states.of::<Connections>();
     let key = (server.connection_key(), node.cloned());
-    let connecting = connections.connecting(&key, server, &core.resolver);
+    let silent = core.states.of::<Silent>();
+    let patience = server.connect_timeout + server.read_timeout;
+    if !silent.may_ask(&key, monotonic(), patience) {
+        return Err(RedisError::Resting {
+            address: address(server, node),
+        });
+    }
+    let asked = ask_now(core, server, &key, commands).await;
+    if matches!(asked, Err(RedisError::Timeout { .. })) {
+        silent.timed_out(&key, monotonic());
+    } else {
+        silent.answered(&key);
+    }
+    asked
+}
+
+async fn ask_now(
+    core: &Rc<Core>,
+    server: &Arc<RedisServer>,
+    key: &Key,
+    commands: Vec<Command>,
+) -> Result<Vec<Value>, RedisError> {
+    let connections = core.states.of::<Connections>();
+    let connecting = connections.connecting(key, server, &core.resolver);
     let mut connection = match connecting.clone().await {
         Ok(connection) => connection,
         Err(error) => {
-            connections.forget(&key, &connecting);
+            connections.forget(key, &connecting);
             return Err(error);
         }
     };
@@ -98,16 +123,16 @@ async fn ask_one(
     let asking = connection
         .commands
         .send_packed_commands(&pipeline, 0, count);
-    let address = || address(server, node);
+    let address = || address(server, key.1.as_ref());
     match tokio::time::timeout(server.read_timeout, asking).await {
         Ok(Ok(values)) => {
             if values.iter().any(is_refused_for_writing) {
-                connections.forget(&key, &connecting);
+                connections.forget(key, &connecting);
             }
             Ok(values)
         }
         Ok(Err(error)) => {
-            connections.forget(&key, &connecting);
+            connections.forget(key, &connecting);
             Err(RedisError::Broken {
                 address: address(),
                 reason: error.to_string(),
@@ -115,7 +140,7 @@ async fn ask_one(
         }
         Err(_) => {
             // Replies that come late would be somebody else's wait: the connection goes.
-            connections.forget(&key, &connecting);
+            connections.forget(key, &connecting);
             Err(RedisError::Timeout {
                 address: address(),
                 timeout: server.read_timeout,

@@ -223,6 +223,12 @@ pub enum RedisError {
         /// What went wrong.
         reason: String,
     },
+    /// It did not answer of late, and is not asked now.
+    #[error("Redis at {address} did not answer of late: it is left alone for a moment")]
+    Resting {
+        /// Where.
+        address: String,
+    },
     /// There were no replies in time.
     #[error("Redis at {address} did not answer within {timeout:?}")]
     Timeout {
