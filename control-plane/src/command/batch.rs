@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use plugins::registry;
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Definition, definition, definitions};
 use shared::schema::{FieldErrors, Kind};
@@ -204,6 +205,7 @@ impl Work<'_> {
             {
                 fields.insert("created_at".to_owned(), created_at.clone());
             }
+            keep_automatic(&mut fields, &stored);
         }
         let command = Command {
             entity: entity.kind,
@@ -301,6 +303,27 @@ impl Work<'_> {
             .filter(|(key, record)| self.config.stored(*key) != Some(record))
             .collect();
         Ok(Change { puts, removes })
+    }
+}
+
+/// Takes over what was once made for a configuration, where the file says nothing of it.
+fn keep_automatic(fields: &mut Fields, stored: &Fields) {
+    let name = stored.get("name").and_then(Value::as_str);
+    let same = fields.get("name").and_then(Value::as_str) == name;
+    let (Some(Value::Object(config)), Some(Value::Object(old))) =
+        (fields.get_mut("config"), stored.get("config"))
+    else {
+        return;
+    };
+    let Some(plugin) = name.filter(|_| same).and_then(registry::definition) else {
+        return;
+    };
+    for field in plugin.fields.fields.iter().filter(|field| field.auto) {
+        if let Some(made) = old.get(&field.name)
+            && !config.contains_key(&field.name)
+        {
+            config.insert(field.name.clone(), made.clone());
+        }
     }
 }
 

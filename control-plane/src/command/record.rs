@@ -259,6 +259,22 @@ impl Draft {
             };
             self.fields.insert(name.to_owned(), made);
         }
+        self.make_automatic_config(context);
+    }
+
+    /// The same within the configuration. A `null` there says that none is wanted.
+    fn make_automatic_config(&mut self, context: &Context) {
+        let Some(configured) = self.configured else {
+            return;
+        };
+        for field in configured.fields().fields.iter().filter(|field| field.auto) {
+            let config = self.fields.entry("config").or_insert_with(|| json!({}));
+            if let Value::Object(config) = config
+                && !config.contains_key(&field.name)
+            {
+                config.insert(field.name.clone(), context.secret(&field.name).into());
+            }
+        }
     }
 
     /// The configuration's own fields, the scopes that a plugin forbids, and its verdict. False if the name

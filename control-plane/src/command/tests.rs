@@ -177,6 +177,30 @@ fn a_patch_leaves_behind_what_is_no_field_any_more() {
 }
 
 #[test]
+fn what_a_plugin_may_leave_to_us_is_made_once() {
+    let mut session = Session::new();
+    let salt = |plugin: &Value| plugin["config"]["cache_tokens_salt"].clone();
+    let body = json!({ "name": "openid-connect", "config": { "issuer": "https://a.test" } });
+    let first = session.create("plugins", body).unwrap();
+    let made = salt(&first).as_str().unwrap().to_owned();
+    assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let id = Selector::Id(first["id"].as_str().unwrap().parse().unwrap());
+    let patch = Body::Json(fields(json!({ "config": { "timeout": 5 } })));
+    let patched = session.run("plugins", Action::Patch(id, patch)).unwrap();
+    assert_eq!(salt(&patched), made);
+    let remove = Action::Delete(Selector::Id(first["id"].as_str().unwrap().parse().unwrap()));
+    session.run("plugins", remove).unwrap();
+    for given in [json!("mine"), Value::Null] {
+        let config = json!({ "issuer": "https://a.test", "cache_tokens_salt": given });
+        let body = json!({ "name": "openid-connect", "config": config });
+        let plugin = session.create("plugins", body).unwrap();
+        assert_eq!(salt(&plugin), given);
+        let id = Selector::Id(plugin["id"].as_str().unwrap().parse().unwrap());
+        session.run("plugins", Action::Delete(id)).unwrap();
+    }
+}
+
+#[test]
 fn rejections_name_what_is_wrong() {
     let mut session = Session::new();
     session

@@ -137,7 +137,12 @@ async fn a_second_diff_after_a_sync_is_empty() {
         }
         let url = format!("/{kind}/{}", given["id"].as_str().unwrap());
         let wanted = Value::Object(wanted);
-        let (status, reply) = api.json("PUT", &url, bare(&wanted)).await;
+        let mut body = bare(&wanted);
+        if given["name"] == "openid-connect" {
+            // Of what is made where a file leaves it out, decK says that there is none.
+            body["config"]["cache_tokens_salt"] = Value::Null;
+        }
+        let (status, reply) = api.json("PUT", &url, body).await;
         assert_eq!(status, 200, "{reply}");
         assert_eq!(bare(&api.get(&url).await.1), bare(&wanted), "{kind}");
         // The dump of what is there, sent again, changes nothing.

@@ -119,8 +119,9 @@ pub struct Provider {
     #[serde(default = "default::yes")]
     pub cache_tokens: bool,
 
-    /// Part of the key of the token cache; equal salts share the cache.
+    /// Part of the key of the token cache; equal salts share the cache. Made anew for each plugin that names none.
     #[serde(default)]
+    #[schemars(extend("x-auto" = true))]
     pub cache_tokens_salt: Option<String>,
 
     /// Remembers introspection results.
