@@ -15,7 +15,7 @@ const VAGUE: [&str; 8] = [
 ];
 
 /// Files below the workspace with one of `extensions`, and their text.
-fn files(extensions: &[&str]) -> Vec<(PathBuf, String)> {
+pub(crate) fn files(extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut open = vec![root()];
     while let Some(directory) = open.pop() {
