@@ -248,7 +248,22 @@ async fn sessions_live_in_clusters_and_in_groups_with_sentinels() {
         assert_eq!(browser.get(&gateway("/")).await.status, 200);
     }
     // Both servers of the group have it, whichever is asked.
-    tokio::task::spawn_blocking(move || replica.until("DBSIZE", ":1"))
-        .await
-        .unwrap();
+    let following = tokio::task::spawn_blocking(move || {
+        replica.until("DBSIZE", ":1");
+        replica
+    });
+    let replica = following.await.unwrap();
+    // The one that follows takes the place of one that dies, and sessions go on there: those that were, and new ones.
+    master.stop();
+    let told = ask(&sentinel, "SENTINEL FAILOVER app");
+    assert_eq!(told[1], "+OK", "{told:?}");
+    for at in [0, 1] {
+        guide.turn(&mut browser, at);
+        eventually("the session goes on at the new master", async || {
+            (browser.get(&gateway("/")).await.status == 200).then_some(())
+        })
+        .await;
+    }
+    signed_in().await;
+    assert_eq!(number(&replica, "DBSIZE"), 2);
 }
