@@ -279,6 +279,7 @@ mod tests {
                 proxies: None,
                 keep_alive: false,
                 http_1_0: false,
+                repeatable: false,
                 reach: Reach::Public { loopback },
             };
             let asked = run(&permitted, move |outbound| async move {

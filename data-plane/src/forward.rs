@@ -34,7 +34,6 @@ use crate::upstream::pool::Pool;
 use crate::upstream::{Connection, UpstreamError};
 
 /// A request as it goes to one origin.
-#[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) way: Way<'a>,
     pub(crate) method: &'a Method,
@@ -56,9 +55,14 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trailers: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
+    /// Whether the gateway asks for itself. Then a kept connection that closed without a word counts as one that was
+    /// closed before, whatever the method: no answer would be a failure just the same.
+    pub(crate) own: bool,
     /// When it is sent.
     pub(crate) now: Instant,
 }
+
+shared::unsaid!(Outgoing<'a>);
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +178,7 @@ pub(crate) async fn send(
         };
         body = again;
         if matches!(failed.stage, Stage::Stale | Stage::Unseen) {
-            if failed.stage == Stage::Stale && !repeatable {
+            if failed.stage == Stage::Stale && !(repeatable || outgoing.own) {
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
@@ -364,7 +368,9 @@ async fn once(
         Err(failure) => failure,
     };
     let stage = match failure.error {
-        UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_) if pooled => {
+        UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_)
+            if pooled && !failure.begun =>
+        {
             Stage::Stale
         }
         UpstreamError::RequestBody(_)

@@ -108,6 +108,7 @@ impl CoreHost {
             trailers: false,
             timeouts,
             retries: 0,
+            own: true,
             now: monotonic(),
         };
         let framing =
@@ -116,36 +117,60 @@ impl CoreHost {
             } else {
                 Framing::Length(u64::try_from(body.len()).unwrap_or(u64::MAX))
             };
+        let repeatable = limits.repeatable || parts.method.is_safe();
+        let mut asked = self.ask_once(&outgoing, framing, &body, limits.body).await;
+        if let Err(error) = &asked
+            && repeatable
+            && is_broken_off(error)
+        {
+            tracing::debug!(%error, "a connection broke off, asking once more");
+            asked = self.ask_once(&outgoing, framing, &body, limits.body).await;
+        }
+        match asked {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => Err(FetchError::TooLarge {
+                authority: authority.to_string(),
+                limit: limits.body,
+            }),
+            Err(error) => Err(fetch_error(authority.as_str(), &error)),
+        }
+    }
+
+    /// Sends a request and reads the whole answer. `None`: its body is longer than `limit`.
+    async fn ask_once(
+        &self,
+        outgoing: &Outgoing<'_>,
+        framing: Framing,
+        body: &Bytes,
+        limit: usize,
+    ) -> Result<Option<Response<Bytes>>, UpstreamError> {
         let body = if body.is_empty() {
             RequestBody::Empty
         } else {
-            RequestBody::Read(body, Box::new(RequestBody::Empty))
+            RequestBody::Read(body.clone(), Box::new(RequestBody::Empty))
         };
-        let failed = |error| fetch_error(authority.as_str(), &error);
-        let sent = forward::send(&self.0, &outgoing, framing, body, None).await;
-        let (answer, _hold) = sent.map_err(failed)?;
+        let (answer, _hold) = forward::send(&self.0, outgoing, framing, body, None).await?;
         let mut source = answer.body;
         let mut whole = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| source.poll_frame(cx)).await {
-            whole.extend_from_slice(&frame.map_err(failed)?.into_data().unwrap_or_default());
-            if whole.len() > limits.body {
-                return Err(FetchError::TooLarge {
-                    authority: authority.to_string(),
-                    limit: limits.body,
-                });
+            whole.extend_from_slice(&frame?.into_data().unwrap_or_default());
+            if whole.len() > limit {
+                return Ok(None);
             }
-        }
-        if whole.len() > limits.body {
-            return Err(FetchError::TooLarge {
-                authority: authority.to_string(),
-                limit: limits.body,
-            });
         }
         let mut response = Response::new(whole.freeze());
         *response.status_mut() = answer.head.status;
         *response.headers_mut() = answer.head.headers.into_map();
-        Ok(response)
+        Ok(Some(response))
     }
+}
+
+/// Whether a connection that stood has ended before its answer did.
+fn is_broken_off(error: &UpstreamError) -> bool {
+    matches!(
+        error,
+        UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_)
+    )
 }
 
 /// A query may hold secrets.

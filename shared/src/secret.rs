@@ -26,14 +26,35 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
     }
 }
 
+/// `Debug` for types that hold what nobody may read in a log: tells their name, and that there is more.
+#[macro_export]
+macro_rules! unsaid {
+    ($name:ident $(<$lifetime:lifetime>)?) => {
+        impl $(<$lifetime>)? ::std::fmt::Debug for $name $(<$lifetime>)? {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(concat!(stringify!($name), " { .. }"))
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::Secret;
+
+    struct Token<'a>(&'a str);
+
+    crate::unsaid!(Token<'a>);
 
     #[test]
     fn a_secret_does_not_print() {
         let secret = Secret::new("hunter2".to_owned());
         assert_eq!(format!("{secret:?}"), "[redacted]");
         assert_eq!(secret.expose(), "hunter2");
+        let token = Token(secret.expose());
+        assert_eq!(
+            (format!("{token:?}").as_str(), token.0),
+            ("Token { .. }", "hunter2")
+        );
     }
 }

@@ -57,6 +57,9 @@ async fn answer(mut stream: TcpStream, own: &str, behaves: bool) -> std::io::Res
         .next()
         .unwrap_or_default();
     let issuer = format!("http://{own}/{way}");
+    if way == "curt" {
+        return answer_once(stream, head, &issuer).await;
+    }
     let good = if path.ends_with("/jwks") {
         json!({ "keys": [] })
     } else {
@@ -93,6 +96,49 @@ async fn answer(mut stream: TcpStream, own: &str, behaves: bool) -> std::io::Res
     stream.shutdown().await
 }
 
+/// Answers the first request of a connection and keeps that. At the next one it goes: half into the answer to a GET,
+/// and without a word to a POST.
+async fn answer_once(mut stream: TcpStream, head: String, issuer: &str) -> std::io::Result<()> {
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length
+        .and_then(|length| length.parse().ok())
+        .unwrap_or_default();
+    stream.read_exact(&mut vec![0; length]).await?;
+    let answer = if path.ends_with("/jwks") {
+        json!({ "keys": [] })
+    } else if path.ends_with("/introspect") {
+        json!({ "active": true, "sub": "somebody" })
+    } else if path.ends_with("/token") {
+        json!({ "access_token": "opaque", "token_type": "Bearer", "expires_in": 60 })
+    } else {
+        json!({
+            "issuer": issuer, "authorization_endpoint": format!("{issuer}/authorize"),
+            "token_endpoint": format!("{issuer}/token"), "jwks_uri": format!("{issuer}/jwks"),
+            "introspection_endpoint": format!("{issuer}/introspect"),
+        })
+    };
+    let answer = whole("200 OK", "", &answer.to_string()).replace("Connection: close\r\n", "");
+    stream.write_all(answer.as_bytes()).await?;
+    let mut next = Vec::new();
+    while !next.ends_with(b"\r\n\r\n") {
+        next.push(stream.read_u8().await?);
+    }
+    if next.starts_with(b"GET ") {
+        stream
+            .write_all(
+                answer
+                    .as_bytes()
+                    .get(..answer.len() / 2)
+                    .unwrap_or_default(),
+            )
+            .await?;
+    }
+    stream.shutdown().await
+}
+
 fn whole(status: &str, more: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -119,6 +165,14 @@ async fn a_provider_that_misbehaves_keeps_nobody_but_its_own_users_out() {
         let path = format!("/routes/{route}/plugins");
         cluster.create(&path, protect(way)).await;
     }
+    for (name, method) in [("introspection", "introspection"), ("grant", "password")] {
+        let route = cluster.route(&demo.upstream(), &format!("/{name}")).await;
+        let mut plugin = protect("curt");
+        plugin["config"]["auth_methods"] = json!([method]);
+        cluster
+            .create(&format!("/routes/{route}/plugins"), plugin)
+            .await;
+    }
     cluster.settled().await;
     let url = |path: &str| format!("{}/{path}", cluster.url(0));
     let asking = WAYS.map(|way| {
@@ -136,6 +190,19 @@ async fn a_provider_that_misbehaves_keeps_nobody_but_its_own_users_out() {
         let said = reply.json()["message"].clone();
         assert_eq!(said, "The OpenID provider is unavailable", "{way}");
         assert_ne!(reply.header("retry-after"), "", "{way}");
+    }
+    // Connections that end in the middle cost a second try, and nobody an answer.
+    for (path, credential) in [
+        ("introspection", "Bearer opaque-"),
+        ("grant", "Basic user:"),
+    ] {
+        for number in 0..5 {
+            let value = format!("{credential}{number}");
+            let headers = [("authorization", value.as_str())];
+            let (browser, url) = (Browser::new(), url(path));
+            let reply = browser.get_with(&url, &headers).await;
+            assert_eq!(reply.status, 200, "{path} {number}: {}", reply.text());
+        }
     }
     provider.behaves.store(true, Ordering::SeqCst);
     for way in WAYS {

@@ -171,8 +171,9 @@ impl std::fmt::Debug for Notes {
 }
 
 /// A note of what the filters of a request tell its client beside the answer: of nobody else's concern.
-#[derive(Debug)]
 pub struct Told(pub Vec<(HeaderName, HeaderValue)>);
+
+shared::unsaid!(Told);
 
 impl Told {
     /// `headers` without it.
@@ -191,7 +192,6 @@ impl Told {
 }
 
 /// What stays of a request after its filters have let it through or answered it.
-#[derive(Debug)]
 pub struct Seen {
     /// The head as it went upstream.
     pub request: http::request::Parts,
@@ -208,6 +208,8 @@ pub struct Seen {
     /// What names the exchange in logs and answers.
     pub request_id: RequestId,
 }
+
+shared::unsaid!(Seen);
 
 /// Who made an answer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

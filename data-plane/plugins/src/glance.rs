@@ -43,7 +43,7 @@ pub trait Fields {
 }
 
 /// What a head has under a name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Value<'a> {
     /// Nothing.
     Missing,
@@ -52,6 +52,8 @@ pub enum Value<'a> {
     /// More than one field.
     Repeated,
 }
+
+shared::unsaid!(Value<'a>);
 
 impl<'a> Value<'a> {
     /// What the fields are that have these `values`.

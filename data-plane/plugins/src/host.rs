@@ -124,6 +124,10 @@ pub enum RevokeError {
 
 /// What a fetch may cost.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that is so or not"
+)]
 pub struct FetchLimits {
     /// Longest time from start to the last byte of the answer.
     pub timeout: Duration,
@@ -139,6 +143,8 @@ pub struct FetchLimits {
     pub keep_alive: bool,
     /// Whether HTTP/1.0 is spoken.
     pub http_1_0: bool,
+    /// Whether the request may be sent once more where a connection broke off, as any GET may: it only asks.
+    pub repeatable: bool,
     /// Where the connection may lead.
     pub reach: Reach,
 }

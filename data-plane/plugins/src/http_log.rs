@@ -247,6 +247,7 @@ impl Target {
             proxies: None,
             keep_alive: true,
             http_1_0: false,
+            repeatable: false,
             reach: Reach::Anywhere,
         };
         let answer = host

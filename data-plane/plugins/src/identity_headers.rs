@@ -29,11 +29,13 @@ pub(crate) const LONGEST: usize = 8 * 1024;
 
 /// What the headers say of a credential and its groups, made once for many requests. A value that is no
 /// header value (control characters) or too long is left out, never repaired.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Asserted {
     credential: Option<HeaderValue>,
     groups: Option<HeaderValue>,
 }
+
+shared::unsaid!(Asserted);
 
 impl Asserted {
     pub(crate) fn new(credential: Option<&str>, groups: Option<&[String]>) -> Self {

@@ -48,6 +48,7 @@ pub mod request_id;
 pub mod request_size_limiting;
 pub mod request_termination;
 pub mod request_transformer;
+pub mod reserved_headers;
 pub mod response_ratelimiting;
 pub mod response_transformer;
 pub mod revocations;

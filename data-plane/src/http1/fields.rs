@@ -17,7 +17,7 @@ use super::{FramingError, members};
 const USUAL: usize = 16;
 
 /// The fields of one head, in order, their names in lower case.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Fields {
     head: Bytes,
     all: Vec<Field>,
@@ -29,6 +29,8 @@ pub(crate) struct Fields {
     plain: bool,
     connection: Connection,
 }
+
+shared::unsaid!(Fields);
 
 /// What the `Connection` fields of a head name (RFC 9110 §7.6.1).
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,13 +9,14 @@ use super::fields::{self, Fields, shared};
 use super::kind::Kind;
 
 /// The fields of a message.
-#[derive(Debug)]
 pub(crate) enum Headers {
     /// As they came.
     Raw(Fields),
     /// As values.
     Map(HeaderMap),
 }
+
+shared::unsaid!(Headers);
 
 impl Headers {
     /// As values, from now on.
@@ -52,13 +53,15 @@ impl Headers {
 }
 
 /// The same, to look at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum View<'a> {
     /// As they came.
     Raw(&'a Fields),
     /// As values.
     Map(&'a HeaderMap),
 }
+
+shared::unsaid!(View<'a>);
 
 impl<'a> View<'a> {
     /// All values of the field `name`, which is of `kind`.

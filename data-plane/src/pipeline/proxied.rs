@@ -71,7 +71,6 @@ impl Inbound {
 }
 
 /// A request as it is about to go upstream.
-#[derive(Debug)]
 pub(super) struct Sent<'a> {
     pub(super) method: &'a Method,
     /// The method that the client has sent.
@@ -89,6 +88,8 @@ pub(super) struct Sent<'a> {
     /// What it was let through by, if that may end.
     pub(super) tenure: Option<&'a Rc<Tenure>>,
 }
+
+shared::unsaid!(Sent<'a>);
 
 /// What leads a request upstream.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +193,7 @@ impl Ways<'_> {
             trailers,
             timeouts: service.timeouts,
             retries: service.retries,
+            own: false,
             now,
         };
         progress.proxy_latency = Some(milliseconds(progress.start, now));

@@ -318,8 +318,30 @@ pub(super) const fn replaced(trusted: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use plugins::reserved_headers::Message;
 
     use super::*;
+
+    #[test]
+    fn what_is_replaced_is_for_no_filter_to_set() {
+        let ours = replaced(false).and(Kind::HOP_BY_HOP).and(Kind::TRAILER);
+        let reserved: Vec<_> = Message::Request.reserved().collect();
+        for name in &reserved {
+            let kind = Kind::of_text(name.as_bytes());
+            assert!(kind.is_any_of(ours) || *name == "cookie", "{name}");
+        }
+        let none = HeaderMap::new();
+        let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
+        let client = client(None, &peer, None, &"gate.internal".into());
+        let mut added = Vec::new();
+        let view = View::Map(&none);
+        forwarded_path(view, false, "/", Some("/"), &mut added);
+        forwarded(view, &peer, false, &client, &mut added);
+        added.push(via(view, Version::HTTP_11));
+        for (name, _) in &added {
+            assert!(reserved.iter().any(|reserved| reserved == name), "{name}");
+        }
+    }
 
     #[test]
     fn a_trusted_proxy_says_which_url_was_asked_for() {

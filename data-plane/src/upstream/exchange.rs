@@ -135,6 +135,8 @@ pub(crate) struct Answer {
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
     pub(crate) pump: Pump,
+    /// Whether the server has begun to answer.
+    pub(crate) begun: bool,
 }
 
 /// Sends the head that waits in `connection.output` and the pump's body, and reads the answer's head.
@@ -152,8 +154,12 @@ pub(crate) async fn exchange(
         poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, method, upgrades, timeouts)).await;
     let (head, sent) = match read {
         Ok(read) => read,
-        Err(error) => return Err(Failure { error, pump }),
+        Err(error) => {
+            let begun = connection.informational > 0 || !connection.input.is_empty();
+            return Err(Failure { error, pump, begun });
+        }
     };
+    let begun = true;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer {
             head,
@@ -169,7 +175,7 @@ pub(crate) async fn exchange(
         let surplus = !connection.input.is_empty();
         if surplus && matches!(head.framing, Framing::Length(_)) {
             let error = FramingError::Length("the body is longer than announced").into();
-            return Err(Failure { error, pump });
+            return Err(Failure { error, pump, begun });
         }
         if head.keep_alive && !surplus {
             pool.give_back(connection);
@@ -182,7 +188,7 @@ pub(crate) async fn exchange(
             Ok(piece) => Some(piece),
             Err(error) => {
                 let error = error.into();
-                return Err(Failure { error, pump });
+                return Err(Failure { error, pump, begun });
             }
         }
     } else {

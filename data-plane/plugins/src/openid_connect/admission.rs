@@ -96,7 +96,7 @@ pub(super) fn say_all(config: &OpenidConnect, method: AuthMethod) -> bool {
 }
 
 /// What was found out about a session for this one request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Found {
     pub(super) exchanged: Option<Arc<Exchanged>>,
     /// The key that signed the access token, as headers show it.
@@ -104,6 +104,8 @@ pub(super) struct Found {
     /// That of the ID token.
     pub(super) id_key: Option<String>,
 }
+
+shared::unsaid!(Found);
 
 /// Lets the request go on as the principal of `session`, which learns what is found out on the way.
 ///

@@ -26,12 +26,14 @@ const CODES: [&str; 11] = [
 ];
 
 /// What an authorization response brought.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Accepted {
     pub(super) code: String,
     /// The claims of the ID token that came by way of the browser.
     pub(super) front: Option<Claims>,
 }
+
+shared::unsaid!(Accepted);
 
 /// Checks an authorization response.
 ///

@@ -49,7 +49,6 @@ const COOKIE_LIFETIME: Duration = Duration::from_secs(30);
 type Name = (u64, [u8; 32]);
 
 /// A verified token with all that follows from it.
-#[derive(Debug)]
 struct Verified {
     token: String,
     /// When the token ends by its own word.
@@ -63,6 +62,8 @@ struct Verified {
     until: UnixTime,
     session: RefCell<Option<(UnixTime, Rc<[HeaderValue]>)>>,
 }
+
+shared::unsaid!(Verified);
 
 #[derive(Debug)]
 struct VerifiedTokens(RefCell<Known>);

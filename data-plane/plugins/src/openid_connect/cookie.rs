@@ -69,8 +69,8 @@ pub(super) enum Kind {
     Chunk(Family, u8),
     /// That there are sign-ins under way.
     Begun,
-    /// A sign-in under way.
-    SignIn,
+    /// A chunk of a sign-in under way, counted from 1.
+    SignIn(u8),
     /// Sign-ins that succeeded a moment ago.
     Trail,
     /// A name of ours as it would be sent over the other scheme: never believed, never sent upstream.
@@ -218,13 +218,17 @@ impl Names {
         if suffix == "trail" {
             return Some((Kind::Trail, &self.authorization));
         }
-        let ours = suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit());
-        ours.then_some((Kind::SignIn, &self.authorization))
+        let (id, number) = match suffix.strip_suffix('2') {
+            Some(id) if suffix.len() == 17 => (id, 2),
+            _ => (suffix, 1),
+        };
+        let ours = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        ours.then_some((Kind::SignIn(number), &self.authorization))
     }
 }
 
 /// The cookies of one request, split once. Keeps the header values, which are cheap to clone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Jar {
     headers: Vec<HeaderValue>,
     ours: Vec<Entry>,
@@ -233,6 +237,8 @@ pub(super) struct Jar {
     /// Why the session's cookie is of no use.
     useless: Cell<Option<&'static str>>,
 }
+
+shared::unsaid!(Jar);
 
 #[derive(Debug)]
 struct Entry {
@@ -291,17 +297,30 @@ impl Jar {
             .take(5)
     }
 
-    /// Name, without a prefix, and value of every cookie of a sign-in.
+    /// Name, without a prefix, and value of the first cookie of every sign-in.
     pub(super) fn sign_ins(&self) -> impl Iterator<Item = (&str, &str)> {
         self.ours
             .iter()
-            .filter(|entry| entry.kind == Kind::SignIn)
+            .filter(|entry| entry.kind == Kind::SignIn(1))
             .map(|entry| {
                 (
                     self.text(entry.header, &entry.name),
                     self.text(entry.header, &entry.value),
                 )
             })
+    }
+
+    /// Name, without a prefix, and value of the cookie that goes on where the first of the sign-in `first` ends.
+    pub(super) fn sign_in_rest(&self, first: &str) -> Option<(&str, &str)> {
+        let mut rests = self
+            .ours
+            .iter()
+            .filter(|entry| entry.kind == Kind::SignIn(2));
+        rests.find_map(|entry| {
+            let name = self.text(entry.header, &entry.name);
+            let value = self.text(entry.header, &entry.value);
+            (name.strip_prefix(first) == Some("2")).then_some((name, value))
+        })
     }
 
     /// The values of the cookie that says that sign-ins are under way, at most five.

@@ -113,6 +113,18 @@ impl Failure {
         }
     }
 
+    /// The gateway itself cannot do its part now, as `message` says.
+    pub(super) fn paused(
+        code: &'static str,
+        message: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            message: Some(message),
+            ..Self::unavailable(code, detail)
+        }
+    }
+
     /// The provider cannot be used now.
     pub(super) fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Class::Unavailable, code, detail)
@@ -297,9 +309,14 @@ impl Failure {
             write!(message, " ({})", self.detail).expect("writing to a string succeeds");
         }
         let mut response = if page && self.has_page() {
+            let title = match self.class {
+                // Not always the provider.
+                Class::Unavailable => self.message.unwrap_or(text),
+                _ => text,
+            };
             page::page(
                 status,
-                text,
+                title,
                 &[
                     &message,
                     "Go back and try again, or tell whoever runs this site the reference below.",

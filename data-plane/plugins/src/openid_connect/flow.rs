@@ -33,7 +33,7 @@ pub(super) struct Context<'a> {
 
 /// A sign-in under way: what the authorization cookie seals. Written with short names, since a browser
 /// with many tabs sends one such cookie for each.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Pending {
     #[serde(rename = "s")]
     pub(super) state: String,
@@ -61,6 +61,8 @@ pub(super) struct Pending {
     #[serde(default, rename = "i", skip_serializing_if = "std::ops::Not::not")]
     pub(super) interactive: bool,
 }
+
+shared::unsaid!(Pending);
 
 /// Where a sign-in stands.
 #[derive(Clone, Debug)]
@@ -101,7 +103,7 @@ pub(super) enum Event {
 }
 
 /// A browser without a session, and randomness for its sign-in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Arrival {
     pub(super) state: String,
     pub(super) nonce: String,
@@ -119,8 +121,10 @@ pub(super) struct Arrival {
     pub(super) interactive: bool,
 }
 
+shared::unsaid!(Arrival);
+
 /// An authorization response, as it came.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Callback {
     pub(super) state: Option<String>,
     pub(super) code: Option<String>,
@@ -138,8 +142,10 @@ pub(super) struct Callback {
     pub(super) wrong_way: bool,
 }
 
+shared::unsaid!(Callback);
+
 /// What to do next.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Action {
     /// Send this form to the pushed authorization request endpoint.
     Push(Vec<(String, String)>),
@@ -154,6 +160,8 @@ pub(super) enum Action {
     /// The sign-in failed.
     Deny(Failure),
 }
+
+shared::unsaid!(Action);
 
 /// A sign-in that succeeded.
 #[derive(Clone, Debug)]

@@ -45,8 +45,10 @@ const ON_NODE: &str = "";
 const IN_STORE: &str = "=";
 
 /// The large forms of a node, by the end of their sign-in's name.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Forms(Mutex<HashMap<String, (UnixTime, Bytes)>>);
+
+shared::unsaid!(Forms);
 
 /// Keeps the form that the request posts, if it may be posted again: it is not another site's. Answers
 /// what the sign-in with this state has to remember of it.

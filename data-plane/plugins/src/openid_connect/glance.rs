@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use http::header::SET_COOKIE;
 use http::{HeaderName, Method, header};
 
 use super::admission::say_all;
@@ -82,13 +83,25 @@ pub(super) fn look(rules: &Rules, request: &Glance<'_>, host: &impl Host) -> Opt
         return None;
     }
     let ring = &request.environment.session_keys;
-    let opened = opened::at_hand(rules, ring, host, &cookies, host.now())?;
-    Some(Pass {
+    let now = host.now();
+    let opened = opened::at_hand(rules, ring, host, &cookies, now)?;
+    let mut pass = Pass {
         known: Some(opened.principal.known(None)?),
         cookies: cookies.others,
         response_headers: opened.principal.told().collect(),
         tenure: Some(Rc::clone(&opened.tenure)),
-    })
+    };
+    if opened.is_use_due(now) {
+        // Made by a whole look, and told again to whoever still brings the old cookie.
+        let renewal = opened.renewal(ring, request.https, now)?;
+        let cookies = renewal
+            .cookies
+            .iter()
+            .map(|cookie| (SET_COOKIE, cookie.clone()));
+        pass.response_headers.extend(cookies);
+        pass.tenure.clone_from(&renewal.tenure);
+    }
+    Some(pass)
 }
 
 /// Whether the request may be a preflight, a sign-in, a way back from the provider, or a logout.

@@ -55,13 +55,14 @@ enum Grant {
 }
 
 /// What credentials were traded for.
-#[derive(Debug)]
 struct Granted {
     tokens: Tokens,
     /// The document whose keys verified the tokens.
     version: u64,
     until: UnixTime,
 }
+
+shared::unsaid!(Granted);
 
 /// The grants of a node.
 #[derive(Default)]

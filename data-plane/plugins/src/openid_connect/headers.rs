@@ -12,6 +12,7 @@ use super::claims;
 use super::config::headers::Headers;
 use super::jws::Claims;
 use crate::identity_headers;
+use crate::reserved_headers::Message;
 
 /// Most bytes of all values of one side.
 const MOST: usize = 32 * 1024;
@@ -121,6 +122,7 @@ impl HeaderRules {
     /// Prepares the names, or says which are none.
     pub(super) fn new(config: &Headers, errors: &mut FieldErrors) -> Self {
         let upstream = Side::new(
+            Message::Request,
             &tokens!(config: upstream_access_token_header, upstream_id_token_header,
                 upstream_refresh_token_header, upstream_session_id_header,
                 upstream_access_token_jwk_header, upstream_id_token_jwk_header,
@@ -134,6 +136,7 @@ impl HeaderRules {
             errors,
         );
         let downstream = Side::new(
+            Message::Answer,
             &tokens!(config: downstream_access_token_header, downstream_id_token_header,
                 downstream_refresh_token_header, downstream_session_id_header,
                 downstream_access_token_jwk_header, downstream_id_token_jwk_header,
@@ -165,11 +168,23 @@ impl HeaderRules {
 
 impl Side {
     fn new(
+        message: Message,
         tokens: &[(&str, &Option<String>); 10],
         (field, names, sources): (&str, &Option<Vec<String>>, &Option<Vec<String>>),
         errors: &mut FieldErrors,
     ) -> Self {
         let mut side = Self::default();
+        let mut judged = |field: &str, text: &str, name: &str| {
+            let Some(name) = header_name(name) else {
+                errors.add(&[field], format!("invalid header name: {text}"));
+                return None;
+            };
+            if let Some(refusal) = message.refusal(&name) {
+                errors.add(&[field], refusal);
+                return None;
+            }
+            Some(name)
+        };
         for ((field, value), token) in tokens.iter().zip(Token::ALL) {
             let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
                 continue;
@@ -178,17 +193,15 @@ impl Side {
                 Some((name, "bearer")) => (name, Prefix::Bearer),
                 _ => (value, Prefix::None),
             };
-            match header_name(name) {
-                Some(name) => side.tokens.push((name, prefix, token)),
-                None => errors.add(&[field], format!("invalid header name: {value}")),
+            if let Some(name) = judged(field, value, name) {
+                side.tokens.push((name, prefix, token));
             }
         }
         let names = names.as_deref().unwrap_or_default();
         let sources = sources.as_deref().unwrap_or_default();
         for (name, claim) in names.iter().zip(sources) {
-            match header_name(name) {
-                Some(name) => side.claims.push((name, claim.clone())),
-                None => errors.add(&[field], format!("invalid header name: {name}")),
+            if let Some(name) = judged(field, name, name) {
+                side.claims.push((name, claim.clone()));
             }
         }
         side

@@ -4,16 +4,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
 use tracing::{debug, warn};
 
 use super::admission;
 use super::config::AuthMethod;
-use super::cookie::Jar;
+use super::cookie::{Family, Jar};
 use super::failure::{Class, Failure};
 use super::login;
 use super::logout;
-use super::opened::Opened;
+use super::opened::{self, Opened, Renewal};
 use super::possession::Presented;
 use super::provider;
 use super::refresh;
@@ -39,10 +40,12 @@ enum Token {
     Renewed,
     /// It has ended, but the request brings another.
     Other,
+    /// A new one has come, but nobody has said for too long who its user is.
+    Mute,
 }
 
-/// Lets the request go on with its session. `None`: its token has ended, but the request brings
-/// another.
+/// Lets the request go on with its session. `None`: it goes on without: its token has ended and the request brings
+/// another, or what the session says is too old to decide.
 ///
 /// # Errors
 ///
@@ -56,8 +59,9 @@ pub(super) async fn go_on(
     now: UnixTime,
 ) -> Result<Option<Flow>, Failure> {
     if host.revocations().are_unknown() {
-        return Err(Failure::unavailable(
+        return Err(Failure::paused(
             "revocations_unknown",
+            "The gateway does not know now which sessions are over",
             "no control plane has been heard for long, so nobody knows here which sessions are over",
         ));
     }
@@ -68,12 +72,22 @@ pub(super) async fn go_on(
             Token::Serves => {}
             Token::Renewed => return Ok(Some(Flow::Continue)),
             Token::Other => return Ok(None),
+            Token::Mute => {
+                // A browser signs in anew.
+                exchange.tenure = None;
+                opened::destroy(rules, exchange, host, jar);
+                return Ok(None);
+            }
         }
     }
     if rules.config.credentials.reverify {
         Box::pin(reverify(rules, exchange, host, session)).await?;
     }
-    let mut next = if open.is_use_due(now) {
+    let ring = &exchange.environment.session_keys;
+    let renewal = open.renewal(ring, exchange.client.https, now);
+    // Further chunks of an older session have to go, which only a new look at them does.
+    let renewal = renewal.filter(|_| jar.chunks(Family::Session).count() == open.chunks());
+    let mut next = if renewal.is_none() && open.is_use_due(now) {
         session.used(rules, now)
     } else {
         None
@@ -84,18 +98,18 @@ pub(super) async fn go_on(
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
         admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
-        let changed = open.restored
-            || learnt.used_at != session.used_at
-            || (learnt.user_info.is_some() && session.user_info.is_none());
+        let news = learnt.user_info.is_some() && session.user_info.is_none();
+        let changed =
+            open.restored || learnt.used_at != session.used_at || (news && renewal.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
         admission::check_bindings(rules, exchange, host, jar, session, Presented::Session).await?;
         open.principal.admit(rules, exchange)?;
     }
-    if let Some(next) = next {
-        keep_on(rules, exchange, host, jar, &next).await;
-    } else {
-        session::tell(rules, exchange, session, now);
+    match (next, renewal) {
+        (Some(next), _) => keep_on(rules, exchange, host, jar, open, next, now).await,
+        (None, Some(renewal)) => give_again(rules, exchange, &renewal, now),
+        (None, None) => session::tell(rules, exchange, session, now),
     }
     let client = rules.client(session.client);
     if rules
@@ -120,11 +134,25 @@ async fn keep_on(
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
-    session: &Session,
+    open: &Opened,
+    next: Session,
+    now: UnixTime,
 ) {
-    if let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await {
-        warn!(error = %failure, "a session could not be renewed");
+    match sign_in::keep(rules, exchange, host, jar, &next).await {
+        Ok(cookies) => open.renewed(rules, exchange, next, cookies, now),
+        Err(failure) => warn!(error = %failure, "a session could not be renewed"),
     }
+}
+
+/// Gives the client once more what another of its requests was given a moment ago.
+fn give_again(rules: &Rules, exchange: &mut Exchange<'_>, renewal: &Renewal, now: UnixTime) {
+    let cookies = renewal
+        .cookies
+        .iter()
+        .map(|cookie| (SET_COOKIE, cookie.clone()));
+    exchange.response_headers.extend(cookies);
+    exchange.tenure.clone_from(&renewal.tenure);
+    session::tell(rules, exchange, &renewal.session, now);
 }
 
 /// Renews the access token if it has ended, or if what came with it is too old to decide.
@@ -182,13 +210,16 @@ async fn renew(
         }
         Err(failure) => return Err(failure),
     };
-    let mut session = session.refreshed(&tokens, now);
+    let mut session = session.refreshed(rules, &tokens, now);
     if open.is_revoked(host.revocations()) {
         logout::ended_meanwhile(rules, host, &session);
         return Err(Failure::refused(
             "session_revoked",
             "the session was ended while its tokens were refreshed",
         ));
+    }
+    if session.claims_due(rules).is_some_and(|due| due <= now) {
+        return Ok(Token::Mute);
     }
     if rules.keeps_session(AuthMethod::Session) {
         session.renewed_at = now;

@@ -36,12 +36,13 @@ use crate::host::Host;
 use crate::session_keys::KeyRing;
 
 /// What the provider said of a token that is active.
-#[derive(Debug)]
 pub(super) struct Answer {
     claims: Claims,
     /// The signed form, if that is what came.
     jwt: Option<String>,
 }
+
+shared::unsaid!(Answer);
 
 /// A question to the provider.
 struct Question {
@@ -233,6 +234,7 @@ impl Question {
                     IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
                     IntrospectionAccept::Jwt => "application/jwt",
                 },
+                repeatable: true,
             };
             let response = token_endpoint::post(rules, &document, caller, host, post).await?;
             if response.status() == StatusCode::OK || provider::refuses(response.status()) {

@@ -30,13 +30,14 @@ pub(super) enum JwsError {
 }
 
 /// A token taken apart, not verified.
-#[derive(Debug)]
 pub(super) struct Jws<'a> {
     pub(super) header: Header,
     pub(super) claims: Claims,
     message: &'a str,
     signature: &'a str,
 }
+
+shared::unsaid!(Jws<'a>);
 
 /// The parts of a header that count. `jku`, `x5u` and `x5c` choose no key (RFC 8725 §3.10), and
 /// `jwk` none of a token.

@@ -1,28 +1,29 @@
 //! Opened sessions, remembered per core: a request with a known cookie costs a comparison.
 
+mod memory;
+mod renewal;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use http::header::SET_COOKIE;
-use quick_cache::Weighter;
-use quick_cache::unsync::{Cache, DefaultLifecycle};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::debug;
 use uuid::Uuid;
 
+use self::memory::{known, remember, remembered};
+pub(super) use self::renewal::Renewal;
 use super::admission::Found;
 use super::config::AuthMethod;
-use super::cookie::{Family, Glimpse, Jar};
+use super::cookie::{CHUNK, Family, Glimpse, Jar};
 use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
 use super::logout;
 use super::principal::Principal;
 use super::rules::Rules;
-use super::seal::NAME_CHARACTERS;
 use super::session::{self, Session};
 use super::session_store::{self, SessionStore};
 use crate::exchange::Exchange;
@@ -31,14 +32,7 @@ use crate::revocations::Revocations;
 use crate::session_keys::KeyRing;
 use crate::tenure::Tenure;
 
-/// Most bytes of opened sessions that a core remembers.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Names a sealed value: the configuration that opened it, and the value's random start.
-type Name = (u64, [u8; NAME_CHARACTERS]);
-
 /// A session with all that follows from it.
-#[derive(Debug)]
 pub(super) struct Opened {
     /// The sealed value that it was opened from.
     sealed: String,
@@ -53,11 +47,15 @@ pub(super) struct Opened {
     end: Option<UnixTime>,
     /// When a use is to be noted.
     noted_from: Option<UnixTime>,
+    /// What has noted its last use.
+    renewal: RefCell<Option<Rc<Renewal>>>,
     /// When the access token is to be looked at.
     token_due: Option<UnixTime>,
     /// Up to which version of the revocations it is known not to be among them.
     unrevoked_at: Cell<Option<u64>>,
 }
+
+shared::unsaid!(Opened);
 
 /// What became of the search for a session.
 #[derive(Debug)]
@@ -77,30 +75,6 @@ impl Sought {
             Self::Open(open) => Some(open),
             Self::Useless(_) | Self::Nothing => None,
         }
-    }
-}
-
-#[derive(Debug)]
-struct OpenedSessions(RefCell<Known>);
-
-/// Nothing gets in by a name that a client has made up: the hash need not withstand that.
-type Known = Cache<Name, Rc<Opened>, Weight, RandomState>;
-
-impl Default for OpenedSessions {
-    fn default() -> Self {
-        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        let known = Cache::with(1024, MOST_BYTES, Weight, hasher, lifecycle);
-        Self(RefCell::new(known))
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Weight;
-
-impl Weighter<Name, Rc<Opened>> for Weight {
-    fn weight(&self, _: &Name, opened: &Rc<Opened>) -> u64 {
-        // The sealed text, the tokens in it, and headers made of them.
-        1024 + 4 * u64::try_from(opened.sealed.len()).unwrap_or(u64::MAX / 8)
     }
 }
 
@@ -222,25 +196,7 @@ async fn stored(
     Ok(sought)
 }
 
-/// Names a sealed value.
-fn name(rules: &Rules, value: &[u8]) -> Option<Name> {
-    let start = value.first_chunk::<NAME_CHARACTERS>()?;
-    Some((rules.compilation, *start))
-}
-
-/// What was opened before from a value that began like `value`.
-fn remembered(rules: &Rules, host: &impl Host, value: &[u8]) -> Option<Rc<Opened>> {
-    let name = name(rules, value)?;
-    let sessions = host.core_state::<OpenedSessions>();
-    sessions.0.borrow().get(&name).cloned()
-}
-
-/// What was opened from this very value before.
-fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
-    remembered(rules, host, value.as_bytes()).filter(|known| known.sealed == value)
-}
-
-/// The session that was opened before from just what `cookies` hold, if it lives and nothing about it is due.
+/// The session that was opened before from just what `cookies` hold, if it lives and its token need not be looked at.
 pub(super) fn at_hand(
     rules: &Rules,
     ring: &KeyRing,
@@ -253,7 +209,7 @@ pub(super) fn at_hand(
     let serves = opened.sealed.len() == cookies.length()
         && opened.is_held_by(first, |number| cookies.chunk(number))
         && opened.serves(ring, host, None, now);
-    let rests = !opened.restored && !opened.is_token_due(now) && !opened.is_use_due(now);
+    let rests = !opened.restored && !opened.is_token_due(now);
     (serves && rests).then_some(opened)
 }
 
@@ -292,6 +248,7 @@ fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> O
         restored: false,
         end: session.end(rules),
         noted_from: session.noted_from(rules),
+        renewal: RefCell::default(),
         token_due: session.token_due(rules),
         sealed,
         key_id,
@@ -352,6 +309,11 @@ impl Opened {
         self.noted_from.is_some_and(|from| from <= now)
     }
 
+    /// In how many cookies it is.
+    pub(super) fn chunks(&self) -> usize {
+        self.sealed.len().div_ceil(CHUNK)
+    }
+
     /// Whether the browser still sends the very value that this was opened from: in chunks, `first` of all.
     fn is_held_by<'a>(&self, first: &[u8], chunk: impl Fn(u8) -> Option<&'a [u8]>) -> bool {
         let Some(mut rest) = self.sealed.as_bytes().strip_prefix(first) else {
@@ -396,10 +358,7 @@ fn open(
         return Err("session_wrong_binding");
     }
     let opened = Rc::new(opened);
-    if let Some(name) = name(rules, opened.sealed.as_bytes()) {
-        let sessions = host.core_state::<OpenedSessions>();
-        sessions.0.borrow_mut().insert(name, Rc::clone(&opened));
-    }
+    remember(rules, host, &opened);
     Ok(opened)
 }
 

@@ -286,8 +286,9 @@ async fn note_use(
         Some(true) => Ok(()),
         Some(false) => Err(refused("the DPoP proof was used before, on another node")),
         // Nobody can say, so it does not pass.
-        None => Err(Failure::unavailable(
+        None => Err(Failure::paused(
             "dpop_proof_store",
+            "The gateway cannot tell now whether a proof was used before",
             "nobody can say whether the DPoP proof was used before",
         )),
     }

@@ -20,7 +20,6 @@ use crate::glance::Known;
 use crate::identity_headers::{self, Asserted};
 
 /// Everything that tokens decide, computed once for as many requests as they are used for.
-#[derive(Debug)]
 pub(super) struct Principal {
     verdict: Result<(), Failure>,
     consumer: Option<String>,
@@ -33,6 +32,8 @@ pub(super) struct Principal {
     /// What requests go on with that need no more than a glance, once there is one.
     known: OnceCell<Rc<Known>>,
 }
+
+shared::unsaid!(Principal);
 
 impl Principal {
     /// Reads the tokens. Claims are looked up in the access token first, then in what introspection

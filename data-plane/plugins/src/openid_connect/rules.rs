@@ -3,6 +3,7 @@
 
 mod checks;
 mod clients;
+mod passed_on;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,7 @@ use super::seal::Binding;
 use super::session_store::SessionStore;
 use super::shared_answers::SharedAnswers;
 use crate::proxies::{self, Proxies, Proxy};
+use crate::reserved_headers::Message;
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
@@ -159,6 +161,7 @@ impl Rules {
         checks::clients(&config, &mut errors);
         checks::possession(&config, &mut errors);
         checks::http(&config, &mut errors);
+        passed_on::headers(&config, &mut errors);
         let issuer = issuer(&config.provider.issuer);
         let discovery_headers = pairs(
             config.provider.discovery_headers_names.as_deref(),
@@ -394,7 +397,10 @@ fn pairs(
         .zip(values.unwrap_or_default())
     {
         match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), Ok(value)) => pairs.push((name, value)),
+            (Ok(name), Ok(value)) => match Message::Own.refusal(&name) {
+                None => pairs.push((name, value)),
+                Some(refusal) => errors.add(&[field], refusal),
+            },
             _ => errors.add(&[field], format!("invalid header: {name}")),
         }
     }

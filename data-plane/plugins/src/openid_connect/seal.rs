@@ -76,11 +76,12 @@ impl Binding {
 }
 
 /// What was sealed, and the id of the key that sealed it.
-#[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) plaintext: Zeroizing<Vec<u8>>,
     pub(crate) key_id: [u8; 8],
 }
+
+shared::unsaid!(Opened);
 
 /// Seals `plaintext` as the cookie `name`, to be cut into chunks of `chunk` characters. `None` if the
 /// ring has no key, or if there would be more than `most` chunks.

@@ -65,7 +65,7 @@ pub(super) struct Session {
     /// When the access token ends, as far as is known.
     #[serde(default)]
     pub(super) expires_at: Option<UnixTime>,
-    /// When its tokens came, if that was after the sign-in.
+    /// When the provider last said whose they are, if that was after the sign-in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) claimed_at: Option<UnixTime>,
     /// What the provider said of the access token, if it was asked (RFC 7662).
@@ -195,8 +195,8 @@ impl Session {
     }
 
     /// Takes over the tokens of a refresh; those that did not come stay.
-    pub(super) fn refreshed(&self, tokens: &Tokens, now: UnixTime) -> Self {
-        Self {
+    pub(super) fn refreshed(&self, rules: &Rules, tokens: &Tokens, now: UnixTime) -> Self {
+        let mut refreshed = Self {
             access_token: tokens.access_token.clone(),
             id_token: tokens.id_token.clone().or_else(|| self.id_token.clone()),
             refresh_token: tokens
@@ -204,13 +204,17 @@ impl Session {
                 .clone()
                 .or_else(|| self.refresh_token.clone()),
             expires_at: tokens.expires_at,
-            claimed_at: Some(now),
+            claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),
             introspection: None,
             introspection_jwt: None,
             user_info: None,
             user_info_jwt: None,
             ..self.clone()
+        };
+        if refreshed.is_said_anew(rules, tokens) {
+            refreshed.claimed_at = Some(now);
         }
+        refreshed
     }
 
     /// When it ends if nobody uses it: idle for too long, not renewed, or too old. A clock that went back
@@ -399,7 +403,11 @@ pub(super) fn open(
 /// The failure of a request whose session cannot be sealed.
 pub(super) fn failure(error: SealError) -> Failure {
     match error {
-        SealError::NoKey => Failure::unavailable("no_session_key", error.to_string()),
+        SealError::NoKey => Failure::paused(
+            "no_session_key",
+            "The gateway has no key for sessions yet",
+            error.to_string(),
+        ),
         SealError::TooLarge => Failure::oversized(),
     }
 }

@@ -257,10 +257,11 @@ impl SessionStore {
     async fn ask(&self, host: &impl Host, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
         let unavailable = |error: String| {
             warn!(error, "the session storage fails");
-            Failure {
-                message: Some("The session storage is unavailable"),
-                ..Failure::unavailable("session_storage", "the session storage fails")
-            }
+            Failure::paused(
+                "session_storage",
+                "The session storage is unavailable",
+                "the session storage fails",
+            )
         };
         let replies = host
             .redis(&self.server, commands)

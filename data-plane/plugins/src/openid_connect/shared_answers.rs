@@ -42,12 +42,14 @@ pub(super) struct SharedAnswers {
 }
 
 /// An answer as it is stored.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(super) struct Stored {
     pub(super) claims: Claims,
     pub(super) jwt: Option<String>,
     pub(super) until: UnixTime,
 }
+
+shared::unsaid!(Stored);
 
 impl SharedAnswers {
     pub(super) fn new(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Self> {

@@ -4,6 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderValue;
+use http::header::SET_COOKIE;
 use tracing::debug;
 
 use super::admission;
@@ -48,7 +50,6 @@ pub(super) enum Cause {
 }
 
 /// What another site asks for.
-#[derive(Debug)]
 pub(super) struct Wish {
     /// A URL of this host, without its query.
     pub(super) target: String,
@@ -56,6 +57,8 @@ pub(super) struct Wish {
     /// What the provider is told of the user.
     pub(super) arguments: Vec<(String, String)>,
 }
+
+shared::unsaid!(Wish);
 
 impl Cause {
     /// The sign-in whose place the new one takes.
@@ -160,8 +163,7 @@ async fn arrive(
         _ => 0,
     };
     let ring = &exchange.environment.session_keys;
-    let state = mark::make(rules, ring, host, round)
-        .map_err(|error| Failure::unavailable("no_session_key", error.to_string()))?;
+    let state = mark::make(rules, ring, host, round).map_err(session::failure)?;
     let form = match &cause {
         Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
             forms::keep(rules, exchange, host, &state).await
@@ -340,7 +342,7 @@ pub(super) async fn complete(
     Ok(Flow::Continue)
 }
 
-/// Hands the session to the browser, and what restores it if the browser is to be remembered.
+/// Hands the session to the browser, and what restores it if the browser is to be remembered. Says in which cookies.
 ///
 /// # Errors
 ///
@@ -351,7 +353,7 @@ pub(super) async fn keep(
     host: &impl Host,
     jar: &Jar,
     session: &Session,
-) -> Result<(), Failure> {
+) -> Result<Vec<HeaderValue>, Failure> {
     let mut session = session.clone();
     session.bound_to = session::binding(rules, exchange);
     let mut families = vec![Family::Session];
@@ -363,22 +365,19 @@ pub(super) async fn keep(
     }
     let ring = &exchange.environment.session_keys;
     let https = exchange.client.https;
+    let mut cookies = Vec::new();
     for family in families {
         if let Some(store) = &rules.storage {
             store.put(rules, ring, host, family, &session).await?;
         }
-        let cookies = session
-            .cookies(family, rules, ring, host, jar, https)
-            .map_err(session::failure)?;
-        for cookie in cookies {
-            exchange
-                .response_headers
-                .push((http::header::SET_COOKIE, cookie));
-        }
+        let own = session.cookies(family, rules, ring, host, jar, https);
+        cookies.extend(own.map_err(session::failure)?);
     }
+    let told = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
+    exchange.response_headers.extend(told);
     session::tell(rules, exchange, &session, host.now());
     go_on_with(rules, exchange, host, &session);
-    Ok(())
+    Ok(cookies)
 }
 
 /// Streams that were begun with the session go on, and so does what the request begins, unless it was let

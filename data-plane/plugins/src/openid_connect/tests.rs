@@ -22,6 +22,7 @@ mod keeping;
 mod logout;
 mod possession;
 mod presets;
+mod printing;
 mod properties;
 mod provider;
 mod requirements;

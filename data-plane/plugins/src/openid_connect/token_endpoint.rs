@@ -34,7 +34,7 @@ use super::request;
 use super::rules::Rules;
 use super::session::Session;
 use crate::exchange::Exchange;
-use crate::host::Host;
+use crate::host::{FetchLimits, Host};
 
 /// Longest answer of the token endpoint, in bytes.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -88,11 +88,13 @@ impl Tokens {
 }
 
 /// What a request to the token endpoint takes over from the client's.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct PassedOn {
     pub(super) arguments: Vec<(String, String)>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
+
+shared::unsaid!(PassedOn);
 
 impl PassedOn {
     /// What the configuration lets through of `exchange`.
@@ -121,14 +123,18 @@ impl PassedOn {
 }
 
 /// A form to be posted to the provider.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Post<'a> {
     pub(super) endpoint: &'a str,
     pub(super) form: Vec<(String, String)>,
     /// Further headers. An `Authorization` among them takes the place of the client's.
     pub(super) headers: &'a [(HeaderName, HeaderValue)],
     pub(super) accept: &'static str,
+    /// Whether it only asks, so that it may be sent twice.
+    pub(super) repeatable: bool,
 }
+
+shared::unsaid!(Post<'a>);
 
 /// Adds the arguments whose names are not taken: what comes from a client never replaces or doubles
 /// what the gateway says itself.
@@ -330,6 +336,7 @@ pub(super) async fn request_as(
             form,
             headers: &headers,
             accept: "application/json",
+            repeatable: false,
         };
         let response = self::post(rules, document, caller, host, post).await?;
         let status = response.status();
@@ -390,6 +397,7 @@ async fn post_once(
         mut form,
         headers: extra,
         accept,
+        repeatable,
     } = post;
     let auth = caller.auth.unwrap_or_else(|| discovered(document));
     let mut authorization = None;
@@ -398,7 +406,10 @@ async fn post_once(
     } else {
         host.client_keys()
     };
-    let mut limits = provider::limits(rules, ANSWER_LIMIT);
+    let mut limits = FetchLimits {
+        repeatable,
+        ..provider::limits(rules, ANSWER_LIMIT)
+    };
     match (auth, caller.secret) {
         (ClientAuth::ClientSecretBasic, Some(secret)) => {
             // Both are form-encoded first (RFC 6749 §2.3.1).

@@ -1,10 +1,12 @@
 //! The cookies of sign-ins under way. Each has one of its own, so that any number of tabs signs in at
 //! once; and one that bears Kong's name says that there are some. Both are needed to finish one.
 
+use std::borrow::Cow;
+
 use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
 
-use super::cookie::Jar;
+use super::cookie::{CHUNK, Jar};
 use super::failure::{Class, Failure};
 use super::flow::Pending;
 use super::rules::{Rules, sha256};
@@ -14,16 +16,18 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::session_keys::KeyRing;
 
-/// Most sign-ins that one browser has under way; further ones make it forget the oldest.
+/// Most sign-ins that one browser has under way; further ones make it forget the oldest. As many as tabs that a
+/// browser opens anew after a restart: each of them is to land. It is bytes that servers and browsers refuse.
 const MOST_SIGN_INS: usize = 20;
 
-/// Most bytes of their cookies.
+/// Most bytes of their cookies before another begins: with the next one, well below what the gateway reads of a head,
+/// and none of them goes upstream.
 const MOST_BYTES: usize = 8 * 1024;
 
-/// A sign-in's cookie is one chunk.
+/// A sign-in's cookie is one chunk, or two if the URL to return to is long.
 const SIZES: Sizes = Sizes {
-    chunk: super::cookie::CHUNK,
-    most: 1,
+    chunk: CHUNK,
+    most: 2,
 };
 
 /// What the cookie says that all sign-ins of a browser share.
@@ -68,49 +72,68 @@ pub(super) fn remember(
     let https = exchange.client.https;
     let cookie = &rules.authorization_cookie;
     let mut cookies = vec![cookie.set(rules.names.begun(), &begun, https)];
-    for name in surplus(rules, exchange, jar, now) {
+    for name in surplus(rules, exchange, jar, now, value.len()) {
         cookies.push(cookie.expire(&name, https));
     }
-    cookies.push(cookie.set(&name, &value, https));
+    let (first, rest) = value.split_at_checked(CHUNK).unwrap_or((&value, ""));
+    cookies.push(cookie.set(&name, first, https));
+    if !rest.is_empty() {
+        cookies.push(cookie.set(&second(&name), rest, https));
+    }
     let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
     exchange.response_headers.extend(cookies);
     Ok(())
 }
 
-/// The names of the sign-ins to forget: of what does not open first, then the oldest.
-fn surplus(rules: &Rules, exchange: &Exchange<'_>, jar: &Jar, now: UnixTime) -> Vec<String> {
+/// The cookie that goes on where the one called `first` ends.
+fn second(first: &str) -> String {
+    format!("{first}2")
+}
+
+/// The names of the cookies to forget for one of `size` bytes: of what does not open first, then of the oldest.
+fn surplus(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    jar: &Jar,
+    now: UnixTime,
+    size: usize,
+) -> Vec<String> {
+    let most_bytes = MOST_BYTES.saturating_sub(size.saturating_sub(CHUNK));
     let held: Vec<_> = jar.sign_ins().collect();
-    let bytes: usize = held
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if held.len() < MOST_SIGN_INS && bytes < MOST_BYTES {
+    let long = |(name, value): &(&str, &str)| {
+        let rest = jar.sign_in_rest(name);
+        name.len() + value.len() + rest.map_or(0, |(name, value)| name.len() + value.len())
+    };
+    let bytes: usize = held.iter().map(long).sum();
+    if held.len() < MOST_SIGN_INS && bytes < most_bytes {
         return Vec::new();
     }
     let ring = &exchange.environment.session_keys;
     let mut aged: Vec<_> = held
         .iter()
-        .map(|(name, value)| {
-            let pending = open(rules, ring, name, value, now);
-            (
-                pending.map(|pending| pending.started_at),
-                *name,
-                name.len() + value.len(),
-            )
+        .map(|cookie| {
+            let pending = open(rules, ring, jar, *cookie, now);
+            (pending.map(|pending| pending.started_at), cookie)
         })
         .collect();
-    aged.sort_by_key(|(started_at, ..)| *started_at);
+    aged.sort_by_key(|(started_at, _)| *started_at);
     let (mut count, mut left) = (held.len(), bytes);
     let mut names = Vec::new();
-    for (_, name, size) in aged {
-        if count < MOST_SIGN_INS && left < MOST_BYTES {
+    for (_, cookie) in aged {
+        if count < MOST_SIGN_INS && left < most_bytes {
             break;
         }
-        names.push(name.to_owned());
+        names.extend(names_of(jar, cookie.0));
         count -= 1;
-        left -= size;
+        left -= long(cookie);
     }
     names
+}
+
+/// The names of all cookies of a sign-in that the browser has.
+fn names_of(jar: &Jar, first: &str) -> impl Iterator<Item = String> {
+    let rest = jar.sign_in_rest(first).map(|(name, _)| name.to_owned());
+    [first.to_owned()].into_iter().chain(rest)
 }
 
 /// The sign-ins of this browser that open, each with the name of its cookie.
@@ -128,11 +151,22 @@ pub(super) fn all<'a>(
     // Twice as many as there can be: some may be planted.
     let looked_at = if begun { 2 * MOST_SIGN_INS } else { 0 };
     let held = jar.sign_ins().take(looked_at);
-    held.filter_map(move |(name, value)| Some((name, open(rules, ring, name, value, now)?)))
+    held.filter_map(move |cookie| Some((cookie.0, open(rules, ring, jar, cookie, now)?)))
 }
 
-fn open(rules: &Rules, ring: &KeyRing, name: &str, value: &str, now: UnixTime) -> Option<Pending> {
-    let opened = seal::open(ring, &rules.binding, name, value, now.as_secs())?;
+fn open(
+    rules: &Rules,
+    ring: &KeyRing,
+    jar: &Jar,
+    (name, first): (&str, &str),
+    now: UnixTime,
+) -> Option<Pending> {
+    let value = match seal::claimed_chunks(first)? {
+        1 => Cow::Borrowed(first),
+        2 => Cow::Owned([first, jar.sign_in_rest(name)?.1].concat()),
+        _ => return None,
+    };
+    let opened = seal::open(ring, &rules.binding, name, &value, now.as_secs())?;
     serde_json::from_slice(&opened.plaintext).ok()
 }
 
@@ -162,7 +196,8 @@ pub(super) fn forget(
     }
     let name = rules.names.sign_in(&suffix(state));
     let (https, cookie) = (exchange.client.https, &rules.authorization_cookie);
-    let mut gone = vec![cookie.expire(&name, https)];
+    let names = names_of(jar, &name);
+    let mut gone: Vec<_> = names.map(|name| cookie.expire(&name, https)).collect();
     if jar.sign_ins().all(|(held, _)| held == name) {
         gone.push(cookie.expire(rules.names.begun(), https));
     }

@@ -26,12 +26,14 @@ use crate::host::Host;
 const LIMIT: usize = 256 * 1024;
 
 /// What the user info endpoint said.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct UserInfo {
     pub(super) claims: Claims,
     /// The signed form, if that is what came.
     pub(super) jwt: Option<String>,
 }
+
+shared::unsaid!(UserInfo);
 
 /// A question to the user info endpoint.
 pub(super) struct Question {

@@ -75,15 +75,16 @@ pub(super) struct Verifier<'a> {
 }
 
 /// What the provider said, under its signature.
-#[derive(Debug)]
 pub(super) struct Statement {
     /// The type that its header names.
     pub(super) kind: Option<String>,
     pub(super) claims: Claims,
 }
 
+shared::unsaid!(Statement);
+
 /// What an ID token must fit to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Expected<'a> {
     /// The nonce that was sent. `None` after a refresh.
     pub(super) nonce: Option<&'a str>,
@@ -94,6 +95,8 @@ pub(super) struct Expected<'a> {
     /// Whether it came by way of the browser: then it vouches for what came with it.
     pub(super) front: bool,
 }
+
+shared::unsaid!(Expected<'a>);
 
 impl Verifier<'_> {
     /// A client secret, or one of the provider's keys, has made the signature of an ID token.

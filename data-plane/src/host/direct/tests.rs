@@ -41,6 +41,7 @@ fn limits() -> FetchLimits {
         proxies: None,
         keep_alive: false,
         http_1_0: false,
+        repeatable: false,
         reach: Reach::Anywhere,
     }
 }

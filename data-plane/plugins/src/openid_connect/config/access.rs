@@ -53,7 +53,8 @@ pub struct Access {
     pub claims_forbidden: Option<Vec<String>>,
 
     /// Longest time in seconds for which what a provider said of somebody decides: older claims of a session are
-    /// renewed first, by its refresh token or a new sign-in, and an older bearer token is refused.
+    /// renewed first, by its refresh token if that brings an ID token, an access token that is a JWT or user info, else
+    /// by a new sign-in; an older bearer token is refused.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub max_claim_age: Option<Number>,

@@ -35,13 +35,15 @@ pub(super) fn split(text: &[u8]) -> impl Iterator<Item = Cookie> {
 }
 
 /// The cookies of one request at a glance: its only header, where it is plain which of them are ours.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(in super::super) struct Glimpse<'a> {
     /// The chunks of the session, the first at place 0.
     chunks: [Option<&'a [u8]>; 9],
     /// Those of others, byte for byte, if any of ours is among them.
     pub(in super::super) others: Option<Vec<u8>>,
 }
+
+shared::unsaid!(Glimpse<'a>);
 
 impl<'a> Glimpse<'a> {
     /// Looks at the cookies of `text`. `None`: it takes more than a look.
@@ -54,7 +56,7 @@ impl<'a> Glimpse<'a> {
             let kind = names.kind_of(name, text.get(value.clone())?, https);
             ours |= kind.is_some();
             // A code that comes back from the provider is nobody's to see but the whole look's.
-            if kind == Some(Kind::SignIn) {
+            if matches!(kind, Some(Kind::SignIn(_))) {
                 return None;
             }
             if let Some(Kind::Chunk(Family::Session, number)) = kind {

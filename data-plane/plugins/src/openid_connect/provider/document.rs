@@ -140,12 +140,11 @@ impl ProviderError {
                 "configuration",
                 format!("the OpenID provider does not support what {parameter} asks for"),
             ),
-            Self::Unarmed(detail) => Failure {
-                message: Some(
-                    "The gateway has nothing yet to prove itself with at the OpenID provider",
-                ),
-                ..Failure::unavailable("client_key_missing", *detail)
-            },
+            Self::Unarmed(detail) => Failure::paused(
+                "client_key_missing",
+                "The gateway has nothing yet to prove itself with at the OpenID provider",
+                *detail,
+            ),
             Self::Fetch(FetchError::TooLarge { .. })
             | Self::Status(_)
             | Self::Unusable(_)
@@ -433,6 +432,7 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
         proxies: rules.proxies.clone(),
         keep_alive: provider.keepalive,
         http_1_0: provider.http_version.0.as_f64() == Some(1.0),
+        repeatable: false,
         reach: Reach::Public {
             loopback: rules.asks_this_machine,
         },

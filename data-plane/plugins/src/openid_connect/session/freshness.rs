@@ -3,7 +3,9 @@
 use shared::clock::UnixTime;
 
 use super::Session;
+use crate::openid_connect::opened;
 use crate::openid_connect::rules::Rules;
+use crate::openid_connect::token_endpoint::Tokens;
 
 impl Session {
     /// Whether its tokens can be renewed without the user.
@@ -16,6 +18,14 @@ impl Session {
         let age = rules.config.access.max_claim_age.as_ref()?.seconds();
         let since = self.claimed_at.unwrap_or(self.started_at);
         Some(since.saturating_add(age))
+    }
+
+    /// Whether a refresh that brought `tokens` has said anew who the user is. An access token that only the provider
+    /// can read says nothing: then only user info does, which is asked for with each new one.
+    pub(super) fn is_said_anew(&self, rules: &Rules, tokens: &Tokens) -> bool {
+        tokens.id_token.is_some()
+            || rules.config.credentials.search_user_info
+            || opened::claims_of(rules, self).0.is_some()
     }
 
     /// When what it was begun with may not go on: with the session, or with a token that nobody renews.

@@ -30,6 +30,52 @@ fn way_back(gateway: &Gateway, start: &Reply) -> String {
 }
 
 #[test]
+fn a_query_that_no_single_cookie_holds_comes_back_on_any_node() {
+    let config = json!({ "preserve_query_args": true });
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, std::rc::Rc::clone(&one.provider), 2);
+    let query = format!("hello={}", "w".repeat(3_000));
+    let mut browser = Browser::default();
+    for tab in 0..5 {
+        let start = browser.get(&mut one, &format!("/api?{query}{tab}"));
+        assert_eq!(start.status, 302, "{start:?}");
+        let cookies = start.set_cookies();
+        assert!(cookies.iter().all(|cookie| cookie.len() <= 4_096));
+        let sizes = browser
+            .cookies
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        assert!(sizes.sum::<usize>() < 16 * 1024);
+        let back = format!("/api?{}", one.provider.authorize(start.location()));
+        // Half of it is none.
+        let mut robbed = browser.clone();
+        robbed
+            .cookies
+            .retain(|name, _| name.len() != "authorization_".len() + 17);
+        let reply = robbed.get(&mut two, &back);
+        assert!(reply.status != 200 && !reply.sets_session(), "{reply:?}");
+        if tab == 4 {
+            let reply = browser.get(&mut two, &back);
+            assert_eq!(
+                reply.upstream.unwrap().0,
+                format!("/api?{query}{tab}").as_str()
+            );
+        }
+    }
+    browser.cookies.remove("session");
+    // What was forgotten on the way, and what succeeded, has left nothing behind.
+    let left = browser
+        .cookies
+        .keys()
+        .filter(|name| name.starts_with("authorization_"))
+        .count();
+    assert!(left % 2 == 0 && left <= 4, "{:?}", browser.cookies.keys());
+    // More than two cookies hold is too long to return to.
+    let reply = Browser::default().get(&mut one, &format!("/api?hello={}", "w".repeat(12_000)));
+    assert_eq!(reply.status, 400);
+}
+
+#[test]
 fn rule_25_a_reloaded_callback_leads_to_its_url_without_the_code() {
     let (mut gateway, mut browser, back) = signed_in(json!({}));
     let reply = browser.get(&mut gateway, &back);

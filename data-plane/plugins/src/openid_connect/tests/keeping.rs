@@ -52,6 +52,37 @@ fn a_browser_that_was_closed_is_remembered() {
 }
 
 #[test]
+fn requests_that_bring_an_old_cookie_are_given_the_same_new_one() {
+    let config = json!({ "session_idling_timeout": 200, "session_rolling_timeout": 0 });
+    let (mut gateway, browser) = signed_in(&config);
+    let given = |gateway: &mut Gateway, seconds: u64| {
+        gateway.advance(seconds);
+        let reply = browser.clone().get(gateway, "/api");
+        assert_eq!(reply.status, 200);
+        let cookies = reply.set_cookies();
+        cookies.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(given(&mut gateway, 49).is_empty());
+    let first = given(&mut gateway, 1);
+    assert_eq!(first.len(), 1);
+    for _ in 0..1_000 {
+        assert_eq!(given(&mut gateway, 0), first);
+    }
+    // Until the next one is due: the second fifty seconds.
+    assert_eq!(given(&mut gateway, 49), first);
+    let second = given(&mut gateway, 1);
+    assert_ne!(second, first);
+    assert_eq!(given(&mut gateway, 49), second);
+    // It is still judged each time, and the new cookie is as good as any.
+    let mut kept = browser.clone();
+    let value = second[0].split([';', '=']).nth(1).unwrap();
+    kept.cookies.insert("session".to_owned(), value.to_owned());
+    gateway.advance(51);
+    assert_eq!(browser.clone().get(&mut gateway, "/api").status, 302);
+    assert_eq!(kept.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
 fn a_logout_forgets_a_browser_that_was_to_be_remembered() {
     let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
     let (mut gateway, mut browser) = signed_in(&config);

@@ -140,6 +140,33 @@ fn rule_93_what_nobody_can_say_anew_does_not_decide() {
     gateway.advance(1);
     assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 
+    // A refresh that says nothing of the user: the age counts from the sign-in, also after one that came before.
+    for (more, again) in [(json!({}), 302), (json!({ "search_user_info": true }), 200)] {
+        let mut config = json!({ "max_claim_age": 60, "session_idling_timeout": 0 });
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let mut gateway = Gateway::new(config);
+        gateway.provider.script.borrow_mut().opaque = true;
+        let mut browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+        gateway.provider.script.borrow_mut().no_id_token = true;
+        gateway.advance(59);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        gateway.advance(1);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!(
+            (reply.status, gateway.provider.called("/token")),
+            (again, 2)
+        );
+        if again == 302 {
+            assert!(!browser.cookies.contains_key("session"));
+            gateway.provider.script.borrow_mut().no_id_token = false;
+            assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        }
+    }
+
     // A client's own token.
     let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "max_claim_age": 60 }));
     let token = gateway.provider.access_token(&[]);

@@ -206,6 +206,83 @@ fn rules_6_7_57_and_71_what_is_not_safe_is_refused_by_name() {
 }
 
 #[test]
+fn rules_111_and_123_no_header_of_a_configuration_frames_a_message() {
+    let names = |sent: &str, name: &str| {
+        let names = format!("{sent}_names");
+        let others = format!(
+            "{sent}_{}",
+            if sent.ends_with("stream_headers") {
+                "claims"
+            } else {
+                "values"
+            }
+        );
+        (
+            json!({ &names: ["x-fine", name], others: ["a", "b"] }),
+            names,
+        )
+    };
+    for name in [
+        "Host",
+        "Content_Length",
+        "transfer-encoding",
+        "connection",
+        "te",
+        "X_Real_IP",
+        "cookie",
+        "via",
+    ] {
+        let (config, field) = names("upstream_headers", name);
+        assert_eq!(refused_field(&config), Some(field), "{name}");
+        for field in ["upstream_id_token_header", "upstream_user_info_header"] {
+            assert_eq!(
+                refused_field(&json!({ field: name })).as_deref(),
+                Some(field),
+                "{name}"
+            );
+        }
+    }
+    for name in ["content-length", "Transfer_Encoding", "set-cookie", "date"] {
+        let (config, field) = names("downstream_headers", name);
+        assert_eq!(refused_field(&config), Some(field), "{name}");
+        let field = "downstream_id_token_header";
+        assert_eq!(
+            refused_field(&json!({ field: name })).as_deref(),
+            Some(field),
+            "{name}"
+        );
+    }
+    for sent in [
+        "token_headers",
+        "discovery_headers",
+        "userinfo_headers",
+        "introspection_headers",
+    ] {
+        let (config, field) = names(sent, "host");
+        assert_eq!(refused_field(&config), Some(field));
+    }
+    for field in [
+        "token_headers_client",
+        "userinfo_headers_client",
+        "introspection_headers_client",
+    ] {
+        let refused = refused_field(&json!({ field: ["content-length"] }));
+        assert_eq!(refused.as_deref(), Some(field));
+    }
+    let replayed = |prefix: Value, name: &str| {
+        refused_field(&json!({ "token_headers_prefix": prefix, "token_headers_replay": [name] }))
+    };
+    let field = Some("token_headers_replay".to_owned());
+    assert_eq!(replayed(Value::Null, "content-length"), field);
+    assert_eq!(replayed(json!("content-"), "length"), field);
+    assert_eq!(replayed(json!("x-"), "content-length"), None);
+    assert_eq!(replayed(Value::Null, "set-cookie"), None);
+    // What only says who somebody is may be said by any claim.
+    let (config, _) = names("upstream_headers", "x_consumer_username");
+    assert_eq!(refused_field(&config), None);
+}
+
+#[test]
 fn rules_74_and_75_each_call_is_bounded_and_verifies_its_server() {
     let (gateway, _) = signed_in(&json!({ "upstream_user_info_header": "x-user" }));
     let limits = gateway.host.last_limits();

@@ -138,6 +138,14 @@ fn a_store_that_does_not_answer_begins_no_circle() {
     redis.down.set(true);
     let reply = browser.get(&mut one, "/api");
     assert_eq!((reply.status, reply.ends_session()), (503, false));
+    // The page does not put it on the provider.
+    let page = browser.get_with(&mut one, "/api", "accept", "text/html");
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(
+        page.contains("<h1>The session storage is unavailable</h1>"),
+        "{page}"
+    );
+    assert!(!page.contains("provider"), "{page}");
     redis.down.set(false);
     assert_eq!(browser.get(&mut one, "/api").status, 200);
 }

@@ -45,7 +45,11 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
     }
     let id_token = text("id_token").map(str::to_owned);
     let refresh_token = text("refresh_token").map(str::to_owned);
-    let expires_at = expiry(&answer, &access_token, now);
+    let expires_at =
+        match lifetime(&answer).map_err(|NoNumber| unusable("expires_in is no number"))? {
+            Some(lifetime) => Some(now.saturating_add(lifetime)),
+            None => own_end(&access_token),
+        };
     Ok(Tokens {
         access_token,
         id_token,
@@ -57,23 +61,27 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
     })
 }
 
-/// By `expires_in`, as a number or in words of digits, or by the token's own `exp`. What is not
-/// positive has ended already.
-fn expiry(answer: &Map<String, Value>, access_token: &str, now: UnixTime) -> Option<UnixTime> {
-    let seconds = answer
-        .get("expires_in")
-        .and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
-    match seconds {
-        Some(seconds) => {
-            let lifetime = if seconds > 0.0 {
-                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-            } else {
-                Duration::ZERO
-            };
-            Some(now.saturating_add(lifetime))
-        }
-        None => jws::Jws::parse(access_token, access_token.len())
-            .ok()
-            .and_then(|token| jws::time(&token.claims, "exp").ok().flatten()),
+/// `expires_in` is something else than a number.
+struct NoNumber;
+
+/// What `expires_in` says, as a number or in digits. What is not positive has ended already. `None`: it says nothing.
+fn lifetime(answer: &Map<String, Value>) -> Result<Option<Duration>, NoNumber> {
+    let seconds = match answer.get("expires_in") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        Some(value) => value.as_f64(),
+    };
+    match seconds.filter(|seconds| seconds.is_finite()) {
+        Some(seconds) if seconds > 0.0 => Ok(Some(
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX),
+        )),
+        Some(_) => Ok(Some(Duration::ZERO)),
+        None => Err(NoNumber),
     }
+}
+
+/// When the token itself says that it ends.
+fn own_end(access_token: &str) -> Option<UnixTime> {
+    let token = jws::Jws::parse(access_token, access_token.len()).ok()?;
+    jws::time(&token.claims, "exp").ok().flatten()
 }

@@ -47,6 +47,7 @@ pub(in crate::openid_connect) async fn push(
             form,
             headers: &[],
             accept: "application/json",
+            repeatable: false,
         };
         let response = super::post(rules, document, caller, host, post).await?;
         if response.status().is_success() || provider::refuses(response.status()) {

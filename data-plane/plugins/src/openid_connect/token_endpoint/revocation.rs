@@ -45,6 +45,7 @@ pub(in crate::openid_connect) async fn revoke(
                 form,
                 headers: &[],
                 accept: "application/json",
+                repeatable: true,
             };
             let wait = match super::post(rules, document, caller, host, post).await {
                 Ok(response) if response.status().is_success() => {

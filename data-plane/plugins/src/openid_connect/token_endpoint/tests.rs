@@ -27,7 +27,7 @@ fn an_answer_must_be_an_object_with_a_bearer_token() {
 }
 
 #[test]
-fn expiry_is_read_from_numbers_and_digits_and_never_overflows() {
+fn rule_31_a_lifetime_is_a_number_or_digits_and_never_overflows() {
     let check = |expires_in: Value, expected: u64| {
         let answer = json!({"access_token": "x", "token_type": "Bearer", "expires_in": expires_in});
         assert_eq!(
@@ -39,6 +39,20 @@ fn expiry_is_read_from_numbers_and_digits_and_never_overflows() {
     check(json!("60"), 160);
     check(json!(0), 100);
     check(json!(-5), 100);
+    // What is no number is not the same as nothing.
+    for expires_in in [
+        json!("soon"),
+        json!(""),
+        json!("NaN"),
+        json!("inf"),
+        json!([60]),
+        json!(true),
+    ] {
+        let answer = json!({"access_token": "x", "token_type": "Bearer", "expires_in": expires_in});
+        assert!(parsed(&answer).is_err(), "{answer}");
+    }
+    let nothing = json!({"access_token": "x", "token_type": "Bearer", "expires_in": null});
+    assert_eq!(parsed(&nothing).unwrap().expires_at, None);
     let absurd = json!({"access_token": "x", "token_type": "Bearer", "expires_in": 1e300});
     assert!(parsed(&absurd).unwrap().expires_at.unwrap() > UnixTime::from_secs(1_000_000_000));
 }
