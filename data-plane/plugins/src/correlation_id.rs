@@ -11,6 +11,7 @@ use uuid::{Builder, Uuid};
 use crate::exchange::{Exchange, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
+use crate::reserved_headers::Message;
 
 /// Configuration of `correlation-id`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -58,6 +59,9 @@ impl Plugin for CorrelationId {
     fn compile(self, _: &Instance) -> Result<CorrelationIdFilter, FieldErrors> {
         let header = HeaderName::try_from(self.header_name.as_str())
             .map_err(|_| FieldErrors::at(&["header_name"], "bad header name"))?;
+        if let Some(refusal) = Message::Own.refusal(&header) {
+            return Err(FieldErrors::at(&["header_name"], refusal));
+        }
         Ok(CorrelationIdFilter {
             header,
             generator: self.generator,
@@ -167,6 +171,16 @@ mod tests {
         let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
         let answer = answer_of(&filter, host, request);
         answer.upstream_header(filter.header.as_str())
+    }
+
+    #[test]
+    fn rule_111_a_name_frames_no_message() {
+        for name in ["Transfer-Encoding", "content-length", "Connection", "host"] {
+            let config: CorrelationId =
+                serde_json::from_value(json!({ "header_name": name })).unwrap();
+            let refused = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
+            assert!(refused.0.contains_key("header_name"), "{name}");
+        }
     }
 
     #[test]

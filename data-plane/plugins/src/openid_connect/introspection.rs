@@ -206,9 +206,7 @@ impl Question {
                 jwt: answer.jwt.clone(),
                 until,
             };
-            shared
-                .put(&its_rules, &its_host, &self.ring, &key, &stored)
-                .await;
+            shared.put(&its_rules, &its_host, &self.ring, &key, &stored);
             Ok((answer, until))
         };
         answers.ask(rules, host, key, asking).await

@@ -34,7 +34,7 @@ const SIZES: Sizes = Sizes {
 };
 
 /// The store of a configuration that shares its answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SharedAnswers {
     server: Arc<RedisServer>,
     /// What the names of answers begin with in the store.
@@ -83,8 +83,8 @@ impl SharedAnswers {
         (now < stored.until).then_some(stored)
     }
 
-    /// Stores an answer for as long as it serves.
-    pub(super) async fn put(
+    /// Stores an answer for as long as it serves. Nobody waits for that.
+    pub(super) fn put(
         &self,
         rules: &Rules,
         host: &impl Host,
@@ -107,7 +107,11 @@ impl SharedAnswers {
         // One that is too large is asked for by each node.
         if let Ok(sealed) = sealed {
             let command = Command::new("SET").arg(self.place(&name)).arg(sealed);
-            self.ask(host, command.arg("PX").number(left)).await;
+            let (shared, its_host) = (self.clone(), host.clone());
+            host.spawn(Box::pin(async move {
+                // What failed is logged.
+                _ = shared.ask(&its_host, command.arg("PX").number(left)).await;
+            }));
         }
     }
 
