@@ -77,7 +77,7 @@ fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
             idle: Duration::from_millis(1),
             ..Limits::default()
         };
-        let mut client = Client::new(Stream::Plain(near), timers.timer(), limits);
+        let mut client = Client::new(Stream::Plain(near), timers.timer(), limits, Arc::default());
         let next = loop {
             // Until all of it has come, however long that takes.
             match poll_fn(|cx| client.poll_next(cx)).await {
