@@ -343,7 +343,7 @@ async fn once(
     let (mut connection, pooled) = match pool.take(outgoing.now) {
         Some(connection) => (connection, true),
         None => match Box::pin(pool.connect(connect)).await {
-            Ok(connection) => (connection, false),
+            Ok(connected) => connected,
             Err(error) => return Err(connecting(error, body)),
         },
     };

@@ -132,6 +132,8 @@ impl UpstreamError {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
+    /// Where it leads.
+    pub(crate) address: SocketAddr,
     /// What has arrived and not been taken.
     pub(crate) input: BytesMut,
     /// What has not been written yet.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
@@ -113,6 +114,8 @@ impl http_body::Body for Outbound {
 
 /// A connection that exchanges share.
 pub(crate) struct Shared {
+    /// Where it leads.
+    address: SocketAddr,
     sender: SendRequest<Outbound>,
     /// What drives the connection, until that ends. It knows how many exchanges the server takes at a time.
     connection: Weak<RefCell<Connection<TokioIo<Stream>, Outbound, LocalExecutor>>>,
@@ -182,22 +185,39 @@ impl Drop for Seat {
     }
 }
 
+/// A place on a connection `to` an address, or to any, that has room.
+fn seat(pool: &Pool, to: Option<SocketAddr>) -> Option<Seat> {
+    let mut shared = pool.http2.borrow_mut();
+    shared.retain(|shared| !shared.sender.is_closed());
+    let leads = |shared: &&Shared| to.is_none_or(|address| shared.address == address);
+    shared.iter().filter(leads).find_map(Shared::seat)
+}
+
 /// A place on a connection, which is made if no other has room.
 pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, UpstreamError> {
     pool.used.set(monotonic());
-    let known = {
-        let mut shared = pool.http2.borrow_mut();
-        shared.retain(|shared| !shared.sender.is_closed());
-        shared.iter().find_map(Shared::seat)
-    };
-    if let Some(seat) = known {
+    if pool.has_address()
+        && let Some(seat) = seat(pool, None)
+    {
         return Ok(seat);
     }
+    let reach = async {
+        let addresses = pool.resolve().await?;
+        if !pool.has_address()
+            && let Some(due) = pool.due(&addresses)
+            && let Some(seat) = seat(pool, Some(due))
+        {
+            pool.pass();
+            return Ok(Ok(seat));
+        }
+        pool.dial(&addresses).await.map(Err)
+    };
     let timer = pool.timers.timer();
-    let stream = timer
-        .limit(limit, pool.open())
-        .await
-        .unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+    let reached = timer.limit(limit, reach).await;
+    let (stream, address) = match reached.unwrap_or(Err(UpstreamError::ConnectTimeout))? {
+        Ok(seat) => return Ok(seat),
+        Err(made) => made,
+    };
     let (sender, connection) = Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -219,6 +239,7 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, Up
         }
     });
     let shared = Shared {
+        address,
         sender,
         connection,
         load: Rc::new(Load {

@@ -165,7 +165,6 @@ const MAX_RETRIES: u32 = 1000;
 const EARNED: u32 = 2;
 const COST: u32 = 10;
 
-#[derive(Clone)]
 struct Addresses {
     /// In the order of their turns, each as often as its weight says.
     all: Rc<[SocketAddr]>,
@@ -194,17 +193,54 @@ impl Pool {
         }
     }
 
-    /// An idle connection that is still open, as far as the system has told us.
-    pub(crate) fn take(&self, now: Instant) -> Option<Box<Connection>> {
+    /// An idle connection that is still open, as far as the system has told us, to the address whose turn it is.
+    pub(crate) fn take(self: &Rc<Self>, now: Instant) -> Option<Box<Connection>> {
+        if self.has_address() {
+            return self.take_idle(now, None);
+        }
+        let addresses = self.known(now)?;
+        self.take_due(now, &addresses)
+    }
+
+    fn take_due(&self, now: Instant, addresses: &[SocketAddr]) -> Option<Box<Connection>> {
+        let taken = self.take_idle(now, Some(self.due(addresses)?))?;
+        self.pass();
+        Some(taken)
+    }
+
+    /// An idle connection `to` an address, or to any.
+    fn take_idle(&self, now: Instant, to: Option<SocketAddr>) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut connection) = idle.pop() {
+        loop {
+            let mut connection = match to {
+                None => idle.pop()?,
+                Some(address) => {
+                    let place = idle.iter().rposition(|kept| kept.address == address)?;
+                    idle.remove(place)
+                }
+            };
             if now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
                 && still_open(&mut connection)
             {
                 return Some(connection);
             }
         }
-        None
+    }
+
+    /// Whether the origin is an address, and no name.
+    pub(super) fn has_address(&self) -> bool {
+        self.origin.address().is_some()
+    }
+
+    /// Whose turn it is among `addresses`.
+    pub(super) fn due(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+        let turn = self.turn.get().checked_rem(addresses.len())?;
+        addresses.get(turn).copied()
+    }
+
+    /// Ends a turn.
+    pub(super) fn pass(&self) {
+        self.turn.set(self.turn.get().wrapping_add(1));
     }
 
     /// Takes back a connection whose exchange has ended cleanly.
@@ -226,18 +262,30 @@ impl Pool {
         idle.push(connection);
     }
 
-    /// A new connection, by way of any of the origin's addresses.
+    /// A new connection, by way of any of the origin's addresses; or an idle one, with `true`, to an address that
+    /// had to be looked up.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         limit: Duration,
-    ) -> Result<Box<Connection>, UpstreamError> {
+    ) -> Result<(Box<Connection>, bool), UpstreamError> {
+        let reach = async {
+            let addresses = self.resolve().await?;
+            if !self.has_address()
+                && let Some(idle) = self.take_due(monotonic(), &addresses)
+            {
+                return Ok(Ok(idle));
+            }
+            self.dial(&addresses).await.map(Err)
+        };
         let timer = self.timers.timer();
-        let stream = timer
-            .limit(limit, self.open())
-            .await
-            .unwrap_or(Err(UpstreamError::ConnectTimeout))?;
-        Ok(Box::new(Connection {
+        let reached = timer.limit(limit, reach).await;
+        let (stream, address) = match reached.unwrap_or(Err(UpstreamError::ConnectTimeout))? {
+            Ok(idle) => return Ok((idle, true)),
+            Err(made) => made,
+        };
+        let connection = Connection {
             stream,
+            address,
             input: BytesMut::new(),
             output: Writer::default(),
             timer,
@@ -246,14 +294,24 @@ impl Pool {
             informational: 0,
             served: 0,
             idle_since: monotonic(),
-        }))
+        };
+        Ok((Box::new(connection), false))
     }
 
     /// Connects to any of the origin's addresses.
     pub(crate) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
         let addresses = self.resolve().await?;
+        let (stream, _) = self.dial(&addresses).await?;
+        Ok(stream)
+    }
+
+    /// Connects to the one of `addresses` whose turn it is, or to the next that takes a connection.
+    pub(super) async fn dial(
+        &self,
+        addresses: &[SocketAddr],
+    ) -> Result<(Stream, SocketAddr), UpstreamError> {
         let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
+        self.pass();
         let mut failure = UpstreamError::Resolve {
             host: self.origin.key().host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
@@ -283,7 +341,10 @@ impl Pool {
                 stream.set_nodelay(true)?;
                 Ok(stream)
             }) {
-                Ok(stream) => return self.secure(*address, stream).await,
+                Ok(stream) => {
+                    let stream = self.secure(*address, stream).await?;
+                    return Ok((stream, *address));
+                }
                 Err(source) => {
                     failure = UpstreamError::Connect {
                         address: *address,
@@ -298,10 +359,9 @@ impl Pool {
     /// The next of the origin's addresses, for what needs no connection.
     pub(crate) async fn address(self: &Rc<Self>) -> Result<SocketAddr, UpstreamError> {
         let addresses = self.resolve().await?;
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let address = addresses.get(turn % addresses.len().max(1));
-        address.copied().ok_or_else(|| UpstreamError::Resolve {
+        let due = self.due(&addresses);
+        self.pass();
+        due.ok_or_else(|| UpstreamError::Resolve {
             host: self.origin.key().host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
         })
@@ -324,31 +384,14 @@ impl Pool {
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 
-    /// The origin's addresses, from memory where possible. What has just expired is still good for
-    /// the requests that come while it is looked up anew.
-    async fn resolve(self: &Rc<Self>) -> Result<Rc<[SocketAddr]>, UpstreamError> {
+    /// The origin's addresses, from memory where possible.
+    pub(super) async fn resolve(self: &Rc<Self>) -> Result<Rc<[SocketAddr]>, UpstreamError> {
         let port = self.origin.key().port;
         if let Some(address) = self.origin.address() {
             return Ok(Rc::new([SocketAddr::new(address, port)]));
         }
-        let now = monotonic();
-        let mut known = self.addresses.borrow().clone();
-        if let Some(known) = &mut known
-            && known.lasting
-            && !self.resolver.is_over(known.until)
-        {
-            if known.until <= now {
-                known.until = now + STALE;
-                *self.addresses.borrow_mut() = Some(known.clone());
-                let pool = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = pool.look_up().await {
-                        tracing::warn!(host = pool.origin.key().host, %error, "name not resolved");
-                        *pool.addresses.borrow_mut() = None;
-                    }
-                });
-            }
-            return Ok(Rc::clone(&known.all));
+        if let Some(known) = self.known(monotonic()) {
+            return Ok(known);
         }
         self.look_up()
             .await
@@ -356,6 +399,27 @@ impl Pool {
                 host: self.origin.key().host.clone(),
                 source,
             })
+    }
+
+    /// What the origin's name led to when it was looked up last. What has just expired is still good for the requests
+    /// that come while it is looked up anew.
+    fn known(self: &Rc<Self>, now: Instant) -> Option<Rc<[SocketAddr]>> {
+        let mut remembered = self.addresses.borrow_mut();
+        let known = remembered.as_mut().filter(|known| known.lasting)?;
+        if known.until <= now {
+            if self.resolver.is_over(known.until) {
+                return None;
+            }
+            known.until = now + STALE;
+            let pool = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = pool.look_up().await {
+                    tracing::warn!(host = pool.origin.key().host, %error, "name not resolved");
+                    *pool.addresses.borrow_mut() = None;
+                }
+            });
+        }
+        Some(Rc::clone(&known.all))
     }
 
     async fn look_up(&self) -> io::Result<Rc<[SocketAddr]>> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -165,22 +166,31 @@ impl Zone {
     }
 }
 
-/// A server that says its name and closes.
+/// A server that says its name.
 fn server(address: (&str, u16), name: &'static str) -> u16 {
+    counted(address, name).0
+}
+
+/// The same, and how many connections it has taken.
+fn counted(address: (&str, u16), name: &'static str) -> (u16, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
     let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            if read_until(&mut stream, "\r\n\r\n").is_some() {
-                let length = name.len();
-                let head =
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close");
-                let _ = stream.write_all(format!("{head}\r\n\r\n{name}").as_bytes());
-            }
+            count.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                while read_until(&mut stream, "\r\n\r\n").is_some() {
+                    let length = name.len();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}");
+                    let _ = stream.write_all(format!("{head}\r\n\r\n{name}").as_bytes());
+                }
+            });
         }
     });
-    port
+    (port, taken)
 }
 
 /// The last line of the answer.
@@ -212,10 +222,8 @@ fn to_name(names: &Names, host: &str, port: u16) -> Proxy {
 
 #[test]
 fn a_service_is_where_its_name_leads_for_as_long_as_the_records_last() {
-    let (one, two) = (
-        server(("127.0.0.1", 0), "one"),
-        server(("127.0.0.1", 0), "two"),
-    );
+    let (one, taken) = counted(("127.0.0.1", 0), "one");
+    let two = server(("127.0.0.1", 0), "two");
     let names = Names::start();
     names.addresses("here.test", 60, &[[127, 0, 0, 1]]);
 
@@ -229,6 +237,9 @@ fn a_service_is_where_its_name_leads_for_as_long_as_the_records_last() {
     let heard: Vec<_> = (0..8).map(|_| said(&proxy)).collect();
     let of = |name: &str| heard.iter().filter(|one| *one == name).count();
     assert_eq!((of("one"), of("two")), (2, 6), "{heard:?}");
+    assert!(names.asked("app.test") >= 8);
+    // Over a connection that is kept.
+    assert_eq!(taken.load(Ordering::Relaxed), 1);
     names.services("app.test", 0, &[(0, one, "here.test")]);
     assert_eq!(said(&proxy), "one");
     // A name that is no longer known is taken for what it was.
