@@ -16,11 +16,12 @@ import { startProvider } from "./provider.js";
 const REQUESTS = 8000;
 
 /** The cases of `cluster` at node `at`. */
-function cases({ gateway, cookie, bearer }, at) {
+function cases({ gateway, cookie, due, bearer }, at) {
   const url = gateway.url(at);
   return {
     plain: { url: `${url}/plain` },
     session: { url: `${url}/session`, headers: { Cookie: cookie } },
+    due: { url: `${url}/due`, headers: { Cookie: due } },
     bearer: { url: `${url}/bearer`, headers: { Authorization: `Bearer ${bearer}` } },
   };
 }

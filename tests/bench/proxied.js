@@ -1,5 +1,5 @@
-// A Wardgate cluster in front of one upstream: a plain route, one with a session, one with a bearer token, and as many
-// others as are asked for.
+// A Wardgate cluster in front of one upstream: a plain route, one with a session, one with a session that is to be
+// renewed, one with a bearer token, and as many others as are asked for.
 
 import { startGateway } from "../real-peers/gateway.js";
 
@@ -20,10 +20,12 @@ export async function startCluster({ upstream, provider, routes = 10, settings =
     },
   });
   // Signed in at the second node: a session serves on both.
-  const session = `${gateway.url(1)}/session`;
+  const [session, due] = ["session", "due"].map((path) => `${gateway.url(1)}/${path}`);
   const own = [
     { name: "plain", paths: ["/plain"] },
     { name: "session", paths: ["/session"], plugins: [connect({ redirect_uri: [session] })] },
+    // Each request is one that the session's cookie would be renewed by.
+    { name: "due", paths: ["/due"], plugins: [connect({ redirect_uri: [due], session_rolling_timeout: 3600, session_cookie_renew: 3600 })] },
     { name: "bearer", paths: ["/bearer"], plugins: [connect({ auth_methods: ["bearer"] })] },
   ];
   const others = Array.from({ length: routes - own.length }, (_, at) => ({ name: `other-${at}`, paths: [`/other/${at}`] }));
@@ -34,24 +36,40 @@ export async function startCluster({ upstream, provider, routes = 10, settings =
   });
   if (!answer.ok) throw new Error(`POST /config: ${answer.status} ${await answer.text()}`);
   await gateway.settled(600_000);
-  return { gateway, cookie: await signIn(session), bearer: provider.bearer() };
+  return { gateway, cookie: await signIn(session), due: await signIn(due), bearer: provider.bearer() };
 }
+
+/** The `Cookie` header that a browser with `cookie` has after one more request for `url`: a use may have been noted in it. */
+export async function usedAgain(url, cookie) {
+  const jar = new Map(cookie.split("; ").map((pair) => pair.match(/^([^=]+)=(.*)$/).slice(1)));
+  const answer = await fetch(url, { headers: { cookie } });
+  await answer.arrayBuffer();
+  if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
+  keep(jar, answer);
+  return written(jar);
+}
+
+/** Keeps in `jar` what `answer` sets. */
+function keep(jar, answer) {
+  for (const line of answer.headers.getSetCookie()) {
+    const [, name, value] = line.match(/^([^=]+)=([^;]*)/);
+    if (value) jar.set(name, value);
+    else jar.delete(name);
+  }
+}
+
+const written = (jar) => [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
 
 /** Signs in at `url` as a browser does; the `Cookie` header of the session. */
 async function signIn(url) {
   const jar = new Map();
-  const cookie = () => [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
   let next = url;
   for (let hop = 0; hop < 10; hop += 1) {
-    const headers = { accept: "text/html", "sec-fetch-mode": "navigate", ...(jar.size > 0 && next.startsWith(url) ? { cookie: cookie() } : {}) };
+    const headers = { accept: "text/html", "sec-fetch-mode": "navigate", ...(jar.size > 0 && next.startsWith(url) ? { cookie: written(jar) } : {}) };
     const answer = await fetch(next, { redirect: "manual", headers });
-    for (const line of answer.headers.getSetCookie()) {
-      const [, name, value] = line.match(/^([^=]+)=([^;]*)/);
-      if (value) jar.set(name, value);
-      else jar.delete(name);
-    }
+    keep(jar, answer);
     await answer.arrayBuffer();
-    if (answer.status === 200) return cookie();
+    if (answer.status === 200) return written(jar);
     if (answer.status !== 302) throw new Error(`the sign-in ended at ${next} with ${answer.status}`);
     next = new URL(answer.headers.get("location"), next).href;
   }
