@@ -50,7 +50,7 @@ pub(crate) enum RequestBody {
     /// Bytes that a filter has read, and then what it has not.
     Read(Bytes, Box<RequestBody>),
     /// Nothing more than trailers.
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
     /// No more than so many bytes.
     Limited(u64, Box<RequestBody>),
     /// Its bytes, and no trailers.
@@ -148,7 +148,7 @@ impl RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Self::Trailers(trailers) => {
-                let frame = Frame::trailers(std::mem::take(trailers));
+                let frame = Frame::trailers(std::mem::take(&mut **trailers));
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -345,7 +345,7 @@ mod tests {
             http::HeaderName::from_static("x-user"),
             http::HeaderValue::from_static("admin"),
         )]);
-        let rest = Box::new(RequestBody::Trailers(trailers));
+        let rest = Box::new(RequestBody::Trailers(Box::new(trailers)));
         let mut body = RequestBody::Read(Bytes::from_static(b"a"), rest).without_trailers();
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(Some(Ok(frame))) = body.poll_frame(&mut cx) else {

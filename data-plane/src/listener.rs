@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use rustls::ServerConfig;
 use shared::clock::monotonic;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
@@ -26,13 +28,15 @@ use crate::proxy_protocol;
 use crate::server::serve;
 use crate::settings::PortMap;
 use crate::shortage::Shortage;
-use crate::stream::Stream;
+use crate::stream::{Corked, Stream};
 use crate::streams;
 
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long a draining listener takes new connections at most: clients that do not hear of it keep coming.
 const LATECOMERS: Duration = Duration::from_secs(5);
+/// Room for what a client greets with over TLS.
+const HELLO: usize = 4 * 1024;
 /// How long the logs of the last exchanges may take at least, however long draining has taken.
 const LAST_LOGS: Duration = Duration::from_secs(2);
 
@@ -183,14 +187,15 @@ async fn accept(
                 tokio::task::spawn_local(async move {
                     let metrics = Arc::clone(&core.metrics);
                     metrics.open.fetch_add(1, Ordering::Relaxed);
-                    // What few connections are must not make room in all.
+                    // A task is moved several times before it runs: what it will be is not moved along.
                     if takes.proxy_protocol {
                         Box::pin(announced(core, stream, source, takes, peer, orders)).await;
                     } else if takes.raw {
                         Box::pin(streams::serve(core, stream, source, port, takes.acceptor()))
                             .await;
                     } else {
-                        connection(core, stream, takes.acceptor(), peer, orders).await;
+                        let serving = connection(core, stream, takes.acceptor(), peer, orders);
+                        Box::pin(serving).await;
                     }
                     metrics.open.fetch_sub(1, Ordering::Relaxed);
                     drop((admission, guard));
@@ -249,13 +254,16 @@ async fn connection(
     orders: watch::Receiver<Orders>,
 ) {
     match tls {
-        None => serve(core, Stream::Plain(stream), Rc::new(peer), orders).await,
+        None => {
+            let (stream, early) = (Stream::Plain(stream), BytesMut::new());
+            serve(core, stream, early, Rc::new(peer), orders).await;
+        }
         Some(acceptor) => {
             let limit = core.node.limits.handshake;
             let secured = Box::pin(secured(stream, acceptor, &mut peer));
             let secured = tokio::time::timeout(limit, secured).await;
             match secured {
-                Ok(Ok(stream)) => serve(core, stream, Rc::new(peer), orders).await,
+                Ok(Ok((stream, early))) => serve(core, stream, early, Rc::new(peer), orders).await,
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
                 Err(_) => tracing::debug!("a client took too long for its TLS handshake"),
             }
@@ -263,16 +271,26 @@ async fn connection(
     }
 }
 
-/// The connection after its handshake; as it is if the client speaks plain HTTP, so that it can be told.
-async fn secured(stream: TcpStream, acceptor: TlsAcceptor, peer: &mut Peer) -> io::Result<Stream> {
-    let mut first = [0];
-    stream.peek(&mut first).await?;
+/// The connection after its handshake; as it is, with what has been read, if the client speaks plain HTTP, so that it can
+/// be told.
+async fn secured(
+    mut stream: TcpStream,
+    acceptor: TlsAcceptor,
+    peer: &mut Peer,
+) -> io::Result<(Stream, BytesMut)> {
+    let mut early = BytesMut::with_capacity(HELLO);
+    stream.read_buf(&mut early).await?;
     // No record of TLS begins with a letter, and every method does.
-    if first.first().is_some_and(u8::is_ascii_alphabetic) {
+    if early.first().is_some_and(u8::is_ascii_alphabetic) {
         (peer.tls, peer.bare) = (false, true);
-        return Ok(Stream::Plain(stream));
+        return Ok((Stream::Plain(stream), early));
     }
-    let stream = acceptor.accept(stream).await?;
-    peer.handshake = Some(Handshake::of(stream.get_ref().1));
-    Ok(Stream::Tls(Box::new(stream.into())))
+    let accepted = acceptor
+        .accept(Corked::new(stream, early))
+        .into_fallible()
+        .await;
+    if let Ok(stream) = &accepted {
+        peer.handshake = Some(Handshake::of(stream.get_ref().1));
+    }
+    Ok((Stream::secured(accepted).await?, BytesMut::new()))
 }

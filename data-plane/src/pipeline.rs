@@ -210,7 +210,8 @@ async fn answer(
     {
         return request.pass(ways, service, head, pass, record).await;
     }
-    request.show(ways, &snapshot, head, record).await
+    // Filters may have much to remember, and connections of which nobody asks them need no room for it.
+    Box::pin(request.show(ways, &snapshot, head, record)).await
 }
 
 /// A request whose route is known.

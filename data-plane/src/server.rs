@@ -71,16 +71,18 @@ enum After {
     Switch(oneshot::Sender<Switched>),
 }
 
-/// Serves the client at the other end of `stream` until one of both, or `orders`, ends that.
+/// Serves the client at the other end of `stream`, from which `early` has come, until one of both, or `orders`, ends
+/// that.
 pub(crate) async fn serve(
     core: Rc<Core>,
     stream: Stream,
+    early: BytesMut,
     peer: Rc<Peer>,
     orders: watch::Receiver<Orders>,
 ) {
     let limits = core.node.limits;
     let metrics = Arc::clone(&core.metrics);
-    let client = Client::new(stream, core.timers.timer(), limits, metrics);
+    let client = Client::new((stream, early), core.timers.timer(), limits, metrics);
     let client = Rc::new(RefCell::new(client));
     let mut stopping = Stopping::new(&orders);
     let shed = orders.borrow().shed;
@@ -249,6 +251,8 @@ async fn send(
         let client = &mut *client.borrow_mut();
         answer.write(client.answer(), &returned, &core.date())
     };
+    // A tunnel begins behind its head.
+    let last = framed.closes && returned.status != StatusCode::SWITCHING_PROTOCOLS;
     let body = &mut returned.body;
     let mut done = !framed.body;
     let mut broken = false;
@@ -282,6 +286,9 @@ async fn send(
                 }
             }
             let mut client = client.borrow_mut();
+            if done && !broken && last {
+                client.ends();
+            }
             if let Err(error) = ready!(client.poll_flush(cx)) {
                 tracing::debug!(%error, "a client takes no answer");
                 return Poll::Ready(None);

@@ -1,5 +1,8 @@
 //! A connection's bytes, plain or through TLS, on either side.
 
+mod corked;
+
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -9,6 +12,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+pub(crate) use self::corked::Corked;
 
 /// Least free space that a read is given. Larger than a usual request, so that one read takes it
 /// whole and leaves the socket known to be empty: the next read then costs no system call.
@@ -23,15 +28,32 @@ pub(crate) enum Stream {
     /// Bytes as they are.
     Plain(TcpStream),
     /// TLS, as client or server.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Corked>>),
 }
 
 impl Stream {
+    /// A connection whose handshake has come to `outcome`. If it failed, the other end is told why.
+    pub(crate) async fn secured(
+        outcome: Result<impl Into<TlsStream<Corked>>, (io::Error, Corked)>,
+    ) -> io::Result<Self> {
+        match outcome {
+            Ok(stream) => {
+                let mut stream = stream.into();
+                stream.get_mut().0.uncork();
+                Ok(Self::Tls(Box::new(stream)))
+            }
+            Err((error, mut socket)) => {
+                let _ = poll_fn(|cx| socket.poll_send(cx)).await;
+                Err(error)
+            }
+        }
+    }
+
     /// Where the other end is, if there still is one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(stream) => stream.peer_addr().ok(),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.socket().peer_addr().ok(),
         }
     }
 
@@ -89,11 +111,24 @@ impl Stream {
         }
     }
 
-    /// Ends our side.
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// What is written from now on is the last: with TLS it goes with the end.
+    pub(crate) fn cork(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.get_mut().0.cork();
+        }
+    }
+
+    /// Ends our side. To close the connection is the same, unless it `lingers`.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, lingers: bool) -> Poll<io::Result<()>> {
         match self {
+            Self::Plain(_) if !lingers => Poll::Ready(Ok(())),
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => {
+                if !lingers {
+                    stream.get_mut().0.close_whole();
+                }
+                Pin::new(stream).poll_shutdown(cx)
+            }
         }
     }
 }
@@ -128,7 +163,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_end(cx)
+        self.get_mut().poll_end(cx, true)
     }
 
     fn poll_write_vectored(

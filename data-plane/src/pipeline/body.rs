@@ -19,7 +19,7 @@ pub(super) struct Body {
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
     /// What has come behind the last byte.
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// Whether the client has kept us waiting for too long.
     timed_out: bool,
 }
@@ -89,7 +89,7 @@ impl Body {
                 None => break,
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => held.extend_from_slice(&data),
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                    Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 },
                 Some(Err(error)) => {
                     self.timed_out = matches!(error, RequestBodyError::Timeout);

@@ -100,11 +100,16 @@ enum Wait {
 }
 
 impl Client {
-    /// The client at the other end of `stream`. What there is to be counted goes to `metrics`.
-    pub(super) fn new(stream: Stream, timer: Timer, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    /// The client at the other end of a stream, from which `input` has come. What there is to be counted goes to `metrics`.
+    pub(super) fn new(
+        (stream, input): (Stream, BytesMut),
+        timer: Timer,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             stream,
-            input: BytesMut::new(),
+            input,
             output: Writer::default(),
             timer,
             limits,
@@ -154,6 +159,8 @@ impl Client {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
+                    // What TLS has to say beside an answer goes now. Should that fail, the next read tells.
+                    let _ = self.stream.poll_push(cx);
                     let wait = match self.wait {
                         _ if !self.input.is_empty() => Wait::Head,
                         Wait::Rest => Wait::Rest,
@@ -290,6 +297,11 @@ impl Client {
         self.output.end(framing, trailers);
     }
 
+    /// What waits, or is sent from now on, is the last before the end.
+    pub(super) fn ends(&mut self) {
+        self.stream.cork();
+    }
+
     /// Sends what waits, if the client takes it in time.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let waiting = self.output.len();
@@ -313,7 +325,7 @@ impl Client {
             if self.is_over(cx, Wait::Send) {
                 return Poll::Ready(());
             }
-            if ready!(self.stream.poll_end(cx)).is_err() || !lingers {
+            if ready!(self.stream.poll_end(cx, lingers)).is_err() || !lingers {
                 return Poll::Ready(());
             }
         }

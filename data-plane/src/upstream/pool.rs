@@ -23,7 +23,7 @@ use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
 use crate::limits::KeepAlive;
 use crate::quota::{Share, Taken};
-use crate::stream::Stream;
+use crate::stream::{Corked, Stream};
 use crate::timer::Timers;
 
 /// How long a name's last addresses go on to be used while it cannot be looked up.
@@ -375,13 +375,18 @@ impl Pool {
         let Some(tls) = &self.origin.key().tls else {
             return Ok(Stream::Plain(stream));
         };
-        let stream = tls
+        let outcome = tls
             .profile
             .connector(self.origin.key().http2)
-            .connect(tls.server_name.clone(), stream)
+            .connect(
+                tls.server_name.clone(),
+                Corked::new(stream, BytesMut::new()),
+            )
+            .into_fallible()
+            .await;
+        Stream::secured(outcome)
             .await
-            .map_err(|source| UpstreamError::Tls { address, source })?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+            .map_err(|source| UpstreamError::Tls { address, source })
     }
 
     /// The origin's addresses, from memory where possible.

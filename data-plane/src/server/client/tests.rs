@@ -29,7 +29,7 @@ async fn client(parts: Vec<Vec<u8>>) -> Client {
     });
     let timer = Rc::new(Timers::default()).timer();
     Client::new(
-        Stream::Plain(near),
+        (Stream::Plain(near), BytesMut::new()),
         timer,
         Limits::default(),
         Arc::default(),
@@ -77,7 +77,8 @@ fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
             idle: Duration::from_millis(1),
             ..Limits::default()
         };
-        let mut client = Client::new(Stream::Plain(near), timers.timer(), limits, Arc::default());
+        let near = (Stream::Plain(near), BytesMut::new());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
         let next = loop {
             // Until all of it has come, however long that takes.
             match poll_fn(|cx| client.poll_next(cx)).await {
