@@ -393,7 +393,9 @@ impl http_body::Body for Recorded {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
         let frame = this.body.poll_frame(cx);
-        if this.has_ended(cx, frame.is_pending()) {
+        // A body that is over has nothing left to end, and most are over after one part.
+        let goes_on = !matches!(frame, Poll::Ready(None));
+        if goes_on && this.has_ended(cx, frame.is_pending()) {
             return Poll::Ready(Some(Err(UpstreamError::Ended)));
         }
         if let Poll::Ready(Some(Ok(frame))) = &frame
