@@ -7,12 +7,12 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plugins::request_id::RequestId;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
 
 use crate::access_log::AccessLog;
@@ -166,9 +166,10 @@ impl Core {
         Some(fresh)
     }
 
-    /// The time for an answer's `Date`.
-    pub(crate) fn date(&self) -> [u8; 29] {
-        self.date.at(UnixTime::now())
+    /// The time for an answer's `Date`. A time of a moment ago spares a look at the clock.
+    pub(crate) fn date(&self, moment: Option<Instant>) -> [u8; 29] {
+        self.date
+            .at(moment.unwrap_or_else(monotonic), UnixTime::now)
     }
 
     /// A name that no other exchange has.

@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::filter::Phases;
 use plugins::glance::{Glance, Pass};
@@ -45,8 +45,6 @@ use crate::server::Switched;
 pub(crate) use self::record::Recorded;
 pub(crate) use self::request::{Added, Peer};
 pub(crate) use self::returned::Returned;
-
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 
 /// A request as it comes from a client's connection.
 #[derive(Debug)]

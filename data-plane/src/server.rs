@@ -249,7 +249,8 @@ async fn send(
 ) -> Option<bool> {
     let framed = {
         let client = &mut *client.borrow_mut();
-        answer.write(client.answer(), &returned, &core.date())
+        let date = core.date(returned.body.answered_at());
+        answer.write(client.answer(), &returned, &date)
     };
     // A tunnel begins behind its head.
     let last = framed.closes && returned.status != StatusCode::SWITCHING_PROTOCOLS;

@@ -6,9 +6,8 @@ use shared::clock::monotonic;
 use shared::error_form::is_grpc;
 use shared::version::KONG_PRODUCT;
 
-use super::REQUEST_ID;
 use super::record::{Record, milliseconds};
-use super::returned::Returned;
+use super::returned::{Returned, ToldField};
 use crate::body::ResponseBody;
 use crate::compile::CompiledRoute;
 use crate::core::Core;
@@ -18,10 +17,13 @@ use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 
-static UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
-static PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
-static RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
-static UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
+static UPSTREAM_LATENCY: ToldField = ToldField::of("x-kong-upstream-latency: ");
+static PROXY_LATENCY: ToldField = ToldField::of("x-kong-proxy-latency: ");
+static RESPONSE_LATENCY: ToldField = ToldField::of("x-kong-response-latency: ");
+static UPSTREAM_STATUS: ToldField = ToldField::of("x-kong-upstream-status: ");
+static REQUEST_ID: ToldField = ToldField::of("x-kong-request-id: ");
+static SERVER: ToldField = ToldField::of("server: ");
+static VIA: ToldField = ToldField::of("via: ");
 const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 
 /// Writes what the gateway says of every answer, as far as operators want it told: who made it, how long
@@ -34,7 +36,7 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     let asked = progress.proxy_latency.zip(progress.upstream_latency);
     let answered = progress.source == Source::Service;
     if !answered && told.server && !returned.map().contains_key(header::SERVER) {
-        returned.tell(&header::SERVER, KONG_PRODUCT.as_bytes());
+        returned.tell(&SERVER, KONG_PRODUCT.as_bytes());
     }
     if let Some((proxy, upstream)) = asked {
         if told.upstream_latency {
@@ -47,7 +49,7 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
             match &returned.headers {
                 Headers::Raw(_) => {
                     let via = fields::own_via(Version::HTTP_11);
-                    returned.tell(&header::VIA, via.as_bytes());
+                    returned.tell(&VIA, via.as_bytes());
                 }
                 Headers::Map(headers) => {
                     let via = fields::via(headers, Version::HTTP_11);

@@ -198,7 +198,9 @@ impl Ways<'_> {
         };
         progress.proxy_latency = Some(milliseconds(progress.start, now));
         let answered = forward::send(core, &outgoing, framing, body, progress.tries.as_mut()).await;
-        progress.upstream_latency = Some(milliseconds(now, monotonic()));
+        let answered_at = monotonic();
+        progress.upstream_latency = Some(milliseconds(now, answered_at));
+        progress.answered_at = Some(answered_at);
         let (answer, hold) = answered.inspect_err(|error| {
             if matches!(error, UpstreamError::NoPeer) {
                 // Nobody was asked.

@@ -75,6 +75,8 @@ pub(crate) struct Progress {
     pub(crate) proxy_latency: Option<u64>,
     pub(crate) upstream_latency: Option<u64>,
     pub(crate) upstream_status: Option<StatusCode>,
+    /// When the upstream answered.
+    pub(crate) answered_at: Option<Instant>,
     /// Path and query that the upstream was asked for, if any filter will look at them.
     pub(crate) upstream_uri: Option<String>,
     /// The servers that were asked, if any filter will look at them.
@@ -92,6 +94,7 @@ impl Progress {
             proxy_latency: None,
             upstream_latency: None,
             upstream_status: None,
+            answered_at: None,
             upstream_uri: None,
             tries: None,
             hold: None,
@@ -351,6 +354,11 @@ impl Recorded {
 }
 
 impl Recorded {
+    /// When the upstream answered, if it has.
+    pub(crate) const fn answered_at(&self) -> Option<Instant> {
+        self.record.progress.answered_at
+    }
+
     /// Whether what the exchange was let through by is over. A body that is `slow` or has more than one part
     /// is looked at.
     fn has_ended(&mut self, cx: &Context<'_>, slow: bool) -> bool {

@@ -8,6 +8,24 @@ use crate::http1::writer::values_of;
 /// Room for the lines that the gateway tells of an answer, made at once.
 const TOLD: usize = 192;
 
+/// A field that the gateway tells, as values and lines have its name.
+#[derive(Debug)]
+pub(crate) struct ToldField {
+    name: HeaderName,
+    start: &'static [u8],
+}
+
+impl ToldField {
+    /// That of lines with this `start`: a name in lower case, a colon and a space.
+    pub(crate) const fn of(start: &'static str) -> Self {
+        let (name, _) = start.split_at(start.len() - 2);
+        Self {
+            name: HeaderName::from_static(name),
+            start: start.as_bytes(),
+        }
+    }
+}
+
 /// An answer on its way to the client.
 #[derive(Debug)]
 pub(crate) struct Returned<B> {
@@ -43,20 +61,19 @@ impl<B> Returned<B> {
     }
 
     /// Sets a field. One of the same name that is as it came must not be there.
-    pub(crate) fn tell(&mut self, name: &'static HeaderName, value: &[u8]) {
+    pub(crate) fn tell(&mut self, field: &ToldField, value: &[u8]) {
         match &mut self.headers {
             Headers::Raw(_) => {
                 if self.told.is_empty() {
                     self.told.reserve(TOLD);
                 }
-                let name = name.as_str().as_bytes();
-                for part in [name, b": ", value, b"\r\n"] {
-                    self.told.extend_from_slice(part);
-                }
+                self.told.extend_from_slice(field.start);
+                self.told.extend_from_slice(value);
+                self.told.extend_from_slice(b"\r\n");
             }
             Headers::Map(map) => {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
-                    map.insert(name, value);
+                    map.insert(field.name.clone(), value);
                 }
             }
         }
@@ -97,17 +114,18 @@ mod tests {
 
     #[test]
     fn what_is_told_is_told_in_either_form() {
-        static NAME: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+        static NAME: ToldField = ToldField::of("x-kong-proxy-latency: ");
+        static VIA: ToldField = ToldField::of("via: ");
         let fields = Fields::read("A: 1\r\n").unwrap();
         let mut raw = Returned::new(StatusCode::OK, Headers::Raw(fields), ());
         raw.tell(&NAME, b"7: 8");
-        raw.tell(&http::header::VIA, b"1.1 a");
+        raw.tell(&VIA, b"1.1 a");
         assert_eq!(raw.told, b"x-kong-proxy-latency: 7: 8\r\nvia: 1.1 a\r\n");
         let headers = raw.into_response().into_parts().0.headers;
         let mut map = Returned::new(StatusCode::OK, Headers::Map(HeaderMap::new()), ());
         map.map().insert("a", HeaderValue::from_static("1"));
         map.tell(&NAME, b"7: 8");
-        map.tell(&http::header::VIA, b"1.1 a");
+        map.tell(&VIA, b"1.1 a");
         assert_eq!(map.into_response().headers(), &headers);
     }
 }

@@ -1,44 +1,58 @@
 //! The `Date` of answers (RFC 9110 §6.6.1), written anew once a second.
 
 use std::cell::Cell;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use shared::clock::UnixTime;
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
 const LENGTH: usize = 29;
 
-/// The last date that was asked for.
+/// How long a date is that of now.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The last date that was asked for, and until when it is that of now.
 #[derive(Debug, Default)]
-pub(crate) struct Date(Cell<(u64, [u8; LENGTH])>);
+pub(crate) struct Date(Cell<Option<(Instant, [u8; LENGTH])>>);
 
 impl Date {
-    /// The date at `now`, as it is written.
-    pub(crate) fn at(&self, now: UnixTime) -> [u8; LENGTH] {
-        let (second, known) = self.0.get();
-        if second == now.as_secs() {
+    /// The date at `moment`, which is not long ago, as it is written. The wall clock is asked once a second.
+    pub(crate) fn at(&self, moment: Instant, wall: impl FnOnce() -> UnixTime) -> [u8; LENGTH] {
+        if let Some((until, known)) = self.0.get()
+            && moment < until
+            && until.saturating_duration_since(moment) <= SECOND
+        {
             return known;
         }
+        let now = wall();
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
         let text = httpdate::fmt_http_date(time);
         let date = text.as_bytes().try_into().unwrap_or([b' '; LENGTH]);
-        self.0.set((now.as_secs(), date));
+        let left = Duration::from_millis(1000 - now.as_millis() % 1000);
+        self.0.set(Some((moment + left, date)));
         date
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::clock::monotonic;
+
     use super::*;
 
     #[test]
     fn a_date_is_that_of_its_second() {
-        let date = Date::default();
-        let check = |milliseconds, expected: &[u8]| {
-            assert_eq!(date.at(UnixTime::from_millis(milliseconds)), expected);
+        let (date, start) = (Date::default(), monotonic());
+        let check = |milliseconds: u64, expected: &[u8]| {
+            let moment = start + Duration::from_millis(milliseconds);
+            let wall = || UnixTime::from_millis(784_111_777_300 + milliseconds);
+            assert_eq!(date.at(moment, wall), expected, "{milliseconds}");
         };
-        check(784_111_777_000, b"Sun, 06 Nov 1994 08:49:37 GMT");
-        check(784_111_777_999, b"Sun, 06 Nov 1994 08:49:37 GMT");
-        check(784_111_778_000, b"Sun, 06 Nov 1994 08:49:38 GMT");
+        check(0, b"Sun, 06 Nov 1994 08:49:37 GMT");
+        check(699, b"Sun, 06 Nov 1994 08:49:37 GMT");
+        check(700, b"Sun, 06 Nov 1994 08:49:38 GMT");
+        check(1699, b"Sun, 06 Nov 1994 08:49:38 GMT");
+        check(1700, b"Sun, 06 Nov 1994 08:49:39 GMT");
+        check(100, b"Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -258,6 +258,11 @@ fn poll_head(
             Phase::Waiting { .. } => connection.timer.set(pump.patience),
             Phase::Idle => connection.timer.clear(),
             Phase::Writing { .. } => connection.timer.set(timeouts.write),
+            // A request goes out as soon as its connection is there, and nearly always at once.
+            Phase::Reading if before == Phase::Idle => {
+                let at_hand = connection.idle_since;
+                connection.timer.set_at(at_hand + timeouts.read);
+            }
             Phase::Reading => connection.timer.set(timeouts.read),
         }
     }

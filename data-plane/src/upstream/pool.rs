@@ -222,6 +222,7 @@ impl Pool {
             if now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
                 && still_open(&mut connection)
             {
+                connection.idle_since = now;
                 return Some(connection);
             }
         }
