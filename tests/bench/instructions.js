@@ -23,38 +23,42 @@ function cases({ gateway, cookie, due, bearer }, at) {
     session: { url: `${url}/session`, headers: { Cookie: cookie } },
     due: { url: `${url}/due`, headers: { Cookie: due } },
     bearer: { url: `${url}/bearer`, headers: { Authorization: `Bearer ${bearer}` } },
+    tls: { url: `${gateway.tlsUrl(at)}/plain` },
+    handshake: { url: `${gateway.tlsUrl(at)}/plain`, fresh: true, requests: REQUESTS / 8 },
   };
 }
 
 /** User instructions of one request of `one` in the process `id`, which callgrind runs. */
 async function instructions(name, one, id, directory) {
   const control = (...args) => execFileSync("callgrind_control", [...args, String(id)], { stdio: "ignore" });
+  const { requests = REQUESTS } = one;
   await send(one, 500);
   control("--instr=on");
   await send(one, 200);
   control("--zero");
-  await send(one, REQUESTS);
+  await send(one, requests);
   control(`--dump=${name}`);
   control("--instr=off");
   const files = execFileSync("sh", ["-c", `ls -t ${directory}/profile.${id}.*`], { encoding: "utf8" }).trim().split("\n");
   const texts = files.map((file) => ({ file, text: readFileSync(file, "utf8") }));
   const { file, text } = texts.find((found) => found.text.includes(`Client Request: ${name}`) || found.text.includes(name));
   execFileSync("cp", [file, join(directory, `${name}.callgrind`)]);
-  return Number(text.match(/^(?:totals|summary): (\d+)/m)[1]) / REQUESTS;
+  return Number(text.match(/^(?:totals|summary): (\d+)/m)[1]) / requests;
 }
 
 /** System calls of one request of `one` in the process `id`, by name. */
 async function systemCalls(one, id, directory) {
+  const { requests = REQUESTS } = one;
   await send(one, 500);
   const file = join(directory, "calls");
   const tracer = start("strace", "strace", ["-f", "-c", "-o", file, "-p", String(id)], { log: join(directory, "strace.log") });
   await new Promise((resolve) => setTimeout(resolve, 500));
-  await send(one, REQUESTS);
+  await send(one, requests);
   process.kill(tracer.child.pid, "SIGINT");
   await tracer.ended;
   const lines = readFileSync(file, "utf8").split("\n").map((line) => line.trim().split(/\s+/));
-  const counts = lines.filter((fields) => Number(fields[3]) > REQUESTS / 100 && fields.at(-1) !== "total");
-  return counts.map((fields) => `${fields.at(-1)} ${(Number(fields[3]) / REQUESTS).toFixed(2)}`).join(", ");
+  const counts = lines.filter((fields) => Number(fields[3]) > requests / 100 && fields.at(-1) !== "total");
+  return counts.map((fields) => `${fields.at(-1)} ${(Number(fields[3]) / requests).toFixed(2)}`).join(", ");
 }
 
 /** Prints both for clusters of 10 and of `many` routes. */
