@@ -329,21 +329,23 @@ fn filters_for_every_request_see_what_is_refused_too() {
     let written = (0..500).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        // Strangers may be told of between them.
-        let mut told = text
+        // Cores write for themselves, and of strangers, too.
+        let told = text
             .lines()
-            .map(|line| serde_json::from_str::<Value>(line).ok());
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let told: Vec<_> = told.collect();
         let found = cases.iter().map_while(|(_, status, method, uri)| {
-            told.by_ref().flatten().find(|told| {
+            let mut told = told.iter();
+            told.find(|told| {
                 let request = &told["request"];
                 told["response"]["status"] == *status
                     && (&request["method"], &request["uri"]) == (&json!(method), &json!(uri))
             })
         });
-        let found: Vec<_> = found.collect();
+        let found: Vec<_> = found.cloned().collect();
         (found.len() == cases.len()).then_some(found)
     });
-    for told in written.expect("each is told of, in their order") {
+    for told in written.expect("each is told of") {
         assert_eq!(
             (&told["upstream_uri"], &told["source"]),
             (&json!(""), &json!("kong"))
