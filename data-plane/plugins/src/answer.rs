@@ -9,10 +9,9 @@ use crate::exchange::Exchange;
 
 /// A message in the form that the client takes, JSON if it does not say (Kong 3.9, `kong.response.error`).
 pub(crate) fn error(status: StatusCode, message: &str, exchange: &Exchange<'_>) -> Response<Bytes> {
-    let request = &exchange.request;
-    let field = |name| request.headers.get(name).map(HeaderValue::as_bytes);
-    let grpc = request.version == Version::HTTP_2 && field(CONTENT_TYPE).is_some_and(is_grpc);
-    let form = match field(ACCEPT).map(ErrorForm::of) {
+    let grpc = is_call(exchange);
+    let accept = exchange.request.headers.get(ACCEPT);
+    let form = match accept.map(|accept| ErrorForm::of(accept.as_bytes())) {
         _ if grpc => ErrorForm::Grpc,
         Some(ErrorForm::Grpc) | None => ErrorForm::Json,
         Some(form) => form,
@@ -26,12 +25,40 @@ pub(crate) fn error(status: StatusCode, message: &str, exchange: &Exchange<'_>) 
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if grpc {
-        headers.insert("grpc-status", grpc_status(status.as_u16()).into());
-        if let Ok(message) = HeaderValue::from_str(message) {
-            headers.insert("grpc-message", message);
-        }
+        tell_call(&mut response, message);
     }
     response
+}
+
+/// Whether the request is a call by gRPC.
+fn is_call(exchange: &Exchange<'_>) -> bool {
+    let request = &exchange.request;
+    let kind = request.headers.get(CONTENT_TYPE);
+    request.version == Version::HTTP_2 && kind.is_some_and(|kind| is_grpc(kind.as_bytes()))
+}
+
+/// Tells a client of gRPC by header what the status means.
+fn tell_call(response: &mut Response<Bytes>, message: &str) {
+    let status = grpc_status(response.status().as_u16());
+    let headers = response.headers_mut();
+    headers.insert("grpc-status", status.into());
+    if let Ok(message) = HeaderValue::from_str(message) {
+        headers.insert("grpc-message", message);
+    }
+}
+
+/// A refusal with a message in JSON, as it is to whoever calls by gRPC (Kong 3.9, `kong.response.exit`).
+pub(crate) fn for_callers(response: &mut Response<Bytes>, exchange: &Exchange<'_>) {
+    if !is_call(exchange) {
+        return;
+    }
+    let Ok(body) = serde_json::from_slice::<serde_json::Value>(response.body()) else {
+        return;
+    };
+    tell_call(response, body["message"].as_str().unwrap_or_default());
+    let form = HeaderValue::from_static(ErrorForm::Grpc.content_type());
+    response.headers_mut().insert(CONTENT_TYPE, form);
+    *response.body_mut() = Bytes::new();
 }
 
 /// `{"message": …, "request_id": …}`, whatever the client takes (Kong 3.9, `kong.response.exit`).

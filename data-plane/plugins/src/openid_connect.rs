@@ -77,6 +77,7 @@ use tracing::{info, warn};
 
 pub use config::OpenidConnect;
 
+use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::glance::{Glance, Pass};
@@ -362,7 +363,8 @@ async fn refuse(
     }
     let client = request::client(rules, exchange).await;
     let page = page::wanted(&exchange.request.headers);
-    let answer = failure.answer(rules, client, &exchange.request_id, page);
+    let mut answer = failure.answer(rules, client, &exchange.request_id, page);
+    answer::for_callers(&mut answer, exchange);
     note(rules, exchange, host, jar, &failure, answer.status());
     Flow::Answer(answer)
 }

@@ -480,11 +480,9 @@ impl ProxyCacheFilter {
     /// What the answer to a request is kept under.
     fn key(&self, exchange: &Exchange<'_>) -> [u8; 32] {
         let request = &exchange.request;
-        let mut path = exchange.path.clone();
-        if self.config.ignore_uri_case {
-            path = path.to_lowercase();
-        }
-        let consumer = exchange.identity.consumer.as_ref();
+        let path = &exchange.path;
+        let lower = self.config.ignore_uri_case.then(|| path.to_lowercase());
+        let identity = &exchange.identity;
         let query = Arguments::of(&request.uri);
         let chosen = self.config.vary_query_params.as_deref().unwrap_or_default();
         let mut arguments: Vec<(&str, &str)> = query
@@ -499,11 +497,14 @@ impl ProxyCacheFilter {
         });
         let parts = serde_json::json!([
             self.instance,
-            consumer.map(|consumer| consumer.id),
+            // Also of somebody who is no consumer, an answer is for nobody else.
+            identity.consumer.as_ref().map(|consumer| consumer.id),
+            identity.credential,
+            identity.authenticated_groups,
             exchange.matched.route.id,
             exchange.client.authority,
             request.method.as_str(),
-            path,
+            lower.as_ref().unwrap_or(path),
             arguments,
             headers.collect::<Vec<_>>(),
         ]);

@@ -82,6 +82,10 @@ pub(super) fn begin(
     }
     let never = config.sign_in.require_pushed_authorization_requests == Some(false);
     if pushes || (location.len() > LONGEST_URL && endpoint.is_some() && !never) {
+        // Of a signed request the form holds nothing else (RFC 9126 §3).
+        if arguments.iter().any(|(name, _)| name == "request") {
+            arguments.retain(|(name, _)| name == "request");
+        }
         return Ok(Begun::Push(pending, arguments));
     }
     Ok(Begun::Redirect(pending, location))
@@ -174,7 +178,11 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
     let names = sign_in.authorization_query_args_names.iter().flatten();
     let values = sign_in.authorization_query_args_values.iter().flatten();
     let configured = names.cloned().zip(values.cloned());
-    arguments.extend(configured.filter(|(name, _)| name != "prompt" || !pending.interactive));
+    let configured = configured.filter(|(name, _)| name != "prompt" || !pending.interactive);
+    let configured: Arguments = configured.collect();
+    // What is configured by name stands in the place of what other fields say.
+    arguments.retain(|(name, _)| configured.iter().all(|(taken, _)| taken != name));
+    arguments.extend(configured);
     // A client's argument never comes beside one that the gateway sets itself.
     for (name, value) in let_through {
         if !arguments.iter().any(|(taken, _)| *taken == name) {

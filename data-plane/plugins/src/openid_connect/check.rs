@@ -389,6 +389,11 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             Err(TokenError::Refused(_)) | Ok(_) => {
                 findings.pass("client", &format!("the provider accepts the client {id}"));
             }
+            Err(error @ TokenError::Unexplained(_)) => findings.fail(
+                "client",
+                &error.to_string(),
+                "See whether what stands before the provider lets the gateway through.",
+            ),
             Err(TokenError::Provider(error)) => findings.fail(
                 "client",
                 &tell(&error),

@@ -494,8 +494,9 @@ impl Attributes {
         text.push_str(match same_site {
             SameSite::Strict => "; SameSite=Strict",
             SameSite::Lax => "; SameSite=Lax",
-            SameSite::None => "; SameSite=None",
-            SameSite::Default => "",
+            // Without `Secure`, browsers drop the whole cookie.
+            SameSite::None if secure => "; SameSite=None",
+            SameSite::None | SameSite::Default => "",
         });
         if secure {
             text.push_str("; Secure");

@@ -66,6 +66,9 @@ pub(super) async fn keep(
         return None;
     }
     let form = exchange.body.read(LONGEST).await.ok()?;
+    if !is_repeatable(&form) {
+        return None;
+    }
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&form).ok()?;
     let packed = encoder.finish().ok()?;
@@ -91,6 +94,13 @@ pub(super) async fn keep(
     }
     forms.insert(suffix(state), (now, form));
     Some(ON_NODE.to_owned())
+}
+
+/// Whether a browser that is given the fields of `form` posts them as they came: as UTF-8, and none without a name.
+fn is_repeatable(form: &[u8]) -> bool {
+    let lost = [char::REPLACEMENT_CHARACTER, '\0'];
+    form_urlencoded::parse(form)
+        .all(|(name, value)| !name.is_empty() && !name.contains(lost) && !value.contains(lost))
 }
 
 /// The fields of the form that was posted before the sign-in, if it is still there.

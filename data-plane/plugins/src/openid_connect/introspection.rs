@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
@@ -22,7 +23,7 @@ use super::login;
 use super::possession::Presented;
 use super::provider::{self, Document, ProviderError, Unaccepted};
 use super::request::{self, Found};
-use super::rules::Rules;
+use super::rules::{Rules, is_ours};
 use super::session::Session;
 use super::shared_answers::Stored;
 use super::sign_in;
@@ -138,15 +139,15 @@ impl Question {
         let values = config.introspection_post_args_values.iter().flatten();
         form.extend(names.cloned().zip(values.cloned()));
         let wanted = config.introspection_post_args_client.as_deref();
-        let given = request::let_through(exchange, wanted, false).await;
-        token_endpoint::add_missing(&mut form, given);
+        let mut given = request::let_through(exchange, wanted, false).await;
         let sent = &exchange.request.headers;
         let wanted = config.introspection_post_args_client_headers.iter();
-        for name in wanted.flatten() {
-            if let Some(value) = sent.get(name).and_then(|value| value.to_str().ok()) {
-                form.push((name.clone(), value.to_owned()));
-            }
-        }
+        given.extend(wanted.flatten().filter_map(|name| {
+            let value = sent.get(name)?.to_str().ok()?;
+            Some((name.clone(), value.to_owned()))
+        }));
+        given.retain(|(name, _)| !is_ours(name));
+        token_endpoint::add_missing(&mut form, given);
         let mut headers = rules.introspection_headers.clone();
         let wanted = config.introspection_headers_client.as_deref();
         headers.extend(request::headers_let_through(sent, wanted));
@@ -302,10 +303,16 @@ impl Question {
             .await
             .map_err(Unaccepted::failure)?;
         // Another kind of token does not pose as an answer (RFC 9701 §8.1).
-        if !matches!(
-            statement.kind.as_deref(),
-            None | Some("jwt" | "token-introspection+jwt")
-        ) {
+        let kind = response.headers().get(CONTENT_TYPE);
+        let by_rfc = kind.is_some_and(|kind| {
+            request::is_type(kind.as_bytes(), "application/token-introspection+jwt")
+        });
+        let fits = match statement.kind.as_deref() {
+            Some("token-introspection+jwt") => true,
+            None | Some("jwt") => !by_rfc,
+            Some(_) => false,
+        };
+        if !fits {
             return Err(Failure::refused(
                 "introspect_sig",
                 "the introspection answer is a JWT of another kind",

@@ -14,11 +14,11 @@ use tracing::{debug, info};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, Unaccepted};
+use super::provider::{self, ProviderError, Unaccepted};
 use super::rules::Rules;
 use super::seal::{self, Sizes};
 use super::single_flight::Flights;
-use super::token_endpoint::{self, PassedOn, Tokens};
+use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
 use super::verify::{Expected, Refusal, Verifier};
 use crate::host::{Claim, Host};
 use crate::session_keys::KeyRing;
@@ -192,7 +192,11 @@ async fn run(
     ];
     let tokens = token_endpoint::request(rules, &document, client, host, form, passed_on)
         .await
-        .map_err(|error| error.failure("refresh_failed"))?;
+        .map_err(|error| match error {
+            // That ends no session: it says nothing of the token.
+            TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
+            error => error.failure("refresh_failed"),
+        })?;
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
     let verify = |document: &provider::Document| {
         let verifier = Verifier {
@@ -252,9 +256,10 @@ impl Refreshes {
         (now < *until).then(|| outcome.clone())
     }
 
-    /// A provider that could not be used is asked again by the next request.
+    /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.
     fn remember(&self, key: [u8; 32], outcome: &Outcome, until: UnixTime, now: UnixTime) {
-        if matches!(outcome, Err(failure) if failure.class == Class::Unavailable) {
+        if matches!(outcome, Err(failure) if matches!(failure.class, Class::Unavailable | Class::Faulty))
+        {
             return;
         }
         let mut recent = self.lock();

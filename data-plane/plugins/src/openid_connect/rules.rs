@@ -18,6 +18,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub(super) use checks::provider_url;
+pub(super) use passed_on::is_ours;
 
 use super::admission::{Lookups, say_all};
 use super::asked_claims::EssentialAcr;
@@ -162,6 +163,7 @@ impl Rules {
         checks::possession(&config, &mut errors);
         checks::http(&config, &mut errors);
         passed_on::headers(&config, &mut errors);
+        passed_on::arguments(&config, &mut errors);
         let issuer = issuer(&config.provider.issuer);
         let discovery_headers = pairs(
             config.provider.discovery_headers_names.as_deref(),

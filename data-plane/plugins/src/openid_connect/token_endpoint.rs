@@ -1,6 +1,7 @@
 //! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
 
 mod answer;
+mod discovered;
 mod parameters;
 mod pushed_request;
 mod revocation;
@@ -19,7 +20,8 @@ use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::{error, warn};
 
-use self::answer::{read, refusal};
+use self::answer::{explains, read, refusal};
+use self::discovered::discovered;
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
@@ -31,7 +33,7 @@ use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
 use super::provider::{self, Document, ProviderError};
 use super::request;
-use super::rules::Rules;
+use super::rules::{Rules, is_ours};
 use super::session::Session;
 use crate::exchange::Exchange;
 use crate::host::{FetchLimits, Host};
@@ -101,7 +103,8 @@ impl PassedOn {
     pub(super) async fn of(rules: &Rules, exchange: &mut Exchange<'_>) -> Self {
         let config = &rules.config.client;
         let wanted = config.token_post_args_client.as_deref();
-        let arguments = request::let_through(exchange, wanted, true).await;
+        let mut arguments = request::let_through(exchange, wanted, true).await;
+        arguments.retain(|(name, _)| !is_ours(name));
         let wanted = config.token_headers_client.as_deref();
         Self {
             arguments,
@@ -152,6 +155,9 @@ pub(super) enum TokenError {
     /// The provider refuses: its error code, if it is a registered one.
     #[error("the token endpoint refused the request: {0}")]
     Refused(&'static str),
+    /// Somebody refuses, and says nothing of the grant: something before the provider, or the provider for now.
+    #[error("the token endpoint answered {0}, and nothing of why")]
+    Unexplained(u16),
     /// The provider does not accept the client that is configured.
     #[error("the provider does not accept the client that is configured")]
     Client,
@@ -167,6 +173,10 @@ impl TokenError {
             Self::Refused(error) => {
                 Failure::refused(code, format!("the token endpoint answered {error}"))
                     .with("error", *error)
+            }
+            Self::Unexplained(status) => {
+                let detail = format!("the token endpoint answered {status}");
+                Failure::refused(code, detail).with("status", status.to_string())
             }
             Self::Client => Failure::faulty(
                 "client_refused",
@@ -320,7 +330,9 @@ pub(super) async fn request_as(
     let endpoint = endpoint.as_str();
     let names = config.token_post_args_names.as_deref().unwrap_or_default();
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
-    form.extend(names.iter().cloned().zip(values.iter().cloned()));
+    let configured: Vec<_> = names.iter().cloned().zip(values.iter().cloned()).collect();
+    form.retain(|(name, _)| configured.iter().all(|(taken, _)| taken != name));
+    form.extend(configured);
     add_missing(&mut form, passed_on.arguments.clone());
     let grant = form.iter().find(|(name, _)| name == "grant_type");
     let grant = grant.map(|(_, grant)| grant.clone()).unwrap_or_default();
@@ -357,7 +369,11 @@ pub(super) async fn request_as(
             code,
             "the token endpoint refused"
         );
-        return Err(TokenError::Refused(code));
+        return Err(if explains(answer.status(), answer.body(), code) {
+            TokenError::Refused(code)
+        } else {
+            TokenError::Unexplained(answer.status().as_u16())
+        });
     }
     let mut tokens = read(answer.body(), host.now()).inspect_err(|error| {
         warn!(issuer = rules.issuer, %error, "the token endpoint's answer is unusable");
@@ -399,7 +415,7 @@ async fn post_once(
         accept,
         repeatable,
     } = post;
-    let auth = caller.auth.unwrap_or_else(|| discovered(document));
+    let auth = caller.auth.unwrap_or_else(|| discovered(document, caller));
     let mut authorization = None;
     let keys = if auth == ClientAuth::PrivateKeyJwt && caller.key_signer.is_none() {
         client_keys::made(host).await
@@ -480,19 +496,6 @@ async fn post_once(
 /// Says which client it is that asks, if the form does not say so yet.
 fn name_client(form: &mut Vec<(String, String)>, id: &str) {
     add_missing(form, vec![("client_id".to_owned(), id.to_owned())]);
-}
-
-/// What discovery offers, preferring the default of RFC 8414 §2.
-fn discovered(document: &Document) -> ClientAuth {
-    let offers = |name: &str| {
-        let methods = document.token_auth_methods.as_deref();
-        methods.is_some_and(|methods| methods.iter().any(|method| method == name))
-    };
-    if !offers("client_secret_basic") && offers("client_secret_post") {
-        ClientAuth::ClientSecretPost
-    } else {
-        ClientAuth::ClientSecretBasic
-    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 
 use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
+use uuid::Uuid;
 
 use super::cookie::{CHUNK, Jar};
 use super::failure::{Class, Failure};
 use super::flow::Pending;
 use super::rules::{Rules, sha256};
-use super::seal::{self, SealError, Sizes};
+use super::seal::{self, Binding, SealError, Sizes};
 use super::session;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -33,6 +34,12 @@ const SIZES: Sizes = Sizes {
 /// What the cookie says that all sign-ins of a browser share.
 const BEGUN: &[u8] = b"begun";
 
+/// What that cookie is bound to: no plugin, for those of one host have but one of this name. Each sign-in's own cookie is
+/// bound to the plugin that began it.
+fn of_all() -> Binding {
+    Binding::of(&["sign-ins under way"], None, Uuid::nil())
+}
+
 /// Seals the sign-in into a cookie of its own, and makes room for it.
 ///
 /// # Errors
@@ -49,26 +56,18 @@ pub(super) fn remember(
     let json = serde_json::to_vec(pending).expect("a sign-in has only string keys");
     let now = host.now();
     let ring = &exchange.environment.session_keys;
-    let sealed = |name: &str, text: &[u8]| {
+    let sealed = |binding: &Binding, name: &str, text: &[u8]| {
         let mut nonce = [0; 12];
         host.random(&mut nonce);
-        seal::seal(
-            ring,
-            &rules.binding,
-            name,
-            text,
-            SIZES,
-            now.as_secs(),
-            nonce,
-        )
+        seal::seal(ring, binding, name, text, SIZES, now.as_secs(), nonce)
     };
-    let value = sealed(&name, &json).map_err(|error| match error {
+    let value = sealed(&rules.binding, &name, &json).map_err(|error| match error {
         SealError::NoKey => session::failure(error),
         SealError::TooLarge => {
             Failure::bad_request("target_too_large", "the URL is too long to return to")
         }
     })?;
-    let begun = sealed(rules.names.begun(), BEGUN).map_err(session::failure)?;
+    let begun = sealed(&of_all(), rules.names.begun(), BEGUN).map_err(session::failure)?;
     let https = exchange.client.https;
     let cookie = &rules.authorization_cookie;
     let mut cookies = vec![cookie.set(rules.names.begun(), &begun, https)];
@@ -144,9 +143,13 @@ pub(super) fn all<'a>(
     now: UnixTime,
 ) -> impl Iterator<Item = (&'a str, Pending)> {
     let name = rules.names.begun();
+    let all = of_all();
     let begun = jar.begun().any(|value| {
-        let opened = seal::open(ring, &rules.binding, name, value, now.as_secs());
-        opened.is_some_and(|opened| *opened.plaintext == BEGUN)
+        // Nodes of the version before bind it to the plugin.
+        [&all, &rules.binding].into_iter().any(|binding| {
+            let opened = seal::open(ring, binding, name, value, now.as_secs());
+            opened.is_some_and(|opened| *opened.plaintext == BEGUN)
+        })
     });
     // Twice as many as there can be: some may be planted.
     let looked_at = if begun { 2 * MOST_SIGN_INS } else { 0 };

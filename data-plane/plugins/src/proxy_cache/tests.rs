@@ -195,3 +195,31 @@ fn media_types_may_be_meant_in_parts() {
         "Bypass",
     );
 }
+
+#[test]
+fn rule_54_an_answer_for_somebody_is_for_nobody_else() {
+    let filter = filter(&json!({}));
+    let key = |credential: Option<&str>, groups: Option<&[&str]>| {
+        Request::get("/a").with_exchange(|exchange| {
+            exchange.identity.credential = credential.map(str::to_owned);
+            let groups = groups.map(|groups| groups.iter().map(ToString::to_string).collect());
+            exchange.identity.authenticated_groups = groups;
+            filter.key(exchange)
+        })
+    };
+    let all = [
+        key(None, None),
+        key(Some("alice"), None),
+        key(Some("bob"), None),
+        key(Some("bob"), Some(&["admins"])),
+        key(None, Some(&["admins"])),
+    ];
+    for (number, one) in all.iter().enumerate() {
+        assert_eq!(
+            all.iter().filter(|other| *other == one).count(),
+            1,
+            "{number}"
+        );
+    }
+    assert_eq!(key(Some("alice"), None), key(Some("alice"), None));
+}

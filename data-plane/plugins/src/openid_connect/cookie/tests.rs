@@ -29,6 +29,23 @@ fn names() -> Names {
 }
 
 #[test]
+fn rule_57_a_cookie_for_all_sites_is_secure_or_says_nothing_of_them() {
+    let cookie = Attributes {
+        same_site: SameSite::None,
+        ..attributes()
+    };
+    assert!(
+        !cookie
+            .set("session", "x", false)
+            .to_str()
+            .unwrap()
+            .contains("SameSite")
+    );
+    let secure = cookie.set("session", "x", true);
+    assert!(secure.to_str().unwrap().contains("SameSite=None; Secure"));
+}
+
+#[test]
 fn rule_57_over_tls_only_what_the_host_itself_has_set_is_believed() {
     let kind = |name: &str, https| names().kind(name, https);
     let session = Some(Kind::Chunk(Family::Session, 1));

@@ -165,6 +165,8 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
             let usable = Url::parse(value).is_ok_and(|url| url.has_host());
             if !usable || value.chars().any(char::is_control) {
                 errors.add(&[field], "missing host in url");
+            } else if field == "redirect_uri" && value.contains('#') {
+                errors.add(&[field], "a fragment in the url is not accepted");
             }
         }
     }

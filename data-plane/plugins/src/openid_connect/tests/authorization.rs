@@ -186,6 +186,7 @@ fn a_signed_request_is_pushed_whole_and_needs_a_key() {
     assert_eq!(reply.status, 200);
     let form = gateway.provider.forms.borrow()[0].1.clone();
     signed(&form["request"], &public);
+    assert_eq!(form.len(), 1, "nothing stands beside it: {:?}", form.keys());
     let mut gateway = Gateway::new(json!({ "require_signed_request_object": true }));
     assert_eq!(Browser::default().get(&mut gateway, "/api").status, 500);
     // A secret signs as well, if the algorithm says so.

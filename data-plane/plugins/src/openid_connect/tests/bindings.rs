@@ -162,4 +162,6 @@ fn a_signed_introspection_is_verified() {
     check("application/jwt", None, false, false, 200);
     check(kind, Some("token-introspection+jwt"), true, true, 401);
     check(kind, Some("at+jwt"), true, false, 401);
+    check(kind, Some("jwt"), true, false, 401);
+    check(kind, None, true, false, 401);
 }

@@ -30,6 +30,40 @@ fn way_back(gateway: &Gateway, start: &Reply) -> String {
 }
 
 #[test]
+fn sign_ins_of_two_plugins_on_one_host_leave_each_other_alone() {
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, std::rc::Rc::clone(&one.provider), 2);
+    two.filter = super::gateway::compile(&config, 8);
+    for both_first in [true, false] {
+        let mut browser = Browser::default();
+        let to_one = browser.get(&mut one, "/one");
+        let to_two = browser.get(&mut two, "/two");
+        let (back_one, back_two) = (way_back(&one, &to_one), way_back(&two, &to_two));
+        if both_first {
+            assert_eq!(browser.get(&mut one, &back_one).status, 200);
+            assert_eq!(browser.get(&mut two, &back_two).status, 200);
+        } else {
+            assert_eq!(browser.get(&mut two, &back_two).status, 200);
+            assert_eq!(browser.get(&mut one, &back_one).status, 200);
+        }
+        let left = browser
+            .cookies
+            .keys()
+            .filter(|name| name.starts_with("authorization"));
+        assert_eq!(left.count(), 0);
+        // A sign-in is still its plugin's alone, and the mark still one of ours.
+        let mut browser = Browser::default();
+        let start = browser.get(&mut one, "/one");
+        let back = way_back(&one, &start);
+        assert_ne!(browser.clone().get(&mut two, &back).status, 200);
+        let mark = browser.cookies["authorization"].replace(['A', 'B', 'C'], "D");
+        browser.cookies.insert("authorization".to_owned(), mark);
+        assert_eq!(browser.get(&mut one, &back).status, 302);
+    }
+}
+
+#[test]
 fn a_query_that_no_single_cookie_holds_comes_back_on_any_node() {
     let config = json!({ "preserve_query_args": true });
     let mut one = Gateway::new(config.clone());

@@ -237,3 +237,30 @@ fn a_node_waits_for_keys_that_are_being_made() {
     });
     assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
 }
+
+#[test]
+fn a_provider_that_takes_proofs_only_is_shown_no_secret() {
+    for (offered, shown) in [
+        (json!(["client_secret_jwt"]), "client_assertion"),
+        (json!(["private_key_jwt"]), "authorization"),
+        (
+            json!(["client_secret_jwt", "client_secret_post"]),
+            "client_secret",
+        ),
+        (
+            json!(["client_secret_jwt", "client_secret_basic"]),
+            "authorization",
+        ),
+    ] {
+        let mut gateway = Gateway::new(json!({}));
+        gateway.provider.script.borrow_mut().discovery =
+            vec![("token_endpoint_auth_methods_supported", offered.clone())];
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+        let asked = gateway.provider.last("/token");
+        let form = gateway.provider.forms.borrow().last().unwrap().1.clone();
+        let has = |name: &str| asked.headers().contains_key(name) || form.contains_key(name);
+        for name in ["client_assertion", "client_secret", "authorization"] {
+            assert_eq!(has(name), name == shown, "{offered}: {name}");
+        }
+    }
+}

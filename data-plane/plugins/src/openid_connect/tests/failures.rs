@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, basic};
+use crate::filter::{Filter, Flow};
 use crate::host::Host;
 use crate::testing::Request;
 
@@ -63,6 +64,74 @@ fn an_unexpected_redirect_takes_the_place_of_the_503() {
     gateway.provider.script.borrow_mut().down = true;
     let reply = Browser::default().get(&mut gateway, "/api");
     assert_eq!((reply.status, reply.location()), (302, "https://a/sorry"));
+}
+
+#[test]
+fn a_call_by_grpc_is_refused_in_its_own_terms() {
+    let gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+    let mut request = crate::testing::Request::get("/api");
+    let kind = http::HeaderValue::from_static("application/grpc");
+    request.headers.push((http::header::CONTENT_TYPE, kind));
+    let answer = request.with_exchange(|exchange| {
+        exchange.request.version = http::Version::HTTP_2;
+        let asked = gateway.filter.on_request(exchange, &gateway.host);
+        match gateway.host.run(asked) {
+            Flow::Answer(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    });
+    let headers = answer.headers();
+    assert_eq!(
+        (
+            &headers["content-type"],
+            &headers["grpc-status"],
+            &headers["grpc-message"]
+        ),
+        (
+            &http::HeaderValue::from_static("application/grpc"),
+            &http::HeaderValue::from_static("16"),
+            &http::HeaderValue::from_static("Unauthorized")
+        )
+    );
+    assert!(headers.contains_key("www-authenticate") && answer.body().is_empty());
+}
+
+#[test]
+fn rule_40_a_refresh_that_nobody_explains_ends_no_session() {
+    let check = |grace: u64, status: u16, error: &str, expected: u16, ends: bool| {
+        let mut gateway = Gateway::new(json!({ "refresh_grace": grace }));
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        gateway.advance(301);
+        let answer = (status, json!({ "error": error }));
+        gateway.provider.script.borrow_mut().token_answer = Some(answer);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!(
+            (reply.status, reply.ends_session()),
+            (expected, ends),
+            "{status} {error}"
+        );
+        // Once it is put right, the session goes on at once.
+        gateway.provider.script.borrow_mut().token_answer = None;
+        gateway.advance(1);
+        assert_eq!(
+            browser.get(&mut gateway, "/api").status == 200,
+            !ends,
+            "{status} {error}"
+        );
+    };
+    for (status, error) in [
+        (403, "blocked"),
+        (404, ""),
+        (400, "temporarily_unavailable"),
+        (400, "server_error"),
+    ] {
+        check(300, status, error, 200, false);
+        check(0, status, error, 503, false);
+    }
+    check(0, 401, "invalid_client", 502, false);
+    check(300, 400, "invalid_grant", 401, true);
+    check(300, 403, "invalid_grant", 401, true);
 }
 
 #[test]

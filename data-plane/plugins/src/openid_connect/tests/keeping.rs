@@ -222,6 +222,15 @@ fn a_posted_form_outlasts_the_sign_in() {
 }
 
 #[test]
+fn a_form_that_would_come_back_as_another_is_not_kept() {
+    for form in ["a=%FC", "a=%00", "=x", "a=1&=2"] {
+        let mut gateway = Gateway::new(json!({}));
+        let reply = post_and_sign_in(&mut gateway, form, &[("sec-fetch-site", "same-origin")]);
+        assert!(!form_of(&reply).contains("<form"), "{form}");
+    }
+}
+
+#[test]
 fn a_form_of_another_site_is_not_posted_again() {
     for headers in [
         [("sec-fetch-site", "cross-site")],

@@ -283,6 +283,36 @@ fn rules_111_and_123_no_header_of_a_configuration_frames_a_message() {
 }
 
 #[test]
+fn rule_10_what_the_gateway_says_itself_is_said_once() {
+    for (field, name) in [
+        ("authorization_query_args_names", "state"),
+        ("authorization_query_args_names", "redirect_uri"),
+        ("token_post_args_names", "grant_type"),
+        ("introspection_post_args_names", "token"),
+    ] {
+        let config = json!({ field: ["x", name] });
+        assert_eq!(refused_field(&config).as_deref(), Some(field), "{name}");
+    }
+    let mut gateway = Gateway::new(json!({
+        "scopes": ["openid", "email"], "max_age": 60,
+        "authorization_query_args_names": ["scope", "max_age", "x"],
+        "authorization_query_args_values": ["openid", "30", "1"],
+    }));
+    let start = Browser::default().get(&mut gateway, "/api");
+    let url = url::Url::parse(start.location()).unwrap();
+    let said = |name: &str| -> Vec<String> {
+        let found = url.query_pairs().filter(|(found, _)| found == name);
+        found.map(|(_, value)| value.into_owned()).collect()
+    };
+    assert_eq!(
+        (said("scope"), said("max_age")),
+        (vec!["openid".to_owned()], vec!["30".to_owned()])
+    );
+    let fragment = json!({ "redirect_uri": ["https://a.example/#x"] });
+    assert_eq!(refused_field(&fragment).as_deref(), Some("redirect_uri"));
+}
+
+#[test]
 fn rules_74_and_75_each_call_is_bounded_and_verifies_its_server() {
     let (gateway, _) = signed_in(&json!({ "upstream_user_info_header": "x-user" }));
     let limits = gateway.host.last_limits();

@@ -24,14 +24,14 @@ fn headers_and_arguments_of_the_client_pass_as_configured() {
     let config = json!({
         "auth_methods": ["password"], "token_headers_client": ["x-tenant"],
         "token_headers_names": ["x-fixed"], "token_headers_values": ["1"],
-        "token_post_args_client": ["resource", "region", "x_device", "grant_type"],
+        "token_post_args_client": ["resource", "region", "x_device", "grant_type", "client_secret"],
     });
     let mut gateway = Gateway::new(config);
     let mut request = with(&[("x-tenant", "t1"), ("x-device", "phone")]);
     let pair = basic("john:p:ss").parse().unwrap();
     request.headers.push((AUTHORIZATION, pair));
     request.method = Method::POST;
-    request.uri = "/api?resource=a&grant_type=evil".to_owned();
+    request.uri = "/api?resource=a&grant_type=evil&client_secret=evil".to_owned();
     let form = HeaderValue::from_static("application/x-www-form-urlencoded");
     request.headers.push((CONTENT_TYPE, form));
     request.body = Bytes::from_static(b"region=eu&other=x");
@@ -45,7 +45,7 @@ fn headers_and_arguments_of_the_client_pass_as_configured() {
     assert_eq!(form["region"], "eu");
     assert_eq!(form["x_device"], "phone");
     assert_eq!(form["grant_type"], "password");
-    assert!(!form.contains_key("other"));
+    assert!(!form.contains_key("other") && !form.contains_key("client_secret"));
 }
 
 #[test]

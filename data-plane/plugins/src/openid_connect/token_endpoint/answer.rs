@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 
@@ -29,6 +30,20 @@ pub(super) fn refusal(body: &[u8]) -> &'static str {
         .into_iter()
         .find(|known| Some(*known) == code)
         .unwrap_or("an error")
+}
+
+/// Whether a refusal, with the error `code`, is one of the grant (RFC 6749 §5.2): what stands before a provider refuses by
+/// other statuses, and says nothing that is registered.
+pub(super) fn explains(status: StatusCode, body: &[u8], code: &str) -> bool {
+    if CODES.contains(&code) {
+        return true;
+    }
+    let error = serde_json::from_slice::<Value>(body).ok();
+    let said = error
+        .as_ref()
+        .and_then(|error| error.get("error")?.as_str());
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED)
+        && !said.is_some_and(|said| matches!(said, "temporarily_unavailable" | "server_error"))
 }
 
 /// Reads a successful answer (RFC 6749 §5.1).

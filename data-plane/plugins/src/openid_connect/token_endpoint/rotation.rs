@@ -60,7 +60,7 @@ pub(in crate::openid_connect) async fn post(
     host: &impl Host,
     form: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
-    let auth = caller.auth.unwrap_or_else(|| discovered(document));
+    let auth = caller.auth.unwrap_or_else(|| discovered(document, caller));
     let by_secret = matches!(
         auth,
         ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost | ClientAuth::ClientSecretJwt
