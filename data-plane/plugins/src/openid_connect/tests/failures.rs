@@ -69,7 +69,7 @@ fn an_unexpected_redirect_takes_the_place_of_the_503() {
 #[test]
 fn a_call_by_grpc_is_refused_in_its_own_terms() {
     let gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
-    let mut request = crate::testing::Request::get("/api");
+    let mut request = Request::get("/api");
     let kind = http::HeaderValue::from_static("application/grpc");
     request.headers.push((http::header::CONTENT_TYPE, kind));
     let answer = request.with_exchange(|exchange| {
