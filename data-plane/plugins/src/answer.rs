@@ -55,7 +55,8 @@ pub(crate) fn for_callers(response: &mut Response<Bytes>, exchange: &Exchange<'_
     let Ok(body) = serde_json::from_slice::<serde_json::Value>(response.body()) else {
         return;
     };
-    tell_call(response, body["message"].as_str().unwrap_or_default());
+    let message = body.get("message").and_then(serde_json::Value::as_str);
+    tell_call(response, message.unwrap_or_default());
     let form = HeaderValue::from_static(ErrorForm::Grpc.content_type());
     response.headers_mut().insert(CONTENT_TYPE, form);
     *response.body_mut() = Bytes::new();
