@@ -16,13 +16,13 @@ use shared::schema::FieldErrors;
 use url::Url;
 use uuid::Uuid;
 
+use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::{FetchLimits, Host, Reach};
-use crate::log_record::{record, stream_record};
 use crate::queue::{self, OldQueue, QueueConfig};
 use crate::stream::StreamLog;
-use crate::values::{Number, SecretUrl};
+use crate::values::{Number, SecretUrl, whole_error};
 
 /// Configuration of `http-log`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -60,9 +60,9 @@ pub struct HttpLog {
     #[serde(flatten)]
     pub old_queue: OldQueue,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 }
 
@@ -114,11 +114,17 @@ impl Plugin for HttpLog {
     fn compile(self, instance: &Instance) -> Result<HttpLogFilter, FieldErrors> {
         let endpoint = Endpoint::parse(&self.http_endpoint.0)
             .map_err(|message| FieldErrors::at(&["http_endpoint"], message))?;
-        let mut headers = HeaderMap::new();
-        if let Some(authorization) = endpoint.authorization {
-            headers.insert(AUTHORIZATION, authorization);
+        let mut headers = more_headers("headers", self.headers.as_ref())?;
+        if let Some(authorization) = endpoint.authorization
+            && headers.insert(AUTHORIZATION, authorization).is_some()
+        {
+            let mut errors = FieldErrors::default();
+            whole_error(
+                &mut errors,
+                "specifying both an 'Authorization' header and user info in 'http_endpoint' is not allowed",
+            );
+            return Err(errors);
         }
-        headers.extend(more_headers("headers", self.headers.as_ref())?);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(match self.content_type {
@@ -127,6 +133,7 @@ impl Plugin for HttpLog {
             }),
         );
         Ok(HttpLogFilter {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             instance: instance.id,
             target: Target {
                 uri: endpoint.uri,
@@ -218,6 +225,7 @@ impl Endpoint {
 /// Tells a server of exchanges.
 #[derive(Debug)]
 pub struct HttpLogFilter {
+    custom: CustomFields,
     instance: Uuid,
     target: Target,
     queue: QueueConfig,
@@ -272,11 +280,11 @@ impl Filter for HttpLogFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.push(&record(log), host);
+        self.push(&self.custom.record(log), host);
     }
 
     fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.push(&stream_record(log), host);
+        self.push(&self.custom.stream_record(log), host);
     }
 }
 
@@ -399,13 +407,22 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_the_url_and_in_a_header_are_one_too_many() {
+        let config = json!({"http_endpoint": "http://a:b@x", "headers": {"AuthoRIZATion": "c"}});
+        let errors = crate::registry::check("http-log", &config).unwrap_err();
+        let expected = "specifying both an 'Authorization' header and user info in 'http_endpoint' is not allowed";
+        assert_eq!(errors.0["@entity"], expected);
+    }
+
+    #[test]
     fn what_cannot_be_sent_is_refused() {
         for config in [
             json!({"http_endpoint": "ftp://x"}),
             json!({"http_endpoint": "x"}),
             json!({"http_endpoint": "http://x", "headers": {"Host": "x"}}),
             json!({"http_endpoint": "http://x", "headers": {"Content-Type": "x"}}),
-            json!({"http_endpoint": "http://x", "custom_fields_by_lua": {"a": "return 1"}}),
+            json!({"http_endpoint": "http://x", "headers": {"X-A": ""}}),
+            json!({"http_endpoint": "http://x", "custom_fields_by_lua": {"a": "os.exit()"}}),
         ] {
             assert!(
                 crate::registry::check("http-log", &config).is_err(),

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 
+use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::{Sink, TcpTls};
-use crate::log_record::{record, stream_record};
 use crate::queue::Sending;
 use crate::stream::StreamLog;
 use crate::values::Number;
@@ -27,9 +27,9 @@ pub struct FileLog {
     #[serde(default)]
     pub reopen: bool,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 }
 
@@ -59,9 +59,9 @@ pub struct TcpLog {
     #[serde(default)]
     pub tls_sni: Option<String>,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 }
 
@@ -79,9 +79,9 @@ pub struct UdpLog {
     #[serde(default = "ten_seconds")]
     pub timeout: Number,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 }
 
@@ -106,6 +106,7 @@ impl Plugin for FileLog {
             return Err(FieldErrors::at(&["path"], "not a valid filename"));
         }
         Ok(LineLog {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             newline: true,
             sink: Sink::File {
                 path: self.path.into(),
@@ -123,6 +124,7 @@ impl Plugin for TcpLog {
 
     fn compile(self, _: &Instance) -> Result<LineLog, FieldErrors> {
         Ok(LineLog {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             newline: true,
             sink: Sink::Tcp {
                 tls: self.tls.then_some(TcpTls {
@@ -145,6 +147,7 @@ impl Plugin for UdpLog {
 
     fn compile(self, _: &Instance) -> Result<LineLog, FieldErrors> {
         Ok(LineLog {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             newline: false,
             sink: Sink::Udp {
                 host: self.host,
@@ -158,6 +161,7 @@ impl Plugin for UdpLog {
 /// Writes a line for each exchange.
 #[derive(Debug)]
 pub struct LineLog {
+    custom: CustomFields,
     sink: Sink,
     newline: bool,
 }
@@ -168,11 +172,11 @@ impl Filter for LineLog {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.write(&record(log), host);
+        self.write(&self.custom.record(log), host);
     }
 
     fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.write(&stream_record(log), host);
+        self.write(&self.custom.stream_record(log), host);
     }
 }
 

@@ -44,7 +44,8 @@ const HIDDEN_ARGUMENTS: [&str; 16] = [
     "token",
 ];
 
-const REDACTED: &str = "REDACTED";
+/// What is told in place of a secret.
+pub(crate) const REDACTED: &str = "REDACTED";
 
 /// The record of an exchange.
 pub(crate) fn record(log: &Log<'_>) -> Value {
@@ -162,6 +163,11 @@ pub fn is_secret(name: &str) -> bool {
         .any(|hidden| name.eq_ignore_ascii_case(hidden))
 }
 
+/// Whether the value of the header field `name`, in lower case, is told to nobody.
+pub(crate) fn is_secret_field(name: &str) -> bool {
+    HIDDEN_FIELDS.contains(&name)
+}
+
 /// An attempt.
 fn told(one: &Try) -> Value {
     let mut told = json!({
@@ -235,7 +241,7 @@ fn arguments(query: &Arguments) -> Value {
 fn fields(headers: &HeaderMap) -> Value {
     grouped(headers.iter().map(|(name, value)| {
         let name = name.as_str();
-        let value = if HIDDEN_FIELDS.contains(&name) {
+        let value = if is_secret_field(name) {
             json!(REDACTED)
         } else {
             json!(String::from_utf8_lossy(value.as_bytes()))

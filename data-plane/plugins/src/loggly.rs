@@ -11,12 +11,12 @@ use serde_json::Value;
 use shared::schema::FieldErrors;
 use shared::types::Set;
 
+use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
-use crate::log_record::{record, stream_record};
 use crate::severity::Severities;
 use crate::stream::StreamLog;
 use crate::values::{Number, SecretText};
@@ -52,9 +52,9 @@ pub struct Loggly {
     #[serde(default = "ten_seconds")]
     pub timeout: Number,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 }
 
@@ -93,6 +93,7 @@ impl Plugin for Loggly {
         let tags = self.tags.as_slice().iter();
         let tags: Vec<String> = tags.map(|tag| format!("tag=\"{tag}\"")).collect();
         Ok(LogglyFilter {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             severities: self.severities,
             data: SecretText(format!("[{}@41058 {}]", self.key.0, tags.join(" "))),
             machine: shared::machine::hostname(),
@@ -108,6 +109,7 @@ impl Plugin for Loggly {
 /// Tells Loggly of exchanges.
 #[derive(Debug)]
 pub struct LogglyFilter {
+    custom: CustomFields,
     severities: Severities,
     /// The token, and tags.
     data: SecretText,
@@ -121,11 +123,11 @@ impl Filter for LogglyFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.tell(log.status, || record(log), host);
+        self.tell(log.status, || self.custom.record(log), host);
     }
 
     fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(log.status, || stream_record(log), host);
+        self.tell(log.status, || self.custom.stream_record(log), host);
     }
 }
 

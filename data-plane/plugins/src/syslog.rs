@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 
+use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::line_logs::send;
-use crate::log_record::{record, stream_record};
 use crate::severity::Severities;
 use crate::stream::StreamLog;
 
@@ -29,9 +29,9 @@ pub struct Syslog {
     #[serde(flatten)]
     pub severities: Severities,
 
-    /// Lua code that adds fields.
+    /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
+    /// expression of Lua.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
 
     /// The facility that messages are filed under.
@@ -102,6 +102,7 @@ impl Plugin for Syslog {
 
     fn compile(self, _: &Instance) -> Result<SyslogFilter, FieldErrors> {
         Ok(SyslogFilter {
+            custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             severities: self.severities,
             facility: self.facility,
             sink: Sink::Datagram {
@@ -114,6 +115,7 @@ impl Plugin for Syslog {
 /// Tells the system of exchanges.
 #[derive(Debug)]
 pub struct SyslogFilter {
+    custom: CustomFields,
     severities: Severities,
     facility: Facility,
     sink: Sink,
@@ -125,11 +127,11 @@ impl Filter for SyslogFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.tell(log.status, || record(log), host);
+        self.tell(log.status, || self.custom.record(log), host);
     }
 
     fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(log.status, || stream_record(log), host);
+        self.tell(log.status, || self.custom.stream_record(log), host);
     }
 }
 

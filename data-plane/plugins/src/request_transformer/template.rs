@@ -2,13 +2,15 @@
 //!
 //! Kong runs Lua between the parentheses; here it is expressions of that language, without statements.
 
-mod expression;
-mod parse;
-mod value;
-
-use self::expression::Expression;
 use crate::arguments::Arguments;
 use crate::exchange::{Captures, Exchange};
+use crate::lua::{Expression, Scope, Value, World, place};
+
+/// What templates may name. Nothing here puts anything into `shared`.
+const SCOPE: Scope = Scope {
+    tables: &["headers", "query_params", "uri_captures", "shared"],
+    functions: &[],
+};
 
 /// A value, some parts of which the request decides.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +41,47 @@ impl Facts {
     }
 }
 
+impl World for Facts {
+    fn look_up(&self, table: &str, key: &Value) -> Value {
+        match (table, key) {
+            ("headers", Value::Text(name)) => {
+                let name = name.to_ascii_lowercase().replace('_', "-");
+                let values = self.headers.get_all(name).iter();
+                let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+                Value::from(texts.map(|text| Value::from(&*text)).collect::<Vec<_>>())
+            }
+            ("query_params", Value::Text(name)) => {
+                let values = self.query.values(name);
+                let values = values.map(|value| value.map_or(Value::Boolean(true), Value::from));
+                Value::from(values.collect::<Vec<_>>())
+            }
+            ("uri_captures", Value::Text(name)) => {
+                let mut named = self.captures.named.iter();
+                let found = named.find(|(known, _)| known == name);
+                captured(found.map(|(_, value)| value))
+            }
+            ("uri_captures", Value::Number(number)) => match place(*number) {
+                Some(0) => captured(Some(&self.captures.whole)),
+                Some(place) => captured(self.captures.numbered.get(place - 1)),
+                None => Value::Nil,
+            },
+            _ => Value::Nil,
+        }
+    }
+
+    fn call(&self, _: &str, _: &[Value]) -> Value {
+        Value::Nil
+    }
+}
+
+/// A group that took no part is not there.
+fn captured(text: Option<&String>) -> Value {
+    match text {
+        Some(text) if !text.is_empty() => Value::from(text.as_str()),
+        _ => Value::Nil,
+    }
+}
+
 impl Template {
     /// Reads `text`, or says which expression is none.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
@@ -51,7 +94,7 @@ impl Template {
                 pieces.push(Piece::Text(before.to_owned()));
             }
             let (inner, after) = expression(after).ok_or_else(|| wrong("unfinished expression"))?;
-            let compiled = Expression::compile(inner).map_err(|detail| wrong(&detail))?;
+            let compiled = Expression::compile(inner, &SCOPE).map_err(|detail| wrong(&detail))?;
             pieces.push(Piece::Expression(compiled));
             rest = after;
         }
@@ -199,11 +242,11 @@ mod tests {
             ("$(shared.written = true)", "unexpected '='"),
             (
                 "$(os.exit())",
-                "'os' is not supported; there are headers, query_params, uri_captures, string, type, tostring and tonumber",
+                "'os' is not supported; there are headers, query_params, uri_captures, shared, type, tostring, tonumber, string.lower, string.upper, string.len, string.reverse, string.sub",
             ),
             (
                 "$((function() return 1 end)())",
-                "'function' is not supported; there are headers, query_params, uri_captures, string, type, tostring and tonumber",
+                "'function' is not supported; there are headers, query_params, uri_captures, shared, type, tostring, tonumber, string.lower, string.upper, string.len, string.reverse, string.sub",
             ),
             ("$(string.rep('a', 1e9))", "string.rep is not supported"),
             ("$(headers.a ..)", "an expression is missing"),

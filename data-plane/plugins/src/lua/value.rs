@@ -1,43 +1,57 @@
-//! Values of expressions, and the functions that they may call.
+//! Values of expressions, and the functions that all of them may call.
 
 use std::cmp::Ordering;
 
+use super::World;
+
 /// A value of Lua.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Nil,
     Boolean(bool),
     Number(f64),
     Text(String),
     Table(Table),
-    Function(Function),
+    /// By its whole name.
+    Function(&'static str),
 }
 
 /// A table that expressions may look into.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Table {
-    Headers,
-    Query,
-    Captures,
-    /// What plugins tell each other in Kong: nothing here.
-    Shared,
-    /// The library `string`.
-    Strings,
+pub(crate) enum Table {
+    /// One of the scope, or of Lua's libraries.
+    Named(&'static str),
     /// Several values of one name.
     List(Vec<Value>),
 }
 
-/// A function that expressions may call.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Function {
-    Type,
-    ToString,
-    ToNumber,
-    Lower,
-    Upper,
-    Length,
-    Reverse,
-    Sub,
+/// The functions that there are in every scope.
+pub(super) const FUNCTIONS: [&str; 8] = [
+    "type",
+    "tostring",
+    "tonumber",
+    "string.lower",
+    "string.upper",
+    "string.len",
+    "string.reverse",
+    "string.sub",
+];
+
+impl From<Vec<Value>> for Value {
+    /// Nothing, the only value, or all of them.
+    fn from(mut values: Vec<Value>) -> Self {
+        match values.len() {
+            0 => Self::Nil,
+            1 => values.remove(0),
+            _ => Self::Table(Table::List(values)),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }
 
 impl Value {
@@ -59,7 +73,7 @@ impl Value {
     }
 
     /// As a template shows it: of several values the first, and nothing for `nil`.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match self {
             Self::Nil => String::new(),
             Self::Table(Table::List(values)) => values.first().map(Self::shown).unwrap_or_default(),
@@ -150,47 +164,38 @@ fn decimal(number: f64) -> String {
     rounded.to_string()
 }
 
-impl Function {
-    /// The function `name` of the library `string`.
-    pub(super) fn of_strings(name: &str) -> Option<Self> {
-        Some(match name {
-            "lower" => Self::Lower,
-            "upper" => Self::Upper,
-            "len" => Self::Length,
-            "reverse" => Self::Reverse,
-            "sub" => Self::Sub,
-            _ => return None,
-        })
-    }
-
-    /// Its value for `arguments`.
-    pub(super) fn call(self, arguments: &[Value]) -> Result<Value, String> {
-        let first = arguments.first();
-        let text = || match first {
-            Some(value @ (Value::Text(_) | Value::Number(_))) => Ok(value.text()),
-            other => Err(format!(
-                "bad argument #1 (string expected, got {})",
-                other.map_or("no value", Value::kind)
-            )),
-        };
-        let given = || first.ok_or("bad argument #1 (value expected)");
-        Ok(match self {
-            Self::Type => Value::Text(given()?.kind().to_owned()),
-            Self::ToString => Value::Text(given()?.text()),
-            Self::ToNumber => given()?.number().map_or(Value::Nil, Value::Number),
-            Self::Lower => Value::Text(text()?.to_ascii_lowercase()),
-            Self::Upper => Value::Text(text()?.to_ascii_uppercase()),
-            Self::Length => Value::Text(text()?).length()?,
-            Self::Reverse => Value::Text(text()?.chars().rev().collect()),
-            Self::Sub => {
-                let place = |number: usize, default: f64| match arguments.get(number) {
-                    Some(value) => value.arithmetic(),
-                    None => Ok(default),
-                };
-                Value::Text(part(&text()?, place(1, 1.0)?, place(2, -1.0)?))
-            }
-        })
-    }
+/// The value of a function for `arguments`.
+pub(super) fn call(
+    function: &str,
+    arguments: &[Value],
+    world: &impl World,
+) -> Result<Value, String> {
+    let first = arguments.first();
+    let text = || match first {
+        Some(value @ (Value::Text(_) | Value::Number(_))) => Ok(value.text()),
+        other => Err(format!(
+            "bad argument #1 (string expected, got {})",
+            other.map_or("no value", Value::kind)
+        )),
+    };
+    let given = || first.ok_or("bad argument #1 (value expected)");
+    Ok(match function {
+        "type" => Value::Text(given()?.kind().to_owned()),
+        "tostring" => Value::Text(given()?.text()),
+        "tonumber" => given()?.number().map_or(Value::Nil, Value::Number),
+        "string.lower" => Value::Text(text()?.to_ascii_lowercase()),
+        "string.upper" => Value::Text(text()?.to_ascii_uppercase()),
+        "string.len" => Value::Text(text()?).length()?,
+        "string.reverse" => Value::Text(text()?.chars().rev().collect()),
+        "string.sub" => {
+            let place = |number: usize, default: f64| match arguments.get(number) {
+                Some(value) => value.arithmetic(),
+                None => Ok(default),
+            };
+            Value::Text(part(&text()?, place(1, 1.0)?, place(2, -1.0)?))
+        }
+        _ => world.call(function, arguments),
+    })
 }
 
 /// The bytes from place `first` to `last`, counted from 1, or from the end where negative.

@@ -1,7 +1,8 @@
 //! From the text of an expression to the expression, by Lua's grammar and precedence (Lua 5.1 §2.5.6).
 
+use super::Scope;
 use super::expression::{Binary, Expression, Unary};
-use super::value::{Function, Table, Value};
+use super::value::{FUNCTIONS, Table, Value};
 
 /// How deep expressions may lie in each other.
 const DEEPEST: usize = 50;
@@ -49,8 +50,9 @@ const SYMBOLS: [&str; 22] = [
 ];
 
 /// Reads an expression; the error says what is wrong with it.
-pub(super) fn parse(text: &str) -> Result<Expression, String> {
+pub(super) fn parse(text: &str, scope: &Scope) -> Result<Expression, String> {
     let mut parser = Parser {
+        scope: *scope,
         tokens: tokens(text)?.into_iter().rev().collect(),
         depth: 0,
     };
@@ -128,6 +130,7 @@ fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
 }
 
 struct Parser {
+    scope: Scope,
     /// The last one is the next.
     tokens: Vec<Token>,
     depth: usize,
@@ -191,28 +194,24 @@ impl Parser {
                 inner
             }
             Token::Symbol(symbol) => return Err(format!("unexpected '{symbol}'")),
-            Token::Name(name) => global(&name)?,
+            Token::Name(name) => self.scope.global(&name)?,
         };
         loop {
             operand = if self.takes(".") {
                 let Some(Token::Name(name)) = self.tokens.pop() else {
                     return Err("a name is expected behind '.'".to_owned());
                 };
-                let strings = Expression::Constant(Value::Table(Table::Strings));
-                if operand == strings && Function::of_strings(&name).is_none() {
-                    return Err(format!("string.{name} is not supported"));
-                }
-                let key = Expression::Constant(Value::Text(name));
-                Expression::Index(Box::new(operand), Box::new(key))
+                self.scope
+                    .entry(operand, Expression::Constant(Value::Text(name)))?
             } else if self.takes("[") {
                 let key = self.expression(0)?;
                 self.demand("]")?;
-                Expression::Index(Box::new(operand), Box::new(key))
+                self.scope.entry(operand, key)?
             } else if self.takes(":") {
                 let Some(Token::Name(name)) = self.tokens.pop() else {
                     return Err("a name is expected behind ':'".to_owned());
                 };
-                let function = Function::of_strings(&name)
+                let function = known(&FUNCTIONS, &format!("string.{name}"))
                     .ok_or_else(|| format!("the method '{name}' is not supported"))?;
                 self.demand("(")?;
                 Expression::Method(Box::new(operand), function, self.arguments()?)
@@ -241,28 +240,75 @@ impl Parser {
     }
 }
 
-/// What a name stands for.
-fn global(name: &str) -> Result<Expression, String> {
-    let table = |table: Table| Ok(Expression::Constant(Value::Table(table)));
-    let function = |function: Function| Ok(Expression::Constant(Value::Function(function)));
-    match name {
-        "nil" => Ok(Expression::Constant(Value::Nil)),
-        "true" => Ok(Expression::Constant(Value::Boolean(true))),
-        "false" => Ok(Expression::Constant(Value::Boolean(false))),
-        "headers" => table(Table::Headers),
-        "query_params" => table(Table::Query),
-        "uri_captures" => table(Table::Captures),
-        "shared" => table(Table::Shared),
-        "string" => table(Table::Strings),
-        "type" => function(Function::Type),
-        "tostring" => function(Function::ToString),
-        "tonumber" => function(Function::ToNumber),
-        "and" | "or" | "not" => Err(format!("unexpected '{name}'")),
-        _ if NOT_SERVED.contains(&name) => Err(format!(
-            "'{name}' is not supported; there are headers, query_params, uri_captures, string, type, tostring and tonumber"
-        )),
-        _ => Ok(Expression::Unknown(name.to_owned())),
+impl Scope {
+    fn functions(&self) -> impl Iterator<Item = &'static str> {
+        FUNCTIONS.iter().chain(self.functions).copied()
     }
+
+    /// What a name stands for.
+    fn global(&self, name: &str) -> Result<Expression, String> {
+        let constant = |value: Value| Ok(Expression::Constant(value));
+        match name {
+            "nil" => return constant(Value::Nil),
+            "true" => return constant(Value::Boolean(true)),
+            "false" => return constant(Value::Boolean(false)),
+            "and" | "or" | "not" => return Err(format!("unexpected '{name}'")),
+            _ => {}
+        }
+        if let Some(found) = self.named(name) {
+            return constant(found);
+        }
+        if NOT_SERVED.contains(&name) {
+            let known: Vec<&str> = self
+                .tables
+                .iter()
+                .copied()
+                .chain(self.functions())
+                .collect();
+            return Err(format!(
+                "'{name}' is not supported; there are {}",
+                known.join(", ")
+            ));
+        }
+        Ok(Expression::Unknown(name.to_owned()))
+    }
+
+    /// The table or function with this whole name.
+    fn named(&self, name: &str) -> Option<Value> {
+        if let Some(table) = known(self.tables, name) {
+            return Some(Value::Table(Table::Named(table)));
+        }
+        self.functions().find_map(|function| {
+            let rest = function.strip_prefix(name)?;
+            if rest.is_empty() {
+                return Some(Value::Function(function));
+            }
+            let library = rest
+                .starts_with('.')
+                .then(|| function.get(..name.len()))??;
+            Some(Value::Table(Table::Named(library)))
+        })
+    }
+
+    /// What `table` holds under `key`: known at once where it is a library.
+    fn entry(&self, table: Expression, key: Expression) -> Result<Expression, String> {
+        if let Expression::Constant(Value::Table(Table::Named(library))) = &table
+            && !self.tables.contains(library)
+        {
+            let Expression::Constant(Value::Text(name)) = &key else {
+                return Err(format!("{library} is looked into by name only"));
+            };
+            let whole = format!("{library}.{name}");
+            let found = self.named(&whole);
+            let found = found.ok_or_else(|| format!("{whole} is not supported"))?;
+            return Ok(Expression::Constant(found));
+        }
+        Ok(Expression::Index(Box::new(table), Box::new(key)))
+    }
+}
+
+fn known(names: &[&'static str], name: &str) -> Option<&'static str> {
+    names.iter().copied().find(|known| *known == name)
 }
 
 /// The operator that a token is, and how strongly it binds to the left and to the right.
