@@ -10,7 +10,6 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
-use uuid::Uuid;
 
 use crate::exchange::{Log, Matched, Named};
 use crate::figures::{
@@ -19,7 +18,7 @@ use crate::figures::{
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
-use crate::queue::{self, OldQueue, QueueConfig};
+use crate::queue::{self, OldQueue, Outbox, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::Number;
 
@@ -163,7 +162,6 @@ impl Plugin for Datadog {
             return Err(errors);
         }
         Ok(DatadogFilter {
-            instance: instance.id,
             sink: Sink::Udp {
                 host: self.host,
                 port: self.port,
@@ -174,7 +172,7 @@ impl Plugin for Datadog {
             status_tag: self.status_tag.or_else(status_tag).unwrap_or_default(),
             consumer_tag: self.consumer_tag.or_else(consumer_tag).unwrap_or_default(),
             metrics: self.metrics,
-            queue: self.old_queue.over(self.queue),
+            outbox: Outbox::new(instance.id, self.old_queue.over(self.queue)),
         })
     }
 }
@@ -182,14 +180,13 @@ impl Plugin for Datadog {
 /// Sends figures.
 #[derive(Debug)]
 pub struct DatadogFilter {
-    instance: Uuid,
     sink: Sink,
     prefix: String,
     service_tag: String,
     status_tag: String,
     consumer_tag: String,
     metrics: Vec<DatadogMetric>,
-    queue: QueueConfig,
+    outbox: Outbox,
 }
 
 impl Filter for DatadogFilter {
@@ -217,7 +214,7 @@ impl DatadogFilter {
             return;
         }
         let entry = Bytes::from(lines.join("\n"));
-        queue::push(host, self.instance, &self.queue, entry, || {
+        queue::push(host, &self.outbox, entry, || {
             let (host, sink) = (host.clone(), self.sink.clone());
             Rc::new(move |batch: Vec<Bytes>| {
                 let (host, sink) = (host.clone(), sink.clone());

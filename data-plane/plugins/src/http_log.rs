@@ -14,13 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 use url::Url;
-use uuid::Uuid;
 
 use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::{FetchLimits, Host, Reach};
-use crate::queue::{self, OldQueue, QueueConfig};
+use crate::queue::{self, OldQueue, Outbox, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::{Number, SecretUrl, whole_error};
 
@@ -134,7 +133,6 @@ impl Plugin for HttpLog {
         );
         Ok(HttpLogFilter {
             custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
-            instance: instance.id,
             target: Target {
                 uri: endpoint.uri,
                 method: match self.method {
@@ -145,7 +143,7 @@ impl Plugin for HttpLog {
                 headers,
                 timeout: self.timeout.milliseconds(),
             },
-            queue: self.old_queue.over(self.queue),
+            outbox: Outbox::new(instance.id, self.old_queue.over(self.queue)),
         })
     }
 }
@@ -226,9 +224,8 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct HttpLogFilter {
     custom: CustomFields,
-    instance: Uuid,
     target: Target,
-    queue: QueueConfig,
+    outbox: Outbox,
 }
 
 /// Where batches go and how.
@@ -291,9 +288,9 @@ impl Filter for HttpLogFilter {
 impl HttpLogFilter {
     fn push(&self, record: &Value, host: &impl Host) {
         let entry = Bytes::from(record.to_string());
-        queue::push(host, self.instance, &self.queue, entry, || {
+        queue::push(host, &self.outbox, entry, || {
             let (host, target) = (host.clone(), self.target.clone());
-            let single = self.queue.max_batch_size == 1;
+            let single = self.outbox.batch_size() == 1;
             Rc::new(move |batch: Vec<Bytes>| {
                 let (host, target) = (host.clone(), target.clone());
                 Box::pin(async move {
@@ -315,6 +312,7 @@ mod tests {
     use std::cell::RefCell;
 
     use serde_json::json;
+    use uuid::Uuid;
 
     use super::*;
     use crate::testing::{FakeHost, Request, log_of};

@@ -11,13 +11,12 @@ use http::{HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
-use uuid::Uuid;
 
 use crate::exchange::{Exchange, Log, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::http_log::{Endpoint, Target, more_headers};
-use crate::queue::{self, QueueConfig};
+use crate::queue::{self, Outbox, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
 use crate::values::{Number, SecretUrl, entity_error};
 
@@ -148,14 +147,13 @@ impl Plugin for Opentelemetry {
             &self.read_timeout,
         ];
         Ok(OpentelemetryFilter {
-            instance: instance.id,
             target: Target {
                 uri: endpoint.uri,
                 method: Method::POST,
                 headers,
                 timeout: waits.iter().map(|wait| wait.milliseconds()).sum(),
             },
-            queue: self.queue.with(size, delay.as_ref()),
+            outbox: Outbox::new(instance.id, self.queue.with(size, delay.as_ref())),
             carrier,
             sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
             shown,
@@ -173,9 +171,8 @@ pub(crate) fn response_header(name: Option<&str>) -> Result<Option<HeaderName>, 
 /// Traces exchanges.
 #[derive(Debug)]
 pub struct OpentelemetryFilter {
-    instance: Uuid,
     target: Target,
-    queue: QueueConfig,
+    outbox: Outbox,
     carrier: Carrier,
     sampling: Sampling,
     shown: Option<HeaderName>,
@@ -211,7 +208,7 @@ impl Filter for OpentelemetryFilter {
             return;
         };
         let entry = otlp::spans(trace, log);
-        queue::push(host, self.instance, &self.queue, entry, || {
+        queue::push(host, &self.outbox, entry, || {
             let resource = self.resource.of_node(host.node_id());
             let (host, target) = (host.clone(), self.target.clone());
             Rc::new(move |batch: Vec<Bytes>| {
@@ -229,6 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::{Value, json};
+    use uuid::Uuid;
 
     use super::*;
     use crate::testing::{FakeHost, Request, answer_of, log_of};
@@ -327,7 +325,7 @@ mod tests {
                 "traces_endpoint": "http://otel.example", "batch_span_count": count,
                 "queue": {"max_batch_size": 5},
             });
-            assert_eq!(filter(config).queue.max_batch_size, expected);
+            assert_eq!(filter(config).outbox.batch_size(), expected);
         }
         assert!(crate::registry::check("opentelemetry", &json!({})).is_err());
     }

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -136,6 +137,32 @@ impl OldQueue {
     }
 }
 
+/// The queue of a plugin, as one configuration has it.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    instance: Uuid,
+    config: QueueConfig,
+    /// Of two configurations of one plugin, the later has the larger.
+    serial: u64,
+}
+
+impl Outbox {
+    /// That of the plugin `instance`.
+    pub(crate) fn new(instance: Uuid, config: QueueConfig) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Self {
+            instance,
+            config,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Most entries that are sent together.
+    pub(crate) const fn batch_size(&self) -> u32 {
+        self.config.max_batch_size
+    }
+}
+
 /// Sends a batch; the error says why not.
 pub(crate) type Send = Rc<dyn Fn(Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), String>>>;
 
@@ -182,8 +209,17 @@ pub async fn flush(host: &impl Host) {
     }
 }
 
+/// Where entries go, as the newest configuration has it.
+struct Way {
+    serial: u64,
+    config: QueueConfig,
+    send: Send,
+}
+
 #[derive(Default)]
 struct Queue {
+    /// While somebody sends: that one keeps to the newest.
+    way: RefCell<Option<Rc<Way>>>,
     entries: RefCell<VecDeque<Bytes>>,
     bytes: Cell<u64>,
     /// Whether somebody sends.
@@ -201,16 +237,23 @@ impl Queue {
     }
 }
 
-/// Lets `entry` wait to be sent by `send`.
-pub(crate) fn push(
-    host: &impl Host,
-    instance: Uuid,
-    config: &QueueConfig,
-    entry: Bytes,
-    send: impl FnOnce() -> Send,
-) {
+/// Lets `entry` wait to be sent by `send`, or by that of a newer configuration.
+pub(crate) fn push(host: &impl Host, outbox: &Outbox, entry: Bytes, send: impl FnOnce() -> Send) {
+    let config = &outbox.config;
     let queues = host.core_state::<Queues>();
-    let queue = Rc::clone(queues.by_plugin.borrow_mut().entry(instance).or_default());
+    let mut by_plugin = queues.by_plugin.borrow_mut();
+    let queue = Rc::clone(by_plugin.entry(outbox.instance).or_default());
+    drop(by_plugin);
+    let known = queue.way.borrow().as_ref().map(|way| way.serial);
+    // An exchange that began before a change may end after it.
+    if known.is_none_or(|known| known < outbox.serial) {
+        let way = Way {
+            serial: outbox.serial,
+            config: config.clone(),
+            send: send(),
+        };
+        queue.way.replace(Some(Rc::new(way)));
+    }
     queue.bytes.set(queue.bytes.get() + length(&entry));
     let mut entries = queue.entries.borrow_mut();
     entries.push_back(entry);
@@ -228,7 +271,8 @@ pub(crate) fn push(
         dropped += 1;
     }
     if dropped > 0 {
-        tracing::error!(plugin = %instance, dropped, "queue full, dropped the oldest entries");
+        let plugin = outbox.instance;
+        tracing::error!(%plugin, dropped, "queue full, dropped the oldest entries");
     }
     let full = entries.len() >= batch_size(config);
     drop(entries);
@@ -236,10 +280,10 @@ pub(crate) fn push(
         queue.wake();
     }
     if !queue.running.replace(true) {
-        let (task_host, config, send) = (host.clone(), config.clone(), send());
+        let task_host = host.clone();
         let sending = Sending::begin(host);
         host.spawn(Box::pin(async move {
-            drain(&task_host, &queue, &config, &send).await;
+            drain(&task_host, &queue).await;
             drop(sending);
         }));
     }
@@ -254,17 +298,16 @@ fn length(entry: &Bytes) -> u64 {
 }
 
 /// Sends what waits until nothing does.
-async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Send) {
-    let most = batch_size(config);
+async fn drain(host: &impl Host, queue: &Queue) {
     let queues = host.core_state::<Queues>();
-    loop {
+    let way = || queue.way.borrow().clone();
+    while let Some(now) = way() {
         let waiting = queue.entries.borrow().len();
         if waiting == 0 {
-            queue.running.set(false);
-            return;
+            break;
         }
-        let delay = config.max_coalescing_delay.seconds();
-        if waiting < most && !delay.is_zero() && !queues.closing.get() {
+        let delay = now.config.max_coalescing_delay.seconds();
+        if waiting < batch_size(&now.config) && !delay.is_zero() && !queues.closing.get() {
             let (waker, full) = oneshot::channel();
             *queue.full.borrow_mut() = Some(waker);
             let sleep = Box::pin(host.sleep(delay));
@@ -272,6 +315,7 @@ async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Sen
                 queue.full.borrow_mut().take();
             }
         }
+        let most = way().map_or(1, |way| batch_size(&way.config));
         let batch: Vec<Bytes> = {
             let mut entries = queue.entries.borrow_mut();
             let count = entries.len().min(most);
@@ -279,27 +323,35 @@ async fn drain(host: &impl Host, queue: &Queue, config: &QueueConfig, send: &Sen
         };
         let bytes: u64 = batch.iter().map(length).sum();
         queue.bytes.set(queue.bytes.get().saturating_sub(bytes));
-        deliver(host, config, send, batch).await;
+        deliver(host, queue, batch).await;
     }
+    // What sends holds on to the host, and the host to this queue.
+    queue.way.take();
+    queue.running.set(false);
 }
 
-/// Sends one batch, again and again until it is taken or time is up.
-async fn deliver(host: &impl Host, config: &QueueConfig, send: &Send, batch: Vec<Bytes>) {
+/// Sends one batch, again and again until it is taken or time is up: each time as the configuration then is.
+async fn deliver(host: &impl Host, queue: &Queue, batch: Vec<Bytes>) {
     let begun = host.now();
-    let mut pause = config.initial_retry_delay.seconds();
+    let mut pause: Option<Duration> = None;
     loop {
-        let Err(error) = send(batch.clone()).await else {
+        let Some(way) = queue.way.borrow().clone() else {
             return;
         };
+        let Err(error) = (way.send)(batch.clone()).await else {
+            return;
+        };
+        let config = &way.config;
+        let next = pause.unwrap_or_else(|| config.initial_retry_delay.seconds());
         let spent = host.now().saturating_since(begun);
-        if spent + pause > config.max_retry_time.seconds() {
+        if spent + next > config.max_retry_time.seconds() {
             let entries = batch.len();
             tracing::error!(error, entries, "could not send entries, giving up");
             return;
         }
         tracing::warn!(error, "handler could not process entries, trying again");
-        host.sleep(pause.max(Duration::from_millis(1))).await;
-        pause = (pause * 2).min(config.max_retry_delay.seconds());
+        host.sleep(next.max(Duration::from_millis(1))).await;
+        pause = Some((next * 2).min(config.max_retry_delay.seconds()));
     }
 }
 
@@ -330,9 +382,10 @@ mod tests {
 
     fn run(config: &QueueConfig, count: u8, failures: u32) -> Vec<Vec<Bytes>> {
         let (host, sent) = (FakeHost::default(), Sent::default());
+        let outbox = Outbox::new(Uuid::nil(), config.clone());
         for number in 0..count {
             let entry = Bytes::from(vec![number]);
-            push(&host, Uuid::nil(), config, entry, sender(&sent, failures));
+            push(&host, &outbox, entry, sender(&sent, failures));
         }
         host.run(host.sleep(Duration::from_secs(100)));
         sent.take()
@@ -369,11 +422,27 @@ mod tests {
             ..QueueConfig::default()
         };
         let entry = Bytes::from_static(b"a");
-        push(&host, Uuid::nil(), &config, entry.clone(), sender(&sent, 1));
+        let outbox = Outbox::new(Uuid::nil(), config);
+        push(&host, &outbox, entry.clone(), sender(&sent, 1));
         host.run(host.sleep(Duration::from_secs(1)));
         assert!(sent.borrow().is_empty(), "it waits for company");
         host.run(flush(&host));
         assert_eq!(*sent.borrow(), [[entry]], "also after a failure");
+    }
+
+    #[test]
+    fn what_waits_goes_where_the_newest_configuration_says() {
+        let (host, old, new) = (FakeHost::default(), Sent::default(), Sent::default());
+        let outboxes = [0, 1].map(|_| Outbox::new(Uuid::nil(), QueueConfig::default()));
+        let (entry, later) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+        push(&host, &outboxes[0], entry.clone(), sender(&old, u32::MAX));
+        host.run(host.sleep(Duration::from_secs(3)));
+        push(&host, &outboxes[1], later.clone(), sender(&new, 0));
+        // An exchange of before ends after the change.
+        push(&host, &outboxes[0], later.clone(), sender(&old, 0));
+        host.run(host.sleep(Duration::from_secs(100)));
+        assert!(old.borrow().is_empty());
+        assert_eq!(*new.borrow(), [[entry], [later.clone()], [later]]);
     }
 
     #[test]

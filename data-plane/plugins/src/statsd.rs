@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use shared::entity::DEFAULT_WORKSPACE;
 use shared::schema::FieldErrors;
-use uuid::Uuid;
 
 pub use self::config::Statsd;
 use self::config::{Metric, MetricName, ServiceIdentifier, WorkspaceIdentifier};
@@ -24,7 +23,7 @@ use crate::figures::{
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
-use crate::queue::{self, QueueConfig};
+use crate::queue::{self, Outbox};
 use crate::stream::StreamLog;
 
 /// Longest wait for the server.
@@ -71,7 +70,6 @@ impl Plugin for Statsd {
         };
         let (host, port) = (self.host, self.port);
         Ok(StatsdFilter {
-            instance: instance.id,
             sink: if self.use_tcp {
                 Sink::Tcp {
                     host,
@@ -109,7 +107,7 @@ impl Plugin for Statsd {
                 })
                 .collect(),
             style: self.tag_style,
-            queue: self.old_queue.over(self.queue),
+            outbox: Outbox::new(instance.id, self.old_queue.over(self.queue)),
         })
     }
 }
@@ -127,7 +125,6 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 /// Sends figures.
 #[derive(Debug)]
 pub struct StatsdFilter {
-    instance: Uuid,
     sink: Sink,
     /// Most bytes of a datagram; 0: one figure each.
     packet: usize,
@@ -137,7 +134,7 @@ pub struct StatsdFilter {
     statuses: Option<Vec<RangeInclusive<u16>>>,
     metrics: Vec<Compiled>,
     style: Option<Style>,
-    queue: QueueConfig,
+    outbox: Outbox,
 }
 
 /// A metric, and how it calls what it is of.
@@ -179,7 +176,7 @@ impl StatsdFilter {
             return;
         }
         let entry = Bytes::from(lines.join("\n"));
-        queue::push(host, self.instance, &self.queue, entry, || {
+        queue::push(host, &self.outbox, entry, || {
             let (host, sink, packet) = (host.clone(), self.sink.clone(), self.packet);
             Rc::new(move |batch: Vec<Bytes>| {
                 let (host, sink) = (host.clone(), sink.clone());

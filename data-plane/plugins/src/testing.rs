@@ -60,6 +60,7 @@ struct Inner {
     stored: RefCell<Vec<Revocation>>,
     network: RefCell<Option<Rc<Network>>>,
     redis: RefCell<Option<Rc<RedisFake>>>,
+    redis_asked: RefCell<Vec<Arc<RedisServer>>>,
     ldap: RefCell<Option<Rc<LdapFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
@@ -90,6 +91,7 @@ impl FakeHost {
             stored: RefCell::default(),
             network: RefCell::default(),
             redis: RefCell::default(),
+            redis_asked: RefCell::default(),
             ldap: RefCell::default(),
             written: RefCell::default(),
             hangs: Cell::default(),
@@ -108,6 +110,11 @@ impl FakeHost {
     /// Puts a Redis server behind the host.
     pub(crate) fn connect_redis(&self, redis: Rc<RedisFake>) {
         *self.0.redis.borrow_mut() = Some(redis);
+    }
+
+    /// The Redis servers that were asked, in order.
+    pub(crate) fn redis_asked(&self) -> Vec<Arc<RedisServer>> {
+        self.0.redis_asked.borrow().clone()
     }
 
     /// Puts an LDAP server behind the host.
@@ -240,6 +247,7 @@ impl Host for FakeHost {
         server: &Arc<RedisServer>,
         commands: Vec<Command>,
     ) -> Result<Vec<Reply>, RedisError> {
+        self.0.redis_asked.borrow_mut().push(Arc::clone(server));
         let redis = self.0.redis.borrow().clone();
         match redis {
             Some(redis) => redis(&commands),

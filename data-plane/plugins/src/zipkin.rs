@@ -9,14 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::schema::FieldErrors;
-use uuid::Uuid;
 
 use crate::exchange::{Exchange, Log, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::http_log::{Endpoint, Target};
 use crate::opentelemetry::response_header;
-use crate::queue::{self, QueueConfig};
+use crate::queue::{self, Outbox, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat, hexadecimal};
 use crate::values::{Number, SecretUrl, yes};
 
@@ -260,7 +259,7 @@ impl Plugin for Zipkin {
         let tags_header = HeaderName::try_from(self.tags_header.as_str())
             .map_err(|_| FieldErrors::at(&["tags_header"], "bad header name"))?;
         Ok(ZipkinFilter {
-            instance: instance.id,
+            outbox: Outbox::new(instance.id, self.queue.clone()),
             target,
             carrier,
             tags_header,
@@ -273,7 +272,7 @@ impl Plugin for Zipkin {
 /// Traces exchanges.
 #[derive(Debug)]
 pub struct ZipkinFilter {
-    instance: Uuid,
+    outbox: Outbox,
     config: Box<Zipkin>,
     target: Option<Target>,
     carrier: Carrier,
@@ -325,7 +324,7 @@ impl Filter for ZipkinFilter {
         let spans = self.spans(trace, tags, log).into_iter();
         let spans: Vec<String> = spans.map(|span| span.to_string()).collect();
         let entry = Bytes::from(spans.join(","));
-        queue::push(host, self.instance, &self.config.queue, entry, || {
+        queue::push(host, &self.outbox, entry, || {
             let (host, target) = (host.clone(), target.clone());
             Rc::new(move |batch: Vec<Bytes>| {
                 let (host, target) = (host.clone(), target.clone());
@@ -426,6 +425,8 @@ impl ZipkinFilter {
 mod tests {
     use std::cell::RefCell;
     use std::time::Duration;
+
+    use uuid::Uuid;
 
     use super::*;
     use crate::testing::{FakeHost, Request, answer_of, log_of};

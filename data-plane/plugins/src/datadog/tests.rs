@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
+use uuid::Uuid;
 
 use super::*;
 use crate::exchange::Seen;

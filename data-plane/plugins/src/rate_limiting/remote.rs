@@ -69,10 +69,16 @@ fn key(instance: Uuid, client: &str, limit: &Limit, now: UnixTime) -> String {
 }
 
 /// What one core has counted since it last told Redis, and what Redis said then.
-#[derive(Default)]
 struct Unsynced {
     counts: RefCell<HashMap<String, Count>>,
     running: Cell<bool>,
+    /// Where and how often they are told, as the newest configuration has it.
+    server: RefCell<Arc<RedisServer>>,
+    rate: Cell<Duration>,
+    /// When the last count expires, in seconds since 1970.
+    expires_at: Cell<u64>,
+    /// Whether the server was out of reach when it was last told.
+    failing: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -81,9 +87,14 @@ struct Count {
     known: u64,
     /// What this core has counted since.
     since: u64,
+    /// Whether somebody has asked since.
+    asked: bool,
     expires_at: u64,
     lifetime: u64,
 }
+
+/// How long a server that is out of reach is left alone.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most counts that one core keeps between two exchanges with Redis.
 const MOST: usize = 100_000;
@@ -98,7 +109,22 @@ pub(super) fn count_later(
 ) -> Usage {
     let now = host.now();
     let states = host.core_state::<RefCell<HashMap<Uuid, Rc<Unsynced>>>>();
-    let state = Rc::clone(states.borrow_mut().entry(instance).or_default());
+    let mut all = states.borrow_mut();
+    let known = all.entry(instance).or_insert_with(|| {
+        Rc::new(Unsynced {
+            counts: RefCell::default(),
+            running: Cell::default(),
+            server: RefCell::new(Arc::clone(server)),
+            rate: Cell::new(rate),
+            expires_at: Cell::default(),
+            failing: Cell::default(),
+        })
+    });
+    let state = Rc::clone(known);
+    if !Arc::ptr_eq(&state.server.borrow(), server) {
+        state.server.replace(Arc::clone(server));
+    }
+    state.rate.set(rate);
     let mut counts = state.counts.borrow_mut();
     let keys: Vec<String> = limits
         .iter()
@@ -108,39 +134,50 @@ pub(super) fn count_later(
         .iter()
         .map(|key| counts.get(key).map_or(0, |count| count.known + count.since));
     let usage = Usage::new(limits, before.collect());
-    if usage.exceeded.is_none() && counts.len() < MOST {
-        for (key, limit) in keys.into_iter().zip(limits) {
-            let count = counts.entry(key).or_default();
-            count.since += 1;
-            count.lifetime = limit.period.seconds();
-            count.expires_at = limit.period.start(now) + limit.period.seconds();
+    for (key, limit) in keys.into_iter().zip(limits) {
+        if counts.len() >= MOST && !counts.contains_key(&key) {
+            continue;
         }
+        let count = counts.entry(key).or_default();
+        count.since += u64::from(usage.exceeded.is_none());
+        count.asked = true;
+        count.lifetime = limit.period.seconds();
+        count.expires_at = limit.period.start(now) + limit.period.seconds();
+        let last = state.expires_at.get().max(count.expires_at);
+        state.expires_at.set(last);
     }
     drop(counts);
     if !state.running.replace(true) {
-        let (task_host, server) = (host.clone(), Arc::clone(server));
+        // Plugins that are gone leave nothing for longer than their counts would have lasted.
+        all.retain(|_, state| state.running.get() || state.expires_at.get() > now.as_secs());
+        let task_host = host.clone();
         host.spawn(Box::pin(async move {
-            sync_until_idle(&task_host, &server, &state, rate).await;
+            sync_until_idle(&task_host, &state).await;
         }));
     }
     usage
 }
 
-async fn sync_until_idle(
-    host: &impl Host,
-    server: &Arc<RedisServer>,
-    state: &Unsynced,
-    rate: Duration,
-) {
+/// Tells Redis of what is asked for here, until nothing is any more.
+async fn sync_until_idle(host: &impl Host, state: &Unsynced) {
     loop {
-        host.sleep(rate).await;
+        let rate = state.rate.get();
+        host.sleep(if state.failing.get() {
+            rate.max(PATIENCE)
+        } else {
+            rate
+        })
+        .await;
         let now = host.now().as_secs();
         let pending: Vec<(String, Count)> = {
             let mut counts = state.counts.borrow_mut();
             counts.retain(|_, count| count.expires_at > now);
-            counts
-                .iter()
-                .map(|(key, count)| (key.clone(), *count))
+            let asked = counts.iter_mut().filter(|(_, count)| count.asked);
+            asked
+                .map(|(key, count)| {
+                    count.asked = false;
+                    (key.clone(), *count)
+                })
                 .collect()
         };
         if pending.is_empty() {
@@ -156,19 +193,30 @@ async fn sync_until_idle(
                 .arg(count.lifetime.to_string());
             [add, expire]
         });
-        match host.redis(server, commands.collect()).await {
-            Ok(replies) => {
-                let mut counts = state.counts.borrow_mut();
-                for ((key, sent), reply) in pending.into_iter().zip(replies.iter().step_by(2)) {
-                    let total = reply.integer().and_then(|total| u64::try_from(total).ok());
-                    if let (Some(count), Some(total)) = (counts.get_mut(&key), total) {
-                        count.known = total;
-                        count.since -= sent.since;
-                    }
-                }
+        let server = Arc::clone(&state.server.borrow());
+        let told = host.redis(&server, commands.collect()).await;
+        if state.failing.replace(told.is_err()) != told.is_err() {
+            match &told {
+                Ok(_) => tracing::info!("rate limits are synchronised again"),
+                // What was not told is told later; it is said once.
+                Err(error) => tracing::error!(%error, "rate limits are not synchronised"),
             }
-            // What was not told is told next time.
-            Err(error) => tracing::error!(%error, "rate limits are not synchronised"),
+        }
+        let mut counts = state.counts.borrow_mut();
+        let replies = told.unwrap_or_default();
+        let mut replies = replies.iter().step_by(2);
+        for (key, sent) in pending {
+            let Some(count) = counts.get_mut(&key) else {
+                continue;
+            };
+            let total = replies.next().and_then(Reply::integer);
+            match total.and_then(|total| u64::try_from(total).ok()) {
+                Some(total) => {
+                    count.known = total;
+                    count.since -= sent.since;
+                }
+                None => count.asked = true,
+            }
         }
     }
 }

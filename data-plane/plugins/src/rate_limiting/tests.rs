@@ -181,6 +181,39 @@ fn nodes_learn_of_each_others_requests_with_the_sync_rate() {
 }
 
 #[test]
+fn redis_is_told_where_the_newest_configuration_says_and_only_of_what_is_asked() {
+    let host = FakeHost::default();
+    let on = |server: &str| {
+        filter(json!({
+            "day": 9, "policy": "redis", "redis": {"host": server}, "sync_rate": 0.5,
+        }))
+    };
+    let wait = |seconds| host.run(host.sleep(std::time::Duration::from_secs(seconds)));
+    let told = || {
+        let servers = host.redis_asked();
+        let ports = servers.iter().map(|server| match &server.endpoint {
+            crate::host::redis::Endpoint::Network(address) => address.host.clone(),
+            other => format!("{other:?}"),
+        });
+        ports.collect::<Vec<_>>()
+    };
+    let (old, new) = (on("old"), on("new"));
+    ask(&old, &host);
+    wait(1);
+    assert_eq!(told(), ["old"]);
+    // One that is away is asked again, but not all the time.
+    wait(12);
+    assert_eq!(told(), ["old", "old", "old"]);
+    redis(&host);
+    assert_eq!(ask(&new, &host).header("ratelimit-remaining"), "7");
+    wait(10);
+    assert_eq!(told(), ["old", "old", "old", "new"]);
+    assert_eq!(ask(&new, &host).header("ratelimit-remaining"), "6");
+    wait(10);
+    assert_eq!(told().len(), 5);
+}
+
+#[test]
 fn rules_between_fields_are_said_in_kongs_words() {
     let check = |config: Value, expected: Value| {
         let errors = compile(config).unwrap_err();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use shared::entity::{Consumer, DEFAULT_WORKSPACE};
+use uuid::Uuid;
 
 use super::*;
 use crate::exchange::{Records, Seen};
