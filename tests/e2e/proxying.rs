@@ -212,6 +212,33 @@ async fn bodies_arrive_whole_and_hop_by_hop_headers_do_not() {
     assert_eq!(seen["headers"]["x-kept"], "1");
     assert!(reply.header("via").starts_with("1.1 kong/3.9."));
     assert_eq!(reply.header("x-kong-request-id").len(), 32);
+    an_answer_is_kept_until_an_operator_drops_it(&cluster).await;
+}
+
+async fn an_answer_is_kept_until_an_operator_drops_it(cluster: &Cluster) {
+    let config = json!({ "strategy": "memory", "content_type": ["*/*", "application/json"] });
+    let plugin = json!({ "name": "proxy-cache", "config": config });
+    cluster.create("/plugins", plugin).await;
+    cluster.settled().await;
+    let status = async || {
+        let reply = Browser::new()
+            .get(&format!("{}/kept", cluster.url(0)))
+            .await;
+        let key = reply.header("x-cache-key").to_owned();
+        (reply.header("x-cache-status").to_owned(), key)
+    };
+    let (missed, key) = status().await;
+    assert_eq!(
+        (missed.as_str(), status().await.0.as_str()),
+        ("Miss", "Hit")
+    );
+    for url in [format!("/proxy-cache/{key}"), "/proxy-cache".to_owned()] {
+        let reply = cluster.admin(Method::DELETE, &url, &json!({})).await;
+        assert_eq!(reply.status, 204, "{url}: {}", reply.text());
+        cluster.settled().await;
+        assert_eq!(status().await.0, "Miss", "{url}");
+        assert_eq!(status().await.0, "Hit", "{url}");
+    }
 }
 
 /// Asks once on `stream`, or on a new connection: the connection if it was answered, nothing if it was closed.

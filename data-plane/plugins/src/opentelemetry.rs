@@ -134,7 +134,7 @@ impl Plugin for Opentelemetry {
         if let Some(format) = self.header_type
             && self.propagation.inject.is_none()
         {
-            carrier.inject = vec![format];
+            carrier = carrier.told_in(format);
         }
         // What was the default says nothing, as in Kong 3.9.
         let delay = self.batch_flush_delay.filter(|delay| *delay != 3);

@@ -6,9 +6,10 @@
 mod format;
 
 use http::{HeaderMap, HeaderName};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use self::format::Extracted;
 use crate::host::Host;
 
 /// A format of trace context.
@@ -29,6 +30,18 @@ pub enum TraceFormat {
     /// `OpenTracing`.
     #[serde(rename = "ot")]
     Ot,
+    /// AWS X-Ray.
+    #[serde(rename = "aws")]
+    Aws,
+    /// Datadog.
+    #[serde(rename = "datadog")]
+    Datadog,
+    /// Google Cloud.
+    #[serde(rename = "gcp")]
+    Gcp,
+    /// Instana.
+    #[serde(rename = "instana")]
+    Instana,
 }
 
 /// A format to tell the upstream in.
@@ -37,6 +50,9 @@ pub enum InjectFormat {
     /// The one that the request came with.
     #[serde(rename = "preserve")]
     Preserve,
+    /// That of requests that came without: what the request came with is not looked at.
+    #[serde(rename = "ignore")]
+    Ignore,
     /// W3C Trace Context.
     #[serde(rename = "w3c")]
     W3c,
@@ -52,6 +68,18 @@ pub enum InjectFormat {
     /// `OpenTracing`.
     #[serde(rename = "ot")]
     Ot,
+    /// AWS X-Ray.
+    #[serde(rename = "aws")]
+    Aws,
+    /// Datadog.
+    #[serde(rename = "datadog")]
+    Datadog,
+    /// Google Cloud.
+    #[serde(rename = "gcp")]
+    Gcp,
+    /// Instana.
+    #[serde(rename = "instana")]
+    Instana,
 }
 
 /// How trace context is read and told (Kong 3.9, propagation).
@@ -67,11 +95,29 @@ pub struct Propagation {
 
     /// Formats that the upstream is told in.
     #[serde(default)]
+    #[schemars(schema_with = "injectable")]
     pub inject: Option<Vec<InjectFormat>>,
 
     /// Format of `preserve` for requests that came without.
     #[serde(default = "w3c")]
     pub default_format: TraceFormat,
+}
+
+/// The formats that may be listed: `ignore` is no format.
+fn injectable(_: &mut SchemaGenerator) -> Schema {
+    let known = [
+        "preserve",
+        "w3c",
+        "b3",
+        "b3-single",
+        "jaeger",
+        "ot",
+        "aws",
+        "datadog",
+        "gcp",
+        "instana",
+    ];
+    json_schema!({ "type": ["array", "null"], "items": { "type": "string", "enum": known } })
 }
 
 const fn w3c() -> TraceFormat {
@@ -98,11 +144,15 @@ pub(crate) struct Carrier {
     pub(crate) default: TraceFormat,
 }
 
-const ALL: [TraceFormat; 4] = [
+const ALL: [TraceFormat; 8] = [
     TraceFormat::W3c,
     TraceFormat::B3,
     TraceFormat::Jaeger,
     TraceFormat::Ot,
+    TraceFormat::Datadog,
+    TraceFormat::Aws,
+    TraceFormat::Gcp,
+    TraceFormat::Instana,
 ];
 
 /// Who decides which traces are kept.
@@ -154,6 +204,15 @@ impl Carrier {
         })
     }
 
+    /// The same, as `header_type` of earlier versions has it.
+    pub(crate) fn told_in(mut self, format: InjectFormat) -> Self {
+        if format == InjectFormat::Ignore {
+            self.extract.clear();
+        }
+        self.inject = vec![format];
+        self
+    }
+
     /// The trace that a request belongs to: its caller's, or a new one. The upstream is told of it.
     pub(crate) fn carry(
         &self,
@@ -169,34 +228,22 @@ impl Carrier {
         for name in &self.clear {
             headers.remove(name);
         }
-        let mut id = [0; 16];
-        host.random(&mut id);
-        if !long_ids && let Some(first) = id.first_chunk_mut::<8>() {
-            *first = [0; 8];
-        }
-        let span = || {
-            let mut id = [0; 8];
-            host.random(&mut id);
-            id
-        };
-        let id = found.as_ref().map_or(id, |found| found.trace);
-        let asked = found.as_ref().and_then(|found| found.sampled);
-        let trace = Trace {
-            id,
-            caller: found.as_ref().and_then(|found| found.span),
-            server: span(),
-            client: span(),
-            sampled: sampling.keeps(&id, asked, host),
-        };
+        let trace = Trace::of(found.as_ref(), sampling, long_ids, host);
         let state = found.as_ref().and_then(|found| found.state.clone());
         for format in &self.inject {
             let format = match format {
-                InjectFormat::Preserve => found.as_ref().map_or(self.default, |found| found.format),
+                InjectFormat::Preserve | InjectFormat::Ignore => {
+                    found.as_ref().map_or(self.default, |found| found.format)
+                }
                 InjectFormat::W3c => TraceFormat::W3c,
                 InjectFormat::B3 => TraceFormat::B3,
                 InjectFormat::B3Single => TraceFormat::B3Single,
                 InjectFormat::Jaeger => TraceFormat::Jaeger,
                 InjectFormat::Ot => TraceFormat::Ot,
+                InjectFormat::Aws => TraceFormat::Aws,
+                InjectFormat::Datadog => TraceFormat::Datadog,
+                InjectFormat::Gcp => TraceFormat::Gcp,
+                InjectFormat::Instana => TraceFormat::Instana,
             };
             format::inject(format, headers, &trace, state.as_ref());
         }
@@ -219,6 +266,33 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
+    /// One that nobody has begun before.
+    pub(crate) fn begin(sampling: Sampling, long_ids: bool, host: &impl Host) -> Self {
+        Self::of(None, sampling, long_ids, host)
+    }
+
+    /// The one that its caller has told of, or a new one.
+    fn of(found: Option<&Extracted>, sampling: Sampling, long_ids: bool, host: &impl Host) -> Self {
+        let mut id = [0; 16];
+        host.random(&mut id);
+        if !long_ids && let Some(first) = id.first_chunk_mut::<8>() {
+            *first = [0; 8];
+        }
+        let span = || {
+            let mut id = [0; 8];
+            host.random(&mut id);
+            id
+        };
+        let id = found.map_or(id, |found| found.trace);
+        Self {
+            id,
+            caller: found.and_then(|found| found.span),
+            server: span(),
+            client: span(),
+            sampled: sampling.keeps(&id, found.and_then(|found| found.sampled), host),
+        }
+    }
+
     /// The id in hexadecimal digits; only half of it if the other half is zero.
     pub(crate) fn short_id(&self) -> String {
         let text = hexadecimal(&self.id);

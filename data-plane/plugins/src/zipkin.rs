@@ -1,5 +1,9 @@
 //! `zipkin`: tells a Zipkin server of traces (Zipkin API v2; Kong 3.9, zipkin).
 
+mod spans;
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -7,16 +11,17 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use shared::schema::FieldErrors;
 
 use crate::exchange::{Exchange, Log, Reply};
-use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::http_log::{Endpoint, Target};
 use crate::opentelemetry::response_header;
 use crate::queue::{self, Outbox, QueueConfig};
-use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat, hexadecimal};
+use crate::stream::StreamLog;
+use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat};
 use crate::values::{Number, SecretUrl, yes};
 
 /// Names of tags that the gateway sets itself.
@@ -84,6 +89,10 @@ pub struct Zipkin {
     /// What the span of an exchange is named by.
     #[serde(default = "method")]
     pub http_span_name: SpanName,
+
+    /// How spans tell what the gateway has spent time with.
+    #[serde(default)]
+    pub phase_duration_flavor: PhaseFlavor,
 
     /// Longest wait for a connection, in milliseconds.
     #[serde(default = "two_seconds")]
@@ -171,6 +180,17 @@ pub enum SpanName {
     MethodPath,
 }
 
+/// How spans tell of phases.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PhaseFlavor {
+    /// By annotations of their beginnings and ends.
+    #[default]
+    Annotations,
+    /// By tags with their durations.
+    Tags,
+}
+
 fn kong() -> String {
     "kong".to_owned()
 }
@@ -210,6 +230,7 @@ fn five_seconds() -> Number {
 impl Plugin for Zipkin {
     const NAME: &'static str = "zipkin";
     const PRIORITY: u32 = 100_000;
+    const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = ZipkinFilter;
 
     fn compile(self, instance: &Instance) -> Result<ZipkinFilter, FieldErrors> {
@@ -249,13 +270,17 @@ impl Plugin for Zipkin {
                 })
             }
         };
-        let propagation = self.propagation.clone().unwrap_or_else(|| Propagation {
-            inject: Some(vec![self.header_type]),
-            default_format: self.default_header_type,
-            ..Propagation::default()
-        });
-        let carrier = Carrier::new(&propagation)
-            .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
+        let bad = || FieldErrors::at(&["propagation", "clear"], "bad header name");
+        let carrier = if let Some(propagation) = &self.propagation {
+            Carrier::new(propagation).ok_or_else(bad)?
+        } else {
+            let propagation = Propagation {
+                default_format: self.default_header_type,
+                ..Propagation::default()
+            };
+            let carrier = Carrier::new(&propagation).ok_or_else(bad)?;
+            carrier.told_in(self.header_type)
+        };
         let tags_header = HeaderName::try_from(self.tags_header.as_str())
             .map_err(|_| FieldErrors::at(&["tags_header"], "bad header name"))?;
         Ok(ZipkinFilter {
@@ -286,8 +311,7 @@ struct Traced(Trace, Vec<(String, String)>);
 impl Filter for ZipkinFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let headers = &mut exchange.request.headers;
-        let long = self.config.traceid_byte_count == IdLength::Long;
-        let sampling = Sampling::Caller(self.config.sample_ratio.value());
+        let (sampling, long) = (self.sampling(), self.has_long_ids());
         let trace = self.carrier.carry(headers, sampling, long, host);
         let tags = headers.get(&self.tags_header);
         let tags = tags
@@ -321,8 +345,33 @@ impl Filter for ZipkinFilter {
         if !trace.sampled {
             return;
         }
-        let spans = self.spans(trace, tags, log).into_iter();
-        let spans: Vec<String> = spans.map(|span| span.to_string()).collect();
+        let spans = spans::of_exchange(&self.config, trace, tags, log, host.node_id());
+        self.tell(target, &spans, host);
+    }
+
+    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
+        let Some(target) = &self.target else {
+            return;
+        };
+        let trace = Trace::begin(self.sampling(), self.has_long_ids(), host);
+        if trace.sampled {
+            let spans = spans::of_stream(&self.config, &trace, log, host.node_id());
+            self.tell(target, &spans, host);
+        }
+    }
+}
+
+impl ZipkinFilter {
+    fn sampling(&self) -> Sampling {
+        Sampling::Caller(self.config.sample_ratio.value())
+    }
+
+    fn has_long_ids(&self) -> bool {
+        self.config.traceid_byte_count == IdLength::Long
+    }
+
+    fn tell(&self, target: &Target, spans: &[Value], host: &impl Host) {
+        let spans: Vec<String> = spans.iter().map(Value::to_string).collect();
         let entry = Bytes::from(spans.join(","));
         queue::push(host, &self.outbox, entry, || {
             let (host, target) = (host.clone(), target.clone());
@@ -332,173 +381,5 @@ impl Filter for ZipkinFilter {
                 Box::pin(async move { target.send(&host, Bytes::from(body)).await })
             })
         });
-    }
-}
-
-impl ZipkinFilter {
-    /// The spans of one exchange: of the request, of the proxy, and of the last server that was asked.
-    fn spans(&self, trace: &Trace, tags: &[(String, String)], log: &Log<'_>) -> Vec<Value> {
-        let seen = log.seen;
-        let microseconds = |milliseconds: u64| milliseconds * 1000;
-        let begin = microseconds(log.started_at.as_millis());
-        let local = json!({ "serviceName": self.config.local_service_name });
-        let method = seen.method.as_str();
-        let name = match self.config.http_span_name {
-            SpanName::Method => method.to_owned(),
-            SpanName::MethodPath => format!("{method} {}", seen.uri.path()),
-        };
-        let mut all = Map::new();
-        let mut tag = |name: &str, value: String| {
-            all.insert(name.to_owned(), json!(value));
-        };
-        for one in self.config.static_tags.iter().flatten() {
-            tag(&one.name, one.value.clone());
-        }
-        for (name, value) in tags {
-            tag(name, value.clone());
-        }
-        tag("http.method", method.to_owned());
-        tag("http.host", seen.client.authority.to_string());
-        tag("http.path", seen.uri.path().to_owned());
-        tag("http.status_code", log.status.as_u16().to_string());
-        tag("lc", "kong".to_owned());
-        tag("kong.request_id", seen.request_id.to_string());
-        if log.status.is_server_error() {
-            tag("error", "true".to_owned());
-        }
-        if self.config.include_credential
-            && let Some(credential) = &seen.identity.credential
-        {
-            tag("kong.credential", credential.clone());
-        }
-        if let Some(consumer) = &seen.identity.consumer {
-            tag("kong.consumer", consumer.id.to_string());
-        }
-        let mut service_name = self.config.default_service_name.clone();
-        if let Some(matched) = log.matched {
-            tag("kong.route", matched.route.id.to_string());
-            tag("kong.route_name", matched.route.shown());
-            if let Some(service) = &matched.service {
-                tag("kong.service", service.id.to_string());
-                tag("kong.service_name", service.shown());
-                service_name = service.name.clone().or(service_name);
-            }
-        }
-        let id = trace.short_id();
-        let version = if seen.client.address.is_ipv4() {
-            "ipv4"
-        } else {
-            "ipv6"
-        };
-        let mut remote = Map::new();
-        remote.insert(version.to_owned(), json!(seen.client.address));
-        let mut spans = vec![json!({
-            "traceId": id,
-            "id": hexadecimal(&trace.server),
-            "parentId": trace.caller.map(|caller| hexadecimal(&caller)),
-            "kind": "SERVER",
-            "name": name,
-            "timestamp": begin,
-            "duration": microseconds(log.latencies.request).max(1),
-            "localEndpoint": local,
-            "remoteEndpoint": remote,
-            "tags": all,
-        })];
-        if let Some(proxy) = log.latencies.proxy {
-            spans.push(json!({
-                "traceId": id,
-                "id": hexadecimal(&trace.client),
-                "parentId": hexadecimal(&trace.server),
-                "kind": "CLIENT",
-                "name": format!("{name} (proxy)"),
-                "timestamp": begin + microseconds(log.latencies.kong),
-                "duration": microseconds(proxy).max(1),
-                "localEndpoint": local,
-                "remoteEndpoint": service_name.map(|name| json!({ "serviceName": name })),
-            }));
-        }
-        spans
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::time::Duration;
-
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::testing::{FakeHost, Request, answer_of, log_of};
-
-    fn filter(config: Value) -> ZipkinFilter {
-        let config: Zipkin = serde_json::from_value(config).unwrap();
-        config.compile(&Instance { id: Uuid::nil() }).unwrap()
-    }
-
-    #[test]
-    fn new_traces_are_told_in_the_configured_format() {
-        let host = FakeHost::default();
-        let told = |config: Value, name: &str| {
-            answer_of(&filter(config), &host, &Request::get("/")).upstream_header(name)
-        };
-        assert_eq!(told(json!({}), "x-b3-traceid").len(), 32);
-        assert_eq!(
-            told(json!({"traceid_byte_count": 8}), "x-b3-traceid").len(),
-            16
-        );
-        assert_eq!(told(json!({"sample_ratio": 1}), "x-b3-sampled"), "1");
-        assert_eq!(told(json!({"sample_ratio": 0}), "x-b3-sampled"), "0");
-        assert_eq!(told(json!({"header_type": "w3c"}), "traceparent").len(), 55);
-        let jaeger = told(json!({"default_header_type": "jaeger"}), "uber-trace-id");
-        assert_eq!(jaeger.split(':').count(), 4);
-    }
-
-    #[test]
-    fn spans_reach_the_server() {
-        let bodies: Rc<RefCell<Vec<Value>>> = Rc::default();
-        let host = FakeHost::default();
-        let seen = Rc::clone(&bodies);
-        host.connect(Rc::new(move |request| {
-            seen.borrow_mut()
-                .push(serde_json::from_slice(request.body()).unwrap());
-            Ok(http::Response::new(Bytes::new()))
-        }));
-        let filter = filter(json!({
-            "http_endpoint": "http://zipkin.example/api/v2/spans", "sample_ratio": 1,
-            "static_tags": [{"name": "static", "value": "ok"}], "http_span_name": "method_path",
-        }));
-        let mut request = Request::get("/a?b=secret");
-        let header = HeaderName::from_static("zipkin-tags");
-        request
-            .headers
-            .push((header, HeaderValue::from_static("foo=bar; baz=1")));
-        log_of(&filter, &host, &request);
-        host.run(host.sleep(Duration::from_secs(5)));
-        let bodies = bodies.take();
-        let spans = bodies[0].as_array().unwrap();
-        assert_eq!(spans.len(), 2);
-        assert_eq!(spans[0]["name"], "GET /a");
-        assert_eq!(spans[0]["kind"], "SERVER");
-        assert_eq!(spans[0]["tags"]["static"], "ok");
-        assert_eq!(spans[0]["tags"]["foo"], "bar");
-        assert_eq!(spans[0]["tags"]["baz"], "1");
-        assert_eq!(spans[0]["tags"]["http.path"], "/a");
-        assert_eq!(spans[1]["name"], "GET /a (proxy)");
-        assert_eq!(spans[1]["parentId"], spans[0]["id"]);
-        assert!(!bodies[0].to_string().contains("secret"));
-    }
-
-    #[test]
-    fn static_tags_are_each_of_their_own_name() {
-        let check = |names: [&str; 2], expected: Value| {
-            let tags = names.map(|name| json!({"name": name, "value": "x"}));
-            let errors = crate::registry::check("zipkin", &json!({ "static_tags": tags }));
-            let errors = Value::Object(errors.unwrap_err().0);
-            assert_eq!(errors, json!({ "static_tags": expected }));
-        };
-        check(["foo", "foo"], json!("repeated tags are not allowed: foo"));
-        let reserved = "must not be one of: error, http.method, http.path, http.status_code, kong.balancer.state, kong.balancer.try, kong.consumer, kong.credential, kong.node.id, kong.route, kong.service, lc, peer.hostname";
-        check(["foo", "error"], json!({"2": {"name": reserved}}));
     }
 }

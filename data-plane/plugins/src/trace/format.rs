@@ -13,6 +13,14 @@ const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 const JAEGER: HeaderName = HeaderName::from_static("uber-trace-id");
+const AWS: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+const DATADOG_TRACE: HeaderName = HeaderName::from_static("x-datadog-trace-id");
+const DATADOG_PARENT: HeaderName = HeaderName::from_static("x-datadog-parent-id");
+const DATADOG_PRIORITY: HeaderName = HeaderName::from_static("x-datadog-sampling-priority");
+const GCP: HeaderName = HeaderName::from_static("x-cloud-trace-context");
+const INSTANA_TRACE: HeaderName = HeaderName::from_static("x-instana-t");
+const INSTANA_SPAN: HeaderName = HeaderName::from_static("x-instana-s");
+const INSTANA_LEVEL: HeaderName = HeaderName::from_static("x-instana-l");
 const OT_TRACE: HeaderName = HeaderName::from_static("ot-tracer-traceid");
 const OT_SPAN: HeaderName = HeaderName::from_static("ot-tracer-spanid");
 const OT_SAMPLED: HeaderName = HeaderName::from_static("ot-tracer-sampled");
@@ -93,6 +101,41 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
             let sampled = text(&OT_SAMPLED).and_then(sampled);
             found(format, trace, text(&OT_SPAN).and_then(bytes), sampled)
         }
+        TraceFormat::Aws => {
+            // `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`
+            let fields = text(&AWS)?.split(';');
+            let fields = fields.filter_map(|field| field.trim().split_once('='));
+            let field = |wanted: &str| {
+                let mut named = fields.clone().filter(|(name, _)| *name == wanted);
+                named.next().map(|(_, value)| value)
+            };
+            let mut root = field("Root")?.split('-');
+            let (_version, time) = (root.next()?, root.next()?);
+            let trace = bytes(&format!("{time}{}", root.next()?))?;
+            let span = field("Parent").and_then(bytes);
+            found(format, trace, span, field("Sampled").and_then(sampled))
+        }
+        TraceFormat::Datadog => {
+            let number = |name: &HeaderName| text(name)?.parse::<u64>().ok();
+            let trace = u128::from(number(&DATADOG_TRACE)?).to_be_bytes();
+            let span = number(&DATADOG_PARENT).map(u64::to_be_bytes);
+            let priority = text(&DATADOG_PRIORITY).and_then(|text| text.parse::<i32>().ok());
+            found(format, trace, span, priority.map(|priority| priority > 0))
+        }
+        TraceFormat::Gcp => {
+            // `105445aa7843bc8bf206b12000100000/1;o=1`
+            let value = text(&GCP)?;
+            let (ids, options) = value.split_once(';').unwrap_or((value, ""));
+            let (trace, span) = ids.split_once('/').unwrap_or((ids, ""));
+            let span = span.parse::<u64>().ok().map(u64::to_be_bytes);
+            let kept = options.strip_prefix("o=").and_then(sampled);
+            found(format, bytes(trace)?, span, kept)
+        }
+        TraceFormat::Instana => {
+            let trace = bytes(text(&INSTANA_TRACE)?)?;
+            let level = text(&INSTANA_LEVEL).and_then(|text| sampled(text.get(..1)?));
+            found(format, trace, text(&INSTANA_SPAN).and_then(bytes), level)
+        }
     }
 }
 
@@ -161,6 +204,30 @@ pub(super) fn inject(
             put(OT_SPAN, span);
             put(OT_SAMPLED, flag.to_string());
         }
+        TraceFormat::Aws => {
+            let id = hexadecimal(&trace.id);
+            let (time, rest) = id.split_at(8);
+            put(
+                AWS,
+                format!("Root=1-{time}-{rest};Parent={span};Sampled={flag}"),
+            );
+        }
+        TraceFormat::Datadog => {
+            let low = trace.id.last_chunk();
+            let low = low.map_or(0, |low| u64::from_be_bytes(*low));
+            put(DATADOG_TRACE, low.to_string());
+            put(DATADOG_PARENT, u64::from_be_bytes(trace.client).to_string());
+            put(DATADOG_PRIORITY, flag.to_string());
+        }
+        TraceFormat::Gcp => {
+            let (id, span) = (hexadecimal(&trace.id), u64::from_be_bytes(trace.client));
+            put(GCP, format!("{id}/{span};o={flag}"));
+        }
+        TraceFormat::Instana => {
+            put(INSTANA_TRACE, hexadecimal(&trace.id));
+            put(INSTANA_SPAN, span);
+            put(INSTANA_LEVEL, flag.to_string());
+        }
     }
 }
 
@@ -181,7 +248,7 @@ mod tests {
 
     #[test]
     fn each_format_is_read_as_it_is_told() {
-        let trace = Trace {
+        let mut trace = Trace {
             id: bytes(ID).unwrap(),
             caller: None,
             server: [1; 8],
@@ -194,7 +261,15 @@ mod tests {
             TraceFormat::B3Single,
             TraceFormat::Jaeger,
             TraceFormat::Ot,
+            TraceFormat::Aws,
+            TraceFormat::Gcp,
+            TraceFormat::Instana,
+            TraceFormat::Datadog,
         ] {
+            if format == TraceFormat::Datadog {
+                // Its ids are half as long.
+                trace.id = bytes(&ID[16..]).unwrap();
+            }
             let mut told = HeaderMap::new();
             inject(format, &mut told, &trace, None);
             let read = extract(format, &told).unwrap();
@@ -204,6 +279,59 @@ mod tests {
                 "{format:?}"
             );
             assert_eq!((read.sampled, read.format), (Some(true), format));
+        }
+    }
+
+    #[test]
+    fn formats_of_providers_are_read_as_they_write_them() {
+        let check = |format, fields: &[(&'static str, &str)], trace: &str, span: &str, sampled| {
+            let read = extract(format, &headers(fields)).unwrap();
+            let ids = (read.trace, read.span);
+            assert_eq!(ids, (bytes(trace).unwrap(), bytes(span)), "{fields:?}");
+            assert_eq!(read.sampled, sampled, "{fields:?}");
+        };
+        let aws = "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736; Parent=00f067aa0ba902b7; Sampled=0";
+        check(
+            TraceFormat::Aws,
+            &[("x-amzn-trace-id", aws)],
+            ID,
+            SPAN,
+            Some(false),
+        );
+        let gcp = format!("{ID}/67667974448284343;o=1");
+        check(
+            TraceFormat::Gcp,
+            &[("x-cloud-trace-context", &gcp)],
+            ID,
+            SPAN,
+            Some(true),
+        );
+        check(
+            TraceFormat::Gcp,
+            &[("x-cloud-trace-context", ID)],
+            ID,
+            "",
+            None,
+        );
+        let datadog = [
+            ("x-datadog-trace-id", "67667974448284343"),
+            ("x-datadog-parent-id", "67667974448284343"),
+            ("x-datadog-sampling-priority", "-1"),
+        ];
+        check(TraceFormat::Datadog, &datadog, SPAN, SPAN, Some(false));
+        let instana = [
+            ("x-instana-t", ID),
+            ("x-instana-s", SPAN),
+            ("x-instana-l", "1,x"),
+        ];
+        check(TraceFormat::Instana, &instana, ID, SPAN, Some(true));
+        for (format, name, value) in [
+            (TraceFormat::Aws, "x-amzn-trace-id", "Root=1-4bf92f35"),
+            (TraceFormat::Gcp, "x-cloud-trace-context", "/1;o=1"),
+            (TraceFormat::Datadog, "x-datadog-trace-id", "0x1"),
+            (TraceFormat::Instana, "x-instana-t", "none"),
+        ] {
+            assert_eq!(extract(format, &headers(&[(name, value)])), None, "{value}");
         }
     }
 

@@ -1,0 +1,195 @@
+//! What zipkin promises.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use serde_json::json;
+use shared::clock::UnixTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::exchange::{Matched, Named, Try};
+use crate::testing::{FakeHost, Request, answer_of, log_of};
+
+fn filter(config: Value) -> ZipkinFilter {
+    let config: Zipkin = serde_json::from_value(config).unwrap();
+    config.compile(&Instance { id: Uuid::nil() }).unwrap()
+}
+
+#[test]
+fn new_traces_are_told_in_the_configured_format() {
+    let host = FakeHost::default();
+    let told = |config: Value, name: &str| {
+        answer_of(&filter(config), &host, &Request::get("/")).upstream_header(name)
+    };
+    assert_eq!(told(json!({}), "x-b3-traceid").len(), 32);
+    assert_eq!(
+        told(json!({"traceid_byte_count": 8}), "x-b3-traceid").len(),
+        16
+    );
+    assert_eq!(told(json!({"sample_ratio": 1}), "x-b3-sampled"), "1");
+    assert_eq!(told(json!({"sample_ratio": 0}), "x-b3-sampled"), "0");
+    assert_eq!(told(json!({"header_type": "w3c"}), "traceparent").len(), 55);
+    let jaeger = told(json!({"default_header_type": "jaeger"}), "uber-trace-id");
+    assert_eq!(jaeger.split(':').count(), 4);
+    let config = json!({"header_type": "ignore", "default_header_type": "w3c"});
+    let mut request = Request::get("/");
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = HeaderValue::from_str(&format!("00-{id}-00f067aa0ba902b7-01")).unwrap();
+    request
+        .headers
+        .push((HeaderName::from_static("traceparent"), parent));
+    let told = answer_of(&filter(config), &host, &request).upstream_header("traceparent");
+    assert!(told.len() == 55 && !told.contains(id), "{told}");
+    let inject = json!({"propagation": {"inject": ["ignore"]}});
+    assert!(crate::registry::check("zipkin", &inject).is_err());
+}
+
+#[test]
+fn spans_reach_the_server() {
+    let bodies: Rc<RefCell<Vec<Value>>> = Rc::default();
+    let host = FakeHost::default();
+    let seen = Rc::clone(&bodies);
+    host.connect(Rc::new(move |request| {
+        seen.borrow_mut()
+            .push(serde_json::from_slice(request.body()).unwrap());
+        Ok(http::Response::new(Bytes::new()))
+    }));
+    let filter = filter(json!({
+        "http_endpoint": "http://zipkin.example/api/v2/spans", "sample_ratio": 1,
+        "static_tags": [{"name": "static", "value": "ok"}], "http_span_name": "method_path",
+    }));
+    let mut request = Request::get("/a?b=secret");
+    let header = HeaderName::from_static("zipkin-tags");
+    request
+        .headers
+        .push((header, HeaderValue::from_static("foo=bar; baz=1")));
+    log_of(&filter, &host, &request);
+    host.run(host.sleep(Duration::from_secs(5)));
+    let bodies = bodies.take();
+    let spans = bodies[0].as_array().unwrap();
+    let id = "00000000-0000-0000-0000-000000000000";
+    let named = |one: &Value| (one["name"].clone(), one["kind"].clone());
+    let [request, proxy, _attempt] = spans.as_slice() else {
+        panic!("{spans:?}");
+    };
+    assert_eq!(named(request), (json!("GET /a"), json!("SERVER")));
+    let tags = json!({
+        "lc": "kong", "kong.node.id": "node-1", "static": "ok", "foo": "bar", "baz": "1",
+        "http.method": "GET", "http.host": "gateway.example", "http.path": "/a",
+        "http.status_code": "200", "http.protocol": "HTTP/1.1",
+    });
+    assert_eq!(request["tags"], tags);
+    assert_eq!(request["remoteEndpoint"], json!({"ipv4": "127.0.0.1"}));
+    let marks = |one: &Value| {
+        let marks = one["annotations"].as_array().unwrap().iter();
+        let marks = marks.map(|mark| {
+            let after = mark["timestamp"].as_u64().unwrap() - one["timestamp"].as_u64().unwrap();
+            format!("{} {after}", mark["value"].as_str().unwrap())
+        });
+        marks.collect::<Vec<_>>()
+    };
+    assert_eq!(marks(request), ["krs 0", "krf 0"]);
+    assert_eq!(named(proxy), (json!("GET /a (proxy)"), json!("CLIENT")));
+    assert_eq!(proxy["parentId"], request["id"]);
+    assert_eq!(proxy["duration"], 10_000);
+    let expected = [
+        "kas 0",
+        "kaf 2000",
+        "khs 5000",
+        "khf 5000",
+        "kbs 5000",
+        "kbf 10000",
+    ];
+    assert_eq!(marks(proxy), expected);
+    assert_eq!(proxy["tags"]["kong.route"], id);
+    assert!(!bodies[0].to_string().contains("secret"));
+}
+
+#[test]
+fn streams_are_told_with_each_server_that_was_tried() {
+    let bodies: Rc<RefCell<Vec<Value>>> = Rc::default();
+    let host = FakeHost::default();
+    let seen = Rc::clone(&bodies);
+    host.connect(Rc::new(move |request| {
+        seen.borrow_mut()
+            .push(serde_json::from_slice(request.body()).unwrap());
+        Ok(http::Response::new(Bytes::new()))
+    }));
+    let matched = Matched {
+        service: Some(Named {
+            id: Uuid::from_u128(8),
+            name: Some("s".to_owned()),
+        }),
+        ..Matched::default()
+    };
+    let attempt = |number: u8, failed| Try {
+        host: format!("10.0.0.{number}"),
+        port: 9,
+        started_at: 1_000,
+        chosen_within: 2_000_000,
+        failed,
+    };
+    let log = StreamLog {
+        matched: &matched,
+        client: "2001:db8::1".parse().unwrap(),
+        port: 9000,
+        status: http::StatusCode::OK,
+        connected: true,
+        received: 5,
+        sent: 6,
+        started_at: UnixTime::from_secs(1),
+        kong: 3,
+        session: 9,
+        tries: &[attempt(1, Some(502)), attempt(2, None)],
+    };
+    for ratio in [1, 0] {
+        let filter = filter(json!({
+            "http_endpoint": "http://zipkin.example", "sample_ratio": ratio,
+            "phase_duration_flavor": "tags",
+        }));
+        filter.on_stream_log(&log, &host);
+    }
+    host.run(host.sleep(Duration::from_secs(5)));
+    let bodies = bodies.take();
+    assert_eq!(bodies.len(), 1);
+    let spans = bodies[0].as_array().unwrap();
+    let names: Vec<_> = spans
+        .iter()
+        .map(|span| span["name"].as_str().unwrap())
+        .collect();
+    let tried = ["stream (balancer try 1)", "stream (balancer try 2)"];
+    assert_eq!(names, ["stream", "stream (proxy)", tried[0], tried[1]]);
+    assert_eq!(spans[0]["remoteEndpoint"], json!({"ipv6": "2001:db8::1"}));
+    assert_eq!(spans[1]["tags"]["kong.preread.duration_ms"], "3");
+    assert_eq!(spans[1]["tags"]["peer.hostname"], "10.0.0.2");
+    let server = json!({"serviceName": "s", "ipv4": "10.0.0.2", "port": 9});
+    for span in [&spans[1], &spans[3]] {
+        assert_eq!(span["remoteEndpoint"], server);
+        assert_eq!(span["parentId"], spans[0]["id"]);
+    }
+    assert_eq!(spans[2]["tags"]["kong.balancer.state"], "failed");
+    assert_eq!(spans[2]["tags"]["http.status_code"], "502");
+    assert_eq!(
+        (&spans[2]["timestamp"], &spans[2]["duration"]),
+        (&json!(1_000_000), &json!(2000))
+    );
+    let tags = json!({
+        "kong.balancer.try": "2", "kong.route": Uuid::nil(), "kong.service": Uuid::from_u128(8),
+        "kong.service_name": "s",
+    });
+    assert_eq!(spans[3]["tags"], tags);
+}
+
+#[test]
+fn static_tags_are_each_of_their_own_name() {
+    let check = |names: [&str; 2], expected: Value| {
+        let tags = names.map(|name| json!({"name": name, "value": "x"}));
+        let errors = crate::registry::check("zipkin", &json!({ "static_tags": tags }));
+        let errors = Value::Object(errors.unwrap_err().0);
+        assert_eq!(errors, json!({ "static_tags": expected }));
+    };
+    check(["foo", "foo"], json!("repeated tags are not allowed: foo"));
+    let reserved = "must not be one of: error, http.method, http.path, http.status_code, kong.balancer.state, kong.balancer.try, kong.consumer, kong.credential, kong.node.id, kong.route, kong.service, lc, peer.hostname";
+    check(["foo", "error"], json!({"2": {"name": reserved}}));
+}
