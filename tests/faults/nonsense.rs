@@ -41,7 +41,8 @@ enum Says {
     Silence,
     /// Bytes that are no HTTP/2.
     Bytes(Vec<u8>),
-    /// An answer with this body, of which it sends `piece` bytes a second; then the end, or nothing more.
+    /// An answer with this body, of which it sends its Welcome at once and then `piece` bytes a second; then the end, or
+    /// nothing more.
     Answer {
         body: Vec<u8>,
         piece: usize,
@@ -289,20 +290,21 @@ async fn speak(mut stream: tokio::net::TcpStream, acceptor: TlsAcceptor, says: S
         }
         Says::Answer { body, piece, ends } => (body, piece, ends),
     };
+    let first = welcome().len();
     let service = service_fn(move |_| {
         let body = Bytes::from(body.clone());
-        let frames = stream::unfold(body, move |mut body| async move {
+        let frames = stream::unfold((body, first), move |(mut body, first)| async move {
             if body.is_empty() {
                 if !ends {
                     std::future::pending::<()>().await;
                 }
                 return None;
             }
-            let next = body.split_to(piece.min(body.len()));
+            let next = body.split_to(first.max(piece).min(body.len()));
             if !body.is_empty() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            Some((Ok::<_, Infallible>(Frame::data(next)), body))
+            Some((Ok::<_, Infallible>(Frame::data(next)), (body, 0)))
         });
         let response = Response::builder().header("content-type", "application/grpc");
         let response = response.body(StreamBody::new(frames)).expect("it is one");
