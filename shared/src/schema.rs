@@ -245,6 +245,12 @@ impl FieldErrors {
         }
     }
 
+    /// The errors as a reply shows them: those of a list's elements are a list, too, with `null` for what is fine.
+    pub fn shown(&self) -> Map<String, Value> {
+        let shown = self.0.clone().into_iter();
+        shown.map(|(name, error)| (name, as_list(error))).collect()
+    }
+
     /// Adds an error of any shape at `path`, unless there is one.
     pub fn put(&mut self, path: &[&str], message: Value) {
         let Some((last, parents)) = path.split_last() else {
@@ -266,4 +272,32 @@ impl FieldErrors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// `error`, as a list if it tells of places only.
+fn as_list(error: Value) -> Value {
+    let Value::Object(inside) = error else {
+        return error;
+    };
+    let place = |name: &String| {
+        let place = name.parse::<usize>().ok();
+        place.filter(|place| (1..=1000).contains(place))
+    };
+    let places: Option<Vec<usize>> = inside.keys().map(place).collect();
+    let places = places.filter(|places| !places.is_empty());
+    let errors = inside.into_iter();
+    let Some(places) = places else {
+        return errors
+            .map(|(name, error)| (name, as_list(error)))
+            .collect::<Map<_, _>>()
+            .into();
+    };
+    let last = places.iter().copied().max().unwrap_or_default();
+    let mut elements = vec![Value::Null; last];
+    for (place, (_, error)) in places.into_iter().zip(errors) {
+        if let Some(entry) = elements.get_mut(place - 1) {
+            *entry = as_list(error);
+        }
+    }
+    elements.into()
 }

@@ -10,7 +10,7 @@ use shared::entity::Definition;
 use shared::schema::FieldErrors;
 use shared::snapshot::Revision;
 
-use self::text::{listed, plural, shown, table, violations};
+use self::text::{listed, plural, table, violations};
 use super::Answer;
 use crate::command::{Rejection, Selector};
 use crate::publisher::{ExecuteError, JournalFault};
@@ -380,7 +380,7 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
 /// A schema violation. Fields that were probably meant stand beside Kong's body, so that its text stays.
 fn invalid(errors: FieldErrors) -> Answer {
     let message = violations(&errors);
-    let fields = Some(("fields", shown(errors.0)));
+    let fields = Some(("fields", Value::Object(errors.shown())));
     let mut answer = coded(
         2,
         "schema violation",

@@ -105,7 +105,7 @@ fn merge(target: &mut Map<String, Value>, errors: Map<String, Value>) {
 /// What is wrong with one record of the collection `kind`, by field.
 pub fn errors(kind: &str, rejection: &Rejection) -> Map<String, Value> {
     if let Rejection::Invalid(errors) = rejection {
-        return errors.0.clone();
+        return errors.shown();
     }
     let mut errors = Map::new();
     for (field, message) in complaints(kind, rejection) {

@@ -52,42 +52,6 @@ fn sorted(errors: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)
     entries.into_iter()
 }
 
-/// Errors as a reply's `fields` has them: those of a list's elements are a list too.
-pub(super) fn shown(errors: Map<String, Value>) -> Value {
-    let last = errors
-        .keys()
-        .map(|name| {
-            name.parse::<usize>()
-                .ok()
-                .filter(|place| (1..=1000).contains(place))
-        })
-        .try_fold(0, |last, place| place.map(|place| last.max(place)));
-    let inner = |error: Value| {
-        if let Value::Object(inside) = error {
-            shown(inside)
-        } else {
-            error
-        }
-    };
-    match last.filter(|last| *last > 0) {
-        None => errors
-            .into_iter()
-            .map(|(name, error)| (name, inner(error)))
-            .collect::<Map<_, _>>()
-            .into(),
-        Some(last) => {
-            let mut elements = vec![Value::Null; last];
-            for (name, error) in errors {
-                let place = name.parse::<usize>().unwrap_or(1);
-                if let Some(entry) = elements.get_mut(place - 1) {
-                    *entry = inner(error);
-                }
-            }
-            elements.into()
-        }
-    }
-}
-
 /// A table over several lines, as Kong's messages show what lies deeper.
 fn pretty(value: &Value) -> String {
     let mut text = String::new();

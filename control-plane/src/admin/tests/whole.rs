@@ -44,6 +44,14 @@ async fn a_file_is_posted_compared_and_read_back() {
     let (_, reply) = api.json("POST", "/config?flatten_errors=1", wrong).await;
     assert_eq!(reply["fields"], json!({}));
     assert_eq!(reply["flattened_errors"][0]["entity_name"], "x");
+    // What is wrong with elements of a list is a list, too.
+    let paths =
+        json!({ "_format_version": "3.0", "routes": [{ "name": "q", "paths": ["/ok", "bad"] }] });
+    let (_, reply) = api.json("POST", "/config", paths).await;
+    let told = &reply["fields"]["routes"][0]["paths"];
+    assert!(told[0].is_null() && told[1].is_string(), "{reply}");
+    let message = reply["message"].as_str().unwrap();
+    assert!(message.contains("paths={[2]="), "{message}");
     for (kind, body) in [
         ("text/yaml", "- a"),
         ("text/yaml", "{"),
