@@ -321,7 +321,8 @@ impl Admin {
         let answer = place.relink(answer);
         match (longest, &self.clustering) {
             (Some(longest), Some(clustering)) => {
-                Ok(wait::until_served(&clustering.fleet, longest, answer).await)
+                let rollouts = self.rollouts.as_ref();
+                Ok(wait::until_served(&clustering.fleet, rollouts, longest, answer).await)
             }
             _ => Ok(answer),
         }

@@ -362,6 +362,17 @@ impl Fleet {
         progress
     }
 
+    /// The connected nodes that have refused `revision`, or one after it, last.
+    pub fn refusing(&self, revision: Revision) -> Vec<String> {
+        let nodes = self.nodes();
+        let refused = |row: &&Row| {
+            let last = row.last_refusal.as_ref();
+            row.connected && last.is_some_and(|last| last.position.revision >= revision)
+        };
+        let rows = nodes.rows().into_iter().filter(refused);
+        rows.map(|row| row.introduction.name.clone()).collect()
+    }
+
     /// Whether a node that has been heard within `window` does not run yet what it is led to.
     pub fn is_behind(
         &self,

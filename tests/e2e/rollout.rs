@@ -55,8 +55,12 @@ async fn a_change_that_a_node_refuses_reaches_no_other_and_is_rolled_back() {
     assert_eq!(answers(&cluster, "/a").await, [207, 207, 207]);
 
     let before = cluster.read("/status").await["configuration_revision"].clone();
-    let created = cluster.create("/certificates", unrunnable()).await;
-    assert!(created["id"].is_string());
+    let path = "/certificates?wait=60";
+    let created = cluster.admin(Method::POST, path, &unrunnable()).await;
+    // It was taken back: who serves what came after it does not serve it.
+    assert_eq!(created.status, 202, "{}", created.text());
+    assert_eq!(created.header("x-wardgate-serving"), "");
+    assert!(created.header("x-wardgate-refused").starts_with("node-"));
     let bad = rollout(&cluster, "the change is rolled back", |rollout| {
         rollout["id"] != done["id"] && rollout["state"] == "rolled_back"
     })

@@ -1,7 +1,7 @@
 //! `?wait=`: an answer to a write that waits until the data planes serve it.
 //!
-//! The status stays what it is if every connected node serves the revision in time, and is 202 if not: the write
-//! is committed either way. `X-Wardgate-Serving`, `X-Wardgate-Refused` and `X-Wardgate-Waiting` name the nodes.
+//! The status stays what it is if every connected node serves the revision in time, and is 202 if not, or if it was taken
+//! back: the write is committed either way. `X-Wardgate-Serving`, `X-Wardgate-Refused` and `X-Wardgate-Waiting` name the nodes.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use shared::snapshot::Revision;
 
 use super::Answer;
 use super::error::Refusal;
+use crate::config_sync::Rollouts;
 use crate::fleet::{Fleet, Progress};
 
 /// The longest wait, in seconds.
@@ -28,12 +29,28 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
 }
 
 /// Adds to `answer` who serves it, once all do or `longest` is over.
-pub(super) async fn until_served(fleet: &Fleet, longest: Duration, answer: Answer) -> Answer {
+pub(super) async fn until_served(
+    fleet: &Fleet,
+    rollouts: Option<&Rollouts>,
+    longest: Duration,
+    answer: Answer,
+) -> Answer {
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let progress = settled(fleet, revision, longest).await;
-    let complete = progress.refused.is_empty() && progress.waiting.is_empty();
+    let mut progress = settled(fleet, revision, longest).await;
+    // Who serves what came after a change that was taken back serves what was before it.
+    let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
+    if taken_back {
+        progress = Progress {
+            refused: fleet.refusing(revision),
+            waiting: progress.serving,
+            serving: Vec::new(),
+        };
+        let refused = &progress.refused;
+        progress.waiting.retain(|node| !refused.contains(node));
+    }
+    let complete = progress.refused.is_empty() && progress.waiting.is_empty() && !taken_back;
     let status = if complete || !answer.status.is_success() {
         answer.status
     } else {

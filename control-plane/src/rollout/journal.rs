@@ -9,7 +9,7 @@ use shared::machine::write_durably;
 use shared::snapshot::Revision;
 use uuid::Uuid;
 
-use super::Rollout;
+use super::{Rollout, State};
 use crate::history::HistoryFault;
 
 /// Roll-outs that are remembered.
@@ -169,6 +169,15 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Whether `revision` was part of a roll-out that was rolled back.
+    pub fn took_back(&self, revision: Revision) -> bool {
+        let mut rollouts = self.rollouts.iter();
+        rollouts.any(|rollout| {
+            let part = rollout.from < revision && revision <= rollout.to;
+            part && rollout.state == State::RolledBack
+        })
+    }
+
     /// Reads the file at `path`; none if there is none.
     fn read(path: &Path) -> Result<Option<Self>, JournalError> {
         match std::fs::read(path) {
