@@ -9,6 +9,7 @@
 
 pub mod batch;
 mod cascade;
+mod collision;
 mod expiry;
 mod link;
 pub mod recheck;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use shared::entity::{Certificate, Definition, Entity, Workspace};
+use shared::entity::{Certificate, Definition, Entity, Route, Workspace};
 use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -193,6 +194,9 @@ pub enum Rejection {
     /// Foreign keys are given by a field that leads to no record: the errors, by field.
     #[error("foreign keys unresolved")]
     Unresolved(FieldErrors),
+    /// A route of another workspace answers what this one would.
+    #[error("route collides")]
+    Collides,
     /// A workspace still has records.
     #[error("workspace is not empty")]
     NotEmpty,
@@ -395,6 +399,9 @@ fn store(
     if let Some(set) = config.taken(entity, key.id, &fields) {
         let gone = expiry::expired_holder(config, entity, set, &fields, context.now);
         removes.push(gone.ok_or_else(|| taken(set, &fields))?);
+    }
+    if entity.kind == Route::KIND && collision::collides(config, &fields) {
+        return Err(Rejection::Collides);
     }
     let shown = Arc::new(fields.clone());
     if entity.workspaced {

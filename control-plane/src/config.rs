@@ -1,5 +1,6 @@
 //! All records at one revision, indexed. A value: changing it makes a new one that shares what stayed.
 
+mod hosts;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -11,11 +12,12 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value};
 use shared::entity::{
-    DEFAULT_WORKSPACE, Definition, Entity, Workspace, built_in_roles, definition,
+    DEFAULT_WORKSPACE, Definition, Entity, Route, Workspace, built_in_roles, definition,
 };
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
+pub use hosts::{exact_hosts, host_key};
 pub use stored::Stored;
 
 /// A record's fields.
@@ -415,7 +417,7 @@ fn claim(definition: &Definition, workspace: Uuid, at: usize, values: &[Value]) 
     claim
 }
 
-/// The records that a record points to, and the workspace that it is in.
+/// The records that a record points to, the workspace that it is in, and the hosts that a route is for.
 fn parents(
     definition: &'static Definition,
     workspace: Uuid,
@@ -428,7 +430,11 @@ fn parents(
         })
     });
     let within = definition.workspaced.then(|| workspace_key(workspace));
-    foreign.chain(within)
+    let of_route = definition.kind == Route::KIND;
+    let hosts = of_route.then(|| exact_hosts(fields)).into_iter().flatten();
+    foreign
+        .chain(within)
+        .chain(hosts.map(|host| host_key(&host)))
 }
 
 /// The id that a foreign key holds.

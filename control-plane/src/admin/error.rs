@@ -361,6 +361,10 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
             let fields = Some(("fields", Value::Object(errors.0)));
             coded(13, "foreign keys unresolved", bad, &message, fields)
         }
+        Rejection::Collides => {
+            let message = "API route collides with an existing API";
+            Answer::new(StatusCode::CONFLICT, json!({ "message": message }))
+        }
         Rejection::NotEmpty => Answer::new(bad, json!({ "message": "Workspace is not empty" })),
         Rejection::Referenced { kind: own, by } => {
             let own = if own.is_empty() { kind } else { own };

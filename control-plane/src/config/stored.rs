@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use shared::entity::{DEFAULT_WORKSPACE, Definition};
+use shared::entity::{DEFAULT_WORKSPACE, Definition, Entity as _, Route};
 use uuid::Uuid;
 
-use super::{Fields, WORKSPACE_FIELD, workspace_of};
+use super::{Fields, WORKSPACE_FIELD, hosts, workspace_of};
 
 /// A record as it is kept. A clone shares the bytes.
 #[derive(Clone, Eq, PartialEq)]
@@ -79,6 +79,7 @@ impl Stored {
         self.pick(|name| {
             definition.unique.iter().any(|set| set.contains(&name))
                 || definition.foreign_keys().any(|(field, _)| field == name)
+                || (definition.kind == Route::KIND && name == hosts::FIELD)
         })
     }
 

@@ -221,6 +221,10 @@ fn complaints(kind: &str, rejection: &Rejection) -> Vec<Complaint> {
             );
             complaints.push((None, message));
         }
+        Rejection::Collides => {
+            let message = "API route collides with an existing API";
+            complaints.push((None, message.to_owned()));
+        }
         Rejection::NotEmpty => {
             complaints.push((None, "Workspace is not empty".to_owned()));
         }
