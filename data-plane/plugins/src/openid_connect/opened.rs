@@ -378,25 +378,35 @@ fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
     if rules.config.session.session_secret.is_none() {
         names.push(Revocation::issuer(&rules.issuer));
     }
+    let issuer = said(session, "iss").unwrap_or_else(|| rules.issuer.clone());
+    let newest = sid(session);
+    let first = session
+        .sid
+        .clone()
+        .filter(|first| newest.as_ref() != Some(first));
+    let sids = newest.into_iter().chain(first);
+    names.extend(sids.map(|sid| Revocation::provider_session(&issuer, &sid)));
+    if let Some(subject) = said(session, "sub") {
+        names.push(Revocation::subject(&issuer, &subject));
+    }
+    names
+}
+
+/// What the tokens of `session` call the provider's session.
+pub(super) fn sid(session: &Session) -> Option<String> {
+    said(session, "sid")
+}
+
+/// What the tokens of `session` say of its user. Of a token that only the provider can read, it has said who it is of.
+fn said(session: &Session, name: &str) -> Option<String> {
     let token = session.id_token.as_ref().unwrap_or(&session.access_token);
     let claims = claims(token).unwrap_or_default();
-    // Of a token that only the provider can read, it has said who it is of.
     let stated = session
         .introspection
         .as_ref()
         .or(session.user_info.as_ref());
-    let text = |name: &str| {
-        let found = claims.get(name).or_else(|| stated?.get(name));
-        found.and_then(serde_json::Value::as_str)
-    };
-    let issuer = text("iss").unwrap_or(&rules.issuer);
-    if let Some(sid) = text("sid") {
-        names.push(Revocation::provider_session(issuer, sid));
-    }
-    if let Some(subject) = text("sub") {
-        names.push(Revocation::subject(issuer, subject));
-    }
-    names
+    let found = claims.get(name).or_else(|| stated?.get(name))?;
+    Some(found.as_str()?.to_owned())
 }
 
 /// Who a session's tokens speak of. They were verified before they were sealed.

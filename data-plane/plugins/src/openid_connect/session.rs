@@ -16,6 +16,7 @@ use super::config::{AuthMethod, Bind, SessionHeader};
 use super::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
 use super::failure::Failure;
 use super::jws::{Claims, Jws};
+use super::opened;
 use super::packed;
 use super::rules::Rules;
 use super::seal::{self, SealError, Sizes};
@@ -68,6 +69,9 @@ pub(super) struct Session {
     /// When the provider last said whose they are, if that was after the sign-in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) claimed_at: Option<UnixTime>,
+    /// The provider's session that it began in, once an ID token came that may name none or another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sid: Option<String>,
     /// What the provider said of the access token, if it was asked (RFC 7662).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) introspection: Option<Claims>,
@@ -125,6 +129,7 @@ impl Session {
             refresh_token: tokens.refresh_token.clone(),
             expires_at: tokens.expires_at,
             claimed_at: None,
+            sid: None,
             introspection: None,
             introspection_jwt: None,
             user_info: None,
@@ -205,6 +210,7 @@ impl Session {
                 .or_else(|| self.refresh_token.clone()),
             expires_at: tokens.expires_at,
             claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),
+            sid: self.sid.clone().or_else(|| opened::sid(self)),
             introspection: None,
             introspection_jwt: None,
             user_info: None,

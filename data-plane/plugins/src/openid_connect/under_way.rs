@@ -75,9 +75,18 @@ pub(super) fn remember(
         cookies.push(cookie.expire(&name, https));
     }
     let (first, rest) = value.split_at_checked(CHUNK).unwrap_or((&value, ""));
-    cookies.push(cookie.set(&name, first, https));
+    let mut set = |name: &str, value: &str| {
+        // A browser that does not send them where they are made is to forget them by itself.
+        cookies.push(
+            match rules.config.sign_in.authorization_rolling_timeout.limit() {
+                Some(lifetime) => cookie.set_for(name, value, lifetime, https),
+                None => cookie.set(name, value, https),
+            },
+        );
+    };
+    set(&name, first);
     if !rest.is_empty() {
-        cookies.push(cookie.set(&second(&name), rest, https));
+        set(&second(&name), rest);
     }
     let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
     exchange.response_headers.extend(cookies);

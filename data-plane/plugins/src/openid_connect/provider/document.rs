@@ -281,7 +281,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
     }
     let aliases = metadata.get("mtls_endpoint_aliases");
     let alias = |name: &str| match aliases.and_then(|aliases| aliases.get(name)?.as_str()) {
-        None => Ok(None),
+        None | Some("") => Ok(None),
         Some(url) => match provider_url(url, provider.allow_insecure_http) {
             Ok(_) => Ok(Some(url.to_owned())),
             Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
@@ -293,6 +293,11 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
             Ok(_) => Ok(Some(url.to_owned())),
             Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
         },
+    };
+    // What nobody can ask is not there; a provider serves without.
+    let optional = |name: &str| match text(name) {
+        Some(url) if Url::parse(url).is_err() => Ok(None),
+        _ => endpoint(name),
     };
     let flag = |name: &str| {
         let value = metadata.get(name).and_then(Value::as_bool);
@@ -312,10 +317,10 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         issuer: issuer.to_owned(),
         authorization_endpoint: endpoint("authorization_endpoint")?,
         token_endpoint: endpoint("token_endpoint")?,
-        revocation_endpoint: endpoint("revocation_endpoint")?,
-        introspection_endpoint: endpoint("introspection_endpoint")?,
-        userinfo_endpoint: endpoint("userinfo_endpoint")?,
-        pushed_authorization_request_endpoint: endpoint("pushed_authorization_request_endpoint")?,
+        revocation_endpoint: optional("revocation_endpoint")?,
+        introspection_endpoint: optional("introspection_endpoint")?,
+        userinfo_endpoint: optional("userinfo_endpoint")?,
+        pushed_authorization_request_endpoint: optional("pushed_authorization_request_endpoint")?,
         mutual_tls: MutualTls {
             token: alias("token_endpoint")?,
             introspection: alias("introspection_endpoint")?,
@@ -331,7 +336,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
             grant_types: list("grant_types_supported"),
             token_auth_methods: list("token_endpoint_auth_methods_supported"),
         },
-        end_session_endpoint: endpoint("end_session_endpoint")?,
+        end_session_endpoint: optional("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),
         sends_iss: flag("authorization_response_iss_parameter_supported"),
         ..Document::default()

@@ -52,3 +52,39 @@ fn token_answers_that_are_none_are_refused() {
         assert_eq!(outcome.0, expected, "{status} {error}");
     }
 }
+
+#[test]
+fn what_only_informs_may_be_of_any_type() {
+    let outcome = outcome(|gateway| {
+        gateway.provider.script.borrow_mut().id_claims = vec![
+            ("locale", json!({ "country": "US", "language": "en" })),
+            ("amr", json!("pwd")),
+            ("acr", json!(1)),
+            ("address", json!({ "postal_code": 1234 })),
+            ("birthdate", json!(1990)),
+            ("name", json!(5)),
+            ("email", json!(["a@b.example"])),
+            ("email_verified", json!(1)),
+            ("picture", json!({})),
+            ("updated_at", json!("yesterday")),
+        ];
+    });
+    assert_eq!(outcome.0, 200, "{outcome:?}");
+}
+
+#[test]
+fn an_endpoint_that_nobody_can_ask_is_not_there() {
+    for name in [
+        "end_session_endpoint",
+        "userinfo_endpoint",
+        "introspection_endpoint",
+        "revocation_endpoint",
+    ] {
+        for value in ["", "/relative"] {
+            let outcome = outcome(|gateway| {
+                gateway.provider.script.borrow_mut().discovery = vec![(name, json!(value))];
+            });
+            assert_eq!(outcome.0, 200, "{name} {value}");
+        }
+    }
+}

@@ -248,6 +248,40 @@ fn rule_103_a_subject_s_sessions_end_and_later_ones_do_not() {
 }
 
 #[test]
+fn rule_103_a_session_ends_by_the_name_that_it_began_with() {
+    for (named, ends) in [(None, "s1"), (Some("s2"), "s1"), (Some("s2"), "s2")] {
+        let (mut gateway, mut browser) = back_channel();
+        let sid = named.map_or(Value::Null, |sid| json!(sid));
+        gateway.provider.script.borrow_mut().id_claims = vec![("sid", sid)];
+        gateway.advance(301);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        assert_eq!(gateway.provider.called("/token"), 2);
+        assert_eq!(log_out(&mut gateway, &json!({ "sid": ends })).status, 200);
+        assert_eq!(
+            browser.get(&mut gateway, "/api").status,
+            302,
+            "{named:?} {ends}"
+        );
+    }
+}
+
+#[test]
+fn rule_103_a_logout_that_overtakes_its_code_holds() {
+    let (mut gateway, _) = back_channel();
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    assert_eq!(log_out(&mut gateway, &json!({})).status, 200);
+    gateway.advance(2);
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    browser.get(&mut gateway, &back);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+    // What begins later has another name.
+    gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!("s3"))];
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
 fn rule_102_a_logout_that_is_not_stored_is_asked_for_again() {
     let (mut gateway, mut browser) = back_channel();
     gateway.host.store(false);
