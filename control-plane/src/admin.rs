@@ -67,7 +67,7 @@ pub use access::Access;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
-pub use info::{Listener, listeners};
+pub use info::Listener;
 use show::show;
 use turn::Turns;
 

@@ -46,12 +46,12 @@ use uuid::Uuid;
 use admin::{Access, Admin};
 use config_sync::CertificateFiles;
 use fleet::Fleet;
-use listeners::{Pages, listen, listen_encrypted, serve_admin};
+use listeners::{Admins, Pages, listen};
 pub use presence::Disagreement;
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
-use settings::{Settings, export_path};
+use settings::{AdminListen, Settings, export_path};
 use store::etcd::Board;
 use store::{SecretsKey, StoreError};
 
@@ -67,6 +67,9 @@ pub enum StartError {
     /// The store.
     #[error("starting the store")]
     Store(#[from] StoreError),
+    /// A list of addresses that contradicts itself.
+    #[error("{0}")]
+    Listeners(String),
     /// An address is in use or not ours.
     #[error("listening on {address} ({setting})")]
     Listen {
@@ -90,7 +93,7 @@ pub enum StartError {
         missing: &'static str,
     },
     /// An address for TLS without what TLS needs.
-    #[error("admin_tls_listen needs admin_certificate and admin_key")]
+    #[error("the Admin API's TLS needs admin_certificate and admin_key")]
     NoCertificate,
     /// The Admin API's certificate.
     #[error("admin_certificate, admin_key")]
@@ -176,8 +179,13 @@ impl ControlPlane {
             exports,
             Duration::from_secs(settings.export_interval),
         ));
-        let (listener, admin) = listen("admin_listen", settings.admin_listen)?;
-        let (cluster, cluster_address) = listen("cluster_listen", settings.cluster_listen)?;
+        let admins = Admins::listen(&settings, admin_tls.as_ref())?;
+        let admin = admins.first()?;
+        let (cluster, cluster_address) = listen(
+            "cluster_listen",
+            settings.cluster_listen,
+            config_sync::BACKLOG,
+        )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
@@ -206,9 +214,7 @@ impl ControlPlane {
             config_sync.target(),
         );
         let keys = tokio::spawn(keys);
-        let tls = listen_encrypted(settings.admin_tls_listen.zip(admin_tls))?;
-        let encrypted = tls.as_ref().map(|tls| tls.address);
-        let router = Admin::new(publisher.clone(), id, admin::listeners(admin, encrypted))
+        let router = Admin::new(publisher.clone(), id, admins.shown())
             .with_fleet(fleet.clone(), config_sync.target())
             .with_rollouts(config_sync.rollouts())
             .with_revoker(revoker)
@@ -217,8 +223,8 @@ impl ControlPlane {
             .with_provider_networks(settings.provider_networks)
             .router();
         let console_api = router.clone();
-        let mut addresses = serde_json::json!({ "admin": admin, "cluster": cluster_address });
-        let (stop, served) = serve_admin(listener, tls, router, &mut addresses);
+        let mut addresses = admins.addresses(cluster_address);
+        let (stop, served) = admins.serve(&router);
         let target = config_sync.target();
         let status = status::router(publisher.clone(), fleet, target, expiries);
         let pages = Pages::start(
@@ -228,10 +234,8 @@ impl ControlPlane {
             ],
             [console::router(console_api), status],
         )?;
-        if let Some(addresses) = addresses.as_object_mut() {
-            addresses.extend(pages.addresses.clone());
-        }
-        tell(settings.addresses_file.as_deref(), &addresses)?;
+        addresses.extend(pages.addresses.clone());
+        tell(settings.addresses_file.as_deref(), &addresses.into())?;
         tracing::info!(%admin, cluster = %cluster_address, %revision, "control plane started");
         Ok(Self {
             admin,
@@ -315,12 +319,22 @@ struct Judged {
 fn judge(settings: &Settings) -> Result<Judged, StartError> {
     let exposed =
         |address: &SocketAddr| !address.ip().is_loopback() && !settings.admin_allow_insecure;
-    if exposed(&settings.admin_listen) {
-        return Err(StartError::Exposed {
-            setting: "admin_listen",
-            address: settings.admin_listen,
-            missing: "TLS (admin_tls_listen) and tokens (enforce_rbac)",
-        });
+    let admins = settings.admins().map_err(StartError::Listeners)?;
+    for &(setting, AdminListen { address, tls, .. }) in &admins {
+        let missing = if !tls {
+            "TLS (`ssl` behind the address) and tokens (enforce_rbac)"
+        } else if !settings.enforce_rbac {
+            "tokens (enforce_rbac)"
+        } else {
+            continue;
+        };
+        if exposed(&address) {
+            return Err(StartError::Exposed {
+                setting,
+                address,
+                missing,
+            });
+        }
     }
     if let Some(address) = settings.console_listen.filter(exposed) {
         return Err(StartError::Exposed {
@@ -329,27 +343,17 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
             missing: "TLS, which it has not: put a proxy in front, or forward a port",
         });
     }
-    if let Some(address) = settings.admin_tls_listen
-        && exposed(&address)
-        && !settings.enforce_rbac
-    {
-        return Err(StartError::Exposed {
-            setting: "admin_tls_listen",
-            address,
-            missing: "tokens (enforce_rbac)",
-        });
-    }
     let admin_tls = match (
-        settings.admin_tls_listen,
+        admins.iter().any(|(_, listener)| listener.tls),
         &settings.admin_certificate,
         &settings.admin_key,
     ) {
-        (None, ..) => None,
-        (Some(_), Some(certificate), Some(key)) => Some(
+        (false, ..) => None,
+        (true, Some(certificate), Some(key)) => Some(
             admin::listener::server_config(certificate, key)
                 .map_err(StartError::AdminCertificate)?,
         ),
-        (Some(_), ..) => return Err(StartError::NoCertificate),
+        (true, ..) => return Err(StartError::NoCertificate),
     };
     let owner = settings.admin_token_file.as_deref().map(read_token);
     let owner = owner.transpose()?;

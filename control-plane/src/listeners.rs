@@ -7,15 +7,19 @@ use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::StartError;
+use crate::admin::Listener;
 use crate::admin::listener::{Limits, serve};
-use crate::{StartError, config_sync};
+use crate::config_sync::BACKLOG;
+use crate::settings::Settings;
 
 /// A listener and the address that it got.
 pub(crate) fn listen(
     setting: &'static str,
     address: SocketAddr,
+    backlog: u32,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen {
         address,
@@ -30,58 +34,96 @@ pub(crate) fn listen(
         // A restart must not wait for the connections of the process before.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(config_sync::BACKLOG)
+        socket.listen(backlog)
     };
     let listener = socket.and_then(bind).map_err(failed)?;
     let chosen = listener.local_addr().map_err(failed)?;
     Ok((listener, chosen))
 }
 
-/// A listener with TLS.
-pub(crate) struct Encrypted {
-    pub(crate) address: SocketAddr,
+/// The listeners of the Admin API.
+pub(crate) struct Admins(Vec<Bound>);
+
+struct Bound {
+    address: SocketAddr,
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    tls: Option<Arc<ServerConfig>>,
 }
 
-/// The Admin API's listener with TLS, if one is set.
-pub(crate) fn listen_encrypted(
-    setting: Option<(SocketAddr, Arc<ServerConfig>)>,
-) -> Result<Option<Encrypted>, StartError> {
-    let Some((address, config)) = setting else {
-        return Ok(None);
-    };
-    let (listener, address) = listen("admin_tls_listen", address)?;
-    Ok(Some(Encrypted {
-        address,
-        listener,
-        config,
-    }))
-}
-
-/// Serves the Admin API, also with TLS where that is set, whose address joins `addresses`. To drop
-/// the senders ends it.
-pub(crate) fn serve_admin(
-    plain: TcpListener,
-    tls: Option<Encrypted>,
-    router: axum::Router,
-    addresses: &mut Value,
-) -> (Vec<oneshot::Sender<()>>, JoinHandle<()>) {
-    let limits = Limits::default();
-    let (stop, stopping) = oneshot::channel();
-    let plain = serve(plain, None, limits, router.clone(), stopping);
-    let Some(tls) = tls else {
-        return (vec![stop], tokio::spawn(plain));
-    };
-    if let Some(addresses) = addresses.as_object_mut() {
-        addresses.insert("admin_tls".to_owned(), tls.address.to_string().into());
+impl Admins {
+    /// Those that `settings` ask for; where they speak TLS, it is `tls`.
+    pub(crate) fn listen(
+        settings: &Settings,
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> Result<Self, StartError> {
+        let mut all = Vec::new();
+        for (setting, asked) in settings.admins().map_err(StartError::Listeners)? {
+            let backlog = asked.backlog.unsigned_abs();
+            let (listener, address) = listen(setting, asked.address, backlog)?;
+            all.push(Bound {
+                address,
+                listener,
+                tls: tls.filter(|_| asked.tls).cloned(),
+            });
+        }
+        Ok(Self(all))
     }
-    let (also, stopping) = oneshot::channel();
-    let encrypted = serve(tls.listener, Some(tls.config), limits, router, stopping);
-    let both = async move {
-        tokio::join!(plain, encrypted);
-    };
-    (vec![stop, also], tokio::spawn(both))
+
+    /// What clients are told of them.
+    pub(crate) fn shown(&self) -> Vec<Listener> {
+        let shown = |bound: &Bound| Listener {
+            address: bound.address,
+            encrypted: bound.tls.is_some(),
+        };
+        self.0.iter().map(shown).collect()
+    }
+
+    /// The first one without TLS, or else the first.
+    pub(crate) fn first(&self) -> Result<SocketAddr, StartError> {
+        let plain = self.0.iter().find(|bound| bound.tls.is_none());
+        let first = plain.or(self.0.first());
+        let none = || StartError::Listeners("there is no Admin API".to_owned());
+        first.map(|bound| bound.address).ok_or_else(none)
+    }
+
+    /// What is told of where the control plane listens, as far as it is known, with where data planes connect.
+    pub(crate) fn addresses(&self, cluster: SocketAddr) -> serde_json::Map<String, Value> {
+        let encrypted = self.0.iter().find(|bound| bound.tls.is_some());
+        let told = [
+            ("admin", self.first().ok()),
+            ("admin_tls", encrypted.map(|bound| bound.address)),
+            ("cluster", Some(cluster)),
+        ];
+        let told = told
+            .into_iter()
+            .filter_map(|(name, address)| Some((name.to_owned(), address?.to_string().into())));
+        told.collect()
+    }
+
+    /// Serves the Admin API. To drop the senders ends it.
+    pub(crate) fn serve(self, router: &axum::Router) -> (Vec<oneshot::Sender<()>>, JoinHandle<()>) {
+        let mut stop = Vec::new();
+        let mut served = JoinSet::new();
+        for Bound { listener, tls, .. } in self.0 {
+            let (end, stopping) = oneshot::channel();
+            stop.push(end);
+            served.spawn(serve(
+                listener,
+                tls,
+                Limits::default(),
+                router.clone(),
+                stopping,
+            ));
+        }
+        let all = async move {
+            while let Some(ended) = served.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "admin api ended badly");
+                }
+            }
+        };
+        (stop, tokio::spawn(all))
+    }
 }
 
 /// Listeners that need no farewell: of pages and probes.
@@ -101,7 +143,7 @@ impl Pages {
         let mut pages = Self::default();
         for ((name, address), router) in settings.into_iter().zip(routers) {
             let Some(address) = address else { continue };
-            let (listener, chosen) = listen(name, address)?;
+            let (listener, chosen) = listen(name, address, BACKLOG)?;
             let chosen = chosen.to_string();
             let name = name.trim_end_matches("_listen");
             pages.addresses.insert(name.to_owned(), chosen.into());

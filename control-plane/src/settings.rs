@@ -1,5 +1,7 @@
 //! What one control plane process was started with. `--help` shows every setting from here.
 
+mod listen;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,10 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use shared::expiry::Expiry;
+use shared::listen::Listen;
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 use shared::tls;
 
+pub use self::listen::AdminListen;
 use crate::certificates::CertificatesCommand;
 use crate::config_sync::Staging;
 use crate::rollout::{Agreed, Keeper, Plan};
@@ -64,14 +68,16 @@ pub enum Rollout {
 /// The settings of a control plane.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Address of the Admin API.
+    /// Addresses of the Admin API, or `off`. Behind an address may be `ssl` (TLS, with `admin_certificate` and
+    /// `admin_key`), `backlog=NUMBER`, and, as in Kong, `http2`, `reuseport` and `bind`, which change nothing.
     #[arg(
         long,
         env = "WARDGATE_ADMIN_LISTEN",
         default_value = "127.0.0.1:8001",
-        value_name = "ADDRESS"
+        value_delimiter = ',',
+        value_name = "ADDRESS[ FLAG…],…"
     )]
-    pub admin_listen: SocketAddr,
+    pub admin_listen: Vec<Listen<AdminListen>>,
     /// Address of the Admin API over TLS, with `admin_certificate` and `admin_key`.
     #[arg(long, env = "WARDGATE_ADMIN_TLS_LISTEN", value_name = "ADDRESS")]
     pub admin_tls_listen: Option<SocketAddr>,
@@ -360,7 +366,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_guide() {
         let settings = Settings::default();
-        assert_eq!(settings.admin_listen.port(), 8001);
+        let admins = settings.admins().unwrap();
+        assert_eq!(admins[0].1.address.port(), 8001);
         assert_eq!(settings.cluster_listen.port(), 8005);
         assert_eq!(
             settings.secrets_key_path(),

@@ -37,7 +37,7 @@ fn settings(root: &Path) -> Settings {
     write(&command, UnixTime::now()).unwrap();
     std::fs::write(root.join("token"), format!("{TOKEN}\n")).unwrap();
     Settings {
-        admin_listen: "127.0.0.1:0".parse().unwrap(),
+        admin_listen: vec!["127.0.0.1:0".parse().unwrap()],
         cluster_listen: "127.0.0.1:0".parse().unwrap(),
         data_directory: root.join("data"),
         cluster_certificate: certificates.join("control-plane.pem"),
@@ -60,7 +60,7 @@ fn the_admin_api_is_not_exposed_by_accident() {
         ..settings
     };
     let plain = Settings {
-        admin_listen: everywhere,
+        admin_listen: vec![everywhere.into()],
         ..base.clone()
     };
     let guarded = Settings {

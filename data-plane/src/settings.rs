@@ -10,8 +10,9 @@ use clap::{Args, Parser};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 
-pub use self::listen::{Listen, PortMap, ProxyListen, StatusListen, StreamKind, StreamListen};
+pub use self::listen::{PortMap, ProxyListen, StatusListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
+pub use shared::listen::Listen;
 
 /// The program `wardgate-data-plane`.
 #[derive(Debug, Parser)]

@@ -30,13 +30,6 @@ pub struct Listener {
     pub encrypted: bool,
 }
 
-/// The listener without TLS, and the one with it if there is one.
-pub fn listeners(plain: SocketAddr, encrypted: Option<SocketAddr>) -> Vec<Listener> {
-    let of = |encrypted| move |address| Listener { address, encrypted };
-    let plain = Some(plain).map(of(false));
-    plain.into_iter().chain(encrypted.map(of(true))).collect()
-}
-
 impl Listener {
     /// The address as Kong's settings name it.
     fn setting(self) -> String {

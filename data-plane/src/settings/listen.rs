@@ -3,56 +3,12 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use shared::listen::{BACKLOG, Flag, Flags, listeners};
+
 use super::Settings;
 
 /// Where clients speak TLS, unless a setting says so or an address of `proxy_listen` has `ssl`.
 const TLS: &str = "0.0.0.0:8443";
-
-/// Most connections that wait to be accepted, where nothing is said.
-const BACKLOG: i32 = 4096;
-
-/// An entry of a list of listeners.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Listen<T> {
-    /// `off`: there are none.
-    Off,
-    /// Here is one.
-    At(T),
-}
-
-impl<T: FromStr<Err = String>> FromStr for Listen<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.trim() {
-            "off" => Ok(Self::Off),
-            text => text.parse().map(Self::At),
-        }
-    }
-}
-
-impl<T: From<SocketAddr>> From<SocketAddr> for Listen<T> {
-    fn from(address: SocketAddr) -> Self {
-        Self::At(address.into())
-    }
-}
-
-/// The listeners of `setting`, which says `entries`.
-fn listeners<T: Copy>(setting: &str, entries: &[Listen<T>]) -> Result<Vec<T>, String> {
-    if entries
-        .first()
-        .is_some_and(|one| matches!(one, Listen::Off))
-    {
-        return Ok(Vec::new());
-    }
-    let at = |one: &Listen<T>| match one {
-        Listen::At(listener) => Ok(*listener),
-        Listen::Off => Err(format!(
-            "{setting}: `off` stands alone, not behind an address"
-        )),
-    };
-    entries.iter().map(at).collect()
-}
 
 /// Where clients of HTTP are taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -166,87 +122,6 @@ impl FromStr for StatusListen {
     }
 }
 
-/// What may stand behind an address, besides what every listener may have.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Flag {
-    Ssl,
-    Http2,
-    Udp,
-    ProxyProtocol,
-}
-
-impl Flag {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Ssl => "ssl",
-            Self::Http2 => "http2",
-            Self::Udp => "udp",
-            Self::ProxyProtocol => "proxy_protocol",
-        }
-    }
-}
-
-/// An address and what stands behind it, in Kong's words.
-struct Flags {
-    address: SocketAddr,
-    ssl: bool,
-    udp: bool,
-    proxy_protocol: bool,
-    backlog: i32,
-}
-
-impl Flags {
-    /// Reads `text`, in which `known` flags may be.
-    fn read(text: &str, known: &[Flag]) -> Result<Self, String> {
-        let mut words = text.split_whitespace();
-        let address = words.next().unwrap_or_default();
-        let address = address
-            .parse()
-            .map_err(|_| format!("not an address with a port: `{address}`"))?;
-        let mut flags = Self {
-            address,
-            ssl: false,
-            udp: false,
-            proxy_protocol: false,
-            backlog: BACKLOG,
-        };
-        for word in words {
-            if let Some(number) = word.strip_prefix("backlog=") {
-                flags.backlog = number
-                    .parse()
-                    .ok()
-                    .filter(|most| *most > 0)
-                    .ok_or_else(|| {
-                        format!(
-                            "`{word}` must be `backlog=` and a number from 1 to {}",
-                            i32::MAX
-                        )
-                    })?;
-                continue;
-            }
-            match known.iter().find(|flag| flag.word() == word) {
-                Some(Flag::Ssl) => flags.ssl = true,
-                Some(Flag::Udp) => flags.udp = true,
-                Some(Flag::ProxyProtocol) => flags.proxy_protocol = true,
-                // Every listener of HTTP takes both versions, has a socket for each core, and is bound by itself.
-                Some(Flag::Http2) => {}
-                None if matches!(word, "reuseport" | "bind") => {}
-                None => {
-                    let known = known.iter().map(|flag| flag.word());
-                    let known: Vec<&str> = known
-                        .chain(["reuseport", "bind", "backlog=NUMBER"])
-                        .collect();
-                    return Err(format!(
-                        "`{word}` is no flag: behind the address may be {}",
-                        known.join(", ")
-                    ));
-                }
-            }
-        }
-        Ok(flags)
-    }
-}
-
 impl Settings {
     /// Where clients of HTTP are taken, and which setting says so.
     ///
@@ -331,6 +206,8 @@ impl FromStr for PortMap {
 
 #[cfg(test)]
 mod tests {
+    use shared::listen::Listen;
+
     use super::*;
 
     #[test]

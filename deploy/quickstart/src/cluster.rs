@@ -74,7 +74,7 @@ pub fn make_certificates(settings: &Settings, nodes: &[&str]) -> anyhow::Result<
 /// Starts the control plane.
 pub async fn control_plane(settings: &Settings) -> anyhow::Result<ControlPlane> {
     let started = ControlPlane::start(control_plane::settings::Settings {
-        admin_listen: settings.admin_listen,
+        admin_listen: vec![settings.admin_listen.into()],
         console_listen: Some(settings.console_listen),
         cluster_listen: settings.cluster_listen,
         data_directory: settings.data_directory.join("control-plane"),

@@ -1,0 +1,116 @@
+//! Where the Admin API listens.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use shared::listen::{BACKLOG, Flag, Flags, listeners};
+
+use super::Settings;
+
+/// An address of the Admin API.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AdminListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+impl From<SocketAddr> for AdminListen {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            tls: false,
+            backlog: BACKLOG,
+        }
+    }
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let flags = Flags::read(text, &[Flag::Ssl, Flag::Http2])?;
+        Ok(Self {
+            address: flags.address,
+            tls: flags.ssl,
+            backlog: flags.backlog,
+        })
+    }
+}
+
+impl Settings {
+    /// Where the Admin API listens, and which setting says so.
+    ///
+    /// # Errors
+    ///
+    /// A list that contradicts itself, or none.
+    pub fn admins(&self) -> Result<Vec<(&'static str, AdminListen)>, String> {
+        let own = listeners("admin_listen", &self.admin_listen)?;
+        let own = own.into_iter().map(|one| ("admin_listen", one));
+        let encrypted = self.admin_tls_listen.map(|address| AdminListen {
+            tls: true,
+            ..address.into()
+        });
+        let encrypted = encrypted.map(|one| ("admin_tls_listen", one));
+        let all: Vec<_> = own.chain(encrypted).collect();
+        if all.is_empty() {
+            return Err("admin_listen: a control plane needs an Admin API".to_owned());
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::listen::Listen;
+
+    use super::*;
+
+    #[test]
+    fn the_admin_api_is_where_a_list_says() {
+        let read = |text: &str, encrypted: Option<&str>| {
+            let entries = text.split(',').map(str::parse::<Listen<AdminListen>>);
+            let settings = Settings {
+                admin_listen: entries.collect::<Result<_, _>>()?,
+                admin_tls_listen: encrypted.map(|address| address.parse().unwrap()),
+                ..Settings::default()
+            };
+            let found = settings.admins()?;
+            let found = found.iter().map(|(setting, one)| {
+                let tls = if one.tls { " ssl" } else { "" };
+                format!("{setting} {}{tls}", one.address.port())
+            });
+            Ok::<_, String>(found.collect::<Vec<_>>().join(", "))
+        };
+        for (text, encrypted, expected) in [
+            ("127.0.0.1:8001", None, "admin_listen 8001"),
+            (
+                "127.0.0.1:8001 reuseport backlog=16384, 127.0.0.1:8444 http2 ssl reuseport backlog=16384",
+                None,
+                "admin_listen 8001, admin_listen 8444 ssl",
+            ),
+            (
+                "127.0.0.1:8001",
+                Some("0.0.0.0:8444"),
+                "admin_listen 8001, admin_tls_listen 8444 ssl",
+            ),
+            ("off", Some("0.0.0.0:8444"), "admin_tls_listen 8444 ssl"),
+        ] {
+            assert_eq!(read(text, encrypted).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, said) in [
+            ("off", "needs an Admin API"),
+            ("127.0.0.1:8001,off", "`off` stands alone"),
+            (
+                "127.0.0.1:8001 proxy_protocol",
+                "`proxy_protocol` is no flag",
+            ),
+        ] {
+            let refused = read(text, None).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+}

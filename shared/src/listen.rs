@@ -1,0 +1,149 @@
+//! What listeners are asked to be: addresses, perhaps with flags behind them, in Kong's words.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// Most connections that wait to be accepted, where nothing is said.
+pub const BACKLOG: i32 = 4096;
+
+/// An entry of a list of listeners.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listen<T> {
+    /// `off`: there are none.
+    Off,
+    /// Here is one.
+    At(T),
+}
+
+impl<T: FromStr<Err = String>> FromStr for Listen<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "off" => Ok(Self::Off),
+            text => text.parse().map(Self::At),
+        }
+    }
+}
+
+impl<T: From<SocketAddr>> From<SocketAddr> for Listen<T> {
+    fn from(address: SocketAddr) -> Self {
+        Self::At(address.into())
+    }
+}
+
+/// The listeners of `setting`, which says `entries`.
+///
+/// # Errors
+///
+/// `off` that does not stand alone.
+pub fn listeners<T: Copy>(setting: &str, entries: &[Listen<T>]) -> Result<Vec<T>, String> {
+    if entries
+        .first()
+        .is_some_and(|one| matches!(one, Listen::Off))
+    {
+        return Ok(Vec::new());
+    }
+    let at = |one: &Listen<T>| match one {
+        Listen::At(listener) => Ok(*listener),
+        Listen::Off => Err(format!(
+            "{setting}: `off` stands alone, not behind an address"
+        )),
+    };
+    entries.iter().map(at).collect()
+}
+
+/// What may stand behind an address, besides what every listener may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Flag {
+    /// TLS is spoken.
+    Ssl,
+    /// Both versions of HTTP are spoken, as they always are.
+    Http2,
+    /// Datagrams are taken.
+    Udp,
+    /// Each connection begins with a header of the PROXY protocol.
+    ProxyProtocol,
+}
+
+impl Flag {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ssl => "ssl",
+            Self::Http2 => "http2",
+            Self::Udp => "udp",
+            Self::ProxyProtocol => "proxy_protocol",
+        }
+    }
+}
+
+/// An address and what stands behind it, in Kong's words.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether `ssl` is there.
+    pub ssl: bool,
+    /// Whether `udp` is.
+    pub udp: bool,
+    /// Whether `proxy_protocol` is.
+    pub proxy_protocol: bool,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+impl Flags {
+    /// Reads `text`, in which `known` flags may be.
+    ///
+    /// # Errors
+    ///
+    /// What is no address, or no flag that may be there.
+    pub fn read(text: &str, known: &[Flag]) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let address = address
+            .parse()
+            .map_err(|_| format!("not an address with a port: `{address}`"))?;
+        let mut flags = Self {
+            address,
+            ssl: false,
+            udp: false,
+            proxy_protocol: false,
+            backlog: BACKLOG,
+        };
+        for word in words {
+            if let Some(number) = word.strip_prefix("backlog=") {
+                flags.backlog = number
+                    .parse()
+                    .ok()
+                    .filter(|most| *most > 0)
+                    .ok_or_else(|| {
+                        format!(
+                            "`{word}` must be `backlog=` and a number from 1 to {}",
+                            i32::MAX
+                        )
+                    })?;
+                continue;
+            }
+            match known.iter().find(|flag| flag.word() == word) {
+                Some(Flag::Ssl) => flags.ssl = true,
+                Some(Flag::Udp) => flags.udp = true,
+                Some(Flag::ProxyProtocol) => flags.proxy_protocol = true,
+                // Every listener of HTTP takes both versions, has a socket for each core, and is bound by itself.
+                Some(Flag::Http2) => {}
+                None if matches!(word, "reuseport" | "bind") => {}
+                None => {
+                    let known = known.iter().map(|flag| flag.word());
+                    let known: Vec<&str> = known
+                        .chain(["reuseport", "bind", "backlog=NUMBER"])
+                        .collect();
+                    return Err(format!(
+                        "`{word}` is no flag: behind the address may be {}",
+                        known.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
