@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proto::v1::fault::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
@@ -132,6 +133,13 @@ pub struct Fault {
     pub field: String,
     /// What is wrong, without secrets.
     pub message: String,
+}
+
+impl Fault {
+    /// Whether nobody that the node believes vouched for the snapshot: another signature may be believed.
+    pub fn is_of_signature(&self) -> bool {
+        self.code == Code::BadSignature.as_str_name()
+    }
 }
 
 /// A snapshot that a node refused.
@@ -254,7 +262,7 @@ impl Fleet {
         refused.extend(
             last_refusal
                 .as_ref()
-                .filter(|_| same_run)
+                .filter(|refusal| same_run && !refusal.faults.iter().any(Fault::is_of_signature))
                 .map(|refusal| refusal.position),
         );
         let membership = Membership::new(self, &introduction, streams, receiver);

@@ -77,7 +77,8 @@ pub struct Published {
     /// What a node must know to run it.
     pub requirements: Requirements,
     /// Vouches for it.
-    pub vouched: Vouched,
+    vouched: Mutex<Vouched>,
+    signer: SharedSigner,
     config: Config,
     inventory: Inventory,
     encoded: Mutex<HashMap<Base, Once<Option<Arc<Encoded>>>>>,
@@ -103,6 +104,16 @@ impl Published {
     /// How many records there are.
     pub fn records(&self) -> u32 {
         u32::try_from(self.inventory.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What vouches for it: signed anew once the signer has another certificate, since the one before may have ended.
+    pub fn vouched(&self) -> Vouched {
+        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !vouched.is_by(&self.signer) {
+            let records = self.inventory.len();
+            *vouched = Vouched::new(&self.position, records, &self.requirements, &self.signer);
+        }
+        vouched.clone()
     }
 
     /// The configuration.
@@ -355,7 +366,8 @@ fn publish(
     Arc::new(Published {
         position,
         requirements,
-        vouched,
+        vouched: Mutex::new(vouched),
+        signer: Arc::clone(signer),
         config,
         inventory,
         encoded: Mutex::default(),

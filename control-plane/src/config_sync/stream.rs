@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 use super::session::{Goal, Offer, Session, Step, Way};
 use super::wire::{fault, report};
 use super::{Streams, Target};
-use crate::fleet::{Membership, Order};
+use crate::fleet::{Fault, Membership, Order};
 use crate::snapshot::{Encoded, Frame, Published, chunk_frame, frame};
 
 /// Time between two heartbeats.
@@ -67,6 +67,10 @@ pub(super) struct NodeStream {
     number: u64,
     /// The certificates that the node has from the last manifest.
     chain: Bytes,
+    /// The signature of the update that was sent last.
+    signature: Bytes,
+    /// The signature that the node did not believe, if that was why it refused an update.
+    unbelieved: Option<Bytes>,
 }
 
 impl Drop for NodeStream {
@@ -90,6 +94,8 @@ impl NodeStream {
             session,
             number,
             chain: Bytes::new(),
+            signature: Bytes::new(),
+            unbelieved: None,
         }
     }
 
@@ -175,6 +181,13 @@ impl NodeStream {
     }
 
     async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+        if let Some(unbelieved) = &self.unbelieved
+            && *unbelieved != newest.vouched().signature
+        {
+            // It is vouched for by another certificate by now: so once more.
+            self.unbelieved = None;
+            self.session.retry();
+        }
         let goal = Goal {
             position: newest.position,
             reachable: newest.knows(&self.session.running().root),
@@ -217,22 +230,24 @@ impl NodeStream {
 
     async fn update(&mut self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
         let Offer { nonce, way } = offer;
-        let chain = target.vouched.chain();
+        let vouched = target.vouched();
+        let chain = vouched.chain();
         let has = !chain.is_empty() && self.chain == chain;
         let kept = has && self.member.features().contains(CHAIN_KEPT);
         let mut begin = Begin {
             nonce,
             target: Some((&target.position).into()),
             manifest: if kept {
-                target.vouched.without_chain()
+                vouched.without_chain()
             } else {
-                target.vouched.whole()
+                vouched.whole()
             },
             chain_kept: kept,
-            signature: target.vouched.signature.clone(),
+            signature: vouched.signature.clone(),
             ..Begin::default()
         };
         self.chain = chain;
+        self.signature = vouched.signature;
         let unencodable = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
         let (encoded, _turn) = match way {
             Way::Same => (None, None),
@@ -313,6 +328,8 @@ impl NodeStream {
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
                 let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
+                let unbelieved = faults.iter().any(Fault::is_of_signature);
+                self.unbelieved = unbelieved.then(|| self.signature.clone());
                 let first = faults.first();
                 tracing::error!(
                     node = self.member.name(),

@@ -32,6 +32,31 @@ fn follower(config: Config) -> Follower {
     Follower::new(config, 1, SharedSigner::default())
 }
 
+#[test]
+fn what_a_renewed_certificate_vouched_for_is_signed_anew() {
+    let signer = || {
+        let made = rcgen::generate_simple_self_signed(vec!["cp".to_owned()]).unwrap();
+        let identity = shared::tls::Identity {
+            certificate_path: "test".into(),
+            key_path: "test".into(),
+            chain: vec![made.cert.der().clone()],
+            key: made.signing_key.into(),
+        };
+        Signer::new(&identity).unwrap()
+    };
+    let signs = SharedSigner::default();
+    *signs.write().unwrap() = Some(signer());
+    let follower = Follower::new(config(3, 10), 1, Arc::clone(&signs));
+    let published = follower.newest();
+    let first = published.vouched();
+    assert_eq!(published.vouched().signature, first.signature);
+    *signs.write().unwrap() = Some(signer());
+    let second = published.vouched();
+    assert_ne!(second.chain(), first.chain());
+    assert_ne!(second.signature, first.signature);
+    assert_eq!(published.vouched().signature, second.signature);
+}
+
 pub(crate) fn unpack(encoded: &Encoded) -> proto::Changes {
     let mut raw = Vec::new();
     for (chunk, index) in encoded.chunks.iter().zip(0..) {

@@ -6,6 +6,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use proto::v1::Manifest;
 use shared::clock::UnixTime;
+use shared::signature::Signer;
 use shared::snapshot::Position;
 
 use super::{Requirements, SharedSigner};
@@ -18,6 +19,8 @@ pub struct Vouched {
     chain_at: usize,
     /// By the key of the first of them.
     pub signature: Bytes,
+    /// That one.
+    certificate: Bytes,
 }
 
 impl Vouched {
@@ -50,7 +53,15 @@ impl Vouched {
             manifest: manifest.into(),
             chain_at,
             signature: signature.into(),
+            certificate: own_certificate(signer),
         }
+    }
+
+    /// Whether `signer` would vouch by the same certificate.
+    pub(super) fn is_by(&self, signer: &SharedSigner) -> bool {
+        let signer = signer.read().unwrap_or_else(PoisonError::into_inner);
+        let own = signer.as_ref().and_then(|signer| signer.chain().next());
+        own.unwrap_or_default() == &self.certificate[..]
     }
 
     /// The manifest.
@@ -67,4 +78,9 @@ impl Vouched {
     pub fn chain(&self) -> Bytes {
         self.manifest.slice(self.chain_at..)
     }
+}
+
+fn own_certificate(signer: &Signer) -> Bytes {
+    let own = signer.chain().next();
+    Bytes::copy_from_slice(own.unwrap_or_default())
 }
