@@ -80,7 +80,7 @@ fn every_directory_that_the_architecture_names_is_there() {
 }
 
 /// Everything in the repository's Rust that is called as a test would be.
-fn functions(directory: &Path, found: &mut BTreeSet<String>) {
+pub(crate) fn functions(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() && !path.ends_with("target") {

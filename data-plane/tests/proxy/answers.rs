@@ -87,7 +87,7 @@ fn an_error_has_the_form_that_the_client_takes() {
 }
 
 #[test]
-fn an_operator_chooses_what_is_told() {
+fn rule_135_an_operator_chooses_what_is_told_and_off_leaves_no_trace() {
     let (port, heads) = upstream(&[OK]);
     let records = || {
         configuration(

@@ -228,6 +228,23 @@ fn oidcc_client_test_invalid_athash() {
 }
 
 #[test]
+fn oidcc_client_test_missing_athash() {
+    let mut gateway = Gateway::new(json!({
+        "response_type": ["code id_token token"], "response_mode": "form_post",
+    }));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let form = gateway.provider.authorize(start.location());
+    let form = format!("{form}&access_token=by-way-of-the-browser");
+    let reply = browser.post(&mut gateway, "/api", &form);
+    assert_eq!(
+        (reply.status, reason(&gateway).as_str()),
+        (401, "idt_at_hash")
+    );
+    assert_eq!(gateway.provider.called("/token"), 0);
+}
+
+#[test]
 fn oidcc_client_test_invalid_chash() {
     let (status, reason) = hybrid("c_hash", json!("AAAAAAAAAAAAAAAAAAAAAA"));
     assert_eq!((status, reason.as_str()), (401, "idt_c_hash"));

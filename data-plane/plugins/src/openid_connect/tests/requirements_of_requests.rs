@@ -245,6 +245,74 @@ fn rule_110_what_a_host_field_says_is_no_place_to_come_back_to() {
 }
 
 #[test]
+fn rule_106_no_page_of_ours_watches_the_providers_session() {
+    let mut gateway = Gateway::new(json!({ "logout_uri_suffix": "/logout" }));
+    gateway.provider.script.borrow_mut().discovery =
+        vec![("check_session_iframe", json!("https://idp.example/watch"))];
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = format!(
+        "/api?{}&session_state=x",
+        gateway.provider.authorize(start.location())
+    );
+    let reply = browser.get(&mut gateway, &back);
+    // What it would need goes nowhere, and nothing listens for messages.
+    assert_eq!(reply.upstream.unwrap().0, "/api");
+    assert_eq!(gateway.provider.called("/watch"), 0);
+    let page = browser.get_with(&mut gateway, "/logout", "accept", "text/html");
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    for word in ["postMessage", "addEventListener", "iframe"] {
+        assert!(!page.contains(word), "{page}");
+    }
+}
+
+#[test]
+fn rule_134_what_is_nearly_right_is_wrong() {
+    let near = |right: &str| {
+        let flipped = |at: usize| {
+            let mut bytes = right.as_bytes().to_vec();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            String::from_utf8(bytes).unwrap()
+        };
+        let last = right.len() - 1;
+        vec![
+            flipped(0),
+            flipped(last / 2),
+            flipped(last),
+            right[..last].to_owned(),
+            format!("{right}A"),
+            right.to_uppercase(),
+            String::new(),
+        ]
+    };
+    let mut gateway = Gateway::new(json!({}));
+    let started = |gateway: &mut Gateway| {
+        let mut browser = Browser::default();
+        let start = browser.get(gateway, "/api");
+        (browser, start)
+    };
+    let (_, start) = started(&mut gateway);
+    for number in 0..near(&start.argument("nonce").unwrap()).len() {
+        let (mut browser, start) = started(&mut gateway);
+        let forged = near(&start.argument("nonce").unwrap()).swap_remove(number);
+        gateway.provider.script.borrow_mut().id_claims = vec![("nonce", json!(forged))];
+        let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+        assert_eq!(browser.get(&mut gateway, &back).status, 401, "{number}");
+        gateway.provider.script.borrow_mut().id_claims.clear();
+
+        let (mut browser, start) = started(&mut gateway);
+        let state = start.argument("state").unwrap();
+        let forged = near(&state).swap_remove(number);
+        let back = gateway
+            .provider
+            .authorize(start.location())
+            .replace(&state, &forged);
+        let reply = browser.get(&mut gateway, &format!("/api?{back}"));
+        assert!(!reply.sets_session(), "{number}");
+    }
+}
+
+#[test]
 fn rule_137_a_refusal_tells_of_its_own_request() {
     let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"], "display_errors": true }));
     for (own, other) in [("anna", "otto"), ("otto", "anna")] {
