@@ -58,7 +58,7 @@ pub struct ResponseRatelimiting {
     pub hide_client_headers: bool,
 
     /// Quotas by name, each with so many units per period.
-    #[schemars(length(min = 1))]
+    #[schemars(extend("minProperties" = 1))]
     pub limits: BTreeMap<String, Amounts>,
 }
 

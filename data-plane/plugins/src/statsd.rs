@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
 use shared::entity::DEFAULT_WORKSPACE;
 use shared::schema::FieldErrors;
 
@@ -52,6 +53,21 @@ impl Plugin for Statsd {
         let given = self.metrics.as_deref().unwrap_or_default();
         for (place, metric) in given.iter().enumerate() {
             let place = (place + 1).to_string();
+            if let Some(kind) = metric
+                .name
+                .only_kind()
+                .filter(|kind| *kind != metric.stat_type)
+            {
+                let word = if kind == StatType::Set {
+                    "set"
+                } else {
+                    "counter"
+                };
+                let path = ["metrics", place.as_str(), "stat_type"];
+                errors.add(&path, format!("value must be {word}"));
+                let rule = "failed conditional validation given value of field 'name'";
+                errors.put(&["metrics", &place, "@entity"], json!([rule]));
+            }
             let rate = metric.sample_rate.as_ref();
             check_rate(&place, metric.stat_type, rate, &mut errors);
             if rate.is_some_and(|rate| rate.value() <= 0.0) {

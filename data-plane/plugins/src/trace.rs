@@ -283,7 +283,7 @@ impl Trace {
             host.random(&mut id);
             id
         };
-        let id = found.map_or(id, |found| found.trace);
+        let id = found.and_then(|found| found.trace).unwrap_or(id);
         Self {
             id,
             caller: found.and_then(|found| found.span),

@@ -107,6 +107,13 @@ impl Sum {
         }
         let mut series: Vec<Series> = routes.into_values().collect();
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        series.dedup_by(|next, kept| {
+            let same = next.labels == kept.labels;
+            if same {
+                kept.add(next);
+            }
+            same
+        });
         Self(series)
     }
 

@@ -153,16 +153,12 @@ impl Run {
         }));
     }
 
-    /// What of the exchange is counted: what its filters say, else all but by consumer.
-    fn counts(&self) -> Counts {
-        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.phases.log) else {
-            return Counts::DEFAULT;
-        };
+    /// What of the exchange is counted by what its filters say; nothing of one that was refused before they ran.
+    fn counts(&self) -> Option<Counts> {
+        let snapshot = self.snapshot.as_ref().filter(|_| self.phases.log)?;
         let filters = self.chosen.iter();
         let mut filters = filters.filter_map(|place| snapshot.filters.get(*place));
-        filters
-            .find_map(AnyFilter::counts)
-            .unwrap_or(Counts::DEFAULT)
+        filters.find_map(AnyFilter::counts)
     }
 
     /// The name that the consumer's figures are shown under.
@@ -221,6 +217,20 @@ impl Record {
         self.consumer = identity.consumer.as_ref().map(|consumer| consumer.id);
     }
 
+    /// What of the exchange is counted: what its filters say, or those of its route, else all but by consumer.
+    fn counts(&self) -> Counts {
+        let of_route = || {
+            let (snapshot, route) = self.route.as_ref()?;
+            let filters = &snapshot.routes.get(*route)?.filters;
+            let slots = filters.slots.iter().filter(|_| filters.phases.log);
+            let places = slots.filter_map(|slot| slot.choose(None, &[]));
+            let mut chosen = places.filter_map(|place| snapshot.filters.get(place));
+            chosen.find_map(AnyFilter::counts)
+        };
+        let counts = self.run.counts().or_else(of_route);
+        counts.unwrap_or(Counts::DEFAULT)
+    }
+
     /// Logs and counts the exchange.
     fn close(&self) {
         if self.status == CLIENT_LEFT {
@@ -235,7 +245,7 @@ impl Record {
             .and_then(|(snapshot, route)| snapshot.routes.get(*route));
         self.core.metrics.observe(&Observation {
             route: route.map(|route| (route.id, &route.labels)),
-            counts: self.run.counts(),
+            counts: self.counts(),
             consumer: self.run.consumer(),
             status: self.status,
             source: progress.source,

@@ -173,3 +173,12 @@ fn what_makes_no_sense_is_refused() {
         "header_name",
     );
 }
+
+#[test]
+fn some_limit_is_wanted() {
+    let errors = crate::registry::check("response-ratelimiting", &json!({"limits": {}}));
+    assert_eq!(
+        Value::Object(errors.unwrap_err().0),
+        json!({"limits": "length must be at least 1"})
+    );
+}

@@ -152,6 +152,19 @@ fn kinds(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": known })
 }
 
+impl MetricName {
+    /// The kind that it must be of, if it cannot be of any.
+    pub(super) const fn only_kind(self) -> Option<StatType> {
+        match self {
+            Self::UniqueUsers => Some(StatType::Set),
+            Self::StatusCount | Self::StatusCountPerUser | Self::RequestPerUser => {
+                Some(StatType::Counter)
+            }
+            _ => None,
+        }
+    }
+}
+
 fn localhost() -> String {
     "localhost".to_owned()
 }

@@ -251,6 +251,13 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
         json!({"metrics": {"1": {"sample_rate": "value must be greater than 0"}}}),
     );
     check(
+        json!({"metrics": [{"name": "unique_users", "stat_type": "timer"}]}),
+        json!({"metrics": {"1": {
+            "stat_type": "value must be set",
+            "@entity": ["failed conditional validation given value of field 'name'"],
+        }}}),
+    );
+    check(
         json!({"udp_packet_size": 65_508}),
         json!({"udp_packet_size": "value should be between 0 and 65507"}),
     );

@@ -29,7 +29,8 @@ const OT_SAMPLED: HeaderName = HeaderName::from_static("ot-tracer-sampled");
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Extracted {
     pub(crate) format: TraceFormat,
-    pub(crate) trace: [u8; 16],
+    /// None of a caller that has said of sampling alone.
+    pub(crate) trace: Option<[u8; 16]>,
     pub(crate) span: Option<[u8; 8]>,
     pub(crate) sampled: Option<bool>,
     /// `tracestate`, which is passed on as it is.
@@ -42,7 +43,7 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
     let found = |format, trace, span, sampled| {
         Some(Extracted {
             format,
-            trace,
+            trace: Some(trace),
             span,
             sampled,
             state: None,
@@ -65,28 +66,7 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
             extracted.state = headers.get(TRACESTATE).cloned();
             Some(extracted)
         }
-        TraceFormat::B3 | TraceFormat::B3Single => {
-            if let Some(single) = text(&B3) {
-                let mut fields = single.split('-');
-                let trace = bytes(fields.next()?)?;
-                let span = bytes(fields.next()?)?;
-                let sampled = fields.next().and_then(sampled);
-                return found(TraceFormat::B3Single, trace, Some(span), sampled);
-            }
-            let trace = bytes(text(&B3_TRACE)?)?;
-            let debug = text(&B3_FLAGS) == Some("1");
-            let sampled = if debug {
-                Some(true)
-            } else {
-                text(&B3_SAMPLED).and_then(sampled)
-            };
-            found(
-                TraceFormat::B3,
-                trace,
-                text(&B3_SPAN).and_then(bytes),
-                sampled,
-            )
-        }
+        TraceFormat::B3 | TraceFormat::B3Single => b3(headers),
         TraceFormat::Jaeger => {
             let value = text(&JAEGER)?.replace("%3A", ":");
             let mut fields = value.split(':');
@@ -139,6 +119,40 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
     }
 }
 
+/// Reads B3 in one field, else in several. What of sampling is said in these counts for the former, too.
+fn b3(headers: &HeaderMap) -> Option<Extracted> {
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let debug = (text(&B3_FLAGS) == Some("1")).then_some(true);
+    let asked = debug.or_else(|| text(&B3_SAMPLED).and_then(sampled));
+    let mut found = Extracted {
+        format: TraceFormat::B3Single,
+        trace: None,
+        span: None,
+        sampled: asked,
+        state: None,
+    };
+    if let Some(single) = text(&B3) {
+        if let Some(alone) = sampled(single) {
+            found.sampled = Some(alone);
+            return Some(found);
+        }
+        let mut fields = single.split('-');
+        let trace = fields.next().and_then(bytes);
+        let span = fields.next().and_then(bytes);
+        if trace.is_some() && span.is_some() {
+            (found.trace, found.span) = (trace, span);
+            found.sampled = fields.next().and_then(sampled).or(asked);
+            return Some(found);
+        }
+    }
+    found.format = TraceFormat::B3;
+    found.trace = text(&B3_TRACE).and_then(bytes);
+    found.span = text(&B3_SPAN)
+        .and_then(bytes)
+        .filter(|_| found.trace.is_some());
+    (found.trace.is_some() || asked.is_some()).then_some(found)
+}
+
 fn sampled(text: &str) -> Option<bool> {
     match text {
         "1" | "true" | "d" => Some(true),
@@ -189,9 +203,13 @@ pub(super) fn inject(
             put(B3_SPAN, span);
             put(B3_PARENT, parent);
             put(B3_SAMPLED, flag.to_string());
+            headers.remove(B3_FLAGS);
         }
         TraceFormat::B3Single => {
             put(B3, format!("{}-{span}-{flag}-{parent}", trace.short_id()));
+            // What the caller said beside it may be another thing.
+            headers.remove(B3_SAMPLED);
+            headers.remove(B3_FLAGS);
         }
         TraceFormat::Jaeger => {
             put(
@@ -275,10 +293,52 @@ mod tests {
             let read = extract(format, &told).unwrap();
             assert_eq!(
                 (read.trace, read.span),
-                (trace.id, Some(trace.client)),
+                (Some(trace.id), Some(trace.client)),
                 "{format:?}"
             );
             assert_eq!((read.sampled, read.format), (Some(true), format));
+        }
+    }
+
+    #[test]
+    fn b3_says_of_sampling_without_a_trace_too() {
+        let check = |fields: &[(&'static str, &str)], format, traced: bool, sampled| {
+            let read = extract(TraceFormat::B3, &headers(fields)).unwrap();
+            assert_eq!(
+                (read.format, read.trace.is_some()),
+                (format, traced),
+                "{fields:?}"
+            );
+            assert_eq!(read.sampled, sampled, "{fields:?}");
+        };
+        let (single, several) = (TraceFormat::B3Single, TraceFormat::B3);
+        check(&[("b3", "0")], single, false, Some(false));
+        check(&[("b3", "d")], single, false, Some(true));
+        check(&[("x-b3-sampled", "true")], several, false, Some(true));
+        check(
+            &[("x-b3-flags", "1"), ("x-b3-sampled", "0")],
+            several,
+            false,
+            Some(true),
+        );
+        let ids = format!("{ID}-{SPAN}");
+        check(&[("b3", &ids)], single, true, None);
+        check(
+            &[("b3", &ids), ("x-b3-sampled", "0")],
+            single,
+            true,
+            Some(false),
+        );
+        let kept = format!("{ids}-1");
+        check(
+            &[("b3", &kept), ("x-b3-sampled", "0")],
+            single,
+            true,
+            Some(true),
+        );
+        check(&[("b3", "x"), ("x-b3-traceid", ID)], several, true, None);
+        for nothing in ["x", "2", ""] {
+            assert_eq!(extract(TraceFormat::B3, &headers(&[("b3", nothing)])), None);
         }
     }
 
@@ -287,7 +347,7 @@ mod tests {
         let check = |format, fields: &[(&'static str, &str)], trace: &str, span: &str, sampled| {
             let read = extract(format, &headers(fields)).unwrap();
             let ids = (read.trace, read.span);
-            assert_eq!(ids, (bytes(trace).unwrap(), bytes(span)), "{fields:?}");
+            assert_eq!(ids, (bytes(trace), bytes(span)), "{fields:?}");
             assert_eq!(read.sampled, sampled, "{fields:?}");
         };
         let aws = "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736; Parent=00f067aa0ba902b7; Sampled=0";
@@ -364,7 +424,7 @@ mod tests {
         let read = extract(TraceFormat::B3, &short).unwrap();
         assert_eq!(read.sampled, None);
         let trace = Trace {
-            id: read.trace,
+            id: read.trace.unwrap(),
             caller: read.span,
             server: [1; 8],
             client: [2; 8],
