@@ -1,7 +1,7 @@
 //! The write path: a command is decided on the newest configuration, made durable, and only then
 //! shown to readers and streams.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use shared::clock::UnixTime;
@@ -117,8 +117,15 @@ struct Looks {
     begun: AtomicU64,
     /// The last one that has ended. Held by whoever looks.
     ended: tokio::sync::Mutex<u64>,
-    /// Whether the last one failed. Then nobody waits for the next one.
-    failing: AtomicBool,
+    /// Why the last one failed, if it did. Then nobody waits for the next one.
+    failing: RwLock<Option<JournalFault>>,
+}
+
+impl Looks {
+    fn failing(&self) -> Option<JournalFault> {
+        let failing = self.failing.read();
+        failing.unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl std::fmt::Debug for Publisher {
@@ -221,6 +228,15 @@ impl Publisher {
         now: UnixTime,
         mut decide: impl FnMut(&Config, &Context) -> Result<Change, E>,
     ) -> Result<(Revision, Change), E> {
+        // What cannot be committed now is refused at once: whoever asks for the store again has it for seconds.
+        if let Some(fault) = self.inner.looks.as_ref().and_then(Looks::failing) {
+            let config = self.config();
+            let change = decide(&config, &Context::draw(now))?;
+            if change == Change::default() {
+                return Ok((config.revision(), change));
+            }
+            return Err(fault.into());
+        }
         // After a panic in the middle of a commit nobody knows what is durable.
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "read-only until the next start: a commit was cut short";
@@ -288,17 +304,17 @@ impl Publisher {
         let Some(looks) = &self.inner.looks else {
             return;
         };
-        if looks.failing.load(Ordering::Acquire) {
+        if looks.failing().is_some() {
             return;
         }
         let before = looks.begun.load(Ordering::Acquire);
         let mut ended = looks.ended.lock().await;
-        if *ended > before || looks.failing.load(Ordering::Acquire) {
+        if *ended > before || looks.failing().is_some() {
             return;
         }
         let begun = looks.begun.fetch_add(1, Ordering::AcqRel) + 1;
         let publisher = self.clone();
-        let looked = tokio::task::spawn_blocking(move || publisher.catch_up()).await;
+        let looked = tokio::task::spawn_blocking(move || publisher.catch_up_if(true)).await;
         if let Ok(Err(fault)) = looked {
             tracing::debug!(%fault, "it is not known what others have committed");
         }
@@ -307,13 +323,23 @@ impl Publisher {
 
     /// Shows what others have committed, and keeps it whole if it is time to. Blocks on the store.
     pub fn catch_up(&self) -> Result<(), JournalFault> {
+        self.catch_up_if(false)
+    }
+
+    /// The same; not if `reachable` is wanted and whoever had the store before this has not reached it.
+    fn catch_up_if(&self, reachable: bool) -> Result<(), JournalFault> {
         let Ok(mut journal) = self.inner.journal.lock() else {
             let reason = "a commit was cut short; start this control plane again";
             return Err(JournalFault::Broken(reason.to_owned()));
         };
+        let looks = self.inner.looks.as_ref();
+        if reachable && looks.is_some_and(|looks| looks.failing().is_some()) {
+            return Ok(());
+        }
         let taken = self.take_newer(journal.as_mut());
-        if let Some(looks) = &self.inner.looks {
-            looks.failing.store(taken.is_err(), Ordering::Release);
+        if let Some(looks) = looks {
+            let failing = looks.failing.write();
+            *failing.unwrap_or_else(PoisonError::into_inner) = taken.as_ref().err().cloned();
         }
         taken?;
         journal.checkpoint(&self.config())
