@@ -20,7 +20,6 @@ mod tests;
 pub(crate) mod watch;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ pub(crate) use self::peer::{Event, Judgement, Peer, PeerKey, Thresholds};
 pub(crate) use self::table::spread;
 use self::table::{Entry, Table};
 use crate::compile::upstreams::CompiledUpstream;
-use crate::upstream::resolve::Resolver;
+use crate::upstream::resolve::{Found, Resolver};
 
 /// How long what is known of an address outlives the target list that it was in.
 const REMEMBERED: Duration = Duration::from_mins(5);
@@ -112,7 +111,7 @@ impl Balancer {
         let mut entries = Vec::new();
         for (number, target) in balancer.config.targets.iter().enumerate() {
             if let Some(address) = target.address {
-                entries.push(balancer.entry(number, address, None, None));
+                entries.push(balancer.entry(number, &address.into()));
             }
         }
         balancer.install(entries, Vec::new());
@@ -145,14 +144,14 @@ impl Balancer {
         let mut failed = Vec::new();
         for (number, target) in self.config.targets.iter().enumerate() {
             if let Some(address) = target.address {
-                entries.push(self.entry(number, address, None, None));
+                entries.push(self.entry(number, &address.into()));
                 continue;
             }
             match resolver.resolve(&target.host).await {
                 Ok(answer) => {
                     next = next.min(answer.until);
                     for found in &answer.found {
-                        entries.push(self.entry(number, found.address, found.port, found.weight));
+                        entries.push(self.entry(number, found));
                     }
                 }
                 Err(error) => {
@@ -172,23 +171,18 @@ impl Balancer {
         next.max(monotonic() + Duration::from_secs(1))
     }
 
-    fn entry(
-        &self,
-        target: usize,
-        address: IpAddr,
-        port: Option<u16>,
-        weight: Option<u16>,
-    ) -> Entry {
-        let (host, own_port, own_weight) = match self.config.targets.get(target) {
-            Some(target) => (target.host.clone(), target.port, target.weight),
-            None => (String::new(), 0, 0),
+    fn entry(&self, target: usize, found: &Found) -> Entry {
+        let (own, own_port, own_weight) = match self.config.targets.get(target) {
+            Some(target) => (target.host.as_str(), target.port, target.weight),
+            None => ("", 0, 0),
         };
+        let name = found.name.as_deref().filter(|_| self.config.use_srv_name);
         let key = PeerKey {
-            address,
-            port: port.filter(|port| *port != 0).unwrap_or(own_port),
-            host,
+            address: found.address,
+            port: found.port.filter(|port| *port != 0).unwrap_or(own_port),
+            host: name.unwrap_or(own).to_owned(),
         };
-        let weight = match weight {
+        let weight = match found.weight {
             // A weight of 0 in DNS means "little", not "none".
             Some(weight) if own_weight > 0 => weight.max(1),
             _ => own_weight,

@@ -38,6 +38,8 @@ pub(crate) struct CompiledUpstream {
     pub(crate) active: Option<CompiledChecks>,
     /// The `Host` to send, in place of the target's.
     pub(crate) host_header: Option<String>,
+    /// Whether a server is called as the SRV record that led to it names it, not as the target is.
+    pub(crate) use_srv_name: bool,
     pub(crate) identity: Option<Arc<TlsIdentity>>,
     /// In order of creation.
     pub(crate) targets: Vec<CompiledTarget>,
@@ -321,6 +323,7 @@ fn compile_upstream(
         passive,
         active,
         host_header: upstream.host_header.clone(),
+        use_srv_name: upstream.use_srv_name,
         identity,
         targets,
     })

@@ -5,7 +5,7 @@ mod config;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ pub(crate) struct Found {
     /// Of an SRV record.
     pub(crate) port: Option<u16>,
     pub(crate) weight: Option<u16>,
+    /// The name of the server that it names.
+    pub(crate) name: Option<String>,
 }
 
 /// Looks names up. One per core: its sockets belong to the core's runtime.
@@ -244,7 +246,7 @@ impl Resolver {
                 None => return None,
             },
         };
-        let found = addresses.into_iter().map(plain).collect();
+        let found = addresses.into_iter().map(Found::from).collect();
         Some(Resolved {
             found,
             until: monotonic() + HOSTS_TTL,
@@ -256,11 +258,14 @@ fn locked<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const fn plain(address: IpAddr) -> Found {
-    Found {
-        address,
-        port: None,
-        weight: None,
+impl From<IpAddr> for Found {
+    fn from(address: IpAddr) -> Self {
+        Self {
+            address,
+            port: None,
+            weight: None,
+            name: None,
+        }
     }
 }
 
@@ -301,6 +306,7 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
                 found.extend(resolved.found.into_iter().map(|found| Found {
                     port: Some(service.port),
                     weight: Some(service.weight),
+                    name: Some(target.trim_end_matches('.').to_owned()),
                     ..found
                 }));
                 break;
@@ -309,14 +315,14 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
     } else {
         for record in answer.answers() {
             match record.data {
-                RData::A(address) => found.push(plain(Ipv4Addr::from(address).into())),
-                RData::AAAA(address) => found.push(plain(Ipv6Addr::from(address).into())),
+                RData::A(address) => found.push(IpAddr::V4(address.into()).into()),
+                RData::AAAA(address) => found.push(IpAddr::V6(address.into()).into()),
                 _ => {}
             }
         }
     }
     // Some servers turn the list round with each answer; the order must not matter.
-    found.sort_by_key(|found| (found.address, found.port));
+    found.sort_by(|a, b| (a.address, a.port, &a.name).cmp(&(b.address, b.port, &b.name)));
     found.dedup();
     Ok((!found.is_empty()).then_some(Resolved { found, until }))
 }
@@ -361,7 +367,11 @@ mod tests {
             ("::1", "::1"),
         ] {
             let answer = resolver.resolve(name).await.unwrap();
-            assert_eq!(answer.found, [plain(address.parse().unwrap())], "{name}");
+            assert_eq!(
+                answer.found,
+                [address.parse::<IpAddr>().unwrap().into()],
+                "{name}"
+            );
         }
         assert!(resolver.resolve("a.test").await.is_err());
     }

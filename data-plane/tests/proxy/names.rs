@@ -15,7 +15,7 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    ask, configuration, get_status, read_until, record, settings, start_with, stop,
+    OK, ask, configuration, get_status, read_until, record, settings, start_with, stop, upstream,
 };
 
 /// What a name has of one type.
@@ -383,4 +383,34 @@ fn targets_are_where_their_names_lead() {
     assert!(asked);
     assert_eq!(said(&proxy), "one");
     stop(proxy);
+}
+
+#[test]
+fn a_server_is_called_as_its_record_names_it_if_the_upstream_says_so() {
+    let (port, heads) = upstream(&[OK]);
+    let names = Names::start();
+    names.addresses("one.test", 60, &[[127, 0, 0, 1]]);
+    names.services("app.test", 60, &[(1, port, "one.test")]);
+    for (upstream, host) in [
+        (json!({}), "app.test"),
+        (json!({"use_srv_name": true}), "one.test"),
+        (
+            json!({"use_srv_name": true, "host_header": "own.test"}),
+            "own.test",
+        ),
+    ] {
+        let mut upstream = upstream;
+        upstream["name"] = json!("team");
+        let target = json!({"upstream": {"id": Uuid::from_u128(10)}, "target": "app.test:1"});
+        let mut records = configuration(1, &json!({"host": "team"}), &[json!({"paths": ["/"]})]);
+        records.extend([
+            record("upstreams", 10, upstream),
+            record("targets", 11, target),
+        ]);
+        let proxy = start_with(&names.settings(), Limits::default(), records);
+        assert_eq!(said(&proxy), "ok");
+        let head = heads.recv().unwrap();
+        assert!(head.contains(&format!("host: {host}:{port}\r\n")), "{head}");
+        stop(proxy);
+    }
 }
