@@ -68,6 +68,7 @@ mod under_way;
 mod user_info;
 mod verify;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -87,7 +88,7 @@ use config::AuthMethod;
 use cookie::Jar;
 use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
-use opened::Sought;
+use opened::{Opened, Sought};
 use possession::Presented;
 use rules::Rules;
 use session::Session;
@@ -135,12 +136,13 @@ impl Filter for OpenidConnectFilter {
             &rules.names,
             exchange.client.https,
         );
+        let mut known = Known::default();
         let flow = if self.steps_aside(exchange) {
             Flow::Continue
         } else {
-            match authenticate(rules, exchange, host, &jar).await {
+            match authenticate(rules, exchange, host, &jar, &mut known).await {
                 Ok(flow) => flow,
-                Err(failure) => refuse(rules, exchange, host, &jar, &failure).await,
+                Err(failure) => refuse(rules, exchange, host, &jar, known, &failure).await,
             }
         };
         if matches!(flow, Flow::Continue) {
@@ -185,12 +187,37 @@ impl OpenidConnectFilter {
     }
 }
 
+/// What has become known of a request on the way: a refusal depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Position of the client that its session or sign-in belongs to.
+    client: Option<usize>,
+    /// Whether the session in its cookies is this plugin's to end. Others have cookies of that name too.
+    session: bool,
+}
+
+impl Known {
+    /// The session that the request may go on with, of what was found in its cookies.
+    fn session_of(&mut self, rules: &Rules, sought: Sought) -> Option<Rc<Opened>> {
+        self.session = sought.is_ours();
+        let open = sought.found()?;
+        // What was begun without a proof is none where each request has to bring one; it stays what it is elsewhere.
+        self.session = possession::is_enough(rules, &open.session);
+        if !self.session {
+            return None;
+        }
+        self.client = Some(open.session.client);
+        Some(open)
+    }
+}
+
 /// Tries the credentials in Kong's order.
 async fn authenticate(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
+    known: &mut Known,
 ) -> Result<Flow, Failure> {
     if let Some(flow) = logout::from_provider(rules, exchange, host, jar).await {
         return Ok(flow);
@@ -201,14 +228,14 @@ async fn authenticate(
     }
     let now = host.now();
     let sought = if rules.methods.session {
-        opened::find(rules, exchange, host, jar, now).await?
+        opened::find(rules, exchange, host, jar, now).await
     } else {
-        Sought::Nothing
+        Ok(Sought::Nothing)
     };
-    let open = sought.found();
     if logout::asked_for(rules, exchange).await {
-        return Box::pin(logout::run(rules, exchange, host, jar, open.as_deref())).await;
+        return Box::pin(logout::run(rules, exchange, host, jar, &sought)).await;
     }
+    let open = known.session_of(rules, sought?);
     if open.is_none()
         && let Some(flow) = logout::returned(rules, exchange, host, jar)
     {
@@ -233,6 +260,7 @@ async fn authenticate(
         }
         match found {
             Ok(Found::UnderWay(pending)) => {
+                known.client = Some(pending.client);
                 let Some(_redeeming) = callback::redeem(host, &pending.state).await else {
                     // The same response, sent twice at once: its code is worth one call.
                     return callback::leave(rules, exchange, &response, now).ok_or_else(|| {
@@ -257,11 +285,11 @@ async fn authenticate(
             }
             Ok(Found::Lost(lost)) if open.is_none() => {
                 if let Some(pending) = &lost.pending {
+                    known.client = Some(pending.client);
                     under_way::forget(rules, exchange, jar, &pending.state, None);
                 }
                 let starting = sign_in::start(rules, exchange, host, jar, Cause::Lost(lost));
-                let started = Box::pin(starting).await;
-                return started.map_err(Failure::concluded);
+                return Box::pin(starting).await.map_err(Failure::concluded);
             }
             Err(failure) if open.is_none() => return Err(failure.concluded()),
             Ok(Found::Lost(_) | Found::Nothing) | Err(_) => {}
@@ -272,6 +300,7 @@ async fn authenticate(
     {
         return Ok(flow);
     }
+    known.client = None;
     if rules.methods.tokens()
         && let Some(found) = request::bearer(rules, exchange, jar).await?
     {
@@ -287,8 +316,7 @@ async fn authenticate(
     }
     if rules.methods.authorization_code {
         let starting = sign_in::start(rules, exchange, host, jar, Cause::Needed);
-        let started = Box::pin(starting).await;
-        return started.map_err(Failure::concluded);
+        return Box::pin(starting).await.map_err(Failure::concluded);
     }
     Err(Failure::unauthenticated("no credential was found"))
 }
@@ -313,9 +341,7 @@ async fn use_refresh_token(
     let ring = &exchange.environment.session_keys;
     let tokens = refresh::refresh(rules, host, ring, asked).await?;
     let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
-    if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place).await;
-    }
+    request::hide_refresh_token(rules, exchange, &found.place).await;
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers
@@ -341,6 +367,7 @@ async fn refuse(
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
+    known: Known,
     failure: &Failure,
 ) -> Flow {
     let mut failure = failure.clone();
@@ -352,7 +379,7 @@ async fn refuse(
             info!(request_id = &*exchange.request_id, reason = failure.code, detail = %failure.detail, "request refused");
         }
     }
-    if failure.destroys_session(rules) {
+    if known.session && failure.destroys_session(rules) {
         opened::destroy(rules, exchange, host, jar);
     }
     if failure.leaves_anonymous(rules) {
@@ -361,7 +388,10 @@ async fn refuse(
             Err(missing) => failure = missing,
         }
     }
-    let client = request::client(rules, exchange).await;
+    let client = match known.client {
+        Some(client) => client,
+        None => request::client(rules, exchange).await,
+    };
     let page = page::wanted(&exchange.request.headers);
     let mut answer = failure.answer(rules, client, &exchange.request_id, page);
     answer::for_callers(&mut answer, exchange);

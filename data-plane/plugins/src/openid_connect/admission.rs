@@ -123,6 +123,7 @@ pub(super) async fn admit(
 ) -> Result<(), Failure> {
     check_bindings(rules, exchange, host, jar, session, presented).await?;
     if presented == Presented::Token {
+        check_companion(rules, session)?;
         exchange.tenure = Some(Rc::new(tenure_of_token(rules, session.expires_at)));
     }
     let mut found = Found::default();
@@ -209,6 +210,31 @@ pub(super) async fn check_bindings(
         Box::pin(possession::check(rules, exchange, host, session, presented)).await?;
     }
     check_cookie(rules, jar, session)
+}
+
+/// The ID token that a client brings beside an access token says whose that one is: it names it by its hash, or the
+/// same user. It is no secret, so that anybody may have it of anybody (OpenID Connect Core §3.1.3.8).
+fn check_companion(rules: &Rules, session: &Session) -> Result<(), Failure> {
+    let brought = matches!(
+        session.method,
+        AuthMethod::Bearer | AuthMethod::Introspection
+    );
+    if !brought || session.id_token.is_none() || !rules.config.credentials.verify_claims {
+        return Ok(());
+    }
+    let (access, id) = opened::claims_of(rules, session);
+    let id = id.unwrap_or_default();
+    let mut said = session.introspection.iter().chain(&access);
+    let subject = said.find_map(|claims| claims.get("sub"));
+    match (subject, id.get("sub")) {
+        (Some(subject), Some(other)) if subject != other && !id.contains_key("at_hash") => {
+            Err(Failure::refused(
+                "idt_sub",
+                "the ID token is of another user than the access token beside it",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_cookie(rules: &Rules, jar: &Jar, session: &Session) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use url::Url;
 use super::config::ResponseMode;
 use super::failure::Failure;
 use super::flow::{Arrival, Context, Pending};
+use super::page;
 use super::provider::Document;
 use super::rules::{Rules, sha256};
 use super::token_endpoint::Endpoint;
@@ -17,19 +18,18 @@ use super::token_endpoint::Endpoint;
 /// How long a signed request may be on its way, in seconds.
 const LIFETIME: u64 = 300;
 
-/// Longest URL that every browser and server takes.
-const LONGEST_URL: usize = 8000;
-
 /// A sign-in that begins, and how the provider learns of it.
 pub(super) enum Begun {
     /// The browser carries the request there.
     Redirect(Pending, String),
+    /// The browser carries it there too, but it is too long for a URL (OpenID Connect Core §3.1.2.1).
+    Post(Pending, Url, Arguments),
     /// The gateway sends this form there itself, and the browser carries only its name.
     Push(Pending, Vec<(String, String)>),
 }
 
 /// The arguments of an authorization request, in their order.
-type Arguments = Vec<(String, String)>;
+pub(super) type Arguments = Vec<(String, String)>;
 
 /// Makes the request of a browser that arrived.
 ///
@@ -68,7 +68,9 @@ pub(super) fn begin(
     if is_signed(context.rules, context.document) {
         arguments = signed(context, &arguments, &client.id, &jti, now)?;
     }
-    let location = at_endpoint(context, &arguments)?;
+    let target = authorization_endpoint(context)?;
+    let location = page::url(&target, &arguments);
+    let long = location.len() > page::LONGEST_URL;
     let endpoint = Endpoint::PushedRequest.of(context.rules, context.document, client.auth);
     let pushes = config
         .sign_in
@@ -81,12 +83,15 @@ pub(super) fn begin(
         ));
     }
     let never = config.sign_in.require_pushed_authorization_requests == Some(false);
-    if pushes || (location.len() > LONGEST_URL && endpoint.is_some() && !never) {
+    if pushes || (long && endpoint.is_some() && !never) {
         // Of a signed request the form holds nothing else (RFC 9126 §3).
         if arguments.iter().any(|(name, _)| name == "request") {
             arguments.retain(|(name, _)| name == "request");
         }
         return Ok(Begun::Push(pending, arguments));
+    }
+    if long {
+        return Ok(Begun::Post(pending, target, arguments));
     }
     Ok(Begun::Redirect(pending, location))
 }
@@ -113,23 +118,22 @@ pub(super) fn pushed(
         ("client_id".to_owned(), client),
         ("request_uri".to_owned(), request_uri),
     ];
-    at_endpoint(context, &arguments)
+    let endpoint = authorization_endpoint(context)?;
+    Ok(page::url(&endpoint, &arguments))
 }
 
-fn at_endpoint(context: Context<'_>, arguments: &Arguments) -> Result<String, Failure> {
+fn authorization_endpoint(context: Context<'_>) -> Result<Url, Failure> {
     let configured = &context.rules.config.client.authorization_endpoint;
     let endpoint = configured
         .as_ref()
         .or(context.document.authorization_endpoint.as_ref())
         .and_then(|endpoint| Url::parse(endpoint).ok());
-    let Some(mut url) = endpoint else {
-        return Err(Failure::unavailable(
+    endpoint.ok_or_else(|| {
+        Failure::unavailable(
             "idp_error",
             "the OpenID provider has no authorization endpoint",
-        ));
-    };
-    url.query_pairs_mut().extend_pairs(arguments);
-    Ok(url.into())
+        )
+    })
 }
 
 fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) -> Arguments {

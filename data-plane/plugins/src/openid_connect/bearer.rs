@@ -129,9 +129,7 @@ pub(super) async fn authenticate(
         let proceeding = introspection::proceed(rules, exchange, host, jar, &brought, &answer);
         return Box::pin(proceeding).await;
     }
-    if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place).await;
-    }
+    request::hide(rules, exchange, &found.place).await;
     if rules.tokens_say_all && id_token.is_none() {
         verified.principal.admit(rules, exchange)?;
         exchange.tenure = Some(Rc::clone(&verified.tenure));
@@ -184,9 +182,7 @@ async fn vouched_for(
             return Err(first.unwrap_or(failure));
         }
     };
-    if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &brought.found.place).await;
-    }
+    request::hide(rules, exchange, &brought.found.place).await;
     let method = AuthMethod::Userinfo;
     let mut tokens = opaque(token);
     tokens.id_token = brought.id_token.map(str::to_owned);
@@ -229,9 +225,7 @@ async fn id_token(
     };
     let judged = provider::judged(rules, host, document, judge).await;
     judged.map_err(Unaccepted::refusal)?;
-    if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place).await;
-    }
+    request::hide(rules, exchange, &found.place).await;
     Ok(Some(found.token))
 }
 

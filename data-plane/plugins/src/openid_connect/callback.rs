@@ -5,7 +5,7 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
 
-use super::config::{AuthMethod, LoginAction};
+use super::config::{AuthMethod, LoginAction, ResponseMode};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::flow::{self, Callback, Pending};
@@ -32,35 +32,45 @@ pub(super) async fn read(
 ) -> Option<Callback> {
     let mode = rules.config.sign_in.response_mode;
     let by_post = mode.is_posted() || mode.is_in_fragment();
-    let posts = exchange.request.method == Method::POST;
-    let arguments: Vec<(String, String)> = match exchange.request.method {
-        Method::GET | Method::HEAD => {
-            // Nearly no request is one: this look is all that the others cost.
-            let mark = if mode.is_signed() {
-                "response="
-            } else {
-                "state="
-            };
-            exchange.request.uri.query()?.find(mark)?;
-            request::query(exchange).into_owned().collect()
-        }
-        // Only a browser with sign-ins under way may bring one by the wrong way.
-        Method::POST
-            if (by_post || jar.sign_ins().next().is_some())
-                && request::is_form(&exchange.request.headers) =>
-        {
-            request::body_arguments(exchange).await
-        }
-        _ => return None,
+    // Nearly no request is one: this look is all that the others cost.
+    let mark = if mode.is_signed() {
+        "response="
+    } else {
+        "state="
     };
-    let mut callback = if mode.is_signed() {
+    let query = exchange.request.uri.query();
+    let in_query = query.is_some_and(|query| query.contains(mark));
+    let looks = matches!(exchange.request.method, Method::GET | Method::HEAD);
+    // Only a browser with sign-ins under way may bring one by the wrong way.
+    let under_way = || jar.sign_ins().next().is_some();
+    let form = exchange.request.method == Method::POST
+        && request::is_form(&exchange.request.headers)
+        && (by_post || under_way());
+    if !looks && form {
+        let arguments = request::body_arguments(exchange).await;
+        if let Some(mut callback) = response(mode, arguments) {
+            // An error is heard by whatever way it comes.
+            callback.wrong_way = !by_post && callback.code.is_some();
+            return Some(callback);
+        }
+    }
+    if !in_query || !(looks || under_way()) {
+        return None;
+    }
+    let mut callback = response(mode, request::query(exchange).into_owned().collect())?;
+    callback.wrong_way = !looks || (mode.is_posted() && callback.code.is_some());
+    let state = callback.state.as_deref().unwrap_or_default();
+    let ours = |(name, _): (&str, &str)| name == rules.names.sign_in(&under_way::suffix(state));
+    (looks || jar.sign_ins().any(ours)).then_some(callback)
+}
+
+/// The authorization response that `arguments` are, if they are one.
+fn response(mode: ResponseMode, arguments: Vec<(String, String)>) -> Option<Callback> {
+    let callback = if mode.is_signed() {
         signed(arguments)?
     } else {
         gather(arguments)
     };
-    // An error is heard by whatever way it comes.
-    let wrong_way = if posts { !by_post } else { mode.is_posted() };
-    callback.wrong_way = wrong_way && callback.code.is_some();
     let answered = callback.code.is_some() || callback.error.is_some();
     (callback.state.is_some() && answered).then_some(callback)
 }

@@ -354,7 +354,17 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             return;
         }
     };
-    findings.pass("keys", "the provider's keys are there");
+    let config = &rules.config.credentials;
+    if document.keys.is_empty() && config.verify_signature && !config.enable_hs_signatures {
+        findings.fail(
+            "keys",
+            "none of the provider's keys can verify a signature",
+            "Let the provider publish RSA keys of 2048 bits or more, or keys on P-256, P-384, P-521 or Ed25519, that are \
+             not for encryption.",
+        );
+    } else {
+        findings.pass("keys", "the provider's keys are there");
+    }
     if !rules.methods.authorization_code {
         return;
     }

@@ -156,6 +156,18 @@ impl Failure {
         }
     }
 
+    /// The session is larger than what is kept of one on a server.
+    pub(super) fn too_large_to_store() -> Self {
+        Self {
+            detail: "the session is too large for the session storage".into(),
+            message: Some(
+                "The session is larger than what is stored of one (64 KiB, and 36 KiB compressed): \
+                 let the OpenID provider put fewer claims (groups, above all) into its tokens",
+            ),
+            ..Self::oversized()
+        }
+    }
+
     /// The provider answers, but does not do what it is there for.
     pub(super) fn faulty(code: &'static str, detail: &'static str) -> Self {
         Self::new(Class::Faulty, code, detail)

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
+use url::Url;
 
 use super::assertion::Signer;
 use super::authorization_request::{Begun, begin, pushed};
@@ -151,6 +152,8 @@ pub(super) enum Action {
     Push(Vec<(String, String)>),
     /// Send the browser there.
     Redirect(String),
+    /// Send the browser there with this form, which is too long for a URL.
+    Post(Url, Vec<(String, String)>),
     /// Send this form to the token endpoint.
     FetchTokens(Vec<(String, String)>),
     /// Fetch the provider's keys anew.
@@ -181,6 +184,9 @@ pub(super) fn step(
         (State::Idle, Event::Arrived(arrival)) => match begin(context, arrival, now) {
             Ok(Begun::Redirect(pending, location)) => {
                 (State::Waiting(pending), Action::Redirect(location))
+            }
+            Ok(Begun::Post(pending, endpoint, form)) => {
+                (State::Waiting(pending), Action::Post(endpoint, form))
             }
             Ok(Begun::Push(pending, form)) => (State::Pushing(pending), Action::Push(form)),
             Err(failure) => deny(failure),

@@ -103,10 +103,8 @@ pub(super) async fn authenticate(
         let places = trade.credentials.places.clone();
         match trade.make(rules, host).await {
             Ok(granted) => {
-                if rules.config.credentials.hide_credentials {
-                    for place in &places {
-                        request::hide(exchange, place).await;
-                    }
+                for place in &places {
+                    request::hide(rules, exchange, place).await;
                 }
                 return admit(rules, exchange, host, jar, grant, &granted)
                     .await

@@ -94,9 +94,7 @@ pub(super) async fn proceed(
         client,
         method,
     } = *brought;
-    if rules.config.credentials.hide_credentials {
-        request::hide(exchange, &found.place).await;
-    }
+    request::hide(rules, exchange, &found.place).await;
     let mut tokens = tokens(&found.token, &answer.claims);
     tokens.id_token = id_token.map(str::to_owned);
     let mut session = Session::begin(&tokens, method, client, host);

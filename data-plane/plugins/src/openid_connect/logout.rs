@@ -21,21 +21,19 @@ use super::config::preset::Preset;
 use super::cookie::Jar;
 use super::failure::{Failure, LOGOUT_FORGED};
 use super::loops;
-use super::opened::{self, Opened};
+use super::opened::{self, Opened, Sought};
 use super::page;
 use super::provider;
 use super::request;
 use super::rules::Rules;
 use super::session::Session;
+use super::session_store;
 use super::token_endpoint;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
 use crate::revocations::end_everywhere;
-
-/// Longest URL that a browser is sent to; beyond, it posts a form.
-const LONGEST_URL: usize = 8000;
 
 /// Longest ID token that is sent along as a hint.
 const LONGEST_HINT: usize = 64 * 1024;
@@ -114,15 +112,15 @@ pub(super) async fn asked_for(rules: &Rules, exchange: &mut Exchange<'_>) -> boo
         return true;
     }
     match &logout.logout_post_arg {
-        Some(name) if method != LogoutMethod::Get => request::body_arguments(exchange)
-            .await
-            .iter()
-            .any(|(found, _)| found == name),
+        Some(name) if method != LogoutMethod::Get => {
+            request::has_body_argument(exchange, name).await
+        }
         _ => false,
     }
 }
 
-/// Ends the session.
+/// Ends the session that was `sought`. Where nobody could say whether there is one, it ends without a look at it: what
+/// fails elsewhere leaves nobody signed in here who wants to go.
 ///
 /// # Errors
 ///
@@ -132,8 +130,12 @@ pub(super) async fn run(
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
-    session: Option<&Opened>,
+    sought: &Result<Sought, Failure>,
 ) -> Result<Flow, Failure> {
+    let session = match sought {
+        Ok(Sought::Open(open)) => Some(&**open),
+        _ => None,
+    };
     match origin(exchange) {
         Origin::Ours => {}
         Origin::Followed => return Ok(Flow::Answer(ask(exchange))),
@@ -146,10 +148,19 @@ pub(super) async fn run(
     }
     opened::destroy(rules, exchange, host, jar);
     loops::forget(rules, exchange, jar);
-    if let Some(open) = session {
-        let now = host.now();
+    let now = host.now();
+    let ids = match (sought, &rules.storage) {
+        (Ok(Sought::Open(open)), _) => vec![open.session.id.clone()],
+        (Err(_), Some(_)) => {
+            session_store::tickets(rules, &exchange.environment.session_keys, jar, now)
+                .map(|(_, id)| id)
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    for id in ids {
         let revocation = Revocation {
-            id: Revocation::session(&open.session.id),
+            id: Revocation::session(&id),
             before: now.as_millis(),
             expires_at: rules.forgotten_at(now),
         };
@@ -236,20 +247,13 @@ fn to_provider(
     endpoint: &Url,
     mut arguments: Vec<(String, String)>,
 ) -> http::Response<bytes::Bytes> {
-    let with = |arguments: &[(String, String)]| {
-        let mut url = endpoint.clone();
-        if !arguments.is_empty() {
-            url.query_pairs_mut().extend_pairs(arguments);
-        }
-        String::from(url)
-    };
-    let mut url = with(&arguments);
-    if url.len() > LONGEST_URL {
+    let mut url = page::url(endpoint, &arguments);
+    if url.len() > page::LONGEST_URL {
         if page::wanted(&exchange.request.headers) {
             return page::form(endpoint.as_str(), &arguments);
         }
         arguments.retain(|(name, _)| name != "id_token_hint");
-        url = with(&arguments);
+        url = page::url(endpoint, &arguments);
     }
     answer::redirect(&url, &exchange.request_id)
 }

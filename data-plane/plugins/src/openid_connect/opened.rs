@@ -69,6 +69,16 @@ pub(super) enum Sought {
 }
 
 impl Sought {
+    /// Whether there is something that this plugin may take away: it has opened, even if it is over. What does not open
+    /// may be another plugin's, or the application's.
+    pub(super) fn is_ours(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Useless(reason) => *reason != "session_bad",
+            Self::Nothing => false,
+        }
+    }
+
     /// The session, if there is one.
     pub(super) fn found(self) -> Option<Rc<Opened>> {
         match self {

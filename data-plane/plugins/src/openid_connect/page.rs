@@ -9,6 +9,9 @@ use http::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use url::Url;
+
+use super::request::accepts;
 
 /// What a page may do: nothing, and in no frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; frame-ancestors 'none'";
@@ -16,7 +19,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; frame-ancestors 'non
 /// Whether the client shows pages: it asks for HTML by name.
 pub(super) fn wanted(headers: &HeaderMap) -> bool {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/html"))
+    accept.is_some_and(|accept| accepts(accept, "text/html"))
 }
 
 /// A page of paragraphs that names the request.
@@ -39,6 +42,18 @@ pub(super) fn question(title: &str, text: &str, target: &str, answer: &str) -> R
     let (text, target, answer) = (escaped(text), escaped(target), escaped(answer));
     let body = format!("<p>{text}</p>\n<p><a href=\"{target}\">{answer}</a></p>\n");
     html(StatusCode::OK, title, &body, POLICY)
+}
+
+/// Longest URL that every browser and server takes; beyond, a browser posts a form.
+pub(super) const LONGEST_URL: usize = 8000;
+
+/// `endpoint` with `arguments` after those that are its own.
+pub(super) fn url(endpoint: &Url, arguments: &[(String, String)]) -> String {
+    let mut url = endpoint.clone();
+    if !arguments.is_empty() {
+        url.query_pairs_mut().extend_pairs(arguments);
+    }
+    url.into()
 }
 
 /// A page that sends a form by itself, for what is too long for a URL.

@@ -122,6 +122,38 @@ impl Used {
     }
 }
 
+/// Whether a session, begun here or at another plugin that shares it, can stand where each request has to prove
+/// possession: what it was begun with is bound as strictly as that, or by a method of this plugin's own that needs no
+/// proof (Kong 3.9, `proof_of_possession_auth_methods_validation`).
+pub(super) fn is_enough(rules: &Rules, session: &Session) -> bool {
+    let wanted = rules.possession;
+    let strict = |proof: ProofOfPossession| proof == ProofOfPossession::Strict;
+    if !strict(wanted.certificate) && !strict(wanted.key) {
+        return true;
+    }
+    if !is_bindable(session.method) {
+        let methods = &rules.config.credentials.auth_methods;
+        return methods.contains(&session.method);
+    }
+    let [certificate, key] = bound_to(rules, session);
+    (!strict(wanted.certificate) || certificate.is_some()) && (!strict(wanted.key) || key.is_some())
+}
+
+/// Whether tokens that are known by `method` may be bound.
+fn is_bindable(method: AuthMethod) -> bool {
+    matches!(method, AuthMethod::Bearer | AuthMethod::Introspection)
+}
+
+/// The thumbprints of the certificate and of the key that the access token of `session` is bound to.
+fn bound_to(rules: &Rules, session: &Session) -> [Option<String>; 2] {
+    let (access, _) = opened::claims_of(rules, session);
+    let claims = session.introspection.as_ref().or(access.as_ref());
+    ["x5t#S256", "jkt"].map(|name| {
+        let value = claims.and_then(|claims| claims.get("cnf")?.get(name)?.as_str());
+        value.map(str::to_owned)
+    })
+}
+
 /// Checks that who presents the tokens of `session` is who they were given to.
 ///
 /// # Errors
@@ -135,21 +167,14 @@ pub(super) async fn check(
     presented: Presented,
 ) -> Result<(), Failure> {
     let wanted = rules.possession;
-    let method = session.method;
-    if !wanted.any() || !matches!(method, AuthMethod::Bearer | AuthMethod::Introspection) {
+    if !wanted.any() || !is_bindable(session.method) {
         return Ok(());
     }
-    let (access, _) = opened::claims_of(rules, session);
-    let claims = session.introspection.as_ref().or(access.as_ref());
-    let bound = |name: &str| {
-        let value = claims.and_then(|claims| claims.get("cnf")?.get(name)?.as_str());
-        value.map(str::to_owned)
-    };
+    let [certificate, key] = bound_to(rules, session);
     if wanted.certificate() {
-        check_certificate(wanted.certificate, exchange, bound("x5t#S256").as_deref())?;
+        check_certificate(wanted.certificate, exchange, certificate.as_deref())?;
     }
     if wanted.key() {
-        let key = bound("jkt");
         let scheme = scheme_is_dpop(exchange);
         if key.is_none() {
             if wanted.key == ProofOfPossession::Strict {

@@ -273,14 +273,14 @@ impl Refreshes {
 }
 
 /// Names a refresh, every part with its length before it. Its result was judged by the rules of whoever asked first:
-/// it is for nobody else but those who trust that one anyway, since they take its sessions or share its tokens.
+/// it is for nobody else but those who trust that one anyway, since they take its sessions or share its tokens. How
+/// plugins that share sessions reach the provider makes no difference: a second refresh would find the token used up.
 fn key(rules: &Rules, asked: &Asked<'_>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let mut add = |part: &[u8]| {
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         hasher.update(&length.to_be_bytes()).update(part);
     };
-    add(&rules.provider_key);
     add(rules.client(asked.client).id.as_bytes());
     add(asked.refresh_token.as_bytes());
     add(&[u8::from(asked.brought)]);

@@ -1,6 +1,7 @@
 //! What a request brings: arguments, credentials, the choice of a client.
 
 mod navigation;
+mod rewritten;
 
 use std::borrow::Cow;
 
@@ -10,12 +11,14 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-pub(super) use self::navigation::{added_by_provider, is_navigation, is_prefetch};
+pub(super) use self::navigation::{accepts, added_by_provider, is_navigation, is_prefetch};
+pub(super) use self::rewritten::{
+    hide, hide_refresh_token, keep_arguments, kept_arguments, set_query,
+};
 use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::rules::Rules;
-use crate::body;
 use crate::exchange::Exchange;
 
 /// Longest body that is searched for arguments, in bytes.
@@ -95,6 +98,24 @@ pub(super) fn is_type(value: &[u8], wanted: &str) -> bool {
 
 /// The arguments of the body, if it is a form or a JSON object of a bearable size.
 pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, String)> {
+    let members = body_members(exchange).await.into_iter();
+    members
+        .filter_map(|(name, value)| match value {
+            Value::String(text) => Some((name, text)),
+            Value::Number(number) => Some((name, number.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether the body has an argument `name`, whatever it says.
+pub(super) async fn has_body_argument(exchange: &mut Exchange<'_>, name: &str) -> bool {
+    let members = body_members(exchange).await;
+    members.iter().any(|(found, _)| found == name)
+}
+
+/// The fields of a form, or the members of a JSON object.
+async fn body_members(exchange: &mut Exchange<'_>) -> Vec<(String, Value)> {
     let headers = &exchange.request.headers;
     let form = is_form(headers);
     if !form && !has_type(headers, "application/json") {
@@ -104,19 +125,13 @@ pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, 
         return Vec::new();
     };
     if form {
-        return form_urlencoded::parse(&body).into_owned().collect();
+        let fields = form_urlencoded::parse(&body).into_owned();
+        return fields.map(|(name, value)| (name, value.into())).collect();
     }
-    let Ok(Value::Object(members)) = serde_json::from_slice(&body) else {
-        return Vec::new();
-    };
-    members
-        .into_iter()
-        .filter_map(|(name, value)| match value {
-            Value::String(text) => Some((name, text)),
-            Value::Number(number) => Some((name, number.to_string())),
-            _ => None,
-        })
-        .collect()
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(members)) => members.into_iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Arguments of the request that the configuration lets through to the provider: of query and body,
@@ -236,7 +251,8 @@ pub(super) async fn bearer(
     Ok(None)
 }
 
-/// Refuses a second token beside the one at `place`, in the query or in a form. What stands in JSON is
+/// Refuses a second token beside the one at `place`, in the query or in a form, there too if it is the same place.
+/// What stands in JSON is
 /// the application's.
 async fn check_alone(
     rules: &Rules,
@@ -245,13 +261,15 @@ async fn check_alone(
 ) -> Result<(), Failure> {
     let places = rules.config.credentials.bearer_token_param_type.as_deref();
     let looked_for = |place| places.unwrap_or_default().contains(&place);
-    let in_query = !matches!(place, Place::Query(_))
-        && looked_for(TokenPlace::Query)
-        && query_argument(exchange, "access_token").is_some();
-    let in_form = !matches!(place, Place::Body(_))
-        && looked_for(TokenPlace::Body)
-        && is_form(&exchange.request.headers)
-        && argument(body_arguments(exchange).await, "access_token").is_some();
+    let is_token = |name: &str| name == "access_token";
+    let own = usize::from(matches!(place, Place::Query(_)));
+    let in_query = looked_for(TokenPlace::Query)
+        && query(exchange).filter(|(name, _)| is_token(name)).count() > own;
+    let own = usize::from(matches!(place, Place::Body(_)));
+    let in_form = looked_for(TokenPlace::Body) && is_form(&exchange.request.headers) && {
+        let arguments = body_arguments(exchange).await;
+        arguments.iter().filter(|(name, _)| is_token(name)).count() > own
+    };
     if in_query || in_form {
         return Err(Failure::bad_request(
             "duplicate_param",
@@ -442,60 +460,6 @@ fn without_scheme(value: &str) -> &str {
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => value.trim(),
-    }
-}
-
-/// Removes the credential from what goes upstream.
-pub(super) async fn hide(exchange: &mut Exchange<'_>, place: &Place) {
-    match place {
-        Place::Header(name) => _ = exchange.request.headers.remove(name),
-        Place::Query(name) => keep_arguments(exchange, |found| found != name),
-        Place::Body(name) => {
-            let mut form = body::form(exchange).await;
-            if form.remove(name)
-                && let Some(bytes) = form.encode()
-            {
-                exchange.upstream.body = Some(bytes.into());
-            }
-        }
-        Place::Cookie => {}
-    }
-}
-
-/// Rewrites the query to the arguments that `keep` likes, each as it came.
-pub(super) fn keep_arguments(exchange: &mut Exchange<'_>, keep: impl Fn(&str) -> bool) {
-    let Some(query) = exchange.request.uri.query() else {
-        return;
-    };
-    let kept = kept_arguments(query, keep);
-    set_query(exchange, &kept);
-}
-
-/// The arguments of `query` that `keep` likes, each as it came.
-pub(super) fn kept_arguments(query: &str, keep: impl Fn(&str) -> bool) -> String {
-    let kept = query.split('&').filter(|argument| {
-        form_urlencoded::parse(argument.as_bytes())
-            .next()
-            .is_none_or(|(name, _)| keep(&name))
-    });
-    kept.collect::<Vec<_>>().join("&")
-}
-
-/// Puts `query` in the place of the request's query.
-pub(super) fn set_query(exchange: &mut Exchange<'_>, query: &str) {
-    let path = exchange.request.uri.path();
-    let path_and_query = if query.is_empty() {
-        path.to_owned()
-    } else {
-        format!("{path}?{query}")
-    };
-    let mut parts = exchange.request.uri.clone().into_parts();
-    let Ok(path_and_query) = path_and_query.parse() else {
-        return;
-    };
-    parts.path_and_query = Some(path_and_query);
-    if let Ok(uri) = http::Uri::from_parts(parts) {
-        exchange.request.uri = uri;
     }
 }
 

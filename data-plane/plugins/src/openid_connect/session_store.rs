@@ -23,7 +23,7 @@ use super::config::{OpenidConnect, Redis, Storage};
 use super::cookie::{Family, Jar};
 use super::failure::Failure;
 use super::rules::{Rules, sha256};
-use super::seal::{self, Sizes};
+use super::seal::{self, SealError, Sizes};
 use super::session::{self, Session};
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -124,12 +124,16 @@ impl SessionStore {
     ) -> Result<(), Failure> {
         let now = host.now();
         let name = stored_name(&session.id);
-        let packed = session.packed().map_err(session::failure)?;
+        let failed = |error| match error {
+            SealError::TooLarge => Failure::too_large_to_store(),
+            SealError::NoKey => session::failure(error),
+        };
+        let packed = session.packed().map_err(failed)?;
         let mut nonce = [0; 12];
         host.random(&mut nonce);
         let seconds = now.as_secs();
         let sealed = seal::seal(ring, &rules.binding, &name, &packed, SIZES, seconds, nonce)
-            .map_err(session::failure)?;
+            .map_err(failed)?;
         let left = session.left(family, rules, now).unwrap_or(LONGEST);
         let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
         let key = self.key(family, &session.id);
@@ -236,14 +240,8 @@ impl SessionStore {
         let ring = &exchange.environment.session_keys;
         let now = host.now();
         // One by one: a cluster may have them in different places.
-        let mut commands = Vec::new();
-        for family in [Family::Session, Family::Remember] {
-            for sealed in session::sealed_values(jar, family) {
-                if let Some(id) = ticket(rules, ring, family, &sealed, now) {
-                    commands.push(Command::new("DEL").arg(self.key(family, &id)));
-                }
-            }
-        }
+        let keys = tickets(rules, ring, jar, now).map(|(family, id)| self.key(family, &id));
+        let commands: Vec<_> = keys.map(|key| Command::new("DEL").arg(key)).collect();
         if commands.is_empty() {
             return;
         }
@@ -284,6 +282,20 @@ pub(super) fn ticket_of(session: &Session) -> Vec<u8> {
         id: session.id.clone(),
     };
     serde_json::to_vec(&ticket).expect("a ticket has only string keys")
+}
+
+/// The ids in all tickets of the browser.
+pub(super) fn tickets(
+    rules: &Rules,
+    ring: &KeyRing,
+    jar: &Jar,
+    now: UnixTime,
+) -> impl Iterator<Item = (Family, String)> {
+    let families = [Family::Session, Family::Remember].into_iter();
+    families.flat_map(move |family| {
+        let sealed = session::sealed_values(jar, family);
+        sealed.filter_map(move |sealed| Some((family, ticket(rules, ring, family, &sealed, now)?)))
+    })
 }
 
 /// The id in a sealed ticket.

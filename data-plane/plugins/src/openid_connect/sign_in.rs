@@ -122,6 +122,16 @@ pub(super) async fn start(
                 &exchange.request_id,
             )))
         }
+        (State::Waiting(pending), Action::Post(endpoint, form)) => {
+            under_way::remember(rules, exchange, host, jar, &pending)?;
+            let answer = if page::wanted(&exchange.request.headers) {
+                page::form(endpoint.as_str(), &form)
+            } else {
+                // Who shows no pages takes what there is.
+                answer::redirect(&page::url(&endpoint, &form), &exchange.request_id)
+            };
+            Ok(Flow::Answer(answer))
+        }
         (_, Action::Deny(failure)) => Err(failure),
         _ => Err(Failure::unexpected(
             "state_unknown",
@@ -287,7 +297,7 @@ pub(super) async fn finish(
             }
             Action::Proceed(signed_in) => return Ok(*signed_in),
             Action::Deny(failure) => return Err(failure),
-            Action::Redirect(_) | Action::Push(_) => {
+            Action::Redirect(_) | Action::Post(..) | Action::Push(_) => {
                 return Err(Failure::unexpected(
                     "state_unknown",
                     "a sign-in went backwards",

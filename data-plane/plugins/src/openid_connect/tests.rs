@@ -31,6 +31,7 @@ mod requirements_of_time;
 mod requirements_of_tokens;
 mod script;
 mod session;
+mod shared_sessions;
 mod sign_in;
 mod storage;
 mod token_requests;

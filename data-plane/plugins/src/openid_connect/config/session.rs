@@ -14,8 +14,9 @@ use super::values::{Bind, Number, SameSite, SecretText, SessionHeader, Storage};
     reason = "each is a switch that Kong defines"
 )]
 pub struct Session {
-    /// Key material of the cookies. Plugins with an equal secret, issuer and client share
-    /// sessions. Without it: keys that the control plane makes, rotates and distributes.
+    /// Key material of the cookies. Plugins with an equal secret, issuer, `client_id`, `session_audience` and cookie
+    /// name share sessions: a session of one client is none of another's. A change of any of them ends the sessions.
+    /// Without it: keys that the control plane makes, rotates and distributes.
     #[serde(default)]
     #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub session_secret: Option<SecretText>,

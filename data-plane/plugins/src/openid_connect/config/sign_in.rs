@@ -16,7 +16,8 @@ use super::values::{
 )]
 pub struct SignIn {
     /// Redirect URIs registered at the provider, by position of the client. Without it: the URL
-    /// of the request, without its query. It must lead to a route that runs this plugin.
+    /// of the request, without its query, with whatever host the route takes; the provider's list decides.
+    /// It must lead to a route that runs this plugin.
     #[serde(default)]
     pub redirect_uri: Option<Vec<String>>,
 

@@ -32,7 +32,7 @@ const LONGEST: usize = 16 * 1024;
 /// How old a logout token may be.
 const RECENT: Duration = Duration::from_mins(2);
 
-/// How far clocks may differ, whatever `leeway` says: a logout that is refused is a session too many.
+/// How far the provider's clock may be ahead, whatever `leeway` says: a logout that is refused is a session too many.
 const SKEW: Duration = Duration::from_mins(1);
 
 /// The claim that makes a token a logout token.
@@ -167,10 +167,11 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
         return Err(bad("the token is for another client"));
     }
     let now = verifier.now;
-    let leeway = verifier.leeway().max(SKEW);
+    let leeway = verifier.leeway();
     let made_at = jws::time(claims, "iat").ok().flatten();
     let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made_at"))?;
-    if made_at > now.saturating_add(leeway) || now.saturating_since(made_at) > RECENT + leeway {
+    let early = now.saturating_add(leeway.max(SKEW));
+    if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
         return Err(bad("the token was not made_at just now"));
     }
     if !jws::unexpired(claims, now, leeway) {

@@ -57,6 +57,11 @@ impl Keys {
         })
     }
 
+    /// Whether no token's signature can be verified by them.
+    pub(in crate::openid_connect) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Adds the keys of another set.
     pub(in crate::openid_connect) fn extend(&mut self, other: Self) {
         self.all.extend(other.all);

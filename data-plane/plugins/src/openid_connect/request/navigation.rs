@@ -48,7 +48,51 @@ pub(in crate::openid_connect) fn is_navigation(method: &Method, headers: &Header
     }
     value("accept").is_none_or(|accepted| {
         accepted.trim() == "*/*"
-            || accepted.contains("text/html")
-            || accepted.contains("application/xhtml")
+            || accepts(accepted, "text/html")
+            || accepts(accepted, "application/xhtml+xml")
     })
+}
+
+/// Whether an `Accept` names a media type, and not to refuse it (RFC 9110 §12.5.1).
+pub(in crate::openid_connect) fn accepts(accepted: &str, wanted: &str) -> bool {
+    accepted.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().unwrap_or_default();
+        let refuses = |part: &str| {
+            let (name, weight) = part.split_once('=').unwrap_or_default();
+            let zero = |digit: u8| matches!(digit, b'0' | b'.');
+            name.trim().eq_ignore_ascii_case("q") && weight.trim().bytes().all(zero)
+        };
+        named.eq_ignore_ascii_case(wanted) && !parts.any(refuses)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    use super::is_navigation;
+
+    #[test]
+    fn rule_15_a_navigation_accepts_a_page() {
+        let check = |accepted: &'static str, expected: bool| {
+            let accepted = HeaderValue::from_static(accepted);
+            let headers = HeaderMap::from_iter([(ACCEPT, accepted)]);
+            assert_eq!(
+                is_navigation(&Method::GET, &headers),
+                expected,
+                "{headers:?}"
+            );
+        };
+        check("text/html,application/xhtml+xml,*/*;q=0.8", true);
+        check("application/json, Text/HTML ; q=0.1", true);
+        check("application/xhtml+xml", true);
+        check("*/*", true);
+        check("application/json, */*", false);
+        for refusal in ["text/html;q=0", "text/html; Q=0.000, application/json"] {
+            check(refusal, false);
+        }
+        check("text/html5", false);
+    }
 }

@@ -129,13 +129,42 @@ fn rule_12_a_request_that_is_not_taken_is_not_sent_by_the_browser_instead() {
 }
 
 #[test]
-fn rule_11_a_request_too_long_for_a_url_is_pushed() {
+fn rule_11_a_request_too_long_for_a_url_is_pushed_or_posted() {
     let mut gateway = Gateway::new(json!({ "authorization_query_args_client": ["claims"] }));
     let long = format!("/api?claims={}", "x".repeat(8000));
     let reply = Browser::default().get(&mut gateway, &long);
     assert!(reply.location().contains("request_uri="));
     let reply = Browser::default().get(&mut gateway, "/api?claims=x");
     assert!(reply.location().contains("&claims=x"));
+    gateway.provider.script.borrow_mut().discovery = vec![
+        ("pushed_authorization_request_endpoint", json!(null)),
+        (
+            "authorization_endpoint",
+            json!(format!("{ISSUER}/authorize?own=1")),
+        ),
+    ];
+    gateway.advance(4000);
+    Browser::default().get(&mut gateway, "/api");
+    gateway.advance(2);
+    let mut browser = Browser::default();
+    let reply = browser.get_with(&mut gateway, &long, "accept", "text/html, */*;q=0.8");
+    let page = String::from_utf8_lossy(&reply.body);
+    assert_eq!((reply.status, reply.location()), (200, ""), "{page}");
+    assert!(page.contains(&format!(
+        "method=\"post\" action=\"{ISSUER}/authorize?own=1\""
+    )));
+    for name in ["client_id", "state", "nonce", "code_challenge", "claims"] {
+        assert!(
+            page.contains(&format!("name=\"{name}\" value=\"")),
+            "{name}"
+        );
+    }
+    // Who shows no pages is sent there as ever, and either way the sign-in is under way.
+    let sent = Browser::default().get(&mut gateway, &long);
+    assert!(sent.location().len() > 8000 && sent.status == 302);
+    let back = gateway.provider.authorize(sent.location());
+    let held = browser.cookies.len();
+    assert!(held == 2 && !back.is_empty(), "{:?}", browser.cookies);
 }
 
 #[test]

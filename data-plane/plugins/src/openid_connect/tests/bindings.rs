@@ -87,6 +87,38 @@ fn an_id_token_that_comes_along_is_verified_and_its_claims_count() {
 }
 
 #[test]
+fn an_id_token_that_comes_along_is_of_the_same_user() {
+    for (methods, access) in [
+        (json!(["bearer"]), None),
+        (json!(["introspection"]), Some("opaque")),
+    ] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": methods, "id_token_param_name": "id_token",
+            "upstream_headers_claims": ["email"], "upstream_headers_names": ["x-email"],
+        }));
+        gateway.provider.script.borrow_mut().introspection =
+            Some((200, json!({ "active": true, "sub": "user-1" })));
+        let own = gateway.provider.access_token(&[]);
+        let access = access.unwrap_or(&own);
+        let mut bring = |claims: &[(&'static str, Value)], status: u16| {
+            gateway.provider.script.borrow_mut().id_claims = claims.to_vec();
+            let id = gateway.provider.id_token(None, access);
+            let both = [
+                ("authorization", format!("Bearer {access}")),
+                ("id-token", id),
+            ];
+            let reply = send(&mut gateway, &both);
+            assert_eq!(reply.status, status, "{access} {claims:?}");
+        };
+        let unnamed = ("at_hash", Value::Null);
+        bring(std::slice::from_ref(&unnamed), 200);
+        bring(&[unnamed, ("sub", json!("user-2"))], 401);
+        // It names the very access token: a provider may call one user differently in tokens for different readers.
+        bring(&[("sub", json!("pairwise"))], 200);
+    }
+}
+
+#[test]
 fn a_session_is_verified_again_if_that_is_configured() {
     for (reverify, ignore, status) in [
         (true, json!([]), 401),

@@ -92,6 +92,18 @@ fn each_finding_is_told() {
     check(&stranger, json!({}), "client", "fail");
     let keyless = discovery("jwks_uri", Value::Null);
     check(&keyless, json!({}), "keys", "fail");
+    let useless = |gateway: &Gateway| {
+        let mut keys = gateway.provider.keys.borrow_mut();
+        keys[0].jwk["use"] = json!("enc");
+        let mut symmetric = keys[0].clone();
+        symmetric.jwk = json!({ "kty": "oct", "k": "secret" });
+        keys.push(symmetric);
+    };
+    check(&useless, json!({}), "keys", "fail");
+    let none = |gateway: &Gateway| gateway.provider.keys.borrow_mut().clear();
+    check(&none, json!({}), "keys", "fail");
+    let by_secret = json!({ "enable_hs_signatures": true });
+    check(&none, by_secret, "keys", "pass");
 }
 
 #[test]

@@ -130,6 +130,28 @@ fn a_form_argument_may_mean_logout() {
 }
 
 #[test]
+fn a_member_of_a_json_body_means_logout_whatever_it_says() {
+    for (body, status) in [
+        (r#"{"bye":null}"#, 302),
+        (r#"{"bye":{}}"#, 302),
+        (r#"{"bye":false}"#, 302),
+        (r#"{"bye":""}"#, 302),
+        (r#"{"by":1}"#, 200),
+        (r#"["bye"]"#, 200),
+    ] {
+        let (mut gateway, mut browser) = signed_in(&json!({ "logout_post_arg": "bye" }));
+        let mut request = Request::get("/api");
+        request.method = Method::POST;
+        request.body = bytes::Bytes::from_static(body.as_bytes());
+        let kind = HeaderValue::from_static("application/json");
+        request.headers.push((http::header::CONTENT_TYPE, kind));
+        let reply = browser.send(&mut gateway, request);
+        let outcome = (reply.status, reply.ends_session());
+        assert_eq!(outcome, (status, status == 302), "{body}");
+    }
+}
+
+#[test]
 fn logout_works_while_the_provider_is_down() {
     let (mut gateway, mut browser) = signed_in(&json!({ "logout_uri_suffix": "/logout" }));
     gateway.provider.script.borrow_mut().down = true;
@@ -204,7 +226,9 @@ fn rule_102_every_other_token_is_refused() {
         json!({ "iat": null }),
         json!({ "iat": now - 400 }),
         json!({ "iat": now + 400 }),
+        json!({ "iat": now - 125 }),
         json!({ "exp": now - 400 }),
+        json!({ "exp": now - 1 }),
         json!({ "sid": null, "sub": null }),
         json!({ "sid": 7 }),
     ] {

@@ -207,7 +207,7 @@ fn no_order_of_events_signs_in_without_matching_state_nonce_and_verifier() {
                     assert_eq!(received, Some(mine));
                 }
                 Action::Deny(_) => assert!(matches!(state, State::Ended)),
-                Action::Redirect(_) | Action::Push(_) | Action::FetchKeys => {}
+                Action::Redirect(_) | Action::Post(..) | Action::Push(_) | Action::FetchKeys => {}
             }
         }
     }

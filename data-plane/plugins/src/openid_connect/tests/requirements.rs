@@ -220,17 +220,23 @@ fn rule_44_a_token_comes_in_one_place_only() {
     };
     let query = format!("/api?access_token={token}");
     assert_eq!(status(&query, &headers, None), 400);
+    let twice = format!("{query}&a=1&access_token={token}");
+    assert_eq!(status(&twice, &[], None), 400);
+    let twice = format!("{form}&{form}");
+    assert_eq!(status("/api", &[], Some(&twice)), 400);
     assert_eq!(status("/api", &headers, Some(&form)), 400);
     assert_eq!(status(&query, &[], Some(&form)), 400);
 }
 
 #[test]
 fn rule_45_a_token_leaves_the_query_before_it_goes_upstream() {
-    let mut gateway = bearer_only(&json!({ "hide_credentials": true }));
-    let token = gateway.provider.access_token(&[]);
-    let uri = format!("/api?a=1&access_token={token}&b=%20");
-    let reply = gateway.send(Request::get(&uri));
-    assert_eq!(reply.upstream.unwrap().0, "/api?a=1&b=%20");
+    for hides in [true, false] {
+        let mut gateway = bearer_only(&json!({ "hide_credentials": hides }));
+        let token = gateway.provider.access_token(&[]);
+        let uri = format!("/api?a=1&access_token={token}&b=%20");
+        let reply = gateway.send(Request::get(&uri));
+        assert_eq!(reply.upstream.unwrap().0, "/api?a=1&b=%20");
+    }
 }
 
 #[test]

@@ -91,6 +91,13 @@ fn rule_20_an_answer_comes_by_the_way_that_was_asked_for() {
             (405, &right.parse().unwrap())
         );
         assert!(reply.set_cookies().is_empty() && gateway.provider.called("/token") == 0);
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let mut request = Request::get(&format!("/api?{query}"));
+            request.method = method.clone();
+            let reply = browser.send(&mut gateway, request);
+            let outcome = (reply.status, reply.set_cookies().len());
+            assert_eq!(outcome, (405, 0), "{mode} {method}");
+        }
         let reply = bring(&mut gateway, &mut browser, right, &query);
         assert_eq!((reply.status, reply.sets_session()), (200, true), "{mode}");
     }

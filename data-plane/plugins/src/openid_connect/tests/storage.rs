@@ -131,6 +131,43 @@ fn a_use_is_noted_in_the_store_and_brings_nothing_back() {
 }
 
 #[test]
+fn rule_97_a_logout_ends_the_session_although_the_store_does_not_answer() {
+    let (mut one, _, redis) = gateways(&json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    let mut thief = browser.clone();
+    redis.down.set(true);
+    let reply = browser.post(&mut one, "/logout", "");
+    assert_eq!((reply.status, reply.ends_session()), (302, true));
+    assert!(reply.location().starts_with("https://idp.example/logout?"));
+    redis.down.set(false);
+    assert!(!redis.values.borrow().is_empty());
+    assert_eq!(thief.get(&mut one, "/api").status, 302);
+    assert_eq!(browser.get(&mut one, "/api").status, 302);
+    // A cookie that is not ours names no session.
+    redis.down.set(true);
+    let mut stranger = Browser::default();
+    stranger
+        .cookies
+        .insert("session".to_owned(), "x".to_owned());
+    assert_eq!(stranger.post(&mut one, "/logout", "").status, 302);
+}
+
+#[test]
+fn a_session_too_large_for_the_store_says_so() {
+    let (mut one, ..) = gateways(&json!({}));
+    let long = ("groups", json!("x".repeat(70_000)));
+    one.provider.script.borrow_mut().access_claims = vec![long];
+    let reply = Browser::default().sign_in(&mut one, "/api");
+    let message = reply.json()["message"].as_str().unwrap().to_owned();
+    assert_eq!(reply.status, 502);
+    assert!(
+        message.contains("64 KiB") && !message.contains("cookie"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_store_that_does_not_answer_begins_no_circle() {
     let (mut one, _, redis) = gateways(&json!({}));
     let mut browser = Browser::default();
