@@ -71,6 +71,9 @@ pub struct Introduction {
     pub quarantined: Vec<Position>,
     /// How often it started after a crash that followed a change.
     pub crash_restarts: u32,
+    /// Whether a newer process of the node serves, and this one only ends its last exchanges.
+    #[serde(skip)]
+    pub handed_over: bool,
 }
 
 /// How a node does.
@@ -189,6 +192,8 @@ struct Node {
 struct Nodes {
     here: BTreeMap<String, Node>,
     elsewhere: Elsewhere,
+    /// By the name of their nodes, the streams of processes that have a successor. Dropping one ends its task.
+    leaving: BTreeMap<String, mpsc::Sender<Order>>,
 }
 
 impl Nodes {
@@ -209,6 +214,9 @@ impl Nodes {
         rows.into_values().collect()
     }
 }
+
+/// The number of a stream that speaks for no node.
+const LEAVING: u64 = 0;
 
 /// Dropping it ends the stream's task.
 #[derive(Debug)]
@@ -237,6 +245,13 @@ impl Fleet {
         let name = introduction.name.clone();
         let running = introduction.running;
         let mut nodes = self.nodes();
+        if introduction.handed_over {
+            // It is led like its node, and counts for nothing: its successor speaks for the node.
+            room::for_leaving(&mut nodes.leaving)?;
+            nodes.leaving.insert(name, orders);
+            let membership = Membership::new(self, &introduction, LEAVING, receiver);
+            return Ok((membership, introduction.quarantined));
+        }
         room::make(&mut nodes.here, &introduction)?;
         let before = nodes.here.remove(&name);
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;

@@ -1,9 +1,13 @@
 //! What this node asks of its control plane, from any core: one message there, one back.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use proto::v1::{answer, request};
 use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// How long an answer may take that needs no work.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for the stream.
 const WAITING: usize = 1024;
@@ -42,6 +46,31 @@ impl Questions {
         tokio::time::timeout(limit, answered).await.ok()?.ok()
     }
 
+    /// The answer to `what`, which may wait for others' work and so take up to `limit`; none as soon as the control
+    /// plane does not answer at all, as one that is frozen.
+    pub(crate) async fn ask_patiently(
+        &self,
+        what: request::What,
+        limit: Duration,
+    ) -> Option<answer::What> {
+        let mut answered = pin!(self.ask(what, limit));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answered => return answer,
+                () = tokio::time::sleep(PROMPT) => {}
+            }
+            tokio::select! {
+                biased;
+                answer = &mut answered => return answer,
+                // One that knows no echo says so, at once as well.
+                heard = self.ask(request::What::Echo(true), PROMPT) => {
+                    heard?;
+                }
+            }
+        }
+    }
+
     /// Sends `what` without waiting for an answer; whether it is on its way.
     pub(crate) fn tell(&self, what: request::What) -> bool {
         let (answer, _) = oneshot::channel();
@@ -51,5 +80,52 @@ impl Questions {
     /// The next question. For one reader at a time: the stream, or who refuses while there is none.
     pub(crate) async fn next(&self) -> Option<Asked> {
         self.receiver.lock().await.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(12);
+
+    fn join() -> request::What {
+        request::What::Flight(proto::v1::Flight::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_waits_for_others_is_waited_for_while_somebody_is_there() {
+        let questions = Questions::default();
+        let asked = questions.ask_patiently(join(), LIMIT);
+        let control_plane = async {
+            let question = questions.next().await.unwrap();
+            let mut echoes = 0;
+            let late = tokio::time::sleep(Duration::from_secs(5));
+            tokio::pin!(late);
+            loop {
+                tokio::select! {
+                    () = &mut late => break,
+                    echo = questions.next() => {
+                        echoes += 1;
+                        let Asked { what, answer } = echo.unwrap();
+                        assert_eq!(what, request::What::Echo(true));
+                        answer.send(answer::What::Refused("unknown".to_owned())).unwrap();
+                    }
+                }
+            }
+            question.answer.send(answer::What::Yours(true)).unwrap();
+            echoes
+        };
+        let (answer, echoes) = tokio::join!(asked, control_plane);
+        assert_eq!(answer, Some(answer::What::Yours(true)));
+        assert!(echoes > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_who_does_not_answer_at_all() {
+        let questions = Questions::default();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(questions.ask_patiently(join(), LIMIT).await, None);
+        assert!(begin.elapsed() < LIMIT / 2);
     }
 }

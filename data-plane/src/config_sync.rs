@@ -45,6 +45,8 @@ pub(crate) use vouched::vouching;
 pub(crate) enum Phase {
     /// Traffic is served.
     Serving,
+    /// A successor serves, and speaks for the node: this process only lets its last exchanges end.
+    HandedOver,
     /// The process lets its last exchanges end.
     Draining,
     /// The process ends.
@@ -102,45 +104,55 @@ async fn run(start: Start) {
     let mut dialer = Dialer::new(node, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
-    let mut backoff = Backoff::default();
     let mut stopping = phase.clone();
     tokio::select! {
-        () = async {
-            loop {
-                for url in dialer.shuffled(random()) {
-                    if let Some((verifier, secret)) = dialer.renew() {
-                        applier.renew(verifier, secret);
-                    }
-                    let started = monotonic();
-                    let ended = attempt(&mut dialer, &url, &mut applier, &gateway, &mut phase).await;
-                    gateway.contact.connects(false);
-                    if started.elapsed() >= GOOD {
-                        backoff = Backoff::default();
-                    }
-                    let pause = match ended {
-                        Ended::Goodbye { within, .. } => backoff::spread(within, random()),
-                        // Spread already, by who counts all that wait.
-                        Ended::Held { wait, .. } => wait,
-                        _ => backoff.next(random()),
-                    };
-                    if ended.is_expected() {
-                        tracing::info!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
-                    } else {
-                        tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = refuse(&gateway.questions) => {}
-                    }
-                }
-            }
-        } => {}
+        () = follow_any(&mut dialer, &mut applier, &gateway, &mut phase) => {}
         () = watch_silence(&gateway.contact) => {}
         () = judge_sessions(&gateway) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
     applier.stops();
+}
+
+/// Follows the control planes, one after the other.
+async fn follow_any(
+    dialer: &mut Dialer,
+    applier: &mut Applier,
+    gateway: &Gateway,
+    phase: &mut watch::Receiver<Phase>,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        for url in dialer.shuffled(random()) {
+            if let Some((verifier, secret)) = dialer.renew() {
+                applier.renew(verifier, secret);
+            }
+            let started = monotonic();
+            let ended = attempt(dialer, &url, applier, gateway, phase).await;
+            gateway.contact.connects(false);
+            if started.elapsed() >= GOOD {
+                backoff = Backoff::default();
+            }
+            let pause = match ended {
+                Ended::Goodbye { within, .. } => backoff::spread(within, random()),
+                // Spread already, by who counts all that wait.
+                Ended::Held { wait, .. } => wait,
+                Ended::HandedOver => Duration::ZERO,
+                _ => backoff.next(random()),
+            };
+            if ended.is_expected() {
+                tracing::info!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
+            } else {
+                tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = refuse(&gateway.questions) => {}
+                Ok(()) = phase.changed() => {}
+            }
+        }
+    }
 }
 
 /// Tells whoever asks for the status what the last good file holds, also while nobody is followed.
@@ -199,8 +211,9 @@ async fn attempt(
     gateway: &Gateway,
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
+    let now = *phase.borrow_and_update();
     let subscribed = tokio::select! {
-        subscribed = dialer.subscribe(url, applier) => subscribed,
+        subscribed = dialer.subscribe(url, applier, now) => subscribed,
         () = refuse(&gateway.questions) => return Ended::Closed,
     };
     match subscribed {

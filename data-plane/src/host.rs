@@ -318,7 +318,7 @@ impl Host for CoreHost {
             .0
             .node
             .questions
-            .ask(flight(key, Step::Join, None), CLAIMED);
+            .ask_patiently(flight(key, Step::Join, None), CLAIMED);
         match asked.await {
             Some(answer::What::Yours(_)) => Claim::Ours,
             Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),

@@ -223,12 +223,16 @@ impl DataPlane {
     /// Lets exchanges end within the drain timeout and stops, while a successor takes new connections.
     pub async fn hand_over(mut self) {
         self.proxy.hand_over();
-        self.stop().await;
+        self.end(Phase::HandedOver).await;
     }
 
     /// Takes no new connections, lets exchanges end within the drain timeout, and stops.
     pub async fn stop(self) {
-        self.phase.send_replace(Phase::Draining);
+        self.end(Phase::Draining).await;
+    }
+
+    async fn end(self, phase: Phase) {
+        self.phase.send_replace(phase);
         self.proxy.stop().await;
         self.phase.send_replace(Phase::Stopped);
         let joined = tokio::task::spawn_blocking(|| self.config_sync.join());

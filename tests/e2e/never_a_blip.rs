@@ -217,6 +217,45 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor() {
+    let (cluster, _demo) = gateway().await;
+    cluster.persisted().await;
+    // A request whose body is still to come keeps the old process.
+    let address = cluster.data_planes[0].process.address("proxy");
+    let mut slow = TcpStream::connect(&address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: slow\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    cluster.data_planes[0].process.signal("USR2");
+    eventually("the successor serves", async || {
+        let log = cluster.data_planes[0].process.log();
+        log.contains("a successor serves: stopping").then_some(())
+    })
+    .await;
+    let control_plane = cluster.control_plane.as_ref().unwrap();
+    let superseded = || {
+        control_plane
+            .log()
+            .matches("a newer stream of the node")
+            .count()
+    };
+    let connected = || control_plane.log().matches("data plane connected").count();
+    eventually("both processes follow", async || {
+        (connected() >= 3).then_some(())
+    })
+    .await;
+    let before = superseded();
+    for number in 0..5 {
+        let service = json!({"url": "http://127.0.0.1:1", "name": format!("later-{number}")});
+        cluster.create("/services?wait=20", service).await;
+    }
+    assert_eq!(superseded(), before, "neither throws the other out");
+    slow.write_all(b"cd").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_does_not_start_leaves_the_node_as_it_is() {
     let (cluster, _demo) = gateway().await;
     let node = &cluster.data_planes[0].process;

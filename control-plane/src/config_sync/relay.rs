@@ -108,6 +108,7 @@ impl Relay {
                 });
             }
             Some(What::Flight(flight)) => self.fly(by, flight, asker),
+            Some(What::Echo(_)) => asker.answer(answer::What::Echo(true)),
             None => {
                 let refused = "this control plane does not know what is asked for";
                 asker.answer(answer::What::Refused(refused.to_owned()));

@@ -71,6 +71,7 @@ pub(super) fn introduction(
             .map(|quarantined| position(Some(quarantined)))
             .collect::<Result<_, _>>()?,
         crash_restarts: hello.crash_restarts,
+        handed_over: hello.handed_over,
     })
 }
 

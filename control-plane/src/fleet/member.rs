@@ -6,7 +6,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tokio::sync::mpsc;
 
-use super::{Fault, Fleet, Introduction, Order, Refusal, Report, Row};
+use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row};
 use crate::snapshot::Missing;
 
 /// Faults of one refusal that are kept.
@@ -38,17 +38,19 @@ impl Membership {
         }
     }
 
+    /// Whether no newer stream does.
+    fn speaks_for(&self, node: &Node) -> bool {
+        let stream = node.stream.as_ref();
+        stream.is_some_and(|stream| stream.number == self.number)
+    }
+
     /// Changes the node's row, unless a newer stream speaks for it.
     fn update(&self, now: UnixTime, change: impl FnOnce(&mut Row)) {
         let mut nodes = self.fleet.nodes();
         let Some(node) = nodes.here.get_mut(&self.name) else {
             return;
         };
-        if node
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.number == self.number)
-        {
+        if self.speaks_for(node) {
             node.row.last_seen = now;
             change(&mut node.row);
         }
@@ -109,6 +111,7 @@ impl Membership {
     pub fn lacks(&self, missing: Vec<Missing>) {
         let mut nodes = self.fleet.nodes();
         if let Some(node) = nodes.here.get_mut(&self.name)
+            && self.speaks_for(node)
             && node.row.missing != missing
         {
             if let Some(first) = missing.first() {
@@ -139,10 +142,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let mut nodes = self.fleet.nodes();
         if let Some(node) = nodes.here.get_mut(&self.name)
-            && node
-                .stream
-                .as_ref()
-                .is_some_and(|stream| stream.number == self.number)
+            && self.speaks_for(node)
         {
             node.stream = None;
             node.row.connected = false;

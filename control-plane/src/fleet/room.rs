@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Introduction, Node};
+use tokio::sync::mpsc;
+
+use super::{Introduction, Node, Order};
 
 /// Nodes of one control plane.
 const NODES: usize = 20_000;
@@ -29,6 +31,15 @@ pub(super) fn make(
     introduction: &Introduction,
 ) -> Result<(), Full> {
     within(nodes, introduction, NODES, OF_A_GROUP)
+}
+
+/// Makes room for another process that has a successor.
+pub(super) fn for_leaving(leaving: &mut BTreeMap<String, mpsc::Sender<Order>>) -> Result<(), Full> {
+    leaving.retain(|_, orders| !orders.is_closed());
+    if leaving.len() >= NODES {
+        return Err(Full::Cluster);
+    }
+    Ok(())
 }
 
 fn within(

@@ -1,5 +1,6 @@
 //! What is known of nodes, and how it is shown.
 
+use futures::FutureExt as _;
 use shared::snapshot::Revision;
 
 use super::member::FAULTS;
@@ -28,6 +29,7 @@ pub(crate) fn introduction(boot: &str, running: Position) -> Introduction {
         features: BTreeSet::new(),
         quarantined: Vec::new(),
         crash_restarts: 0,
+        handed_over: false,
     }
 }
 
@@ -176,4 +178,32 @@ fn a_certificate_that_was_renewed_counts_once_the_node_tells() {
     assert_eq!(shown["expiring"], json!([]));
     let told = &shown["cert_details"]["expiry_timestamp"];
     assert_eq!(*told, json!(renewed.as_secs()));
+}
+
+#[test]
+fn a_process_that_has_a_successor_counts_for_nothing_beside_it() {
+    let fleet = Fleet::default();
+    let (mut successor, _) = fleet.join(introduction("b", at(1)), NOW).unwrap();
+    let leaving = || Introduction {
+        handed_over: true,
+        quarantined: vec![at(9)],
+        ..introduction("a", at(1))
+    };
+    let (mut old, refused) = fleet.join(leaving(), NOW).unwrap();
+    assert_eq!(refused, [at(9)]);
+    old.runs(at(5), NOW);
+    old.refused(at(6), Vec::new(), NOW);
+    successor.runs(at(2), NOW);
+    let shown = fleet.list(|_| at(2), NOW);
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0]["progress"], "current");
+    assert!(shown[0]["last_refusal"].is_null());
+    assert!(fleet.retry("node-1"));
+    assert_eq!(successor.order().now_or_never(), Some(Some(Order::Retry)));
+    assert_eq!(old.order().now_or_never(), None, "it is not thrown out");
+    // Of processes that leave there is one stream a node as well.
+    let (_older, _) = fleet.join(leaving(), NOW).unwrap();
+    assert_eq!(old.order().now_or_never(), Some(None));
+    drop(old);
+    assert_eq!(fleet.list(|_| at(2), NOW)[0]["connected"], true);
 }

@@ -25,6 +25,7 @@ use tonic::{Status, Streaming};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use super::Phase;
 use super::applier::Applier;
 use crate::core::Node as Gateway;
 
@@ -244,8 +245,9 @@ impl Dialer {
         &self,
         url: &ControlPlaneUrl,
         applier: &Applier,
+        phase: Phase,
     ) -> Result<Subscription, ConnectError> {
-        let opening = self.open(url, self.hello(applier));
+        let opening = self.open(url, self.hello(applier, phase));
         tokio::time::timeout(CONNECT.saturating_mul(2), opening)
             .await
             .unwrap_or(Err(ConnectError::Silent))
@@ -283,7 +285,7 @@ impl Dialer {
         Ok(Subscription { incoming, outgoing })
     }
 
-    fn hello(&self, applier: &Applier) -> Hello {
+    fn hello(&self, applier: &Applier, phase: Phase) -> Hello {
         Hello {
             node_id: self.node.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -294,6 +296,7 @@ impl Dialer {
             boot_id: self.boot.clone(),
             quarantined: applier.quarantined().iter().map(Into::into).collect(),
             crash_restarts: u32::try_from(applier.crashes()).unwrap_or(u32::MAX),
+            handed_over: phase == Phase::HandedOver,
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) enum Ended {
     Protocol(#[from] Violation),
     #[error("{message}")]
     Goodbye { within: Duration, message: String },
+    #[error("another process of this node serves now")]
+    HandedOver,
     #[error("told to wait: {reason}")]
     Held { wait: Duration, reason: String },
 }
@@ -61,7 +63,10 @@ pub(super) enum Ended {
 impl Ended {
     /// Whether it belongs to the life of a cluster.
     pub(super) const fn is_expected(&self) -> bool {
-        matches!(self, Self::Goodbye { .. } | Self::Held { .. })
+        matches!(
+            self,
+            Self::Goodbye { .. } | Self::HandedOver | Self::Held { .. }
+        )
     }
 }
 
@@ -128,6 +133,7 @@ pub(super) async fn follow(
             asked = gateway.questions.next() => following.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
             changed = phase.changed() => match changed {
+                Ok(()) if *phase.borrow() == Phase::HandedOver => Err(Ended::HandedOver),
                 Ok(()) => following.report(*phase.borrow()),
                 Err(_) => std::future::pending().await,
             },
