@@ -8,6 +8,7 @@ use shared::schema::FieldErrors;
 use crate::exchange::Log;
 use crate::log_record::{self, REDACTED};
 use crate::lua::{Expression, Scope, Table, Value, World};
+use crate::secret_names::SecretNames;
 use crate::stream::StreamLog;
 
 /// What expressions may name: what Kong's plugin development kit calls it.
@@ -134,14 +135,14 @@ fn status(status: http::StatusCode) -> Value {
     Value::Number(f64::from(status.as_u16()))
 }
 
-fn header(headers: &http::HeaderMap, arguments: &[Value]) -> Value {
+fn header(headers: &http::HeaderMap, secrets: &SecretNames, arguments: &[Value]) -> Value {
     let Some(Value::Text(name)) = arguments.first() else {
         return Value::Nil;
     };
     let name = name.to_ascii_lowercase().replace('_', "-");
     match headers.get(&name) {
         None => Value::Nil,
-        Some(_) if log_record::is_secret_field(&name) => Value::from(REDACTED),
+        Some(_) if secrets.has_field(&name) => Value::from(REDACTED),
         Some(value) => Value::from(&*String::from_utf8_lossy(value.as_bytes())),
     }
 }
@@ -156,7 +157,9 @@ impl World for Log<'_> {
         match function {
             "kong.client.get_forwarded_ip" => Value::Text(client.address.to_string()),
             "kong.client.get_ip" => Value::Text(client.peer.to_string()),
-            "kong.request.get_header" => header(&self.seen.request.headers, arguments),
+            "kong.request.get_header" => {
+                header(&self.seen.request.headers, self.secrets, arguments)
+            }
             "kong.request.get_host" => {
                 let host = client.authority.rsplit_once(':');
                 Value::from(host.map_or(&*client.authority, |(host, _)| host))
@@ -164,7 +167,7 @@ impl World for Log<'_> {
             "kong.request.get_method" => Value::from(self.seen.method.as_str()),
             "kong.request.get_path" => Value::from(self.seen.uri.path()),
             "kong.request.get_query_arg" => match arguments.first() {
-                Some(Value::Text(name)) if log_record::is_secret(name) => Value::from(REDACTED),
+                Some(Value::Text(name)) if self.secrets.has_argument(name) => Value::from(REDACTED),
                 Some(Value::Text(name)) => {
                     let query = crate::arguments::Arguments::of(&self.seen.uri);
                     let found = query.values(name).next();
@@ -175,7 +178,7 @@ impl World for Log<'_> {
                 _ => Value::Nil,
             },
             "kong.request.get_scheme" => Value::from(if client.https { "https" } else { "http" }),
-            "kong.response.get_header" => header(self.headers, arguments),
+            "kong.response.get_header" => header(self.headers, self.secrets, arguments),
             "kong.response.get_status" => status(self.status),
             "kong.service.response.get_status" => self.upstream_status.map_or(Value::Nil, status),
             _ => Value::Nil,

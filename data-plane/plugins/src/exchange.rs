@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::environment::Environment;
 use crate::request_id::RequestId;
+use crate::secret_names::SecretNames;
 use crate::tenure::Tenure;
 
 /// One request and what filters have found out about it.
@@ -296,6 +297,8 @@ pub struct Log<'a> {
     pub seen: &'a Seen,
     /// Its route; none if it matched none.
     pub matched: Option<&'a Matched>,
+    /// What is told to no log.
+    pub secrets: &'a SecretNames,
     /// The status that the client was sent; 499 if it left before.
     pub status: StatusCode,
     /// The header fields that the client was sent.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::glance::{Glance, Pass};
 use crate::host::Host;
+use crate::secret_names::SecretNames;
 use crate::stream::StreamLog;
 
 /// A bundled plugin: the one definition of its configuration, and the way to its filter.
@@ -149,6 +150,11 @@ pub trait Filter: Send + Sync + 'static {
     /// Response headers that only this filter may set: the pipeline removes the upstream's.
     fn owned_response_headers(&self) -> &[HeaderName] {
         &[]
+    }
+
+    /// The names under which it looks for credentials, or tells them on: no log tells what stands under them.
+    fn secret_names(&self) -> SecretNames {
+        SecretNames::default()
     }
 
     /// Whether it looks at the certificates of clients: they are not asked for one otherwise.

@@ -20,6 +20,7 @@ use crate::credentials::JwtKey;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
+use crate::secret_names::SecretNames;
 use crate::values::{Number, entity_error, yes};
 
 /// Base64 for URLs, with padding or without.
@@ -156,6 +157,13 @@ pub struct JwtFilter {
 }
 
 impl Filter for JwtFilter {
+    fn secret_names(&self) -> SecretNames {
+        SecretNames {
+            arguments: self.config.uri_param_names.as_slice().to_vec(),
+            fields: self.headers.clone(),
+        }
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let preflight = exchange.request.method == Method::OPTIONS;
         let anonymous = self.config.anonymous.as_deref();

@@ -13,6 +13,7 @@ use crate::body::{self, Form};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
+use crate::secret_names::SecretNames;
 use crate::values::yes;
 
 /// Configuration of `key-auth`.
@@ -124,6 +125,16 @@ impl Place {
 }
 
 impl Filter for KeyAuthFilter {
+    fn secret_names(&self) -> SecretNames {
+        let mut names = SecretNames::default();
+        for place in &self.places {
+            names.arguments.push(place.name.clone());
+            names.fields.push(place.header.clone());
+            names.fields.extend(place.hyphenated.clone());
+        }
+        names
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let config = &self.config;
         let preflight = exchange.request.method == Method::OPTIONS;

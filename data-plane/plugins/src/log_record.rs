@@ -5,70 +5,35 @@ use serde_json::{Map, Value, json};
 use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::arguments::Arguments;
-use crate::exchange::{Log, Matched, Seen, Source, Try};
+use crate::exchange::{Log, Matched, Source, Try};
+use crate::secret_names::SecretNames;
 use crate::stream::StreamLog;
-
-/// Header fields whose values are told to nobody.
-const HIDDEN_FIELDS: [&str; 12] = [
-    "access-token",
-    "apikey",
-    "authorization",
-    "cookie",
-    "dpop",
-    "id-token",
-    "proxy-authorization",
-    "refresh-token",
-    "set-cookie",
-    "x-access-token",
-    "x-api-key",
-    "x-id-token",
-];
-
-/// Query arguments whose values are told to nobody.
-const HIDDEN_ARGUMENTS: [&str; 16] = [
-    "access_token",
-    "apikey",
-    "assertion",
-    "client_assertion",
-    "client_secret",
-    "code",
-    "id_token",
-    "id_token_hint",
-    "jwt",
-    "logout_token",
-    "password",
-    "refresh_token",
-    "request",
-    "response",
-    "state",
-    "token",
-];
 
 /// What is told in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
 /// The record of an exchange.
 pub(crate) fn record(log: &Log<'_>) -> Value {
-    let seen = log.seen;
+    let (seen, secrets) = (log.seen, log.secrets);
     let query = Arguments::of(&seen.uri);
     let identity = &seen.identity;
     let mut record = json!({
         "request": {
             "id": seen.request_id,
             "method": seen.method.as_str(),
-            "uri": target(&seen.uri, &query),
+            "uri": target(&seen.uri, &query, secrets),
             "url": url(log, &query),
-            "querystring": arguments(&query),
-            "headers": fields(&seen.request.headers),
+            "querystring": arguments(&query, secrets),
+            "headers": fields(&seen.request.headers, secrets),
             "size": log.received,
         },
-        "upstream_uri": upstream_target(log.upstream_uri),
+        "upstream_uri": upstream_target(log.upstream_uri, secrets),
         "upstream_status": log
             .upstream_status
             .map_or_else(String::new, |status| status.as_u16().to_string()),
         "response": {
             "status": log.status.as_u16(),
-            "headers": fields(log.headers),
+            "headers": fields(log.headers, secrets),
             "size": log.sent,
         },
         "latencies": {
@@ -156,18 +121,6 @@ fn put(record: &mut Value, name: &str, value: Value) {
     }
 }
 
-/// Whether the value of the query argument `name` is told to nobody.
-pub fn is_secret(name: &str) -> bool {
-    HIDDEN_ARGUMENTS
-        .iter()
-        .any(|hidden| name.eq_ignore_ascii_case(hidden))
-}
-
-/// Whether the value of the header field `name`, in lower case, is told to nobody.
-pub(crate) fn is_secret_field(name: &str) -> bool {
-    HIDDEN_FIELDS.contains(&name)
-}
-
 /// An attempt.
 fn told(one: &Try) -> Value {
     let mut told = json!({
@@ -185,22 +138,25 @@ fn told(one: &Try) -> Value {
 }
 
 /// Path and query that the client has sent, without secrets.
-pub(crate) fn shown_target(seen: &Seen) -> String {
-    target(&seen.uri, &Arguments::of(&seen.uri))
+pub(crate) fn shown_target(log: &Log<'_>) -> String {
+    let uri = &log.seen.uri;
+    target(uri, &Arguments::of(uri), log.secrets)
 }
 
-fn target(uri: &http::Uri, query: &Arguments) -> String {
+fn target(uri: &http::Uri, query: &Arguments, secrets: &SecretNames) -> String {
     let whole = uri.path_and_query();
-    redacted(whole.map_or(uri.path(), |target| target.as_str()), query)
+    let target = whole.map_or(uri.path(), |target| target.as_str());
+    redacted(target, query, secrets)
 }
 
-fn upstream_target(target: &str) -> String {
+fn upstream_target(target: &str, secrets: &SecretNames) -> String {
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    redacted(target, &Arguments::parse(query))
+    redacted(target, &Arguments::parse(query), secrets)
 }
 
 /// `target`, whose query is `query`, without secrets.
-fn redacted(target: &str, query: &Arguments) -> String {
+fn redacted(target: &str, query: &Arguments, secrets: &SecretNames) -> String {
+    let is_secret = |name: &str| secrets.has_argument(name);
     if !query.iter().any(|(name, _)| is_secret(name)) {
         return target.to_owned();
     }
@@ -223,13 +179,13 @@ fn url(log: &Log<'_>, query: &Arguments) -> String {
     };
     format!(
         "{scheme}://{authority}{port}{}",
-        target(&log.seen.uri, query)
+        target(&log.seen.uri, query, log.secrets)
     )
 }
 
-fn arguments(query: &Arguments) -> Value {
+fn arguments(query: &Arguments, secrets: &SecretNames) -> Value {
     grouped(query.shown().map(|(name, value)| {
-        let shown = if is_secret(name) {
+        let shown = if secrets.has_argument(name) {
             json!(REDACTED)
         } else {
             value
@@ -238,10 +194,10 @@ fn arguments(query: &Arguments) -> Value {
     }))
 }
 
-fn fields(headers: &HeaderMap) -> Value {
+fn fields(headers: &HeaderMap, secrets: &SecretNames) -> Value {
     grouped(headers.iter().map(|(name, value)| {
         let name = name.as_str();
-        let value = if is_secret_field(name) {
+        let value = if secrets.has_field(name) {
             json!(REDACTED)
         } else {
             json!(String::from_utf8_lossy(value.as_bytes()))
@@ -261,4 +217,67 @@ pub(crate) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, Value)>) -> Valu
         }
     }
     Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::filter::{Instance, Plugin as _};
+    use crate::host::Host as _;
+    use crate::line_logs::FileLog;
+    use crate::testing::{FakeHost, Request, log_of};
+
+    #[test]
+    fn rule_129_what_stands_under_configured_names_is_not_told() {
+        let fields = json!({
+            "field": "return kong.request.get_header('X_Tok')",
+            "argument": "return kong.request.get_query_arg('RT')",
+            "answer": "return kong.response.get_header('x-answer')",
+        });
+        let config = json!({"path": "/tmp/a.log", "custom_fields_by_lua": fields});
+        let config: FileLog = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let mut request = Request::get("/a?rt=canary&art=shown&RT=canary");
+        for (name, value) in [("x-tok", "canary"), ("x-token", "shown")] {
+            let name = HeaderName::from_static(name);
+            request
+                .headers
+                .push((name, HeaderValue::from_static(value)));
+        }
+        let told = |request: &Request| -> Value {
+            let host = FakeHost::default();
+            log_of(&filter, &host, request);
+            host.run(host.sleep(std::time::Duration::from_secs(1)));
+            let (_, line) = host.written().pop().unwrap();
+            serde_json::from_slice(&line).unwrap()
+        };
+        let plain = told(&request);
+        assert_eq!(plain["request"]["querystring"]["rt"], "canary");
+        assert_eq!(plain["response"]["headers"]["x-answer"], "42");
+        request.secrets = SecretNames {
+            arguments: vec!["rt".to_owned()],
+            fields: ["x-tok", "x-answer"].map(HeaderName::from_static).into(),
+        };
+        let told = told(&request);
+        assert!(!told.to_string().contains("canary"), "{told}");
+        for (pointer, expected) in [
+            ("/request/uri", "/a?rt=REDACTED&art=shown&RT=REDACTED"),
+            ("/request/querystring/rt", REDACTED),
+            ("/request/querystring/art", "shown"),
+            ("/request/headers/x-tok", REDACTED),
+            ("/request/headers/x-token", "shown"),
+            ("/response/headers/x-answer", REDACTED),
+            ("/field", REDACTED),
+            ("/argument", REDACTED),
+            ("/answer", REDACTED),
+        ] {
+            assert_eq!(told.pointer(pointer), Some(&json!(expected)), "{pointer}");
+        }
+        // What the upstream was asked for, which a filter may have changed.
+        let asked = upstream_target("/b?art=shown&Rt=canary", &request.secrets);
+        assert_eq!(asked, "/b?art=shown&Rt=REDACTED");
+    }
 }

@@ -83,6 +83,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::glance::{Glance, Pass};
 use crate::host::Host;
+use crate::secret_names::SecretNames;
 use callback::Found;
 use config::AuthMethod;
 use cookie::Jar;
@@ -162,6 +163,20 @@ impl Filter for OpenidConnectFilter {
 
     fn owned_response_headers(&self) -> &[HeaderName] {
         &self.0.headers.owned_downstream
+    }
+
+    fn secret_names(&self) -> SecretNames {
+        let credentials = &self.0.config.credentials;
+        let named = [
+            &credentials.id_token_param_name,
+            &credentials.refresh_token_param_name,
+        ];
+        let arguments: Vec<String> = named.into_iter().flatten().cloned().collect();
+        let fields = arguments
+            .iter()
+            .filter_map(|name| headers::header_name(name));
+        let fields = fields.chain(self.0.headers.secrets().cloned()).collect();
+        SecretNames { arguments, fields }
     }
 
     fn wants_certificates(&self) -> bool {

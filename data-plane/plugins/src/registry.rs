@@ -43,6 +43,7 @@ use crate::request_termination::RequestTermination;
 use crate::request_transformer::RequestTransformer;
 use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
+use crate::secret_names::SecretNames;
 use crate::session::Session;
 use crate::statsd::Statsd;
 use crate::stream::StreamLog;
@@ -245,6 +246,12 @@ macro_rules! registry {
             fn owned_response_headers(&self) -> &[HeaderName] {
                 match self {
                     $(Self::$plugin(filter) => filter.owned_response_headers(),)*
+                }
+            }
+
+            fn secret_names(&self) -> SecretNames {
+                match self {
+                    $(Self::$plugin(filter) => filter.secret_names(),)*
                 }
             }
 

@@ -15,6 +15,7 @@ use plugins::environment::Membership;
 use plugins::exchange::{Matched, Named, Records};
 use plugins::filter::{Filter as _, Instance, Phases};
 use plugins::registry::{self, AnyFilter};
+use plugins::secret_names::SecretNames;
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;
@@ -34,6 +35,8 @@ pub(crate) struct Filters {
     pub(crate) owned_headers: Vec<HeaderName>,
     /// Response fields that only these filters may set.
     pub(crate) owned_response_headers: Vec<HeaderName>,
+    /// What no log tells of requests that they see, and of the answers.
+    pub(crate) secrets: SecretNames,
     /// The later phases that any of them has a part in.
     pub(crate) phases: Phases,
 }
@@ -393,11 +396,13 @@ impl Assembly {
         let slots: Vec<Slot> = ordered.into_iter().map(|(_, slot)| slot).collect();
         let mut owned_headers = Vec::new();
         let mut owned_response_headers = Vec::new();
+        let mut secrets = SecretNames::default();
         let mut phases = Phases::default();
         let all: Vec<usize> = slots.iter().flat_map(Slot::all).collect();
         for filter in all.iter().filter_map(|filter| self.filters.get(*filter)) {
             add_new(&mut owned_headers, filter.owned_headers());
             add_new(&mut owned_response_headers, filter.owned_response_headers());
+            secrets.extend(filter.secret_names());
             phases.response |= filter.phases().response;
             phases.log |= filter.phases().log;
         }
@@ -406,6 +411,7 @@ impl Assembly {
             all,
             owned_headers,
             owned_response_headers,
+            secrets,
             phases,
         }
     }

@@ -17,6 +17,7 @@ use plugins::exchange::{
 use plugins::filter::{Counts, Filter as _, Phases};
 use plugins::registry::AnyFilter;
 use plugins::request_id::RequestId;
+use plugins::secret_names::SecretNames;
 use plugins::tenure::Tenure;
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
@@ -261,7 +262,11 @@ impl Record {
         if !self.core.node.access_log.is_on() {
             return;
         }
-        let asked = self.asked.as_ref();
+        let (asked, known) = (self.asked.as_ref(), self.core.snapshot());
+        let unrouted = || known.as_ref().map(|snapshot| &snapshot.unrouted.secrets);
+        let secrets = route.map(|route| &route.filters.secrets).or_else(unrouted);
+        let nothing = SecretNames::default();
+        let secrets = secrets.unwrap_or(&nothing);
         self.core.node.access_log.write(&Line {
             started_at: started_at(total).as_millis(),
             request_id: &self.request_id,
@@ -269,7 +274,9 @@ impl Record {
             method: asked.map_or("", |(method, _)| method.as_str()),
             host: self.host.as_deref().unwrap_or_default(),
             path: asked.map_or("", |(_, uri)| uri.path()),
-            query: asked.and_then(|(_, uri)| uri.query()).map(redact),
+            query: asked
+                .and_then(|(_, uri)| uri.query())
+                .map(|query| redact(query, secrets)),
             status: self.status.as_u16(),
             latency_ms: total,
             upstream_latency_ms: self.progress.upstream_latency,
@@ -297,6 +304,7 @@ impl Record {
         let log = Log {
             seen,
             matched: route.map(|route| &route.matched),
+            secrets: route.map_or(&snapshot.unrouted.secrets, |route| &route.filters.secrets),
             status: self.status,
             headers: &self.run.headers,
             source: progress.source,

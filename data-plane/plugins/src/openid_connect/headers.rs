@@ -68,6 +68,22 @@ impl Token {
         Self::Introspection,
         Self::IntrospectionJwt,
     ];
+
+    /// Whether it is a token, which whoever reads it could use.
+    const fn is_secret(self) -> bool {
+        match self {
+            Self::Access
+            | Self::Id
+            | Self::Refresh
+            | Self::UserInfoJwt
+            | Self::IntrospectionJwt => true,
+            Self::Session
+            | Self::AccessKey
+            | Self::IdKey
+            | Self::UserInfo
+            | Self::Introspection => false,
+        }
+    }
 }
 
 /// What headers are made of.
@@ -163,6 +179,13 @@ impl HeaderRules {
             owned,
             owned_downstream,
         }
+    }
+
+    /// The fields of both sides that carry secrets.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &HeaderName> {
+        let all = self.upstream.tokens.iter().chain(&self.downstream.tokens);
+        let secrets = all.filter(|(_, _, token)| token.is_secret());
+        secrets.map(|(name, ..)| name)
     }
 }
 
@@ -278,7 +301,7 @@ fn encoded(claims: &Claims) -> Option<String> {
 }
 
 /// `_` stands for `-` (Kong 3.9).
-fn header_name(name: &str) -> Option<HeaderName> {
+pub(super) fn header_name(name: &str) -> Option<HeaderName> {
     HeaderName::try_from(name.replace('_', "-")).ok()
 }
 

@@ -161,7 +161,7 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         text("http.method", seen.method.as_str()),
         text(
             "http.url",
-            format!("{scheme}://{host}{}", log_record::shown_target(seen)),
+            format!("{scheme}://{host}{}", log_record::shown_target(log)),
         ),
         text("http.host", host),
         text("http.scheme", scheme),

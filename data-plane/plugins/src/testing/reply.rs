@@ -130,6 +130,7 @@ fn log<'a>(
     Log {
         seen,
         matched: Some(&request.matched),
+        secrets: &request.secrets,
         status,
         headers,
         source: Source::Service,

@@ -10,6 +10,7 @@ use crate::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
 };
 use crate::request_id::RequestId;
+use crate::secret_names::SecretNames;
 
 /// A request to be.
 pub(crate) struct Request {
@@ -21,6 +22,8 @@ pub(crate) struct Request {
     pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) environment: Environment,
     pub(crate) matched: Matched,
+    /// What its route's filters let no log tell.
+    pub(crate) secrets: SecretNames,
     /// What other filters tell the client.
     pub(crate) told: Vec<(HeaderName, HeaderValue)>,
 }
@@ -39,6 +42,7 @@ impl Request {
                 ..Environment::default()
             },
             matched: Matched::default(),
+            secrets: SecretNames::default(),
             told: Vec::new(),
         }
     }

@@ -114,3 +114,39 @@ fn plugins_of_other_scopes_are_not_there() {
         assert_eq!(chosen(&plugins, Some(CONSUMER)), None);
     }
 }
+
+#[test]
+fn rule_129_no_log_tells_what_a_route_looks_for_credentials_under() {
+    let plugin = |id: u128, name: &str, route: Option<u128>, config: Value| -> Plugin {
+        let fields = json!({
+            "id": Uuid::from_u128(id), "created_at": 1, "updated_at": 1, "name": name,
+            "route": route.map(|id| json!({"id": Uuid::from_u128(id)})), "config": config,
+        });
+        serde_json::from_value(fields).unwrap()
+    };
+    let keys = json!({"key_names": ["my_key"]});
+    let tokens = json!({"uri_param_names": ["tok"], "header_names": ["X-Tok"]});
+    let plugins = [
+        plugin(1, "key-auth", Some(ROUTE), keys),
+        plugin(2, "jwt", None, tokens),
+    ];
+    let mut faults = Vec::new();
+    let assembly = Assembly::new(
+        Subsystem::Http,
+        &plugins,
+        &Workspaces::default(),
+        &mut faults,
+    );
+    assert_eq!(faults, []);
+    let route = assembly.of_route(&route(), DEFAULT_WORKSPACE);
+    for argument in ["my_key", "MY_KEY", "tok", "access_token"] {
+        assert!(route.secrets.has_argument(argument), "{argument}");
+    }
+    for field in ["my_key", "my-key", "x-tok", "authorization"] {
+        assert!(route.secrets.has_field(field), "{field}");
+    }
+    assert!(!route.secrets.has_argument("key") && !route.secrets.has_field("my-keys"));
+    // Of another route's plugins nothing is known.
+    let none = assembly.of_none();
+    assert!(none.secrets.has_argument("tok") && !none.secrets.has_argument("my_key"));
+}

@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, compile};
+use crate::filter::Filter as _;
 use crate::glance::Value;
 use crate::openid_connect::config::AuthMethod;
 use crate::openid_connect::cookie::{Glimpse, Jar};
@@ -91,5 +92,52 @@ fn rule_128_what_holds_secrets_prints_none() {
                 "{number}: {text}"
             );
         }
+    }
+}
+
+#[test]
+fn rule_129_the_names_of_credentials_and_of_the_fields_of_tokens_are_told_to_logs() {
+    for (field, value, argument, header) in [
+        (
+            "refresh_token_param_name",
+            "my_rt",
+            Some("my_rt"),
+            Some("my-rt"),
+        ),
+        ("id_token_param_name", "idt", Some("idt"), Some("idt")),
+        (
+            "upstream_access_token_header",
+            "x_at:bearer",
+            None,
+            Some("x-at"),
+        ),
+        ("upstream_refresh_token_header", "x-rt", None, Some("x-rt")),
+        ("downstream_id_token_header", "x-idt", None, Some("x-idt")),
+        (
+            "downstream_access_token_header",
+            "x-tok",
+            None,
+            Some("x-tok"),
+        ),
+        ("upstream_user_info_jwt_header", "x-ui", None, Some("x-ui")),
+        (
+            "downstream_introspection_jwt_header",
+            "x-in",
+            None,
+            Some("x-in"),
+        ),
+        // What nobody can use.
+        ("upstream_session_id_header", "x-sid", None, None),
+        ("downstream_user_info_header", "x-user", None, None),
+        ("upstream_access_token_jwk_header", "x-key", None, None),
+    ] {
+        let defaults = json!({"upstream_access_token_header": null});
+        let mut config = defaults.as_object().unwrap().clone();
+        config.insert(field.to_owned(), json!(value));
+        let secrets = compile(&config.into(), 1).secret_names();
+        let arguments: Vec<&str> = argument.into_iter().collect();
+        let headers: Vec<&str> = header.into_iter().collect();
+        assert_eq!(secrets.arguments, arguments, "{field}");
+        assert_eq!(secrets.fields, headers, "{field}");
     }
 }
