@@ -140,11 +140,9 @@ fn header(headers: &http::HeaderMap, secrets: &SecretNames, arguments: &[Value])
         return Value::Nil;
     };
     let name = name.to_ascii_lowercase().replace('_', "-");
-    match headers.get(&name) {
-        None => Value::Nil,
-        Some(_) if secrets.has_field(&name) => Value::from(REDACTED),
-        Some(value) => Value::from(&*String::from_utf8_lossy(value.as_bytes())),
-    }
+    headers.get(&name).map_or(Value::Nil, |value| {
+        Value::from(&*log_record::shown_field(&name, value, secrets))
+    })
 }
 
 impl World for Log<'_> {

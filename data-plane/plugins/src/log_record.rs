@@ -1,12 +1,14 @@
 //! An exchange as the log plugins tell it: Kong 3.9's fields, without secrets.
 
-use http::HeaderMap;
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::arguments::Arguments;
 use crate::exchange::{Log, Matched, Source, Try};
-use crate::secret_names::SecretNames;
+use crate::secret_names::{self, SecretNames};
 use crate::stream::StreamLog;
 
 /// What is told in place of a secret.
@@ -197,13 +199,24 @@ fn arguments(query: &Arguments, secrets: &SecretNames) -> Value {
 fn fields(headers: &HeaderMap, secrets: &SecretNames) -> Value {
     grouped(headers.iter().map(|(name, value)| {
         let name = name.as_str();
-        let value = if secrets.has_field(name) {
-            json!(REDACTED)
-        } else {
-            json!(String::from_utf8_lossy(value.as_bytes()))
-        };
-        (name, value)
+        (name, json!(shown_field(name, value, secrets)))
     }))
+}
+
+/// The value of the header field `name`, in lower case, without secrets.
+pub(crate) fn shown_field<'a>(
+    name: &str,
+    value: &'a HeaderValue,
+    secrets: &SecretNames,
+) -> Cow<'a, str> {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    if secrets.has_field(name) {
+        Cow::Borrowed(REDACTED)
+    } else if secret_names::URLS.contains(&name) {
+        Cow::Owned(secrets.redact_url(&text, REDACTED))
+    } else {
+        text
+    }
 }
 
 /// Names with one value, or a list of them.
@@ -221,7 +234,7 @@ pub(crate) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, Value)>) -> Valu
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
     use uuid::Uuid;
 
     use super::*;
@@ -233,6 +246,7 @@ mod tests {
     #[test]
     fn rule_129_what_stands_under_configured_names_is_not_told() {
         let fields = json!({
+            "url": "return kong.request.get_header('referer')",
             "field": "return kong.request.get_header('X_Tok')",
             "argument": "return kong.request.get_query_arg('RT')",
             "answer": "return kong.response.get_header('x-answer')",
@@ -241,7 +255,18 @@ mod tests {
         let config: FileLog = serde_json::from_value(config).unwrap();
         let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
         let mut request = Request::get("/a?rt=canary&art=shown&RT=canary");
-        for (name, value) in [("x-tok", "canary"), ("x-token", "shown")] {
+        for (name, value) in [
+            ("x-tok", "canary"),
+            ("x-token", "shown"),
+            (
+                "referer",
+                "https://a.example/?rt=canary&a=1#id_token=canary",
+            ),
+            (
+                "location",
+                "https://idp.example/end?id_token_hint=canary&a=1",
+            ),
+        ] {
             let name = HeaderName::from_static(name);
             request
                 .headers
@@ -270,6 +295,18 @@ mod tests {
             ("/request/headers/x-tok", REDACTED),
             ("/request/headers/x-token", "shown"),
             ("/response/headers/x-answer", REDACTED),
+            (
+                "/request/headers/referer",
+                "https://a.example/?rt=REDACTED&a=1#id_token=REDACTED",
+            ),
+            (
+                "/request/headers/location",
+                "https://idp.example/end?id_token_hint=REDACTED&a=1",
+            ),
+            (
+                "/url",
+                "https://a.example/?rt=REDACTED&a=1#id_token=REDACTED",
+            ),
             ("/field", REDACTED),
             ("/argument", REDACTED),
             ("/answer", REDACTED),

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::Peer;
 use super::request::client;
-use crate::access_log::{Line, redact};
+use crate::access_log::{Line, REDACTED};
 use crate::body::ResponseBody;
 use crate::core::{Core, Held};
 use crate::ending::Ending;
@@ -276,7 +276,7 @@ impl Record {
             path: asked.map_or("", |(_, uri)| uri.path()),
             query: asked
                 .and_then(|(_, uri)| uri.query())
-                .map(|query| redact(query, secrets)),
+                .map(|query| secrets.redact(query, REDACTED)),
             status: self.status.as_u16(),
             latency_ms: total,
             upstream_latency_ms: self.progress.upstream_latency,
