@@ -212,6 +212,9 @@ async fn attempt(
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     let now = *phase.borrow_and_update();
+    if now == Phase::HandedOver {
+        applier.leave();
+    }
     let subscribed = tokio::select! {
         subscribed = dialer.subscribe(url, applier, now) => subscribed,
         () = refuse(&gateway.questions) => return Ended::Closed,

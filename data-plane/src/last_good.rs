@@ -140,6 +140,9 @@ impl LastGood {
     /// Makes `snapshot` the newest, for which a control plane `vouched`. A crash at any point leaves a newest one
     /// that is whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<()> {
+        if self.marker.is_left() {
+            return Ok(());
+        }
         let bytes = self.seal(snapshot, vouched)?;
         // Somebody may have removed it.
         make(&self.directory)?;

@@ -133,6 +133,11 @@ impl Applier {
         self.last_good.marker.healthy();
     }
 
+    /// Leaves the last good file, and what was tried, to the process that has taken over.
+    pub(super) fn leave(&self) {
+        self.last_good.marker.leave();
+    }
+
     /// Believes other authorities, and seals under another private key, from now on.
     pub(super) fn renew(&mut self, verifier: Verifier, secret: Vec<u8>) {
         self.verifier = verifier;

@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shared::snapshot::{Hash, Position, Revision};
@@ -32,6 +33,8 @@ pub(crate) struct Marker {
     quarantined: Mutex<Vec<Position>>,
     /// How many crashes this start followed.
     crashes: u64,
+    /// Whether the directory is another process's by now.
+    left: AtomicBool,
 }
 
 impl Marker {
@@ -64,6 +67,7 @@ impl Marker {
             trying,
             quarantine,
             crashes: 0,
+            left: AtomicBool::new(false),
         }
     }
 
@@ -82,13 +86,28 @@ impl Marker {
         self.list().iter().any(|position| position.root == *root)
     }
 
+    /// Leaves the directory to the process that has taken over.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the directory was left to another process.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// `position` is about to come into force.
     pub(crate) fn tries(&self, position: Position) {
-        self.write(position, 0);
+        if !self.is_left() {
+            self.write(position, 0);
+        }
     }
 
     /// What is in force does no harm.
     pub(crate) fn healthy(&self) {
+        if self.is_left() {
+            return;
+        }
         match std::fs::remove_file(&self.trying) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 tracing::error!(%error, "the crash marker cannot be removed");
@@ -181,6 +200,23 @@ mod tests {
             urgent: Revision::default(),
             root: [u8::try_from(revision).unwrap(); 32],
         }
+    }
+
+    #[test]
+    fn a_process_with_a_successor_leaves_its_marker_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = Marker::open(directory.path());
+        old.tries(at(7));
+        let new = Marker::beside(directory.path());
+        old.leave();
+        new.tries(at(8));
+        old.healthy();
+        old.tries(at(9));
+        old.healthy();
+        let tried = || read(&directory.path().join("trying")).next();
+        assert_eq!(tried().map(|(position, _)| position), Some(at(8)));
+        new.healthy();
+        assert!(tried().is_none());
     }
 
     #[test]
