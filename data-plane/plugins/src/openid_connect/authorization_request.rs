@@ -65,7 +65,8 @@ pub(super) fn begin(
         started_at: now,
     };
     let mut arguments = arguments(context, &pending, let_through);
-    if is_signed(context.rules, context.document) {
+    let is_signed = is_signed(context.rules, context.document);
+    if is_signed {
         arguments = signed(context, &arguments, &client.id, &jti, now)?;
     }
     let target = authorization_endpoint(context)?;
@@ -85,7 +86,7 @@ pub(super) fn begin(
     let never = config.sign_in.require_pushed_authorization_requests == Some(false);
     if pushes || (long && endpoint.is_some() && !never) {
         // Of a signed request the form holds nothing else (RFC 9126 §3).
-        if arguments.iter().any(|(name, _)| name == "request") {
+        if is_signed {
             arguments.retain(|(name, _)| name == "request");
         }
         return Ok(Begun::Push(pending, arguments));

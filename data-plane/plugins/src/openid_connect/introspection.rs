@@ -123,19 +123,15 @@ pub(super) struct Brought<'a> {
 impl Question {
     async fn new(rules: &Rules, exchange: &mut Exchange<'_>, client: usize, token: &str) -> Self {
         let config = &rules.config.credentials;
-        let mut form = vec![
-            (
-                config.introspection_token_param_name.clone(),
-                token.to_owned(),
-            ),
-            (
-                "token_type_hint".to_owned(),
-                config.introspection_hint.clone(),
-            ),
-        ];
+        let asked = &config.introspection_token_param_name;
+        let mut form = vec![(asked.clone(), token.to_owned())];
         let names = config.introspection_post_args_names.iter().flatten();
         let values = config.introspection_post_args_values.iter().flatten();
-        form.extend(names.cloned().zip(values.cloned()));
+        let configured = names.cloned().zip(values.cloned());
+        // Nothing stands in the place of the token.
+        form.extend(configured.filter(|(name, _)| name != asked));
+        let hint = config.introspection_hint.clone();
+        token_endpoint::add_missing(&mut form, vec![("token_type_hint".to_owned(), hint)]);
         let wanted = config.introspection_post_args_client.as_deref();
         let mut given = request::let_through(exchange, wanted, false).await;
         let sent = &exchange.request.headers;

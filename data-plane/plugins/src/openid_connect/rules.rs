@@ -18,7 +18,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub(super) use checks::provider_url;
-pub(super) use passed_on::is_ours;
+pub(super) use passed_on::{is_ours, is_ours_in_authorization};
 
 use super::admission::{Lookups, say_all};
 use super::asked_claims::EssentialAcr;

@@ -26,7 +26,7 @@ use super::possession::Presented;
 use super::provider;
 use super::rate::{self, Deed};
 use super::request;
-use super::rules::Rules;
+use super::rules::{Rules, is_ours_in_authorization};
 use super::session::{self, Session, random_text};
 use super::token_endpoint::{self, PassedOn};
 use super::under_way;
@@ -238,6 +238,7 @@ fn let_through(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> 
     let wanted = wanted.unwrap_or_default();
     request::query(exchange)
         .filter(|(name, _)| wanted.iter().any(|known| known == name))
+        .filter(|(name, _)| !is_ours_in_authorization(name))
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect()
 }

@@ -37,8 +37,8 @@ struct Weight;
 
 impl Weighter<Name, Rc<Opened>> for Weight {
     fn weight(&self, _: &Name, opened: &Rc<Opened>) -> u64 {
-        // The sealed text, the tokens in it, and headers made of them.
-        1024 + 4 * u64::try_from(opened.sealed.len()).unwrap_or(u64::MAX / 8)
+        // The sealed text, the tokens in it, headers made of them, and what may take its place.
+        1024 + 6 * u64::try_from(opened.sealed.len()).unwrap_or(u64::MAX / 8)
     }
 }
 

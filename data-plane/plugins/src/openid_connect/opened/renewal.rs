@@ -42,11 +42,11 @@ impl Opened {
         https: bool,
         now: UnixTime,
     ) -> Option<Rc<Renewal>> {
-        let renewal = self.renewal.borrow();
+        let mut renewal = self.renewal.borrow_mut();
+        // It holds a session of its own: no longer than it serves.
+        renewal.take_if(|renewal| renewal.until <= now);
         let renewal = renewal.as_ref()?;
-        let serves = renewal.https == https
-            && now < renewal.until
-            && renewal.key_id == sealing_key(ring, now);
+        let serves = renewal.https == https && renewal.key_id == sealing_key(ring, now);
         serves.then(|| Rc::clone(renewal))
     }
 

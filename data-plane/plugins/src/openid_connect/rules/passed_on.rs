@@ -66,6 +66,11 @@ const AUTHORIZATION: [&str; 9] = [
     "state",
 ];
 
+/// Whether an argument of an authorization request is ours alone to say: a client's of that name is passed by.
+pub(in crate::openid_connect) fn is_ours_in_authorization(name: &str) -> bool {
+    AUTHORIZATION.contains(&name)
+}
+
 /// Arguments of a request to an endpoint that are.
 const TOKEN: [&str; 9] = [
     "client_assertion",

@@ -88,6 +88,33 @@ fn rule_12_a_request_is_pushed_and_the_browser_carries_its_name_only() {
 }
 
 #[test]
+fn rule_10_no_link_brings_a_request_of_its_own() {
+    for pushes in [false, true] {
+        let mut gateway = Gateway::new(json!({
+            "require_pushed_authorization_requests": pushes,
+            "require_proof_key_for_code_exchange": false,
+            "authorization_query_args_client":
+                ["request", "request_uri", "code_challenge", "login_hint"],
+        }));
+        let link = "/api?request=e.e.e&request_uri=urn:x&code_challenge=x&login_hint=john";
+        let start = Browser::default().get(&mut gateway, link);
+        let url = url::Url::parse(start.location()).unwrap();
+        let mut said: Vec<_> = url.query_pairs().into_owned().collect();
+        if pushes {
+            let forms = gateway.provider.forms.borrow();
+            said = forms[0].1.clone().into_iter().collect();
+        }
+        let has = |wanted: &str| said.iter().any(|(name, _)| name == wanted);
+        for name in ["state", "nonce", "redirect_uri", "login_hint"] {
+            assert!(has(name), "{pushes} {name}");
+        }
+        for name in ["request", "request_uri", "code_challenge"] {
+            assert!(!has(name), "{pushes} {name}");
+        }
+    }
+}
+
+#[test]
 fn discovery_says_whether_requests_are_pushed_unless_the_configuration_does() {
     for (announced, configured, pushes) in [
         (true, json!(null), true),

@@ -119,6 +119,35 @@ fn an_id_token_that_comes_along_is_of_the_same_user() {
 }
 
 #[test]
+fn an_id_token_that_nothing_ties_to_the_access_token_does_not_count() {
+    for (methods, access) in [
+        (json!(["bearer"]), None),
+        (json!(["introspection"]), Some("opaque")),
+    ] {
+        for (named, status) in [(true, 200), (false, 401)] {
+            let mut gateway = Gateway::new(json!({
+                "auth_methods": methods, "id_token_param_name": "id_token",
+            }));
+            gateway.provider.script.borrow_mut().introspection =
+                Some((200, json!({ "active": true })));
+            // It says nothing of whose it is.
+            let own = gateway.provider.access_token(&[("sub", Value::Null)]);
+            let access = access.unwrap_or(&own);
+            if !named {
+                gateway.provider.script.borrow_mut().id_claims = vec![("at_hash", Value::Null)];
+            }
+            let id = gateway.provider.id_token(None, access);
+            let both = [
+                ("authorization", format!("Bearer {access}")),
+                ("id-token", id),
+            ];
+            let reply = send(&mut gateway, &both);
+            assert_eq!(reply.status, status, "{access} {named}");
+        }
+    }
+}
+
+#[test]
 fn a_session_is_verified_again_if_that_is_configured() {
     for (reverify, ignore, status) in [
         (true, json!([]), 401),

@@ -239,20 +239,36 @@ fn a_node_waits_for_keys_that_are_being_made() {
 }
 
 #[test]
-fn a_provider_that_takes_proofs_only_is_shown_no_secret() {
-    for (offered, shown) in [
-        (json!(["client_secret_jwt"]), "client_assertion"),
-        (json!(["private_key_jwt"]), "authorization"),
+fn a_client_proves_itself_by_what_it_has_of_what_the_provider_takes() {
+    let (key, _) = client_key();
+    let key_only = json!({ "client_secret": null, "client_jwk": [key] });
+    let nothing = json!({ "client_secret": null });
+    for (config, offered, shown) in [
+        (json!({}), json!(["client_secret_jwt"]), "client_assertion"),
+        // Nothing that it takes is there: the default is tried.
+        (json!({}), json!(["private_key_jwt"]), "authorization"),
         (
+            json!({}),
             json!(["client_secret_jwt", "client_secret_post"]),
             "client_secret",
         ),
         (
+            json!({}),
             json!(["client_secret_jwt", "client_secret_basic"]),
             "authorization",
         ),
+        (
+            key_only,
+            json!([
+                "client_secret_basic",
+                "client_secret_post",
+                "private_key_jwt"
+            ]),
+            "client_assertion",
+        ),
+        (nothing, json!(["client_secret_basic"]), "client_id"),
     ] {
-        let mut gateway = Gateway::new(json!({}));
+        let mut gateway = Gateway::new(config);
         gateway.provider.script.borrow_mut().discovery =
             vec![("token_endpoint_auth_methods_supported", offered.clone())];
         assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);

@@ -188,6 +188,28 @@ fn a_session_remembers_what_the_provider_said() {
 }
 
 #[test]
+fn what_a_question_says_by_name_is_said_once() {
+    let mut gateway = gateway(json!({
+        "introspection_token_param_name": "subject",
+        "introspection_post_args_names": ["token_type_hint", "subject", "x", "x"],
+        "introspection_post_args_values": ["refresh_token", "other", "1", "2"],
+    }));
+    answers(&gateway, 200, json!({ "active": true }));
+    assert_eq!(gateway.call("opaque").status, 200);
+    let asked = gateway.provider.last("/introspect");
+    let mut form: Vec<_> = form_urlencoded::parse(asked.body()).into_owned().collect();
+    form.retain(|(name, _)| !name.starts_with("client_"));
+    let said = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let expected = [
+        said("subject", "opaque"),
+        said("token_type_hint", "refresh_token"),
+        said("x", "1"),
+        said("x", "2"),
+    ];
+    assert_eq!(form, expected);
+}
+
+#[test]
 fn a_question_carries_what_the_configuration_adds() {
     let config = json!({
         "introspection_token_param_name": "subject", "introspection_hint": "opaque_token",
