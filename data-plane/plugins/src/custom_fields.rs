@@ -29,6 +29,9 @@ const SCOPE: Scope = Scope {
     ],
 };
 
+/// How many names lead to a field at most.
+const DEEPEST: usize = 16;
+
 /// The fields, each with the way to it.
 #[derive(Debug, Default)]
 pub(crate) struct CustomFields(Vec<(Vec<String>, Expression)>);
@@ -41,7 +44,12 @@ impl CustomFields {
                 let message = format!("Error parsing function: {error}");
                 FieldErrors::at(&["custom_fields_by_lua"], message)
             })?;
-            Ok((way(name), compiled))
+            let way = way(name);
+            if way.len() > DEEPEST {
+                let message = format!("a field's name has at most {DEEPEST} parts between dots");
+                return Err(FieldErrors::at(&["custom_fields_by_lua"], message));
+            }
+            Ok((way, compiled))
         });
         Ok(Self(fields.collect::<Result<_, FieldErrors>>()?))
     }
@@ -62,7 +70,8 @@ impl CustomFields {
                 Ok(value) => put(&mut record, way, json(&value)),
                 Err(error) => {
                     let field = way.join(".");
-                    tracing::error!(field, error, "a custom field of a log has no value");
+                    // A client can bring this about.
+                    tracing::debug!(field, error, "a custom field of a log has no value");
                 }
             }
         }
@@ -158,10 +167,7 @@ impl World for Log<'_> {
             "kong.request.get_header" => {
                 header(&self.seen.request.headers, self.secrets, arguments)
             }
-            "kong.request.get_host" => {
-                let host = client.authority.rsplit_once(':');
-                Value::from(host.map_or(&*client.authority, |(host, _)| host))
-            }
+            "kong.request.get_host" => Value::from(client.host()),
             "kong.request.get_method" => Value::from(self.seen.method.as_str()),
             "kong.request.get_path" => Value::from(self.seen.uri.path()),
             "kong.request.get_query_arg" => match arguments.first() {
@@ -283,6 +289,28 @@ mod tests {
             let errors = CustomFields::compile(Some(&fields)).unwrap_err();
             let expected = format!("Error parsing function: {expected}");
             assert_eq!(errors.0["custom_fields_by_lua"], expected, "{text}");
+        }
+        for (dots, fits) in [(15, true), (16, false), (100_000, false)] {
+            let name = format!("a{}", ".a".repeat(dots));
+            let fields = BTreeMap::from([(name, "return 1".to_owned())]);
+            let compiled = CustomFields::compile(Some(&fields));
+            assert_eq!(compiled.is_ok(), fits, "{dots}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_told_without_its_port() {
+        for (authority, expected) in [
+            ("a.example", "a.example"),
+            ("a.example:8443", "a.example"),
+            ("[::1]", "[::1]"),
+            ("[::1]:8443", "[::1]"),
+            ("a.example:", "a.example:"),
+        ] {
+            Request::get("/").with_exchange(|exchange| {
+                exchange.client.authority = authority.into();
+                assert_eq!(exchange.client.host(), expected);
+            });
         }
     }
 }

@@ -79,6 +79,21 @@ pub struct Client {
     pub peer: IpAddr,
 }
 
+impl Client {
+    /// The host that the client asked for, without the port; an IPv6 address in its brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port))
+                if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+            {
+                host
+            }
+            _ => &self.authority,
+        }
+    }
+}
+
 /// The route that a request has matched, and its service.
 #[derive(Clone, Debug, Default)]
 pub struct Matched {

@@ -54,7 +54,7 @@ pub struct ProxyCache {
     #[serde(default = "methods")]
     pub request_method: Vec<CachedMethod>,
 
-    /// Media types of answers that are kept.
+    /// Media types of answers that are kept, `*` for all; malformed ones stand for none.
     #[serde(default = "types")]
     pub content_type: Vec<String>,
 

@@ -182,10 +182,6 @@ impl RequestTerminationFilter {
         let raw = exchange.body.read(LARGEST).await.unwrap_or_default();
         let body = body::form(exchange).await.shown();
         let (request, matched) = (&exchange.request, exchange.matched);
-        let authority = &*exchange.client.authority;
-        let host = authority
-            .rsplit_once(':')
-            .filter(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
         let headers = request.headers.iter().map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes());
             (name.as_str(), json!(value))
@@ -197,7 +193,7 @@ impl RequestTerminationFilter {
         let mut described = json!({
             "request": {
                 "scheme": if exchange.client.https { "https" } else { "http" },
-                "host": host.map_or(authority, |(host, _)| host),
+                "host": exchange.client.host(),
                 "port": exchange.client.port,
                 "headers": grouped(headers),
                 "query": grouped(Arguments::of(&request.uri).shown()),

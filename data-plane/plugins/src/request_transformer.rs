@@ -178,7 +178,8 @@ impl Filter for RequestTransformerFilter {
             Failure::Broken => (StatusCode::BAD_REQUEST, "Bad request"),
             Failure::Template(error) => {
                 let request_id = &*exchange.request_id;
-                tracing::error!(request_id, error, "a template gives no value");
+                // A client can bring this about.
+                tracing::debug!(request_id, error, "a template gives no value");
                 (
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "An unexpected error occurred",

@@ -7,6 +7,10 @@ use super::value::{FUNCTIONS, Table, Value};
 /// How deep expressions may lie in each other.
 const DEEPEST: usize = 50;
 
+/// How many tokens an expression has at most: operators and keys that follow each other nest to the left, which
+/// [`DEEPEST`] does not count.
+const LONGEST: usize = 500;
+
 /// Names of Lua and Kong that are not served: to use one would be an error with every request.
 const NOT_SERVED: [&str; 24] = [
     "assert",
@@ -51,9 +55,13 @@ const SYMBOLS: [&str; 22] = [
 
 /// Reads an expression; the error says what is wrong with it.
 pub(super) fn parse(text: &str, scope: &Scope) -> Result<Expression, String> {
+    let tokens = tokens(text)?;
+    if tokens.len() > LONGEST {
+        return Err(format!("more than {LONGEST} tokens"));
+    }
     let mut parser = Parser {
         scope: *scope,
-        tokens: tokens(text)?.into_iter().rev().collect(),
+        tokens: tokens.into_iter().rev().collect(),
         depth: 0,
     };
     let expression = parser.expression(0)?;
@@ -76,7 +84,9 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
-        let (token, length) = if first.is_ascii_alphabetic() || first == '_' {
+        // No number follows a dot, and headers and captures are called `3scale_id` and `1`, too (OURS).
+        let key = first.is_ascii_digit() && tokens.last() == Some(&Token::Symbol("."));
+        let (token, length) = if first.is_ascii_alphabetic() || first == '_' || key {
             let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
             let end = rest.find(word).unwrap_or(rest.len());
             (

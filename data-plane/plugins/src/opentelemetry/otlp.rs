@@ -151,11 +151,7 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
     let end = begin + log.latencies.request * MILLISECOND;
     let scheme = if seen.client.https { "https" } else { "http" };
     // Without the port, as Kong tells it.
-    let host = seen.client.authority.as_ref();
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
+    let host = seen.client.host();
     let status = log.status.as_u16();
     let mut attributes = vec![
         text("http.method", seen.method.as_str()),

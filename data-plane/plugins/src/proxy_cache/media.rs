@@ -14,7 +14,11 @@ impl MediaType {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
-        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let name = match parts.next()? {
+            "*" => "*/*",
+            name => name,
+        };
+        let (kind, subtype) = name.split_once('/')?;
         let parameters = parts.map(|part| {
             let (name, value) = part.split_once('=')?;
             Some((name.to_owned(), value.trim_matches('"').to_owned()))

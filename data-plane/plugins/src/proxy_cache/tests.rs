@@ -180,6 +180,9 @@ fn media_types_may_be_meant_in_parts() {
     check("text/*", "text/html", "Miss");
     check("text/*", "application/json", "Bypass");
     check("*/*", "application/json", "Miss");
+    check("*", "application/json", "Miss");
+    check("*; charset=utf-8", "text/html; charset=utf-8", "Miss");
+    check("*", "text/html; charset=utf-8", "Bypass");
     check("*/json", "application/json", "Miss");
     check("*/json", "application/xml", "Bypass");
     check("application/xml;", "application/xml", "Bypass");

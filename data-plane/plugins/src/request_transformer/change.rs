@@ -97,7 +97,9 @@ impl RequestTransformerFilter {
         if let Some(uri) = &self.uri {
             let path = render(uri, &facts)?;
             if !path.starts_with('/') {
-                return Err(Failure::Template(format!("'{path}' is no path")));
+                return Err(Failure::Template(
+                    "what 'replace.uri' gives does not begin with '/'".to_owned(),
+                ));
             }
             exchange.upstream.path = Some(escaped(&path));
         }

@@ -57,8 +57,13 @@ impl World for Facts {
             }
             ("uri_captures", Value::Text(name)) => {
                 let mut named = self.captures.named.iter();
-                let found = named.find(|(known, _)| known == name);
-                captured(found.map(|(_, value)| value))
+                let named = named.find(|(known, _)| known == name);
+                // `uri_captures.1` is what Lua cannot say (OURS).
+                let numbered = || {
+                    let place: usize = name.parse().ok()?;
+                    self.captures.numbered.get(place.checked_sub(1)?)
+                };
+                captured(named.map(|(_, value)| value).or_else(numbered))
             }
             ("uri_captures", Value::Number(number)) => match place(*number) {
                 Some(0) => captured(Some(&self.captures.whole)),
@@ -157,6 +162,7 @@ mod tests {
     fn facts() -> Facts {
         let mut headers = HeaderMap::new();
         headers.insert("x-a-b", HeaderValue::from_static("header"));
+        headers.insert("3scale-id", HeaderValue::from_static("three"));
         for value in ["1", "2"] {
             headers.append("x-twice", HeaderValue::from_static(value));
         }
@@ -188,6 +194,9 @@ mod tests {
             ("/r$(uri_captures[0])", "/r/first/ann"),
             ("$(uri_captures[2] or 'none')", "none"),
             ("$(uri_captures.none or 'b) or c')", "b) or c"),
+            ("$(uri_captures.1)$(uri_captures['1'])", "firstfirst"),
+            ("$(uri_captures.2 or uri_captures.0 or 'x')", "x"),
+            ("$(headers.3scale_id .. 1.5)", "three1.5"),
             ("$(headers.none or query_params.or_ or 'x')", "x"),
             ("$(headers.none)", ""),
             ("10$ (5)", "10$ (5)"),
@@ -256,11 +265,23 @@ mod tests {
             let expected = format!("value '{text}' is not in supported format, error:{expected}");
             assert_eq!(Template::compile(text).unwrap_err(), expected);
         }
-        let deep = format!("$({}1{})", "(".repeat(60), ")".repeat(60));
-        assert!(
-            Template::compile(&deep)
-                .unwrap_err()
-                .ends_with("error:too deep")
-        );
+        for (deep, expected) in [
+            (format!("{}1{}", "(".repeat(60), ")".repeat(60)), "too deep"),
+            (format!("{}1", "1+".repeat(100_000)), "more than 500 tokens"),
+            (
+                format!("headers{}", ".a".repeat(100_000)),
+                "more than 500 tokens",
+            ),
+            (
+                format!("'x'{}", ":upper()".repeat(100_000)),
+                "more than 500 tokens",
+            ),
+        ] {
+            let error = Template::compile(&format!("$({deep})")).unwrap_err();
+            assert!(error.ends_with(&format!("error:{expected}")), "{expected}");
+        }
+        let longest = format!("$({}1)", "1+".repeat(249));
+        let longest = Template::compile(&longest).unwrap();
+        assert_eq!(longest.render(&facts()).as_deref(), Ok("250"));
     }
 }

@@ -142,6 +142,15 @@ fn method_and_path_change() {
     assert_eq!(answer.overrides.path.unwrap(), "/r/1%20x%3Fy");
     let wrong = filter(json!({"replace": {"uri": "$(query_params.a)"}}));
     assert_eq!(answer_of(&wrong, &FakeHost::default(), &form).status, 500);
+    // The query may hold secrets.
+    let failure = form.with_exchange(|exchange| {
+        let host = FakeHost::default();
+        host.run(wrong.transform(exchange)).unwrap_err()
+    });
+    assert!(matches!(
+        failure,
+        Failure::Template(said) if said == "what 'replace.uri' gives does not begin with '/'"
+    ));
     for place in ["headers", "querystring", "body"] {
         let wrong = filter(json!({"add": {place: ["x:$(1 .. nothing)"]}}));
         let answer = answer_of(&wrong, &FakeHost::default(), &form);

@@ -60,14 +60,9 @@ pub(super) fn of_exchange(
     for (name, value) in tags {
         put(&mut all, name, value);
     }
-    // Without the port, as Kong tells it.
-    let authority = &*seen.client.authority;
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
     put(&mut all, "http.method", method);
-    put(&mut all, "http.host", host);
+    // Without the port, as Kong tells it.
+    put(&mut all, "http.host", seen.client.host());
     put(&mut all, "http.path", path);
     put(&mut all, "http.status_code", log.status.as_str());
     let protocol = match seen.request.version {
