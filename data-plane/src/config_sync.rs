@@ -109,9 +109,11 @@ async fn run(start: Start) {
         () = follow_any(&mut dialer, &mut applier, &gateway, &mut phase) => {}
         () = watch_silence(&gateway.contact) => {}
         () = judge_sessions(&gateway) => {}
+        () = Arc::clone(&gateway.unstored).send_on(&gateway.questions) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
+    gateway.unstored.write();
     applier.stops();
 }
 

@@ -33,6 +33,7 @@ use crate::settings::PortMap;
 use crate::timer::Timers;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
+use crate::unstored::Unstored;
 use crate::upstream::origins::Origins;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::{DnsConfig, Resolver};
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) states: NodeStates,
     /// Which sessions are over before their time.
     pub(crate) revocations: Arc<Revocations>,
+    /// What of that the control plane has yet to store.
+    pub(crate) unstored: Arc<Unstored>,
     pub(crate) access_log: AccessLog,
     /// Of each core; whoever owns the core adds to its own and reads no other.
     pub(crate) metrics: Vec<Arc<Metrics>>,

@@ -5,6 +5,7 @@ mod ldap;
 mod redis;
 mod sink;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::forward::{self, Outgoing, Way, fields};
 use crate::http1::Framing;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
+use crate::unstored::{self, Stored};
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::{Origin, OriginKey, OriginTls};
@@ -201,8 +203,8 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
 /// How long another node may take for an operation that this one waits for: a provider's time.
 const CLAIMED: Duration = Duration::from_secs(12);
 
-/// How long the control plane may take to store a revocation.
-const STORED: Duration = Duration::from_secs(5);
+/// How long a revocation may be on its way before it is kept on disk meanwhile.
+const SOON: Duration = Duration::from_millis(500);
 
 impl Host for CoreHost {
     async fn fetch(
@@ -300,17 +302,22 @@ impl Host for CoreHost {
             tracing::error!("there are more revocations than this node takes: a logout is refused");
             return Err(RevokeError::Full);
         }
-        let json = serde_json::to_vec(&revocations).map_err(|_| RevokeError::NotStored)?;
-        let asked = self.0.node.questions.ask(What::Revoke(json.into()), STORED);
-        match asked.await {
-            Some(answer::What::Stored(true)) => Ok(()),
-            answer => {
-                if let Some(answer::What::Refused(reason)) = answer {
-                    tracing::error!(reason, "the control plane does not store a revocation");
-                }
-                Err(RevokeError::NotStored)
-            }
+        let unstored = &self.0.node.unstored;
+        let mut asked = pin!(unstored::store(&self.0.node.questions, &revocations));
+        let soon = tokio::time::timeout(SOON, &mut asked).await;
+        let stored = if let Ok(stored) = soon {
+            stored
+        } else {
+            // This process may end before it learns more.
+            unstored.keep(&revocations, self.now()).await;
+            asked.await
+        };
+        if stored == Stored::Yes {
+            unstored.forget(&revocations).await;
+            return Ok(());
         }
+        unstored.keep(&revocations, self.now()).await;
+        Err(RevokeError::NotStored)
     }
 
     async fn claim(&self, key: [u8; 32]) -> Claim {

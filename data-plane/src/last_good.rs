@@ -1,34 +1,30 @@
 //! The last good configuration on disk, so that a node starts and serves without a control plane.
 //!
-//! A file is `magic, salt, nonce, sealed(position, manifest, signature, zstd(records))`. It holds secrets and is
-//! sealed under a key that only this node can derive: from its own private key. Three generations are kept; what
+//! A file is sealed, since it holds secrets, and holds `position, manifest, signature, zstd(records)`. Three generations are kept; what
 //! cannot be opened is passed over, and what is opened must have the root that it tells, a control plane must
 //! have vouched for that, and it must not be one that this node crashed with.
 
 pub(crate) mod marker;
+pub(crate) mod sealing;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{hkdf, rand};
-use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Hash, MOST_BYTES, Position, Revision, Snapshot};
 
 use crate::config_sync::Vouched;
 use marker::Marker;
+use sealing::{Magic, Sealing, Unopened};
 
 /// What a file begins with: name and format.
-const MAGIC: &[u8; 8] = b"WARDLG\0\x02";
+const MAGIC: Magic = *b"WARDLG\0\x02";
 /// The same, of the format without manifest and signature: what a node has from before its upgrade. It is
 /// read, not written.
-const UNSIGNED: &[u8; 8] = b"WARDLG\0\x01";
-const SALT: usize = 32;
-const HEAD: usize = MAGIC.len() + SALT + NONCE_LEN;
+const UNSIGNED: Magic = *b"WARDLG\0\x01";
 /// Bytes of a manifest and of a signature that are read.
 const VOUCHED: u64 = 1024 * 1024;
 /// Newest first.
@@ -39,12 +35,9 @@ const UNFINISHED: &str = "last-good.new";
 #[derive(Debug)]
 pub(crate) struct LastGood {
     directory: PathBuf,
-    /// The node's private key.
-    secret: RwLock<Secret<Vec<u8>>>,
+    sealing: Arc<Sealing>,
     /// What this node has crashed with.
     pub(crate) marker: Marker,
-    /// The node's id, which the files are bound to.
-    node: String,
 }
 
 /// What a file holds.
@@ -60,10 +53,8 @@ pub(crate) struct Kept {
 enum Unusable {
     #[error("it cannot be read: {0}")]
     Read(#[from] io::Error),
-    #[error("it is no file of this format")]
-    Format,
-    #[error("it is damaged, or was sealed by another node or under another key")]
-    Sealed,
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
     #[error("its content does not have the root that it tells: {0}")]
     Content(String),
     #[error("no control plane of this cluster vouches for it: {0}")]
@@ -93,9 +84,8 @@ impl LastGood {
         make(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
-            secret: RwLock::new(Secret::new(secret)),
+            sealing: Arc::new(Sealing::new(secret, node)),
             marker: marker(directory),
-            node: node.to_owned(),
         })
     }
 
@@ -132,9 +122,14 @@ impl LastGood {
         })
     }
 
+    /// What else this node keeps beside it is sealed with.
+    pub(crate) const fn sealing(&self) -> &Arc<Sealing> {
+        &self.sealing
+    }
+
     /// Seals under another private key from now on.
     pub(crate) fn renew(&self, secret: Vec<u8>) {
-        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Secret::new(secret);
+        self.sealing.renew(secret);
     }
 
     /// Makes `snapshot` the newest, for which a control plane `vouched`. A crash at any point leaves a newest one
@@ -144,22 +139,7 @@ impl LastGood {
             return Ok(());
         }
         let bytes = self.seal(snapshot, vouched)?;
-        // Somebody may have removed it.
-        make(&self.directory)?;
-        let unfinished = self.directory.join(UNFINISHED);
-        // It may be there from a crash.
-        match std::fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        let mut newer = unfinished;
+        let mut newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
         let mut renames = Vec::new();
         for name in FILES {
             let path = self.directory.join(name);
@@ -203,56 +183,40 @@ impl LastGood {
         content.extend(manifest);
         content.extend(signature);
         content.extend(zstd::bulk::compress(&records, 1)?);
-        let (mut salt, mut nonce) = ([0; SALT], [0; NONCE_LEN]);
-        rand::fill(&mut salt).map_err(io::Error::other)?;
-        rand::fill(&mut nonce).map_err(io::Error::other)?;
-        self.key(&salt)
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(MAGIC),
-                &mut content,
-            )
-            .map_err(io::Error::other)?;
-        Ok([MAGIC.as_slice(), &salt, &nonce, &content].concat())
+        self.sealing.seal(MAGIC, content)
     }
 
     fn read(&self, path: &Path) -> Result<Kept, Unusable> {
-        let mut bytes = std::fs::read(path)?;
-        let mut known = [MAGIC, UNSIGNED].into_iter();
-        let magic = known.find(|magic| bytes.len() >= HEAD && bytes.starts_with(*magic));
-        let magic = magic.ok_or(Unusable::Format)?;
-        let mut sealed = bytes.split_off(HEAD);
-        let (_, head) = bytes.split_at(MAGIC.len());
-        let (salt, nonce) = head.split_at(SALT);
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unusable::Format)?;
-        let content = self
-            .key(salt)
-            .open_in_place(nonce, Aad::from(magic), &mut sealed)
-            .map_err(|_| Unusable::Sealed)?;
-        if magic == MAGIC {
-            open_signed(content)
-        } else {
-            open_unsigned(content)
+        let bytes = std::fs::read(path)?;
+        if bytes.starts_with(&UNSIGNED) {
+            return open_unsigned(&self.sealing.open(UNSIGNED, &bytes)?);
         }
-    }
-
-    /// Each file has a key of its own, since each has a salt of its own.
-    fn key(&self, salt: &[u8]) -> LessSafeKey {
-        let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
-        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret.expose());
-        let purpose: [&[u8]; 2] = [
-            b"wardgate last good configuration of ",
-            self.node.as_bytes(),
-        ];
-        let key = derived
-            .expand(&purpose, &AES_256_GCM)
-            .expect("the length of an AES key can be derived");
-        LessSafeKey::new(UnboundKey::from(key))
+        open_signed(&self.sealing.open(MAGIC, &bytes)?)
     }
 }
 
+/// Writes `bytes` to the file `name` in `directory`, to be renamed once it is whole and on disk.
+pub(crate) fn write_unfinished(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    // Somebody may have removed it.
+    make(directory)?;
+    let unfinished = directory.join(name);
+    // It may be there from a crash.
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(unfinished)
+}
+
 /// Makes `directory`, for this user alone, if it is absent.
-fn make(directory: &Path) -> io::Result<()> {
+pub(crate) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -260,22 +224,22 @@ fn make(directory: &Path) -> io::Result<()> {
 }
 
 /// Takes a number from the front of `bytes`.
-fn number(bytes: &mut &[u8]) -> Result<u64, Unusable> {
-    let (number, rest) = bytes.split_first_chunk().ok_or(Unusable::Format)?;
+fn number(bytes: &mut &[u8]) -> Result<u64, Unopened> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(Unopened::Format)?;
     *bytes = rest;
     Ok(u64::from_be_bytes(*number))
 }
 
 /// Takes a length from the front of `bytes` that is at most `most`.
-fn length(bytes: &mut &[u8], most: u64) -> Result<usize, Unusable> {
+fn length(bytes: &mut &[u8], most: u64) -> Result<usize, Unopened> {
     let length = Some(number(bytes)?).filter(|length| *length <= most);
     let length = length.and_then(|length| usize::try_from(length).ok());
-    length.ok_or(Unusable::Format)
+    length.ok_or(Unopened::Format)
 }
 
 /// Takes a root from the front of `bytes`.
-fn root(bytes: &mut &[u8]) -> Result<Hash, Unusable> {
-    let (root, rest) = bytes.split_first_chunk().ok_or(Unusable::Format)?;
+fn root(bytes: &mut &[u8]) -> Result<Hash, Unopened> {
+    let (root, rest) = bytes.split_first_chunk().ok_or(Unopened::Format)?;
     *bytes = rest;
     Ok(*root)
 }
@@ -305,9 +269,9 @@ fn open_signed(mut content: &[u8]) -> Result<Kept, Unusable> {
         root: root(content)?,
     };
     let parted = content.split_at_checked(manifest);
-    let (manifest, rest) = parted.ok_or(Unusable::Format)?;
+    let (manifest, rest) = parted.ok_or(Unopened::Format)?;
     let parted = rest.split_at_checked(signature);
-    let (signature, packed) = parted.ok_or(Unusable::Format)?;
+    let (signature, packed) = parted.ok_or(Unopened::Format)?;
     Ok(Kept {
         snapshot: open_records(packed, records, told)?,
         vouched: Some(Vouched {

@@ -9,7 +9,8 @@
 //!
 //! ```text
 //!  control plane ─► config_sync ─► compile ─► live, the pointer that requests begin at
-//!                       └─► last_good: the file that a start without a control plane uses
+//!                       └─► last_good: the file that a start without a control plane uses; beside it,
+//!                           unstored: the revocations that no control plane has stored yet
 //! ```
 //!
 //! A request runs from its first to its last byte on the core that accepted it, and by the snapshot
@@ -62,6 +63,7 @@ pub mod succession;
 mod timer;
 mod told;
 mod trusted;
+mod unstored;
 mod upstream;
 
 use std::os::unix::net::UnixDatagram;
@@ -79,10 +81,12 @@ use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use secrets::Secrets;
 use settings::Settings;
+use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::tls::{self, TlsError};
 use succession::{SuccessionError, Successor, notify};
 use tokio::sync::watch;
+use unstored::Unstored;
 
 /// Why a data plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +174,13 @@ impl DataPlane {
         });
         let (compiled, running) = loaded.unzip();
         live.store(compiled.map(Arc::new));
-        let proxy = Proxy::start_on(settings, Limits::of(settings), live, &mut inherited)?;
+        let unstored = Unstored::open(
+            &settings.data_directory,
+            Arc::clone(last_good.sealing()),
+            UnixTime::now(),
+        );
+        let limits = Limits::of(settings);
+        let proxy = Proxy::start_on(settings, limits, live, unstored, &mut inherited)?;
         let predecessor = inherited.finish()?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();

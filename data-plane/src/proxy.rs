@@ -34,6 +34,7 @@ use crate::settings::Settings;
 use crate::status;
 use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
+use crate::unstored::Unstored;
 use crate::upstream::resolve::DnsConfig;
 
 /// Why the proxy cannot start.
@@ -120,14 +121,17 @@ impl Proxy {
 
     /// Starts to serve what `live` holds, within `limits`.
     pub fn start_with(settings: &Settings, limits: Limits, live: Live) -> Result<Self, ProxyError> {
-        Self::start_on(settings, limits, live, &mut Inherited::default())
+        let unstored = Unstored::default();
+        Self::start_on(settings, limits, live, unstored, &mut Inherited::default())
     }
 
-    /// Starts in the same way, on the sockets that were passed on as far as there are any.
+    /// Starts in the same way, on the sockets that were passed on as far as there are any, and with the
+    /// revocations that are still `unstored`.
     pub(crate) fn start_on(
         settings: &Settings,
         limits: Limits,
         live: Live,
+        unstored: Unstored,
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
         let files = settings
@@ -145,10 +149,12 @@ impl Proxy {
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
         }
+        revocations.add(unstored.all(), UnixTime::now());
         let node = Arc::new(Node {
             id: uuid::Uuid::new_v4().to_string(),
             live,
             revocations,
+            unstored: Arc::new(unstored),
             contact: Contact::new(monotonic()),
             questions: Questions::default(),
             expiring: Expiring::new(

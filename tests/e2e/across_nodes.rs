@@ -41,8 +41,42 @@ async fn a_logout_holds_on_every_node_and_after_a_restart() {
     let reply = thief(&guide, 1).get(&gateway("/")).await;
     assert_eq!(reply.status, 302, "{}", reply.text());
     // Others are let in as before.
-    let reply = guide.browser(1).sign_in(&gateway("/"), "bob").await;
+    let bob = guide.browser(1);
+    let reply = bob.sign_in(&gateway("/"), "bob").await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+    // A logout that no control plane has heard of holds after a restart all the same.
+    let session = bob.cookie(GATEWAY, "session").unwrap();
+    let thief = |guide: &Guide, at| {
+        let thief = guide.browser(at);
+        thief.set_cookie(GATEWAY, "session", &session);
+        thief
+    };
+    let reply = bob.post_form(&gateway("/logout"), &[]).await;
+    assert!([200, 302].contains(&reply.status), "{}", reply.text());
+    let data = guide.cluster.directory().join("data").join(&node.name);
+    let unstored = data.join("unstored-revocations");
+    eventually("the logout is on disk", async || {
+        unstored.exists().then_some(())
+    })
+    .await;
+    let reply = thief(&guide, 0).get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let node = guide.cluster.data_planes.remove(1);
+    node.process.kill();
+    guide.cluster.start_data_plane(&node.name).await;
+    let reply = thief(&guide, 1).get(&gateway("/")).await;
+    assert_eq!(reply.status, 302, "{}", reply.text());
+    // And everywhere, once there is a control plane again.
+    guide.cluster.start_control_plane().await;
+    eventually("the session is over on the other node", async || {
+        let reply = thief(&guide, 0).get(&gateway("/")).await;
+        (reply.status == 302).then_some(())
+    })
+    .await;
+    eventually("the logout is stored", async || {
+        (!unstored.exists()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -84,8 +84,8 @@ pub trait Host: Clone + 'static {
     fn revocations(&self) -> &Revocations;
 
     /// Ends sessions: on this node before the first wait, and on all others once the control plane
-    /// has stored the revocations, which is when the future ends. One attempt; whoever cannot tell
-    /// somebody else to come back tries again.
+    /// has stored the revocations, which is when the future ends. One attempt is waited for; what
+    /// that does not bring about, the data plane goes on with by itself.
     fn revoke(&self, revocations: Vec<Revocation>)
     -> impl Future<Output = Result<(), RevokeError>>;
 
@@ -114,7 +114,7 @@ pub enum Claim {
 /// Why revocations do not hold everywhere.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RevokeError {
-    /// No control plane has stored them: they hold on this node, and until it stops.
+    /// No control plane has stored them yet: they hold on this node, which sends them on once one is heard.
     #[error("the control plane has not stored the revocation")]
     NotStored,
     /// There are too many: they hold nowhere.

@@ -1,0 +1,387 @@
+//! Revocations that no control plane has stored yet: kept on disk, so that a logout outlives this process, and
+//! sent on as soon as a control plane is heard.
+//!
+//! The file lies beside the last good configuration and is sealed as that is. A process with a successor shares it
+//! with that: what one writes, the other leaves there until it is stored.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::v1::answer;
+use proto::v1::request::What;
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::ask::Questions;
+use crate::last_good::sealing::{Magic, OVERHEAD, Sealing, Unopened};
+use crate::last_good::{make, write_unfinished};
+
+const MAGIC: Magic = *b"WARDRV\0\x01";
+const FILE: &str = "unstored-revocations";
+const UNFINISHED: &str = "unstored-revocations.new";
+
+/// Revocations that are kept: an outage's logouts.
+const MOST: usize = 50_000;
+/// Bytes of one: id, before, expires at.
+const LENGTH: usize = 32;
+/// Those that are sent on together.
+const TOGETHER: usize = 64;
+
+/// How long the control plane may take to store revocations.
+const STORED: Duration = Duration::from_secs(5);
+/// The time until they are brought again while none is heard.
+const UNHEARD: Duration = Duration::from_secs(1);
+/// The same after a refusal.
+const REFUSED: Duration = Duration::from_secs(30);
+
+type ById = BTreeMap<Uuid, Revocation>;
+
+/// What became of revocations that were brought to the control plane.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stored {
+    /// They are stored.
+    Yes,
+    /// It does not want to.
+    Refused,
+    /// It does not answer.
+    Unheard,
+}
+
+/// Brings `revocations` to the control plane.
+pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> Stored {
+    let Ok(json) = serde_json::to_vec(revocations) else {
+        return Stored::Refused;
+    };
+    match questions.ask(What::Revoke(json.into()), STORED).await {
+        Some(answer::What::Stored(true)) => Stored::Yes,
+        Some(answer::What::Refused(reason)) => {
+            tracing::error!(reason, "the control plane does not store a revocation");
+            Stored::Refused
+        }
+        _ => Stored::Unheard,
+    }
+}
+
+/// The unstored revocations of one node. The default keeps them in memory only.
+#[derive(Debug, Default)]
+pub(crate) struct Unstored {
+    state: Mutex<State>,
+    kept: Option<Kept>,
+    /// Held by the one that writes.
+    writer: Mutex<()>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    unstored: ById,
+    /// Stored since the file was written.
+    stored: ById,
+    /// Whether the file says something else.
+    changed: bool,
+    /// Whether it could not be written.
+    failing: bool,
+    /// The renewal of the private key that the file is sealed under.
+    renewal: u64,
+}
+
+/// Where the file is.
+#[derive(Debug)]
+struct Kept {
+    directory: PathBuf,
+    sealing: Arc<Sealing>,
+}
+
+/// Why what is on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("it cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
+}
+
+impl Unstored {
+    /// What a process before this one has left in `directory`. A file that cannot be used is passed over.
+    pub(crate) fn open(directory: &Path, sealing: Arc<Sealing>, now: UnixTime) -> Self {
+        let renewal = sealing.renewals();
+        let kept = Kept {
+            directory: directory.to_owned(),
+            sealing,
+        };
+        let mut unstored = kept.read_or_warn();
+        unstored.retain(|_, found| found.expires_at > now.as_secs());
+        if !unstored.is_empty() {
+            tracing::info!(
+                count = unstored.len(),
+                "revocations are to be brought to the control plane"
+            );
+        }
+        Self {
+            state: Mutex::new(State {
+                unstored,
+                renewal,
+                ..State::default()
+            }),
+            kept: Some(kept),
+            ..Self::default()
+        }
+    }
+
+    /// All that is kept.
+    pub(crate) fn all(&self) -> Vec<Revocation> {
+        self.state().unstored.values().copied().collect()
+    }
+
+    /// Keeps `revocations` until they are stored; returns once they are on disk.
+    pub(crate) async fn keep(self: &Arc<Self>, revocations: &[Revocation], now: UnixTime) {
+        self.add(revocations, now);
+        self.more.notify_one();
+        self.write_aside().await;
+    }
+
+    /// `revocations` are stored.
+    pub(crate) async fn forget(self: &Arc<Self>, revocations: &[Revocation]) {
+        if self.remove(revocations) {
+            self.write_aside().await;
+        }
+    }
+
+    /// Sends on what is kept, for as long as there is somebody who may add to it.
+    pub(crate) async fn send_on(self: Arc<Self>, questions: &Questions) {
+        loop {
+            // Also what could not be written before, or is sealed under a private key of before.
+            self.write_aside().await;
+            let next = self.next(UnixTime::now());
+            if next.is_empty() {
+                self.more.notified().await;
+                continue;
+            }
+            match store(questions, &next).await {
+                Stored::Yes => {
+                    self.remove(&next);
+                    tracing::info!(
+                        count = next.len(),
+                        "revocations of before have reached the control plane"
+                    );
+                }
+                Stored::Refused => tokio::time::sleep(REFUSED).await,
+                Stored::Unheard => tokio::time::sleep(UNHEARD).await,
+            }
+        }
+    }
+
+    /// Writes what has changed. Blocks on the disk.
+    pub(crate) fn write(&self) {
+        self.write_at(UnixTime::now());
+    }
+
+    fn write_at(&self, now: UnixTime) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewal = kept.sealing.renewals();
+        let (unstored, stored) = {
+            let mut state = self.state();
+            let resealed = state.renewal != renewal && !state.unstored.is_empty();
+            if !state.changed && !resealed {
+                return;
+            }
+            state.changed = false;
+            (state.unstored.clone(), state.stored.clone())
+        };
+        let written = kept.update(unstored, &stored, now);
+        let mut state = self.state();
+        match written {
+            Ok(()) => {
+                state.renewal = renewal;
+                state.failing = false;
+                state.stored.retain(|id, one| stored.get(id) != Some(one));
+            }
+            Err(error) => {
+                state.changed = true;
+                // It is tried again and again: once is enough to say so.
+                if std::mem::replace(&mut state.failing, true) {
+                    return;
+                }
+                tracing::error!(%error, "revocations that are not stored yet cannot be written: they hold until this process ends");
+            }
+        }
+    }
+
+    async fn write_aside(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        if tokio::task::spawn_blocking(move || this.write())
+            .await
+            .is_err()
+        {
+            tracing::error!("writing revocations that are not stored yet failed");
+        }
+    }
+
+    fn add(&self, revocations: &[Revocation], now: UnixTime) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut lost = 0_usize;
+        for revocation in revocations {
+            let id = revocation.id;
+            let known = state.unstored.get(&id).copied();
+            if known.is_none() && state.unstored.len() >= MOST {
+                state
+                    .unstored
+                    .retain(|_, found| found.expires_at > now.as_secs());
+                if state.unstored.len() >= MOST {
+                    lost += 1;
+                    continue;
+                }
+            }
+            let merged = merge(known, *revocation);
+            if known != Some(merged) {
+                state.unstored.insert(id, merged);
+                state.stored.remove(&id);
+                state.changed = true;
+            }
+        }
+        if lost > 0 {
+            tracing::error!(
+                lost,
+                most = MOST,
+                "no control plane has stored what this node has kept: further revocations hold until this process ends"
+            );
+        }
+    }
+
+    /// Whether any of them was kept.
+    fn remove(&self, stored: &[Revocation]) -> bool {
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut removed = false;
+        for revocation in stored {
+            let id = revocation.id;
+            let covered = |found: &Revocation| revocation.merge(*found) == *revocation;
+            if state.unstored.get(&id).is_some_and(covered) {
+                state.unstored.remove(&id);
+                state.changed = true;
+                removed = true;
+                // If the disk takes nothing, the rest stays in the file and is stored once more.
+                if state.stored.len() < MOST {
+                    state.stored.insert(id, *revocation);
+                }
+            }
+        }
+        removed
+    }
+
+    /// What is to be sent on next. What has expired is forgotten.
+    fn next(&self, now: UnixTime) -> Vec<Revocation> {
+        let mut state = self.state();
+        let before = state.unstored.len();
+        state
+            .unstored
+            .retain(|_, found| found.expires_at > now.as_secs());
+        state.changed |= state.unstored.len() != before;
+        state.unstored.values().take(TOGETHER).copied().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Makes the file hold `unstored` as well, and nothing more that is `stored` or has expired at `now`.
+    fn update(&self, mut unstored: ById, stored: &ById, now: UnixTime) -> io::Result<()> {
+        make(&self.directory)?;
+        // Against the other process of this node, if there is one.
+        let directory = File::open(&self.directory)?;
+        directory.lock()?;
+        for (id, found) in self.read_or_warn() {
+            let covered = |stored: &Revocation| stored.merge(found) == *stored;
+            if !stored.get(&id).is_some_and(covered) {
+                let known = unstored.get(&id).copied();
+                if known.is_some() || unstored.len() < MOST {
+                    unstored.insert(id, merge(known, found));
+                }
+            }
+        }
+        unstored.retain(|_, found| found.expires_at > now.as_secs());
+        let path = self.directory.join(FILE);
+        if unstored.is_empty() {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        } else {
+            let bytes = self.sealing.seal(MAGIC, encode(&unstored))?;
+            let unfinished = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
+            std::fs::rename(unfinished, path)?;
+        }
+        directory.sync_all()
+    }
+
+    fn read_or_warn(&self) -> ById {
+        let path = self.directory.join(FILE);
+        match self.read(&path) {
+            Ok(found) => found,
+            Err(Unusable::Read(error)) if error.kind() == ErrorKind::NotFound => ById::new(),
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), %reason, "revocations that no control plane has stored are lost");
+                ById::new()
+            }
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<ById, Unusable> {
+        let most = OVERHEAD + MOST * LENGTH;
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(most + 1).unwrap_or(u64::MAX);
+        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        if bytes.len() > most {
+            return Err(Unopened::Format.into());
+        }
+        let content = self.sealing.open(MAGIC, &bytes)?;
+        Ok(decode(&content).ok_or(Unopened::Format)?)
+    }
+}
+
+fn merge(known: Option<Revocation>, other: Revocation) -> Revocation {
+    known.map_or(other, |known| known.merge(other))
+}
+
+fn encode(revocations: &ById) -> Vec<u8> {
+    let mut content = Vec::with_capacity(revocations.len() * LENGTH + OVERHEAD);
+    for revocation in revocations.values() {
+        content.extend(revocation.id.as_bytes());
+        content.extend(revocation.before.to_be_bytes());
+        content.extend(revocation.expires_at.to_be_bytes());
+    }
+    content
+}
+
+fn decode(content: &[u8]) -> Option<ById> {
+    let (all, []) = content.as_chunks::<LENGTH>() else {
+        return None;
+    };
+    let decoded = all.iter().map(|one| {
+        let (id, rest) = one.split_first_chunk()?;
+        let (before, rest) = rest.split_first_chunk()?;
+        let id = Uuid::from_bytes(*id);
+        let revocation = Revocation {
+            id,
+            before: u64::from_be_bytes(*before),
+            expires_at: u64::from_be_bytes(rest.try_into().ok()?),
+        };
+        Some((id, revocation))
+    });
+    decoded.collect()
+}
+
+#[cfg(test)]
+mod tests;
