@@ -293,8 +293,9 @@ impl Admin {
     async fn answer(&self, request: Request, asked: &mut Asked) -> Result<Answer, Refusal> {
         origin::check(&request, &self.names, &self.consoles)?;
         body::check_query(request.uri().query())?;
-        let whole = newest::state(&self.publisher, request.headers(), asked.writes).await?;
-        let caller = match self.access.identify(request.headers(), &whole) {
+        let (publisher, access) = (&self.publisher, &self.access);
+        let known = newest::state(publisher, access, request.headers(), asked.writes).await;
+        let (whole, caller) = match known {
             // A browser asks without a token whether it may ask with one. It learns nothing.
             Err(Refusal::Credentials) if *request.method() == Method::OPTIONS => {
                 return Ok(Answer {
@@ -302,7 +303,7 @@ impl Admin {
                     ..Answer::without_body(StatusCode::NO_CONTENT)
                 });
             }
-            identified => identified?,
+            known => known?,
         };
         asked.origin.user = caller.name();
         let place = place::of(request.uri().path(), &whole)?;

@@ -216,6 +216,16 @@ pub fn decide(
     command: &Command,
     context: &Context,
 ) -> Result<Decision, Rejection> {
+    decide_anew(config, config, command, context)
+}
+
+/// The same where `config` lacks what is being replaced, and `before` has it still.
+fn decide_anew(
+    before: &Config,
+    config: &Config,
+    command: &Command,
+    context: &Context,
+) -> Result<Decision, Rejection> {
     let Some(entity) = shared::entity::definition(command.entity) else {
         return Err(Rejection::NotFound(
             Selector::Name(command.entity.to_owned()),
@@ -225,7 +235,14 @@ pub fn decide(
     if entity.kind == Certificate::KIND {
         return snis::decide_with_names(config, entity, command, context);
     }
-    decide_record(config, entity, command, context)
+    let decision = decide_record(config, entity, command, context)?;
+    // Of what consists of several commands each has been judged.
+    let single = !matches!(command.action, Action::Several(_) | Action::Link(..));
+    if entity.kind == Route::KIND && single && collision::collides(before, config, &decision.change)
+    {
+        return Err(Rejection::Collides);
+    }
+    Ok(decision)
 }
 
 fn decide_record(
@@ -399,9 +416,6 @@ fn store(
     if let Some(set) = config.taken(entity, key.id, &fields) {
         let gone = expiry::expired_holder(config, entity, set, &fields, context.now);
         removes.push(gone.ok_or_else(|| taken(set, &fields))?);
-    }
-    if entity.kind == Route::KIND && collision::collides(config, &fields) {
-        return Err(Rejection::Collides);
     }
     let shown = Arc::new(fields.clone());
     if entity.workspaced {

@@ -1,7 +1,7 @@
 //! Revocations: asked for by data planes, kept as records, told to every node like any record, and
 //! forgotten once the last session that they concern has ended.
 //!
-//! What is asked while a commit runs goes into the next one together.
+//! What is asked while a commit runs goes into the next one together, if it comes from the same.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,6 +70,7 @@ pub struct Revoker(mpsc::Sender<Asked>);
 
 #[derive(Debug)]
 struct Asked {
+    origin: Origin,
     revocations: Vec<Revocation>,
     answer: oneshot::Sender<Result<(), Refused>>,
 }
@@ -80,20 +81,17 @@ impl Revoker {
         let (sender, mut asked) = mpsc::channel::<Asked>(WAITING);
         tokio::spawn(async move {
             while let Some(first) = asked.recv().await {
-                let mut together = vec![first];
+                let mut waiting = vec![first];
                 while let Ok(next) = asked.try_recv() {
-                    together.push(next);
+                    waiting.push(next);
                 }
-                let all: Vec<Revocation> = together
-                    .iter()
-                    .flat_map(|asked| asked.revocations.iter().copied())
-                    .collect();
-                let publisher = publisher.clone();
-                let kept = tokio::task::spawn_blocking(move || keep(&publisher, &all));
-                let outcome = kept.await.unwrap_or(Err(Refused::Stopping));
-                for asked in together {
-                    // Who no longer waits has gone away.
-                    let _ = asked.answer.send(outcome.clone());
+                // A commit has one origin. Data planes have all the same.
+                while let Some(origin) = waiting.first().map(|asked| asked.origin.clone()) {
+                    let (together, others) = waiting
+                        .into_iter()
+                        .partition(|asked: &Asked| asked.origin == origin);
+                    waiting = others;
+                    commit(&publisher, origin, together).await;
                 }
             }
         });
@@ -102,18 +100,35 @@ impl Revoker {
 
     /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
     pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
-        self.keep(parse(request, UnixTime::now())?).await
+        self.keep(Origin::system(), parse(request, UnixTime::now())?)
+            .await
     }
 
-    /// Keeps `revocations`; returns once they are on disk.
-    pub async fn keep(&self, revocations: Vec<Revocation>) -> Result<(), Refused> {
+    /// Keeps `revocations`, which `origin` asks for; returns once they are on disk.
+    pub async fn keep(&self, origin: Origin, revocations: Vec<Revocation>) -> Result<(), Refused> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked {
+            origin,
             revocations,
             answer,
         };
         self.0.send(asked).await.map_err(|_| Refused::Stopping)?;
         answered.await.unwrap_or(Err(Refused::Stopping))
+    }
+}
+
+/// Keeps what is asked for `together`, and tells those who wait for it.
+async fn commit(publisher: &Publisher, origin: Origin, together: Vec<Asked>) {
+    let all: Vec<Revocation> = together
+        .iter()
+        .flat_map(|asked| asked.revocations.iter().copied())
+        .collect();
+    let publisher = publisher.clone();
+    let kept = tokio::task::spawn_blocking(move || keep(&publisher, &origin, &all));
+    let outcome = kept.await.unwrap_or(Err(Refused::Stopping));
+    for asked in together {
+        // Who no longer waits has gone away.
+        let _ = asked.answer.send(outcome.clone());
     }
 }
 
@@ -175,10 +190,8 @@ fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
     Ok(change)
 }
 
-fn keep(publisher: &Publisher, asked: &[Revocation]) -> Result<(), Refused> {
-    let outcome = publisher.transact(&Origin::system(), UnixTime::now(), |config, _| {
-        change(config, asked)
-    });
+fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<(), Refused> {
+    let outcome = publisher.transact(origin, UnixTime::now(), |config, _| change(config, asked));
     // Whoever is signed out must not be let in while more changes are waited for.
     publisher.hurry();
     if let Err(refused) = &outcome {

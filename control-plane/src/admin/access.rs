@@ -88,6 +88,11 @@ impl Access {
         self.enforced
     }
 
+    /// Whether a token is shown that could be one, good or not.
+    pub(super) fn shows_token(headers: &HeaderMap) -> bool {
+        headers.contains_key(HEADER)
+    }
+
     /// Who asks.
     pub(super) fn identify(&self, headers: &HeaderMap, config: &Config) -> Result<Caller, Refusal> {
         if !self.enforced {

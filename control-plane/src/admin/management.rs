@@ -141,8 +141,10 @@ pub(super) async fn answer(
             }
             Page::Cluster(order) => cluster::write(admin, order, origin).await,
             Page::Rollout(page) => rollouts::write(admin, page).await,
-            Page::OpenidConnect(page) => openid_connect::write(admin, config, page, request).await,
-            Page::ProxyCache(page) => proxy_cache::write(admin, config, page).await,
+            Page::OpenidConnect(page) => {
+                openid_connect::write(admin, config, page, origin, request).await
+            }
+            Page::ProxyCache(page) => proxy_cache::write(admin, config, page, origin).await,
             Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },

@@ -23,6 +23,7 @@ use super::error::Refusal;
 use super::{Admin, Answer, body};
 use crate::command::{Body, Context, complete};
 use crate::config::Config;
+use crate::history::Origin;
 use crate::outbound;
 
 /// How long what a provider said is shown before it is asked anew.
@@ -109,6 +110,7 @@ pub(super) async fn write(
     admin: &Admin,
     config: &Config,
     page: Page,
+    origin: Origin,
     request: Request,
 ) -> Result<Answer, Refusal> {
     let issuers = match page {
@@ -127,7 +129,8 @@ pub(super) async fn write(
         .collect();
     if !revocations.is_empty() {
         let revoker = admin.revoker.as_ref().ok_or(Refusal::NotFound)?;
-        let kept = revoker.keep(revocations).await;
+        let origin = origin.answered(StatusCode::NO_CONTENT);
+        let kept = revoker.keep(origin, revocations).await;
         kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
     }
     let mut seen = admin.providers.lock();

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::error::Refusal;
 use super::{Admin, Answer};
 use crate::config::{Config, Fields};
+use crate::history::Origin;
 
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +48,12 @@ impl Page {
     }
 }
 
-pub(super) async fn write(admin: &Admin, config: &Config, page: Page) -> Result<Answer, Refusal> {
+pub(super) async fn write(
+    admin: &Admin,
+    config: &Config,
+    page: Page,
+    origin: Origin,
+) -> Result<Answer, Refusal> {
     let names = match page {
         Page::All => {
             let plugins = config.collection(Plugin::KIND, Uuid::nil());
@@ -76,7 +82,8 @@ pub(super) async fn write(admin: &Admin, config: &Config, page: Page) -> Result<
         .collect();
     if !revocations.is_empty() {
         let revoker = admin.revoker.as_ref().ok_or(Refusal::NotFound)?;
-        let kept = revoker.keep(revocations).await;
+        let origin = origin.answered(StatusCode::NO_CONTENT);
+        let kept = revoker.keep(origin, revocations).await;
         kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
     }
     Ok(Answer::without_body(StatusCode::NO_CONTENT))

@@ -14,7 +14,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::record::resolve_foreign_keys;
-use super::{Action, Body, Command, Context, Rejection, decide};
+use super::{Action, Body, Command, Context, Rejection, decide_anew};
 use crate::config::{Change, Config, Fields, Stored};
 
 /// What a workspace is to hold.
@@ -212,7 +212,8 @@ impl Work<'_> {
             action: Action::Create(Body::Json(fields)),
             parents: Vec::new(),
         };
-        let decision = decide(&self.next, &command, &self.context.child(at))?;
+        let context = self.context.child(at);
+        let decision = decide_anew(self.config, &self.next, &command, &context)?;
         self.next.apply(
             &Change {
                 puts: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use shared::entity::{Entity, Workspace, definitions};
 use shared::snapshot::Key;
 
-use super::{Action, Body, Command, Context, Rejection, cascade, decide};
+use super::{Action, Body, Command, Context, Rejection, cascade, decide_anew};
 use crate::config::{Change, Config};
 
 /// A record that may not come back, or one that may not go, and why.
@@ -47,8 +47,9 @@ pub fn recheck(
             action: Action::Create(Body::Json(record.fields())),
             parents: Vec::new(),
         };
-        let place = next.within(record.workspace());
-        if let Err(rejection) = decide(&place, &command, &context.child(at)) {
+        let workspace = record.workspace();
+        let (before, place) = (config.within(workspace), next.within(workspace));
+        if let Err(rejection) = decide_anew(&before, &place, &command, &context.child(at)) {
             faults.push((*key, rejection));
         }
         // What depends on it is judged for itself.

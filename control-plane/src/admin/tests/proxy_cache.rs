@@ -53,4 +53,12 @@ async fn what_data_planes_keep_of_answers_is_dropped() {
     let mut expected = [entry, all];
     expected.sort();
     assert_eq!(revoked(), expected);
+    // It is told who asked for it, as of other writes.
+    let (_, requests) = api.get("/audit/requests?size=1").await;
+    let last = &requests["data"][0];
+    let (method, path, status) = (&last["method"], &last["path"], &last["status"]);
+    assert_eq!(
+        json!([method, path, status]),
+        json!(["DELETE", "/proxy-cache", 204])
+    );
 }
