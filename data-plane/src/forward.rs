@@ -58,7 +58,7 @@ pub(crate) struct Outgoing<'a> {
     /// Whether the gateway asks for itself. Then a kept connection that closed without a word counts as one that was
     /// closed before, whatever the method: no answer would be a failure just the same.
     pub(crate) own: bool,
-    /// When it is sent.
+    /// When the attempt under way began.
     pub(crate) now: Instant,
 }
 
@@ -129,15 +129,14 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 /// there is one. A pooled connection that turns out to be dead costs no attempt.
 pub(crate) async fn send(
     core: &Core,
-    outgoing: &Outgoing<'_>,
+    outgoing: &mut Outgoing<'_>,
     framing: Framing,
-    body: RequestBody,
+    mut body: RequestBody,
     mut tries: Option<&mut Vec<Try>>,
 ) -> Result<(Answer, Hold), UpstreamError> {
     let repeatable = !matches!(*outgoing.method, Method::POST | Method::PATCH)
         && outgoing.method.as_str() != "LOCK";
     let mut failing: Vec<Arc<Peer>> = Vec::new();
-    let mut body = body;
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt> = None;
     loop {
@@ -167,6 +166,7 @@ pub(crate) async fn send(
             }
             Err(failed) => failed,
         };
+        outgoing.now = monotonic();
         attempt.report(&failed);
         if !matches!(failed.stage, Stage::Stale | Stage::Unseen)
             && let Some(told) = tries.as_mut().and_then(|tries| tries.last_mut())

@@ -97,7 +97,7 @@ impl CoreHost {
             write: limits.timeout,
             read: limits.timeout,
         };
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             way: Way::To(&origin),
             method: &parts.method,
             target: &target,
@@ -120,13 +120,18 @@ impl CoreHost {
                 Framing::Length(u64::try_from(body.len()).unwrap_or(u64::MAX))
             };
         let repeatable = limits.repeatable || parts.method.is_safe();
-        let mut asked = self.ask_once(&outgoing, framing, &body, limits.body).await;
+        let mut asked = self
+            .ask_once(&mut outgoing, framing, &body, limits.body)
+            .await;
         if let Err(error) = &asked
             && repeatable
             && is_broken_off(error)
         {
             tracing::debug!(%error, "a connection broke off, asking once more");
-            asked = self.ask_once(&outgoing, framing, &body, limits.body).await;
+            outgoing.now = monotonic();
+            asked = self
+                .ask_once(&mut outgoing, framing, &body, limits.body)
+                .await;
         }
         match asked {
             Ok(Some(response)) => Ok(response),
@@ -141,7 +146,7 @@ impl CoreHost {
     /// Sends a request and reads the whole answer. `None`: its body is longer than `limit`.
     async fn ask_once(
         &self,
-        outgoing: &Outgoing<'_>,
+        outgoing: &mut Outgoing<'_>,
         framing: Framing,
         body: &Bytes,
         limit: usize,

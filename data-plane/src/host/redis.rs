@@ -86,14 +86,15 @@ async fn ask_one(
     let key = (server.connection_key(), node.cloned());
     let silent = core.states.of::<Silent>();
     let patience = server.connect_timeout + server.read_timeout;
-    if !silent.may_ask(&key, monotonic(), patience) {
+    let began = monotonic();
+    if !silent.may_ask(&key, began, patience) {
         return Err(RedisError::Resting {
             address: address(server, node),
         });
     }
     let asked = ask_now(core, server, &key, commands).await;
     if matches!(asked, Err(RedisError::Timeout { .. })) {
-        silent.timed_out(&key, monotonic());
+        silent.timed_out(&key, began, monotonic());
     } else {
         silent.answered(&key);
     }

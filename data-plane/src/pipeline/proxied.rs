@@ -180,7 +180,7 @@ impl Ways<'_> {
         )
         .await?;
         let now = monotonic();
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             way,
             method: sent.method,
             target: &target,
@@ -197,7 +197,8 @@ impl Ways<'_> {
             now,
         };
         progress.proxy_latency = Some(milliseconds(progress.start, now));
-        let answered = forward::send(core, &outgoing, framing, body, progress.tries.as_mut()).await;
+        let tries = progress.tries.as_mut();
+        let answered = forward::send(core, &mut outgoing, framing, body, tries).await;
         let answered_at = monotonic();
         progress.upstream_latency = Some(milliseconds(now, answered_at));
         progress.answered_at = Some(answered_at);

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -299,10 +300,13 @@ impl Pool {
         Ok((Box::new(connection), false))
     }
 
-    /// Connects to any of the origin's addresses.
+    /// Connects to any of the origin's addresses. The server has all of a handshake: it may be the first to speak.
     pub(crate) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
         let addresses = self.resolve().await?;
-        let (stream, _) = self.dial(&addresses).await?;
+        let (mut stream, _) = self.dial(&addresses).await?;
+        poll_fn(|cx| stream.poll_push(cx))
+            .await
+            .map_err(UpstreamError::Send)?;
         Ok(stream)
     }
 

@@ -203,7 +203,7 @@ impl Resolver {
     /// Remembers `what` of `name`, in place of everything else once there is too much of that.
     fn remember<T>(&self, all: &Mutex<HashMap<String, T>>, name: &str, what: T) {
         let mut all = locked(all);
-        if all.len() >= self.config.remembered {
+        if all.len() >= self.config.remembered && !all.contains_key(name) {
             all.clear();
         }
         all.insert(name.to_owned(), what);
@@ -374,5 +374,23 @@ mod tests {
             );
         }
         assert!(resolver.resolve("a.test").await.is_err());
+    }
+
+    #[test]
+    fn what_is_found_anew_of_a_known_name_takes_the_place_of_nothing_else() {
+        let mut resolver = resolver(Path::new("/nowhere"));
+        resolver.config.remembered = 2;
+        let all = Mutex::new(HashMap::new());
+        for (name, expected) in [
+            ("a", &["a"][..]),
+            ("b", &["a", "b"]),
+            ("a", &["a", "b"]),
+            ("c", &["c"]),
+        ] {
+            resolver.remember(&all, name, name.len());
+            let mut known: Vec<_> = locked(&all).keys().cloned().collect();
+            known.sort();
+            assert_eq!(known, expected, "{name}");
+        }
     }
 }

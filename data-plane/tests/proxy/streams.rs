@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::gateway::{get_status, plugin, record, scoped, settings, start_with, stop};
 use crate::tls::known_name;
+use crate::upstreams::own_tls;
 
 /// Says its name to whoever connects, and sends back what it gets.
 fn echo(name: &'static str) -> u16 {
@@ -103,6 +104,35 @@ fn bytes_go_both_ways_until_both_sides_have_ended() {
     ]);
     let mut stream = connect(proxy.addresses().stream[0]);
     assert_eq!(converse(&mut stream), "one ping");
+    stop(proxy);
+}
+
+#[test]
+fn a_server_behind_tls_may_speak_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut tls = rustls::ServerConnection::new(own_tls()).unwrap();
+        let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+        stream.write_all(b"220 ready").unwrap();
+        let mut heard = [0; 4];
+        stream.read_exact(&mut heard).unwrap();
+        stream.write_all(&heard).unwrap();
+    });
+    let proxy = gateway(vec![
+        service(1, &json!({"port": port, "protocol": "tls"})),
+        route(2, 1, &json!({"sources": [{"ip": "127.0.0.1"}]})),
+    ]);
+    let mut stream = connect(proxy.addresses().stream[0]);
+    let mut greeting = [0; 9];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"220 ready");
+    stream.write_all(b"QUIT").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"QUIT");
+    drop(stream);
     stop(proxy);
 }
 

@@ -3,18 +3,23 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
+use data_plane::limits::Limits;
+use data_plane::settings::Settings;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
 
-use crate::gateway::{OK, ask, configuration, connect, read_until, start, stop, upstream};
+use crate::gateway::{
+    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+};
 
 const REQUEST: &str =
     "GET / HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
 
-/// A server that speaks TLS with a certificate of its own making.
-fn tls_upstream() -> u16 {
+/// TLS with a certificate of the server's own making.
+pub(crate) fn own_tls() -> Arc<ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["other.test".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -24,7 +29,12 @@ fn tls_upstream() -> u16 {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key.into())
         .unwrap();
-    let config = Arc::new(config);
+    Arc::new(config)
+}
+
+/// A server that speaks TLS.
+fn tls_upstream() -> u16 {
+    let config = own_tls();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -164,7 +174,7 @@ fn a_client_that_leaves_takes_its_request_along() {
         client.write_all(REQUEST.as_bytes()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         server
-            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
         read_until(&mut server, "\r\n\r\n").unwrap();
         server.write_all(answer.as_bytes()).unwrap();
@@ -200,6 +210,48 @@ fn an_idempotent_request_gets_another_try_and_no_more_than_allowed() {
         assert_eq!(heads.try_iter().count(), tries, "{retries}");
         stop(proxy);
     }
+}
+
+#[test]
+fn another_try_over_a_kept_connection_has_all_of_its_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let one_worker = Settings {
+        workers: 1,
+        ..settings()
+    };
+    let service = json!({"retries": 1, "read_timeout": 1000});
+    let records = configuration(port, &service, &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker, Limits::default(), records);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut clients = [connect(&proxy), connect(&proxy)];
+    // At the same time, so that two connections are kept.
+    let mut servers = clients.each_mut().map(|client| {
+        client.write_all(request).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        read_until(&mut server, "\r\n\r\n").unwrap();
+        server
+    });
+    for (client, server) in clients.iter_mut().zip(&mut servers) {
+        server.write_all(OK.as_bytes()).unwrap();
+        read_until(client, "\r\n\r\nok").unwrap();
+    }
+    // The one used last is used first; it says nothing.
+    let [client, _] = &mut clients;
+    let [other, silent] = &mut servers;
+    client.write_all(request).unwrap();
+    read_until(silent, "\r\n\r\n").unwrap();
+    read_until(other, "\r\n\r\n").unwrap();
+    // Long enough for a timer that is set to the past.
+    std::thread::sleep(Duration::from_millis(100));
+    other.write_all(OK.as_bytes()).unwrap();
+    let line = read_until(client, "\r\n").unwrap();
+    assert!(line.starts_with("HTTP/1.1 200 "), "{line}");
+    drop((clients, servers));
+    stop(proxy);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Key;
 
-/// How many times in a row a server may not answer in time before it is left alone. One slow command is none.
+/// How many times in a row a server may not answer in time before it is left alone. One slow moment is none, however many
+/// requests were under way in it.
 const TOLERATED: u32 = 1;
 
 /// How long it is left alone.
@@ -23,6 +24,8 @@ pub(super) struct Silent(RefCell<HashMap<Key, Silence>>);
 #[derive(Debug)]
 struct Silence {
     timeouts: u32,
+    /// When the last of them was counted.
+    last: Instant,
     until: Instant,
 }
 
@@ -44,16 +47,22 @@ impl Silent {
         true
     }
 
-    /// It did not answer in time.
-    pub(super) fn timed_out(&self, server: &Key, now: Instant) {
+    /// It did not answer in time what it was asked at `began`. Before the last time that it did not, that says nothing
+    /// new.
+    pub(super) fn timed_out(&self, server: &Key, began: Instant, now: Instant) {
         let mut servers = self.0.borrow_mut();
         if servers.len() >= MOST && !servers.contains_key(server) {
             servers.clear();
         }
         let silence = servers.entry(server.clone()).or_insert(Silence {
             timeouts: 0,
+            last: began,
             until: now,
         });
+        if began < silence.last {
+            return;
+        }
+        silence.last = now;
         silence.timeouts = silence.timeouts.saturating_add(1);
         silence.until = now + REST;
     }
@@ -78,13 +87,17 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let patience = Duration::from_secs(2);
         let may = |key: &Key, seconds| silent.may_ask(key, at(seconds), patience);
-        silent.timed_out(&server, at(2));
-        assert!(may(&server, 2) && may(&server, 2));
-        silent.timed_out(&server, at(4));
+        let timed_out = |began, seconds| silent.timed_out(&server, at(began), at(seconds));
+        timed_out(0, 2);
+        // Those that waited at the same time.
+        timed_out(0, 2);
+        timed_out(1, 3);
+        assert!(may(&server, 3) && may(&server, 3));
+        timed_out(2, 4);
         assert!(!may(&server, 4) && !may(&server, 6) && may(&other, 4));
         // One finds out.
         assert!(may(&server, 7) && !may(&server, 7) && !may(&server, 8));
-        silent.timed_out(&server, at(9));
+        timed_out(7, 9);
         assert!(!may(&server, 11));
         // It was given up, so another one does.
         assert!(may(&server, 12) && !may(&server, 13) && may(&server, 14));
