@@ -37,10 +37,10 @@ use self::tls::{Authorities, Identities};
 use self::upstreams::{CompiledUpstream, Named};
 use self::workspaces::Workspaces;
 use crate::balancer::{Balancer, Balancers};
-use crate::certificates::ServerNames;
+use crate::listening::certificates::ServerNames;
 use crate::metrics::Labels;
 use crate::router::{RouteFault, Router};
-use crate::stream_routes::StreamRoutes;
+use crate::streams::routes::StreamRoutes;
 
 /// One field of one record that cannot be compiled.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

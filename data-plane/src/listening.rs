@@ -1,16 +1,26 @@
 //! All that a proxy listens on, by its settings.
 
+pub(crate) mod certificates;
+pub(crate) mod client_certificates;
+pub(crate) mod connections;
+pub(crate) mod handshake;
+pub mod inherited;
+pub(crate) mod listener;
+pub(crate) mod proxy_protocol;
+pub(crate) mod shortage;
+pub(crate) mod sockets;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use socket2::Type;
 
-use crate::inherited::Inherited;
-use crate::listener::{Bound, OfCore, Takes};
 use crate::proxy::{Addresses, ProxyError};
 use crate::settings::{Settings, StreamKind};
-use crate::sockets::{Asked, Sockets};
+use inherited::Inherited;
+use listener::{Bound, OfCore, Takes};
+use sockets::{Asked, Sockets};
 
 /// All listening sockets.
 pub(crate) struct Listeners {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use data_plane::DataPlane;
-use data_plane::inherited::{InheritError, Inherited};
+use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::SuccessionError;
 use tokio::signal::unix::{Signal, SignalKind, signal};

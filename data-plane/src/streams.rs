@@ -1,9 +1,12 @@
 //! Byte streams: TCP as it is, TLS that ends here, and TLS that is passed on (Kong 3.9, stream proxy).
 //!
 //! ```text
-//!  client ─► on a TLS listener: the ClientHello is read ─► stream_routes: passed on, or TLS ends here
+//!  client ─► on a TLS listener: the ClientHello is read ─► routes: passed on, or TLS ends here
 //!         └► else: stream_routes ─► balancer, upstream ─► carry, until both sides have ended
 //! ```
+
+pub(crate) mod datagrams;
+pub(crate) mod routes;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,9 +37,9 @@ use crate::metrics::Ended;
 use crate::pipeline::milliseconds;
 use crate::quota::Taken;
 use crate::stream::Stream;
-use crate::stream_routes::{Asked, Kind, StreamRoute};
 use crate::upstream::UpstreamError;
 use crate::upstream::origin::Origin;
+use routes::{Asked, Kind, StreamRoute};
 
 /// Longest `ClientHello` that is read.
 const MAX_HELLO: usize = 64 * 1024;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
-use crate::inherited::{READY, SUCCESSION};
+use crate::listening::inherited::{READY, SUCCESSION};
 
 /// How long a successor may take until it serves.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -23,7 +23,7 @@ use super::ground::Ground;
 use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
 use super::{CompileFault, CompiledRoute, CompiledSnapshot, in_order, parse, upstreams};
-use crate::certificates::ServerNames;
+use crate::listening::certificates::ServerNames;
 
 /// Records that may have changed, and routes beside the whole, before all is compiled anew. A search looks at these one
 /// by one at worst.

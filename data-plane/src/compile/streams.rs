@@ -12,7 +12,7 @@ use super::filters::{self, Assembly, Filters, Subsystem};
 use super::ground::Services;
 use super::workspaces::Workspaces;
 use super::{CompileFault, is_http, labels};
-use crate::stream_routes::{StreamFilters, StreamRoute, StreamRoutes};
+use crate::streams::routes::{StreamFilters, StreamRoute, StreamRoutes};
 
 /// Compiles those of `routes` that are of byte streams.
 pub(super) fn compile(

@@ -11,7 +11,7 @@ use shared::types::pem::certificates;
 use uuid::Uuid;
 
 use super::CompileFault;
-use crate::certificates::ServerNames;
+use crate::listening::certificates::ServerNames;
 use crate::upstream::tls::TlsIdentity;
 
 /// The certificates that can be presented, by id.

@@ -14,12 +14,12 @@ use plugins::glance::Value;
 use super::kept::Kept;
 use crate::error::GatewayError;
 use crate::forward::fields;
-use crate::handshake::Handshake;
 use crate::http1::head::check_host;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 use crate::http1::writer::field;
+use crate::listening::handshake::Handshake;
 use crate::router::normalize::is_well_formed;
 
 static HOST: HeaderName = header::HOST;

@@ -205,7 +205,7 @@ async fn a_certificate_is_presented_through_a_tunnel() {
     use rustls::crypto::aws_lc_rs::default_provider;
     use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-    use crate::client_certificates::{Asking, thumbprint};
+    use crate::listening::client_certificates::{Asking, thumbprint};
     let made = rcgen::generate_simple_self_signed(vec!["idp.test".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let live = crate::live::Live::default();

@@ -16,20 +16,20 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::connections::Admission;
 use crate::core::{Core, Node};
-use crate::datagrams;
-use crate::handshake::Handshake;
 use crate::host::CoreHost;
+use crate::listening::connections::Admission;
+use crate::listening::handshake::Handshake;
+use crate::listening::proxy_protocol;
+use crate::listening::shortage::Shortage;
 use crate::metrics::Metrics;
 use crate::orders::{Orders, stopped};
 use crate::pipeline::Peer;
-use crate::proxy_protocol;
 use crate::server::serve;
 use crate::settings::PortMap;
-use crate::shortage::Shortage;
 use crate::stream::{Corked, Stream};
 use crate::streams;
+use crate::streams::datagrams;
 
 /// How long a draining listener must have been idle before it is closed.
 const QUIET: Duration = Duration::from_millis(100);

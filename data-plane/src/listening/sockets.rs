@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::inherited::{Inherited, deal, one_each, place};
+use crate::listening::inherited::{Inherited, deal, one_each, place};
 
 /// What the sockets of a listener are to be.
 #[derive(Clone, Copy, Debug)]

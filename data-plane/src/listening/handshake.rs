@@ -3,7 +3,7 @@
 use plugins::exchange::TlsSession;
 use rustls::{CipherSuite, ProtocolVersion, ServerConnection};
 
-use crate::client_certificates::thumbprint;
+use crate::listening::client_certificates::thumbprint;
 
 /// What is known of a client from its handshake.
 #[derive(Debug)]

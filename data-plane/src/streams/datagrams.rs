@@ -2,7 +2,7 @@
 //! stream proxy).
 //!
 //! ```text
-//!  client ─► the listening socket ─► session of its address ─► stream_routes ─► balancer ─► the session's socket ─► server
+//!  client ─► the listening socket ─► session of its address ─► routes ─► balancer ─► the session's socket ─► server
 //!         ◄───────────────────────────────────┴──────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -25,10 +25,10 @@ use tokio::sync::{mpsc, watch};
 use crate::balancer::Peer;
 use crate::carry::Carried;
 use crate::core::Core;
-use crate::listener::admit;
+use crate::listening::listener::admit;
 use crate::orders::Orders;
 use crate::settings::PortMap;
-use crate::stream_routes::{Asked, Kind};
+use crate::streams::routes::{Asked, Kind};
 use crate::streams::{Line, StreamError, choose};
 use crate::upstream::UpstreamError;
 

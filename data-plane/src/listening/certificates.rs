@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use shared::clock::UnixTime;
 use shared::tls;
 
-use crate::client_certificates::Asking;
+use crate::listening::client_certificates::Asking;
 use crate::live::Live;
 
 /// Ends of certificates that a report has room for, besides those of the node's own.
