@@ -218,14 +218,14 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor() {
-    let (cluster, _demo) = gateway().await;
+    let (mut cluster, _demo) = gateway().await;
     cluster.persisted().await;
     // A request whose body is still to come keeps the old process.
     let address = cluster.data_planes[0].process.address("proxy");
     let mut slow = TcpStream::connect(&address).await.unwrap();
     let head = "POST / HTTP/1.1\r\nHost: slow\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab";
     slow.write_all(head.as_bytes()).await.unwrap();
-    cluster.data_planes[0].process.signal("USR2");
+    cluster.data_planes[0].process.start_successor().await;
     eventually("the successor serves", async || {
         let log = cluster.data_planes[0].process.log();
         log.contains("a successor serves: stopping").then_some(())

@@ -231,12 +231,12 @@ impl Process {
         send(name, self.id());
     }
 
-    /// Has it replaced by a new process that gets its sockets, and waits until it has ended.
+    /// Has it start a new process that gets its sockets. The id of the old one.
     ///
     /// # Panics
     ///
     /// If that does not happen in time.
-    pub async fn succeed(&mut self) {
+    pub async fn start_successor(&mut self) -> u32 {
         const STARTED: &str = "a successor was started process=";
         let before = self.log().matches(STARTED).count();
         let old = self.id();
@@ -252,6 +252,16 @@ impl Process {
         })
         .await;
         self.successor = Some(successor);
+        old
+    }
+
+    /// Has it replaced by a new process that gets its sockets, and waits until it has ended.
+    ///
+    /// # Panics
+    ///
+    /// If that does not happen in time.
+    pub async fn succeed(&mut self) {
+        let old = self.start_successor().await;
         eventually("the old process ends", async || {
             // The first is our child: its end is to be waited for.
             let _ = self.child.try_wait();
