@@ -65,57 +65,50 @@ fn normalize_pattern(pattern: &str) -> Cow<'_, str> {
     if !pattern.contains('%') {
         return Cow::Borrowed(pattern);
     }
-    let mut normal = String::with_capacity(pattern.len());
-    let mut rest = pattern;
-    while let Some((before, after)) = rest.split_once('%') {
-        normal.push_str(before);
-        let triplet = after
-            .get(..2)
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match triplet {
-            Some(digits) => {
-                let decoded = decode_unreserved(&format!("%{digits}"));
-                if matches!(&*decoded, "." | "-") {
-                    normal.push('\\');
-                }
-                normal.push_str(&decoded);
-            }
-            None => normal.push('%'),
+    let normal = with_triplets(pattern, |normal, byte, digits| {
+        if matches!(byte, b'.' | b'-') {
+            normal.push('\\');
         }
-        rest = after
-            .get(if triplet.is_some() { 2 } else { 0 }..)
-            .unwrap_or_default();
-    }
-    normal.push_str(rest);
+        push_triplet(normal, byte, digits);
+    });
     Cow::Owned(normal)
 }
 
 /// `path` with its percent-triplets in upper case and, for unreserved characters, decoded (RFC 3986 §6.2.2).
 pub fn decode_unreserved(path: &str) -> String {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('%') {
-        decoded.push_str(before);
-        let triplet = after
-            .get(..2)
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let byte = triplet.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (byte, triplet) {
-            (Some(byte), Some(_)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                decoded.push(char::from(byte));
-            }
-            (Some(_), Some(digits)) => {
-                decoded.push('%');
-                decoded.push_str(&digits.to_ascii_uppercase());
-            }
-            _ => decoded.push('%'),
-        }
-        rest = after
-            .get(if triplet.is_some() { 2 } else { 0 }..)
-            .unwrap_or_default();
+    with_triplets(path, push_triplet)
+}
+
+fn push_triplet(text: &mut String, byte: u8, digits: &str) {
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        text.push(char::from(byte));
+    } else {
+        text.push('%');
+        text.push_str(&digits.to_ascii_uppercase());
     }
-    decoded.push_str(rest);
-    decoded
+}
+
+/// `text` with what `push` makes of each percent-triplet, which is given as its byte and its digits.
+fn with_triplets(text: &str, push: impl Fn(&mut String, u8, &str)) -> String {
+    let mut made = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        made.push_str(before);
+        let parted = after.split_at_checked(2).and_then(|(digits, rest)| {
+            let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let byte = u8::from_str_radix(digits, 16).ok().filter(|_| are_digits)?;
+            Some((byte, digits, rest))
+        });
+        rest = if let Some((byte, digits, rest)) = parted {
+            push(&mut made, byte, digits);
+            rest
+        } else {
+            made.push('%');
+            after
+        };
+    }
+    made.push_str(rest);
+    made
 }
 
 #[cfg(test)]
