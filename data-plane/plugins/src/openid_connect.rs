@@ -42,6 +42,7 @@ mod login;
 mod logout;
 mod loops;
 mod mark;
+mod memory;
 mod opened;
 mod packed;
 mod page;

@@ -6,11 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use http::header::{AUTHORIZATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue};
-use quick_cache::Weighter;
-use quick_cache::unsync::{Cache, DefaultLifecycle};
 use serde_json::Map;
 use shared::clock::UnixTime;
 
@@ -22,6 +19,7 @@ use super::headers::Facts;
 use super::introspection::{self, Brought};
 use super::jws::{self, Claims};
 use super::login;
+use super::memory::{self, Memory, Name};
 use super::opened;
 use super::possession::Presented;
 use super::principal::Principal;
@@ -39,14 +37,8 @@ use crate::glance::Pass;
 use crate::host::Host;
 use crate::tenure::Tenure;
 
-/// Most bytes of verified tokens that a core remembers.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
-
 /// How long a session cookie made for a token is handed out before a new one is sealed.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(30);
-
-/// Names a token: the configuration that verified it, and the end of its signature.
-type Name = (u64, [u8; 32]);
 
 /// A verified token with all that follows from it.
 struct Verified {
@@ -65,26 +57,9 @@ struct Verified {
 
 shared::unsaid!(Verified);
 
-#[derive(Debug)]
-struct VerifiedTokens(RefCell<Known>);
-
-/// Nothing gets in by a name that a client has made up: the hash need not withstand that.
-type Known = Cache<Name, Rc<Verified>, Weight, RandomState>;
-
-impl Default for VerifiedTokens {
-    fn default() -> Self {
-        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        let known = Cache::with(1024, MOST_BYTES, Weight, hasher, lifecycle);
-        Self(RefCell::new(known))
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Weight;
-
-impl Weighter<Name, Rc<Verified>> for Weight {
-    fn weight(&self, _: &Name, verified: &Rc<Verified>) -> u64 {
-        1024 + 6 * u64::try_from(verified.token.len()).unwrap_or(u64::MAX / 8)
+impl memory::Found for Verified {
+    fn text(&self) -> &str {
+        &self.token
     }
 }
 
@@ -275,8 +250,8 @@ async fn verify(
         session: RefCell::default(),
     });
     if let Some(name) = name(rules, token.as_bytes()) {
-        let known = host.core_state::<VerifiedTokens>();
-        known.0.borrow_mut().insert(name, Rc::clone(&verified));
+        host.core_state::<Memory<Verified>>()
+            .insert(name, &verified);
     }
     Ok(verified)
 }
@@ -296,7 +271,7 @@ fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> (UnixTime, Option<Uni
     }
 }
 
-/// Names a token.
+/// Names a token: by the end of its signature.
 fn name(rules: &Rules, token: &[u8]) -> Option<Name> {
     Some((rules.compilation, *token.last_chunk()?))
 }
@@ -310,8 +285,7 @@ fn remembered(
     now: UnixTime,
 ) -> Option<Rc<Verified>> {
     let name = name(rules, token)?;
-    let known = host.core_state::<VerifiedTokens>();
-    let verified = known.0.borrow().get(&name).cloned()?;
+    let verified = host.core_state::<Memory<Verified>>().get(&name)?;
     let credentials = &rules.config.credentials;
     let leeway = credentials.leeway.seconds();
     let lives = |end: UnixTime| now < end.saturating_add(leeway);

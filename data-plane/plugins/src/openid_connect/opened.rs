@@ -1,6 +1,5 @@
 //! Opened sessions, remembered per core: a request with a known cookie costs a comparison.
 
-mod memory;
 mod renewal;
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +12,6 @@ use shared::entity::Revocation;
 use tracing::debug;
 use uuid::Uuid;
 
-use self::memory::{known, remember, remembered};
 pub(super) use self::renewal::Renewal;
 use super::admission::Found;
 use super::config::AuthMethod;
@@ -22,6 +20,7 @@ use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::{Claims, Jws};
 use super::logout;
+use super::memory::{self, Memory, Name};
 use super::principal::Principal;
 use super::rules::Rules;
 use super::session::{self, Session};
@@ -56,6 +55,12 @@ pub(super) struct Opened {
 }
 
 shared::unsaid!(Opened);
+
+impl memory::Found for Opened {
+    fn text(&self) -> &str {
+        &self.sealed
+    }
+}
 
 /// What became of the search for a session.
 #[derive(Debug)]
@@ -476,5 +481,29 @@ pub(super) fn destroy(rules: &Rules, exchange: &mut Exchange<'_>, host: &impl Ho
     }
     for cookie in session::expired_cookies(rules, jar, exchange.client.https) {
         exchange.response_headers.push((SET_COOKIE, cookie));
+    }
+}
+
+/// Names a sealed value: by its random start.
+fn name(rules: &Rules, value: &[u8]) -> Option<Name> {
+    let start = value.first_chunk()?;
+    Some((rules.compilation, *start))
+}
+
+/// What was opened before from a value that began like `value`.
+fn remembered(rules: &Rules, host: &impl Host, value: &[u8]) -> Option<Rc<Opened>> {
+    let name = name(rules, value)?;
+    host.core_state::<Memory<Opened>>().get(&name)
+}
+
+/// What was opened from this very value before.
+fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
+    remembered(rules, host, value.as_bytes()).filter(|known| known.sealed == value)
+}
+
+/// Remembers what was opened.
+fn remember(rules: &Rules, host: &impl Host, opened: &Rc<Opened>) {
+    if let Some(name) = name(rules, opened.sealed.as_bytes()) {
+        host.core_state::<Memory<Opened>>().insert(name, opened);
     }
 }
