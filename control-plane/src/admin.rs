@@ -31,6 +31,7 @@ mod plan;
 mod proxy_cache;
 mod rbac;
 mod revisions;
+mod revocations;
 mod rollouts;
 mod schemas;
 mod show;

@@ -3,7 +3,7 @@
 mod hosts;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ops::Bound;
 use std::sync::Arc;

@@ -136,14 +136,8 @@ mod tests {
     use shared::snapshot::Revision;
 
     use super::*;
-    use crate::config::{Change, Stored};
-
-    fn record(kind: &'static str, id: u128, mut fields: Value) -> (Key, Stored) {
-        let id = Uuid::from_u128(id);
-        fields["id"] = json!(id);
-        let fields = fields.as_object().unwrap().clone();
-        (Key { kind, id }, Stored::of(&fields))
-    }
+    use crate::config::Change;
+    use crate::config::tests::with_id as record;
 
     #[test]
     fn an_upstream_is_healthy_while_more_than_its_threshold_is_available() {

@@ -119,20 +119,8 @@ pub(super) async fn write(
         Page::Issuer(wanted) => vec![find(config, &wanted)?.0],
     };
     let now = UnixTime::now();
-    let revocations: Vec<Revocation> = issuers
-        .iter()
-        .map(|issuer| Revocation {
-            id: Revocation::issuer(issuer),
-            before: now.as_millis(),
-            expires_at: now.saturating_add(LONGEST).as_secs(),
-        })
-        .collect();
-    if !revocations.is_empty() {
-        let revoker = admin.revoker.as_ref().ok_or(Refusal::NotFound)?;
-        let origin = origin.answered(StatusCode::NO_CONTENT);
-        let kept = revoker.keep(origin, revocations).await;
-        kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
-    }
+    let ids = issuers.iter().map(|issuer| Revocation::issuer(issuer));
+    admin.revoke(origin, ids.collect(), now, LONGEST).await?;
     let mut seen = admin.providers.lock();
     for issuer in issuers {
         seen.insert(issuer, Seen::Deleted(now));

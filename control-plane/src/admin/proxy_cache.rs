@@ -71,21 +71,9 @@ pub(super) async fn write(
             vec![name(&key)?]
         }
     };
-    let now = UnixTime::now();
-    let revocations: Vec<Revocation> = names
-        .into_iter()
-        .map(|id| Revocation {
-            id,
-            before: now.as_millis(),
-            expires_at: now.saturating_add(LONGEST).as_secs(),
-        })
-        .collect();
-    if !revocations.is_empty() {
-        let revoker = admin.revoker.as_ref().ok_or(Refusal::NotFound)?;
-        let origin = origin.answered(StatusCode::NO_CONTENT);
-        let kept = revoker.keep(origin, revocations).await;
-        kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
-    }
+    admin
+        .revoke(origin, names, UnixTime::now(), LONGEST)
+        .await?;
     Ok(Answer::without_body(StatusCode::NO_CONTENT))
 }
 

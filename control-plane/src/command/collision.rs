@@ -126,13 +126,7 @@ mod tests {
 
     use super::*;
     use crate::config::Stored;
-
-    fn record(kind: &'static str, id: u128, mut fields: Value) -> (Key, Stored) {
-        let id = Uuid::from_u128(id);
-        fields["id"] = json!(id);
-        let fields = fields.as_object().unwrap().clone();
-        (Key { kind, id }, Stored::of(&fields))
-    }
+    use crate::config::tests::with_id as record;
 
     fn put(record: (Key, Stored)) -> Change {
         Change {

@@ -16,6 +16,14 @@ fn record(kind: &'static str, id: u128, workspace: u128, fields: Value) -> (Key,
     (Key { kind, id }, Stored::of(&fields))
 }
 
+/// A record of the default workspace with all of `fields` and its id.
+pub(crate) fn with_id(kind: &'static str, id: u128, mut fields: Value) -> (Key, Stored) {
+    let id = Uuid::from_u128(id);
+    fields["id"] = json!(id);
+    let fields = fields.as_object().unwrap().clone();
+    (Key { kind, id }, Stored::of(&fields))
+}
+
 #[test]
 fn a_workspace_sees_its_own_records_and_the_shared_ones() {
     let puts = vec![
