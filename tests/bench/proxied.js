@@ -1,6 +1,7 @@
 // A Wardgate cluster in front of one upstream: a plain route, one with a session, one with a session that is to be
 // renewed, one with a bearer token, and as many others as are asked for.
 
+import { setTimeout } from "node:timers/promises";
 import { startGateway } from "../real-peers/gateway.js";
 
 // A warning for each handshake, say, would fill the pipe that nobody reads while the load runs.
@@ -42,6 +43,8 @@ export async function startCluster({ upstream, provider, routes = 10, settings =
 /** The `Cookie` header that a browser with `cookie` has after one more request for `url`: a use may have been noted in it. */
 export async function usedAgain(url, cookie) {
   const jar = new Map(cookie.split("; ").map((pair) => pair.match(/^([^=]+)=(.*)$/).slice(1)));
+  // While a load runs nothing else does here: a connection that the node has closed meanwhile is noticed first.
+  await setTimeout(50);
   const answer = await fetch(url, { headers: { cookie } });
   await answer.arrayBuffer();
   if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
