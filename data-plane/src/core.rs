@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use arc_swap::Cache;
 use plugins::request_id::RequestId;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
@@ -116,6 +117,8 @@ pub(crate) struct Core {
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
+    /// What tells whether it is: one comparison.
+    live: RefCell<Cache<Live, Option<Arc<CompiledSnapshot>>>>,
     date: Date,
     identifiers: Cell<u64>,
     salt: u64,
@@ -138,6 +141,7 @@ impl Core {
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
         let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
         Rc::new(Self {
+            live: RefCell::new(Cache::new(Arc::clone(&node.live))),
             node,
             timers,
             date: Date::default(),
@@ -155,8 +159,8 @@ impl Core {
 
     /// The live snapshot; none before the first.
     pub(crate) fn snapshot(&self) -> Option<Rc<Held>> {
-        let live = self.node.live.load();
-        let live = live.as_ref()?;
+        let mut live = self.live.borrow_mut();
+        let live = live.load().as_ref()?;
         let mut kept = self.snapshot.borrow_mut();
         if let Some(kept) = kept.as_ref()
             && Arc::ptr_eq(&kept.0, live)

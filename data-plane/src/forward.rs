@@ -128,7 +128,7 @@ pub(crate) async fn send(
         && outgoing.method.as_str() != "LOCK";
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = outgoing.retries;
-    let mut kept: Option<Attempt> = None;
+    let mut kept: Option<Attempt<'_>> = None;
     loop {
         let attempt = if let Some(attempt) = kept.take() {
             attempt

@@ -1,5 +1,6 @@
 //! One attempt to have a request answered: which server, how far it came.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,25 +26,28 @@ use crate::upstream::pool::Pool;
 use crate::upstream::{Connection, UpstreamError};
 
 /// One attempt: which server, and under which name.
-pub(super) struct Attempt {
-    pub(super) origin: Arc<Origin>,
-    host: HeaderValue,
+///
+/// What the snapshot has of both is shared by all cores: it is looked at where it is, so that no core's count of it
+/// is in another's way.
+pub(super) struct Attempt<'a> {
+    pub(super) origin: Cow<'a, Arc<Origin>>,
+    host: Cow<'a, HeaderValue>,
     pub(super) lease: Option<Lease>,
 }
 
 /// Which server is asked next, and what it is called.
-pub(super) fn choose(
+pub(super) fn choose<'a>(
     core: &Core,
-    outgoing: &Outgoing<'_>,
+    outgoing: &Outgoing<'a>,
     tried: &[Arc<Peer>],
-) -> Result<Attempt, UpstreamError> {
+) -> Result<Attempt<'a>, UpstreamError> {
     match outgoing.way {
         Way::To(origin) => Ok(Attempt {
-            origin: Arc::clone(origin),
-            host: outgoing
-                .host
-                .cloned()
-                .unwrap_or_else(|| HeaderValue::from_static("")),
+            origin: Cow::Borrowed(origin),
+            host: match outgoing.host {
+                Some(host) => Cow::Borrowed(host),
+                None => Cow::Owned(HeaderValue::from_static("")),
+            },
             lease: None,
         }),
         Way::Balanced {
@@ -56,17 +60,18 @@ pub(super) fn choose(
                 .map_err(|NoPeer| UpstreamError::NoPeer)?;
             let key = &lease.peer.key;
             let host = if let Some(host) = outgoing.host {
-                host.clone()
+                Cow::Borrowed(host)
             } else {
                 let host = match &balancer.config.host_header {
                     Some(host) if split_port(host).1.is_some() => host.clone(),
                     Some(host) => transport.authority(host, key.port),
                     None => transport.authority(&key.host, key.port),
                 };
-                HeaderValue::from_str(&host).map_err(|_| UpstreamError::Authority)?
+                let host = HeaderValue::from_str(&host).map_err(|_| UpstreamError::Authority)?;
+                Cow::Owned(host)
             };
             Ok(Attempt {
-                origin: core.origins.of_peer(&lease.peer, transport, &host),
+                origin: Cow::Owned(core.origins.of_peer(&lease.peer, transport, &host)),
                 host,
                 lease: Some(lease),
             })
@@ -97,7 +102,7 @@ pub(super) struct Failed {
     pub(super) body: Option<RequestBody>,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     /// Tells the balancer how it went.
     pub(super) fn report(&self, failed: &Failed) {
         let Some(lease) = &self.lease else { return };
@@ -126,7 +131,7 @@ impl Attempt {
 pub(super) async fn once(
     core: &Core,
     pool: &Rc<Pool>,
-    attempt: &Attempt,
+    attempt: &Attempt<'_>,
     outgoing: &Outgoing<'_>,
     (framing, body): (Framing, RequestBody),
     told: Option<&mut Try>,
