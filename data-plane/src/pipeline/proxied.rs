@@ -199,7 +199,10 @@ impl Ways<'_> {
         progress.proxy_latency = Some(milliseconds(progress.start, now));
         let tries = progress.tries.as_mut();
         let answered = forward::send(core, &mut outgoing, framing, body, tries).await;
-        let answered_at = monotonic();
+        let answered_at = match &answered {
+            Ok((answer, _)) => answer.answered_at,
+            Err(_) => monotonic(),
+        };
         progress.upstream_latency = Some(milliseconds(now, answered_at));
         progress.answered_at = Some(answered_at);
         let (answer, hold) = answered.inspect_err(|error| {

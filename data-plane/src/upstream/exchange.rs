@@ -3,11 +3,12 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Frame;
+use shared::clock::monotonic;
 
 use super::pool::Pool;
 use super::{Connection, UpstreamError};
@@ -128,6 +129,8 @@ impl Pump {
 pub(crate) struct Answer {
     pub(crate) head: ResponseHead,
     pub(crate) body: ResponseBody,
+    /// When the head had come.
+    pub(crate) answered_at: Instant,
 }
 
 /// Why no answer came, with the pump, which a further attempt may need.
@@ -159,11 +162,12 @@ pub(crate) async fn exchange(
             return Err(Failure { error, pump, begun });
         }
     };
-    let begun = true;
+    let (begun, answered_at) = (true, monotonic());
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer {
             head,
             body: ResponseBody::Tunnel(connection),
+            answered_at,
         });
     }
     let mut decoder = Decoder::new(head.framing);
@@ -178,9 +182,13 @@ pub(crate) async fn exchange(
             return Err(Failure { error, pump, begun });
         }
         if head.keep_alive && !surplus {
-            pool.give_back(connection);
+            pool.give_back(connection, answered_at);
         }
-        return Ok(Answer { head, body: whole });
+        return Ok(Answer {
+            head,
+            body: whole,
+            answered_at,
+        });
     }
     // A chunk that is broken from the start is told of before the client is told anything.
     let first = if head.framing == Framing::Chunked {
@@ -209,6 +217,7 @@ pub(crate) async fn exchange(
     Ok(Answer {
         head,
         body: ResponseBody::Upstream(Box::new(body)),
+        answered_at,
     })
 }
 
@@ -452,7 +461,7 @@ impl UpstreamBody {
             && self.pump.is_none()
             && connection.input.is_empty()
         {
-            self.pool.give_back(connection);
+            self.pool.give_back(connection, monotonic());
         }
     }
 

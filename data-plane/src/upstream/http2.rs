@@ -353,7 +353,11 @@ pub(crate) async fn exchange(
             _seat: seat,
         }))
     };
-    Ok(Answer { head, body })
+    Ok(Answer {
+        head,
+        body,
+        answered_at: monotonic(),
+    })
 }
 
 /// What the server has said of a stream that has failed, if it was the server.

@@ -245,8 +245,8 @@ impl Pool {
         self.turn.set(self.turn.get().wrapping_add(1));
     }
 
-    /// Takes back a connection whose exchange has ended cleanly.
-    pub(crate) fn give_back(&self, mut connection: Box<Connection>) {
+    /// Takes back a connection whose exchange has ended cleanly, at `now`.
+    pub(crate) fn give_back(&self, mut connection: Box<Connection>, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         connection.served += 1;
         let KeepAlive {
@@ -259,8 +259,8 @@ impl Pool {
         }
         connection.timer.clear();
         connection.phase = Phase::Idle;
-        connection.idle_since = monotonic();
-        self.used.set(connection.idle_since);
+        connection.idle_since = now;
+        self.used.set(now);
         idle.push(connection);
     }
 
