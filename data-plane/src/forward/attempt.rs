@@ -63,12 +63,13 @@ pub(super) fn choose<'a>(
                 Cow::Borrowed(host)
             } else {
                 let host = match &balancer.config.host_header {
-                    Some(host) if split_port(host).1.is_some() => host.clone(),
-                    Some(host) => transport.authority(host, key.port),
-                    None => transport.authority(&key.host, key.port),
+                    Some(host) if split_port(host).1.is_some() => HeaderValue::from_str(host).ok(),
+                    Some(host) => {
+                        HeaderValue::from_maybe_shared(transport.authority(host, key.port)).ok()
+                    }
+                    None => core.origins.host_of(&lease.peer, transport),
                 };
-                let host = HeaderValue::from_str(&host).map_err(|_| UpstreamError::Authority)?;
-                Cow::Owned(host)
+                Cow::Owned(host.ok_or(UpstreamError::Authority)?)
             };
             Ok(Attempt {
                 origin: Cow::Owned(core.origins.of_peer(&lease.peer, transport, &host)),

@@ -2,9 +2,10 @@
 //! client's choice. One memory per core, so that no lock is taken.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use foldhash::HashMap;
 use http::HeaderValue;
 use plugins::host::Reach;
 use rustls_pki_types::ServerName;
@@ -62,7 +63,11 @@ impl Transport {
 
 /// The origins of one core.
 #[derive(Debug, Default)]
-pub(crate) struct Origins(RefCell<HashMap<Key, Arc<Origin>>>);
+pub(crate) struct Origins {
+    known: RefCell<HashMap<Key, Arc<Origin>>>,
+    /// What peers are called where nothing else is said, by their number and the port that goes without saying.
+    hosts: RefCell<HashMap<(u64, u16), HeaderValue>>,
+}
 
 #[derive(Debug, Eq, Hash, PartialEq)]
 struct Key {
@@ -79,6 +84,13 @@ enum Place {
     Origin(usize),
 }
 
+/// Where a server is, and its own name.
+struct Own {
+    address: String,
+    port: u16,
+    name: String,
+}
+
 impl Origins {
     /// The origin of `peer`, spoken to by `transport` under the name in `host`.
     pub(crate) fn of_peer(
@@ -87,16 +99,28 @@ impl Origins {
         transport: &Transport,
         host: &HeaderValue,
     ) -> Arc<Origin> {
-        let (address, port) = (peer.key.address.to_string(), peer.key.port);
-        let own = || peer.key.host.clone();
-        self.of(
-            Place::Peer(peer.number),
-            transport,
-            host,
-            address,
-            port,
-            own,
-        )
+        let key = &peer.key;
+        self.of(Place::Peer(peer.number), transport, host, || Own {
+            address: key.address.to_string(),
+            port: key.port,
+            name: key.host.clone(),
+        })
+    }
+
+    /// What `peer` is called as it is configured; `None` if that can be no value of a field.
+    pub(crate) fn host_of(&self, peer: &Peer, transport: &Transport) -> Option<HeaderValue> {
+        let mut hosts = self.hosts.borrow_mut();
+        let key = (peer.number, transport.own_port());
+        if let Some(host) = hosts.get(&key) {
+            return Some(host.clone());
+        }
+        if hosts.len() >= REMEMBERED {
+            hosts.clear();
+        }
+        let host = transport.authority(&peer.key.host, peer.key.port);
+        let host = HeaderValue::from_maybe_shared(Bytes::from(host)).ok()?;
+        hosts.insert(key, host.clone());
+        Some(host)
     }
 
     /// The server of `origin`, called by the name in `host` instead of its own.
@@ -110,9 +134,11 @@ impl Origins {
             return Arc::clone(origin);
         }
         let key = origin.key();
-        let own = || key.host.clone();
-        let place = Place::Origin(origin.number());
-        self.of(place, transport, host, key.host.clone(), key.port, own)
+        self.of(Place::Origin(origin.number()), transport, host, || Own {
+            address: key.host.clone(),
+            port: key.port,
+            name: key.host.clone(),
+        })
     }
 
     fn of(
@@ -120,9 +146,7 @@ impl Origins {
         place: Place,
         transport: &Transport,
         host: &HeaderValue,
-        address: String,
-        port: u16,
-        own_name: impl Fn() -> String,
+        own: impl FnOnce() -> Own,
     ) -> Arc<Origin> {
         let key = Key {
             place,
@@ -130,24 +154,26 @@ impl Origins {
             http2: transport.http2,
             host: transport.tls.as_ref().map(|_| lower_case(host)),
         };
-        let mut known = self.0.borrow_mut();
+        let mut known = self.known.borrow_mut();
         if let Some(origin) = known.get(&key) {
             return Arc::clone(origin);
         }
         if known.len() >= REMEMBERED {
             known.clear();
         }
+        let own = own();
         let name = server_name(key.host.as_ref().unwrap_or(host))
-            .or_else(|| ServerName::try_from(own_name()).ok())
+            .or_else(|| ServerName::try_from(own.name).ok())
             .unwrap_or_else(|| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
-        let origin = transport.origin(address, port, name);
+        let origin = transport.origin(own.address, own.port, name);
         known.insert(key, Arc::clone(&origin));
         origin
     }
 
     /// Lets go of what the last configuration has made known. Pools keep what is in use.
     pub(crate) fn forget(&self) {
-        self.0.borrow_mut().clear();
+        self.known.borrow_mut().clear();
+        self.hosts.borrow_mut().clear();
     }
 }
 
