@@ -118,9 +118,8 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         {
             seen.notes.put(Told(told.clone()));
         }
-        let headers = returned.map();
         for (name, value) in told {
-            headers.append(name, value);
+            returned.add(name, value);
         }
     }
     if record.run.phases.response {

@@ -55,28 +55,41 @@ impl<B> Returned<B> {
     pub(crate) fn map(&mut self) -> &mut HeaderMap {
         let map = self.headers.map();
         for (name, value) in values_of(&std::mem::take(&mut self.told)) {
-            map.insert(name, value);
+            map.append(name, value);
         }
         map
+    }
+
+    /// Adds a field, beside those of its name that there are.
+    pub(crate) fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        match &mut self.headers {
+            Headers::Raw(_) => self.line(&[name.as_str().as_bytes(), b": "], value.as_bytes()),
+            Headers::Map(map) => _ = map.append(name, value),
+        }
     }
 
     /// Sets a field. One of the same name that is as it came must not be there.
     pub(crate) fn tell(&mut self, field: &ToldField, value: &[u8]) {
         match &mut self.headers {
-            Headers::Raw(_) => {
-                if self.told.is_empty() {
-                    self.told.reserve(TOLD);
-                }
-                self.told.extend_from_slice(field.start);
-                self.told.extend_from_slice(value);
-                self.told.extend_from_slice(b"\r\n");
-            }
+            Headers::Raw(_) => self.line(&[field.start], value),
             Headers::Map(map) => {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
                     map.insert(field.name.clone(), value);
                 }
             }
         }
+    }
+
+    /// Tells a field as a line that begins with the parts of `start`.
+    fn line(&mut self, start: &[&[u8]], value: &[u8]) {
+        if self.told.is_empty() {
+            self.told.reserve(TOLD);
+        }
+        for part in start {
+            self.told.extend_from_slice(part);
+        }
+        self.told.extend_from_slice(value);
+        self.told.extend_from_slice(b"\r\n");
     }
 
     /// The same answer with another body.
@@ -109,6 +122,8 @@ impl<B> From<Response<B>> for Returned<B> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::SET_COOKIE;
+
     use super::*;
     use crate::http1::fields::Fields;
 
@@ -120,12 +135,22 @@ mod tests {
         let mut raw = Returned::new(StatusCode::OK, Headers::Raw(fields), ());
         raw.tell(&NAME, b"7: 8");
         raw.tell(&VIA, b"1.1 a");
-        assert_eq!(raw.told, b"x-kong-proxy-latency: 7: 8\r\nvia: 1.1 a\r\n");
+        let cookie = |text| (SET_COOKIE, HeaderValue::from_static(text));
+        for (name, value) in [cookie("a=1"), cookie("b=2")] {
+            raw.add(name, value);
+        }
+        assert_eq!(
+            raw.told,
+            b"x-kong-proxy-latency: 7: 8\r\nvia: 1.1 a\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n"
+        );
         let headers = raw.into_response().into_parts().0.headers;
         let mut map = Returned::new(StatusCode::OK, Headers::Map(HeaderMap::new()), ());
         map.map().insert("a", HeaderValue::from_static("1"));
         map.tell(&NAME, b"7: 8");
         map.tell(&VIA, b"1.1 a");
+        for (name, value) in [cookie("a=1"), cookie("b=2")] {
+            map.add(name, value);
+        }
         assert_eq!(map.into_response().headers(), &headers);
     }
 }
