@@ -20,9 +20,14 @@ function cases({ gateway, cookie, due, bearer }, at) {
   const url = gateway.url(at);
   return {
     plain: { url: `${url}/plain` },
+    balanced: { url: `${url}/balanced` },
+    plugins: { url: `${url}/plugins` },
     session: { url: `${url}/session`, headers: { Cookie: cookie } },
     due: { url: `${url}/due`, headers: { Cookie: due } },
     bearer: { url: `${url}/bearer`, headers: { Authorization: `Bearer ${bearer}` } },
+    all: { url: `${url}/all`, headers: { Authorization: `Bearer ${bearer}` } },
+    http2: { url: `${url}/plain`, http2: true },
+    http2Bearer: { url: `${url}/bearer`, headers: { Authorization: `Bearer ${bearer}` }, http2: true },
     tls: { url: `${gateway.tlsUrl(at)}/plain` },
     handshake: { url: `${gateway.tlsUrl(at)}/plain`, fresh: true, requests: REQUESTS / 8 },
   };
@@ -68,14 +73,14 @@ export async function printInstructions(kept, many = 50_000) {
   const upstream = await startUpstream(directory);
   const provider = await startProvider({ padding: 1_600 });
   const by = ["valgrind", "--tool=callgrind", "--instr-atstart=no", `--callgrind-out-file=${directory}/profile.%p`];
-  console.log("\ncase      routes   user instructions   system calls per request");
+  console.log("\ncase        routes   user instructions   system calls per request");
   for (const routes of [10, many].filter(Boolean)) {
     const cluster = await startCluster({ upstream: upstream.url, provider, routes, by });
     for (const [name, one] of Object.entries(cases(cluster, 0))) {
       if (routes > 10 && name !== "plain") continue;
       const count = await instructions(name, one, cluster.gateway.processId(0), directory);
       const calls = await systemCalls(cases(cluster, 1)[name], cluster.gateway.processId(1), directory);
-      console.log(`${name.padEnd(10)}${String(routes).padStart(6)}${count.toFixed(0).padStart(20)}   ${calls}`);
+      console.log(`${name.padEnd(12)}${String(routes).padStart(6)}${count.toFixed(0).padStart(20)}   ${calls}`);
     }
     await cluster.gateway.stop();
   }

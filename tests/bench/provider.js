@@ -73,7 +73,7 @@ export async function startProvider({ padding }) {
     client,
     keys,
     /** A bearer token of somebody. */
-    bearer: () => signed({ aud: client.id, scope: "openid" }),
+    bearer: () => signed({ aud: client.id, scope: "openid", groups: ["staff"] }),
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

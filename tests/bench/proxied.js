@@ -1,5 +1,6 @@
-// A Wardgate cluster in front of one upstream: a plain route, one with a session, one with a session that is to be
-// renewed, one with a bearer token, and as many others as are asked for.
+// A Wardgate cluster in front of one upstream: a plain route, one to a balanced target, one with plugins that many
+// configure, ones with a session, a session that is to be renewed, and a bearer token, the last also behind such plugins,
+// and as many others as are asked for.
 
 import { setTimeout } from "node:timers/promises";
 import { startGateway } from "../real-peers/gateway.js";
@@ -22,18 +23,38 @@ export async function startCluster({ upstream, provider, routes = 10, settings =
   });
   // Signed in at the second node: a session serves on both.
   const [session, due] = ["session", "due"].map((path) => `${gateway.url(1)}/${path}`);
+  const usual = [
+    { name: "correlation-id", config: { header_name: "X-Trace" } },
+    { name: "rate-limiting", config: { minute: 1_000_000_000 } },
+    { name: "prometheus", config: { status_code_metrics: true, latency_metrics: true, bandwidth_metrics: true } },
+  ];
+  const groups = { authenticated_groups_claim: ["groups"] };
   const own = [
     { name: "plain", paths: ["/plain"] },
+    { name: "plugins", paths: ["/plugins"], plugins: usual },
     { name: "session", paths: ["/session"], plugins: [connect({ redirect_uri: [session] })] },
     // Each request is one that the session's cookie would be renewed by.
     { name: "due", paths: ["/due"], plugins: [connect({ redirect_uri: [due], session_rolling_timeout: 3600, session_cookie_renew: 3600 })] },
     { name: "bearer", paths: ["/bearer"], plugins: [connect({ auth_methods: ["bearer"] })] },
+    {
+      name: "all",
+      paths: ["/all"],
+      plugins: [connect({ auth_methods: ["bearer"], ...groups }), { name: "acl", config: { allow: ["staff"] } }, ...usual],
+    },
   ];
-  const others = Array.from({ length: routes - own.length }, (_, at) => ({ name: `other-${at}`, paths: [`/other/${at}`] }));
+  const balanced = [{ name: "balanced", paths: ["/balanced"] }];
+  const others = Array.from({ length: routes - own.length - balanced.length }, (_, at) => ({ name: `other-${at}`, paths: [`/other/${at}`] }));
   const answer = await fetch(`${gateway.admin()}/config`, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ _format_version: "3.0", services: [{ name: "bench", url: upstream, routes: [...own, ...others] }] }),
+    body: JSON.stringify({
+      _format_version: "3.0",
+      services: [
+        { name: "bench", url: upstream, routes: [...own, ...others] },
+        { name: "balanced", host: "bench.example", routes: balanced },
+      ],
+      upstreams: [{ name: "bench.example", targets: [{ target: new URL(upstream).host }] }],
+    }),
   });
   if (!answer.ok) throw new Error(`POST /config: ${answer.status} ${await answer.text()}`);
   await gateway.settled(600_000);
