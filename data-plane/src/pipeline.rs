@@ -16,14 +16,13 @@ use std::task::Poll;
 
 use http::{HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
-use plugins::filter::Phases;
 use plugins::glance::{Glance, Pass};
 use shared::clock::monotonic;
 use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
-use self::owned::{leave_out, put, remove_identity};
+use self::owned::{leave_out, make_room, put, remove_identity};
 use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
@@ -201,11 +200,14 @@ async fn answer(
         route,
         found,
     };
-    if let (Some(service), Headers::Raw(fields)) = (&route.service, &head.headers)
+    if route.filters.glance
+        && let (Some(service), Headers::Raw(fields)) = (&route.service, &mut head.headers)
         && is_usual(fields, trusted)
-        && let Some(pass) = request.glance(ways, &head)
     {
-        return request.pass(ways, service, head, pass, record).await;
+        leave_out(fields, route);
+        if let Some(pass) = request.glance(ways, &head) {
+            return request.pass(ways, service, head, pass, record).await;
+        }
     }
     // Filters may have much to remember, and connections of which nobody asks them need no room for it.
     Box::pin(request.show(ways, &snapshot, head, record)).await
@@ -227,20 +229,17 @@ struct Request {
 impl Request {
     /// What the filters of its route say of it at a glance: that it goes on, if there are none.
     fn glance(&self, ways: Ways<'_>, head: &RequestHead) -> Option<Pass> {
-        let filters = &ways.route.filters;
-        if filters.phases != Phases::default() {
-            return None;
-        }
-        if filters.slots.is_empty() {
+        if ways.route.filters.slots.is_empty() {
             return Some(Pass::default());
         }
         let glance = Glance {
             method: &head.method,
             path: &self.path,
             query: head.uri.query(),
-            https: self.client.https,
+            client: &self.client,
             fields: &head.headers.view(),
             environment: ways.snapshot.environment_of(ways.route),
+            matched: &ways.route.matched,
         };
         phases::glance(ways.snapshot, ways.route, &glance, ways.core)
     }
@@ -255,7 +254,7 @@ impl Request {
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         if let Headers::Raw(fields) = &mut head.headers {
-            leave_out(fields, ways.route, &pass);
+            make_room(fields, &pass);
         }
         record.run.response_headers = std::mem::take(&mut pass.response_headers);
         record.run.tenure = pass.tenure.take();

@@ -9,6 +9,7 @@ use shared::schema::FieldErrors;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::identity_headers::{self, AUTHENTICATED_GROUPS, CONSUMER_GROUPS};
 use crate::values::entity_error;
@@ -66,6 +67,26 @@ impl Plugin for Acl {
 }
 
 impl Filter for Acl {
+    fn looks(&self) -> Looks {
+        if self.hide_groups_header {
+            Looks::Never
+        } else {
+            Looks::Sometimes
+        }
+    }
+
+    fn on_glance(&self, _: &Glance<'_>, pass: &mut Pass, _: &impl Host) -> Option<()> {
+        let known = pass.known.as_ref()?;
+        let identity = &known.identity;
+        // The upstream is told of groups that an authentication asserts already, unless that tells it something else
+        // by their header.
+        let asserted = identity.authenticated_groups.as_deref();
+        let groups = asserted.filter(|_| {
+            identity.consumer.is_none() && !known.removed.contains(&AUTHENTICATED_GROUPS)
+        })?;
+        self.lets_pass(groups).then_some(())
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let identity = &exchange.identity;
         let asserted = identity.authenticated_groups.as_deref();
@@ -106,7 +127,11 @@ impl Filter for Acl {
             let refused = answer::error(StatusCode::FORBIDDEN, REFUSED, exchange);
             return Flow::Answer(refused);
         }
-        let value = identity_headers::text(&groups.join(", "));
+        let value = if header == AUTHENTICATED_GROUPS {
+            identity_headers::asserted_groups(groups)
+        } else {
+            identity_headers::text(&groups.join(", "))
+        };
         let headers = &mut exchange.request.headers;
         headers.remove(CONSUMER_GROUPS);
         headers.remove(AUTHENTICATED_GROUPS);
@@ -131,14 +156,17 @@ impl Acl {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
     use std::sync::Arc;
 
     use futures::executor::block_on;
+    use http::HeaderMap;
     use shared::entity::Consumer;
 
     use super::*;
     use crate::exchange::Identity;
-    use crate::testing::{FakeHost, Request};
+    use crate::glance::Known;
+    use crate::testing::{FakeHost, Request, glance};
 
     fn acl(allow: &[&str], deny: &[&str]) -> Acl {
         let list = |names: &[&str]| {
@@ -181,8 +209,21 @@ mod tests {
             ..Identity::default()
         };
         request.with_exchange(|exchange| {
+            let host = FakeHost::default();
+            let known = Known {
+                identity: identity.clone(),
+                removed: Vec::new(),
+                fields: Vec::new(),
+            };
+            let pass = Pass {
+                known: Some(Rc::new(known)),
+                ..Pass::default()
+            };
+            let passes = glance(exchange, &HeaderMap::new(), acl, &host, pass).is_some();
             exchange.identity = identity;
-            let flow = block_on(acl.on_request(exchange, &FakeHost::default()));
+            let flow = block_on(acl.on_request(exchange, &host));
+            let goes_on = matches!(flow, Flow::Continue);
+            assert_eq!(passes, goes_on && consumer_groups.is_none(), "at a glance");
             let seen = |name| {
                 exchange
                     .request
@@ -218,6 +259,8 @@ mod tests {
         let scopes: &[&str] = &["openid", "email", "profile"];
         let (status, seen) = check(&acl(&["openid"], &[]), None, Some(scopes), true);
         assert_eq!((status, seen.as_str()), (200, "openid, email, profile"));
+        let (status, seen) = check(&acl(&["a, b"], &[]), None, Some(&["a, b"]), true);
+        assert_eq!((status, seen.as_str()), (200, "a%2C b"));
         assert_eq!(
             check(&acl(&[], &["profile"]), None, Some(scopes), true).0,
             403

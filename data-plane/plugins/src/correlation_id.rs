@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 use uuid::{Builder, Uuid};
 
-use crate::exchange::{Exchange, Reply};
+use crate::exchange::{Client, Exchange, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::glance::{self, Glance, Looks, Pass};
 use crate::host::Host;
 use crate::reserved_headers::Message;
 
@@ -89,13 +90,33 @@ struct Sequence {
 }
 
 impl Filter for CorrelationIdFilter {
+    fn looks(&self) -> Looks {
+        match Message::Request.refusal(&self.header) {
+            None => Looks::Sometimes,
+            // The gateway sends its own in place of this one.
+            Some(_) => Looks::Never,
+        }
+    }
+
+    fn on_glance(&self, request: &Glance<'_>, pass: &mut Pass, host: &impl Host) -> Option<()> {
+        match request.fields.value(&self.header) {
+            glance::Value::Sole(given) if !given.is_empty() => Some(()),
+            glance::Value::Missing => {
+                let name = HeaderValue::from_str(&self.name(request.client, host)).ok()?;
+                pass.fields.push((self.header.clone(), name));
+                Some(())
+            }
+            glance::Value::Sole(_) | glance::Value::Repeated => None,
+        }
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let headers = &mut exchange.request.headers;
         let given = headers.get(&self.header).filter(|value| !value.is_empty());
         let name = if let Some(given) = given {
             given.clone()
         } else {
-            let text = self.name(exchange, host);
+            let text = self.name(&exchange.client, host);
             let Ok(value) = HeaderValue::from_str(&text) else {
                 return Flow::Continue;
             };
@@ -113,7 +134,7 @@ impl Filter for CorrelationIdFilter {
         if self.echo {
             Phases::RESPONSE
         } else {
-            Phases::default()
+            Phases::NONE
         }
     }
 
@@ -125,7 +146,7 @@ impl Filter for CorrelationIdFilter {
 }
 
 impl CorrelationIdFilter {
-    fn name(&self, exchange: &Exchange<'_>, host: &impl Host) -> String {
+    fn name(&self, client: &Client, host: &impl Host) -> String {
         let random = || {
             let mut bytes = [0; 16];
             host.random(&mut bytes);
@@ -148,8 +169,8 @@ impl CorrelationIdFilter {
                 let number = next();
                 format!(
                     "{}-{}-{}-{number}-1-{}.{:03}",
-                    exchange.client.peer,
-                    exchange.client.port,
+                    client.peer,
+                    client.port,
                     std::process::id(),
                     now / 1000,
                     now % 1000,
@@ -207,5 +228,37 @@ mod tests {
         given.headers.push((header, HeaderValue::from_static("")));
         let made = named(json!({"header_name": "X-Trace"}), &given, &host);
         assert!(made.contains('#'), "{made}");
+    }
+
+    #[test]
+    fn a_glance_makes_a_name_unless_the_client_gives_one() {
+        let filter = |config: Value| {
+            let config: CorrelationId = serde_json::from_value(config).unwrap();
+            config.compile(&Instance { id: Uuid::nil() }).unwrap()
+        };
+        let host = FakeHost::default();
+        let named = filter(json!({"header_name": "X-Trace"}));
+        let header = || HeaderName::from_static("x-trace");
+        for (given, expected) in [
+            (&[][..], Some(1)),
+            (&["mine"], Some(0)),
+            (&[""], None),
+            (&["mine", "more"], None),
+        ] {
+            let mut request = Request::get("/");
+            let given = given.iter().map(|text| HeaderValue::from_static(text));
+            request.headers = given.map(|value| (header(), value)).collect();
+            let made = request.glance(&named, &host).map(|pass| pass.fields);
+            assert_eq!(
+                made.as_ref().map(Vec::len),
+                expected,
+                "{:?}",
+                request.headers
+            );
+            assert!(made.iter().flatten().all(|(name, _)| *name == header()));
+        }
+        assert_eq!(named.looks(), Looks::Sometimes);
+        let via = filter(json!({"header_name": "Via"}));
+        assert_eq!(via.looks(), Looks::Never);
     }
 }

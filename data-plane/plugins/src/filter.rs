@@ -13,7 +13,7 @@ use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
-use crate::glance::{Glance, Pass};
+use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::secret_names::SecretNames;
 use crate::stream::StreamLog;
@@ -98,9 +98,15 @@ pub struct Instance {
 
 /// A compiled plugin. Immutable: what changes lives behind [`Host`].
 pub trait Filter: Send + Sync + 'static {
-    /// Lets a request go on of which a look tells the same as [`Self::on_request`] would say: asked first, where no
-    /// other filter has a part in the request. `None` leaves it to that.
-    fn on_glance(&self, _request: &Glance<'_>, _host: &impl Host) -> Option<Pass> {
+    /// What [`Self::on_glance`] can tell: asked once.
+    fn looks(&self) -> Looks {
+        Looks::Never
+    }
+
+    /// Lets a request go on of which a look tells the same as [`Self::on_request`] would say, and adds to `pass` what
+    /// it goes on with. `None` leaves the request to the latter, of all filters. Asked first, in order of priority,
+    /// where all filters of a request can tell by a look.
+    fn on_glance(&self, _request: &Glance<'_>, _pass: &mut Pass, _host: &impl Host) -> Option<()> {
         None
     }
 
@@ -116,7 +122,7 @@ pub trait Filter: Send + Sync + 'static {
     /// The later phases that it has a part in. Nothing is kept of an exchange for phases that nobody
     /// waits for.
     fn phases(&self) -> Phases {
-        Phases::default()
+        Phases::NONE
     }
 
     /// Looks at a response's head, whoever made it, before it goes to the client.
@@ -174,26 +180,49 @@ pub trait Filter: Send + Sync + 'static {
 pub struct Phases {
     /// [`Filter::on_response`], and [`Filter::on_body`] on wish.
     pub response: bool,
-    /// [`Filter::on_log`] or [`Filter::counts`].
+    /// [`Filter::on_log`].
     pub log: bool,
+    /// [`Filter::counts`].
+    pub count: bool,
 }
 
 impl Phases {
+    /// None.
+    pub const NONE: Self = Self {
+        response: false,
+        log: false,
+        count: false,
+    };
     /// The response alone.
     pub const RESPONSE: Self = Self {
         response: true,
-        log: false,
+        ..Self::NONE
     };
     /// The log alone.
     pub const LOG: Self = Self {
-        response: false,
         log: true,
+        ..Self::NONE
     };
     /// Both.
     pub const ALL: Self = Self {
-        response: true,
         log: true,
+        ..Self::RESPONSE
     };
+    /// What is counted alone.
+    pub const COUNT: Self = Self {
+        count: true,
+        ..Self::NONE
+    };
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            response: self.response || other.response,
+            log: self.log || other.log,
+            count: self.count || other.count,
+        }
+    }
 }
 
 /// What is counted of an exchange.

@@ -7,13 +7,14 @@
 use std::fmt;
 use std::rc::Rc;
 
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::environment::Environment;
-use crate::exchange::Identity;
+use crate::exchange::{Client, Identity, Matched};
 use crate::tenure::Tenure;
 
-/// A request as it came, before anything of it was changed.
+/// A request as it came, without the fields that no client may set. Nothing else of it was changed.
 #[derive(Clone, Copy)]
 pub struct Glance<'a> {
     /// Its method.
@@ -22,17 +23,46 @@ pub struct Glance<'a> {
     pub path: &'a str,
     /// Its query.
     pub query: Option<&'a str>,
-    /// Whether the client spoke TLS.
-    pub https: bool,
+    /// Who asked, over what.
+    pub client: &'a Client,
     /// Its header fields.
     pub fields: &'a dyn Fields,
     /// The parts of the snapshot that filters may look things up in.
     pub environment: &'a Environment,
+    /// The route that it has matched.
+    pub matched: &'a Matched,
 }
 
 impl fmt::Debug for Glance<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Glance").finish_non_exhaustive()
+    }
+}
+
+/// What a filter can tell of requests by a look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Looks {
+    /// Nothing: it is shown each of them whole.
+    Never,
+    /// That one goes on; if not, nothing has come of the look.
+    Sometimes,
+    /// The same, but one that goes on counts: filters behind must not ask to be shown it after all.
+    Counting,
+    /// That any goes on.
+    Always,
+}
+
+impl Looks {
+    /// Whether a look may be enough for all of `filters`, in the order of their turns.
+    pub fn are_enough(filters: impl Iterator<Item = Self>) -> bool {
+        let mut counted = false;
+        let mut all = filters;
+        all.all(|looks| match looks {
+            Self::Never => false,
+            Self::Sometimes => !counted,
+            Self::Counting => !std::mem::replace(&mut counted, true),
+            Self::Always => true,
+        })
     }
 }
 
@@ -72,17 +102,50 @@ impl Fields for HeaderMap {
     }
 }
 
-/// A request that goes on after a glance.
+/// What a request goes on with after a glance.
 #[derive(Default)]
 pub struct Pass {
     /// Who it comes from, if anybody has looked.
     pub known: Option<Rc<Known>>,
+    /// Fields that go upstream beside those that came, none of which has such a name.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
     /// What is left of its cookies, in place of what came. None of them is, if this is empty.
     pub cookies: Option<Vec<u8>>,
     /// Headers to put on the response, whoever answers.
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the request goes on by, for as long as what it begins lasts.
     pub tenure: Option<Rc<Tenure>>,
+}
+
+impl Pass {
+    /// Notes who the request comes from. `None` where what goes upstream of that has the name of a field that is to
+    /// go upstream already.
+    pub(crate) fn admit(&mut self, known: Rc<Known>) -> Option<()> {
+        let is_set = |name: &HeaderName| self.fields.iter().any(|(set, _)| set == name);
+        let set = known.fields.iter().map(|(name, _)| name);
+        if set.chain(&known.removed).any(is_set) {
+            return None;
+        }
+        self.known = Some(known);
+        Some(())
+    }
+
+    /// What `request` has under `name` as it goes upstream so far.
+    pub(crate) fn value<'a>(&'a self, request: &Glance<'a>, name: &'a HeaderName) -> Value<'a> {
+        let known = self.known.as_deref();
+        let put = known.map_or(&[][..], |known| &known.fields);
+        let mut put = put.iter().chain(&self.fields);
+        if let Some((_, value)) = put.find(|(put, _)| put == name) {
+            return Value::Sole(value.as_bytes());
+        }
+        let is_removed = known.is_some_and(|known| known.removed.contains(name));
+        match self.cookies.as_deref().filter(|_| *name == COOKIE) {
+            Some([]) => Value::Missing,
+            Some(left) => Value::Sole(left),
+            None if is_removed => Value::Missing,
+            None => request.fields.value(name),
+        }
+    }
 }
 
 impl fmt::Debug for Pass {
@@ -105,5 +168,26 @@ impl fmt::Debug for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The fields hold tokens.
         f.debug_struct("Known").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Looks::{Always, Counting, Never, Sometimes};
+    use super::*;
+
+    #[test]
+    fn nobody_behind_one_that_counts_asks_to_be_shown_the_request() {
+        for (looks, enough) in [
+            (&[][..], true),
+            (&[Sometimes, Always, Sometimes], true),
+            (&[Sometimes, Never], false),
+            (&[Sometimes, Counting, Always], true),
+            (&[Counting, Sometimes], false),
+            (&[Counting, Always, Counting], false),
+        ] {
+            let found = Looks::are_enough(looks.iter().copied());
+            assert_eq!(found, enough, "{looks:?}");
+        }
     }
 }

@@ -39,21 +39,23 @@ shared::unsaid!(Asserted);
 
 impl Asserted {
     pub(crate) fn new(credential: Option<&str>, groups: Option<&[String]>) -> Self {
-        let groups = groups.filter(|groups| !groups.is_empty());
-        let short = |value: &HeaderValue| value.len() <= LONGEST;
         Self {
-            credential: credential.and_then(text).filter(short),
-            groups: groups
-                .and_then(|groups| text(&joined(groups)))
-                .filter(short),
+            credential: credential.and_then(text).filter(is_short),
+            groups: groups.and_then(asserted_groups),
         }
     }
 }
 
-/// The names in one header. A comma in one is percent-encoded, so that nobody has more groups than they are in.
-fn joined(groups: &[String]) -> String {
+fn is_short(value: &HeaderValue) -> bool {
+    value.len() <= LONGEST
+}
+
+/// Groups that an authentication asserts, in one header; none if there are none. A comma in a name is percent-encoded,
+/// so that nobody has more groups than they are in.
+pub(crate) fn asserted_groups(groups: &[String]) -> Option<HeaderValue> {
     let escaped = groups.iter().map(|group| group.replace(',', "%2C"));
-    escaped.collect::<Vec<_>>().join(", ")
+    let joined = escaped.collect::<Vec<_>>().join(", ");
+    text(&joined).filter(|value| !value.is_empty() && is_short(value))
 }
 
 /// Makes `headers` say what `identity` says and nothing else.
@@ -105,11 +107,12 @@ pub(crate) fn text(value: &str) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::joined;
+    use super::asserted_groups;
 
     #[test]
     fn rule_84_a_group_with_a_comma_is_one_group() {
         let groups = ["a, admin", "b"].map(str::to_owned);
-        assert_eq!(joined(&groups), "a%2C admin, b");
+        assert_eq!(asserted_groups(&groups).unwrap(), "a%2C admin, b");
+        assert_eq!(asserted_groups(&[]), None);
     }
 }

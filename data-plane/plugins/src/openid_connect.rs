@@ -82,7 +82,7 @@ pub use config::OpenidConnect;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
-use crate::glance::{Glance, Pass};
+use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::secret_names::SecretNames;
 use callback::Found;
@@ -127,8 +127,16 @@ impl Plugin for OpenidConnect {
 pub struct OpenidConnectFilter(Arc<Rules>);
 
 impl Filter for OpenidConnectFilter {
-    fn on_glance(&self, request: &Glance<'_>, host: &impl Host) -> Option<Pass> {
-        glance::look(&self.0, request, host)
+    fn looks(&self) -> Looks {
+        if self.0.glances.any() {
+            Looks::Sometimes
+        } else {
+            Looks::Never
+        }
+    }
+
+    fn on_glance(&self, request: &Glance<'_>, pass: &mut Pass, host: &impl Host) -> Option<()> {
+        glance::look(&self.0, request, pass, host)
     }
 
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use crate::filter::{Counts, Filter, Instance, Phases, Plugin, Protocols};
+use crate::glance::{Glance, Looks, Pass};
+use crate::host::Host;
 
 /// Configuration of `prometheus`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -54,8 +56,16 @@ impl Plugin for Prometheus {
 }
 
 impl Filter for Counts {
+    fn looks(&self) -> Looks {
+        Looks::Always
+    }
+
+    fn on_glance(&self, _: &Glance<'_>, _: &mut Pass, _: &impl Host) -> Option<()> {
+        Some(())
+    }
+
     fn phases(&self) -> Phases {
-        Phases::LOG
+        Phases::COUNT
     }
 
     fn counts(&self) -> Option<Counts> {
@@ -117,7 +127,7 @@ mod tests {
         ] {
             let found = counts(json!({ field: true }));
             assert_eq!(found, expected, "{field}");
-            assert!(found.phases().log && found.counts() == Some(expected));
+            assert!(found.phases() == Phases::COUNT && found.counts() == Some(expected));
         }
         assert!(crate::registry::check("prometheus", &json!({"ai_metrics": true})).is_err());
     }

@@ -8,6 +8,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -21,8 +22,9 @@ pub(crate) use self::counters::Counters;
 use self::counters::Usage;
 pub(crate) use self::period::Period;
 use crate::answer;
-use crate::exchange::{Exchange, Identity};
+use crate::exchange::{Exchange, Identity, Matched};
 use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::glance::{Glance, Looks, Pass, Value};
 use crate::host::Host;
 use crate::host::redis::{RedisError, RedisServer};
 use crate::redis_config::{self, RedisConfig};
@@ -308,8 +310,53 @@ pub struct RateLimitingFilter {
 }
 
 impl Filter for RateLimitingFilter {
+    fn looks(&self) -> Looks {
+        if self.remote.is_none() {
+            Looks::Counting
+        } else {
+            Looks::Never
+        }
+    }
+
+    fn on_glance(&self, request: &Glance<'_>, pass: &mut Pass, host: &impl Host) -> Option<()> {
+        let nobody = Identity::default();
+        let header = match &self.header {
+            Some(name) => match pass.value(request, name) {
+                Value::Missing => None,
+                Value::Sole(value) => Some(value),
+                Value::Repeated => return None,
+            },
+            None => None,
+        };
+        let client = self.client(&Asker {
+            identity: pass.known.as_ref().map_or(&nobody, |known| &known.identity),
+            address: request.client.address,
+            matched: request.matched,
+            path: request.path,
+            header,
+        });
+        let now = host.now();
+        let usage = Counters::of(host).count(self.instance, &client, &self.limits, now);
+        if usage.exceeded.is_some() {
+            // Nothing was counted: the whole look refuses it.
+            return None;
+        }
+        if !self.hides_headers {
+            self.tell(&usage, now, &mut pass.response_headers);
+        }
+        Some(())
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
-        let client = self.client(exchange);
+        let headers = &exchange.request.headers;
+        let header = self.header.as_ref().and_then(|name| headers.get(name));
+        let client = self.client(&Asker {
+            identity: &exchange.identity,
+            address: exchange.client.address,
+            matched: exchange.matched,
+            path: &exchange.path,
+            header: header.map(HeaderValue::as_bytes),
+        });
         let now = host.now();
         let counted = match &self.remote {
             None => Ok(Counters::of(host).count(self.instance, &client, &self.limits, now)),
@@ -343,28 +390,35 @@ impl Filter for RateLimitingFilter {
     }
 }
 
+/// What of a request tells whose it is.
+struct Asker<'a> {
+    identity: &'a Identity,
+    address: IpAddr,
+    matched: &'a Matched,
+    path: &'a str,
+    /// The value of the header that tells clients apart.
+    header: Option<&'a [u8]>,
+}
+
 impl RateLimitingFilter {
     /// What the requests of one client have in common.
-    fn client(&self, exchange: &Exchange<'_>) -> String {
-        let identity = &exchange.identity;
+    fn client(&self, asker: &Asker<'_>) -> String {
+        let identity = asker.identity;
         let found = match self.limit_by {
             LimitBy::Ip => None,
             LimitBy::Credential => identity.credential.clone(),
             LimitBy::Consumer => consumer_of(identity),
-            LimitBy::Service => exchange
-                .matched
-                .service
-                .as_ref()
-                .map(|service| service.id.to_string()),
-            LimitBy::Header => self
-                .header
-                .as_ref()
-                .and_then(|name| exchange.request.headers.get(name))
-                .filter(|value| !value.is_empty())
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            LimitBy::Path => self.path.clone().filter(|path| *path == exchange.path),
+            LimitBy::Service => {
+                let service = asker.matched.service.as_ref();
+                service.map(|service| service.id.to_string())
+            }
+            LimitBy::Header => {
+                let value = asker.header.filter(|value| !value.is_empty());
+                value.map(|value| String::from_utf8_lossy(value).into_owned())
+            }
+            LimitBy::Path => self.path.clone().filter(|path| path == asker.path),
         };
-        found.unwrap_or_else(|| exchange.client.address.to_string())
+        found.unwrap_or_else(|| asker.address.to_string())
     }
 
     /// Tells the client what it has left, and answers after how many seconds there is more.

@@ -20,7 +20,7 @@ use crate::cors::Cors;
 use crate::datadog::Datadog;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
-use crate::glance::{Glance, Pass};
+use crate::glance::{Glance, Looks, Pass};
 use crate::grpc_web::GrpcWeb;
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
@@ -183,9 +183,20 @@ macro_rules! registry {
         }
 
         impl Filter for AnyFilter {
-            fn on_glance(&self, request: &Glance<'_>, host: &impl Host) -> Option<Pass> {
+            fn looks(&self) -> Looks {
                 match self {
-                    $(Self::$plugin(filter) => filter.on_glance(request, host),)*
+                    $(Self::$plugin(filter) => filter.looks(),)*
+                }
+            }
+
+            fn on_glance(
+                &self,
+                request: &Glance<'_>,
+                pass: &mut Pass,
+                host: &impl Host,
+            ) -> Option<()> {
+                match self {
+                    $(Self::$plugin(filter) => filter.on_glance(request, pass, host),)*
                 }
             }
 

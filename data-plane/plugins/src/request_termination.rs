@@ -168,11 +168,7 @@ impl Filter for RequestTerminationFilter {
 
     /// What echoes a request shows its route and service whole, which is known where something is logged.
     fn phases(&self) -> Phases {
-        if self.echo {
-            Phases::LOG
-        } else {
-            Phases::default()
-        }
+        if self.echo { Phases::LOG } else { Phases::NONE }
     }
 }
 

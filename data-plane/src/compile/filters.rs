@@ -14,6 +14,7 @@ use http::HeaderName;
 use plugins::environment::Membership;
 use plugins::exchange::{Matched, Named, Records};
 use plugins::filter::{Filter as _, Instance, Phases};
+use plugins::glance::Looks;
 use plugins::registry::{self, AnyFilter};
 use plugins::secret_names::SecretNames;
 use serde_json::Value;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use self::rank::{Whose, rank};
 use super::workspaces::Workspaces;
 use super::{CompileFault, Layered, is_http};
+use crate::http1::kind::Kind;
 
 /// A route's filters, the one that runs first in front.
 #[derive(Debug, Default)]
@@ -31,7 +33,9 @@ pub(crate) struct Filters {
     pub(crate) slots: Vec<Slot>,
     /// Every filter that a slot may choose.
     pub(crate) all: Vec<usize>,
-    /// Request fields that only these filters may set.
+    /// Whether any of them may set request fields that no client may.
+    pub(crate) owns_headers: bool,
+    /// Which, but for those that say who a request comes from: no client may set them anywhere.
     pub(crate) owned_headers: Vec<HeaderName>,
     /// Response fields that only these filters may set.
     pub(crate) owned_response_headers: Vec<HeaderName>,
@@ -39,6 +43,8 @@ pub(crate) struct Filters {
     pub(crate) secrets: SecretNames,
     /// The later phases that any of them has a part in.
     pub(crate) phases: Phases,
+    /// Whether a glance may be enough for all of them together.
+    pub(crate) glance: bool,
 }
 
 /// One plugin of a route, in its configurations for whoever asks.
@@ -397,22 +403,28 @@ impl Assembly {
         let mut owned_headers = Vec::new();
         let mut owned_response_headers = Vec::new();
         let mut secrets = SecretNames::default();
-        let mut phases = Phases::default();
+        let mut phases = Phases::NONE;
         let all: Vec<usize> = slots.iter().flat_map(Slot::all).collect();
         for filter in all.iter().filter_map(|filter| self.filters.get(*filter)) {
             add_new(&mut owned_headers, filter.owned_headers());
             add_new(&mut owned_response_headers, filter.owned_response_headers());
             secrets.extend(filter.secret_names());
-            phases.response |= filter.phases().response;
-            phases.log |= filter.phases().log;
+            phases = phases.and(filter.phases());
         }
+        let bases = slots.iter().filter_map(|slot| slot.choose(None, &[]));
+        let looks = bases.filter_map(|place| Some(self.filters.get(place)?.looks()));
+        let glance = !phases.response && !phases.log && Looks::are_enough(looks);
+        let owns_headers = !owned_headers.is_empty();
+        owned_headers.retain(|name| Kind::of(name) != Kind::IDENTITY);
         Filters {
             slots,
             all,
+            owns_headers,
             owned_headers,
             owned_response_headers,
             secrets,
             phases,
+            glance,
         }
     }
 }

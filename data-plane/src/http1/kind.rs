@@ -11,9 +11,12 @@ impl Kind {
     pub(crate) const OTHER: Self = Self(0);
     /// The form that answers are wanted in.
     pub(crate) const ACCEPT: Self = Self(1);
+    /// Credentials.
+    pub(crate) const AUTHORIZATION: Self = Self(1 << 22);
     pub(crate) const CONNECTION: Self = Self(1 << 1);
     pub(crate) const CONTENT_LENGTH: Self = Self(1 << 2);
     pub(crate) const CONTENT_TYPE: Self = Self(1 << 3);
+    pub(crate) const COOKIE: Self = Self(1 << 23);
     pub(crate) const DATE: Self = Self(1 << 4);
     pub(crate) const EXPECT: Self = Self(1 << 5);
     /// Who a request comes from, by the word of proxies: `X-Forwarded-For`, `X-Real-IP`.
@@ -43,6 +46,9 @@ impl Kind {
     /// What is left out whatever it is: no name is of this kind.
     pub(super) const LEFT_OUT: Self = Self(1 << 21);
 
+    /// What holds tokens, whatever filters there are.
+    pub(crate) const SECRET: Self = Self::AUTHORIZATION.and(Self::COOKIE);
+
     /// What speaks of one connection and is never passed on (RFC 9110 §7.6.1).
     pub(crate) const HOP_BY_HOP: Self = Self::CONNECTION
         .and(Self::KEEP_ALIVE)
@@ -59,9 +65,11 @@ impl Kind {
     pub(crate) fn of_text(name: &[u8]) -> Self {
         match name {
             b"accept" => Self::ACCEPT,
+            b"authorization" => Self::AUTHORIZATION,
             b"connection" => Self::CONNECTION,
             b"content-length" => Self::CONTENT_LENGTH,
             b"content-type" => Self::CONTENT_TYPE,
+            b"cookie" => Self::COOKIE,
             b"date" => Self::DATE,
             b"expect" => Self::EXPECT,
             b"forwarded" => Self::PROXIES,

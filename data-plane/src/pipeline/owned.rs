@@ -27,22 +27,38 @@ pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, tr
     });
 }
 
-/// The same of a request whose fields are as they came, and that nobody trusted has sent, without what is put in
-/// place of some of them by a filter that lets it `pass`.
-pub(super) fn leave_out(fields: &mut Fields, route: &CompiledRoute, pass: &Pass) {
+/// The same of a request whose fields are as they came, and that nobody trusted has sent; also what speaks of its
+/// connection.
+pub(super) fn leave_out(fields: &mut Fields, route: &CompiledRoute) {
     fields.leave_out(Kind::HOP_BY_HOP.and(Kind::IDENTITY).and(Kind::PROXIES));
     let owned = &route.filters.owned_headers;
-    let removed = pass.known.as_ref().map_or(&[][..], |known| &known.removed);
-    if owned.is_empty() && removed.is_empty() && pass.cookies.is_none() {
-        return;
+    if !owned.is_empty() {
+        fields.leave_out_named(|name| owned.iter().any(|owned| same_field(owned, name)));
     }
-    fields.leave_out_named(|name| {
-        owned.iter().any(|owned| same_field(owned, name))
-            || removed
-                .iter()
-                .any(|removed| removed.as_str().as_bytes() == name)
-            || (pass.cookies.is_some() && name == b"cookie")
-    });
+}
+
+/// Leaves out the fields in whose place something is put by filters that let a request `pass`.
+pub(super) fn make_room(fields: &mut Fields, pass: &Pass) {
+    let removed = pass.known.as_ref().map_or(&[][..], |known| &known.removed);
+    let mut kinds = if pass.cookies.is_some() {
+        Kind::COOKIE
+    } else {
+        Kind::OTHER
+    };
+    let mut named = false;
+    for name in removed {
+        match Kind::of(name) {
+            kind @ (Kind::AUTHORIZATION | Kind::COOKIE) => kinds = kinds.and(kind),
+            _ => named = true,
+        }
+    }
+    fields.leave_out(kinds);
+    if named {
+        fields.leave_out_named(|name| {
+            let mut removed = removed.iter();
+            removed.any(|removed| removed.as_str().as_bytes() == name)
+        });
+    }
 }
 
 /// What is put there.
@@ -51,8 +67,10 @@ pub(super) fn put(pass: &Pass) -> Vec<Added<'_>> {
     let known = known.map(|(name, value)| (name.as_str(), value.as_bytes()));
     let cookies = pass.cookies.as_deref().filter(|left| !left.is_empty());
     let cookies = cookies.map(|left| (header::COOKIE.as_str(), left));
+    let more = pass.fields.iter();
     known
         .chain(cookies)
+        .chain(more.map(|(name, value)| (name.as_str(), value.as_bytes())))
         .map(|(name, value)| (name, Cow::Borrowed(value)))
         .collect()
 }

@@ -17,18 +17,22 @@ use crate::error::GatewayError;
 use crate::host::CoreHost;
 use crate::upstream::UpstreamError;
 
-/// What the only filter of `route` says of a request at a glance.
+/// What the filters of `route` say of a request at a glance, all of which can. None of them makes it a consumer's.
 pub(super) fn glance(
     snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
     request: &Glance<'_>,
     core: &Rc<Core>,
 ) -> Option<Pass> {
-    let [slot] = &route.filters.slots[..] else {
-        return None;
-    };
-    let filter = snapshot.filters.get(slot.choose(None, &[])?)?;
-    filter.on_glance(request, &CoreHost::new(Rc::clone(core)))
+    let host = CoreHost::new(Rc::clone(core));
+    let mut pass = Pass::default();
+    for slot in &route.filters.slots {
+        if let Some(place) = slot.choose(None, &[]) {
+            let filter = snapshot.filters.get(place)?;
+            filter.on_glance(request, &mut pass, &host)?;
+        }
+    }
+    Some(pass)
 }
 
 /// Shows the request to the filters of `route`, until one of them answers, with whose answer it is. Each plugin's configuration
@@ -42,7 +46,7 @@ pub(super) async fn ask(
     run: &mut Run,
 ) -> Option<(Source, Response<Bytes>)> {
     let filters = &route.filters;
-    let later = filters.phases != Phases::default();
+    let later = filters.phases != Phases::NONE;
     if later {
         run.snapshot = Some(Rc::clone(snapshot));
         run.chosen.reserve_exact(filters.slots.len());

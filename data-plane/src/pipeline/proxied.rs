@@ -352,7 +352,7 @@ fn with_trailers(
     framing: Framing,
     body: RequestBody,
 ) -> (RequestBody, Kind) {
-    let owned = !route.filters.owned_headers.is_empty();
+    let owned = route.filters.owns_headers;
     let replaced = if owned || framing != Framing::Chunked {
         replaced(trusted).and(Kind::TRAILER)
     } else {

@@ -132,7 +132,7 @@ impl Run {
         request_id: RequestId,
     ) {
         let filters = &snapshot.unrouted;
-        if filters.phases == Phases::default() {
+        if filters.phases == Phases::NONE {
             return;
         }
         self.phases = filters.phases;
@@ -156,7 +156,7 @@ impl Run {
 
     /// What of the exchange is counted by what its filters say; nothing of one that was refused before they ran.
     fn counts(&self) -> Option<Counts> {
-        let snapshot = self.snapshot.as_ref().filter(|_| self.phases.log)?;
+        let snapshot = self.snapshot.as_ref().filter(|_| self.phases.count)?;
         let filters = self.chosen.iter();
         let mut filters = filters.filter_map(|place| snapshot.filters.get(*place));
         filters.find_map(AnyFilter::counts)
@@ -223,7 +223,7 @@ impl Record {
         let of_route = || {
             let (snapshot, route) = self.route.as_ref()?;
             let filters = &snapshot.routes.get(*route)?.filters;
-            let slots = filters.slots.iter().filter(|_| filters.phases.log);
+            let slots = filters.slots.iter().filter(|_| filters.phases.count);
             let places = slots.filter_map(|slot| slot.choose(None, &[]));
             let mut chosen = places.filter_map(|place| snapshot.filters.get(place));
             chosen.find_map(AnyFilter::counts)

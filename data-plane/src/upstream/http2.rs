@@ -414,7 +414,8 @@ fn request(
 fn added((name, value): &Added<'_>) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
     let mut value = HeaderValue::from_bytes(value).ok()?;
-    value.set_sensitive(Kind::of(&name) == Kind::OTHER);
+    let kind = Kind::of(&name);
+    value.set_sensitive(kind == Kind::OTHER || kind.is_any_of(Kind::SECRET));
     Some((name, value))
 }
 

@@ -296,24 +296,25 @@ fn remembered(
     serves.then_some(verified)
 }
 
-/// What a request goes on with that brings `token` in its `Authorization`, and nothing else of ours, if the token was
+/// Lets a request `pass` that brings `token` in its `Authorization`, and nothing else of ours, if the token was
 /// verified before and a session that goes with it is at hand.
-pub(super) fn at_hand(rules: &Rules, host: &impl Host, token: &[u8]) -> Option<Pass> {
-    let document = provider::at_hand(rules, host)?;
+pub(super) fn at_hand(
+    rules: &Rules,
+    host: &impl Host,
+    token: &[u8],
+    pass: &mut Pass,
+) -> Option<()> {
     let now = host.now();
-    let verified = remembered(rules, host, token, document.version, now)?;
+    let version = provider::version_at_hand(rules, host, now)?;
+    let verified = remembered(rules, host, token, version, now)?;
     let hides = rules.config.credentials.hide_credentials;
-    let known = verified.principal.known(hides.then_some(AUTHORIZATION));
-    let mut response_headers: Vec<_> = verified.principal.told().collect();
+    pass.admit(verified.principal.known(hides.then_some(AUTHORIZATION))?)?;
+    pass.response_headers.extend(verified.principal.told());
     if rules.keeps_session(AuthMethod::Bearer) {
-        response_headers.extend(verified.sealed(now)?);
+        pass.response_headers.extend(verified.sealed(now)?);
     }
-    Some(Pass {
-        known: Some(known?),
-        cookies: None,
-        response_headers,
-        tenure: Some(Rc::clone(&verified.tenure)),
-    })
+    pass.tenure = Some(Rc::clone(&verified.tenure));
+    Some(())
 }
 
 impl Verified {

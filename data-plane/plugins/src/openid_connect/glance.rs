@@ -62,22 +62,32 @@ impl Glances {
                 && places.and_then(<[_]>::first) == Some(&TokenPlace::Header),
         }
     }
+
+    /// Whether it is enough for any.
+    pub(super) const fn any(self) -> bool {
+        self.session || self.bearer
+    }
 }
 
 /// Lets `request` go on if it brings a session or a token that is known.
-pub(super) fn look(rules: &Rules, request: &Glance<'_>, host: &impl Host) -> Option<Pass> {
+pub(super) fn look(
+    rules: &Rules,
+    request: &Glance<'_>,
+    pass: &mut Pass,
+    host: &impl Host,
+) -> Option<()> {
     let glances = rules.glances;
-    if !(glances.session || glances.bearer) || may_mean_more(rules, request) {
+    if may_mean_more(rules, request) {
         return None;
     }
     let cookies = match request.fields.value(&COOKIE) {
         Value::Missing => Glimpse::default(),
-        Value::Sole(text) => Glimpse::of(text, &rules.names, request.https)?,
+        Value::Sole(text) => Glimpse::of(text, &rules.names, request.client.https)?,
         Value::Repeated => return None,
     };
     if cookies.others.is_none() {
         let token = bearer_token(rules, request).filter(|_| glances.bearer)?;
-        return bearer::at_hand(rules, host, token);
+        return bearer::at_hand(rules, host, token, pass);
     }
     if !glances.session || host.revocations().are_unknown() {
         return None;
@@ -85,15 +95,13 @@ pub(super) fn look(rules: &Rules, request: &Glance<'_>, host: &impl Host) -> Opt
     let ring = &request.environment.session_keys;
     let now = host.now();
     let opened = opened::at_hand(rules, ring, host, &cookies, now)?;
-    let mut pass = Pass {
-        known: Some(opened.principal.known(None)?),
-        cookies: cookies.others,
-        response_headers: opened.principal.told().collect(),
-        tenure: Some(Rc::clone(&opened.tenure)),
-    };
+    pass.admit(opened.principal.known(None)?)?;
+    pass.cookies = cookies.others;
+    pass.response_headers.extend(opened.principal.told());
+    pass.tenure = Some(Rc::clone(&opened.tenure));
     if opened.is_use_due(now) {
         // Made by a whole look, and told again to whoever still brings the old cookie.
-        let renewal = opened.renewal(ring, request.https, now)?;
+        let renewal = opened.renewal(ring, request.client.https, now)?;
         let cookies = renewal
             .cookies
             .iter()
@@ -101,7 +109,7 @@ pub(super) fn look(rules: &Rules, request: &Glance<'_>, host: &impl Host) -> Opt
         pass.response_headers.extend(cookies);
         pass.tenure.clone_from(&renewal.tenure);
     }
-    Some(pass)
+    Some(())
 }
 
 /// Whether the request may be a preflight, a sign-in, a way back from the provider, or a logout.

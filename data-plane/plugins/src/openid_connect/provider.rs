@@ -114,15 +114,24 @@ struct CoreCopies(RefCell<foldhash::HashMap<[u8; 32], Copied>>);
 type Copied = (Arc<Document>, UnixTime, u64);
 
 /// What the provider says of itself, if this core has copied it of late.
-pub(super) fn at_hand(rules: &Rules, host: &impl Host) -> Option<Arc<Document>> {
-    let now = host.now();
+fn at_hand<T>(
+    rules: &Rules,
+    host: &impl Host,
+    now: UnixTime,
+    look: impl FnOnce(&Arc<Document>) -> T,
+) -> Option<T> {
     let copies = host.core_state::<CoreCopies>();
     let copies = copies.0.borrow();
     let (copy, copied_at, seen) = copies.get(&rules.provider_key)?;
     let fresh = *seen == host.revocations().version()
         && *copied_at <= now
         && now.saturating_since(*copied_at) < CORE_COPY;
-    fresh.then(|| Arc::clone(copy))
+    fresh.then(|| look(copy))
+}
+
+/// The version of that. The document itself is counted by all cores: whoever needs no more leaves it where it is.
+pub(super) fn version_at_hand(rules: &Rules, host: &impl Host, now: UnixTime) -> Option<u64> {
+    at_hand(rules, host, now, |document| document.version)
 }
 
 /// What the provider says of itself.
@@ -131,10 +140,10 @@ pub(super) fn at_hand(rules: &Rules, host: &impl Host) -> Option<Arc<Document>> 
 ///
 /// If nothing is known and it cannot be asked now.
 pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
-    if let Some(copy) = at_hand(rules, host) {
+    let now = host.now();
+    if let Some(copy) = at_hand(rules, host, now, Arc::clone) {
         return Ok(copy);
     }
-    let now = host.now();
     let key = rules.provider_key;
     let copies = host.core_state::<CoreCopies>();
     let version = host.revocations().version();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::*;
@@ -238,4 +238,57 @@ fn rules_between_fields_are_said_in_kongs_words() {
             "@entity": ["failed conditional validation given value of field 'config.policy'"],
         }),
     );
+}
+
+#[test]
+fn a_glance_counts_as_a_whole_look_does_and_refuses_nobody() {
+    let header = HeaderName::from_static("x-key");
+    for (by, given) in [
+        (json!({"limit_by": "ip"}), &[][..]),
+        (json!({"limit_by": "service"}), &[]),
+        (json!({"limit_by": "path", "path": "/status/200"}), &[]),
+        (
+            json!({"limit_by": "header", "header_name": "x-key"}),
+            &["a"],
+        ),
+        (json!({"limit_by": "header", "header_name": "x-key"}), &[""]),
+        (
+            json!({"limit_by": "consumer", "hide_client_headers": true}),
+            &[],
+        ),
+    ] {
+        let host = FakeHost::default();
+        let mut config = json!({"minute": 3, "hour": 10});
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(by.as_object().unwrap().clone());
+        let filter = filter(config);
+        let mut request = Request::get("/status/200");
+        for value in given {
+            let value = HeaderValue::from_static(value);
+            request.headers.push((header.clone(), value));
+        }
+        let glance = |request: &Request| {
+            let pass = request.glance(&filter, &host)?;
+            let told = pass.response_headers.into_iter().collect::<HeaderMap>();
+            Some(told.get("ratelimit-remaining").cloned())
+        };
+        let shown = |left: u64| (by.get("hide_client_headers").is_none()).then(|| left.into());
+        assert_eq!(glance(&request), Some(shown(2)), "{by}");
+        assert_eq!(answer_of(&filter, &host, &request).status, 200, "{by}");
+        assert_eq!(glance(&request), Some(shown(0)), "{by}");
+        assert_eq!(glance(&request), None, "{by}");
+        assert_eq!(answer_of(&filter, &host, &request).status, 429, "{by}");
+    }
+    let repeated = || [(header.clone(), HeaderValue::from_static("a"))];
+    let mut request = Request::get("/");
+    request
+        .headers
+        .extend(repeated().into_iter().chain(repeated()));
+    let by_header = json!({"minute": 3, "limit_by": "header", "header_name": "x-key"});
+    let host = FakeHost::default();
+    assert!(request.glance(&filter(by_header), &host).is_none());
+    let remote = json!({"minute": 3, "policy": "redis", "redis": {"host": "redis"}});
+    assert_eq!(filter(remote).looks(), Looks::Never);
 }

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::key_ring;
+use super::{FakeHost, key_ring};
 use crate::environment::Environment;
 use crate::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
 };
+use crate::filter::Filter;
+use crate::glance::{Glance, Looks, Pass};
 use crate::request_id::RequestId;
 use crate::secret_names::SecretNames;
 
@@ -82,6 +84,40 @@ impl Request {
         };
         look(&mut exchange)
     }
+}
+
+impl Request {
+    /// What `filter` says of it at a glance.
+    pub(crate) fn glance(&self, filter: &impl Filter, host: &FakeHost) -> Option<Pass> {
+        self.with_exchange(|exchange| {
+            let fields = &exchange.request.headers;
+            glance(exchange, fields, filter, host, Pass::default())
+        })
+    }
+}
+
+/// What `filter` says at a glance of the request in `exchange`, if that came with `fields` and goes on with `pass` so far.
+pub(crate) fn glance(
+    exchange: &Exchange<'_>,
+    fields: &HeaderMap,
+    filter: &impl Filter,
+    host: &FakeHost,
+    mut pass: Pass,
+) -> Option<Pass> {
+    let glance = Glance {
+        method: &exchange.request.method,
+        path: &exchange.path,
+        query: exchange.request.uri.query(),
+        client: &exchange.client,
+        fields,
+        environment: exchange.environment,
+        matched: exchange.matched,
+    };
+    if filter.looks() == Looks::Never {
+        return None;
+    }
+    filter.on_glance(&glance, &mut pass, host)?;
+    Some(pass)
 }
 
 struct Body(Bytes);

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::gateway::{Browser, Gateway};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow};
-use crate::glance::{Glance, Pass};
+use crate::glance::Pass;
 use crate::host::Host as _;
 use crate::openid_connect::OpenidConnectFilter;
 use crate::session_keys::KeyRing;
-use crate::testing::{FakeHost, Request, session_key};
+use crate::testing::{FakeHost, Request, glance, session_key};
 
 /// What a glance says of a request.
 pub(super) struct Foreseen {
@@ -33,16 +33,8 @@ impl Foreseen {
         for name in filter.owned_headers() {
             fields.remove(name);
         }
-        let glance = Glance {
-            method: &exchange.request.method,
-            path: &exchange.path,
-            query: exchange.request.uri.query(),
-            https: exchange.client.https,
-            fields: &fields,
-            environment: exchange.environment,
-        };
         Self {
-            pass: filter.on_glance(&glance, host),
+            pass: glance(exchange, &fields, filter, host, Pass::default()),
             fields,
         }
     }
