@@ -6,10 +6,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stopAll } from "../real-peers/processes.js";
-import { startCluster, usedAgain } from "./proxied.js";
+import { signIn, startCluster, usedAgain } from "./proxied.js";
 import { printInstructions } from "./instructions.js";
 import { handshakes, load, median, memory, place, slowest, throttled } from "./measure.js";
-import { LOAD_CORE, PROXY_CORE, makeCertificate, startEnvoy, startHaproxy, startNginxProxy, startUpstream } from "./peers.js";
+import { LOAD_CORE, PROXY_CORE, makeCertificate, startApache, startEnvoy, startHaproxy, startNginxProxy, startUpstream } from "./peers.js";
 import { startProvider } from "./provider.js";
 
 const [rounds, seconds] = process.argv.slice(2).map(Number);
@@ -27,6 +27,7 @@ const provider = await startProvider({ padding: 1_600 });
 const nginx = await startNginxProxy(directory, upstream, files);
 const haproxy = await startHaproxy(directory, upstream, files);
 const envoy = await startEnvoy(directory, upstream, provider, process.env.WARDGATE_BENCH_ENVOY);
+const apache = await startApache(directory, upstream, provider);
 
 /** A node of a cluster with `routes` routes, on the proxies' core. */
 async function startNode(routes, further = {}) {
@@ -36,6 +37,13 @@ async function startNode(routes, further = {}) {
   place(processes[0], [PROXY_CORE]);
   return { ...cluster, processes, url: gateway.url(1), tlsUrl: gateway.tlsUrl(1) };
 }
+
+/** `peer` with the cookies of a session that has begun there. */
+async function signedIn(peer) {
+  const url = peer.sessionUrl;
+  return { ...peer, url, headers: { Cookie: await signIn(url) } };
+}
+
 const few = await startNode(10);
 const many = await startNode(MANY);
 const idle = { nginx: memory(nginx), haproxy: memory(haproxy), ...(envoy && { envoy: memory(envoy) }), few: memory(few), many: memory(many) };
@@ -50,7 +58,15 @@ const cases = {
   plain: { ...plain, title: "Wardgate, plain", bases: ["nginx", "haproxy", "envoy"] },
   control: { ...plain, title: "the same again", bases: ["plain"] },
   nginxSession: { ...nginx, url: `${nginx.url}/session`, headers: session, title: "nginx auth_request", bases: ["nginx"] },
-  session: { ...few, url: `${few.url}/session`, headers: session, title: "session cookie", bases: ["plain", "nginx", "nginxSession"] },
+  ...(envoy && { envoySession: { ...(await signedIn(envoy)), title: "Envoy oauth2", bases: ["envoy"] } }),
+  apacheSession: { ...(await signedIn(apache)), title: "mod_auth_openidc", bases: ["nginx"] },
+  session: {
+    ...few,
+    url: `${few.url}/session`,
+    headers: session,
+    title: "session cookie",
+    bases: ["plain", "nginx", "nginxSession", "envoySession", "apacheSession"],
+  },
   ...(envoy && { envoyBearer: { ...envoy, url: envoy.bearerUrl, headers: bearer, title: "Envoy jwt_authn", bases: ["envoy"] } }),
   bearer: { ...few, url: `${few.url}/bearer`, headers: bearer, title: "bearer token", bases: ["plain", "envoyBearer"] },
   many: { ...many, url: `${many.url}/plain`, title: `${MANY} routes`, bases: ["plain"] },
@@ -120,7 +136,7 @@ const titles = { few: "Wardgate, 10 routes", many: `Wardgate, ${MANY} routes` };
 console.log("\nresident memory before and after, in MB");
 console.log(Object.keys(idle).map((name) => `${titles[name] ?? cases[name].title} ${idle[name]} → ${loaded[name]}`).join(", "));
 
-for (const one of [few.gateway, many.gateway, two.gateway, nginx, nginxTwo, haproxy, envoy]) await one?.stop();
+for (const one of [few.gateway, many.gateway, two.gateway, nginx, nginxTwo, haproxy, envoy, apache]) await one?.stop();
 await printInstructions(undefined, MANY);
 await provider.stop();
 await stopAll();

@@ -1,6 +1,7 @@
 // The proxies that Wardgate is compared with, and the upstream behind all of them.
 
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -37,9 +38,13 @@ export async function startNginx(directory, name, cores, http, workers = 1) {
   const handle = start(name, "taskset", ["-c", cores, "nginx", "-c", file], { log: join(directory, `${name}.log`) });
   const url = `http://127.0.0.1:${port}`;
   await until(`answer of ${name}`, async () => ((await fetch(url)).ok ? true : undefined), { handle });
-  const children = readFileSync(`/proc/${handle.child.pid}/task/${handle.child.pid}/children`, "utf8");
-  const processes = [handle.child.pid, ...children.trim().split(/\s+/).map(Number)];
-  return { url, processes, stop: () => stop(handle) };
+  return { url, processes: withChildren(handle.child.pid), stop: () => stop(handle) };
+}
+
+/** A process and those that it has started. */
+function withChildren(id) {
+  const children = readFileSync(`/proc/${id}/task/${id}/children`, "utf8");
+  return [id, ...children.trim().split(/\s+/).map(Number)];
 }
 
 /** The upstream: nginx that answers 1 KB. */
@@ -112,13 +117,31 @@ backend echo
   return { url, tlsUrl: `https://127.0.0.1:${secure}`, processes: [handle.child.pid], stop: () => stop(handle) };
 }
 
+/** Envoy's filter for sessions that `provider` begins, and the secrets that it names. */
+function envoySessions(filter, provider) {
+  const secret = (name, inline_string) => ({ name, generic_secret: { secret: { inline_string } } });
+  const sessions = filter("envoy.filters.http.oauth2", "http.oauth2.v3.OAuth2", {
+    config: {
+      token_endpoint: { cluster: "provider", uri: `${provider.issuer}/token`, timeout: "3s" },
+      authorization_endpoint: `${provider.issuer}/authorize`,
+      redirect_uri: "http://%REQ(:authority)%/callback",
+      redirect_path_matcher: { path: { exact: "/callback" } },
+      signout_path: { path: { exact: "/signout" } },
+      credentials: { client_id: provider.client.id, token_secret: { name: "token" }, hmac_secret: { name: "hmac" } },
+      auth_scopes: ["openid"],
+      forward_bearer_token: true,
+    },
+  });
+  return { sessions, secrets: [secret("token", provider.client.secret), secret("hmac", randomBytes(32).toString("hex"))] };
+}
+
 /**
  * Envoy with one worker, if its program is at `program`; at `bearerUrl` it lets only tokens of `provider` through, which
- * it verifies once and then remembers.
+ * it verifies once and then remembers, at `sessionUrl` sessions that begin there.
  */
 export async function startEnvoy(directory, upstream, provider, program) {
   if (!program || !existsSync(program)) return undefined;
-  const [port, guarded] = [await freePort(), await freePort()];
+  const [port, guarded, signedIn] = [await freePort(), await freePort(), await freePort()];
   const [host, upstreamPort] = upstream.url.slice(7).split(":");
   const address = (address, port_value) => ({ socket_address: { address, port_value: Number(port_value) } });
   const filter = (name, type, config = {}) => ({ name, typed_config: { "@type": `type.googleapis.com/envoy.extensions.filters.${type}`, ...config } });
@@ -145,11 +168,17 @@ export async function startEnvoy(directory, upstream, provider, program) {
     }],
   });
   const file = join(directory, "envoy.json");
-  const endpoint = { endpoint: { address: address(host, upstreamPort) } };
+  const cluster = (name, host, port) => {
+    const lb_endpoints = [{ endpoint: { address: address(host, port) } }];
+    return { name, type: "STATIC", load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints }] } };
+  };
+  const { sessions, secrets } = envoySessions(filter, provider);
+  const { hostname, port: providerPort } = new URL(provider.issuer);
   const config = {
     static_resources: {
-      listeners: [listener(port, [router]), listener(guarded, [bearer, router])],
-      clusters: [{ name: "echo", type: "STATIC", load_assignment: { cluster_name: "echo", endpoints: [{ lb_endpoints: [endpoint] }] } }],
+      secrets,
+      listeners: [listener(port, [router]), listener(guarded, [bearer, router]), listener(signedIn, [sessions, router])],
+      clusters: [cluster("echo", host, upstreamPort), cluster("provider", hostname, providerPort)],
     },
   };
   writeFileSync(file, JSON.stringify(config));
@@ -157,5 +186,55 @@ export async function startEnvoy(directory, upstream, provider, program) {
   const handle = start("envoy", "taskset", args, { log: join(directory, "envoy.log") });
   const url = `http://127.0.0.1:${port}`;
   await until("answer of envoy", async () => ((await fetch(url)).ok ? true : undefined), { handle });
-  return { url, bearerUrl: `http://127.0.0.1:${guarded}`, processes: [handle.child.pid], stop: () => stop(handle) };
+  const [bearerUrl, sessionUrl] = [guarded, signedIn].map((port) => `http://127.0.0.1:${port}/`);
+  return { url, bearerUrl, sessionUrl, processes: [handle.child.pid], stop: () => stop(handle) };
+}
+
+const APACHE_MODULES = "/usr/lib/apache2/modules";
+
+/** Apache with one process and mod_auth_openidc, whose sessions are in cookies; at `sessionUrl` they begin. */
+export async function startApache(directory, upstream, provider) {
+  const modules = ["mpm_event", "authn_core", "authz_core", "authz_user", "proxy", "proxy_http", "auth_openidc"];
+  const loaded = modules.map((name) => `LoadModule ${name}_module ${APACHE_MODULES}/mod_${name}.so`);
+  const port = await freePort();
+  const file = join(directory, "apache.conf");
+  writeFileSync(
+    file,
+    `ServerRoot ${directory}
+PidFile ${directory}/apache.pid
+ErrorLog ${directory}/apache.error
+ServerName 127.0.0.1
+User nobody
+Group nogroup
+Listen 127.0.0.1:${port}
+${loaded.join("\n")}
+ServerLimit 1
+StartServers 1
+ThreadsPerChild 64
+MaxRequestWorkers 64
+MinSpareThreads 1
+MaxSpareThreads 64
+MaxKeepAliveRequests 0
+OIDCProviderMetadataURL ${provider.issuer}/.well-known/openid-configuration
+OIDCClientID ${provider.client.id}
+OIDCClientSecret ${provider.client.secret}
+OIDCRedirectURI http://127.0.0.1:${port}/callback
+OIDCCryptoPassphrase ${randomBytes(32).toString("hex")}
+OIDCScope openid
+OIDCSessionType client-cookie
+OIDCSessionInactivityTimeout 3600
+<Location />
+  AuthType openid-connect
+  Require valid-user
+  # Whatever it looks like to somebody who tells browsers from scripts.
+  OIDCUnAuthAction auth true
+</Location>
+ProxyPass / ${upstream.url}/
+`,
+  );
+  const args = ["-c", PROXY_CORE, "apache2", "-f", file, "-DFOREGROUND"];
+  const handle = start("apache", "taskset", args, { log: join(directory, "apache.log") });
+  const sessionUrl = `http://127.0.0.1:${port}/`;
+  await until("answer of apache", async () => ((await fetch(sessionUrl, { redirect: "manual" })).status < 500 ? true : undefined), { handle });
+  return { url: sessionUrl, sessionUrl, processes: withChildren(handle.child.pid), stop: () => stop(handle) };
 }

@@ -85,7 +85,7 @@ function keep(jar, answer) {
 const written = (jar) => [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
 
 /** Signs in at `url` as a browser does; the `Cookie` header of the session. */
-async function signIn(url) {
+export async function signIn(url) {
   const jar = new Map();
   let next = url;
   for (let hop = 0; hop < 10; hop += 1) {
