@@ -2,10 +2,12 @@
 //! own packages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::files::files;
 use crate::root;
 
 /// Licences that may be in what we distribute. The MPL's duties end at the files that are under it,
@@ -77,6 +79,9 @@ const DIRECTIONS: [(&str, &[&str]); 5] = [
     ("control-plane", &["data-plane", "wardgate"]),
     ("data-plane", &["control-plane", "wardgate", "sled"]),
 ];
+
+/// Dependencies that nothing but generated code names.
+const GENERATED: [(&str, &str); 1] = [("proto", "tonic-prost")];
 
 /// What cargo knows of every package that is built here. Those of other platforms need not have been
 /// downloaded.
@@ -193,11 +198,72 @@ fn built() -> BTreeMap<String, BTreeSet<String>> {
     built
 }
 
+/// Those that are written here.
+fn own_packages(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    packages(metadata).filter(|(_, package)| package["source"].is_null())
+}
+
+/// What the manifest of `package` calls its dependencies.
+fn dependencies(package: &Value) -> impl Iterator<Item = &str> {
+    let all = package["dependencies"].as_array().unwrap().iter();
+    all.map(|dependency| {
+        let renamed = dependency["rename"].as_str();
+        renamed.unwrap_or_else(|| dependency["name"].as_str().unwrap())
+    })
+}
+
+/// The manifest of the package that `file` belongs to.
+fn manifest_of(file: &Path) -> Option<String> {
+    let mut manifests = file.ancestors().map(|above| above.join("Cargo.toml"));
+    let manifest = manifests.find(|manifest| manifest.exists())?;
+    Some(manifest.display().to_string())
+}
+
+/// Whether `text` has a path or a macro of the crate `name` in it.
+fn names(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let part = before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
+        let after = &text[at + name.len()..];
+        !part && (after.starts_with("::") || after.starts_with('!'))
+    })
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let metadata = metadata();
+    let mut sources = BTreeMap::<String, String>::new();
+    for (path, text) in files(&[".rs"]) {
+        let manifest = manifest_of(&path).unwrap();
+        sources.entry(manifest).or_default().push_str(&text);
+    }
+    let mut faults = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for (package, described) in own_packages(&metadata) {
+        let text = &sources[described["manifest_path"].as_str().unwrap()];
+        for dependency in dependencies(described) {
+            wanted.insert(dependency);
+            let named = names(text, &dependency.replace('-', "_"));
+            if !named && !GENERATED.contains(&(package, dependency)) {
+                faults.push(format!("{package} does not use {dependency}"));
+            }
+        }
+    }
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let listed = workspace.split("[workspace.dependencies]").nth(1).unwrap();
+    for line in listed.lines().take_while(|line| !line.starts_with('[')) {
+        let name = line.split_once(" = ").map(|(name, _)| name);
+        if let Some(name) = name.filter(|name| !wanted.contains(name)) {
+            faults.push(format!("no package uses {name} of the workspace"));
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 #[test]
 fn dependencies_point_one_way() {
     let metadata = metadata();
-    let ours: BTreeMap<&str, BTreeSet<&str>> = packages(&metadata)
-        .filter(|(_, package)| package["source"].is_null())
+    let ours: BTreeMap<&str, BTreeSet<&str>> = own_packages(&metadata)
         .map(|(name, package)| {
             let all = package["dependencies"].as_array().unwrap().iter();
             let normal = all.filter(|dependency| dependency["kind"].is_null());
