@@ -18,6 +18,7 @@ use plugins::openid_connect::explain::Explanations;
 use plugins::registry::AnyFilter;
 use serde_json::json;
 use shared::clock::{UnixTime, monotonic};
+use shared::hexadecimal::hexadecimal;
 use shared::snapshot::Position;
 use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
@@ -75,7 +76,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                     "connections_writing": sum.writing,
                     "total_requests": sum.requests,
                 },
-                "configuration_hash": position.map(|position| hex(&position.root)),
+                "configuration_hash": position.map(|position| hexadecimal(&position.root)),
                 "configuration_revision": position.map(|position| position.revision.0),
                 "control_plane": {
                     "connected": node.contact.is_connected(),
@@ -220,13 +221,4 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-fn hex(hash: &[u8]) -> String {
-    use std::fmt::Write as _;
-    hash.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod entity;
 pub mod error_form;
 pub mod expiry;
+pub mod hexadecimal;
 pub mod listen;
 pub mod machine;
 pub mod network;

@@ -12,6 +12,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::hexadecimal::hexadecimal;
+
 pub use inventory::{BUCKETS, BucketSet, Difference, Inventory, bucket_of};
 
 /// A BLAKE3 hash.
@@ -77,12 +79,7 @@ impl Position {
 
 /// The hash as Kong's clients know it: 32 hexadecimal digits, the first half of `root`.
 pub fn short_hash(root: &Hash) -> String {
-    use fmt::Write as _;
-    root.iter().take(16).fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(root.split_at(16).0)
 }
 
 /// Which record: the entity's collection name, such as `routes`, and the id.

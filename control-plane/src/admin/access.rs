@@ -11,6 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use shared::entity::{Entity, RbacRole, RbacRoleEndpoint, RbacUser, RbacUserRole, definition};
+use shared::hexadecimal::hexadecimal;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
@@ -64,14 +65,8 @@ impl Caller {
 
 /// The hash that stands for a token in the store.
 pub(super) fn hash(token: &str) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from("sha256:");
     let domain = [b"wardgate admin token 1\0", token.as_bytes()].concat();
-    for byte in digest(&SHA256, &domain).as_ref() {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("sha256:{}", hexadecimal(digest(&SHA256, &domain).as_ref()))
 }
 
 impl Access {

@@ -1,15 +1,13 @@
 //! `basic-auth`: lets a request through if it carries a known user name and password (RFC 7617; Kong
 //! 3.9, basic-auth).
 
-use std::fmt::Write as _;
-
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shared::entity::basic_auth_hash;
 use shared::schema::FieldErrors;
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
@@ -118,29 +116,13 @@ fn parse(text: &str) -> Option<(String, String)> {
 fn verify(credentials: &Credentials, username: &str, password: &str) -> Option<Uuid> {
     let found = credentials.basic.get(username);
     let consumer = found.map_or(Uuid::nil(), |found| found.consumer);
-    let hash = hash(password, consumer);
+    let hash = basic_auth_hash(password, consumer);
     let stored = found.map_or("", |found| found.hash.expose().as_str());
     let same = bool::from(
         hash.as_bytes()
             .ct_eq(stored.to_ascii_lowercase().as_bytes()),
     );
     found.filter(|_| same).map(|found| found.consumer)
-}
-
-/// SHA-1 of the password and the consumer's id: what Kong stores.
-fn hash(password: &str, consumer: Uuid) -> String {
-    let digest = digest(
-        &SHA1_FOR_LEGACY_USE_ONLY,
-        format!("{password}{consumer}").as_bytes(),
-    );
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::with_capacity(40), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]
@@ -157,7 +139,7 @@ mod tests {
         let consumer = consumer("bob", None);
         let password = Password {
             consumer: consumer.id,
-            hash: Secret::new(hash("kong", consumer.id)),
+            hash: Secret::new(basic_auth_hash("kong", consumer.id)),
         };
         let environment = &mut request.environment;
         environment

@@ -10,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 
 use crate::exchange::{Exchange, Log, Reply};
@@ -197,7 +198,7 @@ impl Filter for OpentelemetryFilter {
     fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
         if let Some(name) = &self.shown
             && let Some(Traced(trace)) = reply.seen.notes.get()
-            && let Ok(value) = HeaderValue::from_str(&crate::trace::hexadecimal(&trace.id))
+            && let Ok(value) = HeaderValue::from_str(&hexadecimal(&trace.id))
         {
             reply.headers.insert(name.clone(), value);
         }

@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
@@ -28,7 +29,6 @@ use crate::arguments::Arguments;
 use crate::exchange::{BodyWish, Exchange, Reply, Source, Told, WholeBody};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
-use crate::trace::hexadecimal;
 use crate::values::{entity_error, yes};
 
 const STATUS: HeaderName = HeaderName::from_static("x-cache-status");

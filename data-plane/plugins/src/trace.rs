@@ -8,6 +8,7 @@ mod format;
 use http::{HeaderMap, HeaderName};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use shared::hexadecimal::hexadecimal;
 
 use self::format::Extracted;
 use crate::host::Host;
@@ -301,14 +302,4 @@ impl Trace {
             None => text,
         }
     }
-}
-
-/// Lower-case digits.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -25,7 +25,7 @@ fn consumers() -> Vec<Record> {
         let id = Uuid::from_u128(number);
         let consumer = json!({"id": id});
         records.push(record("consumers", number, json!({"username": name})));
-        let hash = basic_auth_hash("pass", &id.to_string());
+        let hash = basic_auth_hash("pass", id);
         let password = json!({"consumer": consumer, "username": name, "password": hash});
         records.push(record("basicauth_credentials", number + 1, password));
     }

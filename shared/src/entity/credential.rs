@@ -1,11 +1,15 @@
 //! What consumers prove who they are with.
 
+use std::fmt::Display;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Consumer, Entity, Judging, conditional, required};
+use crate::hexadecimal::hexadecimal;
 use crate::schema::FieldErrors;
 use crate::types::pem::is_public_key;
 use crate::types::{Ref, SecretText, Set, Tag};
@@ -107,22 +111,10 @@ fn skips_hash(body: &Map<String, Value>) -> bool {
 
 /// A password as `basic-auth` stores it: SHA-1 of the password and the consumer's id, in hexadecimal digits
 /// (Kong 3.9, basic-auth).
-pub fn basic_auth_hash(password: &str, consumer: &str) -> String {
-    use std::fmt::Write as _;
-
-    use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-    let digest = digest(
-        &SHA1_FOR_LEGACY_USE_ONLY,
-        format!("{password}{consumer}").as_bytes(),
-    );
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+pub fn basic_auth_hash(password: &str, consumer: impl Display) -> String {
+    let salted = format!("{password}{consumer}");
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, salted.as_bytes());
+    hexadecimal(digest.as_ref())
 }
 
 /// A name and a secret to sign requests with, for `hmac-auth`.

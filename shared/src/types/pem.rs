@@ -8,6 +8,7 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use crate::clock::UnixTime;
+use crate::hexadecimal::hexadecimal;
 
 /// What kind of key a certificate is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,17 +158,6 @@ pub fn authority(cert: &str, now: UnixTime) -> Result<(), &'static str> {
 
 /// SHA-256 of the first certificate of `cert`, in hexadecimal digits.
 pub fn digest(cert: &str) -> Option<String> {
-    use std::fmt::Write as _;
     let pem = first(cert)?;
-    let digest = hash(&SHA256, &pem.contents);
-    Some(
-        digest
-            .as_ref()
-            .iter()
-            .fold(String::new(), |mut text, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            }),
-    )
+    Some(hexadecimal(hash(&SHA256, &pem.contents).as_ref()))
 }

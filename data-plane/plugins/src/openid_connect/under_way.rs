@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
+use shared::hexadecimal::hexadecimal;
 use uuid::Uuid;
 
 use super::cookie::{CHUNK, Jar};
@@ -182,16 +183,9 @@ fn open(
     serde_json::from_slice(&opened.plaintext).ok()
 }
 
-/// The end of the name of a sign-in's cookie: half of SHA-256 of the state, in hexadecimal.
+/// The end of the name of a sign-in's cookie: the first eight bytes of SHA-256 of the state, in hexadecimal.
 pub(super) fn suffix(state: &str) -> String {
-    use std::fmt::Write;
-    sha256(state.as_bytes())
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string succeeds");
-            text
-        })
+    hexadecimal(sha256(state.as_bytes()).split_at(8).0)
 }
 
 /// Forgets the sign-in with this `state`, unless the provider failed in the middle of it: then reloading the

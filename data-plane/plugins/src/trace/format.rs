@@ -1,8 +1,9 @@
 //! The formats of trace context.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use shared::hexadecimal::hexadecimal;
 
-use super::{Trace, TraceFormat, hexadecimal};
+use super::{Trace, TraceFormat};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");

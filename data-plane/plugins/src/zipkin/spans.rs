@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use http::Version;
 use serde_json::{Map, Value, json};
+use shared::hexadecimal::hexadecimal;
 
 use super::{PhaseFlavor, SpanName, Zipkin};
 use crate::exchange::{Log, Matched, Try};
 use crate::figures::service_host;
 use crate::stream::StreamLog;
-use crate::trace::{Trace, hexadecimal};
+use crate::trace::Trace;
 
 type Tags = Map<String, Value>;
 
