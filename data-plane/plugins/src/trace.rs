@@ -1,13 +1,16 @@
 //! Trace context: who in a chain of services has caused a request, carried in header fields.
 //!
-//! Formats: W3C Trace Context (`traceparent`, `tracestate`), Zipkin's B3 in one field or several,
-//! Jaeger's and `OpenTracing`'s.
+//! Formats: W3C Trace Context (`traceparent`, `tracestate`), Zipkin's B3 in one field or several, and those of Jaeger,
+//! `OpenTracing`, AWS, Datadog, Google Cloud and Instana.
 
 mod format;
+
+use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use shared::hexadecimal::hexadecimal;
 
 use self::format::Extracted;
@@ -15,72 +18,58 @@ use crate::host::Host;
 
 /// A format of trace context.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TraceFormat {
     /// W3C Trace Context.
-    #[serde(rename = "w3c")]
     W3c,
     /// B3, several fields; or one, where it is read.
-    #[serde(rename = "b3")]
     B3,
     /// B3, one field.
-    #[serde(rename = "b3-single")]
     B3Single,
     /// Jaeger.
-    #[serde(rename = "jaeger")]
     Jaeger,
     /// `OpenTracing`.
-    #[serde(rename = "ot")]
     Ot,
     /// AWS X-Ray.
-    #[serde(rename = "aws")]
     Aws,
     /// Datadog.
-    #[serde(rename = "datadog")]
     Datadog,
     /// Google Cloud.
-    #[serde(rename = "gcp")]
     Gcp,
     /// Instana.
-    #[serde(rename = "instana")]
     Instana,
 }
 
 /// A format to tell the upstream in.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum InjectFormat {
     /// The one that the request came with.
-    #[serde(rename = "preserve")]
     Preserve,
     /// That of requests that came without: what the request came with is not looked at.
-    #[serde(rename = "ignore")]
     Ignore,
-    /// W3C Trace Context.
-    #[serde(rename = "w3c")]
-    W3c,
-    /// B3, several fields.
-    #[serde(rename = "b3")]
-    B3,
-    /// B3, one field.
-    #[serde(rename = "b3-single")]
-    B3Single,
-    /// Jaeger.
-    #[serde(rename = "jaeger")]
-    Jaeger,
-    /// `OpenTracing`.
-    #[serde(rename = "ot")]
-    Ot,
-    /// AWS X-Ray.
-    #[serde(rename = "aws")]
-    Aws,
-    /// Datadog.
-    #[serde(rename = "datadog")]
-    Datadog,
-    /// Google Cloud.
-    #[serde(rename = "gcp")]
-    Gcp,
-    /// Instana.
-    #[serde(rename = "instana")]
-    Instana,
+    /// This one.
+    #[serde(untagged)]
+    Format(TraceFormat),
+}
+
+impl JsonSchema for InjectFormat {
+    fn schema_name() -> Cow<'static, str> {
+        "InjectFormat".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        formats_and(&["preserve", "ignore"], generator)
+    }
+}
+
+/// The schema of a format's name, or of one of `others`.
+fn formats_and(others: &[&str], generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = TraceFormat::json_schema(generator);
+    if let Some(Value::Array(formats)) = schema.get_mut("oneOf") {
+        formats.splice(0..0, others.iter().map(|name| json!({ "const": name })));
+    }
+    schema
 }
 
 /// How trace context is read and told (Kong 3.9, propagation).
@@ -105,20 +94,8 @@ pub struct Propagation {
 }
 
 /// The formats that may be listed: `ignore` is no format.
-fn injectable(_: &mut SchemaGenerator) -> Schema {
-    let known = [
-        "preserve",
-        "w3c",
-        "b3",
-        "b3-single",
-        "jaeger",
-        "ot",
-        "aws",
-        "datadog",
-        "gcp",
-        "instana",
-    ];
-    json_schema!({ "type": ["array", "null"], "items": { "type": "string", "enum": known } })
+fn injectable(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["array", "null"], "items": formats_and(&["preserve"], generator) })
 }
 
 const fn w3c() -> TraceFormat {
@@ -236,15 +213,7 @@ impl Carrier {
                 InjectFormat::Preserve | InjectFormat::Ignore => {
                     found.as_ref().map_or(self.default, |found| found.format)
                 }
-                InjectFormat::W3c => TraceFormat::W3c,
-                InjectFormat::B3 => TraceFormat::B3,
-                InjectFormat::B3Single => TraceFormat::B3Single,
-                InjectFormat::Jaeger => TraceFormat::Jaeger,
-                InjectFormat::Ot => TraceFormat::Ot,
-                InjectFormat::Aws => TraceFormat::Aws,
-                InjectFormat::Datadog => TraceFormat::Datadog,
-                InjectFormat::Gcp => TraceFormat::Gcp,
-                InjectFormat::Instana => TraceFormat::Instana,
+                InjectFormat::Format(format) => *format,
             };
             format::inject(format, headers, &trace, state.as_ref());
         }
@@ -301,5 +270,49 @@ impl Trace {
             Some(short) => short.to_owned(),
             None => text,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared::schema::Record;
+
+    use super::*;
+
+    #[test]
+    fn formats_are_known_by_kongs_names() {
+        for (name, format) in [
+            ("preserve", InjectFormat::Preserve),
+            ("ignore", InjectFormat::Ignore),
+            ("w3c", InjectFormat::Format(TraceFormat::W3c)),
+            ("b3-single", InjectFormat::Format(TraceFormat::B3Single)),
+        ] {
+            assert_eq!(json!(format), name);
+            assert_eq!(
+                serde_json::from_value::<InjectFormat>(json!(name)).unwrap(),
+                format
+            );
+        }
+        let names = |field: &str| {
+            let shown = Record::of::<Propagation>().kong();
+            let fields = shown.as_array().unwrap().iter();
+            let mut found = fields.filter_map(|one| one.get(field));
+            found.next().unwrap()["elements"]["one_of"].clone()
+        };
+        let formats = [
+            "w3c",
+            "b3",
+            "b3-single",
+            "jaeger",
+            "ot",
+            "aws",
+            "datadog",
+            "gcp",
+            "instana",
+        ];
+        assert_eq!(names("extract"), json!(formats));
+        let told: Vec<&str> = ["preserve"].into_iter().chain(formats).collect();
+        assert_eq!(names("inject"), json!(told));
     }
 }
