@@ -17,12 +17,13 @@ use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::openid_connect::client_keys::ClientKeys;
 use plugins::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
+use shared::tls::{provider, public_authorities};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,13 +33,10 @@ const LONGEST: Duration = Duration::from_secs(15);
 
 /// Certificates are always verified here, by the machine's and Mozilla's roots.
 static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder_with_provider(shared::tls::provider())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
+        .with_root_certificates(public_authorities())
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
 });

@@ -45,6 +45,7 @@ mod router;
 pub mod secrets;
 mod server;
 pub mod settings;
+mod signatures;
 mod status;
 mod stream;
 mod streams;

@@ -1,7 +1,7 @@
 //! TLS configurations from PEM files, with one cryptography provider: aws-lc-rs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
@@ -30,7 +30,7 @@ pub enum TlsError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file holds no PEM of the kind that is expected.
+    /// A file holds no PEM of the kind that is expected. What is wrong with it is not told: that may quote a key.
     #[error("{path} holds no valid PEM {expected}")]
     Pem {
         /// The file.
@@ -88,13 +88,33 @@ impl Identity {
         })
     }
 
-    pub(crate) fn refused(&self, source: rustls::Error) -> TlsError {
+    /// What is to be said where certificate and key cannot be used together.
+    pub fn refused(&self, source: rustls::Error) -> TlsError {
         TlsError::Pair {
             certificate: self.certificate_path.clone(),
             key: self.key_path.clone(),
             source,
         }
     }
+}
+
+/// The authorities that this machine and Mozilla trust.
+pub fn public_authorities() -> Arc<RootCertStore> {
+    static AUTHORITIES: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        let native = rustls_native_certs::load_native_certs();
+        let (_, unreadable) = roots.add_parsable_certificates(native.certs);
+        if unreadable > 0 || !native.errors.is_empty() {
+            tracing::warn!(
+                unreadable,
+                errors = native.errors.len(),
+                "some of the machine's root certificates cannot be used"
+            );
+        }
+        Arc::new(roots)
+    });
+    Arc::clone(&AUTHORITIES)
 }
 
 /// The one provider of cryptography.

@@ -78,11 +78,7 @@ pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<Arc<Server
         .map_err(TlsError::Versions)?
         .with_no_client_auth()
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
-        .map_err(|source| TlsError::Pair {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            source,
-        })?;
+        .map_err(|source| identity.refused(source))?;
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

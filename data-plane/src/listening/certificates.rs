@@ -7,15 +7,14 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use shared::clock::UnixTime;
-use shared::tls;
+use shared::tls::{Identity, TlsError, expires_at, provider};
 
 use crate::listening::client_certificates::Asking;
 use crate::live::Live;
@@ -27,14 +26,8 @@ const EXPIRIES: usize = 60;
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read or is not PEM.
-    #[error("reading {file}")]
-    File {
-        /// Its path.
-        file: String,
-        /// What is wrong with it.
-        #[source]
-        source: rustls_pki_types::pem::Error,
-    },
+    #[error(transparent)]
+    File(#[from] TlsError),
     /// Certificate and key cannot be used.
     #[error("using the certificate")]
     Use(#[from] rustls::Error),
@@ -49,34 +42,25 @@ pub(crate) fn server_config(
     live: Live,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
     let (chain, key) = match files {
-        Some((certificate, key)) => read(certificate, key)?,
+        Some((certificate, key)) => {
+            let identity = Identity::read(certificate, key)?;
+            (identity.chain, identity.key)
+        }
         None => self_signed()?,
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let default = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
-    let asking = Arc::new(Asking::new(Arc::clone(&live), Arc::clone(&provider)));
+    let asking = Arc::new(Asking::new(Arc::clone(&live)));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(asking)
         .with_cert_resolver(Arc::new(ByName { live, default }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = Ticketer::new()?;
     Ok(Arc::new(config))
 }
 
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn read(certificate: &Path, key: &Path) -> Result<Pair, CertificateError> {
-    let failed = |path: &Path| {
-        let file = path.display().to_string();
-        move |source| CertificateError::File { file, source }
-    };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(failed(certificate))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
-    Ok((chain, key))
-}
 
 fn self_signed() -> Result<Pair, CertificateError> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
@@ -147,7 +131,7 @@ impl ServerNames {
                 .filter_map(|(name, keys)| {
                     let ends = keys
                         .iter()
-                        .filter_map(|key| tls::expires_at(key.cert.first()?));
+                        .filter_map(|key| expires_at(key.cert.first()?));
                     Some((format!("certificate for {name}"), ends.min()?))
                 })
                 .collect();
@@ -197,8 +181,7 @@ mod tests {
 
     fn key() -> Arc<CertifiedKey> {
         let (chain, key) = self_signed().unwrap();
-        let provider = aws_lc_rs::default_provider();
-        Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap())
+        Arc::new(CertifiedKey::from_der(chain, key, &provider()).unwrap())
     }
 
     #[test]

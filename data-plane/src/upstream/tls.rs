@@ -9,12 +9,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::secret::Secret;
+use shared::tls::{provider, public_authorities};
 use shared::types::pem::certificates;
 use tokio_rustls::TlsConnector;
 
@@ -37,8 +37,7 @@ impl TlsIdentity {
             hasher.update(certificate);
         }
         hasher.update(key.secret_der());
-        let provider = aws_lc_rs::default_provider();
-        let key = CertifiedKey::from_der(chain, key, &provider)
+        let key = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|_| "the certificate and its key cannot be used together".to_owned())?;
         Ok(Self {
             key: Arc::new(key),
@@ -110,7 +109,7 @@ impl TlsProfile {
         }
         profiles.retain(|_, profile| profile.strong_count() > 0);
         let verifier: Arc<dyn ServerCertVerifier> = if verify {
-            let roots = authorities.map_or_else(system_roots, |list| {
+            let roots = authorities.map_or_else(public_authorities, |list| {
                 let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(list.iter().cloned());
                 Arc::new(roots)
@@ -121,7 +120,7 @@ impl TlsProfile {
                 None => inner,
             }
         } else {
-            Arc::new(Unverified::default())
+            Arc::new(Unverified::believed())
         };
         let identity = identity.map(|identity| Arc::clone(&identity.key));
         let profile = Arc::new(Self {
@@ -206,30 +205,12 @@ impl fmt::Debug for TlsProfile {
     }
 }
 
-fn system_roots() -> Arc<RootCertStore> {
-    static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
-        let mut roots = RootCertStore::empty();
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        let native = rustls_native_certs::load_native_certs();
-        let (_, unreadable) = roots.add_parsable_certificates(native.certs);
-        if unreadable > 0 || !native.errors.is_empty() {
-            tracing::warn!(
-                unreadable,
-                errors = native.errors.len(),
-                "some of the machine's root certificates cannot be used"
-            );
-        }
-        Arc::new(roots)
-    });
-    Arc::clone(&ROOTS)
-}
-
 fn connector(
     verifier: &Arc<dyn ServerCertVerifier>,
     identity: Option<&Arc<CertifiedKey>>,
     protocol: &[u8],
 ) -> TlsConnector {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
         .dangerous()

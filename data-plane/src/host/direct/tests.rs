@@ -202,7 +202,6 @@ async fn rule_72_only_public_and_permitted_addresses_are_connected_to() {
 
 #[tokio::test]
 async fn a_certificate_is_presented_through_a_tunnel() {
-    use rustls::crypto::aws_lc_rs::default_provider;
     use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
     use crate::listening::client_certificates::{Asking, thumbprint};
@@ -217,9 +216,8 @@ async fn a_certificate_is_presented_through_a_tunnel() {
     .unwrap();
     snapshot.asks_for_certificates = true;
     live.store(Some(Arc::new(snapshot)));
-    let provider = Arc::new(default_provider());
-    let asking = Arc::new(Asking::new(live, Arc::clone(&provider)));
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let asking = Arc::new(Asking::new(live));
+    let config = rustls::ServerConfig::builder_with_provider(shared::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(asking)

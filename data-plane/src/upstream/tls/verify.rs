@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use shared::tls::provider;
+
+use crate::signatures::handshake_signatures;
 
 /// By name and by a chain that ends in one of `roots`.
 pub(super) fn verifier(roots: Arc<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    match WebPkiServerVerifier::builder_with_provider(roots, provider).build() {
+    match WebPkiServerVerifier::builder_with_provider(roots, provider()).build() {
         Ok(verifier) => verifier,
         // Without a root nobody can be verified.
         Err(error) => {
             tracing::warn!(%error, "no authority is usable: no server will be believed");
-            Arc::new(Nobody(Unverified::default()))
+            Arc::new(Unverified::refused())
         }
     }
 }
@@ -28,7 +30,7 @@ pub(super) struct Bounded {
     inner: Arc<dyn ServerCertVerifier>,
     roots: Arc<RootCertStore>,
     depth: usize,
-    provider: CryptoProvider,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Bounded {
@@ -41,7 +43,7 @@ impl Bounded {
             inner,
             roots,
             depth: depth.into(),
-            provider: aws_lc_rs::default_provider(),
+            algorithms: provider().signature_verification_algorithms,
         }
     }
 }
@@ -69,7 +71,7 @@ impl ServerCertVerifier for Bounded {
         };
         certificate
             .verify_for_usage(
-                self.provider.signature_verification_algorithms.all,
+                self.algorithms.all,
                 &self.roots.roots,
                 intermediates,
                 now,
@@ -81,39 +83,31 @@ impl ServerCertVerifier for Bounded {
         Ok(verified)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    handshake_signatures!();
 }
 
-/// Accepts every certificate: Kong's default towards upstream servers (`tls_verify` unset). The
-/// handshake's signatures are still checked.
+/// Looks at no certificate: all are believed, or none. The handshake's signatures are still checked.
 #[derive(Debug)]
-pub(super) struct Unverified(CryptoProvider);
+pub(super) struct Unverified {
+    believed: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
-impl Default for Unverified {
-    fn default() -> Self {
-        Self(aws_lc_rs::default_provider())
+impl Unverified {
+    /// Believes every server: Kong's default towards upstream servers (`tls_verify` unset).
+    pub(super) fn believed() -> Self {
+        Self {
+            believed: true,
+            algorithms: provider().signature_verification_algorithms,
+        }
+    }
+
+    /// Believes nobody.
+    fn refused() -> Self {
+        Self {
+            believed: false,
+            ..Self::believed()
+        }
     }
 }
 
@@ -126,79 +120,12 @@ impl ServerCertVerifier for Unverified {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        if self.believed {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+        }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Believes nobody.
-#[derive(Debug)]
-struct Nobody(Unverified);
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+    handshake_signatures!();
 }
