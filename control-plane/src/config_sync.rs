@@ -70,7 +70,7 @@ const OUTGOING: usize = 4;
 /// Nodes that are sent all records at once; the others wait their turn.
 const TRANSFERS: usize = 32;
 
-pub use certificates::{CertificateFiles, Certificates};
+pub use certificates::{Certificates, read};
 pub use conductor::Staging;
 pub use listener::BACKLOG;
 pub use rollouts::{Order, OrderError, Rollouts};

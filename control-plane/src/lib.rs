@@ -39,12 +39,13 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
+use shared::tls::ClusterFiles;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use admin::{Access, Admin};
-use config_sync::CertificateFiles;
+use config_sync::Certificates;
 use fleet::Fleet;
 use listeners::{Admins, Pages, listen};
 pub use presence::Disagreement;
@@ -155,11 +156,11 @@ impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let Judged {
-            certificates,
+            files,
             admin_tls,
             access,
         } = judge(&settings)?;
-        let certificates = certificates.follow(settings.other_expiries())?;
+        let certificates = Certificates::follow(files, settings.other_expiries())?;
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
@@ -310,7 +311,7 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
 /// What follows from settings that can be run by.
 struct Judged {
     /// What data planes are spoken to by.
-    certificates: CertificateFiles,
+    files: ClusterFiles,
     /// The TLS of the Admin API.
     admin_tls: Option<Arc<rustls::ServerConfig>>,
     access: Access,
@@ -362,14 +363,14 @@ fn judge(settings: &Settings) -> Result<Judged, StartError> {
     } else {
         Access::default()
     };
-    let certificates = CertificateFiles {
+    let files = ClusterFiles {
         certificate: settings.cluster_certificate.clone(),
         key: settings.cluster_key.clone(),
         authorities: settings.cluster_ca.clone(),
     };
-    certificates.read()?;
+    config_sync::read(&files)?;
     Ok(Judged {
-        certificates,
+        files,
         admin_tls,
         access,
     })

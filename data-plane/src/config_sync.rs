@@ -34,7 +34,7 @@ use crate::secrets::Secrets;
 use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
-pub(crate) use connection::{CertificateFiles, ControlPlaneUrl, Node, Proofs};
+pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
 use follow::{Ended, follow};
 pub(crate) use vouched::Vouched;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Hash, MOST_BYTES, Position, Revision, Snapshot};
 
@@ -65,19 +66,19 @@ enum Unusable {
 
 impl LastGood {
     /// Prepares `directory`, made with mode 0700 if absent.
-    pub(crate) fn open(directory: &Path, secret: Vec<u8>, node: &str) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path, secret: Secret<Vec<u8>>, node: &str) -> io::Result<Self> {
         Self::with(directory, secret, node, Marker::open)
     }
 
     /// Opens the directory in the same way while the process before this one still runs: what it is about to
     /// try it has not crashed with.
-    pub(crate) fn open_beside(directory: &Path, secret: Vec<u8>, node: &str) -> io::Result<Self> {
+    pub(crate) fn open_beside(directory: &Path, secret: Secret<Vec<u8>>, node: &str) -> io::Result<Self> {
         Self::with(directory, secret, node, Marker::beside)
     }
 
     fn with(
         directory: &Path,
-        secret: Vec<u8>,
+        secret: Secret<Vec<u8>>,
         node: &str,
         marker: impl FnOnce(&Path) -> Marker,
     ) -> io::Result<Self> {
@@ -128,7 +129,7 @@ impl LastGood {
     }
 
     /// Seals under another private key from now on.
-    pub(crate) fn renew(&self, secret: Vec<u8>) {
+    pub(crate) fn renew(&self, secret: Secret<Vec<u8>>) {
         self.sealing.renew(secret);
     }
 

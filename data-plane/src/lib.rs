@@ -63,7 +63,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::core::Node;
-use config_sync::{CertificateFiles, ControlPlaneUrl, Phase, Proofs};
+use config_sync::{ControlPlaneUrl, Phase, Proofs};
 use last_good::LastGood;
 use limits::Limits;
 use listening::inherited::{InheritError, Inherited, READY};
@@ -73,7 +73,7 @@ use secrets::Secrets;
 use settings::Settings;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
-use shared::tls::{self, TlsError};
+use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
 use tokio::sync::watch;
 use unstored::Unstored;
@@ -287,12 +287,12 @@ fn node_id(name: String, own: Option<&str>) -> Result<String, StartError> {
 }
 
 fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> {
-    let files = CertificateFiles {
+    let files = ClusterFiles {
         certificate: settings.cluster_certificate.clone(),
         key: settings.cluster_key.clone(),
         authorities: settings.cluster_ca.clone(),
     };
-    let proofs = files.read()?;
+    let proofs = Proofs::read(&files)?;
     let name = proofs
         .id
         .clone()

@@ -8,6 +8,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use crate::clock::UnixTime;
 use crate::expiry::Expiry;
@@ -137,7 +138,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
 
 /// Reads the private key of a PEM file.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = zeroize::Zeroizing::new(read(path)?);
+    let bytes = Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| TlsError::Pem {
         path: path.to_owned(),
         expected: "private key",
@@ -192,6 +193,44 @@ pub fn cluster_client(
     Ok(Arc::new(config))
 }
 
+/// Where a member of the cluster has its certificates.
+#[derive(Clone, Debug)]
+pub struct ClusterFiles {
+    /// Its own, PEM.
+    pub certificate: PathBuf,
+    /// The key of that one, PEM.
+    pub key: PathBuf,
+    /// The authorities of the other members' certificates, PEM.
+    pub authorities: PathBuf,
+}
+
+impl ClusterFiles {
+    /// Reads the files.
+    pub fn read(&self) -> Result<(Identity, Arc<RootCertStore>), TlsError> {
+        let identity = Identity::read(&self.certificate, &self.key)?;
+        Ok((identity, read_authorities(&self.authorities)?))
+    }
+
+    /// Tells one content of the files from another. One that cannot be read counts as empty.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for path in [&self.certificate, &self.key, &self.authorities] {
+            let bytes = std::fs::read(path).map(Zeroizing::new).unwrap_or_default();
+            hasher.update(blake3::hash(&bytes).as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// When the member's certificate ends, and the first of the authorities; nothing where that cannot be told.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let ends = |what: &str, path| Some((what.to_owned(), chain_expires_at(path)?));
+        let own = ends(CLUSTER_CERTIFICATE, &self.certificate);
+        own.into_iter()
+            .chain(ends("cluster_ca", &self.authorities))
+            .collect()
+    }
+}
+
 /// The common name in a certificate: what a member of the cluster is called.
 pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -237,15 +276,6 @@ pub fn expires_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
 pub fn chain_expires_at(certificate: &Path) -> Option<UnixTime> {
     let chain = read_certificates(certificate).ok()?;
     chain.iter().filter_map(expires_at).min()
-}
-
-/// When a member's certificate in the cluster ends, and the first of the authorities; nothing where that cannot be told.
-pub fn cluster_expiries(certificate: &Path, authorities: &Path) -> Vec<Expiry> {
-    let ends = |what: &str, path| Some((what.to_owned(), chain_expires_at(path)?));
-    let own = ends(CLUSTER_CERTIFICATE, certificate);
-    own.into_iter()
-        .chain(ends("cluster_ca", authorities))
-        .collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

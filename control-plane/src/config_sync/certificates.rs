@@ -1,7 +1,6 @@
 //! The cluster's certificates as files tell them, and again when the files change: new connections and
 //! new signatures are made by the new ones, connections that stand are left alone.
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use rustls::ServerConfig;
 use shared::clock::{UnixTime, monotonic};
 use shared::expiry::{Expiry, Notices};
 use shared::signature::Signer;
-use shared::tls::{self, Identity, TlsError};
+use shared::tls::{self, ClusterFiles, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -17,17 +16,6 @@ use crate::snapshot::SharedSigner;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Where the certificates are.
-#[derive(Clone, Debug)]
-pub struct CertificateFiles {
-    /// The control plane's own, PEM.
-    pub certificate: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// The authorities of data planes, PEM.
-    pub authorities: PathBuf,
-}
 
 /// What follows from the files.
 #[derive(Debug)]
@@ -39,50 +27,38 @@ pub struct Certificates {
     pub(crate) expiries: watch::Receiver<Vec<Expiry>>,
 }
 
-impl CertificateFiles {
-    /// Reads the files.
-    pub fn read(&self) -> Result<(Arc<ServerConfig>, Signer), TlsError> {
-        let identity = Identity::read(&self.certificate, &self.key)?;
-        let authorities = tls::read_authorities(&self.authorities)?;
-        let config = tls::cluster_server(&identity, authorities)?;
-        Ok((config, Signer::new(&identity)?))
-    }
-
-    fn contents(&self) -> [Option<Vec<u8>>; 3] {
-        [&self.certificate, &self.key, &self.authorities].map(|path| std::fs::read(path).ok())
-    }
-
+impl Certificates {
     /// Reads the files now, and whenever they have changed, and says when they end soon, or one of `others`. Call on
     /// the runtime that is to do so.
-    pub fn follow(self, others: Vec<Expiry>) -> Result<Certificates, TlsError> {
-        let (first, signer) = self.read()?;
-        let all = move |files: &Self| {
-            let mut all = tls::cluster_expiries(&files.certificate, &files.authorities);
+    pub fn follow(files: ClusterFiles, others: Vec<Expiry>) -> Result<Self, TlsError> {
+        let (first, signer) = read(&files)?;
+        let all = move |files: &ClusterFiles| {
+            let mut all = files.expiries();
             all.extend_from_slice(&others);
             all
         };
-        let (ends, expiries) = watch::channel(all(&self));
+        let (ends, expiries) = watch::channel(all(&files));
         let (sender, config) = watch::channel(first);
         let signer = Arc::new(RwLock::new(Some(signer)));
         let renewed = Arc::clone(&signer);
         let renewing = tokio::spawn(async move {
-            let mut known = self.contents();
+            let mut known = files.fingerprint();
             let mut notices = Notices::default();
             loop {
                 notices.tell(&ends.borrow(), UnixTime::now(), monotonic());
                 tokio::time::sleep(LOOK).await;
-                let contents = self.contents();
-                if contents == known {
+                let fingerprint = files.fingerprint();
+                if fingerprint == known {
                     continue;
                 }
                 // Certificate and key are two files: until both are there, the old ones go on.
-                match self.read() {
+                match read(&files) {
                     Ok((config, signer)) => {
                         *renewed.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
                         sender.send_replace(config);
-                        ends.send_replace(all(&self));
+                        ends.send_replace(all(&files));
                         tracing::info!("the cluster's certificates were renewed");
-                        known = contents;
+                        known = fingerprint;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "changed certificates cannot be used; the ones before go on");
@@ -90,11 +66,18 @@ impl CertificateFiles {
                 }
             }
         });
-        Ok(Certificates {
+        Ok(Self {
             config,
             signer,
             renewing,
             expiries,
         })
     }
+}
+
+/// What `files` hold: the TLS of config sync, and who signs snapshots.
+pub fn read(files: &ClusterFiles) -> Result<(Arc<ServerConfig>, Signer), TlsError> {
+    let (identity, authorities) = files.read()?;
+    let config = tls::cluster_server(&identity, authorities)?;
+    Ok((config, Signer::new(&identity)?))
 }

@@ -9,6 +9,7 @@ use proto::v1::Fault;
 use proto::v1::fault::Code;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
+use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
@@ -139,7 +140,7 @@ impl Applier {
     }
 
     /// Believes other authorities, and seals under another private key, from now on.
-    pub(super) fn renew(&mut self, verifier: Verifier, secret: Vec<u8>) {
+    pub(super) fn renew(&mut self, verifier: Verifier, secret: Secret<Vec<u8>>) {
         self.verifier = verifier;
         self.last_good.renew(secret);
         self.persist();

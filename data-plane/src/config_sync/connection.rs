@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +12,9 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use shared::expiry::Expiry;
+use shared::secret::Secret;
 use shared::signature::Verifier;
-use shared::tls::{self, CONTROL_PLANE_NAME, Identity, TlsError};
+use shared::tls::{self, CONTROL_PLANE_NAME, ClusterFiles, TlsError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -23,7 +22,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 use tonic::{Status, Streaming};
 use url::{Host, Url};
-use zeroize::Zeroizing;
 
 use super::Phase;
 use super::applier::Applier;
@@ -93,17 +91,9 @@ pub(crate) struct Node {
     pub(crate) control_planes: Vec<ControlPlaneUrl>,
     /// How it proves who it is, and where that is read again when it changes.
     pub(crate) tls: Arc<ClientConfig>,
-    pub(crate) files: CertificateFiles,
+    pub(crate) files: ClusterFiles,
     /// The machine's name.
     pub(crate) hostname: String,
-}
-
-/// Where a node's certificates are.
-#[derive(Clone, Debug)]
-pub(crate) struct CertificateFiles {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    pub(crate) authorities: PathBuf,
 }
 
 /// What a node's certificate files hold.
@@ -114,34 +104,19 @@ pub(crate) struct Proofs {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) verifier: Verifier,
     /// The private key.
-    pub(crate) secret: Vec<u8>,
+    pub(crate) secret: Secret<Vec<u8>>,
 }
 
-impl CertificateFiles {
+impl Proofs {
     /// Reads the files.
-    pub(crate) fn read(&self) -> Result<Proofs, TlsError> {
-        let identity = Identity::read(&self.certificate, &self.key)?;
-        let authorities = tls::read_authorities(&self.authorities)?;
-        Ok(Proofs {
+    pub(crate) fn read(files: &ClusterFiles) -> Result<Self, TlsError> {
+        let (identity, authorities) = files.read()?;
+        Ok(Self {
             id: identity.chain.first().and_then(tls::common_name),
             tls: tls::cluster_client(&identity, Arc::clone(&authorities))?,
             verifier: Verifier::new(authorities),
-            secret: identity.key.secret_der().to_vec(),
+            secret: Secret::new(identity.key.secret_der().to_vec()),
         })
-    }
-
-    fn expiries(&self) -> Vec<Expiry> {
-        tls::cluster_expiries(&self.certificate, &self.authorities)
-    }
-
-    /// Tells one content of the files from another.
-    fn fingerprint(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        for path in [&self.certificate, &self.key, &self.authorities] {
-            let bytes = std::fs::read(path).map(Zeroizing::new).unwrap_or_default();
-            hasher.update(blake3::hash(&bytes).as_bytes());
-        }
-        *hasher.finalize().as_bytes()
     }
 }
 
@@ -198,13 +173,13 @@ impl Dialer {
 
     /// Reads the certificate files again if they have changed: what they prove from the next connection
     /// on, and the private key.
-    pub(super) fn renew(&mut self) -> Option<(Verifier, Vec<u8>)> {
+    pub(super) fn renew(&mut self) -> Option<(Verifier, Secret<Vec<u8>>)> {
         let fingerprint = self.node.files.fingerprint();
         if fingerprint == self.fingerprint {
             return None;
         }
         // Certificate and key are two files: until both are there, the old ones go on.
-        let proofs = match self.node.files.read() {
+        let proofs = match Proofs::read(&self.node.files) {
             Ok(proofs) => proofs,
             Err(error) => {
                 tracing::warn!(%error, "changed certificates cannot be used; the ones before go on");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use proto::v1::ControlMessage;
 use proto::v1::control_message::Kind;
+use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Hash, Position, Snapshot};
 use shared::tls::{self, Identity};
@@ -156,7 +157,7 @@ fn what_a_node_of_an_earlier_version_has_kept_is_run() {
         let identity = Identity::read(&certificate, &key).unwrap();
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("data");
-        let secret = identity.key.secret_der().to_vec();
+        let secret = Secret::new(identity.key.secret_der().to_vec());
         let files = LastGood::open(&directory, secret, "node-1").unwrap();
         std::fs::copy(file(version, "last-good"), directory.join("last-good")).unwrap();
         let loaded = files.load(&verifier(version), |kept| {

@@ -40,17 +40,17 @@ pub(crate) struct Sealing {
 
 impl Sealing {
     /// Seals under the private key of `node`.
-    pub(crate) fn new(secret: Vec<u8>, node: &str) -> Self {
+    pub(crate) fn new(secret: Secret<Vec<u8>>, node: &str) -> Self {
         Self {
-            secret: RwLock::new(Secret::new(secret)),
+            secret: RwLock::new(secret),
             renewals: AtomicU64::default(),
             node: node.to_owned(),
         }
     }
 
     /// Seals under another private key from now on.
-    pub(crate) fn renew(&self, secret: Vec<u8>) {
-        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Secret::new(secret);
+    pub(crate) fn renew(&self, secret: Secret<Vec<u8>>) {
+        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = secret;
         self.renewals.fetch_add(1, Ordering::Release);
     }
 

@@ -32,7 +32,7 @@ fn write(files: &LastGood, number: u64) {
 }
 
 fn open(directory: &Path) -> LastGood {
-    LastGood::open(&directory.join("data"), vec![7; 100], "node-1").unwrap()
+    LastGood::open(&directory.join("data"), Secret::new(vec![7; 100]), "node-1").unwrap()
 }
 
 fn revision(files: &LastGood) -> Option<u64> {
@@ -58,7 +58,7 @@ fn the_newest_is_found_again_and_nobody_else_can_read_it() {
     let bytes = std::fs::read(newest).unwrap();
     assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
     for (secret, node) in [(vec![8; 100], "node-1"), (vec![7; 100], "node-2")] {
-        let other = LastGood::open(&directory, secret, node).unwrap();
+        let other = LastGood::open(&directory, Secret::new(secret), node).unwrap();
         assert_eq!(revision(&other), None);
     }
 }
@@ -112,10 +112,10 @@ fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
     assert_eq!(revision(&open(root.path())), Some(1));
     // A renewed private key seals from then on.
     let files = open(root.path());
-    files.renew(vec![9; 100]);
+    files.renew(Secret::new(vec![9; 100]));
     write(&files, 3);
     let directory = root.path().join("data");
-    let renewed = LastGood::open(&directory, vec![9; 100], "node-1").unwrap();
+    let renewed = LastGood::open(&directory, Secret::new(vec![9; 100]), "node-1").unwrap();
     assert_eq!(revision(&renewed), Some(3));
 }
 

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use shared::secret::Secret;
+
 use super::*;
 use crate::ask::Asked;
 
@@ -16,7 +18,7 @@ fn revocation(id: u128, before: u64, expires_at: u64) -> Revocation {
 }
 
 fn sealing(secret: u8) -> Arc<Sealing> {
-    Arc::new(Sealing::new(vec![secret; 100], "node-1"))
+    Arc::new(Sealing::new(Secret::new(vec![secret; 100]), "node-1"))
 }
 
 fn open_at(directory: &Path, now: UnixTime) -> Unstored {
@@ -105,9 +107,9 @@ fn a_renewed_private_key_seals_what_is_there() {
     let sealing = sealing(7);
     let unstored = Unstored::open(root.path(), Arc::clone(&sealing), NOW);
     change(&unstored, &[one], &[]);
-    sealing.renew(vec![9; 100]);
+    sealing.renew(Secret::new(vec![9; 100]));
     unstored.write_at(NOW);
-    let renewed = Arc::new(Sealing::new(vec![9; 100], "node-1"));
+    let renewed = Arc::new(Sealing::new(Secret::new(vec![9; 100]), "node-1"));
     assert_eq!(Unstored::open(root.path(), renewed, NOW).all(), [one]);
 }
 

@@ -89,7 +89,7 @@ fn buckets_take_the_place_of_what_was_in_them() {
 async fn what_could_not_be_written_is_written_once_that_is_possible() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("data");
-    let files = LastGood::open(&directory, vec![7; 100], "node-1").unwrap();
+    let files = LastGood::open(&directory, Secret::new(vec![7; 100]), "node-1").unwrap();
     // Something else takes its place.
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::write(&directory, "").unwrap();
