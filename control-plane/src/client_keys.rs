@@ -18,6 +18,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Plugin};
+use shared::telemetry::chain;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -59,8 +60,8 @@ pub async fn follow(publisher: Publisher) {
             // They last: only an operator replaces them.
             Ok(Ok(true)) => return,
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "client keys not made"),
-            Err(error) => tracing::error!(%error, "client keys not made"),
+            Ok(Err(error)) => tracing::error!(error = %chain(&error), "client keys not made"),
+            Err(error) => tracing::error!(error = %chain(&error), "client keys not made"),
         }
         tokio::time::sleep(SETTLE).await;
         if revisions.changed().await.is_err() {

@@ -35,6 +35,7 @@ use http::Extensions;
 use proto::v1::control_message::Kind;
 use proto::v1::{Hold, NodeMessage};
 use shared::clock::{UnixTime, monotonic};
+use shared::telemetry::chain;
 use shared::tls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -156,7 +157,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
             })
             .await;
         if let Err(error) = outcome {
-            tracing::error!(%error, "config sync stopped");
+            tracing::error!(error = %chain(&error), "config sync stopped");
         }
     });
     Ok(Running {

@@ -39,6 +39,7 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
 use shared::secret::Secret;
+use shared::telemetry::chain;
 use shared::tls::ClusterFiles;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -405,7 +406,7 @@ fn make_session_keys(publisher: &Publisher, rotation: Duration) -> Result<(), St
         if session_keys::none(&publisher.config()) {
             return Err(error.into());
         }
-        tracing::error!(%error, "session keys not rotated");
+        tracing::error!(error = %chain(&error), "session keys not rotated");
     }
     Ok(())
 }
@@ -449,14 +450,14 @@ async fn rotate_session_keys(
         let behind = fleet.is_behind(|node| targets.position_of(node), LIVES, now);
         let kept = tokio::task::spawn_blocking(move || {
             if let Err(error) = revocations::sweep(&publisher, now) {
-                tracing::error!(%error, "expired revocations not removed");
+                tracing::error!(error = %chain(&error), "expired revocations not removed");
             }
             session_keys::keep(&publisher, now, rotation, behind)
         });
         match kept.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "session keys not rotated"),
-            Err(error) => tracing::error!(%error, "session keys not rotated"),
+            Ok(Err(error)) => tracing::error!(error = %chain(&error), "session keys not rotated"),
+            Err(error) => tracing::error!(error = %chain(&error), "session keys not rotated"),
         }
     }
 }
@@ -474,8 +475,8 @@ async fn export(publisher: Publisher, key: SecretsKey, directory: PathBuf, inter
         match written.await {
             Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "store exported"),
             Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "store not exported"),
-            Err(error) => tracing::error!(%error, "store not exported"),
+            Ok(Err(error)) => tracing::error!(error = %chain(&error), "store not exported"),
+            Err(error) => tracing::error!(error = %chain(&error), "store not exported"),
         }
     }
 }

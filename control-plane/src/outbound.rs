@@ -23,6 +23,7 @@ use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
+use shared::telemetry::chain;
 use shared::tls::{provider, public_authorities};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -228,7 +229,7 @@ async fn exchange(
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| broken(error.to_string()))?;
+        .map_err(|error| broken(chain(&error).to_string()))?;
     tokio::task::spawn_local(async move {
         // Whoever waits for the answer learns of it.
         drop(connection.await);
@@ -246,7 +247,7 @@ async fn exchange(
     let answer = sender
         .send_request(Request::from_parts(parts, Full::new(body)))
         .await
-        .map_err(|error| broken(error.to_string()))?;
+        .map_err(|error| broken(chain(&error).to_string()))?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, limit).collect().await;
     let body = body.map_err(|_| FetchError::TooLarge {

@@ -26,6 +26,7 @@ use rustls_pki_types::ServerName;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::secret::Secret;
+use shared::telemetry::chain;
 
 use crate::body::RequestBody;
 use crate::core::Core;
@@ -127,7 +128,7 @@ impl CoreHost {
             && repeatable
             && is_broken_off(error)
         {
-            tracing::debug!(%error, "a connection broke off, asking once more");
+            tracing::debug!(error = %chain(&error), "a connection broke off, asking once more");
             outgoing.now = monotonic();
             asked = self
                 .ask_once(&mut outgoing, framing, &body, limits.body)
@@ -188,10 +189,7 @@ fn without_query(uri: &http::Uri) -> String {
 }
 
 fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
-    let cause = std::error::Error::source(error)
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
-    let (authority, reason) = (authority.to_owned(), format!("{error}{cause}"));
+    let (authority, reason) = (authority.to_owned(), chain(error).to_string());
     match error {
         UpstreamError::Forbidden { address } => FetchError::Forbidden {
             authority,

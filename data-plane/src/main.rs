@@ -7,6 +7,7 @@ use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::SuccessionError;
+use shared::telemetry::chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -94,11 +95,7 @@ impl Signals {
                     return true;
                 }
                 Err(error) => {
-                    let error = anyhow::Error::new(error);
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        "no successor: this process goes on"
-                    );
+                    tracing::error!(error = %chain(&error), "no successor: this process goes on");
                 }
             }
         }

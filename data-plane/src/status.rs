@@ -20,6 +20,7 @@ use serde_json::json;
 use shared::clock::{UnixTime, monotonic};
 use shared::hexadecimal::hexadecimal;
 use shared::snapshot::Position;
+use shared::telemetry::chain;
 use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
 
@@ -48,7 +49,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {
-                tracing::debug!(%error, "a status connection broke");
+                tracing::debug!(error = %chain(&error), "a status connection broke");
             }
         });
     }

@@ -21,6 +21,7 @@ use plugins::stream::StreamLog;
 use rustls::server::Acceptor;
 use serde::Serialize;
 use shared::clock::{UnixTime, monotonic};
+use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -170,8 +171,7 @@ impl Line {
     ) {
         self.status = served.as_ref().map_or_else(StreamError::status, |()| 200);
         if let Err(error) = served {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::debug!(%error, source, "a stream was not carried to its end");
+            tracing::debug!(error = %chain(&error), "a stream was not carried to its end");
         }
         self.session_ms = milliseconds(start, monotonic());
         self.bytes_received = carried.received.get();
@@ -392,7 +392,7 @@ async fn connect(
             return Err(error.into());
         }
         attempts_left -= 1;
-        tracing::debug!(%error, "trying again");
+        tracing::debug!(error = %chain(&error), "trying again");
     }
 }
 

@@ -1,5 +1,7 @@
 //! What operators read while a process runs: the set-up of its log.
 
+use std::error::Error;
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -28,6 +30,19 @@ pub enum TelemetryError {
     /// Something else in this process already logs.
     #[error("setting up the log")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// An error with its causes, for the one place that logs it: `reading ca.pem: permission denied`.
+pub fn chain(error: &dyn Error) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        write!(f, "{error}")?;
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    })
 }
 
 /// Checks a filter without using it.
@@ -185,6 +200,18 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = crate::tls::read_key(Path::new("/nowhere.key")).unwrap_err();
+        let told = super::chain(&error).to_string();
+        assert!(
+            told.starts_with("reading /nowhere.key: No such file"),
+            "{told}"
+        );
+    }
+
     #[test]
     fn a_bad_filter_is_refused() {
         assert!(super::check("info,control_plane=debug").is_ok());

@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
+use shared::telemetry::chain;
 use shared::tls::{Identity, TlsError, provider};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -223,7 +224,7 @@ impl Serving {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%address, %error, "a connection to the admin api broke");
+            tracing::debug!(%address, error = %chain(&*error), "a connection to the admin api broke");
         }
     }
 }

@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use shared::clock::{UnixTime, monotonic};
 use shared::expiry::{Expiry, Notices};
 use shared::signature::Signer;
+use shared::telemetry::chain;
 use shared::tls::{self, ClusterFiles, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -61,7 +62,7 @@ impl Certificates {
                         known = fingerprint;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "changed certificates cannot be used; the ones before go on");
+                        tracing::warn!(error = %chain(&error), "changed certificates cannot be used; the ones before go on");
                     }
                 }
             }

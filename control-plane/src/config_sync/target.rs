@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Revision;
+use shared::telemetry::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -195,8 +196,7 @@ impl Leader {
                 self.publisher.hurry();
             }
             Ok(Err(error)) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, %to, "not rolled back");
+                tracing::error!(error = %chain(&error), %to, "not rolled back");
             }
             Err(error) => tracing::error!(%error, %to, "not rolled back"),
         }

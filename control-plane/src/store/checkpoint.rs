@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use shared::clock::UnixTime;
 use shared::snapshot::Hash;
+use shared::telemetry::chain;
 
 use super::seal::Sealer;
 use super::{StoreError, export, files, past};
@@ -177,7 +178,7 @@ impl Checkpoints {
     fn take(&mut self, finished: JoinHandle<Result<Written, StoreError>>) {
         match finished.join() {
             Ok(Ok(written)) => self.count(&written),
-            Ok(Err(error)) => tracing::error!(%error, "no checkpoint of the store is written"),
+            Ok(Err(error)) => tracing::error!(error = %chain(&error), "no checkpoint of the store is written"),
             Err(_) => tracing::error!("writing a checkpoint of the store panicked"),
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
+use shared::telemetry::chain;
 
 use super::etcd::{EtcdSettings, EtcdStore};
 use super::{SecretsKey, Store, StoreError, export, file_error, files, witness};
@@ -158,7 +159,7 @@ fn generation(data: &Path, store: &Path, key: &SecretsKey) -> Result<u64, StoreE
             Ok(newest)
         }
         Err(error) => {
-            tracing::warn!(%error, "the store to be replaced does not open");
+            tracing::warn!(error = %chain(&error), "the store to be replaced does not open");
             let seen = witness::seen(store).unwrap_or_default();
             Ok(exported.max(seen.generation))
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use shared::entity::health_check::CheckKind;
+use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -25,7 +26,7 @@ pub(super) async fn check(
     match tokio::time::timeout(checks.timeout, ask(upstream, checks, peer)).await {
         Err(_) => Some(Event::Timeout),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "a health check failed");
+            tracing::debug!(error = %chain(&error), "a health check failed");
             Some(Event::TcpFailure)
         }
         Ok(Ok(None)) => Some(Event::Success),

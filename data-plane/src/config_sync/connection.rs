@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use shared::secret::Secret;
 use shared::signature::Verifier;
+use shared::telemetry::chain;
 use shared::tls::{self, CONTROL_PLANE_NAME, ClusterFiles, TlsError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -182,7 +183,7 @@ impl Dialer {
         let proofs = match Proofs::read(&self.node.files) {
             Ok(proofs) => proofs,
             Err(error) => {
-                tracing::warn!(%error, "changed certificates cannot be used; the ones before go on");
+                tracing::warn!(error = %chain(&error), "changed certificates cannot be used; the ones before go on");
                 return None;
             }
         };

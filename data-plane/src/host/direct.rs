@@ -23,6 +23,7 @@ use plugins::openid_connect::client_keys::ClientCertificate;
 use plugins::proxies::Proxy;
 use rustls_pki_types::ServerName;
 use shared::network::Network;
+use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -140,7 +141,7 @@ pub(super) async fn fetch(
     let request = Request::from_parts(parts, Full::new(body));
     let answer = exchange(stream, request, limits.body).await;
     answer.map_err(|failure| match failure {
-        Failure::Broken(error) => broken(error.to_string()),
+        Failure::Broken(error) => broken(chain(&error).to_string()),
         Failure::TooLarge => FetchError::TooLarge {
             authority: authority.to_string(),
             limit: limits.body,

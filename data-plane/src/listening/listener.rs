@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rustls::ServerConfig;
 use shared::clock::monotonic;
+use shared::telemetry::chain;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
@@ -226,7 +227,7 @@ async fn announced(
         }
         Err(error) => {
             let address = peer.address();
-            tracing::debug!(%address, %error, "a connection is closed");
+            tracing::debug!(%address, error = %chain(&error), "a connection is closed");
         }
     }
 }

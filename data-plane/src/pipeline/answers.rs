@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Versio
 use plugins::exchange::Source;
 use shared::clock::monotonic;
 use shared::error_form::is_grpc;
+use shared::telemetry::chain;
 use shared::version::KONG_PRODUCT;
 
 use super::record::{Record, milliseconds};
@@ -144,7 +145,7 @@ pub(super) fn refuse(
     if let GatewayError::Upstream(error) = error {
         tracing::warn!(
             request_id,
-            error = chain(error),
+            error = %chain(error),
             "the upstream gave no answer"
         );
     }
@@ -182,11 +183,4 @@ fn to_https(status: u16, authority: &str, uri: &Uri, request_id: &str) -> Respon
             response
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -7,6 +7,7 @@ use http::{Response, header};
 use plugins::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 use plugins::glance::{Glance, Pass};
+use shared::telemetry::chain;
 
 use super::record::{Record, Run};
 use super::returned::Returned;
@@ -188,7 +189,7 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
 fn fail(returned: &mut Returned<ResponseBody>, record: &mut Record, error: UpstreamError) {
     tracing::warn!(
         request_id = &*record.request_id,
-        %error,
+        error = %chain(&error),
         "the upstream's body cannot be read"
     );
     record.progress.source = Source::Error;

@@ -16,6 +16,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::clock::monotonic;
+use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
@@ -113,7 +114,7 @@ pub(super) async fn serve(
     })
     .await;
     if let Err(error) = result {
-        tracing::debug!(%error, "a client's connection broke");
+        tracing::debug!(error = %chain(&error), "a client's connection broke");
     }
 }
 

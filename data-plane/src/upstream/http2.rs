@@ -18,6 +18,7 @@ use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::clock::monotonic;
 use shared::error_form::is_grpc;
+use shared::telemetry::chain;
 
 use super::UpstreamError;
 use super::exchange::{Answer, Timeouts};
@@ -235,7 +236,7 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, Up
         // Whatever waits there for the connection hears that it has ended.
         drop(driven);
         if let Err(error) = end {
-            tracing::debug!(%error, "a connection to a server broke");
+            tracing::debug!(error = %chain(&error), "a connection to a server broke");
         }
     });
     let shared = Shared {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use shared::telemetry::chain;
 use shared::tls::TlsError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -54,7 +55,7 @@ pub enum EtcdError {
 
 impl From<TlsError> for EtcdError {
     fn from(error: TlsError) -> Self {
-        Self::Settings(error.to_string())
+        Self::Settings(chain(&error).to_string())
     }
 }
 

@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use shared::telemetry::chain;
 use tracing::{debug, warn};
 
 use super::admission;
@@ -373,7 +374,7 @@ impl Question {
 }
 
 fn failed(rules: &Rules, error: &ProviderError) -> Failure {
-    warn!(issuer = rules.issuer, error = %provider::chain(error), "introspection failed");
+    warn!(issuer = rules.issuer, error = %chain(error), "introspection failed");
     error.failure()
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::header::{HOST, ORIGIN};
 use http::{Method, StatusCode};
 use shared::entity::Revocation;
+use shared::telemetry::chain;
 use url::Url;
 use uuid::Uuid;
 
@@ -365,7 +366,7 @@ fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, session: &Session
         match provider::document(&rules, &its_host).await {
             Ok(document) => token_endpoint::revoke(&rules, &document, client, &its_host, tokens).await,
             Err(error) => {
-                tracing::warn!(issuer = rules.issuer, error = %provider::chain(&error), "revocation failed");
+                tracing::warn!(issuer = rules.issuer, error = %chain(&error), "revocation failed");
             }
         }
     }));

@@ -21,6 +21,7 @@ use futures::future::{Either, select};
 use http::StatusCode;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
+use shared::telemetry::chain;
 use tracing::warn;
 
 pub(super) use document::{Document, Fetched, ProviderError, limits, target};
@@ -478,16 +479,4 @@ fn lifetime(rules: &Rules, document: &Document) -> Duration {
         lifetime = lifetime.min(most.seconds());
     }
     lifetime
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use shared::telemetry::chain;
 use tracing::{error, warn};
 
 use self::answer::{explains, read, refusal};
@@ -359,7 +360,7 @@ pub(super) async fn request_as(
     })
     .await
     .inspect_err(|error| {
-        warn!(issuer = rules.issuer, error = %provider::chain(error), "the token endpoint failed");
+        warn!(issuer = rules.issuer, error = %chain(error), "the token endpoint failed");
     })?;
     if !answer.status().is_success() {
         let code = refusal(answer.body());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, StatusCode};
+use shared::telemetry::chain;
 use tracing::warn;
 
 use super::answers::{Answers, Given, Namer, Outcome};
@@ -55,7 +56,7 @@ pub(super) async fn exchange(
 
 async fn run(rules: &Rules, host: &impl Host, endpoint: &str, token: &str) -> Given<Exchanged> {
     let failed = |error: &ProviderError| {
-        warn!(issuer = rules.issuer, error = %provider::chain(error), "token exchange failed");
+        warn!(issuer = rules.issuer, error = %chain(error), "token exchange failed");
         error.failure()
     };
     let unusable = ProviderError::Unusable;

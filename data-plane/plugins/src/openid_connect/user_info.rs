@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use shared::clock::UnixTime;
+use shared::telemetry::chain;
 use tracing::warn;
 use url::Url;
 
@@ -120,7 +121,7 @@ impl Question {
         endpoint: &str,
     ) -> Given<UserInfo> {
         let failed = |error: ProviderError| {
-            warn!(issuer = rules.issuer, error = %provider::chain(&error), "user info failed");
+            warn!(issuer = rules.issuer, error = %chain(&error), "user info failed");
             error.failure()
         };
         let request = self.request(rules, endpoint).map_err(failed)?;

@@ -9,10 +9,10 @@ use http::header::{ACCEPT, CACHE_CONTROL, DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use shared::telemetry::chain;
 use tracing::warn;
 use url::Url;
 
-use super::chain;
 use super::keys::Keys;
 use crate::host::{FetchError, FetchLimits, Host, Reach};
 use crate::openid_connect::failure::Failure;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
+use shared::telemetry::chain;
 use tracing::warn;
 
 use super::super::failure::Failure;
@@ -68,6 +69,6 @@ pub(in crate::openid_connect) async fn push(
             .ok_or(ProviderError::Unusable("request_uri is missing"))
     };
     pushed.await.and_then(read).inspect_err(|error| {
-        warn!(issuer = rules.issuer, error = %provider::chain(error), "the authorization request was not taken");
+        warn!(issuer = rules.issuer, error = %chain(error), "the authorization request was not taken");
     })
 }

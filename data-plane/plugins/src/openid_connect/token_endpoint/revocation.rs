@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use http::header::RETRY_AFTER;
+use shared::telemetry::chain;
 use tracing::{debug, warn};
 
 use super::super::provider::{self, Document};
@@ -66,7 +67,7 @@ pub(in crate::openid_connect) async fn revoke(
                     wanted_wait(&response)
                 }
                 Err(error) => {
-                    warn!(issuer = rules.issuer, hint, error = %provider::chain(&error), "revocation failed");
+                    warn!(issuer = rules.issuer, hint, error = %chain(&error), "revocation failed");
                     None
                 }
             };
