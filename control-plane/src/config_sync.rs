@@ -247,12 +247,12 @@ impl Streams {
         let joined = self.fleet.join(introduction, UnixTime::now());
         let (member, refused) =
             joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
-        tracing::info!(node, revision = %running.revision, "data plane connected");
+        tracing::info!(node_id = node, revision = %running.revision, "data plane connected");
         let session = Session::new(running, refused, abilities);
         let stream = stream::NodeStream::new(self.clone(), member, outgoing, session);
         tokio::spawn(async move {
             let why = stream.run(incoming).await;
-            tracing::info!(node, %why, "data plane disconnected");
+            tracing::info!(node_id = node, %why, "data plane disconnected");
         });
         Ok(messages)
     }

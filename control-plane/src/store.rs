@@ -334,7 +334,7 @@ impl Store {
                     return Ok(config);
                 }
                 Err(what) => {
-                    tracing::warn!(file = %path.display(), reason = %what, "a checkpoint is passed over");
+                    tracing::warn!(file = %path.display(), error = %what, "a checkpoint is passed over");
                     reason.get_or_insert(what);
                 }
             }
@@ -467,7 +467,7 @@ impl Journal for Store {
             room.check().map_err(JournalFault::NoRoom)?;
         }
         self.write(entry).map_err(|reason| {
-            tracing::error!(%reason, "store is read-only from now on");
+            tracing::error!(error = %reason, "store is read-only from now on");
             let fault = read_only(&reason);
             self.broken = Some(reason);
             fault

@@ -116,7 +116,7 @@ impl LastGood {
                 Ok(value) => Some(value),
                 Err(Unusable::Read(error)) if error.kind() == ErrorKind::NotFound => None,
                 Err(reason) => {
-                    tracing::warn!(file = %path.display(), %reason, "a last good configuration is passed over");
+                    tracing::warn!(file = %path.display(), error = %reason, "a last good configuration is passed over");
                     None
                 }
             }

@@ -192,7 +192,7 @@ impl DataPlane {
                 source,
             })?;
         }
-        tracing::info!(node = id, listeners = ?addresses.listeners, streams = ?addresses.stream, status = ?addresses.status, "data plane started");
+        tracing::info!(node_id = id, listeners = ?addresses.listeners, streams = ?addresses.stream, status = ?addresses.status, "data plane started");
         let gateway = Arc::clone(proxy.node());
         std::thread::Builder::new()
             .name("ready".to_owned())

@@ -332,7 +332,7 @@ impl Kept {
             Ok(found) => found,
             Err(Unusable::Read(error)) if error.kind() == ErrorKind::NotFound => ById::new(),
             Err(reason) => {
-                tracing::warn!(file = %path.display(), %reason, "revocations that no control plane has stored are lost");
+                tracing::warn!(file = %path.display(), error = %reason, "revocations that no control plane has stored are lost");
                 ById::new()
             }
         }

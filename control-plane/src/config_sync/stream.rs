@@ -211,7 +211,7 @@ impl NodeStream {
         let newest = self.service.target.borrow().newest().position;
         if self.session.is_ahead_of(&newest) {
             tracing::warn!(
-                node = self.member.name(),
+                node_id = self.member.name(),
                 revision = %newest.revision,
                 "the node runs a newer revision than this control plane has: was an old store put back? \
                  `restore` raises the generation, which nodes follow"
@@ -320,7 +320,7 @@ impl NodeStream {
                     .acked(ack.nonce)
                     .map_err(|error| protocol(&error))?;
                 self.member.runs(running, now);
-                tracing::debug!(node = self.member.name(), revision = %running.revision, took_ms = ack.apply_ms, "applied");
+                tracing::debug!(node_id = self.member.name(), revision = %running.revision, duration_ms = ack.apply_ms, "applied");
             }
             Some(node_message::Kind::Nack(nack)) => {
                 let target = self
@@ -332,7 +332,7 @@ impl NodeStream {
                 self.unbelieved = unbelieved.then(|| self.signature.clone());
                 let first = faults.first();
                 tracing::error!(
-                    node = self.member.name(),
+                    node_id = self.member.name(),
                     revision = %target.revision,
                     entity = first.map(|fault| format!("{} {}", fault.entity_type, fault.entity_id)),
                     field = first.map(|fault| fault.field.as_str()),

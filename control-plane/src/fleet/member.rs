@@ -116,7 +116,7 @@ impl Membership {
         {
             if let Some(first) = missing.first() {
                 tracing::warn!(
-                    node = self.name,
+                    node_id = self.name,
                     feature = first.feature,
                     entity = first.record.map(|key| format!("{} {}", key.kind, key.id)),
                     "the node does not know what the newest configuration needs; it stays with what it runs"

@@ -38,7 +38,7 @@ pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
     match try_open(directory) {
         Ok(database) => Ok(database),
         Err(Failure::Damaged(reason)) => {
-            tracing::warn!(%reason, "store does not open; trying without its index snapshots");
+            tracing::warn!(error = %reason, "store does not open; trying without its index snapshots");
             set_aside(directory)?;
             remove(directory, |name| name.starts_with("snap."))?;
             try_open(directory).map_err(|failure| failure.at(directory))

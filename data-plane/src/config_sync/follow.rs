@@ -258,7 +258,7 @@ impl Following<'_> {
         let answer = match outcome {
             Ok(()) => {
                 let apply_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
-                tracing::info!(revision = %target.revision, took_ms = apply_ms, "configuration applied");
+                tracing::info!(revision = %target.revision, duration_ms = apply_ms, "configuration applied");
                 node_message::Kind::Ack(Ack {
                     nonce,
                     running,
