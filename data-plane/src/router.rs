@@ -170,10 +170,6 @@ impl Router {
     }
 
     /// What the regular expression of `found` has taken out of `path`, by number and by name.
-    #[allow(
-        dead_code,
-        reason = "for filters and balancing, which are about to ask"
-    )]
     pub(crate) fn captures(&self, found: Found, path: &str) -> Captures {
         let entries = &self.whole.entries;
         let entry = entries.get(found.entry).or_else(|| {
