@@ -91,6 +91,7 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
 
     /// Whether what is unique is so across all workspaces.
     const UNIQUE_EVERYWHERE: bool = false;
+
     /// Whether the collection also stands alone, and not only below its parent.
     const TOP_LEVEL: bool = true;
 
@@ -108,18 +109,11 @@ pub trait Entity: DeserializeOwned + Serialize + JsonSchema + 'static {
     fn prefill(_: &mut Map<String, Value>) {}
 
     /// Rules between fields. Fields that are not valid by themselves are there as they came, and have
-    /// their error already.
-    fn check(_: &Map<String, Value>, _: &Judging, _: &mut FieldErrors) {}
+    /// their error already. The time is that of the judgement.
+    fn check(_: &Map<String, Value>, _: UnixTime, _: &mut FieldErrors) {}
 
     /// Computes what a record that passed every check holds besides what was `given`.
     fn derive(_record: &mut Map<String, Value>, _given: &Map<String, Value>) {}
-}
-
-/// What a judgement depends on besides the record.
-#[derive(Clone, Copy, Debug)]
-pub struct Judging {
-    /// The time of the judgement.
-    pub now: UnixTime,
 }
 
 /// What becomes of a record when the one it points to is deleted.
@@ -169,7 +163,7 @@ pub struct Definition {
     /// See [`Entity::prefill`].
     pub prefill: fn(&mut Map<String, Value>),
     /// See [`Entity::check`].
-    pub check: fn(&Map<String, Value>, &Judging, &mut FieldErrors),
+    pub check: fn(&Map<String, Value>, UnixTime, &mut FieldErrors),
     /// See [`Entity::derive`].
     pub derive: fn(&mut Map<String, Value>, &Map<String, Value>),
     /// Whether a data plane could read a record: an error says why not.

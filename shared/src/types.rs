@@ -191,9 +191,7 @@ impl<T> Set<T> {
     pub fn as_slice(&self) -> &[T] {
         &self.0
     }
-}
 
-impl<T> Set<T> {
     /// The values.
     pub fn into_vec(self) -> Vec<T> {
         self.0
@@ -338,24 +336,26 @@ fn check_method(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_header_name(text: &str) -> Result<(), String> {
+/// Whether `text` has ASCII letters, digits, `-` and `_` only.
+fn is_word(text: &str) -> bool {
     let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if !text.is_empty() && text.bytes().all(accepted) {
-        Ok(())
-    } else {
-        Err(format!(
-            "bad header name '{text}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
-        ))
-    }
+    text.bytes().all(accepted)
+}
+
+fn check_header_name(text: &str) -> Result<(), String> {
+    check_field_name("header", text)
 }
 
 fn check_cookie_name(text: &str) -> Result<(), String> {
-    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if !text.is_empty() && text.bytes().all(accepted) {
+    check_field_name("cookie", text)
+}
+
+fn check_field_name(what: &str, text: &str) -> Result<(), String> {
+    if !text.is_empty() && is_word(text) {
         Ok(())
     } else {
         Err(format!(
-            "bad cookie name '{text}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
+            "bad {what} name '{text}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
         ))
     }
 }
@@ -381,8 +381,7 @@ fn check_vault_prefix(text: &str) -> Result<(), String> {
 const BACKENDS: [&str; 7] = ["env", "file", "aws", "azure", "conjur", "gcp", "hcv"];
 
 fn check_environment_prefix(text: &str) -> Result<(), String> {
-    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if text.bytes().all(accepted) && !text.starts_with(|c: char| c.is_ascii_digit()) {
+    if is_word(text) && !text.starts_with(|c: char| c.is_ascii_digit()) {
         Ok(())
     } else {
         Err(format!("invalid value: {text}"))

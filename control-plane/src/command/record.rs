@@ -4,7 +4,7 @@ use plugins::filter::Scope;
 use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::entity::{
-    Definition, Entity, Judging, Plugin, Route, Service, Vault, definition, vault,
+    Definition, Entity, Plugin, Route, Service, Vault, definition, vault,
 };
 use shared::schema::{FieldErrors, Kind, Record};
 use shared::snapshot::Key;
@@ -229,8 +229,7 @@ impl Draft {
                 seen.insert(field.clone(), value.clone());
             }
         }
-        let judging = Judging { now: context.now };
-        (self.entity.check)(&seen, &judging, &mut self.errors);
+        (self.entity.check)(&seen, context.now, &mut self.errors);
         if !self.errors.is_empty() {
             return Err(Rejection::Invalid(self.errors));
         }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, Judging, entity_error};
+use super::{Entity, entity_error};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::pem::{authority, digest};
 use crate::types::{Set, Tag};
@@ -37,14 +38,14 @@ impl Entity for CaCertificate {
     const UNIQUE: &'static [&'static [&'static str]] = &[&["cert_digest"]];
     const WORKSPACED: bool = false;
 
-    fn check(record: &Map<String, Value>, judging: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, now: UnixTime, errors: &mut FieldErrors) {
         let Some(cert) = record.get("cert").and_then(Value::as_str) else {
             return;
         };
         if errors.0.contains_key("cert") {
             return;
         }
-        if let Err(message) = authority(cert, judging.now) {
+        if let Err(message) = authority(cert, now) {
             entity_error(errors, message);
         }
     }

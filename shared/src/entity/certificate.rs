@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, Judging, entity_error, is_empty};
+use super::{Entity, entity_error, is_empty};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::pem::{KeyType, key_type, matches};
 use crate::types::{SecretText, Set, Tag};
@@ -41,7 +42,7 @@ pub struct Certificate {
 impl Entity for Certificate {
     const KIND: &'static str = "certificates";
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         if is_empty(record, "cert_alt") != is_empty(record, "key_alt") {
             entity_error(
                 errors,

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, Judging, entity_error, is_empty};
+use super::{Entity, entity_error, is_empty};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Set, Tag};
 
@@ -39,7 +40,7 @@ impl Entity for Consumer {
     const NAME_FIELD: Option<&'static str> = Some("username");
     const UNIQUE: &'static [&'static [&'static str]] = &[&["username"], &["custom_id"]];
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         if is_empty(record, "username") && is_empty(record, "custom_id") {
             entity_error(
                 errors,

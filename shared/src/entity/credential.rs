@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Consumer, Entity, Judging, conditional, required};
+use super::{Consumer, Entity, conditional, required};
+use crate::clock::UnixTime;
 use crate::hexadecimal::hexadecimal;
 use crate::schema::FieldErrors;
 use crate::types::pem::is_public_key;
@@ -206,7 +207,7 @@ impl Entity for JwtSecret {
     const UNIQUE: &'static [&'static [&'static str]] = &[&["key"]];
     const NESTED: &'static [(&'static str, &'static str)] = &[("consumer", "jwt")];
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let algorithm = record.get("algorithm").and_then(Value::as_str);
         let symmetric = algorithm.is_none_or(|name| name.starts_with("HS"));
         if symmetric || errors.0.contains_key("algorithm") {

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, Judging, entity_error, is_empty};
+use super::{Entity, entity_error, is_empty};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Ref, SecretText, Set, Tag, is_reference, pem};
 
@@ -80,7 +81,7 @@ impl Entity for Key {
     const UNIQUE: &'static [&'static [&'static str]] = &[&["name"], &["kid", "set"]];
     const NESTED: &'static [(&'static str, &'static str)] = &[("set", "keys")];
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         match (is_empty(record, "jwk"), is_empty(record, "pem")) {
             (true, true) => entity_error(
                 errors,

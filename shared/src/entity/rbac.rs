@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Entity, Judging};
+use super::Entity;
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Ref, Set};
 
@@ -157,7 +158,7 @@ impl Entity for RbacRoleEndpoint {
     const WORKSPACED: bool = false;
     const DISTRIBUTED: bool = false;
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let endpoint = record.get("endpoint").and_then(Value::as_str);
         if endpoint.is_some_and(|path| path != "*" && !path.starts_with('/')) {
             errors.add(&["endpoint"], "should start with: /");

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::service::Protocol;
-use super::{Entity, Judging, OnDelete, Service, entity_error, is_empty};
+use super::{Entity, OnDelete, Service, entity_error, is_empty};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::patterns;
 use crate::types::{
@@ -229,7 +230,7 @@ impl Entity for Route {
         }
     }
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         check_prefixes(record, errors);
         let protocols = texts(record, "protocols");
         let mut families: Vec<&Family> = Vec::new();

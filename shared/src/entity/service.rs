@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Certificate, Entity, Judging, OnDelete, forbidden};
+use super::{Certificate, Entity, OnDelete, forbidden};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Host, Name, Path, Ref, Set, Tag};
 
@@ -153,7 +154,7 @@ impl Entity for Service {
         }
     }
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let protocol = record
             .get("protocol")
             .and_then(Value::as_str)

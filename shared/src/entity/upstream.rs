@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::health_check::HealthChecks;
 use super::{
-    Certificate, Entity, Judging, OnDelete, conditional, entity_error, is_empty, required,
+    Certificate, Entity, OnDelete, conditional, entity_error, is_empty, required,
 };
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Path, Ref, Set, Tag};
 
@@ -232,7 +233,7 @@ impl Entity for Upstream {
         record.insert("algorithm".to_owned(), algorithm.into());
     }
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let text = |field: &str| {
             record
                 .get(field)

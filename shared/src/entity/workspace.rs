@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{DEFINITIONS, Entity, Judging};
+use super::{DEFINITIONS, Entity};
+use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Name, Set, Tag};
 
@@ -112,7 +113,7 @@ impl Entity for Workspace {
     const WORKSPACED: bool = false;
     const DISTRIBUTED: bool = false;
 
-    fn check(record: &Map<String, Value>, _: &Judging, errors: &mut FieldErrors) {
+    fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let name = record
             .get("name")
             .and_then(Value::as_str)

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::network::Network;
+
 /// A host, as one can be written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Host<'a> {
@@ -183,19 +185,9 @@ pub(super) fn check_sni(text: &str) -> Result<(), String> {
 
 /// An address or a network of addresses.
 pub(super) fn check_ip_or_cidr(text: &str) -> Result<(), String> {
-    let valid = match text.split_once('/') {
-        None => text.parse::<IpAddr>().is_ok(),
-        Some((address, bits)) => match (address.parse(), bits.parse::<u8>()) {
-            (Ok(IpAddr::V4(_)), Ok(bits)) => bits <= 32,
-            (Ok(IpAddr::V6(_)), Ok(bits)) => bits <= 128,
-            _ => false,
-        },
-    };
-    if valid {
-        Ok(())
-    } else {
-        Err(format!("invalid ip or cidr range: '{text}'"))
-    }
+    text.parse::<Network>()
+        .map(drop)
+        .map_err(|_| format!("invalid ip or cidr range: '{text}'"))
 }
 
 #[cfg(test)]
