@@ -196,12 +196,12 @@ impl Record {
 /// What is wrong with a body, field by field, in the shape of Kong's `fields`: a message or, for a
 /// nested record, an object; cross-field errors are a list under `@entity`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct FieldErrors(
+pub struct FieldErrors {
     /// The errors.
-    pub Map<String, Value>,
+    pub by_field: Map<String, Value>,
     /// Paths of unknown fields, each with the field that may have been meant.
-    pub Vec<(String, String)>,
-);
+    pub meant: Vec<(String, String)>,
+}
 
 impl FieldErrors {
     /// One error at a path such as `["config", "issuer"]`.
@@ -218,36 +218,36 @@ impl FieldErrors {
 
     /// Puts an error in the place of what is there.
     pub fn replace(&mut self, field: &str, message: String) {
-        self.0.insert(field.to_owned(), Value::String(message));
+        self.by_field.insert(field.to_owned(), Value::String(message));
     }
 
     /// Adds all errors of a nested configuration. Rules that concern several of its fields are rules of the
     /// whole record, whose `@entity` lists them; one that the configuration as such breaks is said of the
     /// field, and only once its own fields are right.
     pub fn nest(&mut self, field: &str, mut nested: Self) {
-        for (name, meant) in nested.1 {
-            self.1.push((format!("{field}.{name}"), meant));
+        for (name, meant) in nested.meant {
+            self.meant.push((format!("{field}.{name}"), meant));
         }
-        match nested.0.remove("@entity") {
+        match nested.by_field.remove("@entity") {
             Some(Value::Array(rules)) => {
-                let list = self.0.entry("@entity").or_insert_with(|| json!([]));
+                let list = self.by_field.entry("@entity").or_insert_with(|| json!([]));
                 if let Value::Array(list) = list {
                     list.extend(rules);
                 }
             }
-            Some(whole) if nested.0.is_empty() => _ = self.0.entry(field).or_insert(whole),
+            Some(whole) if nested.by_field.is_empty() => _ = self.by_field.entry(field).or_insert(whole),
             Some(_) | None => {}
         }
-        if !nested.0.is_empty() {
-            self.0
+        if !nested.by_field.is_empty() {
+            self.by_field
                 .entry(field.to_owned())
-                .or_insert(Value::Object(nested.0));
+                .or_insert(Value::Object(nested.by_field));
         }
     }
 
     /// The errors as a reply shows them: those of a list's elements are a list, too, with `null` for what is fine.
     pub fn shown(&self) -> Map<String, Value> {
-        let shown = self.0.clone().into_iter();
+        let shown = self.by_field.clone().into_iter();
         shown.map(|(name, error)| (name, as_list(error))).collect()
     }
 
@@ -256,7 +256,7 @@ impl FieldErrors {
         let Some((last, parents)) = path.split_last() else {
             return;
         };
-        let mut map = &mut self.0;
+        let mut map = &mut self.by_field;
         for parent in parents {
             let entry = map
                 .entry((*parent).to_owned())
@@ -270,7 +270,7 @@ impl FieldErrors {
 
     /// Whether there is nothing to complain about.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_field.is_empty()
     }
 }
 

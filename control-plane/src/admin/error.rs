@@ -352,13 +352,13 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
             )
         }
         Rejection::Unresolved(errors) => {
-            let listed = listed(&errors.0);
+            let listed = listed(&errors.by_field);
             let (noun, count) = plural(&listed);
             let message = format!(
                 "{count}foreign key{noun} unresolved ({})",
                 listed.join("; ")
             );
-            let fields = Some(("fields", Value::Object(errors.0)));
+            let fields = Some(("fields", Value::Object(errors.by_field)));
             coded(13, "foreign keys unresolved", bad, &message, fields)
         }
         Rejection::Collides => {
@@ -393,7 +393,7 @@ fn invalid(errors: FieldErrors) -> Answer {
         fields,
     );
     let hints: Map<String, Value> = errors
-        .1
+        .meant
         .into_iter()
         .map(|(path, meant)| (path, format!("did you mean '{meant}'?").into()))
         .collect();

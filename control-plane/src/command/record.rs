@@ -187,7 +187,7 @@ impl Draft {
         let nothing = Config::default();
         let unresolved =
             resolve_foreign_keys(self.entity, &mut self.fields, &nothing, &mut self.errors);
-        for field in unresolved.0.keys() {
+        for field in unresolved.by_field.keys() {
             let any = json!({ "id": Uuid::nil() });
             self.fields.insert(field.clone(), any);
         }
@@ -213,10 +213,10 @@ impl Draft {
         for field in self.entity.schema.nulls(&self.fields) {
             self.errors.add(&[field], "required field missing");
         }
-        for (field, error) in errors.0 {
-            self.errors.0.entry(field).or_insert(error);
+        for (field, error) in errors.by_field {
+            self.errors.by_field.entry(field).or_insert(error);
         }
-        self.errors.1.extend(errors.1);
+        self.errors.meant.extend(errors.meant);
         if matches!(self.entity.kind, Plugin::KIND | Vault::KIND)
             && !self.complete_config(&mut fields)
         {
@@ -224,7 +224,7 @@ impl Draft {
         }
         // Rules between fields are judged along with the fields, so that all that is wrong is said at once.
         let mut seen = fields.clone();
-        for field in self.errors.0.keys() {
+        for field in self.errors.by_field.keys() {
             if let Some(value) = self.fields.get(field) {
                 seen.insert(field.clone(), value.clone());
             }
@@ -236,7 +236,7 @@ impl Draft {
         (self.entity.derive)(&mut fields, &self.given);
         // What a data plane cannot read must not be stored: it would keep every later configuration back.
         if let Err(message) = (self.entity.read)(fields.clone()) {
-            self.errors.0.insert("@entity".to_owned(), json!([message]));
+            self.errors.by_field.insert("@entity".to_owned(), json!([message]));
             return Err(Rejection::Invalid(self.errors));
         }
         Ok(fields)
@@ -417,7 +417,7 @@ pub(super) fn unique_error(entity: &Definition, name: &str, value: &str) -> Opti
     let mut probe = Fields::new();
     probe.insert(name.to_owned(), value.into());
     let (_, errors) = entity.schema.complete_all(&probe);
-    errors.0.get(name)?.as_str().map(str::to_owned)
+    errors.by_field.get(name)?.as_str().map(str::to_owned)
 }
 
 /// A plugin on a route, or on a service with routes, speaks a protocol that some request there can have.

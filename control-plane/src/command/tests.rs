@@ -208,7 +208,7 @@ fn rejections_name_what_is_wrong() {
         .unwrap();
     let invalid = |path: &[&str], message: &str| Rejection::Invalid(FieldErrors::at(path, message));
     let mut entity = FieldErrors::default();
-    entity.0.insert("@entity".to_owned(), {
+    entity.by_field.insert("@entity".to_owned(), {
         json!(["at least one of these fields must be non-empty: 'custom_id', 'username'"])
     });
     let id = Uuid::from_u128(99);

@@ -50,7 +50,7 @@ pub fn nested(file: &File, faults: &[ItemFault]) -> Value {
             }
         }
     }
-    merge(&mut root, file.errors.0.clone());
+    merge(&mut root, file.errors.by_field.clone());
     Value::Object(root)
 }
 
@@ -175,9 +175,9 @@ fn about(file: &File, item: &Item) -> Map<String, Value> {
 fn complaints(kind: &str, rejection: &Rejection) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     match rejection {
-        Rejection::Invalid(errors) => walk("", &errors.0, &mut complaints),
+        Rejection::Invalid(errors) => walk("", &errors.by_field, &mut complaints),
         Rejection::Unresolved(errors) => {
-            for (field, error) in &errors.0 {
+            for (field, error) in &errors.by_field {
                 let named = error.as_object().and_then(|error| error.keys().next());
                 let message = match named {
                     Some(name) => format!("invalid reference '{field}: {name}' (no such entry)"),

@@ -200,7 +200,7 @@ mod tests {
             let config: CorrelationId =
                 serde_json::from_value(json!({ "header_name": name })).unwrap();
             let refused = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
-            assert!(refused.0.contains_key("header_name"), "{name}");
+            assert!(refused.by_field.contains_key("header_name"), "{name}");
         }
     }
 

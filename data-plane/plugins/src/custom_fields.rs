@@ -288,7 +288,7 @@ mod tests {
             let fields = BTreeMap::from([("a".to_owned(), text.to_owned())]);
             let errors = CustomFields::compile(Some(&fields)).unwrap_err();
             let expected = format!("Error parsing function: {expected}");
-            assert_eq!(errors.0["custom_fields_by_lua"], expected, "{text}");
+            assert_eq!(errors.by_field["custom_fields_by_lua"], expected, "{text}");
         }
         for (dots, fits) in [(15, true), (16, false), (100_000, false)] {
             let name = format!("a{}", ".a".repeat(dots));

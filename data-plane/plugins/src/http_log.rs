@@ -409,7 +409,7 @@ mod tests {
         let config = json!({"http_endpoint": "http://a:b@x", "headers": {"AuthoRIZATion": "c"}});
         let errors = crate::registry::check("http-log", &config).unwrap_err();
         let expected = "specifying both an 'Authorization' header and user info in 'http_endpoint' is not allowed";
-        assert_eq!(errors.0["@entity"], expected);
+        assert_eq!(errors.by_field["@entity"], expected);
     }
 
     #[test]

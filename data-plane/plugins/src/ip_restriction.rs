@@ -87,7 +87,7 @@ fn blocks(field: &str, texts: Option<&[String]>, errors: &mut FieldErrors) -> Ve
         }
     }
     if !wrong.is_empty() {
-        errors.0.insert(field.to_owned(), Value::Object(wrong));
+        errors.by_field.insert(field.to_owned(), Value::Object(wrong));
     }
     blocks
 }
@@ -216,7 +216,7 @@ mod tests {
         let errors =
             compile(json!({"allow": ["127.0.0.1", "300.0.0.1", "10.0.0.0/33"]})).unwrap_err();
         assert_eq!(
-            Value::Object(errors.0),
+            Value::Object(errors.by_field),
             json!({"allow": {
                 "2": "invalid ip or cidr range: '300.0.0.1'",
                 "3": "invalid ip or cidr range: '10.0.0.0/33'",

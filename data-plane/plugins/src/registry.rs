@@ -127,7 +127,7 @@ impl Definition {
         let referring: Vec<&str> = referring.map(|field| field.name.as_str()).collect();
         if !referring.is_empty() {
             let judged = |field: &str| field != "@entity" && !referring.contains(&field);
-            errors.0.retain(|field, _| judged(field));
+            errors.by_field.retain(|field, _| judged(field));
         }
         if errors.is_empty() {
             Ok(())
@@ -398,7 +398,7 @@ mod tests {
     fn every_bad_field_is_named_at_once() {
         let check = |config: Value, expected: Value| {
             let errors = check("openid-connect", &config).unwrap_err();
-            assert_eq!(Value::Object(errors.0), expected, "{config}");
+            assert_eq!(Value::Object(errors.by_field), expected, "{config}");
         };
         check(json!({}), json!({"issuer": "required field missing"}));
         check(
@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(stored["client_secret"], json!([reference]));
         let errors = check("openid-connect", &config(reference, "http://idp.example")).unwrap_err();
         assert!(
-            errors.0.contains_key("issuer") && errors.0.len() == 1,
+            errors.by_field.contains_key("issuer") && errors.by_field.len() == 1,
             "{errors:?}"
         );
         // Where none may stand it is a text like any other.
@@ -495,7 +495,7 @@ mod tests {
     fn an_unknown_plugin_is_named() {
         let errors = check("oauth3", &json!({})).unwrap_err();
         assert_eq!(
-            errors.0["name"],
+            errors.by_field["name"],
             "plugin 'oauth3' not enabled; add it to the 'plugins' configuration property"
         );
     }

@@ -453,7 +453,7 @@ fn compile(
     let compiled = match registry::compile(&plugin.name, config, &Instance { id: plugin.id }) {
         Ok(compiled) => compiled,
         Err(errors) => {
-            faults.extend(errors.0.iter().map(|(field, message)| {
+            faults.extend(errors.by_field.iter().map(|(field, message)| {
                 let text = message.as_str();
                 CompileFault {
                     kind: "plugins",

@@ -42,7 +42,7 @@ impl Entity for CaCertificate {
         let Some(cert) = record.get("cert").and_then(Value::as_str) else {
             return;
         };
-        if errors.0.contains_key("cert") {
+        if errors.by_field.contains_key("cert") {
             return;
         }
         if let Err(message) = authority(cert, now) {

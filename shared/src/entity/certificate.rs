@@ -51,7 +51,7 @@ impl Entity for Certificate {
         }
         if ["cert", "key", "cert_alt", "key_alt"]
             .iter()
-            .any(|field| errors.0.contains_key(*field))
+            .any(|field| errors.by_field.contains_key(*field))
         {
             return;
         }

@@ -210,7 +210,7 @@ impl Entity for JwtSecret {
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let algorithm = record.get("algorithm").and_then(Value::as_str);
         let symmetric = algorithm.is_none_or(|name| name.starts_with("HS"));
-        if symmetric || errors.0.contains_key("algorithm") {
+        if symmetric || errors.by_field.contains_key("algorithm") {
             return;
         }
         match record.get("rsa_public_key").and_then(Value::as_str) {

@@ -395,10 +395,10 @@ fn check_peers(record: &Map<String, Value>, errors: &mut FieldErrors) {
                 let message = "at least one of these fields must be non-empty: 'ip', 'port'";
                 let mut nested = FieldErrors::default();
                 entity_error(&mut nested, message);
-                let entry = errors.0.entry(field.to_owned());
+                let entry = errors.by_field.entry(field.to_owned());
                 let entry = entry.or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(places) = entry {
-                    places.entry(place).or_insert(Value::Object(nested.0));
+                    places.entry(place).or_insert(Value::Object(nested.by_field));
                 }
             }
         }

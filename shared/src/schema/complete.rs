@@ -30,7 +30,7 @@ pub(super) fn complete(
         errors.add(&[name], "unknown field");
         let names = record.fields.iter().map(|field| field.name.as_str());
         if let Some(meant) = nearest(name, names) {
-            errors.1.push((name.clone(), meant.to_owned()));
+            errors.meant.push((name.clone(), meant.to_owned()));
         }
     }
     output
@@ -138,7 +138,7 @@ fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value,
             if errors.is_empty() {
                 Ok(Value::Object(output))
             } else {
-                Err(Value::Object(errors.0))
+                Err(Value::Object(errors.by_field))
             }
         }
         Kind::Foreign(_) => complete_foreign(given),

@@ -17,7 +17,7 @@ fn map(value: Value) -> Map<String, Value> {
 fn refused(kind: &str, input: Value, expected: &Value) {
     let schema = &definition(kind).unwrap().schema;
     assert_eq!(
-        Value::Object(schema.complete(&map(input)).unwrap_err().0),
+        Value::Object(schema.complete(&map(input)).unwrap_err().by_field),
         *expected
     );
 }

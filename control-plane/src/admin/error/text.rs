@@ -6,7 +6,7 @@ use shared::schema::FieldErrors;
 /// `schema violation (a: …)` or `2 schema violations (a: …; b.c: …)`: cross-field errors first, then
 /// the fields by name.
 pub(super) fn violations(errors: &FieldErrors) -> String {
-    let listed = listed(&errors.0);
+    let listed = listed(&errors.by_field);
     let (plural, count) = plural(&listed);
     format!("{count}schema violation{plural} ({})", listed.join("; "))
 }

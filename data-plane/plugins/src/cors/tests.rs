@@ -72,7 +72,7 @@ fn what_is_no_expression_is_named() {
         let config = json!({"origins": [".*.example.com", origin]});
         let errors = crate::registry::check("cors", &config).err();
         let expected = json!({"2": format!("'{origin}' is not a valid regex")});
-        let found = errors.map(|errors| errors.0["origins"].clone());
+        let found = errors.map(|errors| errors.by_field["origins"].clone());
         assert_eq!(found, (!good).then_some(expected), "{origin}");
     }
 }

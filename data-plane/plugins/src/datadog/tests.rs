@@ -117,7 +117,7 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
     let check = |metric: Value, expected: Value| {
         let config = json!({ "metrics": [metric] });
         let errors = crate::registry::check("datadog", &config).unwrap_err();
-        assert_eq!(Value::Object(errors.0)["metrics"]["1"], expected);
+        assert_eq!(Value::Object(errors.by_field)["metrics"]["1"], expected);
     };
     check(
         json!({"name": "request_count", "stat_type": "counter", "sample_rate": 1, "tags": ["T1:"]}),

@@ -167,7 +167,7 @@ fn nobody_else_is_the_anonymous_consumer() {
 fn tls_begins_at_once_or_later() {
     let errors = compile(json!({"ldaps": true, "start_tls": true})).unwrap_err();
     assert_eq!(
-        Value::Object(errors.0),
+        Value::Object(errors.by_field),
         json!({
             "@entity": ["'ldaps' and 'start_tls' cannot be enabled simultaneously"],
             "start_tls": "value must be false",

@@ -217,7 +217,7 @@ fn redis_is_told_where_the_newest_configuration_says_and_only_of_what_is_asked()
 fn rules_between_fields_are_said_in_kongs_words() {
     let check = |config: Value, expected: Value| {
         let errors = compile(config).unwrap_err();
-        assert_eq!(Value::Object(errors.0), expected);
+        assert_eq!(Value::Object(errors.by_field), expected);
     };
     check(
         json!({}),

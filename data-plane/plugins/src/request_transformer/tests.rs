@@ -169,7 +169,7 @@ fn entries_that_say_nothing_are_named() {
     });
     let config: RequestTransformer = serde_json::from_value(config).unwrap();
     let errors = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
-    let errors = Value::Object(errors.0);
+    let errors = Value::Object(errors.by_field);
     assert_eq!(errors["add"]["headers"]["1"], "invalid value: x-a");
     assert_eq!(errors["add"]["headers"]["2"], "'x b' is not a valid header");
     assert!(

@@ -144,11 +144,11 @@ fn without_redis_requests_pass_or_fail_as_configured() {
 fn what_makes_no_sense_is_refused() {
     let check = |config: Value, field: &str| {
         let errors = compile(config).unwrap_err();
-        assert!(errors.0.contains_key(field), "{field}: {errors:?}");
+        assert!(errors.by_field.contains_key(field), "{field}: {errors:?}");
     };
     let limits = |limits: Value, expected: Value| {
         let errors = compile(json!({ "limits": limits })).unwrap_err();
-        assert_eq!(Value::Object(errors.0), json!({ "limits": expected }));
+        assert_eq!(Value::Object(errors.by_field), json!({ "limits": expected }));
     };
     let one_of = "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'";
     limits(json!({"video": {}}), json!({ "@entity": [one_of] }));
@@ -178,7 +178,7 @@ fn what_makes_no_sense_is_refused() {
 fn some_limit_is_wanted() {
     let errors = crate::registry::check("response-ratelimiting", &json!({"limits": {}}));
     assert_eq!(
-        Value::Object(errors.unwrap_err().0),
+        Value::Object(errors.unwrap_err().by_field),
         json!({"limits": "length must be at least 1"})
     );
 }

@@ -322,7 +322,7 @@ fn another_client_behind_the_same_browser_gets_a_session_of_its_own() {
 fn what_cannot_be_served_is_refused_by_name() {
     let check = |config: Value, field: &str| {
         let errors = crate::registry::check("session", &config).unwrap_err();
-        assert!(errors.0.contains_key(field), "{config}: {errors:?}");
+        assert!(errors.by_field.contains_key(field), "{config}: {errors:?}");
     };
     check(json!({"storage": "kong"}), "storage");
     check(json!({"cookie_path": "a"}), "cookie_path");

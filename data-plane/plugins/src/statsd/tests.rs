@@ -233,7 +233,7 @@ fn only_allowed_statuses_count() {
 fn what_makes_no_sense_is_refused_in_kongs_words() {
     let check = |config: Value, expected: Value| {
         let errors = crate::registry::check("statsd", &config).unwrap_err();
-        assert_eq!(Value::Object(errors.0), expected, "{config}");
+        assert_eq!(Value::Object(errors.by_field), expected, "{config}");
     };
     check(
         json!({"allow_status_codes": ["200-204", "abc", "200"]}),
@@ -262,7 +262,7 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
         json!({"udp_packet_size": "value should be between 0 and 65507"}),
     );
     let errors = crate::registry::check("statsd", &json!({"metrics": [{"name": "x"}]}));
-    let errors = Value::Object(errors.unwrap_err().0);
+    let errors = Value::Object(errors.unwrap_err().by_field);
     assert_eq!(
         errors["metrics"]["1"]["stat_type"],
         "required field missing"

@@ -186,7 +186,7 @@ fn static_tags_are_each_of_their_own_name() {
     let check = |names: [&str; 2], expected: Value| {
         let tags = names.map(|name| json!({"name": name, "value": "x"}));
         let errors = crate::registry::check("zipkin", &json!({ "static_tags": tags }));
-        let errors = Value::Object(errors.unwrap_err().0);
+        let errors = Value::Object(errors.unwrap_err().by_field);
         assert_eq!(errors, json!({ "static_tags": expected }));
     };
     check(["foo", "foo"], json!("repeated tags are not allowed: foo"));

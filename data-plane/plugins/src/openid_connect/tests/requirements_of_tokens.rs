@@ -24,7 +24,7 @@ fn refused_field(changes: &Value) -> Option<String> {
     let changes = changes.as_object().unwrap().clone();
     config.as_object_mut().unwrap().extend(changes);
     let errors = registry::check(OpenidConnect::NAME, &config).err()?;
-    errors.0.keys().next().cloned()
+    errors.by_field.keys().next().cloned()
 }
 
 #[test]

@@ -291,7 +291,7 @@ fn what_the_store_cannot_be_is_refused() {
         });
         let errors = crate::registry::check("openid-connect", &config).unwrap_err();
         assert_eq!(
-            errors.0.keys().next().map(String::as_str),
+            errors.by_field.keys().next().map(String::as_str),
             Some(field),
             "{config}"
         );
