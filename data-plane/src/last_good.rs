@@ -72,7 +72,11 @@ impl LastGood {
 
     /// Opens the directory in the same way while the process before this one still runs: what it is about to
     /// try it has not crashed with.
-    pub(crate) fn open_beside(directory: &Path, secret: Secret<Vec<u8>>, node: &str) -> io::Result<Self> {
+    pub(crate) fn open_beside(
+        directory: &Path,
+        secret: Secret<Vec<u8>>,
+        node: &str,
+    ) -> io::Result<Self> {
         Self::with(directory, secret, node, Marker::beside)
     }
 

@@ -262,10 +262,9 @@ pub fn definition_at(path: &str) -> Option<&'static Definition> {
 
 /// Says that a rule for one field follows from the value of another.
 fn conditional(field: &str, errors: &mut FieldErrors) {
-    entity_error(
-        errors,
-        format!("failed conditional validation given value of field '{field}'"),
-    );
+    errors.add_rule(format!(
+        "failed conditional validation given value of field '{field}'"
+    ));
 }
 
 /// Demands `needed` because of the value of `field`.
@@ -281,17 +280,6 @@ fn forbidden(record: &Map<String, Value>, forbidden: &str, field: &str, errors: 
     if record.get(forbidden).is_some_and(|value| !value.is_null()) {
         errors.replace(forbidden, "value must be null".to_owned());
         conditional(field, errors);
-    }
-}
-
-/// Adds a cross-field error, in Kong's place for those: a list under `@entity`.
-fn entity_error(errors: &mut FieldErrors, message: impl Into<String>) {
-    let list = errors
-        .0
-        .entry("@entity")
-        .or_insert_with(|| Value::Array(Vec::new()));
-    if let Value::Array(list) = list {
-        list.push(Value::String(message.into()));
     }
 }
 

@@ -218,7 +218,16 @@ impl FieldErrors {
 
     /// Puts an error in the place of what is there.
     pub fn replace(&mut self, field: &str, message: String) {
-        self.by_field.insert(field.to_owned(), Value::String(message));
+        self.by_field
+            .insert(field.to_owned(), Value::String(message));
+    }
+
+    /// Adds an error that concerns several fields, in Kong's place for those: a list under `@entity`.
+    pub fn add_rule(&mut self, message: impl Into<String>) {
+        let rules = self.by_field.entry("@entity").or_insert_with(|| json!([]));
+        if let Value::Array(rules) = rules {
+            rules.push(Value::String(message.into()));
+        }
     }
 
     /// Adds all errors of a nested configuration. Rules that concern several of its fields are rules of the
@@ -235,7 +244,9 @@ impl FieldErrors {
                     list.extend(rules);
                 }
             }
-            Some(whole) if nested.by_field.is_empty() => _ = self.by_field.entry(field).or_insert(whole),
+            Some(whole) if nested.by_field.is_empty() => {
+                _ = self.by_field.entry(field).or_insert(whole);
+            }
             Some(_) | None => {}
         }
         if !nested.by_field.is_empty() {

@@ -3,9 +3,7 @@
 use plugins::filter::Scope;
 use plugins::registry;
 use serde_json::{Map, Value, json};
-use shared::entity::{
-    Definition, Entity, Plugin, Route, Service, Vault, definition, vault,
-};
+use shared::entity::{Definition, Entity, Plugin, Route, Service, Vault, definition, vault};
 use shared::schema::{FieldErrors, Kind, Record};
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -236,7 +234,9 @@ impl Draft {
         (self.entity.derive)(&mut fields, &self.given);
         // What a data plane cannot read must not be stored: it would keep every later configuration back.
         if let Err(message) = (self.entity.read)(fields.clone()) {
-            self.errors.by_field.insert("@entity".to_owned(), json!([message]));
+            self.errors
+                .by_field
+                .insert("@entity".to_owned(), json!([message]));
             return Err(Rejection::Invalid(self.errors));
         }
         Ok(fields)
@@ -333,7 +333,7 @@ impl Draft {
             .collect();
         if !wrong.is_empty() {
             self.errors
-                .0
+                .by_field
                 .insert("protocols".to_owned(), Value::Object(wrong));
         }
     }

@@ -178,7 +178,9 @@ impl Checkpoints {
     fn take(&mut self, finished: JoinHandle<Result<Written, StoreError>>) {
         match finished.join() {
             Ok(Ok(written)) => self.count(&written),
-            Ok(Err(error)) => tracing::error!(error = %chain(&error), "no checkpoint of the store is written"),
+            Ok(Err(error)) => {
+                tracing::error!(error = %chain(&error), "no checkpoint of the store is written");
+            }
             Err(_) => tracing::error!("writing a checkpoint of the store panicked"),
         }
     }

@@ -12,7 +12,6 @@ use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::identity_headers::{self, AUTHENTICATED_GROUPS, CONSUMER_GROUPS};
-use crate::values::entity_error;
 
 /// What those hear whose groups do not let them pass.
 const REFUSED: &str = "You cannot consume this service";
@@ -61,7 +60,7 @@ impl Plugin for Acl {
             (true, false) | (false, true) => return Ok(self),
         };
         let mut errors = FieldErrors::default();
-        entity_error(&mut errors, problem);
+        errors.add_rule(problem);
         Err(errors)
     }
 }

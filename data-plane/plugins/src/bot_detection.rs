@@ -62,7 +62,9 @@ impl Plugin for BotDetection {
                 }
             }
             if !wrong.is_empty() {
-                errors.by_field.insert(field.to_owned(), Value::Object(wrong));
+                errors
+                    .by_field
+                    .insert(field.to_owned(), Value::Object(wrong));
             }
             RegexSet::new(texts).unwrap_or_default()
         };

@@ -137,7 +137,9 @@ impl Plugin for Cors {
             }
         }
         if !wrong.is_empty() {
-            errors.by_field.insert("origins".to_owned(), Value::Object(wrong));
+            errors
+                .by_field
+                .insert("origins".to_owned(), Value::Object(wrong));
         }
         let mut value = |field: &str, text: String| {
             let value = HeaderValue::from_str(&text).ok();

@@ -13,7 +13,6 @@ use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Protocols};
 use crate::host::Host;
-use crate::values::entity_error;
 
 /// Configuration of `ip-restriction`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -55,8 +54,7 @@ impl Plugin for IpRestriction {
         let allow = blocks("allow", self.allow.as_deref(), &mut errors);
         let deny = blocks("deny", self.deny.as_deref(), &mut errors);
         if errors.is_empty() && allow.is_empty() && deny.is_empty() {
-            entity_error(
-                &mut errors,
+            errors.add_rule(
                 "at least one of these fields must be non-empty: 'config.allow', 'config.deny'",
             );
         }
@@ -87,7 +85,9 @@ fn blocks(field: &str, texts: Option<&[String]>, errors: &mut FieldErrors) -> Ve
         }
     }
     if !wrong.is_empty() {
-        errors.by_field.insert(field.to_owned(), Value::Object(wrong));
+        errors
+            .by_field
+            .insert(field.to_owned(), Value::Object(wrong));
     }
     blocks
 }

@@ -21,7 +21,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use crate::secret_names::SecretNames;
-use crate::values::{Number, entity_error, yes};
+use crate::values::{Number, yes};
 
 /// Base64 for URLs, with padding or without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -120,8 +120,7 @@ impl Plugin for Jwt {
             .is_some_and(|claims| claims.as_slice().contains(&Claim::Exp));
         if self.maximum_expiration.value() > 0.0 && !verifies_end {
             errors.add(&["claims_to_verify"], "expected to contain: exp");
-            entity_error(
-                &mut errors,
+            errors.add_rule(
                 "failed conditional validation given value of field 'config.maximum_expiration'",
             );
         }

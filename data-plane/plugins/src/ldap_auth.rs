@@ -23,7 +23,7 @@ use crate::exchange::{Exchange, Identity};
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use crate::host::ldap::{LdapError, LdapSecurity, LdapServer};
-use crate::values::{Number, entity_error};
+use crate::values::Number;
 
 /// Most answers that a core remembers.
 const MOST: usize = 10_000;
@@ -120,10 +120,7 @@ impl Plugin for LdapAuth {
         let security = match (self.ldaps, self.start_tls) {
             (true, true) => {
                 let mut errors = FieldErrors::at(&["start_tls"], "value must be false");
-                entity_error(
-                    &mut errors,
-                    "'ldaps' and 'start_tls' cannot be enabled simultaneously",
-                );
+                errors.add_rule("'ldaps' and 'start_tls' cannot be enabled simultaneously");
                 return Err(errors);
             }
             (true, false) => LdapSecurity::Tls,

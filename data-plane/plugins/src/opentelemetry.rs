@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::http_log::{Endpoint, Target, more_headers};
 use crate::queue::{self, Outbox, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
-use crate::values::{Number, SecretUrl, entity_error};
+use crate::values::{Number, SecretUrl};
 
 /// The share of traces that is kept unless the configuration says otherwise.
 const SHARE: f64 = 0.01;
@@ -114,9 +114,7 @@ impl Plugin for Opentelemetry {
     fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         let Some(SecretUrl(url)) = &self.traces_endpoint else {
-            entity_error(
-                &mut errors,
-                "at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
+            errors.add_rule("at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
             );
             return Err(errors);
         };

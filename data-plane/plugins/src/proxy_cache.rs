@@ -29,7 +29,7 @@ use crate::arguments::Arguments;
 use crate::exchange::{BodyWish, Exchange, Reply, Source, Told, WholeBody};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
-use crate::values::{entity_error, yes};
+use crate::values::yes;
 
 const STATUS: HeaderName = HeaderName::from_static("x-cache-status");
 const KEY: HeaderName = HeaderName::from_static("x-cache-key");
@@ -206,7 +206,7 @@ impl Plugin for ProxyCache {
         }
         if self.memory.dictionary_name != dictionary() {
             let name = &self.memory.dictionary_name;
-            entity_error(&mut errors, format!("missing shared dict '{name}'"));
+            errors.add_rule(format!("missing shared dict '{name}'"));
         }
         let mut vary_headers = Vec::new();
         for name in self.vary_headers.iter().flatten() {

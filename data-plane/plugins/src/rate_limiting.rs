@@ -28,7 +28,7 @@ use crate::glance::{Glance, Looks, Pass, Value};
 use crate::host::Host;
 use crate::host::redis::{RedisError, RedisServer};
 use crate::redis_config::{self, RedisConfig};
-use crate::values::{Number, entity_error, whole_error, yes};
+use crate::values::{Number, whole_error, yes};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
@@ -148,9 +148,7 @@ impl RateLimiting {
         let mut errors = FieldErrors::default();
         self.limits.check(&[], &mut errors);
         if self.limits.given().is_empty() {
-            entity_error(
-                &mut errors,
-                "at least one of these fields must be non-empty: 'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'",
+            errors.add_rule("at least one of these fields must be non-empty: 'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'",
             );
         }
         for (applies, field, missing) in [
@@ -179,10 +177,9 @@ impl RateLimiting {
                     &path[..]
                 };
                 errors.add(path, "required field missing");
-                entity_error(
-                    &mut errors,
-                    format!("failed conditional validation given value of field 'config.{field}'"),
-                );
+                errors.add_rule(format!(
+                    "failed conditional validation given value of field 'config.{field}'"
+                ));
             }
         }
         if self.error_code.value() <= 0.0 {

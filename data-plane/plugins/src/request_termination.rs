@@ -317,7 +317,10 @@ mod tests {
         ] {
             let config: RequestTermination = serde_json::from_value(config).unwrap();
             let errors = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
-            assert_eq!(Value::Object(errors.by_field), json!({ "@entity": expected }));
+            assert_eq!(
+                Value::Object(errors.by_field),
+                json!({ "@entity": expected })
+            );
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::host::Host;
 use crate::host::redis::RedisServer;
 use crate::rate_limiting::{Amounts, Period, Policy, consumer_of, unknown, whole};
 use crate::redis_config::{self, RedisConfig};
-use crate::values::{Number, entity_error, yes};
+use crate::values::{Number, yes};
 
 /// Configuration of `response-ratelimiting`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -119,10 +119,7 @@ impl Plugin for ResponseRatelimiting {
         }
         if self.policy == Policy::Redis && self.redis.host.is_none() {
             errors.add(&["redis", "host"], "required field missing");
-            entity_error(
-                &mut errors,
-                "failed conditional validation given value of field 'config.policy'",
-            );
+            errors.add_rule("failed conditional validation given value of field 'config.policy'");
         }
         let Some(header) = header.filter(|_| errors.is_empty()) else {
             return Err(errors);

@@ -73,17 +73,6 @@ pub(crate) const fn yes() -> bool {
     true
 }
 
-/// One more error that concerns several fields: a list under `@entity`, as Kong has it.
-pub(crate) fn entity_error(errors: &mut FieldErrors, message: impl Into<String>) {
-    let list = errors
-        .0
-        .entry("@entity")
-        .or_insert_with(|| serde_json::Value::Array(Vec::new()));
-    if let serde_json::Value::Array(list) = list {
-        list.push(serde_json::Value::String(message.into()));
-    }
-}
-
 /// An error that concerns a configuration as such, said only where none of its fields has one of its own.
 pub(crate) fn whole_error(errors: &mut FieldErrors, message: impl Into<String>) {
     if errors.is_empty() {

@@ -129,9 +129,7 @@ impl ServerNames {
             let names = exact.chain(endings).chain(beginnings).chain(any);
             let mut expiries: Vec<(String, UnixTime)> = names
                 .filter_map(|(name, keys)| {
-                    let ends = keys
-                        .iter()
-                        .filter_map(|key| expires_at(key.cert.first()?));
+                    let ends = keys.iter().filter_map(|key| expires_at(key.cert.first()?));
                     Some((format!("certificate for {name}"), ends.min()?))
                 })
                 .collect();

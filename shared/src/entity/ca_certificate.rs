@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, entity_error};
+use super::Entity;
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::pem::{authority, digest};
@@ -46,7 +46,7 @@ impl Entity for CaCertificate {
             return;
         }
         if let Err(message) = authority(cert, now) {
-            entity_error(errors, message);
+            errors.add_rule(message);
         }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, entity_error, is_empty};
+use super::{Entity, is_empty};
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::pem::{KeyType, key_type, matches};
@@ -44,10 +44,7 @@ impl Entity for Certificate {
 
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         if is_empty(record, "cert_alt") != is_empty(record, "key_alt") {
-            entity_error(
-                errors,
-                "all or none of these fields must be set: 'cert_alt', 'key_alt'",
-            );
+            errors.add_rule("all or none of these fields must be set: 'cert_alt', 'key_alt'");
         }
         if ["cert", "key", "cert_alt", "key_alt"]
             .iter()
@@ -63,25 +60,22 @@ impl Entity for Certificate {
         if let (Some(cert), Some(key)) = (pem("cert"), pem("key"))
             && !matches(cert, key)
         {
-            entity_error(errors, "certificate does not match key");
+            errors.add_rule("certificate does not match key");
         }
         if let (Some(cert), Some(key)) = (pem("cert_alt"), pem("key_alt")) {
             if !matches(cert, key) {
-                entity_error(errors, "alternative certificate does not match key");
+                errors.add_rule("alternative certificate does not match key");
             }
             let types: (Option<KeyType>, Option<KeyType>) =
                 (pem("cert").and_then(key_type), key_type(cert));
             if let (Some(one), Some(other)) = types
                 && one == other
             {
-                entity_error(
-                    errors,
-                    format!(
-                        "certificate and alternative certificate need to have different type (e.g. \
+                errors.add_rule(format!(
+                    "certificate and alternative certificate need to have different type (e.g. \
                          RSA and ECDSA), the provided certificates were both of the same type '{}'",
-                        one.name()
-                    ),
-                );
+                    one.name()
+                ));
             }
         }
     }

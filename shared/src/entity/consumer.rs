@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, entity_error, is_empty};
+use super::{Entity, is_empty};
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Set, Tag};
@@ -42,8 +42,7 @@ impl Entity for Consumer {
 
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         if is_empty(record, "username") && is_empty(record, "custom_id") {
-            entity_error(
-                errors,
+            errors.add_rule(
                 "at least one of these fields must be non-empty: 'custom_id', 'username'",
             );
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Entity, entity_error, is_empty};
+use super::{Entity, is_empty};
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Ref, SecretText, Set, Tag, is_reference, pem};
@@ -83,14 +83,12 @@ impl Entity for Key {
 
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         match (is_empty(record, "jwk"), is_empty(record, "pem")) {
-            (true, true) => entity_error(
-                errors,
-                "at least one of these fields must be non-empty: 'jwk', 'pem'",
-            ),
-            (false, false) => entity_error(
-                errors,
-                "only one or none of these fields must be set: 'jwk', 'pem'",
-            ),
+            (true, true) => {
+                errors.add_rule("at least one of these fields must be non-empty: 'jwk', 'pem'");
+            }
+            (false, false) => {
+                errors.add_rule("only one or none of these fields must be set: 'jwk', 'pem'");
+            }
             _ => {}
         }
         let kid = record.get("kid").and_then(Value::as_str);
@@ -98,7 +96,7 @@ impl Entity for Key {
             && !is_reference(text)
             && let Err(message) = check_jwk(text, kid)
         {
-            entity_error(errors, message);
+            errors.add_rule(message);
         }
         if let Some(pem) = record.get("pem").and_then(Value::as_object)
             && let Some(public) = pem.get("public_key").and_then(Value::as_str)
@@ -114,10 +112,7 @@ impl Entity for Key {
             .and_then(Value::as_object)
             .is_some_and(no_half)
         {
-            entity_error(
-                errors,
-                "need to supply a PEM formatted public and/or private key.",
-            );
+            errors.add_rule("need to supply a PEM formatted public and/or private key.");
         }
     }
 }

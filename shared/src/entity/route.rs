@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::service::Protocol;
-use super::{Entity, OnDelete, Service, entity_error, is_empty};
+use super::{Entity, OnDelete, Service, is_empty};
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::patterns;
@@ -331,17 +331,12 @@ fn check_matchers(
             [one] => (*one).to_owned(),
             several => format!("one of {}", quoted(several)),
         };
-        entity_error(
-            errors,
-            format!("must set {what} when 'protocols' is {listed}"),
-        );
+        errors.add_rule(format!("must set {what} when 'protocols' is {listed}"));
     }
     let encrypted = ["https", "grpcs", "tls", "tls_passthrough"];
     if !is_empty(record, "snis") && !encrypted.into_iter().any(has) {
         errors.replace("snis", "length must be 0".to_owned());
-        entity_error(
-            errors,
-            "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
+        errors.add_rule("'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
         );
     }
 }
@@ -394,11 +389,13 @@ fn check_peers(record: &Map<String, Value>, errors: &mut FieldErrors) {
                 let place = (at + 1).to_string();
                 let message = "at least one of these fields must be non-empty: 'ip', 'port'";
                 let mut nested = FieldErrors::default();
-                entity_error(&mut nested, message);
+                nested.add_rule(message);
                 let entry = errors.by_field.entry(field.to_owned());
                 let entry = entry.or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(places) = entry {
-                    places.entry(place).or_insert(Value::Object(nested.by_field));
+                    places
+                        .entry(place)
+                        .or_insert(Value::Object(nested.by_field));
                 }
             }
         }

@@ -6,9 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::health_check::HealthChecks;
-use super::{
-    Certificate, Entity, OnDelete, conditional, entity_error, is_empty, required,
-};
+use super::{Certificate, Entity, OnDelete, conditional, is_empty, required};
 use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::{Path, Ref, Set, Tag};
@@ -256,10 +254,9 @@ impl Entity for Upstream {
         }
         for (one, other) in DISTINCT {
             if !is_empty(record, one) && record.get(*one) == record.get(*other) {
-                entity_error(
-                    errors,
-                    format!("values of these fields must be distinct: '{one}', '{other}'"),
-                );
+                errors.add_rule(format!(
+                    "values of these fields must be distinct: '{one}', '{other}'"
+                ));
             }
         }
         if matches!(text("algorithm"), "least-connections" | "latency") && hash_on != "none" {

@@ -364,7 +364,9 @@ fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, session: &Session
     let (rules, its_host) = (Arc::clone(rules), host.clone());
     host.spawn(Box::pin(async move {
         match provider::document(&rules, &its_host).await {
-            Ok(document) => token_endpoint::revoke(&rules, &document, client, &its_host, tokens).await,
+            Ok(document) => {
+                token_endpoint::revoke(&rules, &document, client, &its_host, tokens).await;
+            }
             Err(error) => {
                 tracing::warn!(issuer = rules.issuer, error = %chain(&error), "revocation failed");
             }

@@ -148,7 +148,10 @@ fn what_makes_no_sense_is_refused() {
     };
     let limits = |limits: Value, expected: Value| {
         let errors = compile(json!({ "limits": limits })).unwrap_err();
-        assert_eq!(Value::Object(errors.by_field), json!({ "limits": expected }));
+        assert_eq!(
+            Value::Object(errors.by_field),
+            json!({ "limits": expected })
+        );
     };
     let one_of = "at least one of these fields must be non-empty: 'second', 'minute', 'hour', 'day', 'month', 'year'";
     limits(json!({"video": {}}), json!({ "@entity": [one_of] }));
