@@ -84,7 +84,7 @@ impl Plugin for Loggly {
         // What ends a value of the structured data, or the message, must not stand in one.
         let plain =
             |text: &str| !text.contains(['"', '\\', ']']) && !text.contains(char::is_control);
-        if !plain(&self.key.0) || self.key.0.contains(' ') {
+        if !plain(self.key.expose()) || self.key.expose().contains(' ') {
             return Err(FieldErrors::at(&["key"], "not a token"));
         }
         if let Some(tag) = self.tags.as_slice().iter().find(|tag| !plain(tag)) {
@@ -95,7 +95,7 @@ impl Plugin for Loggly {
         Ok(LogglyFilter {
             custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
             severities: self.severities,
-            data: SecretText(format!("[{}@41058 {}]", self.key.0, tags.join(" "))),
+            data: SecretText::from(format!("[{}@41058 {}]", self.key.expose(), tags.join(" "))),
             machine: shared::machine::hostname(),
             sink: Sink::Udp {
                 host: self.host,
@@ -145,7 +145,7 @@ impl LogglyFilter {
             "" => "-",
             name => name,
         };
-        let (data, record) = (&self.data.0, record());
+        let (data, record) = (self.data.expose(), record());
         let message = format!("<{priority}>1 {time} {machine} kong - - {data} {record}");
         send(host, &self.sink, Bytes::from(message));
     }

@@ -104,8 +104,8 @@ impl RedisConfig {
             password: self
                 .password
                 .as_ref()
-                .filter(|password| !password.0.is_empty())
-                .map(|password| Secret::new(password.0.clone())),
+                .filter(|password| !password.expose().is_empty())
+                .map(|password| Secret::new(password.expose().to_owned())),
             database: self.database,
             tls: self.ssl.then(|| RedisTls {
                 verify: self.ssl_verify,

@@ -7,6 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
+pub use shared::types::SecretText;
+
 /// A number as Kong writes them: whole where it is whole.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -53,18 +55,6 @@ impl JsonSchema for Number {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "number" })
-    }
-}
-
-/// A secret of the configuration: plain in JSON, never in `Debug`.
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct SecretText(pub String);
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
     }
 }
 

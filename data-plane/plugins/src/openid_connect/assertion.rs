@@ -243,7 +243,7 @@ fn public(member: Option<&String>) -> Result<Vec<u8>, &'static str> {
 }
 
 fn private(member: Option<&SecretText>) -> Result<Vec<u8>, &'static str> {
-    decoded(member.map(|secret| secret.0.as_str()))
+    decoded(member.map(SecretText::expose))
 }
 
 fn decoded(member: Option<&str>) -> Result<Vec<u8>, &'static str> {

@@ -181,7 +181,7 @@ impl Rules {
         let values: Vec<_> = secrets
             .unwrap_or_default()
             .iter()
-            .map(|value| value.0.clone())
+            .map(|value| value.expose().to_owned())
             .collect();
         let introspection_headers = pairs(
             config.credentials.introspection_headers_names.as_deref(),
@@ -424,7 +424,7 @@ fn proxies(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Arc<Proxi
         let authorization = authorization.as_ref();
         Some(Proxy {
             url,
-            authorization: authorization.map(|value| Secret::new(value.0.clone())),
+            authorization: authorization.map(|value| Secret::new(value.expose().to_owned())),
         })
     };
     let http = read(

@@ -55,7 +55,7 @@ impl Binding {
     /// Binds to `parts` and to the plugin, or to the secret that it shares.
     pub(crate) fn of(parts: &[&str], secret: Option<&SecretText>, id: Uuid) -> Self {
         let salt = secret
-            .map(|secret| sha256(secret.0.as_bytes()).to_vec())
+            .map(|secret| sha256(secret.expose().as_bytes()).to_vec())
             .unwrap_or_default();
         let mut context = Vec::new();
         for part in parts {
@@ -227,7 +227,7 @@ mod tests {
 
     fn binding(secret: Option<&str>, id: u128) -> Binding {
         let mut config = testing::config("https://idp.example");
-        config.session.session_secret = secret.map(|secret| SecretText(secret.to_owned()));
+        config.session.session_secret = secret.map(|secret| SecretText::from(secret.to_owned()));
         Binding::new(&config, "https://idp.example", Uuid::from_u128(id))
     }
 

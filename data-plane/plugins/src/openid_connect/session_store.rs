@@ -330,7 +330,7 @@ pub(super) fn server(record: &str, redis: &Redis, errors: &mut FieldErrors) -> R
     RedisServer {
         endpoint: redis.endpoint(record, errors),
         username: redis.username.clone(),
-        password: password.map(|password| Secret::new(password.0.clone())),
+        password: password.map(|password| Secret::new(password.expose().to_owned())),
         database: redis.database.into(),
         tls: redis.ssl.then(|| RedisTls {
             verify: redis.ssl_verify,

@@ -127,7 +127,7 @@ impl Redis {
                     Some(SentinelRole::Any) => redis::SentinelRole::Any,
                 },
                 username: self.sentinel_username.clone(),
-                password: password.map(|password| Secret::new(password.0.clone())),
+                password: password.map(|password| Secret::new(password.expose().to_owned())),
             });
         }
         match &self.socket {

@@ -27,7 +27,7 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             let spares = config.client.client_secret_alternate.as_deref();
             let spares = spares.unwrap_or_default();
             let spare = spares.get(position).or_else(|| spares.first());
-            let spare = spare.filter(|spare| !spare.0.is_empty());
+            let spare = spare.filter(|spare| !spare.expose().is_empty());
             let key_signer = key.and_then(|jwk| {
                 Signer::of_key(jwk, algorithm)
                     .map_err(|problem| errors.add(&["client_jwk"], problem))
@@ -35,12 +35,12 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             });
             Client {
                 id: ids.get(position).cloned().unwrap_or_default(),
-                secret: secret.map(|secret| Secret::new(secret.0.clone())),
+                secret: secret.map(|secret| Secret::new(secret.expose().to_owned())),
                 spare: spare.map(|spare| {
-                    let signer = Signer::of_secret(&spare.0, algorithm);
-                    (Secret::new(spare.0.clone()), signer)
+                    let signer = Signer::of_secret(spare.expose(), algorithm);
+                    (Secret::new(spare.expose().to_owned()), signer)
                 }),
-                secret_signer: secret.map(|secret| Signer::of_secret(&secret.0, algorithm)),
+                secret_signer: secret.map(|secret| Signer::of_secret(secret.expose(), algorithm)),
                 key_signer,
                 algorithm,
                 auth: auths.get(position).or_else(|| auths.first()).copied(),
