@@ -168,7 +168,8 @@ impl ControlPlane {
         let publisher = opening::open(&settings, key.clone(), exports.clone()).await?;
         let revision = publisher.config().revision();
         let following = settings
-            .etcd()
+            .etcd
+            .used()
             .map(|_| tokio::spawn(opening::follow(publisher.clone())));
         if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
             return Err(StartError::NoUser);

@@ -20,7 +20,8 @@ pub(crate) async fn open(
     key: SecretsKey,
     exports: PathBuf,
 ) -> Result<Publisher, StoreError> {
-    let (directory, etcd) = (store_path(&settings.data_directory), settings.etcd());
+    let directory = store_path(&settings.data_directory);
+    let etcd = settings.etcd.used().cloned();
     let revisions = settings.history_revisions;
     let opening = move || {
         let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
@@ -61,12 +62,12 @@ pub(crate) fn fleet(
     settings: &Settings,
     key: &SecretsKey,
 ) -> Result<(Fleet, Option<Shared>), StoreError> {
-    let Some(etcd) = settings.etcd() else {
+    let Some(etcd) = settings.etcd.used() else {
         return Ok((Fleet::default(), None));
     };
     let shared = Shared {
-        board: Board::new(&etcd, key)?,
-        claims: Claims::new(&etcd, key)?,
+        board: Board::new(etcd, key)?,
+        claims: Claims::new(etcd, key)?,
     };
     Ok((Fleet::shared(), Some(shared)))
 }

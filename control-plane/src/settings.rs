@@ -131,42 +131,9 @@ pub struct Settings {
     /// Address of status and metrics, such as `127.0.0.1:8007`. None if absent.
     #[arg(long, env = "WARDGATE_STATUS_LISTEN", value_name = "ADDRESS")]
     pub status_listen: Option<SocketAddr>,
-    /// URLs of etcd's members: keep the configuration there, for several control planes over one store. They
-    /// share `secrets_key_file`. Without, the store is on this machine.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_ENDPOINTS",
-        value_delimiter = ',',
-        value_name = "URL,…"
-    )]
-    pub etcd_endpoints: Vec<String>,
-    /// What the names of this cluster's values in etcd begin with.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_PREFIX",
-        default_value = "/wardgate",
-        value_name = "PREFIX"
-    )]
-    pub etcd_prefix: String,
-    /// The authority of etcd's certificates, PEM.
-    #[arg(long, env = "WARDGATE_ETCD_CA", value_name = "FILE")]
-    pub etcd_ca: Option<PathBuf>,
-    /// The certificate that etcd is shown, PEM.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_CERTIFICATE",
-        value_name = "FILE",
-        requires = "etcd_key"
-    )]
-    pub etcd_certificate: Option<PathBuf>,
-    /// The private key of `etcd_certificate`, PEM.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_KEY",
-        value_name = "FILE",
-        requires = "etcd_certificate"
-    )]
-    pub etcd_key: Option<PathBuf>,
+    /// Where etcd is, if the store is there.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
     /// Address that data planes connect to, over mutual TLS.
     #[arg(
         long,
@@ -270,22 +237,12 @@ impl Program {
 }
 
 impl Settings {
-    /// Where etcd is, if the store is there.
-    pub fn etcd(&self) -> Option<EtcdSettings> {
-        (!self.etcd_endpoints.is_empty()).then(|| EtcdSettings {
-            endpoints: self.etcd_endpoints.clone(),
-            prefix: self.etcd_prefix.clone(),
-            authority: self.etcd_ca.clone(),
-            certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
-        })
-    }
-
     /// When the certificates end that this process reads once and that are not the cluster's.
     pub fn other_expiries(&self) -> Vec<Expiry> {
         let files = [
             ("admin_certificate", &self.admin_certificate),
-            ("etcd_certificate", &self.etcd_certificate),
-            ("etcd_ca", &self.etcd_ca),
+            ("etcd_certificate", &self.etcd.certificate),
+            ("etcd_ca", &self.etcd.ca),
         ];
         let ends = files.into_iter().filter_map(|(setting, path)| {
             let at = tls::chain_expires_at(path.as_deref()?)?;

@@ -33,42 +33,9 @@ pub struct RestoreCommand {
     /// File with the key that sealed the export. [default: `data_directory` with `.key` appended]
     #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
-    /// URLs of etcd's members, to put the export there instead of on this machine.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_ENDPOINTS",
-        value_delimiter = ',',
-        value_name = "URL,…"
-    )]
-    pub etcd_endpoints: Vec<String>,
-    /// What the names of this cluster's values in etcd begin with.
-    #[arg(
-        long,
-        env = "WARDGATE_ETCD_PREFIX",
-        default_value = "/wardgate",
-        value_name = "PREFIX"
-    )]
-    pub etcd_prefix: String,
-    /// The authority of etcd's certificates, PEM.
-    #[arg(long, env = "WARDGATE_ETCD_CA", value_name = "FILE")]
-    pub etcd_ca: Option<PathBuf>,
-    /// The certificate that etcd is shown, PEM.
-    #[arg(long, env = "WARDGATE_ETCD_CERTIFICATE", value_name = "FILE")]
-    pub etcd_certificate: Option<PathBuf>,
-    /// The private key of `etcd_certificate`, PEM.
-    #[arg(long, env = "WARDGATE_ETCD_KEY", value_name = "FILE")]
-    pub etcd_key: Option<PathBuf>,
-}
-
-impl RestoreCommand {
-    fn etcd(&self) -> Option<EtcdSettings> {
-        (!self.etcd_endpoints.is_empty()).then(|| EtcdSettings {
-            endpoints: self.etcd_endpoints.clone(),
-            prefix: self.etcd_prefix.clone(),
-            authority: self.etcd_ca.clone(),
-            certificate: self.etcd_certificate.clone().zip(self.etcd_key.clone()),
-        })
-    }
+    /// Where etcd is, to put the export there instead of on this machine.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
 }
 
 /// What a restore came to.
@@ -93,11 +60,11 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let key = SecretsKey::read(&key_path(data, command.secrets_key_file.as_deref()))?;
     let export = export::read(&command.from, &key)?;
     let entry = Entry::restored(export.config.revision().next(), now, &command.from);
-    if let Some(etcd) = command.etcd() {
+    if let Some(etcd) = command.etcd.used() {
         let exported = export::newest_generation(&export_path(data))?;
         let known = exported.max(export.generation);
         return Ok(Restored {
-            generation: EtcdStore::replace(&etcd, &key, known, &export.config, &entry)?,
+            generation: EtcdStore::replace(etcd, &key, known, &export.config, &entry)?,
             revision: entry.revision,
             records: export.config.len(),
             exported_at: export.at,

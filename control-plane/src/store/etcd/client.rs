@@ -21,16 +21,60 @@ use members::Members;
 const AT_ONCE: usize = 32;
 
 /// Where etcd is, and how it is spoken to.
-#[derive(Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct EtcdSettings {
-    /// URLs of its members.
+    /// URLs of etcd's members: the configuration is there, for several control planes over one store. They share
+    /// `secrets_key_file`. Without, the store is on this machine.
+    #[arg(
+        id = "etcd_endpoints",
+        long = "etcd-endpoints",
+        env = "WARDGATE_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
     pub endpoints: Vec<String>,
-    /// What every name begins with.
+    /// What the names of this cluster's values in etcd begin with.
+    #[arg(
+        id = "etcd_prefix",
+        long = "etcd-prefix",
+        env = "WARDGATE_ETCD_PREFIX",
+        default_value = "/wardgate",
+        value_name = "PREFIX"
+    )]
     pub prefix: String,
-    /// The authority of the members' certificates, PEM.
-    pub authority: Option<PathBuf>,
-    /// Our certificate and its key, PEM.
-    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The authority of etcd's certificates, PEM.
+    #[arg(
+        id = "etcd_ca",
+        long = "etcd-ca",
+        env = "WARDGATE_ETCD_CA",
+        value_name = "FILE"
+    )]
+    pub ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, PEM.
+    #[arg(
+        id = "etcd_certificate",
+        long = "etcd-certificate",
+        env = "WARDGATE_ETCD_CERTIFICATE",
+        value_name = "FILE",
+        requires = "etcd_key"
+    )]
+    pub certificate: Option<PathBuf>,
+    /// The private key of `etcd_certificate`, PEM.
+    #[arg(
+        id = "etcd_key",
+        long = "etcd-key",
+        env = "WARDGATE_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_certificate"
+    )]
+    pub key: Option<PathBuf>,
+}
+
+impl EtcdSettings {
+    /// These, if the store is in etcd.
+    pub fn used(&self) -> Option<&Self> {
+        (!self.endpoints.is_empty()).then_some(self)
+    }
 }
 
 /// Why etcd is of no use.

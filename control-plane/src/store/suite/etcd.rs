@@ -52,8 +52,7 @@ impl InEtcd {
         EtcdSettings {
             endpoints: vec![self.client.clone()],
             prefix: "/suite".to_owned(),
-            authority: None,
-            certificate: None,
+            ..EtcdSettings::default()
         }
     }
 

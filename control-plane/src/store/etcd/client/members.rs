@@ -128,14 +128,14 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
 }
 
 fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
-    let authority = settings.authority.as_deref();
+    let authority = settings.ca.as_deref();
     let authority =
         authority.ok_or_else(|| EtcdError::Settings("etcd_ca: needed for https".to_owned()))?;
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| EtcdError::Settings(error.to_string()))?
         .with_root_certificates(tls::read_authorities(authority)?);
-    let config = match &settings.certificate {
+    let config = match settings.certificate.as_ref().zip(settings.key.as_ref()) {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let identity = Identity::read(certificate, key)?;
