@@ -13,6 +13,7 @@ use shared::snapshot::Key;
 use super::body;
 use super::error::{Flattened, Refusal};
 use super::place::Place;
+use super::revisions::foreseen;
 use super::{Admin, Answer};
 use crate::command::batch;
 use crate::config::{Change, Config, Fields};
@@ -109,15 +110,7 @@ pub(super) async fn write(
             let context = crate::command::Context::draw(now);
             let change = decide(&config, &context).map_err(|fault| refuse(&file, fault, wishes))?;
             let difference = Difference::of_change(&config, &change);
-            let body = json!({
-                "dry_run": true,
-                "changes": difference.counts(),
-                "data": difference.show(),
-            });
-            return Ok(Answer {
-                revision: Some(config.revision()),
-                ..Answer::ok(body)
-            });
+            return Ok(foreseen(&config, &difference));
         }
         let (revision, change) = publisher
             .transact(&origin, now, decide)

@@ -306,15 +306,7 @@ pub(super) async fn write(
         if dry_run {
             let config = publisher.config();
             let (difference, _) = decide(&config, &Context::draw(UnixTime::now()))?;
-            let body = json!({
-                "dry_run": true,
-                "changes": difference.counts(),
-                "data": difference.show(),
-            });
-            return Ok(Answer {
-                revision: Some(config.revision()),
-                ..Answer::ok(body)
-            });
+            return Ok(foreseen(&config, &difference));
         }
         let mut counts = Value::Null;
         let (revision, _) = publisher.transact(&origin, UnixTime::now(), |config, context| {
@@ -329,4 +321,17 @@ pub(super) async fn write(
         })
     };
     admin.turns.take(work).await?
+}
+
+/// What a dry run answers: what would change, and at which revision that was looked at.
+pub(super) fn foreseen(config: &Config, difference: &Difference) -> Answer {
+    let body = json!({
+        "dry_run": true,
+        "changes": difference.counts(),
+        "data": difference.show(),
+    });
+    Answer {
+        revision: Some(config.revision()),
+        ..Answer::ok(body)
+    }
 }
