@@ -119,7 +119,6 @@ impl Refusal {
         Self::ReadOnly(fault.to_string())
     }
 
-    #[expect(clippy::too_many_lines, reason = "a table")]
     pub(super) fn answer(self) -> Answer {
         let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
         match self {
@@ -164,14 +163,7 @@ impl Refusal {
             Self::Rollback(to, fields) => {
                 let faults = crate::declarative::table(&fields);
                 let message = format!("revision {to} cannot be gone back to: {faults}");
-                let details = Some(("fields", fields));
-                coded(
-                    2,
-                    "schema violation",
-                    StatusCode::BAD_REQUEST,
-                    &message,
-                    details,
-                )
+                coded(SCHEMA_VIOLATION, &message, Some(("fields", fields)))
             }
             Self::Absent(message) => plain(StatusCode::NOT_FOUND, &message),
             Self::Conflict(message) => plain(StatusCode::CONFLICT, &message),
@@ -201,22 +193,15 @@ impl Refusal {
                 StatusCode::NOT_IMPLEMENTED,
                 "not implemented with the legacy DNS client",
             ),
-            Self::Size(message) => coded(9, "invalid size", StatusCode::BAD_REQUEST, message, None),
+            Self::Size(message) => coded(INVALID_SIZE, message, None),
             Self::Offset { text, encoding } => {
                 let message = format!("'{text}' is not a valid offset: bad {encoding} encoding");
-                coded(7, "invalid offset", StatusCode::BAD_REQUEST, &message, None)
+                coded(INVALID_OFFSET, &message, None)
             }
             Self::Tags => {
                 let message = "invalid option (tags: invalid filter syntax)";
                 let options = json!({ "tags": "invalid filter syntax" });
-                let details = Some(("options", options));
-                coded(
-                    11,
-                    "invalid options",
-                    StatusCode::BAD_REQUEST,
-                    message,
-                    details,
-                )
+                coded(INVALID_OPTIONS, message, Some(("options", options)))
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
             Self::Behind(revision) => plain(
@@ -252,51 +237,66 @@ pub(super) struct Flattened {
 fn declarative(fields: &Value, shown: Value) -> Answer {
     let faults = crate::declarative::table(fields);
     let message = format!("declarative config is invalid: {faults}");
-    let name = "invalid declarative configuration";
-    let details = Some(("fields", shown));
-    coded(14, name, StatusCode::BAD_REQUEST, &message, details)
+    coded(DECLARATIVE_CONFIG, &message, Some(("fields", shown)))
 }
 
-/// An error of Kong's data layer.
-fn coded(
-    code: u8,
+/// A kind of error of Kong's data layer: its number, its name, and the status that it is answered with.
+#[derive(Clone, Copy)]
+struct Code(u8, &'static str, StatusCode);
+
+const BAD: StatusCode = StatusCode::BAD_REQUEST;
+const INVALID_PRIMARY_KEY: Code = Code(1, "invalid primary key", BAD);
+const SCHEMA_VIOLATION: Code = Code(2, "schema violation", BAD);
+const PRIMARY_KEY_VIOLATION: Code = Code(3, "primary key violation", BAD);
+const FOREIGN_KEY_VIOLATION: Code = Code(4, "foreign key violation", BAD);
+const UNIQUE_VIOLATION: Code = Code(5, "unique constraint violation", StatusCode::CONFLICT);
+const NOT_FOUND: Code = Code(6, "not found", StatusCode::NOT_FOUND);
+const INVALID_OFFSET: Code = Code(7, "invalid offset", BAD);
+const INVALID_SIZE: Code = Code(9, "invalid size", BAD);
+const INVALID_OPTIONS: Code = Code(11, "invalid options", BAD);
+const FOREIGN_KEYS_UNRESOLVED: Code = Code(13, "foreign keys unresolved", BAD);
+const DECLARATIVE_CONFIG: Code = Code(14, "invalid declarative configuration", BAD);
+const REFERENCED_BY_OTHERS: Code = Code(19, "referenced by others", BAD);
+
+/// An error of Kong's data layer; `details` are a field of its body.
+fn coded(code: Code, message: &str, details: Option<(&str, Value)>) -> Answer {
+    let Code(number, name, status) = code;
+    named(number, name, status, message, details)
+}
+
+fn named(
+    number: u8,
     name: &str,
     status: StatusCode,
     message: &str,
     details: Option<(&str, Value)>,
 ) -> Answer {
-    let mut body = json!({ "message": message, "name": name, "code": code });
+    let mut body = json!({ "message": message, "name": name, "code": number });
     if let (Some((field, details)), Some(body)) = (details, body.as_object_mut()) {
         body.insert(field.to_owned(), details);
     }
     Answer::new(status, body)
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
-    let bad = StatusCode::BAD_REQUEST;
+    let of_fields = |code, message: &str, fields| coded(code, message, Some(("fields", fields)));
+    let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
     match rejection {
         Rejection::Invalid(errors) => invalid(errors),
         Rejection::InvalidId => {
             let fields = json!({ "id": "expected a valid UUID" });
             let message = "invalid primary key: '{id=\"expected a valid UUID\"}'";
-            coded(
-                1,
-                "invalid primary key",
-                bad,
-                message,
-                Some(("fields", fields)),
-            )
+            of_fields(INVALID_PRIMARY_KEY, message, fields)
         }
         Rejection::InvalidUnique(field, message) => {
-            coded(10, &format!("invalid unique {field}"), bad, &message, None)
+            named(10, &format!("invalid unique {field}"), BAD, &message, None)
         }
         Rejection::StillUsed { key, by } => {
             let message = format!(
                 "ca certificate {} is still referenced by {} (id = {})",
                 key.id, by.kind, by.id
             );
-            coded(19, "referenced by others", bad, &message, None)
+            coded(REFERENCED_BY_OTHERS, &message, None)
         }
         Rejection::NotFound(selector, field) => {
             let (message, fields) = match selector {
@@ -309,47 +309,22 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
                     json!({ field: name }),
                 ),
             };
-            coded(
-                6,
-                "not found",
-                StatusCode::NOT_FOUND,
-                &message,
-                Some(("fields", fields)),
-            )
+            of_fields(NOT_FOUND, &message, fields)
         }
         Rejection::Taken(values) => {
             let message = format!("UNIQUE violation detected on '{}'", table(&values));
-            let fields = Some(("fields", Value::Object(values)));
-            coded(
-                5,
-                "unique constraint violation",
-                StatusCode::CONFLICT,
-                &message,
-                fields,
-            )
+            of_fields(UNIQUE_VIOLATION, &message, Value::Object(values))
         }
         Rejection::IdTaken(id) => {
             let message = format!("primary key violation on key '{{id=\"{id}\"}}'");
-            coded(
-                3,
-                "primary key violation",
-                bad,
-                &message,
-                Some(("fields", json!({ "id": id }))),
-            )
+            of_fields(PRIMARY_KEY_VIOLATION, &message, json!({ "id": id }))
         }
         Rejection::NoParent { field, kind, id } => {
             let message = format!(
                 "the foreign key '{{id=\"{id}\"}}' does not reference an existing '{kind}' entity."
             );
             let fields = json!({ field: { "id": id } });
-            coded(
-                4,
-                "foreign key violation",
-                bad,
-                &message,
-                Some(("fields", fields)),
-            )
+            of_fields(FOREIGN_KEY_VIOLATION, &message, fields)
         }
         Rejection::Unresolved(errors) => {
             let listed = listed(&errors.by_field);
@@ -358,25 +333,19 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
                 "{count}foreign key{noun} unresolved ({})",
                 listed.join("; ")
             );
-            let fields = Some(("fields", Value::Object(errors.by_field)));
-            coded(13, "foreign keys unresolved", bad, &message, fields)
+            let fields = Value::Object(errors.by_field);
+            of_fields(FOREIGN_KEYS_UNRESOLVED, &message, fields)
         }
-        Rejection::Collides => {
-            let message = "API route collides with an existing API";
-            Answer::new(StatusCode::CONFLICT, json!({ "message": message }))
-        }
-        Rejection::NotEmpty => Answer::new(bad, json!({ "message": "Workspace is not empty" })),
+        Rejection::Collides => plain(
+            StatusCode::CONFLICT,
+            "API route collides with an existing API",
+        ),
+        Rejection::NotEmpty => plain(BAD, "Workspace is not empty"),
         Rejection::Referenced { kind: own, by } => {
             let own = if own.is_empty() { kind } else { own };
             let message = format!("an existing '{by}' entity references this '{own}' entity");
             let fields = json!({ "@referenced_by": by });
-            coded(
-                4,
-                "foreign key violation",
-                bad,
-                &message,
-                Some(("fields", fields)),
-            )
+            of_fields(FOREIGN_KEY_VIOLATION, &message, fields)
         }
     }
 }
@@ -385,13 +354,7 @@ fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
 fn invalid(errors: FieldErrors) -> Answer {
     let message = violations(&errors);
     let fields = Some(("fields", Value::Object(errors.shown())));
-    let mut answer = coded(
-        2,
-        "schema violation",
-        StatusCode::BAD_REQUEST,
-        &message,
-        fields,
-    );
+    let mut answer = coded(SCHEMA_VIOLATION, &message, fields);
     let hints: Map<String, Value> = errors
         .meant
         .into_iter()
