@@ -15,6 +15,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use shared::snapshot::Record;
+use shared::tls::provider;
 use uuid::Uuid;
 
 use crate::gateway::{OK, ask, configuration, read_until, record, start, stop};
@@ -59,10 +60,6 @@ fn leaf_with(issuer: &Authority, name: &str, key: KeyPair) -> Leaf {
         pem: made.pem(),
         key,
     }
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// A server that shows `chain`, and takes only clients that `clients` has made, if it is given.

@@ -22,8 +22,7 @@ const REQUEST: &str =
 pub(crate) fn own_tls() -> Arc<ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["other.test".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(shared::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
