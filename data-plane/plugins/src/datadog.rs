@@ -3,22 +3,20 @@
 #[cfg(test)]
 mod tests;
 
-use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use crate::exchange::{Log, Matched, Named};
 use crate::figures::{
-    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, service_host, share,
+    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, send, service_host, share,
 };
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
-use crate::queue::{self, OldQueue, Outbox, QueueConfig};
+use crate::queue::{OldQueue, Outbox, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::Number;
 
@@ -210,26 +208,7 @@ impl DatadogFilter {
         let lines: Vec<String> = lines
             .filter_map(|metric| self.line(metric, figures))
             .collect();
-        if lines.is_empty() {
-            return;
-        }
-        let entry = Bytes::from(lines.join("\n"));
-        queue::push(host, &self.outbox, entry, || {
-            let (host, sink) = (host.clone(), self.sink.clone());
-            Rc::new(move |batch: Vec<Bytes>| {
-                let (host, sink) = (host.clone(), sink.clone());
-                Box::pin(async move {
-                    let lines = batch
-                        .iter()
-                        .flat_map(|entry| entry.split(|byte| *byte == b'\n'));
-                    for line in lines {
-                        let written = host.write(&sink, Bytes::copy_from_slice(line)).await;
-                        written.map_err(|error| error.to_string())?;
-                    }
-                    Ok(())
-                })
-            })
-        });
+        send(host, &self.outbox, &self.sink, &lines, 0);
     }
 
     /// What `metric` says of `figures`; nothing if there is no such figure.

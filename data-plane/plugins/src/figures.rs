@@ -1,5 +1,8 @@
 //! The figures of an exchange or a stream, for the plugins that send them on.
 
+use std::rc::Rc;
+
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,6 +10,9 @@ use shared::entity::Consumer;
 use shared::schema::FieldErrors;
 
 use crate::exchange::{Log, Matched};
+use crate::host::Host;
+use crate::host::sink::Sink;
+use crate::queue::{self, Outbox};
 use crate::stream::StreamLog;
 use crate::values::Number;
 
@@ -192,4 +198,58 @@ pub(crate) fn service_host(matched: &Matched) -> Option<String> {
         .get("host")
         .and_then(Value::as_str)
         .map(str::to_owned)
+}
+
+/// Has `lines` sent to `sink` when it is their turn. A datagram has at most `datagram` bytes, or one line.
+pub(crate) fn send(
+    host: &impl Host,
+    outbox: &Outbox,
+    sink: &Sink,
+    lines: &[String],
+    datagram: usize,
+) {
+    if lines.is_empty() {
+        return;
+    }
+    let entry = Bytes::from(lines.join("\n"));
+    queue::push(host, outbox, entry, || {
+        let (host, sink) = (host.clone(), sink.clone());
+        Rc::new(move |batch: Vec<Bytes>| {
+            let (host, sink) = (host.clone(), sink.clone());
+            Box::pin(async move {
+                let datagram = matches!(sink, Sink::Udp { .. }).then_some(datagram);
+                for packet in packets(&batch, datagram) {
+                    let written = host.write(&sink, packet).await;
+                    written.map_err(|error| error.to_string())?;
+                }
+                Ok(())
+            })
+        })
+    });
+}
+
+/// Lines as they are sent: on a stream together; in datagrams of at most so many bytes, or one each.
+fn packets(batch: &[Bytes], datagram: Option<usize>) -> Vec<Bytes> {
+    let lines = batch
+        .iter()
+        .flat_map(|entry| entry.split(|byte| *byte == b'\n'));
+    let Some(most) = datagram else {
+        let mut all = Vec::new();
+        for line in lines {
+            all.extend_from_slice(line);
+            all.push(b'\n');
+        }
+        return vec![all.into()];
+    };
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    for line in lines {
+        match packets.last_mut() {
+            Some(last) if last.len() + 1 + line.len() <= most => {
+                last.push(b'\n');
+                last.extend_from_slice(line);
+            }
+            _ => packets.push(line.to_vec()),
+        }
+    }
+    packets.into_iter().map(Bytes::from).collect()
 }

@@ -6,10 +6,8 @@ mod line;
 mod tests;
 
 use std::ops::RangeInclusive;
-use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
 use shared::entity::DEFAULT_WORKSPACE;
 use shared::schema::FieldErrors;
@@ -19,12 +17,12 @@ use self::config::{Metric, MetricName, ServiceIdentifier, WorkspaceIdentifier};
 use self::line::{Style, Tags, line};
 use crate::exchange::{Log, Matched, Named};
 use crate::figures::{
-    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, service_host,
+    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, send, service_host,
 };
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
-use crate::queue::{self, Outbox};
+use crate::queue::Outbox;
 use crate::stream::StreamLog;
 
 /// Longest wait for the server.
@@ -188,54 +186,9 @@ impl StatsdFilter {
             .iter()
             .filter_map(|metric| self.line(metric, figures))
             .collect();
-        if lines.is_empty() {
-            return;
-        }
-        let entry = Bytes::from(lines.join("\n"));
-        queue::push(host, &self.outbox, entry, || {
-            let (host, sink, packet) = (host.clone(), self.sink.clone(), self.packet);
-            Rc::new(move |batch: Vec<Bytes>| {
-                let (host, sink) = (host.clone(), sink.clone());
-                Box::pin(async move {
-                    let one_each = matches!(sink, Sink::Udp { .. });
-                    for packet in packets(&batch, one_each.then_some(packet)) {
-                        let written = host.write(&sink, packet).await;
-                        written.map_err(|error| error.to_string())?;
-                    }
-                    Ok(())
-                })
-            })
-        });
+        send(host, &self.outbox, &self.sink, &lines, self.packet);
     }
-}
 
-/// Lines as they are sent: on a stream together; in datagrams of at most so many bytes, or one each.
-fn packets(batch: &[Bytes], datagram: Option<usize>) -> Vec<Bytes> {
-    let lines = batch
-        .iter()
-        .flat_map(|entry| entry.split(|byte| *byte == b'\n'));
-    let Some(most) = datagram else {
-        let mut all = Vec::new();
-        for line in lines {
-            all.extend_from_slice(line);
-            all.push(b'\n');
-        }
-        return vec![all.into()];
-    };
-    let mut packets: Vec<Vec<u8>> = Vec::new();
-    for line in lines {
-        match packets.last_mut() {
-            Some(last) if last.len() + 1 + line.len() <= most => {
-                last.push(b'\n');
-                last.extend_from_slice(line);
-            }
-            _ => packets.push(line.to_vec()),
-        }
-    }
-    packets.into_iter().map(Bytes::from).collect()
-}
-
-impl StatsdFilter {
     /// What `metric` says of `log`; nothing if there is no such figure.
     fn line(&self, metric: &Compiled, log: &Figures<'_>) -> Option<String> {
         let Compiled {
