@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::Value;
 use shared::entity::Consumer;
 use uuid::Uuid;
@@ -73,6 +73,23 @@ pub(crate) struct Authenticated {
     pub(crate) consumer: Uuid,
     /// What the upstream is told of the credential.
     pub(crate) credential: String,
+}
+
+/// What `parse` reads in `header`, which goes away if `hide` says that it is not for the upstream.
+pub(crate) fn take<T>(
+    exchange: &mut Exchange<'_>,
+    header: &HeaderName,
+    hide: bool,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Option<T> {
+    let headers = &mut exchange.request.headers;
+    let found = headers
+        .get(header)
+        .and_then(|value| parse(value.to_str().ok()?));
+    if hide {
+        headers.remove(header);
+    }
+    found
 }
 
 /// Whether the request needs no authentication by this plugin: with `anonymous`, the first of several

@@ -3,7 +3,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use shared::schema::FieldErrors;
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
-use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle};
+use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle, take};
 use crate::credentials::Credentials;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
@@ -65,7 +64,8 @@ impl BasicAuth {
     fn authenticate(&self, exchange: &mut Exchange<'_>) -> Result<Authenticated, Refusal> {
         let refusal = || Refusal::new("Unauthorized", challenge("Basic", Some(&self.realm)));
         for header in [PROXY_AUTHORIZATION, AUTHORIZATION] {
-            let Some((username, password)) = self.take(exchange, &header) else {
+            let Some((username, password)) = take(exchange, &header, self.hide_credentials, parse)
+            else {
                 continue;
             };
             if let Some(found) = verify(&exchange.environment.credentials, &username, &password) {
@@ -84,18 +84,6 @@ impl BasicAuth {
             }
         }
         Err(refusal())
-    }
-
-    /// User name and password of `header`, which goes away if it is not for the upstream.
-    fn take(&self, exchange: &mut Exchange<'_>, header: &HeaderName) -> Option<(String, String)> {
-        let headers = &mut exchange.request.headers;
-        let found = headers
-            .get(header)
-            .and_then(|value| parse(value.to_str().ok()?));
-        if self.hide_credentials {
-            headers.remove(header);
-        }
-        found
     }
 }
 

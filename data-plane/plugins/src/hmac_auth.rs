@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 
-use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle};
+use crate::authentication::{Authenticated, Refusal, challenge, is_settled, settle, take};
 use crate::body::LARGEST;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
@@ -162,9 +162,8 @@ impl HmacAuth {
                 "HMAC signature cannot be verified, a valid date or x-date header is required for HMAC Authentication",
             ));
         }
-        let said = self
-            .take(exchange, &PROXY_AUTHORIZATION)
-            .or_else(|| self.take(exchange, &AUTHORIZATION));
+        let mut said = |header| take(exchange, &header, self.hide_credentials, parse);
+        let said = said(PROXY_AUTHORIZATION).or_else(|| said(AUTHORIZATION));
         let said = said.ok_or_else(|| refuse(UNVERIFIABLE))?;
         let algorithm = Algorithm::parse(&said.algorithm)
             .filter(|algorithm| self.algorithms.contains(algorithm))
@@ -216,18 +215,6 @@ impl HmacAuth {
             let apart = now.saturating_since(date).max(date.saturating_since(now));
             apart.as_secs() <= self.clock_skew.seconds().as_secs()
         })
-    }
-
-    /// The signature in `header`, which goes away if it is not for the upstream.
-    fn take(&self, exchange: &mut Exchange<'_>, header: &HeaderName) -> Option<Signature> {
-        let headers = &mut exchange.request.headers;
-        let found = headers
-            .get(header)
-            .and_then(|value| parse(value.to_str().ok()?));
-        if self.hide_credentials {
-            headers.remove(header);
-        }
-        found
     }
 }
 
