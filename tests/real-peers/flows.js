@@ -2,11 +2,13 @@
 // answers, a client without a secret, tokens that clients bring, and a logout that the provider begins.
 
 import assert from "node:assert/strict";
+import { mutualTls } from "./mutual_tls.js";
 import { until } from "./processes.js";
 import { proofKey } from "./proof.js";
 
 /** Runs the flows as subtests of `t`, in the cluster that the guide has set up. */
-export async function flows(t, { gateway, provider, urls: [first, second], browse, signIn, change }) {
+export async function flows(t, tools) {
+  const { gateway, provider, urls: [first, second], browse, signIn, change } = tools;
   let bob, token;
 
   await t.test("a pushed request and a signed answer", async () => {
@@ -94,6 +96,8 @@ export async function flows(t, { gateway, provider, urls: [first, second], brows
     assert.equal((await call(gateway, first, `DPoP ${bound}`, ...proof(proofKey()))).status, 401);
     assert.equal((await call(gateway, first, token)).status, 401);
   });
+
+  if (provider.mutualTls) await mutualTls(t, tools);
 }
 
 const call = (gateway, url, authorization, ...more) => gateway.curl("-H", `Authorization: ${authorization}`, ...more, `${url}/api`);

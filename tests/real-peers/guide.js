@@ -1,8 +1,12 @@
 // The guide "OpenID Connect with Okta", step by step, against whichever provider it is given.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { openBrowser } from "./browser.js";
+import { makeCertificates } from "./certificates.js";
 import { flows } from "./flows.js";
 import { startGateway } from "./gateway.js";
 import { stopAll } from "./processes.js";
@@ -21,13 +25,18 @@ export function guide(name, connect) {
       await gateway?.stop();
       await stopAll();
     });
-    gateway = await startGateway();
+    // Nodes take the word of the authority that certifies the provider's endpoints for mutual TLS.
+    const directory = mkdtempSync(join(tmpdir(), "wardgate-certificates-"));
+    t.after(() => rmSync(directory, { recursive: true, force: true }));
+    const certificates = makeCertificates(directory, "127.0.0.2", ["wardgate", "robot"]);
+    gateway = await startGateway({ SSL_CERT_FILE: certificates("ca").files.cert });
     // Sign-ins begin on the first node and are called back on the second.
     const [first, second] = [gateway.url(0), gateway.url(1)];
     provider = await connect({
       redirectUris: [`${second}/`],
       postLogoutRedirectUris: [`${first}/signed-out`],
       directory: gateway.directory,
+      certificates,
       // Where the provider finds the keys of the cluster, and where it tells of its logouts.
       jwksUri: gateway.jwksUri(),
       backchannelLogoutUri: `${second}/backchannel`,
@@ -155,7 +164,7 @@ export function guide(name, connect) {
       assert.ok(alice.page.url().startsWith(provider.origin), alice.page.url());
     });
 
-    await flows(t, { gateway, provider, urls: [first, second], browse, signIn, change });
+    await flows(t, { gateway, provider, certificates, urls: [first, second], browse, signIn, change });
 
     await t.test("a session ends with its lifetime, also for a thief who keeps the cookie", async () => {
       await change("config.session_cookie_lifetime=3", "config.session_cookie_renew=0");
