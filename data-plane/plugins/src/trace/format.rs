@@ -132,7 +132,7 @@ fn b3(headers: &HeaderMap) -> Option<Extracted> {
         sampled: asked,
         state: None,
     };
-    if let Some(single) = text(&B3) {
+    if let Some(single) = text(&B3).or_else(|| b3_in_state(headers)) {
         if let Some(alone) = sampled(single) {
             found.sampled = Some(alone);
             return Some(found);
@@ -152,6 +152,13 @@ fn b3(headers: &HeaderMap) -> Option<Extracted> {
         .and_then(bytes)
         .filter(|_| found.trace.is_some());
     (found.trace.is_some() || asked.is_some()).then_some(found)
+}
+
+/// B3 in one field as `tracestate` may carry it: as all that one says.
+fn b3_in_state(headers: &HeaderMap) -> Option<&str> {
+    let all = headers.get_all(TRACESTATE).into_iter();
+    let mut states = all.filter_map(|state| state.to_str().ok());
+    states.find_map(|state| state.trim().strip_prefix("b3="))
 }
 
 fn sampled(text: &str) -> Option<bool> {
@@ -260,7 +267,7 @@ mod tests {
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.insert(*name, HeaderValue::from_str(value).unwrap());
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         headers
     }
@@ -338,6 +345,21 @@ mod tests {
             Some(true),
         );
         check(&[("b3", "x"), ("x-b3-traceid", ID)], several, true, None);
+        let in_state = format!("b3={kept}");
+        check(&[("tracestate", &in_state)], single, true, Some(true));
+        let beside = [("tracestate", "a=b"), ("tracestate", &in_state)];
+        check(&beside, single, true, Some(true));
+        check(
+            &[("b3", "0"), ("tracestate", &in_state)],
+            single,
+            false,
+            Some(false),
+        );
+        let behind = format!("a=b,{in_state}");
+        assert_eq!(
+            extract(TraceFormat::B3, &headers(&[("tracestate", &behind)])),
+            None
+        );
         for nothing in ["x", "2", ""] {
             assert_eq!(extract(TraceFormat::B3, &headers(&[("b3", nothing)])), None);
         }
