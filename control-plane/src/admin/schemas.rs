@@ -106,8 +106,15 @@ fn shorthands(entry: &registry::Definition) -> Vec<Value> {
                 shape.insert(name.clone(), value.clone());
             }
         }
-        let replaced = json!({ "replaced_with": [{ "path": path }] });
-        shape.insert("deprecation".to_owned(), replaced);
+        let deprecation = json!({
+            "message": format!(
+                "{name}: config.{old} is deprecated, please use config.{new} instead",
+                name = entry.name,
+            ),
+            "removal_in_version": "4.0",
+            "replaced_with": [{ "path": path }],
+        });
+        shape.insert("deprecation".to_owned(), deprecation);
         Some(json!({ *old: shape }))
     };
     entry.shorthands.iter().filter_map(shorthand).collect()

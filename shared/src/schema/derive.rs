@@ -10,7 +10,17 @@ pub(super) fn record_of<T: JsonSchema>() -> Record {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let schema = settings.into_generator().into_root_schema_for::<T>();
-    schema.as_object().map(record).unwrap_or_default()
+    let mut record = schema.as_object().map(record).unwrap_or_default();
+    // A struct may say it of all its fields at once.
+    if schema.get("x-null-is-default").is_some() {
+        for field in &mut record.fields {
+            if field.default.is_some() && field.required && !matches!(field.kind, Kind::Record(_)) {
+                field.required = false;
+                field.null_is_default = true;
+            }
+        }
+    }
+    record
 }
 
 fn record(schema: &Map<String, Value>) -> Record {

@@ -24,7 +24,6 @@ fn attributes(field: &Field) -> Value {
         ("required", field.required && !field.auto),
         ("auto", field.auto),
         ("unique", field.unique),
-        ("referenceable", field.referenceable),
         ("encrypted", field.encrypted),
     ] {
         if flag {
@@ -33,6 +32,17 @@ fn attributes(field: &Field) -> Value {
     }
     if field.is_timestamp() {
         set("timestamp", Value::Bool(true));
+    }
+    if field.referenceable {
+        // In a list or a map it is each of its values that may be one.
+        let inside = ["elements", "values"]
+            .into_iter()
+            .find(|name| shown.contains_key(*name));
+        let place = match inside.and_then(|name| shown.get_mut(name)) {
+            Some(Value::Object(values)) => values,
+            _ => &mut shown,
+        };
+        place.insert("referenceable".to_owned(), Value::Bool(true));
     }
     Value::Object(shown)
 }

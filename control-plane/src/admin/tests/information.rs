@@ -224,7 +224,11 @@ async fn pages_without_a_record_answer_as_kongs_do() {
     assert_eq!(method["type"], "array");
     assert_eq!(
         method["deprecation"],
-        json!({ "replaced_with": [{ "path": ["auth_methods"] }] })
+        json!({
+            "message": "openid-connect: config.auth_method is deprecated, please use config.auth_methods instead",
+            "removal_in_version": "4.0",
+            "replaced_with": [{ "path": ["auth_methods"] }],
+        })
     );
     let expected = json!({ "message": "No plugin named 'foobar'" });
     assert_eq!(api.get("/plugins/schema/foobar").await, (404, expected));
