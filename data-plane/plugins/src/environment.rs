@@ -48,6 +48,8 @@ pub struct Consumers {
     pub groups: HashMap<Uuid, Vec<String>>,
     /// The consumer groups that a consumer is a member of, by its id, in the order of their names.
     pub memberships: HashMap<Uuid, Vec<Membership>>,
+    /// All consumer groups by name.
+    pub group_ids: HashMap<String, Uuid>,
 }
 
 impl Consumers {

@@ -14,7 +14,7 @@ use shared::entity::Consumer;
 use shared::error_form::ErrorTemplates;
 use uuid::Uuid;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, Membership};
 use crate::request_id::RequestId;
 use crate::secret_names::SecretNames;
 use crate::tenure::Tenure;
@@ -386,6 +386,8 @@ pub struct Identity {
     pub credential: Option<String>,
     /// Groups that the authentication itself asserts, such as a token's claim. Not those of `consumer`.
     pub authenticated_groups: Option<Vec<String>>,
+    /// Consumer groups that the authentication itself asserts, beside those of `consumer`.
+    pub consumer_groups: Vec<Membership>,
 }
 
 /// A request's body before it is forwarded.

@@ -196,6 +196,13 @@ pub(super) fn by_workspace(
     let names: HashMap<Uuid, &ConsumerGroup> =
         groups.iter().map(|group| (group.id, group)).collect();
     let name = |group: Uuid| names.get(&group).map(|group| group.name.clone());
+    for group in groups {
+        let place = places.get(&workspaces.of_record::<ConsumerGroup>(group.id));
+        if let Some(environment) = place.and_then(|place| environments.get_mut(*place)) {
+            let known = &mut environment.consumers.group_ids;
+            known.insert(group.name.clone(), group.id);
+        }
+    }
     for (key, record) in looked {
         let place = places.get(&workspaces.of(key));
         if let Some(environment) = place.and_then(|place| environments.get_mut(*place)) {

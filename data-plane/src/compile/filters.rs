@@ -80,11 +80,11 @@ impl Variants {
 }
 
 impl Slot {
-    /// The filter for the consumer with these memberships, if any.
+    /// The filter for the consumer with these memberships, or for somebody in these groups, if any.
     pub(crate) fn choose(&self, consumer: Option<Uuid>, groups: &[Membership]) -> Option<usize> {
-        let Some(consumer) = consumer.filter(|_| self.depends_on_consumer()) else {
+        if !self.depends_on_consumer() || (consumer.is_none() && groups.is_empty()) {
             return self.base.map(|choice| choice.filter);
-        };
+        }
         let mut best = self.base;
         let mut offer = |choice: Option<&Choice>| {
             if let Some(choice) = choice
@@ -94,11 +94,12 @@ impl Slot {
             }
         };
         for variants in [&self.own, &*self.anywhere] {
-            offer(variants.consumers.get(&consumer));
+            offer(consumer.and_then(|consumer| variants.consumers.get(&consumer)));
             for membership in groups {
                 offer(variants.groups.get(&membership.group));
             }
-            for (group, choice) in variants.members.get(&consumer).into_iter().flatten() {
+            let members = consumer.and_then(|consumer| variants.members.get(&consumer));
+            for (group, choice) in members.into_iter().flatten() {
                 let is_member = groups.iter().any(|one| one.group == *group);
                 offer(Some(choice).filter(|_| is_member));
             }

@@ -61,7 +61,13 @@ pub(super) async fn ask(
         let groups = consumer
             .filter(|_| slot.depends_on_consumer())
             .and_then(|consumer| memberships.get(&consumer));
-        let groups = groups.map_or(&[][..], Vec::as_slice);
+        let mut groups = groups.map_or(&[][..], Vec::as_slice);
+        let asserted = &exchange.identity.consumer_groups;
+        let all;
+        if !asserted.is_empty() && slot.depends_on_consumer() {
+            all = [groups, asserted.as_slice()].concat();
+            groups = &all;
+        }
         let Some(place) = slot.choose(consumer, groups) else {
             continue;
         };

@@ -35,6 +35,7 @@ fn signed_in(anonymous: bool) -> Identity {
         anonymous,
         credential: (!anonymous).then(|| "key".to_owned()),
         authenticated_groups: Some(vec!["agents".to_owned(), "doubleagents".to_owned()]),
+        ..Identity::default()
     }
 }
 

@@ -8,6 +8,7 @@ use shared::entity::{ClientKey, ConsumerGroup, Entity as _, SessionKey};
 use uuid::Uuid;
 
 use super::super::environment;
+use super::super::workspaces::Workspaces;
 use super::Amendment;
 
 impl Amendment<'_> {
@@ -44,12 +45,25 @@ impl Amendment<'_> {
         }
     }
 
-    /// Changes consumer groups: their members know them by name.
+    /// Changes consumer groups: their members know them by name, and so do tokens.
     pub(super) fn change_groups(&mut self) {
-        for change in self.take(ConsumerGroup::KIND) {
+        let changes = self.take(ConsumerGroup::KIND);
+        // What goes makes room first: a name may pass from one to another.
+        for change in &changes {
+            let workspace = change.before.as_ref().map(Workspaces::of_one);
+            let environment = workspace.and_then(|workspace| self.environment(workspace));
+            if let (Some(environment), Some(was)) = (environment, change.was::<ConsumerGroup>()) {
+                environment.consumers.group_ids.remove(&was.name);
+            }
+        }
+        for change in changes {
             let was = change.was::<ConsumerGroup>();
             let is = change.is::<ConsumerGroup>(&mut self.faults);
             let name = is.map(|group| group.name);
+            if let (Some(name), Some(environment)) = (&name, self.environment(change.workspace)) {
+                let known = &mut environment.consumers.group_ids;
+                known.insert(name.clone(), change.key.id);
+            }
             // One that is new has no members yet.
             if was.is_some_and(|group| Some(&group.name) != name.as_ref()) {
                 self.rename_group(change.key.id, name.as_deref());

@@ -113,7 +113,14 @@ fn seen(environment: &Environment) -> Vec<String> {
         .map(|(id, certificate)| format!("{id} {}", certificate.chain))
         .collect();
     shown.sort();
-    names.chain(ids).chain(keys).chain(shown).collect()
+    let mut groups: Vec<String> = consumers
+        .group_ids
+        .iter()
+        .map(|(name, id)| format!("{name} {id}"))
+        .collect();
+    groups.sort();
+    let all = names.chain(ids).chain(keys).chain(shown);
+    all.chain(groups).collect()
 }
 
 /// What a request comes to.

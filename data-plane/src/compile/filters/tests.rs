@@ -73,7 +73,11 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
     let mut grouped = plugin(12, 0, 0, 0);
     let group = Uuid::from_u128(7);
     grouped.consumer_group = Some(shared::types::Ref::new(group));
-    let mut plugins = [plugin(11, 0, 0, CONSUMER), grouped, plugin(13, ROUTE, 0, 0)];
+    let mut plugins = [
+        plugin(11, 0, 0, CONSUMER),
+        grouped.clone(),
+        plugin(13, ROUTE, 0, 0),
+    ];
     let member = [Membership {
         group,
         name: "g".to_owned(),
@@ -99,6 +103,13 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
     assert_eq!(choose(&plugins, &member), Some(2));
     assert_eq!(choose(&plugins, &[]), Some(1));
     assert_eq!(choose(&plugins[..1], &member), Some(0));
+    // Somebody who is no consumer may be in a group all the same.
+    let plugins = [plugin(16, 0, 0, CONSUMER), plugin(17, 0, 0, 0), grouped];
+    let workspaces = Workspaces::default();
+    let assembly = Assembly::new(Subsystem::Http, &plugins, &workspaces, &mut Vec::new());
+    let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
+    assert_eq!(filters.slots[0].choose(None, &member), Some(2));
+    assert_eq!(filters.slots[0].choose(None, &[]), Some(1));
 }
 
 #[test]
