@@ -129,7 +129,7 @@ pub(super) async fn answer(
             }
             Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
             Page::Rollout(page) => rollouts::read(admin, page),
-            Page::OpenidConnect(page) => openid_connect::read(admin, config, page).await,
+            Page::OpenidConnect(page) => openid_connect::read(admin, config, page, query).await,
             // What data planes keep is theirs.
             Page::ProxyCache(_) => Err(Refusal::NotFound),
         },

@@ -20,7 +20,7 @@ use shared::network::Network;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::{Admin, Answer, body};
+use super::{Admin, Answer, body, revisions};
 use crate::command::{Body, Context, complete};
 use crate::config::Config;
 use crate::history::Origin;
@@ -35,7 +35,7 @@ const GONE: Duration = Duration::from_secs(5);
 /// How long the sessions that end with an entry could have lived.
 const LONGEST: Duration = Duration::from_hours(400 * 24);
 
-/// Most providers that are asked for one list.
+/// Most providers that are asked for one page of the list.
 const MOST: usize = 100;
 
 /// A page.
@@ -88,16 +88,15 @@ impl Page {
     }
 }
 
-pub(super) async fn read(admin: &Admin, config: &Config, page: Page) -> Result<Answer, Refusal> {
+pub(super) async fn read(
+    admin: &Admin,
+    config: &Config,
+    page: Page,
+    query: Option<&str>,
+) -> Result<Answer, Refusal> {
     match page {
         Page::Check => Err(Refusal::Method(page.methods())),
-        Page::Issuers => {
-            let mut data = Vec::new();
-            for (issuer, config) in configured(config).into_iter().take(MOST) {
-                data.extend(entry(admin, &issuer, config).await);
-            }
-            Ok(Answer::ok(json!({ "data": data, "next": null })))
-        }
+        Page::Issuers => list(admin, config, query).await,
         Page::Issuer(wanted) => {
             let (issuer, config) = find(config, &wanted)?;
             let entry = entry(admin, &issuer, config).await;
@@ -114,7 +113,7 @@ pub(super) async fn write(
     request: Request,
 ) -> Result<Answer, Refusal> {
     let issuers = match page {
-        Page::Check => return check_configuration(admin, request).await,
+        Page::Check => return check_configuration(admin, config, request).await,
         Page::Issuers => configured(config).into_keys().collect(),
         Page::Issuer(wanted) => vec![find(config, &wanted)?.0],
     };
@@ -146,16 +145,44 @@ impl Providers {
     }
 }
 
+/// The configurations of all stored plugins of this kind.
+fn plugins(config: &Config) -> impl Iterator<Item = (Uuid, Value)> {
+    let plugins = config.collection(Plugin::KIND, Uuid::nil());
+    plugins.filter_map(|(key, fields)| {
+        let ours = fields.get("name")?.as_str()? == OpenidConnect::NAME;
+        Some((key.id, fields.get("config").filter(|_| ours)?.clone()))
+    })
+}
+
 /// The providers of all stored configurations, each with one of them.
 fn configured(config: &Config) -> BTreeMap<String, Value> {
-    let plugins = config.collection(Plugin::KIND, Uuid::nil());
-    let plugins = plugins.filter_map(|(_, fields)| {
-        (fields.get("name")?.as_str()? == OpenidConnect::NAME)
-            .then(|| fields.get("config").cloned())?
-    });
-    plugins
-        .filter_map(|config| Some((check::issuer(&config)?, config)))
+    plugins(config)
+        .filter_map(|(_, config)| Some((check::issuer(&config)?, config)))
         .collect()
+}
+
+/// A page of the providers that say something, in the order of their ids.
+async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Answer, Refusal> {
+    let (mut page, start) = revisions::Page::parse(query)?;
+    let [high, low] = start.unwrap_or_default();
+    let all = configured(config).into_iter();
+    let all: BTreeMap<Uuid, (String, Value)> = all
+        .map(|(issuer, config)| (Revocation::issuer(&issuer), (issuer, config)))
+        .collect();
+    let rest = all.into_iter();
+    let rest = rest.skip_while(|(id, _)| *id < Uuid::from_u64_pair(high, low));
+    for (asked, (id, (issuer, config))) in rest.enumerate() {
+        let (high, low) = id.as_u64_pair();
+        let place = [high, low];
+        if page.is_full() || asked == MOST {
+            page.end_before(place);
+            break;
+        }
+        if let Some(entry) = entry(admin, &issuer, config).await {
+            page.push(place, || entry);
+        }
+    }
+    Ok(Answer::ok(page.reply("/openid-connect/issuers")))
 }
 
 /// The provider that a URL means, by id or by issuer, with or without a well-known suffix.
@@ -201,8 +228,16 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
 }
 
 /// Checks the configuration in the body: a plugin as it would be posted, or its `config` alone.
-async fn check_configuration(admin: &Admin, request: Request) -> Result<Answer, Refusal> {
-    let body = match body::read(request).await? {
+async fn check_configuration(
+    admin: &Admin,
+    stored: &Config,
+    request: Request,
+) -> Result<Answer, Refusal> {
+    let body = body::read(request).await?;
+    let (Body::Json(fields) | Body::Form(fields)) = &body;
+    let own = fields.get("id").and_then(Value::as_str);
+    let own = own.and_then(|id| id.parse::<Uuid>().ok());
+    let body = match body {
         Body::Json(fields) => Body::Json(as_plugin(fields)),
         Body::Form(fields) => Body::Form(as_plugin(fields)),
     };
@@ -211,22 +246,29 @@ async fn check_configuration(admin: &Admin, request: Request) -> Result<Answer, 
     let plugin = complete(entity, &body, &Context::draw(now))
         .map_err(|rejection| Refusal::Rejected(rejection, entity.kind))?;
     let config = plugin.get("config").cloned().unwrap_or_default();
+    let others = plugins(stored).filter(|(id, _)| Some(*id) != own);
+    let others = others.map(|(_, other)| other);
+    let beside = check::beside(&config, others);
     let checked = outbound::run(&admin.providers.networks, move |host| async move {
         check::run(&config, &host).await
     });
-    match checked.await {
-        Some(Ok(report)) => Ok(Answer::ok(report)),
+    let mut report = match checked.await {
+        Some(Ok(report)) => report,
         // What the schema accepts, the plugin's own judge has accepted as well.
-        Some(Err(_)) => Err(Refusal::Unexpected),
-        None => Ok(Answer::ok(json!({
+        Some(Err(_)) => return Err(Refusal::Unexpected),
+        None => json!({
             "ok": false,
             "findings": [{
                 "check": "discovery", "result": "fail",
                 "detail": "the OpenID provider does not answer",
                 "fix": "See whether this machine reaches it.",
             }],
-        }))),
+        }),
+    };
+    if let Some(Value::Array(findings)) = report.get_mut("findings") {
+        findings.extend(beside);
     }
+    Ok(Answer::ok(report))
 }
 
 fn as_plugin(mut fields: Map<String, Value>) -> Map<String, Value> {

@@ -214,12 +214,22 @@ impl<const N: usize> Page<N> {
 
     /// Adds what is at `offset`; false if the page is full, so that the next one begins there.
     pub(super) fn push(&mut self, offset: [u64; N], show: impl FnOnce() -> Value) -> bool {
-        if self.data.len() == self.most {
-            self.next = Some(offset);
+        if self.is_full() {
+            self.end_before(offset);
             return false;
         }
         self.data.push(show());
         true
+    }
+
+    /// Whether nothing more can be added.
+    pub(super) fn is_full(&self) -> bool {
+        self.data.len() == self.most
+    }
+
+    /// Ends the page: the next one begins with what is at `offset`.
+    pub(super) fn end_before(&mut self, offset: [u64; N]) {
+        self.next = Some(offset);
     }
 
     /// The page as Kong's lists are.

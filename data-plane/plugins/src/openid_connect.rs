@@ -148,6 +148,7 @@ impl Filter for OpenidConnectFilter {
         );
         let mut known = Known::default();
         let flow = if self.steps_aside(exchange) {
+            rules.headers.withhold(&mut exchange.request.headers);
             Flow::Continue
         } else {
             match authenticate(rules, exchange, host, &jar, &mut known).await {
@@ -273,11 +274,11 @@ async fn authenticate(
         let found = callback::find(rules, exchange, jar, &response, now);
         // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
         let looks = exchange.request.method == Method::HEAD;
-        if response.wrong_way && !looks && matches!(found, Ok(Found::UnderWay(_))) {
+        if (response.wrong_way || looks) && matches!(found, Ok(Found::UnderWay(_))) {
             return Ok(callback::wrong_way(rules, exchange));
         }
         if (open.is_some() || looks)
-            && !matches!(found, Ok(Found::UnderWay(_)) if !looks)
+            && !matches!(found, Ok(Found::UnderWay(_)))
             && let Some(flow) = callback::leave(rules, exchange, &response, now)
         {
             return Ok(flow);
@@ -408,7 +409,10 @@ async fn refuse(
     }
     if failure.leaves_anonymous(rules) {
         match principal::admit_anonymous(rules, exchange) {
-            Ok(()) => return Flow::Continue,
+            Ok(()) => {
+                rules.headers.withhold(&mut exchange.request.headers);
+                return Flow::Continue;
+            }
             Err(missing) => failure = missing,
         }
     }

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_field_is_named_at_once() {
+    fn rule_91_every_bad_field_is_named_at_once() {
         let check = |config: Value, expected: Value| {
             let errors = check("openid-connect", &config).unwrap_err();
             assert_eq!(Value::Object(errors.by_field), expected, "{config}");

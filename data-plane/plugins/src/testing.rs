@@ -65,7 +65,7 @@ struct Inner {
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
     client_keys: RefCell<Arc<ClientKeys>>,
-    limits: RefCell<Option<FetchLimits>>,
+    limits: RefCell<Vec<(String, FetchLimits)>>,
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
@@ -141,11 +141,13 @@ impl FakeHost {
 
     /// What the last fetch was allowed.
     pub(crate) fn last_limits(&self) -> FetchLimits {
-        self.0
-            .limits
-            .borrow()
-            .clone()
-            .expect("something was fetched")
+        let all = self.all_limits();
+        all.last().expect("something was fetched").1.clone()
+    }
+
+    /// What each fetch was allowed, by its path.
+    pub(crate) fn all_limits(&self) -> Vec<(String, FetchLimits)> {
+        self.0.limits.borrow().clone()
     }
 
     /// Lets the network take everything and give nothing.
@@ -214,7 +216,8 @@ impl Host for FakeHost {
         request: http::Request<Bytes>,
         limits: FetchLimits,
     ) -> Result<http::Response<Bytes>, FetchError> {
-        *self.0.limits.borrow_mut() = Some(limits.clone());
+        let path = request.uri().path().to_owned();
+        self.0.limits.borrow_mut().push((path, limits.clone()));
         if self.0.hangs.get() {
             self.sleep(limits.timeout).await;
             return Err(FetchError::Timeout {

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identity_is_known_in_every_spelling() {
+    fn rule_83_identity_is_known_in_every_spelling() {
         let is_identity = |name: &str| Kind::of_text(name.as_bytes()) == Kind::IDENTITY;
         for name in [
             "x-consumer-id",

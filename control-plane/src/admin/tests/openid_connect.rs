@@ -65,3 +65,106 @@ async fn providers_that_say_nothing_are_not_listed() {
     let unknown = format!("{issuers}/https%3A%2F%2Fother.example");
     assert_eq!(api.send("DELETE", &unknown, "", "").await.0, 404);
 }
+
+/// A server on which every path is an issuer of its own.
+async fn providers() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let base = origin.clone();
+    let tell = move |uri: http::Uri| async move {
+        let path = uri.path();
+        let issuer = path.strip_suffix("/.well-known/openid-configuration");
+        axum::Json(json!({ "issuer": format!("{base}{}", issuer.unwrap_or_default()) }))
+    };
+    let router = axum::Router::new().fallback(tell);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    origin
+}
+
+#[tokio::test]
+async fn the_list_of_providers_is_paged() {
+    let api = Api::new();
+    let origin = providers().await;
+    let issuers: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .map(|name| format!("{origin}/{name}"))
+        .collect();
+    // One that says nothing takes no place.
+    for issuer in issuers
+        .iter()
+        .map(String::as_str)
+        .chain(["http://127.0.0.1:1"])
+    {
+        let plugin = json!({ "name": "openid-connect", "config": { "issuer": issuer } });
+        let (_, route) = api
+            .json("POST", "/routes", json!({ "paths": ["/x"] }))
+            .await;
+        let url = format!("/routes/{}/plugins", super::id(&route));
+        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+    }
+    let list = "/openid-connect/issuers";
+    let (status, all) = api.get(list).await;
+    assert_eq!((status, &all["next"]), (200, &json!(null)));
+    assert_eq!(all["data"].as_array().unwrap().len(), 3, "{all}");
+    let mut found = Vec::new();
+    let mut url = format!("{list}?size=2");
+    loop {
+        let (status, page) = api.get(&url).await;
+        assert_eq!(status, 200, "{page}");
+        let data = page["data"].as_array().unwrap();
+        assert!(data.len() <= 2);
+        found.extend(data.iter().map(|entry| entry["id"].clone()));
+        let Some(next) = page["next"].as_str() else {
+            assert!(page.get("offset").is_none(), "{page}");
+            break;
+        };
+        let offset = page["offset"].as_str().unwrap();
+        assert!(next.starts_with(&format!("{list}?offset=")) && next.ends_with("&size=2"));
+        let by_offset = format!("{list}?size=2&offset={offset}");
+        assert!(api.get(&by_offset).await.1["data"].is_array());
+        next.clone_into(&mut url);
+    }
+    let in_order: Vec<_> = all["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["id"].clone())
+        .collect();
+    assert_eq!(found, in_order);
+    for (query, message) in [
+        ("size=x", "size must be a number"),
+        ("size=0", "size must be an integer between 1 and 1000"),
+        ("offset=x", "'x' is not a valid offset: bad base64 encoding"),
+    ] {
+        let (status, body) = api.get(&format!("{list}?{query}")).await;
+        assert_eq!(status, 400, "{query} {body}");
+        assert_eq!(body["message"], message, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_cookie_that_another_plugin_has_is_told() {
+    let api = Api::new();
+    let of = |name: &str, secret: &str| {
+        json!({
+            "issuer": "http://127.0.0.1:1", "client_id": ["a"], "session_cookie_name": name,
+            "session_secret": secret,
+        })
+    };
+    let plugin = json!({ "name": "openid-connect", "config": of("session", "one") });
+    let stored = super::made(&api, "/plugins", plugin).await;
+    let warned = async |body: serde_json::Value| {
+        let (status, report) = api.json("POST", "/openid-connect/check", body).await;
+        assert_eq!(status, 200, "{report}");
+        let findings = report["findings"].as_array().unwrap();
+        findings.iter().any(|finding| finding["check"] == "cookies")
+    };
+    assert!(warned(of("session", "other")).await);
+    assert!(!warned(of("session", "one")).await, "they share theirs");
+    assert!(!warned(of("session-2", "other")).await);
+    let changed = json!({ "id": stored["id"], "config": of("session", "other") });
+    assert!(!warned(changed).await, "it takes its own place");
+    let mut bearer = of("session", "other");
+    bearer["auth_methods"] = json!(["bearer"]);
+    assert!(!warned(bearer).await);
+}

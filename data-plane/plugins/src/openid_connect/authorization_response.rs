@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq;
 use super::failure::Failure;
 use super::flow::{Callback, Context, Pending, expired};
 use super::jws::{self, Claims};
+use super::rules;
 use super::verify::{Expected, Refusal, Verifier};
 
 /// Error codes of RFC 6749 §4.1.2.1 and OpenID Connect Core §3.1.2.6 that may be named.
@@ -70,7 +71,7 @@ pub(super) fn accept(
         check_signed(verifier, callback.response.as_deref().unwrap_or_default())?;
     }
     match &callback.iss {
-        Some(iss) if iss.trim_end_matches('/') != context.document.issuer.trim_end_matches('/') => {
+        Some(iss) if !is_issuer(context, iss) => {
             let detail = "the authorization response is of another issuer";
             let failure = Failure::refused("iss_mismatch", detail)
                 .with("iss", iss)
@@ -113,6 +114,16 @@ pub(super) fn accept(
         (_, false) => None,
     };
     Ok(Accepted { code, front })
+}
+
+/// Whether `iss` is the provider's, letter by letter (RFC 9207 §2.4), or that of one of its tenants.
+fn is_issuer(context: Context<'_>, iss: &str) -> bool {
+    let (rules, issuer) = (context.rules, context.document.issuer.as_str());
+    // What nobody has discovered is known without a slash at its end.
+    let bare = rules.config.provider.using_pseudo_issuer;
+    let is_bare = bare && iss.trim_end_matches('/') == issuer.trim_end_matches('/');
+    let is_tenant = rules::tenant(issuer, iss).is_some() && rules.accepts_issuer(iss);
+    iss == issuer || is_bare || is_tenant
 }
 
 /// The signature of a JWT-secured response, and whom it is from and for (JARM §2.4).

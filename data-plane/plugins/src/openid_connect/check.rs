@@ -2,6 +2,9 @@
 //! what each answer means. What a provider that cannot be reached says is told in fixed words, so that
 //! nobody learns of a network what they could not ask themselves.
 
+mod way_back;
+mod ways;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -9,6 +12,7 @@ use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use super::OpenidConnect;
+use super::config::preset::Preset;
 use super::config::{AuthMethod, ClientAuth};
 use super::provider::{self, ProviderError};
 use super::rules::Rules;
@@ -89,6 +93,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     transport(&rules, &mut findings);
     audience(&rules, &mut findings);
     openid(&rules, &mut findings);
+    ways::check(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
         findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
     } else {
@@ -110,6 +115,39 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
         "issuer": rules.issuer,
         "findings": findings.all,
     }))
+}
+
+/// What there is to say of `config` beside `others`, the plugins that are stored: a browser holds one cookie of a name
+/// for each host, so that sessions that are not shared would end each other.
+pub fn beside(config: &Value, others: impl Iterator<Item = Value>) -> Option<Value> {
+    let of = |config: &Value, name: &str| config.get(name).cloned().unwrap_or_default();
+    let same = |other: &Value, name| of(config, name) == of(other, name);
+    let keeps = |config: &Value| {
+        let methods = of(config, "auth_methods");
+        let mut methods = methods.as_array().into_iter().flatten();
+        methods.any(|method| method == "session")
+    };
+    let shared = |other: &Value| {
+        let named = ["session_secret", "client_id", "session_audience"];
+        !of(config, "session_secret").is_null()
+            && issuer(config) == issuer(other)
+            && named.into_iter().all(|name| same(other, name))
+    };
+    let name = "session_cookie_name";
+    let in_the_way = |other: &Value| keeps(other) && same(other, name) && !shared(other);
+    let count = others.filter(in_the_way).count();
+    if count == 0 || !keeps(config) {
+        return None;
+    }
+    let mut findings = Findings::default();
+    findings.warn(
+        "cookies",
+        &format!(
+            "{count} other plugins have session cookies of this name and share no sessions with this one"
+        ),
+        "If a host has routes with both, give each a session_cookie_name of its own, or the same session_secret.",
+    );
+    findings.all.pop()
 }
 
 #[derive(Debug, Default)]
@@ -211,10 +249,14 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         .unwrap_or_default();
     if found == rules.issuer {
         findings.pass("issuer", "the provider names the configured issuer");
-    } else if rules.accepts_issuer(found) {
+    } else if rules.is_described_by(found) || rules.accepts_issuer(found) {
         findings.pass("issuer", "the provider names an accepted issuer");
     } else {
-        let fix = "Set issuer to the value that the provider names.";
+        let fix = if found.contains("{tenantid}") {
+            "Put the id of the tenant into issuer, or the issuer of each tenant that may sign in into issuers_allowed."
+        } else {
+            "Set issuer to the value that the provider names."
+        };
         findings.fail(
             "issuer",
             &format!("the provider names the issuer {found}"),
@@ -222,9 +264,9 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         );
     }
     let config = &rules.config;
-    let logs_out = config.logout.logout_uri_suffix.is_some()
-        || config.logout.logout_query_arg.is_some()
-        || config.logout.logout_post_arg.is_some();
+    // Theirs is another, which is known.
+    let own = [Some(Preset::Cognito), Some(Preset::Auth0)].contains(&config.provider.preset);
+    let logs_out = logs_out(config) && !own;
     for (name, own, needed, fatal) in [
         (
             "authorization_endpoint",
@@ -269,6 +311,17 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         }
     }
     supported(rules, metadata, findings);
+}
+
+/// Whether the configuration says what means logout.
+fn logs_out(config: &OpenidConnect) -> bool {
+    let logout = &config.logout;
+    let means = [
+        &logout.logout_uri_suffix,
+        &logout.logout_query_arg,
+        &logout.logout_post_arg,
+    ];
+    means.into_iter().any(Option::is_some)
 }
 
 /// Whether a method is configured by name, rather than by Kong's default that lists all.
@@ -369,6 +422,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
         return;
     }
     for position in 0..rules.clients.len() {
+        way_back::check(rules, &document, host, position, findings).await;
         let redirect_uri = rules.client(position).redirect_uri.clone();
         let form = vec![
             ("grant_type".to_owned(), "authorization_code".to_owned()),

@@ -30,6 +30,7 @@ pub(super) fn default_auth_methods() -> Vec<AuthMethod> {
 
 /// Configuration of `openid-connect`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-null-is-default" = true))]
 pub struct OpenidConnect {
     /// The OpenID provider and the connection to it.
     #[serde(flatten)]

@@ -249,16 +249,12 @@ struct Entry {
 }
 
 impl Jar {
-    /// Splits the cookies of `headers`. A header that is no UTF-8 holds none of ours.
+    /// Splits the cookies of `headers`. Those that are no UTF-8 are the application's.
     pub(super) fn read(headers: &HeaderMap, names: &Names, https: bool) -> Self {
         let mut jar = Self::default();
         for header in headers.get_all(COOKIE) {
             let number = jar.headers.len();
             jar.headers.push(header.clone());
-            if std::str::from_utf8(header.as_bytes()).is_err() {
-                jar.others.push((number, 0..header.len()));
-                continue;
-            }
             for Cookie { whole, name, value } in split(header.as_bytes()) {
                 let part = |range: &Range<usize>| header.as_bytes().get(range.clone());
                 let text = std::str::from_utf8(part(&name).unwrap_or_default()).unwrap_or_default();

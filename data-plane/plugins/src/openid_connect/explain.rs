@@ -235,9 +235,29 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The user authenticated too long ago or too weakly for this route: sign in again at the provider.",
     ),
     (
-        &["idt_at_hash", "idt_c_hash", "idt_sub"],
+        &["idt_at_hash", "idt_c_hash"],
         "ID token",
-        "The token does not fit to what came with it: the provider is at fault.",
+        "The token does not fit to what came with it: the provider is at fault, or the client brought two that do not belong together.",
+    ),
+    (
+        &["idt_sub"],
+        "ID token",
+        "The provider has to name the user in sub. An ID token that a client brings beside its access token has to be of the same user, or to name that token in at_hash.",
+    ),
+    (
+        &["jarm"],
+        "authorization response",
+        "The signed response is not the provider's, for another client, or late: compare issuer, client_id and the clocks, and look whether its keys have changed.",
+    ),
+    (
+        &["userinfo_refused"],
+        "user info",
+        "The provider does not tell of the token's user: get a new token, with the scope openid.",
+    ),
+    (
+        &["exchange_refused"],
+        "token exchange",
+        "The token exchange endpoint does not take the access token: see its log.",
     ),
     (
         &["userinfo_sub", "userinfo_sig", "userinfo_shape"],
@@ -250,6 +270,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         ],
         "access token",
         "Get a new access token from the configured issuer, for this audience; an ID token is none.",
+    ),
+    (
+        &["introspect_sig"],
+        "introspection",
+        "The signed answer is not of the provider, or for another client: compare issuer, client_id and the provider's keys.",
     ),
     (
         &["introspect_inactive"],
@@ -289,7 +314,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["consumer_missing"],
         "consumer",
-        "Create the consumer that the claim names, or set anonymous or consumer_optional.",
+        "Create the consumer or the consumer group that the claim names, or set anonymous, consumer_optional or consumer_groups_optional.",
     ),
     (
         &["idp_unreachable"],
@@ -320,6 +345,21 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         &["dpop_proof_store"],
         "proof of possession",
         "The nodes of the cluster share in Redis which proofs were used (cluster_cache_redis), and it fails: see the node's log.",
+    ),
+    (
+        &["session_storage"],
+        "session",
+        "Redis does not keep or tell sessions: see the node's log, and the record redis.",
+    ),
+    (
+        &["revocations_unknown"],
+        "session",
+        "The node has heard no control plane for longer than its setting sessions_max_silence: see that it reaches one.",
+    ),
+    (
+        &["target_too_large"],
+        "sign-in",
+        "Open the page by a shorter URL: it is kept over the sign-in.",
     ),
     (
         &["no_session_key"],
@@ -361,6 +401,28 @@ mod tests {
         assert!(told["fix"].as_str().unwrap().contains("client_id"));
         assert_eq!(explanations.find("x", UnixTime::from_secs(1_001)), None);
         assert_eq!(explanations.find(&id, UnixTime::from_secs(9_000)), None);
+    }
+
+    #[test]
+    fn each_reason_has_its_step() {
+        let mut named: Vec<&str> = KNOWN
+            .iter()
+            .flat_map(|(reasons, ..)| *reasons)
+            .copied()
+            .collect();
+        let all = named.len();
+        named.sort_unstable();
+        named.dedup();
+        assert_eq!(named.len(), all, "one is named twice");
+        // Those that no test provokes.
+        for reason in [
+            "jarm",
+            "introspect_sig",
+            "session_storage",
+            "revocations_unknown",
+        ] {
+            assert_ne!(known(reason).0, "request", "{reason}");
+        }
     }
 
     #[test]

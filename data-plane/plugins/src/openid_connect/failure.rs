@@ -341,7 +341,8 @@ impl Failure {
                 &json!({ "message": message, "request_id": request_id, "login_url": url }),
             )
         } else {
-            answer::message(status, &message, request_id)
+            // As `kong.response.exit` has it; the request's id is in a header.
+            answer::json(status, &json!({ "message": message }))
         };
         let headers = response.headers_mut();
         if matches!(

@@ -36,8 +36,9 @@ impl Glances {
     /// What `config` leaves to a glance: nothing where a request is told of, or asked about, each time.
     pub(super) fn new(config: &OpenidConnect, methods: Methods) -> Self {
         let (credentials, session) = (&config.credentials, &config.session);
-        let consumer = config.access.consumer_claim.as_deref();
-        let both = consumer.is_none_or(<[String]>::is_empty)
+        let access = &config.access;
+        let mapped = [&access.consumer_claim, &access.consumer_groups_claim];
+        let both = mapped.into_iter().flatten().all(Vec::is_empty)
             && credentials.bearer_token_cookie_name.is_none();
         let told = [
             &session.session_request_headers,
@@ -51,7 +52,10 @@ impl Glances {
                 && say_all(config, AuthMethod::Session)
                 && session.session_storage == Storage::Cookie
                 && session.session_bind.is_none()
-                && told.into_iter().flatten().all(Vec::is_empty)
+                && told
+                    .into_iter()
+                    .flatten()
+                    .all(|told| told.as_slice().is_empty())
                 && !credentials.reverify,
             bearer: both
                 && methods.bearer

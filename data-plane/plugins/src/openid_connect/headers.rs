@@ -3,13 +3,13 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 use tracing::warn;
 
 use super::claims;
-use super::config::headers::Headers;
+use super::config::OpenidConnect;
 use super::jws::Claims;
 use crate::identity_headers;
 use crate::reserved_headers::Message;
@@ -24,6 +24,8 @@ pub(super) struct HeaderRules {
     pub(super) downstream: Side,
     /// What only this filter may set: not those that may carry a client's credential.
     pub(super) owned: Vec<HeaderName>,
+    /// What only this filter may set, too, and reads first: the client's own leaves before the request goes upstream.
+    read: Vec<HeaderName>,
     /// What only this filter may tell the client.
     pub(super) owned_downstream: Vec<HeaderName>,
 }
@@ -136,7 +138,8 @@ macro_rules! tokens {
 
 impl HeaderRules {
     /// Prepares the names, or says which are none.
-    pub(super) fn new(config: &Headers, errors: &mut FieldErrors) -> Self {
+    pub(super) fn new(all: &OpenidConnect, errors: &mut FieldErrors) -> Self {
+        let config = &all.headers;
         let upstream = Side::new(
             Message::Request,
             &tokens!(config: upstream_access_token_header, upstream_id_token_header,
@@ -166,18 +169,30 @@ impl HeaderRules {
             errors,
         );
         let mut owned = identity_headers::ALL.to_vec();
-        let credentials = ["access-token", "x-access-token"];
-        for name in upstream.names() {
-            if *name != AUTHORIZATION && !credentials.contains(&name.as_str()) {
-                owned.push(name.clone());
-            }
+        let wanted = read(all);
+        let mut read = Vec::new();
+        for name in upstream.names().filter(|name| **name != AUTHORIZATION) {
+            let list = if wanted.contains(name) {
+                &mut read
+            } else {
+                &mut owned
+            };
+            list.push(name.clone());
         }
         let owned_downstream = downstream.names().cloned().collect();
         Self {
             upstream,
             downstream,
             owned,
+            read,
             owned_downstream,
+        }
+    }
+
+    /// Takes away the client's own copies of what this filter alone may set, where it sets nothing.
+    pub(super) fn withhold(&self, headers: &mut HeaderMap) {
+        for name in &self.read {
+            headers.remove(name);
         }
     }
 
@@ -187,6 +202,29 @@ impl HeaderRules {
         let secrets = all.filter(|(_, _, token)| token.is_secret());
         secrets.map(|(name, ..)| name)
     }
+}
+
+/// The headers that a client's credentials and arguments are read from, beside `Authorization`.
+fn read(config: &OpenidConnect) -> Vec<HeaderName> {
+    let (credentials, client) = (&config.credentials, &config.client);
+    let names = [
+        &credentials.refresh_token_param_name,
+        &credentials.id_token_param_name,
+    ];
+    let lists = [
+        &client.token_headers_client,
+        &client.token_post_args_client,
+        &credentials.introspection_headers_client,
+        &credentials.introspection_post_args_client_headers,
+        &credentials.userinfo_headers_client,
+    ];
+    let argument = &client.client_arg;
+    let always = ["access-token", "x-access-token", "dpop"].map(str::to_owned);
+    let all = always.into_iter();
+    let all = all.chain([argument.clone(), format!("x-{argument}")]);
+    let all = all.chain(names.into_iter().flatten().cloned());
+    let all = all.chain(lists.into_iter().flatten().flatten().cloned());
+    all.filter_map(|name| header_name(&name)).collect()
 }
 
 impl Side {

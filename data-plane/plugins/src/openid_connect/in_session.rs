@@ -86,21 +86,22 @@ pub(super) async fn go_on(
     let ring = &exchange.environment.session_keys;
     let renewal = open.renewal(ring, exchange.client.https, now);
     // Further chunks of an older session have to go, which only a new look at them does.
-    let renewal = renewal.filter(|_| jar.chunks(Family::Session).count() == open.chunks());
+    let chunks = if open.restored { 0 } else { open.chunks() };
+    let renewal = renewal.filter(|_| jar.chunks(Family::Session).count() == chunks);
     let mut next = if renewal.is_none() && open.is_use_due(now) {
         session.used(rules, now)
     } else {
         None
     };
-    if open.restored {
+    let lost = open.restored && renewal.is_none();
+    if lost {
         next.get_or_insert_with(|| session.clone());
     }
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
         admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
         let news = learnt.user_info.is_some() && session.user_info.is_none();
-        let changed =
-            open.restored || learnt.used_at != session.used_at || (news && renewal.is_none());
+        let changed = lost || learnt.used_at != session.used_at || (news && renewal.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
         admission::check_bindings(rules, exchange, host, jar, session, Presented::Session).await?;

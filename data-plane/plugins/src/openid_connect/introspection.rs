@@ -138,7 +138,7 @@ impl Question {
         let sent = &exchange.request.headers;
         let wanted = config.introspection_post_args_client_headers.iter();
         given.extend(wanted.flatten().filter_map(|name| {
-            let value = sent.get(name)?.to_str().ok()?;
+            let value = request::header_named(sent, name)?.to_str().ok()?;
             Some((name.clone(), value.to_owned()))
         }));
         given.retain(|(name, _)| !is_ours(name));
@@ -217,7 +217,9 @@ impl Question {
     ) -> Given<Answer> {
         let config = &rules.config;
         let mut caller = Caller::configured(rules, self.client);
-        caller.auth = auth(rules, self.client);
+        let offered = document.introspection_auth_methods.as_deref();
+        let offered = offered.map(|offered| token_endpoint::discovered(Some(offered), caller));
+        caller.auth = auth(rules, self.client).or(offered);
         let response = provider::guarded(rules, host, async {
             let post = Post {
                 endpoint,

@@ -50,6 +50,8 @@ pub(super) struct Header {
     pub(super) typ: Option<String>,
     /// A key that the token itself shows: for DPoP proofs only.
     pub(super) jwk: Option<Value>,
+    /// Whether it has a nonce: only Microsoft Graph can tell who signed such a token.
+    pub(super) for_graph: bool,
 }
 
 impl Header {
@@ -73,6 +75,8 @@ struct RawHeader {
     typ: Option<String>,
     #[serde(default)]
     jwk: Option<Value>,
+    #[serde(default)]
+    nonce: Option<Value>,
     #[serde(default)]
     crit: Option<Value>,
     #[serde(default)]
@@ -105,6 +109,7 @@ impl<'a> Jws<'a> {
                 thumbprints: [raw.x5t, raw.x5t_s256],
                 typ: raw.typ,
                 jwk: raw.jwk,
+                for_graph: raw.nonce.is_some(),
             },
             claims,
             message,

@@ -178,14 +178,13 @@ pub(super) async fn run(
         revoke(rules, host, client, &open.session);
     }
     let after = rules.client(client).logout_redirect_uri.as_deref();
-    let endpoint = rules
-        .config
-        .client
-        .end_session_endpoint
-        .as_deref()
-        .or(document
-            .as_ref()
-            .and_then(|document| document.end_session_endpoint.as_deref()));
+    let configured = rules.config.client.end_session_endpoint.as_deref();
+    let discovered = document
+        .as_ref()
+        .and_then(|document| document.end_session_endpoint.as_deref());
+    // Cognito discovers one that takes arguments of its own.
+    let cognito = rules.config.provider.preset == Some(Preset::Cognito);
+    let endpoint = configured.or(discovered.filter(|_| !cognito));
     let Some(endpoint) = endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) else {
         let known = document
             .as_ref()
@@ -214,19 +213,30 @@ pub(super) async fn run(
     Ok(Flow::Answer(to_provider(exchange, &endpoint, arguments)))
 }
 
-/// The logout of a provider that has one and does not discover it: Cognito's, beside its
-/// authorization endpoint, with arguments of its own.
+/// The logout of a provider that has one with arguments of its own: Cognito's and Auth0's, beside their authorization
+/// endpoints. The latter's is for tenants that discover none.
 fn own_logout(rules: &Rules, known: &str, client: usize, after: Option<&str>) -> Option<String> {
-    if rules.config.provider.preset != Some(Preset::Cognito) {
-        return None;
-    }
+    let (path, back) = match rules.config.provider.preset? {
+        // It takes nobody who is not to come back.
+        Preset::Cognito => ("/logout", ("logout_uri", Some(after?))),
+        Preset::Auth0 => ("/v2/logout", ("returnTo", after)),
+        _ => return None,
+    };
     let mut url = Url::parse(known).ok()?;
-    url.set_path("/logout");
+    url.set_path(path);
     url.set_query(None);
+    let is_it = |after: &Url| after.origin() == url.origin() && after.path() == path;
+    if let Some(after) = after
+        && Url::parse(after).as_ref().is_ok_and(is_it)
+    {
+        return Some(after.to_owned()); // As Kong's guide has it.
+    }
     let id = &rules.client(client).id;
+    let (name, target) = back;
+    let target = target.map(|target| (name, target));
     url.query_pairs_mut()
         .append_pair("client_id", id)
-        .append_pair("logout_uri", after?);
+        .extend_pairs(target);
     Some(url.into())
 }
 

@@ -1,6 +1,7 @@
 //! Opened sessions, remembered per core: a request with a known cookie costs a comparison.
 
 mod renewal;
+mod tokens;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,15 +11,12 @@ use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::debug;
-use uuid::Uuid;
 
 pub(super) use self::renewal::Renewal;
-use super::admission::Found;
-use super::config::AuthMethod;
+use self::tokens::names;
+pub(super) use self::tokens::{claims_of, principal, principal_with, sid};
 use super::cookie::{CHUNK, Family, Glimpse, Jar};
 use super::failure::Failure;
-use super::headers::Facts;
-use super::jws::{Claims, Jws};
 use super::logout;
 use super::memory::{self, Memory, Name};
 use super::principal::Principal;
@@ -131,6 +129,7 @@ fn in_cookies(
     for first in jar.chunk_bytes(Family::Session, 1) {
         let chunk = |number| jar.chunk_bytes(Family::Session, number).next();
         if let Some(opened) = remembered(rules, host, first)
+            && !opened.restored
             && opened.is_held_by(first, chunk)
             && opened.serves(ring, host, bound_to.as_ref(), now)
         {
@@ -154,7 +153,7 @@ fn in_cookies(
             restore(rules, ring, host, sealed_as, sealed, bound_to.as_ref(), now)
         });
         if let Some(remembered) = remembered {
-            return Sought::Open(Rc::new(remembered));
+            return Sought::Open(remembered);
         }
     }
     sought
@@ -193,11 +192,12 @@ async fn stored(
             let sealed_as = session_store::stored_name(&id);
             if family == Family::Remember {
                 if let Some(found) = restore(rules, ring, host, &sealed_as, value, bound_to, now) {
-                    return Ok(Sought::Open(Rc::new(found)));
+                    return Ok(Sought::Open(found));
                 }
                 continue;
             }
             if let Some(known) = known(rules, host, &value)
+                && !known.restored
                 && known.serves(ring, host, bound_to, now)
             {
                 return Ok(Sought::Open(known));
@@ -228,7 +228,8 @@ pub(super) fn at_hand(
     (serves && rests).then_some(opened)
 }
 
-/// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old.
+/// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old. Once for all
+/// requests that still bring no other cookie, those of a client that keeps none.
 fn restore(
     rules: &Rules,
     ring: &KeyRing,
@@ -237,22 +238,34 @@ fn restore(
     sealed: String,
     bound_to: Option<&String>,
     now: UnixTime,
-) -> Option<Opened> {
+) -> Option<Rc<Opened>> {
+    if let Some(known) = known(rules, host, &sealed)
+        && known.restored
+        && known.serves(ring, host, bound_to, now)
+    {
+        return Some(known);
+    }
     let (old, key_id) = session::open(sealed_as, rules, ring, &sealed, now)?;
     let renewable = old.refresh_token.is_some() && rules.config.credentials.refresh_tokens;
     let usable = renewable || old.expires_at.is_none_or(|end| now < end);
-    if !usable || !old.remembered(rules, now) {
+    let left = old.remembered_for(rules, now)?;
+    if !usable || left.is_zero() {
         return None;
     }
+    let token_end = old.expires_at.filter(|_| !renewable);
     let old = opened(rules, old, sealed, key_id);
     if old.is_revoked(host.revocations()) || !old.is_bound_to(bound_to) {
         return None;
     }
     let session = old.session.restored(now);
-    Some(Opened {
-        restored: true,
-        ..opened(rules, session, old.sealed, key_id)
-    })
+    let mut restored = opened(rules, session, old.sealed, key_id);
+    restored.restored = true;
+    // What it is restored from need not serve as long as what it is restored to.
+    let ends = [restored.end, Some(now.saturating_add(left)), token_end];
+    restored.end = ends.into_iter().flatten().min();
+    let restored = Rc::new(restored);
+    remember(rules, host, &restored);
+    Some(restored)
 }
 
 fn opened(rules: &Rules, session: Session, sealed: String, key_id: [u8; 8]) -> Opened {
@@ -384,94 +397,6 @@ pub(super) fn tenure(rules: &Rules, session: &Session) -> Tenure {
         began_at: session.started_at,
         end: session.tenure_end(rules),
     }
-}
-
-/// What a revocation may call the session by: its own name, and those of the provider for the session
-/// and the user that it comes from.
-fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
-    let mut names = vec![Revocation::session(&session.id)];
-    if rules.config.session.session_secret.is_none() {
-        names.push(Revocation::issuer(&rules.issuer));
-    }
-    let issuer = said(session, "iss").unwrap_or_else(|| rules.issuer.clone());
-    let newest = sid(session);
-    let first = session
-        .sid
-        .clone()
-        .filter(|first| newest.as_ref() != Some(first));
-    let sids = newest.into_iter().chain(first);
-    names.extend(sids.map(|sid| Revocation::provider_session(&issuer, &sid)));
-    if let Some(subject) = said(session, "sub") {
-        names.push(Revocation::subject(&issuer, &subject));
-    }
-    names
-}
-
-/// What the tokens of `session` call the provider's session.
-pub(super) fn sid(session: &Session) -> Option<String> {
-    said(session, "sid")
-}
-
-/// What the tokens of `session` say of its user. Of a token that only the provider can read, it has said who it is of.
-fn said(session: &Session, name: &str) -> Option<String> {
-    let token = session.id_token.as_ref().unwrap_or(&session.access_token);
-    let claims = claims(token).unwrap_or_default();
-    let stated = session
-        .introspection
-        .as_ref()
-        .or(session.user_info.as_ref());
-    let found = claims.get(name).or_else(|| stated?.get(name))?;
-    Some(found.as_str()?.to_owned())
-}
-
-/// Who a session's tokens speak of. They were verified before they were sealed.
-pub(super) fn principal(rules: &Rules, session: &Session) -> Principal {
-    principal_with(rules, session, &Found::default())
-}
-
-/// Who a session's tokens speak of, with what was found out besides.
-pub(super) fn principal_with(rules: &Rules, session: &Session, found: &Found) -> Principal {
-    let (access, id) = claims_of(rules, session);
-    let facts = Facts {
-        access_token: &session.access_token,
-        id_token: session.id_token.as_deref(),
-        refresh_token: session.refresh_token.as_deref(),
-        session_id: Some(&session.id),
-        access: access.as_ref(),
-        introspection: session.introspection.as_ref(),
-        introspection_jwt: session.introspection_jwt.as_deref(),
-        id: id.as_ref(),
-        user_info: session.user_info.as_ref(),
-        user_info_jwt: session.user_info_jwt.as_deref(),
-        keys: [found.access_key.as_deref(), found.id_key.as_deref()],
-        searches_user_info: rules.config.credentials.search_user_info,
-    };
-    let exchanged = found.exchanged.as_deref();
-    Principal::new(
-        rules,
-        facts,
-        exchanged.map(|exchanged| exchanged.0.as_str()),
-    )
-}
-
-/// The claims of a session's access and ID token, as far as they count.
-pub(super) fn claims_of(rules: &Rules, session: &Session) -> (Option<Claims>, Option<Claims>) {
-    let access = claims(&session.access_token).filter(|claims| {
-        // A token for somebody else to read is opaque to us, as it was at sign-in. A bearer token was
-        // accepted even without an issuer.
-        let issuer = claims.get("iss").and_then(serde_json::Value::as_str);
-        match session.method {
-            AuthMethod::Bearer => true,
-            // Nobody has verified it here; what the provider said of it counts.
-            AuthMethod::Introspection | AuthMethod::Userinfo => false,
-            _ => issuer.is_some_and(|issuer| rules.accepts_issuer(issuer)),
-        }
-    });
-    (access, session.id_token.as_deref().and_then(claims))
-}
-
-fn claims(token: &str) -> Option<Claims> {
-    Some(Jws::parse(token, token.len()).ok()?.claims)
 }
 
 /// Tells the browser, and the store, to forget the session.

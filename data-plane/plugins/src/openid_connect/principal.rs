@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::headers::Facts;
 use super::jws::Claims;
 use super::rules::Rules;
-use crate::environment::Consumers;
+use crate::environment::{Consumers, Membership};
 use crate::exchange::{Exchange, Identity};
 use crate::glance::Known;
 use crate::identity_headers::{self, Asserted};
@@ -25,6 +25,8 @@ pub(super) struct Principal {
     consumer: Option<String>,
     credential: Option<String>,
     groups: Option<Vec<String>>,
+    /// Names of consumer groups; none: they are not looked for.
+    consumer_groups: Option<Vec<String>>,
     /// What the identity headers say of the two.
     asserted: Asserted,
     upstream: Vec<(HeaderName, Option<HeaderValue>)>,
@@ -48,18 +50,21 @@ impl Principal {
         };
         let owned = |value: &serde_json::Value| text(value).map(std::borrow::Cow::into_owned);
         let credential = at(&access.credential_claim).and_then(owned);
-        let groups: Option<Vec<String>> = at(&access.authenticated_groups_claim).map(|value| {
-            words(value)
-                .into_iter()
-                .map(std::borrow::Cow::into_owned)
-                .collect()
-        });
+        let all = |value: &serde_json::Value| -> Vec<String> {
+            let words = words(value).into_iter();
+            words.map(std::borrow::Cow::into_owned).collect()
+        };
+        let groups = at(&access.authenticated_groups_claim).map(all);
+        let looks = access.consumer_groups_claim.as_deref();
+        let looks = looks.is_some_and(|path| !path.is_empty());
+        let consumer_groups = at(&access.consumer_groups_claim).map(all);
         Self {
             verdict: authorize(rules, facts.introspection.or(facts.access)),
             consumer: at(&access.consumer_claim).and_then(owned),
             asserted: Asserted::new(credential.as_deref(), groups.as_deref()),
             credential,
             groups,
+            consumer_groups: looks.then(|| consumer_groups.unwrap_or_default()),
             upstream: rules.headers.upstream.values(Facts {
                 access_token: exchanged.unwrap_or(facts.access_token),
                 ..facts
@@ -89,6 +94,22 @@ impl Principal {
             identity.consumer = claim.and_then(|claim| map_consumer(rules, consumers, claim));
             if identity.consumer.is_none() {
                 identity = without_consumer(rules, consumers)?;
+            }
+        }
+        if let Some(names) = &self.consumer_groups
+            && !identity.anonymous
+        {
+            let known = &exchange.environment.consumers.group_ids;
+            let groups = names.iter().filter_map(|name| {
+                let (group, name) = (*known.get(name)?, name.clone());
+                Some(Membership { group, name })
+            });
+            identity.consumer_groups = groups.collect();
+            if identity.consumer_groups.is_empty() && !access.consumer_groups_optional {
+                if access.anonymous.is_some() {
+                    return admit_anonymous(rules, exchange);
+                }
+                return Err(unknown("no consumer group was found"));
             }
         }
         if identity.consumer.is_none() {
@@ -178,11 +199,16 @@ fn without_consumer(rules: &Rules, consumers: &Consumers) -> Result<Identity, Fa
             None => {}
         }
     } else if !access.consumer_optional {
-        let mut failure = Failure::forbidden("consumer_missing", "consumer was not found");
-        failure.error = None;
-        return Err(failure);
+        return Err(unknown("consumer was not found"));
     }
     Ok(Identity::default())
+}
+
+/// The token is good, but names nobody that is known here.
+fn unknown(detail: &'static str) -> Failure {
+    let mut failure = Failure::forbidden("consumer_missing", detail);
+    failure.error = None;
+    failure
 }
 
 /// Lets the exchange go on as the anonymous consumer.

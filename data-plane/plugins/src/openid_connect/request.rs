@@ -168,11 +168,16 @@ pub(super) fn headers_let_through(
     let wanted = wanted.unwrap_or_default().iter();
     wanted
         .filter_map(|name| {
-            let name = HeaderName::try_from(name).ok()?;
-            let value = headers.get(&name)?.clone();
-            Some((name, value))
+            let value = header_named(headers, name)?.clone();
+            Some((HeaderName::try_from(name).ok()?, value))
         })
         .collect()
+}
+
+/// The header that a configuration calls `name`, which may have `_` in the place of `-`.
+pub(super) fn header_named<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let dashed = || headers.get(name.replace('_', "-"));
+    headers.get(name).or_else(dashed)
 }
 
 /// The ID token that accompanies an access token, if one is looked for.

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue};
 use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
+use shared::types::Set;
 use url::Url;
 use uuid::Uuid;
 
@@ -196,8 +197,9 @@ impl Rules {
             &mut errors,
         );
         let clients = clients::read(&config, &mut errors);
-        let mut headers = HeaderRules::new(&config.headers, &mut errors);
-        let told = config.session.session_request_headers.iter().flatten();
+        let mut headers = HeaderRules::new(&config, &mut errors);
+        let told = config.session.session_request_headers.iter();
+        let told = told.flat_map(Set::as_slice);
         headers.owned.extend(told.map(|fact| fact.header()));
         let storage = SessionStore::new(&config, &mut errors).map(Arc::new);
         let shared_answers = SharedAnswers::new(&config, &mut errors);
@@ -270,6 +272,14 @@ impl Rules {
             Some(allowed) if !allowed.is_empty() => allowed.iter().any(|known| same(known)),
             _ => same(&self.issuer),
         }
+    }
+
+    /// Whether a discovery document that names the issuer `found` is the configured provider's. Of one for several
+    /// tenants it is a template, which the accepted issuers fill (Microsoft Entra ID).
+    pub(super) fn is_described_by(&self, found: &str) -> bool {
+        let allowed = self.config.provider.issuers_allowed.iter().flatten();
+        let mut allowed = allowed.filter(|other| *other == found || tenant(found, other).is_some());
+        found.trim_end_matches('/') == self.issuer || allowed.next().is_some()
     }
 
     /// Until when an answer of the provider is remembered whose token ends at `end`, if it says so:
@@ -348,6 +358,13 @@ pub(super) fn issuer(configured: &str) -> String {
         issuer = issuer.strip_suffix(suffix).unwrap_or(issuer);
     }
     issuer.trim_end_matches('/').to_owned()
+}
+
+/// The tenant whose issuer is `issuer`, where `template` is that of a provider for several.
+pub(super) fn tenant<'a>(template: &str, issuer: &'a str) -> Option<&'a str> {
+    let (before, after) = template.split_once("{tenantid}")?;
+    let tenant = issuer.strip_prefix(before)?.strip_suffix(after)?;
+    (!tenant.is_empty() && !tenant.contains('/')).then_some(tenant)
 }
 
 /// Covers all that changes what discovery answers.

@@ -11,6 +11,7 @@ use flate2::write::DeflateEncoder;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
+use shared::types::Set;
 
 use super::config::{AuthMethod, Bind, SessionHeader};
 use super::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
@@ -151,14 +152,8 @@ impl Session {
         }
     }
 
-    /// Whether a browser is still remembered at `now` by what its cookie holds.
-    pub(super) fn remembered(&self, rules: &Rules, now: UnixTime) -> bool {
-        self.remembered_for(rules, now)
-            .is_some_and(|left| !left.is_zero())
-    }
-
-    /// How long it still is. `None`: it was never to be.
-    fn remembered_for(&self, rules: &Rules, now: UnixTime) -> Option<Duration> {
+    /// How long a browser is still remembered by what its cookie holds. `None`: it was never to be.
+    pub(super) fn remembered_for(&self, rules: &Rules, now: UnixTime) -> Option<Duration> {
         let since = self.remembered_at?;
         let session = &rules.config.session;
         let left = |since: UnixTime, limit: &super::config::Number| {
@@ -444,14 +439,9 @@ pub(super) fn sealed_values(jar: &Jar, family: Family) -> impl Iterator<Item = S
 /// `session_request_headers` and `session_response_headers`). Times are in seconds from now.
 pub(super) fn tell(rules: &Rules, exchange: &mut Exchange<'_>, session: &Session, now: UnixTime) {
     let config = &rules.config.session;
-    let request = config
-        .session_request_headers
-        .as_deref()
-        .unwrap_or_default();
-    let response = config
-        .session_response_headers
-        .as_deref()
-        .unwrap_or_default();
+    let request = config.session_request_headers.as_ref();
+    let response = config.session_response_headers.as_ref();
+    let [request, response] = [request, response].map(|set| set.map_or(&[][..], Set::as_slice));
     if request.is_empty() && response.is_empty() {
         return;
     }

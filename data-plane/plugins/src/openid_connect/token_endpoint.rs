@@ -22,7 +22,7 @@ use shared::telemetry::chain;
 use tracing::{error, warn};
 
 use self::answer::{explains, read, refusal};
-use self::discovered::discovered;
+pub(super) use self::discovered::discovered;
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
@@ -416,7 +416,8 @@ async fn post_once(
         accept,
         repeatable,
     } = post;
-    let auth = caller.auth.unwrap_or_else(|| discovered(document, caller));
+    let offered = document.token_auth_methods.as_deref();
+    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
     let mut authorization = None;
     let keys = if auth == ClientAuth::PrivateKeyJwt && caller.key_signer.is_none() {
         client_keys::made(host).await
@@ -494,8 +495,11 @@ async fn post_once(
         .map_err(ProviderError::Fetch)
 }
 
-/// Says which client it is that asks, if the form does not say so yet.
+/// Says which client it is that asks, if it is one and the form does not say so yet.
 fn name_client(form: &mut Vec<(String, String)>, id: &str) {
+    if id.is_empty() {
+        return;
+    }
     add_missing(form, vec![("client_id".to_owned(), id.to_owned())]);
 }
 

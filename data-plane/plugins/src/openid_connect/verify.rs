@@ -15,7 +15,7 @@ use self::judgement::posing;
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws, JwsError};
 use super::provider::{Document, Key};
-use super::rules::Rules;
+use super::rules::{self, Rules};
 
 /// Longest token of a provider, in bytes.
 const PROVIDER_TOKEN: usize = 64 * 1024;
@@ -136,6 +136,10 @@ impl Verifier<'_> {
             };
             Refusal::Bad(Failure::refused(code, error.to_string()))
         })?;
+        if parsed.header.for_graph {
+            let detail = "the access token is for Microsoft Graph, as the nonce in its header says, and nobody else can verify it: ask for the scope of an API of your own";
+            return Err(Refusal::Bad(Failure::refused("at_aud", detail)));
+        }
         let untyped = parsed.header.kind().as_deref() != Some("at+jwt");
         if posing(&parsed) || (untyped && self.rules.config.credentials.require_at_jwt) {
             let failure = Failure::refused("at_typ", "the token is not an access token");
@@ -164,7 +168,7 @@ impl Verifier<'_> {
     }
 
     /// The claims of an access token that the token endpoint handed out: `None` if it is opaque or
-    /// meant for somebody else to read, which the issuer tells.
+    /// meant for somebody else to read, which its issuer or its header tells.
     pub(super) fn issued(
         &self,
         token: &str,
@@ -173,7 +177,7 @@ impl Verifier<'_> {
         let Ok(parsed) = Jws::parse(token, PROVIDER_TOKEN) else {
             return Ok(None);
         };
-        if self.accepted_issuer(&parsed.claims).is_none() {
+        if parsed.header.for_graph || self.accepted_issuer(&parsed.claims).is_none() {
             return Ok(None);
         }
         self.check_access_token(&parsed, check_signature)?;
@@ -307,7 +311,11 @@ impl Verifier<'_> {
     /// The issuer that the claims name, if it is accepted.
     pub(super) fn accepted_issuer(&self, claims: &Claims) -> Option<String> {
         let found = claims.get("iss")?.as_str()?;
-        self.rules.accepts_issuer(found).then(|| found.to_owned())
+        // A provider for several tenants puts each one's id into the claim beside, too.
+        let tenant = rules::tenant(&self.document.issuer, found);
+        let fits = tenant.is_none_or(|tenant| claims.get("tid").is_some_and(|tid| tid == tenant));
+        let accepted = fits && self.rules.accepts_issuer(found);
+        accepted.then(|| found.to_owned())
     }
 
     /// The client's secrets, where they may sign.

@@ -89,6 +89,15 @@ pub struct Access {
     #[serde(default)]
     pub consumer_optional: bool,
 
+    /// Path to the claim that names consumer groups: the request counts as of their members', beside those of its
+    /// consumer, if it has one.
+    #[serde(default)]
+    pub consumer_groups_claim: Option<Vec<String>>,
+
+    /// Lets a request pass whose claim names no consumer group that there is.
+    #[serde(default)]
+    pub consumer_groups_optional: bool,
+
     /// Path to the claim that stands for a credential when no consumer was found.
     #[serde(default = "default::sub")]
     pub credential_claim: Option<Vec<String>>,

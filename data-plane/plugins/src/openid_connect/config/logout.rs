@@ -28,6 +28,7 @@ pub struct Logout {
     /// Where the browser goes after logout, by position of the client; also sent to the
     /// provider.
     #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
     pub logout_redirect_uri: Option<Vec<String>>,
 
     /// Revokes tokens at logout; those of a session that the provider ended by a logout token once its

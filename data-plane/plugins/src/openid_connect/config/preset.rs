@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::OpenidConnect;
 
@@ -25,8 +26,46 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// The provider that `issuer` is one of, as far as its host tells.
+    pub(crate) fn of_issuer(issuer: &str) -> Option<Self> {
+        let url = Url::parse(issuer).ok()?;
+        let host = url.host_str()?;
+        let below = |domain: &&str| {
+            let name = host.strip_suffix(*domain);
+            name.is_some_and(|name| name.is_empty() || name.ends_with('.'))
+        };
+        let is = |domains: &[&str]| domains.iter().any(below);
+        if is(&["okta.com", "oktapreview.com", "okta-emea.com"]) {
+            Some(Self::Okta)
+        } else if is(&["login.microsoftonline.com", "login.microsoftonline.us"]) {
+            Some(Self::Entra)
+        } else if is(&["accounts.google.com"]) {
+            Some(Self::Google)
+        } else if is(&["auth0.com"]) {
+            Some(Self::Auth0)
+        } else if host.starts_with("cognito-idp.") && is(&["amazonaws.com"]) {
+            Some(Self::Cognito)
+        } else if url.path().contains("/realms/") {
+            Some(Self::Keycloak)
+        } else {
+            None
+        }
+    }
+
+    /// Its name as the parameter has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Okta => "okta",
+            Self::Entra => "entra",
+            Self::Google => "google",
+            Self::Auth0 => "auth0",
+            Self::Cognito => "cognito",
+            Self::Keycloak => "keycloak",
+        }
+    }
+
     /// What the provider needs, by parameter.
-    fn parameters(self) -> Value {
+    pub(crate) fn parameters(self) -> Value {
         match self {
             // Scopes are an array of its own name; a refresh token is asked for by scope.
             Self::Okta => json!({
@@ -50,7 +89,9 @@ impl Preset {
             Self::Auth0 => json!({
                 "scopes": ["openid", "email", "profile", "offline_access"],
             }),
+            // Access tokens name their client in place of an audience.
             Self::Cognito => json!({
+                "audience_claim": ["client_id"],
                 "scopes": ["openid", "email", "profile"],
                 "groups_claim": ["cognito:groups"],
                 "authenticated_groups_claim": ["cognito:groups"],
@@ -122,6 +163,32 @@ mod tests {
                 assert_eq!(applied.get(name), Some(value), "{preset} {name}");
             }
             assert_eq!(applied["leeway"], 30);
+        }
+    }
+
+    #[test]
+    fn a_provider_is_known_by_its_issuer() {
+        for (issuer, known) in [
+            ("https://dev-1.okta.com/oauth2/default", Some("okta")),
+            ("https://x.oktapreview.com", Some("okta")),
+            ("https://login.microsoftonline.com/t/v2.0", Some("entra")),
+            ("https://accounts.google.com", Some("google")),
+            ("https://tenant.eu.auth0.com/", Some("auth0")),
+            (
+                "https://cognito-idp.eu-west-1.amazonaws.com/p",
+                Some("cognito"),
+            ),
+            ("https://sso.example/realms/a", Some("keycloak")),
+            ("https://notokta.com", None),
+            ("https://okta.com.example", None),
+            ("https://s3.amazonaws.com", None),
+            ("okta.com", None),
+        ] {
+            let found = Preset::of_issuer(issuer);
+            assert_eq!(found.map(Preset::name), known, "{issuer}");
+            if let Some(found) = found {
+                assert_eq!(json!(found), json!(found.name()));
+            }
         }
     }
 

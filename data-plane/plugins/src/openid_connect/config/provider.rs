@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shared::types::Set;
 
 use super::default;
 use super::preset::Preset;
@@ -43,7 +44,7 @@ pub struct Provider {
 
     /// URLs of further JWKS documents whose keys are trusted too.
     #[serde(default)]
-    pub extra_jwks_uris: Option<Vec<String>>,
+    pub extra_jwks_uris: Option<Set<String>>,
 
     /// Shortest time in seconds between two re-discoveries that unknown keys ask for.
     #[serde(default = "default::thirty")]

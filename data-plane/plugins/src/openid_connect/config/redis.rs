@@ -19,12 +19,16 @@ pub struct Redis {
     #[serde(default = "default::loopback")]
     pub host: String,
     #[serde(default = "default::redis_port")]
+    #[schemars(range(min = 0, max = 65_535))]
     pub port: u16,
     #[serde(default = "default::redis_timeout")]
+    #[schemars(range(min = 0, max = 2_147_483_646))]
     pub connect_timeout: u32,
     #[serde(default = "default::redis_timeout")]
+    #[schemars(range(min = 0, max = 2_147_483_646))]
     pub send_timeout: u32,
     #[serde(default = "default::redis_timeout")]
+    #[schemars(range(min = 0, max = 2_147_483_646))]
     pub read_timeout: u32,
     #[serde(default)]
     #[schemars(extend("x-referenceable" = true))]
@@ -33,41 +37,45 @@ pub struct Redis {
     #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub password: Option<SecretText>,
     #[serde(default)]
-    pub database: u32,
-    #[serde(default)]
-    pub prefix: Option<String>,
-    #[serde(default)]
-    pub socket: Option<String>,
-    #[serde(default)]
-    pub ssl: bool,
-    #[serde(default)]
-    pub ssl_verify: bool,
-    #[serde(default)]
-    pub server_name: Option<String>,
-    /// Most connections that are kept: an upper bound that the one connection of each core stays below.
-    #[serde(default = "default::keepalive_pool_size")]
-    pub keepalive_pool_size: u32,
-    /// Most commands that wait for a connection: nothing waits, for connections are shared.
-    #[serde(default)]
-    pub keepalive_backlog: Option<u32>,
-    #[serde(default)]
-    pub sentinel_master: Option<String>,
-    #[serde(default)]
-    pub sentinel_role: Option<SentinelRole>,
-    #[serde(default)]
     #[schemars(extend("x-referenceable" = true))]
     pub sentinel_username: Option<String>,
     #[serde(default)]
     #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub sentinel_password: Option<SecretText>,
     #[serde(default)]
+    pub database: u32,
+    /// Most connections that are kept: an upper bound that the one connection of each core stays below.
+    #[serde(default = "default::keepalive_pool_size")]
+    #[schemars(range(min = 1, max = 2_147_483_646))]
+    pub keepalive_pool_size: u32,
+    /// Most commands that wait for a connection: nothing waits, for connections are shared.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_646))]
+    pub keepalive_backlog: Option<u32>,
+    #[serde(default)]
+    pub sentinel_master: Option<String>,
+    #[serde(default)]
+    pub sentinel_role: Option<SentinelRole>,
+    #[serde(default)]
+    #[schemars(length(min = 1))]
     pub sentinel_nodes: Option<Vec<SentinelNode>>,
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub cluster_nodes: Option<Vec<ClusterNode>>,
+    #[serde(default)]
+    pub ssl: bool,
+    #[serde(default)]
+    pub ssl_verify: bool,
+    #[serde(default)]
+    pub server_name: Option<String>,
     #[serde(default = "default::max_redirections")]
     pub cluster_max_redirections: u32,
     #[serde(default)]
     pub connection_is_proxied: bool,
+    #[serde(default)]
+    pub prefix: Option<String>,
+    #[serde(default)]
+    pub socket: Option<String>,
 }
 
 impl Redis {
@@ -160,6 +168,7 @@ pub struct SentinelNode {
     #[serde(default = "default::loopback")]
     pub host: String,
     #[serde(default = "default::redis_port")]
+    #[schemars(range(min = 0, max = 65_535))]
     pub port: u16,
 }
 
@@ -170,5 +179,6 @@ pub struct ClusterNode {
     #[serde(default = "default::loopback")]
     pub ip: String,
     #[serde(default = "default::redis_port")]
+    #[schemars(range(min = 0, max = 65_535))]
     pub port: u16,
 }

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shared::types::Set;
 
 use super::default;
 use super::redis::Redis;
@@ -99,11 +100,11 @@ pub struct Session {
 
     /// Facts of the session sent upstream as headers.
     #[serde(default)]
-    pub session_request_headers: Option<Vec<SessionHeader>>,
+    pub session_request_headers: Option<Set<SessionHeader>>,
 
     /// Facts of the session sent to the client as headers.
     #[serde(default)]
-    pub session_response_headers: Option<Vec<SessionHeader>>,
+    pub session_response_headers: Option<Set<SessionHeader>>,
 
     /// Keeps a list of sessions by audience and subject in Redis.
     #[serde(default)]

@@ -38,6 +38,7 @@ pub struct SignIn {
 
     /// Scopes asked for.
     #[serde(default = "default::openid")]
+    #[schemars(extend("x-referenceable" = true))]
     pub scopes: Option<Vec<String>>,
 
     /// `audience` arguments of the authorization request.
@@ -117,6 +118,7 @@ pub struct SignIn {
     /// Where `login_action=redirect` leads to, by position of the client. Without it: the URL
     /// first asked for.
     #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
     pub login_redirect_uri: Option<Vec<String>>,
 
     /// Proof Key for Code Exchange. Used unless this is `false`.

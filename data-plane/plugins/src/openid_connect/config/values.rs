@@ -402,6 +402,10 @@ macro_rules! jwk {
         #[expect(missing_docs, reason = "the names are those of RFC 7517 and RFC 7518")]
         pub struct Jwk {
             $($(#[$attribute])* #[serde(default)] pub $name: Option<String>,)*
+            #[serde(default)]
+            pub key_ops: Option<Vec<String>>,
+            #[serde(default)]
+            pub x5c: Option<Vec<String>>,
             $(
                 #[serde(default)]
                 #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]

@@ -151,3 +151,17 @@ fn attributes_come_in_kongs_order() {
             .contains("SameSite")
     );
 }
+
+#[test]
+fn what_is_no_text_hides_no_other_cookie_and_stays_as_it_is() {
+    let mut headers = HeaderMap::new();
+    let sealed = format!("AQ{}", "A".repeat(60));
+    let mut text = b"d=\xe9; session=".to_vec();
+    text.extend_from_slice(sealed.as_bytes());
+    text.extend_from_slice(b"; e=\xff\xfe");
+    headers.insert(COOKIE, HeaderValue::from_bytes(&text).unwrap());
+    let jar = Jar::read(&headers, &names(), false);
+    assert_eq!(jar.chunk(Family::Session, 1).next(), Some(sealed.as_str()));
+    jar.strip(&mut headers, None);
+    assert_eq!(headers[COOKIE].as_bytes(), b"d=\xe9; e=\xff\xfe");
+}

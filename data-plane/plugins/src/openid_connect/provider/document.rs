@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use shared::telemetry::chain;
+use shared::types::Set;
 use tracing::warn;
 use url::Url;
 
@@ -53,6 +54,9 @@ pub(crate) struct Document {
     pub(crate) supported: Supported,
     pub(crate) end_session_endpoint: Option<String>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
+    /// Those of other endpoints, where it says that they have others.
+    pub(crate) introspection_auth_methods: Option<Vec<String>>,
+    pub(crate) revocation_auth_methods: Option<Vec<String>>,
     /// Whether every authorization response carries `iss` (RFC 9207).
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
@@ -192,7 +196,7 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
         }
         document
     };
-    for uri in provider.extra_jwks_uris.iter().flatten() {
+    for uri in provider.extra_jwks_uris.iter().flat_map(Set::as_slice) {
         let (keys, fresh_for) = match keys(rules, host, uri).await {
             Ok(found) => found,
             // The provider's own keys serve meanwhile; a token that needs one of these asks again.
@@ -267,9 +271,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
     let text = |name: &str| metadata.get(name).and_then(Value::as_str);
     let issuer = text("issuer").ok_or(ProviderError::Unusable("issuer is missing"))?;
     let provider = &rules.config.provider;
-    let allowed = provider.issuers_allowed.as_deref().unwrap_or_default();
-    if issuer.trim_end_matches('/') != rules.issuer && !allowed.iter().any(|other| other == issuer)
-    {
+    if !rules.is_described_by(issuer) {
         return Err(ProviderError::Issuer {
             expected: rules.issuer.clone(),
             found: issuer
@@ -280,24 +282,17 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         });
     }
     let aliases = metadata.get("mtls_endpoint_aliases");
-    let alias = |name: &str| match aliases.and_then(|aliases| aliases.get(name)?.as_str()) {
-        None | Some("") => Ok(None),
-        Some(url) => match provider_url(url, provider.allow_insecure_http) {
-            Ok(_) => Ok(Some(url.to_owned())),
-            Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
-        },
+    let usable = |url: &str| match provider_url(url, provider.allow_insecure_http) {
+        Ok(_) => Ok(Some(url.to_owned())),
+        Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
     };
-    let endpoint = |name: &str| match text(name) {
-        None => Ok(None),
-        Some(url) => match provider_url(url, provider.allow_insecure_http) {
-            Ok(_) => Ok(Some(url.to_owned())),
-            Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
-        },
-    };
+    let endpoint = |name: &str| text(name).map_or(Ok(None), usable);
     // What nobody can ask is not there; a provider serves without.
-    let optional = |name: &str| match text(name) {
-        Some(url) if Url::parse(url).is_err() => Ok(None),
-        _ => endpoint(name),
+    let if_url = |url: &&str| Url::parse(url).is_ok();
+    let optional = |name: &str| text(name).filter(if_url).map_or(Ok(None), usable);
+    let alias = |name: &str| {
+        let url = aliases.and_then(|aliases| aliases.get(name)?.as_str());
+        url.filter(if_url).map_or(Ok(None), usable)
     };
     let flag = |name: &str| {
         let value = metadata.get(name).and_then(Value::as_bool);
@@ -338,6 +333,8 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
         },
         end_session_endpoint: optional("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),
+        introspection_auth_methods: list("introspection_endpoint_auth_methods_supported"),
+        revocation_auth_methods: list("revocation_endpoint_auth_methods_supported"),
         sends_iss: flag("authorization_response_iss_parameter_supported"),
         ..Document::default()
     })

@@ -2,6 +2,7 @@
 //! serve yet.
 
 use shared::schema::FieldErrors;
+use shared::types::Set;
 use url::{Host, Url};
 
 use super::Methods;
@@ -41,17 +42,18 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
         }
     }
     let has = |method| listed.contains(&method);
+    // By Kong's default nobody has chosen what needs a client: a resource server for bearer tokens has none.
+    let serves = |method| has(method) && (*listed != default || has_client(config));
     Methods {
         session: has(AuthMethod::Session),
         bearer: has(AuthMethod::Bearer),
-        introspection: has(AuthMethod::Introspection) && has_client(config),
+        introspection: serves(AuthMethod::Introspection),
         userinfo: has(AuthMethod::Userinfo),
         refresh_token: has(AuthMethod::RefreshToken)
             && config.credentials.refresh_token_param_name.is_some(),
-        password: has(AuthMethod::Password) && has_client(config),
+        password: serves(AuthMethod::Password),
         client_credentials: has(AuthMethod::ClientCredentials),
-        // Nobody signs in without a client; a resource server for bearer tokens needs none.
-        authorization_code: has(AuthMethod::AuthorizationCode) && has_client(config),
+        authorization_code: serves(AuthMethod::AuthorizationCode),
     }
 }
 
@@ -113,7 +115,7 @@ pub(super) fn asks_this_machine(config: &OpenidConnect) -> bool {
     called(config)
         .into_iter()
         .filter_map(|(_, url)| url)
-        .chain(provider.extra_jwks_uris.iter().flatten())
+        .chain(provider.extra_jwks_uris.iter().flat_map(Set::as_slice))
         .chain(proxies.into_iter().flatten())
         .any(|url| Url::parse(url).is_ok_and(|url| is_loopback(&url)))
 }
@@ -138,7 +140,12 @@ pub(super) fn urls(config: &OpenidConnect, errors: &mut FieldErrors) {
             errors.add(&[field], problem);
         }
     }
-    for value in config.provider.extra_jwks_uris.iter().flatten() {
+    for value in config
+        .provider
+        .extra_jwks_uris
+        .iter()
+        .flat_map(Set::as_slice)
+    {
         if let Err(problem) = provider_url(value, insecure) {
             errors.add(&["extra_jwks_uris"], problem);
         }
@@ -407,20 +414,6 @@ pub(super) fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
 }
 
 pub(super) fn clients(config: &OpenidConnect, errors: &mut FieldErrors) {
-    let default_methods = config.credentials.auth_methods == config::default_auth_methods();
-    let listed = &config.credentials.auth_methods;
-    for (method, name) in [
-        (AuthMethod::AuthorizationCode, "authorization_code"),
-        (AuthMethod::Password, "password"),
-        (AuthMethod::Introspection, "introspection"),
-    ] {
-        if listed.contains(&method) && !has_client(config) && !default_methods {
-            errors.add(
-                &["client_id"],
-                format!("required when auth_methods has {name}"),
-            );
-        }
-    }
     let auths = config
         .client
         .client_auth

@@ -110,6 +110,54 @@ fn case_18_a_claim_gives_the_authenticated_groups() {
 }
 
 #[test]
+fn a_claim_names_consumer_groups() {
+    let call = |more: Value, groups: Value| {
+        let mut config = json!({
+            "consumer_groups_claim": ["realm", "groups"], "forbidden_error_message": "No",
+        });
+        let more = more.as_object().unwrap().clone();
+        config.as_object_mut().unwrap().extend(more);
+        let mut gateway = Gateway::new(config);
+        gateway.add_consumer(&consumer("guest", None));
+        for (name, id) in [("gold", 1), ("staff", 2)] {
+            let known = &mut gateway.environment.consumers.group_ids;
+            known.insert(name.to_owned(), uuid::Uuid::from_u128(id));
+        }
+        let token = gateway
+            .provider
+            .access_token(&[("realm", json!({ "groups": groups }))]);
+        let first = gateway.call(&token);
+        // What is remembered of the token says the same.
+        let again = gateway.call(&token);
+        let groups = |reply: &Reply| {
+            let groups = reply.identity.consumer_groups.iter();
+            groups.map(|group| group.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(&first), groups(&again));
+        let groups = groups(&first);
+        (first, groups)
+    };
+    let (reply, groups) = call(json!({}), json!(["other", "staff", "gold"]));
+    assert_eq!(
+        (reply.status, groups),
+        (200, vec!["staff".to_owned(), "gold".to_owned()])
+    );
+    assert_eq!(reply.seen("x-credential-identifier"), Some("user-1"));
+    for unknown in [json!(["other"]), json!([]), Value::Null] {
+        let (reply, _) = call(json!({}), unknown.clone());
+        assert_eq!(
+            (reply.status, &reply.json()["message"]),
+            (403, &json!("No"))
+        );
+        let (reply, groups) = call(json!({ "consumer_groups_optional": true }), unknown.clone());
+        assert_eq!((reply.status, groups.len()), (200, 0));
+        let (reply, _) = call(json!({ "anonymous": "guest" }), unknown);
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.seen("x-anonymous-consumer"), Some("true"));
+    }
+}
+
+#[test]
 fn the_consumer_may_be_found_without_regard_to_case() {
     for (ignore, status) in [(true, 200), (false, 403)] {
         let config = json!({

@@ -30,7 +30,10 @@ fn result(report: &Value, name: &str) -> String {
 #[test]
 fn a_good_configuration_passes_every_check() {
     let gateway = Gateway::new(json!({}));
-    let report = checked(&gateway, &json!({ "logout_uri_suffix": "/logout" }));
+    let config = json!({
+        "logout_uri_suffix": "/logout", "redirect_uri": ["https://app.example/cb"],
+    });
+    let report = checked(&gateway, &config);
     assert_eq!(report["ok"], true, "{report}");
     for name in [
         "configuration",
@@ -39,6 +42,7 @@ fn a_good_configuration_passes_every_check() {
         "pkce",
         "keys",
         "client",
+        "redirect_uri",
     ] {
         assert_eq!(result(&report, name), "pass", "{name}: {report}");
     }
@@ -85,6 +89,21 @@ fn each_finding_is_told() {
     check(&plain, json!({}), "pkce", "warn");
     let unverified = |_: &Gateway| {};
     check(&unverified, json!({ "ssl_verify": false }), "tls", "warn");
+    let back = json!({ "redirect_uri": ["https://app.example/cb"] });
+    for (answer, expected) in [
+        ("consent_required", "pass"),
+        ("invalid_scope", "fail"),
+        ("", "warn"),
+    ] {
+        let silent = |gateway: &Gateway| {
+            gateway.provider.script.borrow_mut().refuses_silently = Some(answer);
+        };
+        check(&silent, back.clone(), "redirect_uri", expected);
+    }
+    let template = discovery("issuer", json!("https://idp.example/{tenantid}"));
+    let tenants = json!({ "issuers_allowed": ["https://idp.example/one"] });
+    check(&template, tenants, "issuer", "pass");
+    check(&template, json!({}), "issuer", "fail");
     let stranger = |gateway: &Gateway| {
         let answer = (401, json!({ "error": "invalid_client" }));
         gateway.provider.script.borrow_mut().token_answer = Some(answer);
@@ -155,4 +174,61 @@ fn what_is_discovered_shows_public_keys_only() {
         !text.contains("private") && !text.contains("secret"),
         "{text}"
     );
+}
+
+#[test]
+fn what_is_known_of_a_provider_is_told() {
+    let gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().down = true;
+    let check = |config: Value, name: &str, words: &str| {
+        let report = checked(&gateway, &config);
+        let all = report["findings"].as_array().unwrap();
+        let found = all.iter().find(|finding| finding["check"] == name);
+        match found {
+            Some(finding) if !words.is_empty() => {
+                let detail = finding["detail"].as_str().unwrap();
+                assert!(detail.contains(words), "{config} {detail}");
+            }
+            found => assert!(found.is_none() && words.is_empty(), "{config} {report}"),
+        }
+    };
+    let okta = "https://dev.okta.com";
+    let custom = "https://dev.okta.com/oauth2/default";
+    check(json!({ "issuer": custom }), "preset", "scopes_claim");
+    check(json!({ "issuer": custom, "preset": "okta" }), "preset", "");
+    check(
+        json!({ "issuer": custom, "preset": "auth0" }),
+        "preset",
+        "okta",
+    );
+    check(json!({ "issuer": "https://idp.example" }), "preset", "");
+    let told = json!({
+        "issuer": custom, "scopes_claim": ["scp"], "scopes": ["openid"],
+        "authenticated_groups_claim": ["groups"],
+    });
+    check(told, "preset", "would set scopes,");
+    check(
+        json!({ "issuer": okta }),
+        "bearer",
+        "org authorization server",
+    );
+    check(json!({ "issuer": custom }), "bearer", "");
+    let auth0 = "https://t.auth0.com/";
+    check(json!({ "issuer": auth0 }), "bearer", "audience");
+    check(
+        json!({ "issuer": auth0, "audience": ["api"] }),
+        "bearer",
+        "",
+    );
+    let pool = "https://cognito-idp.us-east-1.amazonaws.com/pool";
+    check(
+        json!({ "issuer": pool, "logout_uri_suffix": "/x" }),
+        "logout",
+        "come back",
+    );
+    let back = json!({
+        "issuer": pool, "logout_uri_suffix": "/x", "logout_redirect_uri": ["https://a.example"],
+    });
+    check(back, "logout", "");
+    check(json!({ "issuer": pool }), "logout", "");
 }

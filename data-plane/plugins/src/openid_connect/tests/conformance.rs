@@ -99,6 +99,7 @@ fn oidcc_client_test_client_secret_basic() {
 fn oidcc_client_test_invalid_iss() {
     refused("iss", json!("https://evil.example"), "idt_iss");
     refused("iss", Value::Null, "idt_iss");
+    refused("iss", json!(5), "idt_iss");
 }
 
 #[test]
@@ -106,12 +107,24 @@ fn oidcc_client_test_missing_sub() {
     refused("sub", Value::Null, "idt_sub");
     refused("sub", json!(""), "idt_sub");
     refused("sub", json!("x".repeat(256)), "idt_sub");
+    refused("sub", json!(5), "idt_sub");
 }
 
 #[test]
 fn oidcc_client_test_invalid_aud() {
     refused("aud", json!("another"), "idt_aud");
     refused("aud", json!(["another"]), "idt_aud");
+    refused("aud", json!(5), "idt_aud");
+    refused("aud", json!(["client", 5]), "idt_aud");
+    refused("nonce", json!(5), "idt_nonce");
+    for (name, code) in [
+        ("exp", "idt_exp"),
+        ("iat", "idt_iat"),
+        ("nbf", "idt_nbf"),
+        ("auth_time", "idt_auth_time"),
+    ] {
+        refused(name, json!("soon"), code);
+    }
 }
 
 #[test]

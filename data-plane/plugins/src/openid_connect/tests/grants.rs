@@ -1,13 +1,14 @@
 //! Programs that bring a password, or a client's own secret.
 
 use bytes::Bytes;
-use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{SigningKey, basic};
-use crate::testing::Request;
+use crate::filter::Filter;
+use crate::testing::{Request, consumer};
 
 fn password() -> Gateway {
     Gateway::new(json!({ "auth_methods": ["password"] }))
@@ -292,4 +293,38 @@ fn an_assertion_is_traded_for_a_token() {
         assert_eq!(reply.status, 401, "{form}");
     }
     assert_eq!(gateway.provider.called("/token"), 1);
+}
+
+#[test]
+fn a_credential_is_read_where_the_gateway_writes_its_own() {
+    let config = json!({
+        "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+        "refresh_token_param_type": ["header"], "upstream_refresh_token_header": "refresh_token",
+        "upstream_id_token_header": "x_id_token", "anonymous": "guest", "run_on_preflight": false,
+    });
+    let mut gateway = Gateway::new(config);
+    gateway.add_consumer(&consumer("guest", None));
+    // What nobody reads goes before anybody looks.
+    let owned = gateway.filter.owned_headers();
+    let is_owned = |name: &str| owned.iter().any(|owned| owned == name);
+    assert!(is_owned("x-id-token") && !is_owned("refresh-token"));
+    let call = |gateway: &mut Gateway, method: Method, token: &str| {
+        let mut request = Request::get("/api");
+        request.method = method;
+        let value = HeaderValue::try_from(token).unwrap();
+        let name = HeaderName::from_static("refresh-token");
+        request.headers.push((name, value));
+        gateway.send(request)
+    };
+    let known = "a refresh token";
+    known.clone_into(&mut gateway.provider.refresh_token.borrow_mut());
+    let reply = call(&mut gateway, Method::GET, known);
+    assert!(reply.seen("authorization").unwrap().starts_with("Bearer "));
+    let newer = gateway.provider.refresh_token.borrow().clone();
+    assert_eq!(reply.seen("refresh-token"), Some(newer.as_str()));
+    // The client's own goes upstream by no way.
+    for (method, token) in [(Method::GET, "no such token"), (Method::OPTIONS, known)] {
+        let reply = call(&mut gateway, method, token);
+        assert_eq!((reply.status, reply.seen("refresh-token")), (200, None));
+    }
 }

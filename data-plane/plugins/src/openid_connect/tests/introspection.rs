@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use super::provider::SigningKey;
+use crate::testing::Request;
 
 fn gateway(more: Value) -> Gateway {
     let mut config = json!({ "auth_methods": ["introspection"] });
@@ -222,7 +223,7 @@ fn a_question_carries_what_the_configuration_adds() {
     });
     let mut gateway = gateway(config);
     answers(&gateway, 200, json!({ "active": true }));
-    let mut request = crate::testing::Request::get("/api?tenant=a&other=b");
+    let mut request = Request::get("/api?tenant=a&other=b");
     for (name, value) in [("authorization", "Bearer opaque"), ("x-region", "eu")] {
         let name = http::HeaderName::from_static(name);
         request.headers.push((name, value.parse().unwrap()));
@@ -238,4 +239,50 @@ fn a_question_carries_what_the_configuration_adds() {
     is("x-region", "eu");
     is("client_id", "client");
     assert!(!form.contains_key("other") && !form.contains_key("token"));
+}
+
+#[test]
+fn each_endpoint_has_the_client_prove_itself_as_it_says() {
+    let mut gateway = gateway(json!({}));
+    gateway.provider.script.borrow_mut().discovery = vec![
+        (
+            "token_endpoint_auth_methods_supported",
+            json!(["client_secret_basic"]),
+        ),
+        (
+            "introspection_endpoint_auth_methods_supported",
+            json!(["client_secret_post"]),
+        ),
+    ];
+    assert_eq!(gateway.call("opaque").status, 200);
+    let asked = gateway.provider.last("/introspect");
+    assert!(!asked.headers().contains_key("authorization"));
+    let forms = gateway.provider.forms.borrow();
+    assert_eq!(forms[0].1["client_secret"], "secret");
+}
+
+#[test]
+fn who_asks_by_a_header_of_its_own_needs_no_client() {
+    let mut gateway = gateway(json!({
+        "client_id": null, "client_secret": null, "introspection_headers_names": ["Authorization"],
+        "introspection_headers_values": ["Bearer own"], "introspection_headers_client": ["X_Tenant"],
+        "introspection_post_args_client_headers": ["x_tenant"],
+    }));
+    let mut request = Request::get("/api");
+    for (name, value) in [("authorization", "Bearer opaque"), ("x-tenant", "t1")] {
+        let value = http::HeaderValue::from_static(value);
+        request
+            .headers
+            .push((http::HeaderName::from_static(name), value));
+    }
+    assert_eq!(gateway.send(request).status, 200);
+    let asked = gateway.provider.last("/introspect");
+    assert_eq!(asked.headers()["authorization"], "Bearer own");
+    assert_eq!(asked.headers()["x_tenant"], "t1");
+    let forms = gateway.provider.forms.borrow();
+    let form = &forms[0].1;
+    assert_eq!(
+        (form.get("client_id"), form["x_tenant"].as_str()),
+        (None, "t1")
+    );
 }

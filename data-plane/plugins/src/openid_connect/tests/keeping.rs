@@ -83,6 +83,64 @@ fn requests_that_bring_an_old_cookie_are_given_the_same_new_one() {
 }
 
 #[test]
+fn a_client_that_keeps_no_cookies_is_restored_once_for_many_requests() {
+    let config = json!({
+        "session_remember": true, "logout_uri_suffix": "/logout", "session_idling_timeout": 200,
+        "session_rolling_timeout": 0,
+    });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    let given = |gateway: &mut Gateway, seconds: u64| {
+        gateway.advance(seconds);
+        let mut copy = browser.clone();
+        let reply = copy.get(gateway, "/api");
+        assert_eq!(reply.status, 200);
+        let cookies = reply.set_cookies();
+        let cookies: Vec<String> = cookies.iter().map(ToString::to_string).collect();
+        (cookies, copy)
+    };
+    let (first, copy) = given(&mut gateway, 10);
+    assert_eq!(first.len(), 2, "{first:?}");
+    for _ in 0..100 {
+        assert_eq!(given(&mut gateway, 0).0, first);
+    }
+    assert_eq!(given(&mut gateway, 49).0, first);
+    // Until the next one is due: a quarter of the idling time.
+    let (second, _) = given(&mut gateway, 1);
+    assert_ne!(second, first);
+    // Further chunks of an older session have to go.
+    let mut stray = browser.clone();
+    stray.cookies.insert("session2".to_owned(), "x".to_owned());
+    let reply = stray.get(&mut gateway, "/api");
+    let expired = reply.set_cookies();
+    let expired = expired
+        .iter()
+        .any(|cookie| cookie.starts_with("session2=;"));
+    assert!(expired, "{reply:?}");
+    // What a browser is remembered by is no session.
+    let mut swapped = browser.clone();
+    let value = swapped.cookies.remove("remember").unwrap();
+    swapped.cookies.insert("session".to_owned(), value);
+    assert_eq!(swapped.get(&mut gateway, "/api").status, 302);
+    // It ends where it would have ended, and with a logout of what was restored.
+    let mut ended = copy;
+    let mut late = browser.clone();
+    ended.post(&mut gateway, "/logout", "");
+    assert_eq!(late.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn what_is_restored_serves_no_longer_than_the_cookie_that_it_is_restored_from() {
+    let config = json!({ "session_remember": true, "session_remember_rolling_timeout": 100 });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    for (seconds, status) in [(50, 200), (49, 200), (1, 302)] {
+        gateway.advance(seconds);
+        assert_eq!(browser.clone().get(&mut gateway, "/api").status, status);
+    }
+}
+
+#[test]
 fn a_logout_forgets_a_browser_that_was_to_be_remembered() {
     let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
     let (mut gateway, mut browser) = signed_in(&config);

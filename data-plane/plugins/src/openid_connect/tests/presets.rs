@@ -1,5 +1,7 @@
 //! Each preset, by a sign-in at a provider that does as the one of its name.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
@@ -104,6 +106,58 @@ fn entra_s_users_are_known_by_oid_and_its_graph_tokens_are_nobody_else_s_to_read
     is_refreshed(&mut gateway, &mut browser);
 }
 
+/// A token as Microsoft Graph gets it: nobody else can tell who signed it.
+fn for_graph(token: &str) -> String {
+    let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "key-1", "nonce": "n" });
+    let rest = token.split_once('.').unwrap().1;
+    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
+}
+
+#[test]
+fn a_token_for_microsoft_graph_is_opaque_even_if_its_issuer_is_accepted() {
+    let more = json!({ "issuers_allowed": [ISSUER], "authenticated_groups_claim": ["roles"] });
+    let mut gateway = at("entra", &more, &Ways::default());
+    let changes = [("roles", json!(["made-up"])), ("oid", json!("made-up"))];
+    let token = for_graph(&gateway.provider.access_token(&changes));
+    assert_eq!(gateway.call(&token).status, 401);
+    gateway.provider.script.borrow_mut().access_token = Some(token.clone());
+    let (mut browser, reply) = sign_in(&mut gateway);
+    let bearer = format!("Bearer {token}");
+    for reply in [reply, browser.get(&mut gateway, "/api")] {
+        assert_eq!(reply.seen("authorization"), Some(bearer.as_str()));
+        assert_eq!(reply.seen("x-authenticated-groups"), None);
+        assert_ne!(reply.seen("x-credential-identifier"), Some("made-up"));
+    }
+}
+
+#[test]
+fn rule_32f_of_a_provider_for_several_tenants_only_those_on_the_list_sign_in() {
+    let of = |tenant: &str| format!("{ISSUER}/{tenant}/v2.0");
+    let outcome = |allowed: Value, tenant: &str, tid: &str| {
+        let ways = Ways {
+            discovery: json!({ "issuer": of("{tenantid}") }),
+            id: json!({ "iss": of(tenant), "tid": tid }),
+            opaque: true,
+            ..Ways::default()
+        };
+        let more = json!({ "issuers_allowed": allowed });
+        let mut gateway = at("entra", &more, &ways);
+        let mut browser = Browser::default();
+        match browser.get(&mut gateway, "/api").status {
+            302 => browser.sign_in(&mut gateway, "/api").status,
+            refused => refused,
+        }
+    };
+    let both = json!([of("one"), of("two")]);
+    assert_eq!(outcome(both.clone(), "one", "one"), 200);
+    assert_eq!(outcome(both.clone(), "two", "two"), 200);
+    assert_eq!(outcome(both.clone(), "three", "three"), 401);
+    assert_eq!(outcome(both, "one", "two"), 401, "the claims disagree");
+    // Without a list, and with one that does not fill the template, the document is another provider's.
+    assert_eq!(outcome(Value::Null, "one", "one"), 503);
+    assert_eq!(outcome(json!(["https://other.example"]), "one", "one"), 503);
+}
+
 #[test]
 fn google_refreshes_by_arguments_and_has_no_logout() {
     let ways = Ways {
@@ -149,27 +203,73 @@ fn auth0_puts_a_slash_behind_its_issuer() {
 }
 
 #[test]
-fn cognito_has_a_logout_of_its_own_and_says_what_a_token_is_for() {
-    let ways = Ways {
-        id: json!({ "token_use": "id", "cognito:groups": ["admins"] }),
-        access: json!({ "token_use": "access", "aud": null, "client_id": "client", "cognito:groups": ["admins"] }),
-        discovery: json!({ "end_session_endpoint": null }),
-        ..Ways::default()
+fn auth0_s_own_logout_serves_where_none_is_discovered() {
+    let logout = |discovered: Value, after: Value| {
+        let ways = Ways {
+            discovery: json!({ "end_session_endpoint": discovered }),
+            ..Ways::default()
+        };
+        let mut gateway = at("auth0", &json!({ "logout_redirect_uri": after }), &ways);
+        let (mut browser, _) = sign_in(&mut gateway);
+        browser.post(&mut gateway, "/logout", "")
     };
-    let more = json!({
-        "groups_required": ["admins"], "logout_redirect_uri": ["https://app.example/bye"],
-    });
-    let mut gateway = at("cognito", &more, &ways);
-    let (mut browser, reply) = sign_in(&mut gateway);
-    assert_eq!(reply.seen("x-authenticated-groups"), Some("admins"));
-    is_refreshed(&mut gateway, &mut browser);
-    let logout = browser.post(&mut gateway, "/logout", "");
-    assert!(logout.location().starts_with("https://idp.example/logout?"));
-    assert_eq!(logout.argument("client_id").as_deref(), Some("client"));
-    let back = logout.argument("logout_uri");
-    assert_eq!(back.as_deref(), Some("https://app.example/bye"));
-    let id_token = gateway.provider.id_token(None, "x");
-    assert_eq!(gateway.call(&id_token).status, 401);
+    let back = json!(["https://app.example/bye"]);
+    let own = logout(Value::Null, back.clone());
+    assert_eq!(
+        own.location(),
+        "https://idp.example/v2/logout?client_id=client&returnTo=https%3A%2F%2Fapp.example%2Fbye"
+    );
+    let own = logout(Value::Null, Value::Null);
+    assert_eq!(
+        own.location(),
+        "https://idp.example/v2/logout?client_id=client"
+    );
+    let standard = logout(json!("https://idp.example/oidc/logout"), back);
+    assert!(
+        standard
+            .location()
+            .starts_with("https://idp.example/oidc/logout?")
+    );
+    assert!(standard.argument("post_logout_redirect_uri").is_some());
+}
+
+#[test]
+fn cognito_has_a_logout_of_its_own_and_says_what_a_token_is_for() {
+    // Newer pools discover it, with other arguments than the standard's all the same.
+    for discovered in [Value::Null, json!("https://idp.example/logout")] {
+        let ways = Ways {
+            id: json!({ "token_use": "id", "cognito:groups": ["admins"] }),
+            access: json!({ "token_use": "access", "aud": null, "client_id": "client", "cognito:groups": ["admins"] }),
+            discovery: json!({ "end_session_endpoint": discovered }),
+            ..Ways::default()
+        };
+        let more = json!({
+            "groups_required": ["admins"], "logout_redirect_uri": ["https://app.example/bye"],
+        });
+        let mut gateway = at("cognito", &more, &ways);
+        let (mut browser, reply) = sign_in(&mut gateway);
+        assert_eq!(reply.seen("x-authenticated-groups"), Some("admins"));
+        is_refreshed(&mut gateway, &mut browser);
+        let logout = browser.post(&mut gateway, "/logout", "");
+        assert_eq!(
+            logout.location(),
+            "https://idp.example/logout?client_id=client&logout_uri=https%3A%2F%2Fapp.example%2Fbye"
+        );
+        let id_token = gateway.provider.id_token(None, "x");
+        assert_eq!(gateway.call(&id_token).status, 401);
+        let whole =
+            "https://idp.example/logout?client_id=client&logout_uri=https%3A%2F%2Fa.example";
+        let more = json!({ "logout_redirect_uri": [whole] });
+        let mut gateway = at("cognito", &more, &ways);
+        let (mut browser, _) = sign_in(&mut gateway);
+        let logout = browser.post(&mut gateway, "/logout", "");
+        assert_eq!(logout.location(), whole);
+        // It takes nobody who is not to come back.
+        let mut gateway = at("cognito", &json!({}), &ways);
+        let (mut browser, _) = sign_in(&mut gateway);
+        let logout = browser.post(&mut gateway, "/logout", "");
+        assert_eq!((logout.status, logout.ends_session()), (200, true));
+    }
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub(super) struct Provider {
     grants: RefCell<HashMap<String, Grant>>,
     /// Authorization requests that were pushed, by the name that they got.
     pushed: RefCell<HashMap<String, HashMap<String, String>>>,
-    refresh_token: RefCell<String>,
+    pub(super) refresh_token: RefCell<String>,
     issued: RefCell<u32>,
     /// Seconds since the start, for the times in tokens.
     pub(super) clock: RefCell<u64>,
@@ -306,6 +306,7 @@ impl Provider {
                     .collect();
                 (200, json!({ "keys": keys }))
             }
+            "/authorize" => return Ok(self.silently(request)),
             "/token" | "/mtls/token" => self.token(request),
             "/userinfo" => self.user_info(request),
             "/par" => self.push(request),
@@ -403,6 +404,25 @@ impl Provider {
         form
     }
 
+    /// The answer to a request that may show nothing: nobody is signed in.
+    fn silently(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        let query = request.uri().query().unwrap_or_default();
+        let arguments: HashMap<String, String> = form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
+        assert_eq!(arguments["prompt"], "none");
+        let script = self.script.borrow();
+        let error = script.refuses_silently.unwrap_or("login_required");
+        if error.is_empty() {
+            return plain(400, "text/html", "Who are you?".to_owned());
+        }
+        let mut answer = plain(302, "text/html", String::new());
+        let back = format!("{}?error={error}", arguments["redirect_uri"]);
+        let back = HeaderValue::try_from(back).unwrap();
+        answer.headers_mut().insert("location", back);
+        answer
+    }
+
     fn token(&self, request: &Request<Bytes>) -> (u16, Value) {
         let form = self.keep_form(request);
         if let Some(answer) = self.script.borrow().token_answer.clone() {
@@ -444,10 +464,11 @@ impl Provider {
             _ => return refused("invalid_grant"),
         };
         *self.issued.borrow_mut() += 1;
-        let access_token = if self.script.borrow().opaque {
-            "opaque".to_owned()
-        } else {
-            self.access_token(&self.script.borrow().access_claims)
+        let scripted = self.script.borrow().access_token.clone();
+        let access_token = match scripted {
+            Some(token) => token,
+            None if self.script.borrow().opaque => "opaque".to_owned(),
+            None => self.access_token(&self.script.borrow().access_claims),
         };
         let mut answer =
             json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": 300 });

@@ -1,8 +1,11 @@
 //! What the requirements of a relying party's security add to Kong's behaviour, by their numbers.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
@@ -10,6 +13,11 @@ use super::conformance::reason;
 use super::gateway::{Browser, Gateway, compile};
 use super::provider::{ISSUER, SigningKey};
 use crate::host::Host;
+use crate::openid_connect::config::AuthMethod;
+use crate::openid_connect::cookie::Family;
+use crate::openid_connect::seal::{self, Sizes};
+use crate::openid_connect::session::{self, Session};
+use crate::openid_connect::token_endpoint::Tokens;
 use crate::testing::Request;
 
 /// A request with headers and, by POST, a form.
@@ -379,4 +387,50 @@ fn rule_109_what_a_provider_says_of_its_error_is_shown_to_nobody() {
         !text.contains("script") && !text.contains("canary"),
         "{text}"
     );
+}
+
+#[test]
+fn rule_62_what_unpacks_to_more_than_a_session_may_be_is_none() {
+    let gateway = Gateway::new(json!({}));
+    let rules = &gateway.filter.0;
+    let tokens = Tokens {
+        access_token: "token".to_owned(),
+        id_token: None,
+        refresh_token: None,
+        expires_at: None,
+        answer: serde_json::Map::new(),
+        introspection: None,
+        headers: Vec::new(),
+    };
+    let session = Session::begin(&tokens, AuthMethod::Bearer, 0, &gateway.host);
+    let session = serde_json::to_string(&session).unwrap();
+    let ring = &gateway.environment.session_keys;
+    let (name, now) = (rules.names.of(Family::Session), gateway.host.now());
+    // Blanks before a session's JSON mean nothing to whoever reads it, and pack well.
+    for (blanks, opens) in [
+        (0, true),
+        (60_000, true),
+        (66_000, false),
+        (8_000_000, false),
+    ] {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        let text = format!("{}{session}", " ".repeat(blanks));
+        encoder.write_all(text.as_bytes()).unwrap();
+        let packed = encoder.finish().unwrap();
+        let sizes = Sizes {
+            chunk: 3_800,
+            most: 9,
+        };
+        let sealed = seal::seal(
+            ring,
+            &rules.binding,
+            name,
+            &packed,
+            sizes,
+            now.as_secs(),
+            [7; 12],
+        );
+        let opened = session::open(name, rules, ring, &sealed.unwrap(), now);
+        assert_eq!(opened.is_some(), opens, "{blanks}");
+    }
 }

@@ -315,10 +315,22 @@ fn rule_10_what_the_gateway_says_itself_is_said_once() {
 #[test]
 fn rules_74_and_75_each_call_is_bounded_and_verifies_its_server() {
     let (gateway, _) = signed_in(&json!({ "upstream_user_info_header": "x-user" }));
-    let limits = gateway.host.last_limits();
-    assert!(limits.verify_tls);
-    assert_eq!(limits.timeout, std::time::Duration::from_secs(10));
-    assert!(limits.body <= 1024 * 1024);
+    let all = gateway.host.all_limits();
+    let paths: Vec<&str> = all.iter().map(|(path, _)| path.as_str()).collect();
+    for asked in [
+        "/.well-known/openid-configuration",
+        "/jwks",
+        "/token",
+        "/userinfo",
+    ] {
+        assert!(paths.contains(&asked), "{paths:?}");
+    }
+    for (path, limits) in all {
+        assert!(limits.verify_tls, "{path}");
+        assert_eq!(limits.timeout, std::time::Duration::from_secs(10), "{path}");
+        let most = if path == "/jwks" { 256 } else { 1024 };
+        assert!(limits.body <= most * 1024, "{path} {}", limits.body);
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Script {
     pub(super) id_claims: Vec<(&'static str, Value)>,
     /// Changes to the claims of access tokens; `null` removes one.
     pub(super) access_claims: Vec<(&'static str, Value)>,
+    /// Access tokens are this.
+    pub(super) access_token: Option<String>,
     /// Access tokens are no JWTs.
     pub(super) opaque: bool,
     /// No refresh tokens are given out.
@@ -47,6 +49,8 @@ pub(super) struct Script {
     pub(super) exchange: Option<(u16, &'static str)>,
     /// The JWT of another source of claims.
     pub(super) source: Option<String>,
+    /// The error that a silent request is sent back with, if not the usual one; with none it is not sent back.
+    pub(super) refuses_silently: Option<&'static str>,
     /// The pushed authorization request endpoint answers this.
     pub(super) push_answer: Option<(u16, Value)>,
     /// Changes to the claims of signed authorization responses; `null` removes one.

@@ -334,6 +334,7 @@ fn rule_22_the_issuer_of_the_response_is_checked() {
     check(true, "", 401);
     check(false, "", 200);
     check(false, "&iss=https%3A%2F%2Fevil.example", 401);
+    check(false, "&iss=https%3A%2F%2Fidp.example%2F", 401);
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use super::Caller;
 use crate::openid_connect::config::ClientAuth;
-use crate::openid_connect::provider::Document;
 
-/// What discovery offers that the client can, preferring the default of RFC 8414 §2: a secret is shown only where the
+/// What `offered`, by discovery, the client can, preferring the default of RFC 8414 §2: a secret is shown only where the
 /// provider takes it, unless it takes nothing that the client has. Then it is asked by that default all the same: what
 /// discovery lists may be less than it takes. Without a secret the client only says its name.
-pub(super) fn discovered(document: &Document, caller: Caller<'_>) -> ClientAuth {
-    let offered = document.token_auth_methods.as_deref();
+pub(in crate::openid_connect) fn discovered(
+    offered: Option<&[String]>,
+    caller: Caller<'_>,
+) -> ClientAuth {
     let offers = |name: &str| offered.is_some_and(|offered| offered.iter().any(|one| one == name));
     let has_secret = caller.secret.is_some();
     let known = [

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::super::provider::{self, Document};
 use super::super::rules::Rules;
-use super::{Caller, Endpoint, Post};
+use super::{Caller, Endpoint, Post, discovered};
 use crate::host::Host;
 
 /// How often a provider that is busy is asked to revoke a token.
@@ -30,7 +30,11 @@ pub(in crate::openid_connect) async fn revoke(
 ) {
     let config = &rules.config.client;
     let mut caller = Caller::configured(rules, client);
-    caller.auth = config.revocation_endpoint_auth_method.or(caller.auth);
+    let offered = document.revocation_auth_methods.as_deref();
+    caller.auth = config
+        .revocation_endpoint_auth_method
+        .or(caller.auth)
+        .or_else(|| offered.map(|offered| discovered(Some(offered), caller)));
     let Some(endpoint) = Endpoint::Revocation.of(rules, document, caller.auth) else {
         return;
     };

@@ -60,7 +60,8 @@ pub(in crate::openid_connect) async fn post(
     host: &impl Host,
     form: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
-    let auth = caller.auth.unwrap_or_else(|| discovered(document, caller));
+    let offered = document.token_auth_methods.as_deref();
+    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
     let by_secret = matches!(
         auth,
         ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost | ClientAuth::ClientSecretJwt

@@ -53,9 +53,14 @@ impl Verifier<'_> {
             Refusal::Bad(Failure::refused(code, error.to_string()))
         })?;
         // Times out of any range would not survive the crate's arithmetic.
-        for name in ["exp", "iat", "nbf", "auth_time"] {
+        for (name, code) in [
+            ("exp", "idt_exp"),
+            ("iat", "idt_iat"),
+            ("nbf", "idt_nbf"),
+            ("auth_time", "idt_auth_time"),
+        ] {
             if jws::time(&parsed.claims, name).is_err() {
-                return Err(bad("idt_exp", "the ID token has a time that is none"));
+                return Err(bad(code, "the ID token has a time that is none"));
             }
         }
         // The crate says of a claim that is missing only that something is wrong.
@@ -68,6 +73,24 @@ impl Verifier<'_> {
         ] {
             if !parsed.claims.contains_key(name) {
                 return Err(bad(code, "the ID token lacks a claim that it must have")
+                    .with_token(&parsed, self));
+            }
+        }
+        for (name, code) in [
+            ("iss", "idt_iss"),
+            ("sub", "idt_sub"),
+            ("aud", "idt_aud"),
+            ("nonce", "idt_nonce"),
+        ] {
+            let right = match parsed.claims.get(name) {
+                None | Some(Value::String(_)) => true,
+                Some(Value::Array(audiences)) => {
+                    name == "aud" && audiences.iter().all(Value::is_string)
+                }
+                Some(value) => name == "nonce" && value.is_null(),
+            };
+            if !right {
+                return Err(bad(code, "the ID token has a claim of the wrong type")
                     .with_token(&parsed, self));
             }
         }
