@@ -81,8 +81,14 @@ impl PublicKey {
     /// Reads the public part of a JWK. None: it is none that could verify a signature safely.
     pub(super) fn read(jwk: &Value) -> Option<Self> {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        // RFC 7518 §2 wants base64url without padding; some providers' libraries write the other alphabet, or pad.
+        let decoded = |name: &str| {
+            let text = text(name)?.trim_end_matches('=');
+            let plain = text.replace('+', "-").replace('/', "_");
+            URL_SAFE_NO_PAD.decode(plain).ok()
+        };
         let number = |name: &str| {
-            let bytes = URL_SAFE_NO_PAD.decode(text(name)?).ok()?;
+            let bytes = decoded(name)?;
             let start = bytes.iter().take_while(|byte| **byte == 0).count();
             Some(bytes.get(start..)?.to_vec())
         };
@@ -98,7 +104,7 @@ impl PublicKey {
                 let curve = Curve::named(text("crv")?)?;
                 let mut point = vec![4];
                 for name in ["x", "y"] {
-                    let coordinate = URL_SAFE_NO_PAD.decode(text(name)?).ok()?;
+                    let coordinate = decoded(name)?;
                     if coordinate.len() != curve.size() {
                         return None;
                     }
@@ -109,7 +115,7 @@ impl PublicKey {
                 Self::Ec(curve, point)
             }
             "OKP" if text("crv")? == "Ed25519" => {
-                let point = URL_SAFE_NO_PAD.decode(text("x")?).ok()?;
+                let point = decoded("x")?;
                 ParsedPublicKey::new(&signature::ED25519, &point).ok()?;
                 Self::Ed25519(point)
             }
@@ -182,6 +188,7 @@ const fn rsa_parameters(algorithm: SigningAlgorithm) -> Option<&'static RsaParam
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
 
     use super::*;
@@ -198,6 +205,29 @@ mod tests {
         refused(json!({ "kty": "OKP", "crv": "Ed448", "x": one }));
         refused(json!({ "kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ" }));
         refused(json!({}));
+    }
+
+    #[test]
+    fn a_key_is_read_however_its_base64_is_written() {
+        let pair =
+            signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = signature::KeyPair::public_key(&pair).as_ref().to_vec();
+        let read = |encode: fn(&[u8]) -> String| {
+            let (x, y) = (encode(&point[1..33]), encode(&point[33..]));
+            PublicKey::read(&json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y }))
+        };
+        let plain = read(|bytes| URL_SAFE_NO_PAD.encode(bytes));
+        assert!(plain.is_some());
+        for encode in [
+            |bytes: &[u8]| STANDARD.encode(bytes),
+            |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes) + "=",
+        ] {
+            assert_eq!(read(encode), plain);
+        }
+        assert_eq!(read(|bytes| format!("{} ", STANDARD.encode(bytes))), None);
+        let n = STANDARD.encode([0xfb; 256]);
+        let key = PublicKey::read(&json!({ "kty": "RSA", "n": n, "e": "AQAB=" }));
+        assert_eq!(key, Some(PublicKey::Rsa(vec![0xfb; 256], vec![1, 0, 1])));
     }
 
     #[test]
