@@ -319,6 +319,7 @@ impl Host for CoreHost {
             unstored.forget(&revocations).await;
             return Ok(());
         }
+        tracing::warn!("a logout holds on this node only, so far");
         unstored.keep(&revocations, self.now()).await;
         Err(RevokeError::NotStored)
     }

@@ -68,6 +68,7 @@ mod token_exchange;
 mod under_way;
 mod user_info;
 mod verify;
+mod withheld;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -90,6 +91,7 @@ use config::AuthMethod;
 use cookie::Jar;
 use explain::{Explanation, Explanations};
 use failure::{Class, Failure};
+use flow::Callback;
 use opened::{Opened, Sought};
 use possession::Presented;
 use rules::Rules;
@@ -151,10 +153,14 @@ impl Filter for OpenidConnectFilter {
             rules.headers.withhold(&mut exchange.request.headers);
             Flow::Continue
         } else {
-            match authenticate(rules, exchange, host, &jar, &mut known).await {
+            let flow = match authenticate(rules, exchange, host, &jar, &mut known).await {
                 Ok(flow) => flow,
                 Err(failure) => refuse(rules, exchange, host, &jar, known, &failure).await,
+            };
+            if matches!(flow, Flow::Continue) {
+                rules.withheld.strip_form(exchange).await;
             }
+            flow
         };
         if matches!(flow, Flow::Continue) {
             let credentials = &rules.config.credentials;
@@ -266,58 +272,12 @@ async fn authenticate(
     {
         return Ok(flow);
     }
-    // A browser that comes back from the provider is signed in anew, even if another of its tabs has
-    // been faster.
     if rules.methods.authorization_code
         && let Some(response) = callback::read(rules, exchange, jar).await
     {
-        let found = callback::find(rules, exchange, jar, &response, now);
-        // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
-        let looks = exchange.request.method == Method::HEAD;
-        if (response.wrong_way || looks) && matches!(found, Ok(Found::UnderWay(_))) {
-            return Ok(callback::wrong_way(rules, exchange));
-        }
-        if (open.is_some() || looks)
-            && !matches!(found, Ok(Found::UnderWay(_)))
-            && let Some(flow) = callback::leave(rules, exchange, &response, now)
-        {
+        let coming_back = come_back(rules, exchange, host, jar, known, open.is_some(), response);
+        if let Some(flow) = Box::pin(coming_back).await? {
             return Ok(flow);
-        }
-        match found {
-            Ok(Found::UnderWay(pending)) => {
-                known.client = Some(pending.client);
-                let Some(_redeeming) = callback::redeem(host, &pending.state).await else {
-                    // The same response, sent twice at once: its code is worth one call.
-                    return callback::leave(rules, exchange, &response, now).ok_or_else(|| {
-                        Failure::refused("state_reused", "the sign-in is over").concluded()
-                    });
-                };
-                let silent = rules.asks_silently() && !pending.interactive;
-                let before = pending.clone();
-                let finishing = sign_in::finish(rules, exchange, host, pending, response);
-                let result = Box::pin(finishing).await;
-                under_way::forget(rules, exchange, jar, &before.state, result.as_ref().err());
-                let signed_in = match result {
-                    Err(failure) if silent && failure.wants_user() => {
-                        let cause = Cause::Interaction(before);
-                        let starting = sign_in::start(rules, exchange, host, jar, cause);
-                        return Box::pin(starting).await.map_err(Failure::concluded);
-                    }
-                    result => result.map_err(Failure::concluded)?,
-                };
-                let completing = sign_in::complete(rules, exchange, host, jar, &signed_in);
-                return Box::pin(completing).await.map_err(Failure::concluded);
-            }
-            Ok(Found::Lost(lost)) if open.is_none() => {
-                if let Some(pending) = &lost.pending {
-                    known.client = Some(pending.client);
-                    under_way::forget(rules, exchange, jar, &pending.state, None);
-                }
-                let starting = sign_in::start(rules, exchange, host, jar, Cause::Lost(lost));
-                return Box::pin(starting).await.map_err(Failure::concluded);
-            }
-            Err(failure) if open.is_none() => return Err(failure.concluded()),
-            Ok(Found::Lost(_) | Found::Nothing) | Err(_) => {}
         }
     }
     if let Some(open) = open
@@ -346,6 +306,70 @@ async fn authenticate(
     Err(Failure::unauthenticated("no credential was found"))
 }
 
+/// Takes a sign-in further whose `response` the request is. A browser that comes back from the provider is signed in anew, even
+/// if another of its tabs has been faster, so that it `has_session`. `None`: it is of none of ours.
+async fn come_back(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    known: &mut Known,
+    has_session: bool,
+    response: Callback,
+) -> Result<Option<Flow>, Failure> {
+    let now = host.now();
+    let found = callback::find(rules, exchange, jar, &response, now);
+    // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
+    let looks = exchange.request.method == Method::HEAD;
+    if (response.wrong_way || looks) && matches!(found, Ok(Found::UnderWay(_))) {
+        return Ok(Some(callback::wrong_way(rules, exchange)));
+    }
+    if (has_session || looks)
+        && !matches!(found, Ok(Found::UnderWay(_)))
+        && let Some(flow) = callback::leave(rules, exchange, &response, now)
+    {
+        return Ok(Some(flow));
+    }
+    let ended = match found {
+        Ok(Found::UnderWay(pending)) => {
+            known.client = Some(pending.client);
+            let redeeming = callback::redeem(host, &pending.state).await;
+            let Some(mut redeeming) = redeeming else {
+                // The same response, sent twice at once: its code is worth one call.
+                let left = callback::leave(rules, exchange, &response, now);
+                let over = || Failure::refused("state_reused", "the sign-in is over").concluded();
+                return left.map(Some).ok_or_else(over);
+            };
+            let silent = rules.asks_silently() && !pending.interactive;
+            let before = pending.clone();
+            let result = sign_in::finish(rules, exchange, host, pending, response).await;
+            if matches!(&result, Err(failure) if failure.class == Class::Unavailable) {
+                redeeming.leave_unspent();
+            }
+            let failure = result.as_ref().err();
+            under_way::forget(rules, exchange, jar, &before.state, failure, now);
+            match result {
+                Err(failure) if silent && failure.wants_user() => {
+                    let cause = Cause::Interaction(before);
+                    sign_in::start(rules, exchange, host, jar, cause).await
+                }
+                Err(failure) => Err(failure),
+                Ok(signed_in) => sign_in::complete(rules, exchange, host, jar, &signed_in).await,
+            }
+        }
+        Ok(Found::Lost(lost)) if !has_session => {
+            if let Some(pending) = &lost.pending {
+                known.client = Some(pending.client);
+                under_way::forget(rules, exchange, jar, &pending.state, None, now);
+            }
+            sign_in::start(rules, exchange, host, jar, Cause::Lost(lost)).await
+        }
+        Err(failure) if !has_session => Err(failure),
+        Ok(Found::Lost(_) | Found::Nothing) | Err(_) => return Ok(None),
+    };
+    ended.map(Some).map_err(Failure::concluded)
+}
+
 /// Trades a refresh token that the client brought for an access token.
 async fn use_refresh_token(
     rules: &Arc<Rules>,
@@ -366,7 +390,7 @@ async fn use_refresh_token(
     let ring = &exchange.environment.session_keys;
     let tokens = refresh::refresh(rules, host, ring, asked).await?;
     let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
-    request::hide_refresh_token(rules, exchange, &found.place).await;
+    request::hide(rules, exchange, &found.place).await;
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers

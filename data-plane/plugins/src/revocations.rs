@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use shared::clock::UnixTime;
@@ -18,24 +17,14 @@ use crate::host::Host;
 /// one that is dropped lets somebody in.
 const MOST: usize = 1_000_000;
 
-/// How often a logout is brought to the control plane before that is given up.
-const ATTEMPTS: u32 = 10;
-
-/// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows.
+/// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows. Whatever does not reach
+/// that at once, the data plane keeps and sends on.
 pub(crate) fn end_everywhere(host: &impl Host, revocation: Revocation) {
     // What is full is logged by the attempt.
     host.revocations().add_own([revocation], host.now());
     let its_host = host.clone();
     host.spawn(Box::pin(async move {
-        let mut pause = Duration::from_secs(1);
-        for _ in 0..ATTEMPTS {
-            match its_host.revoke(vec![revocation]).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%error, "a logout holds on this node only, so far"),
-            }
-            its_host.sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_mins(1));
-        }
+        _ = its_host.revoke(vec![revocation]).await;
     }));
 }
 

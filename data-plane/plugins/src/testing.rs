@@ -4,6 +4,7 @@ mod reply;
 mod request;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -25,7 +26,7 @@ use crate::exchange::Overrides;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
-use crate::host::{FetchError, FetchLimits, Host, RevokeError};
+use crate::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
 use crate::openid_connect::OpenidConnect;
 use crate::openid_connect::client_keys::ClientKeys;
 use crate::revocations::Revocations;
@@ -58,6 +59,8 @@ struct Inner {
     /// Whether a control plane takes revocations.
     stores: Cell<bool>,
     stored: RefCell<Vec<Revocation>>,
+    /// What is to be sent on once one does.
+    unstored: RefCell<Vec<Revocation>>,
     network: RefCell<Option<Rc<Network>>>,
     redis: RefCell<Option<Rc<RedisFake>>>,
     redis_asked: RefCell<Vec<Arc<RedisServer>>>,
@@ -69,7 +72,11 @@ struct Inner {
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
+    cluster: RefCell<Option<Rc<Landed>>>,
 }
+
+/// What nodes have told one another by way of a control plane.
+pub(crate) type Landed = RefCell<HashMap<[u8; 32], Vec<u8>>>;
 
 impl Default for FakeHost {
     fn default() -> Self {
@@ -89,6 +96,7 @@ impl FakeHost {
             revocations: Revocations::default(),
             stores: Cell::new(true),
             stored: RefCell::default(),
+            unstored: RefCell::default(),
             network: RefCell::default(),
             redis: RefCell::default(),
             redis_asked: RefCell::default(),
@@ -100,7 +108,13 @@ impl FakeHost {
             sleepers: RefCell::default(),
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
+            cluster: RefCell::default(),
         }))
+    }
+
+    /// Lets the node hear of the others that know of `cluster`.
+    pub(crate) fn join(&self, cluster: &Rc<Landed>) {
+        *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
     }
 
     pub(crate) fn connect(&self, network: Rc<Network>) {
@@ -155,9 +169,13 @@ impl FakeHost {
         self.0.hangs.set(hangs);
     }
 
-    /// Whether a control plane takes revocations.
+    /// Whether a control plane takes revocations. The first thing that it hears is what could not be stored before.
     pub(crate) fn store(&self, stores: bool) {
         self.0.stores.set(stores);
+        if stores {
+            let mut unstored = self.0.unstored.borrow_mut();
+            self.0.stored.borrow_mut().append(&mut unstored);
+        }
     }
 
     /// How many revocations a control plane has taken.
@@ -335,6 +353,20 @@ impl Host for FakeHost {
         &self.0.revocations
     }
 
+    async fn claim(&self, key: [u8; 32]) -> Claim {
+        let cluster = self.0.cluster.borrow().clone();
+        cluster.map_or(Claim::Alone, |cluster| {
+            let landed = cluster.borrow().get(&key).cloned();
+            landed.map_or(Claim::Ours, Claim::Theirs)
+        })
+    }
+
+    fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
+        if let (Some(cluster), Some(sealed)) = (&*self.0.cluster.borrow(), sealed) {
+            cluster.borrow_mut().insert(key, sealed);
+        }
+    }
+
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
         let known = &self.0.revocations;
         if !known.add_own(revocations.iter().copied(), self.now()) {
@@ -345,6 +377,7 @@ impl Host for FakeHost {
             self.0.stored.borrow_mut().extend(revocations);
             Ok(())
         } else {
+            self.0.unstored.borrow_mut().extend(revocations);
             Err(RevokeError::NotStored)
         }
     }

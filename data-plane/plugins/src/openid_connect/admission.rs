@@ -15,6 +15,7 @@ use tracing::debug;
 use super::claims::authorize;
 use super::config::{AuthMethod, OpenidConnect};
 use super::cookie::Jar;
+use super::distributed;
 use super::failure::Failure;
 use super::jws::Claims;
 use super::opened;
@@ -44,6 +45,8 @@ pub(super) struct Lookups {
     keys: bool,
     /// The token that goes upstream in place of the access token.
     exchange: bool,
+    /// The sources of claims that an ID token names.
+    sources: bool,
 }
 
 impl Lookups {
@@ -66,17 +69,22 @@ impl Lookups {
                 &headers.downstream_id_token_jwk_header,
             ]),
             exchange: config.client.token_exchange_endpoint.is_some(),
+            sources: config.credentials.resolve_distributed_claims,
         }
     }
 
     /// Whether something has to be asked of any token.
     pub(super) fn any(self) -> bool {
-        self.user_info || self.keys || self.exchange
+        self.user_info || self.keys || self.exchange || self.sources
     }
 
     /// Whether something has to be asked before the principal of `session` is known.
     pub(super) fn wants(self, session: &Session) -> bool {
-        self.keys || self.exchange || self.wants_user_info(session)
+        self.keys || self.exchange || self.wants_user_info(session) || self.wants_sources(session)
+    }
+
+    fn wants_sources(self, session: &Session) -> bool {
+        self.sources && session.id_token.is_some() && session.sourced.is_none()
     }
 
     fn wants_user_info(self, session: &Session) -> bool {
@@ -170,6 +178,12 @@ async fn look_up(
             // What depends on it is refused for want of it.
             Err(failure) => debug!(issuer = rules.issuer, %failure, "there is no user info"),
         }
+    }
+    if rules.lookups.wants_sources(session)
+        && let (Some(id), Ok(document)) = (id, provider::document(rules, host).await)
+    {
+        let client = session.client;
+        session.sourced = Some(distributed::resolve(rules, host, &document, client, id).await);
     }
     if rules.lookups.keys
         && let Ok(document) = provider::document(rules, host).await

@@ -19,7 +19,7 @@ use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
-use crate::host::Host;
+use crate::host::{Claim, Host};
 
 /// Longest JWT-secured response, in bytes.
 const LONGEST_RESPONSE: usize = 32 * 1024;
@@ -190,15 +190,59 @@ pub(super) fn find(
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Redeemed([u8; 32]);
 
-/// Takes the sign-in with this `state` for as long as what is returned lives. `None`: another request of
-/// this node had it, and is done with it.
-pub(super) async fn redeem(host: &impl Host, state: &str) -> Option<Pilot<Redeemed, ()>> {
+/// What is told of a code that is spent: nothing but that.
+const SPENT: &[u8] = b"spent";
+
+/// A code that is this request's to redeem, in the whole cluster where a control plane can say so.
+pub(super) struct Redeeming<H: Host> {
+    host: H,
+    key: [u8; 32],
+    /// Whether other nodes wait to hear of it.
+    claimed: bool,
+    /// Whether it may still be good: the provider has not looked at it.
+    unspent: bool,
+    _pilot: Pilot<Redeemed, ()>,
+}
+
+impl<H: Host> Redeeming<H> {
+    /// Leaves the code to the next request that brings it.
+    pub(super) fn leave_unspent(&mut self) {
+        self.unspent = true;
+    }
+}
+
+impl<H: Host> Drop for Redeeming<H> {
+    /// A request that went away in the middle of it may have spent the code.
+    fn drop(&mut self) {
+        if self.claimed {
+            let told = (!self.unspent).then(|| SPENT.to_vec());
+            self.host.publish(self.key, told);
+        }
+    }
+}
+
+/// Takes the code of the sign-in with this `state` for as long as what is returned lives. `None`: another request, of this
+/// node or of another, had it and is done with it.
+pub(super) async fn redeem<H: Host>(host: &H, state: &str) -> Option<Redeeming<H>> {
     let flights = host.node_state::<Flights<Redeemed, ()>>();
     let (landed, pilot) = flights.board(&Redeemed(sha256(state.as_bytes())));
-    if pilot.is_none() {
+    let Some(pilot) = pilot else {
         _ = landed.await;
-    }
-    pilot
+        return None;
+    };
+    let key = sha256(format!("code of {state}").as_bytes());
+    let claimed = match host.claim(key).await {
+        Claim::Theirs(_) => return None,
+        Claim::Ours => true,
+        Claim::Alone => false,
+    };
+    Some(Redeeming {
+        host: host.clone(),
+        key,
+        claimed,
+        unspent: false,
+        _pilot: pilot,
+    })
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:

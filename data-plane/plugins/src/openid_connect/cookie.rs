@@ -1,18 +1,18 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
+mod attributes;
 mod glimpse;
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::time::{Duration, SystemTime};
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
-use shared::clock::UnixTime;
 
+pub(crate) use self::attributes::Attributes;
 pub(super) use self::glimpse::Glimpse;
-use self::glimpse::{Cookie, split};
-use super::config::{OpenidConnect, SameSite};
+pub(crate) use self::glimpse::{Cookie, split};
+use super::config::OpenidConnect;
 use super::rules::Methods;
 use super::seal::claimed_chunks;
 
@@ -33,6 +33,7 @@ pub(super) struct Names {
     remember: Name,
     authorization: Name,
     trail: String,
+    list: String,
     used: Used,
 }
 
@@ -73,6 +74,8 @@ pub(super) enum Kind {
     SignIn(u8),
     /// Sign-ins that succeeded a moment ago.
     Trail,
+    /// Sign-ins that began a moment ago.
+    List,
     /// A name of ours as it would be sent over the other scheme: never believed, never sent upstream.
     Stray,
 }
@@ -118,15 +121,14 @@ impl Names {
         (authorization, authorization_cookie): (&str, &Attributes),
         used: Used,
     ) -> Self {
+        let authorization = Name::new(authorization, authorization_cookie);
         Self {
             used,
             session: Name::new(session, session_cookie),
             remember: Name::new(remember, session_cookie),
-            trail: format!(
-                "{}_trail",
-                Name::new(authorization, authorization_cookie).bare
-            ),
-            authorization: Name::new(authorization, authorization_cookie),
+            trail: format!("{}_trail", authorization.bare),
+            list: format!("{}_list", authorization.bare),
+            authorization,
         }
     }
 
@@ -158,6 +160,11 @@ impl Names {
         &self.trail
     }
 
+    /// The name of the cookie of sign-ins that began a moment ago.
+    pub(super) fn list(&self) -> &str {
+        &self.list
+    }
+
     /// The name of the cookie that says that sign-ins are under way.
     pub(super) fn begun(&self) -> &str {
         &self.authorization.bare
@@ -175,7 +182,7 @@ impl Names {
         let used = match self.bare_kind(bare) {
             Some((Kind::Chunk(Family::Session, 1), _)) => self.used.session,
             Some((Kind::Chunk(Family::Remember, 1), _)) => self.used.remember,
-            Some((Kind::Begun, _)) => self.used.sign_in,
+            Some((Kind::Begun | Kind::List, _)) => self.used.sign_in,
             _ => true,
         };
         let sealed = || std::str::from_utf8(value).ok().and_then(claimed_chunks);
@@ -215,8 +222,10 @@ impl Names {
             return Some((Kind::Begun, &self.authorization));
         }
         let suffix = rest.strip_prefix('_')?;
-        if suffix == "trail" {
-            return Some((Kind::Trail, &self.authorization));
+        match suffix {
+            "trail" => return Some((Kind::Trail, &self.authorization)),
+            "list" => return Some((Kind::List, &self.authorization)),
+            _ => {}
         }
         let (id, number) = match suffix.strip_suffix('2') {
             Some(id) if suffix.len() == 17 => (id, 2),
@@ -330,7 +339,16 @@ impl Jar {
 
     /// The value of the cookie of sign-ins that succeeded a moment ago.
     pub(super) fn trail(&self) -> Option<&str> {
-        let entry = self.ours.iter().find(|entry| entry.kind == Kind::Trail)?;
+        self.first(Kind::Trail)
+    }
+
+    /// The value of the cookie of sign-ins that began a moment ago.
+    pub(super) fn list(&self) -> Option<&str> {
+        self.first(Kind::List)
+    }
+
+    fn first(&self, kind: Kind) -> Option<&str> {
+        let entry = self.ours.iter().find(|entry| entry.kind == kind)?;
         Some(self.text(entry.header, &entry.value))
     }
 
@@ -393,115 +411,6 @@ impl Jar {
         let bytes = self.headers.get(header).map(HeaderValue::as_bytes);
         let found = bytes.and_then(|bytes| bytes.get(range.clone()));
         found.unwrap_or_default()
-    }
-}
-
-/// The attributes of a cookie.
-#[derive(Debug)]
-pub(crate) struct Attributes {
-    pub(crate) path: String,
-    pub(crate) domain: Option<String>,
-    pub(crate) same_site: SameSite,
-    pub(crate) http_only: bool,
-    /// `None`: if the request came over TLS.
-    pub(crate) secure: Option<bool>,
-    /// Sent across sites over TLS, although `same_site` is left at its default.
-    pub(crate) cross_site_over_tls: bool,
-    /// Names get the prefix `__Host-` wherever the other attributes allow it.
-    pub(crate) host_prefix: bool,
-}
-
-impl Attributes {
-    /// Whether names get the prefix `__Host-`: such a cookie is secure, for one host, and for all of it.
-    pub(super) fn is_prefixed(&self, https: bool) -> bool {
-        self.host_prefix
-            && self.secure.unwrap_or(https)
-            && self.domain.is_none()
-            && self.path == "/"
-    }
-
-    /// `Set-Cookie` for `value`, kept until the browser closes.
-    pub(crate) fn set(&self, name: &str, value: &str, https: bool) -> HeaderValue {
-        self.header(name, value, "", https)
-    }
-
-    /// `Set-Cookie` for `value`, kept for `lifetime`.
-    pub(super) fn set_for(
-        &self,
-        name: &str,
-        value: &str,
-        lifetime: Duration,
-        https: bool,
-    ) -> HeaderValue {
-        let lifetime = format!("Max-Age={}; ", lifetime.as_secs());
-        self.header(name, value, &lifetime, https)
-    }
-
-    /// `Set-Cookie` for `value`, kept from `now` on for `lifetime` by clients that know no `Max-Age`
-    /// too.
-    pub(crate) fn set_until(
-        &self,
-        name: &str,
-        value: &str,
-        now: UnixTime,
-        lifetime: Duration,
-        https: bool,
-    ) -> HeaderValue {
-        // Browsers keep nothing for longer than 400 days (RFC 6265bis §5.5).
-        let lifetime = lifetime.min(Duration::from_hours(400 * 24));
-        let end = Duration::from_millis(now.as_millis()).saturating_add(lifetime);
-        let date = SystemTime::UNIX_EPOCH
-            .checked_add(end)
-            .map(httpdate::fmt_http_date)
-            .unwrap_or_default();
-        let lifetime = format!("Expires={date}; Max-Age={}; ", lifetime.as_secs());
-        self.header(name, value, &lifetime, https)
-    }
-
-    /// `Set-Cookie` that makes the browser forget `name`.
-    pub(crate) fn expire(&self, name: &str, https: bool) -> HeaderValue {
-        self.header(
-            name,
-            "",
-            "Expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0; ",
-            https,
-        )
-    }
-
-    fn header(&self, name: &str, value: &str, lifetime: &str, https: bool) -> HeaderValue {
-        let prefix = if self.is_prefixed(https) {
-            HOST_PREFIX
-        } else {
-            ""
-        };
-        let mut text = format!("{prefix}{name}={value}; {lifetime}");
-        if let Some(domain) = &self.domain {
-            text.push_str("Domain=");
-            text.push_str(domain);
-            text.push_str("; ");
-        }
-        text.push_str("Path=");
-        text.push_str(&self.path);
-        let secure = self.secure.unwrap_or(https);
-        let same_site = match self.same_site {
-            SameSite::Default if self.cross_site_over_tls && secure => SameSite::None,
-            other => other,
-        };
-        text.push_str(match same_site {
-            SameSite::Strict => "; SameSite=Strict",
-            SameSite::Lax => "; SameSite=Lax",
-            // Without `Secure`, browsers drop the whole cookie.
-            SameSite::None if secure => "; SameSite=None",
-            SameSite::None | SameSite::Default => "",
-        });
-        if secure {
-            text.push_str("; Secure");
-        }
-        if self.http_only {
-            text.push_str("; HttpOnly");
-        }
-        HeaderValue::from_str(&text)
-            .expect("names, paths and domains were checked, values are base64url")
     }
 }
 

@@ -26,20 +26,20 @@ const ITS_OWN: [&str; 10] = [
     "iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "acr", "amr", "azp",
 ];
 
-/// Puts into `claims` those that its sources add.
+/// What the sources that `claims` name add to them.
 pub(super) async fn resolve(
     rules: &Rules,
     host: &impl Host,
     document: &Document,
     client: usize,
-    claims: &mut Claims,
-) {
+    claims: &Claims,
+) -> Claims {
+    let mut added = Claims::new();
     let (Some(Value::Object(names)), Some(Value::Object(sources))) =
         (claims.get("_claim_names"), claims.get("_claim_sources"))
     else {
-        return;
+        return added;
     };
-    let (names, sources) = (names.clone(), sources.clone());
     for (name, source) in sources.iter().take(MOST_SOURCES) {
         let token = match source.get("JWT").and_then(Value::as_str) {
             Some(token) => Some(token.to_owned()),
@@ -53,10 +53,11 @@ pub(super) async fn resolve(
         for (claim, value) in found {
             let is_its = names.get(&claim).and_then(Value::as_str) == Some(name.as_str());
             if is_its && !ITS_OWN.contains(&claim.as_str()) && !claims.contains_key(&claim) {
-                claims.insert(claim, value);
+                added.insert(claim, value);
             }
         }
     }
+    added
 }
 
 /// Asks a source that is at an endpoint of its own.

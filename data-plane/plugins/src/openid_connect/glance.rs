@@ -81,7 +81,7 @@ pub(super) fn look(
     host: &impl Host,
 ) -> Option<()> {
     let glances = rules.glances;
-    if may_mean_more(rules, request) {
+    if may_mean_more(rules, request) || rules.withheld.is_in(request) {
         return None;
     }
     let cookies = match request.fields.value(&COOKIE) {
@@ -94,6 +94,10 @@ pub(super) fn look(
         return bearer::at_hand(rules, host, token, pass);
     }
     if !glances.session || host.revocations().are_unknown() {
+        return None;
+    }
+    let beside = !matches!(request.fields.value(&AUTHORIZATION), Value::Missing);
+    if beside && rules.withheld.may_be_authorization() {
         return None;
     }
     let ring = &request.environment.session_keys;

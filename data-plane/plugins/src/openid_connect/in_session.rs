@@ -16,7 +16,7 @@ use super::login;
 use super::logout;
 use super::opened::{self, Opened, Renewal};
 use super::possession::Presented;
-use super::provider;
+use super::provider::{self, Unaccepted};
 use super::refresh;
 use super::request;
 use super::reverify::reverify;
@@ -68,20 +68,21 @@ pub(super) async fn go_on(
     exchange.tenure = Some(Rc::clone(&open.tenure));
     let session = &open.session;
     if open.is_token_due(now) {
-        match Box::pin(renew(rules, exchange, host, jar, open)).await? {
+        match Box::pin(renew(rules, exchange, host, jar, open, false)).await? {
             Token::Serves => {}
-            Token::Renewed => return Ok(Some(Flow::Continue)),
-            Token::Other => return Ok(None),
-            Token::Mute => {
-                // A browser signs in anew.
-                exchange.tenure = None;
-                opened::destroy(rules, exchange, host, jar);
-                return Ok(None);
-            }
+            token => return Ok(conclude(rules, exchange, host, jar, token)),
         }
     }
     if rules.config.credentials.reverify {
-        Box::pin(reverify(rules, exchange, host, session)).await?;
+        match Box::pin(reverify(rules, exchange, host, session)).await {
+            Ok(()) => {}
+            // The key was retired, and there are tokens by a newer one.
+            Err(Unaccepted::Unsigned(_)) if session.is_renewable(rules) => {
+                let token = Box::pin(renew(rules, exchange, host, jar, open, true)).await?;
+                return Ok(conclude(rules, exchange, host, jar, token));
+            }
+            Err(unaccepted) => return Err(unaccepted.failure()),
+        }
     }
     let ring = &exchange.environment.session_keys;
     let renewal = open.renewal(ring, exchange.client.https, now);
@@ -100,7 +101,8 @@ pub(super) async fn go_on(
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
         admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
-        let news = learnt.user_info.is_some() && session.user_info.is_none();
+        let news = (learnt.user_info.is_some() && session.user_info.is_none())
+            || (learnt.sourced.is_some() && session.sourced.is_none());
         let changed = lost || learnt.used_at != session.used_at || (news && renewal.is_none());
         next = Some(learnt).filter(|_| changed);
     } else {
@@ -127,6 +129,26 @@ pub(super) async fn go_on(
         }
     }
     Ok(Some(Flow::Continue))
+}
+
+/// How the request goes on by what has become of its session's token.
+fn conclude(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    token: Token,
+) -> Option<Flow> {
+    match token {
+        Token::Serves | Token::Renewed => Some(Flow::Continue),
+        Token::Other => None,
+        Token::Mute => {
+            // A browser signs in anew.
+            exchange.tenure = None;
+            opened::destroy(rules, exchange, host, jar);
+            None
+        }
+    }
 }
 
 /// Notes a use in the cookie. Should that fail, the cookie that the browser has still serves.
@@ -156,13 +178,14 @@ fn give_again(rules: &Rules, exchange: &mut Exchange<'_>, renewal: &Renewal, now
     session::tell(rules, exchange, &renewal.session, now);
 }
 
-/// Renews the access token if it has ended, or if what came with it is too old to decide.
+/// Renews the access token if it has ended, if what came with it is too old to decide, or if it `must` be.
 async fn renew(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     open: &Opened,
+    must: bool,
 ) -> Result<Token, Failure> {
     let now = host.now();
     let session = &open.session;
@@ -184,13 +207,25 @@ async fn renew(
         ));
     };
     let stale = session.claims_due(rules).filter(|due| *due <= now);
-    if stale.is_none() && end.is_none_or(|end| now.saturating_add(leeway) < end) {
+    let lives = stale.is_none() && end.is_none_or(|end| now.saturating_add(leeway) < end);
+    if lives && !must {
         return Ok(Token::Serves);
     }
     let grace = rules.config.provider.refresh_grace.seconds();
     let patience = rules.config.access.stale_if_error.seconds();
-    let spared = end.is_none_or(|end| now < end.saturating_add(grace))
+    let spared = !must
+        && end.is_none_or(|end| now < end.saturating_add(grace))
         && stale.is_none_or(|due| now < due.saturating_add(patience));
+    if let Some(store) = &rules.storage
+        && let Err(failure) = store.takes_writes(host, &session.id).await
+    {
+        // The refresh token would be spent for tokens that nobody could keep.
+        return if spared {
+            Ok(Token::Serves)
+        } else {
+            Err(failure)
+        };
+    }
     let asked = refresh::Asked {
         client: session.client,
         refresh_token: token,

@@ -261,7 +261,7 @@ fn to_provider(
     let mut url = page::url(endpoint, &arguments);
     if url.len() > page::LONGEST_URL {
         if page::wanted(&exchange.request.headers) {
-            return page::form(endpoint.as_str(), &arguments);
+            return page::form(page::beside(endpoint, &arguments).as_str(), &arguments);
         }
         arguments.retain(|(name, _)| name != "id_token_hint");
         url = page::url(endpoint, &arguments);

@@ -323,8 +323,8 @@ impl Opened {
         let issuer = Revocation::issuer(&rules.issuer);
         let names = self.tenure.names.iter().filter(|name| **name != issuer);
         let by_provider: Vec<_> = names.copied().collect();
-        !revocations.end(&own, self.session.started_at)
-            && revocations.end(&by_provider, self.session.started_at)
+        let began_at = self.tenure.began_at;
+        !revocations.end(&own, began_at) && revocations.end(&by_provider, began_at)
     }
 
     /// Whether the access token is to be looked at.
@@ -394,7 +394,7 @@ fn open(
 pub(super) fn tenure(rules: &Rules, session: &Session) -> Tenure {
     Tenure {
         names: names(rules, session),
-        began_at: session.started_at,
+        began_at: session.began_at(),
         end: session.tenure_end(rules),
     }
 }

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use url::Url;
 
-use super::request::accepts;
+use super::request::{accepts, kept_arguments};
 
 /// What a page may do: nothing, and in no frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; frame-ancestors 'none'";
@@ -49,11 +49,27 @@ pub(super) const LONGEST_URL: usize = 8000;
 
 /// `endpoint` with `arguments` after those that are its own.
 pub(super) fn url(endpoint: &Url, arguments: &[(String, String)]) -> String {
-    let mut url = endpoint.clone();
+    let mut url = beside(endpoint, arguments);
     if !arguments.is_empty() {
         url.query_pairs_mut().extend_pairs(arguments);
     }
     url.into()
+}
+
+/// `endpoint` as it may stand beside `arguments`, without its own of these names: none is sent twice (RFC 6749 §3.1).
+pub(super) fn beside(endpoint: &Url, arguments: &[(String, String)]) -> Url {
+    let mut url = endpoint.clone();
+    if let Some(query) = endpoint.query() {
+        let kept = kept_arguments(query, |name| {
+            arguments.iter().all(|(taken, _)| taken != name)
+        });
+        url.set_query(
+            Some(&kept)
+                .filter(|kept| !kept.is_empty())
+                .map(String::as_str),
+        );
+    }
+    url
 }
 
 /// A page that sends a form by itself, for what is too long for a URL.

@@ -116,6 +116,7 @@ impl Principal {
             identity.credential.clone_from(&self.credential);
         }
         identity.authenticated_groups.clone_from(&self.groups);
+        rules.withheld.strip(exchange);
         self.write(&identity, &mut exchange.request.headers);
         exchange.response_headers.extend(self.told());
         exchange.identity = identity;
@@ -219,6 +220,7 @@ pub(super) fn admit_anonymous(rules: &Rules, exchange: &mut Exchange<'_>) -> Res
         anonymous: true,
         ..Identity::default()
     };
+    rules.withheld.strip(exchange);
     identity_headers::write(&mut exchange.request.headers, &exchange.identity);
     Ok(())
 }

@@ -285,6 +285,8 @@ pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Docu
 pub(super) enum Unaccepted {
     /// It is bad.
     Refused(Failure),
+    /// No key that the provider has now has signed it.
+    Unsigned(Failure),
     /// No key that is known fits, and newer ones cannot be had.
     Keyless(Failure, ProviderError),
 }
@@ -293,7 +295,7 @@ impl Unaccepted {
     /// The failure of a client's token: it does not become better for a provider that is away.
     pub(super) fn refusal(self) -> Failure {
         match self {
-            Self::Refused(failure) | Self::Keyless(failure, _) => failure,
+            Self::Refused(failure) | Self::Unsigned(failure) | Self::Keyless(failure, _) => failure,
         }
     }
 
@@ -301,7 +303,7 @@ impl Unaccepted {
     /// ends no session.
     pub(super) fn failure(self) -> Failure {
         match self {
-            Self::Refused(failure) => failure,
+            Self::Refused(failure) | Self::Unsigned(failure) => failure,
             Self::Keyless(_, error) => error.failure(),
         }
     }
@@ -327,7 +329,8 @@ pub(super) async fn judged<T>(
     match rediscover(rules, host, &document).await {
         Ok(document) => match judge(&document) {
             Ok(found) => Ok((found, document)),
-            Err(refusal) => Err(Unaccepted::Refused(refusal.into_failure())),
+            Err(Refusal::Bad(failure)) => Err(Unaccepted::Refused(failure)),
+            Err(Refusal::UnknownKey(failure)) => Err(Unaccepted::Unsigned(failure)),
         },
         Err(error) => Err(Unaccepted::Keyless(failure, error)),
     }

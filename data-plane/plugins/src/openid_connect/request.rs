@@ -1,5 +1,6 @@
 //! What a request brings: arguments, credentials, the choice of a client.
 
+mod arguments;
 mod navigation;
 mod rewritten;
 
@@ -9,11 +10,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::Value;
 
+pub(super) use self::arguments::{body_arguments, has_body_argument};
 pub(super) use self::navigation::{accepts, added_by_provider, is_navigation, is_prefetch};
 pub(super) use self::rewritten::{
-    hide, hide_refresh_token, keep_arguments, kept_arguments, set_query,
+    hide, keep_arguments, kept_arguments, remove_from_body, set_query,
 };
 use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;
@@ -21,14 +22,11 @@ use super::failure::Failure;
 use super::rules::Rules;
 use crate::exchange::Exchange;
 
-/// Longest body that is searched for arguments, in bytes.
-const BODY_LIMIT: usize = 64 * 1024;
-
 /// Longest bearer token, in bytes.
 const LONGEST_TOKEN: usize = 16 * 1024;
 
 /// Headers other than `Authorization` that may carry a bearer token (Kong 3.9).
-const TOKEN_HEADERS: [HeaderName; 2] = [
+pub(super) const TOKEN_HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("access-token"),
     HeaderName::from_static("x-access-token"),
 ];
@@ -54,9 +52,9 @@ pub(super) struct Pair {
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     /// A header.
-    Header(HeaderName),
+    Header,
     /// An argument of the query.
-    Query(String),
+    Query,
     /// A field of the body.
     Body(String),
     /// A cookie. It leaves with the gateway's own.
@@ -94,44 +92,6 @@ fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
 pub(super) fn is_type(value: &[u8], wanted: &str) -> bool {
     let essence = value.split(|byte| *byte == b';').next().unwrap_or(value);
     essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
-}
-
-/// The arguments of the body, if it is a form or a JSON object of a bearable size.
-pub(super) async fn body_arguments(exchange: &mut Exchange<'_>) -> Vec<(String, String)> {
-    let members = body_members(exchange).await.into_iter();
-    members
-        .filter_map(|(name, value)| match value {
-            Value::String(text) => Some((name, text)),
-            Value::Number(number) => Some((name, number.to_string())),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Whether the body has an argument `name`, whatever it says.
-pub(super) async fn has_body_argument(exchange: &mut Exchange<'_>, name: &str) -> bool {
-    let members = body_members(exchange).await;
-    members.iter().any(|(found, _)| found == name)
-}
-
-/// The fields of a form, or the members of a JSON object.
-async fn body_members(exchange: &mut Exchange<'_>) -> Vec<(String, Value)> {
-    let headers = &exchange.request.headers;
-    let form = is_form(headers);
-    if !form && !has_type(headers, "application/json") {
-        return Vec::new();
-    }
-    let Ok(body) = exchange.body.read(BODY_LIMIT).await else {
-        return Vec::new();
-    };
-    if form {
-        let fields = form_urlencoded::parse(&body).into_owned();
-        return fields.map(|(name, value)| (name, value.into())).collect();
-    }
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(members)) => members.into_iter().collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Arguments of the request that the configuration lets through to the provider: of query and body,
@@ -235,7 +195,7 @@ pub(super) async fn bearer(
             TokenPlace::Header => bearer_header(&exchange.request.headers, rules.possession.key()),
             TokenPlace::Query => query_argument(exchange, "access_token").map(|token| Found {
                 token: token.into_owned(),
-                place: Place::Query("access_token".to_owned()),
+                place: Place::Query,
             }),
             TokenPlace::Cookie => credentials
                 .bearer_token_cookie_name
@@ -256,9 +216,8 @@ pub(super) async fn bearer(
     Ok(None)
 }
 
-/// Refuses a second token beside the one at `place`, in the query or in a form, there too if it is the same place.
-/// What stands in JSON is
-/// the application's.
+/// Refuses a second token beside the one at `place`, in the query or in a form, there too if it is the same place. What
+/// stands in JSON is the application's, unless the token was found there.
 async fn check_alone(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
@@ -267,15 +226,16 @@ async fn check_alone(
     let places = rules.config.credentials.bearer_token_param_type.as_deref();
     let looked_for = |place| places.unwrap_or_default().contains(&place);
     let is_token = |name: &str| name == "access_token";
-    let own = usize::from(matches!(place, Place::Query(_)));
+    let own = usize::from(matches!(place, Place::Query));
     let in_query = looked_for(TokenPlace::Query)
         && query(exchange).filter(|(name, _)| is_token(name)).count() > own;
     let own = usize::from(matches!(place, Place::Body(_)));
-    let in_form = looked_for(TokenPlace::Body) && is_form(&exchange.request.headers) && {
+    let counts = own > 0 || is_form(&exchange.request.headers);
+    let in_body = looked_for(TokenPlace::Body) && counts && {
         let arguments = body_arguments(exchange).await;
         arguments.iter().filter(|(name, _)| is_token(name)).count() > own
     };
-    if in_query || in_form {
+    if in_query || in_body {
         return Err(Failure::bad_request(
             "duplicate_param",
             "there is more than one access token",
@@ -329,7 +289,7 @@ pub(super) async fn pair(
             ParamPlace::Header => basic(&exchange.request.headers).map(|(name, secret)| Pair {
                 name,
                 secret,
-                places: vec![Place::Header(AUTHORIZATION)],
+                places: vec![Place::Header],
                 basic: true,
             }),
             ParamPlace::Query | ParamPlace::Body => arguments(exchange, &[*place], names).await,
@@ -355,7 +315,7 @@ pub(super) async fn arguments(
                 name.zip(secret).map(|(name, secret)| Pair {
                     name: name.into_owned(),
                     secret: secret.into_owned(),
-                    places: names.map(|name| Place::Query(name.to_owned())).to_vec(),
+                    places: vec![Place::Query],
                     basic: false,
                 })
             }
@@ -402,14 +362,14 @@ fn bearer_header(headers: &HeaderMap, dpop: bool) -> Option<Found> {
     {
         return Some(Found {
             token: token.trim().to_owned(),
-            place: Place::Header(AUTHORIZATION),
+            place: Place::Header,
         });
     }
     TOKEN_HEADERS.into_iter().find_map(|name| {
         let value = headers.get(&name)?.to_str().ok()?;
         Some(Found {
             token: without_scheme(value).to_owned(),
-            place: Place::Header(name),
+            place: Place::Header,
         })
     })
 }
@@ -433,7 +393,7 @@ async fn named(
             ParamPlace::Header => header_of(&exchange.request.headers, name),
             ParamPlace::Query => query_argument(exchange, name).map(|token| Found {
                 token: token.into_owned(),
-                place: Place::Query(name.to_owned()),
+                place: Place::Query,
             }),
             ParamPlace::Body => argument(body_arguments(exchange).await, name),
         };
@@ -449,7 +409,7 @@ fn header_of(headers: &HeaderMap, name: &str) -> Option<Found> {
     let value = headers.get(&name)?.to_str().ok()?;
     Some(Found {
         token: without_scheme(value).to_owned(),
-        place: Place::Header(name),
+        place: Place::Header,
     })
 }
 

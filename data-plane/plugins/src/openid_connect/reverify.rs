@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::config::{AuthMethod, UnsignedMethod};
-use super::failure::Failure;
 use super::provider::{self, Unaccepted};
 use super::rules::Rules;
 use super::session::Session;
@@ -13,21 +12,29 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 
 /// Verifies the tokens of a session once more (Kong 3.9, `reverify`).
+///
+/// # Errors
+///
+/// Why they are not accepted any more.
 pub(super) async fn reverify(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     session: &Session,
-) -> Result<(), Failure> {
+) -> Result<(), Unaccepted> {
     let token = &session.access_token;
     match session.method {
         AuthMethod::Introspection => {
             let method = session.method;
-            introspection::ask(rules, exchange, host, token, session.client, method).await?;
+            let asked = introspection::ask(rules, exchange, host, token, session.client, method);
+            asked.await.map_err(Unaccepted::Refused)?;
         }
         AuthMethod::Userinfo => {
             let question = user_info::Question::new(rules, exchange, session.client, token).await;
-            question.ask(rules, host).await?;
+            question
+                .ask(rules, host)
+                .await
+                .map_err(Unaccepted::Refused)?;
         }
         _ => {}
     }
@@ -37,7 +44,7 @@ pub(super) async fn reverify(
     );
     let document = provider::document(rules, host)
         .await
-        .map_err(|error| error.failure())?;
+        .map_err(|error| Unaccepted::Refused(error.failure()))?;
     let judge = |document: &provider::Document| {
         let verifier = Verifier {
             rules,
@@ -52,5 +59,5 @@ pub(super) async fn reverify(
         )
     };
     let judged = provider::judged(rules, host, document, judge).await;
-    judged.map(|_| ()).map_err(Unaccepted::failure)
+    judged.map(|_| ())
 }

@@ -36,6 +36,7 @@ use super::possession::Wanted;
 use super::seal::Binding;
 use super::session_store::SessionStore;
 use super::shared_answers::SharedAnswers;
+use super::withheld::Withheld;
 use crate::proxies::{self, Proxies, Proxy};
 use crate::reserved_headers::Message;
 
@@ -88,6 +89,8 @@ pub(super) struct Rules {
     /// Tells the tokens of this configuration from those of others.
     pub(super) token_cache_key: [u8; 32],
     pub(super) headers: HeaderRules,
+    /// What never goes upstream of what clients bring.
+    pub(super) withheld: Withheld,
 }
 
 /// Which credentials are looked for.
@@ -249,6 +252,7 @@ impl Rules {
             storage,
             token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
+            withheld: Withheld::new(&config, methods),
             issuer,
             config,
         })

@@ -1,5 +1,6 @@
 //! A session: what its cookie holds, how long it lives, how it is sealed and opened.
 
+mod cookies;
 mod freshness;
 
 use std::io::{Read, Write};
@@ -13,15 +14,15 @@ use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::types::Set;
 
+pub(super) use self::cookies::{expired_cookies, sealed_values};
 use super::config::{AuthMethod, Bind, SessionHeader};
-use super::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
+use super::cookie::Family;
 use super::failure::Failure;
 use super::jws::{Claims, Jws};
 use super::opened;
 use super::packed;
 use super::rules::Rules;
-use super::seal::{self, SealError, Sizes};
-use super::session_store;
+use super::seal::{self, SealError};
 use super::token_endpoint::Tokens;
 use super::user_info::UserInfo;
 use crate::exchange::Exchange;
@@ -34,12 +35,6 @@ const LONGEST: u64 = 64 * 1024;
 
 /// Longest time between two notes of a session's use. Each one is a `Set-Cookie`.
 const TOUCH: Duration = Duration::from_mins(1);
-
-/// How a session is cut into cookies.
-const SIZES: Sizes = Sizes {
-    chunk: CHUNK,
-    most: MOST_CHUNKS,
-};
 
 /// A signed-in browser, as its cookie holds it. New fields get a default, so that older cookies stay
 /// readable.
@@ -54,6 +49,9 @@ pub(super) struct Session {
     pub(super) method: AuthMethod,
     /// When the user signed in.
     pub(super) started_at: UnixTime,
+    /// When they began to, if that was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) asked_at: Option<UnixTime>,
     /// When the session was last renewed.
     pub(super) renewed_at: UnixTime,
     /// When its last use was noted.
@@ -93,6 +91,9 @@ pub(super) struct Session {
         with = "packed::optional_token"
     )]
     pub(super) user_info_jwt: Option<String>,
+    /// What other sources say of the user whom the ID token names, once they were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sourced: Option<Claims>,
     /// When the user signed in whom this browser is to remember.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) remembered_at: Option<UnixTime>,
@@ -123,6 +124,7 @@ impl Session {
             client,
             method,
             started_at: now,
+            asked_at: None,
             renewed_at: now,
             used_at: now,
             access_token: tokens.access_token.clone(),
@@ -135,6 +137,7 @@ impl Session {
             introspection_jwt: None,
             user_info: None,
             user_info_jwt: None,
+            sourced: None,
             remembered_at: None,
             bound_to: None,
         }
@@ -145,6 +148,7 @@ impl Session {
     pub(super) fn restored(&self, now: UnixTime) -> Self {
         Self {
             started_at: now,
+            asked_at: None,
             renewed_at: now,
             used_at: now,
             claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),
@@ -188,6 +192,12 @@ impl Session {
         }
     }
 
+    /// The time that revocations are held against. A code that was given out before a logout may come back after it: it is
+    /// of a sign-in that began before.
+    pub(super) fn began_at(&self) -> UnixTime {
+        self.asked_at.unwrap_or(self.started_at)
+    }
+
     /// Takes over what the provider said of the user.
     pub(super) fn learn(&mut self, user_info: &UserInfo) {
         self.user_info = Some(user_info.claims.clone());
@@ -210,6 +220,7 @@ impl Session {
             introspection_jwt: None,
             user_info: None,
             user_info_jwt: None,
+            sourced: self.sourced.clone().filter(|_| tokens.id_token.is_none()),
             ..self.clone()
         };
         if refreshed.is_said_anew(rules, tokens) {
@@ -312,73 +323,12 @@ impl Session {
         let claims = Jws::parse(token, token.len()).ok()?.claims;
         Some(claims.get("sub")?.as_str()?.to_owned())
     }
-
-    /// The `Set-Cookie` headers that hand this session to the browser, and those that take back the
-    /// chunks of a larger one.
-    pub(super) fn cookies(
-        &self,
-        family: Family,
-        rules: &Rules,
-        ring: &KeyRing,
-        host: &impl Host,
-        jar: &Jar,
-        https: bool,
-    ) -> Result<Vec<HeaderValue>, SealError> {
-        let content = match &rules.storage {
-            Some(_) => session_store::ticket_of(self),
-            None => self.packed()?,
-        };
-        let mut nonce = [0; 12];
-        host.random(&mut nonce);
-        let name = rules.names.of(family);
-        let now = host.now();
-        let seconds = now.as_secs();
-        let value = seal::seal(ring, &rules.binding, name, &content, SIZES, seconds, nonce)?;
-        let cookie = &rules.session_cookie;
-        let lifetime = match family {
-            Family::Session => None,
-            Family::Remember => self.remembered_for(rules, now),
-        };
-        let mut cookies = Vec::new();
-        let mut rest = value.as_str();
-        let mut number = 1;
-        while !rest.is_empty() {
-            let (chunk, after) = rest.split_at_checked(CHUNK).unwrap_or((rest, ""));
-            let name = rules.names.chunk(family, number);
-            cookies.push(match lifetime {
-                None => cookie.set(&name, chunk, https),
-                Some(lifetime) => cookie.set_until(&name, chunk, now, lifetime, https),
-            });
-            rest = after;
-            number += 1;
-        }
-        for surplus in jar.chunks(family).filter(|held| *held >= number) {
-            let name = rules.names.chunk(family, surplus);
-            cookies.push(cookie.expire(&name, https));
-        }
-        Ok(cookies)
-    }
 }
 
 /// How much of its time a session has left when a use renews it.
 fn renewal(rules: &Rules, rolling: Duration) -> Duration {
     let configured = rules.config.session.session_cookie_renew.as_ref();
     configured.map_or(rolling / 4, super::config::Number::seconds)
-}
-
-/// The `Set-Cookie` headers that make the browser forget its session, every chunk of it.
-pub(super) fn expired_cookies(rules: &Rules, jar: &Jar, https: bool) -> Vec<HeaderValue> {
-    let mut cookies = Vec::new();
-    for family in [Family::Session, Family::Remember] {
-        let mut numbers: Vec<u8> = jar.chunks(family).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        for number in numbers {
-            let name = rules.names.chunk(family, number);
-            cookies.push(rules.session_cookie.expire(&name, https));
-        }
-    }
-    cookies
 }
 
 /// Opens the session that was sealed as `name`. Also tells which key sealed it.
@@ -411,28 +361,6 @@ pub(super) fn failure(error: SealError) -> Failure {
         ),
         SealError::TooLarge => Failure::oversized(),
     }
-}
-
-/// The sealed values that the browser may mean, joined from its chunks: at most five, for a sibling
-/// domain may have planted cookies of the same name. Copies are never mixed beyond their order.
-pub(super) fn sealed_values(jar: &Jar, family: Family) -> impl Iterator<Item = String> {
-    jar.chunk(family, 1)
-        .enumerate()
-        .filter_map(move |(copy, first)| {
-            let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
-            let mut value = first.to_owned();
-            for number in 2..=chunks {
-                let part = jar
-                    .chunk(family, number)
-                    .nth(copy)
-                    .or_else(|| jar.chunk(family, number).last())?;
-                value.push_str(part);
-                if value.len() > seal::LONGEST {
-                    return None;
-                }
-            }
-            Some(value)
-        })
 }
 
 /// Tells upstream and client of the session what the configuration says (Kong 3.9,

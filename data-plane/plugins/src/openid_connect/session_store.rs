@@ -252,21 +252,35 @@ impl SessionStore {
         }));
     }
 
+    /// Whether a session could be stored now: to be asked before anything is spent for one.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or takes no writes: a replica, or a server without memory or a disk.
+    pub(super) async fn takes_writes(&self, host: &impl Host, id: &str) -> Result<(), Failure> {
+        // It writes nothing, and is refused like all that do.
+        let nothing = Command::new("SETRANGE")
+            .arg(self.key(Family::Session, id))
+            .number(0)
+            .arg("");
+        let replies = host.redis(&self.server, vec![nothing]).await;
+        let replies = replies.map_err(|error| unavailable(&error.to_string()))?;
+        match replies.first() {
+            // A user that may do no more than is needed may not ask this; what has to be stored, it may.
+            Some(Reply::Error(text)) if !text.starts_with("NOPERM") && !text.starts_with("ERR") => {
+                Err(unavailable(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn ask(&self, host: &impl Host, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
-        let unavailable = |error: String| {
-            warn!(error, "the session storage fails");
-            Failure::paused(
-                "session_storage",
-                "The session storage is unavailable",
-                "the session storage fails",
-            )
-        };
         let replies = host
             .redis(&self.server, commands)
             .await
-            .map_err(|error| unavailable(error.to_string()))?;
+            .map_err(|error| unavailable(&error.to_string()))?;
         let refused = replies.iter().find_map(|reply| match reply {
-            Reply::Error(text) => Some(text.clone()),
+            Reply::Error(text) => Some(text),
             _ => None,
         });
         match refused {
@@ -274,6 +288,15 @@ impl SessionStore {
             None => Ok(replies),
         }
     }
+}
+
+fn unavailable(error: &str) -> Failure {
+    warn!(error, "the session storage fails");
+    Failure::paused(
+        "session_storage",
+        "The session storage is unavailable",
+        "the session storage fails",
+    )
 }
 
 /// What is sealed into the cookie of `session` in place of the session.

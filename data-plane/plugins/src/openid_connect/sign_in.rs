@@ -125,7 +125,7 @@ pub(super) async fn start(
         (State::Waiting(pending), Action::Post(endpoint, form)) => {
             under_way::remember(rules, exchange, host, jar, &pending)?;
             let answer = if page::wanted(&exchange.request.headers) {
-                page::form(endpoint.as_str(), &form)
+                page::form(page::beside(&endpoint, &form).as_str(), &form)
             } else {
                 // Who shows no pages takes what there is.
                 answer::redirect(&page::url(&endpoint, &form), &exchange.request_id)
@@ -323,6 +323,7 @@ pub(super) async fn complete(
     let SignedIn { pending, tokens } = signed_in;
     let method = AuthMethod::AuthorizationCode;
     let mut session = Session::begin(tokens, method, pending.client, host);
+    session.asked_at = Some(pending.started_at);
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers

@@ -35,4 +35,6 @@ mod shared_sessions;
 mod sign_in;
 mod storage;
 mod token_requests;
+mod under_way;
 mod user_info;
+mod withheld;

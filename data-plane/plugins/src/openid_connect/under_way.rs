@@ -1,6 +1,8 @@
 //! The cookies of sign-ins under way. Each has one of its own, so that any number of tabs signs in at
 //! once; and one that bears Kong's name says that there are some. Both are needed to finish one.
 
+mod list;
+
 use std::borrow::Cow;
 
 use http::header::SET_COOKIE;
@@ -25,6 +27,10 @@ const MOST_SIGN_INS: usize = 20;
 /// Most bytes of their cookies before another begins: with the next one, well below what the gateway reads of a head,
 /// and none of them goes upstream.
 const MOST_BYTES: usize = 8 * 1024;
+
+/// Most bytes of them once one is over: each tab that has begun is to land, and all are still half of what the gateway reads
+/// of a head.
+const MOST_BYTES_LEFT: usize = 32 * 1024;
 
 /// A sign-in's cookie is one chunk, or two if the URL to return to is long.
 const SIZES: Sizes = Sizes {
@@ -72,7 +78,8 @@ pub(super) fn remember(
     let https = exchange.client.https;
     let cookie = &rules.authorization_cookie;
     let mut cookies = vec![cookie.set(rules.names.begun(), &begun, https)];
-    for name in surplus(rules, exchange, jar, now, value.len()) {
+    let room = (MOST_SIGN_INS - 1, room_beside(value.len()));
+    for name in surplus(rules, exchange, jar, now, room, None) {
         cookies.push(cookie.expire(&name, https));
     }
     let (first, rest) = value.split_at_checked(CHUNK).unwrap_or((&value, ""));
@@ -89,6 +96,8 @@ pub(super) fn remember(
     if !rest.is_empty() {
         set(&second(&name), rest);
     }
+    let begun = (id(&pending.state), name.len() + value.len());
+    cookies.extend(list::note(rules, ring, host, jar, begun, https));
     let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
     exchange.response_headers.extend(cookies);
     Ok(())
@@ -99,22 +108,32 @@ fn second(first: &str) -> String {
     format!("{first}2")
 }
 
-/// The names of the cookies to forget for one of `size` bytes: of what does not open first, then of the oldest.
+/// How many bytes the others may have beside the cookies of one that has `size`.
+const fn room_beside(size: usize) -> usize {
+    MOST_BYTES.saturating_sub(size.saturating_sub(CHUNK))
+}
+
+/// The names of the cookies to forget so that no more than `most` sign-ins with so many bytes are left, beside the one
+/// called `but`: of what does not open first, then of the oldest.
 fn surplus(
     rules: &Rules,
     exchange: &Exchange<'_>,
     jar: &Jar,
     now: UnixTime,
-    size: usize,
+    most: (usize, usize),
+    but: Option<&str>,
 ) -> Vec<String> {
-    let most_bytes = MOST_BYTES.saturating_sub(size.saturating_sub(CHUNK));
-    let held: Vec<_> = jar.sign_ins().collect();
+    let (most, most_bytes) = most;
+    let held: Vec<_> = jar
+        .sign_ins()
+        .filter(|(name, _)| Some(*name) != but)
+        .collect();
     let long = |(name, value): &(&str, &str)| {
         let rest = jar.sign_in_rest(name);
         name.len() + value.len() + rest.map_or(0, |(name, value)| name.len() + value.len())
     };
-    let bytes: usize = held.iter().map(long).sum();
-    if held.len() < MOST_SIGN_INS && bytes < most_bytes {
+    let (mut count, mut left) = (held.len(), held.iter().map(long).sum::<usize>());
+    if count <= most && left < most_bytes {
         return Vec::new();
     }
     let ring = &exchange.environment.session_keys;
@@ -126,10 +145,9 @@ fn surplus(
         })
         .collect();
     aged.sort_by_key(|(started_at, _)| *started_at);
-    let (mut count, mut left) = (held.len(), bytes);
     let mut names = Vec::new();
     for (_, cookie) in aged {
-        if count < MOST_SIGN_INS && left < most_bytes {
+        if count <= most && left < most_bytes {
             break;
         }
         names.extend(names_of(jar, cookie.0));
@@ -183,26 +201,46 @@ fn open(
     serde_json::from_slice(&opened.plaintext).ok()
 }
 
-/// The end of the name of a sign-in's cookie: the first eight bytes of SHA-256 of the state, in hexadecimal.
+/// Names a sign-in among those of a browser: a quarter of SHA-256 of its state.
+type Id = [u8; 8];
+
+fn id(state: &str) -> Id {
+    *sha256(state.as_bytes())
+        .first_chunk()
+        .expect("SHA-256 has 32 bytes")
+}
+
+/// The end of the name of a sign-in's cookie: its id in hexadecimal.
 pub(super) fn suffix(state: &str) -> String {
-    hexadecimal(sha256(state.as_bytes()).split_at(8).0)
+    hexadecimal(&id(state))
+}
+
+/// The names of the cookies of the sign-in `id`, which have `size` bytes.
+fn names_of_size(rules: &Rules, id: Id, size: usize) -> impl Iterator<Item = String> {
+    let first = rules.names.sign_in(&hexadecimal(&id));
+    let rest = (size > CHUNK).then(|| second(&first));
+    [first].into_iter().chain(rest)
 }
 
 /// Forgets the sign-in with this `state`, unless the provider failed in the middle of it: then reloading the
-/// page is worth a try.
+/// page is worth a try. And those that are too many: where their cookies are for the way back alone, this is the first to
+/// see them.
 pub(super) fn forget(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     jar: &Jar,
     state: &str,
     failure: Option<&Failure>,
+    now: UnixTime,
 ) {
     if failure.is_some_and(|failure| failure.class == Class::Unavailable) {
         return;
     }
     let name = rules.names.sign_in(&suffix(state));
     let (https, cookie) = (exchange.client.https, &rules.authorization_cookie);
-    let names = names_of(jar, &name);
+    let most = (MOST_SIGN_INS, MOST_BYTES_LEFT);
+    let surplus = surplus(rules, exchange, jar, now, most, Some(&name));
+    let names = names_of(jar, &name).chain(surplus);
     let mut gone: Vec<_> = names.map(|name| cookie.expire(&name, https)).collect();
     if jar.sign_ins().all(|(held, _)| held == name) {
         gone.push(cookie.expire(rules.names.begun(), https));

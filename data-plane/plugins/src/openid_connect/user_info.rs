@@ -220,7 +220,9 @@ impl Question {
             UserInfo { claims, jwt: None }
         };
         if rules.config.credentials.resolve_distributed_claims {
-            distributed::resolve(rules, host, &document, self.client, &mut user_info.claims).await;
+            let claims = &user_info.claims;
+            let added = distributed::resolve(rules, host, &document, self.client, claims).await;
+            user_info.claims.extend(added);
         }
         Ok(user_info)
     }

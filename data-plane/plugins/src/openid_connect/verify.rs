@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::clock::UnixTime;
 
-use self::judgement::posing;
+use self::judgement::{looks_like_id_token, posing};
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws, JwsError};
 use super::provider::{Document, Key};
@@ -141,7 +141,11 @@ impl Verifier<'_> {
             return Err(Refusal::Bad(Failure::refused("at_aud", detail)));
         }
         let untyped = parsed.header.kind().as_deref() != Some("at+jwt");
-        if posing(&parsed) || (untyped && self.rules.config.credentials.require_at_jwt) {
+        let client = &self.rules.client(self.client).id;
+        if posing(&parsed)
+            || looks_like_id_token(&parsed, client)
+            || (untyped && self.rules.config.credentials.require_at_jwt)
+        {
             let failure = Failure::refused("at_typ", "the token is not an access token");
             return Err(Refusal::Bad(failure));
         }

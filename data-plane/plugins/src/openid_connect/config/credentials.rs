@@ -199,7 +199,7 @@ pub struct Credentials {
     #[serde(default)]
     pub search_user_info: bool,
 
-    /// Fetches aggregated and distributed claims.
+    /// Takes in the claims that other sources vouch for, of user info and ID tokens.
     #[serde(default)]
     pub resolve_distributed_claims: bool,
 

@@ -5,14 +5,14 @@ use std::ops::Range;
 use super::{Family, Kind, Names};
 
 /// Where a cookie of a header's value stands, its name and its value.
-pub(super) struct Cookie {
-    pub(super) whole: Range<usize>,
-    pub(super) name: Range<usize>,
-    pub(super) value: Range<usize>,
+pub(crate) struct Cookie {
+    pub(crate) whole: Range<usize>,
+    pub(crate) name: Range<usize>,
+    pub(crate) value: Range<usize>,
 }
 
 /// The cookies of `text`, a header's value. What has no name is one without a value.
-pub(super) fn split(text: &[u8]) -> impl Iterator<Item = Cookie> {
+pub(crate) fn split(text: &[u8]) -> impl Iterator<Item = Cookie> {
     let part = |range: Range<usize>| text.get(range).unwrap_or_default();
     let mut start = 0;
     let ends = memchr::memchr_iter(b';', text).chain([text.len()]);

@@ -1,6 +1,7 @@
 //! What cookie promises.
 
 use super::*;
+use crate::openid_connect::config::SameSite;
 
 fn attributes() -> Attributes {
     Attributes {

@@ -131,9 +131,6 @@ async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Aske
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 
-/// How long a code that was given out before a logout may take until it begins a session.
-const REDEEMED: Duration = Duration::from_mins(1);
-
 /// The checks of Back-Channel Logout 1.0 §2.6.
 fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
     let bad = |detail: &'static str| Refusal::Bad(refused(detail));
@@ -193,10 +190,11 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
     };
     let (sid, subject) = (named("sid")?, named("sub")?);
     let ends = match (sid, subject) {
-        // That session is over, also for a code of it that is being redeemed; a later one has another name.
+        // That session is over, also for a code of it that is being redeemed. A sign-in that begins later is another,
+        // whatever the provider calls it.
         (Some(sid), _) => Revocation {
             id: Revocation::provider_session(&issuer, sid),
-            before: now.saturating_add(REDEEMED).as_millis(),
+            before: now.as_millis(),
             expires_at: verifier.rules.forgotten_at(now),
         },
         // A sign-in after the logout stays.

@@ -102,7 +102,11 @@ pub(in crate::openid_connect) fn claims_of(
             _ => issuer.is_some_and(|issuer| rules.accepts_issuer(issuer)),
         }
     });
-    (access, session.id_token.as_deref().and_then(claims))
+    let mut id = session.id_token.as_deref().and_then(claims);
+    if let (Some(id), Some(sourced)) = (&mut id, &session.sourced) {
+        id.extend(sourced.clone());
+    }
+    (access, id)
 }
 
 fn claims(token: &str) -> Option<Claims> {

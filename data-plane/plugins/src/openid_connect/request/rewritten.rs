@@ -5,43 +5,27 @@ use crate::body;
 use crate::exchange::Exchange;
 use crate::openid_connect::rules::Rules;
 
-/// Removes the credential at `place` from what goes upstream, if that is configured. From a URL it goes in any case:
-/// upstreams log those.
+/// Removes the credential at `place`, if it is in the body and that is configured. From elsewhere it goes with all that are
+/// [withheld](crate::openid_connect::withheld).
 pub(in crate::openid_connect) async fn hide(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     place: &Place,
 ) {
-    if rules.config.credentials.hide_credentials || matches!(place, Place::Query(_)) {
-        remove(exchange, place).await;
+    if let Place::Body(name) = place
+        && rules.config.credentials.hide_credentials
+    {
+        remove_from_body(exchange, name).await;
     }
 }
 
-/// Removes a refresh token from what goes upstream: from a body only if that is configured.
-pub(in crate::openid_connect) async fn hide_refresh_token(
-    rules: &Rules,
-    exchange: &mut Exchange<'_>,
-    place: &Place,
-) {
-    match place {
-        Place::Body(_) => hide(rules, exchange, place).await,
-        _ => remove(exchange, place).await,
-    }
-}
-
-async fn remove(exchange: &mut Exchange<'_>, place: &Place) {
-    match place {
-        Place::Header(name) => _ = exchange.request.headers.remove(name),
-        Place::Query(name) => keep_arguments(exchange, |found| found != name),
-        Place::Body(name) => {
-            let mut form = body::form(exchange).await;
-            if form.remove(name)
-                && let Some(bytes) = form.encode()
-            {
-                exchange.upstream.body = Some(bytes.into());
-            }
-        }
-        Place::Cookie => {}
+/// Removes the argument `name` from the body that goes upstream.
+pub(in crate::openid_connect) async fn remove_from_body(exchange: &mut Exchange<'_>, name: &str) {
+    let mut form = body::form(exchange).await;
+    if form.remove(name)
+        && let Some(bytes) = form.encode()
+    {
+        exchange.upstream.body = Some(bytes.into());
     }
 }
 

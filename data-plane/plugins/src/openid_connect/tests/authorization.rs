@@ -444,3 +444,22 @@ fn the_configuration_is_held_against_discovery_if_that_is_configured() {
         Some("client_auth"),
     );
 }
+
+#[test]
+fn rule_10_what_an_endpoint_says_of_its_own_gives_way_to_the_request() {
+    let mut gateway = Gateway::new(json!({
+        "authorization_endpoint": format!("{ISSUER}/authorize?client_id=own&p=1&sc%6Fpe=x&flag&p=%32"),
+        "end_session_endpoint": format!("{ISSUER}/logout?client_id=own&x=1"),
+        "logout_uri_suffix": "/logout",
+    }));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let own = format!("{ISSUER}/authorize?p=1&flag&p=%32&response_type=code&client_id=client&");
+    assert!(start.location().starts_with(&own), "{}", start.location());
+    assert_eq!(start.location().matches("scope=").count(), 1);
+    browser.sign_in(&mut gateway, "/api");
+    let end = browser.post(&mut gateway, "/logout", "");
+    let own = format!("{ISSUER}/logout?x=1&id_token_hint=");
+    assert!(end.location().starts_with(&own), "{}", end.location());
+    assert_eq!(end.location().matches("client_id=").count(), 1);
+}

@@ -223,6 +223,33 @@ fn rule_48_tokens_of_other_kinds_do_not_pose_as_access_tokens() {
     check(&[("typ", json!("Refresh"))]);
     check(&[("nonce", json!("x")), ("scope", json!(null))]);
     check(&[("events", json!({}))]);
+    // An ID token that a refresh has brought has no nonce.
+    let id = |more: &[(&'static str, Value)]| {
+        let mut claims = vec![
+            ("aud", json!("client")),
+            ("scope", json!(null)),
+            ("auth_time", json!(START.as_secs())),
+        ];
+        claims.extend(more.iter().cloned());
+        claims
+    };
+    check(&id(&[]));
+    check(&id(&[("aud", json!(["client"])), ("azp", json!("client"))]));
+    // What says whose it is otherwise is none, and neither is what says nothing of a sign-in.
+    for more in [
+        ("aud", json!("api")),
+        ("aud", json!(["client", "api"])),
+        ("scope", json!("openid")),
+        ("client_id", json!("other")),
+        ("roles", json!([])),
+        ("auth_time", json!(null)),
+    ] {
+        let mut gateway = bearer_only();
+        let token = gateway
+            .provider
+            .access_token(&id(std::slice::from_ref(&more)));
+        assert_eq!(gateway.call(&token).status, 200, "{more:?}");
+    }
 }
 
 #[test]

@@ -149,13 +149,17 @@ fn an_id_token_that_nothing_ties_to_the_access_token_does_not_count() {
 
 #[test]
 fn a_session_is_verified_again_if_that_is_configured() {
-    for (reverify, ignore, status) in [
-        (true, json!([]), 401),
-        (true, json!(["session"]), 401),
-        (false, json!([]), 200),
+    for (reverify, ignore, renewable, status) in [
+        (true, json!([]), false, 401),
+        (true, json!(["session"]), false, 401),
+        (false, json!([]), false, 200),
+        // The provider has newer tokens for who can ask for them (security.md 79).
+        (true, json!([]), true, 200),
+        (false, json!([]), true, 200),
     ] {
         let config = json!({ "reverify": reverify, "ignore_signature": ignore, "cache_ttl": 10 });
         let mut gateway = Gateway::new(config);
+        gateway.provider.script.borrow_mut().no_refresh_token = !renewable;
         let mut browser = Browser::default();
         browser.sign_in(&mut gateway, "/api");
         assert_eq!(browser.get(&mut gateway, "/api").status, 200);
@@ -166,7 +170,19 @@ fn a_session_is_verified_again_if_that_is_configured() {
         browser.get(&mut gateway, "/api");
         gateway.advance(2);
         let reply = browser.get(&mut gateway, "/api");
-        assert_eq!((reply.status, reply.ends_session()), (status, reverify));
+        let outcome = (reply.status, reply.ends_session());
+        assert_eq!(
+            outcome,
+            (status, status == 401),
+            "{reverify} {ignore} {renewable}"
+        );
+        gateway.advance(40);
+        assert_eq!(
+            browser.get(&mut gateway, "/api").status == 200,
+            status == 200
+        );
+        let calls = 1 + usize::from(reverify && renewable);
+        assert_eq!(gateway.provider.called("/token"), calls);
     }
 }
 

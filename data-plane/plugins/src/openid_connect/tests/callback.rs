@@ -1,6 +1,7 @@
 //! The way back from the provider, when it is taken late, twice or in vain.
 
 use std::pin::pin;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -33,7 +34,7 @@ fn way_back(gateway: &Gateway, start: &Reply) -> String {
 fn sign_ins_of_two_plugins_on_one_host_leave_each_other_alone() {
     let config = json!({});
     let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, std::rc::Rc::clone(&one.provider), 2);
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
     two.filter = super::gateway::compile(&config, 8);
     for both_first in [true, false] {
         let mut browser = Browser::default();
@@ -67,7 +68,7 @@ fn sign_ins_of_two_plugins_on_one_host_leave_each_other_alone() {
 fn a_query_that_no_single_cookie_holds_comes_back_on_any_node() {
     let config = json!({ "preserve_query_args": true });
     let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, std::rc::Rc::clone(&one.provider), 2);
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
     let query = format!("hello={}", "w".repeat(3_000));
     let mut browser = Browser::default();
     for tab in 0..5 {
@@ -164,6 +165,33 @@ fn rule_25_a_response_that_comes_twice_at_once_is_redeemed_once() {
 }
 
 #[test]
+fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
+    let cluster = Rc::default();
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let mut browser = Browser::default();
+    let start = browser.get(&mut one, "/api");
+    let back = way_back(&one, &start);
+    // A provider that was not reached has not seen the code.
+    one.provider.script.borrow_mut().down = true;
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    one.provider.script.borrow_mut().down = false;
+    let mut late = browser.clone();
+    assert!(browser.get(&mut two, &back).sets_session());
+    for node in [&mut one, &mut two] {
+        let reply = late.get(node, &back);
+        let told = (reply.status, reply.location());
+        assert_eq!(told, (302, "http://gateway.example/api"));
+    }
+    assert_eq!(one.provider.called("/token"), 2);
+    // Another sign-in is another's.
+    assert!(Browser::default().sign_in(&mut one, "/api").sets_session());
+}
+
+#[test]
 fn a_json_body_is_no_authorization_response() {
     let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
     gateway.https = true;
@@ -198,7 +226,7 @@ fn a_state_of_another_plugin_is_not_ours() {
     let (mut gateway, mut browser, _) = signed_in(json!({}));
     let mut other = Gateway::with_provider(
         &json!({ "session_secret": "another" }),
-        std::rc::Rc::clone(&gateway.provider),
+        Rc::clone(&gateway.provider),
         2,
     );
     let start = Browser::default().get(&mut other, "/api");

@@ -261,6 +261,12 @@ impl Browser {
                 .push((COOKIE, HeaderValue::from_str(&cookies.join("; ")).unwrap()));
         }
         let reply = gateway.send(request);
+        self.keep(&reply);
+        reply
+    }
+
+    /// Keeps the cookies of `reply`, and forgets those that it takes back.
+    pub(super) fn keep(&mut self, reply: &Reply) {
         for cookie in reply.set_cookies() {
             let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
             if cookie.contains("Max-Age=0") {
@@ -269,7 +275,6 @@ impl Browser {
                 self.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
-        reply
     }
 
     /// Signs in at `uri` and answers what became of the way back.

@@ -21,6 +21,7 @@ pub(super) struct Foreseen {
     pass: Option<Pass>,
     /// The request's fields as filters get them.
     fields: HeaderMap,
+    query: Option<String>,
 }
 
 impl Foreseen {
@@ -35,6 +36,7 @@ impl Foreseen {
         }
         Self {
             pass: glance(exchange, &fields, filter, host, Pass::default()),
+            query: exchange.request.uri.query().map(str::to_owned),
             fields,
         }
     }
@@ -59,6 +61,7 @@ impl Foreseen {
             }
         }
         assert_eq!(fields, exchange.request.headers);
+        assert_eq!(self.query.as_deref(), exchange.request.uri.query());
         assert_eq!(pass.response_headers, exchange.response_headers);
         let (glanced, whole) = (&known.identity, &exchange.identity);
         assert!(whole.consumer.is_none() && !whole.anonymous);

@@ -17,6 +17,8 @@ struct Redis {
     values: RefCell<BTreeMap<String, String>>,
     lists: RefCell<BTreeMap<String, Vec<String>>>,
     down: Cell<bool>,
+    /// What is said to commands that write.
+    refuses: Cell<Option<&'static str>>,
 }
 
 impl Redis {
@@ -37,7 +39,14 @@ impl Redis {
             .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut values = self.values.borrow_mut();
+        if let Some(refusal) = self.refuses.get().filter(|_| words[0] != "GET") {
+            return Reply::Error(refusal.to_owned());
+        }
         match words.as_slice() {
+            ["SETRANGE", key, "0", ""] => {
+                let length = values.get(*key).map_or(0, String::len);
+                Reply::Integer(i64::try_from(length).unwrap())
+            }
             ["SET", key, value, "PX", time, rest @ ..] => {
                 assert!(time.parse::<u64>().unwrap() > 0);
                 if *rest == ["XX"] && !values.contains_key(*key) {
@@ -151,6 +160,43 @@ fn rule_97_a_logout_ends_the_session_although_the_store_does_not_answer() {
         .cookies
         .insert("session".to_owned(), "x".to_owned());
     assert_eq!(stranger.post(&mut one, "/logout", "").status, 302);
+}
+
+#[test]
+fn no_refresh_token_is_spent_while_the_store_takes_no_writes() {
+    for refusal in ["READONLY You can't write", "OOM command not allowed"] {
+        let (mut one, mut two, redis) = gateways(&json!({}));
+        let mut browser = Browser::default();
+        browser.sign_in(&mut one, "/api");
+        redis.refuses.set(Some(refusal));
+        // It goes on for its grace, as if the provider were away.
+        one.advance(310);
+        two.host.advance(310.0);
+        assert_eq!(browser.get(&mut one, "/api").status, 200);
+        one.advance(300);
+        two.host.advance(300.0);
+        let reply = browser.get(&mut one, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (503, false));
+        assert_eq!(one.provider.called("/token"), 1);
+        // Longer than a node remembers what a refresh has brought.
+        one.advance(100);
+        two.host.advance(100.0);
+        redis.refuses.set(None);
+        for node in [&mut two, &mut one] {
+            assert_eq!(browser.get(node, "/api").status, 200, "{refusal}");
+        }
+        assert_eq!(one.provider.called("/token"), 2);
+    }
+    // Who may not ask is not taken for a store that cannot write.
+    let (mut one, _, redis) = gateways(&json!({}));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    one.advance(610);
+    redis
+        .refuses
+        .set(Some("NOPERM this user has no permissions"));
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    assert_eq!(one.provider.called("/token"), 2);
 }
 
 #[test]

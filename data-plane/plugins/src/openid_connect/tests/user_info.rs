@@ -270,3 +270,52 @@ fn a_refusal_is_remembered_if_that_is_configured() {
         assert_eq!(gateway.provider.called("/userinfo"), calls);
     }
 }
+
+#[test]
+fn rule_39_the_sources_of_an_id_token_are_asked_once_for_each() {
+    let check = |resolve: bool, forged: bool, found: bool| {
+        let mut gateway = Gateway::new(json!({
+            "resolve_distributed_claims": resolve,
+            "upstream_headers_claims": ["shoe_size", "sub", "email"],
+            "upstream_headers_names": ["x-size", "x-sub", "x-email"],
+        }));
+        let key = if forged {
+            SigningKey::es256("one")
+        } else {
+            gateway.provider.keys.borrow()[0].clone()
+        };
+        let token = key.sign(&json!({ "shoe_size": 9, "sub": "evil", "email": "evil@e" }));
+        let source = json!({ "endpoint": format!("{ISSUER}/source"), "access_token": "key" });
+        let names = json!({ "shoe_size": "shop", "sub": "shop", "email": "shop" });
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.id_claims = vec![
+                ("_claim_names", names),
+                ("_claim_sources", json!({ "shop": source })),
+            ];
+            script.source = Some(token);
+        }
+        let mut browser = Browser::default();
+        let mut replies = vec![browser.sign_in(&mut gateway, "/api")];
+        replies.push(browser.get(&mut gateway, "/api"));
+        assert_eq!(gateway.provider.called("/source"), usize::from(resolve));
+        // A refresh brings another ID token.
+        gateway.advance(301);
+        replies.push(browser.get(&mut gateway, "/api"));
+        replies.push(browser.get(&mut gateway, "/api"));
+        assert_eq!(gateway.provider.called("/source"), 2 * usize::from(resolve));
+        for reply in replies {
+            assert_eq!(reply.status, 200);
+            assert_eq!(
+                reply.seen("x-size"),
+                found.then_some("9"),
+                "{resolve} {forged}"
+            );
+            assert_eq!(reply.seen("x-sub"), Some("user-1"));
+            assert_eq!(reply.seen("x-email"), Some("john@example.com"));
+        }
+    };
+    check(true, false, true);
+    check(true, true, false);
+    check(false, false, false);
+}

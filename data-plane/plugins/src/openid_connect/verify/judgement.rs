@@ -48,6 +48,35 @@ pub(super) fn posing(token: &Jws<'_>) -> bool {
         || (claims.contains_key("nonce") && !scoped && typ != "at+jwt")
 }
 
+/// Whether a token without any mark of its kind is most likely an ID token, as a refresh or the password grant brings
+/// them: it is for the `client` alone, tells how its user signed in, and has nothing that is an access token's (RFC 9068
+/// §2.2; the others are those of providers that had no such standard).
+pub(super) fn looks_like_id_token(token: &Jws<'_>, client: &str) -> bool {
+    const OF_ACCESS: [&str; 10] = [
+        "scope",
+        "scp",
+        "roles",
+        "client_id",
+        "cid",
+        "appid",
+        "azpacr",
+        "permissions",
+        "gty",
+        "cnf",
+    ];
+    const OF_AUTHENTICATION: [&str; 5] = ["auth_time", "amr", "acr", "sid", "azp"];
+    let claims = &token.claims;
+    let has = |names: &[&str]| names.iter().any(|name| claims.contains_key(*name));
+    let for_client = match claims.get("aud") {
+        Some(Value::Array(audiences)) => matches!(&audiences[..], [one] if one == client),
+        Some(audience) => audience == client,
+        None => false,
+    };
+    let typed = token.header.kind().as_deref() == Some("at+jwt")
+        || claims.get("typ").is_some_and(|kind| kind == "Bearer");
+    !client.is_empty() && for_client && !typed && has(&OF_AUTHENTICATION) && !has(&OF_ACCESS)
+}
+
 /// Whether the hash claim `name`, if it is there, is that of `value` (OpenID Connect Core §3.1.3.6).
 pub(super) fn hash_fits(
     claims: &Claims,
