@@ -22,7 +22,9 @@ use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
-use self::owned::{leave_out, make_room, put, remove_identity};
+use self::owned::{
+    leave_out, make_room, put, remove_identity, remove_sealed_cookies, withhold_cookies,
+};
 use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
@@ -254,6 +256,8 @@ impl Request {
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
         if let Headers::Raw(fields) = &mut head.headers {
+            let environment = ways.snapshot.environment_of(ways.route);
+            withhold_cookies(&mut pass, fields, &environment.session_keys);
             make_room(fields, &pass);
         }
         record.run.response_headers = std::mem::take(&mut pass.response_headers);
@@ -352,6 +356,8 @@ impl Request {
                 if inbound.upgrade.is_none() && ways.holds_body(service) {
                     body.hold(core.node.limits.held_body).await?;
                 }
+                let environment = snapshot.environment_of(route);
+                remove_sealed_cookies(&mut seen.request.headers, &environment.session_keys);
                 if seen.request.version == Version::HTTP_2 {
                     fields::join_cookies(&mut seen.request.headers);
                 }

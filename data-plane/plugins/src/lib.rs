@@ -54,6 +54,7 @@ pub mod reserved_headers;
 pub mod response_ratelimiting;
 pub mod response_transformer;
 pub mod revocations;
+pub mod sealed_cookies;
 pub mod secret_names;
 pub mod session;
 pub mod session_keys;

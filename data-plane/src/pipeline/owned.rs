@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use plugins::filter::Filter as _;
 use plugins::glance::Pass;
+use plugins::sealed_cookies;
+use plugins::session_keys::KeyRing;
 
 use super::request::Added;
 use crate::compile::{CompiledRoute, CompiledSnapshot};
@@ -58,6 +61,36 @@ pub(super) fn make_room(fields: &mut Fields, pass: &Pass) {
             let mut removed = removed.iter();
             removed.any(|removed| removed.as_str().as_bytes() == name)
         });
+    }
+}
+
+/// Takes what the gateway itself has sealed out of the cookies of a request that a filter lets `pass`, whichever route it
+/// was sealed for.
+pub(super) fn withhold_cookies(pass: &mut Pass, fields: &Fields, ring: &KeyRing) {
+    let left = match &pass.cookies {
+        Some(left) => sealed_cookies::without(|| std::iter::once(&left[..]), ring),
+        None if fields.has(Kind::COOKIE) => {
+            sealed_cookies::without(|| fields.of(Kind::COOKIE), ring)
+        }
+        None => None,
+    };
+    if left.is_some() {
+        pass.cookies = left;
+    }
+}
+
+/// The same of a request that filters have seen whole.
+pub(super) fn remove_sealed_cookies(headers: &mut HeaderMap, ring: &KeyRing) {
+    let cookies = headers.get_all(header::COOKIE);
+    let values = || cookies.iter().map(HeaderValue::as_bytes);
+    let Some(left) = sealed_cookies::without(values, ring) else {
+        return;
+    };
+    headers.remove(header::COOKIE);
+    if !left.is_empty()
+        && let Ok(left) = HeaderValue::from_maybe_shared(Bytes::from(left))
+    {
+        headers.insert(header::COOKIE, left);
     }
 }
 

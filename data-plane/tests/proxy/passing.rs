@@ -1,10 +1,12 @@
 //! Heads that pass as they came: a route without filters and one whose filter changes nothing tell upstream and client
 //! the same, whatever form the fields have inside.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::gateway::{ask, configuration, plugin, scoped, start, stop, upstream};
+use crate::gateway::{ask, configuration, plugin, record, scoped, start, stop, upstream};
 
 /// An answer that passes as it came, and one in which much has to be looked at.
 const USUAL: &str = "HTTP/1.1 200 OK\r\nServer: Origin\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
@@ -24,6 +26,18 @@ fn lines(head: &str) -> Vec<String> {
         .collect();
     lines.sort();
     lines
+}
+
+/// Requests with a cookie that a session key of the cluster has sealed.
+fn cookies() -> impl Iterator<Item = String> {
+    let key = Uuid::from_u128(71);
+    let head = [&[1, 2][..], &key.as_bytes()[..8], &[7; 20]].concat();
+    let sealed = URL_SAFE_NO_PAD.encode(head);
+    let requests = [
+        format!("Host: a\r\nCookie: s={sealed}; s2=more\r\n"),
+        format!("Host: a\r\nCookie: s={sealed}; a=1 ;s2=more\r\nCookie: c=\"3\"; d\r\n"),
+    ];
+    requests.into_iter()
 }
 
 #[test]
@@ -56,8 +70,13 @@ fn a_head_passes_alike_with_filters_and_without() {
             &json!({"allowed_payload_size": 100}),
         );
         records.push(scoped(idle, &json!({"route": {"id": Uuid::from_u128(3)}})));
+        records.push(record(
+            "session_keys",
+            71,
+            json!({"secret": STANDARD.encode([1; 32]), "activate_at": 1, "state": "ready"}),
+        ));
         let proxy = start(records);
-        for fields in requests {
+        for fields in requests.iter().map(ToString::to_string).chain(cookies()) {
             let [bare, seen] = ["/bare", "/seen"].map(|path| {
                 let request = format!("GET {path}/x?q HTTP/1.1\r\n{fields}\r\n");
                 let close = "GET / HTTP/1.1\r\nHost: none\r\nConnection: close\r\n\r\n";
@@ -78,6 +97,17 @@ fn a_head_passes_alike_with_filters_and_without() {
                     bare.0.iter().all(|line| !line.starts_with(name)),
                     "{bare:?}"
                 );
+            }
+            if fields.contains("Cookie: s=") {
+                // A session of another route of the host (security.md 69).
+                let left = bare.0.iter().filter(|line| line.starts_with("cookie: "));
+                let left: Vec<_> = left.map(String::as_str).collect();
+                let expected: &[&str] = if fields.contains("a=1") {
+                    &["cookie: a=1; c=\"3\"; d"]
+                } else {
+                    &[]
+                };
+                assert_eq!(left, expected, "{fields}");
             }
             if fields.contains("9.9.9.9") {
                 let chain = "x-forwarded-for: 9.9.9.9, 127.0.0.1".to_owned();
