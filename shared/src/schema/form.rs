@@ -23,11 +23,21 @@ pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, 
 /// The same with values of which some have their type already, such as a part of a form that is JSON.
 pub fn expand_values(pairs: impl IntoIterator<Item = (String, Value)>) -> Map<String, Value> {
     let mut root = Value::Object(Map::new());
-    for (key, value) in pairs {
-        let mut steps = steps(&key);
+    let read = |(key, value): (String, Value)| {
+        let steps = steps(&key);
         if steps.len() > DEPTH {
-            steps = vec![Step::Name(key)];
+            (vec![Step::Name(key)], value)
+        } else {
+            (steps, value)
         }
+    };
+    let mut read: Vec<_> = pairs.into_iter().map(read).collect();
+    // Indices say where an element stands, whatever the order of the arguments.
+    let is_index = |step: &Step| matches!(step, Step::Index(_));
+    if read.iter().any(|(steps, _)| steps.iter().any(is_index)) {
+        read.sort_by(|(one, _), (other, _)| one.cmp(other));
+    }
+    for (steps, value) in read {
         insert(&mut root, &steps, value);
     }
     match root {
@@ -37,7 +47,7 @@ pub fn expand_values(pairs: impl IntoIterator<Item = (String, Value)>) -> Map<St
 }
 
 /// One part of a key.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Step {
     /// A name between dots.
     Name(String),
