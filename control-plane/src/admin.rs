@@ -459,6 +459,7 @@ impl Admin {
             }
             _ => {}
         }
+        let names_keys = crate::client_keys::are_named(&body);
         let plan::Plan {
             entity,
             action,
@@ -477,7 +478,13 @@ impl Admin {
         let publisher = self.publisher.clone();
         let origin = origin.answered(status);
         let workspace = origin.workspace;
-        let executing = move || publisher.execute_for(&origin, &command, UnixTime::now());
+        let executing = move || {
+            let outcome = publisher.execute_for(&origin, &command, UnixTime::now());
+            if names_keys && outcome.is_ok() {
+                crate::client_keys::make_needed(&publisher);
+            }
+            outcome
+        };
         let outcome = self.turns.take(executing).await?;
         let outcome = outcome.map_err(|error| Refusal::of(error, entity))?;
         let config = self.publisher.config().within(workspace);

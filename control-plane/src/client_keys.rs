@@ -2,6 +2,7 @@
 //! made here when a plugin first needs them, sealed in the store like every record. Providers read
 //! their public halves at `/openid-connect/jwks`; nobody reads the private ones.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::encoding::AsDer;
@@ -37,6 +38,9 @@ const MARKS: [&str; 2] = [
     "\"private_key_jwt\"",
     "\"require_signed_request_object\":true",
 ];
+
+/// What is written there has, in JSON or as a form.
+const NAMES: [&str; 2] = ["private_key_jwt", "require_signed_request_object"];
 
 /// Time between a change and the look at what it needs: changes come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -79,8 +83,31 @@ pub fn published(config: &Config) -> Value {
     json!({ "keys": keys })
 }
 
+/// Whether what is written to a plugin may be such a configuration.
+pub fn are_named(body: &Body) -> bool {
+    let (Body::Json(fields) | Body::Form(fields)) = body;
+    let text = serde_json::to_string(fields).unwrap_or_default();
+    NAMES.iter().any(|name| text.contains(name))
+}
+
+/// Makes keys if plugins need some and there are none: whoever writes such a plugin finds them there when that is
+/// answered. Blocks on the store.
+pub fn make_needed(publisher: &Publisher) {
+    let config = publisher.config();
+    if none(&config)
+        && needed(&config)
+        && let Err(error) = ensure(publisher, &Origin::system(), UnixTime::now())
+    {
+        tracing::error!(%error, "client keys not made");
+    }
+}
+
+/// Held by the one that makes keys: several may find at the same time that there are none.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// Makes keys if there are none. Blocks on the store.
 pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if none(&publisher.config()) {
         rotate(publisher, origin, now)?;
     }
@@ -95,12 +122,18 @@ pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(
         action,
         parents: Vec::new(),
     };
-    let mut commands = Vec::new();
-    for algorithm in ALGORITHMS {
-        let made = generate(algorithm, Uuid::new_v4(), now)
-            .expect("the system's random source makes keys");
-        commands.push(command(Action::Create(Body::Json(made))));
-    }
+    // Side by side: to find primes takes a while, and somebody waits.
+    let made = std::thread::scope(|scope| {
+        let making = |algorithm| scope.spawn(move || generate(algorithm, Uuid::new_v4(), now));
+        ALGORITHMS.map(making).map(|made| {
+            let made = made.join().ok().and_then(Result::ok);
+            made.expect("the system's random source makes keys")
+        })
+    });
+    let made = made.into_iter();
+    let mut commands: Vec<_> = made
+        .map(|made| command(Action::Create(Body::Json(made))))
+        .collect();
     for key in keys(&publisher.config()) {
         let selector = Selector::Id(key.id);
         commands.push(command(if key.retired_at.is_some() {

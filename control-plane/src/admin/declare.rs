@@ -15,6 +15,7 @@ use super::error::{Flattened, Refusal};
 use super::place::Place;
 use super::revisions::foreseen;
 use super::{Admin, Answer};
+use crate::client_keys;
 use crate::command::batch;
 use crate::config::{Change, Config, Fields};
 use crate::declarative::{self, File};
@@ -115,6 +116,7 @@ pub(super) async fn write(
         let (revision, change) = publisher
             .transact(&origin, now, decide)
             .map_err(|fault| refuse(&file, fault, wishes))?;
+        client_keys::make_needed(&publisher);
         if wishes.check_hash && change == Change::default() {
             return Ok(Answer {
                 revision: Some(revision),

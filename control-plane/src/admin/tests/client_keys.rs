@@ -37,3 +37,26 @@ async fn case_65_the_keys_are_shown_without_their_private_half_and_replaced_on_d
     // Nobody reads the records themselves.
     assert_eq!(api.get("/client_keys").await.0, 404);
 }
+
+#[tokio::test]
+async fn who_writes_a_plugin_that_needs_keys_finds_them_made() {
+    let form = "name=openid-connect&config.issuer=https://idp.example&config.client_id=c";
+    for (needs, expected) in [
+        ("config.client_auth=private_key_jwt", true),
+        ("config.require_signed_request_object=true", true),
+        ("config.client_auth=none", false),
+    ] {
+        let api = Api::new();
+        let kind = "application/x-www-form-urlencoded";
+        let body = format!("{form}&{needs}");
+        let (status, told) = api.send("POST", "/plugins", kind, &body).await;
+        assert_eq!(status, 201, "{told}");
+        // A look at them would make them, and be told.
+        let (_, keys) = api.get("/openid-connect/jwks").await;
+        assert_eq!(keys["keys"].as_array().unwrap().len(), 10);
+        let (_, audit) = api.get("/audit/requests").await;
+        let mut listed = audit["data"].as_array().unwrap().iter();
+        let made_by_look = listed.any(|one| one["method"] == "GET");
+        assert_eq!(made_by_look, !expected, "{needs}");
+    }
+}
