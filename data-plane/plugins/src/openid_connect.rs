@@ -300,6 +300,9 @@ async fn authenticate(
         return Ok(flow);
     }
     if rules.methods.authorization_code {
+        if let Some(failure) = callback::broken(rules, exchange, jar, now).await {
+            return Err(failure.concluded());
+        }
         let starting = sign_in::start(rules, exchange, host, jar, Cause::Needed);
         return Box::pin(starting).await.map_err(Failure::concluded);
     }

@@ -316,7 +316,7 @@ mod tests {
         let before = snapshot(vec![
             plugin(&json!({
                 "client_secret": ["{vault://env/my-secret}", "plain", "{vault://mine/pair/a}", "{vault://files/secret}"],
-                "login_redirect_uri": ["{vault://env/my-secret}"],
+                "redirect_uri": ["{vault://env/my-secret}"],
             })),
             vault("mine", "env", "kv_"),
             vault("files", "file", "oidc"),
@@ -328,10 +328,7 @@ mod tests {
             json!(["hush", "plain", "one", "from a file"])
         );
         // No field for secrets: a text like any other.
-        assert_eq!(
-            config["login_redirect_uri"],
-            json!(["{vault://env/my-secret}"])
-        );
+        assert_eq!(config["redirect_uri"], json!(["{vault://env/my-secret}"]));
         assert_eq!(after.position, before.position);
     }
 

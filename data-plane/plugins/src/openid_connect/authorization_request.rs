@@ -238,8 +238,9 @@ fn signed(
         .signer
         .and_then(|signer| signer.sign_claims("oauth-authz-req+jwt", &Value::Object(claims)))
         .ok_or_else(|| {
-            Failure::unexpected(
+            Failure::paused(
                 "client_key_missing",
+                "The gateway has nothing yet to prove itself with at the OpenID provider",
                 "there is no key that could sign the authorization request",
             )
         })?;

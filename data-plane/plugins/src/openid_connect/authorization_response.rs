@@ -26,6 +26,11 @@ const CODES: [&str; 11] = [
     "temporarily_unavailable",
 ];
 
+/// The registered error code that `error` is, if it is one.
+pub(super) fn registered(error: &str) -> Option<&'static str> {
+    CODES.into_iter().find(|code| *code == error)
+}
+
 /// What an authorization response brought.
 #[derive(Clone)]
 pub(super) struct Accepted {
@@ -84,10 +89,7 @@ pub(super) fn accept(
         _ => {}
     }
     if let Some(error) = &callback.error {
-        let known = CODES
-            .into_iter()
-            .find(|code| code == error)
-            .unwrap_or("an error");
+        let known = registered(error).unwrap_or("an error");
         return Err(Refusal::Bad(Failure {
             error: None,
             ..Failure::refused("idp_error", format!("the OpenID provider answered {known}"))

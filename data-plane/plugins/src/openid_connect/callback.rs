@@ -5,6 +5,7 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
 
+use super::authorization_response::registered;
 use super::config::{AuthMethod, LoginAction, ResponseMode};
 use super::cookie::Jar;
 use super::failure::Failure;
@@ -184,6 +185,70 @@ pub(super) fn find(
         }),
         None => Found::Nothing,
     })
+}
+
+/// Why a request fails by which the provider has sent a browser back, to the very URL that it was told, without what would
+/// say which sign-in it answers. `None`: it may be anything else.
+pub(super) async fn broken(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    jar: &Jar,
+    now: UnixTime,
+) -> Option<Failure> {
+    jar.sign_ins().next()?;
+    let mode = rules.config.sign_in.response_mode;
+    let arguments = match exchange.request.method {
+        Method::GET if exchange.request.uri.query().is_some() => {
+            request::query(exchange).into_owned().collect()
+        }
+        Method::POST if mode.is_posted() && request::is_form(&exchange.request.headers) => {
+            request::body_arguments(exchange).await
+        }
+        _ => return None,
+    };
+    let (ring, here) = (
+        &exchange.environment.session_keys,
+        sign_in::own_url(exchange),
+    );
+    let mut under_way = under_way::all(rules, ring, jar, now);
+    if !under_way.any(|(_, pending)| pending.redirect_uri == here) {
+        return None;
+    }
+    let refused = |code, detail: &'static str| Some(Failure::refused(code, detail));
+    let response = arguments.iter().find(|(name, _)| name == "response");
+    if let Some((_, response)) = response.filter(|_| mode.is_signed()) {
+        return match Jws::parse(response, LONGEST_RESPONSE) {
+            Ok(_) => refused("state_missing", "the authorization response has no state"),
+            Err(_) => refused("idt_alg", "the authorization response is no signed JWT"),
+        };
+    }
+    let answer = gather(arguments);
+    if let Some(state) = &answer.state {
+        let ours = mark::read(rules, ring, state, now).is_some();
+        let bare = answer.code.is_none() && answer.error.is_none();
+        return refused("code_missing", "the authorization response has no code")
+            .filter(|_| ours && bare);
+    }
+    let error = registered(answer.error.as_deref()?)?;
+    let detail = format!("the OpenID provider answered {error}, and not which sign-in");
+    Some(Failure::refused("state_missing", detail).with("error", error))
+}
+
+/// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one.
+pub(super) fn in_vain(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    jar: &Jar,
+    now: UnixTime,
+) -> Option<Mark> {
+    let is_answer = |name: &str| matches!(name, "code" | "error" | "response" | "state");
+    if !request::query(exchange).any(|(name, _)| is_answer(&name)) {
+        return None;
+    }
+    let ring = &exchange.environment.session_keys;
+    let under_way = under_way::all(rules, ring, jar, now).map(|(_, pending)| pending);
+    let newest = under_way.max_by_key(|pending| pending.started_at)?;
+    mark::read(rules, ring, &newest.state, now)
 }
 
 /// The state of a sign-in whose code is being redeemed.

@@ -453,6 +453,11 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             Err(TokenError::Refused(_)) | Ok(_) => {
                 findings.pass("client", &format!("the provider accepts the client {id}"));
             }
+            Err(error @ TokenError::Unusable(..)) => findings.fail(
+                "client",
+                &error.to_string(),
+                "See whether token_endpoint is the provider's token endpoint.",
+            ),
             Err(error @ TokenError::Unexplained(_)) => findings.fail(
                 "client",
                 &error.to_string(),

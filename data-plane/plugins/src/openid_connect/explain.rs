@@ -180,9 +180,14 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The provider sent no code: check that the client allows the authorization code grant.",
     ),
     (
-        &["token_http", "token_shape", "token_type"],
+        &["token_http"],
         "token request",
         "Check client_id, client_secret, client_auth and that redirect_uri is registered as it is configured.",
+    ),
+    (
+        &["token_shape", "token_type"],
+        "token answer",
+        "What the token endpoint answers are no bearer tokens: check that token_endpoint is the provider's, and look at what stands before it.",
     ),
     (
         &["client_refused", "client_key_missing"],

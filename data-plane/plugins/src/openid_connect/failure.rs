@@ -322,8 +322,8 @@ impl Failure {
         }
         let mut response = if page && self.has_page() {
             let title = match self.class {
-                // Not always the provider.
-                Class::Unavailable => self.message.unwrap_or(text),
+                // Not always the provider, or what it says of us.
+                Class::Unavailable | Class::Faulty => self.message.unwrap_or(text),
                 _ => text,
             };
             page::page(

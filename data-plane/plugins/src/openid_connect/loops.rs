@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! no cookie is kept          callback without its cookie ─► the state counts the rounds
+//! no answer is one           callback without a state    ─► so does that of the newest sign-in
 //! no session cookie is kept  success, redirect, no session ─► a trail of successes counts them
 //! ```
 
@@ -31,18 +32,18 @@ const SIZES: Sizes = Sizes {
     most: 1,
 };
 
-/// The round that a sign-in begins which takes the place of `lost`, whose cookie is gone.
+/// The round that a sign-in begins which takes the place of `lost`, whose cookie is gone, or whose answer was none.
 ///
 /// # Errors
 ///
 /// If it would be one round too many.
-pub(super) fn next_round(lost: Mark, now: UnixTime) -> Result<u8, Failure> {
+pub(super) fn next_round(lost: Mark, answered: bool, now: UnixTime) -> Result<u8, Failure> {
     if now.saturating_since(lost.made_at) >= WINDOW {
         return Ok(0);
     }
     let round = lost.round.saturating_add(1);
     if round >= MOST_IN_VAIN {
-        return Err(caught());
+        return Err(if answered { turned_away() } else { caught() });
     }
     Ok(round)
 }
@@ -152,6 +153,20 @@ fn caught() -> Failure {
         ..Failure::bad_request(
             "loop",
             "the browser signed in several times without a session",
+        )
+    }
+}
+
+fn turned_away() -> Failure {
+    Failure {
+        error: None,
+        message: Some(
+            "Signing in goes round in circles: the OpenID provider sends the browser back without an answer to its \
+             sign-in. Have the provider's log looked at, and how this site is registered there",
+        ),
+        ..Failure::bad_request(
+            "loop",
+            "the provider sent the browser back several times without a state",
         )
     }
 }

@@ -196,8 +196,10 @@ async fn stored(
                 }
                 continue;
             }
+            // What was opened before was opened as another's, if somebody has moved it there.
             if let Some(known) = known(rules, host, &value)
                 && !known.restored
+                && known.session.id == id
                 && known.serves(ring, host, bound_to, now)
             {
                 return Ok(Sought::Open(known));

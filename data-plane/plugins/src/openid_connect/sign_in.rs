@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::admission;
 use super::authorization_request::is_signed;
-use super::callback::Lost;
+use super::callback::{self, Lost};
 use super::client_keys;
 use super::config::AuthMethod;
 use super::cookie::{Family, Jar};
@@ -94,7 +94,7 @@ pub(super) async fn start(
         .await
         .map_err(|error| error.failure())?;
     token_endpoint::verify_parameters(rules, &document).map_err(|error| error.failure())?;
-    let arrival = arrive(rules, exchange, host, cause).await?;
+    let arrival = arrive(rules, exchange, host, jar, cause).await?;
     let mut keys = host.client_keys();
     if is_signed(rules, &document) && rules.client(arrival.client).request_signer(&keys).is_none() {
         keys = client_keys::made(host).await;
@@ -160,16 +160,22 @@ async fn arrive(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
+    jar: &Jar,
     cause: Cause,
 ) -> Result<Arrival, Failure> {
     let position = match cause.before() {
         Some(pending) => pending.client,
         None => request::client(rules, exchange).await,
     };
+    let now = host.now();
     let round = match &cause {
         Cause::Lost(Lost {
             mark: Some(mark), ..
-        }) => loops::next_round(*mark, host.now())?,
+        }) => loops::next_round(*mark, false, now)?,
+        Cause::Needed => match callback::in_vain(rules, exchange, jar, now) {
+            Some(mark) => loops::next_round(mark, true, now)?,
+            None => 0,
+        },
         _ => 0,
     };
     let ring = &exchange.environment.session_keys;

@@ -33,6 +33,7 @@ mod script;
 mod session;
 mod shared_sessions;
 mod sign_in;
+mod stateless;
 mod storage;
 mod token_requests;
 mod under_way;

@@ -162,6 +162,9 @@ pub(super) enum TokenError {
     /// The provider does not accept the client that is configured.
     #[error("the provider does not accept the client that is configured")]
     Client,
+    /// It answers with what are no tokens: the reason code, and what is wrong.
+    #[error("the token endpoint's answer is unusable: {1}")]
+    Unusable(&'static str, &'static str),
     /// The provider cannot be used.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -183,6 +186,10 @@ impl TokenError {
                 "client_refused",
                 "the OpenID provider does not accept the gateway as its client",
             ),
+            Self::Unusable(code, what) => Failure {
+                message: Some("The OpenID provider gave an answer that cannot be used"),
+                ..Failure::faulty(code, what)
+            },
             Self::Provider(error) => error.failure(),
         }
     }

@@ -34,10 +34,20 @@ fn token_answers_that_are_none_are_refused() {
         json!({ "access_token": { "a": 1 }, "token_type": "Bearer" }),
         json!({ "access_token": token, "token_type": "mac" }),
     ] {
-        let outcome = outcome(|gateway| {
-            gateway.provider.script.borrow_mut().token_answer = Some((200, answer.clone()));
-        });
-        assert_eq!(outcome.0, 503, "{answer}");
+        let mut gateway = Gateway::new(json!({}));
+        let mut browser = Browser::default();
+        gateway.provider.script.borrow_mut().token_answer = Some((200, answer.clone()));
+        assert_eq!(
+            browser.sign_in(&mut gateway, "/api").status,
+            502,
+            "{answer}"
+        );
+        let kind = answer.get("token_type");
+        let of_type = answer["access_token"].is_string() && kind != Some(&json!("Bearer"));
+        let expected = if of_type { "token_type" } else { "token_shape" };
+        assert_eq!(reason(&gateway), expected, "{answer}");
+        // The code is spent (security.md 25, 29).
+        assert!(browser.cookies.is_empty(), "{answer}");
     }
     for (status, error, expected) in [
         (400, "invalid_grant", 401),

@@ -163,6 +163,22 @@ fn rule_97_a_logout_ends_the_session_although_the_store_does_not_answer() {
 }
 
 #[test]
+fn rule_60_a_session_stored_in_the_place_of_another_is_none() {
+    let (mut one, _, redis) = gateways(&json!({ "upstream_session_id_header": "x-session" }));
+    let (mut alice, mut bob) = (Browser::default(), Browser::default());
+    let key = |browser: &mut Browser, one: &mut Gateway| {
+        browser.sign_in(one, "/api");
+        let reply = browser.get(one, "/api");
+        format!("sessions:{}", reply.seen("x-session").unwrap())
+    };
+    let (of_alice, of_bob) = (key(&mut alice, &mut one), key(&mut bob, &mut one));
+    let value = redis.values.borrow()[&of_alice].clone();
+    redis.values.borrow_mut().insert(of_bob, value);
+    assert_eq!(bob.get(&mut one, "/api").status, 302);
+    assert_eq!(alice.get(&mut one, "/api").status, 200);
+}
+
+#[test]
 fn no_refresh_token_is_spent_while_the_store_takes_no_writes() {
     for refusal in ["READONLY You can't write", "OOM command not allowed"] {
         let (mut one, mut two, redis) = gateways(&json!({}));

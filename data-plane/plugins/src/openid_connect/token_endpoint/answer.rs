@@ -6,7 +6,6 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 
-use super::super::provider::ProviderError;
 use super::super::{jws, strict_json};
 use super::{TokenError, Tokens};
 
@@ -48,7 +47,7 @@ pub(super) fn explains(status: StatusCode, body: &[u8], code: &str) -> bool {
 
 /// Reads a successful answer (RFC 6749 §5.1).
 pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
-    let unusable = |what| TokenError::Provider(ProviderError::Unusable(what));
+    let unusable = |what| TokenError::Unusable("token_shape", what);
     let answer = strict_json::object(body).ok_or(unusable("it is not a JSON object"))?;
     let text = |name: &str| answer.get(name).and_then(Value::as_str);
     let access_token = text("access_token")
@@ -56,7 +55,10 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
         .ok_or(unusable("access_token is missing or no token"))?
         .to_owned();
     if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
-        return Err(unusable("token_type is not Bearer"));
+        return Err(TokenError::Unusable(
+            "token_type",
+            "token_type is not Bearer",
+        ));
     }
     let id_token = text("id_token").map(str::to_owned);
     let refresh_token = text("refresh_token").map(str::to_owned);

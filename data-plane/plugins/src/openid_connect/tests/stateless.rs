@@ -1,0 +1,102 @@
+//! Answers of a provider that say too little of which sign-in they answer.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::conformance::reason;
+use super::gateway::{Browser, Gateway};
+
+/// What becomes of `answer` at the URL that the provider was told, with `{state}` in the place of the sign-in's.
+fn answered(config: Value, answer: &str) -> (u16, String) {
+    let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+    let start = browser.get(&mut gateway, "/api");
+    let state = start.argument("state").unwrap();
+    let answer = answer.replace("{state}", &state);
+    let reply = browser.get(&mut gateway, &format!("/api?{answer}"));
+    assert!(!reply.sets_session() && gateway.provider.called("/token") == 0);
+    (
+        reply.status,
+        if reply.status == 401 {
+            reason(&gateway)
+        } else {
+            String::new()
+        },
+    )
+}
+
+#[test]
+fn rule_1_an_answer_without_what_it_needs_is_a_failed_sign_in() {
+    let check = |answer: &str, status: u16, code: &str| {
+        let outcome = answered(json!({}), answer);
+        assert_eq!((outcome.0, &*outcome.1), (status, code), "{answer}");
+    };
+    check("error=access_denied", 401, "state_missing");
+    check(
+        "error=invalid_request&error_description=x",
+        401,
+        "state_missing",
+    );
+    check("state={state}", 401, "code_missing");
+    check("state={state}&session_state=1", 401, "code_missing");
+    // Other applications have arguments of these names.
+    for theirs in ["error=1", "code=SUMMER", "state=ohio", "response=1", "a=1"] {
+        check(theirs, 302, "");
+    }
+    let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+    assert_eq!(
+        browser.get(&mut gateway, "/api?error=access_denied").status,
+        302
+    );
+    // Where the provider was not told to send anybody.
+    assert_eq!(
+        browser
+            .get(&mut gateway, "/else?error=access_denied")
+            .status,
+        302
+    );
+    browser.sign_in(&mut gateway, "/api");
+    assert_eq!(
+        browser.get(&mut gateway, "/api?error=access_denied").status,
+        200
+    );
+}
+
+#[test]
+fn rule_26_a_response_that_nobody_signed_is_a_failed_sign_in() {
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let body = part(json!({ "code": "c", "state": "s" }));
+    let unsigned = format!("{}.{body}.", part(json!({ "alg": "none" })));
+    for answer in [
+        unsigned.clone(),
+        format!("{unsigned}AA"),
+        "x.y.AA".to_owned(),
+        "x".to_owned(),
+    ] {
+        let outcome = answered(
+            json!({ "response_mode": "jwt" }),
+            &format!("response={answer}"),
+        );
+        assert_eq!((outcome.0, &*outcome.1), (401, "idt_alg"), "{answer}");
+    }
+}
+
+#[test]
+fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
+    for answer in ["code=c", "error=odd"] {
+        let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+        browser.get(&mut gateway, "/api");
+        let mut come_back = || browser.get(&mut gateway, &format!("/api?{answer}"));
+        let statuses: Vec<_> = (0..4).map(|_| come_back().status).collect();
+        assert_eq!(statuses, [302, 302, 400, 400], "{answer}");
+        let told = come_back().json()["message"].to_string();
+        assert!(
+            told.contains("the OpenID provider sends the browser back"),
+            "{told}"
+        );
+        // Later it is tried again.
+        gateway.advance(31);
+        let reply = browser.get(&mut gateway, &format!("/api?{answer}"));
+        assert_eq!(reply.status, 302, "{answer}");
+    }
+}
