@@ -91,6 +91,20 @@ async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
         settings.refresh_reuse_leeway = Duration::ZERO;
     };
     guide.demo.provider.configure(strict);
+    // A code that comes to both at once is redeemed once: the provider refuses it the second time.
+    let browser = guide.browser(0);
+    let back = browser.log_in(&gateway("/"), "bob").await;
+    let tabs = [0, 1].map(|at| {
+        let tab = guide.browser(at);
+        for name in browser.cookie_names(GATEWAY) {
+            tab.set_cookie(GATEWAY, &name, &browser.cookie(GATEWAY, &name).unwrap());
+        }
+        let back = back.clone();
+        async move { tab.get(back.as_str()).await.status }
+    });
+    let mut statuses = futures::future::join_all(tabs).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 302]);
     let browser = guide.browser(0);
     assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
     let session = browser.cookie(GATEWAY, "session").unwrap();

@@ -191,7 +191,9 @@ async fn stored(
             };
             let sealed_as = session_store::stored_name(&id);
             if family == Family::Remember {
-                if let Some(found) = restore(rules, ring, host, &sealed_as, value, bound_to, now) {
+                if let Some(found) = restore(rules, ring, host, &sealed_as, value, bound_to, now)
+                    && found.session.id == id
+                {
                     return Ok(Sought::Open(found));
                 }
                 continue;

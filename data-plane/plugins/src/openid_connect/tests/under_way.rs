@@ -33,8 +33,9 @@ fn start(gateway: &mut Gateway, browser: &mut Browser) -> Reply {
 /// How many sign-ins the browser has cookies of.
 fn held(browser: &Browser) -> usize {
     let names = browser.cookies.keys();
-    let own = names.filter(|name| name.starts_with("authorization_") && *name != LIST);
-    own.count()
+    let others = [LIST, "authorization_trail"];
+    let own = names.filter(|name| name.starts_with("authorization_"));
+    own.filter(|name| !others.contains(&name.as_str())).count()
 }
 
 fn comes_back(gateway: &mut Gateway, browser: &mut Browser, start: &Reply) -> Reply {
