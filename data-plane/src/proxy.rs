@@ -33,7 +33,7 @@ use crate::quota::Stock;
 use crate::settings::Settings;
 use crate::status;
 use crate::told::Told;
-use crate::trusted::{RealIp, TrustedPeers};
+use crate::trusted::RealIp;
 use crate::unstored::Unstored;
 use crate::upstream::resolve::DnsConfig;
 
@@ -60,9 +60,6 @@ pub enum ProxyError {
     /// The TLS listener has no certificate.
     #[error("proxy_tls_certificate, proxy_tls_key")]
     Certificate(#[from] CertificateError),
-    /// `trusted_ips` is malformed.
-    #[error("trusted_ips: {0}")]
-    TrustedIps(String),
     /// `headers` or `headers_upstream` names something unknown.
     #[error("{0}")]
     Headers(String),
@@ -160,7 +157,7 @@ impl Proxy {
             expiring: Expiring::new(
                 files.and_then(|(certificate, _)| tls::chain_expires_at(certificate)),
             ),
-            trusted: TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?,
+            trusted: settings.trusted_ips.clone().into(),
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log, format(settings)?)
                 .map_err(ProxyError::AccessLog)?,
@@ -279,7 +276,6 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
         .as_deref()
         .zip(settings.proxy_tls_key.as_deref());
     server_config(files, Live::default())?;
-    TrustedPeers::parse(&settings.trusted_ips).map_err(ProxyError::TrustedIps)?;
     told(settings)?;
     real_ip(settings)?;
     settings.statuses().map_err(ProxyError::Listeners)?;

@@ -173,7 +173,7 @@ pub struct Settings {
         value_delimiter = ',',
         value_name = "CIDR,…"
     )]
-    pub trusted_ips: Vec<String>,
+    pub trusted_ips: Vec<Network>,
     /// Addresses or CIDR blocks in which OpenID providers, and proxies on the way to them, may be besides public
     /// addresses: without it, none is asked on an address of a private network or of this machine, so that
     /// nobody who configures a plugin, and no provider, sends this node's requests there. This machine is asked

@@ -3,23 +3,19 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
-use shared::network::{Network, NotANetwork};
+use shared::network::Network;
 
 /// Addresses and networks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedPeers(Vec<Network>);
 
-impl TrustedPeers {
-    /// Reads addresses and CIDR blocks.
-    pub(crate) fn parse(texts: &[String]) -> Result<Self, String> {
-        texts
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<_, _>>()
-            .map(Self)
-            .map_err(|error: NotANetwork| error.to_string())
+impl From<Vec<Network>> for TrustedPeers {
+    fn from(networks: Vec<Network>) -> Self {
+        Self(networks)
     }
+}
 
+impl TrustedPeers {
     /// Whether `peer` is one of them.
     pub(crate) fn contains(&self, peer: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(peer))
@@ -93,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_last_address_counts_or_the_last_that_is_not_trusted() {
-        let trusted = TrustedPeers::parse(&["10.0.0.0/8".to_owned()]).unwrap();
+        let trusted = TrustedPeers::from(vec!["10.0.0.0/8".parse().unwrap()]);
         for (values, last, recursive) in [
             (&["192.0.2.1"][..], Some("192.0.2.1"), Some("192.0.2.1")),
             (

@@ -39,7 +39,7 @@ fn mistakes_in_settings_are_named() {
             "control_planes",
         ),
         (["--check", "--control-planes=https://cp:8005,cp"], "`cp`"),
-        (["--check", "--trusted-ips=10.0.0.0/33"], "trusted_ips"),
+        (["--check", "--trusted-ips=10.0.0.0/33"], "--trusted-ips"),
         (
             ["--check", "--provider-networks=10.0.0.0/33"],
             "provider-networks",

@@ -8,6 +8,7 @@ use plugins::exchange::Matched;
 use plugins::filter::{Counts, Filter as _};
 use plugins::registry::AnyFilter;
 use shared::entity::{Peer, Protocol, Route};
+use shared::network::Network;
 use shared::types::Set;
 use uuid::Uuid;
 
@@ -190,11 +191,10 @@ impl StreamRoute {
 
 impl End {
     fn of(peer: &Peer) -> Self {
-        let network = peer.ip.as_ref();
+        // What cannot be read matches nobody.
+        let network = |text: &String| text.parse::<Network>().into_iter().collect::<Vec<_>>();
         Self {
-            // What cannot be read matches nobody.
-            network: network
-                .map(|text| TrustedPeers::parse(std::slice::from_ref(text)).unwrap_or_default()),
+            network: peer.ip.as_ref().map(|text| network(text).into()),
             port: peer.port,
         }
     }

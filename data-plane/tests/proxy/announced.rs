@@ -30,7 +30,7 @@ fn version_2(command: u8) -> Vec<u8> {
 fn announced(trusted: &str, real_ip_header: &str) -> Settings {
     Settings {
         proxy_listen: vec!["127.0.0.1:0 proxy_protocol".parse().unwrap()],
-        trusted_ips: vec![trusted.to_owned()],
+        trusted_ips: vec![trusted.parse().unwrap()],
         real_ip_header: real_ip_header.to_owned(),
         ..settings()
     }
@@ -170,7 +170,7 @@ fn streams_are_routed_by_where_their_proxy_says_that_they_come_from() {
     });
     let settings = Settings {
         stream_listen: vec!["127.0.0.1:0 proxy_protocol".parse().unwrap()],
-        trusted_ips: vec!["127.0.0.1".to_owned()],
+        trusted_ips: vec!["127.0.0.1".parse().unwrap()],
         real_ip_header: "proxy_protocol".to_owned(),
         ..settings()
     };
@@ -218,7 +218,7 @@ fn upstreams_hear_of_the_port_that_leads_here() {
 fn a_host_is_preserved_as_the_client_has_written_it() {
     let (port, heads) = upstream(&[OK]);
     let settings = Settings {
-        trusted_ips: vec!["127.0.0.1".to_owned()],
+        trusted_ips: vec!["127.0.0.1".parse().unwrap()],
         ..settings()
     };
     let routes = [json!({"paths": ["/"], "preserve_host": true})];

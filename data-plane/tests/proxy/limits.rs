@@ -22,7 +22,7 @@ const LAST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 fn gateway(limits: Limits, trusted: &[&str]) -> (Proxy, Receiver<String>) {
     let (port, heads) = upstream(&[OK]);
     let settings = Settings {
-        trusted_ips: trusted.iter().map(|ip| (*ip).to_owned()).collect(),
+        trusted_ips: trusted.iter().map(|ip| ip.parse().unwrap()).collect(),
         ..settings()
     };
     let routes = [json!({"paths": ["/"]})];
