@@ -65,12 +65,9 @@ pub fn revoke(
     which: Option<Uuid>,
     now: UnixTime,
 ) -> Result<Revision, RevokeError> {
-    let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).expect("the system's random source works");
-    let id = Uuid::new_v4();
-    let revoked = publisher.transact(origin, now, |config, _| {
-        revocation(config, which, now, NewKey { id, secret })
-    })?;
+    let new = NewKey::draw();
+    let revoked =
+        publisher.transact(origin, now, |config, _| revocation(config, which, now, new))?;
     publisher.hurry();
     Ok(revoked.0)
 }
@@ -121,12 +118,24 @@ fn revocation(
 }
 
 /// A key that may have to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct NewKey {
-    /// Its id.
-    pub id: Uuid,
+    id: Uuid,
     /// Its random bytes.
-    pub secret: [u8; 32],
+    secret: [u8; 32],
+}
+
+shared::unsaid!(NewKey);
+
+impl NewKey {
+    fn draw() -> Self {
+        let mut secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut secret).expect("the system's random source works");
+        Self {
+            id: Uuid::new_v4(),
+            secret,
+        }
+    }
 }
 
 /// What is to be done about the keys of `config` at `now`, if each seals for `rotation`. `behind` says
@@ -216,16 +225,7 @@ pub fn keep(
     rotation: Duration,
     behind: bool,
 ) -> Result<(), ExecuteError> {
-    let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).expect("the system's random source works");
-    let id = Uuid::new_v4();
-    for command in due(
-        &publisher.config(),
-        now,
-        rotation,
-        behind,
-        NewKey { id, secret },
-    ) {
+    for command in due(&publisher.config(), now, rotation, behind, NewKey::draw()) {
         publisher.execute(&command, now)?;
     }
     Ok(())
