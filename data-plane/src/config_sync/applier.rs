@@ -257,7 +257,13 @@ impl Applier {
             return Ok(());
         }
         let before = self.live.load_full().zip(running).zip(difference);
-        let compiled = compile_guarded(self.secrets.clone(), before, Arc::clone(&snapshot)).await?;
+        let compiled = compile_guarded(
+            budget(&snapshot),
+            self.secrets.clone(),
+            before,
+            Arc::clone(&snapshot),
+        )
+        .await?;
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
         self.revocations.add(revocations, UnixTime::now());
@@ -330,14 +336,19 @@ pub(super) fn assemble(
 /// What runs, with the records that it was compiled from.
 type Running = (Arc<CompiledSnapshot>, Arc<Snapshot>);
 
-/// Compiles on a thread of its own, within bounds; on what runs `before`, where that is enough.
+/// How long compiling `snapshot` may take.
+fn budget(snapshot: &Snapshot) -> Duration {
+    let records = u32::try_from(snapshot.len()).unwrap_or(u32::MAX);
+    COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records))
+}
+
+/// Compiles on a thread of its own, within `budget`; on what runs `before`, where that is enough.
 async fn compile_guarded(
+    budget: Duration,
     secrets: Secrets,
     before: Option<(Running, Difference)>,
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
-    let records = u32::try_from(snapshot.len()).unwrap_or(u32::MAX);
-    let budget = COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records));
     let work = tokio::task::spawn_blocking(move || {
         std::panic::catch_unwind(AssertUnwindSafe(|| match &before {
             Some(((ran, old), changed)) => secrets.compile_on((ran, old), &snapshot, changed),

@@ -112,7 +112,9 @@ async fn what_could_not_be_written_is_written_once_that_is_possible() {
 /// What comes of compiling `records`.
 async fn compiled(records: Vec<Record>) -> Result<CompiledSnapshot, Vec<Fault>> {
     let snapshot = Arc::new(snapshot(1, records));
-    compile_guarded(Secrets::default(), None, snapshot).await
+    // A machine that builds other things meanwhile is no reason to refuse.
+    let long = Duration::from_mins(10);
+    compile_guarded(long, Secrets::default(), None, snapshot).await
 }
 
 #[tokio::test]
