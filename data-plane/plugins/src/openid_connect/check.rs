@@ -94,6 +94,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     audience(&rules, &mut findings);
     openid(&rules, &mut findings);
     ways::check(&rules, &mut findings);
+    ways::algorithms(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
         findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
     } else {

@@ -296,7 +296,7 @@ impl Verifier<'_> {
     }
 
     /// Verifies once more the tokens that a session holds: all of the access token, and of the ID
-    /// token, which may have ended, who signed it.
+    /// token, which may have ended, whose it is, of which domain and how long ago they authenticated.
     pub(super) fn stored(
         &self,
         access_token: Option<&str>,
@@ -308,6 +308,10 @@ impl Verifier<'_> {
         }
         if let Some(parsed) = id_token.and_then(|token| Jws::parse(token, PROVIDER_TOKEN).ok()) {
             self.check_id_signature(&parsed)?;
+            if self.rules.config.credentials.verify_claims {
+                self.check_still(&parsed.claims)?;
+            }
+            self.check_domain(&parsed.claims)?;
         }
         Ok(())
     }

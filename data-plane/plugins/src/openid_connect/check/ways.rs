@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Findings;
 use crate::openid_connect::config::preset::{self, Preset};
-use crate::openid_connect::config::{AuthMethod, OpenidConnect};
+use crate::openid_connect::config::{AuthMethod, ClientAuth, OpenidConnect};
 use crate::openid_connect::rules::Rules;
 
 pub(super) fn check(rules: &Rules, findings: &mut Findings) {
@@ -45,6 +45,35 @@ pub(super) fn check(rules: &Rules, findings: &mut Findings) {
             "Set logout_redirect_uri to one of the app client's sign-out URLs.",
         ),
         _ => {}
+    }
+}
+
+/// Tells algorithms that no client assertion is signed with.
+pub(super) fn algorithms(rules: &Rules, findings: &mut Findings) {
+    let config = &rules.config.client;
+    let named = config.client_alg.iter().flatten().copied();
+    for (position, algorithm) in named.enumerate() {
+        let client = rules.client(position);
+        let by_secret = algorithm.of_secrets().is_some();
+        let serves = match client.auth {
+            Some(ClientAuth::ClientSecretJwt) => by_secret,
+            Some(ClientAuth::PrivateKeyJwt) | None => !by_secret,
+            Some(_) => false,
+        };
+        // Requests are signed with it, too.
+        if !serves
+            && (by_secret || rules.config.sign_in.require_signed_request_object != Some(true))
+        {
+            let detail = format!(
+                "{algorithm:?} in client_alg signs nothing for the client {}",
+                client.id
+            );
+            findings.warn(
+                "client_alg",
+                &detail,
+                "client_secret_jwt needs an algorithm HS…, private_key_jwt another; leave it out elsewhere.",
+            );
+        }
     }
 }
 

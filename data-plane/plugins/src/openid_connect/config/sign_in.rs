@@ -80,9 +80,9 @@ pub struct SignIn {
     #[serde(default)]
     pub authorization_cookie_domain: Option<String>,
 
-    /// `SameSite` of the authorization cookie. `Default` leaves it out, but with
-    /// `response_mode=form_post` over TLS it becomes `None`, because the provider's form is
-    /// sent across sites.
+    /// `SameSite` of the authorization cookie. `Default` leaves it out. With `response_mode=form_post`
+    /// it is `None` over TLS, and left out otherwise, whatever is set: the provider's form is sent
+    /// across sites.
     #[serde(default)]
     pub authorization_cookie_same_site: SameSite,
 

@@ -17,7 +17,7 @@ pub(crate) struct Attributes {
     pub(crate) http_only: bool,
     /// `None`: if the request came over TLS.
     pub(crate) secure: Option<bool>,
-    /// Sent across sites over TLS, although `same_site` is left at its default.
+    /// Sent across sites over TLS, whatever `same_site` says.
     pub(crate) cross_site_over_tls: bool,
     /// Names get the prefix `__Host-` wherever the other attributes allow it.
     pub(crate) host_prefix: bool,
@@ -95,9 +95,11 @@ impl Attributes {
         text.push_str("Path=");
         text.push_str(&self.path);
         let secure = self.secure.unwrap_or(https);
+        // The provider's form brings no cookie that is for requests of our own site only.
         let same_site = match self.same_site {
-            SameSite::Default if self.cross_site_over_tls && secure => SameSite::None,
-            other => other,
+            _ if self.cross_site_over_tls && secure => SameSite::None,
+            _ if self.cross_site_over_tls => SameSite::Default,
+            own => own,
         };
         text.push_str(match same_site {
             SameSite::Strict => "; SameSite=Strict",

@@ -135,22 +135,13 @@ fn attributes_come_in_kongs_order() {
         attributes.expire("session", true),
         "session=; Expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0; Domain=a.example; Path=/; SameSite=Lax; Secure; HttpOnly"
     );
-    attributes.same_site = SameSite::Default;
     attributes.cross_site_over_tls = true;
-    assert!(
-        attributes
-            .set("a", "x", true)
-            .to_str()
-            .unwrap()
-            .contains("SameSite=None; Secure")
-    );
-    assert!(
-        !attributes
-            .set("a", "x", false)
-            .to_str()
-            .unwrap()
-            .contains("SameSite")
-    );
+    for same_site in [SameSite::Default, SameSite::Lax, SameSite::Strict] {
+        attributes.same_site = same_site;
+        let set = |https| attributes.set("a", "x", https).to_str().unwrap().to_owned();
+        assert!(set(true).contains("SameSite=None; Secure"), "{same_site:?}");
+        assert!(!set(false).contains("SameSite"), "{same_site:?}");
+    }
 }
 
 #[test]

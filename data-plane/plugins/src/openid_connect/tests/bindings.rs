@@ -148,6 +148,35 @@ fn an_id_token_that_nothing_ties_to_the_access_token_does_not_count() {
 }
 
 #[test]
+fn what_no_longer_holds_of_a_session_ends_it_where_it_is_verified_again() {
+    for change in [
+        json!({}),
+        json!({ "issuers_allowed": ["https://other.example"] }),
+        json!({ "domains": ["other.example"] }),
+        json!({ "max_age": 10 }),
+    ] {
+        for reverify in [true, false] {
+            let mut config = json!({ "reverify": reverify, "domains": ["a.example"] });
+            let mut gateway = Gateway::new(config.clone());
+            let now = gateway.provider.now();
+            gateway.provider.script.borrow_mut().id_claims =
+                vec![("hd", json!("a.example")), ("auth_time", json!(now))];
+            let mut browser = Browser::default();
+            assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+            let more = change.as_object().unwrap().clone();
+            config.as_object_mut().unwrap().extend(more.clone());
+            gateway.filter = super::gateway::compile(&config, 7);
+            gateway.advance(20);
+            let ends = reverify && !more.is_empty();
+            let reply = browser.get(&mut gateway, "/api");
+            let status = if ends { 401 } else { 200 };
+            let outcome = (reply.status, reply.ends_session());
+            assert_eq!(outcome, (status, ends), "{change} {reverify}");
+        }
+    }
+}
+
+#[test]
 fn a_session_is_verified_again_if_that_is_configured() {
     for (reverify, ignore, renewable, status) in [
         (true, json!([]), false, 401),

@@ -231,4 +231,14 @@ fn what_is_known_of_a_provider_is_told() {
     });
     check(back, "logout", "");
     check(json!({ "issuer": pool }), "logout", "");
+    for (auth, algorithm, words) in [
+        ("client_secret_jwt", "RS256", "signs nothing"),
+        ("client_secret_jwt", "HS384", ""),
+        ("private_key_jwt", "HS256", "signs nothing"),
+        ("private_key_jwt", "ES256", ""),
+        ("client_secret_basic", "RS256", "signs nothing"),
+    ] {
+        let config = json!({ "client_auth": [auth], "client_alg": [algorithm] });
+        check(config, "client_alg", words);
+    }
 }

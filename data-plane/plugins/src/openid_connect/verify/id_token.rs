@@ -254,20 +254,32 @@ impl Verifier<'_> {
                 "the user has not authenticated in a way that was asked for",
             );
         }
-        if let Some(most) = &self.rules.config.sign_in.max_age {
-            let latest = jws::time(claims, "auth_time").ok().flatten();
-            let latest = latest.map(|at| at.saturating_add(most.seconds()).saturating_add(leeway));
-            if latest.is_none_or(|latest| latest < self.now) {
-                return refuse(
-                    "idt_auth_time",
-                    "the user's authentication is older than max_age",
-                );
-            }
-        }
-        Ok(())
+        self.check_auth_time(claims)
     }
 
-    fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {
+    fn check_auth_time(&self, claims: &Claims) -> Result<(), Refusal> {
+        let Some(most) = &self.rules.config.sign_in.max_age else {
+            return Ok(());
+        };
+        let latest = jws::time(claims, "auth_time").ok().flatten();
+        let latest = latest.map(|at| at.saturating_add(most.seconds()));
+        if latest.is_some_and(|latest| self.now <= latest.saturating_add(self.leeway())) {
+            return Ok(());
+        }
+        let detail = "the user's authentication is older than max_age";
+        Err(Refusal::Bad(Failure::refused("idt_auth_time", detail)))
+    }
+
+    /// What may have become wrong with a token that was right.
+    pub(super) fn check_still(&self, claims: &Claims) -> Result<(), Refusal> {
+        if self.accepted_issuer(claims).is_none() {
+            let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
+            return Err(Refusal::Bad(failure));
+        }
+        self.check_auth_time(claims)
+    }
+
+    pub(super) fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {
         let Some(domains) = self
             .rules
             .config
