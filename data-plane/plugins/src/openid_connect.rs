@@ -345,8 +345,10 @@ async fn come_back(
             };
             let silent = rules.asks_silently() && !pending.interactive;
             let before = pending.clone();
+            let nothing_to_spend = response.code.is_none();
             let result = sign_in::finish(rules, exchange, host, pending, response).await;
-            if matches!(&result, Err(failure) if failure.class == Class::Unavailable) {
+            let not_asked = |failure: &Failure| failure.class == Class::Unavailable;
+            if nothing_to_spend || result.as_ref().is_err_and(not_asked) {
                 redeeming.leave_unspent();
             }
             let failure = result.as_ref().err();

@@ -1,6 +1,10 @@
 //! Authorization responses: which sign-in one belongs to, and what becomes of one that belongs to none
 //! any more (reloaded, late, or brought back by another browser).
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
@@ -246,9 +250,9 @@ pub(super) fn in_vain(
         return None;
     }
     let ring = &exchange.environment.session_keys;
-    let under_way = under_way::all(rules, ring, jar, now).map(|(_, pending)| pending);
-    let newest = under_way.max_by_key(|pending| pending.started_at)?;
-    mark::read(rules, ring, &newest.state, now)
+    let under_way = under_way::all(rules, ring, jar, now);
+    let marks = under_way.filter_map(|(_, pending)| mark::read(rules, ring, &pending.state, now));
+    marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 
 /// The state of a sign-in whose code is being redeemed.
@@ -258,9 +262,40 @@ pub(super) struct Redeemed([u8; 32]);
 /// What is told of a code that is spent: nothing but that.
 const SPENT: &[u8] = b"spent";
 
+/// How long a node remembers that a code is, for whoever reloads the page or has lost its answer.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// Most codes that a node remembers.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// The codes that this node has spent of late.
+#[derive(Debug, Default)]
+struct Spent(Mutex<HashMap<Redeemed, UnixTime>>);
+
+impl Spent {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Redeemed, UnixTime>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, code: &Redeemed, now: UnixTime) -> bool {
+        self.lock().get(code).is_some_and(|until| now < *until)
+    }
+
+    fn note(&self, code: Redeemed, now: UnixTime) {
+        let mut spent = self.lock();
+        if spent.len() >= MOST_REMEMBERED {
+            spent.retain(|_, until| now < *until);
+        }
+        if spent.len() < MOST_REMEMBERED {
+            spent.insert(code, now.saturating_add(REMEMBERED));
+        }
+    }
+}
+
 /// A code that is this request's to redeem, in the whole cluster where a control plane can say so.
 pub(super) struct Redeeming<H: Host> {
     host: H,
+    code: Redeemed,
     key: [u8; 32],
     /// Whether other nodes wait to hear of it.
     claimed: bool,
@@ -279,6 +314,10 @@ impl<H: Host> Redeeming<H> {
 impl<H: Host> Drop for Redeeming<H> {
     /// A request that went away in the middle of it may have spent the code.
     fn drop(&mut self) {
+        if !self.unspent {
+            let spent = self.host.node_state::<Spent>();
+            spent.note(self.code.clone(), self.host.now());
+        }
         if self.claimed {
             let told = (!self.unspent).then(|| SPENT.to_vec());
             self.host.publish(self.key, told);
@@ -289,12 +328,16 @@ impl<H: Host> Drop for Redeeming<H> {
 /// Takes the code of the sign-in with this `state` for as long as what is returned lives. `None`: another request, of this
 /// node or of another, had it and is done with it.
 pub(super) async fn redeem<H: Host>(host: &H, state: &str) -> Option<Redeeming<H>> {
+    let code = Redeemed(sha256(state.as_bytes()));
     let flights = host.node_state::<Flights<Redeemed, ()>>();
-    let (landed, pilot) = flights.board(&Redeemed(sha256(state.as_bytes())));
+    let (landed, pilot) = flights.board(&code);
     let Some(pilot) = pilot else {
         _ = landed.await;
         return None;
     };
+    if host.node_state::<Spent>().has(&code, host.now()) {
+        return None;
+    }
     let key = sha256(format!("code of {state}").as_bytes());
     let claimed = match host.claim(key).await {
         Claim::Theirs(_) => return None,
@@ -303,6 +346,7 @@ pub(super) async fn redeem<H: Host>(host: &H, state: &str) -> Option<Redeeming<H
     };
     Some(Redeeming {
         host: host.clone(),
+        code,
         key,
         claimed,
         unspent: false,

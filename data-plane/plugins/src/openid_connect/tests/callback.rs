@@ -161,6 +161,14 @@ fn rule_25_a_response_that_comes_twice_at_once_is_redeemed_once() {
     assert!(second.as_mut().now_or_never().is_none());
     drop(first);
     assert!(host.run(second).is_none());
+    // Whoever had it may be gone without a word: the provider has seen it.
+    assert!(host.run(redeem(&host, "state")).is_none());
+    // One that it has not seen is tried again.
+    let mut unseen = host.run(redeem(&host, "unseen")).unwrap();
+    unseen.leave_unspent();
+    drop(unseen);
+    assert!(host.run(redeem(&host, "unseen")).is_some());
+    host.advance(61.0);
     assert!(host.run(redeem(&host, "state")).is_some());
 }
 
