@@ -37,7 +37,16 @@ pub(crate) enum RequestBodyError {
     Timeout,
     /// The body is longer than a filter allows.
     #[error("the request body is longer than a filter allows")]
-    TooLarge,
+    TooLarge(Bound),
+}
+
+/// The longest body that filters allow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Bound {
+    /// Bytes that are left.
+    pub(crate) left: u64,
+    /// Whether the client asks before it sends (RFC 9110 §10.1.1).
+    pub(crate) asked: bool,
 }
 
 /// A request's body.
@@ -52,7 +61,7 @@ pub(crate) enum RequestBody {
     /// Nothing more than trailers.
     Trailers(Box<HeaderMap>),
     /// No more than so many bytes.
-    Limited(u64, Box<RequestBody>),
+    Limited(Bound, Box<RequestBody>),
     /// Its bytes, and no trailers.
     Bare(Box<RequestBody>),
 }
@@ -111,7 +120,7 @@ impl RequestBody {
     }
 
     /// The same body, which fails once it is longer than `limit`.
-    pub(crate) fn limited(self, limit: Option<u64>) -> Self {
+    pub(crate) fn limited(self, limit: Option<Bound>) -> Self {
         match limit {
             Some(limit) => Self::Limited(limit, Box::new(self)),
             None => self,
@@ -152,18 +161,18 @@ impl RequestBody {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(frame)))
             }
-            Self::Limited(left, body) => {
+            Self::Limited(bound, body) => {
                 let frame = ready!(body.poll_frame(cx));
                 let data = frame
                     .as_ref()
                     .and_then(|frame| frame.as_ref().ok()?.data_ref());
                 let count = data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
-                Poll::Ready(match left.checked_sub(count) {
+                Poll::Ready(match bound.left.checked_sub(count) {
                     Some(rest) => {
-                        *left = rest;
+                        bound.left = rest;
                         frame
                     }
-                    None => Some(Err(RequestBodyError::TooLarge)),
+                    None => Some(Err(RequestBodyError::TooLarge(*bound))),
                 })
             }
             Self::Bare(body) => {

@@ -111,6 +111,12 @@ impl CompiledSnapshot {
         amend::amend(self, old, snapshot, difference)
     }
 
+    /// The routes that there are, and of those that have just gone some.
+    pub(crate) fn route_ids(&self) -> impl Iterator<Item = Uuid> {
+        let streams = self.stream_routes.ids();
+        self.routes.iter().map(|route| route.id).chain(streams)
+    }
+
     /// What the filters of `route` look things up in: what is in its workspace.
     pub(crate) fn environment_of(&self, route: &CompiledRoute) -> &Environment {
         let own = self.environments.get(route.environment);

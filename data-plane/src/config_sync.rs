@@ -111,6 +111,7 @@ async fn run(start: Start) {
         () = judge_sessions(&gateway) => {}
         () = Arc::clone(&gateway.unstored).send_on(&gateway.questions) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
+        () = crate::metrics::forget(&gateway) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
     gateway.unstored.write();

@@ -144,8 +144,13 @@ impl GatewayError {
                 UpstreamError::RequestBody(RequestBodyError::Timeout) => {
                     (StatusCode::REQUEST_TIMEOUT, "Request timeout")
                 }
-                UpstreamError::RequestBody(RequestBodyError::TooLarge) => {
-                    (StatusCode::PAYLOAD_TOO_LARGE, "Request size limit exceeded")
+                UpstreamError::RequestBody(RequestBodyError::TooLarge(bound)) => {
+                    let status = if bound.asked {
+                        StatusCode::EXPECTATION_FAILED
+                    } else {
+                        StatusCode::PAYLOAD_TOO_LARGE
+                    };
+                    (status, "Request size limit exceeded")
                 }
                 UpstreamError::RequestBody(_) => (StatusCode::BAD_REQUEST, "Bad request"),
                 _ => (
@@ -166,9 +171,11 @@ impl GatewayError {
             | Self::NotGrpc
             | Self::Overloaded => Heeds::Nothing,
             Self::NoRoute
-            | Self::Upstream(UpstreamError::Resolve { .. } | UpstreamError::NoPeer) => {
-                Heeds::Accept
-            }
+            | Self::Upstream(
+                UpstreamError::Resolve { .. }
+                | UpstreamError::NoPeer
+                | UpstreamError::RequestBody(RequestBodyError::TooLarge(_)),
+            ) => Heeds::Accept,
             Self::BadRequest(_)
             | Self::HeadTooLarge
             | Self::TargetTooLong

@@ -3,6 +3,7 @@
 //! Each core counts for itself, behind a lock that it shares with nobody but a scrape; the cores'
 //! figures are added up when they are asked for.
 
+mod gone;
 mod histogram;
 mod streams;
 
@@ -17,6 +18,7 @@ use plugins::exchange::Source;
 use plugins::filter::Counts;
 use uuid::Uuid;
 
+pub(crate) use self::gone::forget;
 use self::histogram::{GATEWAY_BOUNDS, Histogram, OTHER_BOUNDS, histogram};
 pub(crate) use self::streams::Ended;
 use self::streams::Streams;
@@ -186,6 +188,8 @@ impl Metrics {
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     series: Vec<Series>,
+    /// Of routes that are gone: no longer shown, but counted.
+    gone: Series,
     streams: streams::Sum,
     pub(crate) accepted: u64,
     pub(crate) open: u64,
@@ -232,7 +236,7 @@ impl Sum {
             requests: self.requests,
             ..Figures::default()
         };
-        for series in &self.series {
+        for series in self.series.iter().chain([&self.gone]) {
             figures.total.add(&series.total);
             let own = |(status, source, _): &&(StatusCode, Source, u64)| {
                 status.is_server_error() && *source == Source::Error
@@ -265,6 +269,7 @@ impl Sum {
                 }
             }
         }
+        sum.gone = routes.remove(&gone::ALL).unwrap_or_default();
         sum.series = routes.into_values().collect();
         sum.series.sort_by(|a, b| a.labels.cmp(&b.labels));
         // A route that was made anew under its name goes on with the figures of the one before.
@@ -276,7 +281,8 @@ impl Sum {
             same
         });
         sum.streams = streams::Sum::of(cores.iter().map(|core| &core.streams));
-        sum.requests = sum.series.iter().map(|series| series.requests).sum();
+        let series = sum.series.iter().chain([&sum.gone]);
+        sum.requests = series.map(|series| series.requests).sum();
         let begun = cores.iter().map(|core| core.begun.load(Ordering::Relaxed));
         sum.writing = begun.sum::<u64>().saturating_sub(sum.requests);
         sum

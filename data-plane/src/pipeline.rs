@@ -42,6 +42,7 @@ use crate::quota::Taken;
 use crate::router::Asked;
 use crate::router::normalize::normalize;
 use crate::server::Switched;
+use crate::upstream::UpstreamError;
 
 pub(crate) use self::record::Recorded;
 pub(crate) use self::request::{Added, Peer};
@@ -108,6 +109,10 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         // To reset a stream takes back the head that goes before.
         record.progress.source = Source::Error;
         answered = Err(error.into());
+    }
+    if let Err(GatewayError::Upstream(UpstreamError::RequestBody(_))) = &answered {
+        // Nobody but the client had a part in it.
+        record.progress.proxy_latency = None;
     }
     let mut returned = answered.unwrap_or_else(|error| refuse(&error, &record, version).into());
     if !record.run.response_headers.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
@@ -102,7 +102,7 @@ impl Filter for CorrelationIdFilter {
         match request.fields.value(&self.header) {
             glance::Value::Sole(given) if !given.is_empty() => Some(()),
             glance::Value::Missing => {
-                let name = HeaderValue::from_str(&self.name(request.client, host)).ok()?;
+                let name = HeaderValue::from_str(&self.make(request.client, host)).ok()?;
                 pass.fields.push((self.header.clone(), name));
                 Some(())
             }
@@ -112,18 +112,10 @@ impl Filter for CorrelationIdFilter {
 
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         let headers = &mut exchange.request.headers;
-        let given = headers.get(&self.header).filter(|value| !value.is_empty());
-        let name = if let Some(given) = given {
-            given.clone()
-        } else {
-            let text = self.name(&exchange.client, host);
-            let Ok(value) = HeaderValue::from_str(&text) else {
-                return Flow::Continue;
-            };
-            let headers = &mut exchange.request.headers;
-            headers.insert(self.header.clone(), value.clone());
-            value
+        let Some(name) = self.name(headers, &exchange.client, host) else {
+            return Flow::Continue;
         };
+        headers.insert(self.header.clone(), name.clone());
         if self.echo {
             exchange.notes.put(Named(name));
         }
@@ -138,15 +130,29 @@ impl Filter for CorrelationIdFilter {
         }
     }
 
-    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
-        if let Some(Named(name)) = reply.seen.notes.get() {
-            reply.headers.insert(self.header.clone(), name.clone());
+    fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+        let seen = &reply.seen;
+        let name = match seen.notes.get() {
+            Some(Named(name)) => Some(name.clone()),
+            // Of a request without a route only the answer is seen.
+            None => self.name(&seen.request.headers, &seen.client, host),
+        };
+        if let Some(name) = name {
+            reply.headers.insert(self.header.clone(), name);
         }
     }
 }
 
 impl CorrelationIdFilter {
-    fn name(&self, client: &Client, host: &impl Host) -> String {
+    /// What a request with these fields is called.
+    fn name(&self, headers: &HeaderMap, client: &Client, host: &impl Host) -> Option<HeaderValue> {
+        let given = headers.get(&self.header).filter(|value| !value.is_empty());
+        given
+            .cloned()
+            .or_else(|| HeaderValue::from_str(&self.make(client, host)).ok())
+    }
+
+    fn make(&self, client: &Client, host: &impl Host) -> String {
         let random = || {
             let mut bytes = [0; 16];
             host.random(&mut bytes);
@@ -182,9 +188,11 @@ impl CorrelationIdFilter {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::exchange::{BodyWish, Notes, Seen, Source};
     use crate::testing::{FakeHost, Request, answer_of};
 
     fn named(config: Value, request: &Request, host: &FakeHost) -> String {
@@ -260,5 +268,44 @@ mod tests {
         assert_eq!(named.looks(), Looks::Sometimes);
         let via = filter(json!({"header_name": "Via"}));
         assert_eq!(via.looks(), Looks::Never);
+    }
+
+    #[test]
+    fn an_answer_without_a_request_that_was_seen_is_named_all_the_same() {
+        let config: CorrelationId =
+            serde_json::from_value(json!({"echo_downstream": true})).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let host = FakeHost::default();
+        let mut request = Request::get("/");
+        let shown = |request: &Request| {
+            request.with_exchange(|exchange| {
+                let mut seen = Seen {
+                    method: exchange.request.method.clone(),
+                    uri: exchange.request.uri.clone(),
+                    request: exchange.request.clone(),
+                    client: exchange.client.clone(),
+                    identity: exchange.identity.clone(),
+                    notes: Notes::default(),
+                    request_id: exchange.request_id,
+                };
+                let (mut status, mut headers) = (StatusCode::NOT_FOUND, HeaderMap::new());
+                let mut reply = Reply {
+                    seen: &mut seen,
+                    matched: None,
+                    status: &mut status,
+                    headers: &mut headers,
+                    source: Source::Error,
+                    wish: BodyWish::Nothing,
+                    maps: Vec::new(),
+                };
+                filter.on_response(&mut reply, &host);
+                headers["kong-request-id"].clone()
+            })
+        };
+        assert!(shown(&request).to_str().unwrap().contains('#'));
+        let header = HeaderName::from_static("kong-request-id");
+        let given = HeaderValue::from_static("mine");
+        request.headers.push((header, given));
+        assert_eq!(shown(&request), "mine");
     }
 }

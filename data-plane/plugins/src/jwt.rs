@@ -170,6 +170,12 @@ impl Filter for JwtFilter {
             return Flow::Continue;
         }
         let outcome = self.authenticate(exchange, host.now());
+        for name in &self.headers {
+            let headers = &mut exchange.request.headers;
+            if let Some(first) = headers.get(name).cloned() {
+                headers.insert(name, first);
+            }
+        }
         settle(exchange, outcome, anonymous)
     }
 }
@@ -240,7 +246,8 @@ impl JwtFilter {
             cookies::values(headers, name).for_each(&mut add);
         }
         for name in &self.headers {
-            for value in headers.get_all(name) {
+            // Of a field that comes twice the first counts (Kong 3.9), and goes upstream.
+            if let Some(value) = headers.get(name) {
                 let text = value.to_str().unwrap_or_default().trim_start();
                 if let Some((scheme, token)) = text.split_once(char::is_whitespace)
                     && scheme.eq_ignore_ascii_case("bearer")

@@ -68,6 +68,14 @@ impl Series {
 }
 
 impl Streams {
+    /// Forgets the figures of routes that are `gone`; answers which routes there were.
+    pub(super) fn forget(&self, gone: &dyn Fn(&Uuid) -> bool) -> Vec<Uuid> {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = routes.keys().copied().collect();
+        routes.retain(|id, _| !gone(id));
+        ids
+    }
+
     /// Counts a stream.
     pub(crate) fn observe(&self, ended: &Ended<'_>) {
         let (id, labels) = ended.route;

@@ -18,7 +18,7 @@ use super::record::{Progress, milliseconds};
 use super::request::{Added, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
 use crate::balancer::hash::{self, Hashable};
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{Bound, RequestBody, RequestBodyError, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
 use crate::error::GatewayError;
@@ -341,7 +341,18 @@ fn framed(
         None => request_framing(headers, &body).map_err(|_| GatewayError::BadRequest("framing"))?,
     };
     let limit = limit.filter(|_| known.is_some() || framing == Framing::Chunked);
-    Ok((framing, body.limited(limit)))
+    let bound = limit.map(|left| Bound {
+        left,
+        asked: headers.has(Kind::EXPECT, &header::EXPECT),
+    });
+    // Nobody has to be asked for one that is here already.
+    if let (Some(length), Some(bound)) = (known, bound)
+        && length > bound.left
+    {
+        let error = RequestBodyError::TooLarge(bound);
+        return Err(UpstreamError::RequestBody(error).into());
+    }
+    Ok((framing, body.limited(bound)))
 }
 
 /// The body with its trailers, unless filters own fields that no trailer may stand in for, and which of the request's

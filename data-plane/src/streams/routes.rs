@@ -92,6 +92,11 @@ pub(crate) struct Asked<'a> {
 pub(crate) struct StreamRoutes(Vec<Arc<StreamRoute>>);
 
 impl StreamRoutes {
+    /// What they are called.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.0.iter().map(|route| route.id)
+    }
+
     /// `routes` in the order in which they are tried: more attributes come first, among equals server name before
     /// source before destination, then what names ports and addresses, then what is older.
     pub(crate) fn new(routes: Vec<(StreamRoute, u64)>) -> Self {

@@ -1,16 +1,18 @@
 //! HTTP/2 to upstream servers, for gRPC, whose services speak nothing else: connections of one core to an origin,
 //! each shared by as many exchanges as the server takes at a time.
 
+mod passing;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -20,10 +22,11 @@ use shared::clock::monotonic;
 use shared::error_form::is_grpc;
 use shared::telemetry::chain;
 
+use self::passing::{Outbound, Passing};
 use super::UpstreamError;
 use super::exchange::{Answer, Timeouts};
 use super::pool::Pool;
-use crate::body::{RequestBody, RequestBodyError, ResponseBody};
+use crate::body::{RequestBody, ResponseBody};
 use crate::forward::Outgoing;
 use crate::forward::fields::forwardable_trailers;
 use crate::http1::Framing;
@@ -36,82 +39,15 @@ use crate::server::http2::LocalExecutor;
 use crate::stream::Stream;
 use crate::timer::Timer;
 
-/// Bytes that a server may send ahead, on one stream and on all.
+/// Bytes that a server may send ahead on one stream, and on all: no bound of their own, or clients that read nothing
+/// would hold up all others.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Largest head of an answer.
 const MAX_HEAD: u32 = 64 * 1024;
 /// How often a silent server is asked for a sign of life while exchanges wait, and how long it may take for one.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(10);
-/// Longest body that can be sent once more to a server that has not looked at it.
-const MAX_KEPT: usize = 64 * 1024;
-
-/// A request's body on its way.
-#[derive(Debug)]
-struct Passing {
-    body: RequestBody,
-    /// What has gone, while it may have to go once more.
-    gone: Option<BytesMut>,
-    /// When the last of it has gone.
-    moved: Instant,
-}
-
-impl Passing {
-    /// How long the server may still be silent, if that is `limit` from the last of the body on.
-    fn left(&self, limit: Duration) -> Duration {
-        (self.moved + limit).saturating_duration_since(monotonic())
-    }
-
-    /// The whole body, if it can be had once more.
-    fn again(&mut self) -> Option<RequestBody> {
-        let gone = self.gone.take()?;
-        let rest = std::mem::replace(&mut self.body, RequestBody::Empty);
-        Some(if gone.is_empty() {
-            rest
-        } else {
-            RequestBody::Read(gone.freeze(), Box::new(rest))
-        })
-    }
-}
-
-/// The library's end of a [`Passing`] body.
-#[derive(Debug)]
-pub(crate) struct Outbound(Rc<RefCell<Passing>>);
-
-impl http_body::Body for Outbound {
-    type Data = Bytes;
-    type Error = RequestBodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let passing = &mut *self.0.borrow_mut();
-        let frame = ready!(passing.body.poll_frame(cx));
-        passing.moved = monotonic();
-        let data = frame
-            .as_ref()
-            .map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
-        match (data, &mut passing.gone) {
-            (None, _) | (_, None) => {}
-            (Some(Some(data)), Some(gone)) if gone.len() + data.len() <= MAX_KEPT => {
-                gone.extend_from_slice(data);
-            }
-            (Some(_), gone) => *gone = None,
-        }
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| match frame.into_trailers() {
-                Ok(trailers) => Frame::trailers(forwardable_trailers(trailers)),
-                Err(frame) => frame,
-            })
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.borrow().body.is_empty()
-    }
-}
 
 /// A connection that exchanges share.
 pub(crate) struct Shared {
@@ -288,12 +224,8 @@ pub(crate) async fn exchange(
     framing: Framing,
     body: RequestBody,
 ) -> Result<Answer, Failure> {
-    let passing = Rc::new(RefCell::new(Passing {
-        body,
-        gone: Some(BytesMut::new()),
-        moved: monotonic(),
-    }));
-    let mut request = request(pool, outgoing, host, Outbound(Rc::clone(&passing)))?;
+    let passing = Rc::new(RefCell::new(Passing::new(body)));
+    let mut request = request(pool, outgoing, host, Outbound::of(&passing))?;
     // What the client has said counts another body, once a filter has replaced it.
     if let Framing::Length(length) = framing {
         let headers = request.headers_mut();
@@ -307,8 +239,8 @@ pub(crate) async fn exchange(
         if let Some(answered) = timer.limit(wait, &mut under_way).await {
             break answered;
         }
-        // While the client goes on sending, the server may be silent for as long as it likes.
-        wait = passing.borrow().left(read);
+        // While the client has not sent all, the server may be silent for as long as it likes.
+        wait = passing.borrow().answer_due(read);
         if wait.is_zero() {
             return Err(UpstreamError::ReadTimeout.into());
         }
@@ -329,11 +261,13 @@ pub(crate) async fn exchange(
                 Some(body) => Seen::Nothing(body),
                 None => Seen::Something,
             };
-            let error = failure(error);
+            // The client's part in a failure is told from the server's.
+            let refused = passing.borrow_mut().failed.take();
+            let error = refused.map_or(UpstreamError::Http2(error), UpstreamError::RequestBody);
             return Err(Failure { error, seen });
         }
     };
-    passing.borrow_mut().gone = None;
+    passing.borrow_mut().keep_nothing();
     let (parts, body) = response.into_parts();
     let head = ResponseHead {
         status: parts.status,
@@ -420,17 +354,6 @@ fn added((name, value): &Added<'_>) -> Option<(HeaderName, HeaderValue)> {
     Some((name, value))
 }
 
-/// The client's part in a failure is told from the server's.
-fn failure(error: hyper::Error) -> UpstreamError {
-    let broken = std::error::Error::source(&error)
-        .and_then(|source| source.downcast_ref::<RequestBodyError>());
-    match broken {
-        Some(RequestBodyError::TooLarge) => UpstreamError::RequestBody(RequestBodyError::TooLarge),
-        Some(_) => UpstreamError::RequestBody(RequestBodyError::Timeout),
-        None => UpstreamError::Http2(error),
-    }
-}
-
 /// An answer's body, with the wait for its next part bounded.
 #[derive(Debug)]
 pub(crate) struct Http2Body {
@@ -470,7 +393,7 @@ impl Http2Body {
                     self.timer.set(self.read_timeout);
                 }
                 while self.timer.poll_fired(cx) {
-                    let left = self.passing.borrow().left(self.read_timeout);
+                    let left = self.passing.borrow().more_due(self.read_timeout);
                     if left.is_zero() {
                         return Poll::Ready(Some(Err(UpstreamError::ReadTimeout)));
                     }

@@ -17,6 +17,7 @@ mod filters;
 mod framing;
 mod gateway;
 mod grpc;
+mod grpc_clients;
 mod http2;
 mod ldap;
 mod limits;

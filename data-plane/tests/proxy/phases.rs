@@ -389,15 +389,22 @@ fn a_body_without_a_length_is_counted_on_its_way() {
     let limit = json!({"allowed_payload_size": 5, "size_unit": "bytes"});
     records.push(plugin(200, "request-size-limiting", &limit));
     let proxy = start(records);
-    let send = |body: &str| {
+    let send = |more: &str| {
         let request = format!(
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{body}"
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{more}Connection: close\r\n\r\n6\r\nhello!\r\n0\r\n\r\n"
         );
         ask(&proxy, &request)
     };
-    let answer = send("6\r\nhello!\r\n0\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(answer.contains("Request size limit exceeded"), "{answer}");
+    for (more, status) in [("", "413"), ("Expect: 100-continue\r\n", "417")] {
+        let answer = send(more);
+        let (_, last) = answer.rsplit_once("HTTP/1.1 ").unwrap();
+        assert!(last.starts_with(status), "{answer}");
+        let said = "\"message\":\"Request size limit exceeded\"";
+        assert!(last.contains(said), "{answer}");
+        let lower = last.to_ascii_lowercase();
+        assert!(lower.contains("x-kong-response-latency: "), "{answer}");
+        assert!(!lower.contains("via: "), "{answer}");
+    }
     stop(proxy);
 }
 

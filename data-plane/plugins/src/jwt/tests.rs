@@ -146,6 +146,11 @@ fn a_token_may_come_as_argument_or_cookie_but_only_once() {
     );
     let twice = status(&format!("/?jwt={other}"), &[("cookie", &cookie)]);
     assert_eq!(twice.message(), "Multiple tokens provided");
+    let good = format!("Bearer {token}");
+    let both = [("authorization", &*good), ("authorization", "Bearer x")];
+    let first = status("/", &both);
+    assert_eq!(first.status, 200);
+    assert_eq!(first.upstream_header("authorization"), good);
     let missing = status("/", &[]);
     assert_eq!(
         (missing.status, missing.message().as_str()),
