@@ -368,7 +368,7 @@ impl Admin {
             Endpoint::LogLevel => log_level::show(),
             Endpoint::Health(upstream) => {
                 let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
-                let ill = fleet.map(Fleet::unhealthy_targets).unwrap_or_default();
+                let ill = fleet.map(health::Ill::of).unwrap_or_default();
                 health::health(config, *upstream, self.node.id, query, &ill)
             }
             Endpoint::Endpoints => info::endpoints(),

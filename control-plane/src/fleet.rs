@@ -103,6 +103,12 @@ pub struct Report {
     pub expiries: Vec<(String, UnixTime)>,
     /// Targets of upstreams that it sends no request to.
     pub unhealthy_targets: HashSet<Uuid>,
+    /// Those among them whose names lead nowhere.
+    #[serde(default)]
+    pub unresolved_targets: HashSet<Uuid>,
+    /// Records that it does without, since it cannot run them.
+    #[serde(default)]
+    pub unfit: Vec<Fault>,
 }
 
 /// What an operator, or a newer stream, has to say to a node's stream.
@@ -416,6 +422,16 @@ impl Fleet {
         let reported = connected.flat_map(|row| row.report.unhealthy_targets.iter().copied());
         reported
             .chain(nodes.elsewhere.unhealthy_targets())
+            .collect()
+    }
+
+    /// Those among them whose names lead nowhere for it.
+    pub fn unresolved_targets(&self) -> HashSet<Uuid> {
+        let nodes = self.nodes();
+        let connected = nodes.rows().into_iter().filter(|row| row.connected);
+        let reported = connected.flat_map(|row| row.report.unresolved_targets.iter().copied());
+        reported
+            .chain(nodes.elsewhere.unresolved_targets())
             .collect()
     }
 

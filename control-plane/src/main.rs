@@ -66,12 +66,14 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for SIGTERM, SIGINT or SIGQUIT.
 async fn stopped() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut quit = signal(SignalKind::quit()).context("listening for SIGQUIT")?;
     tokio::select! {
         _ = terminate.recv() => {}
+        _ = quit.recv() => {}
         interrupt = tokio::signal::ctrl_c() => interrupt.context("listening for SIGINT")?,
     }
     tracing::info!("stopping");

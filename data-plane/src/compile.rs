@@ -4,6 +4,7 @@
 mod amend;
 mod environment;
 pub(crate) mod filters;
+mod fitness;
 mod ground;
 mod layered;
 pub mod references;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 use self::amend::Amended;
 use self::environment::Looked;
 use self::filters::{Assembly, Filters, Subsystem};
+use self::fitness::Unfit;
 use self::ground::Ground;
 pub(crate) use self::layered::Layered;
 use self::references::Resolved;
@@ -56,6 +58,16 @@ pub struct CompileFault {
     pub message: String,
 }
 
+impl CompileFault {
+    /// The record's key.
+    pub(crate) const fn key(&self) -> Key {
+        Key {
+            kind: self.kind,
+            id: self.id,
+        }
+    }
+}
+
 /// A whole configuration, ready to run.
 #[derive(Debug)]
 pub struct CompiledSnapshot {
@@ -81,6 +93,8 @@ pub struct CompiledSnapshot {
     pub(crate) filters: Layered<AnyFilter>,
     /// Those of requests that match no route: they see the answer only.
     pub(crate) unrouted: Arc<Filters>,
+    /// The records that it does without.
+    unfit: Unfit,
     /// What it was compiled from where that is not the configuration alone, but secrets of the outside, too.
     resolved: Option<Resolved>,
     /// What a change is compiled on.
@@ -123,6 +137,11 @@ impl CompiledSnapshot {
         own.unwrap_or(&self.environment)
     }
 
+    /// The records that it does without, each with what is wrong with it. Requests that need one are refused.
+    pub(crate) const fn unfit(&self) -> &Unfit {
+        &self.unfit
+    }
+
     /// What it was compiled from, if secrets of the outside are part of it.
     pub(crate) const fn resolved(&self) -> Option<&Resolved> {
         self.resolved.as_ref()
@@ -153,6 +172,8 @@ pub(crate) struct CompiledRoute {
     pub(crate) service: Option<Arc<CompiledService>>,
     /// Whether there is a service whose protocol is none that we speak.
     pub(crate) protocol_unsupported: bool,
+    /// Whether there is a service that is not fit to be used.
+    pub(crate) service_unfit: bool,
     pub(crate) strip_path: bool,
     pub(crate) preserve_host: bool,
     /// Whether a request's body is held back until it is there.
@@ -191,7 +212,20 @@ struct Records {
 
 /// Compiles `snapshot`, or names every field that stands in the way.
 pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-    let mut faults = Vec::new();
+    let compiled = compile_without(snapshot, &[])?;
+    if compiled.unfit.is_empty() {
+        Ok(compiled)
+    } else {
+        Err(compiled.unfit.into_faults())
+    }
+}
+
+/// The same without what the rest can safely do without, and without the records of `lost`, whose secrets cannot be read.
+pub(crate) fn compile_without(
+    snapshot: &Snapshot,
+    lost: &[CompileFault],
+) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+    let mut faults = lost.to_vec();
     let mut records = read(snapshot, &mut faults);
     let identities = Identities::compile(&records.certificates, &mut faults);
     let server_names = identities.server_names(&records.snis);
@@ -240,11 +274,10 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
         ground.route(route, workspace, &mut logged, &mut faults)
     });
     let whole = Layered::whole(whole.collect());
-    if !faults.is_empty() {
-        return Err(in_order(faults));
-    }
+    let unfit = Unfit::of(in_order(faults), lost)?;
     ground.place(&routes, &records.routes);
     Ok(CompiledSnapshot {
+        unfit,
         asks_for_certificates: ground.wants_certificates(),
         filters: ground.filters(),
         unrouted: ground.unrouted(),
@@ -378,11 +411,13 @@ fn parse<T: DeserializeOwned>(
 fn compile_route(
     route: &Route,
     labels: Labels,
-    service: Option<Arc<CompiledService>>,
+    compiled: Option<Arc<CompiledService>>,
     filters: Arc<Filters>,
     matched: Matched,
     environment: usize,
 ) -> CompiledRoute {
+    let service_unfit = route.service.is_some() && compiled.is_none();
+    let service = compiled.filter(|service| !service.raw);
     let plain = route
         .protocols
         .as_slice()
@@ -391,6 +426,7 @@ fn compile_route(
     CompiledRoute {
         id: route.id,
         protocol_unsupported: route.service.is_some() && service.is_none(),
+        service_unfit,
         service,
         strip_path: route.strip_path,
         preserve_host: route.preserve_host,

@@ -131,6 +131,7 @@ async fn follow_any(
             if let Some((verifier, secret)) = dialer.renew() {
                 applier.renew(verifier, secret);
             }
+            applier.find_secrets().await;
             let started = monotonic();
             let ended = attempt(dialer, &url, applier, gateway, phase).await;
             gateway.contact.connects(false);

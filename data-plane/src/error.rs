@@ -42,6 +42,9 @@ pub(crate) enum GatewayError {
     /// The service speaks a protocol that this version does not.
     #[error("the protocol of the service is not supported")]
     Protocol,
+    /// The service cannot be used as it is configured.
+    #[error("the service cannot be used as it is configured")]
+    Unfit,
     /// The route speaks gRPC, and the request HTTP/1.
     #[error("gRPC needs HTTP/2")]
     NotHttp2,
@@ -113,6 +116,10 @@ impl GatewayError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the protocol of the service is not supported",
             ),
+            Self::Unfit => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the service cannot be used as it is configured",
+            ),
             Self::NotHttp2 => (StatusCode::UPGRADE_REQUIRED, "Please use HTTP2 protocol"),
             Self::NotGrpc => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -167,6 +174,7 @@ impl GatewayError {
             Self::NotReady
             | Self::NoService
             | Self::Protocol
+            | Self::Unfit
             | Self::NotHttp2
             | Self::NotGrpc
             | Self::Overloaded => Heeds::Nothing,

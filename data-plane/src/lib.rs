@@ -163,6 +163,9 @@ impl DataPlane {
             })
         });
         let (compiled, running) = loaded.unzip();
+        if let Some(compiled) = &compiled {
+            compiled.alarm(None);
+        }
         live.store(compiled.map(Arc::new));
         let unstored = Unstored::open(
             &settings.data_directory,
@@ -220,20 +223,24 @@ impl DataPlane {
         Successor::start(self.proxy.sockets()?)
     }
 
-    /// Lets exchanges end within the drain timeout and stops, while a successor takes new connections.
-    pub async fn hand_over(mut self) {
+    /// Lets exchanges end within the drain timeout, or until `at_once`, and stops, while a successor takes new
+    /// connections.
+    pub async fn hand_over(mut self, at_once: impl Future<Output = ()>) {
         self.proxy.hand_over();
-        self.end(Phase::HandedOver).await;
+        self.end(Phase::HandedOver, at_once).await;
     }
 
-    /// Takes no new connections, lets exchanges end within the drain timeout, and stops.
-    pub async fn stop(self) {
-        self.end(Phase::Draining).await;
+    /// Takes no new connections, lets exchanges end within the drain timeout, or until `at_once`, and stops.
+    pub async fn stop(self, at_once: impl Future<Output = ()>) {
+        self.end(Phase::Draining, at_once).await;
     }
 
-    async fn end(self, phase: Phase) {
+    async fn end(self, phase: Phase, at_once: impl Future<Output = ()>) {
         self.phase.send_replace(phase);
-        self.proxy.stop().await;
+        tokio::select! {
+            () = self.proxy.stop() => {}
+            () = at_once => tracing::warn!("told to stop at once: exchanges are cut off"),
+        }
         self.phase.send_replace(Phase::Stopped);
         let joined = tokio::task::spawn_blocking(|| self.config_sync.join());
         if !matches!(joined.await, Ok(Ok(()))) {

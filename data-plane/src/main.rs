@@ -44,22 +44,26 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
         let mut signals = Signals::new()?;
         if signals.serve(&data_plane).await {
-            data_plane.hand_over().await;
+            data_plane.hand_over(signals.at_once()).await;
         } else {
-            data_plane.stop().await;
+            data_plane.stop(signals.at_once()).await;
         }
         Ok(())
-    })
+    });
+    // Nobody waits for exchanges that are cut off.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What an operator may ask of a running node.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     replace: Signal,
 }
 
@@ -69,16 +73,18 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
             interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
+            quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
             replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
         })
     }
 
-    /// Returns when the process is to end: on SIGTERM or SIGINT, or, with `true`, once a successor serves, which
+    /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with `true`, once a successor serves, which
     /// SIGUSR2 asks for.
     async fn serve(&mut self, data_plane: &DataPlane) -> bool {
         loop {
             tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                _ = self.quit.recv() => break,
                 _ = self.replace.recv() => {}
             }
             let succeeded = async {
@@ -87,6 +93,7 @@ impl Signals {
             };
             let succeeded: Result<(), SuccessionError> = tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                _ = self.quit.recv() => break,
                 succeeded = succeeded => succeeded,
             };
             match succeeded {
@@ -101,6 +108,11 @@ impl Signals {
         }
         tracing::info!("stopping");
         false
+    }
+
+    /// Returns when a process that ends is not to wait any longer: on another SIGTERM or SIGINT.
+    async fn at_once(&mut self) {
+        ended(&mut self.terminate, &mut self.interrupt).await;
     }
 }
 

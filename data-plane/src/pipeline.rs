@@ -383,6 +383,7 @@ impl Request {
                 ways.proxy(service, inbound, body, &sent, progress, cookies)
                     .await
             }
+            (None, _) if route.service_unfit => Err(GatewayError::Unfit),
             (None, _) if route.protocol_unsupported => Err(GatewayError::Protocol),
             _ => Err(GatewayError::NoService),
         }

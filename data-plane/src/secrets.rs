@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use shared::snapshot::{Difference, Snapshot};
 
-use crate::compile::references::{Place, resolve, resolve_on};
-use crate::compile::{CompileFault, CompiledSnapshot, compile};
+use crate::compile::references::{Place, Resolved, resolve, resolve_on};
+use crate::compile::{CompileFault, CompiledSnapshot, compile_without};
 
 /// Largest secret in a file, in bytes.
 const LARGEST: u64 = 1024 * 1024;
@@ -28,30 +28,55 @@ impl Secrets {
 
     /// Compiles `snapshot` with every reference replaced. They are read anew each time.
     pub fn compile(&self, snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-        let resolved = resolve(snapshot, &|place| self.read(place))?;
-        let read = resolved.as_ref().map(|resolved| &resolved.snapshot);
-        let compiled = compile(read.unwrap_or(snapshot))?;
-        Ok(compiled.read_from(resolved))
+        let resolved = resolve(snapshot, &|place| self.read(place));
+        compile_resolved(snapshot, resolved)
     }
 
-    /// The same on what was compiled `before` from `old`, from which it differs by `difference`.
+    /// The same on what was compiled `before` from `old`, from which it differs by `difference`. What makes a record
+    /// unfit that ran is refused.
     pub fn compile_on(
         &self,
         (before, old): (&CompiledSnapshot, &Snapshot),
         snapshot: &Snapshot,
         difference: &Difference,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+        let compiled = self.compile_next((before, old), snapshot, difference)?;
+        let unfit = compiled.unfit();
+        let refusals = unfit.refusals(before.unfit(), old, difference);
+        if refusals.is_empty() {
+            Ok(compiled)
+        } else {
+            Err(refusals)
+        }
+    }
+
+    /// Whether secrets are there that `before`, which was compiled from `snapshot`, lacks.
+    pub fn finds_more(&self, before: &CompiledSnapshot, snapshot: &Snapshot) -> bool {
+        let (read, none) = (&|place: &Place| self.read(place), Difference::default());
+        let lost = before.resolved().map(|before| &before.lost);
+        resolve_on(before.resolved(), snapshot, &none, read)
+            .is_some_and(|(now, _)| now.as_ref().map(|now| &now.lost) != lost)
+    }
+
+    fn compile_next(
+        &self,
+        (before, old): (&CompiledSnapshot, &Snapshot),
+        snapshot: &Snapshot,
+        difference: &Difference,
+    ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let read = &|place: &Place| self.read(place);
-        let Some(resolved) = resolve_on(before.resolved(), snapshot, difference, read) else {
+        let Some((resolved, difference)) =
+            resolve_on(before.resolved(), snapshot, difference, read)
+        else {
             return self.compile(snapshot);
         };
-        let (resolved, difference) = resolved?;
         let old = before.resolved().map_or(old, |before| &before.snapshot);
         let new = resolved.as_ref().map_or(snapshot, |after| &after.snapshot);
-        match before.amended(old, new, &difference) {
-            Some(amended) => Ok(amended?.read_from(resolved)),
-            None => self.compile(snapshot),
+        let lacks_nothing = resolved.as_ref().is_none_or(|after| after.lost.is_empty());
+        if lacks_nothing && let Some(Ok(amended)) = before.amended(old, new, &difference) {
+            return Ok(amended.read_from(resolved));
         }
+        compile_resolved(snapshot, resolved)
     }
 
     fn read(&self, place: &Place) -> Result<String, String> {
@@ -89,6 +114,17 @@ impl Secrets {
         text.truncate(end);
         Ok(text)
     }
+}
+
+/// Compiles `snapshot` as it is read, without the records whose secrets are lost.
+fn compile_resolved(
+    snapshot: &Snapshot,
+    resolved: Option<Resolved>,
+) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+    let read = resolved.as_ref();
+    let snapshot = read.map_or(snapshot, |read| &read.snapshot);
+    let compiled = compile_without(snapshot, read.map_or(&[], |read| &read.lost))?;
+    Ok(compiled.read_from(resolved))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use plugins::filter::Filter as _;
 use plugins::openid_connect::explain::Explanations;
 use plugins::registry::AnyFilter;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::hexadecimal::hexadecimal;
 use shared::snapshot::Position;
@@ -85,6 +85,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                     "revision": node.contact.target(),
                 },
                 "configuration_persisted": node.contact.is_persisted(position),
+                "configuration_unfit": unfit(node),
                 "ready": position.is_some() && !draining,
             })
         }),
@@ -134,6 +135,21 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
+/// The records that the configuration does without, each with what is wrong with it.
+fn unfit(node: &Node) -> Vec<Value> {
+    let live = node.live.load();
+    let faults = live.as_ref().map_or(&[][..], |live| live.unfit().faults());
+    let shown = faults.iter().map(|fault| {
+        json!({
+            "entity_type": fault.kind,
+            "entity_id": fault.id,
+            "field": fault.field,
+            "message": fault.message,
+        })
+    });
+    shown.collect()
+}
+
 /// Whether the operator wants no new traffic here, since no control plane has been heard for long.
 fn is_stale(node: &Node) -> bool {
     let longest = node.max_staleness;
@@ -172,6 +188,9 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
     let revision = position.map_or(0, |position| position.revision.0);
     let lag = contact.target().saturating_sub(revision);
     let silence = contact.silence(monotonic()).as_secs();
+    let live = node.live.load();
+    let unfit = live.as_ref().map_or(0, |live| live.unfit().records());
+    let unfit = u64::try_from(unfit).unwrap_or(u64::MAX);
     [
         (
             "revision",
@@ -194,6 +213,11 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
             silence,
         ),
         (
+            "unfit_records",
+            "Records that cannot be run: what needs them is refused",
+            unfit,
+        ),
+        (
             "control_plane_connected",
             "Whether a control plane is connected",
             contact.is_connected().into(),
@@ -211,7 +235,7 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
     })
 }
 
-fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+fn json_response(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
     response(status, "application/json; charset=utf-8", body.to_string())
 }
 

@@ -279,9 +279,26 @@ impl FieldErrors {
         map.entry((*last).to_owned()).or_insert(message);
     }
 
+    /// Adds the errors of `others`. An error that is already there stays.
+    pub fn merge(&mut self, others: Self) {
+        merge(&mut self.by_field, others.by_field);
+        self.meant.extend(others.meant);
+    }
+
     /// Whether there is nothing to complain about.
     pub fn is_empty(&self) -> bool {
         self.by_field.is_empty()
+    }
+}
+
+fn merge(errors: &mut Map<String, Value>, others: Map<String, Value>) {
+    for (name, error) in others {
+        match (errors.get_mut(&name), error) {
+            (None, error) => _ = errors.insert(name, error),
+            (Some(Value::Object(inside)), Value::Object(other)) => merge(inside, other),
+            (Some(Value::Array(rules)), Value::Array(other)) => rules.extend(other),
+            (Some(_), _) => {}
+        }
     }
 }
 

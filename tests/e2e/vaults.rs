@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::guide::{Guide, gateway};
-use harness::SECRET;
+use harness::{SECRET, eventually};
 use http::Method;
 
 #[tokio::test]
@@ -74,6 +74,31 @@ async fn rule_130_each_data_plane_reads_the_secret_behind_a_reference() {
         let page = guide.browser(0).sign_in(&gateway("/"), "bob").await;
         assert_eq!(page.status, 200, "{reference}: {}", page.text());
     }
+    let body = json!({ "config": { "client_secret": ["{vault://env/oidc-secret}"] } });
+    let reply = guide.cluster.admin(Method::PATCH, &written, &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    // One that is missing from the first takes down its own route alone, and is taken up when it is there.
+    let late = guide.cluster.route(&guide.demo.upstream(), "/late").await;
+    let plugins = format!("/routes/{late}/plugins?wait=30");
+    let secret = json!({ "name": "session", "config": { "secret": "{vault://file/late}" } });
+    let reply = guide.cluster.admin(Method::POST, &plugins, &secret).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let status = async |path: &str| guide.browser(0).get(&gateway(path)).await.status;
+    assert_eq!(status("/late").await, 503);
+    let page = guide.browser(0).sign_in(&gateway("/"), "bob").await;
+    assert_eq!(page.status, 200, "{}", page.text());
+    fs::write(secrets.join("late"), "a secret that came late").unwrap();
+    eventually("the secret is taken up", async || {
+        (status("/late").await == 200).then_some(())
+    })
+    .await;
+    // Gone again, it stays what it was, and does not stand in the way of other changes.
+    fs::remove_file(secrets.join("late")).unwrap();
+    let change = json!({ "tags": ["a"] });
+    let written = format!("/routes/{late}?wait=30");
+    let reply = guide.cluster.admin(Method::PATCH, &written, &change).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(status("/late").await, 200);
     for log in [
         guide.cluster.data_planes[0].process.log(),
         guide.cluster.control_plane.as_ref().unwrap().log(),

@@ -9,15 +9,34 @@ use uuid::Uuid;
 
 use super::show;
 use crate::config::{Config, Fields};
+use crate::fleet::Fleet;
 
-/// The targets of an upstream, the newest first. Data planes check them; those that one of them sends no
-/// request to are in `ill`.
+/// The targets that some data plane sends no request to.
+#[derive(Debug, Default)]
+pub(super) struct Ill {
+    /// All of them.
+    all: HashSet<Uuid>,
+    /// Those whose names lead nowhere.
+    unresolved: HashSet<Uuid>,
+}
+
+impl Ill {
+    /// Those that the nodes of `fleet` tell of.
+    pub(super) fn of(fleet: &Fleet) -> Self {
+        Self {
+            all: fleet.unhealthy_targets(),
+            unresolved: fleet.unresolved_targets(),
+        }
+    }
+}
+
+/// The targets of an upstream, the newest first. Data planes check them, and look their names up.
 pub(super) fn health(
     config: &Config,
     upstream: Key,
     node: Uuid,
     query: Option<&str>,
-    ill: &HashSet<Uuid>,
+    ill: &Ill,
 ) -> Value {
     let record = config.record(upstream).unwrap_or_default();
     let checked = checked(&record);
@@ -30,11 +49,17 @@ pub(super) fn health(
             let Value::Object(mut shown) = show(config, key, &fields) else {
                 return None;
             };
-            // One that takes no requests is not checked.
-            let state = match (checked && weight > 0, ill.contains(&key.id)) {
-                (true, true) => "UNHEALTHY",
-                (true, false) => "HEALTHY",
-                (false, _) => "HEALTHCHECKS_OFF",
+            // One that takes no requests is not checked, nor is its name looked up.
+            let state = if weight == 0 {
+                "HEALTHCHECKS_OFF"
+            } else if ill.unresolved.contains(&key.id) {
+                "DNS_ERROR"
+            } else if !checked {
+                "HEALTHCHECKS_OFF"
+            } else if ill.all.contains(&key.id) {
+                "UNHEALTHY"
+            } else {
+                "HEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
             shown.insert("data".to_owned(), addresses(&fields, state, weight));
@@ -101,11 +126,13 @@ fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
         Err(_) => json!([]),
     };
     let lost = if state == "UNHEALTHY" { weight } else { 0 };
+    // A name without addresses weighs nothing.
+    let total = if state == "DNS_ERROR" { 0 } else { weight };
     json!({
         "host": host,
         "port": port,
         "addresses": addresses,
-        "weight": { "total": weight, "available": weight - lost, "unavailable": lost },
+        "weight": { "total": total, "available": total - lost, "unavailable": lost },
         "nodeWeight": weight,
     })
 }
@@ -157,13 +184,22 @@ mod tests {
                 record(Target::KIND, id, fields)
             };
             let key = upstream.0;
-            let puts = vec![upstream, target(2, 60), target(3, 40), target(4, 0)];
+            let puts = vec![
+                upstream,
+                target(2, 60),
+                target(3, 40),
+                target(4, 0),
+                target(5, 10),
+            ];
             let change = Change {
                 puts,
                 removes: Vec::new(),
             };
             let config = Config::default().founded().evolve(&change, Revision(1));
-            let ill = ill.iter().map(|id| Uuid::from_u128(*id)).collect();
+            let ill = Ill {
+                all: ill.iter().map(|id| Uuid::from_u128(*id)).collect(),
+                unresolved: [Uuid::from_u128(5)].into(),
+            };
             let query = Some("balancer_health=1");
             let whole = health(&config, key, Uuid::nil(), query, &ill)["data"].clone();
             let each = health(&config, key, Uuid::nil(), None, &ill)["data"].clone();
@@ -183,15 +219,20 @@ mod tests {
         let (whole, each) = shown(0, 1, &[2, 4]);
         let weight = json!({ "total": 100, "available": 40, "unavailable": 60 });
         assert_eq!(whole["details"]["weight"], weight);
-        assert_eq!(whole["details"]["hosts"].as_array().unwrap().len(), 3);
-        let of = |target: &str| {
+        assert_eq!(whole["details"]["hosts"].as_array().unwrap().len(), 4);
+        let of = |each: &Value, id: u8| {
+            let target = format!("10.0.0.{id}:80");
             let mut each = each.as_array().unwrap().iter();
             each.find(|one| one["target"] == target).unwrap()["health"].clone()
         };
-        let states = ["10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"].map(of);
-        assert_eq!(states, ["UNHEALTHY", "HEALTHY", "HEALTHCHECKS_OFF"]);
+        let states = [2, 3, 4, 5].map(|id| of(&each, id));
+        assert_eq!(
+            states,
+            ["UNHEALTHY", "HEALTHY", "HEALTHCHECKS_OFF", "DNS_ERROR"]
+        );
         // Nobody checks: nothing is known to be ill.
-        let (whole, _) = shown(50, 0, &[2, 3]);
+        let (whole, each) = shown(50, 0, &[2, 3]);
+        assert_eq!(of(&each, 5), "DNS_ERROR");
         assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
         assert_eq!(whole.get("details"), None);
     }

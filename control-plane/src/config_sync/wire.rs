@@ -1,5 +1,7 @@
 //! Between the messages on the wire and our values.
 
+use std::collections::HashSet;
+
 use proto::v1;
 use proto::v1::NodeMessage;
 use shared::clock::UnixTime;
@@ -24,6 +26,8 @@ const QUARANTINED: usize = 16;
 const EXPIRIES: usize = 64;
 /// Unhealthy targets of a node that are kept.
 const UNHEALTHY: usize = 10_000;
+/// Most faults of records that a report tells.
+const FAULTS: usize = 20;
 
 /// What a node's first message says, if it may be believed.
 pub(super) fn introduction(
@@ -100,13 +104,16 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
             .take(EXPIRIES)
             .map(|expiry| (short(expiry.what), UnixTime::from_secs(expiry.at)))
             .collect(),
-        unhealthy_targets: status
-            .unhealthy_targets
-            .iter()
-            .take(UNHEALTHY)
-            .filter_map(|id| Uuid::from_slice(id).ok())
-            .collect(),
+        unhealthy_targets: targets(&status.unhealthy_targets),
+        unresolved_targets: targets(&status.unresolved_targets),
+        unfit: status.unfit.into_iter().take(FAULTS).map(fault).collect(),
     })
+}
+
+fn targets(ids: &[impl AsRef<[u8]>]) -> HashSet<Uuid> {
+    let ids = ids.iter().take(UNHEALTHY);
+    ids.filter_map(|id| Uuid::from_slice(id.as_ref()).ok())
+        .collect()
 }
 
 /// What a node can take.

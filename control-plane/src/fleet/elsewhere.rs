@@ -40,6 +40,9 @@ struct Told {
     rows: Vec<Row>,
     /// Targets that some of them send no request to: most often the same for all.
     unhealthy_targets: HashSet<Uuid>,
+    /// Those among them whose names lead nowhere.
+    #[serde(default)]
+    unresolved_targets: HashSet<Uuid>,
 }
 
 impl Told {
@@ -57,6 +60,7 @@ impl Told {
     fn leave_out_details(&mut self) {
         for row in &mut self.rows {
             row.report.expiries.clear();
+            row.report.unfit.truncate(1);
             row.samples.keep(FEW_SAMPLES);
             if let Some(refusal) = &mut row.last_refusal {
                 refusal.faults.truncate(1);
@@ -71,6 +75,8 @@ impl Told {
         self.rows.retain(fits);
         let targets = std::mem::take(&mut self.unhealthy_targets);
         self.unhealthy_targets = targets.into_iter().take(FEW_TARGETS).collect();
+        let known = &self.unhealthy_targets;
+        self.unresolved_targets.retain(|id| known.contains(id));
     }
 }
 
@@ -119,6 +125,11 @@ impl Elsewhere {
     pub(super) fn unhealthy_targets(&self) -> impl Iterator<Item = Uuid> {
         let told = self.told.values();
         told.flat_map(|told| told.unhealthy_targets.iter().copied())
+    }
+
+    pub(super) fn unresolved_targets(&self) -> impl Iterator<Item = Uuid> {
+        let told = self.told.values();
+        told.flat_map(|told| told.unresolved_targets.iter().copied())
     }
 
     /// Whichever is newer: `row`, or what is known of the node `name` from elsewhere.
@@ -228,8 +239,10 @@ impl Fleet {
         {
             let mut row = node.row.clone();
             let unhealthy = std::mem::take(&mut row.report.unhealthy_targets);
+            let unresolved = std::mem::take(&mut row.report.unresolved_targets);
             if row.connected {
                 told.unhealthy_targets.extend(unhealthy);
+                told.unresolved_targets.extend(unresolved);
             }
             if !samples {
                 row.samples.clear();
@@ -370,7 +383,8 @@ mod tests {
         let report = Report {
             running: at(1),
             clock,
-            unhealthy_targets: [Uuid::from_u128(7)].into(),
+            unhealthy_targets: [7, 8].map(Uuid::from_u128).into(),
+            unresolved_targets: [Uuid::from_u128(8)].into(),
             ..Report::default()
         };
         there.reports(report, clock);
@@ -390,7 +404,11 @@ mod tests {
         // By our clock, not by that of the other.
         assert_eq!(rows[1]["last_seen"], NOW.as_secs());
         assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
-        assert_eq!(other.unhealthy_targets(), [Uuid::from_u128(7)].into());
+        assert_eq!(
+            other.unhealthy_targets(),
+            [7, 8].map(Uuid::from_u128).into()
+        );
+        assert_eq!(other.unresolved_targets(), [Uuid::from_u128(8)].into());
         let progress = other.progress_of(Revision(2));
         let expected = Progress {
             serving: vec!["here".to_owned()],

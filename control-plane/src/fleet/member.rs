@@ -148,6 +148,7 @@ impl Drop for Membership {
             node.row.connected = false;
             // Of no use any more, and as large as it likes.
             node.row.report.unhealthy_targets = HashSet::new();
+            node.row.report.unresolved_targets = HashSet::new();
         }
         drop(nodes);
         self.fleet.changed.send_replace(());

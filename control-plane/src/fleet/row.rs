@@ -108,6 +108,7 @@ impl Row {
             "missing": missing.collect::<Vec<_>>(),
             "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
             "last_refusal": refusal,
+            "unfit": self.report.unfit,
             "connected": self.connected,
             "draining": self.report.draining,
             "persisted": self.report.persisted,

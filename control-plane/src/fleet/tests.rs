@@ -128,11 +128,16 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
         clock: NOW.saturating_add(Duration::from_secs(7)),
         requests: 5,
         expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
-        unhealthy_targets: [Uuid::from_u128(7)].into(),
+        unhealthy_targets: [7, 8].map(Uuid::from_u128).into(),
+        unresolved_targets: [Uuid::from_u128(8)].into(),
         ..Report::default()
     };
     member.reports(report, NOW);
-    assert_eq!(fleet.unhealthy_targets(), [Uuid::from_u128(7)].into());
+    assert_eq!(
+        fleet.unhealthy_targets(),
+        [7, 8].map(Uuid::from_u128).into()
+    );
+    assert_eq!(fleet.unresolved_targets(), [Uuid::from_u128(8)].into());
     let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["sync_status"], "plugin_set_incompatible");
     assert_eq!(shown["progress"], "blocked");

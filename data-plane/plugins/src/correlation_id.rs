@@ -55,6 +55,7 @@ const fn counter() -> Generator {
 impl Plugin for CorrelationId {
     const NAME: &'static str = "correlation-id";
     const PRIORITY: u32 = 100_001;
+    const DISPENSABLE: bool = true;
     type Filter = CorrelationIdFilter;
 
     fn compile(self, _: &Instance) -> Result<CorrelationIdFilter, FieldErrors> {

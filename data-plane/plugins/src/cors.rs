@@ -14,7 +14,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use shared::schema::FieldErrors;
 
 use crate::exchange::{Exchange, Reply};
@@ -123,23 +122,23 @@ impl Plugin for Cors {
     const FORBIDDEN_SCOPES: &'static [Scope] = &[Scope::Consumer];
     type Filter = CorsFilter;
 
+    fn refuse(&self, errors: &mut FieldErrors) {
+        for (place, origin) in self.origins.iter().flatten().enumerate() {
+            if repeats_a_repetition(origin) {
+                no_regex(place, origin, errors);
+            }
+        }
+    }
+
     fn compile(self, _: &Instance) -> Result<CorsFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         let origins = self.origins.as_deref().unwrap_or_default();
         let mut rules = Vec::new();
-        let mut wrong = serde_json::Map::new();
         for (place, origin) in origins.iter().enumerate() {
-            if let Some(rule) = Rule::compile(origin) {
-                rules.push(rule);
-            } else {
-                let message = format!("'{origin}' is not a valid regex");
-                wrong.insert((place + 1).to_string(), json!(message));
+            match Rule::compile(origin) {
+                Some(rule) => rules.push(rule),
+                None => no_regex(place, origin, &mut errors),
             }
-        }
-        if !wrong.is_empty() {
-            errors
-                .by_field
-                .insert("origins".to_owned(), Value::Object(wrong));
         }
         let mut value = |field: &str, text: String| {
             let value = HeaderValue::from_str(&text).ok();
@@ -188,6 +187,11 @@ impl Plugin for Cors {
     }
 }
 
+fn no_regex(place: usize, origin: &str, errors: &mut FieldErrors) {
+    let message = format!("'{origin}' is not a valid regex");
+    errors.add(&["origins", &(place + 1).to_string()], message);
+}
+
 /// Which origins one entry stands for.
 #[derive(Debug)]
 enum Rule {
@@ -209,9 +213,6 @@ impl Rule {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:/-".contains(&byte);
         if text.bytes().all(plain) {
             return Some(Self::Origin(normalized(text).0));
-        }
-        if repeats_a_repetition(text) {
-            return None;
         }
         let inner = text.strip_prefix('^').unwrap_or(text);
         let inner = inner.strip_suffix('$').unwrap_or(inner);

@@ -139,6 +139,7 @@ fn metrics() -> Vec<DatadogMetric> {
 impl Plugin for Datadog {
     const NAME: &'static str = "datadog";
     const PRIORITY: u32 = 10;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = DatadogFilter;
 

@@ -32,6 +32,10 @@ pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
     /// The protocols whose traffic it sees.
     const PROTOCOLS: Protocols = Protocols::HTTP;
 
+    /// Whether requests go on where it is configured but cannot run: it only tells of them. Nothing passes without the
+    /// others.
+    const DISPENSABLE: bool = false;
+
     /// Names accepted on write in place of a field's own: `(old, new)`. They are not stored.
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[];
 
@@ -44,8 +48,12 @@ pub trait Plugin: DeserializeOwned + Serialize + JsonSchema + 'static {
     /// What runs.
     type Filter: Filter;
 
-    /// Prepares everything that a request must not compute. The only judge of a configuration: the
-    /// control plane calls it to accept a write, the data plane to build a pipeline.
+    /// Finds what may not be written, although [`Self::compile`] takes it, because it was once stored: asked by the control
+    /// plane alone, so that an upgrade leaves what runs running.
+    fn refuse(&self, _errors: &mut FieldErrors) {}
+
+    /// Prepares everything that a request must not compute. The control plane calls it to accept a write, the data
+    /// plane to build a pipeline: what one accepts, the other can run.
     fn compile(self, instance: &Instance) -> Result<Self::Filter, FieldErrors>;
 }
 

@@ -107,22 +107,33 @@ fn one_minute() -> Number {
 impl Plugin for HttpLog {
     const NAME: &'static str = "http-log";
     const PRIORITY: u32 = 12;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = HttpLogFilter;
+
+    fn refuse(&self, errors: &mut FieldErrors) {
+        let is_named = |name: &String| name.eq_ignore_ascii_case(AUTHORIZATION.as_str());
+        let endpoint = Endpoint::parse(&self.http_endpoint.0);
+        if self
+            .headers
+            .iter()
+            .flatten()
+            .any(|(name, _)| is_named(name))
+            && endpoint.is_ok_and(|endpoint| endpoint.authorization.is_some())
+        {
+            whole_error(
+                errors,
+                "specifying both an 'Authorization' header and user info in 'http_endpoint' is not allowed",
+            );
+        }
+    }
 
     fn compile(self, instance: &Instance) -> Result<HttpLogFilter, FieldErrors> {
         let endpoint = Endpoint::parse(&self.http_endpoint.0)
             .map_err(|message| FieldErrors::at(&["http_endpoint"], message))?;
         let mut headers = more_headers("headers", self.headers.as_ref())?;
-        if let Some(authorization) = endpoint.authorization
-            && headers.insert(AUTHORIZATION, authorization).is_some()
-        {
-            let mut errors = FieldErrors::default();
-            whole_error(
-                &mut errors,
-                "specifying both an 'Authorization' header and user info in 'http_endpoint' is not allowed",
-            );
-            return Err(errors);
+        if let Some(authorization) = endpoint.authorization {
+            headers.insert(AUTHORIZATION, authorization);
         }
         headers.insert(
             CONTENT_TYPE,

@@ -96,6 +96,7 @@ fn one_minute() -> Number {
 impl Plugin for FileLog {
     const NAME: &'static str = "file-log";
     const PRIORITY: u32 = 9;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 
@@ -119,6 +120,7 @@ impl Plugin for FileLog {
 impl Plugin for TcpLog {
     const NAME: &'static str = "tcp-log";
     const PRIORITY: u32 = 7;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 
@@ -142,6 +144,7 @@ impl Plugin for TcpLog {
 impl Plugin for UdpLog {
     const NAME: &'static str = "udp-log";
     const PRIORITY: u32 = 8;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LineLog;
 

@@ -77,6 +77,7 @@ fn ten_seconds() -> Number {
 impl Plugin for Loggly {
     const NAME: &'static str = "loggly";
     const PRIORITY: u32 = 6;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = LogglyFilter;
 

@@ -107,6 +107,7 @@ fn five_seconds() -> Number {
 impl Plugin for Opentelemetry {
     const NAME: &'static str = "opentelemetry";
     const PRIORITY: u32 = 14;
+    const DISPENSABLE: bool = true;
     const SHORTHANDS: &'static [(&'static str, &'static str)] = &[("endpoint", "traces_endpoint")];
     const SHOWS_OLD_NAMES: bool = true;
     type Filter = OpentelemetryFilter;

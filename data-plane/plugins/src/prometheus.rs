@@ -41,6 +41,7 @@ pub struct Prometheus {
 impl Plugin for Prometheus {
     const NAME: &'static str = "prometheus";
     const PRIORITY: u32 = 13;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = Counts;
 

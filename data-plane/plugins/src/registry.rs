@@ -39,7 +39,7 @@ use crate::proxy_cache::ProxyCache;
 use crate::rate_limiting::RateLimiting;
 use crate::redirect::Redirect;
 use crate::request_size_limiting::RequestSizeLimiting;
-use crate::request_termination::RequestTermination;
+use crate::request_termination::{RequestTermination, RequestTerminationFilter};
 use crate::request_transformer::RequestTransformer;
 use crate::response_ratelimiting::ResponseRatelimiting;
 use crate::response_transformer::ResponseTransformer;
@@ -63,6 +63,8 @@ pub struct Definition {
     pub forbidden_scopes: &'static [Scope],
     /// The protocols whose traffic it sees.
     pub protocols: Protocols,
+    /// Whether requests go on where it is configured but cannot run.
+    pub dispensable: bool,
     /// Names accepted on write in place of a field's own: `(old, new)`. A dot leads into a record; an
     /// empty new name means "accepted and ignored".
     pub shorthands: &'static [(&'static str, &'static str)],
@@ -323,17 +325,32 @@ fn define<P: Plugin>() -> Definition {
         priority: P::PRIORITY,
         forbidden_scopes: P::FORBIDDEN_SCOPES,
         protocols: P::PROTOCOLS,
+        dispensable: P::DISPENSABLE,
         shorthands: P::SHORTHANDS,
         shows_old_names: P::SHOWS_OLD_NAMES,
         fields: Record::of::<P>(),
         modernize: P::modernize,
-        // The judge is the one that the data plane asks. No id is known before a plugin is stored, and
-        // none changes the verdict.
+        // No id is known before a plugin is stored, and none changes the verdict.
         judge: |config| {
             let instance = Instance { id: Uuid::nil() };
-            read::<P>(config)?.compile(&instance).map(|_| ())
+            let config = read::<P>(config)?;
+            let mut errors = FieldErrors::default();
+            config.refuse(&mut errors);
+            if let Err(others) = config.compile(&instance) {
+                errors.merge(others);
+            }
+            if errors.is_empty() {
+                Ok(())
+            } else {
+                Err(errors)
+            }
         },
     }
+}
+
+/// What stands in the place of a plugin that cannot run: it lets nothing pass.
+pub fn barrier() -> AnyFilter {
+    AnyFilter::RequestTermination(RequestTerminationFilter::barrier())
 }
 
 /// Reads a configuration that was checked when it was written; defaults of fields that are newer than
@@ -350,153 +367,4 @@ fn unknown(name: &str) -> FieldErrors {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use shared::schema::Kind;
-
-    use super::*;
-
-    #[test]
-    fn openid_connect_runs_before_acl() {
-        let priority = |name| definition(name).unwrap().priority;
-        assert!(priority("openid-connect") > priority("acl"));
-    }
-
-    #[test]
-    fn an_issuer_is_all_that_openid_connect_needs() {
-        let config = check("openid-connect", &json!({"issuer": "https://idp.example"})).unwrap();
-        assert_eq!(config["scopes"], json!(["openid"]));
-        assert_eq!(config["session_rolling_timeout"], json!(3600));
-        assert_eq!(config["auth_methods"].as_array().unwrap().len(), 9);
-        assert_eq!(
-            config["upstream_access_token_header"],
-            "authorization:bearer"
-        );
-        assert_eq!(check("openid-connect", &config).unwrap(), config);
-    }
-
-    #[test]
-    fn old_names_are_accepted_and_new_ones_stored() {
-        let config = check(
-            "openid-connect",
-            &json!({
-                "issuer": "https://idp.example",
-                "auth_method": ["session", "bearer"],
-                "session_cookie_lifetime": 60,
-                "session_cookie_samesite": "off",
-                "session_compressor": "zlib",
-            }),
-        )
-        .unwrap();
-        assert_eq!(config["auth_methods"], json!(["session", "bearer"]));
-        assert_eq!(config["session_rolling_timeout"], json!(60));
-        assert_eq!(config["session_cookie_same_site"], json!("Default"));
-        assert!(config.get("session_compressor").is_none());
-    }
-
-    #[test]
-    fn rule_91_every_bad_field_is_named_at_once() {
-        let check = |config: Value, expected: Value| {
-            let errors = check("openid-connect", &config).unwrap_err();
-            assert_eq!(Value::Object(errors.by_field), expected, "{config}");
-        };
-        check(json!({}), json!({"issuer": "required field missing"}));
-        check(
-            json!({"issuer": "https://idp.example", "sessionsecret": "x", "login_action": "none"}),
-            json!({
-                "sessionsecret": "unknown field",
-                "login_action": "expected one of: upstream, response, redirect",
-            }),
-        );
-        check(
-            json!({"issuer": "http://idp.example", "redirect_uri": ["/callback"]}),
-            json!({
-                "issuer": "must be https: http is accepted for loopback hosts only, unless allow_insecure_http is true",
-                "redirect_uri": "missing host in url",
-            }),
-        );
-    }
-
-    #[test]
-    fn what_is_not_served_is_refused_and_its_default_accepted() {
-        let check = |field: &str, value: Value, accepted: bool| {
-            let config = json!({"issuer": "https://idp.example", "client_id": ["x"], field: value});
-            let result = check("openid-connect", &config);
-            assert_eq!(result.is_ok(), accepted, "{field}: {result:?}");
-        };
-        check("session_storage", json!("redis"), true);
-        check("session_storage", json!("memcached"), false);
-        check("session_storage", json!("cookie"), true);
-        check("session_redis_host", json!("redis.example"), true);
-        check("proof_of_possession_mtls", json!("strict"), false);
-        check("proof_of_possession_mtls", json!("off"), true);
-        check("introspect_jwt_tokens", json!(true), true);
-        check("auth_methods", json!(["session", "userinfo"]), true);
-        check("auth_methods", json!(["session", "kong_oauth2"]), false);
-        check("auth_methods", json!(["session", "introspection"]), true);
-        check("auth_methods", json!(["session", "password"]), true);
-        check(
-            "auth_methods",
-            json!(["session", "authorization_code"]),
-            true,
-        );
-        // Without a key of its own it signs with the cluster's.
-        check("client_auth", json!(["private_key_jwt"]), true);
-        // It needs a certificate.
-        check("client_auth", json!(["tls_client_auth"]), false);
-        check("response_mode", json!("fragment"), true);
-    }
-
-    #[test]
-    fn a_reference_stands_for_a_secret_and_excuses_nothing_else() {
-        let config = |secret: &str, issuer: &str| json!({"issuer": issuer, "client_id": ["x"], "client_secret": [secret], "session_secret": secret});
-        let reference = "{vault://env/oidc-secret}";
-        let stored = check("openid-connect", &config(reference, "https://idp.example")).unwrap();
-        assert_eq!(stored["client_secret"], json!([reference]));
-        let errors = check("openid-connect", &config(reference, "http://idp.example")).unwrap_err();
-        assert!(
-            errors.by_field.contains_key("issuer") && errors.by_field.len() == 1,
-            "{errors:?}"
-        );
-        // Where none may stand it is a text like any other.
-        for (plugin, config) in [
-            ("ip-restriction", json!({ "deny": [reference] })),
-            ("acl", json!({ "allow": ["a"], "deny": [reference] })),
-            ("correlation-id", json!({ "header_name": reference })),
-        ] {
-            assert!(check(plugin, &config).is_err(), "{plugin}");
-        }
-    }
-
-    #[test]
-    fn every_secret_of_a_plugin_may_be_a_reference() {
-        fn look(fields: &Record, path: &str, missing: &mut Vec<String>) {
-            for field in &fields.fields {
-                let path = format!("{path}.{}", field.name);
-                let mut kind = &field.kind;
-                while let Kind::Array(inner, _) | Kind::Set(inner, _) | Kind::Map(inner, _) = kind {
-                    kind = inner;
-                }
-                match kind {
-                    Kind::Record(inside) => look(inside, &path, missing),
-                    _ if field.encrypted && !field.referenceable => missing.push(path),
-                    _ => {}
-                }
-            }
-        }
-        let mut missing = Vec::new();
-        for plugin in definitions() {
-            look(&plugin.fields, plugin.name, &mut missing);
-        }
-        assert_eq!(missing, Vec::<String>::new());
-    }
-
-    #[test]
-    fn an_unknown_plugin_is_named() {
-        let errors = check("oauth3", &json!({})).unwrap_err();
-        assert_eq!(
-            errors.by_field["name"],
-            "plugin 'oauth3' not enabled; add it to the 'plugins' configuration property"
-        );
-    }
-}
+mod tests;

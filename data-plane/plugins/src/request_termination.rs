@@ -1,6 +1,8 @@
 //! `request-termination`: answers every request, or those that are marked, without an upstream (Kong
 //! 3.9, request-termination).
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -166,6 +168,11 @@ impl Filter for RequestTerminationFilter {
         Flow::Answer(response)
     }
 
+    /// A stream has no answer: it ends.
+    fn on_stream(&self, _: IpAddr) -> bool {
+        false
+    }
+
     /// What echoes a request shows its route and service whole, which is known where something is logged.
     fn phases(&self) -> Phases {
         if self.echo { Phases::LOG } else { Phases::NONE }
@@ -173,6 +180,18 @@ impl Filter for RequestTerminationFilter {
 }
 
 impl RequestTerminationFilter {
+    /// Lets nothing pass, in the place of a filter that cannot run.
+    pub(crate) fn barrier() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            message: Some("a plugin of this route cannot run as it is configured".to_owned()),
+            content_type: JSON,
+            body: None,
+            echo: false,
+            trigger: None,
+        }
+    }
+
     /// The request, as its own answer.
     async fn describe(&self, exchange: &mut Exchange<'_>) -> Value {
         let raw = exchange.body.read(LARGEST).await.unwrap_or_default();

@@ -87,12 +87,28 @@ impl Plugin for RequestTransformer {
     const PRIORITY: u32 = 801;
     type Filter = RequestTransformerFilter;
 
+    fn refuse(&self, errors: &mut FieldErrors) {
+        let capitals = |name: &String| name.bytes().all(|byte| byte.is_ascii_uppercase());
+        if let Some(name) = self.http_method.as_ref().filter(|name| !capitals(name)) {
+            errors.add(&["http_method"], format!("invalid value: {name}"));
+        }
+        let replace = &self.replace;
+        for (name, body, query) in [
+            ("rename", &self.rename.body, &self.rename.querystring),
+            ("replace", &replace.body, &replace.querystring),
+            ("add", &self.add.body, &self.add.querystring),
+            ("append", &self.append.body, &self.append.querystring),
+        ] {
+            pairs::check(&[name, "body"], body, Entries::Valued, errors);
+            pairs::check(&[name, "querystring"], query, Entries::Valued, errors);
+        }
+    }
+
     fn compile(self, _: &Instance) -> Result<RequestTransformerFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         let method = self.http_method.as_ref().and_then(|name| {
-            let capitals = name.bytes().all(|byte| byte.is_ascii_uppercase());
             let method = Method::from_bytes(name.as_bytes()).ok();
-            if method.is_none() || !capitals {
+            if method.is_none() {
                 errors.add(&["http_method"], format!("invalid value: {name}"));
             }
             method
@@ -109,20 +125,10 @@ impl Plugin for RequestTransformer {
         });
         for (name, lists, kind, header) in [
             ("remove", &self.remove, Entries::Names, Entries::Headers),
-            (
-                "rename",
-                &self.rename,
-                Entries::Valued,
-                Entries::HeaderNames,
-            ),
-            ("replace", &replace, Entries::Valued, Entries::HeaderPairs),
-            ("add", &self.add, Entries::Valued, Entries::HeaderPairs),
-            (
-                "append",
-                &self.append,
-                Entries::Valued,
-                Entries::HeaderPairs,
-            ),
+            ("rename", &self.rename, Entries::Pairs, Entries::HeaderNames),
+            ("replace", &replace, Entries::Pairs, Entries::HeaderPairs),
+            ("add", &self.add, Entries::Pairs, Entries::HeaderPairs),
+            ("append", &self.append, Entries::Pairs, Entries::HeaderPairs),
         ] {
             pairs::check(&[name, "body"], &lists.body, kind, &mut errors);
             pairs::check(&[name, "headers"], &lists.headers, header, &mut errors);

@@ -31,8 +31,30 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 impl Plugin for Statsd {
     const NAME: &'static str = "statsd";
     const PRIORITY: u32 = 11;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = StatsdFilter;
+
+    fn refuse(&self, errors: &mut FieldErrors) {
+        for (place, metric) in self.metrics.iter().flatten().enumerate() {
+            let place = (place + 1).to_string();
+            if let Some(kind) = metric
+                .name
+                .only_kind()
+                .filter(|kind| *kind != metric.stat_type)
+            {
+                let word = if kind == StatType::Set {
+                    "set"
+                } else {
+                    "counter"
+                };
+                let path = ["metrics", place.as_str(), "stat_type"];
+                errors.add(&path, format!("value must be {word}"));
+                let rule = "failed conditional validation given value of field 'name'";
+                errors.put(&["metrics", &place, "@entity"], json!([rule]));
+            }
+        }
+    }
 
     fn compile(self, instance: &Instance) -> Result<StatsdFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
@@ -51,21 +73,6 @@ impl Plugin for Statsd {
         let given = self.metrics.as_deref().unwrap_or_default();
         for (place, metric) in given.iter().enumerate() {
             let place = (place + 1).to_string();
-            if let Some(kind) = metric
-                .name
-                .only_kind()
-                .filter(|kind| *kind != metric.stat_type)
-            {
-                let word = if kind == StatType::Set {
-                    "set"
-                } else {
-                    "counter"
-                };
-                let path = ["metrics", place.as_str(), "stat_type"];
-                errors.add(&path, format!("value must be {word}"));
-                let rule = "failed conditional validation given value of field 'name'";
-                errors.put(&["metrics", &place, "@entity"], json!([rule]));
-            }
             let rate = metric.sample_rate.as_ref();
             check_rate(&place, metric.stat_type, rate, &mut errors);
             if rate.is_some_and(|rate| rate.value() <= 0.0) {

@@ -97,6 +97,7 @@ impl Facility {
 impl Plugin for Syslog {
     const NAME: &'static str = "syslog";
     const PRIORITY: u32 = 4;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = SyslogFilter;
 

@@ -77,10 +77,12 @@ fn formats_and(others: &[&str], generator: &mut SchemaGenerator) -> Schema {
 pub struct Propagation {
     /// Formats that are looked for, in this order.
     #[serde(default)]
+    #[schemars(schema_with = "extractable")]
     pub extract: Option<Vec<TraceFormat>>,
 
     /// Header fields that are removed after reading.
     #[serde(default)]
+    #[schemars(schema_with = "clearable")]
     pub clear: Option<Vec<String>>,
 
     /// Formats that the upstream is told in.
@@ -93,9 +95,23 @@ pub struct Propagation {
     pub default_format: TraceFormat,
 }
 
+/// The formats that may be looked for: `b3` is looked for in both of its forms.
+fn extractable(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = TraceFormat::json_schema(generator);
+    if let Some(Value::Array(formats)) = schema.get_mut("oneOf") {
+        formats.retain(|format| format.get("const") != Some(&json!("b3-single")));
+    }
+    json_schema!({ "type": ["array", "null"], "items": schema })
+}
+
 /// The formats that may be listed: `ignore` is no format.
 fn injectable(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["array", "null"], "items": formats_and(&["preserve"], generator) })
+}
+
+fn clearable(_: &mut SchemaGenerator) -> Schema {
+    let name = json!({ "type": "string", "format": "kong-header-name" });
+    json_schema!({ "type": ["array", "null"], "items": name })
 }
 
 const fn w3c() -> TraceFormat {

@@ -230,6 +230,7 @@ fn five_seconds() -> Number {
 impl Plugin for Zipkin {
     const NAME: &'static str = "zipkin";
     const PRIORITY: u32 = 100_000;
+    const DISPENSABLE: bool = true;
     const PROTOCOLS: Protocols = Protocols::ALL;
     type Filter = ZipkinFilter;
 

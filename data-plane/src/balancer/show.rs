@@ -196,6 +196,16 @@ pub(crate) fn unhealthy_targets(balancer: &Balancer) -> Vec<Uuid> {
         .collect()
 }
 
+/// Those among them whose names lead nowhere.
+pub(crate) fn unresolved_targets(balancer: &Balancer) -> Vec<Uuid> {
+    let table = balancer.table();
+    let targets = balancer.config.targets.iter().enumerate();
+    targets
+        .filter(|(place, target)| target.weight > 0 && table.failed.contains(place))
+        .map(|(_, target)| target.record.id)
+        .collect()
+}
+
 fn record(target: &CompiledTarget) -> Map<String, Value> {
     match serde_json::to_value(&target.record) {
         Ok(Value::Object(record)) => record,

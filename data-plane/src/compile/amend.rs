@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::environment::Looked;
 use super::filters::LoggedRecords;
+use super::fitness::Unfit;
 use super::ground::Ground;
 use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
@@ -40,7 +41,8 @@ pub(super) fn amend(
     snapshot: &Snapshot,
     difference: &Difference,
 ) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
-    if difference.len() > MOST {
+    // What is unfit may be mended by what others say: all is looked at anew.
+    if difference.len() > MOST || !before.unfit.is_empty() {
         return None;
     }
     let mut amendment = Amendment::new(before, old, snapshot, difference)?;
@@ -366,6 +368,7 @@ impl<'a> Amendment<'a> {
         let environment = self.ground.environment(shared::entity::DEFAULT_WORKSPACE)?;
         Some(Ok(CompiledSnapshot {
             asks_for_certificates: asks,
+            unfit: Unfit::default(),
             position: RwLock::new(self.snapshot.position),
             router: index,
             routes: whole.beside(compiled),

@@ -5,6 +5,7 @@
 //! their place. Which configuration is the most specific may depend on the consumer, who is known
 //! only once an authentication has run: a [`Slot`] decides when it is its turn.
 
+mod placed;
 mod rank;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,16 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::HeaderName;
 use plugins::environment::Membership;
 use plugins::exchange::{Matched, Named, Records};
-use plugins::filter::{Filter as _, Instance, Phases};
+use plugins::filter::{Filter as _, Phases};
 use plugins::glance::Looks;
-use plugins::registry::{self, AnyFilter};
+use plugins::registry::AnyFilter;
 use plugins::secret_names::SecretNames;
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
-use self::rank::{Whose, rank};
+use self::placed::{Placed, compile};
 use super::workspaces::Workspaces;
 use super::{CompileFault, Layered, is_http};
 use crate::http1::kind::Kind;
@@ -192,20 +193,6 @@ pub(super) struct Assembly {
 
 /// Filters by workspace and service.
 type Shared = HashMap<(Uuid, Option<Uuid>), Arc<Filters>>;
-
-/// What of a plugin record says where its filter runs, and the place of that.
-#[derive(Clone, Copy, Debug)]
-struct Placed {
-    /// The record's.
-    id: Uuid,
-    name: &'static str,
-    priority: u32,
-    route: Option<Uuid>,
-    service: Option<Uuid>,
-    consumer: Option<Uuid>,
-    group: Option<Uuid>,
-    filter: usize,
-}
 
 impl Clone for Assembly {
     /// What routes share is put together anew, since plugins of their service may change.
@@ -442,78 +429,6 @@ fn add_new(all: &mut Vec<HeaderName>, names: &[HeaderName]) {
 /// Whether `id` has plugins of its own.
 fn has(map: &imbl::HashMap<Uuid, Vec<Placed>>, id: Uuid) -> bool {
     map.get(&id).is_some_and(|list| !list.is_empty())
-}
-
-/// The filter of `plugin`, which is to have the place `filter`.
-fn compile(
-    plugin: &Plugin,
-    filter: usize,
-    faults: &mut Vec<CompileFault>,
-) -> Option<(Placed, AnyFilter)> {
-    let config = Value::Object(plugin.config.clone());
-    let compiled = match registry::compile(&plugin.name, config, &Instance { id: plugin.id }) {
-        Ok(compiled) => compiled,
-        Err(errors) => {
-            faults.extend(errors.by_field.iter().map(|(field, message)| {
-                let text = message.as_str();
-                CompileFault {
-                    kind: "plugins",
-                    id: plugin.id,
-                    field: format!("config.{field}"),
-                    message: text.map_or_else(|| message.to_string(), str::to_owned),
-                }
-            }));
-            return None;
-        }
-    };
-    let definition = registry::definition(&plugin.name)?;
-    let placed = Placed {
-        id: plugin.id,
-        name: definition.name,
-        priority: definition.priority,
-        route: plugin.route.map(|reference| reference.id),
-        service: plugin.service.map(|reference| reference.id),
-        consumer: plugin.consumer.map(|reference| reference.id),
-        group: plugin.consumer_group.map(|reference| reference.id),
-        filter,
-    };
-    Some((placed, compiled))
-}
-
-impl Placed {
-    fn is_for_everybody(self) -> bool {
-        self.consumer.is_none() && self.group.is_none()
-    }
-
-    fn choice(self) -> Choice {
-        let whose = match (self.consumer, self.group) {
-            (Some(_), Some(_)) => Whose::Member,
-            (Some(_), None) => Whose::Consumer,
-            (None, Some(_)) => Whose::Group,
-            (None, None) => Whose::Everybody,
-        };
-        Choice {
-            rank: rank(self.route.is_some(), self.service.is_some(), whose),
-            filter: self.filter,
-        }
-    }
-
-    fn put(self, variants: &mut Variants) {
-        let choice = self.choice();
-        let (map, id) = match (self.consumer, self.group) {
-            (Some(consumer), Some(group)) => {
-                let own = variants.members.entry(consumer).or_default();
-                return own.push((group, choice));
-            }
-            (Some(consumer), None) => (&mut variants.consumers, consumer),
-            (None, Some(group)) => (&mut variants.groups, group),
-            (None, None) => return,
-        };
-        let kept = map.entry(id).or_insert(choice);
-        if kept.rank < choice.rank {
-            *kept = choice;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -350,7 +350,7 @@ impl Ground {
         compile_route(
             route,
             labels(route, owner),
-            compiled.filter(|service| !service.raw),
+            compiled,
             filters,
             matched,
             environment.unwrap_or_default(),

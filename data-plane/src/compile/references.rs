@@ -1,5 +1,6 @@
 //! References to secrets, replaced by what is behind them before anything is compiled. Only fields whose
-//! schema allows it are looked at, so that no other text is taken for a reference.
+//! schema allows it are looked at, so that no other text is taken for a reference. A secret that cannot be read any more
+//! is what it was; a record that lacks one that has never been read cannot be run.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,6 +9,7 @@ use plugins::registry;
 use serde_json::{Map, Value};
 use shared::entity::{Entity, Plugin, Vault, definition};
 use shared::schema::{Kind, Record as Schema};
+use shared::secret::Secret;
 use shared::snapshot::{Difference, Key, Record, Snapshot};
 use shared::types::{Reference, is_reference};
 
@@ -33,22 +35,28 @@ pub type Read<'a> = &'a dyn Fn(&Place) -> Result<String, String>;
 pub struct Resolved {
     /// For readers here only.
     pub snapshot: Snapshot,
+    /// The references that lead nowhere, and have never led anywhere. They stand in the snapshot as they are.
+    pub lost: Vec<CompileFault>,
+    /// Those that lead nowhere any more, with the secret of before in their place.
+    pub stale: Vec<CompileFault>,
     /// Which records have references.
     keys: BTreeSet<Key>,
+    /// What was behind each reference.
+    secrets: HashMap<String, Secret<String>>,
 }
 
 /// What a snapshot is read as, if it has references, and by which records that differs from what was read before.
 pub type Change = (Option<Resolved>, Difference);
 
-/// Replaces every reference of `snapshot`, or names each that leads nowhere; `None` if there are none.
-pub fn resolve(snapshot: &Snapshot, read: Read<'_>) -> Result<Option<Resolved>, Vec<CompileFault>> {
+/// Replaces every reference of `snapshot`; `None` if there are none.
+pub fn resolve(snapshot: &Snapshot, read: Read<'_>) -> Option<Resolved> {
     let found = memmem::Finder::new(MARK);
     let concerned = |record: &Record| found.find(&record.json).is_some();
     let keys = snapshot
         .records()
         .filter(concerned)
         .map(|record| record.key);
-    resolve_those(snapshot, keys.collect(), read)
+    resolve_those(snapshot, keys.collect(), read, None)
 }
 
 /// The same for a snapshot that differs by `difference` from the one that led to `before`, and by which records as
@@ -58,7 +66,7 @@ pub fn resolve_on(
     snapshot: &Snapshot,
     difference: &Difference,
     read: Read<'_>,
-) -> Option<Result<Change, Vec<CompileFault>>> {
+) -> Option<Change> {
     let mut keys = before.map_or_else(BTreeSet::new, |before| before.keys.clone());
     for key in difference.puts.iter().chain(&difference.removes) {
         let record = snapshot.record(key);
@@ -72,10 +80,7 @@ pub fn resolve_on(
     if !keys.is_empty() && changed.any(|key| key.kind == Vault::KIND) {
         return None;
     }
-    let resolved = match resolve_those(snapshot, keys, read) {
-        Ok(resolved) => resolved,
-        Err(faults) => return Some(Err(faults)),
-    };
+    let resolved = resolve_those(snapshot, keys, read, before);
     let mut difference = difference.clone();
     if let (Some(before), Some(after)) = (before, &resolved) {
         let is_new = |key: &&Key| {
@@ -85,26 +90,35 @@ pub fn resolve_on(
         let read_anew: Vec<Key> = after.keys.iter().filter(is_new).copied().collect();
         difference.puts.extend(read_anew);
     }
-    Some(Ok((resolved, difference)))
+    Some((resolved, difference))
 }
 
 fn resolve_those(
     snapshot: &Snapshot,
     keys: BTreeSet<Key>,
     read: Read<'_>,
-) -> Result<Option<Resolved>, Vec<CompileFault>> {
+    before: Option<&Resolved>,
+) -> Option<Resolved> {
     if keys.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let vaults = vaults(snapshot);
-    let mut faults = Vec::new();
+    let mut walk = Walk {
+        vaults: vaults(snapshot),
+        read,
+        known: before.map(|before| &before.secrets),
+        secrets: HashMap::new(),
+        lost: Vec::new(),
+        stale: Vec::new(),
+    };
     let records = keys.iter().filter_map(|key| snapshot.record(key));
-    let resolved = records.filter_map(|record| resolve_record(&record, &vaults, read, &mut faults));
-    let snapshot = snapshot.read_as(resolved);
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    Ok(Some(Resolved { snapshot, keys }))
+    let resolved: Vec<Record> = records.filter_map(|record| walk.resolve(&record)).collect();
+    Some(Resolved {
+        snapshot: snapshot.read_as(resolved),
+        lost: walk.lost,
+        stale: walk.stale,
+        secrets: walk.secrets,
+        keys,
+    })
 }
 
 /// The configured vaults by their prefix.
@@ -116,80 +130,66 @@ fn vaults(snapshot: &Snapshot) -> HashMap<String, Vault> {
         .collect()
 }
 
-fn resolve_record(
-    record: &Record,
-    vaults: &HashMap<String, Vault>,
-    read: Read<'_>,
-    faults: &mut Vec<CompileFault>,
-) -> Option<Record> {
-    let schema = &definition(record.key.kind)?.schema;
-    let mut fields: Map<String, Value> = serde_json::from_slice(&record.json).ok()?;
-    let mut walk = Walk {
-        vaults,
-        read,
-        failed: Vec::new(),
-    };
-    walk.record(schema, &mut fields, "");
-    if record.key.kind == Plugin::KIND
-        && let Some(plugin) = fields
-            .get("name")
-            .and_then(Value::as_str)
-            .and_then(registry::definition)
-        && let Some(Value::Object(config)) = fields.get_mut("config")
-    {
-        walk.record(&plugin.fields, config, "config.");
-    }
-    faults.extend(
-        walk.failed
-            .into_iter()
-            .map(|(field, message)| CompileFault {
-                kind: record.key.kind,
-                id: record.key.id,
-                field,
-                message,
-            }),
-    );
-    Some(Record {
-        key: record.key,
-        json: serde_json::to_vec(&fields).ok()?.into(),
-    })
-}
-
-/// A walk over the fields of one record.
+/// A walk over the fields of records.
 struct Walk<'a> {
-    vaults: &'a HashMap<String, Vault>,
+    vaults: HashMap<String, Vault>,
     read: Read<'a>,
-    failed: Vec<(String, String)>,
+    /// What was behind references before.
+    known: Option<&'a HashMap<String, Secret<String>>>,
+    secrets: HashMap<String, Secret<String>>,
+    lost: Vec<CompileFault>,
+    stale: Vec<CompileFault>,
 }
 
 impl Walk<'_> {
-    fn record(&mut self, schema: &Schema, fields: &mut Map<String, Value>, path: &str) {
+    /// `record` with secrets in the place of its references.
+    fn resolve(&mut self, record: &Record) -> Option<Record> {
+        let schema = &definition(record.key.kind)?.schema;
+        let mut fields: Map<String, Value> = serde_json::from_slice(&record.json).ok()?;
+        let key = record.key;
+        self.record(key, schema, &mut fields, "");
+        if key.kind == Plugin::KIND
+            && let Some(plugin) = fields
+                .get("name")
+                .and_then(Value::as_str)
+                .and_then(registry::definition)
+            && let Some(Value::Object(config)) = fields.get_mut("config")
+        {
+            self.record(key, &plugin.fields, config, "config.");
+        }
+        Some(Record {
+            key,
+            json: serde_json::to_vec(&fields).ok()?.into(),
+        })
+    }
+
+    fn record(&mut self, key: Key, schema: &Schema, fields: &mut Map<String, Value>, path: &str) {
         for field in &schema.fields {
             let Some(value) = fields.get_mut(&field.name) else {
                 continue;
             };
             let path = format!("{path}{}", field.name);
             if field.referenceable {
-                self.texts(value, &path);
+                self.texts(key, value, &path);
             }
-            self.inside(&field.kind, value, &path);
+            self.inside(key, &field.kind, value, &path);
         }
     }
 
     /// Records may be inside a field whose own texts are none.
-    fn inside(&mut self, kind: &Kind, value: &mut Value, path: &str) {
+    fn inside(&mut self, key: Key, kind: &Kind, value: &mut Value, path: &str) {
         match (kind, value) {
             (Kind::Record(schema), Value::Object(fields)) => {
-                self.record(schema, fields, &format!("{path}."));
+                self.record(key, schema, fields, &format!("{path}."));
             }
             (Kind::Array(element, _) | Kind::Set(element, _), Value::Array(list)) => {
                 for value in list {
-                    self.inside(element, value, path);
+                    self.inside(key, element, value, path);
                 }
             }
             (Kind::Map(element, _), Value::Object(map)) => {
                 for (_, value) in map.iter_mut() {
-                    self.inside(element, value, path);
+                    self.inside(key, element, value, path);
                 }
             }
             _ => {}
@@ -197,26 +197,44 @@ impl Walk<'_> {
     }
 
     /// Replaces a text, or those of a list or map.
-    fn texts(&mut self, value: &mut Value, path: &str) {
+    fn texts(&mut self, key: Key, value: &mut Value, path: &str) {
         match value {
-            Value::String(text) if is_reference(text) => match self.secret(text) {
-                Ok(secret) => *text = secret,
-                Err(reason) => {
-                    let message = format!("the reference {text} cannot be resolved: {reason}");
-                    self.failed.push((path.to_owned(), message));
-                }
-            },
+            Value::String(text) if is_reference(text) => self.text(key, text, path),
             Value::Array(list) => {
                 for value in list {
-                    self.texts(value, path);
+                    self.texts(key, value, path);
                 }
             }
             Value::Object(map) => {
                 for (_, value) in map.iter_mut() {
-                    self.texts(value, path);
+                    self.texts(key, value, path);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Replaces the reference `text` by what is behind it, or was.
+    fn text(&mut self, key: Key, text: &mut String, path: &str) {
+        let mut secret = self.secret(text);
+        if let Err(reason) = &secret {
+            let fault = CompileFault {
+                kind: key.kind,
+                id: key.id,
+                field: path.to_owned(),
+                message: format!("the reference {text} cannot be resolved: {reason}"),
+            };
+            let known = self.known.and_then(|known| known.get(text));
+            if let Some(known) = known {
+                self.stale.push(fault);
+                secret = Ok(known.expose().clone());
+            } else {
+                self.lost.push(fault);
+            }
+        }
+        if let Ok(secret) = secret {
+            let reference = std::mem::replace(text, secret.clone());
+            self.secrets.insert(reference, Secret::new(secret));
         }
     }
 
@@ -229,13 +247,14 @@ impl Walk<'_> {
             }
             None => (reference.vault, ""),
         };
+        let prefix = reference.prefix.unwrap_or(prefix);
         match backend {
             "env" => {
                 let (name, key) = match reference.path.split_once('/') {
                     Some((name, key)) => (name, Some(key)),
                     None => (reference.path, None),
                 };
-                let name = format!("{prefix}{}", name.replace('-', "_")).to_uppercase();
+                let name = format!("{prefix}{name}").replace('-', "_").to_uppercase();
                 let secret = (self.read)(&Place::Environment(name))?;
                 key.map_or(Ok(secret.clone()), |key| member(&secret, key))
             }
@@ -315,17 +334,18 @@ mod tests {
         };
         let before = snapshot(vec![
             plugin(&json!({
-                "client_secret": ["{vault://env/my-secret}", "plain", "{vault://mine/pair/a}", "{vault://files/secret}"],
+                "client_secret": ["{vault://env/my-secret}", "plain", "{vault://mine/pair/a}", "{vault://files/secret}",
+                    "{vault://env/secret?prefix=my-}"],
                 "redirect_uri": ["{vault://env/my-secret}"],
             })),
             vault("mine", "env", "kv_"),
             vault("files", "file", "oidc"),
         ]);
-        let after = resolve(&before, &read).unwrap().unwrap().snapshot;
+        let after = resolve(&before, &read).unwrap().snapshot;
         let config = config_of(&after, 1);
         assert_eq!(
             config["client_secret"],
-            json!(["hush", "plain", "one", "from a file"])
+            json!(["hush", "plain", "one", "from a file", "hush"])
         );
         // No field for secrets: a text like any other.
         assert_eq!(config["redirect_uri"], json!(["{vault://env/my-secret}"]));
@@ -336,21 +356,50 @@ mod tests {
     fn a_reference_that_leads_nowhere_is_named_without_a_secret() {
         let secrets =
             json!({ "client_secret": ["{vault://env/my-secret}", "{vault://env/other}"] });
-        let faults = resolve(&snapshot(vec![plugin(&secrets)]), &read).unwrap_err();
-        let [fault] = faults.as_slice() else {
-            panic!("{faults:?}")
+        let resolved = resolve(&snapshot(vec![plugin(&secrets)]), &read).unwrap();
+        let [fault] = resolved.lost.as_slice() else {
+            panic!("{:?}", resolved.lost)
         };
         assert_eq!(fault.field, "config.client_secret");
         assert_eq!(
             fault.message,
             "the reference {vault://env/other} cannot be resolved: it is not set"
         );
+        assert_eq!(resolved.stale, []);
+    }
+
+    #[test]
+    fn a_secret_that_is_gone_stays_what_it_was_and_one_that_never_was_stays_lost() {
+        let texts = json!({ "client_secret": ["{vault://env/my-secret}", "{vault://env/other}"] });
+        let before = snapshot(vec![plugin(&texts)]);
+        let first = resolve(&before, &read).unwrap();
+        let nothing = |_: &Place| Err("gone".to_owned());
+        let none = before.inventory.since(&before.inventory);
+        let (second, changed) = resolve_on(Some(&first), &before, &none, &nothing).unwrap();
+        let second = second.unwrap();
+        assert!(changed.puts.is_empty(), "{changed:?}");
+        let secrets = config_of(&second.snapshot, 1)["client_secret"].clone();
+        assert_eq!(secrets, json!(["hush", "{vault://env/other}"]));
+        assert_eq!((second.stale.len(), second.lost.len()), (1, 1));
+        // It is known further on, and what has been lost may be found.
+        let found = |place: &Place| match place {
+            Place::Environment(name) if name == "OTHER" => Ok("found".to_owned()),
+            _ => nothing(place),
+        };
+        let (third, changed) = resolve_on(Some(&second), &before, &none, &found).unwrap();
+        let third = third.unwrap();
+        assert_eq!(changed.puts.len(), 1);
+        let secrets = config_of(&third.snapshot, 1)["client_secret"].clone();
+        assert_eq!(secrets, json!(["hush", "found"]));
+        assert_eq!((third.stale.len(), third.lost.len()), (1, 0));
+        // Secrets are not printed.
+        assert!(!format!("{:?}", third.secrets).contains("hush"));
     }
 
     #[test]
     fn a_configuration_without_references_is_not_copied() {
         let plain = snapshot(vec![plugin(&json!({}))]);
-        assert!(matches!(resolve(&plain, &read), Ok(None)));
+        assert!(resolve(&plain, &read).is_none());
     }
 
     #[test]
@@ -387,9 +436,7 @@ mod tests {
         // The first ones.
         let both = vec![secret(11, "env/my-secret"), secret(12, "file/oidc/secret")];
         let (with, difference) = to(&plain, both, &[]);
-        let (first, changed) = resolve_on(None, &with, &difference, &read)
-            .unwrap()
-            .unwrap();
+        let (first, changed) = resolve_on(None, &with, &difference, &read).unwrap();
         assert_eq!(sorted(changed.puts), keys(&[11, 12]));
         let first = first.unwrap();
         assert_eq!(
@@ -403,7 +450,7 @@ mod tests {
         };
         let (later, difference) = to(&with, vec![secret(13, "env/my-secret")], &[]);
         let second = resolve_on(Some(&first), &later, &difference, &other);
-        let (second, changed) = second.unwrap().unwrap();
+        let (second, changed) = second.unwrap();
         assert_eq!(sorted(changed.puts), keys(&[12, 13]));
         let second = second.unwrap();
         assert_eq!(
@@ -412,15 +459,13 @@ mod tests {
         );
         // They go.
         let (bare, difference) = to(&later, Vec::new(), &keys(&[11, 12, 13]));
-        let (none, changed) = resolve_on(Some(&second), &bare, &difference, &other)
-            .unwrap()
-            .unwrap();
+        let (none, changed) = resolve_on(Some(&second), &bare, &difference, &other).unwrap();
         assert!(none.is_none());
         assert_eq!(sorted(changed.removes), keys(&[11, 12, 13]));
         // One that leads nowhere, and a vault that may lead elsewhere.
         let (lost, difference) = to(&with, vec![secret(14, "env/other")], &[]);
-        let refused = resolve_on(Some(&first), &lost, &difference, &read).unwrap();
-        assert_eq!(refused.unwrap_err().len(), 1);
+        let (read_as, _) = resolve_on(Some(&first), &lost, &difference, &read).unwrap();
+        assert_eq!(read_as.unwrap().lost.len(), 1);
         let vault = Record {
             key: Key {
                 kind: "vaults",

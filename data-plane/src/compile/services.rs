@@ -140,6 +140,10 @@ fn profile(
                 .of(reference.id)
                 .map_err(|message| ("client_certificate", message))?,
         ),
+        None if upstream.is_some_and(|upstream| upstream.lacks_identity) => {
+            let message = "the client certificate of its upstream cannot be used";
+            return Err(("host", message.to_owned()));
+        }
         None => upstream.and_then(|upstream| upstream.identity.clone()),
     };
     // One that does not exist vouches for nobody.

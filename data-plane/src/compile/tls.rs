@@ -66,7 +66,7 @@ impl Identities {
             .get(&id)
             .and_then(|pairs| pairs.first())
             .cloned()
-            .ok_or_else(|| format!("the certificate {id} does not exist"))
+            .ok_or_else(|| format!("the certificate {id} does not exist or cannot be used"))
     }
 
     /// The certificates to present to clients, by the names that `snis` give them.

@@ -41,6 +41,8 @@ pub(crate) struct CompiledUpstream {
     /// Whether a server is called as the SRV record that led to it names it, not as the target is.
     pub(crate) use_srv_name: bool,
     pub(crate) identity: Option<Arc<TlsIdentity>>,
+    /// Whether there is to be an identity, but the certificate cannot be used.
+    pub(crate) lacks_identity: bool,
     /// In order of creation.
     pub(crate) targets: Vec<CompiledTarget>,
 }
@@ -285,11 +287,8 @@ fn compile_upstream(
     if let Some(host) = &upstream.host_header {
         HeaderValue::from_str(host).map_err(|_| fault("host_header", "not a host"))?;
     }
-    let identity = upstream
-        .client_certificate
-        .map(|reference| identities.of(reference.id))
-        .transpose()
-        .map_err(|message| fault("client_certificate", &message))?;
+    let certificate = upstream.client_certificate;
+    let identity = certificate.and_then(|reference| identities.of(reference.id).ok());
     let checks = &upstream.healthchecks;
     let passive = Judgement {
         thresholds: Thresholds {
@@ -324,6 +323,7 @@ fn compile_upstream(
         active,
         host_header: upstream.host_header.clone(),
         use_srv_name: upstream.use_srv_name,
+        lacks_identity: certificate.is_some() && identity.is_none(),
         identity,
         targets,
     })

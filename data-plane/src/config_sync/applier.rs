@@ -25,8 +25,8 @@ use crate::secrets::Secrets;
 /// an idle core, so that a busy node refuses nothing that it could run.
 const COMPILE: Duration = Duration::from_secs(5);
 const OF_A_RECORD: Duration = Duration::from_micros(100);
-/// Faults of one refusal that are told.
-const FAULTS: usize = 20;
+/// Faults of one refusal, and records that cannot be run, that are told.
+pub(super) const FAULTS: usize = 20;
 /// Pause between two writes of the last good file, and the longest while it cannot be written.
 const PERSIST: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -264,6 +264,7 @@ impl Applier {
             Arc::clone(&snapshot),
         )
         .await?;
+        compiled.alarm(self.live.load().as_deref());
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
         self.revocations.add(revocations, UnixTime::now());
@@ -280,6 +281,48 @@ impl Applier {
             Arc::clone(&self.live),
         ));
         Ok(())
+    }
+
+    /// Whether what runs lacks secrets, which may be there by now.
+    pub(super) fn lacks_secrets(&self) -> bool {
+        let live = self.live.load();
+        live.as_ref()
+            .is_some_and(|live| live.unfit().lacks_secrets())
+    }
+
+    /// Looks for the secrets that what runs lacks, and takes up those that are there.
+    pub(super) async fn find_secrets(&mut self) {
+        let (Some(live), Some(running)) = (self.live.load_full(), self.running.clone()) else {
+            return;
+        };
+        if !live.unfit().lacks_secrets() {
+            return;
+        }
+        let (secrets, before) = (self.secrets.clone(), Arc::clone(&live));
+        let records = Arc::clone(&running);
+        let looking = move || secrets.finds_more(&before, &records);
+        if !tokio::task::spawn_blocking(looking).await.unwrap_or(false) {
+            return;
+        }
+        let before = (
+            (Arc::clone(&live), Arc::clone(&running)),
+            Difference::default(),
+        );
+        let budget = budget(&running);
+        match compile_guarded(budget, self.secrets.clone(), Some(before), running).await {
+            Ok(compiled) => {
+                tracing::info!("secrets that were missing have been found");
+                compiled.alarm(Some(&live));
+                self.live.store(Some(Arc::new(compiled)));
+            }
+            Err(faults) => {
+                let reasons: Vec<&str> = faults.iter().map(|fault| &*fault.message).collect();
+                tracing::error!(
+                    reason = reasons.join("; "),
+                    "what is behind references is refused"
+                );
+            }
+        }
     }
 }
 
@@ -367,7 +410,7 @@ async fn compile_guarded(
     }
 }
 
-fn told(fault: CompileFault) -> Fault {
+pub(super) fn told(fault: CompileFault) -> Fault {
     Fault {
         code: Code::Invalid.into(),
         entity_type: fault.kind.to_owned(),

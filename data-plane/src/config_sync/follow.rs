@@ -15,17 +15,20 @@ use shared::clock::{UnixTime, monotonic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
+use uuid::Uuid;
 
 use super::Phase;
-use super::applier::Applier;
+use super::applier::{Applier, FAULTS, told};
 use super::backoff::spread;
 use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
 use crate::ask::Asked;
-use crate::balancer::show;
+use crate::balancer::{Balancer, show};
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
+/// Pause between two looks for secrets that are missing.
+const LOOK: Duration = Duration::from_secs(2);
 /// Most targets that a report names.
 const UNHEALTHY: usize = 10_000;
 /// Missed heartbeats after which the control plane counts as gone.
@@ -111,6 +114,7 @@ pub(super) async fn follow(
     };
     let mut heard = Instant::now();
     let mut report = Instant::now();
+    let mut look = Instant::now() + LOOK;
     loop {
         let silent = heard + following.heartbeat * MISSED;
         let outcome = tokio::select! {
@@ -129,6 +133,11 @@ pub(super) async fn follow(
                 let jitter = spread(following.status * 2 / 5, super::random());
                 report = Instant::now() + following.status * 4 / 5 + jitter;
                 following.report(*phase.borrow())
+            }
+            () = tokio::time::sleep_until(look), if following.applier.lacks_secrets() => {
+                following.applier.find_secrets().await;
+                look = Instant::now() + LOOK;
+                Ok(())
             }
             asked = gateway.questions.next() => following.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
@@ -310,7 +319,9 @@ impl Following<'_> {
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
             p99_us: p99,
             expiries: self.expiries(),
-            unhealthy_targets: self.unhealthy_targets(),
+            unhealthy_targets: self.targets(show::unhealthy_targets),
+            unresolved_targets: self.targets(show::unresolved_targets),
+            unfit: self.unfit(),
         };
         self.figures = figures;
         self.send(node_message::Kind::Status(status))
@@ -334,16 +345,21 @@ impl Following<'_> {
             .collect()
     }
 
-    /// Targets of upstreams that no request is sent to.
-    fn unhealthy_targets(&self) -> Vec<Bytes> {
+    /// Records that what runs does without.
+    fn unfit(&self) -> Vec<Fault> {
+        let live = self.gateway.live.load();
+        let faults = live.as_ref().map_or(&[][..], |live| live.unfit().faults());
+        faults.iter().take(FAULTS).cloned().map(told).collect()
+    }
+
+    /// The targets of upstreams that are `such`.
+    fn targets(&self, such: fn(&Balancer) -> Vec<Uuid>) -> Vec<Bytes> {
         let live = self.gateway.live.load();
         let Some(snapshot) = live.as_ref() else {
             return Vec::new();
         };
         let balancers = snapshot.balancers(&self.gateway.balancers);
-        let ids = balancers
-            .iter()
-            .flat_map(|one| show::unhealthy_targets(one));
+        let ids = balancers.iter().flat_map(|one| such(one));
         ids.take(UNHEALTHY)
             .map(|id| Bytes::copy_from_slice(id.as_bytes()))
             .collect()

@@ -32,5 +32,6 @@ mod requests;
 mod streams;
 mod tls;
 mod trailers;
+mod unfit;
 mod upstreams;
 mod waits;

@@ -219,7 +219,7 @@ impl Running {
     /// Stops everything, data planes first: they tell the control plane that they go.
     pub async fn stop(self) {
         for node in self.data_planes {
-            node.stop().await;
+            node.stop(std::future::pending()).await;
         }
         if let Some(control_plane) = self.control_plane {
             control_plane.stop().await;

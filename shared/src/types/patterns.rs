@@ -34,7 +34,11 @@ pub fn of_path(text: &str) -> Result<(Cow<'_, str>, Regex), PatternError> {
     if pattern.contains(')') {
         compile(&pattern)?;
     }
-    let regex = compile(&format!("^(?:{pattern})"))?;
+    let regex = compile(&format!("^(?:{pattern})")).or_else(|_| {
+        // What is wrong is said of it alone. A comment at its end goes to the end of the line.
+        compile(&pattern)?;
+        compile(&format!("^(?:{pattern}\n)"))
+    })?;
     Ok((pattern, regex))
 }
 
@@ -130,9 +134,15 @@ mod tests {
     fn an_expression_stands_for_itself_and_is_bounded() {
         let matches = |text: &str, path: &str| of_path(text).unwrap().1.is_match(path);
         assert!(matches("/a|/b", "/b/c") && !matches("/a|/b", "/c/b"));
+        assert!(matches("(?x)/a # a comment", "/ab") && !matches("(?x)/a # or b", "/b"));
         for text in ["/a)|(.*", "/(", r"/(\p{L}{100}){10}", &"/a".repeat(40_000)] {
             assert!(of_path(text).is_err(), "{text:.20}");
         }
+        let wrong = of_path(r"/a\").unwrap_err().to_string();
+        assert!(
+            wrong.contains("incomplete escape") && !wrong.contains("?:"),
+            "{wrong}"
+        );
         let header = |values: &[&str]| {
             let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
             of_header(&values)

@@ -7,6 +7,8 @@ pub struct Reference<'a> {
     pub vault: &'a str,
     /// All that follows the vault, slashes included.
     pub path: &'a str,
+    /// What is put before the path, in place of what the vault says: `?prefix=`.
+    pub prefix: Option<&'a str>,
 }
 
 /// Whether `text` stands for a secret and is none itself.
@@ -24,9 +26,14 @@ impl<'a> Reference<'a> {
     /// Reads a reference; `None` if `text` is none, or lacks a vault or a secret.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (vault, path) = inner(text)?.split_once('/')?;
-        // Options may follow a question mark; none of our backends has any.
-        let path = path.split_once('?').map_or(path, |(path, _)| path);
-        (!vault.is_empty() && !path.is_empty()).then_some(Self { vault, path })
+        // Of the options behind a question mark, how long secrets live says nothing here.
+        let (path, options) = path.split_once('?').unwrap_or((path, ""));
+        let mut options = options.split('&');
+        (!vault.is_empty() && !path.is_empty()).then_some(Self {
+            vault,
+            path,
+            prefix: options.find_map(|option| option.strip_prefix("prefix=")),
+        })
     }
 }
 
@@ -40,8 +47,11 @@ mod tests {
         let expected = Reference {
             vault: "env",
             path: "my-secret/key",
+            prefix: None,
         };
         assert_eq!(parsed, Some(expected));
+        let parsed = Reference::parse("{vault://env/a?ttl=3&prefix=b-}").unwrap();
+        assert_eq!((parsed.path, parsed.prefix), ("a", Some("b-")));
         for text in [
             "",
             "{vault://}",

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::testing::{FakeHost, Request, answer_of, reply_of};
 

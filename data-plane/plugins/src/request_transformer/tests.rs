@@ -167,8 +167,7 @@ fn entries_that_say_nothing_are_named() {
         "append": {"querystring": ["q:"]},
         "http_method": "G T",
     });
-    let config: RequestTransformer = serde_json::from_value(config).unwrap();
-    let errors = config.compile(&Instance { id: Uuid::nil() }).unwrap_err();
+    let errors = crate::registry::check("request-transformer", &config).unwrap_err();
     let errors = Value::Object(errors.by_field);
     assert_eq!(errors["add"]["headers"]["1"], "invalid value: x-a");
     assert_eq!(errors["add"]["headers"]["2"], "'x b' is not a valid header");

@@ -193,3 +193,20 @@ fn static_tags_are_each_of_their_own_name() {
     let reserved = "must not be one of: error, http.method, http.path, http.status_code, kong.balancer.state, kong.balancer.try, kong.consumer, kong.credential, kong.node.id, kong.route, kong.service, lc, peer.hostname";
     check(["foo", "error"], json!({"2": {"name": reserved}}));
 }
+
+#[test]
+fn what_cannot_be_looked_for_or_cleared_is_named_by_its_place() {
+    let check = |propagation: Value, expected: Value| {
+        let config = json!({ "propagation": propagation });
+        let errors = crate::registry::check("zipkin", &config).unwrap_err();
+        assert_eq!(errors.by_field["propagation"], expected, "{propagation}");
+    };
+    check(
+        json!({"extract": ["w3c", "b3-single"]}),
+        json!({"extract": {"2": "expected one of: w3c, b3, jaeger, ot, aws, datadog, gcp, instana"}}),
+    );
+    check(
+        json!({"clear": ["x-a", "a b"]}),
+        json!({"clear": {"2": "bad header name 'a b', allowed characters are A-Z, a-z, 0-9, '_', and '-'"}}),
+    );
+}

@@ -1,0 +1,120 @@
+//! Records that cannot be run. One that the rest can safely do without does not keep a node from its configuration: what
+//! needs it is refused, and everything else is served. So a secret that is missing on one node, or a record that an
+//! earlier version has taken, takes down what it is for and no more.
+
+use shared::entity::{CaCertificate, Certificate, Entity as _, Plugin, Service};
+use shared::snapshot::{Difference, Key, Snapshot};
+
+use super::{CompileFault, CompiledSnapshot};
+
+/// What is wrong with the records that a compiled snapshot does without, in order.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Unfit {
+    faults: Vec<CompileFault>,
+    /// Those whose secrets cannot be read.
+    lost: Vec<Key>,
+}
+
+impl Unfit {
+    /// Takes `faults`, unless there is one that the rest cannot do without. What is said of the records of `lost`
+    /// besides follows from what they lack.
+    pub(super) fn of(
+        mut faults: Vec<CompileFault>,
+        lost: &[CompileFault],
+    ) -> Result<Self, Vec<CompileFault>> {
+        let keys: Vec<Key> = lost.iter().map(CompileFault::key).collect();
+        faults.retain(|fault| !keys.contains(&fault.key()) || lost.contains(fault));
+        if faults.iter().all(is_contained) {
+            Ok(Self { faults, lost: keys })
+        } else {
+            Err(faults)
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    pub(crate) fn faults(&self) -> &[CompileFault] {
+        &self.faults
+    }
+
+    /// How many records there are faults of.
+    pub(crate) fn records(&self) -> usize {
+        self.faults.chunk_by(|a, b| a.key() == b.key()).count()
+    }
+
+    pub(super) fn into_faults(self) -> Vec<CompileFault> {
+        self.faults
+    }
+
+    /// Whether secrets are missing: they may be there later.
+    pub(crate) const fn lacks_secrets(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        self.faults.iter().any(|fault| fault.key() == *key)
+    }
+
+    /// What of it refuses a change by `difference` from `old`, which ran with `before`: a record that this very change
+    /// has made unfit, since what runs is better. One that only lacks a secret is no worse than none at all.
+    pub(crate) fn refusals(
+        &self,
+        before: &Self,
+        old: &Snapshot,
+        difference: &Difference,
+    ) -> Vec<CompileFault> {
+        let is_worse = |fault: &&CompileFault| {
+            let key = fault.key();
+            let ran = old.record(&key).is_some() && !before.contains(&key);
+            let is_of_itself = key.kind == Plugin::KIND && !self.lost.contains(&key);
+            difference.puts.contains(&key) && (ran || is_of_itself)
+        };
+        self.faults.iter().filter(is_worse).cloned().collect()
+    }
+}
+
+impl CompiledSnapshot {
+    /// Says what is wrong with it that was not with the one `before`: somebody has to act.
+    pub(crate) fn alarm(&self, before: Option<&Self>) {
+        let known = before.map_or(&[][..], |before| before.unfit.faults());
+        for fault in &self.unfit.faults {
+            if !known.contains(fault) {
+                tracing::error!(
+                    entity = format!("{} {}", fault.kind, fault.id),
+                    field = fault.field,
+                    reason = fault.message,
+                    "a record cannot be run: what needs it is refused, all else is served"
+                );
+            }
+        }
+        let stale = |compiled: &Self| {
+            let resolved = compiled.resolved.as_ref();
+            resolved
+                .map(|resolved| resolved.stale.clone())
+                .unwrap_or_default()
+        };
+        let known = before.map(stale).unwrap_or_default();
+        for fault in stale(self) {
+            if !known.contains(&fault) {
+                tracing::error!(
+                    entity = format!("{} {}", fault.kind, fault.id),
+                    field = fault.field,
+                    reason = fault.message,
+                    "a secret is gone: it stays what it was until this process ends"
+                );
+            }
+        }
+    }
+}
+
+/// Whether it is enough for `fault` to refuse what needs the record. What is no record of its kind, or a plugin that
+/// nobody knows, does not say what that is.
+fn is_contained(fault: &CompileFault) -> bool {
+    match fault.kind {
+        Plugin::KIND => fault.field.starts_with("config."),
+        CaCertificate::KIND | Certificate::KIND | Service::KIND => fault.field != "@entity",
+        _ => false,
+    }
+}
