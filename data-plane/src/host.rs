@@ -1,5 +1,6 @@
 //! What filters may ask of the outside, by way of their core.
 
+mod definitions;
 mod direct;
 mod ldap;
 mod redis;
@@ -210,6 +211,10 @@ const CLAIMED: Duration = Duration::from_secs(12);
 const SOON: Duration = Duration::from_millis(500);
 
 impl Host for CoreHost {
+    fn read_definition(&self, path: &str) -> Result<String, String> {
+        definitions::read(path)
+    }
+
     async fn fetch(
         &self,
         request: http::Request<Bytes>,

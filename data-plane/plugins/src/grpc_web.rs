@@ -4,6 +4,8 @@
 //!  browser ─► frames, in base64 if it is `-text` ─► frames ─► server
 //!         ◄─ frames, the trailers as the last one ◄─ frames and trailers ◄┘
 //! ```
+//!
+//! With a `.proto` file the messages of a browser may be JSON, in frames or, as `application/json`, without.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,8 +23,11 @@ use crate::body::LARGEST;
 use crate::exchange::{BodyError, BodyMap, Exchange, Reply, Source};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
+use crate::transcoding::definitions::{Definitions, Loaded, Method as Call};
+use crate::transcoding::{
+    GRPC_STATUS, Messages, decode as json_of, encode, forget_compression, frame, refuse,
+};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Marks the frame that holds trailers.
@@ -31,9 +36,9 @@ const TRAILERS: u8 = 0x80;
 /// Configuration of `grpc-web`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct GrpcWeb {
-    /// File with the service's definition, to translate JSON by.
+    /// File on the data planes, with the service's definition, to translate JSON by. What it imports is looked for
+    /// beside and below it.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub proto: Option<String>,
 
     /// Looks methods up by the path that goes upstream. Of no effect without `proto`.
@@ -59,7 +64,11 @@ impl Plugin for GrpcWeb {
         let origin = self.allow_origin_header.or_else(any).unwrap_or_default();
         let origin = HeaderValue::from_str(&origin)
             .map_err(|_| FieldErrors::at(&["allow_origin_header"], "not the value of a header"))?;
-        Ok(GrpcWebFilter { origin })
+        Ok(GrpcWebFilter {
+            origin,
+            definitions: self.proto.map(Loaded::new),
+            stripped: self.pass_stripped_path.unwrap_or(false),
+        })
     }
 }
 
@@ -67,14 +76,21 @@ impl Plugin for GrpcWeb {
 #[derive(Debug)]
 pub struct GrpcWebFilter {
     origin: HeaderValue,
+    definitions: Option<Loaded<Definitions>>,
+    /// Whether methods are looked up by what is left of a path upstream.
+    stripped: bool,
 }
 
 /// How a browser speaks.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 struct Dialect {
     media_type: HeaderValue,
     /// In base64.
     text: bool,
+    /// Of JSON, whether its messages stand in frames.
+    json: Option<bool>,
+    /// What is called, if that has to be known.
+    call: Option<Call>,
 }
 
 impl Dialect {
@@ -83,42 +99,79 @@ impl Dialect {
         let media_type = headers.get(CONTENT_TYPE)?;
         let text = media_type.to_str().ok()?;
         let name = text.split(';').next().unwrap_or_default().trim();
-        let text = match name.to_ascii_lowercase().as_str() {
-            "application/grpc-web" | "application/grpc-web+proto" => false,
-            "application/grpc-web-text" | "application/grpc-web-text+proto" => true,
+        let (text, json) = match name.to_ascii_lowercase().as_str() {
+            "application/grpc-web" | "application/grpc-web+proto" => (false, None),
+            "application/grpc-web-text" | "application/grpc-web-text+proto" => (true, None),
+            "application/grpc-web+json" => (false, Some(true)),
+            "application/grpc-web-text+json" => (true, Some(true)),
+            "application/json" => (false, Some(false)),
             _ => return None,
         };
         Some(Self {
             media_type: media_type.clone(),
             text,
+            json,
+            call: None,
         })
     }
 }
 
 impl Filter for GrpcWebFilter {
-    async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         if exchange.request.method == Method::OPTIONS {
             return Flow::Answer(self.preflight());
         }
         let origin = (ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
         exchange.response_headers.push(origin);
-        let Some(dialect) = Dialect::of(&exchange.request.headers) else {
+        let dialect = Dialect::of(&exchange.request.headers);
+        let known = dialect.filter(|one| one.json.is_none() || self.definitions.is_some());
+        let Some(mut dialect) = known else {
             return refuse(
                 StatusCode::BAD_REQUEST,
                 "transcoding requests require a .proto file defining the service",
             );
         };
-        if dialect.text {
-            let body = match exchange.body.read(LARGEST).await {
+        if let (Some(_), Some(definitions)) = (dialect.json, &self.definitions) {
+            let Some(definitions) = definitions.get(host, Ok) else {
+                let text = "An unexpected error occurred";
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, text);
+            };
+            dialect.call = self.method(definitions, &exchange.path).cloned();
+            if dialect.call.is_none() {
+                let text = format!("Unknown path \"{}\"", exchange.path);
+                return refuse(StatusCode::BAD_REQUEST, text);
+            }
+            forget_compression(&mut exchange.request.headers);
+        }
+        if dialect.text || dialect.call.is_some() {
+            let mut body = match exchange.body.read(LARGEST).await {
                 Ok(body) => body,
                 Err(BodyError::TooLarge(_)) => {
                     return refuse(StatusCode::PAYLOAD_TOO_LARGE, "Payload too large");
                 }
                 Err(BodyError::Broken) => return refuse(StatusCode::BAD_REQUEST, "Bad request"),
             };
-            let Some(body) = decode(&body) else {
-                return refuse(StatusCode::BAD_REQUEST, "the body is no base64");
-            };
+            if dialect.text {
+                let Some(decoded) = decode(&body) else {
+                    return refuse(StatusCode::BAD_REQUEST, "the body is no base64");
+                };
+                body = decoded;
+            }
+            if let Some(call) = &dialect.call {
+                if dialect.json == Some(true) {
+                    let mut messages = Messages::default();
+                    messages.push(&body);
+                    body = messages.next().unwrap_or_default();
+                }
+                let mut json = serde_json::Deserializer::from_slice(&body);
+                body = match encode(&call.input, &mut json) {
+                    Ok(framed) => framed,
+                    Err(error) => {
+                        let text = format!("the request is no {}: {error}", call.input.name());
+                        return refuse(StatusCode::BAD_REQUEST, text);
+                    }
+                };
+            }
             exchange.upstream.body = Some(body);
         }
         let grpc = HeaderValue::from_static("application/grpc");
@@ -141,18 +194,29 @@ impl Filter for GrpcWebFilter {
         }
         let headers = &mut *reply.headers;
         headers.insert(CONTENT_TYPE, dialect.media_type.clone());
-        // An answer without messages has its status among its first fields.
-        let status = headers.remove(GRPC_STATUS);
-        let message = headers.remove(GRPC_MESSAGE);
-        reply.maps.push(Box::new(Frames {
-            text: dialect.text,
-            status,
-            message,
-        }));
+        let mut frames = Frames {
+            dialect: dialect.clone(),
+            messages: Messages::default(),
+            status: None,
+            message: None,
+        };
+        // An answer without messages has its status among its first fields. Without frames it is told there.
+        if dialect.json != Some(false) {
+            frames.status = headers.remove(GRPC_STATUS);
+            frames.message = headers.remove(GRPC_MESSAGE);
+        }
+        reply.maps.push(Box::new(frames));
     }
 }
 
 impl GrpcWebFilter {
+    /// The method that a request for `path` calls. Of a longer path the end is left: a method's has two parts.
+    fn method<'a>(&self, definitions: &'a Definitions, path: &str) -> Option<&'a Call> {
+        let mut slashes = path.rmatch_indices('/').map(|(place, _)| place);
+        let end = slashes.nth(1).and_then(|place| path.get(place..));
+        definitions.method(end.filter(|_| self.stripped).unwrap_or(path))
+    }
+
     /// Lets browsers ask from everywhere that is allowed.
     fn preflight(&self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(b"OK"));
@@ -172,12 +236,6 @@ impl GrpcWebFilter {
     }
 }
 
-fn refuse(status: StatusCode, message: &'static str) -> Flow {
-    let mut response = Response::new(Bytes::from_static(message.as_bytes()));
-    *response.status_mut() = status;
-    Flow::Answer(response)
-}
-
 /// Base64 in pieces, each of which may be padded.
 fn decode(text: &[u8]) -> Option<Bytes> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
@@ -190,14 +248,15 @@ fn decode(text: &[u8]) -> Option<Bytes> {
 /// Frames on their way to a browser.
 #[derive(Debug)]
 struct Frames {
-    text: bool,
+    dialect: Dialect,
+    messages: Messages,
     status: Option<HeaderValue>,
     message: Option<HeaderValue>,
 }
 
 impl Frames {
     fn encode(&self, bytes: Bytes) -> Bytes {
-        if self.text {
+        if self.dialect.text {
             STANDARD.encode(bytes).into()
         } else {
             bytes
@@ -207,10 +266,27 @@ impl Frames {
 
 impl BodyMap for Frames {
     fn data(&mut self, data: Bytes) -> Bytes {
-        self.encode(data)
+        let Some(call) = &self.dialect.call else {
+            return self.encode(data);
+        };
+        self.messages.push(&data);
+        let mut shown = BytesMut::new();
+        while let Some(message) = self.messages.next() {
+            let json = json_of(&call.output, &message).unwrap_or_default();
+            let json = json.to_string();
+            if self.dialect.json == Some(true) {
+                shown.put(frame(0, json.as_bytes()));
+            } else {
+                shown.put_slice(json.as_bytes());
+            }
+        }
+        self.encode(shown.freeze())
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Bytes {
+        if self.dialect.json == Some(false) {
+            return Bytes::new();
+        }
         let said = |name: &HeaderName, own: &Option<HeaderValue>| {
             let value = trailers.and_then(|trailers| trailers.get(name));
             value.or(own.as_ref()).cloned()
@@ -237,12 +313,7 @@ impl BodyMap for Frames {
                 line(name, value.as_bytes());
             }
         }
-        let length = u32::try_from(lines.len()).unwrap_or(u32::MAX);
-        let mut frame = BytesMut::with_capacity(lines.len() + 5);
-        frame.put_u8(TRAILERS);
-        frame.put_u32(length);
-        frame.put(lines);
-        self.encode(frame.freeze())
+        self.encode(frame(TRAILERS, &lines))
     }
 }
 
@@ -252,7 +323,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::testing::{FakeHost, Request, answer_of};
+    use crate::testing::{FakeHost, Request, answer_of, reply_of};
 
     fn filter() -> GrpcWebFilter {
         let config: GrpcWeb = serde_json::from_value(json!({})).unwrap();
@@ -304,8 +375,15 @@ mod tests {
             lines.collect::<HeaderMap>()
         };
         let end = |text, status: Option<&'static str>, trailers: Option<&HeaderMap>| {
+            let media_type = if text {
+                "application/grpc-web-text"
+            } else {
+                "application/grpc-web"
+            };
+            let media_type = (CONTENT_TYPE, HeaderValue::from_static(media_type));
             let mut frames = Frames {
-                text,
+                dialect: Dialect::of(&HeaderMap::from_iter([media_type])).unwrap(),
+                messages: Messages::default(),
                 status: status.map(HeaderValue::from_static),
                 message: None,
             };
@@ -322,5 +400,60 @@ mod tests {
         assert_eq!(&told[5..], b"grpc-status:5\r\ngrpc-message:gone\r\na:b\r\n");
         assert!(end(false, Some("7"), None).ends_with(b"grpc-status:7\r\ngrpc-message:\r\n"));
         assert!(end(false, None, None).ends_with(b"grpc-status:2\r\ngrpc-message:\r\n"));
+    }
+
+    /// The message `name: ann` or `text: ann`, and the latter as JSON.
+    const MESSAGE: &str = "\0\0\0\0\u{5}\n\u{3}ann";
+    const SHOWN: &str = r#"{"boolean_test":false,"count":0,"text":"ann"}"#;
+
+    #[test]
+    fn json_is_translated_by_the_definitions() {
+        let host = FakeHost::default();
+        let config = json!({"proto": "/defs/greet.proto", "pass_stripped_path": true});
+        let config: GrpcWeb = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let asked = |media_type: &'static str, path: &str, body: &'static str| {
+            let mut request = call(media_type, body);
+            request.uri = path.to_owned();
+            request
+        };
+        let path = "/prefix/greet.v1.Greeter/Plain";
+        for (media_type, body, shown) in [
+            ("application/json", r#"{"name":"ann"}"#, SHOWN.to_owned()),
+            (
+                "application/grpc-web+json",
+                "\0\0\0\0\u{e}{\"name\":\"ann\"}",
+                format!("\0\0\0\0-{SHOWN}"),
+            ),
+        ] {
+            let request = asked(media_type, path, body);
+            let answer = answer_of(&filter, &host, &request);
+            assert_eq!(answer.overrides.body.as_deref(), Some(MESSAGE.as_bytes()));
+            assert_eq!(answer.upstream_header("content-type"), "application/grpc");
+            let fields = [("content-type", "application/grpc")];
+            let replied = reply_of(&filter, &host, &request, &fields, MESSAGE);
+            assert_eq!(replied.headers[CONTENT_TYPE], media_type);
+            assert!(
+                replied.body.starts_with(shown.as_bytes()),
+                "{:?}",
+                replied.body
+            );
+            let framed = media_type != "application/json";
+            assert_eq!(replied.body.len() > shown.len(), framed);
+        }
+        for (path, body, said) in [
+            (path, "[", "the request is no Greeting"),
+            (path, r#"{"loud": 1}"#, "the request is no Greeting"),
+            ("/greet.v1.Greeter/None", "{}", "Unknown path"),
+        ] {
+            let answer = answer_of(&filter, &host, &asked("application/json", path, body));
+            assert_eq!(answer.status, 400, "{path} {body}");
+            assert!(answer.body.contains(said), "{}", answer.body);
+        }
+        let lost = json!({"proto": "/defs/none.proto"});
+        let lost: GrpcWeb = serde_json::from_value(lost).unwrap();
+        let lost = lost.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let answer = answer_of(&lost, &host, &asked("application/json", path, "{}"));
+        assert_eq!(answer.status, 500);
     }
 }

@@ -56,6 +56,11 @@ pub trait Host: Clone + 'static {
         bytes: Bytes,
     ) -> impl Future<Output = Result<(), sink::SinkError>>;
 
+    /// The text of a `.proto` file on this node, or why it cannot be read. Once a configuration.
+    fn read_definition(&self, _path: &str) -> Result<String, String> {
+        Err("there are no such files here".to_owned())
+    }
+
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
 

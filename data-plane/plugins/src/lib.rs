@@ -21,6 +21,7 @@ pub mod exchange;
 mod figures;
 pub mod filter;
 pub mod glance;
+pub mod grpc_gateway;
 pub mod grpc_web;
 pub mod hmac_auth;
 pub mod host;
@@ -67,5 +68,6 @@ pub mod tenure;
 #[cfg(test)]
 mod testing;
 pub mod trace;
+mod transcoding;
 mod values;
 pub mod zipkin;

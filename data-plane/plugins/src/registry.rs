@@ -21,6 +21,7 @@ use crate::datadog::Datadog;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
 use crate::glance::{Glance, Looks, Pass};
+use crate::grpc_gateway::GrpcGateway;
 use crate::grpc_web::GrpcWeb;
 use crate::hmac_auth::HmacAuth;
 use crate::host::Host;
@@ -292,6 +293,7 @@ registry! {
     Cors,
     Datadog,
     FileLog,
+    GrpcGateway,
     GrpcWeb,
     HmacAuth,
     HttpLog,

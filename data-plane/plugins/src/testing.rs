@@ -229,6 +229,10 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
+    fn read_definition(&self, path: &str) -> Result<String, String> {
+        crate::transcoding::tests::read(path)
+    }
+
     async fn fetch(
         &self,
         request: http::Request<Bytes>,

@@ -45,7 +45,7 @@ pub(crate) fn reply_of(
         maps: Vec::new(),
     };
     filter.on_response(&mut reply, host);
-    let wish = reply.wish;
+    let (wish, maps) = (reply.wish, std::mem::take(&mut reply.maps));
     let sent = status;
     let mut whole = WholeBody {
         seen: &mut seen,
@@ -57,10 +57,13 @@ pub(crate) fn reply_of(
     if wish != BodyWish::Nothing {
         filter.on_body(&mut whole, host);
     }
-    let body = match wish {
+    let mut body = match wish {
         BodyWish::Discard => Bytes::new(),
         _ => whole.body,
     };
+    for mut map in maps {
+        body = [map.data(body), map.end(None)].concat().into();
+    }
     filter.on_log(&log(&seen, request, sent, &map, host.now()), host);
     Replied {
         status: sent.as_u16(),
