@@ -192,6 +192,9 @@ impl Run {
     }
 }
 
+/// A client that gives a request up sooner than after so many milliseconds has hardly waited for an answer.
+const HASTE: u64 = 50;
+
 /// What is logged and counted of an exchange whose client leaves before the answer (nginx's 499).
 pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
@@ -234,12 +237,12 @@ impl Record {
 
     /// Logs and counts the exchange.
     fn close(&self) {
-        if self.status == CLIENT_LEFT {
+        let progress = &self.progress;
+        let total = milliseconds(progress.start, monotonic());
+        if self.status == CLIENT_LEFT && total < HASTE {
             let given_up = &self.peer.given_up;
             given_up.set(given_up.get() + 1);
         }
-        let progress = &self.progress;
-        let total = milliseconds(progress.start, monotonic());
         let route = self
             .route
             .as_ref()

@@ -39,8 +39,8 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const STREAM_UNSENT: usize = 64 * 1024;
-/// A client that gives up more requests than this within the time is only out to cost us work
-/// (CVE-2023-44487, "rapid reset"): its connection is closed.
+/// A client that gives up more requests than this within the time, each of them at once, is only out to cost us work
+/// (CVE-2023-44487, "rapid reset"): its connection is closed. One that has waited is none.
 const MAX_GIVEN_UP: u32 = 100;
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 

@@ -365,6 +365,19 @@ fn a_client_that_resets_its_streams_in_a_hurry_is_cut_off() {
             sent += 1;
         }
         assert!((100..1000).contains(&sent), "{sent}");
+        // Whoever has waited for an answer is in no hurry.
+        let mut patient = plain(&proxy).await;
+        for _ in 0..2 {
+            let mut waiting = tokio::task::JoinSet::new();
+            for _ in 0..60 {
+                let asked = patient.send_request(request("http://a.test/"));
+                waiting.spawn(tokio::time::timeout(Duration::from_millis(200), asked));
+            }
+            let outcomes = waiting.join_all().await;
+            assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        }
+        let served = patient.send_request(request("http://a.test/%00")).await;
+        assert_eq!(served.unwrap().status(), StatusCode::BAD_REQUEST);
         // Others are served as before.
         let response = plain(&proxy)
             .await
