@@ -120,7 +120,7 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
     }
 }
 
-/// Reads B3 in one field, which may stand in `tracestate`, else in several. What of sampling is said in these counts for the former, too.
+/// Reads B3 in one field, else in several. What of sampling is said in these counts for the former, too.
 fn b3(headers: &HeaderMap) -> Option<Extracted> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let debug = (text(&B3_FLAGS) == Some("1")).then_some(true);
