@@ -404,7 +404,7 @@ mod tests {
 
     /// The message `name: ann` or `text: ann`, and the latter as JSON.
     const MESSAGE: &str = "\0\0\0\0\u{5}\n\u{3}ann";
-    const SHOWN: &str = r#"{"boolean_test":false,"count":0,"text":"ann"}"#;
+    const SHOWN: &str = r#"{"text":"ann","boolean_test":false,"count":0}"#;
 
     #[test]
     fn json_is_translated_by_the_definitions() {

@@ -18,7 +18,8 @@ impl Amendment<'_> {
             let ground = &mut self.ground;
             let presents = |upstream: &&Arc<super::upstreams::CompiledUpstream>| {
                 let identity = upstream.identity.as_ref();
-                identity.is_some_and(|identity| ground.identities.is_of(identity, id))
+                let is_of = identity.is_some_and(|one| ground.identities.is_of(one, id));
+                is_of || upstream.lacks_identity
             };
             let upstreams = ground.upstreams.iter().filter(presents);
             self.upstreams.extend(upstreams.map(|upstream| upstream.id));
