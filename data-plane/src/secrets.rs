@@ -42,7 +42,7 @@ impl Secrets {
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let compiled = self.compile_next((before, old), snapshot, difference)?;
         let unfit = compiled.unfit();
-        let refusals = unfit.refusals(before.unfit(), old, difference);
+        let refusals = unfit.refusals(before.unfit(), difference);
         if refusals.is_empty() {
             Ok(compiled)
         } else {

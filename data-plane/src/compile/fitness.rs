@@ -1,9 +1,9 @@
 //! Records that cannot be run. One that the rest can safely do without does not keep a node from its configuration: what
-//! needs it is refused, and everything else is served. So a secret that is missing on one node, or a record that an
-//! earlier version has taken, takes down what it is for and no more.
+//! needs it is refused, and everything else is served. So a secret that is missing on a node that starts, or a record that
+//! an earlier version has taken, takes down what it is for and no more. A change that brings one is refused as a whole.
 
 use shared::entity::{CaCertificate, Certificate, Entity as _, Plugin, Service};
-use shared::snapshot::{Difference, Key, Snapshot};
+use shared::snapshot::{Difference, Key};
 
 use super::{CompileFault, CompiledSnapshot};
 
@@ -11,8 +11,8 @@ use super::{CompileFault, CompiledSnapshot};
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Unfit {
     faults: Vec<CompileFault>,
-    /// Those whose secrets cannot be read.
-    lost: Vec<Key>,
+    /// Whether secrets are missing.
+    lacks_secrets: bool,
 }
 
 impl Unfit {
@@ -25,7 +25,10 @@ impl Unfit {
         let keys: Vec<Key> = lost.iter().map(CompileFault::key).collect();
         faults.retain(|fault| !keys.contains(&fault.key()) || lost.contains(fault));
         if faults.iter().all(is_contained) {
-            Ok(Self { faults, lost: keys })
+            Ok(Self {
+                faults,
+                lacks_secrets: !lost.is_empty(),
+            })
         } else {
             Err(faults)
         }
@@ -50,26 +53,19 @@ impl Unfit {
 
     /// Whether secrets are missing: they may be there later.
     pub(crate) const fn lacks_secrets(&self) -> bool {
-        !self.lost.is_empty()
+        self.lacks_secrets
     }
 
     fn contains(&self, key: &Key) -> bool {
         self.faults.iter().any(|fault| fault.key() == *key)
     }
 
-    /// What of it refuses a change by `difference` from `old`, which ran with `before`: a record that this very change
-    /// has made unfit, since what runs is better. One that only lacks a secret is no worse than none at all.
-    pub(crate) fn refusals(
-        &self,
-        before: &Self,
-        old: &Snapshot,
-        difference: &Difference,
-    ) -> Vec<CompileFault> {
+    /// What of it refuses a change by `difference` from what ran with `before`: a record that this very change has made
+    /// or left unfit, since what runs is better.
+    pub(crate) fn refusals(&self, before: &Self, difference: &Difference) -> Vec<CompileFault> {
         let is_worse = |fault: &&CompileFault| {
             let key = fault.key();
-            let ran = old.record(&key).is_some() && !before.contains(&key);
-            let is_of_itself = key.kind == Plugin::KIND && !self.lost.contains(&key);
-            difference.puts.contains(&key) && (ran || is_of_itself)
+            difference.puts.contains(&key) && !before.contains(&key)
         };
         self.faults.iter().filter(is_worse).cloned().collect()
     }
