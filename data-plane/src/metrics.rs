@@ -51,8 +51,9 @@ pub(crate) struct Observation<'a> {
     pub(crate) total_latency: u64,
 }
 
-/// The figures of one core.
+/// The figures of one core: nothing of them is in a cache line with another core's.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Metrics {
     routes: Mutex<HashMap<Uuid, Series>>,
     pub(crate) streams: Streams,

@@ -34,7 +34,6 @@ use crate::compile::CompiledService;
 use crate::core::{Core, Held};
 use crate::error::{GatewayError, Wish};
 use crate::forward::{fields, wanted_upgrade};
-use crate::http1::fields::Fields;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::{Refusal, RequestHead};
@@ -208,10 +207,11 @@ async fn answer(
         found,
     };
     if route.filters.glance
-        && let (Some(service), Headers::Raw(fields)) = (&route.service, &mut head.headers)
-        && is_usual(fields, trusted)
+        && let Some(service) = &route.service
+        && !trusted
+        && is_usual(&head.headers)
     {
-        leave_out(fields, route);
+        leave_out(&mut head.headers, route);
         if let Some(pass) = request.glance(ways, &head) {
             return request.pass(ways, service, head, pass, record).await;
         }
@@ -260,11 +260,9 @@ impl Request {
         mut pass: Pass,
         record: &mut Record,
     ) -> Result<Returned<ResponseBody>, GatewayError> {
-        if let Headers::Raw(fields) = &mut head.headers {
-            let environment = ways.snapshot.environment_of(ways.route);
-            withhold_cookies(&mut pass, fields, &environment.session_keys);
-            make_room(fields, &pass);
-        }
+        let environment = ways.snapshot.environment_of(ways.route);
+        withhold_cookies(&mut pass, head.headers.view(), &environment.session_keys);
+        make_room(&mut head.headers, &pass);
         record.run.response_headers = std::mem::take(&mut pass.response_headers);
         record.run.tenure = pass.tenure.take();
         let nobody = Identity::default();
@@ -363,9 +361,6 @@ impl Request {
                 }
                 let environment = snapshot.environment_of(route);
                 remove_sealed_cookies(&mut seen.request.headers, &environment.session_keys);
-                if seen.request.version == Version::HTTP_2 {
-                    fields::join_cookies(&mut seen.request.headers);
-                }
                 let sent = Sent {
                     method: &seen.request.method,
                     asked: &seen.method,
@@ -390,11 +385,21 @@ impl Request {
     }
 }
 
-/// Whether a request with these fields can pass as it came: nothing in it has to be changed but what is left out.
-fn is_usual(fields: &Fields, trusted: bool) -> bool {
+/// Whether a request that nobody trusted has sent with these fields can pass as it came: nothing in it has to be changed
+/// but what is left out.
+fn is_usual(headers: &Headers) -> bool {
     const CHANGED: Kind = Kind::FORWARDED_FOR
         .and(Kind::TE)
         .and(Kind::UPGRADE)
         .and(Kind::VIA);
-    !trusted && fields.is_plain() && !fields.has(CHANGED) && !fields.connection().fields
+    match headers {
+        Headers::Raw(fields) => {
+            fields.is_plain() && !fields.has(CHANGED) && !fields.connection().fields
+        }
+        // HTTP/2 has no connection to speak of.
+        Headers::Map(map) => {
+            let kinds = map.keys().map(Kind::of).fold(Kind::OTHER, Kind::and);
+            !kinds.is_any_of(CHANGED.and(Kind::HOP_BY_HOP))
+        }
+    }
 }

@@ -12,9 +12,10 @@ use plugins::session_keys::KeyRing;
 use super::request::Added;
 use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::forward::fields;
-use crate::http1::fields::Fields;
-use crate::http1::headers::Headers;
+use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
+
+static COOKIE: HeaderName = header::COOKIE;
 
 /// Removes what only filters may say of a request, and what only a `trusted` proxy may.
 pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, trusted: bool) {
@@ -30,9 +31,12 @@ pub(super) fn remove_identity(headers: &mut HeaderMap, route: &CompiledRoute, tr
     });
 }
 
-/// The same of a request whose fields are as they came, and that nobody trusted has sent; also what speaks of its
-/// connection.
-pub(super) fn leave_out(fields: &mut Fields, route: &CompiledRoute) {
+/// The same of a request that nobody trusted has sent; also what speaks of its connection.
+pub(super) fn leave_out(headers: &mut Headers, route: &CompiledRoute) {
+    let fields = match headers {
+        Headers::Raw(fields) => fields,
+        Headers::Map(map) => return remove_identity(map, route, false),
+    };
     fields.leave_out(Kind::HOP_BY_HOP.and(Kind::IDENTITY).and(Kind::PROXIES));
     let owned = &route.filters.owned_headers;
     if !owned.is_empty() {
@@ -41,8 +45,18 @@ pub(super) fn leave_out(fields: &mut Fields, route: &CompiledRoute) {
 }
 
 /// Leaves out the fields in whose place something is put by filters that let a request `pass`.
-pub(super) fn make_room(fields: &mut Fields, pass: &Pass) {
+pub(super) fn make_room(headers: &mut Headers, pass: &Pass) {
     let removed = pass.known.as_ref().map_or(&[][..], |known| &known.removed);
+    let fields = match headers {
+        Headers::Raw(fields) => fields,
+        Headers::Map(map) => {
+            let cookie = pass.cookies.is_some().then_some(&header::COOKIE);
+            for name in removed.iter().chain(cookie) {
+                map.remove(name);
+            }
+            return;
+        }
+    };
     let mut kinds = if pass.cookies.is_some() {
         Kind::COOKIE
     } else {
@@ -66,11 +80,11 @@ pub(super) fn make_room(fields: &mut Fields, pass: &Pass) {
 
 /// Takes what the gateway itself has sealed out of the cookies of a request that a filter lets `pass`, whichever route it
 /// was sealed for.
-pub(super) fn withhold_cookies(pass: &mut Pass, fields: &Fields, ring: &KeyRing) {
+pub(super) fn withhold_cookies(pass: &mut Pass, headers: View<'_>, ring: &KeyRing) {
     let left = match &pass.cookies {
         Some(left) => sealed_cookies::without(|| std::iter::once(&left[..]), ring),
-        None if fields.has(Kind::COOKIE) => {
-            sealed_cookies::without(|| fields.of(Kind::COOKIE), ring)
+        None if headers.may_have(Kind::COOKIE) => {
+            sealed_cookies::without(|| headers.values(Kind::COOKIE, &COOKIE), ring)
         }
         None => None,
     };

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET};
 use crate::http1::headers::Headers;
 use crate::http1::request::{Refusal, RequestHead};
@@ -62,8 +63,9 @@ pub(super) async fn serve(
     let of_requests = Rc::clone(&peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let refusal = refusal(&parts);
+        fields::join_cookies(&mut parts.headers);
         let arrival = Arrival {
             head: Box::new(RequestHead {
                 method: parts.method,

@@ -58,6 +58,22 @@ fn request(uri: &str) -> Request<Body> {
         .unwrap()
 }
 
+/// The status of the answer to a request with `fields`, each as `name: value`, and `body`.
+pub(crate) fn status(proxy: &Proxy, uri: &str, fields: &[&str], body: &'static str) -> u16 {
+    let mut request = Request::post(uri);
+    for field in fields {
+        let (name, value) = field.split_once(": ").unwrap();
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::from(body).boxed()).unwrap();
+    let mut status = 0;
+    run(async {
+        let answer = plain(proxy).await.send_request(request).await.unwrap();
+        status = answer.status().as_u16();
+    });
+    status
+}
+
 #[test]
 fn many_requests_share_one_connection_and_none_waits_for_another() {
     const MANY: usize = 40;
