@@ -13,6 +13,7 @@ use shared::schema::FieldErrors;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::glance::{self, Glance, Looks, Pass};
 use crate::host::Host;
 
 /// Names that crawlers, fetchers and monitors give themselves in `User-Agent`.
@@ -88,6 +89,18 @@ pub struct BotDetectionFilter {
 }
 
 impl Filter for BotDetectionFilter {
+    fn looks(&self) -> Looks {
+        Looks::Sometimes
+    }
+
+    fn on_glance(&self, request: &Glance<'_>, _: &mut Pass, _: &impl Host) -> Option<()> {
+        match request.fields.value(&USER_AGENT) {
+            glance::Value::Missing => Some(()),
+            glance::Value::Sole(agent) => self.lets_pass(agent).then_some(()),
+            glance::Value::Repeated => None,
+        }
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let mut agents = exchange.request.headers.get_all(USER_AGENT).iter();
         let Some(agent) = agents.next() else {
@@ -100,15 +113,19 @@ impl Filter for BotDetectionFilter {
                 "Only one User-Agent header allowed",
             );
         }
-        let agent = String::from_utf8_lossy(agent.as_bytes());
+        if self.lets_pass(agent.as_bytes()) {
+            Flow::Continue
+        } else {
+            refuse(StatusCode::FORBIDDEN, "Forbidden")
+        }
+    }
+}
+
+impl BotDetectionFilter {
+    fn lets_pass(&self, agent: &[u8]) -> bool {
+        let agent = String::from_utf8_lossy(agent);
         let agent = agent.trim();
-        if self.allow.is_match(agent) {
-            return Flow::Continue;
-        }
-        if self.deny.is_match(agent) || BOTS.is_match(agent) {
-            return refuse(StatusCode::FORBIDDEN, "Forbidden");
-        }
-        Flow::Continue
+        self.allow.is_match(agent) || !(self.deny.is_match(agent) || BOTS.is_match(agent))
     }
 }
 
@@ -128,7 +145,10 @@ mod tests {
             let value = HeaderValue::from_str(agent).unwrap();
             request.headers.push((USER_AGENT, value));
         }
-        answer_of(&filter, &FakeHost::default(), &request).status
+        let host = FakeHost::default();
+        let status = answer_of(&filter, &host, &request).status;
+        assert_eq!(request.glance(&filter, &host).is_some(), status == 200);
+        status
     }
 
     #[test]

@@ -12,6 +12,7 @@ use shared::schema::FieldErrors;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Protocols};
+use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 
 /// Configuration of `ip-restriction`.
@@ -102,6 +103,15 @@ pub struct IpRestrictionFilter {
 }
 
 impl Filter for IpRestrictionFilter {
+    fn looks(&self) -> Looks {
+        Looks::Sometimes
+    }
+
+    fn on_glance(&self, request: &Glance<'_>, _: &mut Pass, _: &impl Host) -> Option<()> {
+        let address = request.client.address.to_canonical();
+        self.lets_through(address).then_some(())
+    }
+
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let address = exchange.client.address.to_canonical();
         if self.lets_through(address) {
@@ -186,7 +196,10 @@ mod tests {
         // Requests of tests come from 127.0.0.1.
         let check = |config: Value, expected: Option<(u16, &str)>| {
             let filter = compile(config.clone()).unwrap();
-            let answer = answer_of(&filter, &FakeHost::default(), &Request::get("/"));
+            let (host, request) = (FakeHost::default(), Request::get("/"));
+            let answer = answer_of(&filter, &host, &request);
+            let passes = request.glance(&filter, &host).is_some();
+            assert_eq!(passes, expected.is_none(), "{config}");
             let (status, message) = expected.unwrap_or((200, ""));
             assert_eq!(
                 (answer.status, answer.message().as_str()),
