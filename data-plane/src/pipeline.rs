@@ -265,8 +265,10 @@ impl Request {
         make_room(&mut head.headers, &pass);
         record.run.response_headers = std::mem::take(&mut pass.response_headers);
         record.run.tenure = pass.tenure.take();
+        record.run.known.clone_from(&pass.known);
         let nobody = Identity::default();
         let identity = pass.known.as_ref().map_or(&nobody, |known| &known.identity);
+        record.identify(identity);
         if ways.holds_body(service) {
             self.body.hold(ways.core.node.limits.held_body).await?;
         }

@@ -1,13 +1,16 @@
 //! `acl`: lets a request through by the groups of its consumer, or by those that its authentication
 //! asserts (Kong 3.9, acl).
 
-use http::{HeaderValue, StatusCode};
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use crate::answer;
-use crate::exchange::Exchange;
+use crate::environment::Consumers;
+use crate::exchange::{Exchange, Identity};
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
@@ -74,76 +77,89 @@ impl Filter for Acl {
         }
     }
 
-    fn on_glance(&self, _: &Glance<'_>, pass: &mut Pass, _: &impl Host) -> Option<()> {
+    fn on_glance(&self, request: &Glance<'_>, pass: &mut Pass, _: &impl Host) -> Option<()> {
         let known = pass.known.as_ref()?;
-        let identity = &known.identity;
-        // The upstream is told of groups that an authentication asserts already, unless that tells it something else
-        // by their header.
-        let asserted = identity.authenticated_groups.as_deref();
-        let groups = asserted.filter(|_| {
-            identity.consumer.is_none() && !known.removed.contains(&AUTHENTICATED_GROUPS)
-        })?;
-        self.lets_pass(groups).then_some(())
+        let (groups, header) = self.groups(&known.identity, &request.environment.consumers)?;
+        // What else an authentication tells the upstream by these headers takes a whole look.
+        let mut removed = known.removed.iter();
+        let told = removed.any(|name| *name == AUTHENTICATED_GROUPS || *name == CONSUMER_GROUPS);
+        if told || !self.lets_pass(&groups) {
+            return None;
+        }
+        // Groups that an authentication asserts it tells itself, and no others are told beside them.
+        if header == CONSUMER_GROUPS {
+            if known.identity.authenticated_groups.is_some() {
+                return None;
+            }
+            let value = shown(&groups, &header);
+            pass.fields.extend(value.map(|value| (header, value)));
+        }
+        Some(())
     }
 
     async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
         let identity = &exchange.identity;
-        let asserted = identity.authenticated_groups.as_deref();
-        let with_memberships: Vec<String>;
-        let (groups, header) = match (&identity.consumer, asserted) {
-            // Groups of the authentication outrank those of a consumer that no credential of its own
-            // stands behind: OpenID Connect maps a consumer, it does not authenticate one.
-            (Some(_), Some(groups))
-                if identity.credential.is_none() || self.always_use_authenticated_groups =>
-            {
-                (groups, AUTHENTICATED_GROUPS)
-            }
-            (Some(consumer), _) => {
-                let consumers = &exchange.environment.consumers;
-                let groups = consumers.groups.get(&consumer.id);
-                let groups = groups.map_or(&[][..], Vec::as_slice);
-                let more = consumers.memberships.get(&consumer.id);
-                match more.filter(|_| self.include_consumer_groups) {
-                    Some(more) => {
-                        let names = more.iter().map(|membership| membership.name.clone());
-                        with_memberships = groups.iter().cloned().chain(names).collect();
-                        (&with_memberships[..], CONSUMER_GROUPS)
-                    }
-                    None => (groups, CONSUMER_GROUPS),
-                }
-            }
-            (None, Some(groups)) => (groups, AUTHENTICATED_GROUPS),
-            (None, None) => {
-                let (status, text) = if identity.credential.is_some() {
-                    (StatusCode::FORBIDDEN, REFUSED)
-                } else {
-                    (StatusCode::UNAUTHORIZED, "Unauthorized")
-                };
-                return Flow::Answer(answer::error(status, text, exchange));
-            }
+        let Some((groups, header)) = self.groups(identity, &exchange.environment.consumers) else {
+            let (status, text) = if identity.credential.is_some() {
+                (StatusCode::FORBIDDEN, REFUSED)
+            } else {
+                (StatusCode::UNAUTHORIZED, "Unauthorized")
+            };
+            return Flow::Answer(answer::error(status, text, exchange));
         };
-        if !self.lets_pass(groups) {
+        if !self.lets_pass(&groups) {
             let refused = answer::error(StatusCode::FORBIDDEN, REFUSED, exchange);
             return Flow::Answer(refused);
         }
-        let value = if header == AUTHENTICATED_GROUPS {
-            identity_headers::asserted_groups(groups)
-        } else {
-            identity_headers::text(&groups.join(", "))
-        };
+        let value = shown(&groups, &header).filter(|_| !self.hide_groups_header);
         let headers = &mut exchange.request.headers;
         headers.remove(CONSUMER_GROUPS);
         headers.remove(AUTHENTICATED_GROUPS);
-        if let Some(value) = value.filter(|value: &HeaderValue| !value.is_empty())
-            && !self.hide_groups_header
-        {
+        if let Some(value) = value {
             headers.insert(header, value);
         }
         Flow::Continue
     }
 }
 
+/// What the upstream is told of `groups` by `header`; nothing if there are none.
+fn shown(groups: &[String], header: &HeaderName) -> Option<HeaderValue> {
+    if *header == AUTHENTICATED_GROUPS {
+        return identity_headers::asserted_groups(groups);
+    }
+    identity_headers::text(&groups.join(", ")).filter(|value| !value.is_empty())
+}
+
 impl Acl {
+    /// The groups that decide, and the header that tells them; `None` if nobody has any.
+    fn groups<'a>(
+        &self,
+        identity: &'a Identity,
+        consumers: &'a Consumers,
+    ) -> Option<(Cow<'a, [String]>, HeaderName)> {
+        match (&identity.consumer, identity.authenticated_groups.as_deref()) {
+            // Groups of the authentication outrank those of a consumer that no credential of its own
+            // stands behind: OpenID Connect maps a consumer, it does not authenticate one.
+            (Some(_), Some(groups))
+                if identity.credential.is_none() || self.always_use_authenticated_groups =>
+            {
+                Some((Cow::Borrowed(groups), AUTHENTICATED_GROUPS))
+            }
+            (Some(consumer), _) => {
+                let groups = consumers.groups.get(&consumer.id);
+                let mut groups = Cow::Borrowed(groups.map_or(&[][..], Vec::as_slice));
+                let more = consumers.memberships.get(&consumer.id);
+                if let Some(more) = more.filter(|_| self.include_consumer_groups) {
+                    let names = more.iter().map(|membership| membership.name.clone());
+                    groups.to_mut().extend(names);
+                }
+                Some((groups, CONSUMER_GROUPS))
+            }
+            (None, Some(groups)) => Some((Cow::Borrowed(groups), AUTHENTICATED_GROUPS)),
+            (None, None) => None,
+        }
+    }
+
     fn lets_pass(&self, groups: &[String]) -> bool {
         let any_of = |list: &[String]| list.iter().any(|group| groups.contains(group));
         match &self.deny {
@@ -163,7 +179,6 @@ mod tests {
     use shared::entity::Consumer;
 
     use super::*;
-    use crate::exchange::Identity;
     use crate::glance::Known;
     use crate::testing::{FakeHost, Request, glance};
 
@@ -218,11 +233,14 @@ mod tests {
                 known: Some(Rc::new(known)),
                 ..Pass::default()
             };
-            let passes = glance(exchange, &HeaderMap::new(), acl, &host, pass).is_some();
+            let glanced = glance(exchange, &HeaderMap::new(), acl, &host, pass);
             exchange.identity = identity;
             let flow = block_on(acl.on_request(exchange, &host));
             let goes_on = matches!(flow, Flow::Continue);
-            assert_eq!(passes, goes_on && consumer_groups.is_none(), "at a glance");
+            assert_eq!(glanced.is_some(), goes_on, "at a glance");
+            for (name, value) in glanced.iter().flat_map(|pass| &pass.fields) {
+                assert_eq!(exchange.request.headers.get(name), Some(value));
+            }
             let seen = |name| {
                 exchange
                     .request

@@ -39,15 +39,15 @@ impl fmt::Debug for Glance<'_> {
     }
 }
 
-/// What a filter can tell of requests by a look.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What a filter can tell of requests by a look, the least first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Looks {
     /// Nothing: it is shown each of them whole.
     Never,
+    /// That one goes on, but one that does counts: filters behind must not ask to be shown it after all.
+    Counting,
     /// That one goes on; if not, nothing has come of the look.
     Sometimes,
-    /// The same, but one that goes on counts: filters behind must not ask to be shown it after all.
-    Counting,
     /// That any goes on.
     Always,
 }

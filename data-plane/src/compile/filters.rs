@@ -399,8 +399,10 @@ impl Assembly {
             secrets.extend(filter.secret_names());
             phases = phases.and(filter.phases());
         }
-        let bases = slots.iter().filter_map(|slot| slot.choose(None, &[]));
-        let looks = bases.filter_map(|place| Some(self.filters.get(place)?.looks()));
+        let looks = slots.iter().filter_map(|slot| {
+            let any = slot.all().filter_map(|place| self.filters.get(place));
+            any.map(AnyFilter::looks).min()
+        });
         let glance = !phases.response && !phases.log && Looks::are_enough(looks);
         let owns_headers = !owned_headers.is_empty();
         owned_headers.retain(|name| Kind::of(name) != Kind::IDENTITY);

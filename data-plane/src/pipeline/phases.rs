@@ -4,21 +4,43 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, header};
+use plugins::environment::{Consumers, Membership};
 use plugins::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 use plugins::glance::{Glance, Pass};
 use shared::telemetry::chain;
+use uuid::Uuid;
 
 use super::record::{Record, Run};
 use super::returned::Returned;
 use crate::body::ResponseBody;
+use crate::compile::filters::Slot;
 use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::core::{Core, Held};
 use crate::error::GatewayError;
 use crate::host::CoreHost;
 use crate::upstream::UpstreamError;
 
-/// What the filters of `route` say of a request at a glance, all of which can. None of them makes it a consumer's.
+/// The filter that runs for `slot`, by who the request is known to come from so far: a consumer, and groups that an
+/// authentication asserts.
+pub(super) fn choice(
+    slot: &Slot,
+    consumer: Option<Uuid>,
+    asserted: &[Membership],
+    consumers: &Consumers,
+) -> Option<usize> {
+    if !slot.depends_on_consumer() {
+        return slot.choose(None, &[]);
+    }
+    let own = consumer.and_then(|consumer| consumers.memberships.get(&consumer));
+    let own = own.map_or(&[][..], Vec::as_slice);
+    if asserted.is_empty() {
+        return slot.choose(consumer, own);
+    }
+    slot.choose(consumer, &[own, asserted].concat())
+}
+
+/// What the filters of `route` say of a request at a glance, all of which can.
 pub(super) fn glance(
     snapshot: &CompiledSnapshot,
     route: &CompiledRoute,
@@ -28,7 +50,9 @@ pub(super) fn glance(
     let host = CoreHost::new(Rc::clone(core));
     let mut pass = Pass::default();
     for slot in &route.filters.slots {
-        if let Some(place) = slot.choose(None, &[]) {
+        let known = pass.known.as_ref();
+        let consumer = known.and_then(|known| Some(known.identity.consumer.as_ref()?.id));
+        if let Some(place) = choice(slot, consumer, &[], &request.environment.consumers) {
             let filter = snapshot.filters.get(place)?;
             filter.on_glance(request, &mut pass, &host)?;
         }
@@ -54,21 +78,12 @@ pub(super) async fn ask(
         run.phases = filters.phases;
     }
     let host = CoreHost::new(Rc::clone(core));
-    let memberships = &exchange.environment.consumers.memberships;
+    let consumers = &exchange.environment.consumers;
     let mut answered = None;
     for slot in &filters.slots {
         let consumer = exchange.identity.consumer.as_ref().map(|found| found.id);
-        let groups = consumer
-            .filter(|_| slot.depends_on_consumer())
-            .and_then(|consumer| memberships.get(&consumer));
-        let mut groups = groups.map_or(&[][..], Vec::as_slice);
         let asserted = &exchange.identity.consumer_groups;
-        let all;
-        if !asserted.is_empty() && slot.depends_on_consumer() {
-            all = [groups, asserted.as_slice()].concat();
-            groups = &all;
-        }
-        let Some(place) = slot.choose(consumer, groups) else {
+        let Some(place) = choice(slot, consumer, asserted, consumers) else {
             continue;
         };
         let Some(filter) = snapshot.filters.get(place) else {

@@ -15,6 +15,7 @@ use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
 use plugins::filter::{Counts, Filter as _, Phases};
+use plugins::glance::Known;
 use plugins::registry::AnyFilter;
 use plugins::request_id::RequestId;
 use plugins::secret_names::SecretNames;
@@ -23,6 +24,7 @@ use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
 use super::Peer;
+use super::phases::choice;
 use super::request::client;
 use crate::access_log::{Line, REDACTED};
 use crate::body::ResponseBody;
@@ -112,6 +114,8 @@ pub(crate) struct Run {
     /// The later phases that they have a part in.
     pub(crate) phases: Phases,
     pub(crate) seen: Option<Box<Seen>>,
+    /// Who it comes from, if it has passed at a glance.
+    pub(crate) known: Option<Rc<Known>>,
     /// What the exchange was let through by, if that may end before its answer does.
     pub(crate) tenure: Option<Rc<Tenure>>,
     /// Header fields for the response, whoever answers.
@@ -164,7 +168,9 @@ impl Run {
 
     /// The name that the consumer's figures are shown under.
     fn consumer(&self) -> Option<&str> {
-        let identity = &self.seen.as_ref()?.identity;
+        let seen = self.seen.as_ref().map(|seen| &seen.identity);
+        let known = || self.known.as_ref().map(|known| &known.identity);
+        let identity = seen.or_else(known)?;
         let consumer = identity.consumer.as_deref()?;
         let name = consumer.username.as_deref();
         name.or(consumer.custom_id.as_deref())
@@ -225,9 +231,11 @@ impl Record {
     fn counts(&self) -> Counts {
         let of_route = || {
             let (snapshot, route) = self.route.as_ref()?;
-            let filters = &snapshot.routes.get(*route)?.filters;
+            let route = snapshot.routes.get(*route)?;
+            let filters = &route.filters;
+            let consumers = &snapshot.environment_of(route).consumers;
             let slots = filters.slots.iter().filter(|_| filters.phases.count);
-            let places = slots.filter_map(|slot| slot.choose(None, &[]));
+            let places = slots.filter_map(|slot| choice(slot, self.consumer, &[], consumers));
             let mut chosen = places.filter_map(|place| snapshot.filters.get(place));
             chosen.find_map(AnyFilter::counts)
         };

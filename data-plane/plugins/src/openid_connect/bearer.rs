@@ -31,6 +31,7 @@ use super::sign_in;
 use super::token_endpoint::Tokens;
 use super::user_info;
 use super::verify::{Expected, Verifier};
+use crate::environment::Consumers;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::glance::Pass;
@@ -302,13 +303,15 @@ pub(super) fn at_hand(
     rules: &Rules,
     host: &impl Host,
     token: &[u8],
+    consumers: &Consumers,
     pass: &mut Pass,
 ) -> Option<()> {
     let now = host.now();
     let version = provider::version_at_hand(rules, host, now)?;
     let verified = remembered(rules, host, token, version, now)?;
     let hides = rules.config.credentials.hide_credentials;
-    pass.admit(verified.principal.known(hides.then_some(AUTHORIZATION))?)?;
+    let hidden = hides.then_some(AUTHORIZATION);
+    pass.admit(verified.principal.known(rules, consumers, hidden)?)?;
     pass.response_headers.extend(verified.principal.told());
     if rules.keeps_session(AuthMethod::Bearer) {
         pass.response_headers.extend(verified.sealed(now)?);

@@ -36,9 +36,9 @@ impl Glances {
     /// What `config` leaves to a glance: nothing where a request is told of, or asked about, each time.
     pub(super) fn new(config: &OpenidConnect, methods: Methods) -> Self {
         let (credentials, session) = (&config.credentials, &config.session);
-        let access = &config.access;
-        let mapped = [&access.consumer_claim, &access.consumer_groups_claim];
-        let both = mapped.into_iter().flatten().all(Vec::is_empty)
+        // Groups that a claim names are looked for by a whole look.
+        let groups = config.access.consumer_groups_claim.as_deref();
+        let both = groups.is_none_or(<[String]>::is_empty)
             && credentials.bearer_token_cookie_name.is_none();
         let told = [
             &session.session_request_headers,
@@ -91,7 +91,8 @@ pub(super) fn look(
     };
     if cookies.others.is_none() {
         let token = bearer_token(rules, request).filter(|_| glances.bearer)?;
-        return bearer::at_hand(rules, host, token, pass);
+        let consumers = &request.environment.consumers;
+        return bearer::at_hand(rules, host, token, consumers, pass);
     }
     if !glances.session || host.revocations().are_unknown() {
         return None;
@@ -103,7 +104,8 @@ pub(super) fn look(
     let ring = &request.environment.session_keys;
     let now = host.now();
     let opened = opened::at_hand(rules, ring, host, &cookies, now)?;
-    pass.admit(opened.principal.known(None)?)?;
+    let consumers = &request.environment.consumers;
+    pass.admit(opened.principal.known(rules, consumers, None)?)?;
     pass.cookies = cookies.others;
     pass.response_headers.extend(opened.principal.told());
     pass.tenure = Some(Rc::clone(&opened.tenure));

@@ -1,6 +1,6 @@
 //! Who a request comes from, as far as its tokens tell, and the way from there to a consumer.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ pub(super) struct Principal {
     asserted: Asserted,
     upstream: Vec<(HeaderName, Option<HeaderValue>)>,
     downstream: Vec<(HeaderName, Option<HeaderValue>)>,
-    /// What requests go on with that need no more than a glance, once there is one.
-    known: OnceCell<Rc<Known>>,
+    /// What requests go on with that need no more than a glance, as the last one did.
+    known: RefCell<Option<Rc<Known>>>,
 }
 
 shared::unsaid!(Principal);
@@ -70,7 +70,7 @@ impl Principal {
                 ..facts
             }),
             downstream: rules.headers.downstream.values(facts),
-            known: OnceCell::new(),
+            known: RefCell::default(),
         }
     }
 
@@ -84,14 +84,9 @@ impl Principal {
             return admit_anonymous(rules, exchange);
         }
         let mut identity = Identity::default();
-        if access
-            .consumer_claim
-            .as_deref()
-            .is_some_and(|path| !path.is_empty())
-        {
+        if maps_consumers(rules) {
             let consumers = &exchange.environment.consumers;
-            let claim = self.consumer.as_deref();
-            identity.consumer = claim.and_then(|claim| map_consumer(rules, consumers, claim));
+            identity.consumer = self.consumer(rules, consumers).cloned();
             if identity.consumer.is_none() {
                 identity = without_consumer(rules, consumers)?;
             }
@@ -123,31 +118,55 @@ impl Principal {
         Ok(())
     }
 
-    /// What requests go on with that need no more than a glance: without one of `hidden` fields, and where no
-    /// consumer is looked for. `None`: not all may go on.
-    pub(super) fn known(&self, hidden: Option<HeaderName>) -> Option<Rc<Known>> {
+    /// The consumer that it is mapped to.
+    fn consumer<'a>(&self, rules: &Rules, consumers: &'a Consumers) -> Option<&'a Arc<Consumer>> {
+        map_consumer(rules, consumers, self.consumer.as_deref()?)
+    }
+
+    /// What requests go on with that need no more than a glance: without one of `hidden` fields, which are the same each
+    /// time. `None`: not all may go on, or as whom takes more than a look for a consumer.
+    pub(super) fn known(
+        &self,
+        rules: &Rules,
+        consumers: &Consumers,
+        hidden: Option<HeaderName>,
+    ) -> Option<Rc<Known>> {
         if self.verdict.is_err() {
             return None;
         }
-        let known = self.known.get_or_init(|| {
-            let identity = Identity {
-                credential: self.credential.clone(),
-                authenticated_groups: self.groups.clone(),
-                ..Identity::default()
-            };
-            let mut headers = HeaderMap::new();
-            self.write(&identity, &mut headers);
-            let removed = self.upstream.iter().map(|(name, _)| name.clone());
-            Rc::new(Known {
-                identity,
-                removed: removed.chain(hidden).collect(),
-                fields: headers
-                    .iter()
-                    .map(|(name, value)| (name.clone(), value.clone()))
-                    .collect(),
-            })
+        let consumer = if maps_consumers(rules) {
+            Some(self.consumer(rules, consumers)?)
+        } else {
+            None
+        };
+        let mut known = self.known.borrow_mut();
+        let is_same = |known: &&Rc<Known>| match (&known.identity.consumer, consumer) {
+            (Some(before), Some(found)) => Arc::ptr_eq(before, found),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if let Some(known) = known.as_ref().filter(is_same) {
+            return Some(Rc::clone(known));
+        }
+        let identity = Identity {
+            consumer: consumer.cloned(),
+            credential: self.credential.clone().filter(|_| consumer.is_none()),
+            authenticated_groups: self.groups.clone(),
+            ..Identity::default()
+        };
+        let mut headers = HeaderMap::new();
+        self.write(&identity, &mut headers);
+        let removed = self.upstream.iter().map(|(name, _)| name.clone());
+        let made = Rc::new(Known {
+            identity,
+            removed: removed.chain(hidden).collect(),
+            fields: headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         });
-        Some(Rc::clone(known))
+        *known = Some(Rc::clone(&made));
+        Some(made)
     }
 
     /// What the client is told of it.
@@ -166,6 +185,12 @@ impl Principal {
             }
         }
     }
+}
+
+/// Whether consumers are looked for (Kong 3.9, `consumer_claim`).
+fn maps_consumers(rules: &Rules) -> bool {
+    let path = rules.config.access.consumer_claim.as_deref();
+    path.is_some_and(|path| !path.is_empty())
 }
 
 /// Whether the provider says that it has not verified what the claim at `path` says: nobody is known by
@@ -240,10 +265,14 @@ fn no_anonymous() -> Failure {
 }
 
 /// Tries the fields of `consumer_by` in their order.
-fn map_consumer(rules: &Rules, consumers: &Consumers, claim: &str) -> Option<Arc<Consumer>> {
+fn map_consumer<'a>(
+    rules: &Rules,
+    consumers: &'a Consumers,
+    claim: &str,
+) -> Option<&'a Arc<Consumer>> {
     let access = &rules.config.access;
     let by = access.consumer_by.as_deref().unwrap_or_default();
-    let found = by.iter().find_map(|field| match field {
+    by.iter().find_map(|field| match field {
         ConsumerBy::Id => consumers.by_id.get(&claim.parse::<Uuid>().ok()?),
         ConsumerBy::Username if access.by_username_ignore_case => consumers
             .by_username
@@ -251,6 +280,5 @@ fn map_consumer(rules: &Rules, consumers: &Consumers, claim: &str) -> Option<Arc
             .or_else(|| consumers.named_alike(claim)),
         ConsumerBy::Username => consumers.by_username.get(claim),
         ConsumerBy::CustomId => consumers.by_custom_id.get(claim),
-    });
-    found.cloned()
+    })
 }

@@ -8,13 +8,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
+use crate::environment::Consumers;
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow};
 use crate::glance::Pass;
 use crate::host::Host as _;
 use crate::openid_connect::OpenidConnectFilter;
 use crate::session_keys::KeyRing;
-use crate::testing::{FakeHost, Request, glance, session_key};
+use crate::testing::{FakeHost, Request, consumer, glance, session_key};
 
 /// What a glance says of a request.
 pub(super) struct Foreseen {
@@ -64,7 +65,9 @@ impl Foreseen {
         assert_eq!(self.query.as_deref(), exchange.request.uri.query());
         assert_eq!(pass.response_headers, exchange.response_headers);
         let (glanced, whole) = (&known.identity, &exchange.identity);
-        assert!(whole.consumer.is_none() && !whole.anonymous);
+        let ids = [glanced, whole].map(|identity| identity.consumer.as_ref().map(|one| one.id));
+        assert_eq!(ids[0], ids[1]);
+        assert!(!glanced.anonymous && !whole.anonymous);
         assert_eq!(glanced.credential, whole.credential);
         assert_eq!(glanced.authenticated_groups, whole.authenticated_groups);
         assert!(exchange.upstream.body.is_none());
@@ -217,6 +220,32 @@ fn what_is_due_or_over_is_looked_at_whole() {
     ] {
         check(asks_more, |_| {}, false);
     }
+}
+
+#[test]
+fn a_mapped_consumer_is_looked_for_each_time() {
+    let named = |names: &[&str]| {
+        let mut consumers = Consumers::default();
+        for name in names {
+            consumers.add(&consumer(name, None));
+        }
+        consumers
+    };
+    let sub = "user-1";
+    let mut gateway =
+        Gateway::new(json!({ "consumer_claim": ["sub"], "consumer_by": ["username"] }));
+    gateway.environment.consumers = named(&[sub]);
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    let held = cookies(&browser);
+    let mut passes = |consumers: Consumers| {
+        gateway.environment.consumers = consumers;
+        passes(&mut gateway, Request::get("/api"), &[(COOKIE, &held)])
+    };
+    assert!(passes(named(&[sub])));
+    assert!(!passes(named(&["somebody else"])));
+    assert!(passes(named(&["somebody else", sub])));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
 use super::gateway::{Gateway, compile};
+use crate::environment::Consumers;
 use crate::filter::Filter as _;
 use crate::glance::Value;
 use crate::openid_connect::config::AuthMethod;
@@ -67,7 +68,8 @@ fn rule_128_what_holds_secrets_prints_none() {
         claims: json!({ "sub": CANARY }).as_object().unwrap().clone(),
         jwt: Some(canary()),
     };
-    let told = principal.known(None).expect("nothing is asked of it");
+    let told = principal.known(rules, &Consumers::default(), None);
+    let told = told.expect("nothing is asked of it");
     let all: [&dyn Debug; 13] = [
         &tokens,
         &session,
