@@ -198,8 +198,8 @@ struct Node {
 struct Nodes {
     here: BTreeMap<String, Node>,
     elsewhere: Elsewhere,
-    /// By the name of their nodes, the streams of processes that have a successor. Dropping one ends its task.
-    leaving: BTreeMap<String, mpsc::Sender<Order>>,
+    /// The streams of processes that have a successor. Dropping one ends its task.
+    leaving: room::Leaving,
 }
 
 impl Nodes {
@@ -253,8 +253,7 @@ impl Fleet {
         let mut nodes = self.nodes();
         if introduction.handed_over {
             // It is led like its node, and counts for nothing: its successor speaks for the node.
-            room::for_leaving(&mut nodes.leaving)?;
-            nodes.leaving.insert(name, orders);
+            nodes.leaving.insert(&introduction, orders)?;
             let membership = Membership::new(self, &introduction, LEAVING, receiver);
             return Ok((membership, introduction.quarantined));
         }

@@ -33,13 +33,37 @@ pub(super) fn make(
     within(nodes, introduction, NODES, OF_A_GROUP)
 }
 
-/// Makes room for another process that has a successor.
-pub(super) fn for_leaving(leaving: &mut BTreeMap<String, mpsc::Sender<Order>>) -> Result<(), Full> {
-    leaving.retain(|_, orders| !orders.is_closed());
-    if leaving.len() >= NODES {
-        return Err(Full::Cluster);
+/// The streams of processes that have a successor, by the names of their nodes and, of a node that is restarted again
+/// before the first has ended, by run: the process that left last comes last.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(BTreeMap<String, Vec<(String, mpsc::Sender<Order>)>>);
+
+/// Processes of one node that may end their last exchanges side by side. One more sends the first away.
+pub(super) const OF_A_NODE: usize = 16;
+
+impl Leaving {
+    /// Takes one in, in the place of an older stream of the same process.
+    pub(super) fn insert(
+        &mut self,
+        introduction: &Introduction,
+        orders: mpsc::Sender<Order>,
+    ) -> Result<(), Full> {
+        self.0.retain(|_, streams| {
+            streams.retain(|(_, orders)| !orders.is_closed());
+            !streams.is_empty()
+        });
+        let (name, boot) = (&introduction.name, &introduction.boot);
+        if self.0.len() >= NODES && !self.0.contains_key(name) {
+            return Err(Full::Cluster);
+        }
+        let streams = self.0.entry(name.clone()).or_default();
+        streams.retain(|(of, _)| of != boot);
+        if streams.len() >= OF_A_NODE {
+            streams.remove(0);
+        }
+        streams.push((boot.clone(), orders));
+        Ok(())
     }
-    Ok(())
 }
 
 fn within(

@@ -206,9 +206,24 @@ fn a_process_that_has_a_successor_counts_for_nothing_beside_it() {
     assert!(fleet.retry("node-1"));
     assert_eq!(successor.order().now_or_never(), Some(Some(Order::Retry)));
     assert_eq!(old.order().now_or_never(), None, "it is not thrown out");
-    // Of processes that leave there is one stream a node as well.
-    let (_older, _) = fleet.join(leaving(), NOW).unwrap();
+    // Of each process there is one stream, and a node that is restarted twice in a row has two that leave.
+    let again = |boot: &str| Introduction {
+        boot: boot.to_owned(),
+        ..leaving()
+    };
+    let (mut newer, _) = fleet.join(again("a2"), NOW).unwrap();
+    assert_eq!(old.order().now_or_never(), None, "another is let be");
+    let (mut anew, _) = fleet.join(leaving(), NOW).unwrap();
     assert_eq!(old.order().now_or_never(), Some(None));
-    drop(old);
+    assert_eq!(newer.order().now_or_never(), None);
+    // Whoever invents runs without end has a few at a time: the newest.
+    let mut many: Vec<_> = (0..room::OF_A_NODE - 1)
+        .map(|boot| fleet.join(again(&boot.to_string()), NOW).unwrap().0)
+        .collect();
+    assert_eq!(newer.order().now_or_never(), Some(None));
+    for stays in many.iter_mut().chain([&mut anew]) {
+        assert_eq!(stays.order().now_or_never(), None);
+    }
+    drop((old, newer, anew, many));
     assert_eq!(fleet.list(|_| at(2), NOW)[0]["connected"], true);
 }
