@@ -28,13 +28,15 @@ pub(super) async fn state(
         let refused = || Refusal::Argument("X-Wardgate-Revision is no revision".to_owned());
         number.map(Revision).ok_or_else(refused)
     });
-    let wanted = wanted.transpose()?;
+    let wanted = wanted.transpose();
     let mut config = publisher.config();
     let mut caller = access.identify(headers, &config);
-    let looks = match caller {
-        Ok(_) => writes || wanted.is_some_and(|wanted| config.revision() < wanted),
+    let looks = match (&caller, &wanted) {
+        (Ok(_), Ok(wanted)) => writes || wanted.is_some_and(|wanted| config.revision() < wanted),
         // The token may be newer than what is known here.
-        Err(_) => (writes || wanted.is_some()) && Access::shows_token(headers),
+        (Err(_), Ok(wanted)) => (writes || wanted.is_some()) && Access::shows_token(headers),
+        // What is no revision is refused, once it is known to whom.
+        (_, Err(_)) => false,
     };
     if looks {
         publisher.look().await;
@@ -42,7 +44,7 @@ pub(super) async fn state(
         caller = access.identify(headers, &config);
     }
     let caller = caller?;
-    match wanted {
+    match wanted? {
         Some(wanted) if config.revision() < wanted => Err(Refusal::Behind(wanted)),
         _ => Ok((config, caller)),
     }
@@ -94,6 +96,9 @@ mod tests {
             ("wrong", "7", false, "401", 1),
             ("wrong", "8", false, "401", 1),
             ("wrong", "8", true, "401", 1),
+            ("", "seven", true, "401", 0),
+            ("wrong", "seven", false, "401", 0),
+            ("owner", "seven", true, "400", 0),
             ("owner", "", false, "7", 0),
             ("owner", "7", false, "7", 0),
             ("owner", "8", false, "behind", 1),
@@ -110,6 +115,7 @@ mod tests {
                 Ok((config, _)) => config.revision().0.to_string(),
                 Err(Refusal::Credentials) => "401".to_owned(),
                 Err(Refusal::Behind(_)) => "behind".to_owned(),
+                Err(Refusal::Argument(_)) => "400".to_owned(),
                 Err(other) => panic!("{other:?}"),
             };
             let seen = (got.as_str(), looks.load(Ordering::Relaxed));
