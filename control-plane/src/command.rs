@@ -216,12 +216,18 @@ pub fn decide(
     command: &Command,
     context: &Context,
 ) -> Result<Decision, Rejection> {
-    decide_anew(config, config, command, context)
+    let decision = decide_alone(config, command, context)?;
+    // Of what consists of several commands each has been judged.
+    let single = !matches!(command.action, Action::Several(_) | Action::Link(..));
+    let of_route = single && command.entity == Route::KIND;
+    if of_route && !collision::colliding(config, config, &decision.change).is_empty() {
+        return Err(Rejection::Collides);
+    }
+    Ok(decision)
 }
 
-/// The same where `config` lacks what is being replaced, and `before` has it still.
-fn decide_anew(
-    before: &Config,
+/// The same, without a look at the routes of other workspaces.
+fn decide_alone(
     config: &Config,
     command: &Command,
     context: &Context,
@@ -235,14 +241,7 @@ fn decide_anew(
     if entity.kind == Certificate::KIND {
         return snis::decide_with_names(config, entity, command, context);
     }
-    let decision = decide_record(config, entity, command, context)?;
-    // Of what consists of several commands each has been judged.
-    let single = !matches!(command.action, Action::Several(_) | Action::Link(..));
-    if entity.kind == Route::KIND && single && collision::collides(before, config, &decision.change)
-    {
-        return Err(Rejection::Collides);
-    }
-    Ok(decision)
+    decide_record(config, entity, command, context)
 }
 
 fn decide_record(

@@ -14,7 +14,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::record::resolve_foreign_keys;
-use super::{Action, Body, Command, Context, Rejection, decide_anew};
+use super::{Action, Body, Command, Context, Rejection, collision, decide_alone};
 use crate::config::{Change, Config, Fields, Stored};
 
 /// What a workspace is to hold.
@@ -65,6 +65,7 @@ pub fn replace(
         tags: &batch.tags,
         context,
         next: config.clone(),
+        kinds: batch.items.iter().map(|item| item.kind).collect(),
         ids: vec![None; batch.items.len()],
         touched: Vec::with_capacity(batch.items.len()),
         faults: Vec::new(),
@@ -131,7 +132,9 @@ struct Work<'a> {
     context: &'a Context,
     /// The configuration with the items so far, and without the rest of the scope.
     next: Config,
-    /// The ids of the items so far; none of those that cannot be.
+    /// The collections of the items.
+    kinds: Vec<&'static str>,
+    /// Their ids so far; none of those that cannot be.
     ids: Vec<Option<Uuid>>,
     touched: Vec<Key>,
     faults: Vec<ItemFault>,
@@ -213,7 +216,7 @@ impl Work<'_> {
             parents: Vec::new(),
         };
         let context = self.context.child(at);
-        let decision = decide_anew(self.config, &self.next, &command, &context)?;
+        let decision = decide_alone(&self.next, &command, &context)?;
         self.next.apply(
             &Change {
                 puts: Vec::new(),
@@ -289,10 +292,6 @@ impl Work<'_> {
                 }),
             }
         }
-        if !self.faults.is_empty() {
-            self.faults.sort_by_key(|fault| fault.item);
-            return Err(self.faults);
-        }
         removes.sort();
         removes.dedup();
         let going: HashSet<&Key> = removes.iter().collect();
@@ -303,7 +302,23 @@ impl Work<'_> {
             .filter_map(|key| Some((*key, self.next.stored(*key)?.clone())))
             .filter(|(key, record)| self.config.stored(*key) != Some(record))
             .collect();
-        Ok(Change { puts, removes })
+        let change = Change { puts, removes };
+        let colliding = collision::colliding(self.config, &self.next, &change);
+        if !colliding.is_empty() {
+            let items = self.kinds.iter().zip(&self.ids).enumerate();
+            self.faults.extend(items.filter_map(|(at, (kind, id))| {
+                let key = Key { kind, id: (*id)? };
+                colliding.contains(&key).then_some(ItemFault {
+                    item: Some(at),
+                    rejection: Rejection::Collides,
+                })
+            }));
+        }
+        if self.faults.is_empty() {
+            return Ok(change);
+        }
+        self.faults.sort_by_key(|fault| fault.item);
+        Err(self.faults)
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! A route is refused whose host one of another workspace names, and whose path and method that one would match. Hosts
 //! with wildcards, and routes without hosts, are everybody's. A route that is stored already is judged again only when
-//! it is to be for other requests.
+//! it is to be for other requests, also where a file puts another record in its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use shared::entity::{Entity as _, Route};
@@ -18,84 +18,132 @@ use crate::config::{Change, Config, Fields, exact_hosts, host_key};
 /// What says which requests a route is for.
 const MATCHED: &[&str] = &["hosts", "paths", "methods", "headers", "snis"];
 
-/// Whether a route that `change` puts into the workspace of `config` collides with one of another workspace. Not one
-/// that is for the same requests in `before`.
-pub(super) fn collides(before: &Config, config: &Config, change: &Change) -> bool {
-    change.puts.iter().any(|(key, record)| {
-        let new = record.fields();
-        let old = before.record(*key);
-        !old.is_some_and(|old| MATCHED.iter().all(|field| is_same(&old, &new, field)))
-            && collides_with_another(config, &new, &expression)
+/// The routes that `change` puts into the workspace of `config` and that collide with one of another workspace. Not
+/// those for the same requests as one in `before` whose place they take.
+pub(super) fn colliding(before: &Config, config: &Config, change: &Change) -> BTreeSet<Key> {
+    colliding_by(before, config, change, &expression)
+}
+
+/// The same. Paths of others that are expressions are compiled by `compile`, into what tells whether a path matches.
+fn colliding_by<M: Fn(&str) -> bool>(
+    before: &Config,
+    config: &Config,
+    change: &Change,
+    compile: &impl Fn(&str) -> M,
+) -> BTreeSet<Key> {
+    let routes = change
+        .puts
+        .iter()
+        .filter(|(key, _)| key.kind == Route::KIND);
+    let new: BTreeMap<Key, Fields> = routes
+        .map(|(key, record)| (*key, record.fields()))
+        .filter(|(key, new)| !before.record(*key).is_some_and(|old| are_alike(&old, new)))
+        .collect();
+    let (here, everywhere) = (config.workspace(), config.everywhere());
+    // Each route of others once, whatever is held against it: its expressions are dear.
+    let mut held: BTreeMap<Key, Vec<(Key, &Fields)>> = BTreeMap::new();
+    for (key, new) in &new {
+        let of_host = |host: String| everywhere.children(host_key(&host), Route::KIND, Uuid::nil());
+        let others: BTreeSet<Key> = exact_hosts(new).flat_map(of_host).collect();
+        for other in others {
+            held.entry(other).or_default().push((*key, new));
+        }
+    }
+    let mut colliding = BTreeSet::new();
+    for (other, mut new) in held {
+        let Some(other) = everywhere.stored(other) else {
+            continue;
+        };
+        if other.workspace() == here {
+            continue;
+        }
+        new.retain(|(key, _)| !colliding.contains(key));
+        answered(&other.fields(), &new, compile, &mut colliding);
+    }
+    colliding.retain(|key| {
+        !new.get(key)
+            .is_some_and(|new| replaces(before, config, new))
+    });
+    colliding
+}
+
+/// Whether a route for the same requests as `new` was in the workspace before and is to be there no more.
+fn replaces(before: &Config, config: &Config, new: &Fields) -> bool {
+    let (here, everywhere) = (before.workspace(), before.everywhere());
+    let host = exact_hosts(new).next().map(|host| host_key(&host));
+    let mut routes = host
+        .into_iter()
+        .flat_map(|host| everywhere.children(host, Route::KIND, Uuid::nil()));
+    routes.any(|key| {
+        let old = everywhere.stored(key);
+        old.is_some_and(|old| old.workspace() == here && are_alike(&old.fields(), new))
+            && !config.is_used(key)
     })
 }
 
-/// Whether the route `new` collides with one of another workspace. Their paths that are expressions are compiled by
-/// `compile`, into what tells whether a path matches.
-fn collides_with_another<M: Fn(&str) -> bool>(
-    config: &Config,
-    new: &Fields,
-    compile: &impl Fn(&str) -> M,
-) -> bool {
-    let (here, everywhere) = (config.workspace(), config.everywhere());
-    // One route may be for several of the hosts.
-    let routes: BTreeSet<Key> = exact_hosts(new)
-        .flat_map(|host| everywhere.children(host_key(&host), Route::KIND, Uuid::nil()))
-        .collect();
-    let mut others = routes
-        .into_iter()
-        .filter_map(|key| everywhere.stored(key))
-        .filter(|route| route.workspace() != here);
-    others.any(|route| answers(&route.fields(), new, compile))
-}
-
-/// Whether `route`, which is for one of the same hosts, would answer a request that `new` is for. What is dear to find
-/// out comes last.
-fn answers<M: Fn(&str) -> bool>(
+/// Adds to `colliding` those routes of `new`, which are for one of the hosts of `route`, whose requests that would
+/// answer. What is dear to find out comes last.
+fn answered<M: Fn(&str) -> bool>(
     route: &Fields,
-    new: &Fields,
+    new: &[(Key, &Fields)],
     compile: &impl Fn(&str) -> M,
-) -> bool {
-    let same = |field: &str| is_empty(route, field) || is_same(route, new, field);
-    let methods: Vec<&str> = texts(new, "methods").collect();
-    let method = methods.is_empty()
-        || is_empty(route, "methods")
-        || texts(route, "methods").any(|method| methods.contains(&method));
-    if !method || !same("headers") || !same("snis") {
-        return false;
-    }
-    let mut wanted: Vec<&str> = texts(new, "paths").collect();
-    if wanted.is_empty() {
-        wanted.push("/");
-    }
-    is_empty(route, "paths") || texts(route, "paths").any(|own| matches(own, &wanted, compile))
-}
-
-/// Whether the path `own` of a route matches one of those `wanted`, which another is for.
-fn matches<M: Fn(&str) -> bool>(own: &str, wanted: &[&str], compile: &impl Fn(&str) -> M) -> bool {
-    if wanted.contains(&own) {
-        return true;
-    }
-    let Some(pattern) = own.strip_prefix('~') else {
-        // The other's expression may match more than what begins so; it does where it says so.
-        let begins = |path: &&str| path.trim_start_matches('~').starts_with(own);
-        return wanted.iter().any(begins);
+    colliding: &mut BTreeSet<Key>,
+) {
+    let fits = |new: &Fields| {
+        let same = |field: &str| is_empty(route, field) || is_same(route, new, field);
+        let methods: Vec<&str> = texts(new, "methods").collect();
+        let method = methods.is_empty()
+            || is_empty(route, "methods")
+            || texts(route, "methods").any(|method| methods.contains(&method));
+        method && same("headers") && same("snis")
     };
-    let mut plain = wanted
+    let mut open: Vec<(Key, Vec<&str>)> = new
         .iter()
-        .filter(|path| !path.starts_with('~'))
-        .peekable();
-    if plain.peek().is_none() {
-        return false;
+        .filter(|(_, new)| fits(new))
+        .map(|(key, new)| {
+            let paths: Vec<&str> = texts(new, "paths").collect();
+            (*key, if paths.is_empty() { vec!["/"] } else { paths })
+        })
+        .collect();
+    if is_empty(route, "paths") {
+        colliding.extend(open.iter().map(|(key, _)| *key));
+        return;
     }
-    // Once for all of them: whoever has many paths must not make everybody else wait.
-    let is_match = compile(pattern);
-    plain.any(|path| is_match(path))
+    for own in texts(route, "paths") {
+        let pattern = own.strip_prefix('~');
+        let is_plain = |path: &&str| !path.starts_with('~');
+        // Once for all of them: whoever has many paths must not make everybody else wait.
+        let is_match = pattern
+            .filter(|_| open.iter().any(|(_, wanted)| wanted.iter().any(is_plain)))
+            .map(compile);
+        open.retain(|(key, wanted)| {
+            // The other's expression may match more than what begins so; it does where it says so.
+            let begins = |path: &str| path.trim_start_matches('~').starts_with(own);
+            let answers = |path: &str| {
+                path == own
+                    || match &is_match {
+                        Some(is_match) => is_plain(&path) && is_match(path),
+                        None => pattern.is_none() && begins(path),
+                    }
+            };
+            let collides = wanted.iter().any(|path| answers(path));
+            if collides {
+                colliding.insert(*key);
+            }
+            !collides
+        });
+    }
 }
 
 /// What tells whether a path matches `pattern`. An expression that is none matches nothing.
 fn expression(pattern: &str) -> impl Fn(&str) -> bool + use<> {
     let compiled = patterns::of_path(pattern).ok().map(|(_, regex)| regex);
     move |path: &str| compiled.as_ref().is_some_and(|regex| regex.is_match(path))
+}
+
+/// Whether two routes are for the same requests.
+fn are_alike(one: &Fields, other: &Fields) -> bool {
+    MATCHED.iter().all(|field| is_same(one, other, field))
 }
 
 /// Whether a field says the same in two routes. One that is not there is null.
@@ -171,8 +219,9 @@ mod tests {
             (json!({ "paths": ["/x"] }), false),
         ] {
             let change = put(record("routes", 2, fields.clone()));
-            assert_eq!(collides(&ours, &ours, &change), expected, "{fields}");
-            assert!(!collides(&theirs, &theirs, &change), "it is their own");
+            let collides = |config: &Config| !colliding(config, config, &change).is_empty();
+            assert_eq!(collides(&ours), expected, "{fields}");
+            assert!(!collides(&theirs), "it is their own");
         }
     }
 
@@ -189,15 +238,20 @@ mod tests {
             (json!(paths), json!(["PUT"]), 0),
             (json!(["~/y"]), json!(null), 0),
         ] {
-            let new = json!({ "hosts": hosts, "paths": paths, "methods": methods });
-            let new = new.as_object().unwrap();
+            let fields = json!({ "hosts": hosts, "paths": paths, "methods": methods });
+            let new = (2..30).map(|id| record("routes", id, fields.clone()));
+            let change = Change {
+                puts: new.collect(),
+                removes: Vec::new(),
+            };
             let compiled = Cell::new(0);
             let compile = |pattern: &str| {
                 compiled.set(compiled.get() + 1);
                 expression(pattern)
             };
-            assert!(!collides_with_another(&config, new, &compile));
-            assert_eq!(compiled.get(), expected, "{new:?}");
+            let found = colliding_by(&config, &config, &change, &compile);
+            assert!(found.is_empty());
+            assert_eq!(compiled.get(), expected, "{fields}");
         }
     }
 
@@ -257,6 +311,37 @@ mod tests {
                 let expected = (!allowed).then_some(Rejection::Collides);
                 assert_eq!(refused, expected, "{field} {value}");
             }
+        }
+        // A file need not name the record: what it puts in its place is for the same requests.
+        for (paths, expected) in [
+            (json!(["/x/y"]), None),
+            (json!(["/x/z"]), Some(Rejection::Collides)),
+            (json!(["/free"]), None),
+        ] {
+            let item = |name: &str, paths: &Value| Item {
+                kind: Route::KIND,
+                fields:
+                    json!({ "name": name, "hosts": ["a.test"], "paths": paths, "tags": ["new"] })
+                        .as_object()
+                        .unwrap()
+                        .clone(),
+                parent: None,
+            };
+            let batch = Batch {
+                items: vec![item("first", &json!(["/free"])), item("one", &paths)],
+                tags: Vec::new(),
+            };
+            let replaced = replace(&ours(&config), &batch, &context);
+            let faults = replaced.err().unwrap_or_default();
+            let refused = faults
+                .into_iter()
+                .map(|fault| (fault.item, fault.rejection));
+            let expected = expected.map(|rejection| (Some(1), rejection));
+            assert_eq!(
+                refused.collect::<Vec<_>>(),
+                Vec::from_iter(expected),
+                "{paths}"
+            );
         }
         let another = run(
             &config,

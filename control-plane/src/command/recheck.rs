@@ -1,12 +1,12 @@
 //! Whether records of an earlier state may come back. Each of them was accepted once, but the rules may have
 //! changed since, and so may what is beside them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use shared::entity::{Entity, Workspace, definitions};
 use shared::snapshot::Key;
 
-use super::{Action, Body, Command, Context, Rejection, cascade, decide_anew};
+use super::{Action, Body, Command, Context, Rejection, cascade, collision, decide_alone};
 use crate::config::{Change, Config};
 
 /// A record that may not come back, or one that may not go, and why.
@@ -47,9 +47,8 @@ pub fn recheck(
             action: Action::Create(Body::Json(record.fields())),
             parents: Vec::new(),
         };
-        let workspace = record.workspace();
-        let (before, place) = (config.within(workspace), next.within(workspace));
-        if let Err(rejection) = decide_anew(&before, &place, &command, &context.child(at)) {
+        let place = next.within(record.workspace());
+        if let Err(rejection) = decide_alone(&place, &command, &context.child(at)) {
             faults.push((*key, rejection));
         }
         // What depends on it is judged for itself.
@@ -58,6 +57,16 @@ pub fn recheck(
             removes: Vec::new(),
         };
         next.apply(&put, config.revision());
+    }
+    let mut places: BTreeMap<_, Change> = BTreeMap::new();
+    for put in &change.puts {
+        let place = places.entry(put.1.workspace()).or_default();
+        place.puts.push(put.clone());
+    }
+    for (workspace, change) in places {
+        let (before, after) = (config.within(workspace), next.within(workspace));
+        let colliding = collision::colliding(&before, &after, &change);
+        faults.extend(colliding.into_iter().map(|key| (key, Rejection::Collides)));
     }
     let mut along = Vec::new();
     for key in going {
