@@ -40,7 +40,11 @@ pub fn certificates(text: &str) -> Vec<CertificateDer<'static>> {
 fn all(text: &str) -> impl Iterator<Item = Pem> {
     Pem::iter_from_buffer(text.as_bytes())
         .filter_map(Result::ok)
-        .filter(|pem| matches!(pem.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
+        .filter(is_certificate)
+}
+
+fn is_certificate(pem: &Pem) -> bool {
+    matches!(pem.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE")
 }
 
 /// The first certificate of `text`.
@@ -48,11 +52,32 @@ fn first(text: &str) -> Option<Pem> {
     all(text).next()
 }
 
+/// Whether `text` holds a certificate, and nothing that was meant to be one and is damaged: whoever reads it would pass
+/// that over, and clients would be shown a chain that leads nowhere.
 pub(super) fn check_certificate(text: &str) -> Result<(), String> {
-    let pem = first(text).ok_or("invalid certificate: no PEM certificate found")?;
-    pem.parse_x509()
-        .map(drop)
-        .map_err(|_| "invalid certificate: not a well-formed X.509 certificate".to_owned())
+    let (mut certificates, mut blocks) = (0, 0);
+    for block in Pem::iter_from_buffer(text.as_bytes()) {
+        blocks += 1;
+        let refused = |what: &str| format!("invalid certificate: PEM block {blocks} is {what}");
+        let pem = block.map_err(|_| refused("cut or damaged"))?;
+        if !is_certificate(&pem) {
+            continue;
+        }
+        pem.parse_x509()
+            .map_err(|_| refused("not a well-formed X.509 certificate"))?;
+        certificates += 1;
+    }
+    if certificates == 0 {
+        return Err("invalid certificate: no PEM certificate found".to_owned());
+    }
+    let is_whole = |mark: &str| text.matches(mark).count() == blocks;
+    if !(is_whole("-----BEGIN ") && is_whole("-----END ")) {
+        return Err(
+            "invalid certificate: a PEM block does not begin or end with a line of its own"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 pub(super) fn check_key(text: &str) -> Result<(), String> {

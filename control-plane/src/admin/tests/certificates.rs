@@ -204,6 +204,49 @@ async fn a_pair_is_checked_unless_it_is_referred_to() {
 }
 
 #[tokio::test]
+async fn a_chain_with_a_damaged_certificate_is_refused() {
+    let api = Api::new();
+    let ((cert, key), (next, _)) = (elliptic(), elliptic());
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    let (damaged, line) = (
+        "invalid certificate: PEM block 2 is cut or damaged",
+        "a line of its own",
+    );
+    let text = "A note.\n";
+    for (chain, expected) in [
+        (format!("{cert}{next}"), None),
+        (
+            format!("{text}{cert}{text}{next}{text}").replace('\n', "\r\n"),
+            None,
+        ),
+        (
+            format!("{cert}{}", next.replacen("MII", "M*I", 1)),
+            Some(damaged),
+        ),
+        (format!("{cert}{}", next.replace(end, "")), Some(damaged)),
+        (
+            format!("{cert}{begin}\nAAAA\n{end}\n"),
+            Some("PEM block 2 is not a well-formed X.509"),
+        ),
+        (format!("{cert}{}", next.replace(begin, "")), Some(line)),
+        (format!("{cert}  {next}"), Some(line)),
+        (
+            format!("{}{next}", cert.replace(end, "")),
+            Some("PEM block 1 is cut"),
+        ),
+        (String::from("x"), Some("no PEM certificate found")),
+    ] {
+        let body = json!({ "cert": chain, "key": key });
+        let (status, reply) = api.json("POST", "/certificates", body).await;
+        let said = reply["fields"]["cert"].as_str();
+        match expected {
+            Some(expected) => assert!(status == 400 && said.unwrap().contains(expected), "{reply}"),
+            None => assert_eq!(status, 201, "{reply}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_authority_is_one_is_valid_and_stays_while_it_is_used() {
     let api = Api::new();
     let ((cert, _), (plain, _)) = (pair(&PKCS_ECDSA_P256_SHA256, true, 2100), elliptic());
