@@ -309,8 +309,7 @@ impl Admin {
         asked.origin.user = caller.name();
         let place = place::of(request.uri().path(), &whole)?;
         asked.origin.workspace = place.workspace;
-        Access::permit(&caller, &whole, &place, request.method())?;
-        let config = whole.within(place.workspace);
+        let config = Access::view(&caller, &whole, &place, request.method())?;
         let longest = wait::parse(request.uri().query())?.filter(|_| asked.writes);
         asked.writes &= !place::only_judges(&place.path);
         let origin = asked.origin.clone();

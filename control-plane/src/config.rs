@@ -5,6 +5,7 @@ mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -41,11 +42,12 @@ type Claim = [u8; 16];
 /// All records at one revision. Cloning is cheap, and so is a change, whatever the number of records.
 ///
 /// What looks records up sees those of one workspace and those that all share, or everything if it was not
-/// narrowed by [`Config::within`].
+/// narrowed by [`Config::within`]. Nor do they see what [`Config::without`] leaves out.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     revision: Revision,
     workspace: Option<Uuid>,
+    veil: Option<Veil>,
     records: OrdMap<Key, Stored>,
     /// Bytes of the records, as JSON.
     bytes: u64,
@@ -53,6 +55,16 @@ pub struct Config {
     claims: OrdMap<Claim, Uuid>,
     /// Pairs of a record and one that points to it; a workspace and what is in it are one, too.
     references: OrdSet<(Key, Key)>,
+}
+
+/// Tells which records a view leaves out.
+#[derive(Clone)]
+struct Veil(Arc<dyn Fn(Key) -> bool + Send + Sync>);
+
+impl fmt::Debug for Veil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Veil").finish_non_exhaustive()
+    }
 }
 
 /// The largest id, as the end of a range.
@@ -97,6 +109,14 @@ impl Config {
         }
     }
 
+    /// The same configuration as those see it who may not know of the records that are `hidden`. Only records are: how
+    /// many there are, and who points to whom, is told as before.
+    #[must_use]
+    pub fn without(mut self, hidden: impl Fn(Key) -> bool + Send + Sync + 'static) -> Self {
+        self.veil = Some(Veil(Arc::new(hidden)));
+        self
+    }
+
     /// The workspace that this view is narrowed to; the default one if to none.
     pub fn workspace(&self) -> Uuid {
         self.workspace.unwrap_or(DEFAULT_WORKSPACE)
@@ -126,10 +146,11 @@ impl Config {
     }
 
     fn sees(&self, key: &Key, record: &Stored) -> bool {
-        self.workspace.is_none_or(|own| {
+        let within = self.workspace.is_none_or(|own| {
             own == record.workspace()
                 || definition(key.kind).is_some_and(|entity| !entity.workspaced)
-        })
+        });
+        within && self.veil.as_ref().is_none_or(|Veil(hidden)| !hidden(*key))
     }
 
     /// One record, as it is kept.

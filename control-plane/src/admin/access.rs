@@ -1,8 +1,10 @@
-//! Who asks, and whether that is permitted: a token in `Kong-Admin-Token`, a user, the roles of that user.
+//! Who asks, and what of it is permitted: a token in `Kong-Admin-Token`, a user, the roles of that user.
 //!
-//! Of the permissions that match a request the most specific ones decide, those for the workspace before those
-//! for all, those for the endpoint before those for all; among equals a prohibition. Without one nothing is
-//! permitted.
+//! A prohibition of a record by any of its names holds for each of its paths, for what lies below it, for lists, which
+//! leave it out, and for the pages that tell of a whole workspace or replace it.
+
+mod asked;
+mod rules;
 
 use std::sync::Arc;
 
@@ -10,14 +12,21 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, Method};
 use serde_json::Value;
-use shared::entity::{Entity, RbacRole, RbacRoleEndpoint, RbacUser, RbacUserRole, definition};
+use shared::entity::{
+    DEFAULT_WORKSPACE, Entity, RbacRole, RbacRoleEndpoint, RbacUser, RbacUserRole, definition,
+    definition_at,
+};
 use shared::hexadecimal::hexadecimal;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
 use super::place::Place;
+use crate::command::batch::is_replaced;
 use crate::config::{Config, Fields, foreign_id, workspace_key};
+
+use asked::Asked;
+use rules::{Rules, Verdict};
 
 /// The header that carries a token.
 const HEADER: &str = "kong-admin-token";
@@ -120,26 +129,85 @@ impl Access {
         Ok(Caller::User(id, text("name").to_owned()))
     }
 
-    /// Refuses what the caller may not do. `config` is that of all workspaces.
-    pub(super) fn permit(
+    /// Refuses what the caller may not do. Else the workspace that is asked about, as the caller may see it. `whole` is
+    /// the configuration of all workspaces.
+    pub(super) fn view(
         caller: &Caller,
-        config: &Config,
+        whole: &Config,
         place: &Place,
         method: &Method,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Config, Refusal> {
+        let config = whole.within(place.workspace);
         let Caller::User(id, name) = caller else {
-            return Ok(());
+            return Ok(config);
         };
-        let endpoints = endpoints(config, *id);
+        let endpoints = of_user(whole, *id);
+        let rules = Rules::read(endpoints.iter().map(Arc::as_ref));
         let segments = place.segments().ok_or(Refusal::NotFound)?;
-        let workspace = (!is_shared(place, &segments, method, config)).then_some(&*place.name);
+        let workspace = (!is_shared(place, &segments, method, whole)).then_some(&*place.name);
+        let asked = Asked::of(place, &segments, method, &config);
         for action in actions(method) {
-            if !permitted(&endpoints, workspace, &segments, action) {
+            let forbidden = |path: &Vec<_>| rules.forbid(workspace, path, action);
+            let permitted = match rules.judge(workspace, &asked.path, action) {
+                Verdict::Explicit(permitted) => permitted,
+                Verdict::General(permitted) => {
+                    permitted
+                        && !asked.above.iter().any(forbidden)
+                        && !is_partly_forbidden(&rules, workspace, &segments, method)
+                }
+                Verdict::Silent => false,
+            };
+            if !permitted || asked.record.iter().any(forbidden) {
                 return Err(Refusal::Forbidden(name.clone(), action));
             }
         }
-        Ok(())
+        // Whoever asks may know of itself, and what is written is judged by its path.
+        let whole = !reads(method) || segments.first().is_some_and(|first| first == "userinfo");
+        Ok(if whole {
+            config
+        } else {
+            veiled(config, rules, workspace, asked.on_the_way)
+        })
     }
+}
+
+/// Whether a request is about a whole workspace, or all, of which some is forbidden: what it was and what was done to
+/// it, or everything in the place of what is there. What there is is shown without that.
+fn is_partly_forbidden(
+    rules: &Rules,
+    workspace: Option<&str>,
+    segments: &[String],
+    method: &Method,
+) -> bool {
+    let all: &[&str] = match segments.first().map(String::as_str) {
+        Some("config") if !reads(method) => &["create", "update", "delete"],
+        Some("revisions" | "audit") if reads(method) => &["read"],
+        Some("revisions") => &["create", "update", "delete"],
+        _ => return false,
+    };
+    let of_records = |first: &String| {
+        let entity = definition_at(first);
+        first == "*" || entity.is_some_and(|entity| is_replaced(entity, DEFAULT_WORKSPACE))
+    };
+    rules.forbidden(workspace, all).iter().any(of_records)
+}
+
+/// The configuration without what a user may not read by name, but with what was `judged` as a part of the path.
+fn veiled(config: Config, rules: Rules, workspace: Option<&str>, judged: Vec<Key>) -> Config {
+    let forbidden = rules.forbidden(workspace, &["read"]);
+    if forbidden.is_empty() {
+        return config;
+    }
+    let workspace = workspace.map(str::to_owned);
+    let known = config.clone();
+    config.without(move |key| {
+        let begins = |first: &str| forbidden.contains("*") || forbidden.contains(first);
+        !judged.contains(&key)
+            && asked::beginnings(key.kind).any(begins)
+            && asked::paths(&known, key)
+                .iter()
+                .any(|path| rules.forbid(workspace.as_deref(), path, "read"))
+    })
 }
 
 /// What a method does. PUT may make as well as change.
@@ -153,9 +221,13 @@ const fn actions(method: &Method) -> &'static [&'static str] {
     }
 }
 
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
 /// Whether a request is about the whole cluster, so that permissions for one workspace do not suffice.
 fn is_shared(place: &Place, segments: &[String], method: &Method, config: &Config) -> bool {
-    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let reads = reads(method);
     let first = segments.first().map(String::as_str).unwrap_or_default();
     match first {
         "rbac" | "admins" | "clustering" | "rollouts" | "debug" | "cache" => true,
@@ -174,8 +246,8 @@ fn is_shared(place: &Place, segments: &[String], method: &Method, config: &Confi
     }
 }
 
-/// What the roles of a user permit and forbid.
-fn endpoints(config: &Config, user: Uuid) -> Vec<Arc<Fields>> {
+/// What a user's roles permit and forbid.
+pub(super) fn of_user(config: &Config, user: Uuid) -> Vec<Arc<Fields>> {
     let user = Key {
         kind: RbacUser::KIND,
         id: user,
@@ -197,115 +269,9 @@ pub(super) fn of_role(config: &Config, role: Uuid) -> Vec<Arc<Fields>> {
     endpoints.filter_map(|key| config.record(key)).collect()
 }
 
-/// What a user's roles permit and forbid.
-pub(super) fn of_user(config: &Config, user: Uuid) -> Vec<Arc<Fields>> {
-    endpoints(config, user)
-}
-
-fn permitted(
-    endpoints: &[Arc<Fields>],
-    workspace: Option<&str>,
-    segments: &[String],
-    action: &str,
-) -> bool {
-    let text = |fields: &Fields, field: &str| {
-        fields
-            .get(field)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let mut levels = Vec::new();
-    for own in workspace.into_iter().chain(["*"]) {
-        levels.push((own, false));
-        levels.push((own, true));
-    }
-    for (own, any) in levels {
-        let mut allowed = false;
-        for fields in endpoints {
-            let pattern = text(fields, "endpoint");
-            let fits = if any {
-                pattern == "*"
-            } else {
-                pattern != "*" && matches(&pattern, segments)
-            };
-            let acts = fields
-                .get("actions")
-                .and_then(Value::as_array)
-                .is_some_and(|actions| actions.iter().any(|own| own == action));
-            if text(fields, "workspace") != own || !fits || !acts {
-                continue;
-            }
-            if fields.get("negative") != Some(&Value::Bool(false)) {
-                return false;
-            }
-            allowed = true;
-        }
-        if allowed {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether a pattern covers a path: part by part, `*` for any one.
-fn matches(pattern: &str, segments: &[String]) -> bool {
-    let parts: Vec<&str> = pattern.trim_matches('/').split('/').collect();
-    parts.len() == segments.len()
-        && parts
-            .iter()
-            .zip(segments)
-            .all(|(part, segment)| *part == "*" || part == segment)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn endpoint(workspace: &str, endpoint: &str, actions: &[&str], negative: bool) -> Arc<Fields> {
-        let fields = json!({
-            "workspace": workspace, "endpoint": endpoint, "actions": actions, "negative": negative,
-        });
-        Arc::new(fields.as_object().unwrap().clone())
-    }
-
-    #[test]
-    fn the_most_specific_permission_decides() {
-        let all = ["create", "read", "update", "delete"];
-        let rules = [
-            endpoint("*", "*", &["read"], false),
-            endpoint("team", "*", &all, false),
-            endpoint("team", "/plugins", &["create"], true),
-            endpoint("*", "/consumers/*", &["read"], true),
-            endpoint("*", "/services/*/routes", &["create"], false),
-        ];
-        for (workspace, path, action, expected) in [
-            (Some("team"), "services", "create", true),
-            (Some("team"), "plugins", "create", false),
-            (Some("team"), "plugins", "read", true),
-            (Some("team"), "plugins/x", "update", true),
-            (Some("other"), "services", "create", false),
-            (Some("other"), "services", "read", true),
-            (Some("other"), "services/x/routes", "create", true),
-            (Some("other"), "services/x/routes/y", "create", false),
-            (Some("other"), "consumers/x", "read", false),
-            (Some("team"), "consumers/x", "read", true),
-            (None, "rbac/users", "create", false),
-            (None, "rbac/users", "read", true),
-        ] {
-            let segments: Vec<String> = path.split('/').map(str::to_owned).collect();
-            let decided = permitted(&rules, workspace, &segments, action);
-            assert_eq!(decided, expected, "{workspace:?} {path} {action}");
-        }
-        assert!(!permitted(
-            &[],
-            Some("team"),
-            &["services".to_owned()],
-            "read"
-        ));
-    }
 
     #[test]
     fn a_hash_tells_nothing_but_whether_it_is_the_same() {

@@ -324,7 +324,15 @@ fn nested(
     })
 }
 
-/// A child may go by a field that is unique only below its parent, such as an ACL's group.
+/// The field that a record may go by below the one that its foreign key `parent` points to, such as an ACL's group.
+pub(super) fn local_name(owner: &Definition, parent: &str) -> Option<&'static str> {
+    owner.unique.iter().find_map(|set| match set {
+        [one, other] if *one == parent => Some(*other),
+        _ => None,
+    })
+}
+
+/// A child may go by a field that is unique only below its parent.
 fn nested_record(
     config: &Config,
     owner: &'static Definition,
@@ -337,10 +345,7 @@ fn nested_record(
         parent: Some(parent),
     };
     let selector = Selector::parse(child);
-    let local = owner.unique.iter().find_map(|set| match set {
-        [one, other] if *one == parent.field => Some(*other),
-        _ => None,
-    });
+    let local = local_name(owner, parent.field);
     let (Selector::Name(name), None, Some(field)) = (&selector, owner.name_field, local) else {
         return record(selector, parent);
     };

@@ -1,5 +1,7 @@
 //! Tokens, users and roles.
 
+mod prohibitions;
+
 use super::*;
 
 /// The token of the file.
