@@ -16,6 +16,7 @@ mod cluster;
 mod declare;
 mod endpoint;
 mod error;
+mod exports;
 mod groups;
 mod health;
 mod info;
@@ -60,6 +61,7 @@ use uuid::Uuid;
 use crate::command::{self, Body, Command};
 use crate::config::{Config, Fields, foreign_id};
 use crate::config_sync::{Rollouts, Target};
+use crate::exporter::Exporter;
 use crate::fleet::{Fleet, Introduction, Progress};
 use crate::history::Origin;
 use crate::publisher::Publisher;
@@ -85,6 +87,7 @@ pub struct Admin {
     refused: Arc<audit::RefusedWrites>,
     providers: Arc<openid_connect::Providers>,
     revoker: Option<Revoker>,
+    exporter: Option<Exporter>,
     rollouts: Option<Rollouts>,
     turns: Turns,
 }
@@ -110,6 +113,7 @@ impl Admin {
             refused: Arc::default(),
             providers: Arc::default(),
             revoker: None,
+            exporter: None,
             rollouts: None,
             turns: Turns::default(),
         }
@@ -126,6 +130,13 @@ impl Admin {
     #[must_use]
     pub fn with_revoker(mut self, revoker: Revoker) -> Self {
         self.revoker = Some(revoker);
+        self
+    }
+
+    /// Also exports the store, by way of `exporter`.
+    #[must_use]
+    pub fn with_exporter(mut self, exporter: Exporter) -> Self {
+        self.exporter = Some(exporter);
         self
     }
 

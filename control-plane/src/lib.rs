@@ -16,6 +16,7 @@ pub mod config_sync;
 mod console;
 pub mod declarative;
 pub mod difference;
+pub mod exporter;
 pub mod fleet;
 pub mod history;
 mod listeners;
@@ -47,6 +48,7 @@ use uuid::Uuid;
 
 use admin::{Access, Admin};
 use config_sync::Certificates;
+use exporter::Exporter;
 use fleet::Fleet;
 use listeners::{Admins, Pages, listen};
 pub use presence::Disagreement;
@@ -176,12 +178,8 @@ impl ControlPlane {
         }
         let rotation = Duration::from_secs(settings.session_key_rotation);
         make_session_keys(&publisher, rotation)?;
-        let exports = tokio::spawn(export(
-            publisher.clone(),
-            key.clone(),
-            exports,
-            Duration::from_secs(settings.export_interval),
-        ));
+        let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
+        let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));
         let admins = Admins::listen(&settings, admin_tls.as_ref())?;
         let admin = admins.first()?;
         let (cluster, cluster_address) = listen(
@@ -221,6 +219,7 @@ impl ControlPlane {
             .with_fleet(fleet.clone(), config_sync.target())
             .with_rollouts(config_sync.rollouts())
             .with_revoker(revoker)
+            .with_exporter(exporter)
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
             .with_provider_networks(settings.provider_networks)
@@ -464,16 +463,14 @@ async fn rotate_session_keys(
 }
 
 /// Exports the store at once and then regularly, for as long as the process lives.
-async fn export(publisher: Publisher, key: SecretsKey, directory: PathBuf, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
+async fn export(exporter: Exporter, seconds: u64) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(seconds));
     loop {
         ticks.tick().await;
-        let (publisher, key, directory) = (publisher.clone(), key.clone(), directory.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let (generation, config) = (publisher.generation(), publisher.config());
-            store::export::write(&directory, &key, generation, &config, UnixTime::now())
-        });
-        match written.await {
+        let exporter = exporter.clone();
+        let written =
+            tokio::task::spawn_blocking(move || exporter.regularly(UnixTime::now())).await;
+        match written {
             Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "store exported"),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::error!(error = %chain(&error), "store not exported"),

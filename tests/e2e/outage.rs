@@ -118,16 +118,27 @@ async fn a_restored_backup_takes_every_node_back() {
     let mut cluster = harness::Cluster::start(2).await;
     let demo = harness::Demo::start(&[]).await;
     cluster.route(&demo.upstream(), "/before").await;
-    let revision = cluster.read("/status").await["configuration_revision"].as_u64();
-    // Each start exports what it finds, and names the file after it.
-    cluster.control_plane.take().unwrap().stop().await;
-    cluster.start_control_plane().await;
+    let made = cluster.create("/clustering/exports", json!({})).await;
+    let revision = cluster.read("/status").await["configuration_revision"].clone();
+    assert_eq!(made["revision"], revision, "{made}");
+    let listed = cluster.read("/clustering/exports").await["data"].clone();
+    assert!(listed.as_array().unwrap().contains(&made), "{listed}");
+    // What is fetched is the file itself.
+    let path = format!("/clustering/exports/{}", made["name"].as_str().unwrap());
+    let fetched = Browser::new()
+        .get(&format!("{}{path}", cluster.admin_url()))
+        .await;
+    assert_eq!(
+        (fetched.status, &made["bytes"]),
+        (200, &json!(fetched.body.len()))
+    );
+    assert_eq!(
+        fetched.body,
+        std::fs::read(made["path"].as_str().unwrap()).unwrap()
+    );
     let data = cluster.directory().join("data/control-plane");
-    let export = data.join(format!("exports/000001-{:012}.export", revision.unwrap()));
-    eventually("the store is exported", async || {
-        export.exists().then_some(())
-    })
-    .await;
+    let export = cluster.directory().join("fetched.export");
+    std::fs::write(&export, &fetched.body).unwrap();
     cluster.route(&demo.upstream(), "/after").await;
     cluster.settled().await;
     for at in [0, 1] {

@@ -1,4 +1,5 @@
-//! What operators tell the cluster: `/clustering/session-keys`, `/clustering/data-planes/{node}/retry`.
+//! What operators tell the cluster: `/clustering/session-keys`, `/clustering/data-planes/{node}/retry`,
+//! `/clustering/exports`.
 
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -6,7 +7,7 @@ use shared::clock::UnixTime;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::{Admin, Answer};
+use super::{Admin, Answer, exports};
 use crate::config::Config;
 use crate::history::Origin;
 use crate::session_keys::{self, RevokeError};
@@ -20,6 +21,8 @@ pub(super) enum Order {
     Revoke(Option<Uuid>),
     /// `/clustering/data-planes/{node}/retry`
     Retry(String),
+    /// `/clustering/exports[/{name}]`
+    Exports(exports::Page),
 }
 
 pub(super) fn parse(segments: &[&str]) -> Option<Result<Order, Refusal>> {
@@ -31,6 +34,8 @@ pub(super) fn parse(segments: &[&str]) -> Option<Result<Order, Refusal>> {
             .map(|key| Order::Revoke(Some(key)))
             .map_err(|_| Refusal::NotFound),
         ["clustering", "data-planes", node, "retry"] => Ok(Order::Retry(node.to_owned())),
+        ["clustering", "exports"] => Ok(Order::Exports(exports::Page::All)),
+        ["clustering", "exports", name] => Ok(Order::Exports(exports::Page::One(name.to_owned()))),
         _ => return None,
     })
 }
@@ -39,13 +44,22 @@ impl Order {
     pub(super) const fn methods(&self) -> &'static [Method] {
         match self {
             Self::Keys => &[Method::GET, Method::HEAD, Method::OPTIONS],
+            Self::Exports(page) => page.methods(),
             Self::Revoke(_) | Self::Retry(_) => &[Method::OPTIONS, Method::POST],
         }
     }
 }
 
+/// What `order` shows.
+pub(super) async fn read(admin: &Admin, order: &Order) -> Result<Answer, Refusal> {
+    match order {
+        Order::Exports(page) => exports::read(admin, page).await,
+        _ => Ok(keys(&admin.publisher.config())),
+    }
+}
+
 /// The session keys, without what is secret of them.
-pub(super) fn read(config: &Config) -> Answer {
+fn keys(config: &Config) -> Answer {
     let keys = session_keys::of(config);
     let shown = keys.iter().map(|key| {
         json!({
@@ -62,7 +76,8 @@ pub(super) fn read(config: &Config) -> Answer {
 /// Carries `order` out.
 pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result<Answer, Refusal> {
     match order {
-        Order::Keys => Err(Refusal::Method(Order::Keys.methods())),
+        Order::Exports(exports::Page::All) => exports::write(admin).await,
+        Order::Keys | Order::Exports(_) => Err(Refusal::Method(order.methods())),
         Order::Retry(node) => {
             let clustering = admin.clustering.as_ref().ok_or(Refusal::NotFound)?;
             if clustering.fleet.retry(&node) {
@@ -82,7 +97,7 @@ pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result
             })?;
             Ok(Answer {
                 revision: Some(revision),
-                ..read(&admin.publisher.config())
+                ..keys(&admin.publisher.config())
             })
         }
     }

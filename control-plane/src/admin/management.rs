@@ -127,7 +127,7 @@ pub(super) async fn answer(
                 let own = record.map(|record| Value::Object((*record).clone()));
                 Ok(Answer::ok(json!({ "data": [own], "next": null })))
             }
-            Page::Cluster(_) => Ok(cluster::read(&admin.publisher.config())),
+            Page::Cluster(order) => cluster::read(admin, &order).await,
             Page::Rollout(page) => rollouts::read(admin, page),
             Page::OpenidConnect(page) => openid_connect::read(admin, config, page, query).await,
             // What data planes keep is theirs.

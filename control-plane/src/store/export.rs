@@ -23,8 +23,14 @@ use crate::config::{Change, Config, Stored};
 /// What a file begins with. It is also what the rest is sealed to.
 const MAGIC: &[u8] = b"wardgate export 1\n";
 
-/// How many files are kept.
-const KEPT: usize = 3;
+/// How many of the regular files are kept.
+pub const KEPT: usize = 3;
+
+/// The directory, below that of the regular files, of those that an operator has asked for.
+pub const ON_DEMAND: &str = "on-demand";
+
+/// How many of those are kept.
+pub const KEPT_ON_DEMAND: usize = 10;
 
 /// The ending of a file's name.
 const ENDING: &str = "export";
@@ -62,15 +68,15 @@ struct Name {
 /// What is between a line's name and its record, in the place of the name's closing brace.
 const RECORD: &[u8] = b",\"record\":";
 
-/// Writes `config` to a file of `directory` and removes all but the newest files there. `None` if that
-/// state is there already.
+/// Writes `config` to a file of `directory` and removes all but the newest `kept` there. Also returns whether that
+/// state was not there already.
 pub fn write(
-    directory: &Path,
+    (directory, kept): (&Path, usize),
     key: &SecretsKey,
     generation: u64,
     config: &Config,
     now: UnixTime,
-) -> Result<Option<PathBuf>, StoreError> {
+) -> Result<(PathBuf, bool), StoreError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -79,7 +85,7 @@ pub fn write(
     let name = format!("{generation:06}-{:012}.{ENDING}", config.revision().0);
     let path = directory.join(name);
     if path.exists() {
-        return Ok(None);
+        return Ok((path, false));
     }
     let failed = |source| file_error("writing", &path, source);
     Room::of(directory)
@@ -88,8 +94,8 @@ pub fn write(
     let content = pack(generation, config, now).map_err(failed)?;
     let sealed = Sealer::new(key).seal(MAGIC, &content);
     write_whole(&path, &[MAGIC, &sealed]).map_err(failed)?;
-    prune(directory)?;
-    Ok(Some(path))
+    prune(directory, kept)?;
+    Ok((path, true))
 }
 
 /// The content of an export. What is there also if nobody has ever changed it is left out.
@@ -191,7 +197,7 @@ fn parse(line: &[u8]) -> Result<(Key, Stored), String> {
 }
 
 /// The exports of a directory, oldest first.
-pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -203,15 +209,28 @@ pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
+/// Bytes of a file.
+pub fn size(path: &Path) -> Result<u64, StoreError> {
+    let found = fs::metadata(path).map_err(|source| file_error("reading", path, source))?;
+    Ok(found.len())
+}
+
+/// All exports: the regular ones of `directory` and those that were asked for.
+fn all(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut all = list(directory)?;
+    all.extend(list(&directory.join(ON_DEMAND))?);
+    Ok(all)
+}
+
 /// Generation and revision, as a file's name has them.
-fn position(path: &Path) -> Option<(u64, u64)> {
+pub fn position(path: &Path) -> Option<(u64, u64)> {
     let (generation, revision) = path.file_stem()?.to_str()?.split_once('-')?;
     Some((generation.parse().ok()?, revision.parse().ok()?))
 }
 
 /// The highest generation that the names in a directory speak of.
 pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
-    let exports = list(directory)?;
+    let exports = all(directory)?;
     let generations = exports.iter().filter_map(|path| position(path));
     Ok(generations
         .map(|(generation, _)| generation)
@@ -226,7 +245,7 @@ pub fn check_not_behind(
     generation: u64,
     revision: Revision,
 ) -> Result<(), StoreError> {
-    let exports = list(directory)?;
+    let exports = all(directory)?;
     let newest = exports
         .iter()
         .filter_map(|path| Some((position(path)?, path)))
@@ -241,9 +260,9 @@ pub fn check_not_behind(
     }
 }
 
-fn prune(directory: &Path) -> Result<(), StoreError> {
+fn prune(directory: &Path, kept: usize) -> Result<(), StoreError> {
     let exports = list(directory)?;
-    let old = exports.len().saturating_sub(KEPT);
+    let old = exports.len().saturating_sub(kept);
     for path in exports.iter().take(old) {
         fs::remove_file(path).map_err(|source| file_error("removing", path, source))?;
     }

@@ -19,7 +19,7 @@ use crate::settings::{export_path, key_path, store_path};
 /// Restores the configuration from an export while the control plane is stopped.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct RestoreCommand {
-    /// The export: a file of `exports` in the data directory, or a copy of one.
+    /// The export: a file of `exports` in the data directory, of `exports/on-demand`, or a copy of one.
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
     /// Directory of the store and its exports.
@@ -98,7 +98,13 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         fs::rename(&store, &aside).map_err(|source| file_error("moving", &store, source))?;
         replaced = Some(aside);
     }
-    fs::rename(&fresh, &store).map_err(|source| file_error("moving", &fresh, source))?;
+    if let Err(source) = fs::rename(&fresh, &store) {
+        // What was there is still good.
+        if let Some(aside) = &replaced {
+            fs::rename(aside, &store).map_err(|source| file_error("moving back", aside, source))?;
+        }
+        return Err(file_error("moving", &fresh, source));
+    }
     File::open(data)
         .and_then(|directory| directory.sync_all())
         .map_err(|source| file_error("syncing", data, source))?;

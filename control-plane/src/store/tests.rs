@@ -362,14 +362,12 @@ mod exports {
             store.commit_at(at, &change).unwrap();
             config = config.evolve(&change, Revision(at));
         }
-        let path = export::write(
-            &place.directory().with_file_name("exports"),
-            &place.key(),
-            store.generation(),
-            &config,
-            NOW,
-        );
-        (place, path.unwrap().expect("the state is new"))
+        let directory = place.directory().with_file_name("exports");
+        let into = (directory.as_path(), export::KEPT);
+        let written = export::write(into, &place.key(), store.generation(), &config, NOW);
+        let (path, is_new) = written.unwrap();
+        assert!(is_new);
+        (place, path)
     }
 
     fn restored(place: &Place, from: &Path) -> Result<Restored, StoreError> {
@@ -451,6 +449,12 @@ mod exports {
         check(2, 3).unwrap();
         let error = check(1, 19).unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
+        // Those that an operator has asked for are as good a witness.
+        let asked = directory.join(export::ON_DEMAND);
+        std::fs::create_dir(&asked).unwrap();
+        std::fs::copy(&path, asked.join("000001-000000000030.export")).unwrap();
+        let error = check(1, 29).unwrap_err().to_string();
+        assert!(error.contains(asked.to_str().unwrap()), "{error}");
     }
 
     #[test]
@@ -461,8 +465,9 @@ mod exports {
         for revision in 1..=5 {
             config = config.evolve(&put(1, &revision.to_string()), Revision(revision));
             for expected in [true, false] {
-                let written = export::write(&directory, &place.key(), 1, &config, NOW).unwrap();
-                assert_eq!(written.is_some(), expected);
+                let into = (directory.as_path(), export::KEPT);
+                let (_, is_new) = export::write(into, &place.key(), 1, &config, NOW).unwrap();
+                assert_eq!(is_new, expected);
             }
         }
         let names: Vec<String> = export::list(&directory)

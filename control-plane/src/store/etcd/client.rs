@@ -95,6 +95,12 @@ pub enum EtcdError {
     /// What it holds is not what was written.
     #[error("the store in etcd: {0}")]
     Content(String),
+    /// A restore was broken off, maybe after it had taken away what was there.
+    #[error(
+        "the restore has not ended: {0}; stop all control planes and run it again: until it ends, none may be able to \
+         read what etcd holds"
+    )]
+    Unfinished(Box<EtcdError>),
 }
 
 impl From<TlsError> for EtcdError {

@@ -1,6 +1,7 @@
 //! A whole configuration in the place of what is in etcd, as a restore puts it there.
 
 use shared::snapshot::Hash;
+use shared::telemetry::chain;
 
 use super::client::{EtcdError, EtcdSettings};
 use super::{EtcdStore, Head, log};
@@ -18,25 +19,41 @@ impl EtcdStore {
         config: &Config,
         entry: &Entry,
     ) -> Result<u64, EtcdError> {
-        let in_use =
-            || EtcdError::Refused("another control plane writes: stop all of them first".into());
         let mut store = Self::at_head(settings, key)?;
         let generation = store.head.generation.max(known).max(1).saturating_add(1);
-        let ours = store
+        store
+            .put_whole(generation, config, entry)
+            .map_err(|error| EtcdError::Unfinished(Box::new(error)))?;
+        // What is there counts; what is older is in nobody's way.
+        let client = &store.shelf.client;
+        let forgotten = client
+            .delete(&log(0), &log(entry.revision.0))
+            .and_then(|()| client.delete(&log(entry.revision.0 + 1), "log0"));
+        if let Err(error) = forgotten {
+            tracing::warn!(error = %chain(&error), "changes from before the restore stay in etcd");
+        }
+        Ok(generation)
+    }
+
+    /// All of it is there once the head is.
+    fn put_whole(
+        &mut self,
+        generation: u64,
+        config: &Config,
+        entry: &Entry,
+    ) -> Result<(), EtcdError> {
+        let ours = self
             .shelf
             .replace_checkpoint(generation, config, Hash::default())?;
-        store.head = Head {
+        self.head = Head {
             generation,
             revision: config.revision().0,
             ..Head::default()
         };
-        // All of it is there once the head is; a restore that ends before is run again.
-        if !ours || !store.write(entry)? {
-            return Err(in_use());
+        if ours && self.write(entry)? {
+            Ok(())
+        } else {
+            Err(EtcdError::Refused("another control plane writes".into()))
         }
-        let client = &store.shelf.client;
-        client.delete(&log(0), &log(entry.revision.0))?;
-        client.delete(&log(entry.revision.0 + 1), "log0")?;
-        Ok(generation)
     }
 }
