@@ -9,6 +9,7 @@
 //! ```
 
 mod access;
+mod answer;
 mod audit;
 mod body;
 mod client_keys;
@@ -29,6 +30,7 @@ mod origin;
 mod page;
 mod place;
 mod plan;
+mod precondition;
 mod proxy_cache;
 mod rbac;
 mod revisions;
@@ -50,27 +52,28 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
-use shared::snapshot::{Key, Revision};
-use shared::version::KONG_PRODUCT;
+use shared::snapshot::Key;
 use uuid::Uuid;
 
 use crate::command::{self, Body, Command};
 use crate::config::{Config, Fields, foreign_id};
 use crate::config_sync::{Rollouts, Target};
 use crate::exporter::Exporter;
-use crate::fleet::{Fleet, Introduction, Progress};
+use crate::fleet::{Fleet, Introduction};
 use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 pub use access::Access;
+use answer::Answer;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::Refusal;
 pub use info::Listener;
+use precondition::Precondition;
 use show::show;
 use turn::Turns;
 
@@ -180,48 +183,6 @@ const ALL_METHODS: &[Method] = &[
     Method::PUT,
 ];
 
-/// An answer before the headers that every answer has.
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
-    body: Option<Value>,
-    /// The body, if it is too long to be held as one value.
-    written: Option<axum::body::Body>,
-    /// The body's type, if it is not JSON.
-    content_type: Option<&'static str>,
-    revision: Option<Revision>,
-    deprecated: bool,
-    allow: Option<&'static [Method]>,
-    /// How far the data planes are, if that was waited for.
-    rollout: Option<Progress>,
-}
-
-impl Answer {
-    fn new(status: StatusCode, body: Value) -> Self {
-        Self {
-            status,
-            body: Some(body),
-            written: None,
-            content_type: None,
-            revision: None,
-            deprecated: false,
-            allow: None,
-            rollout: None,
-        }
-    }
-
-    fn without_body(status: StatusCode) -> Self {
-        Self {
-            body: None,
-            ..Self::new(status, Value::Null)
-        }
-    }
-
-    fn ok(body: Value) -> Self {
-        Self::new(StatusCode::OK, body)
-    }
-}
-
 async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let started = monotonic();
     let head = request.method() == Method::HEAD;
@@ -236,56 +197,8 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     admin.counters.end();
     let revision = admin.publisher.config().revision();
     admin.refused.note(asked, answer.status, revision);
-    let (body, length) = if let Some(written) = answer.written {
-        (written, None)
-    } else {
-        let text = answer.body.map(|body| body.to_string()).unwrap_or_default();
-        let length = text.len();
-        (if head { String::new() } else { text }.into(), Some(length))
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = answer.status;
-    let headers = response.headers_mut();
-    let has_body = !matches!(
-        answer.status,
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
-    if has_body {
-        let kind = answer
-            .content_type
-            .unwrap_or("application/json; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
-    }
-    headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
-    let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    headers.insert("x-kong-admin-latency", latency.into());
-    if let Some(revision) = answer.revision {
-        headers.insert(newest::REVISION, revision.0.into());
-    }
-    for (name, nodes) in answer.rollout.iter().flat_map(wait::headers) {
-        if let Ok(nodes) = HeaderValue::from_str(&nodes) {
-            headers.insert(name, nodes);
-        }
-    }
-    if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    if answer.deprecated {
-        headers.insert("deprecation", HeaderValue::from_static("true"));
-    }
-    if let Some(methods) = answer.allow {
-        let listed: Vec<&str> = methods.iter().map(Method::as_str).collect();
-        if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
-            headers.insert(header::ALLOW, value.clone());
-            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value);
-            let allowed = wished.unwrap_or(HeaderValue::from_static("Content-Type"));
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-        }
-    }
-    admin.consoles.open(origin.as_ref(), headers);
+    let mut response = answer.respond(head, wished, started);
+    admin.consoles.open(origin.as_ref(), response.headers_mut());
     response
 }
 
@@ -326,6 +239,7 @@ impl Admin {
         let origin = asked.origin.clone();
         let answer = match management::parse(&place)? {
             Some(page) => {
+                precondition::refuse(request.headers(), asked.writes)?;
                 management::answer(self, &place, page, &config, (&caller, origin), request).await?
             }
             None => self.answer_entity(&place, config, origin, request).await?,
@@ -436,6 +350,8 @@ impl Admin {
         };
         Ok(Answer {
             deprecated: matches!(endpoint, Endpoint::ClusteringStatus),
+            etag: precondition::record_of(endpoint, config)
+                .and_then(|key| precondition::etag(config, key)),
             ..Answer::ok(body)
         })
     }
@@ -449,6 +365,7 @@ impl Admin {
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         let query = request.uri().query().map(str::to_owned);
+        let condition = Precondition::of(request.headers(), &endpoint)?;
         let mut body = body::read(request).await?;
         match endpoint {
             Endpoint::SetLogLevel(level) => return log_level::set(&level, query.as_deref()),
@@ -489,7 +406,8 @@ impl Admin {
         let origin = origin.answered(status);
         let workspace = origin.workspace;
         let executing = move || {
-            let outcome = publisher.execute_for(&origin, &command, UnixTime::now());
+            let holds = |config: &Config| condition.as_ref().is_none_or(|one| one.holds(config));
+            let outcome = publisher.execute_if(&origin, &command, UnixTime::now(), holds);
             if names_keys && outcome.is_ok() {
                 crate::client_keys::make_needed(&publisher);
             }
@@ -499,12 +417,20 @@ impl Admin {
         let outcome = outcome.map_err(|error| Refusal::of(error, entity))?;
         let config = self.publisher.config().within(workspace);
         let record = outcome.decision.record;
+        // Of what was written here: somebody else may have gone on since.
+        let shown = record.as_ref().filter(|_| joined.is_none());
+        let etag = shown.and_then(|(key, _)| {
+            let mut puts = outcome.decision.change.puts.iter();
+            let (_, stored) = puts.find(|(put, _)| put == key)?;
+            precondition::etag_of(stored)
+        });
         let body = match joined {
             Some(joined) => Some(joined.show(&config)?),
             None => record.map(|(key, fields)| show(&config, key, &fields)),
         };
         Ok(Answer {
             body: body.filter(|_| status != StatusCode::NO_CONTENT),
+            etag,
             revision: Some(outcome.revision),
             ..Answer::new(status, Value::Null)
         })

@@ -77,6 +77,9 @@ pub enum ExecuteError {
     /// The caller's mistake.
     #[error("rejected")]
     Rejected(#[from] Rejection),
+    /// The caller has seen another state.
+    #[error("the record has changed")]
+    Changed,
     /// The store's trouble.
     #[error("committing")]
     Fault(#[from] JournalFault),
@@ -204,9 +207,24 @@ impl Publisher {
         command: &Command,
         now: UnixTime,
     ) -> Result<Outcome, ExecuteError> {
+        self.execute_if(origin, command, now, |_| true)
+    }
+
+    /// The same, if the workspace is as `holds` wants it.
+    pub fn execute_if(
+        &self,
+        origin: &Origin,
+        command: &Command,
+        now: UnixTime,
+        holds: impl Fn(&Config) -> bool,
+    ) -> Result<Outcome, ExecuteError> {
         let mut shown = None;
         let revision = self.transact(origin, now, |config, context| {
-            let decision = decide(&config.within(origin.workspace), command, context)?;
+            let config = config.within(origin.workspace);
+            if !holds(&config) {
+                return Err(ExecuteError::Changed);
+            }
+            let decision = decide(&config, command, context)?;
             shown = decision.record;
             Ok::<_, ExecuteError>(decision.change)
         })?;

@@ -85,6 +85,8 @@ pub(super) enum Refusal {
     Rejected(Rejection, &'static str),
     /// Too many writes wait for each other.
     Busy,
+    /// The record is not what `If-Match` says.
+    Changed,
     /// What is known here is older than that.
     Behind(Revision),
     /// The store takes no writes.
@@ -106,6 +108,7 @@ impl Refusal {
     pub(super) fn of(error: ExecuteError, entity: &'static Definition) -> Self {
         match error {
             ExecuteError::Rejected(rejection) => Self::Rejected(rejection, entity.kind),
+            ExecuteError::Changed => Self::Changed,
             ExecuteError::Fault(fault) => Self::of_journal(&fault),
         }
     }
@@ -119,6 +122,7 @@ impl Refusal {
         Self::ReadOnly(fault.to_string())
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub(super) fn answer(self) -> Answer {
         let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
         match self {
@@ -204,6 +208,10 @@ impl Refusal {
                 coded(INVALID_OPTIONS, message, Some(("options", options)))
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
+            Self::Changed => plain(
+                StatusCode::PRECONDITION_FAILED,
+                "the record is not what If-Match says; read it again",
+            ),
             Self::Behind(revision) => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &format!("this control plane does not know revision {revision} yet"),

@@ -12,6 +12,7 @@ mod noise;
 mod openid_connect;
 mod paging;
 mod plugins;
+mod preconditions;
 mod proxy_cache;
 mod rbac;
 mod rollback;
@@ -25,6 +26,8 @@ use std::sync::Mutex;
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::json;
+use shared::snapshot::Revision;
+use shared::version::KONG_PRODUCT;
 use tower::ServiceExt;
 
 use super::*;

@@ -1,0 +1,120 @@
+//! What answers a request, and the headers that every answer has.
+
+use std::time::Instant;
+
+use axum::response::Response;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
+use shared::snapshot::Revision;
+use shared::version::KONG_PRODUCT;
+
+use super::{newest, wait};
+use crate::fleet::Progress;
+
+/// An answer before the headers that every answer has.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Option<Value>,
+    /// The body, if it is too long to be held as one value.
+    pub(super) written: Option<axum::body::Body>,
+    /// The body's type, if it is not JSON.
+    pub(super) content_type: Option<&'static str>,
+    pub(super) revision: Option<Revision>,
+    /// What the record that is shown is told from its earlier and later states by.
+    pub(super) etag: Option<HeaderValue>,
+    pub(super) deprecated: bool,
+    pub(super) allow: Option<&'static [Method]>,
+    /// How far the data planes are, if that was waited for.
+    pub(super) rollout: Option<Progress>,
+}
+
+impl Answer {
+    pub(super) fn new(status: StatusCode, body: Value) -> Self {
+        Self {
+            status,
+            body: Some(body),
+            written: None,
+            content_type: None,
+            revision: None,
+            etag: None,
+            deprecated: false,
+            allow: None,
+            rollout: None,
+        }
+    }
+
+    pub(super) fn without_body(status: StatusCode) -> Self {
+        Self {
+            body: None,
+            ..Self::new(status, Value::Null)
+        }
+    }
+
+    pub(super) fn ok(body: Value) -> Self {
+        Self::new(StatusCode::OK, body)
+    }
+
+    /// The response to a request that came at `started`, for its `head` only or whole, from a page that `wished` to
+    /// send these headers.
+    pub(super) fn respond(
+        self,
+        head: bool,
+        wished: Option<HeaderValue>,
+        started: Instant,
+    ) -> Response {
+        let (body, length) = if let Some(written) = self.written {
+            (written, None)
+        } else {
+            let text = self.body.map(|body| body.to_string()).unwrap_or_default();
+            let length = text.len();
+            (if head { String::new() } else { text }.into(), Some(length))
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let has_body = !matches!(
+            self.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if has_body {
+            let kind = self
+                .content_type
+                .unwrap_or("application/json; charset=utf-8");
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            if let Some(length) = length {
+                headers.insert(header::CONTENT_LENGTH, length.into());
+            }
+        }
+        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+        let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        headers.insert("x-kong-admin-latency", latency.into());
+        if let Some(etag) = self.etag {
+            headers.insert(header::ETAG, etag);
+        }
+        if let Some(revision) = self.revision {
+            headers.insert(newest::REVISION, revision.0.into());
+        }
+        for (name, nodes) in self.rollout.iter().flat_map(wait::headers) {
+            if let Ok(nodes) = HeaderValue::from_str(&nodes) {
+                headers.insert(name, nodes);
+            }
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.deprecated {
+            headers.insert("deprecation", HeaderValue::from_static("true"));
+        }
+        if let Some(methods) = self.allow {
+            let listed: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
+                headers.insert(header::ALLOW, value.clone());
+                headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value);
+                let allowed = wished.unwrap_or(HeaderValue::from_static("Content-Type"));
+                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+            }
+        }
+        response
+    }
+}
