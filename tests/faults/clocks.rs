@@ -142,6 +142,56 @@ async fn clocks_that_are_wrong_and_that_jump_stop_neither_traffic_nor_changes() 
     println!("meanwhile {figures}");
 }
 
+/// Silence of an hour to a month, by the clock of the node: what it has holds as long, also over restarts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn a_node_that_hears_nobody_for_a_month_serves_and_starts_again() {
+    const HOUR: i64 = 3_600;
+    let mut cluster = Cluster::start(0).await;
+    let clock = Clock::new(cluster.directory(), "node-1");
+    cluster.certify("node-1");
+    cluster.run_under(&clock.command());
+    cluster.start_data_plane("node-1").await;
+    let demo = Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/open").await;
+    let route = cluster.route(&demo.upstream(), "/keyed").await;
+    let plugin = json!({ "name": "key-auth" });
+    cluster
+        .create(&format!("/routes/{route}/plugins"), plugin)
+        .await;
+    cluster
+        .create("/consumers", json!({ "username": "ann" }))
+        .await;
+    cluster
+        .create("/consumers/ann/key-auth", json!({ "key": "key-of-ann" }))
+        .await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    cluster.control_plane.take().unwrap().kill();
+    let load = Load::start(50, vec![Target::of(&cluster.url(0), "/open")]);
+    for hours in [1, 6, 24, 24 * 7, 24 * 30] {
+        clock.set(hours * HOUR);
+        load.within(Duration::from_secs(1)).await.none_failed();
+        load.turn_to(Vec::new());
+        cluster.data_planes.remove(0).process.stop().await;
+        let ((), took) = timed(cluster.start_data_plane("node-1")).await;
+        load.turn_to(vec![Target::of(&cluster.url(0), "/open")]);
+        let keyed = format!("{}/keyed", cluster.url(0));
+        for (key, expected) in [("key-of-ann", 200), ("another", 401)] {
+            let reply = Browser::new().get_with(&keyed, &[("apikey", key)]).await;
+            assert_eq!(reply.status, expected, "{hours} h: {}", reply.text());
+        }
+        println!("alone for {hours} h: it serves, and did so {took:.1?} after a start");
+    }
+    cluster.run_under::<&str>(&[]);
+    cluster.start_control_plane().await;
+    cluster.create("/services", json!({ "host": "h" })).await;
+    let ((), took) = timed(cluster.settled()).await;
+    let figures = load.end().await;
+    figures.none_failed();
+    println!("a change {took:.1?} after the control plane is back; meanwhile {figures}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn a_certificate_that_ends_while_all_runs_stops_no_traffic_and_is_told() {

@@ -1,5 +1,6 @@
 //! Each field of each kind of record and each plugin, absent, null, empty, at its bounds and beyond: what the control
-//! plane takes, a node can run.
+//! plane takes, a node can run. One of the version before, if `BEFORE` names the directory with its programs, runs it,
+//! too, or is not given it, or says which field it refuses.
 
 use std::collections::BTreeSet;
 
@@ -223,10 +224,72 @@ async fn load(cluster: &Cluster, whole: &mut Map<String, Value>) -> usize {
     }
 }
 
+/// What came of records that were given to nodes.
+#[derive(Default)]
+struct Told {
+    /// How many were taken by themselves only.
+    left_out: usize,
+    /// How often the node of the version before was not given them.
+    kept_back: usize,
+    /// The fields that it refused, and why.
+    refused: BTreeSet<String>,
+}
+
+/// Has the nodes run `whole`, some records at a time: one of this version runs them all.
+async fn all_run(cluster: &Cluster, whole: &Map<String, Value>) -> Told {
+    let mut told = Told::default();
+    for (kind, records) in whole.iter().filter(|(_, records)| records.is_array()) {
+        for some in records.as_array().unwrap().chunks(AT_ONCE) {
+            let whole = json!({ "_format_version": "3.0", kind: some });
+            told.left_out += load(cluster, &mut whole.as_object().unwrap().clone()).await;
+            let newest = cluster.read("/status").await["configuration_revision"].as_u64();
+            let answer = async |name: &str| {
+                eventually(&format!("{name} answers"), async || {
+                    let rows = cluster.read("/clustering/data-planes").await["data"].clone();
+                    let row = rows.as_array()?.iter().find(|row| row["name"] == name)?;
+                    let refused = row["last_refusal"]["revision"].as_u64() >= newest;
+                    let answered = row["revision"].as_u64() >= newest || refused;
+                    (answered || row["progress"] == "blocked").then(|| row.clone())
+                })
+                .await
+            };
+            let row = answer("node-1").await;
+            let slowest = some.iter().map(|one| one.to_string().len()).max();
+            assert!(
+                row["last_refusal"].is_null(),
+                "{:#} {kind}, of {slowest:?} bytes at most",
+                row["last_refusal"]
+            );
+            if cluster.data_planes.len() == 1 {
+                continue;
+            }
+            let row = answer("before").await;
+            let missing = row["missing"].as_array().into_iter().flatten();
+            if row["progress"] == "blocked" {
+                told.kept_back += 1;
+                let named = missing.map(|one| one["feature"].as_str().unwrap_or_default());
+                assert!(named.count() > 0, "{row}");
+            } else if row["revision"].as_u64() < newest {
+                for fault in row["last_refusal"]["faults"].as_array().unwrap() {
+                    assert_eq!(fault["code"], "INVALID", "{fault}");
+                    told.refused
+                        .insert(format!("{} {}", fault["field"], fault["message"]));
+                }
+            }
+        }
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn what_the_control_plane_takes_a_node_can_run() {
-    let cluster = Cluster::start(1).await;
+    let mut cluster = Cluster::start(1).await;
+    if let Ok(before) = std::env::var("BEFORE") {
+        cluster.change_programs(Some(&before));
+        cluster.add_data_plane("before").await;
+        cluster.change_programs(None);
+    }
     let made = rcgen::generate_simple_self_signed(vec!["h.test".to_owned()]).unwrap();
     let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let mut good = Good {
@@ -297,28 +360,18 @@ async fn what_the_control_plane_takes_a_node_can_run() {
         good.plugin(name).await;
     }
     let (tried, taken) = (good.tried, good.taken);
-    let mut left_out = 0;
-    for (kind, records) in good.whole.iter().filter(|(_, records)| records.is_array()) {
-        for some in records.as_array().unwrap().chunks(AT_ONCE) {
-            let whole = json!({ "_format_version": "3.0", kind: some });
-            left_out += load(&cluster, &mut whole.as_object().unwrap().clone()).await;
-            let newest = cluster.read("/status").await["configuration_revision"].as_u64();
-            let row = eventually("the node answers", async || {
-                let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
-                let answered = row["revision"].as_u64() >= newest || !row["last_refusal"].is_null();
-                answered.then_some(row)
-            })
-            .await;
-            let slowest = some.iter().map(|one| one.to_string().len()).max();
-            assert!(
-                row["last_refusal"].is_null(),
-                "{:#} {kind}, of {slowest:?} bytes at most",
-                row["last_refusal"]
-            );
-        }
-    }
+    let Told {
+        left_out,
+        kept_back,
+        refused,
+    } = all_run(&cluster, &good.whole).await;
     println!(
         "{} plugins and 8 kinds of records: {tried} variations tried, {taken} taken ({left_out} of them not beside others), and all of them run",
         names.len()
     );
+    if cluster.data_planes.len() > 1 {
+        println!(
+            "a node of the version before was kept from {kept_back} of them, and refused: {refused:#?}"
+        );
+    }
 }

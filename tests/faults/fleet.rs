@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, run};
+use harness::{Cluster, Relay, eventually, run};
 use proto::features::{BUCKETS, CHAIN_KEPT, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
@@ -172,91 +172,132 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(last)]
 }
 
+/// A control plane with `records`, and certificates for `nodes`.
+struct Fleet {
+    cluster: Cluster,
+    names: Vec<String>,
+    proven: Proven,
+    served: mpsc::UnboundedSender<Served>,
+}
+
+impl Fleet {
+    async fn start(nodes: usize, records: usize) -> (Self, mpsc::UnboundedReceiver<Served>) {
+        let (served, serving) = mpsc::unbounded_channel();
+        let mut fleet = Self {
+            cluster: Cluster::start(0).await,
+            names: (0..nodes).map(|at| format!("sim-{at}")).collect(),
+            proven: Proven::default(),
+            served,
+        };
+        fleet.fill(records, "upstream.internal").await;
+        let directory = fleet.cluster.directory().join("certificates");
+        let directory = directory.display().to_string();
+        for names in fleet.names.chunks(500) {
+            let mut arguments = vec!["certificates", "--out", &directory];
+            for name in names {
+                arguments.extend(["--data-plane", name]);
+            }
+            run("wardgate-control-plane", &arguments);
+        }
+        // Its own certificate was renewed with theirs: it begins with that, rather than find it in the midst of changes.
+        // Nor does what it took to fill it count.
+        fleet.cluster.control_plane.take().unwrap().stop().await;
+        fleet.cluster.start_control_plane().await;
+        (fleet, serving)
+    }
+
+    /// All records at once, in the place of what there is; the revision.
+    async fn fill(&self, records: usize, host: &str) -> u64 {
+        let service = |at: usize| {
+            let route = json!({ "name": format!("r{at}"), "paths": [format!("/path/{at}")] });
+            json!({ "name": format!("s{at}"), "host": host, "routes": [route] })
+        };
+        let services: Vec<_> = (0..records / 2).map(service).collect();
+        let whole = json!({ "_format_version": "3.0", "services": services });
+        let reply = self
+            .cluster
+            .admin(http::Method::POST, "/config", &whole)
+            .await;
+        assert!(reply.status < 300, "{}", reply.text());
+        reply.header("x-wardgate-revision").parse().unwrap()
+    }
+
+    /// Has the node `name` follow the control plane by way of `address`, and tell what it serves.
+    fn follow(&self, name: &str, address: &str, served: &mpsc::UnboundedSender<Served>) {
+        let out = self.cluster.directory().join("certificates");
+        let authorities = tls::read_authorities(&out.join("ca.pem")).unwrap();
+        let (certificate, key) = (
+            out.join(format!("{name}.pem")),
+            out.join(format!("{name}.key")),
+        );
+        let identity = Identity::read(&certificate, &key).unwrap();
+        let config = tls::cluster_client(&identity, authorities).unwrap();
+        let (address, name) = (address.to_owned(), name.to_owned());
+        let (proven, served) = (Arc::clone(&self.proven), served.clone());
+        tokio::spawn(node(
+            TlsConnector::from(config),
+            address,
+            name,
+            proven,
+            served,
+        ));
+    }
+
+    async fn newest(&self) -> u64 {
+        let status = self.cluster.read("/status").await;
+        status["configuration_revision"].as_u64().unwrap()
+    }
+}
+
+/// Waits until so many nodes serve `wanted`; what they said.
+async fn all_serve(
+    nodes: usize,
+    wanted: u64,
+    serving: &mut mpsc::UnboundedReceiver<Served>,
+) -> Vec<Served> {
+    let mut there = Vec::new();
+    while there.len() < nodes {
+        let served = serving.recv().await.unwrap();
+        if served.revision >= wanted {
+            there.push(served);
+        }
+    }
+    there
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
     let (nodes, records) = (number("FLEET", 200), number("RECORDS", 1_000));
-    let mut cluster = Cluster::start(0).await;
-    let out = cluster.directory().join("certificates");
-    let names: Vec<String> = (0..nodes).map(|at| format!("sim-{at}")).collect();
-    for names in names.chunks(500) {
-        let directory = out.display().to_string();
-        let mut arguments = vec!["certificates", "--out", &directory];
-        for name in names {
-            arguments.extend(["--data-plane", name]);
-        }
-        run("wardgate-control-plane", &arguments);
-    }
-    // Its own certificate was renewed with theirs: it begins with that, rather than find it in the midst of changes.
-    cluster.control_plane.take().unwrap().stop().await;
-    cluster.start_control_plane().await;
-    // All at once where that is possible, else one by one.
-    let services: Vec<_> = (0..records / 2)
-        .map(|at| {
-            let route = json!({ "name": format!("r{at}"), "paths": [format!("/path/{at}")] });
-            json!({ "name": format!("s{at}"), "host": "upstream.internal", "routes": [route] })
-        })
-        .collect();
-    let whole = json!({ "_format_version": "3.0", "services": services });
-    let reply = cluster.admin(http::Method::POST, "/config", &whole).await;
-    assert!(reply.status < 300, "{}", reply.text());
-
-    let authorities = tls::read_authorities(&out.join("ca.pem")).unwrap();
-    let (served, mut serving) = mpsc::unbounded_channel();
-    let proven = Proven::default();
+    let (mut fleet, mut serving) = Fleet::start(nodes, records).await;
+    let address = fleet.cluster.cluster_address().to_owned();
     let started = monotonic();
-    let address = cluster.cluster_address().to_owned();
-    for name in &names {
-        let identity = Identity::read(
-            &out.join(format!("{name}.pem")),
-            &out.join(format!("{name}.key")),
-        )
-        .unwrap();
-        let config = tls::cluster_client(&identity, Arc::clone(&authorities)).unwrap();
-        let connector = TlsConnector::from(config);
-        tokio::spawn(node(
-            connector,
-            address.clone(),
-            name.clone(),
-            Arc::clone(&proven),
-            served.clone(),
-        ));
+    for name in &fleet.names {
+        fleet.follow(name, &address, &fleet.served);
     }
-    let newest = async |cluster: &Cluster| {
-        cluster.read("/status").await["configuration_revision"]
-            .as_u64()
-            .unwrap()
-    };
-    let wanted = newest(&cluster).await;
-    let mut there = 0;
-    while there < nodes {
-        let served = serving.recv().await.unwrap();
-        there += usize::from(served.revision >= wanted);
-    }
+    all_serve(nodes, fleet.newest().await, &mut serving).await;
     println!(
         "cold start: {nodes} nodes have {records} records after {:?}",
         started.elapsed()
     );
 
-    let mut latencies = Vec::new();
-    let mut largest = 0;
+    let (mut latencies, mut largest, mut states) = (Vec::new(), 0, Vec::new());
     for round in 0..20 {
         let path = format!("/routes/r{round}");
         let paths = json!({ "paths": [format!("/other/{round}")] });
-        let reply = cluster.admin(http::Method::PATCH, &path, &paths).await;
+        let reply = fleet
+            .cluster
+            .admin(http::Method::PATCH, &path, &paths)
+            .await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let answered = monotonic();
-        let wanted = newest(&cluster).await;
-        let mut there = 0;
-        while there < nodes {
-            let served = serving.recv().await.unwrap();
-            if served.revision >= wanted {
-                assert!(!served.full, "everything was sent for one change");
-                latencies.push(served.at.saturating_duration_since(answered));
-                largest = largest.max(served.bytes);
-                there += 1;
-            }
+        let wanted = fleet.newest().await;
+        for served in all_serve(nodes, wanted, &mut serving).await {
+            assert!(!served.full, "everything was sent for one change");
+            latencies.push(served.at.saturating_duration_since(answered));
+            largest = largest.max(served.bytes);
         }
+        states.push((wanted, fleet.hash_at(wanted).await));
     }
     latencies.sort_unstable();
     let (p50, p99) = (percentile(&latencies, 50), percentile(&latencies, 99));
@@ -264,13 +305,116 @@ async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
         "a change is proven by every node: p50 {p50:?}, p99 {p99:?}, at most {largest} bytes a node"
     );
     assert!(largest <= 1_024, "{largest} bytes for one change");
-    let control_plane = cluster.control_plane.as_ref().unwrap();
+    fleet.go_back(&states, &mut serving).await;
+    let control_plane = fleet.cluster.control_plane.as_ref().unwrap();
     println!(
         "the control plane has needed at most {} MB",
         control_plane.most_memory() / 1_000_000
     );
 
-    all_come_back(&mut cluster, nodes, &mut serving).await;
+    all_come_back(&mut fleet.cluster, nodes, &mut serving).await;
+}
+
+impl Fleet {
+    /// The hash of what all nodes run, once that is `revision`.
+    async fn hash_at(&self, revision: u64) -> String {
+        eventually("the control plane knows what all run", async || {
+            let rows = self.cluster.read("/clustering/data-planes").await["data"].clone();
+            let rows = rows.as_array()?;
+            let first = rows.first()?["config_hash"].as_str()?.to_owned();
+            let is_there = |row: &serde_json::Value| {
+                row["revision"].as_u64() == Some(revision) && row["config_hash"] == first.as_str()
+            };
+            rows.iter().all(is_there).then_some(first)
+        })
+        .await
+    }
+
+    /// Goes back to each of some earlier `states`, the newest first: the same content, by its hash, on every node.
+    #[expect(clippy::print_stdout, reason = "it is run for its figures")]
+    async fn go_back(
+        &self,
+        states: &[(u64, String)],
+        serving: &mut mpsc::UnboundedReceiver<Served>,
+    ) {
+        let mut times = Vec::new();
+        for (revision, hash) in states.iter().rev().step_by(2) {
+            let path = format!("/revisions/{revision}/rollback");
+            let started = monotonic();
+            let reply = self
+                .cluster
+                .admin(http::Method::POST, &path, &json!({}))
+                .await;
+            assert!(reply.status < 300, "{}", reply.text());
+            let wanted = self.newest().await;
+            all_serve(self.names.len(), wanted, serving).await;
+            times.push(started.elapsed());
+            assert_eq!(
+                self.hash_at(wanted).await,
+                *hash,
+                "revision {revision} again"
+            );
+        }
+        times.sort_unstable();
+        println!(
+            "{} rollbacks, each served by every node with the hash of then: p50 {:?}, at most {:?}",
+            times.len(),
+            percentile(&times, 50),
+            percentile(&times, 100)
+        );
+    }
+}
+
+/// A fleet behind one link of 100 Mbit/s (`LINK` says otherwise), and one node more behind one of 10 kB/s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn a_fleet_on_one_link_follows_and_a_slow_node_delays_nobody() {
+    let nodes = number("FLEET", 200);
+    let link = u32::try_from(number("LINK", 12_500_000)).unwrap();
+    // One of them is the slow one.
+    let (fleet, mut serving) = Fleet::start(nodes + 1, 1_000).await;
+    let address = fleet.cluster.cluster_address();
+    let (relay, slow) = (Relay::start(address).await, Relay::start(address).await);
+    relay.narrow(link);
+    slow.narrow(10_000);
+    let (name, others) = fleet.names.split_last().unwrap();
+    for name in others {
+        fleet.follow(name, &relay.address(), &fleet.served);
+    }
+    let (served_slowly, mut serving_slowly) = mpsc::unbounded_channel();
+    fleet.follow(name, &slow.address(), &served_slowly);
+    let control_plane = fleet.cluster.control_plane.as_ref().unwrap();
+    let started = monotonic();
+    all_serve(nodes, fleet.newest().await, &mut serving).await;
+    let (cold, memory) = (started.elapsed(), control_plane.memory_now());
+    let (mut times, mut newest) = (Vec::new(), 0);
+    for round in 0..8 {
+        let started = monotonic();
+        newest = fleet.fill(1_000, &format!("{round}.internal")).await;
+        all_serve(nodes, newest, &mut serving).await;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    let grown = control_plane.memory_now().saturating_sub(memory);
+    println!(
+        "{nodes} nodes on a link of {link} bytes/s: cold start {cold:.1?}, each change of 500 records p50 {:.1?}, at most {:.1?}; {} MB more",
+        percentile(&times, 50),
+        percentile(&times, 100),
+        grown / 1_000_000
+    );
+    let (started, mut steps) = (monotonic(), 0);
+    loop {
+        let served = serving_slowly.recv().await.unwrap();
+        steps += 1;
+        if served.revision >= newest {
+            break;
+        }
+    }
+    println!(
+        "the one at 10 kB/s had the last {:.0?} later, by {steps} steps",
+        started.elapsed()
+    );
+    assert!(steps < 8, "old ones are skipped: {steps} steps");
 }
 
 #[expect(clippy::print_stdout, reason = "it is run for its figures")]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::Cluster;
+use harness::{Browser, Cluster, Reply};
 use http::Method;
 use serde_json::{Value, json};
 use shared::clock::monotonic;
@@ -21,6 +21,8 @@ enum Did {
     Created(usize, bool),
     /// Written because it was there; or it was not.
     Changed(usize, bool),
+    /// Written because it was what the client had seen, the first of these; or it was not.
+    Swapped(usize, usize, bool),
     Deleted,
     Read(Option<usize>),
     /// Nobody knows whether it was written.
@@ -37,6 +39,8 @@ impl Did {
             Self::Changed(value, true) => only(state.is_some(), Some(value)),
             Self::Created(_, false) => only(state.is_some(), state),
             Self::Changed(_, false) => only(state.is_none(), state),
+            Self::Swapped(seen, value, true) => only(state == Some(seen), Some(value)),
+            Self::Swapped(seen, _, false) => only(state != Some(seen), state),
             Self::Deleted => vec![None],
             Self::Read(value) => only(state == value, state),
             Self::PerhapsPut(value) => vec![state, value],
@@ -98,7 +102,7 @@ fn is_linearizable(operations: &[Operation]) -> bool {
 
 #[test]
 fn an_order_is_found_where_there_is_one_and_only_there() {
-    use Did::{Changed, Created, Deleted, PerhapsPut, Put, Read};
+    use Did::{Changed, Created, Deleted, PerhapsPut, Put, Read, Swapped};
     let start = monotonic();
     let check = |expected: bool, told: &[(Did, u64, Option<u64>)]| {
         let at = |second| start + Duration::from_secs(second);
@@ -151,6 +155,11 @@ fn an_order_is_found_where_there_is_one_and_only_there() {
             (Created(3, false), 4, Some(5)),
         ],
     );
+    let swaps = |seen, done| [(Put(1), 0, Some(1)), (Swapped(seen, 2, done), 2, Some(3))];
+    check(true, &swaps(1, true));
+    check(false, &swaps(1, false));
+    check(false, &swaps(7, true));
+    check(true, &swaps(7, false));
     // What was not answered may have happened, then or later, or not at all.
     let lost = [(PerhapsPut(Some(1)), 0, None), (Read(None), 5, Some(6))];
     check(true, &lost);
@@ -159,53 +168,44 @@ fn an_order_is_found_where_there_is_one_and_only_there() {
     check(false, &[&lost[..], &and_back].concat());
 }
 
-/// Sends a request to the control plane that a client asks: status and body, if an answer came.
-trait Ask {
-    async fn ask(
-        &self,
-        client: usize,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Option<(u16, Value)>;
+/// Whom a client asks: the URL of an Admin API.
+trait Asked {
+    fn url(&self, client: usize) -> String;
 }
 
-impl Ask for Cluster {
-    async fn ask(
-        &self,
-        _: usize,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Option<(u16, Value)> {
-        let reply = self.try_admin(method, path, body).await?;
-        Some((
-            reply.status,
-            serde_json::from_str(&reply.text()).unwrap_or_default(),
-        ))
+impl Asked for Cluster {
+    fn url(&self, _: usize) -> String {
+        self.admin_url()
     }
 }
 
-impl Ask for Replicas {
-    async fn ask(
-        &self,
-        client: usize,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Option<(u16, Value)> {
-        let reply = self
-            .admin(client % self.control_planes.len(), method, path, body)
-            .await;
-        Some((
-            reply.status,
-            serde_json::from_str(&reply.text()).unwrap_or_default(),
-        ))
+impl Asked for Replicas {
+    fn url(&self, client: usize) -> String {
+        let at = client % self.control_planes.len();
+        let process = self.control_planes[at].as_ref().unwrap();
+        format!("http://{}", process.address("admin"))
     }
+}
+
+/// What answers a request, if something does; one that is to have effect only on what was `seen`, if there was.
+async fn ask(url: &str, method: Method, body: &Value, seen: Option<&str>) -> Option<Reply> {
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(seen.map(|seen| ("if-match", seen)));
+    let body = body.to_string();
+    Browser::new().try_send(method, url, &headers, body).await
+}
+
+/// The value that an answer shows.
+fn shown(answer: &Value) -> Option<usize> {
+    answer["custom_id"].as_str()?.parse().ok()
 }
 
 /// What four clients of `store` saw of few records.
-async fn histories(store: &impl Ask, count: usize, reads: bool) -> BTreeMap<usize, Vec<Operation>> {
+async fn histories(
+    store: &impl Asked,
+    count: usize,
+    reads: bool,
+) -> BTreeMap<usize, Vec<Operation>> {
     const CLIENTS: usize = 4;
     const RECORDS: usize = 8;
     let histories: Arc<Mutex<BTreeMap<usize, Vec<Operation>>>> = Arc::default();
@@ -215,22 +215,39 @@ async fn histories(store: &impl Ask, count: usize, reads: bool) -> BTreeMap<usiz
             // The same in each run, and no two clients in step.
             let dice = (value + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let (record, kind) = ((dice >> 40) % RECORDS, dice >> 52);
-            let path = format!("/consumers/c{record}");
+            let admin = store.url(client);
+            let path = format!("{admin}/consumers/c{record}");
             let fields = json!({ "custom_id": value.to_string() });
             let named = json!({ "username": format!("c{record}"), "custom_id": value.to_string() });
-            let began = monotonic();
-            let (method, path, body) = match kind % 5 {
-                0 => (Method::PUT, path.as_str(), &fields),
-                1 => (Method::POST, "/consumers", &named),
-                2 => (Method::PATCH, path.as_str(), &fields),
-                3 => (Method::DELETE, path.as_str(), &Value::Null),
-                _ if reads => (Method::GET, path.as_str(), &Value::Null),
+            let mut seen = None;
+            if kind % 6 == 5 {
+                // What is read may be old by now: then nothing is written.
+                let Some(reply) = ask(&path, Method::GET, &Value::Null, None).await else {
+                    continue;
+                };
+                if reply.status != 200 {
+                    continue;
+                }
+                seen = shown(&reply.json()).map(|value| (value, reply.header("etag").to_owned()));
+            }
+            let (method, url, body) = match kind % 6 {
+                0 => (Method::PUT, path, &fields),
+                1 => (Method::POST, format!("{admin}/consumers"), &named),
+                2 | 5 => (Method::PATCH, path, &fields),
+                3 => (Method::DELETE, path, &Value::Null),
+                _ if reads => (Method::GET, path, &Value::Null),
                 _ => continue,
             };
-            let answer = store.ask(client, method.clone(), path, body).await;
+            let began = monotonic();
+            let tag = seen.as_ref().map(|(_, tag)| tag.as_str());
+            let answer = ask(&url, method.clone(), body, tag).await;
             let ended = Some(monotonic());
-            let shown = |answer: &Value| answer["custom_id"].as_str()?.parse().ok();
-            let (did, ended) = match (kind % 5, answer) {
+            let answer = answer.map(|reply| {
+                let body: Value = serde_json::from_str(&reply.text()).unwrap_or_default();
+                (reply.status, body)
+            });
+            let seen = seen.map(|(seen, _)| seen);
+            let (did, ended) = match (kind % 6, answer) {
                 (0, Some((200 | 201, _))) => (Did::Put(value), ended),
                 (1, Some((201, _))) => (Did::Created(value, true), ended),
                 (1, Some((409, _))) => (Did::Created(value, false), ended),
@@ -240,10 +257,12 @@ async fn histories(store: &impl Ask, count: usize, reads: bool) -> BTreeMap<usiz
                 (4, Some((200, answer))) => (Did::Read(shown(&answer)), ended),
                 (4, Some((404, _))) => (Did::Read(None), ended),
                 (4, _) => continue,
+                (5, Some((200, _))) => (Did::Swapped(seen.unwrap(), value, true), ended),
+                (5, Some((412, _))) => (Did::Swapped(seen.unwrap(), value, false), ended),
                 // Others were too fast, or the store did not answer: nothing was written, or it may still be.
                 (3, Some((503, _)) | None) => (Did::PerhapsPut(None), None),
                 (_, Some((503, _)) | None) => (Did::PerhapsPut(Some(value)), None),
-                (_, Some((status, answer))) => panic!("{method} {path} {body}: {status} {answer}"),
+                (_, Some((status, answer))) => panic!("{method} {url} {body}: {status} {answer}"),
             };
             let operation = Operation { did, began, ended };
             let mut histories = histories.lock().unwrap();

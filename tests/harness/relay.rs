@@ -1,8 +1,10 @@
-//! A way between two processes that a test can cut: bytes stop, and nobody is told.
+//! A way between two processes that a test can cut, so that bytes stop and nobody is told, or narrow.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -16,6 +18,29 @@ enum Way {
     Silent,
 }
 
+/// What the way carries in a second, from the target to all that have connected.
+#[derive(Clone, Debug, Default)]
+struct Width(Arc<Mutex<Option<(u32, Instant)>>>);
+
+impl Width {
+    /// Waits until `bytes` have had their turn.
+    async fn carry(&self, bytes: usize) {
+        let pause = {
+            let mut width = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some((rate, free_at)) = width.as_mut() else {
+                return;
+            };
+            let takes = Duration::from_secs_f64(
+                f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / f64::from(*rate),
+            );
+            let now = monotonic();
+            *free_at = (*free_at).max(now) + takes;
+            free_at.saturating_duration_since(now)
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Passes connections on to an address. Dropped, it cuts them all.
 #[derive(Debug)]
 pub struct Relay {
@@ -24,6 +49,7 @@ pub struct Relay {
     way: watch::Sender<Way>,
     /// Counts up when connections are to break.
     breaks: watch::Sender<u64>,
+    width: Width,
     accepting: JoinHandle<()>,
 }
 
@@ -42,21 +68,25 @@ impl Relay {
         let target = watch::Sender::new(Arc::from(target));
         let leads = target.clone();
         let (opened, broken) = (way.clone(), breaks.clone());
+        let width = Width::default();
+        let carries = width.clone();
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let way = opened.subscribe();
                 let mut breaks = broken.subscribe();
                 let target: Arc<str> = Arc::clone(&leads.borrow());
+                let width = carries.clone();
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(&*target).await else {
                         return;
                     };
+                    let wide = Width::default();
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     tokio::select! {
-                        () = pass(from_client, to_server, way.clone()) => {}
-                        () = pass(from_server, to_client, way) => {}
+                        () = pass(from_client, to_server, way.clone(), &wide) => {}
+                        () = pass(from_server, to_client, way, &width) => {}
                         _ = breaks.changed() => {}
                     }
                 });
@@ -67,6 +97,7 @@ impl Relay {
             target,
             way,
             breaks,
+            width,
             accepting,
         }
     }
@@ -79,6 +110,12 @@ impl Relay {
     /// Lets nothing through from now on, in either direction, without ending a connection.
     pub fn silence(&self) {
         self.way.send_replace(Way::Silent);
+    }
+
+    /// Carries so many bytes a second from the target from now on, for all connections together.
+    pub fn narrow(&self, bytes_a_second: u32) {
+        let mut width = self.width.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *width = Some((bytes_a_second, monotonic()));
     }
 
     /// Lets everything through again.
@@ -108,6 +145,7 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut way: watch::Receiver<Way>,
+    width: &Width,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -117,6 +155,7 @@ async fn pass(
         if way.wait_for(|way| *way == Way::Open).await.is_err() {
             return;
         }
+        width.carry(length).await;
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
