@@ -67,6 +67,7 @@ use crate::fleet::{Fleet, Introduction};
 use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
+use crate::status::{METRICS, Told};
 pub use access::Access;
 use answer::Answer;
 use audit::Asked;
@@ -91,6 +92,7 @@ pub struct Admin {
     providers: Arc<openid_connect::Providers>,
     revoker: Option<Revoker>,
     exporter: Option<Exporter>,
+    told: Option<Told>,
     rollouts: Option<Rollouts>,
     turns: Turns,
 }
@@ -117,6 +119,7 @@ impl Admin {
             providers: Arc::default(),
             revoker: None,
             exporter: None,
+            told: None,
             rollouts: None,
             turns: Turns::default(),
         }
@@ -140,6 +143,13 @@ impl Admin {
     #[must_use]
     pub fn with_exporter(mut self, exporter: Exporter) -> Self {
         self.exporter = Some(exporter);
+        self
+    }
+
+    /// Also shows metrics, of what is `told` of.
+    #[must_use]
+    pub fn with_metrics(mut self, told: Told) -> Self {
+        self.told = Some(told);
         self
     }
 
@@ -288,6 +298,14 @@ impl Admin {
             Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
             Endpoint::Status => status::status(config, &self.counters, query)?,
             Endpoint::Timers => status::timers(),
+            Endpoint::Metrics => {
+                let told = self.told.as_ref().ok_or(Refusal::NotFound)?;
+                return Ok(Answer {
+                    written: Some(told.metrics().into()),
+                    content_type: Some(METRICS),
+                    ..Answer::ok(Value::Null)
+                });
+            }
             Endpoint::DnsStatus => return Err(Refusal::NoDnsClient),
             Endpoint::LogLevel => log_level::show(),
             Endpoint::Health(upstream) => {

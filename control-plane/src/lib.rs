@@ -29,7 +29,7 @@ pub mod rollout;
 pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
-mod status;
+pub mod status;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -215,26 +215,30 @@ impl ControlPlane {
             config_sync.target(),
         );
         let keys = tokio::spawn(keys);
+        let told = status::Told {
+            publisher: publisher.clone(),
+            fleet: fleet.clone(),
+            target: config_sync.target(),
+            expiries,
+        };
         let router = Admin::new(publisher.clone(), id, admins.shown())
             .with_fleet(fleet.clone(), config_sync.target())
             .with_rollouts(config_sync.rollouts())
             .with_revoker(revoker)
             .with_exporter(exporter)
+            .with_metrics(told.clone())
             .with_names(settings.admin_names, &settings.admin_gui_origins)
             .with_access(access)
             .with_provider_networks(settings.provider_networks)
             .router();
-        let console_api = router.clone();
         let mut addresses = admins.addresses(cluster_address);
         let (stop, served) = admins.serve(&router);
-        let target = config_sync.target();
-        let status = status::router(publisher.clone(), fleet, target, expiries);
         let pages = Pages::start(
             [
                 ("console_listen", settings.console_listen),
                 ("status_listen", settings.status_listen),
             ],
-            [console::router(console_api), status],
+            [console::router(router), status::router(told)],
         )?;
         addresses.extend(pages.addresses.clone());
         tell(settings.addresses_file.as_deref(), &addresses.into())?;

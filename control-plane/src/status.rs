@@ -15,26 +15,21 @@ use shared::expiry::{self, Expiry};
 use tokio::sync::watch;
 
 use crate::config_sync::Target;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Introduction};
 use crate::publisher::Publisher;
 
 /// What is told of.
 #[derive(Clone, Debug)]
-struct Told {
-    publisher: Publisher,
-    fleet: Fleet,
-    target: Target,
+pub struct Told {
+    pub(crate) publisher: Publisher,
+    pub(crate) fleet: Fleet,
+    pub(crate) target: Target,
     /// When the control plane's own certificates end.
-    expiries: watch::Receiver<Vec<Expiry>>,
+    pub(crate) expiries: watch::Receiver<Vec<Expiry>>,
 }
 
 /// The service that the status listener runs.
-pub(crate) fn router(
-    publisher: Publisher,
-    fleet: Fleet,
-    target: Target,
-    expiries: watch::Receiver<Vec<Expiry>>,
-) -> Router {
+pub(crate) fn router(told: Told) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/status/ready", get(ready))
@@ -43,12 +38,7 @@ pub(crate) fn router(
             let body = Json(json!({ "message": "Not found" }));
             (StatusCode::NOT_FOUND, body).into_response()
         })
-        .with_state(Arc::new(Told {
-            publisher,
-            fleet,
-            target,
-            expiries,
-        }))
+        .with_state(Arc::new(told))
 }
 
 /// The process answers, and this is what it has.
@@ -72,19 +62,22 @@ async fn ready() -> Response {
     Json(json!({ "message": "ready" })).into_response()
 }
 
-/// The fleet, in Kong's names where Kong has them.
 async fn metrics(State(told): State<Arc<Told>>) -> Response {
-    let targets = told.target.borrow().clone();
-    let nodes = told
-        .fleet
-        .list(|node| targets.position_of(node), UnixTime::now());
-    let text = render(
-        told.publisher.config().revision().0,
-        &nodes,
-        &told.expiries.borrow(),
-    );
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    ([(header::CONTENT_TYPE, METRICS)], told.metrics()).into_response()
+}
+
+/// The type of what [`Told::metrics`] writes.
+pub(crate) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Told {
+    /// The fleet in the text format of Prometheus, in Kong's names where Kong has them.
+    pub(crate) fn metrics(&self) -> String {
+        let targets = self.target.borrow().clone();
+        let target = |node: &Introduction| targets.position_of(node);
+        let nodes = self.fleet.list(target, UnixTime::now());
+        let revision = self.publisher.config().revision();
+        render(revision.0, &nodes, &self.expiries.borrow())
+    }
 }
 
 fn render(revision: u64, nodes: &[Value], expiries: &[Expiry]) -> String {

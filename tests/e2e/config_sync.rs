@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, channel, endpoint, eventually};
+use harness::{Browser, Cluster, channel, endpoint, eventually};
 use proto::features::{BUCKETS, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
@@ -172,6 +172,18 @@ async fn a_refusal_is_shown_with_entity_and_field_and_not_sent_again() {
     assert_eq!(
         (&first["entity_type"], &first["field"], &first["message"]),
         (&json!("routes"), &json!("paths"), &json!(fault.message))
+    );
+    // Kong's Admin API has metrics, too.
+    let metrics = Browser::new()
+        .get(&format!("{}/metrics", cluster.admin_url()))
+        .await;
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    let refused = format!("wardgate_data_plane_refused{{node_id={}", shown["id"]);
+    let text = metrics.text();
+    let mut lines = text.lines();
+    assert!(
+        lines.any(|line| line.starts_with(&refused) && line.ends_with("} 1")),
+        "{text}"
     );
     // The same run of the node is not bothered again, a newer snapshot is sent, and a restarted node
     // gets its chance.

@@ -230,7 +230,7 @@ fn is_shared(place: &Place, segments: &[String], method: &Method, config: &Confi
     let reads = reads(method);
     let first = segments.first().map(String::as_str).unwrap_or_default();
     match first {
-        "rbac" | "admins" | "clustering" | "rollouts" | "debug" | "cache" => true,
+        "rbac" | "admins" | "clustering" | "metrics" | "rollouts" | "debug" | "cache" => true,
         "revisions" | "audit" => place.narrowed().is_none(),
         "config" => !reads && place.narrowed().is_none(),
         // A workspace may be told of itself.

@@ -26,6 +26,8 @@ pub(super) enum Endpoint {
     DnsStatus,
     /// `/timers`
     Timers,
+    /// `/metrics`
+    Metrics,
     /// `/cache`, `/cache/{key}`: whether a key is named.
     Cache(bool),
     /// `/debug/node/log-level`
@@ -157,6 +159,7 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["status"] => Ok(Endpoint::Status),
         ["status", "dns"] => Ok(Endpoint::DnsStatus),
         ["timers"] => Ok(Endpoint::Timers),
+        ["metrics"] => Ok(Endpoint::Metrics),
         ["cache"] => Ok(Endpoint::Cache(false)),
         ["cache", _] => Ok(Endpoint::Cache(true)),
         ["debug", "node", "log-level"] => Ok(Endpoint::LogLevel),

@@ -113,6 +113,7 @@ pub(super) fn endpoints() -> Value {
         "/debug/node/log-level",
         "/debug/node/log-level/{log_level}",
         "/endpoints",
+        "/metrics",
         "/openid-connect/check",
         "/openid-connect/issuers",
         "/openid-connect/issuers/{issuers}",
