@@ -327,7 +327,11 @@ mod tests {
             "gcp",
             "instana",
         ];
-        assert_eq!(names("extract"), json!(formats));
+        let looked_for: Vec<&str> = formats
+            .into_iter()
+            .filter(|name| *name != "b3-single")
+            .collect();
+        assert_eq!(names("extract"), json!(looked_for));
         let told: Vec<&str> = ["preserve"].into_iter().chain(formats).collect();
         assert_eq!(names("inject"), json!(told));
     }

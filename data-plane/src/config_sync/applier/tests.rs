@@ -159,9 +159,9 @@ async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
         (
             of(
                 "plugins",
-                serde_json::json!({ "name": "acl", "config": {} }),
+                serde_json::json!({ "name": "no-such-plugin", "config": {} }),
             ),
-            "config",
+            "name",
         ),
     ] {
         let faults = compiled(vec![record]).await.unwrap_err();
