@@ -42,7 +42,7 @@ impl Secrets {
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let compiled = self.compile_next((before, old), snapshot, difference)?;
         let unfit = compiled.unfit();
-        let refusals = unfit.refusals(before.unfit(), difference);
+        let refusals = unfit.refusals(before.unfit());
         if refusals.is_empty() {
             Ok(compiled)
         } else {
@@ -129,6 +129,10 @@ fn compile_resolved(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use shared::snapshot::{Key, Record, Revision};
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -160,5 +164,43 @@ mod tests {
             .unwrap_err();
         assert!(refused.contains(name), "{refused}");
         assert!(secrets.read(&Place::Environment("PATH".to_owned())).is_ok());
+    }
+
+    #[test]
+    fn what_ran_is_not_made_unfit_by_a_record_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("a")).unwrap();
+        std::fs::write(directory.path().join("a/secret"), "hush").unwrap();
+        let secrets = Secrets::new(Some(directory.path().to_owned()));
+        let record = |kind, id, mut fields: Value| {
+            let id = Uuid::from_u128(id);
+            for (name, value) in [
+                ("id", json!(id)),
+                ("created_at", json!(1)),
+                ("updated_at", json!(1)),
+            ] {
+                fields[name] = value;
+            }
+            let json = serde_json::to_vec(&fields).unwrap().into();
+            Record {
+                key: Key { kind, id },
+                json,
+            }
+        };
+        let snapshot = |revision, prefix: &str| {
+            let vault = json!({ "prefix": "mine", "name": "file", "config": { "prefix": prefix } });
+            let headers = json!({ "x": "{vault://mine/secret}" });
+            let config = json!({ "http_endpoint": "http://a.test/", "headers": headers });
+            let plugin = json!({ "name": "http-log", "config": config });
+            let records = vec![record("vaults", 1, vault), record("plugins", 2, plugin)];
+            Snapshot::new(1, Revision(revision), records)
+        };
+        let (old, new) = (snapshot(1, "a"), snapshot(2, "b"));
+        let before = secrets.compile(&old).unwrap();
+        assert!(before.unfit().is_empty(), "{:?}", before.unfit());
+        let difference = new.inventory.since(&old.inventory);
+        let refused = secrets.compile_on((&before, &old), &new, &difference);
+        let faults = format!("{:?}", refused.unwrap_err());
+        assert!(faults.contains(&Uuid::from_u128(2).to_string()), "{faults}");
     }
 }

@@ -3,7 +3,7 @@
 //! an earlier version has taken, takes down what it is for and no more. A change that brings one is refused as a whole.
 
 use shared::entity::{CaCertificate, Certificate, Entity as _, Plugin, Service};
-use shared::snapshot::{Difference, Key};
+use shared::snapshot::Key;
 
 use super::{CompileFault, CompiledSnapshot};
 
@@ -16,14 +16,16 @@ pub(crate) struct Unfit {
 }
 
 impl Unfit {
-    /// Takes `faults`, unless there is one that the rest cannot do without. What is said of the records of `lost`
-    /// besides follows from what they lack.
+    /// Takes `faults`, unless there is one that the rest cannot do without. What else is said of the fields of records
+    /// of `lost` follows from what they lack.
     pub(super) fn of(
         mut faults: Vec<CompileFault>,
         lost: &[CompileFault],
     ) -> Result<Self, Vec<CompileFault>> {
         let keys: Vec<Key> = lost.iter().map(CompileFault::key).collect();
-        faults.retain(|fault| !keys.contains(&fault.key()) || lost.contains(fault));
+        faults.retain(|fault| {
+            !is_contained(fault) || !keys.contains(&fault.key()) || lost.contains(fault)
+        });
         if faults.iter().all(is_contained) {
             Ok(Self {
                 faults,
@@ -60,13 +62,10 @@ impl Unfit {
         self.faults.iter().any(|fault| fault.key() == *key)
     }
 
-    /// What of it refuses a change by `difference` from what ran with `before`: a record that this very change has made
-    /// or left unfit, since what runs is better.
-    pub(crate) fn refusals(&self, before: &Self, difference: &Difference) -> Vec<CompileFault> {
-        let is_worse = |fault: &&CompileFault| {
-            let key = fault.key();
-            difference.puts.contains(&key) && !before.contains(&key)
-        };
+    /// What of it refuses a change from what ran with `before`: a record that has become unfit, whichever other record or
+    /// secret made it so, since what runs is better.
+    pub(crate) fn refusals(&self, before: &Self) -> Vec<CompileFault> {
+        let is_worse = |fault: &&CompileFault| !before.contains(&fault.key());
         self.faults.iter().filter(is_worse).cloned().collect()
     }
 }

@@ -137,6 +137,11 @@ fn what_does_not_say_what_needs_it_refuses_everything() {
     for (kind, fields) in [
         ("plugins", json!({ "name": "no-such-plugin", "config": {} })),
         ("plugins", json!({ "name": 1 })),
+        // That a secret is missing says nothing of a field that a later version has made.
+        (
+            "plugins",
+            json!({ "name": "http-log", "config": { "http_endpoint": LOST }, "unheard_of": true }),
+        ),
         ("routes", json!({ "paths": ["~("] })),
         ("services", json!({ "host": 1 })),
     ] {
