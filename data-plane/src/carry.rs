@@ -113,7 +113,13 @@ impl<S: AsyncRead + Unpin, F: Fn(usize) + Unpin> AsyncRead for Heard<S, F> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let result = match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            // Many programs end TLS without a word.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            result => result,
+        };
         if result.is_ready() {
             this.at.set(monotonic());
             (this.count)(buffer.filled().len() - before);
@@ -137,5 +143,56 @@ impl<S: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Heard<S, F> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Has something to say, and then ends without the word that TLS has for it.
+    struct Abrupt(&'static [u8]);
+
+    impl AsyncRead for Abrupt {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let said = std::mem::take(&mut self.0);
+            if said.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            buffer.put_slice(said);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Abrupt {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_word_is_an_end() {
+        let carried = Rc::new(Carried::default());
+        let (client, server) = (Abrupt(b"ping"), Abrupt(b"answer"));
+        let idle = Duration::from_mins(1);
+        let ended = carry(client, server, Early::default(), idle, &carried).await;
+        assert!(ended.is_ok(), "{ended:?}");
+        assert_eq!((carried.received.get(), carried.sent.get()), (4, 6));
     }
 }

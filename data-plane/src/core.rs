@@ -62,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) drain: Duration,
     pub(crate) limits: Limits,
     pub(crate) connections: Arc<Connections>,
+    /// Those of datagrams, whose senders are not proven: they take nothing away from the others.
+    pub(crate) sessions: Arc<Connections>,
     /// Requests that may be under way.
     pub(crate) requests: Arc<Stock>,
     pub(crate) memory: Memory,

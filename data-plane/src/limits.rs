@@ -15,6 +15,10 @@ pub struct Limits {
     pub body: Duration,
     /// Longest wait for a client to take the next bytes of its answer.
     pub send: Duration,
+    /// How long a client that goes on sending after its last answer is heard (nginx, `lingering_time`).
+    pub linger: Duration,
+    /// How long it may be silent meanwhile (nginx, `lingering_timeout`).
+    pub linger_silence: Duration,
     /// Longest wait for a TLS handshake.
     pub handshake: Duration,
     /// Most client connections of the node. More are closed as they come.
@@ -79,6 +83,8 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
             send: Duration::from_mins(1),
+            linger: Duration::from_secs(30),
+            linger_silence: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             connections: 50_000,
             connections_per_address: 1000,

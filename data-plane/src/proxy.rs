@@ -165,6 +165,7 @@ impl Proxy {
             draining: AtomicBool::new(false),
             drain: settings.drain_timeout(),
             connections: Arc::new(Connections::default()),
+            sessions: Arc::new(Connections::default()),
             requests: Stock::new(limits.in_flight, workers),
             memory: Memory::default(),
             limits,

@@ -343,8 +343,20 @@ impl Upstream {
     ) -> Result<(), StreamError> {
         let idle = self.service.timeouts.read;
         let ended = carry(client, &mut self.stream, early, idle, carried).await;
-        ended.map_err(StreamError::Broken)
+        match ended {
+            // One side has gone, and with that the stream is over.
+            Err(error) if is_gone(&error) => Ok(()),
+            ended => ended.map_err(StreamError::Broken),
+        }
     }
+}
+
+/// Whether the other end of a connection has gone.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// Connects to the server behind `route`, or to another one of its upstream if that fails.

@@ -1,6 +1,6 @@
 //! What a client is returned of a server's answer.
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::fields;
 use crate::body::ResponseBody;
@@ -43,6 +43,7 @@ pub(crate) fn response(
 /// from the body.
 const NOT_RETURNED: Kind = Kind::HOP_BY_HOP
     .and(Kind::TRAILER)
+    .and(Kind::ACCEL)
     .and(Kind::CONTENT_LENGTH);
 
 /// Whether an answer with these fields can be passed on as it came but for [`NOT_RETURNED`]: its `Connection`
@@ -73,6 +74,12 @@ fn returned_fields(
         None
     };
     fields::strip_hop_by_hop(&mut headers);
+    // Paths of files, say, which are not for clients.
+    let for_proxies = |name: &&HeaderName| Kind::of(name).is_any_of(Kind::ACCEL);
+    let hidden: Vec<HeaderName> = headers.keys().filter(for_proxies).cloned().collect();
+    for name in hidden {
+        headers.remove(name);
+    }
     if !takes_trailers {
         headers.remove(header::TRAILER);
     }
@@ -83,4 +90,27 @@ fn returned_fields(
         headers.remove(header::CONTENT_LENGTH);
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_tells_nginx_reaches_no_client() {
+        let map: HeaderMap = [
+            "x-accel-redirect",
+            "x-accel-buffering",
+            "x-accel-expires",
+            "x-accel-limit-rate",
+            "x-accel-charset",
+            "x-accelerated",
+        ]
+        .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("a")))
+        .into_iter()
+        .collect();
+        let left = returned_fields(map, StatusCode::OK, false, false);
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["x-accelerated"]);
+        assert!(NOT_RETURNED.is_any_of(Kind::ACCEL), "as it came, too");
+    }
 }

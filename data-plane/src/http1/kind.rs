@@ -11,6 +11,8 @@ impl Kind {
     pub(crate) const OTHER: Self = Self(0);
     /// The form that answers are wanted in.
     pub(crate) const ACCEPT: Self = Self(1);
+    /// What a server tells the proxy before it, by words of nginx.
+    pub(crate) const ACCEL: Self = Self(1 << 24);
     /// Credentials.
     pub(crate) const AUTHORIZATION: Self = Self(1 << 22);
     pub(crate) const CONNECTION: Self = Self(1 << 1);
@@ -94,6 +96,8 @@ impl Kind {
             b"-forwarded-for" | b"-real-ip" => Self::FORWARDED_FOR,
             b"-forwarded-host" | b"-forwarded-path" | b"-forwarded-port" | b"-forwarded-prefix"
             | b"-forwarded-proto" => Self::FORWARDED_URL,
+            b"-accel-buffering" | b"-accel-charset" | b"-accel-expires" | b"-accel-limit-rate"
+            | b"-accel-redirect" => Self::ACCEL,
             b"-kong-request-id" => Self::REQUEST_ID,
             b"-kong-proxy-latency"
             | b"-kong-response-latency"

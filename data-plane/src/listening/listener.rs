@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
-use crate::listening::connections::Admission;
+use crate::listening::connections::{Admission, Connections};
 use crate::listening::handshake::Handshake;
 use crate::listening::proxy_protocol;
 use crate::listening::shortage::Shortage;
@@ -174,7 +174,7 @@ async fn accept(
                 shortage.end();
                 core.metrics.accepted.fetch_add(1, Ordering::Relaxed);
                 let address = source.ip().to_canonical();
-                let Some(admission) = admit(&core.node, address) else {
+                let Some(admission) = admit(&core.node, &core.node.connections, address) else {
                     core.metrics.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
@@ -232,15 +232,15 @@ async fn announced(
     }
 }
 
-/// Takes a connection from `address`, if there is room for it.
-pub(crate) fn admit(node: &Node, address: IpAddr) -> Option<Admission> {
+/// Takes a connection from `address`, if there is room for it among `open`, those of the node or its sessions.
+pub(crate) fn admit(node: &Node, open: &Arc<Connections>, address: IpAddr) -> Option<Admission> {
     if node.memory.is_critical() {
         return None;
     }
     let limits = &node.limits;
     // Behind a trusted proxy are many clients.
     let each = (!node.trusted.contains(address)).then_some(limits.connections_per_address);
-    let admitted = node.connections.admit(address, limits.connections, each);
+    let admitted = open.admit(address, limits.connections, each);
     admitted
         .inspect_err(|full| tracing::debug!(%address, ?full, "a connection too many is closed"))
         .ok()

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use shared::clock::monotonic;
 
 use super::head::Incoming;
 use crate::body::RequestBodyError;
@@ -27,11 +28,6 @@ use crate::timer::Timer;
 
 /// What an HTTP/2 connection begins with, up to the end of what looks like a head (RFC 9113 §3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-
-/// How much, and for how long, is read from a client that goes on sending after its last answer:
-/// closing at once would reset the connection, and the answer with it.
-const LINGER_BYTES: usize = 1024 * 1024;
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What a client does next.
 #[derive(Debug)]
@@ -79,8 +75,8 @@ pub(super) struct Client {
     broken: bool,
     /// Whether the answer has begun.
     answering: bool,
-    /// What is read and thrown away at the end.
-    linger: usize,
+    /// Until when a client that goes on sending is heard at the end, once that has begun.
+    lingers_until: Option<Instant>,
 }
 
 /// What the timer watches over.
@@ -123,7 +119,7 @@ impl Client {
             read: true,
             broken: false,
             answering: false,
-            linger: LINGER_BYTES,
+            lingers_until: None,
         }
     }
 
@@ -329,14 +325,17 @@ impl Client {
                 return Poll::Ready(());
             }
         }
+        // To close at once would reset the connection, and the answer with it.
+        let until = *self
+            .lingers_until
+            .get_or_insert_with(|| monotonic() + self.limits.linger);
         loop {
-            self.linger = self.linger.saturating_sub(self.input.len());
             self.input.clear();
-            if self.linger == 0 {
-                return Poll::Ready(());
-            }
             match self.stream.poll_fill(cx, &mut self.input) {
-                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Ok(count)) if count > 0 && monotonic() < until => {
+                    self.wait = Wait::Linger;
+                    self.set_linger(until);
+                }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if self.is_over(cx, Wait::Linger) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -348,6 +347,12 @@ impl Client {
     fn is_over(&mut self, cx: &mut Context<'_>, wait: Wait) -> bool {
         self.watch(wait);
         self.timer.poll_fired(cx)
+    }
+
+    /// Ends the wait for the client to stop sending once it is silent, and not after `until`.
+    fn set_linger(&self, until: Instant) {
+        let silent = monotonic() + self.limits.linger_silence;
+        self.timer.set_at(silent.min(until));
     }
 
     fn watch(&mut self, wait: Wait) {
@@ -362,7 +367,7 @@ impl Client {
             Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
             Wait::Send => self.timer.set(self.limits.send),
-            Wait::Linger => self.timer.set(LINGER),
+            Wait::Linger => self.set_linger(self.lingers_until.unwrap_or_else(monotonic)),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! A request's head, and what it says of what comes after it.
 
-use http::Version;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 
-use crate::http1::headers::Headers;
+use crate::http1::fields::Fields;
+use crate::http1::head::check_host;
+use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::{Glimpse, Judged, Refusal, RequestHead};
 use crate::http1::{Framing, members};
@@ -47,6 +50,11 @@ impl Incoming {
         let trailers = fields.of(Kind::TE).flat_map(members).any(is_trailers);
         let expected = fields.of(Kind::EXPECT).last();
         let expects = expected.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
+        let upgrades = fields.has(Kind::UPGRADE) && !http10;
+        let headers = match uri.authority() {
+            None => Headers::Raw(fields),
+            Some(authority) => Headers::Map(with_host(fields, authority)),
+        };
         Self {
             framing,
             keep_alive,
@@ -54,7 +62,7 @@ impl Incoming {
             refusal: None,
             legible: true,
             trailers: !http10 && trailers,
-            upgrades: fields.has(Kind::UPGRADE) && !http10,
+            upgrades,
             head: Box::new(RequestHead {
                 method,
                 uri,
@@ -63,7 +71,7 @@ impl Incoming {
                 } else {
                     Version::HTTP_11
                 },
-                headers: Headers::Raw(fields),
+                headers,
             }),
         }
     }
@@ -91,6 +99,17 @@ impl Incoming {
     }
 }
 
+/// The fields of a request whose target names the host: what `Host` says is not acted on (RFC 9112 §3.2.2), as long as it
+/// says one thing that could be read.
+fn with_host(fields: Fields, authority: &Authority) -> HeaderMap {
+    let mut map = Headers::Raw(fields).into_map();
+    let readable = check_host(&Uri::default(), View::Map(&map), false).is_ok();
+    if readable && let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        map.insert(header::HOST, host);
+    }
+    map
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
@@ -98,6 +117,27 @@ mod tests {
     use super::*;
     use crate::http1::head::HeadFinder;
     use crate::http1::request::take_request;
+
+    #[test]
+    fn the_target_says_the_host_before_the_field() {
+        let check = |target: &str, hosts: &str, expected: &[&str]| {
+            let text = format!("GET {target} HTTP/1.1\r\nX: y\r\n{hosts}\r\n");
+            let judged = take_request(&mut HeadFinder::default(), &mut BytesMut::from(&*text))
+                .unwrap()
+                .unwrap();
+            let map = Incoming::of(judged).head.headers.into_map();
+            let found: Vec<_> = map.get_all("host").iter().collect();
+            assert_eq!(found, expected, "{text}");
+            assert_eq!(map["x"], "y");
+        };
+        check("/", "Host: a\r\n", &["a"]);
+        check("http://b:80/", "Host: a\r\n", &["b:80"]);
+        check("http://a/", "Host: a\r\n", &["a"]);
+        // These are refused for their `Host`.
+        check("http://a/", "", &[]);
+        check("http://b/", "Host: a/b\r\n", &["a/b"]);
+        check("http://b/", "Host: a\r\nHost: b\r\n", &["a", "b"]);
+    }
 
     #[test]
     fn a_head_says_what_comes_after_it() {

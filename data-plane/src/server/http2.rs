@@ -36,9 +36,14 @@ const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(20);
 /// Most requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
-/// Bytes that a client may send ahead, on one stream and on all, and that wait for it per stream.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that a client may send ahead, on one stream and on all: an upload gets one window per round trip, and those
+/// that wait for their server leave room for others.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+/// The same for connections that begin while memory is short.
+const SHORT_STREAM_WINDOW: u32 = 64 * 1024;
+const SHORT_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that wait for a client per stream.
 const STREAM_UNSENT: usize = 64 * 1024;
 /// A client that gives up more requests than this within the time, each of them at once, is only out to cost us work
 /// (CVE-2023-44487, "rapid reset"): its connection is closed. One that has waited is none.
@@ -60,6 +65,10 @@ pub(super) async fn serve(
         limit: core.node.limits.send,
         stalled: false,
     });
+    let (stream_window, connection_window) = match core.node.memory.level() {
+        0 => (STREAM_WINDOW, CONNECTION_WINDOW),
+        _ => (SHORT_STREAM_WINDOW, SHORT_CONNECTION_WINDOW),
+    };
     let of_requests = Rc::clone(&peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
@@ -84,8 +93,8 @@ pub(super) async fn serve(
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
         .max_send_buf_size(STREAM_UNSENT)
         .max_header_list_size(64 * 1024)
         .max_pending_accept_reset_streams(20)

@@ -90,7 +90,8 @@ pub(crate) async fn serve(
             Entry::Occupied(session) => session.into_mut(),
             Entry::Vacant(place) => {
                 let address = source.ip().to_canonical();
-                let Some(admission) = admit(&core.node, address).filter(|_| count < SESSIONS)
+                let Some(admission) =
+                    admit(&core.node, &core.node.sessions, address).filter(|_| count < SESSIONS)
                 else {
                     continue;
                 };

@@ -176,12 +176,8 @@ pub(crate) async fn exchange(
             Ok(Piece::Data(data)) => ResponseBody::Full(data),
             _ => ResponseBody::Empty,
         };
-        let surplus = !connection.input.is_empty();
-        if surplus && matches!(head.framing, Framing::Length(_)) {
-            let error = FramingError::Length("the body is longer than announced").into();
-            return Err(Failure { error, pump, begun });
-        }
-        if head.keep_alive && !surplus {
+        // What comes behind the end is nobody's: not the client's, nor an answer to the next request.
+        if head.keep_alive && connection.input.is_empty() {
             pool.give_back(connection, answered_at);
         }
         return Ok(Answer {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{record, settings, start_with, stop};
+use crate::gateway::{ask, record, settings, start_with, stop};
 
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -93,6 +93,30 @@ fn datagrams_go_to_the_service_of_their_route_and_back() {
     );
     let others = words(converse(&other, address, "c"));
     assert!(others.1 != first.1 && others.2 == "c", "another session");
+    stop(proxy);
+}
+
+#[test]
+fn whoever_sends_datagrams_in_the_name_of_an_address_takes_no_connection_from_it() {
+    let settings = Settings {
+        stream_listen: vec!["127.0.0.1:0 udp".parse().unwrap()],
+        ..settings()
+    };
+    let limits = Limits {
+        connections_per_address: 1,
+        ..Limits::default()
+    };
+    let records = vec![
+        service(1, &json!({"port": echo("one")})),
+        route(2, 1, "udp", "127.0.0.1"),
+    ];
+    let proxy = start_with(&settings, limits, records);
+    let address = proxy.addresses().stream[0];
+    let client = socket();
+    assert!(converse(&client, address, "a").starts_with("one "));
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = ask(&proxy, request);
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     stop(proxy);
 }
 

@@ -25,7 +25,8 @@ fn a_request_that_could_be_read_in_two_ways_is_refused() {
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
         "GET / HTTP/1.1\r\nHost: a@b\r\n",
         "GET / HTTP/1.1\r\nHost: a/b\r\n",
-        "GET http://b/ HTTP/1.1\r\nHost: a\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a/b\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
         "GET http://a/ HTTP/1.1\r\n",
         "GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n",
         "GET /a%zz HTTP/1.1\r\nHost: a\r\n",
@@ -323,12 +324,13 @@ fn an_answer_whose_framing_is_broken_is_none() {
         ),
         (
             "200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
-            "502",
+            "200",
         ),
         (
             "200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
             "502",
         ),
+        ("200 OK\r\nContent-Length: 0\r\n\r\n\r\n", "200"),
         ("200 OK\r\nContent-Length: -2\r\n\r\nok", "502"),
         ("200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok", "502"),
     ] {

@@ -176,6 +176,43 @@ fn what_ends_a_stream_ends_it_for_good() {
     }
 }
 
+/// Whether a client that sends `size` bytes after its last answer, and then stops to send or leaves as `leaves` says, is
+/// heard to the end.
+fn is_heard(size: usize, leaves: bool) -> bool {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut far = TcpStream::connect(address).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        let timers = Rc::new(Timers::default());
+        tokio::task::spawn_local(Rc::clone(&timers).drive());
+        let limits = Limits {
+            linger_silence: if leaves {
+                Duration::from_mins(1)
+            } else {
+                Duration::from_millis(1)
+            },
+            ..Limits::default()
+        };
+        let near = (Stream::Plain(near), BytesMut::new());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
+        let sent = tokio::task::spawn_local(async move {
+            let sent = far.write_all(&vec![b'x'; size]).await;
+            (!leaves).then_some(far).ok_or(sent)
+        });
+        poll_fn(|cx| client.poll_close(cx, true)).await;
+        drop(client);
+        matches!(sent.await.unwrap(), Ok(_) | Err(Ok(())))
+    })
+}
+
+#[test]
+fn a_client_that_sends_all_before_it_reads_is_heard_to_the_end() {
+    assert!(is_heard(5_000_000, true));
+    // One that says nothing more is not waited for.
+    assert!(is_heard(0, false));
+}
+
 #[test]
 fn nothing_behind_a_broken_body_is_read() {
     run(async {
