@@ -17,7 +17,7 @@ use http::{HeaderValue, Response};
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
-use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
+use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError, Waits};
 use plugins::openid_connect::client_keys::ClientKeys;
 use plugins::revocations::Revocations;
 use proto::v1::flight::Step;
@@ -94,10 +94,15 @@ impl CoreHost {
         fields::strip_hop_by_hop(&mut parts.headers);
         parts.headers.remove(http::header::HOST);
         parts.headers.remove(http::header::CONTENT_LENGTH);
+        // Zero stands for no limit of its own.
+        let wait = |step: fn(Waits) -> Duration| {
+            let said = limits.waits.map(step).filter(|wait| !wait.is_zero());
+            said.unwrap_or(limits.timeout)
+        };
         let timeouts = Timeouts {
-            connect: limits.timeout,
-            write: limits.timeout,
-            read: limits.timeout,
+            connect: wait(|waits| waits.connect),
+            write: wait(|waits| waits.send),
+            read: wait(|waits| waits.read),
         };
         let mut outgoing = Outgoing {
             way: Way::To(&origin),

@@ -144,6 +144,7 @@ impl Line {
         self.run.tries.push(Try {
             host: key.host.clone(),
             port: key.port,
+            name: key.host.clone(),
             started_at: UnixTime::now().as_millis(),
             ..Try::default()
         });

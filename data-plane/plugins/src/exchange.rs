@@ -77,6 +77,8 @@ pub struct Client {
     pub port: u16,
     /// The address of the connection's other end, whatever its headers say.
     pub peer: IpAddr,
+    /// The client's port, unless a proxy stands before us.
+    pub source_port: Option<u16>,
 }
 
 impl Client {
@@ -367,6 +369,8 @@ pub struct Try {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// What it is called where it is configured.
+    pub name: String,
     /// When, in milliseconds since 1970.
     pub started_at: u64,
     /// How long it took to choose the server, in nanoseconds.

@@ -136,6 +136,8 @@ pub enum RevokeError {
 pub struct FetchLimits {
     /// Longest time from start to the last byte of the answer.
     pub timeout: Duration,
+    /// How long single steps may take; as long as all of it if nothing is said.
+    pub waits: Option<Waits>,
     /// Largest body of an answer, in bytes.
     pub body: usize,
     /// Whether the server's certificate must be valid for its name.
@@ -152,6 +154,24 @@ pub struct FetchLimits {
     pub repeatable: bool,
     /// Where the connection may lead.
     pub reach: Reach,
+}
+
+/// Longest waits for the steps of a fetch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Waits {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Between two writes.
+    pub send: Duration,
+    /// Between two reads.
+    pub read: Duration,
+}
+
+impl Waits {
+    /// All of them together.
+    pub fn sum(self) -> Duration {
+        [self.connect, self.send, self.read].iter().sum()
+    }
 }
 
 /// Which addresses a fetch may connect to, whatever led to them: a name, an address or a redirect.

@@ -18,7 +18,7 @@ use url::Url;
 use crate::custom_fields::CustomFields;
 use crate::exchange::Log;
 use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
-use crate::host::{FetchLimits, Host, Reach};
+use crate::host::{FetchLimits, Host, Reach, Waits};
 use crate::queue::{self, OldQueue, Outbox, QueueConfig};
 use crate::stream::StreamLog;
 use crate::values::{Number, SecretUrl, whole_error};
@@ -153,6 +153,7 @@ impl Plugin for HttpLog {
                 },
                 headers,
                 timeout: self.timeout.milliseconds(),
+                waits: None,
             },
             outbox: Outbox::new(instance.id, self.old_queue.over(self.queue)),
         })
@@ -246,6 +247,8 @@ pub(crate) struct Target {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) timeout: Duration,
+    /// How long single steps may take, if that is known.
+    pub(crate) waits: Option<Waits>,
 }
 
 impl Target {
@@ -257,6 +260,7 @@ impl Target {
         *request.headers_mut() = self.headers.clone();
         let limits = FetchLimits {
             timeout: self.timeout,
+            waits: self.waits,
             body: 64 * 1024,
             verify_tls: false,
             certificate: None,

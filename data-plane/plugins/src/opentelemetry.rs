@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 
-use crate::exchange::{Exchange, Log, Reply};
+use crate::exchange::{Exchange, Log, Reply, Seen};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
-use crate::host::Host;
+use crate::host::{Host, Waits};
 use crate::http_log::{Endpoint, Target, more_headers};
 use crate::queue::{self, Outbox, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
@@ -141,17 +141,18 @@ impl Plugin for Opentelemetry {
         let delay = delay.map(|delay| Number(delay.into()));
         let size = self.batch_span_count.filter(|count| *count != 200);
         let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
-        let waits = [
-            &self.connect_timeout,
-            &self.send_timeout,
-            &self.read_timeout,
-        ];
+        let waits = Waits {
+            connect: self.connect_timeout.milliseconds(),
+            send: self.send_timeout.milliseconds(),
+            read: self.read_timeout.milliseconds(),
+        };
         Ok(OpentelemetryFilter {
             target: Target {
                 uri: endpoint.uri,
                 method: Method::POST,
                 headers,
-                timeout: waits.iter().map(|wait| wait.milliseconds()).sum(),
+                timeout: waits.sum(),
+                waits: Some(waits),
             },
             outbox: Outbox::new(instance.id, self.queue.with(size, delay.as_ref())),
             carrier,
@@ -194,7 +195,11 @@ impl Filter for OpentelemetryFilter {
         Phases::ALL
     }
 
-    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+    fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+        if reply.seen.notes.get::<Traced>().is_none() {
+            let traced = self.late(reply.seen, host);
+            reply.seen.notes.put(traced);
+        }
         if let Some(name) = &self.shown
             && let Some(Traced(trace)) = reply.seen.notes.get()
             && let Ok(value) = HeaderValue::from_str(&hexadecimal(&trace.id))
@@ -204,9 +209,16 @@ impl Filter for OpentelemetryFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let Some(Traced(trace)) = log.seen.notes.get().filter(|Traced(trace)| trace.sampled) else {
-            return;
+        let late;
+        let Traced(trace) = if let Some(traced) = log.seen.notes.get() {
+            traced
+        } else {
+            late = self.late(log.seen, host);
+            &late
         };
+        if !trace.sampled {
+            return;
+        }
         let entry = otlp::spans(trace, log);
         queue::push(host, &self.outbox, entry, || {
             let resource = self.resource.of_node(host.node_id());
@@ -220,6 +232,15 @@ impl Filter for OpentelemetryFilter {
     }
 }
 
+impl OpentelemetryFilter {
+    /// The trace of an exchange that was answered before this filter's turn: no route was met, or another filter
+    /// has answered.
+    fn late(&self, seen: &Seen, host: &impl Host) -> Traced {
+        let headers = &seen.request.headers;
+        Traced(self.carrier.read(headers, self.sampling, true, host))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -229,7 +250,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::testing::{FakeHost, Request, answer_of, log_of};
+    use crate::exchange::Try;
+    use crate::testing::{FakeHost, Request, answer_of, log_of, unrouted};
 
     fn filter(config: Value) -> OpentelemetryFilter {
         let config: Opentelemetry = serde_json::from_value(config).unwrap();
@@ -287,18 +309,21 @@ mod tests {
         }));
         let filter = filter(json!({
             "endpoint_is_renamed": null, "traces_endpoint": "http://otel.example:4318/v1/traces",
-            "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"}, "sampling_rate": 1,
+            "http_response_header_for_traceid": "x-trace", "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"}, "sampling_rate": 1,
         }));
-        log_of(
-            &filter,
-            &host,
-            &traced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
-        );
-        log_of(
-            &filter,
-            &host,
-            &traced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-        );
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+        log_of(&filter, &host, &traced(&format!("{parent}-00")));
+        let mut kept = traced(&format!("{parent}-01"));
+        let failed = Try {
+            host: "10.0.0.1".to_owned(),
+            name: "a.example".to_owned(),
+            failed: Some(502),
+            ..Try::default()
+        };
+        kept.tries.insert(0, failed);
+        log_of(&filter, &host, &kept);
+        let headers = unrouted(&filter, &host, &traced(&format!("{parent}-01")));
+        assert_eq!(headers["x-trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
         host.run(host.sleep(Duration::from_secs(10)));
         let requests = requests.take();
         assert_eq!(requests.len(), 1);
@@ -306,7 +331,13 @@ mod tests {
         assert_eq!(request.headers()["content-type"], "application/x-protobuf");
         assert_eq!(request.headers()["x-auth"], "t");
         let spans = otlp::tests::decode(request.body());
-        assert_eq!(spans, ["shop kong 2", "shop kong.balancer 3"]);
+        let expected = [
+            "shop kong 2 127.0.0.1",
+            "shop kong.balancer 3 1 10.0.0.1 a.example failed",
+            "shop kong.balancer 3 2 127.0.0.1 up.example",
+            "shop kong 2 127.0.0.1",
+        ];
+        assert_eq!(spans, expected);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
-pub(crate) use self::reply::{Replied, log_of, logged, reply_of};
+pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
 use crate::exchange::Overrides;
 use crate::host::ldap::{LdapError, LdapServer};

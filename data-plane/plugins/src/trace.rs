@@ -40,6 +40,13 @@ pub enum TraceFormat {
     Instana,
 }
 
+impl TraceFormat {
+    /// Whether client and server can be sides of one span.
+    const fn has_shared_spans(self) -> bool {
+        matches!(self, Self::B3 | Self::B3Single | Self::Jaeger)
+    }
+}
+
 /// A format to tell the upstream in.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -136,6 +143,8 @@ pub(crate) struct Carrier {
     pub(crate) clear: Vec<HeaderName>,
     pub(crate) inject: Vec<InjectFormat>,
     pub(crate) default: TraceFormat,
+    /// Whether the caller's span is also the exchange's own, where the format has it so.
+    shares_spans: bool,
 }
 
 const ALL: [TraceFormat; 8] = [
@@ -195,7 +204,16 @@ impl Carrier {
                 .clone()
                 .unwrap_or_else(|| vec![InjectFormat::Preserve]),
             default: propagation.default_format,
+            shares_spans: false,
         })
+    }
+
+    /// The same for a plugin that takes the caller's span for the exchange's own, where the format has it so.
+    pub(crate) fn sharing_spans(self) -> Self {
+        Self {
+            shares_spans: true,
+            ..self
+        }
     }
 
     /// The same, as `header_type` of earlier versions has it.
@@ -215,14 +233,11 @@ impl Carrier {
         long_ids: bool,
         host: &impl Host,
     ) -> Trace {
-        let found = self
-            .extract
-            .iter()
-            .find_map(|format| format::extract(*format, headers));
+        let found = self.find(headers);
         for name in &self.clear {
             headers.remove(name);
         }
-        let trace = Trace::of(found.as_ref(), sampling, long_ids, host);
+        let trace = self.trace(found.as_ref(), sampling, long_ids, host);
         let state = found.as_ref().and_then(|found| found.state.clone());
         for format in &self.inject {
             let format = match format {
@@ -235,13 +250,52 @@ impl Carrier {
         }
         trace
     }
+
+    /// The trace that a request belongs to of which no upstream is told.
+    pub(crate) fn read(
+        &self,
+        headers: &HeaderMap,
+        sampling: Sampling,
+        long_ids: bool,
+        host: &impl Host,
+    ) -> Trace {
+        self.trace(self.find(headers).as_ref(), sampling, long_ids, host)
+    }
+
+    fn find(&self, headers: &HeaderMap) -> Option<Extracted> {
+        let mut formats = self.extract.iter();
+        formats.find_map(|format| format::extract(*format, headers))
+    }
+
+    fn trace(
+        &self,
+        found: Option<&Extracted>,
+        sampling: Sampling,
+        long_ids: bool,
+        host: &impl Host,
+    ) -> Trace {
+        let trace = Trace::of(found, sampling, long_ids, host);
+        match found {
+            Some(Extracted {
+                format,
+                span: Some(span),
+                parent,
+                ..
+            }) if self.shares_spans && format.has_shared_spans() && *span != [0; 8] => Trace {
+                server: *span,
+                caller: *parent,
+                ..trace
+            },
+            _ => trace,
+        }
+    }
 }
 
 /// The trace that an exchange belongs to, and the exchange's own spans.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Trace {
     pub(crate) id: [u8; 16],
-    /// The caller's span.
+    /// The span above that of the exchange: the caller's, or its parent if the caller's is the exchange's own.
     pub(crate) caller: Option<[u8; 8]>,
     /// The span of the exchange.
     pub(crate) server: [u8; 8],

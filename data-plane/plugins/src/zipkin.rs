@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 
-use crate::exchange::{Exchange, Log, Reply};
+use crate::exchange::{Exchange, Log, Reply, Seen};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin, Protocols};
-use crate::host::Host;
+use crate::host::{Host, Waits};
 use crate::http_log::{Endpoint, Target};
 use crate::opentelemetry::response_header;
 use crate::queue::{self, Outbox, QueueConfig};
@@ -247,12 +247,11 @@ impl Plugin for Zipkin {
                 return Err(FieldErrors::at(&["static_tags"], message));
             }
         }
-        let waits = [
-            &self.connect_timeout,
-            &self.send_timeout,
-            &self.read_timeout,
-        ];
-        let timeout = waits.iter().map(|wait| wait.milliseconds()).sum();
+        let waits = Waits {
+            connect: self.connect_timeout.milliseconds(),
+            send: self.send_timeout.milliseconds(),
+            read: self.read_timeout.milliseconds(),
+        };
         let target = match &self.http_endpoint {
             None => None,
             Some(SecretUrl(url)) => {
@@ -267,7 +266,8 @@ impl Plugin for Zipkin {
                     uri: endpoint.uri,
                     method: Method::POST,
                     headers,
-                    timeout,
+                    timeout: waits.sum(),
+                    waits: Some(waits),
                 })
             }
         };
@@ -287,7 +287,7 @@ impl Plugin for Zipkin {
         Ok(ZipkinFilter {
             outbox: Outbox::new(instance.id, self.queue.clone()),
             target,
-            carrier,
+            carrier: carrier.sharing_spans(),
             tags_header,
             shown: response_header(self.http_response_header_for_traceid.as_deref())?,
             config: Box::new(self),
@@ -314,14 +314,7 @@ impl Filter for ZipkinFilter {
         let headers = &mut exchange.request.headers;
         let (sampling, long) = (self.sampling(), self.has_long_ids());
         let trace = self.carrier.carry(headers, sampling, long, host);
-        let tags = headers.get(&self.tags_header);
-        let tags = tags
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let tags = tags.split(';').filter_map(|tag| tag.split_once('='));
-        let tags = tags
-            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-            .collect();
+        let tags = self.tags(headers);
         exchange.notes.put(Traced(trace, tags));
         Flow::Continue
     }
@@ -330,7 +323,11 @@ impl Filter for ZipkinFilter {
         Phases::ALL
     }
 
-    fn on_response(&self, reply: &mut Reply<'_>, _: &impl Host) {
+    fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+        if reply.seen.notes.get::<Traced>().is_none() {
+            let traced = self.late(reply.seen, host);
+            reply.seen.notes.put(traced);
+        }
         if let Some(name) = &self.shown
             && let Some(Traced(trace, _)) = reply.seen.notes.get()
             && let Ok(value) = HeaderValue::from_str(&trace.short_id())
@@ -340,8 +337,15 @@ impl Filter for ZipkinFilter {
     }
 
     fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let (Some(target), Some(Traced(trace, tags))) = (&self.target, log.seen.notes.get()) else {
+        let Some(target) = &self.target else {
             return;
+        };
+        let late;
+        let Traced(trace, tags) = if let Some(traced) = log.seen.notes.get() {
+            traced
+        } else {
+            late = self.late(log.seen, host);
+            &late
         };
         if !trace.sampled {
             return;
@@ -363,6 +367,25 @@ impl Filter for ZipkinFilter {
 }
 
 impl ZipkinFilter {
+    /// The trace of an exchange that no route was found for.
+    fn late(&self, seen: &Seen, host: &impl Host) -> Traced {
+        let headers = &seen.request.headers;
+        let (sampling, long) = (self.sampling(), self.has_long_ids());
+        let trace = self.carrier.read(headers, sampling, long, host);
+        Traced(trace, self.tags(headers))
+    }
+
+    /// The tags that a client adds.
+    fn tags(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let tags = headers.get(&self.tags_header);
+        let tags = tags
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let tags = tags.split(';').filter_map(|tag| tag.split_once('='));
+        tags.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect()
+    }
+
     fn sampling(&self) -> Sampling {
         Sampling::Caller(self.config.sample_ratio.value())
     }

@@ -118,9 +118,11 @@ impl Attempt<'_> {
     pub(super) fn told(&self, began: Instant) -> Try {
         let key = self.origin.key();
         let chosen_within = monotonic().saturating_duration_since(began).as_nanos();
+        let name = self.lease.as_ref().map(|lease| &lease.peer.key.host);
         Try {
             host: key.host.clone(),
             port: key.port,
+            name: name.unwrap_or(&key.host).clone(),
             started_at: UnixTime::now().as_millis(),
             chosen_within: u64::try_from(chosen_within).unwrap_or(u64::MAX),
             failed: None,

@@ -182,7 +182,7 @@ async fn accept(
                     tracing::debug!(%error, "a connection went away");
                     continue;
                 }
-                let peer = Peer::new(address, port, takes.tls.is_some());
+                let peer = Peer::new(source, port, takes.tls.is_some());
                 let guard = alive.subscribe();
                 let (core, takes, orders) = (Rc::clone(&core), takes.clone(), orders.clone());
                 tokio::task::spawn_local(async move {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -33,6 +33,7 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 #[derive(Debug)]
 pub(crate) struct Peer {
     address: IpAddr,
+    source_port: u16,
     /// The same as text, made once for all requests of the connection.
     address_text: String,
     port: u16,
@@ -51,10 +52,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A client at `address`, on a connection to `port`.
-    pub(crate) fn new(address: IpAddr, port: u16, tls: bool) -> Self {
+    /// A client at `source`, on a connection to `port`.
+    pub(crate) fn new(source: SocketAddr, port: u16, tls: bool) -> Self {
+        let address = source.ip().to_canonical();
         Self {
             address,
+            source_port: source.port(),
             address_text: address.to_string(),
             port,
             port_text: port.to_string(),
@@ -168,6 +171,7 @@ pub(super) fn client(
         certificate: peer.handshake.as_ref().and_then(|known| known.certificate),
         port: peer.port,
         peer: peer.address,
+        source_port: (real.is_none() && peer.announced.is_none()).then_some(peer.source_port),
     }
 }
 
@@ -331,7 +335,7 @@ mod tests {
             assert!(kind.is_any_of(ours) || *name == "cookie", "{name}");
         }
         let none = HeaderMap::new();
-        let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
+        let peer = Peer::new("10.0.0.1:4000".parse().unwrap(), 8000, false);
         let client = client(None, &peer, None, &"gate.internal".into());
         let mut added = Vec::new();
         let view = View::Map(&none);
@@ -351,7 +355,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            let peer = Peer::new("10.0.0.1".parse().unwrap(), 8000, false);
+            let peer = Peer::new("10.0.0.1:4000".parse().unwrap(), 8000, false);
             let trusted = trusted.then_some(&parts.headers);
             let found = client(trusted, &peer, None, &"gate.internal:8000".into());
             assert_eq!(

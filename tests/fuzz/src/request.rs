@@ -99,6 +99,7 @@ pub fn send(
             certificate: None,
             port: 8443,
             peer: [127, 0, 0, 1].into(),
+            source_port: Some(40_000),
         },
         identity: Identity::default(),
         response_headers: Vec::new(),

@@ -143,9 +143,14 @@ impl Resource {
     }
 }
 
+const MILLISECOND: u64 = 1_000_000;
+
+fn failed(failed: bool) -> Option<Status> {
+    failed.then_some(Status { code: ERROR })
+}
+
 /// The spans of one exchange.
 pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
-    const MILLISECOND: u64 = 1_000_000;
     let seen = log.seen;
     let begin = log.started_at.as_millis() * MILLISECOND;
     let end = begin + log.latencies.request * MILLISECOND;
@@ -180,7 +185,6 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
     if let Some(consumer) = &seen.identity.consumer {
         attributes.push(text("kong.consumer.id", consumer.id.to_string()));
     }
-    let failed = |failed: bool| failed.then_some(Status { code: ERROR });
     let mut spans = vec![Span {
         trace_id: trace.id.to_vec(),
         id: trace.server.to_vec(),
@@ -195,30 +199,57 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         attributes,
         status: failed(status >= 500),
     }];
-    if let Some(proxy) = log.latencies.proxy {
-        let asked = begin + log.latencies.kong * MILLISECOND;
-        let mut attributes = Vec::new();
-        if let Some(status) = log.upstream_status {
-            attributes.push(number("http.status_code", status.as_u16()));
+    spans.extend(attempts(trace, log));
+    let scope = ScopeSpans { scope: None, spans };
+    Bytes::from(scope.encode_to_vec())
+}
+
+/// The spans of the servers that were tried, in order. Each ends where the next one begins, the last one with the
+/// head of the answer; of this one the upstream was told.
+fn attempts(trace: &Trace, log: &Log<'_>) -> Vec<Span> {
+    let last = log.tries.len().saturating_sub(1);
+    let answered = log
+        .latencies
+        .proxy
+        .map(|proxy| log.started_at.as_millis() + log.latencies.kong + proxy);
+    let spans = (0_u64..).zip(log.tries.iter().enumerate());
+    let spans = spans.map(|(count, (place, one))| {
+        let next = log.tries.get(place + 1).map(|next| next.started_at);
+        let begin = one.started_at * MILLISECOND;
+        let end = next.or(answered).map(|end| end * MILLISECOND);
+        let mut attributes = vec![
+            number("try_count", i64::try_from(count + 1).unwrap_or(i64::MAX)),
+            text("net.peer.ip", &one.host),
+            number("net.peer.port", one.port),
+            text("net.peer.name", &one.name),
+        ];
+        let answer = log.upstream_status.filter(|_| place == last);
+        let status = one.failed.or(answer.map(|status| status.as_u16()));
+        if let Some(status) = status {
+            attributes.push(number("http.status_code", status));
         }
-        if let Some(last) = log.tries.last() {
-            attributes.push(text("net.peer.ip", &last.host));
-            attributes.push(number("net.peer.port", last.port));
-        }
-        spans.push(Span {
+        let id = u64::from_be_bytes(trace.client);
+        let id = if place == last {
+            id
+        } else {
+            id.wrapping_add(count + 1)
+        };
+        let broken = place == last && log.source == Source::Error;
+        Span {
             trace_id: trace.id.to_vec(),
-            id: trace.client.to_vec(),
+            id: id.to_be_bytes().to_vec(),
             parent_span_id: trace.server.to_vec(),
             name: "kong.balancer".to_owned(),
             kind: CLIENT,
-            start_time_unix_nano: asked,
-            end_time_unix_nano: asked + proxy * MILLISECOND,
+            start_time_unix_nano: begin,
+            end_time_unix_nano: end
+                .unwrap_or_default()
+                .max(begin + one.chosen_within.max(1)),
             attributes,
-            status: failed(log.source == Source::Error),
-        });
-    }
-    let scope = ScopeSpans { scope: None, spans };
-    Bytes::from(scope.encode_to_vec())
+            status: failed(one.failed.is_some() || broken),
+        }
+    });
+    spans.collect()
 }
 
 const fn version(version: http::Version) -> &'static str {
@@ -254,7 +285,8 @@ pub(super) fn request(resource: &Resource, batch: &[Bytes]) -> Bytes {
 pub(super) mod tests {
     use super::*;
 
-    /// The service's name, the span's name and its kind, for each span of a request.
+    /// The service's name, the span's name and kind, who was asked, and whether that failed, for each span of a
+    /// request.
     pub(in super::super) fn decode(body: &Bytes) -> Vec<String> {
         let request = ExportTraceServiceRequest::decode(body.clone()).unwrap();
         let mut found = Vec::new();
@@ -270,7 +302,20 @@ pub(super) mod tests {
             for span in spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 assert_eq!((span.trace_id.len(), span.id.len()), (16, 8));
                 assert!(span.end_time_unix_nano > span.start_time_unix_nano);
-                found.push(format!("{service} {} {}", span.name, span.kind));
+                let failed = span.status.map_or("", |_| " failed");
+                let told = span.attributes.iter().filter(|one| {
+                    matches!(&*one.key, "try_count" | "net.peer.name" | "net.peer.ip")
+                });
+                let told = told.map(|one| match one.value.clone().unwrap().value {
+                    Some(Value::Text(text)) => format!(" {text}"),
+                    Some(Value::Number(number)) => format!(" {number}"),
+                    None => panic!("{} has no value", one.key),
+                });
+                let told = told.collect::<Vec<_>>().concat();
+                found.push(format!(
+                    "{service} {} {}{told}{failed}",
+                    span.name, span.kind
+                ));
             }
         }
         found

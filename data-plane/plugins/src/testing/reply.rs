@@ -5,7 +5,7 @@ use http::HeaderValue;
 use shared::clock::UnixTime;
 
 use super::{FakeHost, Request};
-use crate::exchange::{Seen, Told};
+use crate::exchange::{Exchange, Seen, Told};
 use crate::host::Host as _;
 
 /// What the client gets of a response.
@@ -100,16 +100,59 @@ fn seen(filter: &impl crate::filter::Filter, host: &FakeHost, request: &Request)
     request.with_exchange(|exchange| {
         let flow = host.run(filter.on_request(exchange, host));
         assert!(matches!(flow, crate::filter::Flow::Continue), "{flow:?}");
-        Seen {
-            method: exchange.request.method.clone(),
-            uri: exchange.request.uri.clone(),
-            request: exchange.request.clone(),
-            client: exchange.client.clone(),
-            identity: exchange.identity.clone(),
-            notes: std::mem::take(&mut exchange.notes),
-            request_id: exchange.request_id,
-        }
+        left(exchange)
     })
+}
+
+/// What stays of an exchange.
+pub(crate) fn left(exchange: &mut Exchange<'_>) -> Seen {
+    Seen {
+        method: exchange.request.method.clone(),
+        uri: exchange.request.uri.clone(),
+        request: exchange.request.clone(),
+        client: exchange.client.clone(),
+        identity: exchange.identity.clone(),
+        notes: std::mem::take(&mut exchange.notes),
+        request_id: exchange.request_id,
+    }
+}
+
+/// Lets `filter` see that `request` has met no route, and gives back the header fields that it adds to the answer.
+pub(crate) fn unrouted(
+    filter: &impl crate::filter::Filter,
+    host: &FakeHost,
+    request: &Request,
+) -> http::HeaderMap {
+    use crate::exchange::{BodyWish, Latencies, Log, Reply as Response, Source};
+
+    let mut seen = request.with_exchange(left);
+    let mut status = http::StatusCode::NOT_FOUND;
+    let mut headers = http::HeaderMap::new();
+    let mut reply = Response {
+        seen: &mut seen,
+        matched: None,
+        status: &mut status,
+        headers: &mut headers,
+        source: Source::Error,
+        wish: BodyWish::Nothing,
+        maps: Vec::new(),
+    };
+    filter.on_response(&mut reply, host);
+    let log = Log {
+        matched: None,
+        source: Source::Error,
+        upstream_status: None,
+        upstream_uri: "",
+        latencies: Latencies {
+            request: 10,
+            kong: 10,
+            ..Latencies::default()
+        },
+        tries: &[],
+        ..log(&seen, request, status, &headers, host.now())
+    };
+    filter.on_log(&log, host);
+    headers
 }
 
 /// An exchange that is over.
@@ -120,15 +163,7 @@ fn log<'a>(
     headers: &'a http::HeaderMap,
     started_at: UnixTime,
 ) -> crate::exchange::Log<'a> {
-    use crate::exchange::{Latencies, Log, Source, Try};
-    static TRIES: std::sync::LazyLock<[Try; 1]> = std::sync::LazyLock::new(|| {
-        [Try {
-            host: "127.0.0.1".to_owned(),
-            port: 80,
-            started_at: 1,
-            ..Try::default()
-        }]
-    });
+    use crate::exchange::{Latencies, Log, Source};
 
     Log {
         seen,
@@ -148,7 +183,7 @@ fn log<'a>(
             proxy: Some(3),
             receive: 5,
         },
-        tries: &*TRIES,
+        tries: &request.tries,
         tls: None,
     }
 }

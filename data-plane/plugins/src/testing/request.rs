@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{FakeHost, key_ring};
 use crate::environment::Environment;
 use crate::exchange::{
-    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
+    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides, Try,
 };
 use crate::filter::Filter;
 use crate::glance::{Glance, Looks, Pass};
@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) secrets: SecretNames,
     /// What other filters tell the client.
     pub(crate) told: Vec<(HeaderName, HeaderValue)>,
+    /// The servers that it is sent to.
+    pub(crate) tries: Vec<Try>,
 }
 
 impl Request {
@@ -46,6 +48,13 @@ impl Request {
             matched: Matched::default(),
             secrets: SecretNames::default(),
             told: Vec::new(),
+            tries: vec![Try {
+                host: "127.0.0.1".to_owned(),
+                port: 80,
+                name: "up.example".to_owned(),
+                started_at: 1,
+                ..Try::default()
+            }],
         }
     }
 
@@ -69,6 +78,7 @@ impl Request {
                 certificate: self.certificate,
                 port: 8000,
                 peer: [127, 0, 0, 1].into(),
+                source_port: Some(40_000),
             },
             identity: Identity::default(),
             response_headers: Vec::new(),

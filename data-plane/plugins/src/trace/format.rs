@@ -33,6 +33,8 @@ pub(crate) struct Extracted {
     /// None of a caller that has said of sampling alone.
     pub(crate) trace: Option<[u8; 16]>,
     pub(crate) span: Option<[u8; 8]>,
+    /// The span above the caller's.
+    pub(crate) parent: Option<[u8; 8]>,
     pub(crate) sampled: Option<bool>,
     /// `tracestate`, which is passed on as it is.
     pub(crate) state: Option<HeaderValue>,
@@ -46,6 +48,7 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
             format,
             trace: Some(trace),
             span,
+            parent: None,
             sampled,
             state: None,
         })
@@ -73,9 +76,12 @@ pub(super) fn extract(format: TraceFormat, headers: &HeaderMap) -> Option<Extrac
             let mut fields = value.split(':');
             let trace = bytes(fields.next()?)?;
             let span = bytes(fields.next()?)?;
-            let _parent = fields.next()?;
+            let parent = bytes(fields.next()?);
             let [flags] = bytes::<1>(fields.next()?)?;
-            found(format, trace, Some(span), Some(flags & 1 == 1))
+            let mut extracted = found(format, trace, Some(span), Some(flags & 1 == 1))?;
+            // Zero stands for none.
+            extracted.parent = parent.filter(|parent| *parent != [0; 8]);
+            Some(extracted)
         }
         TraceFormat::Ot => {
             let trace = bytes(text(&OT_TRACE)?)?;
@@ -129,6 +135,7 @@ fn b3(headers: &HeaderMap) -> Option<Extracted> {
         format: TraceFormat::B3Single,
         trace: None,
         span: None,
+        parent: None,
         sampled: asked,
         state: None,
     };
@@ -143,6 +150,7 @@ fn b3(headers: &HeaderMap) -> Option<Extracted> {
         if trace.is_some() && span.is_some() {
             (found.trace, found.span) = (trace, span);
             found.sampled = fields.next().and_then(sampled).or(asked);
+            found.parent = fields.next().and_then(bytes);
             return Some(found);
         }
     }
@@ -151,6 +159,9 @@ fn b3(headers: &HeaderMap) -> Option<Extracted> {
     found.span = text(&B3_SPAN)
         .and_then(bytes)
         .filter(|_| found.trace.is_some());
+    found.parent = text(&B3_PARENT)
+        .and_then(bytes)
+        .filter(|_| found.span.is_some());
     (found.trace.is_some() || asked.is_some()).then_some(found)
 }
 
@@ -220,10 +231,8 @@ pub(super) fn inject(
             headers.remove(B3_FLAGS);
         }
         TraceFormat::Jaeger => {
-            put(
-                JAEGER,
-                format!("{}:{span}:{parent}:{flag:02x}", trace.short_id()),
-            );
+            let id = hexadecimal(&trace.id);
+            put(JAEGER, format!("{id}:{span}:{parent}:{flag:02x}"));
         }
         TraceFormat::Ot => {
             put(OT_TRACE, trace.short_id());

@@ -9,7 +9,6 @@ use shared::hexadecimal::hexadecimal;
 
 use super::{PhaseFlavor, SpanName, Zipkin};
 use crate::exchange::{Log, Matched, Try};
-use crate::figures::service_host;
 use crate::stream::StreamLog;
 use crate::trace::Trace;
 
@@ -22,11 +21,10 @@ struct Told<'a> {
     name: String,
     /// Of the request's span.
     tags: Tags,
-    /// Of the proxy's span, besides route and service.
-    proxy_tags: Tags,
     /// Phases of the request's span and of the proxy's.
     phases: [Vec<Phase>; 2],
-    client: IpAddr,
+    /// Address and, if it is known, port.
+    client: (IpAddr, Option<u16>),
     matched: Option<&'a Matched>,
     tries: &'a [Try],
     /// In microseconds.
@@ -72,14 +70,13 @@ pub(super) fn of_exchange(
         _ => "HTTP/1.1",
     };
     put(&mut all, "http.protocol", protocol);
-    let mut proxy_tags = Tags::new();
     if let Some(consumer) = &seen.identity.consumer {
-        put(&mut proxy_tags, "kong.consumer", &consumer.id.to_string());
+        put(&mut all, "kong.consumer", &consumer.id.to_string());
     }
     if config.include_credential
         && let Some(credential) = &seen.identity.credential
     {
-        put(&mut proxy_tags, "kong.credential", credential);
+        put(&mut all, "kong.credential", credential);
     }
     let latencies = &log.latencies;
     let begin = microseconds(log.started_at.as_millis());
@@ -101,7 +98,6 @@ pub(super) fn of_exchange(
             SpanName::MethodPath => format!("{method} {path}"),
         },
         tags: all,
-        proxy_tags,
         phases: [
             vec![phase('r', "kong.rewrite.duration_ms", begin, begin)],
             vec![
@@ -115,7 +111,7 @@ pub(super) fn of_exchange(
                 ),
             ],
         ],
-        client: seen.client.address,
+        client: (seen.client.address, seen.client.source_port),
         matched: log.matched,
         tries: log.tries,
         begin,
@@ -143,9 +139,8 @@ pub(super) fn of_stream(
         trace,
         name: "stream".to_owned(),
         tags: common_tags(config, node),
-        proxy_tags: Tags::new(),
         phases: [Vec::new(), vec![preread]],
-        client: log.client,
+        client: (log.client, None),
         matched: Some(log.matched),
         tries: log.tries,
         begin,
@@ -171,7 +166,7 @@ fn put(tags: &mut Tags, name: &str, value: &str) {
 impl Told<'_> {
     fn spans(mut self) -> Vec<Value> {
         let tags = std::mem::take(&mut self.tags);
-        let mut proxy_tags = std::mem::take(&mut self.proxy_tags);
+        let mut proxy_tags = Tags::new();
         let [of_request, of_proxy] = std::mem::take(&mut self.phases);
         let Trace {
             server,
@@ -185,21 +180,15 @@ impl Told<'_> {
             "parentId".to_owned(),
             caller.map(|id| hexadecimal(&id)).into(),
         );
-        request.insert(
-            "remoteEndpoint".to_owned(),
-            endpoint(Some(self.client), None, None),
-        );
+        let (address, port) = self.client;
+        let remote = endpoint(Some(address), port, None);
+        request.insert("remoteEndpoint".to_owned(), remote);
         self.finish(&mut request, tags, &of_request);
         self.place(&mut proxy_tags);
         let name = format!("{} (proxy)", self.name);
         let mut proxy = self.span(client, "CLIENT", &name, begin, duration);
         if let Some(last) = self.tries.last() {
-            let host = self.matched.and_then(service_host);
-            put(
-                &mut proxy_tags,
-                "peer.hostname",
-                host.as_deref().unwrap_or(&last.host),
-            );
+            put(&mut proxy_tags, "peer.hostname", &last.name);
         }
         proxy.insert("remoteEndpoint".to_owned(), self.server(self.tries.last()));
         self.finish(&mut proxy, proxy_tags, &of_proxy);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::exchange::{Matched, Named, Try};
-use crate::testing::{FakeHost, Request, answer_of, log_of};
+use crate::testing::{FakeHost, Request, answer_of, consumer, log_of, logged, unrouted};
 
 fn filter(config: Value) -> ZipkinFilter {
     let config: Zipkin = serde_json::from_value(config).unwrap();
@@ -80,7 +80,10 @@ fn spans_reach_the_server() {
         "http.status_code": "200", "http.protocol": "HTTP/1.1",
     });
     assert_eq!(request["tags"], tags);
-    assert_eq!(request["remoteEndpoint"], json!({"ipv4": "127.0.0.1"}));
+    assert_eq!(
+        request["remoteEndpoint"],
+        json!({"ipv4": "127.0.0.1", "port": 40_000})
+    );
     let marks = |one: &Value| {
         let marks = one["annotations"].as_array().unwrap().iter();
         let marks = marks.map(|mark| {
@@ -106,6 +109,176 @@ fn spans_reach_the_server() {
     assert!(!bodies[0].to_string().contains("secret"));
 }
 
+/// The spans of `exchanges`, each reported for itself.
+fn reported(config: Value, exchanges: impl FnOnce(&ZipkinFilter, &FakeHost)) -> Vec<Value> {
+    let spans: Rc<RefCell<Vec<Value>>> = Rc::default();
+    let host = FakeHost::default();
+    let seen = Rc::clone(&spans);
+    host.connect(Rc::new(move |request| {
+        let body: Vec<Value> = serde_json::from_slice(request.body()).unwrap();
+        seen.borrow_mut().extend(body);
+        Ok(http::Response::new(Bytes::new()))
+    }));
+    let mut fields = json!({"http_endpoint": "http://zipkin.example/", "sample_ratio": 1});
+    let config = config.as_object().unwrap().clone();
+    fields.as_object_mut().unwrap().extend(config);
+    exchanges(&filter(fields), &host);
+    host.run(host.sleep(Duration::from_secs(5)));
+    spans.take()
+}
+
+fn with(fields: &[(&'static str, &str)]) -> Request {
+    let mut request = Request::get("/a");
+    for (name, value) in fields {
+        let name = HeaderName::from_static(name);
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers.push((name, value));
+    }
+    request
+}
+
+const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
+const PARENT: &str = "00000000000000bb";
+
+#[test]
+fn a_span_is_shared_with_the_caller_where_the_format_has_it_so() {
+    let check = |fields: &[(&'static str, &str)], shared: bool, parent: Value| {
+        let request = with(fields);
+        let spans = reported(json!({}), |filter, host| log_of(filter, host, &request));
+        let [server, proxy, attempt] = spans.as_slice() else {
+            panic!("{spans:?}");
+        };
+        assert_eq!(server["id"] == SPAN, shared, "{fields:?}");
+        assert_eq!(server["parentId"], parent, "{fields:?}");
+        assert_eq!(proxy["parentId"], server["id"]);
+        assert_eq!(attempt["parentId"], server["id"]);
+        assert_eq!(server["traceId"], ID);
+    };
+    check(
+        &[("b3", &format!("{ID}-{SPAN}-1-{PARENT}"))],
+        true,
+        json!(PARENT),
+    );
+    check(&[("b3", &format!("{ID}-{SPAN}-1"))], true, Value::Null);
+    check(&[("b3", &format!("{ID}-{SPAN}"))], true, Value::Null);
+    let several = [("x-b3-traceid", ID), ("x-b3-spanid", SPAN)];
+    check(&several, true, Value::Null);
+    let several = [several[0], several[1], ("x-b3-parentspanid", PARENT)];
+    check(&several, true, json!(PARENT));
+    check(
+        &[("uber-trace-id", &format!("{ID}:{SPAN}:{PARENT}:1"))],
+        true,
+        json!(PARENT),
+    );
+    check(
+        &[("uber-trace-id", &format!("{ID}:{SPAN}:0:1"))],
+        true,
+        Value::Null,
+    );
+    check(
+        &[("traceparent", &format!("00-{ID}-{SPAN}-01"))],
+        false,
+        json!(SPAN),
+    );
+    let ot = [("ot-tracer-traceid", ID), ("ot-tracer-spanid", SPAN)];
+    check(&ot, false, json!(SPAN));
+    check(
+        &[("b3", &format!("{ID}-0000000000000000-1"))],
+        false,
+        json!("0000000000000000"),
+    );
+}
+
+#[test]
+fn the_upstream_is_told_whose_child_it_is() {
+    let told = |field: (&'static str, &str)| {
+        let filter = filter(json!({}));
+        let answer = answer_of(&filter, &FakeHost::default(), &with(&[field]));
+        answer.upstream_header(field.0)
+    };
+    let b3 = told(("b3", &format!("{ID}-{SPAN}-1-{PARENT}")));
+    assert!(
+        b3.starts_with(ID) && b3.ends_with(&format!("-1-{SPAN}")),
+        "{b3}"
+    );
+    let short = &ID[..16];
+    let jaeger = told(("uber-trace-id", &format!("{short}:{SPAN}:{PARENT}:1")));
+    let fields: Vec<&str> = jaeger.split(':').collect();
+    let long = format!("{short:0>32}");
+    assert_eq!(
+        (fields[0], fields[2], fields[3]),
+        (long.as_str(), SPAN, "01")
+    );
+}
+
+#[test]
+fn what_meets_no_route_is_traced_too() {
+    let request = with(&[
+        ("b3", &format!("{ID}-{SPAN}-1")),
+        ("zipkin-tags", "error = true"),
+    ]);
+    let config = json!({"http_response_header_for_traceid": "x-trace"});
+    let spans = reported(config, |filter, host| {
+        assert_eq!(unrouted(filter, host, &request)["x-trace"], ID);
+    });
+    let [server, proxy] = spans.as_slice() else {
+        panic!("{spans:?}");
+    };
+    assert_eq!(
+        (&server["traceId"], &server["id"]),
+        (&json!(ID), &json!(SPAN))
+    );
+    assert_eq!(server["tags"]["http.status_code"], "404");
+    assert_eq!(server["tags"]["error"], "true");
+    assert_eq!(
+        (&proxy["name"], &proxy["parentId"]),
+        (&json!("GET (proxy)"), &json!(SPAN))
+    );
+    assert_eq!(
+        (&proxy["tags"], &proxy["remoteEndpoint"]),
+        (&Value::Null, &Value::Null)
+    );
+}
+
+#[test]
+fn who_has_asked_is_told_of_the_request() {
+    let spans = reported(json!({}), |filter, host| {
+        logged(filter, host, &Request::get("/a"), |seen| {
+            seen.identity.consumer = Some(consumer("alice", None));
+            seen.identity.credential = Some("key".to_owned());
+        });
+    });
+    let id = consumer("alice", None).id.to_string();
+    assert_eq!(spans[0]["tags"]["kong.consumer"], id);
+    assert_eq!(spans[0]["tags"]["kong.credential"], "key");
+    assert_eq!(spans[1]["tags"]["kong.consumer"], Value::Null);
+    assert_eq!(spans[1]["tags"]["peer.hostname"], "up.example");
+}
+
+#[test]
+fn a_server_is_waited_for_as_long_as_each_step_may_take() {
+    let waits = |config: Value| {
+        let mut all = Vec::new();
+        reported(config, |filter, host| {
+            log_of(filter, host, &Request::get("/a"));
+            host.run(host.sleep(Duration::from_secs(5)));
+            all.push(host.last_limits());
+        });
+        let limits = all.pop().unwrap();
+        (limits.waits.unwrap(), limits.timeout)
+    };
+    let expected = Waits {
+        connect: Duration::from_secs(2),
+        send: Duration::from_secs(5),
+        read: Duration::from_millis(500),
+    };
+    assert_eq!(
+        waits(json!({"read_timeout": 500})),
+        (expected, Duration::from_millis(7500))
+    );
+}
+
 #[test]
 fn streams_are_told_with_each_server_that_was_tried() {
     let bodies: Rc<RefCell<Vec<Value>>> = Rc::default();
@@ -126,6 +299,7 @@ fn streams_are_told_with_each_server_that_was_tried() {
     let attempt = |number: u8, failed| Try {
         host: format!("10.0.0.{number}"),
         port: 9,
+        name: format!("{number}.example"),
         started_at: 1_000,
         chosen_within: 2_000_000,
         failed,
@@ -162,7 +336,7 @@ fn streams_are_told_with_each_server_that_was_tried() {
     assert_eq!(names, ["stream", "stream (proxy)", tried[0], tried[1]]);
     assert_eq!(spans[0]["remoteEndpoint"], json!({"ipv6": "2001:db8::1"}));
     assert_eq!(spans[1]["tags"]["kong.preread.duration_ms"], "3");
-    assert_eq!(spans[1]["tags"]["peer.hostname"], "10.0.0.2");
+    assert_eq!(spans[1]["tags"]["peer.hostname"], "2.example");
     let server = json!({"serviceName": "s", "ipv4": "10.0.0.2", "port": 9});
     for span in [&spans[1], &spans[3]] {
         assert_eq!(span["remoteEndpoint"], server);

@@ -35,6 +35,7 @@ async fn server(answers: &'static [&'static str]) -> (u16, tokio::task::JoinHand
 fn limits() -> FetchLimits {
     FetchLimits {
         timeout: Duration::from_secs(10),
+        waits: None,
         body: 100,
         verify_tls: false,
         certificate: None,

@@ -428,6 +428,7 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
         } else {
             timeout
         },
+        waits: None,
         body,
         verify_tls: provider.ssl_verify,
         certificate: None,

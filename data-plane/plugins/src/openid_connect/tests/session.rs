@@ -205,6 +205,7 @@ pub(super) async fn send_at_once(gateway: &Gateway, head: http::request::Parts) 
             authority: "gateway.example".into(),
             port: 8000,
             peer: [127, 0, 0, 1].into(),
+            source_port: Some(40_000),
         },
         identity: crate::exchange::Identity::default(),
         response_headers: Vec::new(),
