@@ -3,17 +3,14 @@
 
 mod directives;
 mod media;
+mod store;
+mod vary;
 
-use std::cell::OnceCell;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::header::{AGE, AUTHORIZATION, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -24,9 +21,11 @@ use uuid::Uuid;
 
 use self::directives::Directives;
 use self::media::MediaType;
+use self::store::{Kept, store};
+use self::vary::{digested, encodings, values, varies_by};
 use crate::answer;
 use crate::arguments::Arguments;
-use crate::exchange::{BodyWish, Exchange, Reply, Source, Told, WholeBody};
+use crate::exchange::{BodyWish, Exchange, Reply, Seen, Source, Told, WholeBody};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::values::yes;
@@ -36,8 +35,6 @@ const KEY: HeaderName = HeaderName::from_static("x-cache-key");
 
 /// Largest body that is kept, in bytes.
 const LARGEST: usize = 1024 * 1024;
-/// Most bytes that a node keeps.
-const CAPACITY: u64 = 128 * 1024 * 1024;
 
 /// How long an answer is kept at most, whatever says so.
 pub const LONGEST: Duration = Duration::from_hours(30 * 24);
@@ -244,48 +241,6 @@ pub struct ProxyCacheFilter {
     vary_headers: Vec<HeaderName>,
 }
 
-/// A kept answer.
-#[derive(Clone, Debug)]
-struct Kept {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-    since: UnixTime,
-    /// For how many seconds it is fresh, and held.
-    fresh: u64,
-    held: u64,
-}
-
-/// The answers that a node keeps.
-struct Store(Cache<[u8; 32], Arc<Kept>, Size>);
-
-#[derive(Clone)]
-struct Size;
-
-impl Weighter<[u8; 32], Arc<Kept>> for Size {
-    fn weight(&self, _: &[u8; 32], kept: &Arc<Kept>) -> u64 {
-        let headers = kept.headers.iter();
-        let headers: usize = headers
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        u64::try_from(kept.body.len() + headers + 256).unwrap_or(u64::MAX)
-    }
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self(Cache::with_weighter(10_000, CAPACITY, Size))
-    }
-}
-
-#[derive(Default)]
-struct Held(OnceCell<Arc<Store>>);
-
-fn store(host: &impl Host) -> Arc<Store> {
-    let held = host.core_state::<Held>();
-    Arc::clone(held.0.get_or_init(|| host.node_state()))
-}
-
 /// What the response is to be kept under, and what the client is told.
 struct Wanted {
     key: [u8; 32],
@@ -313,8 +268,7 @@ impl Filter for ProxyCacheFilter {
         }
         let now = host.now();
         let found = store(host)
-            .0
-            .get(&key)
+            .find(&key, &exchange.request.headers)
             .filter(|kept| now.saturating_since(kept.since) < Duration::from_secs(kept.held))
             .filter(|kept| {
                 let names = [self.own_name, Revocation::cached(key)];
@@ -360,6 +314,7 @@ impl Filter for ProxyCacheFilter {
         if let Some(wanted) = wanted
             && notes.get::<Bypassed>().is_none()
             && self.may_keep(*reply.status, reply.headers, host.now())
+            && !is_somebodys(reply.seen, reply.headers)
         {
             status = wanted.status;
             reply.wish = BodyWish::Look(LARGEST);
@@ -393,6 +348,9 @@ impl Filter for ProxyCacheFilter {
         for name in [STATUS, KEY, AGE] {
             headers.remove(name);
         }
+        let Some(names) = varies_by(&headers) else {
+            return;
+        };
         let kept = Kept {
             status: whole.status,
             headers,
@@ -401,7 +359,8 @@ impl Filter for ProxyCacheFilter {
             fresh,
             held,
         };
-        store(host).0.insert(wanted.key, Arc::new(kept));
+        let asked = &whole.seen.request.headers;
+        store(host).keep(wanted.key, names, asked, kept);
     }
 }
 
@@ -437,7 +396,7 @@ impl ProxyCacheFilter {
             return false;
         }
         // One client's cookie is nobody else's (OURS: RFC 9111 §7.3).
-        if headers.contains_key(SET_COOKIE) {
+        if headers.contains_key(SET_COOKIE) || varies_by(headers).is_none() {
             return false;
         }
         if !self.config.cache_control {
@@ -490,11 +449,6 @@ impl ProxyCacheFilter {
             .filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name))
             .collect();
         arguments.sort_unstable();
-        let headers = self.vary_headers.iter().map(|name| {
-            let values = request.headers.get_all(name).iter();
-            let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
-            (name.as_str(), values)
-        });
         let parts = serde_json::json!([
             self.instance,
             // Also of somebody who is no consumer, an answer is for nobody else.
@@ -506,13 +460,25 @@ impl ProxyCacheFilter {
             request.method.as_str(),
             lower.as_ref().unwrap_or(path),
             arguments,
-            headers.collect::<Vec<_>>(),
+            values(&self.vary_headers, &request.headers),
+            encodings(&request.headers),
         ]);
-        let hash = digest(&SHA256, parts.to_string().as_bytes());
-        let mut key = [0; 32];
-        key.copy_from_slice(hash.as_ref());
-        key
+        digested(&parts)
     }
+}
+
+/// Whether an answer is for its client alone, as far as one can tell: the request has told the upstream whose it is,
+/// which the gateway knows nothing of (RFC 9111 §3.5).
+fn is_somebodys(seen: &Seen, answer: &HeaderMap) -> bool {
+    let who = &seen.identity;
+    let told = who.consumer.is_some() || who.credential.is_some();
+    let known = !who.anonymous && (told || who.authenticated_groups.is_some());
+    if known || !seen.request.headers.contains_key(AUTHORIZATION) {
+        return false;
+    }
+    let directives = Directives::of(answer);
+    let shared = ["public", "s-maxage", "must-revalidate"];
+    !shared.iter().any(|name| directives.has(name))
 }
 
 #[cfg(test)]

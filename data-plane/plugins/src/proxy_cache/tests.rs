@@ -4,7 +4,7 @@ use http::header::CACHE_CONTROL;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{Answer, FakeHost, Request, answer_of, reply_of};
+use crate::testing::{Answer, FakeHost, Request, answer_of, consumer, left, reply_of};
 
 const PLAIN: (&str, &str) = ("content-type", "text/plain");
 
@@ -225,4 +225,94 @@ fn rule_54_an_answer_for_somebody_is_for_nobody_else() {
         );
     }
     assert_eq!(key(Some("alice"), None), key(Some("alice"), None));
+}
+
+/// A request for `/a` with these `fields`.
+fn with(fields: &[(&'static str, &'static str)]) -> Request {
+    let mut request = Request::get("/a");
+    for (name, value) in fields {
+        let name = HeaderName::from_static(name);
+        request
+            .headers
+            .push((name, HeaderValue::from_static(value)));
+    }
+    request
+}
+
+#[test]
+fn an_answer_serves_those_alone_who_take_what_it_varies_by() {
+    let host = FakeHost::default();
+    let filter = filter(&json!({}));
+    let served = |fields: &[(&'static str, &'static str)]| {
+        let hit = answer_of(&filter, &host, &with(fields));
+        let key = hit.header("x-cache-key");
+        (hit.body, key)
+    };
+    let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
+    for (fields, body) in [(de, "ja"), (en, "yes")] {
+        reply_of(
+            &filter,
+            &host,
+            &with(&fields),
+            &[PLAIN, ("vary", "Accept-Language")],
+            body,
+        );
+    }
+    assert_eq!(served(&de).0, "ja");
+    assert_eq!(served(&en).0, "yes");
+    assert_eq!(served(&[("accept-language", "fr")]).0, "");
+    assert_eq!(
+        served(&de).1,
+        served(&en).1,
+        "what an operator drops is all of it"
+    );
+    // What nothing varies by any more is everybody's.
+    host.advance(301.0);
+    reply_of(&filter, &host, &with(&de), &[PLAIN], "all");
+    assert_eq!(served(&[]).0, "all");
+    host.advance(301.0);
+    reply_of(&filter, &host, &with(&de), &[PLAIN, ("vary", "*")], "none");
+    assert_eq!(served(&de).0, "");
+    let key = |encodings: &'static str| served(&[("accept-encoding", encodings)]).1;
+    let none = served(&[]).1;
+    for (one, other) in [
+        ("gzip, br", "br,GZIP"),
+        ("gzip;q=1.0, br;q=0.8", "gzip;q=0.5, br"),
+        ("gzip", "gzip, gzip"),
+        ("gzip;q=0", "gzip; q=0.000"),
+    ] {
+        assert_eq!(key(one), key(other), "{one} {other}");
+        assert_ne!(key(one), none, "{one}");
+    }
+    assert_eq!(key(""), none);
+    assert_ne!(key("gzip"), key("br"));
+    assert_ne!(key("gzip"), key("gzip;q=0"));
+}
+
+#[test]
+fn an_answer_to_whom_the_upstream_alone_knows_is_not_kept() {
+    let host = FakeHost::default();
+    let filter = filter(&json!({}));
+    let told = [("authorization", "Bearer a")];
+    let status = |control: &'static str| {
+        let headers = [PLAIN, ("cache-control", control)];
+        let reply = reply_of(&filter, &host, &with(&told), &headers, "mine");
+        reply.headers[STATUS].to_str().unwrap().to_owned()
+    };
+    assert_eq!(status("max-age=60"), "Bypass");
+    assert_eq!(answer_of(&filter, &host, &with(&[])).body, "");
+    for control in ["public", "s-maxage=9", "max-age=9, must-revalidate"] {
+        assert_ne!(status(control), "Bypass", "{control}");
+        assert_eq!(answer_of(&filter, &host, &with(&[])).body, "mine");
+        host.advance(301.0);
+    }
+    let mut seen = with(&told).with_exchange(left);
+    assert!(is_somebodys(&seen, &HeaderMap::new()));
+    seen.identity.consumer = Some(consumer("alice", None));
+    assert!(
+        !is_somebodys(&seen, &HeaderMap::new()),
+        "the key tells whose it is"
+    );
+    seen.identity.anonymous = true;
+    assert!(is_somebodys(&seen, &HeaderMap::new()));
 }
