@@ -110,7 +110,7 @@ fn spans_reach_the_server() {
 }
 
 /// The spans of `exchanges`, each reported for itself.
-fn reported(config: Value, exchanges: impl FnOnce(&ZipkinFilter, &FakeHost)) -> Vec<Value> {
+fn reported(config: &Value, exchanges: impl FnOnce(&ZipkinFilter, &FakeHost)) -> Vec<Value> {
     let spans: Rc<RefCell<Vec<Value>>> = Rc::default();
     let host = FakeHost::default();
     let seen = Rc::clone(&spans);
@@ -145,7 +145,7 @@ const PARENT: &str = "00000000000000bb";
 fn a_span_is_shared_with_the_caller_where_the_format_has_it_so() {
     let check = |fields: &[(&'static str, &str)], shared: bool, parent: Value| {
         let request = with(fields);
-        let spans = reported(json!({}), |filter, host| log_of(filter, host, &request));
+        let spans = reported(&json!({}), |filter, host| log_of(filter, host, &request));
         let [server, proxy, attempt] = spans.as_slice() else {
             panic!("{spans:?}");
         };
@@ -219,7 +219,7 @@ fn what_meets_no_route_is_traced_too() {
         ("zipkin-tags", "error = true"),
     ]);
     let config = json!({"http_response_header_for_traceid": "x-trace"});
-    let spans = reported(config, |filter, host| {
+    let spans = reported(&config, |filter, host| {
         assert_eq!(unrouted(filter, host, &request)["x-trace"], ID);
     });
     let [server, proxy] = spans.as_slice() else {
@@ -243,7 +243,7 @@ fn what_meets_no_route_is_traced_too() {
 
 #[test]
 fn who_has_asked_is_told_of_the_request() {
-    let spans = reported(json!({}), |filter, host| {
+    let spans = reported(&json!({}), |filter, host| {
         logged(filter, host, &Request::get("/a"), |seen| {
             seen.identity.consumer = Some(consumer("alice", None));
             seen.identity.credential = Some("key".to_owned());
@@ -260,7 +260,7 @@ fn who_has_asked_is_told_of_the_request() {
 fn a_server_is_waited_for_as_long_as_each_step_may_take() {
     let waits = |config: Value| {
         let mut all = Vec::new();
-        reported(config, |filter, host| {
+        reported(&config, |filter, host| {
             log_of(filter, host, &Request::get("/a"));
             host.run(host.sleep(Duration::from_secs(5)));
             all.push(host.last_limits());
