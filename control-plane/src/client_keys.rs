@@ -250,7 +250,7 @@ fn integers(der: &[u8]) -> Option<[&[u8]; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use plugins::openid_connect::client_keys::ClientKeys;
+    use plugins::bundled::openid_connect::client_keys::ClientKeys;
 
     use super::*;
 

@@ -10,12 +10,12 @@ use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
-use plugins::openid_connect::client_keys::ClientKeys;
-use plugins::revocations::Revocations;
+use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -272,6 +272,7 @@ mod tests {
             let request = request.body(Bytes::new()).unwrap();
             let limits = FetchLimits {
                 timeout: Duration::from_secs(10),
+                waits: None,
                 body: 100,
                 verify_tls: true,
                 certificate: None,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::Cache;
 use plugins::request_id::RequestId;
-use plugins::revocations::Revocations;
+use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;

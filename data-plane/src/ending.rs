@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use plugins::tenure::{Renewals, Tenure, Watched};
+use plugins::sessions::tenure::{Renewals, Tenure, Watched};
 use shared::clock::UnixTime;
 
 use crate::core::Core;

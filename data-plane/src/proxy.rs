@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use plugins::revocations::Revocations;
+use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
 use shared::tls;
 use tokio::sync::watch;

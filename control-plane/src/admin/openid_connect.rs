@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use http::{Method, StatusCode};
+use plugins::bundled::openid_connect::OpenidConnect;
+use plugins::bundled::openid_connect::check::{self, Discovered};
 use plugins::filter::Plugin as _;
-use plugins::openid_connect::OpenidConnect;
-use plugins::openid_connect::check::{self, Discovered};
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, Plugin, Revocation, definition};

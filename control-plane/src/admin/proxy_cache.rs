@@ -4,8 +4,8 @@
 //! drop what they have kept so far.
 
 use http::{Method, StatusCode};
+use plugins::bundled::proxy_cache::{LONGEST, ProxyCache};
 use plugins::filter::Plugin as _;
-use plugins::proxy_cache::{LONGEST, ProxyCache};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, Plugin, Revocation};
 use shared::snapshot::Key;

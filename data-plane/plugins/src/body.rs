@@ -4,9 +4,9 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
-use crate::arguments::Arguments;
+use crate::credentials::arguments::Arguments;
 use crate::exchange::Exchange;
-use crate::log_record::grouped;
+use crate::logs::log_record::grouped;
 
 /// Largest body that filters look into, in bytes.
 pub(crate) const LARGEST: usize = 8 * 1024 * 1024;

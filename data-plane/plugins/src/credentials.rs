@@ -1,5 +1,11 @@
 //! What consumers prove who they are with, indexed when the snapshot is compiled.
 
+pub(crate) mod arguments;
+pub(crate) mod authentication;
+pub(crate) mod cookies;
+pub(crate) mod identity_headers;
+pub mod secret_names;
+
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

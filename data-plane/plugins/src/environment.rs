@@ -7,9 +7,9 @@ use imbl::HashMap;
 use shared::entity::Consumer;
 use uuid::Uuid;
 
+use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::credentials::Credentials;
-use crate::openid_connect::client_keys::ClientKeys;
-use crate::session_keys::KeyRing;
+use crate::sessions::session_keys::KeyRing;
 
 /// What every filter of one snapshot shares.
 #[derive(Clone, Debug, Default)]

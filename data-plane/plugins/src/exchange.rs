@@ -14,10 +14,10 @@ use shared::entity::Consumer;
 use shared::error_form::ErrorTemplates;
 use uuid::Uuid;
 
+use crate::credentials::secret_names::SecretNames;
 use crate::environment::{Environment, Membership};
 use crate::request_id::RequestId;
-use crate::secret_names::SecretNames;
-use crate::tenure::Tenure;
+use crate::sessions::tenure::Tenure;
 
 /// One request and what filters have found out about it.
 pub struct Exchange<'a> {

@@ -12,10 +12,10 @@ use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
+use crate::credentials::secret_names::SecretNames;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
-use crate::secret_names::SecretNames;
 use crate::stream::StreamLog;
 
 /// A bundled plugin: the one definition of its configuration, and the way to its filter.

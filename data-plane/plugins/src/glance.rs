@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::environment::Environment;
 use crate::exchange::{Client, Identity, Matched};
-use crate::tenure::Tenure;
+use crate::sessions::tenure::Tenure;
 
 /// A request as it came, without the fields that no client may set. Nothing else of it was changed.
 #[derive(Clone, Copy)]

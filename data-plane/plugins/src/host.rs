@@ -18,9 +18,9 @@ use shared::entity::Revocation;
 use shared::network::{self, Network};
 use shared::secret::Secret;
 
-use crate::openid_connect::client_keys::{ClientCertificate, ClientKeys};
+use crate::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use crate::proxies::Proxies;
-use crate::revocations::Revocations;
+use crate::sessions::revocations::Revocations;
 
 /// The port to the outside. Cheap to clone; a clone may outlive the request, in a task of its own.
 pub trait Host: Clone + 'static {

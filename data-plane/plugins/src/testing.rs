@@ -22,15 +22,15 @@ use uuid::Uuid;
 
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
+use crate::bundled::openid_connect::OpenidConnect;
+use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::exchange::Overrides;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
 use crate::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
-use crate::openid_connect::OpenidConnect;
-use crate::openid_connect::client_keys::ClientKeys;
-use crate::revocations::Revocations;
-use crate::session_keys::{KeyRing, SessionKey};
+use crate::sessions::revocations::Revocations;
+use crate::sessions::session_keys::{KeyRing, SessionKey};
 use crate::state::{CoreStates, NodeStates};
 
 /// When tests begin.

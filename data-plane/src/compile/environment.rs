@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use plugins::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use plugins::credentials::{ApiKey, JwtKey, Password, PublicKey, SigningSecret};
 use plugins::environment::{Environment, Membership};
-use plugins::openid_connect::client_keys::{ClientCertificate, ClientKeys};
-use plugins::session_keys::{KeyRing, SessionKey as RingKey};
+use plugins::sessions::session_keys::{KeyRing, SessionKey as RingKey};
 use shared::clock::UnixTime;
 use shared::entity::{
     Acl, BasicauthCredential, Certificate, ClientKey, Consumer, ConsumerGroup,

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderName;
+use plugins::credentials::secret_names::SecretNames;
 use plugins::environment::Membership;
 use plugins::exchange::{Matched, Named, Records};
 use plugins::filter::{Filter as _, Phases};
 use plugins::glance::Looks;
 use plugins::registry::AnyFilter;
-use plugins::secret_names::SecretNames;
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
 use shared::types::Name;

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plugins::revocations::Revocations;
+use plugins::sessions::revocations::Revocations;
 use proto::v1::Fault;
 use proto::v1::fault::Code;
 use shared::clock::{UnixTime, monotonic};

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use plugins::tenure::Tenure;
+use plugins::sessions::tenure::Tenure;
 use tokio::sync::oneshot;
 
 use super::Hold;

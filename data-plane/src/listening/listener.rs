@@ -124,7 +124,7 @@ pub(crate) fn run(
         }
         let end = end.max(monotonic() + LAST_LOGS);
         let host = CoreHost::new(core);
-        let flushed = plugins::queue::flush(&host);
+        let flushed = plugins::logs::queue::flush(&host);
         if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
             tracing::warn!("logs of exchanges are lost: their servers did not take them in time");
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use plugins::filter::Filter as _;
 use plugins::glance::Pass;
-use plugins::sealed_cookies;
-use plugins::session_keys::KeyRing;
+use plugins::sessions::sealed_cookies;
+use plugins::sessions::session_keys::KeyRing;
 
 use super::request::Added;
 use crate::compile::{CompiledRoute, CompiledSnapshot};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::{Captures, Client, Identity, Overrides, Source};
 use plugins::request_id::RequestId;
-use plugins::tenure::Tenure;
+use plugins::sessions::tenure::Tenure;
 use shared::clock::monotonic;
 use tokio::sync::oneshot;
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
+use plugins::credentials::secret_names::SecretNames;
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
@@ -18,8 +19,7 @@ use plugins::filter::{Counts, Filter as _, Phases};
 use plugins::glance::Known;
 use plugins::registry::AnyFilter;
 use plugins::request_id::RequestId;
-use plugins::secret_names::SecretNames;
-use plugins::tenure::Tenure;
+use plugins::sessions::tenure::Tenure;
 use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 

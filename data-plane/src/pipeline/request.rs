@@ -322,7 +322,7 @@ pub(super) const fn replaced(trusted: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use plugins::reserved_headers::Message;
+    use plugins::config::reserved_headers::Message;
 
     use super::*;
 

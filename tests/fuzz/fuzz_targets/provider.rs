@@ -9,7 +9,7 @@ use fuzz::host::OfflineHost;
 use fuzz::request::{ISSUER, discovery, send};
 use http::Method;
 use libfuzzer_sys::fuzz_target;
-use plugins::openid_connect::check;
+use plugins::bundled::openid_connect::check;
 use serde_json::json;
 
 // A line with a discovery document (an empty one stands for a good one), one with a key set, and an answer.

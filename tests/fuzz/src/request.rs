@@ -12,7 +12,7 @@ use plugins::exchange::{
 use plugins::filter::{Filter as _, Flow, Instance};
 use plugins::registry::{self, AnyFilter};
 use plugins::request_id::RequestId;
-use plugins::session_keys::{KeyRing, SessionKey};
+use plugins::sessions::session_keys::{KeyRing, SessionKey};
 use serde_json::{Value, json};
 use shared::secret::Secret;
 use uuid::Uuid;

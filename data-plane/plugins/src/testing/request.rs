@@ -5,6 +5,7 @@ use futures::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{FakeHost, key_ring};
+use crate::credentials::secret_names::SecretNames;
 use crate::environment::Environment;
 use crate::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides, Try,
@@ -12,7 +13,6 @@ use crate::exchange::{
 use crate::filter::Filter;
 use crate::glance::{Glance, Looks, Pass};
 use crate::request_id::RequestId;
-use crate::secret_names::SecretNames;
 
 /// A request to be.
 pub(crate) struct Request {

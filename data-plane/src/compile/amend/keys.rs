@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::environment::Membership;
-use plugins::openid_connect::client_keys::ClientKeys;
 use shared::entity::{ClientKey, ConsumerGroup, Entity as _, SessionKey};
 use uuid::Uuid;
 

@@ -1,0 +1,33 @@
+//! The plugins themselves, one file or folder each; [`crate::registry`] lists them.
+
+pub mod acl;
+pub mod basic_auth;
+pub mod bot_detection;
+pub mod correlation_id;
+pub mod cors;
+pub mod datadog;
+pub mod grpc_gateway;
+pub mod grpc_web;
+pub mod hmac_auth;
+pub mod http_log;
+pub mod ip_restriction;
+pub mod jwt;
+pub mod key_auth;
+pub mod ldap_auth;
+pub mod line_logs;
+pub mod loggly;
+pub mod openid_connect;
+pub mod opentelemetry;
+pub mod prometheus;
+pub mod proxy_cache;
+pub mod rate_limiting;
+pub mod redirect;
+pub mod request_size_limiting;
+pub mod request_termination;
+pub mod request_transformer;
+pub mod response_ratelimiting;
+pub mod response_transformer;
+pub mod session;
+pub mod statsd;
+pub mod syslog;
+pub mod zipkin;

@@ -1,0 +1,275 @@
+//! From verified tokens to a request that goes on: what the tokens must be bound to, what else has to
+//! be asked before it is known who the request comes from, and the principal that follows.
+//!
+//! ```text
+//! bound to this client? ─► required claims ─► exchange, user info, keys ─► principal ─► headers
+//! ```
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use shared::clock::UnixTime;
+use subtle::ConstantTimeEq;
+use tracing::debug;
+
+use super::claims::authorize;
+use super::config::{AuthMethod, OpenidConnect};
+use super::cookie::Jar;
+use super::distributed;
+use super::failure::Failure;
+use super::jws::Claims;
+use super::opened;
+use super::possession::{self, Presented};
+use super::provider;
+use super::rules::Rules;
+use super::session::Session;
+use super::token_exchange::{self, Exchanged};
+use super::user_info;
+use super::verify::Verifier;
+use crate::exchange::Exchange;
+use crate::host::Host;
+use crate::sessions::tenure::Tenure;
+
+/// What a configuration asks of others for each principal, besides tokens.
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is asked for on its own"
+)]
+pub(super) struct Lookups {
+    /// User info.
+    user_info: bool,
+    /// Whether a session that has it need not ask again.
+    user_info_lasts: bool,
+    /// The keys that signed the tokens.
+    keys: bool,
+    /// The token that goes upstream in place of the access token.
+    exchange: bool,
+    /// The sources of claims that an ID token names.
+    sources: bool,
+}
+
+impl Lookups {
+    pub(super) fn new(config: &OpenidConnect) -> Self {
+        let headers = &config.headers;
+        let shown = |fields: &[&Option<String>]| fields.iter().any(|field| field.is_some());
+        Self {
+            user_info: config.credentials.search_user_info
+                || shown(&[
+                    &headers.upstream_user_info_header,
+                    &headers.upstream_user_info_jwt_header,
+                    &headers.downstream_user_info_header,
+                    &headers.downstream_user_info_jwt_header,
+                ]),
+            user_info_lasts: config.provider.cache_user_info,
+            keys: shown(&[
+                &headers.upstream_access_token_jwk_header,
+                &headers.upstream_id_token_jwk_header,
+                &headers.downstream_access_token_jwk_header,
+                &headers.downstream_id_token_jwk_header,
+            ]),
+            exchange: config.client.token_exchange_endpoint.is_some(),
+            sources: config.credentials.resolve_distributed_claims,
+        }
+    }
+
+    /// Whether something has to be asked of any token.
+    pub(super) fn any(self) -> bool {
+        self.user_info || self.keys || self.exchange || self.sources
+    }
+
+    /// Whether something has to be asked before the principal of `session` is known.
+    pub(super) fn wants(self, session: &Session) -> bool {
+        self.keys || self.exchange || self.wants_user_info(session) || self.wants_sources(session)
+    }
+
+    fn wants_sources(self, session: &Session) -> bool {
+        self.sources && session.id_token.is_some() && session.sourced.is_none()
+    }
+
+    fn wants_user_info(self, session: &Session) -> bool {
+        self.user_info && (session.user_info.is_none() || !self.user_info_lasts)
+    }
+}
+
+/// Whether nothing but tokens that were verified decides on a request that is known by `method`, and nothing else
+/// follows.
+pub(super) fn say_all(config: &OpenidConnect, method: AuthMethod) -> bool {
+    let wanted = possession::Wanted::new(config);
+    !Lookups::new(config).any()
+        && !wanted.certificate()
+        && !wanted.key()
+        && config.credentials.jwt_session_cookie.is_none()
+        && !config.sign_in.login_methods.contains(&method)
+}
+
+/// What was found out about a session for this one request.
+#[derive(Clone, Default)]
+pub(super) struct Found {
+    pub(super) exchanged: Option<Arc<Exchanged>>,
+    /// The key that signed the access token, as headers show it.
+    pub(super) access_key: Option<String>,
+    /// That of the ID token.
+    pub(super) id_key: Option<String>,
+}
+
+shared::unsaid!(Found);
+
+/// Lets the request go on as the principal of `session`, which learns what is found out on the way.
+///
+/// # Errors
+///
+/// If its tokens are bound to another client or not enough, or if a provider that has to be asked
+/// refuses.
+pub(super) async fn admit(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &mut Session,
+    presented: Presented,
+) -> Result<(), Failure> {
+    check_bindings(rules, exchange, host, jar, session, presented).await?;
+    if presented == Presented::Token {
+        check_companion(rules, session)?;
+        exchange.tenure = Some(Rc::new(tenure_of_token(rules, session.expires_at)));
+    }
+    let mut found = Found::default();
+    if rules.lookups.wants(session) {
+        let (access, id) = opened::claims_of(rules, session);
+        // Who does not pass anyway is asked nothing about.
+        if authorize(rules, session.introspection.as_ref().or(access.as_ref())).is_ok() {
+            let looking = look_up(rules, exchange, host, session, id.as_ref());
+            // Boxed, as all that few requests do: every request would carry the room for it.
+            found = Box::pin(looking).await?;
+        }
+    }
+    opened::principal_with(rules, session, &found).admit(rules, exchange)
+}
+
+/// What is let through by a token that ends at `end`.
+pub(super) fn tenure_of_token(rules: &Rules, end: Option<UnixTime>) -> Tenure {
+    let credentials = &rules.config.credentials;
+    let end = end.filter(|_| credentials.verify_claims);
+    Tenure::until(end.map(|end| end.saturating_add(credentials.leeway.seconds())))
+}
+
+async fn look_up(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    session: &mut Session,
+    id: Option<&Claims>,
+) -> Result<Found, Failure> {
+    let mut found = Found::default();
+    if let Some(endpoint) = &rules.config.client.token_exchange_endpoint {
+        let token = &session.access_token;
+        found.exchanged = Some(token_exchange::exchange(rules, host, endpoint, token).await?);
+    }
+    if rules.lookups.wants_user_info(session) {
+        let token = session.access_token.clone();
+        let question = user_info::Question::new(rules, exchange, session.client, &token).await;
+        match question.ask(rules, host).await {
+            Ok(user_info) => {
+                user_info::check_subject(&user_info.claims, id)?;
+                session.learn(&user_info);
+            }
+            Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
+            // What depends on it is refused for want of it.
+            Err(failure) => debug!(issuer = rules.issuer, %failure, "there is no user info"),
+        }
+    }
+    if rules.lookups.wants_sources(session)
+        && let (Some(id), Ok(document)) = (id, provider::document(rules, host).await)
+    {
+        let client = session.client;
+        session.sourced = Some(distributed::resolve(rules, host, &document, client, id).await);
+    }
+    if rules.lookups.keys
+        && let Ok(document) = provider::document(rules, host).await
+    {
+        let verifier = Verifier {
+            rules,
+            document: &document,
+            client: session.client,
+            now: host.now(),
+        };
+        found.access_key = verifier
+            .key_of(&session.access_token)
+            .and_then(provider::Key::shown);
+        let id_token = session.id_token.as_deref();
+        found.id_key = id_token
+            .and_then(|token| verifier.key_of(token))
+            .and_then(provider::Key::shown);
+    }
+    Ok(found)
+}
+
+/// Checks what the tokens of `session` are bound to: a certificate or a key of the client, or a cookie
+/// of another application (Kong 3.9, `jwt_session_cookie`).
+///
+/// # Errors
+///
+/// If they are not this client's.
+pub(super) async fn check_bindings(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+    presented: Presented,
+) -> Result<(), Failure> {
+    if rules.possession.any() {
+        // Boxed, as all that few requests do.
+        Box::pin(possession::check(rules, exchange, host, session, presented)).await?;
+    }
+    check_cookie(rules, jar, session)
+}
+
+/// The ID token that a client brings beside an access token says whose that one is: it names it by its hash, or the
+/// same user. It is no secret, so that anybody may have it of anybody (OpenID Connect Core §3.1.3.8).
+fn check_companion(rules: &Rules, session: &Session) -> Result<(), Failure> {
+    let brought = matches!(
+        session.method,
+        AuthMethod::Bearer | AuthMethod::Introspection
+    );
+    if !brought || session.id_token.is_none() || !rules.config.credentials.verify_claims {
+        return Ok(());
+    }
+    let (access, id) = opened::claims_of(rules, session);
+    let id = id.unwrap_or_default();
+    let mut said = session.introspection.iter().chain(&access);
+    let subject = said.find_map(|claims| claims.get("sub"));
+    let same = subject.is_some() && subject == id.get("sub");
+    if same || id.contains_key("at_hash") {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        "idt_sub",
+        "nothing says that the ID token and the access token beside it are of one user",
+    ))
+}
+
+fn check_cookie(rules: &Rules, jar: &Jar, session: &Session) -> Result<(), Failure> {
+    let credentials = &rules.config.credentials;
+    let Some(cookie) = &credentials.jwt_session_cookie else {
+        return Ok(());
+    };
+    if session.method != AuthMethod::Bearer {
+        return Ok(());
+    }
+    let (access, _) = opened::claims_of(rules, session);
+    let claim = access
+        .as_ref()
+        .and_then(|claims| claims.get(&credentials.jwt_session_claim)?.as_str());
+    let held = jar.other(cookie);
+    if let (Some(claim), Some(held)) = (claim, held)
+        && bool::from(claim.as_bytes().ct_eq(held.as_bytes()))
+    {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        "session_wrong_binding",
+        "the access token does not belong to the session cookie beside it",
+    ))
+}

@@ -1,0 +1,411 @@
+//! Bearer tokens that clients bring: verified once, remembered per core (RFC 6750, RFC 9068), or
+//! vouched for by the provider.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, SET_COOKIE};
+use http::{HeaderName, HeaderValue};
+use serde_json::Map;
+use shared::clock::UnixTime;
+
+use super::admission;
+use super::config::AuthMethod;
+use super::cookie::{Family, Jar};
+use super::failure::{Class, Failure};
+use super::headers::Facts;
+use super::introspection::{self, Brought};
+use super::jws::{self, Claims};
+use super::login;
+use super::memory::{self, Memory, Name};
+use super::opened;
+use super::possession::Presented;
+use super::principal::Principal;
+use super::provider::{self, Unaccepted};
+use super::request::{self, Found};
+use super::rules::Rules;
+use super::session::Session;
+use super::sign_in;
+use super::token_endpoint::Tokens;
+use super::user_info;
+use super::verify::{Expected, Verifier};
+use crate::environment::Consumers;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::glance::Pass;
+use crate::host::Host;
+use crate::sessions::tenure::Tenure;
+
+/// How long a session cookie made for a token is handed out before a new one is sealed.
+const COOKIE_LIFETIME: Duration = Duration::from_secs(30);
+
+/// A verified token with all that follows from it.
+struct Verified {
+    token: String,
+    /// When the token ends by its own word.
+    end: Option<UnixTime>,
+    principal: Principal,
+    tenure: Rc<Tenure>,
+    /// When its claims were made, if their age counts (`max_claim_age`): a session must not make them younger.
+    claimed_at: Option<UnixTime>,
+    /// The document whose keys verified it.
+    version: u64,
+    until: UnixTime,
+    session: RefCell<Option<(UnixTime, Rc<[HeaderValue]>)>>,
+}
+
+shared::unsaid!(Verified);
+
+impl memory::Found for Verified {
+    fn text(&self) -> &str {
+        &self.token
+    }
+}
+
+/// Lets the request go on as the token's principal.
+///
+/// # Errors
+///
+/// If the token is not accepted or not enough, or the provider's keys cannot be had.
+pub(super) async fn authenticate(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    found: &Found,
+) -> Result<Flow, Failure> {
+    let client = request::client(rules, exchange).await;
+    let id_token = match &rules.config.credentials.id_token_param_name {
+        Some(_) => Box::pin(id_token(rules, exchange, host, client, &found.token)).await?,
+        None => None,
+    };
+    let brought = Brought {
+        found,
+        id_token: id_token.as_deref(),
+        client,
+        method: AuthMethod::Bearer,
+    };
+    let methods = rules.methods;
+    let asks = methods.introspection || methods.userinfo;
+    if !methods.bearer || (asks && !jws::has_shape(&found.token)) {
+        // What cannot be sent to the provider is not taken there.
+        if !request::is_token(&found.token) {
+            let detail = "the token is too long or has characters that no token has";
+            return Err(Failure::refused("at_typ", detail));
+        }
+        return Box::pin(vouched_for(rules, exchange, host, jar, brought)).await;
+    }
+    let verified = verify(rules, client, host, &found.token).await?;
+    if methods.introspection && rules.config.credentials.introspect_jwt_tokens {
+        let (token, method) = (&found.token, brought.method);
+        let asked = introspection::ask(rules, exchange, host, token, client, method);
+        let answer = Box::pin(asked).await?;
+        let proceeding = introspection::proceed(rules, exchange, host, jar, &brought, &answer);
+        return Box::pin(proceeding).await;
+    }
+    request::hide(rules, exchange, &found.place).await;
+    if rules.tokens_say_all && id_token.is_none() {
+        verified.principal.admit(rules, exchange)?;
+        exchange.tenure = Some(Rc::clone(&verified.tenure));
+        if rules.keeps_session(AuthMethod::Bearer) {
+            keep_session(rules, exchange, host, jar, &verified, client).await;
+        }
+        return Ok(Flow::Continue);
+    }
+    let mut tokens = tokens(&verified);
+    tokens.id_token = id_token;
+    let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
+    session.claimed_at = verified.claimed_at;
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    hand_out(rules, exchange, host, jar, &session).await;
+    let client = rules.client(client);
+    let answer = login::answer(rules, exchange, client, AuthMethod::Bearer, None, &tokens);
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// Lets the request go on with a token that nobody can read here, but that the introspection or the
+/// user info endpoint accepts: the first that does decides.
+async fn vouched_for(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    mut brought: Brought<'_>,
+) -> Result<Flow, Failure> {
+    let (token, client) = (&brought.found.token, brought.client);
+    let mut refusal = None;
+    if rules.methods.introspection {
+        brought.method = AuthMethod::Introspection;
+        match introspection::ask(rules, exchange, host, token, client, brought.method).await {
+            Ok(answer) => {
+                return introspection::proceed(rules, exchange, host, jar, &brought, &answer).await;
+            }
+            Err(failure) => refusal = Some(failure),
+        }
+    }
+    if !rules.methods.userinfo {
+        let nobody = || Failure::refused("at_typ", "the token is not a signed JWT");
+        return Err(refusal.unwrap_or_else(nobody));
+    }
+    let question = user_info::Question::new(rules, exchange, client, token).await;
+    let user_info = match question.ask(rules, host).await {
+        Ok(user_info) => user_info,
+        // That the provider fails says more than that it knows no such endpoint.
+        Err(failure) => {
+            let first = refusal.filter(|first| first.class == Class::Unavailable);
+            return Err(first.unwrap_or(failure));
+        }
+    };
+    request::hide(rules, exchange, &brought.found.place).await;
+    let method = AuthMethod::Userinfo;
+    let mut tokens = opaque(token);
+    tokens.id_token = brought.id_token.map(str::to_owned);
+    let mut session = Session::begin(&tokens, method, client, host);
+    let (_, id) = opened::claims_of(rules, &session);
+    user_info::check_subject(&user_info.claims, id.as_ref())?;
+    session.learn(&user_info);
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    hand_out(rules, exchange, host, jar, &session).await;
+    let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// The ID token that came along, verified (Kong 3.9, `id_token_param_name`).
+async fn id_token(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    client: usize,
+    access_token: &str,
+) -> Result<Option<String>, Failure> {
+    let Some(found) = request::id_token(rules, exchange).await else {
+        return Ok(None);
+    };
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let judge = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client,
+            now: host.now(),
+        };
+        let expected = Expected {
+            access_token,
+            ..Expected::default()
+        };
+        verifier.id_token(&found.token, expected).map(|_| ())
+    };
+    let judged = provider::judged(rules, host, document, judge).await;
+    judged.map_err(Unaccepted::refusal)?;
+    request::hide(rules, exchange, &found.place).await;
+    Ok(Some(found.token))
+}
+
+async fn verify(
+    rules: &Arc<Rules>,
+    client: usize,
+    host: &impl Host,
+    token: &str,
+) -> Result<Rc<Verified>, Failure> {
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let now = host.now();
+    if let Some(verified) = remembered(rules, host, token.as_bytes(), document.version, now) {
+        return Ok(verified);
+    }
+    let judge = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client,
+            now,
+        };
+        verifier.bearer(token)
+    };
+    let judged = provider::judged(rules, host, document, judge).await;
+    let (claims, document) = judged.map_err(Unaccepted::refusal)?;
+    let principal = Principal::new(
+        rules,
+        Facts {
+            access_token: token,
+            access: Some(&claims),
+            ..Facts::default()
+        },
+        None,
+    );
+    let end = jws::time(&claims, "exp").ok().flatten();
+    let (until, claimed_at) = until(rules, &claims, now);
+    let verified = Rc::new(Verified {
+        token: token.to_owned(),
+        until,
+        claimed_at,
+        end,
+        tenure: Rc::new(admission::tenure_of_token(rules, end)),
+        principal,
+        version: document.version,
+        session: RefCell::default(),
+    });
+    if let Some(name) = name(rules, token.as_bytes()) {
+        host.core_state::<Memory<Verified>>()
+            .insert(name, &verified);
+    }
+    Ok(verified)
+}
+
+/// Until when a token need not be looked at again, and when it was made, if its age counts (`max_claim_age`).
+fn until(rules: &Rules, claims: &Claims, now: UnixTime) -> (UnixTime, Option<UnixTime>) {
+    let until = now.saturating_add(remembered_for(rules, claims));
+    let Some(age) = &rules.config.access.max_claim_age else {
+        return (until, None);
+    };
+    match jws::time(claims, "iat").ok().flatten() {
+        Some(made_at) => {
+            let old_at = made_at.saturating_add(age.seconds());
+            (until.min(old_at), Some(made_at))
+        }
+        None => (now, None),
+    }
+}
+
+/// Names a token: by the end of its signature.
+fn name(rules: &Rules, token: &[u8]) -> Option<Name> {
+    Some((rules.compilation, *token.last_chunk()?))
+}
+
+/// The very token as it was verified before, by the document `version`, if it still serves.
+fn remembered(
+    rules: &Rules,
+    host: &impl Host,
+    token: &[u8],
+    version: u64,
+    now: UnixTime,
+) -> Option<Rc<Verified>> {
+    let name = name(rules, token)?;
+    let verified = host.core_state::<Memory<Verified>>().get(&name)?;
+    let credentials = &rules.config.credentials;
+    let leeway = credentials.leeway.seconds();
+    let lives = |end: UnixTime| now < end.saturating_add(leeway);
+    let serves = verified.token.as_bytes() == token
+        && verified.version == version
+        && now < verified.until
+        && (!credentials.verify_claims || verified.end.is_none_or(lives));
+    serves.then_some(verified)
+}
+
+/// Lets a request `pass` that brings `token` in its `Authorization`, and nothing else of ours, if the token was
+/// verified before and a session that goes with it is at hand.
+pub(super) fn at_hand(
+    rules: &Rules,
+    host: &impl Host,
+    token: &[u8],
+    consumers: &Consumers,
+    pass: &mut Pass,
+) -> Option<()> {
+    let now = host.now();
+    let version = provider::version_at_hand(rules, host, now)?;
+    let verified = remembered(rules, host, token, version, now)?;
+    let hides = rules.config.credentials.hide_credentials;
+    let hidden = hides.then_some(AUTHORIZATION);
+    pass.admit(verified.principal.known(rules, consumers, hidden)?)?;
+    pass.response_headers.extend(verified.principal.told());
+    if rules.keeps_session(AuthMethod::Bearer) {
+        pass.response_headers.extend(verified.sealed(now)?);
+    }
+    pass.tenure = Some(Rc::clone(&verified.tenure));
+    Some(())
+}
+
+impl Verified {
+    /// The cookies of a session that was begun for the token a moment ago.
+    fn sealed(&self, now: UnixTime) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        let sealed = self.session.borrow();
+        let (sealed_at, cookies) = sealed.as_ref()?;
+        let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
+        (now.saturating_since(*sealed_at) < COOKIE_LIFETIME).then(|| cookies.collect())
+    }
+}
+
+/// A token that names its end is checked against it each time; `cache_ttl_max` may end it sooner.
+fn remembered_for(rules: &Rules, claims: &Claims) -> Duration {
+    let provider = &rules.config.provider;
+    let named = claims.contains_key("exp");
+    let lifetime = if named {
+        Duration::MAX
+    } else {
+        provider.cache_ttl.seconds()
+    };
+    match &provider.cache_ttl_max {
+        Some(most) => lifetime.min(most.seconds()),
+        None => lifetime,
+    }
+}
+
+/// Starts a session for the token (Kong 3.9: every method does, unless it is disabled). The cookie is
+/// sealed once for many requests: a client that ignores it costs little.
+async fn keep_session(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    verified: &Verified,
+    client: usize,
+) {
+    let now = host.now();
+    if jar.chunks(Family::Session).next().is_none()
+        && let Some(sealed) = verified.sealed(now)
+    {
+        exchange.response_headers.extend(sealed);
+        return;
+    }
+    let before = exchange.response_headers.len();
+    let mut session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
+    session.claimed_at = verified.claimed_at;
+    hand_out(rules, exchange, host, jar, &session).await;
+    let cookies = exchange.response_headers.get(before..).unwrap_or_default();
+    let cookies = cookies.iter().filter(|(name, _)| name == SET_COOKIE);
+    let cookies = cookies.map(|(_, cookie)| cookie.clone()).collect();
+    *verified.session.borrow_mut() = Some((now, cookies));
+}
+
+/// Hands a session to the client. Without a session key, or with a token too large for a cookie, the
+/// token itself still authenticates this request and the next.
+async fn hand_out(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) {
+    if rules.keeps_session(session.method)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await
+    {
+        tracing::debug!(error = %failure, "no session for a bearer token");
+    }
+}
+
+fn tokens(verified: &Verified) -> Tokens {
+    Tokens {
+        expires_at: verified.end,
+        ..opaque(&verified.token)
+    }
+}
+
+/// A token of which nothing else is known.
+fn opaque(token: &str) -> Tokens {
+    let mut answer = Map::new();
+    answer.insert("access_token".to_owned(), token.into());
+    Tokens {
+        access_token: token.to_owned(),
+        id_token: None,
+        refresh_token: None,
+        expires_at: None,
+        answer,
+        introspection: None,
+        headers: Vec::new(),
+    }
+}

@@ -1,0 +1,432 @@
+//! Access tokens that the provider itself vouches for (RFC 7662): opaque ones, and JWTs whose
+//! revocation is to be noticed.
+//!
+//! An answer serves for as long as it says that the token lives; that a token is not active is asked
+//! anew each time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use shared::telemetry::chain;
+use tracing::{debug, warn};
+
+use super::admission;
+use super::answers::{Answers, Given, Namer, Outcome};
+use super::config::{AuthMethod, ClientAuth, IntrospectionAccept, UnsignedMethod};
+use super::cookie::Jar;
+use super::failure::Failure;
+use super::jws::{self, Claims};
+use super::login;
+use super::possession::Presented;
+use super::provider::{self, Document, ProviderError, Unaccepted};
+use super::request::{self, Found};
+use super::rules::{Rules, is_ours};
+use super::session::Session;
+use super::shared_answers::Stored;
+use super::sign_in;
+use super::strict_json;
+use super::token_endpoint::{self, Caller, Endpoint, Post, TokenError, Tokens};
+use super::user_info;
+use super::verify::Verifier;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+use crate::sessions::session_keys::KeyRing;
+
+/// What the provider said of a token that is active.
+pub(super) struct Answer {
+    claims: Claims,
+    /// The signed form, if that is what came.
+    jwt: Option<String>,
+}
+
+shared::unsaid!(Answer);
+
+/// A question to the provider.
+struct Question {
+    client: usize,
+    token: String,
+    form: Vec<(String, String)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What seals the answers that nodes share, where they do.
+    ring: KeyRing,
+}
+
+/// Asks the provider about a token.
+///
+/// # Errors
+///
+/// If it is not active, or if the provider cannot be asked.
+pub(super) async fn ask(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    token: &str,
+    client: usize,
+    method: AuthMethod,
+) -> Outcome<Answer> {
+    let question = Question::new(rules, exchange, client, token).await;
+    let answer = question.ask(rules, host, method).await?;
+    // An answer from memory may have ended by its own terms.
+    check_times(rules, &answer.claims, host.now())?;
+    Ok(answer)
+}
+
+/// Lets the request go on with a token of which the provider said `answer`.
+///
+/// # Errors
+///
+/// If it is not enough.
+pub(super) async fn proceed(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    brought: &Brought<'_>,
+    answer: &Answer,
+) -> Result<Flow, Failure> {
+    let Brought {
+        found,
+        id_token,
+        client,
+        method,
+    } = *brought;
+    request::hide(rules, exchange, &found.place).await;
+    let mut tokens = tokens(&found.token, &answer.claims);
+    tokens.id_token = id_token.map(str::to_owned);
+    let mut session = Session::begin(&tokens, method, client, host);
+    session.introspection = Some(answer.claims.clone());
+    session.introspection_jwt.clone_from(&answer.jwt);
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    if rules.keeps_session(method)
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
+    {
+        // The token itself serves for the next request too.
+        debug!(error = %failure, "no session for an introspected token");
+    }
+    let answer = login::answer(rules, exchange, rules.client(client), method, None, &tokens);
+    Ok(answer.map_or(Flow::Continue, Flow::Answer))
+}
+
+/// A token that a client brought, and what goes with it.
+#[derive(Clone, Copy)]
+pub(super) struct Brought<'a> {
+    pub(super) found: &'a Found,
+    pub(super) id_token: Option<&'a str>,
+    pub(super) client: usize,
+    pub(super) method: AuthMethod,
+}
+
+impl Question {
+    async fn new(rules: &Rules, exchange: &mut Exchange<'_>, client: usize, token: &str) -> Self {
+        let config = &rules.config.credentials;
+        let asked = &config.introspection_token_param_name;
+        let mut form = vec![(asked.clone(), token.to_owned())];
+        let names = config.introspection_post_args_names.iter().flatten();
+        let values = config.introspection_post_args_values.iter().flatten();
+        let configured = names.cloned().zip(values.cloned());
+        // Nothing stands in the place of the token.
+        form.extend(configured.filter(|(name, _)| name != asked));
+        let hint = config.introspection_hint.clone();
+        token_endpoint::add_missing(&mut form, vec![("token_type_hint".to_owned(), hint)]);
+        let wanted = config.introspection_post_args_client.as_deref();
+        let mut given = request::let_through(exchange, wanted, false).await;
+        let sent = &exchange.request.headers;
+        let wanted = config.introspection_post_args_client_headers.iter();
+        given.extend(wanted.flatten().filter_map(|name| {
+            let value = request::header_named(sent, name)?.to_str().ok()?;
+            Some((name.clone(), value.to_owned()))
+        }));
+        given.retain(|(name, _)| !is_ours(name));
+        token_endpoint::add_missing(&mut form, given);
+        let mut headers = rules.introspection_headers.clone();
+        let wanted = config.introspection_headers_client.as_deref();
+        headers.extend(request::headers_let_through(sent, wanted));
+        Self {
+            client,
+            token: token.to_owned(),
+            form,
+            headers,
+            ring: KeyRing {
+                keys: match &rules.shared_answers {
+                    Some(_) => exchange.environment.session_keys.keys.clone(),
+                    None => Vec::new(),
+                },
+            },
+        }
+    }
+
+    /// The answer: from memory, or from the provider.
+    async fn ask(
+        self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        method: AuthMethod,
+    ) -> Outcome<Answer> {
+        let configured = rules.config.client.introspection_endpoint.as_ref();
+        let document = provider::document_for(rules, host, configured)
+            .await
+            .map_err(|error| error.failure())?;
+        let auth = auth(rules, self.client);
+        let Some(endpoint) = Endpoint::Introspection.of(rules, &document, auth) else {
+            return Err(match method {
+                // Nobody can say anything of an opaque token.
+                AuthMethod::Introspection => {
+                    Failure::refused("at_typ", "the token is not a signed JWT")
+                }
+                _ => ProviderError::Unusable("there is no introspection endpoint").failure(),
+            });
+        };
+        if !rules.config.provider.cache_introspection {
+            let given = self.run(rules, host, document, &endpoint).await;
+            return given.map(|(answer, _)| Arc::new(answer));
+        }
+        let key = self.key(rules, &endpoint);
+        let answers = host.node_state::<Answers<Answer>>();
+        let (its_rules, its_host) = (Arc::clone(rules), host.clone());
+        let asking = async move {
+            let Some(shared) = &its_rules.shared_answers else {
+                return self.run(&its_rules, &its_host, document, &endpoint).await;
+            };
+            if let Some(stored) = shared.get(&its_rules, &its_host, &self.ring, &key).await {
+                let (claims, jwt) = (stored.claims, stored.jwt);
+                return Ok((Answer { claims, jwt }, stored.until));
+            }
+            let (answer, until) = self.run(&its_rules, &its_host, document, &endpoint).await?;
+            let stored = Stored {
+                claims: answer.claims.clone(),
+                jwt: answer.jwt.clone(),
+                until,
+            };
+            shared.put(&its_rules, &its_host, &self.ring, &key, &stored);
+            Ok((answer, until))
+        };
+        answers.ask(rules, host, key, asking).await
+    }
+
+    async fn run(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        document: Arc<Document>,
+        endpoint: &str,
+    ) -> Given<Answer> {
+        let config = &rules.config;
+        let mut caller = Caller::configured(rules, self.client);
+        let offered = document.introspection_auth_methods.as_deref();
+        let offered = offered.map(|offered| token_endpoint::discovered(Some(offered), caller));
+        caller.auth = auth(rules, self.client).or(offered);
+        let response = provider::guarded(rules, host, async {
+            let post = Post {
+                endpoint,
+                form: self.form.clone(),
+                headers: &self.headers,
+                accept: match config.credentials.introspection_accept {
+                    IntrospectionAccept::Json => "application/json",
+                    IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
+                    IntrospectionAccept::Jwt => "application/jwt",
+                },
+                repeatable: true,
+            };
+            let response = token_endpoint::post(rules, &document, caller, host, post).await?;
+            if response.status() == StatusCode::OK || provider::refuses(response.status()) {
+                return Ok(response);
+            }
+            Err(ProviderError::Status(response.status().as_u16()))
+        })
+        .await
+        .map_err(|error| failed(rules, &error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED => return Err(TokenError::Client.failure("")),
+            // What clients send must not pass for an outage of the provider.
+            status => {
+                debug!(issuer = rules.issuer, %status, "introspection refused");
+                return Err(Failure::refused(
+                    "introspect_inactive",
+                    "the introspection endpoint does not take the token",
+                ));
+            }
+        }
+        let answer = self.read(rules, host, document, &response).await?;
+        let claims = &answer.claims;
+        let active = claims.get("active") == Some(&Value::Bool(true));
+        if !active && config.credentials.introspection_check_active {
+            return Err(Failure::refused(
+                "introspect_inactive",
+                "the provider says that the token is not active",
+            ));
+        }
+        let now = host.now();
+        check_issuer(rules, claims)?;
+        check_times(rules, claims, now)?;
+        let until = rules.remembered_until(jws::time(claims, "exp").ok().flatten(), now);
+        Ok((answer, until))
+    }
+
+    /// JSON, or a JWT that the provider signed (RFC 9701): the content type says which.
+    async fn read(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        document: Arc<Document>,
+        response: &Response<Bytes>,
+    ) -> Result<Answer, Failure> {
+        let unusable = |what| failed(rules, &ProviderError::Unusable(what));
+        if !user_info::is_jwt(response.headers()) {
+            let claims = strict_json::object(response.body())
+                .ok_or_else(|| unusable("introspection is not a JSON object"))?;
+            return self.look_inside(rules, host, document, claims).await;
+        }
+        let token = str::from_utf8(response.body())
+            .map_err(|_| unusable("introspection is no text"))?
+            .trim()
+            .to_owned();
+        let check = !rules.ignores_signature(UnsignedMethod::Introspection);
+        let judge = |document: &Document| {
+            let verifier = Verifier {
+                rules,
+                document,
+                client: self.client,
+                now: host.now(),
+            };
+            verifier.statement(&token, check, "introspect_sig")
+        };
+        let (statement, _) = provider::judged(rules, host, document, judge)
+            .await
+            .map_err(Unaccepted::failure)?;
+        // Another kind of token does not pose as an answer (RFC 9701 §8.1).
+        let kind = response.headers().get(CONTENT_TYPE);
+        let by_rfc = kind.is_some_and(|kind| {
+            request::is_type(kind.as_bytes(), "application/token-introspection+jwt")
+        });
+        let fits = match statement.kind.as_deref() {
+            Some("token-introspection+jwt") => true,
+            None | Some("jwt") => !by_rfc,
+            Some(_) => false,
+        };
+        if !fits {
+            return Err(Failure::refused(
+                "introspect_sig",
+                "the introspection answer is a JWT of another kind",
+            ));
+        }
+        let claims = match statement.claims.get("token_introspection") {
+            Some(Value::Object(claims)) => claims.clone(),
+            // As providers did before the RFC.
+            _ => statement.claims,
+        };
+        Ok(Answer {
+            claims,
+            jwt: Some(token),
+        })
+    }
+
+    /// Takes over the claims of an access token that the provider gives in place of the one that was asked
+    /// about, as `jwt` (Kong 3.9; Keycloak does so for lightweight tokens). What the answer itself says
+    /// counts before them.
+    async fn look_inside(
+        &self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        document: Arc<Document>,
+        mut claims: Claims,
+    ) -> Result<Answer, Failure> {
+        let jwt = claims.get("jwt").and_then(Value::as_str);
+        let Some(jwt) = jwt.filter(|jwt| jws::has_shape(jwt)).map(str::to_owned) else {
+            return Ok(Answer { claims, jwt: None });
+        };
+        let check = !rules.ignores_signature(UnsignedMethod::Introspection);
+        let judge = |document: &Document| {
+            let verifier = Verifier {
+                rules,
+                document,
+                client: self.client,
+                now: host.now(),
+            };
+            verifier.issued(&jwt, check)
+        };
+        let judged = provider::judged(rules, host, document, judge).await;
+        let (inside, _) = judged.map_err(Unaccepted::failure)?;
+        for (name, value) in inside.into_iter().flatten() {
+            claims.entry(name).or_insert(value);
+        }
+        Ok(Answer {
+            claims,
+            jwt: Some(jwt),
+        })
+    }
+
+    /// Names the question by all that the answer may depend on.
+    fn key(&self, rules: &Rules, endpoint: &str) -> [u8; 32] {
+        let form = self.form.iter();
+        let headers = self.headers.iter();
+        Namer::new(rules, "introspection")
+            .with(endpoint.as_bytes())
+            .with(rules.client(self.client).id.as_bytes())
+            .with(self.token.as_bytes())
+            .with_pairs(form.map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+            .with_pairs(headers.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+            .finish()
+    }
+}
+
+fn failed(rules: &Rules, error: &ProviderError) -> Failure {
+    warn!(issuer = rules.issuer, error = %chain(error), "introspection failed");
+    error.failure()
+}
+
+/// How the client at `position` authenticates at the introspection endpoint.
+fn auth(rules: &Rules, position: usize) -> Option<ClientAuth> {
+    let own = rules.config.client.introspection_endpoint_auth_method;
+    own.or(rules.client(position).auth)
+}
+
+fn check_issuer(rules: &Rules, claims: &Claims) -> Result<(), Failure> {
+    let named = claims.get("iss").and_then(Value::as_str);
+    if rules.config.credentials.verify_claims
+        && named.is_some_and(|issuer| !rules.accepts_issuer(issuer))
+    {
+        return Err(Failure::refused(
+            "at_iss",
+            "the access token is of another issuer",
+        ));
+    }
+    Ok(())
+}
+
+fn check_times(rules: &Rules, claims: &Claims, now: UnixTime) -> Result<(), Failure> {
+    let credentials = &rules.config.credentials;
+    if !credentials.verify_claims {
+        return Ok(());
+    }
+    let leeway = credentials.leeway.seconds();
+    if !jws::unexpired(claims, now, leeway) {
+        return Err(Failure::refused("at_exp", "the access token has expired"));
+    }
+    if !jws::begun(claims, "nbf", now, leeway) {
+        return Err(Failure::refused(
+            "at_nbf",
+            "the access token is not valid yet",
+        ));
+    }
+    Ok(())
+}
+
+fn tokens(token: &str, claims: &Claims) -> Tokens {
+    let mut answer = Map::new();
+    answer.insert("access_token".to_owned(), token.into());
+    Tokens {
+        access_token: token.to_owned(),
+        id_token: None,
+        refresh_token: None,
+        expires_at: jws::time(claims, "exp").ok().flatten(),
+        answer,
+        introspection: Some(claims.clone()),
+        headers: Vec::new(),
+    }
+}

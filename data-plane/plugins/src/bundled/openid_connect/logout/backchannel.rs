@@ -1,0 +1,228 @@
+//! Logout that the provider asks for, server to server (OpenID Connect Back-Channel Logout 1.0).
+//!
+//! ```text
+//! POST logout_token ─► form ─► signature, claims ─► revocation stored by the control plane ─► 200
+//!                        └─ 400 ──────┘                              └─ not stored: 503, asked again
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
+use tracing::{info, warn};
+
+use crate::answer;
+use crate::bundled::openid_connect::failure::{Class, Failure};
+use crate::bundled::openid_connect::jws::{self, Jws};
+use crate::bundled::openid_connect::provider::{self, Unaccepted};
+use crate::bundled::openid_connect::request;
+use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::verify::{Refusal, Verifier};
+use crate::exchange::Exchange;
+use crate::host::Host;
+
+/// Longest request body, in bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// How old a logout token may be.
+const RECENT: Duration = Duration::from_mins(2);
+
+/// How far the provider's clock may be ahead, whatever `leeway` says: a logout that is refused is a session too many.
+const SKEW: Duration = Duration::from_mins(1);
+
+/// The claim that makes a token a logout token.
+const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
+/// What a logout token asks for.
+#[derive(Debug)]
+struct Asked {
+    ends: Revocation,
+    /// The name of the token itself.
+    token: uuid::Uuid,
+}
+
+/// Answers a request to the back-channel logout URI.
+pub(super) async fn answer(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+) -> Response<Bytes> {
+    if exchange.request.method != Method::POST {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
+        let post = HeaderValue::from_static("POST");
+        response.headers_mut().insert(ALLOW, post);
+        return response;
+    }
+    if !request::is_form(&exchange.request.headers) {
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    match end(rules, exchange, host).await {
+        Ok(()) => plain(StatusCode::OK),
+        Err(failure) => {
+            let code = failure.code;
+            let detail = &failure.detail;
+            warn!(request_id = &*exchange.request_id, reason = code, %detail, "back-channel logout refused");
+            if failure.class == Class::Unavailable {
+                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+                let soon = HeaderValue::from_static("5");
+                response.headers_mut().insert(RETRY_AFTER, soon);
+                return response;
+            }
+            let error = json!({ "error": "invalid_request", "error_description": failure.detail });
+            answer::json(StatusCode::BAD_REQUEST, &error)
+        }
+    }
+}
+
+async fn end(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+) -> Result<(), Failure> {
+    let body = exchange.body.read(LONGEST).await;
+    let body = body.map_err(|_| refused("the form is too long or broken"))?;
+    let mut tokens = form_urlencoded::parse(&body).filter(|(name, _)| name == "logout_token");
+    let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
+        return Err(refused("the form has no logout_token, or several"));
+    };
+    let asked = check(rules, host, &token).await?;
+    if host
+        .revocations()
+        .end(&[asked.token], UnixTime::from_millis(0))
+    {
+        return Err(refused("the logout token was used before"));
+    }
+    let unstored =
+        |error: crate::host::RevokeError| Failure::unavailable("logout_token", error.to_string());
+    host.revoke(vec![asked.ends]).await.map_err(unstored)?;
+    info!(issuer = rules.issuer, "the provider ended sessions");
+    // Only now is it used: the provider asks again with the same token after a failure.
+    let used = Revocation {
+        id: asked.token,
+        before: host.now().as_millis(),
+        expires_at: host.now().saturating_add(2 * (RECENT + SKEW)).as_secs(),
+    };
+    if let Err(error) = host.revoke(vec![used]).await {
+        warn!(%error, "a used logout token could not be noted");
+    }
+    Ok(())
+}
+
+/// Verifies `token` with the keys that are known, and once more with new ones if none fits.
+async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Asked, Failure> {
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let verify = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client: 0,
+            now: host.now(),
+        };
+        read(&verifier, token)
+    };
+    let judged = provider::judged(rules, host, document, verify).await;
+    judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
+}
+
+/// The checks of Back-Channel Logout 1.0 §2.6.
+fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
+    let bad = |detail: &'static str| Refusal::Bad(refused(detail));
+    let parsed = Jws::parse(token, LONGEST)
+        .map_err(|error| Refusal::Bad(Failure::refused("logout_token", error.to_string())))?;
+    if !matches!(
+        parsed.header.kind().as_deref(),
+        None | Some("jwt" | "logout+jwt")
+    ) {
+        return Err(bad("the token is of another type"));
+    }
+    verifier.check_signature(&parsed, "logout_token")?;
+    let claims = &parsed.claims;
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    let issuer = verifier
+        .accepted_issuer(claims)
+        .ok_or_else(|| bad("the token is of another issuer"))?;
+    let ours = |audience: &Value| {
+        let clients = &verifier.rules.clients;
+        let audience = audience.as_str().unwrap_or_default();
+        clients
+            .iter()
+            .any(|client| !client.id.is_empty() && client.id == audience)
+    };
+    let for_us = match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().any(ours),
+        Some(audience) => ours(audience),
+        None => false,
+    };
+    if !for_us {
+        return Err(bad("the token is for another client"));
+    }
+    let now = verifier.now;
+    let leeway = verifier.leeway();
+    let made_at = jws::time(claims, "iat").ok().flatten();
+    let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made_at"))?;
+    let early = now.saturating_add(leeway.max(SKEW));
+    if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
+        return Err(bad("the token was not made_at just now"));
+    }
+    if !jws::unexpired(claims, now, leeway) {
+        return Err(bad("the token has expired"));
+    }
+    let event = claims.get("events").and_then(|events| events.get(EVENT));
+    if !event.is_some_and(Value::is_object) {
+        return Err(bad("the token has no logout event"));
+    }
+    if claims.contains_key("nonce") {
+        return Err(bad("the token has a nonce"));
+    }
+    let id = text("jti").filter(|id| !id.is_empty() && id.len() <= 255);
+    let id = id.ok_or_else(|| bad("the token has no id"))?;
+    let named = |name| match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        Some(_) => Err(bad("the token's subject or session is no text")),
+    };
+    let (sid, subject) = (named("sid")?, named("sub")?);
+    let ends = match (sid, subject) {
+        // That session is over, also for a code of it that is being redeemed. A sign-in that begins later is another,
+        // whatever the provider calls it.
+        (Some(sid), _) => Revocation {
+            id: Revocation::provider_session(&issuer, sid),
+            before: now.as_millis(),
+            expires_at: verifier.rules.forgotten_at(now),
+        },
+        // A sign-in after the logout stays.
+        (None, Some(subject)) => Revocation {
+            id: Revocation::subject(&issuer, subject),
+            before: made_at
+                .saturating_add(Duration::from_millis(999))
+                .min(now)
+                .as_millis(),
+            expires_at: verifier.rules.forgotten_at(now),
+        },
+        (None, None) => return Err(bad("the token names neither a subject nor a session")),
+    };
+    Ok(Asked {
+        ends,
+        token: Revocation::logout_token(&issuer, id),
+    })
+}
+
+fn refused(detail: &'static str) -> Failure {
+    Failure::refused("logout_token", detail)
+}
+
+/// An empty answer that no cache keeps.
+fn plain(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    let kept = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, kept);
+    response
+}

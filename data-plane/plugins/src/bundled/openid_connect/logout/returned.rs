@@ -1,0 +1,104 @@
+//! The way back from the provider's logout, if it leads to a route of ours (OpenID Connect
+//! RP-Initiated Logout 1.0 §3). Nothing follows by itself: a sign-in that begins at once would undo
+//! the logout.
+
+use std::time::Duration;
+
+use http::header::SET_COOKIE;
+use http::{Method, StatusCode};
+use url::Url;
+
+use crate::bundled::openid_connect::cookie::Jar;
+use crate::bundled::openid_connect::page;
+use crate::bundled::openid_connect::request;
+use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::seal::{self, Sizes};
+use crate::bundled::openid_connect::session::random_text;
+use crate::bundled::openid_connect::sign_in::own_url;
+use crate::bundled::openid_connect::under_way::suffix;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+
+/// What the cookie of a logout under way says.
+const UNDER_WAY: &[u8] = b"logout";
+
+/// How long a logout may take at the provider.
+const LIFETIME: Duration = Duration::from_mins(10);
+
+const SIZES: Sizes = Sizes {
+    chunk: 256,
+    most: 1,
+};
+
+/// The `state` of a logout that begins, which this browser's cookie remembers. None without a key.
+pub(super) fn begin(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+) -> Option<String> {
+    let state = random_text::<16>(host);
+    let name = rules.names.sign_in(&suffix(&state));
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let ring = &exchange.environment.session_keys;
+    let now = host.now().as_secs();
+    let value = seal::seal(ring, &rules.binding, &name, UNDER_WAY, SIZES, now, nonce).ok()?;
+    let https = exchange.client.https;
+    let cookie = rules
+        .authorization_cookie
+        .set_for(&name, &value, LIFETIME, https);
+    exchange.response_headers.push((SET_COOKIE, cookie));
+    Some(state)
+}
+
+/// The page for a browser that comes back from the provider's logout.
+pub(super) fn answer(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+) -> Option<Flow> {
+    if exchange.request.method != Method::GET || !exchange.request.uri.query()?.contains("state=") {
+        return None;
+    }
+    let mut state = None;
+    for (name, value) in request::query(exchange) {
+        match &*name {
+            "state" => state = Some(value.into_owned()),
+            "code" | "error" | "response" => return None,
+            _ => {}
+        }
+    }
+    let state = state?;
+    let own = Url::parse(&own_url(exchange)).ok()?;
+    let leads_here = |target: &str| {
+        Url::parse(target)
+            .is_ok_and(|target| target.origin() == own.origin() && target.path() == own.path())
+    };
+    let targets = rules
+        .clients
+        .iter()
+        .filter_map(|client| client.logout_redirect_uri.as_deref());
+    if !targets.into_iter().any(leads_here) {
+        return None;
+    }
+    let name = rules.names.sign_in(&suffix(&state));
+    let ring = &exchange.environment.session_keys;
+    let now = host.now().as_secs();
+    let known = jar
+        .sign_ins()
+        .filter(|(held, _)| *held == name)
+        .filter_map(|(_, value)| seal::open(ring, &rules.binding, &name, value, now))
+        .any(|opened| *opened.plaintext == UNDER_WAY);
+    let text = if known {
+        let https = exchange.client.https;
+        let gone = rules.authorization_cookie.expire(&name, https);
+        exchange.response_headers.push((SET_COOKIE, gone));
+        "You are signed out, here and at the OpenID provider."
+    } else {
+        "You are signed out here."
+    };
+    let page = page::page(StatusCode::OK, "Signed out", &[text], &exchange.request_id);
+    Some(Flow::Answer(page))
+}

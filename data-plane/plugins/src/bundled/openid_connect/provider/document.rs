@@ -1,0 +1,474 @@
+//! What a provider says of itself (OpenID Connect Discovery §3, RFC 8414), and how it is fetched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, DATE, LOCATION};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use serde_json::{Map, Value};
+use shared::clock::UnixTime;
+use shared::telemetry::chain;
+use shared::types::Set;
+use tracing::warn;
+use url::Url;
+
+use super::keys::Keys;
+use crate::bundled::openid_connect::failure::Failure;
+use crate::bundled::openid_connect::rules::{Rules, provider_url};
+use crate::host::{FetchError, FetchLimits, Host, Reach};
+
+/// Longest discovery document, in bytes.
+const DOCUMENT_LIMIT: usize = 1024 * 1024;
+
+/// Longest JWKS document, in bytes.
+pub(super) const KEYS_LIMIT: usize = 256 * 1024;
+
+/// Most redirects that a discovery or JWKS request follows.
+const MOST_REDIRECTS: usize = 3;
+
+/// How far the provider's clock may be from ours without a word.
+const TOLERATED_SKEW: Duration = Duration::from_mins(1);
+
+/// Numbers documents, so that caches notice a new one.
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
+
+/// A discovery document with the keys that it leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    pub(crate) issuer: String,
+    pub(crate) authorization_endpoint: Option<String>,
+    pub(crate) token_endpoint: Option<String>,
+    pub(crate) revocation_endpoint: Option<String>,
+    pub(crate) introspection_endpoint: Option<String>,
+    pub(crate) userinfo_endpoint: Option<String>,
+    pub(crate) pushed_authorization_request_endpoint: Option<String>,
+    /// Endpoints for clients that present a certificate (RFC 8705 §5).
+    pub(crate) mutual_tls: MutualTls,
+    /// Whether authorization requests must be pushed (RFC 9126).
+    pub(crate) requires_pushed_requests: bool,
+    /// Whether authorization requests must be signed (RFC 9101).
+    pub(crate) requires_signed_requests: bool,
+    /// What it says that it supports, by the name in discovery.
+    pub(crate) supported: Supported,
+    pub(crate) end_session_endpoint: Option<String>,
+    pub(crate) token_auth_methods: Option<Vec<String>>,
+    /// Those of other endpoints, where it says that they have others.
+    pub(crate) introspection_auth_methods: Option<Vec<String>>,
+    pub(crate) revocation_auth_methods: Option<Vec<String>>,
+    /// Whether every authorization response carries `iss` (RFC 9207).
+    pub(crate) sends_iss: bool,
+    pub(crate) keys: Keys,
+    pub(crate) fetched_at: UnixTime,
+    /// How long it is fresh, if its own servers say so.
+    pub(crate) fresh_for: Option<Duration>,
+    pub(crate) version: u64,
+}
+
+/// Endpoints for clients that present a certificate.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MutualTls {
+    pub(crate) token: Option<String>,
+    pub(crate) introspection: Option<String>,
+    pub(crate) revocation: Option<String>,
+    pub(crate) pushed_request: Option<String>,
+}
+
+/// What a provider says that it supports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Supported {
+    pub(crate) scopes: Option<Vec<String>>,
+    pub(crate) response_types: Option<Vec<String>>,
+    pub(crate) response_modes: Option<Vec<String>>,
+    pub(crate) grant_types: Option<Vec<String>>,
+    pub(crate) token_auth_methods: Option<Vec<String>>,
+}
+
+/// Why a provider could not be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ProviderError {
+    /// No answer.
+    #[error("asking the provider")]
+    Fetch(#[source] FetchError),
+    /// An answer with another status than 200.
+    #[error("the provider answered with status {0}")]
+    Status(u16),
+    /// An answer that is not what the specification says.
+    #[error("the provider's answer is unusable: {0}")]
+    Unusable(&'static str),
+    /// Discovery names another issuer than was configured.
+    #[error("the provider names the issuer {found}, configured is {expected}")]
+    Issuer {
+        /// As configured.
+        expected: String,
+        /// As discovered.
+        found: String,
+    },
+    /// The configuration asks for what discovery does not offer: the parameter.
+    #[error("the provider does not support what {0} asks for")]
+    Unsupported(&'static str),
+    /// The gateway lacks what it would prove itself with.
+    #[error("{0}")]
+    Unarmed(&'static str),
+    /// The fetch was given up, for instance because the node stops.
+    #[error("asking the provider was given up")]
+    GivenUp,
+    /// No answer yet.
+    #[error("the provider takes too long")]
+    Slow,
+    /// Too many failures just now, of which this was the last.
+    #[error("the provider failed just now and is not asked again yet")]
+    Resting(#[source] Option<Arc<Self>>),
+}
+
+impl ProviderError {
+    /// Whether the provider does not say anything of itself now. What it says may not contradict the
+    /// configuration.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Resting(error) => error.as_deref().is_none_or(Self::is_outage),
+            Self::Fetch(error) => !matches!(error, FetchError::Forbidden { .. }),
+            Self::Status(_) | Self::GivenUp | Self::Slow => true,
+            Self::Unusable(_) | Self::Issuer { .. } | Self::Unsupported(_) | Self::Unarmed(_) => {
+                false
+            }
+        }
+    }
+
+    /// The failure of a request that needs the provider.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Resting(Some(error)) => error.failure(),
+            Self::Unsupported(parameter) => Failure::unexpected(
+                "configuration",
+                format!("the OpenID provider does not support what {parameter} asks for"),
+            ),
+            Self::Unarmed(detail) => Failure::paused(
+                "client_key_missing",
+                "The gateway has nothing yet to prove itself with at the OpenID provider",
+                *detail,
+            ),
+            Self::Fetch(FetchError::TooLarge { .. })
+            | Self::Status(_)
+            | Self::Unusable(_)
+            | Self::Issuer { .. } => Failure::unavailable(
+                "idp_error",
+                "the OpenID provider gave an answer that cannot be used",
+            ),
+            Self::Fetch(FetchError::Forbidden { .. }) => Failure::unavailable(
+                "idp_forbidden",
+                "the OpenID provider is at an address that may not be asked",
+            ),
+            Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting(None) => {
+                Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
+            }
+        }
+    }
+}
+
+/// Fetches document and keys.
+pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError> {
+    let provider = &rules.config.provider;
+    let mut document = if provider.using_pseudo_issuer {
+        Document {
+            issuer: rules.issuer.clone(),
+            ..Document::default()
+        }
+    } else {
+        let found = discover(rules, host).await?;
+        let mut document = read(rules, &found.value)?;
+        let jwks_uri = found
+            .value
+            .get("jwks_uri")
+            .and_then(Value::as_str)
+            .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
+        let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
+        document.keys = keys;
+        document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
+        if let Some(skew) = found.skew {
+            warn!(
+                issuer = rules.issuer,
+                seconds = skew.as_secs(),
+                reason = "clock_skew",
+                "the provider's clock and ours differ"
+            );
+        }
+        document
+    };
+    for uri in provider.extra_jwks_uris.iter().flat_map(Set::as_slice) {
+        let (keys, fresh_for) = match keys(rules, host, uri).await {
+            Ok(found) => found,
+            // The provider's own keys serve meanwhile; a token that needs one of these asks again.
+            Err(error) if !provider.using_pseudo_issuer => {
+                warn!(issuer = rules.issuer, uri, error = %chain(&error), "there are no further keys");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        document.keys.extend(keys);
+        document.fresh_for = [document.fresh_for, fresh_for].into_iter().flatten().min();
+    }
+    document.fetched_at = host.now();
+    document.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+    Ok(document)
+}
+
+/// What was fetched, and what its head says.
+#[derive(Debug)]
+pub(crate) struct Fetched<T> {
+    pub(crate) value: T,
+    /// How long it is fresh (RFC 9111 §5.2.2).
+    pub(crate) fresh_for: Option<Duration>,
+    /// How far the server's clock is from ours, if that is worth a word.
+    pub(crate) skew: Option<Duration>,
+}
+
+/// Tries where OpenID Connect and then where RFC 8414 puts the document, and where it would be if the two
+/// agreed.
+pub(super) async fn discover(
+    rules: &Rules,
+    host: &impl Host,
+) -> Result<Fetched<Map<String, Value>>, ProviderError> {
+    let mut first_error = None;
+    for place in places(&rules.issuer) {
+        match get_json(rules, host, &place, DOCUMENT_LIMIT).await {
+            Ok(found) => {
+                let Value::Object(value) = found.value else {
+                    return Err(ProviderError::Unusable("discovery is not a JSON object"));
+                };
+                return Ok(Fetched {
+                    value,
+                    fresh_for: found.fresh_for,
+                    skew: found.skew,
+                });
+            }
+            // Only a document that is not there is looked for elsewhere.
+            Err(error @ ProviderError::Status(status)) if status < 500 => {
+                first_error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_error.unwrap_or(ProviderError::Unusable("the issuer is no URL")))
+}
+
+fn places(issuer: &str) -> Vec<String> {
+    let mut places = vec![format!("{issuer}/.well-known/openid-configuration")];
+    if let Ok(mut url) = Url::parse(issuer) {
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
+        places.push(url.into());
+        // Kong 3.9 puts it behind the path, and so do some providers.
+        if !path.is_empty() {
+            places.push(format!("{issuer}/.well-known/oauth-authorization-server"));
+        }
+    }
+    places
+}
+
+fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, ProviderError> {
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str);
+    let issuer = text("issuer").ok_or(ProviderError::Unusable("issuer is missing"))?;
+    let provider = &rules.config.provider;
+    if !rules.is_described_by(issuer) {
+        return Err(ProviderError::Issuer {
+            expected: rules.issuer.clone(),
+            found: issuer
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect(),
+        });
+    }
+    let aliases = metadata.get("mtls_endpoint_aliases");
+    let usable = |url: &str| match provider_url(url, provider.allow_insecure_http) {
+        Ok(_) => Ok(Some(url.to_owned())),
+        Err(_) => Err(ProviderError::Unusable("an endpoint is not an https URL")),
+    };
+    let endpoint = |name: &str| text(name).map_or(Ok(None), usable);
+    // What nobody can ask is not there; a provider serves without.
+    let if_url = |url: &&str| Url::parse(url).is_ok();
+    let optional = |name: &str| text(name).filter(if_url).map_or(Ok(None), usable);
+    let alias = |name: &str| {
+        let url = aliases.and_then(|aliases| aliases.get(name)?.as_str());
+        url.filter(if_url).map_or(Ok(None), usable)
+    };
+    let flag = |name: &str| {
+        let value = metadata.get(name).and_then(Value::as_bool);
+        value.unwrap_or_default()
+    };
+    let list = |name: &str| {
+        let items = metadata.get(name)?.as_array()?;
+        Some(
+            items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        )
+    };
+    Ok(Document {
+        issuer: issuer.to_owned(),
+        authorization_endpoint: endpoint("authorization_endpoint")?,
+        token_endpoint: endpoint("token_endpoint")?,
+        revocation_endpoint: optional("revocation_endpoint")?,
+        introspection_endpoint: optional("introspection_endpoint")?,
+        userinfo_endpoint: optional("userinfo_endpoint")?,
+        pushed_authorization_request_endpoint: optional("pushed_authorization_request_endpoint")?,
+        mutual_tls: MutualTls {
+            token: alias("token_endpoint")?,
+            introspection: alias("introspection_endpoint")?,
+            revocation: alias("revocation_endpoint")?,
+            pushed_request: alias("pushed_authorization_request_endpoint")?,
+        },
+        requires_pushed_requests: flag("require_pushed_authorization_requests"),
+        requires_signed_requests: flag("require_signed_request_object"),
+        supported: Supported {
+            scopes: list("scopes_supported"),
+            response_types: list("response_types_supported"),
+            response_modes: list("response_modes_supported"),
+            grant_types: list("grant_types_supported"),
+            token_auth_methods: list("token_endpoint_auth_methods_supported"),
+        },
+        end_session_endpoint: optional("end_session_endpoint")?,
+        token_auth_methods: list("token_endpoint_auth_methods_supported"),
+        introspection_auth_methods: list("introspection_endpoint_auth_methods_supported"),
+        revocation_auth_methods: list("revocation_endpoint_auth_methods_supported"),
+        sends_iss: flag("authorization_response_iss_parameter_supported"),
+        ..Document::default()
+    })
+}
+
+async fn keys(
+    rules: &Rules,
+    host: &impl Host,
+    uri: &str,
+) -> Result<(Keys, Option<Duration>), ProviderError> {
+    let found = get_json(rules, host, uri, KEYS_LIMIT).await?;
+    let keys = Keys::read(&found.value);
+    let keys = keys.ok_or(ProviderError::Unusable("the JWKS document has no keys"))?;
+    Ok((keys, found.fresh_for))
+}
+
+/// How long the answer with these headers is fresh, if it says so.
+fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get(CACHE_CONTROL)?.to_str().ok()?;
+    let seconds = directives.split(',').find_map(|directive| {
+        let (name, value) = directive.trim().split_once('=')?;
+        let asked = name.eq_ignore_ascii_case("max-age");
+        asked.then(|| value.trim_matches('"').parse::<u64>().ok())?
+    })?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// How far the clock that wrote these headers is from `now`, if that is worth a word.
+fn skew(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(date).ok()?;
+    let date = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let skew = date.abs_diff(Duration::from_millis(now.as_millis()));
+    (skew > TOLERATED_SKEW).then_some(skew)
+}
+
+/// Gets a JSON document, over at most three redirects, each to a URL that could have been configured.
+pub(super) async fn get_json(
+    rules: &Rules,
+    host: &impl Host,
+    uri: &str,
+    limit: usize,
+) -> Result<Fetched<Value>, ProviderError> {
+    let provider = &rules.config.provider;
+    let mut uri = provider_url(uri, provider.allow_insecure_http)
+        .map_err(|_| ProviderError::Unusable("a URL that is not https"))?;
+    for _ in 0..=MOST_REDIRECTS {
+        let mut request = Request::get(uri.as_str())
+            .body(Bytes::new())
+            .map_err(|_| ProviderError::Unusable("a URL that cannot be asked"))?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in &rules.discovery_headers {
+            headers.append(name, value.clone());
+        }
+        let response = host
+            .fetch(request, limits(rules, limit))
+            .await
+            .map_err(ProviderError::Fetch)?;
+        if response.status() == StatusCode::OK {
+            let value = serde_json::from_slice(response.body());
+            return Ok(Fetched {
+                value: value.map_err(|_| ProviderError::Unusable("it is not JSON"))?,
+                fresh_for: fresh_for(response.headers()),
+                skew: skew(response.headers(), host.now()),
+            });
+        }
+        if !response.status().is_redirection() {
+            return Err(ProviderError::Status(response.status().as_u16()));
+        }
+        let target = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|target| uri.join(target).ok())
+            .filter(|target| !(uri.scheme() == "https" && target.scheme() == "http"))
+            .ok_or(ProviderError::Unusable("a redirect that is not followed"))?;
+        uri = provider_url(target.as_str(), provider.allow_insecure_http)
+            .map_err(|_| ProviderError::Unusable("a redirect that is not followed"))?;
+    }
+    Err(ProviderError::Unusable("too many redirects"))
+}
+
+/// What one request to the provider may cost.
+pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
+    let provider = &rules.config.provider;
+    let timeout = provider.timeout.milliseconds();
+    FetchLimits {
+        timeout: if timeout.is_zero() {
+            Duration::from_secs(10)
+        } else {
+            timeout
+        },
+        waits: None,
+        body,
+        verify_tls: provider.ssl_verify,
+        certificate: None,
+        proxies: rules.proxies.clone(),
+        keep_alive: provider.keepalive,
+        http_1_0: provider.http_version.0.as_f64() == Some(1.0),
+        repeatable: false,
+        reach: Reach::Public {
+            loopback: rules.asks_this_machine,
+        },
+    }
+}
+
+/// A URL as the target of a request.
+pub(crate) fn target(url: &str) -> Result<Uri, ProviderError> {
+    url.parse()
+        .map_err(|_| ProviderError::Unusable("an endpoint is not a URL"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::places;
+
+    #[test]
+    fn rule_70_a_document_is_looked_for_in_both_forms() {
+        let check = |issuer: &str, expected: &[&str]| assert_eq!(places(issuer), expected);
+        check(
+            "https://a",
+            &[
+                "https://a/.well-known/openid-configuration",
+                "https://a/.well-known/oauth-authorization-server",
+            ],
+        );
+        check(
+            "https://a/b",
+            &[
+                "https://a/b/.well-known/openid-configuration",
+                "https://a/.well-known/oauth-authorization-server/b",
+                "https://a/b/.well-known/oauth-authorization-server",
+            ],
+        );
+    }
+}

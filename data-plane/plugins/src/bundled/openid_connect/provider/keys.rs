@@ -1,0 +1,155 @@
+//! A provider's signing keys (RFC 7517).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+use tracing::warn;
+
+use crate::bundled::openid_connect::config::SigningAlgorithm;
+use crate::bundled::openid_connect::jws::Header;
+use crate::bundled::openid_connect::key::PublicKey;
+
+/// Most keys of one set that are read.
+const MOST: usize = 100;
+
+/// Most keys that are tried for one token.
+const MOST_TRIED: usize = 5;
+
+/// Members that a key must not show.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// Longest key that is shown in a header, in bytes of base64.
+const LONGEST_SHOWN: usize = 8 * 1024;
+
+/// The usable keys of a set.
+#[derive(Clone, Debug, Default)]
+pub(in crate::bundled::openid_connect) struct Keys {
+    all: Vec<Key>,
+    /// Whether there are keys on Ed448, which cannot be used.
+    ed448: bool,
+}
+
+/// One public key.
+#[derive(Clone, Debug)]
+pub(in crate::bundled::openid_connect) struct Key {
+    kid: Option<String>,
+    thumbprints: [Option<String>; 2],
+    algorithm: Option<SigningAlgorithm>,
+    pub(in crate::bundled::openid_connect) public: PublicKey,
+    /// As it was published.
+    jwk: Map<String, Value>,
+}
+
+impl Keys {
+    /// Reads the keys of a JWKS document. Those that cannot verify a signature, that are weak or that
+    /// show their private part are left out.
+    pub(in crate::bundled::openid_connect) fn read(document: &Value) -> Option<Self> {
+        let keys = document.get("keys")?.as_array()?;
+        let ed448 = keys.iter().take(MOST).any(is_ed448);
+        if ed448 {
+            warn!(
+                "the provider has a key on the curve Ed448, which is not supported; it is not used"
+            );
+        }
+        Some(Self {
+            all: keys.iter().take(MOST).filter_map(Key::read).collect(),
+            ed448,
+        })
+    }
+
+    /// Whether no token's signature can be verified by them.
+    pub(in crate::bundled::openid_connect) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Adds the keys of another set.
+    pub(in crate::bundled::openid_connect) fn extend(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.ed448 |= other.ed448;
+    }
+
+    /// Why none of the keys fits a token with this header.
+    pub(in crate::bundled::openid_connect) fn lack(&self, header: &Header) -> &'static str {
+        if self.ed448 && header.algorithm == SigningAlgorithm::EdDSA {
+            "no key fits the token: those on the curve Ed448 are not supported, use Ed25519"
+        } else {
+            "no key fits the token"
+        }
+    }
+
+    /// The keys that may have signed a token with this header, at most five: those of its `kid`, or of
+    /// its certificate, or, without either, all that suit the algorithm.
+    pub(in crate::bundled::openid_connect) fn candidates<'a, 'h>(
+        &'a self,
+        header: &'h Header,
+    ) -> impl Iterator<Item = &'a Key> + use<'a, 'h> {
+        self.all
+            .iter()
+            .filter(|key| key.is_named_by(header))
+            .filter(|key| key.suits(header.algorithm))
+            .take(MOST_TRIED)
+    }
+}
+
+fn is_ed448(jwk: &Value) -> bool {
+    jwk.get("crv").and_then(Value::as_str) == Some("Ed448")
+}
+
+impl Key {
+    fn read(jwk: &Value) -> Option<Self> {
+        let members = jwk.as_object()?;
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let owned = |name: &str| text(name).map(str::to_owned);
+        if PRIVATE.iter().any(|name| members.contains_key(*name)) {
+            if text("kty") != Some("oct") {
+                warn!("the provider shows a private key; it is not used");
+            }
+            return None;
+        }
+        if text("use").is_some_and(|usage| usage != "sig") {
+            return None;
+        }
+        if let Some(operations) = jwk.get("key_ops").and_then(Value::as_array)
+            && !operations.iter().any(|operation| operation == "verify")
+        {
+            return None;
+        }
+        let algorithm = match jwk.get("alg") {
+            None | Some(Value::Null) => None,
+            // A key for something that we do not know is none for us.
+            Some(name) => Some(serde_json::from_value(name.clone()).ok()?),
+        };
+        Some(Self {
+            kid: owned("kid"),
+            thumbprints: [owned("x5t"), owned("x5t#S256")],
+            algorithm,
+            public: PublicKey::read(jwk)?,
+            jwk: members.clone(),
+        })
+    }
+
+    fn is_named_by(&self, header: &Header) -> bool {
+        if header.kid.is_some() && self.kid == header.kid {
+            return true;
+        }
+        let of_certificate = header
+            .thumbprints
+            .iter()
+            .zip(&self.thumbprints)
+            .any(|(wanted, own)| wanted.is_some() && wanted == own);
+        let unnamed = header.kid.is_none() && header.thumbprints.iter().all(Option::is_none);
+        // A certificate that no key mentions names none, but does not rule any out.
+        let unmentioned = header.kid.is_none() && self.thumbprints.iter().all(Option::is_none);
+        of_certificate || unnamed || unmentioned
+    }
+
+    fn suits(&self, algorithm: SigningAlgorithm) -> bool {
+        self.public.suits(algorithm) && self.algorithm.is_none_or(|own| own == algorithm)
+    }
+
+    /// The key as headers show it: base64 of its JSON.
+    pub(in crate::bundled::openid_connect) fn shown(&self) -> Option<String> {
+        let text = STANDARD.encode(serde_json::to_vec(&self.jwk).ok()?);
+        (text.len() <= LONGEST_SHOWN).then_some(text)
+    }
+}

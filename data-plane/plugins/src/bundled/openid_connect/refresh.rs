@@ -1,0 +1,294 @@
+//! Refreshing tokens: once per refresh token at a time on a node, to the end even if the request that
+//! needed it goes away, and with one result for all that ask with the same token for a while
+//! afterwards (OpenID Connect Core §12).
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use shared::clock::UnixTime;
+use tracing::{debug, info};
+
+use super::config::UnsignedMethod;
+use super::failure::{Class, Failure};
+use super::jws::{self, Claims, Jws};
+use super::provider::{self, ProviderError, Unaccepted};
+use super::rules::Rules;
+use super::seal::{self, Sizes};
+use super::single_flight::Flights;
+use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
+use super::verify::{Expected, Refusal, Verifier};
+use crate::host::{Claim, Host};
+use crate::sessions::session_keys::KeyRing;
+
+/// How long a result answers for its refresh token: requests sent before their browser had the new
+/// cookie come that late.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Most results that a node remembers.
+const MOST: usize = 10_000;
+
+type Outcome = Result<Arc<Tokens>, Failure>;
+
+/// The refreshes of a node.
+#[derive(Debug, Default)]
+struct Refreshes {
+    flights: Arc<Flights<[u8; 32], Outcome>>,
+    recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
+}
+
+/// What is to be refreshed.
+pub(super) struct Asked<'a> {
+    /// Position of the client.
+    pub(super) client: usize,
+    pub(super) refresh_token: &'a str,
+    /// The ID token that the session holds.
+    pub(super) id_token: Option<&'a str>,
+    /// How long the caller waits, if not for as long as it takes. The refresh goes on.
+    pub(super) patience: Option<Duration>,
+    /// Whether a client has brought the token, rather than a session.
+    pub(super) brought: bool,
+    /// What the request passes on to the token endpoint.
+    pub(super) passed_on: PassedOn,
+}
+
+/// New tokens. `ring` seals them on their way to another node.
+///
+/// # Errors
+///
+/// If the provider refuses or cannot be used, or gives an ID token of another user.
+pub(super) async fn refresh(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    ring: &KeyRing,
+    asked: Asked<'_>,
+) -> Outcome {
+    let refreshes = host.node_state::<Refreshes>();
+    let key = key(rules, &asked);
+    let Asked {
+        client,
+        refresh_token,
+        id_token,
+        patience,
+        brought,
+        passed_on,
+    } = asked;
+    if let Some(outcome) = refreshes.recent(&key, host.now()) {
+        return outcome;
+    }
+    let (waiting, pilot) = refreshes.flights.board(&key);
+    if let Some(pilot) = pilot {
+        // Between the look and the boarding another one may have landed.
+        if let Some(outcome) = refreshes.recent(&key, host.now()) {
+            pilot.land(&outcome);
+            return outcome;
+        }
+        let (refreshes, rules, its_host) =
+            (Arc::clone(&refreshes), Arc::clone(rules), host.clone());
+        let (refresh_token, id_token) = (refresh_token.to_owned(), id_token.map(str::to_owned));
+        let ring = ring.clone();
+        host.spawn(Box::pin(async move {
+            let ask = || async {
+                let id_token = id_token.as_deref();
+                let token = refresh_token.clone();
+                run(&rules, &its_host, client, token, id_token, &passed_on).await
+            };
+            let outcome = match its_host.claim(key).await {
+                Claim::Theirs(sealed) => match open(&rules, &ring, &its_host, &sealed) {
+                    Some(tokens) => Ok(Arc::new(tokens)),
+                    None => ask().await,
+                },
+                Claim::Alone => ask().await,
+                Claim::Ours => {
+                    let outcome = ask().await;
+                    let tokens = outcome.as_ref().ok();
+                    let sealed = tokens.and_then(|tokens| seal(&rules, &ring, &its_host, tokens));
+                    its_host.publish(key, sealed);
+                    outcome
+                }
+            };
+            match &outcome {
+                Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
+                Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
+            }
+            let now = its_host.now();
+            let late = now.saturating_add(LATE);
+            let until = match &outcome {
+                Ok(tokens) if brought && rules.config.provider.cache_tokens => {
+                    late.max(lasts_until(&rules, tokens, now))
+                }
+                _ => late,
+            };
+            refreshes.remember(key, &outcome, until, now);
+            pilot.land(&outcome);
+        }));
+    }
+    let landed = async {
+        let given_up = || Failure::unavailable("refresh_failed", "the refresh was given up");
+        waiting.await.unwrap_or_else(|_| Err(given_up()))
+    };
+    let Some(patience) = patience else {
+        return landed.await;
+    };
+    match select(pin!(landed), pin!(host.sleep(patience))).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(Failure::unavailable(
+            "idp_unreachable",
+            "the OpenID provider takes too long",
+        )),
+    }
+}
+
+/// How long tokens that a client's own refresh token was traded for serve for it (Kong 3.9,
+/// `cache_tokens`): until they would have to be refreshed.
+fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
+    let leeway = rules.config.credentials.leeway.seconds();
+    let left = |end: UnixTime| end.saturating_since(now.saturating_add(leeway));
+    let due = tokens.expires_at.map(|end| now.saturating_add(left(end)));
+    rules.remembered_until(due, now)
+}
+
+/// What tokens are sealed as on their way to another node. No cookie has such a name.
+const NAME: &str = "=refresh";
+
+const SIZES: Sizes = Sizes {
+    chunk: 64 * 1024,
+    most: 1,
+};
+
+/// Seals tokens for the nodes that wait for them.
+fn seal(rules: &Rules, ring: &KeyRing, host: &impl Host, tokens: &Tokens) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(tokens).ok()?;
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let now = host.now().as_secs();
+    let sealed = seal::seal(ring, &rules.binding, NAME, &json, SIZES, now, nonce);
+    Some(sealed.ok()?.into_bytes())
+}
+
+/// Opens the tokens that another node got. Its clock and ours say when they end.
+fn open(rules: &Rules, ring: &KeyRing, host: &impl Host, sealed: &[u8]) -> Option<Tokens> {
+    let sealed = std::str::from_utf8(sealed).ok()?;
+    let opened = seal::open(ring, &rules.binding, NAME, sealed, host.now().as_secs())?;
+    serde_json::from_slice(&opened.plaintext).ok()
+}
+
+async fn run(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    client: usize,
+    refresh_token: String,
+    id_token: Option<&str>,
+    passed_on: &PassedOn,
+) -> Outcome {
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let form = vec![
+        ("grant_type".to_owned(), "refresh_token".to_owned()),
+        ("refresh_token".to_owned(), refresh_token),
+    ];
+    let tokens = token_endpoint::request(rules, &document, client, host, form, passed_on)
+        .await
+        .map_err(|error| match error {
+            // That ends no session: it says nothing of the token.
+            TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
+            error => error.failure("refresh_failed"),
+        })?;
+    let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
+    let verify = |document: &provider::Document| {
+        let verifier = Verifier {
+            rules,
+            document,
+            client,
+            now: host.now(),
+        };
+        verify(&verifier, &tokens, old.as_ref())
+    };
+    provider::judged(rules, host, document, verify)
+        .await
+        .map_err(Unaccepted::failure)?;
+    Ok(Arc::new(tokens))
+}
+
+/// A new ID token must be of the same user and the same authentication; the access token must verify.
+fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Result<(), Refusal> {
+    if let Some(token) = &tokens.id_token {
+        let expected = Expected {
+            access_token: &tokens.access_token,
+            ..Expected::default()
+        };
+        let new = verifier.id_token(token, expected)?;
+        if let Some(old) = old {
+            let changed = |name: &str| old.contains_key(name) && new.get(name) != old.get(name);
+            let reauthenticated = new.contains_key("auth_time") && changed("auth_time");
+            let time = |claims: &Claims| jws::time(claims, "iat").ok().flatten();
+            if time(&new) < time(old) {
+                let detail = "the refreshed ID token is older than the one before";
+                return Err(Refusal::Bad(Failure::refused("refresh_sub", detail)));
+            }
+            // OpenID Connect Core §12.2: it should have none, and none but the first.
+            let asks = verifier.rules.config.credentials.verify_nonce;
+            let other_nonce = asks && new.contains_key("nonce") && changed("nonce");
+            if changed("sub") || changed("iss") || reauthenticated || other_nonce {
+                let failure =
+                    Failure::refused("refresh_sub", "the refreshed ID token is of another user");
+                return Err(Refusal::Bad(failure));
+            }
+        }
+    }
+    let check = !verifier
+        .rules
+        .ignores_signature(UnsignedMethod::RefreshToken);
+    verifier.issued(&tokens.access_token, check).map(|_| ())
+}
+
+impl Refreshes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (UnixTime, Outcome)>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self, key: &[u8; 32], now: UnixTime) -> Option<Outcome> {
+        let recent = self.lock();
+        let (until, outcome) = recent.get(key)?;
+        (now < *until).then(|| outcome.clone())
+    }
+
+    /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.
+    fn remember(&self, key: [u8; 32], outcome: &Outcome, until: UnixTime, now: UnixTime) {
+        if matches!(outcome, Err(failure) if matches!(failure.class, Class::Unavailable | Class::Faulty))
+        {
+            return;
+        }
+        let mut recent = self.lock();
+        if recent.len() >= MOST {
+            recent.retain(|_, (until, _)| now < *until);
+        }
+        if recent.len() < MOST {
+            recent.insert(key, (until, outcome.clone()));
+        }
+    }
+}
+
+/// Names a refresh, every part with its length before it. Its result was judged by the rules of whoever asked first:
+/// it is for nobody else but those who trust that one anyway, since they take its sessions or share its tokens. How
+/// plugins that share sessions reach the provider makes no difference: a second refresh would find the token used up.
+fn key(rules: &Rules, asked: &Asked<'_>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |part: &[u8]| {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        hasher.update(&length.to_be_bytes()).update(part);
+    };
+    add(rules.client(asked.client).id.as_bytes());
+    add(asked.refresh_token.as_bytes());
+    add(&[u8::from(asked.brought)]);
+    if asked.brought {
+        add(&rules.token_cache_key);
+        asked.passed_on.parts(add);
+    } else {
+        add(rules.binding.context());
+    }
+    *hasher.finalize().as_bytes()
+}

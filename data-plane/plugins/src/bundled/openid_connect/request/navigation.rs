@@ -1,0 +1,101 @@
+//! What a browser is about, by what its request shows.
+
+use http::{HeaderMap, Method};
+
+use super::is_form;
+
+/// Arguments that a provider adds to the redirect URI.
+pub(in crate::bundled::openid_connect) fn added_by_provider(name: &str) -> bool {
+    matches!(
+        name,
+        "code"
+            | "state"
+            | "session_state"
+            | "iss"
+            | "error"
+            | "error_description"
+            | "error_uri"
+            | "scope"
+            | "authuser"
+            | "prompt"
+            | "hd"
+            | "response"
+    )
+}
+
+/// Whether a browser only looks ahead (`Sec-Purpose`).
+pub(in crate::bundled::openid_connect) fn is_prefetch(headers: &HeaderMap) -> bool {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    ["sec-purpose", "purpose", "x-moz"]
+        .into_iter()
+        .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")))
+}
+
+/// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else
+/// could not end. By Fetch Metadata, and for browsers that send none by what they accept.
+pub(in crate::bundled::openid_connect) fn is_navigation(
+    method: &Method,
+    headers: &HeaderMap,
+) -> bool {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let page = matches!(*method, Method::GET | Method::HEAD)
+        || (*method == Method::POST && is_form(headers));
+    if !page {
+        return false;
+    }
+    if let Some(mode) = value("sec-fetch-mode") {
+        return mode == "navigate";
+    }
+    if value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest")) {
+        return false;
+    }
+    value("accept").is_none_or(|accepted| {
+        accepted.trim() == "*/*"
+            || accepts(accepted, "text/html")
+            || accepts(accepted, "application/xhtml+xml")
+    })
+}
+
+/// Whether an `Accept` names a media type, and not to refuse it (RFC 9110 §12.5.1).
+pub(in crate::bundled::openid_connect) fn accepts(accepted: &str, wanted: &str) -> bool {
+    accepted.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().unwrap_or_default();
+        let refuses = |part: &str| {
+            let (name, weight) = part.split_once('=').unwrap_or_default();
+            let zero = |digit: u8| matches!(digit, b'0' | b'.');
+            name.trim().eq_ignore_ascii_case("q") && weight.trim().bytes().all(zero)
+        };
+        named.eq_ignore_ascii_case(wanted) && !parts.any(refuses)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    use super::is_navigation;
+
+    #[test]
+    fn rule_15_a_navigation_accepts_a_page() {
+        let check = |accepted: &'static str, expected: bool| {
+            let accepted = HeaderValue::from_static(accepted);
+            let headers = HeaderMap::from_iter([(ACCEPT, accepted)]);
+            assert_eq!(
+                is_navigation(&Method::GET, &headers),
+                expected,
+                "{headers:?}"
+            );
+        };
+        check("text/html,application/xhtml+xml,*/*;q=0.8", true);
+        check("application/json, Text/HTML ; q=0.1", true);
+        check("application/xhtml+xml", true);
+        check("*/*", true);
+        check("application/json, */*", false);
+        for refusal in ["text/html;q=0", "text/html; Q=0.000, application/json"] {
+            check(refusal, false);
+        }
+        check("text/html5", false);
+    }
+}

@@ -1,0 +1,56 @@
+//! The clients of a configuration, each with the settings that stand at its position.
+
+use shared::schema::FieldErrors;
+use shared::secret::Secret;
+
+use super::Client;
+use crate::bundled::openid_connect::assertion::Signer;
+use crate::bundled::openid_connect::config::OpenidConnect;
+
+/// Reads them; there is always a first.
+pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
+    let ids = config.client.client_id.as_deref().unwrap_or_default();
+    let at = |list: &Option<Vec<String>>, position: usize| {
+        let list = list.as_deref().unwrap_or_default();
+        list.get(position).or_else(|| list.first()).cloned()
+    };
+    (0..ids.len().max(1))
+        .map(|position| {
+            let secrets = config.client.client_secret.as_deref().unwrap_or_default();
+            let auths = config.client.client_auth.as_deref().unwrap_or_default();
+            let algorithms = config.client.client_alg.as_deref().unwrap_or_default();
+            let algorithm = algorithms.get(position).or_else(|| algorithms.first());
+            let algorithm = algorithm.copied();
+            let keys = config.client.client_jwk.as_deref().unwrap_or_default();
+            let key = keys.get(position).or_else(|| keys.first());
+            let secret = secrets.get(position).or_else(|| secrets.first());
+            let spares = config.client.client_secret_alternate.as_deref();
+            let spares = spares.unwrap_or_default();
+            let spare = spares.get(position).or_else(|| spares.first());
+            let spare = spare.filter(|spare| !spare.expose().is_empty());
+            let key_signer = key.and_then(|jwk| {
+                Signer::of_key(jwk, algorithm)
+                    .map_err(|problem| errors.add(&["client_jwk"], problem))
+                    .ok()
+            });
+            Client {
+                id: ids.get(position).cloned().unwrap_or_default(),
+                secret: secret.map(|secret| Secret::new(secret.expose().to_owned())),
+                spare: spare.map(|spare| {
+                    let signer = Signer::of_secret(spare.expose(), algorithm);
+                    (Secret::new(spare.expose().to_owned()), signer)
+                }),
+                secret_signer: secret.map(|secret| Signer::of_secret(secret.expose(), algorithm)),
+                key_signer,
+                algorithm,
+                auth: auths.get(position).or_else(|| auths.first()).copied(),
+                redirect_uri: at(&config.sign_in.redirect_uri, position),
+                login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),
+                logout_redirect_uri: at(&config.logout.logout_redirect_uri, position),
+                unauthorized_redirect_uri: at(&config.access.unauthorized_redirect_uri, position),
+                forbidden_redirect_uri: at(&config.access.forbidden_redirect_uri, position),
+                unexpected_redirect_uri: at(&config.access.unexpected_redirect_uri, position),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,365 @@
+//! Sessions that live in Redis. The cookie holds a sealed ticket with the session's id; what is stored
+//! is sealed as well, so that whoever reads the store learns nothing of tokens.
+//!
+//! ```text
+//! <prefix>:<id>                    the session
+//! <prefix>:<id>:remember           what restores it
+//! <prefix>:form:<name>             a form that was posted before a sign-in
+//! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::schema::FieldErrors;
+use shared::secret::Secret;
+use tracing::warn;
+
+use super::config::{OpenidConnect, Redis, Storage};
+use super::cookie::{Family, Jar};
+use super::failure::Failure;
+use super::rules::{Rules, sha256};
+use super::seal::{self, SealError, Sizes};
+use super::session::{self, Session};
+use crate::exchange::Exchange;
+use crate::host::Host;
+use crate::host::redis::{Command, RedisServer, RedisTls, Reply};
+use crate::sessions::session_keys::KeyRing;
+
+/// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).
+const PREFIX: &str = "sessions";
+
+/// How long a session without any limit is kept after its last use.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+
+/// What is stored is one piece.
+const SIZES: Sizes = Sizes {
+    chunk: seal::LONGEST,
+    most: 1,
+};
+
+/// Where sessions are kept, and how they are called there.
+#[derive(Debug)]
+pub(super) struct SessionStore {
+    server: Arc<RedisServer>,
+    prefix: String,
+    audience: String,
+    hashes_keys: bool,
+    keeps_metadata: bool,
+    hashes_subjects: bool,
+}
+
+/// What the cookie holds.
+#[derive(Deserialize, Serialize)]
+struct Ticket {
+    id: String,
+}
+
+impl SessionStore {
+    /// The store of `config`, if sessions do not live in cookies.
+    pub(super) fn new(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Self> {
+        let session = &config.session;
+        match session.session_storage {
+            Storage::Cookie => return None,
+            Storage::Memcache | Storage::Memcached => {
+                errors.add(
+                    &["session_storage"],
+                    "not supported by this version of Wardgate: use cookie, or redis for sessions that are kept on a server",
+                );
+                return None;
+            }
+            Storage::Redis => {}
+        }
+        Some(Self {
+            server: Arc::new(server("redis", &session.redis, errors)),
+            prefix: session
+                .redis
+                .prefix
+                .clone()
+                .unwrap_or_else(|| PREFIX.to_owned()),
+            audience: session.session_audience.clone(),
+            hashes_keys: session.session_hash_storage_key,
+            keeps_metadata: session.session_store_metadata,
+            hashes_subjects: session.session_hash_subject,
+        })
+    }
+
+    fn key(&self, family: Family, id: &str) -> String {
+        let name = if self.hashes_keys {
+            URL_SAFE_NO_PAD.encode(sha256(id.as_bytes()))
+        } else {
+            id.to_owned()
+        };
+        match family {
+            Family::Session => format!("{}:{name}", self.prefix),
+            Family::Remember => format!("{}:{name}:remember", self.prefix),
+        }
+    }
+
+    fn subject_key(&self, subject: &str) -> String {
+        let name = if self.hashes_subjects {
+            URL_SAFE_NO_PAD.encode(sha256(subject.as_bytes()))
+        } else {
+            subject.to_owned()
+        };
+        format!("{}:{}:{name}", self.prefix, self.audience)
+    }
+
+    /// Stores `session`. One that was ended meanwhile is not stored again.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or the session cannot be sealed.
+    pub(super) async fn put(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        family: Family,
+        session: &Session,
+    ) -> Result<(), Failure> {
+        let now = host.now();
+        let name = stored_name(&session.id);
+        let failed = |error| match error {
+            SealError::TooLarge => Failure::too_large_to_store(),
+            SealError::NoKey => session::failure(error),
+        };
+        let packed = session.packed().map_err(failed)?;
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let seconds = now.as_secs();
+        let sealed = seal::seal(ring, &rules.binding, &name, &packed, SIZES, seconds, nonce)
+            .map_err(failed)?;
+        let left = session.left(family, rules, now).unwrap_or(LONGEST);
+        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
+        let key = self.key(family, &session.id);
+        let set = Command::new("SET").arg(key.clone()).arg(sealed);
+        let set = set.arg("PX").number(left);
+        let is_new = session.used_at <= session.started_at || family == Family::Remember;
+        let mut commands = vec![if is_new { set } else { set.arg("XX") }];
+        if self.keeps_metadata
+            && family == Family::Session
+            && let Some(subject) = session.subject()
+        {
+            let list = self.subject_key(&subject);
+            let milliseconds = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            let now = milliseconds(now);
+            commands.push(
+                Command::new("ZADD")
+                    .arg(list.clone())
+                    .number(now.saturating_add(left))
+                    .arg(key),
+            );
+            commands.push(
+                Command::new("ZREMRANGEBYSCORE")
+                    .arg(list.clone())
+                    .arg("-inf")
+                    .number(now),
+            );
+            commands.push(Command::new("PEXPIRE").arg(list).number(left));
+        }
+        self.ask(host, commands).await.map(|_| ())
+    }
+
+    /// What is stored of the session `id`, sealed.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub(super) async fn get(
+        &self,
+        host: &impl Host,
+        family: Family,
+        id: &str,
+    ) -> Result<Option<String>, Failure> {
+        let command = Command::new("GET").arg(self.key(family, id));
+        let reply = self.ask(host, vec![command]).await?.pop();
+        let bytes = reply.and_then(Reply::bytes);
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
+    }
+
+    /// Keeps a form for as long as a sign-in may take. Whether it is kept: one that is too large is not.
+    pub(super) async fn keep_form(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        name: &str,
+        form: &[u8],
+        kept: Duration,
+    ) -> bool {
+        let mut nonce = [0; 12];
+        host.random(&mut nonce);
+        let (sealed_as, seconds) = (form_name(name), host.now().as_secs());
+        let (binding, sizes) = (&rules.binding, SIZES);
+        let Ok(sealed) = seal::seal(ring, binding, &sealed_as, form, sizes, seconds, nonce) else {
+            return false;
+        };
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        let set = Command::new("SET").arg(self.form_key(name)).arg(sealed);
+        let asked = self.ask(host, vec![set.arg("PX").number(kept)]);
+        asked.await.is_ok()
+    }
+
+    /// Takes out a form that was kept.
+    pub(super) async fn take_form(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        name: &str,
+    ) -> Option<Vec<u8>> {
+        let key = self.form_key(name);
+        let commands = vec![
+            Command::new("GET").arg(key.clone()),
+            Command::new("DEL").arg(key),
+        ];
+        let reply = self.ask(host, commands).await.ok()?.into_iter().next()?;
+        let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
+        let now = host.now().as_secs();
+        let opened = seal::open(ring, &rules.binding, &form_name(name), &sealed, now)?;
+        Some(opened.plaintext.to_vec())
+    }
+
+    fn form_key(&self, name: &str) -> String {
+        format!("{}:form:{name}", self.prefix)
+    }
+
+    /// Deletes the sessions whose tickets the browser holds, in the background.
+    pub(super) fn delete(
+        self: &Arc<Self>,
+        rules: &Rules,
+        exchange: &Exchange<'_>,
+        host: &impl Host,
+        jar: &Jar,
+    ) {
+        let ring = &exchange.environment.session_keys;
+        let now = host.now();
+        // One by one: a cluster may have them in different places.
+        let keys = tickets(rules, ring, jar, now).map(|(family, id)| self.key(family, &id));
+        let commands: Vec<_> = keys.map(|key| Command::new("DEL").arg(key)).collect();
+        if commands.is_empty() {
+            return;
+        }
+        let (store, its_host) = (Arc::clone(self), host.clone());
+        host.spawn(Box::pin(async move {
+            // What failed is logged; the session is revoked as well.
+            _ = store.ask(&its_host, commands).await;
+        }));
+    }
+
+    /// Whether a session could be stored now: to be asked before anything is spent for one.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or takes no writes: a replica, or a server without memory or a disk.
+    pub(super) async fn takes_writes(&self, host: &impl Host, id: &str) -> Result<(), Failure> {
+        // It writes nothing, and is refused like all that do.
+        let nothing = Command::new("SETRANGE")
+            .arg(self.key(Family::Session, id))
+            .number(0)
+            .arg("");
+        let replies = host.redis(&self.server, vec![nothing]).await;
+        let replies = replies.map_err(|error| unavailable(&error.to_string()))?;
+        match replies.first() {
+            // A user that may do no more than is needed may not ask this; what has to be stored, it may.
+            Some(Reply::Error(text)) if !text.starts_with("NOPERM") && !text.starts_with("ERR") => {
+                Err(unavailable(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask(&self, host: &impl Host, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
+        let replies = host
+            .redis(&self.server, commands)
+            .await
+            .map_err(|error| unavailable(&error.to_string()))?;
+        let refused = replies.iter().find_map(|reply| match reply {
+            Reply::Error(text) => Some(text),
+            _ => None,
+        });
+        match refused {
+            Some(text) => Err(unavailable(text)),
+            None => Ok(replies),
+        }
+    }
+}
+
+fn unavailable(error: &str) -> Failure {
+    warn!(error, "the session storage fails");
+    Failure::paused(
+        "session_storage",
+        "The session storage is unavailable",
+        "the session storage fails",
+    )
+}
+
+/// What is sealed into the cookie of `session` in place of the session.
+pub(super) fn ticket_of(session: &Session) -> Vec<u8> {
+    let ticket = Ticket {
+        id: session.id.clone(),
+    };
+    serde_json::to_vec(&ticket).expect("a ticket has only string keys")
+}
+
+/// The ids in all tickets of the browser.
+pub(super) fn tickets(
+    rules: &Rules,
+    ring: &KeyRing,
+    jar: &Jar,
+    now: UnixTime,
+) -> impl Iterator<Item = (Family, String)> {
+    let families = [Family::Session, Family::Remember].into_iter();
+    families.flat_map(move |family| {
+        let sealed = session::sealed_values(jar, family);
+        sealed.filter_map(move |sealed| Some((family, ticket(rules, ring, family, &sealed, now)?)))
+    })
+}
+
+/// The id in a sealed ticket.
+pub(super) fn ticket(
+    rules: &Rules,
+    ring: &KeyRing,
+    family: Family,
+    sealed: &str,
+    now: UnixTime,
+) -> Option<String> {
+    let name = rules.names.of(family);
+    let opened = seal::open(ring, &rules.binding, name, sealed, now.as_secs())?;
+    let ticket: Ticket = serde_json::from_slice(&opened.plaintext).ok()?;
+    Some(ticket.id)
+}
+
+/// What the stored form of the session `id` is sealed as: it serves under no other id, and no cookie
+/// has such a name.
+pub(super) fn stored_name(id: &str) -> String {
+    format!("=session {id}")
+}
+
+/// What a kept form is sealed as. No cookie has such a name.
+fn form_name(name: &str) -> String {
+    format!("=form {name}")
+}
+
+/// The server that the record `record` of a configuration names.
+pub(super) fn server(record: &str, redis: &Redis, errors: &mut FieldErrors) -> RedisServer {
+    let milliseconds = |value: u32| Duration::from_millis(value.into());
+    let password = redis.password.as_ref();
+    RedisServer {
+        endpoint: redis.endpoint(record, errors),
+        username: redis.username.clone(),
+        password: password.map(|password| Secret::new(password.expose().to_owned())),
+        database: redis.database.into(),
+        tls: redis.ssl.then(|| RedisTls {
+            verify: redis.ssl_verify,
+            server_name: redis.server_name.clone(),
+        }),
+        connect_timeout: milliseconds(redis.connect_timeout),
+        read_timeout: milliseconds(redis.read_timeout.max(redis.send_timeout)),
+    }
+}

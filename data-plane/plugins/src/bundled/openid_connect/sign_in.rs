@@ -1,0 +1,413 @@
+//! Carries out the authorization code flow: the cookie of a sign-in, the calls that a step asks for,
+//! and what follows a success.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::SET_COOKIE;
+use tracing::debug;
+
+use super::admission;
+use super::authorization_request::is_signed;
+use super::callback::{self, Lost};
+use super::client_keys;
+use super::config::AuthMethod;
+use super::cookie::{Family, Jar};
+use super::failure::Failure;
+use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
+use super::forms;
+use super::login;
+use super::loops;
+use super::mark;
+use super::opened;
+use super::page;
+use super::possession::Presented;
+use super::provider;
+use super::rate::{self, Deed};
+use super::request;
+use super::rules::{Rules, is_ours_in_authorization};
+use super::session::{self, Session, random_text};
+use super::token_endpoint::{self, PassedOn};
+use super::under_way;
+use crate::answer;
+use crate::exchange::Exchange;
+use crate::filter::Flow;
+use crate::host::Host;
+use crate::sessions::tenure::Renewals;
+
+/// Why a sign-in begins.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// A request needs one.
+    Needed,
+    /// One of this browser came to nothing.
+    Lost(Lost),
+    /// The provider could not do without its user.
+    Interaction(Pending),
+    /// Another site asks for one.
+    Asked(Wish),
+}
+
+/// What another site asks for.
+pub(super) struct Wish {
+    /// A URL of this host, without its query.
+    pub(super) target: String,
+    pub(super) query: Option<String>,
+    /// What the provider is told of the user.
+    pub(super) arguments: Vec<(String, String)>,
+}
+
+shared::unsaid!(Wish);
+
+impl Cause {
+    /// The sign-in whose place the new one takes.
+    fn before(&self) -> Option<&Pending> {
+        match self {
+            Self::Lost(lost) => lost.pending.as_ref(),
+            Self::Interaction(pending) => Some(pending),
+            Self::Needed | Self::Asked(_) => None,
+        }
+    }
+}
+
+/// Sends the browser to the provider.
+///
+/// # Errors
+///
+/// If the provider cannot be used now, or if this browser does not get anywhere.
+pub(super) async fn start(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    cause: Cause,
+) -> Result<Flow, Failure> {
+    check_navigation(rules, exchange)?;
+    loops::check(rules, exchange, jar, host.now())?;
+    let most = rules.config.sign_in.login_rate_limit;
+    let address = exchange.client.address;
+    if most > 0 && rate::count(host, Deed::SignIn, rules.compilation, address, most).is_err() {
+        return Err(Failure::limited());
+    }
+    let document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    token_endpoint::verify_parameters(rules, &document).map_err(|error| error.failure())?;
+    let arrival = arrive(rules, exchange, host, jar, cause).await?;
+    let mut keys = host.client_keys();
+    if is_signed(rules, &document) && rules.client(arrival.client).request_signer(&keys).is_none() {
+        keys = client_keys::made(host).await;
+    }
+    let context = Context {
+        rules,
+        document: &document,
+        signer: rules.client(arrival.client).request_signer(&keys),
+    };
+    let client = arrival.client;
+    let (mut state, mut action) =
+        flow::step(context, State::Idle, Event::Arrived(arrival), host.now());
+    if let Action::Push(form) = action {
+        let event = match token_endpoint::push(rules, &document, client, host, form).await {
+            Ok(request_uri) => Event::Pushed(request_uri),
+            Err(error) => Event::PushRefused(token_endpoint::push_failure(&error)),
+        };
+        (state, action) = flow::step(context, state, event, host.now());
+    }
+    match (state, action) {
+        (State::Waiting(pending), Action::Redirect(location)) => {
+            under_way::remember(rules, exchange, host, jar, &pending)?;
+            Ok(Flow::Answer(answer::redirect(
+                &location,
+                &exchange.request_id,
+            )))
+        }
+        (State::Waiting(pending), Action::Post(endpoint, form)) => {
+            under_way::remember(rules, exchange, host, jar, &pending)?;
+            let answer = if page::wanted(&exchange.request.headers) {
+                page::form(page::beside(&endpoint, &form).as_str(), &form)
+            } else {
+                // Who shows no pages takes what there is.
+                answer::redirect(&page::url(&endpoint, &form), &exchange.request_id)
+            };
+            Ok(Flow::Answer(answer))
+        }
+        (_, Action::Deny(failure)) => Err(failure),
+        _ => Err(Failure::unexpected(
+            "state_unknown",
+            "a sign-in could not begin",
+        )),
+    }
+}
+
+/// A sign-in that nobody would see is not begun: of a look ahead never, and if that is configured of
+/// any request that is no navigation.
+fn check_navigation(rules: &Rules, exchange: &Exchange<'_>) -> Result<(), Failure> {
+    let request = &exchange.request;
+    let only = rules.config.sign_in.redirect_navigations_only;
+    if request::is_prefetch(&request.headers) {
+        return Err(Failure::unauthenticated("a sign-in needs its user"));
+    }
+    if only && !request::is_navigation(&request.method, &request.headers) {
+        let mut failure = Failure::unauthenticated("a sign-in needs a navigation");
+        failure.login_url = Some(own_url(exchange).into());
+        return Err(failure);
+    }
+    Ok(())
+}
+
+async fn arrive(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    cause: Cause,
+) -> Result<Arrival, Failure> {
+    let position = match cause.before() {
+        Some(pending) => pending.client,
+        None => request::client(rules, exchange).await,
+    };
+    let now = host.now();
+    let round = match &cause {
+        Cause::Lost(Lost {
+            mark: Some(mark), ..
+        }) => loops::next_round(*mark, false, now)?,
+        Cause::Needed => match callback::in_vain(rules, exchange, jar, now) {
+            Some(mark) => loops::next_round(mark, true, now)?,
+            None => 0,
+        },
+        _ => 0,
+    };
+    let ring = &exchange.environment.session_keys;
+    let state = mark::make(rules, ring, host, round).map_err(session::failure)?;
+    let form = match &cause {
+        Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
+            forms::keep(rules, exchange, host, &state).await
+        }
+        _ => cause.before().and_then(|pending| pending.form.clone()),
+    };
+    let interactive = matches!(cause, Cause::Interaction(_));
+    // Who was too slow at the provider's page still ends where they wanted to go.
+    let (target, query, arguments) = match cause {
+        Cause::Asked(wish) => (wish.target, wish.query, wish.arguments),
+        Cause::Interaction(pending)
+        | Cause::Lost(Lost {
+            pending: Some(pending),
+            ..
+        }) => (pending.target, pending.query, let_through(rules, exchange)),
+        // A form is posted to the very URL that it was meant for.
+        Cause::Needed | Cause::Lost(_) => (
+            own_url(exchange),
+            preserved_query(rules, exchange, form.is_some()),
+            let_through(rules, exchange),
+        ),
+    };
+    let configured = rules.client(position).redirect_uri.clone();
+    Ok(Arrival {
+        state,
+        // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
+        nonce: random_text::<20>(host),
+        verifier: random_text::<32>(host),
+        jti: random_text::<16>(host),
+        client: position,
+        redirect_uri: configured.unwrap_or_else(|| target.clone()),
+        target,
+        query,
+        form,
+        arguments,
+        interactive,
+    })
+}
+
+/// The query of the request that is kept over the sign-in, without what a provider adds.
+fn preserved_query(rules: &Rules, exchange: &Exchange<'_>, is_form: bool) -> Option<String> {
+    let query = exchange.request.uri.query()?;
+    if !rules.config.sign_in.preserve_query_args && !is_form {
+        return None;
+    }
+    let ours = |name: &str| {
+        !matches!(
+            name,
+            "code" | "state" | "session_state" | "iss" | "error" | "error_description"
+        )
+    };
+    Some(request::kept_arguments(query, ours)).filter(|query| !query.is_empty())
+}
+
+/// Arguments of the request that the configuration lets through to the provider.
+fn let_through(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> {
+    let wanted = rules
+        .config
+        .sign_in
+        .authorization_query_args_client
+        .as_deref();
+    let wanted = wanted.unwrap_or_default();
+    request::query(exchange)
+        .filter(|(name, _)| wanted.iter().any(|known| known == name))
+        .filter(|(name, _)| !is_ours_in_authorization(name))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect()
+}
+
+/// The URL that was asked for, without its query.
+pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
+    let scheme = if exchange.client.https {
+        "https"
+    } else {
+        "http"
+    };
+    let path = exchange.request.uri.path();
+    format!("{scheme}://{}{path}", exchange.client.authority)
+}
+
+/// Finishes a sign-in: from the authorization response to verified tokens.
+///
+/// # Errors
+///
+/// If it failed.
+pub(super) async fn finish(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    pending: Pending,
+    callback: Callback,
+) -> Result<SignedIn, Failure> {
+    let passed_on = PassedOn::of(rules, exchange).await;
+    let mut document = provider::document(rules, host)
+        .await
+        .map_err(|error| error.failure())?;
+    let client = pending.client;
+    let mut state = State::Waiting(pending);
+    let mut event = Event::CalledBack(callback);
+    loop {
+        let context = Context {
+            rules,
+            document: &document,
+            signer: None,
+        };
+        let (next, action) = flow::step(context, state, event, host.now());
+        state = next;
+        event = match action {
+            Action::FetchTokens(form) => {
+                let asked =
+                    token_endpoint::request(rules, &document, client, host, form, &passed_on);
+                match asked.await {
+                    Ok(tokens) => Event::TokensReceived(Box::new(tokens)),
+                    Err(error) => Event::TokensRefused(error.failure("token_http")),
+                }
+            }
+            Action::FetchKeys => {
+                document = provider::rediscover(rules, host, &document)
+                    .await
+                    .map_err(|error| error.failure())?;
+                Event::KeysReceived
+            }
+            Action::Proceed(signed_in) => return Ok(*signed_in),
+            Action::Deny(failure) => return Err(failure),
+            Action::Redirect(_) | Action::Post(..) | Action::Push(_) => {
+                return Err(Failure::unexpected(
+                    "state_unknown",
+                    "a sign-in went backwards",
+                ));
+            }
+        };
+    }
+}
+
+/// Begins the session of a user who signed in, and does what `login_action` says.
+///
+/// # Errors
+///
+/// If the user may not pass, or the session cannot be kept.
+pub(super) async fn complete(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    signed_in: &SignedIn,
+) -> Result<Flow, Failure> {
+    let SignedIn { pending, tokens } = signed_in;
+    let method = AuthMethod::AuthorizationCode;
+    let mut session = Session::begin(tokens, method, pending.client, host);
+    session.asked_at = Some(pending.started_at);
+    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    exchange
+        .response_headers
+        .extend(tokens.headers.iter().cloned());
+    if rules.keeps_session(method) {
+        keep(rules, exchange, host, jar, &session).await?;
+    }
+    debug!(issuer = rules.issuer, "signed in");
+    let client = rules.client(pending.client);
+    if login::returns(rules, client, method)
+        && let Some(form) = forms::take(rules, exchange, host, pending).await
+    {
+        loops::note(rules, exchange, host, jar);
+        return Ok(Flow::Answer(page::form(&login::origin(pending), &form)));
+    }
+    if let Some(response) = login::answer(rules, exchange, client, method, Some(pending), tokens) {
+        if response.status().is_redirection() {
+            loops::note(rules, exchange, host, jar);
+        }
+        return Ok(Flow::Answer(response));
+    }
+    if exchange.request.uri.query().is_some() {
+        match pending.query.as_deref() {
+            Some(query) => request::set_query(exchange, query),
+            None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
+        }
+    }
+    Ok(Flow::Continue)
+}
+
+/// Hands the session to the browser, and what restores it if the browser is to be remembered. Says in which cookies.
+///
+/// # Errors
+///
+/// If it cannot be sealed or is too large.
+pub(super) async fn keep(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    session: &Session,
+) -> Result<Vec<HeaderValue>, Failure> {
+    let mut session = session.clone();
+    session.bound_to = session::binding(rules, exchange);
+    let mut families = vec![Family::Session];
+    // What only notes a use says nothing new to a browser that is remembered.
+    let noted = session.used_at > session.renewed_at;
+    if rules.config.session.session_remember && !noted {
+        session.remembered_at.get_or_insert(session.started_at);
+        families.push(Family::Remember);
+    }
+    let ring = &exchange.environment.session_keys;
+    let https = exchange.client.https;
+    let mut cookies = Vec::new();
+    for family in families {
+        if let Some(store) = &rules.storage {
+            store.put(rules, ring, host, family, &session).await?;
+        }
+        let own = session.cookies(family, rules, ring, host, jar, https);
+        cookies.extend(own.map_err(session::failure)?);
+    }
+    let told = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
+    exchange.response_headers.extend(told);
+    session::tell(rules, exchange, &session, host.now());
+    go_on_with(rules, exchange, host, &session);
+    Ok(cookies)
+}
+
+/// Streams that were begun with the session go on, and so does what the request begins, unless it was let
+/// through by a token of its own.
+fn go_on_with(rules: &Rules, exchange: &mut Exchange<'_>, host: &impl Host, session: &Session) {
+    let tenure = opened::tenure(rules, session);
+    if let Some(name) = tenure.names.first() {
+        host.node_state::<Renewals>().note(*name, tenure.end);
+    }
+    let by_token = exchange.tenure.as_ref();
+    let by_token = by_token.is_some_and(|tenure| tenure.names.is_empty());
+    if !by_token || session.method == AuthMethod::AuthorizationCode {
+        exchange.tenure = Some(Rc::new(tenure));
+    }
+}

@@ -1,0 +1,244 @@
+//! A configuration checked against its provider, and discovery that an operator drops.
+
+use serde_json::{Value, json};
+use shared::entity::Revocation;
+
+use super::gateway::{Browser, Gateway};
+use super::provider::ISSUER;
+use crate::bundled::openid_connect::check;
+use crate::host::Host;
+
+fn checked(gateway: &Gateway, config: &Value) -> Value {
+    let mut all = json!({
+        "issuer": ISSUER, "client_id": ["client"], "client_secret": ["secret"],
+    });
+    all.as_object_mut()
+        .unwrap()
+        .extend(config.as_object().unwrap().clone());
+    gateway.host.run(check::run(&all, &gateway.host)).unwrap()
+}
+
+fn result(report: &Value, name: &str) -> String {
+    let all = report["findings"].as_array().unwrap();
+    let found = all.iter().filter(|finding| finding["check"] == name);
+    let results: Vec<&str> = found
+        .map(|finding| finding["result"].as_str().unwrap())
+        .collect();
+    results.join(" ")
+}
+
+#[test]
+fn a_good_configuration_passes_every_check() {
+    let gateway = Gateway::new(json!({}));
+    let config = json!({
+        "logout_uri_suffix": "/logout", "redirect_uri": ["https://app.example/cb"],
+    });
+    let report = checked(&gateway, &config);
+    assert_eq!(report["ok"], true, "{report}");
+    for name in [
+        "configuration",
+        "discovery",
+        "issuer",
+        "pkce",
+        "keys",
+        "client",
+        "redirect_uri",
+    ] {
+        assert_eq!(result(&report, name), "pass", "{name}: {report}");
+    }
+    // The code that tries the client is nobody's.
+    let forms = gateway.provider.forms.borrow();
+    assert_eq!(forms.last().unwrap().1["code"], "configuration-check");
+}
+
+#[test]
+fn each_finding_is_told() {
+    let check = |prepare: &dyn Fn(&Gateway), config: Value, name: &str, expected: &str| {
+        let gateway = Gateway::new(json!({}));
+        prepare(&gateway);
+        let report = checked(&gateway, &config);
+        assert_eq!(result(&report, name), expected, "{report}");
+        assert_eq!(report["ok"], !expected.contains("fail"), "{report}");
+    };
+    let discovery = |name: &'static str, value: Value| {
+        move |gateway: &Gateway| {
+            gateway.provider.script.borrow_mut().discovery = vec![(name, value.clone())];
+        }
+    };
+    let down = |gateway: &Gateway| gateway.provider.script.borrow_mut().down = true;
+    check(&down, json!({}), "discovery", "fail");
+    let other = discovery("issuer", json!("https://other.example"));
+    check(&other, json!({}), "issuer", "fail");
+    let none = discovery("token_endpoint", Value::Null);
+    check(&none, json!({}), "endpoints", "fail");
+    let none = discovery("end_session_endpoint", Value::Null);
+    check(
+        &none,
+        json!({ "logout_uri_suffix": "/x" }),
+        "endpoints",
+        "warn",
+    );
+    let scopes = discovery("scopes_supported", json!(["openid"]));
+    check(
+        &scopes,
+        json!({ "scopes": ["openid", "admin"] }),
+        "scopes",
+        "warn",
+    );
+    let plain = discovery("code_challenge_methods_supported", json!(["plain"]));
+    check(&plain, json!({}), "pkce", "warn");
+    let unverified = |_: &Gateway| {};
+    check(&unverified, json!({ "ssl_verify": false }), "tls", "warn");
+    let back = json!({ "redirect_uri": ["https://app.example/cb"] });
+    for (answer, expected) in [
+        ("consent_required", "pass"),
+        ("invalid_scope", "fail"),
+        ("", "warn"),
+    ] {
+        let silent = |gateway: &Gateway| {
+            gateway.provider.script.borrow_mut().refuses_silently = Some(answer);
+        };
+        check(&silent, back.clone(), "redirect_uri", expected);
+    }
+    let template = discovery("issuer", json!("https://idp.example/{tenantid}"));
+    let tenants = json!({ "issuers_allowed": ["https://idp.example/one"] });
+    check(&template, tenants, "issuer", "pass");
+    check(&template, json!({}), "issuer", "fail");
+    let stranger = |gateway: &Gateway| {
+        let answer = (401, json!({ "error": "invalid_client" }));
+        gateway.provider.script.borrow_mut().token_answer = Some(answer);
+    };
+    check(&stranger, json!({}), "client", "fail");
+    let keyless = discovery("jwks_uri", Value::Null);
+    check(&keyless, json!({}), "keys", "fail");
+    let useless = |gateway: &Gateway| {
+        let mut keys = gateway.provider.keys.borrow_mut();
+        keys[0].jwk["use"] = json!("enc");
+        let mut symmetric = keys[0].clone();
+        symmetric.jwk = json!({ "kty": "oct", "k": "secret" });
+        keys.push(symmetric);
+    };
+    check(&useless, json!({}), "keys", "fail");
+    let none = |gateway: &Gateway| gateway.provider.keys.borrow_mut().clear();
+    check(&none, json!({}), "keys", "fail");
+    let by_secret = json!({ "enable_hs_signatures": true });
+    check(&none, by_secret, "keys", "pass");
+}
+
+#[test]
+fn case_64_a_provider_that_is_dropped_is_discovered_anew_and_its_sessions_end() {
+    for (secret, status) in [(json!({}), 302), (json!({ "session_secret": "s" }), 200)] {
+        let mut gateway = Gateway::new(secret);
+        let mut browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+        let discovery = "/.well-known/openid-configuration";
+        assert_eq!(gateway.provider.called(discovery), 1);
+        gateway.advance(2);
+        let now = gateway.host.now();
+        let dropped = Revocation {
+            id: Revocation::issuer(ISSUER),
+            before: now.as_millis(),
+            expires_at: now.as_secs() + 1_000,
+        };
+        gateway.host.revocations().add([dropped], now);
+        gateway.advance(1);
+        assert_eq!(browser.get(&mut gateway, "/api").status, status);
+        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+        assert_eq!(gateway.provider.called(discovery), 2);
+        gateway.advance(2);
+        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+        assert_eq!(gateway.provider.called(discovery), 2);
+    }
+}
+
+#[test]
+fn what_is_discovered_shows_public_keys_only() {
+    let gateway = Gateway::new(json!({}));
+    {
+        let mut keys = gateway.provider.keys.borrow_mut();
+        let mut careless = keys[0].clone();
+        careless.jwk["d"] = json!("private");
+        let mut symmetric = keys[0].clone();
+        symmetric.jwk = json!({ "kty": "oct", "k": "secret" });
+        keys.extend([careless, symmetric]);
+    }
+    let config = json!({ "issuer": format!("{ISSUER}/.well-known/openid-configuration") });
+    let found = gateway
+        .host
+        .run(check::discover(&config, &gateway.host))
+        .unwrap();
+    assert_eq!(found.issuer, ISSUER);
+    assert_eq!(found.keys.len(), 2);
+    let text = json!(found.keys).to_string();
+    assert!(
+        !text.contains("private") && !text.contains("secret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_known_of_a_provider_is_told() {
+    let gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().down = true;
+    let check = |config: Value, name: &str, words: &str| {
+        let report = checked(&gateway, &config);
+        let all = report["findings"].as_array().unwrap();
+        let found = all.iter().find(|finding| finding["check"] == name);
+        match found {
+            Some(finding) if !words.is_empty() => {
+                let detail = finding["detail"].as_str().unwrap();
+                assert!(detail.contains(words), "{config} {detail}");
+            }
+            found => assert!(found.is_none() && words.is_empty(), "{config} {report}"),
+        }
+    };
+    let okta = "https://dev.okta.com";
+    let custom = "https://dev.okta.com/oauth2/default";
+    check(json!({ "issuer": custom }), "preset", "scopes_claim");
+    check(json!({ "issuer": custom, "preset": "okta" }), "preset", "");
+    check(
+        json!({ "issuer": custom, "preset": "auth0" }),
+        "preset",
+        "okta",
+    );
+    check(json!({ "issuer": "https://idp.example" }), "preset", "");
+    let told = json!({
+        "issuer": custom, "scopes_claim": ["scp"], "scopes": ["openid"],
+        "authenticated_groups_claim": ["groups"],
+    });
+    check(told, "preset", "would set scopes,");
+    check(
+        json!({ "issuer": okta }),
+        "bearer",
+        "org authorization server",
+    );
+    check(json!({ "issuer": custom }), "bearer", "");
+    let auth0 = "https://t.auth0.com/";
+    check(json!({ "issuer": auth0 }), "bearer", "audience");
+    check(
+        json!({ "issuer": auth0, "audience": ["api"] }),
+        "bearer",
+        "",
+    );
+    let pool = "https://cognito-idp.us-east-1.amazonaws.com/pool";
+    check(
+        json!({ "issuer": pool, "logout_uri_suffix": "/x" }),
+        "logout",
+        "come back",
+    );
+    let back = json!({
+        "issuer": pool, "logout_uri_suffix": "/x", "logout_redirect_uri": ["https://a.example"],
+    });
+    check(back, "logout", "");
+    check(json!({ "issuer": pool }), "logout", "");
+    for (auth, algorithm, words) in [
+        ("client_secret_jwt", "RS256", "signs nothing"),
+        ("client_secret_jwt", "HS384", ""),
+        ("private_key_jwt", "HS256", "signs nothing"),
+        ("private_key_jwt", "ES256", ""),
+        ("client_secret_basic", "RS256", "signs nothing"),
+    ] {
+        let config = json!({ "client_auth": [auth], "client_alg": [algorithm] });
+        check(config, "client_alg", words);
+    }
+}

@@ -1,0 +1,408 @@
+//! Sessions that are remembered, bound, told of; forms that outlast a sign-in; explanations.
+
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::gateway::{Browser, Gateway, Reply};
+use crate::bundled::openid_connect::explain::Explanations;
+use crate::host::Host;
+use crate::testing::Request;
+
+fn signed_in(config: &Value) -> (Gateway, Browser) {
+    let mut gateway = Gateway::new(config.clone());
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    (gateway, browser)
+}
+
+/// What is left when a browser is closed: the cookies that have an end.
+fn close(browser: &mut Browser) {
+    browser
+        .cookies
+        .retain(|name, _| name.starts_with("remember"));
+}
+
+#[test]
+fn a_browser_that_was_closed_is_remembered() {
+    let config = json!({ "session_remember": true, "session_remember_rolling_timeout": 1_000 });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    let cookies = reply.set_cookies();
+    let remember = cookies
+        .iter()
+        .find(|cookie| cookie.starts_with("remember="));
+    let remember = remember.unwrap();
+    assert!(
+        remember.contains("Max-Age=1000") && remember.contains("Expires="),
+        "{remember}"
+    );
+    close(&mut browser);
+    gateway.advance(10);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    // Its token has ended meanwhile: it is refreshed.
+    close(&mut browser);
+    gateway.advance(400);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    close(&mut browser);
+    gateway.advance(1_000);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn requests_that_bring_an_old_cookie_are_given_the_same_new_one() {
+    let config = json!({ "session_idling_timeout": 200, "session_rolling_timeout": 0 });
+    let (mut gateway, browser) = signed_in(&config);
+    let given = |gateway: &mut Gateway, seconds: u64| {
+        gateway.advance(seconds);
+        let reply = browser.clone().get(gateway, "/api");
+        assert_eq!(reply.status, 200);
+        let cookies = reply.set_cookies();
+        cookies.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(given(&mut gateway, 49).is_empty());
+    let first = given(&mut gateway, 1);
+    assert_eq!(first.len(), 1);
+    for _ in 0..1_000 {
+        assert_eq!(given(&mut gateway, 0), first);
+    }
+    // Until the next one is due: the second fifty seconds.
+    assert_eq!(given(&mut gateway, 49), first);
+    let second = given(&mut gateway, 1);
+    assert_ne!(second, first);
+    assert_eq!(given(&mut gateway, 49), second);
+    // It is still judged each time, and the new cookie is as good as any.
+    let mut kept = browser.clone();
+    let value = second[0].split([';', '=']).nth(1).unwrap();
+    kept.cookies.insert("session".to_owned(), value.to_owned());
+    gateway.advance(51);
+    assert_eq!(browser.clone().get(&mut gateway, "/api").status, 302);
+    assert_eq!(kept.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn a_client_that_keeps_no_cookies_is_restored_once_for_many_requests() {
+    let config = json!({
+        "session_remember": true, "logout_uri_suffix": "/logout", "session_idling_timeout": 200,
+        "session_rolling_timeout": 0,
+    });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    let given = |gateway: &mut Gateway, seconds: u64| {
+        gateway.advance(seconds);
+        let mut copy = browser.clone();
+        let reply = copy.get(gateway, "/api");
+        assert_eq!(reply.status, 200);
+        let cookies = reply.set_cookies();
+        let cookies: Vec<String> = cookies.iter().map(ToString::to_string).collect();
+        (cookies, copy)
+    };
+    let (first, copy) = given(&mut gateway, 10);
+    assert_eq!(first.len(), 2, "{first:?}");
+    for _ in 0..100 {
+        assert_eq!(given(&mut gateway, 0).0, first);
+    }
+    assert_eq!(given(&mut gateway, 49).0, first);
+    // Until the next one is due: a quarter of the idling time.
+    let (second, _) = given(&mut gateway, 1);
+    assert_ne!(second, first);
+    // Further chunks of an older session have to go.
+    let mut stray = browser.clone();
+    stray.cookies.insert("session2".to_owned(), "x".to_owned());
+    let reply = stray.get(&mut gateway, "/api");
+    let expired = reply.set_cookies();
+    let expired = expired
+        .iter()
+        .any(|cookie| cookie.starts_with("session2=;"));
+    assert!(expired, "{reply:?}");
+    // What a browser is remembered by is no session.
+    let mut swapped = browser.clone();
+    let value = swapped.cookies.remove("remember").unwrap();
+    swapped.cookies.insert("session".to_owned(), value);
+    assert_eq!(swapped.get(&mut gateway, "/api").status, 302);
+    // It ends where it would have ended, and with a logout of what was restored.
+    let mut ended = copy;
+    let mut late = browser.clone();
+    ended.post(&mut gateway, "/logout", "");
+    assert_eq!(late.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn what_is_restored_serves_no_longer_than_the_cookie_that_it_is_restored_from() {
+    let config = json!({ "session_remember": true, "session_remember_rolling_timeout": 100 });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    for (seconds, status) in [(50, 200), (49, 200), (1, 302)] {
+        gateway.advance(seconds);
+        assert_eq!(browser.clone().get(&mut gateway, "/api").status, status);
+    }
+}
+
+#[test]
+fn a_logout_forgets_a_browser_that_was_to_be_remembered() {
+    let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
+    let (mut gateway, mut browser) = signed_in(&config);
+    let mut copy = browser.clone();
+    browser.post(&mut gateway, "/logout", "");
+    close(&mut browser);
+    assert!(browser.cookies.is_empty());
+    close(&mut copy);
+    assert_eq!(copy.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn a_logout_ends_what_a_browser_was_remembered_by_before() {
+    let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
+    let (mut gateway, mut browser) = signed_in(&config);
+    close(&mut browser);
+    let mut copy = browser.clone();
+    gateway.advance(10);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    browser.post(&mut gateway, "/logout", "");
+    assert_eq!(copy.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn rule_67_a_session_serves_only_where_it_is_bound_to() {
+    let (mut gateway, mut browser) =
+        signed_in(&json!({ "session_bind": ["user-agent", "scheme"] }));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    let reply = browser.get_with(&mut gateway, "/api", "user-agent", "another");
+    assert_eq!(reply.status, 302);
+}
+
+#[test]
+fn upstream_and_client_are_told_of_the_session() {
+    let facts = json!([
+        "id",
+        "audience",
+        "subject",
+        "timeout",
+        "idling-timeout",
+        "rolling-timeout",
+        "absolute-timeout"
+    ]);
+    let config =
+        json!({ "session_request_headers": facts, "session_response_headers": ["id", "timeout"] });
+    let (mut gateway, mut browser) = signed_in(&config);
+    gateway.advance(10);
+    let reply = browser.get_with(&mut gateway, "/api", "session-subject", "forged");
+    let told = |name: &str| reply.seen(name).map(str::to_owned);
+    assert_eq!(told("session-subject").as_deref(), Some("user-1"));
+    assert_eq!(told("session-audience").as_deref(), Some("default"));
+    assert_eq!(told("session-timeout").as_deref(), Some("890"));
+    assert_eq!(told("session-idling-timeout").as_deref(), Some("890"));
+    assert_eq!(told("session-rolling-timeout").as_deref(), Some("3590"));
+    assert_eq!(told("session-absolute-timeout").as_deref(), Some("86390"));
+    assert_eq!(reply.headers["session-timeout"], "890");
+    assert_eq!(
+        reply.headers["session-id"].to_str().ok(),
+        told("session-id").as_deref()
+    );
+    let owned = crate::filter::Filter::owned_headers(&gateway.filter);
+    assert!(owned.iter().any(|name| name == "session-subject"));
+}
+
+#[test]
+fn rule_57_over_tls_cookies_are_of_this_host_alone() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.https = true;
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    let cookies = reply.set_cookies();
+    let session = cookies.iter().find(|cookie| cookie.contains("session="));
+    let session = session.unwrap();
+    assert!(
+        session.starts_with("__Host-session=") && session.contains("; Secure"),
+        "{session}"
+    );
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.seen("cookie")), (200, None));
+    // What a sibling may have planted is not believed, and does not go upstream.
+    let value = browser.cookies.remove("__Host-session").unwrap();
+    browser.cookies.insert("session".to_owned(), value);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+fn form_of(reply: &Reply) -> String {
+    String::from_utf8_lossy(&reply.body).into_owned()
+}
+
+fn post_and_sign_in(gateway: &mut Gateway, form: &str, headers: &[(&'static str, &str)]) -> Reply {
+    let mut browser = Browser::default();
+    let mut request = Request::get("/orders?x=1");
+    request.method = Method::POST;
+    request.body = bytes::Bytes::copy_from_slice(form.as_bytes());
+    for (name, value) in [("content-type", "application/x-www-form-urlencoded")]
+        .iter()
+        .chain(headers)
+    {
+        let name = HeaderName::from_static(name);
+        request
+            .headers
+            .push((name, HeaderValue::from_str(value).unwrap()));
+    }
+    let start = browser.send(gateway, request);
+    assert_eq!(start.status, 302, "{start:?}");
+    let query = gateway.provider.authorize(start.location());
+    browser.get(gateway, &format!("/orders?{query}"))
+}
+
+#[test]
+fn a_posted_form_outlasts_the_sign_in() {
+    let mut gateway = Gateway::new(json!({}));
+    let reply = post_and_sign_in(&mut gateway, "item=a%22b&count=2", &[]);
+    assert!(reply.status == 200 && reply.upstream.is_none() && reply.sets_session());
+    let page = form_of(&reply);
+    assert!(
+        page.contains("action=\"http://gateway.example/orders?x=1\""),
+        "{page}"
+    );
+    assert!(page.contains("name=\"item\" value=\"a&quot;b\""), "{page}");
+    assert!(
+        reply.headers["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .contains("sha256-")
+    );
+    // One that no cookie holds stays on the node.
+    let words: Vec<String> = (0..9_000)
+        .map(|n| (n * 7_919 % 99_991).to_string())
+        .collect();
+    let long = words.concat();
+    let reply = post_and_sign_in(&mut gateway, &format!("text={long}"), &[]);
+    assert!(form_of(&reply).contains(&long));
+    // Longer ones are lost, and the sign-in goes on.
+    let reply = post_and_sign_in(&mut gateway, &format!("text={}", "x".repeat(70_000)), &[]);
+    assert!(reply.upstream.is_some());
+}
+
+#[test]
+fn a_form_that_would_come_back_as_another_is_not_kept() {
+    for form in ["a=%FC", "a=%00", "=x", "a=1&=2"] {
+        let mut gateway = Gateway::new(json!({}));
+        let reply = post_and_sign_in(&mut gateway, form, &[("sec-fetch-site", "same-origin")]);
+        assert!(!form_of(&reply).contains("<form"), "{form}");
+    }
+}
+
+#[test]
+fn a_form_of_another_site_is_not_posted_again() {
+    for headers in [
+        [("sec-fetch-site", "cross-site")],
+        [("origin", "https://evil.example")],
+    ] {
+        let mut gateway = Gateway::new(json!({}));
+        let reply = post_and_sign_in(&mut gateway, "amount=1000", &headers);
+        assert!(reply.upstream.is_some(), "{headers:?}");
+    }
+    let mut gateway = Gateway::new(json!({ "preserve_post": false }));
+    assert!(
+        post_and_sign_in(&mut gateway, "a=1", &[])
+            .upstream
+            .is_some()
+    );
+}
+
+#[test]
+fn a_session_goes_on_for_its_grace_while_the_provider_is_away() {
+    let (mut gateway, mut browser) = signed_in(&json!({ "refresh_grace": 100 }));
+    gateway.provider.script.borrow_mut().down = true;
+    gateway.advance(350);
+    for _ in 0..5 {
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    }
+    gateway.advance(60);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (503, false));
+    gateway.provider.script.borrow_mut().down = false;
+    gateway.advance(6);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    // A refusal ends it at once.
+    let (mut gateway, mut browser) = signed_in(&json!({}));
+    gateway.provider.script.borrow_mut().token_answer =
+        Some((400, json!({ "error": "invalid_grant" })));
+    gateway.advance(350);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (401, true));
+}
+
+#[test]
+fn a_provider_that_hangs_holds_a_session_up_once() {
+    let (mut gateway, mut browser) = signed_in(&json!({ "timeout": 2_000 }));
+    gateway.advance(350);
+    gateway.host.hang(true);
+    let started = gateway.host.now();
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert!(gateway.host.now().saturating_since(started).as_secs() <= 3);
+    for _ in 0..3 {
+        let started = gateway.host.now();
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        assert!(gateway.host.now().saturating_since(started).as_millis() <= 1_100);
+    }
+}
+
+#[test]
+fn rule_129_a_refusal_is_explained_without_secrets() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().id_claims = vec![("aud", json!("another"))];
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    assert_eq!(reply.status, 401);
+    let explanations = gateway.host.node_state::<Explanations>();
+    let id = "0123456789abcdef0123456789abcdef";
+    let told = explanations.find(id, gateway.host.now()).unwrap();
+    assert_eq!(
+        (told["reason"].as_str(), told["step"].as_str()),
+        (Some("idt_aud"), Some("ID token"))
+    );
+    assert_eq!(told["compared"]["aud"], "\"another\"");
+    assert_eq!(told["compared"]["client_id"], "client");
+    let text = told.to_string();
+    for secret in ["code-0", "ey", "refresh-", "secret\""] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+    assert!(explanations.metrics().contains("{reason=\"idt_aud\"} 1"));
+    // A scope that is missing says which.
+    let (mut gateway, mut browser) = (
+        Gateway::new(json!({ "scopes_required": ["admin"] })),
+        Browser::default(),
+    );
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 403);
+    let explanations = gateway.host.node_state::<Explanations>();
+    let told = explanations.find(id, gateway.host.now()).unwrap();
+    assert_eq!(told["compared"]["required"], "admin");
+}
+
+#[test]
+fn a_person_whose_sign_in_fails_gets_a_page() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    browser.get(&mut gateway, "/api");
+    let state = "error=access_denied&error_description=%3Cscript%3E";
+    let mut request = Request::get(&format!("/api?{state}&state=wrong"));
+    request.headers.push((
+        http::header::ACCEPT,
+        HeaderValue::from_static("text/html,*/*"),
+    ));
+    let reply = browser.send(&mut gateway, request);
+    let text = form_of(&reply);
+    assert_eq!(reply.status, 401);
+    assert!(
+        text.starts_with("<!doctype html>") && !text.contains("script"),
+        "{text}"
+    );
+    assert!(text.contains("Reference: 0123456789abcdef0123456789abcdef"));
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        (
+            "content-security-policy",
+            "default-src 'none'; style-src 'self'; frame-ancestors 'none'",
+        ),
+    ] {
+        assert_eq!(reply.headers[name], value);
+    }
+}

@@ -1,0 +1,43 @@
+//! How a client authenticates for which nothing is configured.
+
+use super::Caller;
+use crate::bundled::openid_connect::config::ClientAuth;
+
+/// What `offered`, by discovery, the client can, preferring the default of RFC 8414 §2: a secret is shown only where the
+/// provider takes it, unless it takes nothing that the client has. Then it is asked by that default all the same: what
+/// discovery lists may be less than it takes. Without a secret the client only says its name.
+pub(in crate::bundled::openid_connect) fn discovered(
+    offered: Option<&[String]>,
+    caller: Caller<'_>,
+) -> ClientAuth {
+    let offers = |name: &str| offered.is_some_and(|offered| offered.iter().any(|one| one == name));
+    let has_secret = caller.secret.is_some();
+    let known = [
+        (
+            "client_secret_basic",
+            ClientAuth::ClientSecretBasic,
+            has_secret,
+        ),
+        (
+            "client_secret_post",
+            ClientAuth::ClientSecretPost,
+            has_secret,
+        ),
+        (
+            "client_secret_jwt",
+            ClientAuth::ClientSecretJwt,
+            caller.secret_signer.is_some(),
+        ),
+        (
+            "private_key_jwt",
+            ClientAuth::PrivateKeyJwt,
+            caller.key_signer.is_some(),
+        ),
+    ];
+    let mut usable = known
+        .into_iter()
+        .filter(|(name, _, able)| *able && offers(name));
+    usable
+        .next()
+        .map_or(ClientAuth::ClientSecretBasic, |(_, auth, _)| auth)
+}

@@ -1,0 +1,74 @@
+//! Pushes authorization requests (RFC 9126).
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::Value;
+use shared::telemetry::chain;
+use tracing::warn;
+
+use super::super::failure::Failure;
+use super::super::provider::{self, Document, ProviderError};
+use super::super::rules::Rules;
+use super::{Caller, Endpoint, Post};
+use crate::host::Host;
+
+/// What follows where a request is not taken: no sign-in, and none by a plain request instead.
+pub(in crate::bundled::openid_connect) fn push_failure(error: &ProviderError) -> Failure {
+    match error {
+        ProviderError::Status(_) | ProviderError::Unusable(_) => Failure::faulty(
+            "idp_error",
+            "the OpenID provider did not take the authorization request",
+        ),
+        other => other.failure(),
+    }
+}
+
+/// Sends an authorization request to the provider, which answers what it calls it (RFC 9126 §2).
+///
+/// # Errors
+///
+/// If the provider does not take it.
+pub(in crate::bundled::openid_connect) async fn push(
+    rules: &Rules,
+    document: &Document,
+    client: usize,
+    host: &impl Host,
+    form: Vec<(String, String)>,
+) -> Result<String, ProviderError> {
+    let sign_in = &rules.config.sign_in;
+    let mut caller = Caller::configured(rules, client);
+    caller.auth = sign_in
+        .pushed_authorization_request_endpoint_auth_method
+        .or(caller.auth);
+    let endpoint = Endpoint::PushedRequest.of(rules, document, caller.auth);
+    let endpoint = endpoint.ok_or(ProviderError::Unusable("there is no endpoint to push to"))?;
+    let pushed = provider::guarded(rules, host, async {
+        let post = Post {
+            endpoint: &endpoint,
+            form,
+            headers: &[],
+            accept: "application/json",
+            repeatable: false,
+        };
+        let response = super::post(rules, document, caller, host, post).await?;
+        if response.status().is_success() || provider::refuses(response.status()) {
+            return Ok(response);
+        }
+        Err(ProviderError::Status(response.status().as_u16()))
+    });
+    let read = |response: Response<Bytes>| {
+        if !response.status().is_success() {
+            return Err(ProviderError::Status(response.status().as_u16()));
+        }
+        let answer: Value = serde_json::from_slice(response.body())
+            .map_err(|_| ProviderError::Unusable("it is not JSON"))?;
+        let request_uri = answer.get("request_uri").and_then(Value::as_str);
+        request_uri
+            .filter(|request_uri| !request_uri.is_empty())
+            .map(str::to_owned)
+            .ok_or(ProviderError::Unusable("request_uri is missing"))
+    };
+    pushed.await.and_then(read).inspect_err(|error| {
+        warn!(issuer = rules.issuer, error = %chain(error), "the authorization request was not taken");
+    })
+}

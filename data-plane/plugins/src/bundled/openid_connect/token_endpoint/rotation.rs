@@ -1,0 +1,109 @@
+//! Two secrets of one client, while one takes the other's place at the provider: the one that was accepted last is
+//! tried first, the other when the provider does not accept that.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tracing::{info, warn};
+
+use super::answer::refusal;
+use super::{Caller, Post, discovered, post_once};
+use crate::bundled::openid_connect::assertion::Signer;
+use crate::bundled::openid_connect::config::ClientAuth;
+use crate::bundled::openid_connect::provider::{Document, ProviderError};
+use crate::bundled::openid_connect::rules::Rules;
+use crate::host::Host;
+
+/// Most clients that a node remembers.
+const MOST: usize = 10_000;
+
+/// The other secret of a client.
+#[derive(Clone, Copy)]
+pub(in crate::bundled::openid_connect) struct Spare<'a> {
+    pub(super) secret: &'a str,
+    pub(super) signer: &'a Signer,
+    /// Position of the client.
+    pub(super) client: usize,
+}
+
+/// The clients of a node whose provider has accepted the other secret last.
+#[derive(Debug, Default)]
+pub(in crate::bundled::openid_connect) struct Exchanged(Mutex<HashSet<(u64, usize)>>);
+
+impl Exchanged {
+    /// Whether that is so of the client at position `client`.
+    pub(in crate::bundled::openid_connect) fn has(&self, rules: &Rules, client: usize) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&(rules.compilation, client))
+    }
+
+    fn note(&self, rules: &Rules, client: usize, spare: bool) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare {
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert((rules.compilation, client));
+        } else {
+            known.remove(&(rules.compilation, client));
+        }
+    }
+}
+
+/// Posts a form as the client (RFC 6749 §2.3), with its other secret if the provider does not accept the one.
+pub(in crate::bundled::openid_connect) async fn post(
+    rules: &Rules,
+    document: &Document,
+    caller: Caller<'_>,
+    host: &impl Host,
+    form: Post<'_>,
+) -> Result<Response<Bytes>, ProviderError> {
+    let offered = document.token_auth_methods.as_deref();
+    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
+    let by_secret = matches!(
+        auth,
+        ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost | ClientAuth::ClientSecretJwt
+    );
+    let Some(spare) = caller.spare.filter(|_| by_secret) else {
+        return post_once(rules, document, caller, host, form).await;
+    };
+    let exchanged = host.node_state::<Exchanged>();
+    let spare_first = exchanged.has(rules, spare.client);
+    let with = |spare_now: bool| {
+        let mut caller = caller;
+        if spare_now {
+            caller.secret = Some(spare.secret);
+            caller.secret_signer = Some(spare.signer);
+        }
+        caller
+    };
+    let again = form.clone();
+    let first = post_once(rules, document, with(spare_first), host, form).await?;
+    if !refuses_client(&first) {
+        return Ok(first);
+    }
+    let second = post_once(rules, document, with(!spare_first), host, again).await?;
+    if !refuses_client(&second) {
+        exchanged.note(rules, spare.client, !spare_first);
+        let (issuer, client) = (&rules.issuer, caller.id);
+        if spare_first {
+            info!(issuer, client, "the provider accepts client_secret again");
+        } else {
+            warn!(
+                issuer,
+                client,
+                "the provider accepts client_secret_alternate and no longer client_secret: let it take its place"
+            );
+        }
+    }
+    Ok(second)
+}
+
+/// Whether the provider does not accept the client (RFC 6749 §5.2).
+fn refuses_client(response: &Response<Bytes>) -> bool {
+    response.status() == StatusCode::UNAUTHORIZED
+        || (response.status() == StatusCode::BAD_REQUEST
+            && refusal(response.body()) == "invalid_client")
+}

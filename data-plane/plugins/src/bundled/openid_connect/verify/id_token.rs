@@ -1,0 +1,300 @@
+//! Verification of ID tokens (OpenID Connect Core §3.1.3.7).
+//!
+//! Issuer, audience, expiry and nonce are checked by the `openidconnect` crate, and here what it leaves
+//! to its caller.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier};
+use openidconnect::{ClaimsVerificationError, ClientId, IssuerUrl, JsonWebKeySet, Nonce};
+use serde_json::Value;
+use shared::clock::UnixTime;
+use subtle::ConstantTimeEq;
+
+use super::judgement::{claims_failure, hash_fits};
+use super::{Expected, PROVIDER_TOKEN, Refusal, Verifier};
+use crate::bundled::openid_connect::failure::Failure;
+use crate::bundled::openid_connect::jws::{self, Claims, Jws, JwsError};
+
+/// How old the ID token of a sign-in may be when it comes: it is made for it.
+const FRESH: Duration = Duration::from_mins(10);
+
+/// The token with nothing but the claims that the crate is to judge: of what else a provider says of its user, the type is
+/// no reason to refuse anybody.
+fn what_decides(token: &str, claims: &Claims) -> Option<String> {
+    let judged = ["aud", "exp", "iat", "iss", "nonce", "sub"];
+    let judged: Claims = claims
+        .iter()
+        .filter(|(name, _)| judged.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let (head, rest) = token.split_once('.')?;
+    let (_, signature) = rest.split_once('.')?;
+    let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&judged).ok()?);
+    Some(format!("{head}.{payload}.{signature}"))
+}
+
+impl Verifier<'_> {
+    /// The claims of an ID token.
+    pub(in crate::bundled::openid_connect) fn id_token(
+        &self,
+        token: &str,
+        expected: Expected<'_>,
+    ) -> Result<Claims, Refusal> {
+        let bad = |code, detail: &'static str| Refusal::Bad(Failure::refused(code, detail));
+        let parsed = Jws::parse(token, PROVIDER_TOKEN).map_err(|error| {
+            let code = match error {
+                JwsError::Shape => "idt_missing",
+                JwsError::Algorithm | JwsError::Critical => "idt_alg",
+            };
+            Refusal::Bad(Failure::refused(code, error.to_string()))
+        })?;
+        // Times out of any range would not survive the crate's arithmetic.
+        for (name, code) in [
+            ("exp", "idt_exp"),
+            ("iat", "idt_iat"),
+            ("nbf", "idt_nbf"),
+            ("auth_time", "idt_auth_time"),
+        ] {
+            if jws::time(&parsed.claims, name).is_err() {
+                return Err(bad(code, "the ID token has a time that is none"));
+            }
+        }
+        // The crate says of a claim that is missing only that something is wrong.
+        for (name, code) in [
+            ("iss", "idt_iss"),
+            ("sub", "idt_sub"),
+            ("aud", "idt_aud"),
+            ("exp", "idt_exp"),
+            ("iat", "idt_iat"),
+        ] {
+            if !parsed.claims.contains_key(name) {
+                return Err(bad(code, "the ID token lacks a claim that it must have")
+                    .with_token(&parsed, self));
+            }
+        }
+        for (name, code) in [
+            ("iss", "idt_iss"),
+            ("sub", "idt_sub"),
+            ("aud", "idt_aud"),
+            ("nonce", "idt_nonce"),
+        ] {
+            let right = match parsed.claims.get(name) {
+                None | Some(Value::String(_)) => true,
+                Some(Value::Array(audiences)) => {
+                    name == "aud" && audiences.iter().all(Value::is_string)
+                }
+                Some(value) => name == "nonce" && value.is_null(),
+            };
+            if !right {
+                return Err(bad(code, "the ID token has a claim of the wrong type")
+                    .with_token(&parsed, self));
+            }
+        }
+        let core: CoreIdToken = what_decides(token, &parsed.claims)
+            .and_then(|token| token.parse().ok())
+            .ok_or_else(|| bad("idt_missing", "the ID token has claims of the wrong type"))?;
+        let checked = self.check_id_signature(&parsed).and_then(|()| {
+            self.check_with_crate(&core, &parsed.claims, expected)?;
+            if self.rules.config.credentials.verify_claims {
+                self.check_what_the_crate_does_not(&parsed, expected)?;
+            }
+            self.check_domain(&parsed.claims)
+        });
+        checked.map_err(|refusal| refusal.with_token(&parsed, self))?;
+        Ok(parsed.claims)
+    }
+
+    /// Issuer, audience, expiry, nonce.
+    fn check_with_crate(
+        &self,
+        token: &CoreIdToken,
+        claims: &Claims,
+        expected: Expected<'_>,
+    ) -> Result<(), Refusal> {
+        let credentials = &self.rules.config.credentials;
+        let issuer = self
+            .accepted_issuer(claims)
+            .and_then(|issuer| IssuerUrl::new(issuer).ok());
+        let issuer = match issuer {
+            Some(issuer) => issuer,
+            None if credentials.verify_claims => {
+                let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
+                return Err(Refusal::Bad(failure));
+            }
+            None => IssuerUrl::new(self.rules.issuer.clone())
+                .map_err(|_| Refusal::Bad(Failure::refused("idt_iss", "the issuer is no URL")))?,
+        };
+        let client_id = ClientId::new(self.rules.client(self.client).id.clone());
+        let no_keys = JsonWebKeySet::new(Vec::new());
+        // The signature has been checked before.
+        let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, no_keys)
+            .insecure_disable_signature_check();
+        self.tuned(verifier, token, expected)
+            .map_err(|error| Refusal::Bad(claims_failure(&error)))
+    }
+
+    /// Runs one of the crate's verifiers with this configuration's rules.
+    fn tuned(
+        &self,
+        verifier: CoreIdTokenVerifier<'_>,
+        token: &CoreIdToken,
+        expected: Expected<'_>,
+    ) -> Result<(), ClaimsVerificationError> {
+        let credentials = &self.rules.config.credentials;
+        let checked = credentials.verify_claims;
+        // An expiry is compared with the time that it is with the provider at the latest.
+        let at = if checked {
+            let leeway = credentials.leeway.seconds();
+            UnixTime::from_millis(0).saturating_add(
+                self.now
+                    .saturating_since(UnixTime::from_millis(0).saturating_add(leeway)),
+            )
+        } else {
+            UnixTime::from_millis(0)
+        };
+        let at: DateTime<Utc> = i64::try_from(at.as_millis())
+            .ok()
+            .and_then(DateTime::from_timestamp_millis)
+            .unwrap_or_default();
+        let nonce = expected.nonce.filter(|_| credentials.verify_nonce);
+        let check_nonce = |found: Option<&Nonce>| match (nonce, found) {
+            (None, _) => Ok(()),
+            (Some(sent), Some(found))
+                if bool::from(sent.as_bytes().ct_eq(found.secret().as_bytes())) =>
+            {
+                Ok(())
+            }
+            (Some(_), _) => Err("the nonce is not the one that was sent".to_owned()),
+        };
+        let verifier = verifier
+            .allow_any_alg()
+            .require_audience_match(checked)
+            .require_issuer_match(checked)
+            .set_other_audience_verifier_fn(|_| true)
+            .set_time_fn(move || at);
+        token.claims(&verifier, check_nonce).map(|_| ())
+    }
+
+    /// Authorized party, issue time, subject, hashes and authentication time.
+    fn check_what_the_crate_does_not(
+        &self,
+        token: &Jws<'_>,
+        expected: Expected<'_>,
+    ) -> Result<(), Refusal> {
+        let claims = &token.claims;
+        let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
+        let client = self.rules.client(self.client);
+        let several = claims
+            .get("aud")
+            .and_then(Value::as_array)
+            .is_some_and(|audiences| audiences.len() > 1);
+        match claims.get("azp") {
+            Some(party) if party.as_str() != Some(client.id.as_str()) => {
+                return refuse(
+                    "idt_azp",
+                    "the ID token's authorized party is another client",
+                );
+            }
+            None if several => {
+                return refuse(
+                    "idt_azp",
+                    "the ID token has several audiences and no authorized party",
+                );
+            }
+            _ => {}
+        }
+        let leeway = self.leeway();
+        if !jws::begun(claims, "iat", self.now, leeway) {
+            return refuse("idt_iat", "the ID token was issued in the future");
+        }
+        let issued_at = jws::time(claims, "iat").ok().flatten();
+        let issued_at = issued_at.unwrap_or(UnixTime::from_millis(0));
+        if expected.nonce.is_some() && issued_at.saturating_add(FRESH + leeway) < self.now {
+            return refuse("idt_iat", "the ID token was issued long before it came");
+        }
+        if !jws::begun(claims, "nbf", self.now, leeway) {
+            return refuse("idt_nbf", "the ID token is not valid yet");
+        }
+        let subject = claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if subject.is_empty() || subject.len() > 255 {
+            return refuse("idt_sub", "the ID token has no subject");
+        }
+        let algorithm = token.header.algorithm;
+        if expected.front {
+            if expected.code.is_some() && !claims.contains_key("c_hash") {
+                return refuse("idt_c_hash", "the ID token does not vouch for the code");
+            }
+            if !expected.access_token.is_empty() && !claims.contains_key("at_hash") {
+                return refuse(
+                    "idt_at_hash",
+                    "the ID token does not vouch for the access token",
+                );
+            }
+        }
+        if !hash_fits(claims, "at_hash", algorithm, Some(expected.access_token)) {
+            return refuse(
+                "idt_at_hash",
+                "the ID token belongs to another access token",
+            );
+        }
+        if !hash_fits(claims, "c_hash", algorithm, expected.code) {
+            return refuse("idt_c_hash", "the ID token belongs to another code");
+        }
+        let essential = self.rules.essential_acr.as_ref();
+        if essential.is_some_and(|essential| !essential.is_met_by(claims)) {
+            return refuse(
+                "idt_acr",
+                "the user has not authenticated in a way that was asked for",
+            );
+        }
+        self.check_auth_time(claims)
+    }
+
+    fn check_auth_time(&self, claims: &Claims) -> Result<(), Refusal> {
+        let Some(most) = &self.rules.config.sign_in.max_age else {
+            return Ok(());
+        };
+        let latest = jws::time(claims, "auth_time").ok().flatten();
+        let latest = latest.map(|at| at.saturating_add(most.seconds()));
+        if latest.is_some_and(|latest| self.now <= latest.saturating_add(self.leeway())) {
+            return Ok(());
+        }
+        let detail = "the user's authentication is older than max_age";
+        Err(Refusal::Bad(Failure::refused("idt_auth_time", detail)))
+    }
+
+    /// What may have become wrong with a token that was right.
+    pub(super) fn check_still(&self, claims: &Claims) -> Result<(), Refusal> {
+        if self.accepted_issuer(claims).is_none() {
+            let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
+            return Err(Refusal::Bad(failure));
+        }
+        self.check_auth_time(claims)
+    }
+
+    pub(super) fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {
+        let Some(domains) = self
+            .rules
+            .config
+            .access
+            .domains
+            .as_deref()
+            .filter(|list| !list.is_empty())
+        else {
+            return Ok(());
+        };
+        let domain = claims.get("hd").and_then(Value::as_str);
+        if domain.is_some_and(|domain| domains.iter().any(|known| known == domain)) {
+            return Ok(());
+        }
+        let failure = Failure::refused("authz_denied", "the user is of no accepted domain");
+        Err(Refusal::Bad(failure))
+    }
+}

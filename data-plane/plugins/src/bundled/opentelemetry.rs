@@ -1,0 +1,363 @@
+//! `opentelemetry`: tells a collector of traces (OTLP over HTTP; Kong 3.9, opentelemetry).
+
+mod otlp;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::hexadecimal::hexadecimal;
+use shared::schema::FieldErrors;
+
+use crate::bundled::http_log::{Endpoint, Target, more_headers};
+use crate::config::values::{Number, SecretUrl};
+use crate::exchange::{Exchange, Log, Reply, Seen};
+use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::host::{Host, Waits};
+use crate::logs::queue::{self, Outbox, QueueConfig};
+use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
+
+/// The share of traces that is kept unless the configuration says otherwise.
+const SHARE: f64 = 0.01;
+
+/// Configuration of `opentelemetry`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Opentelemetry {
+    /// URL of the collector for traces.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub traces_endpoint: Option<SecretUrl>,
+
+    /// URL of the collector for logs.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true, "x-not-yet" = true))]
+    pub logs_endpoint: Option<SecretUrl>,
+
+    /// Further header fields to send.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub headers: Option<BTreeMap<String, String>>,
+
+    /// What the gateway calls itself: `service.name` and the like.
+    #[serde(default)]
+    pub resource_attributes: Option<BTreeMap<String, String>>,
+
+    /// How spans wait and are sent.
+    #[serde(default = "large_batches")]
+    pub queue: QueueConfig,
+
+    /// Use `queue.max_batch_size`.
+    #[serde(default)]
+    pub batch_span_count: Option<i64>,
+
+    /// Use `queue.max_coalescing_delay`.
+    #[serde(default)]
+    pub batch_flush_delay: Option<i64>,
+
+    /// Longest wait for a connection, in milliseconds.
+    #[serde(default = "one_second")]
+    pub connect_timeout: Number,
+
+    /// Longest wait while sending, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub send_timeout: Number,
+
+    /// Longest wait for the answer, in milliseconds.
+    #[serde(default = "five_seconds")]
+    pub read_timeout: Number,
+
+    /// Response header that tells the client the trace's id.
+    #[serde(default)]
+    pub http_response_header_for_traceid: Option<String>,
+
+    /// Format that the upstream is told in.
+    #[serde(default)]
+    pub header_type: Option<InjectFormat>,
+
+    /// Share of traces that is kept, from 0 to 1, unless their callers want none of them; 0.01 if absent. The
+    /// trace's id decides, so that all gateways on the way keep the same ones.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub sampling_rate: Option<Number>,
+
+    /// How trace context is read and told.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+fn large_batches() -> QueueConfig {
+    QueueConfig {
+        max_batch_size: 200,
+        ..QueueConfig::default()
+    }
+}
+
+fn one_second() -> Number {
+    Number(1000.into())
+}
+
+fn five_seconds() -> Number {
+    Number(5000.into())
+}
+
+impl Plugin for Opentelemetry {
+    const NAME: &'static str = "opentelemetry";
+    const PRIORITY: u32 = 14;
+    const DISPENSABLE: bool = true;
+    const SHORTHANDS: &'static [(&'static str, &'static str)] = &[("endpoint", "traces_endpoint")];
+    const SHOWS_OLD_NAMES: bool = true;
+    type Filter = OpentelemetryFilter;
+
+    fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let Some(SecretUrl(url)) = &self.traces_endpoint else {
+            errors.add_rule("at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
+            );
+            return Err(errors);
+        };
+        let endpoint = Endpoint::parse(url)
+            .map_err(|message| FieldErrors::at(&["traces_endpoint"], message))?;
+        let mut headers = more_headers("headers", self.headers.as_ref())?;
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-protobuf"),
+        );
+        if let Some(authorization) = endpoint.authorization {
+            headers.insert(http::header::AUTHORIZATION, authorization);
+        }
+        let mut carrier = Carrier::new(&self.propagation)
+            .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
+        if let Some(format) = self.header_type
+            && self.propagation.inject.is_none()
+        {
+            carrier = carrier.told_in(format);
+        }
+        // What was the default says nothing, as in Kong 3.9.
+        let delay = self.batch_flush_delay.filter(|delay| *delay != 3);
+        let delay = delay.map(|delay| Number(delay.into()));
+        let size = self.batch_span_count.filter(|count| *count != 200);
+        let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
+        let waits = Waits {
+            connect: self.connect_timeout.milliseconds(),
+            send: self.send_timeout.milliseconds(),
+            read: self.read_timeout.milliseconds(),
+        };
+        Ok(OpentelemetryFilter {
+            target: Target {
+                uri: endpoint.uri,
+                method: Method::POST,
+                headers,
+                timeout: waits.sum(),
+                waits: Some(waits),
+            },
+            outbox: Outbox::new(instance.id, self.queue.with(size, delay.as_ref())),
+            carrier,
+            sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
+            shown,
+            resource: otlp::resource(self.resource_attributes.unwrap_or_default()),
+        })
+    }
+}
+
+/// The response header that tells of traces.
+pub(crate) fn response_header(name: Option<&str>) -> Result<Option<HeaderName>, FieldErrors> {
+    let wrong = |_| FieldErrors::at(&["http_response_header_for_traceid"], "bad header name");
+    name.map(HeaderName::try_from).transpose().map_err(wrong)
+}
+
+/// Traces exchanges.
+#[derive(Debug)]
+pub struct OpentelemetryFilter {
+    target: Target,
+    outbox: Outbox,
+    carrier: Carrier,
+    sampling: Sampling,
+    shown: Option<HeaderName>,
+    resource: otlp::Resource,
+}
+
+/// The trace of this exchange, as this plugin has it.
+struct Traced(Trace);
+
+impl Filter for OpentelemetryFilter {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
+        let headers = &mut exchange.request.headers;
+        let trace = self.carrier.carry(headers, self.sampling, true, host);
+        exchange.notes.put(Traced(trace));
+        Flow::Continue
+    }
+
+    fn phases(&self) -> Phases {
+        Phases::ALL
+    }
+
+    fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+        if reply.seen.notes.get::<Traced>().is_none() {
+            let traced = self.late(reply.seen, host);
+            reply.seen.notes.put(traced);
+        }
+        if let Some(name) = &self.shown
+            && let Some(Traced(trace)) = reply.seen.notes.get()
+            && let Ok(value) = HeaderValue::from_str(&hexadecimal(&trace.id))
+        {
+            reply.headers.insert(name.clone(), value);
+        }
+    }
+
+    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+        let late;
+        let Traced(trace) = if let Some(traced) = log.seen.notes.get() {
+            traced
+        } else {
+            late = self.late(log.seen, host);
+            &late
+        };
+        if !trace.sampled {
+            return;
+        }
+        let entry = otlp::spans(trace, log);
+        queue::push(host, &self.outbox, entry, || {
+            let resource = self.resource.of_node(host.node_id());
+            let (host, target) = (host.clone(), self.target.clone());
+            Rc::new(move |batch: Vec<Bytes>| {
+                let (host, target) = (host.clone(), target.clone());
+                let body = otlp::request(&resource, &batch);
+                Box::pin(async move { target.send(&host, body).await })
+            })
+        });
+    }
+}
+
+impl OpentelemetryFilter {
+    /// The trace of an exchange that was answered before this filter's turn: no route was met, or another filter
+    /// has answered.
+    fn late(&self, seen: &Seen, host: &impl Host) -> Traced {
+        let headers = &seen.request.headers;
+        Traced(self.carrier.read(headers, self.sampling, true, host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::exchange::Try;
+    use crate::testing::{FakeHost, Request, answer_of, log_of, unrouted};
+
+    fn filter(config: Value) -> OpentelemetryFilter {
+        let config: Opentelemetry = serde_json::from_value(config).unwrap();
+        config.compile(&Instance { id: Uuid::nil() }).unwrap()
+    }
+
+    fn traced(traceparent: &str) -> Request {
+        let mut request = Request::get("/a");
+        let name = HeaderName::from_static("traceparent");
+        request
+            .headers
+            .push((name, HeaderValue::from_str(traceparent).unwrap()));
+        request
+    }
+
+    #[test]
+    fn the_callers_trace_goes_on_and_a_new_one_begins_without() {
+        let told = |rate: f64, request: &Request| {
+            let endpoint = "http://otel.example/v1/traces";
+            let filter = filter(json!({"traces_endpoint": endpoint, "sampling_rate": rate}));
+            answer_of(&filter, &FakeHost::default(), request).upstream_header("traceparent")
+        };
+        // Of half of all traces, Kong keeps the first of these and not the second.
+        let (kept, left) = (
+            "92a54b3e1a7c4f2da9e44b8a6f3e1dab",
+            "4bf92f3577b34da6a3ce929d0e0e4736",
+        );
+        for (id, asked, rate, expected) in [
+            (kept, "01", 0.5, "01"),
+            (left, "01", 0.5, "00"),
+            (left, "01", 1.0, "01"),
+            (kept, "01", 0.0, "00"),
+            (kept, "00", 1.0, "00"),
+        ] {
+            let parent = format!("00-{id}-00f067aa0ba902b7-{asked}");
+            let told = told(rate, &traced(&parent));
+            let (start, end) = (format!("00-{id}-"), format!("-{expected}"));
+            assert!(told.starts_with(&start) && told.ends_with(&end), "{told}");
+            assert!(!told.contains("00f067aa0ba902b7"), "{told}");
+        }
+        for (rate, expected) in [(0.0, "-00"), (1.0, "-01")] {
+            let told = told(rate, &Request::get("/"));
+            assert!(told.len() == 55 && told.ends_with(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_reaches_the_collector_and_nothing_else() {
+        let requests: Rc<RefCell<Vec<http::Request<Bytes>>>> = Rc::default();
+        let host = FakeHost::default();
+        let seen = Rc::clone(&requests);
+        host.connect(Rc::new(move |request| {
+            seen.borrow_mut().push(request.clone());
+            Ok(http::Response::new(Bytes::new()))
+        }));
+        let filter = filter(json!({
+            "endpoint_is_renamed": null, "traces_endpoint": "http://otel.example:4318/v1/traces",
+            "http_response_header_for_traceid": "x-trace", "headers": {"x-auth": "t"}, "resource_attributes": {"service.name": "shop"}, "sampling_rate": 1,
+        }));
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+        log_of(&filter, &host, &traced(&format!("{parent}-00")));
+        let mut kept = traced(&format!("{parent}-01"));
+        let failed = Try {
+            host: "10.0.0.1".to_owned(),
+            name: "a.example".to_owned(),
+            failed: Some(502),
+            ..Try::default()
+        };
+        kept.tries.insert(0, failed);
+        log_of(&filter, &host, &kept);
+        let headers = unrouted(&filter, &host, &traced(&format!("{parent}-01")));
+        assert_eq!(headers["x-trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        host.run(host.sleep(Duration::from_secs(10)));
+        let requests = requests.take();
+        assert_eq!(requests.len(), 1);
+        let request = &requests[0];
+        assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+        assert_eq!(request.headers()["x-auth"], "t");
+        let spans = otlp::tests::decode(request.body());
+        let expected = [
+            "shop kong 2 127.0.0.1",
+            "shop kong.balancer 3 1 10.0.0.1 a.example failed",
+            "shop kong.balancer 3 2 127.0.0.1 up.example",
+            "shop kong 2 127.0.0.1",
+        ];
+        assert_eq!(spans, expected);
+    }
+
+    #[test]
+    fn old_names_are_accepted() {
+        let config = json!({"endpoint": "http://otel.example", "batch_span_count": 7});
+        let config = crate::registry::check("opentelemetry", &config).unwrap();
+        assert_eq!(config["traces_endpoint"], "http://otel.example");
+        assert_eq!(config["batch_span_count"], 7);
+        let mut shown = config.as_object().unwrap().clone();
+        crate::registry::definition("opentelemetry")
+            .unwrap()
+            .show(&mut shown);
+        assert_eq!(shown["endpoint"], "http://otel.example");
+        for (count, expected) in [(7, 7), (200, 5)] {
+            let config = json!({
+                "traces_endpoint": "http://otel.example", "batch_span_count": count,
+                "queue": {"max_batch_size": 5},
+            });
+            assert_eq!(filter(config).outbox.batch_size(), expected);
+        }
+        assert!(crate::registry::check("opentelemetry", &json!({})).is_err());
+    }
+}

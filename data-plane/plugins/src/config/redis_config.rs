@@ -1,0 +1,118 @@
+//! The record `redis` of plugins that keep something in a Redis server (Kong 3.9, redis schema).
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shared::secret::Secret;
+
+use crate::config::values::{Number, SecretText};
+use crate::host::redis::{Address, Endpoint, RedisServer, RedisTls};
+
+/// Old names of its fields, accepted on write: `(old, new)`.
+pub(crate) const OLD_NAMES: [(&str, &str); 9] = [
+    ("redis_host", "redis.host"),
+    ("redis_port", "redis.port"),
+    ("redis_password", "redis.password"),
+    ("redis_username", "redis.username"),
+    ("redis_ssl", "redis.ssl"),
+    ("redis_ssl_verify", "redis.ssl_verify"),
+    ("redis_server_name", "redis.server_name"),
+    ("redis_timeout", "redis.timeout"),
+    ("redis_database", "redis.database"),
+];
+
+/// A Redis server.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct RedisConfig {
+    /// Its name or address.
+    #[serde(default)]
+    pub host: Option<String>,
+
+    /// Its port.
+    #[serde(default = "port")]
+    #[schemars(range(min = 0, max = 65_535))]
+    pub port: u16,
+
+    /// Longest wait for a connection, and for replies, in milliseconds.
+    #[serde(default = "two_seconds")]
+    pub timeout: Number,
+
+    /// The user to log in as.
+    #[serde(default)]
+    #[schemars(extend("x-referenceable" = true))]
+    pub username: Option<String>,
+
+    /// The password to log in with.
+    #[serde(default)]
+    #[schemars(length(min = 0), extend("x-referenceable" = true, "x-encrypted" = true))]
+    pub password: Option<SecretText>,
+
+    /// Number of the database.
+    #[serde(default)]
+    pub database: i64,
+
+    /// Speaks TLS.
+    #[serde(default)]
+    pub ssl: bool,
+
+    /// Whether the server's certificate must be valid for its name.
+    #[serde(default)]
+    pub ssl_verify: bool,
+
+    /// The name to ask for in TLS, if it is not the host.
+    #[serde(default)]
+    pub server_name: Option<String>,
+}
+
+const fn port() -> u16 {
+    6379
+}
+
+fn two_seconds() -> Number {
+    Number(2000.into())
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: port(),
+            timeout: two_seconds(),
+            username: None,
+            password: None,
+            database: 0,
+            ssl: false,
+            ssl_verify: false,
+            server_name: None,
+        }
+    }
+}
+
+impl RedisConfig {
+    /// The server; `None` without a host.
+    pub(crate) fn server(&self) -> Option<Arc<RedisServer>> {
+        let host = self.host.clone()?;
+        let timeout = self.timeout.milliseconds();
+        let given = |text: &String| !text.is_empty();
+        Some(Arc::new(RedisServer {
+            endpoint: Endpoint::Network(Address {
+                host,
+                port: self.port,
+            }),
+            username: self.username.clone().filter(given),
+            password: self
+                .password
+                .as_ref()
+                .filter(|password| !password.expose().is_empty())
+                .map(|password| Secret::new(password.expose().to_owned())),
+            database: self.database,
+            tls: self.ssl.then(|| RedisTls {
+                verify: self.ssl_verify,
+                server_name: self.server_name.clone(),
+            }),
+            connect_timeout: timeout,
+            read_timeout: timeout,
+        }))
+    }
+}

@@ -1,0 +1,6 @@
+//! What keeps a session valid and what ends it: keys, revocations, and the tenure of what it let in.
+
+pub mod revocations;
+pub mod sealed_cookies;
+pub mod session_keys;
+pub mod tenure;

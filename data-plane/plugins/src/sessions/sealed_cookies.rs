@@ -1,0 +1,123 @@
+//! The gateway's own cookies among those of a request, told by their seal: whichever plugin set one, for whichever route
+//! of a host, no upstream is to see it. Whoever has it is its user (security.md 69).
+
+use crate::bundled::openid_connect::cookie::{Cookie, split};
+use crate::bundled::openid_connect::seal;
+use crate::sessions::session_keys::KeyRing;
+
+/// A sealed cookie: its name, and how many chunks it has.
+type Sealed<'a> = (&'a [u8], u8);
+
+/// What is left of `cookies`, the values of all `Cookie` fields of a request, without those that a key of `ring` has
+/// sealed; in one value, byte for byte. `None`: there is none of them.
+pub fn without<'a, I: Iterator<Item = &'a [u8]>>(
+    cookies: impl Fn() -> I,
+    ring: &KeyRing,
+) -> Option<Vec<u8>> {
+    let all = || cookies().flat_map(parts);
+    let sealed: Vec<Sealed<'_>> = all()
+        .filter_map(|(_, name, value)| Some((name, sealed(value, ring)?)))
+        .collect();
+    if sealed.is_empty() {
+        return None;
+    }
+    let mut left = Vec::new();
+    for (whole, name, value) in all() {
+        let continues = |(first, chunks): &Sealed<'_>| {
+            let number = match name.strip_prefix(*first) {
+                Some([digit @ b'2'..=b'9']) => digit - b'0',
+                _ => return false,
+            };
+            number <= *chunks
+        };
+        if self::sealed(value, ring).is_some() || sealed.iter().any(continues) {
+            continue;
+        }
+        if !left.is_empty() {
+            left.extend_from_slice(b"; ");
+        }
+        left.extend_from_slice(whole);
+    }
+    Some(left)
+}
+
+/// The cookies of one field: each whole, its name and its value.
+fn parts(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
+    let part = |range| text.get(range).unwrap_or_default();
+    split(text).map(move |Cookie { whole, name, value }| (part(whole), part(name), part(value)))
+}
+
+/// In how many chunks a key of `ring` has sealed what begins with `value`, if it has.
+fn sealed(value: &[u8], ring: &KeyRing) -> Option<u8> {
+    let (chunks, key) = seal::claims(value)?;
+    ring.keys
+        .iter()
+        .any(|known| known.id == key)
+        .then_some(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::bundled::openid_connect::seal::{Binding, Sizes};
+    use crate::sessions::session_keys::KeyRing;
+    use crate::testing::{key_ring, session_key};
+
+    fn value(ring: &KeyRing, length: usize) -> String {
+        let sizes = Sizes {
+            chunk: 3_800,
+            most: 9,
+        };
+        let binding = Binding::of(&["any"], None, Uuid::nil());
+        let text = vec![7; length];
+        seal::seal(ring, &binding, "any", &text, sizes, 1, [9; 12]).unwrap()
+    }
+
+    #[test]
+    fn rule_69_what_was_sealed_here_is_left_out_whatever_it_is_called() {
+        let ring = key_ring();
+        let own = value(&ring, 20);
+        let long = value(&ring, 4_000);
+        let (first, second) = long.split_at(3_800);
+        let elsewhere = value(
+            &KeyRing {
+                keys: vec![session_key(2)],
+            },
+            20,
+        );
+        let check = |cookies: &[&str], expected: Option<&str>| {
+            let left = without(|| cookies.iter().map(|text| text.as_bytes()), &ring);
+            let left = left.map(|left| String::from_utf8(left).unwrap());
+            assert_eq!(left.as_deref(), expected, "{cookies:?}");
+        };
+        check(&[], None);
+        for theirs in [
+            "a=1",
+            "session=",
+            "session=AQ",
+            "AQ; session=AQEBAQEB",
+            " ; x;y=;=z",
+            &format!("session={elsewhere}"),
+            &format!("session=x{own}"),
+            &format!("session2={second}"),
+        ] {
+            check(&[theirs, "b=2"], None);
+        }
+        check(&[&format!("session={own}")], Some(""));
+        check(
+            &[
+                &format!("a=1;s1={own} ; b = \"2\""),
+                "c",
+                &format!("__Host-x={own}"),
+            ],
+            Some("a=1; b = \"2\"; c"),
+        );
+        // Further chunks say nothing by themselves: the first tells how many there are.
+        check(
+            &[&format!("s3=theirs; s2={second}; s={first}; s22=b; ss2=c")],
+            Some("s3=theirs; s22=b; ss2=c"),
+        );
+    }
+}
