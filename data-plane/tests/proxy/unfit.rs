@@ -137,10 +137,10 @@ fn what_does_not_say_what_needs_it_refuses_everything() {
     for (kind, fields) in [
         ("plugins", json!({ "name": "no-such-plugin", "config": {} })),
         ("plugins", json!({ "name": 1 })),
-        // That a secret is missing says nothing of a field that a later version has made.
+        // That a secret is missing says nothing of a protocol that a later version knows.
         (
             "plugins",
-            json!({ "name": "http-log", "config": { "http_endpoint": LOST }, "unheard_of": true }),
+            json!({ "name": "http-log", "config": { "http_endpoint": LOST }, "protocols": ["new"] }),
         ),
         ("routes", json!({ "paths": ["~("] })),
         ("services", json!({ "host": 1 })),

@@ -254,7 +254,9 @@ async fn a_password_may_come_hashed() {
     assert_eq!(api.json("POST", url, asked).await.0, 200);
     // So says decK.
     for said in [json!(null), json!(true)] {
-        let asked = json!({ "username": "c", "password": hash, "SkipHash": said });
+        let asked = json!({
+            "username": "c", "password": hash, "SkipHash": said, "consumer": { "username": "bob" }
+        });
         assert_eq!(api.json("POST", url, asked).await.0, 200);
     }
 }
