@@ -5,7 +5,10 @@ pub(crate) mod definitions;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use prost::Message as _;
-use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, MessageDescriptor, ReflectMessage as _, SerializeOptions,
+    Value as Field,
+};
 use serde::Deserializer;
 use serde_json::Value;
 
@@ -19,6 +22,12 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// Longest message of an answer that is translated, in bytes.
 const LARGEST: usize = 16 * 1024 * 1024;
+
+/// How deep messages of an answer may be nested: as deep as they are decoded.
+const DEEPEST: usize = 100;
+
+/// How many levels an `Any` counts for: what it holds is bytes to the decoder, and is copied at each level.
+const OF_ANY: usize = 20;
 
 /// What stands before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -51,8 +60,48 @@ pub(crate) fn decode(output: &MessageDescriptor, message: &[u8]) -> Option<Value
         .use_proto_field_name(true)
         .skip_default_fields(false);
     let message = DynamicMessage::decode(output.clone(), message).ok()?;
+    if is_deeper(&message, DEEPEST) {
+        return None;
+    }
     let serializer = serde_json::value::Serializer;
     message.serialize_with_options(serializer, &options).ok()
+}
+
+/// Whether messages are nested in `message` in more than `levels`. What an `Any` holds is decoded only when it is written as
+/// JSON, which knows no bound of its own.
+fn is_deeper(message: &DynamicMessage, levels: usize) -> bool {
+    let is_too_deep = |inner: &DynamicMessage, cost: usize| {
+        let left = levels.checked_sub(cost);
+        left.is_none_or(|left| is_deeper(inner, left))
+    };
+    let any_of = |field: &Field| {
+        field
+            .as_message()
+            .is_some_and(|inner| is_too_deep(inner, 1))
+    };
+    let fields = message.fields().map(|(_, value)| value);
+    let extensions = message.extensions().map(|(_, value)| value);
+    let mut values = fields.chain(extensions);
+    values.any(|value| match value {
+        Field::List(items) => items.iter().any(any_of),
+        Field::Map(entries) => entries.values().any(any_of),
+        value => any_of(value),
+    }) || held(message).is_some_and(|inner| is_too_deep(&inner, OF_ANY))
+}
+
+/// The message that `any` holds, if it is an `Any` with one of a known type.
+fn held(any: &DynamicMessage) -> Option<DynamicMessage> {
+    let descriptor = any.descriptor();
+    if descriptor.full_name() != "google.protobuf.Any" {
+        return None;
+    }
+    let (name, value) = (
+        any.get_field_by_name("type_url")?,
+        any.get_field_by_name("value")?,
+    );
+    let (_, name) = name.as_str()?.rsplit_once('/')?;
+    let form = descriptor.parent_pool().get_message_by_name(name)?;
+    DynamicMessage::decode(form, value.as_bytes()?.clone()).ok()
 }
 
 /// Has a server answer with messages as they are: compressed ones are not translated.
@@ -201,5 +250,47 @@ pub(crate) mod tests {
             assert_eq!(messages.next(), None);
             assert!(messages.held.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_packed_deeper_than_it_is_worth_is_not_translated() {
+        const FILE: &str = r#"
+            syntax = "proto3"; package deep;
+            import "google/protobuf/any.proto";
+            service Deep { rpc Dive (Box) returns (Box); }
+            message Box { string name = 1; Box inner = 2; repeated google.protobuf.Any details = 3; }
+        "#;
+        let definitions = Definitions::read("deep.proto", &|_| Ok(FILE.to_owned())).unwrap();
+        let form = &definitions.method("/deep.Deep/Dive").unwrap().output;
+        // A field of `message` with its length before it.
+        let field = |number: u8, message: &[u8]| {
+            let mut field = BytesMut::new();
+            field.put_u8(number << 3 | 2);
+            prost::encoding::encode_varint(message.len() as u64, &mut field);
+            field.put_slice(message);
+            field.freeze()
+        };
+        let any = |kind: &str, message: &[u8]| {
+            let kind = field(1, format!("a/{kind}").as_bytes());
+            [kind, field(2, message)].concat()
+        };
+        let named = field(1, b"x");
+        let once = decode(form, &field(3, &any("deep.Box", &named))).unwrap();
+        let expected = json!([{ "@type": "a/deep.Box", "name": "x", "details": [] }]);
+        assert_eq!(once["details"], expected);
+        let nested = |levels: usize| {
+            let innermost = any("deep.Box", &named);
+            let all = (0..levels).fold(innermost, |inner, _| any("google.protobuf.Any", &inner));
+            decode(form, &field(3, &all))
+        };
+        assert!(nested(2).is_some());
+        assert_eq!(nested(5), None);
+        assert_eq!(nested(5000), None);
+        // Without one, as deep as before.
+        let plain = |levels: usize| {
+            let all = (0..levels).fold(named.clone(), |inner, _| field(2, &inner));
+            decode(form, &all).is_some()
+        };
+        assert!(plain(100) && !plain(101));
     }
 }
