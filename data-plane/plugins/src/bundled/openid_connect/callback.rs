@@ -238,20 +238,25 @@ pub(super) async fn broken(
     Some(Failure::refused("state_missing", detail).with("error", error))
 }
 
-/// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one.
+/// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one: at the URL
+/// that the provider was told. A state alone is an application's argument; one of ours is [`broken`].
 pub(super) fn in_vain(
     rules: &Rules,
     exchange: &Exchange<'_>,
     jar: &Jar,
     now: UnixTime,
 ) -> Option<Mark> {
-    let is_answer = |name: &str| matches!(name, "code" | "error" | "response" | "state");
+    let is_answer = |name: &str| matches!(name, "code" | "error" | "response");
     if !request::query(exchange).any(|(name, _)| is_answer(&name)) {
         return None;
     }
-    let ring = &exchange.environment.session_keys;
+    let (ring, here) = (
+        &exchange.environment.session_keys,
+        sign_in::own_url(exchange),
+    );
     let under_way = under_way::all(rules, ring, jar, now);
-    let marks = under_way.filter_map(|(_, pending)| mark::read(rules, ring, &pending.state, now));
+    let answered = under_way.filter(|(_, pending)| pending.redirect_uri == here);
+    let marks = answered.filter_map(|(_, pending)| mark::read(rules, ring, &pending.state, now));
     marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 

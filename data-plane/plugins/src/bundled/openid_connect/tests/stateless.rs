@@ -100,3 +100,23 @@ fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
         assert_eq!(reply.status, 302, "{answer}");
     }
 }
+
+#[test]
+fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
+    let told = json!({ "redirect_uri": ["http://gateway.example/cb"] });
+    for (config, asked) in [
+        (json!({}), "/issues?state=open"),
+        (told.clone(), "/issues?state=open"),
+        (told.clone(), "/shop?code=SUMMER"),
+        (told, "/log?error=odd"),
+    ] {
+        let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+        for tab in 0..6 {
+            assert_eq!(
+                browser.get(&mut gateway, asked).status,
+                302,
+                "{asked} {tab}"
+            );
+        }
+    }
+}
