@@ -425,11 +425,11 @@ impl Admin {
         let workspace = origin.workspace;
         let executing = move || {
             let holds = |config: &Config| condition.as_ref().is_none_or(|one| one.holds(config));
-            let outcome = publisher.execute_if(&origin, &command, UnixTime::now(), holds);
-            if names_keys && outcome.is_ok() {
-                crate::client_keys::make_needed(&publisher);
+            let mut outcome = publisher.execute_if(&origin, &command, UnixTime::now(), holds)?;
+            if names_keys && let Some(made) = crate::client_keys::make_needed(&publisher) {
+                outcome.revision = made;
             }
-            outcome
+            Ok(outcome)
         };
         let outcome = self.turns.take(executing).await?;
         let outcome = outcome.map_err(|error| Refusal::of(error, entity))?;

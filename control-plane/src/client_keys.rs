@@ -19,6 +19,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Plugin};
+use shared::snapshot::Revision;
 use shared::telemetry::chain;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -91,14 +92,18 @@ pub fn are_named(body: &Body) -> bool {
 }
 
 /// Makes keys if plugins need some and there are none: whoever writes such a plugin finds them there when that is
-/// answered. Blocks on the store.
-pub fn make_needed(publisher: &Publisher) {
+/// answered. Answers the revision that has them, if they were made for it. Blocks on the store.
+pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
     let config = publisher.config();
-    if none(&config)
-        && needed(&config)
-        && let Err(error) = ensure(publisher, &Origin::system(), UnixTime::now())
-    {
-        tracing::error!(%error, "client keys not made");
+    if !none(&config) || !needed(&config) {
+        return None;
+    }
+    match ensure(publisher, &Origin::system(), UnixTime::now()) {
+        Ok(()) => Some(publisher.config().revision()),
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "client keys not made");
+            None
+        }
     }
 }
 

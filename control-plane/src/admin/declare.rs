@@ -116,7 +116,7 @@ pub(super) async fn write(
         let (revision, change) = publisher
             .transact(&origin, now, decide)
             .map_err(|fault| refuse(&file, fault, wishes))?;
-        client_keys::make_needed(&publisher);
+        let revision = client_keys::make_needed(&publisher).unwrap_or(revision);
         if wishes.check_hash && change == Change::default() {
             return Ok(Answer {
                 revision: Some(revision),

@@ -60,3 +60,23 @@ async fn who_writes_a_plugin_that_needs_keys_finds_them_made() {
         assert_eq!(made_by_look, !expected, "{needs}");
     }
 }
+
+#[tokio::test]
+async fn the_revision_that_is_told_has_the_keys() {
+    let config = json!({ "issuer": "https://idp.example", "client_id": ["c"],
+        "client_auth": ["private_key_jwt"] });
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    let file = json!({ "_format_version": "3.0", "plugins": [plugin] });
+    for (url, body) in [("/plugins", &plugin), ("/config", &file)] {
+        let (api, publisher) = Api::revoking();
+        let request = http::Request::post(url)
+            .header("content-type", "application/json")
+            .body(HttpBody::from(body.to_string()))
+            .unwrap();
+        let response = api.0.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 201, "{url}");
+        let told = response.headers()[newest::REVISION].to_str().unwrap();
+        assert_eq!(told, publisher.config().revision().to_string(), "{url}");
+        assert_eq!(told, "2", "{url}: the plugin and its keys");
+    }
+}
