@@ -266,7 +266,7 @@ pub(crate) mod tests {
         let field = |number: u8, message: &[u8]| {
             let mut field = BytesMut::new();
             field.put_u8(number << 3 | 2);
-            prost::encoding::encode_varint(message.len() as u64, &mut field);
+            prost::encoding::encode_varint(u64::try_from(message.len()).unwrap(), &mut field);
             field.put_slice(message);
             field.freeze()
         };
