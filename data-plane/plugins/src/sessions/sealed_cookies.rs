@@ -1,12 +1,11 @@
 //! The gateway's own cookies among those of a request, told by their seal: whichever plugin set one, for whichever route
 //! of a host, no upstream is to see it. Whoever has it is its user (security.md 69).
 
+use std::collections::HashMap;
+
 use crate::bundled::openid_connect::cookie::{Cookie, split};
 use crate::bundled::openid_connect::seal;
 use crate::sessions::session_keys::KeyRing;
-
-/// A sealed cookie: its name, and how many chunks it has.
-type Sealed<'a> = (&'a [u8], u8);
 
 /// What is left of `cookies`, the values of all `Cookie` fields of a request, without those that a key of `ring` has
 /// sealed; in one value, byte for byte. `None`: there is none of them.
@@ -15,22 +14,27 @@ pub fn without<'a, I: Iterator<Item = &'a [u8]>>(
     ring: &KeyRing,
 ) -> Option<Vec<u8>> {
     let all = || cookies().flat_map(parts);
-    let sealed: Vec<Sealed<'_>> = all()
-        .filter_map(|(_, name, value)| Some((name, sealed(value, ring)?)))
-        .collect();
+    // The sealed ones by their names, with how many chunks each has. A client may send many, and many others.
+    let mut sealed: HashMap<&[u8], u8> = HashMap::new();
+    for (_, name, value) in all() {
+        if let Some(chunks) = self::sealed(value, ring) {
+            let most = sealed.entry(name).or_default();
+            *most = chunks.max(*most);
+        }
+    }
     if sealed.is_empty() {
         return None;
     }
     let mut left = Vec::new();
     for (whole, name, value) in all() {
-        let continues = |(first, chunks): &Sealed<'_>| {
-            let number = match name.strip_prefix(*first) {
-                Some([digit @ b'2'..=b'9']) => digit - b'0',
-                _ => return false,
-            };
-            number <= *chunks
+        let continues = match name {
+            [first @ .., digit @ b'2'..=b'9'] => {
+                let chunks = sealed.get(first);
+                chunks.is_some_and(|chunks| digit - b'0' <= *chunks)
+            }
+            _ => false,
         };
-        if self::sealed(value, ring).is_some() || sealed.iter().any(continues) {
+        if continues || self::sealed(value, ring).is_some() {
             continue;
         }
         if !left.is_empty() {
@@ -119,5 +123,22 @@ mod tests {
             &[&format!("s3=theirs; s2={second}; s={first}; s22=b; ss2=c")],
             Some("s3=theirs; s22=b; ss2=c"),
         );
+        // Of several with one name the longest counts, wherever it stands.
+        for cookies in [
+            format!("s={own};s={first};s2={second};s3=theirs"),
+            format!("s2={second};s={first};s3=theirs;s={own}"),
+        ] {
+            check(&[&cookies], Some("s3=theirs"));
+        }
+        // As many of both as a head has room for.
+        let claim = &own[..16];
+        let claims: Vec<String> = (0..1_500)
+            .map(|number| format!("a{number}={claim}"))
+            .collect();
+        let claims = claims.join(";");
+        let others = "b;".repeat(16_000);
+        let left = "b; ".repeat(16_000);
+        let left = left.trim_end_matches("; ");
+        check(&[&claims, &others], Some(left));
     }
 }
