@@ -8,7 +8,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 use uuid::Uuid;
 
-use super::{Metrics, Series};
+use super::{Labels, Metrics, Series};
 use crate::core::Node;
 
 /// Where the sum of all that are gone stands.
@@ -48,15 +48,21 @@ fn look(cores: &[Arc<Metrics>], living: &HashSet<Uuid>, missing: &HashSet<Uuid>)
 
 /// Adds up those `routes` that are `gone`. One that was made anew under its name goes on with what the one before had.
 fn fold(routes: &mut HashMap<Uuid, Series>, gone: impl Fn(&Uuid) -> bool) {
-    let ids: Vec<Uuid> = routes.keys().copied().filter(|id| gone(id)).collect();
-    for id in ids {
-        let Some(series) = routes.remove(&id) else {
-            continue;
-        };
-        let mut others = routes.iter_mut();
-        let heir = others.find(|(id, other)| **id != ALL && other.labels == series.labels);
-        match heir {
-            Some((_, heir)) => heir.add(&series),
+    let taken: Vec<Series> = routes
+        .extract_if(|id, _| gone(id))
+        .map(|(_, series)| series)
+        .collect();
+    if taken.is_empty() {
+        return;
+    }
+    // By labels: each request of this core waits meanwhile, and all routes may have been made anew.
+    let others = routes.iter().filter(|(id, _)| **id != ALL);
+    let heirs: HashMap<Arc<Labels>, Uuid> = others
+        .map(|(id, series)| (Arc::clone(&series.labels), *id))
+        .collect();
+    for series in taken {
+        match heirs.get(&series.labels).and_then(|id| routes.get_mut(id)) {
+            Some(heir) => heir.add(&series),
             None => routes.entry(ALL).or_default().sum_up(&series),
         }
     }
@@ -106,20 +112,23 @@ mod tests {
         observe(2, "gone");
         observe(3, "again");
         observe(4, "again");
+        // Twice made anew, or twice under one name and not again.
+        observe(6, "again");
+        observe(7, "gone");
         let cores = [Arc::clone(&core)];
         let living: HashSet<Uuid> = [1, 4].map(Uuid::from_u128).into();
         let shown = || Sum::of(&cores).render("node");
         let missing = look(&cores, &living, &HashSet::new());
-        assert_eq!(missing, [2, 3].map(Uuid::from_u128).into());
+        assert_eq!(missing, [2, 3, 6, 7].map(Uuid::from_u128).into());
         assert!(shown().contains("route=\"gone\""));
         let missing = look(&cores, &living, &missing);
         assert!(!shown().contains("route=\"gone\""), "{}", shown());
         let again =
-            "route=\"again\",code=\"502\",source=\"kong\",workspace=\"default\",consumer=\"\"} 2";
+            "route=\"again\",code=\"502\",source=\"kong\",workspace=\"default\",consumer=\"\"} 3";
         assert!(shown().contains(again), "{}", shown());
         let sum = Sum::of(&cores);
-        assert_eq!((sum.requests, sum.writing), (4, 0));
-        assert_eq!(sum.figures().failed, 4);
+        assert_eq!((sum.requests, sum.writing), (6, 0));
+        assert_eq!(sum.figures().failed, 6);
         // One that is back within the time has lost nothing.
         observe(5, "new");
         let missing = look(&cores, &living, &missing);
