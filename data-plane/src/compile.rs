@@ -45,7 +45,7 @@ use crate::router::{RouteFault, Router};
 use crate::streams::routes::StreamRoutes;
 
 /// One field of one record that cannot be compiled.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[error("{kind} {id}: {field}: {message}")]
 pub struct CompileFault {
     /// The record's collection.

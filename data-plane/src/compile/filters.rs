@@ -8,7 +8,7 @@
 mod placed;
 mod rank;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderName;
@@ -19,7 +19,7 @@ use plugins::filter::{Filter as _, Phases};
 use plugins::glance::Looks;
 use plugins::registry::AnyFilter;
 use serde_json::Value;
-use shared::entity::{DEFAULT_WORKSPACE, Plugin, Route, Service};
+use shared::entity::{DEFAULT_WORKSPACE, Entity as _, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
@@ -220,9 +220,13 @@ impl Assembly {
         let mut filters = Vec::new();
         let mut anywhere: HashMap<Uuid, Vec<Placed>> = HashMap::new();
         let mut consumers: HashMap<(Uuid, &str), Variants> = HashMap::new();
+        // Ids are unique among the records of one kind only.
+        let of_plugins = faults.iter().filter(|fault| fault.kind == Plugin::KIND);
+        let unfit: HashSet<Uuid> = of_plugins.map(|fault| fault.id).collect();
         let runs = |plugin: &&Plugin| plugin.enabled && subsystem.runs(plugin);
         for plugin in plugins.iter().filter(runs) {
-            let Some((placed, filter)) = compile(plugin, filters.len(), faults) else {
+            let is_faulty = unfit.contains(&plugin.id);
+            let Some((placed, filter)) = compile(plugin, filters.len(), is_faulty, faults) else {
                 continue;
             };
             filters.push(filter);
@@ -263,7 +267,7 @@ impl Assembly {
         if !plugin.enabled {
             return;
         }
-        let Some((placed, filter)) = compile(plugin, self.filters.len(), faults) else {
+        let Some((placed, filter)) = compile(plugin, self.filters.len(), false, faults) else {
             return;
         };
         if !Subsystem::Http.runs(plugin) {

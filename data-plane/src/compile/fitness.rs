@@ -2,6 +2,8 @@
 //! needs it is refused, and everything else is served. So a secret that is missing on a node that starts, or a record that
 //! an earlier version has taken, takes down what it is for and no more. A change that brings one is refused as a whole.
 
+use std::collections::HashSet;
+
 use shared::entity::{CaCertificate, Certificate, Entity as _, Plugin, Service};
 use shared::snapshot::Key;
 
@@ -22,9 +24,10 @@ impl Unfit {
         mut faults: Vec<CompileFault>,
         lost: &[CompileFault],
     ) -> Result<Self, Vec<CompileFault>> {
-        let keys: Vec<Key> = lost.iter().map(CompileFault::key).collect();
+        let keys: HashSet<Key> = lost.iter().map(CompileFault::key).collect();
+        let known: HashSet<&CompileFault> = lost.iter().collect();
         faults.retain(|fault| {
-            !is_contained(fault) || !keys.contains(&fault.key()) || lost.contains(fault)
+            !is_contained(fault) || !keys.contains(&fault.key()) || known.contains(fault)
         });
         if faults.iter().all(is_contained) {
             Ok(Self {
@@ -58,14 +61,11 @@ impl Unfit {
         self.lacks_secrets
     }
 
-    fn contains(&self, key: &Key) -> bool {
-        self.faults.iter().any(|fault| fault.key() == *key)
-    }
-
     /// What of it refuses a change from what ran with `before`: a record that has become unfit, whichever other record or
     /// secret made it so, since what runs is better.
     pub(crate) fn refusals(&self, before: &Self) -> Vec<CompileFault> {
-        let is_worse = |fault: &&CompileFault| !before.contains(&fault.key());
+        let known: HashSet<Key> = before.faults.iter().map(CompileFault::key).collect();
+        let is_worse = |fault: &&CompileFault| !known.contains(&fault.key());
         self.faults.iter().filter(is_worse).cloned().collect()
     }
 }

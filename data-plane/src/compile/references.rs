@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use memchr::memmem;
 use plugins::registry;
 use serde_json::{Map, Value};
-use shared::entity::{Entity, Plugin, Vault, definition};
+use shared::entity::{self, Entity, Plugin, Vault, definition};
 use shared::schema::{Kind, Record as Schema};
 use shared::secret::Secret;
 use shared::snapshot::{Difference, Key, Record, Snapshot};
@@ -51,7 +51,7 @@ pub type Change = (Option<Resolved>, Difference);
 /// Replaces every reference of `snapshot`; `None` if there are none.
 pub fn resolve(snapshot: &Snapshot, read: Read<'_>) -> Option<Resolved> {
     let found = memmem::Finder::new(MARK);
-    let concerned = |record: &Record| found.find(&record.json).is_some();
+    let concerned = |record: &Record| has_references(record, &found);
     let keys = snapshot
         .records()
         .filter(concerned)
@@ -67,10 +67,11 @@ pub fn resolve_on(
     difference: &Difference,
     read: Read<'_>,
 ) -> Option<Change> {
+    let found = memmem::Finder::new(MARK);
     let mut keys = before.map_or_else(BTreeSet::new, |before| before.keys.clone());
     for key in difference.puts.iter().chain(&difference.removes) {
         let record = snapshot.record(key);
-        if record.is_some_and(|record| memmem::find(&record.json, MARK).is_some()) {
+        if record.is_some_and(|record| has_references(&record, &found)) {
             keys.insert(*key);
         } else {
             keys.remove(key);
@@ -91,6 +92,11 @@ pub fn resolve_on(
         difference.puts.extend(read_anew);
     }
     Some((resolved, difference))
+}
+
+/// Whether `record` may have references that a data plane needs. It reads no keys, so that none is to stand in its way.
+fn has_references(record: &Record, mark: &memmem::Finder<'_>) -> bool {
+    record.key.kind != entity::Key::KIND && mark.find(&record.json).is_some()
 }
 
 fn resolve_those(
@@ -398,8 +404,14 @@ mod tests {
 
     #[test]
     fn a_configuration_without_references_is_not_copied() {
-        let plain = snapshot(vec![plugin(&json!({}))]);
+        // Nothing here reads keys.
+        let key = json!({ "kid": "a", "jwk": "{vault://env/other}" });
+        let plain = snapshot(vec![plugin(&json!({})), ("keys", key)]);
         assert!(resolve(&plain, &read).is_none());
+        let mut all = plain.inventory.since(&plain.inventory);
+        all.puts = plain.records().map(|record| record.key).collect();
+        let (read_as, _) = resolve_on(None, &plain, &all, &read).unwrap();
+        assert!(read_as.is_none());
     }
 
     #[test]

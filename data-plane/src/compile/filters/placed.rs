@@ -61,10 +61,11 @@ impl Placed {
 }
 
 /// The filter of `plugin`, which is to have the place `filter`. One that cannot run lets nothing pass, unless requests
-/// can go on without it.
+/// can go on without it. Of one that has a fault already, which `is_faulty` says, nothing more is told.
 pub(super) fn compile(
     plugin: &Plugin,
     filter: usize,
+    is_faulty: bool,
     faults: &mut Vec<CompileFault>,
 ) -> Option<(Placed, AnyFilter)> {
     let fault = |field: String, message: String| CompileFault {
@@ -79,8 +80,7 @@ pub(super) fn compile(
         return None;
     };
     let config = || Value::Object(plugin.config.clone());
-    let known = faults.iter().any(|fault| fault.id == plugin.id);
-    let compiled = (!known)
+    let compiled = (!is_faulty)
         .then(|| registry::compile(&plugin.name, config(), &Instance { id: plugin.id }))
         .and_then(|compiled| {
             let because = |errors: FieldErrors| {

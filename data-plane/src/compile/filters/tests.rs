@@ -161,3 +161,21 @@ fn rule_129_no_log_tells_what_a_route_looks_for_credentials_under() {
     let none = assembly.of_none();
     assert!(none.secrets.has_argument("tok") && !none.secrets.has_argument("my_key"));
 }
+
+#[test]
+fn a_fault_of_a_record_of_another_kind_with_the_same_id_is_none_of_the_plugin() {
+    let fault = |kind| CompileFault {
+        kind,
+        id: Uuid::from_u128(20),
+        field: "key".to_owned(),
+        message: "it is gone".to_owned(),
+    };
+    for (kind, runs) in [("certificates", true), ("plugins", false)] {
+        let plugins = [plugin(20, ROUTE, 0, 0)];
+        let mut faults = vec![fault(kind)];
+        let workspaces = Workspaces::default();
+        let assembly = Assembly::new(Subsystem::Http, &plugins, &workspaces, &mut faults);
+        let stands = matches!(assembly.filters.get(0), Some(AnyFilter::Acl(_)));
+        assert_eq!(stands, runs, "{kind}");
+    }
+}
