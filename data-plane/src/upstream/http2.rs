@@ -66,6 +66,8 @@ struct Load {
     exchanges: Cell<usize>,
     /// When the last of them ended.
     used: Cell<Instant>,
+    /// Whether one of them has waited for the server in vain: it may be gone, and is asked by another connection.
+    silent: Cell<bool>,
 }
 
 impl Shared {
@@ -117,7 +119,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Load { exchanges, used } = &*self.load;
+        let Load {
+            exchanges, used, ..
+        } = &*self.load;
         exchanges.set(exchanges.get().saturating_sub(1));
         used.set(monotonic());
     }
@@ -126,7 +130,7 @@ impl Drop for Seat {
 /// A place on a connection `to` an address, or to any, that has room.
 fn seat(pool: &Pool, to: Option<SocketAddr>) -> Option<Seat> {
     let mut shared = pool.http2.borrow_mut();
-    shared.retain(|shared| !shared.sender.is_closed());
+    shared.retain(|shared| !shared.sender.is_closed() && !shared.load.silent.get());
     let leads = |shared: &&Shared| to.is_none_or(|address| shared.address == address);
     shared.iter().filter(leads).find_map(Shared::seat)
 }
@@ -183,6 +187,7 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, Up
         load: Rc::new(Load {
             exchanges: Cell::new(0),
             used: Cell::new(monotonic()),
+            silent: Cell::new(false),
         }),
     };
     let seat = Seat::on(&shared, false);
@@ -243,6 +248,7 @@ pub(crate) async fn exchange(
         // While the client has not sent all, the server may be silent for as long as it likes.
         wait = passing.borrow().answer_due(read);
         if wait.is_zero() {
+            seat.load.silent.set(true);
             return Err(UpstreamError::ReadTimeout.into());
         }
     };
@@ -286,7 +292,7 @@ pub(crate) async fn exchange(
             waiting: false,
             read_timeout: read,
             passing,
-            _seat: seat,
+            seat,
         }))
     };
     Ok(Answer {
@@ -365,7 +371,7 @@ pub(crate) struct Http2Body {
     /// The request's, which may still be on its way.
     passing: Rc<RefCell<Passing>>,
     /// Kept until the answer has ended.
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl Http2Body {
@@ -396,6 +402,7 @@ impl Http2Body {
                 while self.timer.poll_fired(cx) {
                     let left = self.passing.borrow().more_due(self.read_timeout);
                     if left.is_zero() {
+                        self.seat.load.silent.set(true);
                         return Poll::Ready(Some(Err(UpstreamError::ReadTimeout)));
                     }
                     self.timer.set(left);

@@ -474,3 +474,33 @@ fn a_client_may_go_on_sending_for_longer_than_the_server_may_be_silent() {
             .unwrap();
     });
 }
+
+#[test]
+fn a_server_that_says_nothing_any_more_is_asked_by_another_connection() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            // As if the machine had vanished.
+            let _silent = listener.accept().await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(echo))
+                .await
+        });
+        let proxy = proxy_with(port, &json!({"read_timeout": 400, "retries": 0}));
+        let mut client = client(&proxy).await;
+        for served in [false, true, true] {
+            let body = Full::from("x").boxed();
+            let response = client
+                .send_request(call("/hello.Hello/Say", "application/grpc", body))
+                .await
+                .unwrap();
+            assert_eq!(response.headers().contains_key("x-path"), served);
+        }
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
+}
