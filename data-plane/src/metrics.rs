@@ -24,7 +24,7 @@ pub(crate) use self::streams::Ended;
 use self::streams::Streams;
 
 /// What a route's figures are shown under.
-#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Labels {
     /// Name of the service, else its host.
     pub(crate) service: String,

@@ -200,6 +200,8 @@ impl Run {
 
 /// A client that gives a request up sooner than after so many milliseconds has hardly waited for an answer.
 const HASTE: u64 = 50;
+/// As how many this counts that were waited for: those cost us work, too, if they are very many.
+const HASTY: u32 = 10;
 
 /// What is logged and counted of an exchange whose client leaves before the answer (nginx's 499).
 pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
@@ -247,9 +249,10 @@ impl Record {
     fn close(&self) {
         let progress = &self.progress;
         let total = milliseconds(progress.start, monotonic());
-        if self.status == CLIENT_LEFT && total < HASTE {
+        if self.status == CLIENT_LEFT {
             let given_up = &self.peer.given_up;
-            given_up.set(given_up.get() + 1);
+            let weight = if total < HASTE { HASTY } else { 1 };
+            given_up.set(given_up.get().saturating_add(weight));
         }
         let route = self
             .route

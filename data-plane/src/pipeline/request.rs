@@ -46,7 +46,7 @@ pub(crate) struct Peer {
     pub(crate) announced: Option<IpAddr>,
     /// What its TLS handshake has settled.
     pub(crate) handshake: Option<Handshake>,
-    /// How many requests the client has given up.
+    /// How many requests the client has given up; each that it has hardly waited for counts as several.
     pub(crate) given_up: Cell<u32>,
     pub(super) kept: RefCell<Kept>,
 }

@@ -45,9 +45,9 @@ const SHORT_STREAM_WINDOW: u32 = 64 * 1024;
 const SHORT_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes that wait for a client per stream.
 const STREAM_UNSENT: usize = 64 * 1024;
-/// A client that gives up more requests than this within the time, each of them at once, is only out to cost us work
-/// (CVE-2023-44487, "rapid reset"): its connection is closed. One that has waited is none.
-const MAX_GIVEN_UP: u32 = 100;
+/// A client that gives up more requests than this within the time, or a tenth of that at once, is only out to cost us
+/// work (CVE-2023-44487, "rapid reset"): its connection is closed.
+const MAX_GIVEN_UP: u32 = 1000;
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves the client at the other end of `stream`, which has sent `early`.
