@@ -186,20 +186,14 @@ async fn id_token(
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
-    let judge = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client,
-            now: host.now(),
-        };
+    let judge = |verifier: &Verifier<'_>| {
         let expected = Expected {
             access_token,
             ..Expected::default()
         };
         verifier.id_token(&found.token, expected).map(|_| ())
     };
-    let judged = provider::judged(rules, host, document, judge).await;
+    let judged = provider::judged(rules, client, host, document, judge).await;
     judged.map_err(Unaccepted::refusal)?;
     request::hide(rules, exchange, &found.place).await;
     Ok(Some(found.token))
@@ -218,16 +212,8 @@ async fn verify(
     if let Some(verified) = remembered(rules, host, token.as_bytes(), document.version, now) {
         return Ok(verified);
     }
-    let judge = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client,
-            now,
-        };
-        verifier.bearer(token)
-    };
-    let judged = provider::judged(rules, host, document, judge).await;
+    let judge = |verifier: &Verifier<'_>| verifier.bearer(token);
+    let judged = provider::judged(rules, client, host, document, judge).await;
     let (claims, document) = judged.map_err(Unaccepted::refusal)?;
     let principal = Principal::new(
         rules,

@@ -276,8 +276,8 @@ impl Trade {
             // There is no user whom they could speak of (RFC 6749 §4.4.3).
             (tokens.id_token, tokens.refresh_token) = (None, None);
         }
-        let verify = |document: &Document| self.verify(rules, document, &tokens, host.now());
-        let ((), document) = provider::judged(rules, host, document, verify)
+        let verify = |verifier: &Verifier<'_>| self.verify(verifier, &tokens);
+        let ((), document) = provider::judged(rules, self.client, host, document, verify)
             .await
             .map_err(Unaccepted::failure)?;
         let now = host.now();
@@ -343,19 +343,7 @@ impl Trade {
         result.map_err(|error| error.failure(REFUSED))
     }
 
-    fn verify(
-        &self,
-        rules: &Rules,
-        document: &Document,
-        tokens: &Tokens,
-        now: UnixTime,
-    ) -> Result<(), Refusal> {
-        let verifier = Verifier {
-            rules,
-            document,
-            client: self.client,
-            now,
-        };
+    fn verify(&self, verifier: &Verifier<'_>, tokens: &Tokens) -> Result<(), Refusal> {
         if let Some(token) = &tokens.id_token {
             let expected = Expected {
                 access_token: &tokens.access_token,
@@ -363,7 +351,7 @@ impl Trade {
             };
             verifier.id_token(token, expected)?;
         }
-        let check = !rules.ignores_signature(self.grant.unsigned());
+        let check = !verifier.rules.ignores_signature(self.grant.unsigned());
         verifier.issued(&tokens.access_token, check).map(|_| ())
     }
 

@@ -287,16 +287,8 @@ impl Question {
             .trim()
             .to_owned();
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
-        let judge = |document: &Document| {
-            let verifier = Verifier {
-                rules,
-                document,
-                client: self.client,
-                now: host.now(),
-            };
-            verifier.statement(&token, check, "introspect_sig")
-        };
-        let (statement, _) = provider::judged(rules, host, document, judge)
+        let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "introspect_sig");
+        let (statement, _) = provider::judged(rules, self.client, host, document, judge)
             .await
             .map_err(Unaccepted::failure)?;
         // Another kind of token does not pose as an answer (RFC 9701 §8.1).
@@ -341,16 +333,8 @@ impl Question {
             return Ok(Answer { claims, jwt: None });
         };
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
-        let judge = |document: &Document| {
-            let verifier = Verifier {
-                rules,
-                document,
-                client: self.client,
-                now: host.now(),
-            };
-            verifier.issued(&jwt, check)
-        };
-        let judged = provider::judged(rules, host, document, judge).await;
+        let judge = |verifier: &Verifier<'_>| verifier.issued(&jwt, check);
+        let judged = provider::judged(rules, self.client, host, document, judge).await;
         let (inside, _) = judged.map_err(Unaccepted::failure)?;
         for (name, value) in inside.into_iter().flatten() {
             claims.entry(name).or_insert(value);

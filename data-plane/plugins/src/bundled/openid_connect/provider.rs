@@ -30,7 +30,7 @@ pub(super) use keys::Key;
 use super::failure::Failure;
 use super::rules::Rules;
 use super::single_flight::Flights;
-use super::verify::Refusal;
+use super::verify::{Refusal, Verifier};
 use crate::host::Host;
 
 /// How long a core uses its copy without a look at the node's.
@@ -309,18 +309,27 @@ impl Unaccepted {
     }
 }
 
-/// What `judge` makes of a token by the keys in `document` or, where none of these has signed it, by
-/// those that the provider has now; and the document that decided.
+/// What `judge` makes of a token of `client` by the keys in `document` or, where none of these has signed it,
+/// by those that the provider has now; and the document that decided.
 ///
 /// # Errors
 ///
 /// If the token is not accepted.
 pub(super) async fn judged<T>(
     rules: &Arc<Rules>,
+    client: usize,
     host: &impl Host,
     document: Arc<Document>,
-    judge: impl Fn(&Document) -> Result<T, Refusal>,
+    judge: impl Fn(&Verifier<'_>) -> Result<T, Refusal>,
 ) -> Result<(T, Arc<Document>), Unaccepted> {
+    let judge = |document: &Document| {
+        judge(&Verifier {
+            rules,
+            document,
+            client,
+            now: host.now(),
+        })
+    };
     let failure = match judge(&document) {
         Ok(found) => return Ok((found, document)),
         Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),

@@ -198,16 +198,8 @@ async fn run(
             error => error.failure("refresh_failed"),
         })?;
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
-    let verify = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client,
-            now: host.now(),
-        };
-        verify(&verifier, &tokens, old.as_ref())
-    };
-    provider::judged(rules, host, document, verify)
+    let verify = |verifier: &Verifier<'_>| verify(verifier, &tokens, old.as_ref());
+    provider::judged(rules, client, host, document, verify)
         .await
         .map_err(Unaccepted::failure)?;
     Ok(Arc::new(tokens))

@@ -45,19 +45,13 @@ pub(super) async fn reverify(
     let document = provider::document(rules, host)
         .await
         .map_err(|error| Unaccepted::Refused(error.failure()))?;
-    let judge = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client: session.client,
-            now: host.now(),
-        };
+    let judge = |verifier: &Verifier<'_>| {
         verifier.stored(
             Some(token.as_str()).filter(|_| is_read),
             session.id_token.as_deref(),
             !rules.ignores_signature(UnsignedMethod::Session),
         )
     };
-    let judged = provider::judged(rules, host, document, judge).await;
+    let judged = provider::judged(rules, session.client, host, document, judge).await;
     judged.map(|_| ())
 }

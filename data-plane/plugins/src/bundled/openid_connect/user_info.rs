@@ -198,16 +198,9 @@ impl Question {
                 .trim()
                 .to_owned();
             let check = !rules.ignores_signature(UnsignedMethod::Userinfo);
-            let judge = |document: &Document| {
-                let verifier = Verifier {
-                    rules,
-                    document,
-                    client: self.client,
-                    now: host.now(),
-                };
-                verifier.statement(&token, check, "userinfo_sig")
-            };
-            let judged = provider::judged(rules, host, Arc::clone(&document), judge).await;
+            let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "userinfo_sig");
+            let known = Arc::clone(&document);
+            let judged = provider::judged(rules, self.client, host, known, judge).await;
             let (statement, newest) = judged.map_err(Unaccepted::failure)?;
             document = newest;
             UserInfo {

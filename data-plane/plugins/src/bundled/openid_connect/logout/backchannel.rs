@@ -118,16 +118,8 @@ async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Aske
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
-    let verify = |document: &provider::Document| {
-        let verifier = Verifier {
-            rules,
-            document,
-            client: 0,
-            now: host.now(),
-        };
-        read(&verifier, token)
-    };
-    let judged = provider::judged(rules, host, document, verify).await;
+    let verify = |verifier: &Verifier<'_>| read(verifier, token);
+    let judged = provider::judged(rules, 0, host, document, verify).await;
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 
