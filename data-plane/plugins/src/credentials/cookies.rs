@@ -1,7 +1,45 @@
 //! The cookies of a request, one by one.
 
+use std::ops::Range;
+
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
+
+/// Where a cookie of a header's value stands, its name and its value.
+pub(crate) struct Cookie {
+    pub(crate) whole: Range<usize>,
+    pub(crate) name: Range<usize>,
+    pub(crate) value: Range<usize>,
+}
+
+/// The cookies of `text`, a header's value. What has no name is one without a value.
+pub(crate) fn split(text: &[u8]) -> impl Iterator<Item = Cookie> {
+    let part = |range: Range<usize>| text.get(range).unwrap_or_default();
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b';', text).chain([text.len()]);
+    ends.filter_map(move |end| {
+        let segment = part(start..end);
+        start = end + 1;
+        let left = end - segment.trim_ascii_start().len();
+        let right = left + segment.trim_ascii().len();
+        if left == right {
+            return None;
+        }
+        let equals = memchr::memchr(b'=', part(left..right));
+        let (name, value) = equals.map_or((right, right), |at| (left + at, left + at + 1));
+        Some(Cookie {
+            whole: left..right,
+            name: left..left + part(left..name).trim_ascii_end().len(),
+            value: value..right,
+        })
+    })
+}
+
+/// The cookies of one field: each whole, its name and its value.
+pub(crate) fn parts(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
+    let part = |range| text.get(range).unwrap_or_default();
+    split(text).map(move |Cookie { whole, name, value }| (part(whole), part(name), part(value)))
+}
 
 /// The values of every cookie `name`, in order: a sibling domain may have planted some.
 pub(crate) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -16,23 +54,15 @@ pub(crate) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator
 
 /// Takes the cookies with these names away; the others stay, in one field.
 pub(crate) fn remove(headers: &mut HeaderMap, names: &[&str]) {
-    let is_named = |cookie: &&[u8]| {
-        let name = cookie.split(|byte| *byte == b'=').next();
-        let name = name.unwrap_or_default().trim_ascii();
-        names.iter().any(|known| known.as_bytes() == name)
-    };
     let fields: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
-    let cookies = || {
-        let all = fields.iter().map(HeaderValue::as_bytes);
-        all.flat_map(|field| field.split(|byte| *byte == b';'))
-            .map(<[u8]>::trim_ascii)
-            .filter(|cookie| !cookie.is_empty())
-    };
-    if !cookies().any(|cookie| is_named(&cookie)) {
+    let cookies = || fields.iter().flat_map(|field| parts(field.as_bytes()));
+    let is_named = |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
+    if !cookies().any(|(_, name, _)| is_named(name)) {
         return;
     }
     headers.remove(COOKIE);
-    let kept: Vec<&[u8]> = cookies().filter(|cookie| !is_named(cookie)).collect();
+    let others = cookies().filter(|(_, name, _)| !is_named(name));
+    let kept: Vec<&[u8]> = others.map(|(whole, _, _)| whole).collect();
     if !kept.is_empty()
         && let Ok(value) = HeaderValue::from_bytes(&kept.join(&b"; "[..]))
     {

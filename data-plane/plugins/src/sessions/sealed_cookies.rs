@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::bundled::openid_connect::cookie::{Cookie, split};
 use crate::bundled::openid_connect::seal;
+use crate::credentials::cookies::parts;
 use crate::sessions::session_keys::KeyRing;
 
 /// What is left of `cookies`, the values of all `Cookie` fields of a request, without those that a key of `ring` has
@@ -43,12 +43,6 @@ pub fn without<'a, I: Iterator<Item = &'a [u8]>>(
         left.extend_from_slice(whole);
     }
     Some(left)
-}
-
-/// The cookies of one field: each whole, its name and its value.
-fn parts(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
-    let part = |range| text.get(range).unwrap_or_default();
-    split(text).map(move |Cookie { whole, name, value }| (part(whole), part(name), part(value)))
 }
 
 /// In how many chunks a key of `ring` has sealed what begins with `value`, if it has.

@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderValue};
 
 pub(crate) use self::attributes::Attributes;
 pub(super) use self::glimpse::Glimpse;
-pub(crate) use self::glimpse::{Cookie, split};
 use super::config::OpenidConnect;
 use super::rules::Methods;
 use super::seal::claimed_chunks;
+use crate::credentials::cookies::{Cookie, split};
 
 /// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
 /// keep (RFC 6265bis §5.6).

@@ -1,38 +1,7 @@
-//! Where cookies stand in a header's value; those of one request at a glance.
-
-use std::ops::Range;
+//! The cookies of one request at a glance.
 
 use super::{Family, Kind, Names};
-
-/// Where a cookie of a header's value stands, its name and its value.
-pub(crate) struct Cookie {
-    pub(crate) whole: Range<usize>,
-    pub(crate) name: Range<usize>,
-    pub(crate) value: Range<usize>,
-}
-
-/// The cookies of `text`, a header's value. What has no name is one without a value.
-pub(crate) fn split(text: &[u8]) -> impl Iterator<Item = Cookie> {
-    let part = |range: Range<usize>| text.get(range).unwrap_or_default();
-    let mut start = 0;
-    let ends = memchr::memchr_iter(b';', text).chain([text.len()]);
-    ends.filter_map(move |end| {
-        let segment = part(start..end);
-        start = end + 1;
-        let left = end - segment.trim_ascii_start().len();
-        let right = left + segment.trim_ascii().len();
-        if left == right {
-            return None;
-        }
-        let equals = memchr::memchr(b'=', part(left..right));
-        let (name, value) = equals.map_or((right, right), |at| (left + at, left + at + 1));
-        Some(Cookie {
-            whole: left..right,
-            name: left..left + part(left..name).trim_ascii_end().len(),
-            value: value..right,
-        })
-    })
-}
+use crate::credentials::cookies::{Cookie, split};
 
 /// The cookies of one request at a glance: its only header, where it is plain which of them are ours.
 #[derive(Default)]
