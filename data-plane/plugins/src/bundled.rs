@@ -30,4 +30,5 @@ pub mod response_transformer;
 pub mod session;
 pub mod statsd;
 pub mod syslog;
+pub mod tls_handshake_modifier;
 pub mod zipkin;

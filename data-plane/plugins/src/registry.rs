@@ -42,6 +42,7 @@ use crate::bundled::response_transformer::ResponseTransformer;
 use crate::bundled::session::Session;
 use crate::bundled::statsd::Statsd;
 use crate::bundled::syslog::Syslog;
+use crate::bundled::tls_handshake_modifier::TlsHandshakeModifier;
 use crate::bundled::zipkin::Zipkin;
 use crate::config::old_names;
 use crate::credentials::secret_names::SecretNames;
@@ -316,6 +317,7 @@ registry! {
     Statsd,
     Syslog,
     TcpLog,
+    TlsHandshakeModifier,
     UdpLog,
     Zipkin,
 }
