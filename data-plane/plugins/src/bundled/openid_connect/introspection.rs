@@ -220,7 +220,7 @@ impl Question {
         let offered = document.introspection_auth_methods.as_deref();
         let offered = offered.map(|offered| token_endpoint::discovered(Some(offered), caller));
         caller.auth = auth(rules, self.client).or(offered);
-        let response = provider::guarded(rules, host, async {
+        let response = provider::guarded(rules, host, endpoint, async {
             let post = Post {
                 endpoint,
                 form: self.form.clone(),

@@ -51,6 +51,9 @@ const TOLERATED_FAILURES: u32 = 3;
 /// Most providers that a node remembers.
 const MOST_PROVIDERS: usize = 1024;
 
+/// Most endpoints of one provider that are remembered to fail.
+const MOST_ENDPOINTS: usize = 32;
+
 type Outcome = Result<Arc<Document>, ProviderError>;
 
 /// The providers of a node.
@@ -65,7 +68,8 @@ struct Providers {
 struct Entry {
     document: Option<Arc<Document>>,
     discovery: Health,
-    calls: Health,
+    /// The endpoints whose last call failed: how one does says nothing of the others.
+    failing: HashMap<String, Health>,
     /// When unknown keys last led to a re-discovery.
     rediscovered_at: Option<UnixTime>,
 }
@@ -345,10 +349,11 @@ pub(super) async fn judged<T>(
     }
 }
 
-/// Runs a call to the provider other than discovery, unless it rests; remembers how it went.
+/// Runs a call to an `endpoint` of the provider, unless that rests; remembers how it went.
 pub(super) async fn guarded<T>(
     rules: &Rules,
     host: &impl Host,
+    endpoint: &str,
     call: impl Future<Output = Result<T, ProviderError>>,
 ) -> Result<T, ProviderError> {
     let providers = host.node_state::<Providers>();
@@ -356,22 +361,32 @@ pub(super) async fn guarded<T>(
     {
         let now = host.now();
         let mut entries = providers.lock();
-        let calls = &mut entries.entry(key).or_default().calls;
-        if calls.rests(TOLERATED_FAILURES, now) {
-            return Err(calls.resting());
-        }
-        if calls.failures > TOLERATED_FAILURES {
-            // This call finds out for all: the others rest for another while.
-            calls.failed_at = now;
+        if let Some(health) = entries.entry(key).or_default().failing.get_mut(endpoint) {
+            if health.rests(TOLERATED_FAILURES, now) {
+                return Err(health.resting());
+            }
+            if health.failures > TOLERATED_FAILURES {
+                // This call finds out for all: the others rest for another while.
+                health.failed_at = now;
+            }
         }
     }
     let result = call.await;
-    // What the gateway lacks says nothing of how the provider does.
-    if !matches!(result, Err(ProviderError::Unarmed(_))) {
-        let mut entries = providers.lock();
-        let entry = entries.entry(key).or_default();
-        entry.calls.record(result.as_ref().err(), host.now());
+    let mut entries = providers.lock();
+    let failing = &mut entries.entry(key).or_default().failing;
+    match &result {
+        Ok(_) => _ = failing.remove(endpoint),
+        // What the gateway lacks says nothing of how the provider does.
+        Err(ProviderError::Unarmed(_)) => {}
+        Err(error) => {
+            if failing.len() >= MOST_ENDPOINTS && !failing.contains_key(endpoint) {
+                failing.clear();
+            }
+            let health = failing.entry(endpoint.to_owned()).or_default();
+            health.record(Some(error), host.now());
+        }
     }
+    drop(entries);
     result
 }
 
@@ -411,10 +426,10 @@ pub(super) async fn key_set(
     Ok(found.value)
 }
 
-/// Whether the last call to the provider failed.
+/// Whether the last call to discovery or to one of the provider's endpoints failed.
 pub(super) fn fails(rules: &Rules, host: &impl Host) -> bool {
     let entry = host.node_state::<Providers>().entry(rules.provider_key);
-    entry.calls.failures > 0 || entry.discovery.failures > 0
+    entry.discovery.failures > 0 || !entry.failing.is_empty()
 }
 
 impl Providers {

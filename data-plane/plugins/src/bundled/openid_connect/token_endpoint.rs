@@ -350,7 +350,7 @@ pub(super) async fn request_as(
         .chain(&passed_on.headers)
         .cloned()
         .collect();
-    let answer = provider::guarded(rules, host, async {
+    let answer = provider::guarded(rules, host, endpoint, async {
         let post = Post {
             endpoint,
             form,

@@ -67,20 +67,23 @@ async fn run(rules: &Rules, host: &impl Host, endpoint: &str, token: &str) -> Gi
         .map_err(|_| failed(&unusable("the token is no header value")))?;
     value.set_sensitive(true);
     request.headers_mut().insert(AUTHORIZATION, value);
-    let response = host
-        .fetch(request, provider::limits(rules, LIMIT))
-        .await
-        .map_err(|error| failed(&ProviderError::Fetch(error)))?;
-    let status = response.status();
-    if status != StatusCode::OK {
-        return Err(if status.is_client_error() {
-            Failure::refused(
-                "exchange_refused",
-                "the exchange endpoint refused the token",
-            )
-        } else {
-            failed(&ProviderError::Status(status.as_u16()))
-        });
+    let asked = provider::guarded(rules, host, endpoint, async {
+        let response = host
+            .fetch(request, provider::limits(rules, LIMIT))
+            .await
+            .map_err(ProviderError::Fetch)?;
+        let status = response.status();
+        if status == StatusCode::OK || provider::refuses(status) {
+            return Ok(response);
+        }
+        Err(ProviderError::Status(status.as_u16()))
+    });
+    let response = asked.await.map_err(|error| failed(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(Failure::refused(
+            "exchange_refused",
+            "the exchange endpoint refused the token",
+        ));
     }
     let exchanged = str::from_utf8(response.body()).unwrap_or_default().trim();
     if exchanged.is_empty() || !exchanged.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -125,7 +125,7 @@ impl Question {
             error.failure()
         };
         let request = self.request(rules, endpoint).map_err(failed)?;
-        let response = provider::guarded(rules, host, async {
+        let response = provider::guarded(rules, host, endpoint, async {
             let response = host
                 .fetch(request, provider::limits(rules, LIMIT))
                 .await

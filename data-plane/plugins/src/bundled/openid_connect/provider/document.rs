@@ -381,14 +381,17 @@ pub(super) async fn get_json(
     let provider = &rules.config.provider;
     let mut uri = provider_url(uri, provider.allow_insecure_http)
         .map_err(|_| ProviderError::Unusable("a URL that is not https"))?;
+    let first = uri.clone();
     for _ in 0..=MOST_REDIRECTS {
         let mut request = Request::get(uri.as_str())
             .body(Bytes::new())
             .map_err(|_| ProviderError::Unusable("a URL that cannot be asked"))?;
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        for (name, value) in &rules.discovery_headers {
-            headers.append(name, value.clone());
+        if is_same_server(&first, &uri) {
+            for (name, value) in &rules.discovery_headers {
+                headers.append(name, value.clone());
+            }
         }
         let response = host
             .fetch(request, limits(rules, limit))
@@ -416,6 +419,13 @@ pub(super) async fn get_json(
             .map_err(|_| ProviderError::Unusable("a redirect that is not followed"))?;
     }
     Err(ProviderError::Unusable("too many redirects"))
+}
+
+/// Whether a redirect from `first` to `other` leads to the server that it came from, if need be from HTTP to HTTPS: what
+/// is sent along for one is not for another.
+fn is_same_server(first: &Url, other: &Url) -> bool {
+    let upgraded = other.scheme() == "https" && other.port().is_none();
+    first.origin() == other.origin() || (upgraded && first.host() == other.host())
 }
 
 /// What one request to the provider may cost.
@@ -450,7 +460,25 @@ pub(crate) fn target(url: &str) -> Result<Uri, ProviderError> {
 
 #[cfg(test)]
 mod tests {
-    use super::places;
+    use url::Url;
+
+    use super::{is_same_server, places};
+
+    #[test]
+    fn rule_76_what_is_sent_along_for_one_server_is_not_for_another() {
+        let check = |from: &str, to: &str, same: bool| {
+            let [first, other] = [from, to].map(|url| Url::parse(url).unwrap());
+            assert_eq!(is_same_server(&first, &other), same, "{from} {to}");
+        };
+        check("https://a/x", "https://a/y", true);
+        check("http://a:8080/x", "http://a:8080/y", true);
+        check("http://a/x", "https://a/x", true);
+        check("http://a:8080/x", "https://a/x", true);
+        check("https://a/x", "https://b/x", false);
+        check("https://a/x", "https://a:8443/x", false);
+        check("http://a/x", "http://a:8080/x", false);
+        check("http://a/x", "https://b/x", false);
+    }
 
     #[test]
     fn rule_70_a_document_is_looked_for_in_both_forms() {

@@ -257,6 +257,25 @@ fn a_token_endpoint_that_keeps_failing_is_left_alone() {
 }
 
 #[test]
+fn an_endpoint_that_fails_leaves_the_others() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["userinfo", "authorization_code"] }));
+    gateway.provider.script.borrow_mut().user_info = Some((500, json!({})));
+    for number in 0..20 {
+        let token = format!("opaque-{number}");
+        assert_eq!(gateway.call(&token).status, 503);
+    }
+    assert!(
+        gateway.provider.called("/userinfo") <= 4,
+        "it is left alone"
+    );
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!(reply.status, 200, "{:?}", reply.body);
+    gateway.provider.script.borrow_mut().user_info = None;
+    gateway.advance(6);
+    assert_eq!(gateway.call("opaque-later").status, 200);
+}
+
+#[test]
 fn rule_128_nothing_secret_is_printed() {
     let gateway =
         Gateway::new(json!({ "client_secret": ["canary-1"], "session_secret": "canary-2" }));

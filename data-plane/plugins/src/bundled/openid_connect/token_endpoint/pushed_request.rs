@@ -42,7 +42,7 @@ pub(in crate::bundled::openid_connect) async fn push(
         .or(caller.auth);
     let endpoint = Endpoint::PushedRequest.of(rules, document, caller.auth);
     let endpoint = endpoint.ok_or(ProviderError::Unusable("there is no endpoint to push to"))?;
-    let pushed = provider::guarded(rules, host, async {
+    let pushed = provider::guarded(rules, host, &endpoint, async {
         let post = Post {
             endpoint: &endpoint,
             form,
