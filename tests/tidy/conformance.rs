@@ -1,5 +1,5 @@
-//! The tests of the OpenID Foundation for relying parties (`oidcc-client-…`, `fapi2-security-profile-final-client-…`), and
-//! which of ours shows the same.
+//! The tests of the OpenID Foundation for relying parties (`oidcc-client-…`, `fapi1-advanced-final-client-…`,
+//! `fapi2-security-profile-final-client-…`), and which of ours shows the same.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::documents::functions;
 use crate::root;
 
 /// Their name without what all have in common, and ours.
-const SHOWN: [(&str, &str); 66] = [
+const SHOWN: [(&str, &str); 70] = [
     ("test", "oidcc_client_test"),
     (
         "client-secret-basic",
@@ -157,43 +157,31 @@ const SHOWN: [(&str, &str); 66] = [
     ),
     (
         "fapi2: invalid-authorization-response-iss",
-        "fapi2_authorization_response_iss",
+        "fapi2_authorization_responses",
     ),
     (
         "fapi2: remove-authorization-response-iss",
-        "fapi2_authorization_response_iss",
+        "fapi2_authorization_responses",
     ),
     (
         "fapi2: ensure-authorization-response-with-invalid-state-fails",
-        "case_20_an_altered_state_or_nonce_is_refused",
+        "fapi2_authorization_responses",
     ),
     (
         "fapi2: ensure-authorization-response-with-invalid-missing-state-fails",
-        "rule_134_what_is_nearly_right_is_wrong",
+        "fapi2_authorization_responses",
     ),
     (
-        "fapi2: invalid-null-alg",
-        "oidcc_client_test_idtoken_sig_none",
+        "fapi2: invalid-iss, -aud, -secondary-aud, -expired-exp, -nonce, invalid-missing-*, valid-aud-as-array",
+        "fapi2_id_tokens_of_the_token_endpoint",
     ),
     (
-        "fapi2: invalid-alternate-alg",
-        "oidcc_client_test_invalid_sig_hs256",
+        "fapi2: invalid-null-alg, invalid-alternate-alg",
+        "fapi2_id_tokens_of_the_token_endpoint",
     ),
     (
-        "fapi2: invalid-secondary-aud, valid-aud-as-array",
-        "fapi2_valid_aud_as_array_and_invalid_secondary_aud",
-    ),
-    (
-        "fapi2: invalid-expired-exp, invalid-missing-exp",
-        "fapi2_invalid_expired_and_missing_exp",
-    ),
-    (
-        "fapi2: invalid-missing-nonce",
-        "rule_33_oidcc_client_test_nonce_invalid",
-    ),
-    (
-        "fapi2: token-type-case-insensitivity",
-        "fapi2_token_type_case_insensitivity",
+        "fapi2: token-type-case-insensitivity, token-endpoint-response-without-expires-in",
+        "fapi2_token_answers",
     ),
     (
         "fapi2: rs-dpop-auth-scheme-case-insensitivity",
@@ -201,12 +189,41 @@ const SHOWN: [(&str, &str); 66] = [
     ),
     (
         "fapi2: ensure-jarm-*",
-        "rule_26_a_signed_response_is_verified",
+        "fapi2_signed_authorization_responses",
+    ),
+    (
+        "fapi2: happy-path of message signing",
+        "fapi2_happy_path_of_message_signing",
+    ),
+    ("fapi2: refresh-token", "oidcc_client_test_refresh_token"),
+    (
+        "fapi1: invalid-iss, -aud, -secondary-aud, -expired-exp, -nonce, invalid-missing-*, valid-aud-as-array",
+        "fapi1_id_tokens_by_way_of_the_browser",
+    ),
+    (
+        "fapi1: invalid-shash, invalid-chash, iat-is-week-in-past, invalid-signature",
+        "fapi1_id_tokens_by_way_of_the_browser",
+    ),
+    (
+        "fapi1: invalid-null-alg, invalid-alternate-alg",
+        "fapi1_id_tokens_by_way_of_the_browser",
+    ),
+    (
+        "fapi1: client-test",
+        "fapi1_a_state_that_the_id_token_vouches_for",
+    ),
+    (
+        "fapi1: no-scope-in-token-endpoint-response",
+        "fapi1_id_tokens_by_way_of_the_browser",
     ),
 ];
 
 /// What is not offered, and what shows that nothing happens instead.
-const NOT_OFFERED: [(&str, &str); 6] = [
+const NOT_OFFERED: [(&str, &str); 7] = [
+    (
+        "fapi1: invalid-missing-shash, invalid-scope-in-token-endpoint-response: OpenID Connect knows neither demand",
+        "fapi1_id_tokens_by_way_of_the_browser",
+    ),
     (
         "userinfo-bearer-body: the header is every provider's",
         "oidcc_client_test_userinfo_bearer_header",

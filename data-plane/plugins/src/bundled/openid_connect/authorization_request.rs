@@ -62,6 +62,7 @@ pub(super) fn begin(
         query: arrival.query,
         form: arrival.form,
         interactive: arrival.interactive,
+        wished: arrival.wished,
         started_at: now,
     };
     let mut arguments = arguments(context, &pending, let_through);

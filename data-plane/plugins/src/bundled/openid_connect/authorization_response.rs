@@ -105,6 +105,7 @@ pub(super) fn accept(
                 nonce: Some(&pending.nonce),
                 access_token: callback.access_token.as_deref().unwrap_or_default(),
                 code: Some(&code),
+                state: Some(&pending.state),
                 front: true,
             };
             Some(verifier.id_token(token, expected)?)

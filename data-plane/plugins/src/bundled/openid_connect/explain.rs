@@ -240,7 +240,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The user authenticated too long ago or too weakly for this route: sign in again at the provider.",
     ),
     (
-        &["idt_at_hash", "idt_c_hash"],
+        &["idt_at_hash", "idt_c_hash", "idt_s_hash"],
         "ID token",
         "The token does not fit to what came with it: the provider is at fault, or the client brought two that do not belong together.",
     ),
@@ -335,6 +335,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         &["sign_in_limit"],
         "sign-in",
         "Wait a minute, or raise login_rate_limit.",
+    ),
+    (
+        &["guess_limit"],
+        "token request",
+        "The provider has refused too many passwords or secrets of this address: wait a minute, or raise login_rate_limit.",
     ),
     (
         &["logout_token"],

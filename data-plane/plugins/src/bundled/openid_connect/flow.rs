@@ -61,6 +61,9 @@ pub(super) struct Pending {
     /// Whether the provider may turn to the user although the configuration says otherwise.
     #[serde(default, rename = "i", skip_serializing_if = "std::ops::Not::not")]
     pub(super) interactive: bool,
+    /// Whether another site has asked for it, and said where it is to end.
+    #[serde(default, rename = "w", skip_serializing_if = "std::ops::Not::not")]
+    pub(super) wished: bool,
 }
 
 shared::unsaid!(Pending);
@@ -120,6 +123,8 @@ pub(super) struct Arrival {
     pub(super) arguments: Vec<(String, String)>,
     /// Whether the provider may turn to the user in any case.
     pub(super) interactive: bool,
+    /// Whether another site asks for the sign-in.
+    pub(super) wished: bool,
 }
 
 shared::unsaid!(Arrival);
@@ -292,6 +297,7 @@ fn verify(
         nonce: Some(&pending.nonce),
         access_token: &tokens.access_token,
         code: Some(&accepted.code),
+        state: Some(&pending.state),
         front: false,
     };
     let id = match &tokens.id_token {

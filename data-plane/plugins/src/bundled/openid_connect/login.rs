@@ -9,6 +9,7 @@ use super::config::{AuthMethod, LoginAction, LoginToken, RedirectMode};
 use super::flow::Pending;
 use super::request;
 use super::rules::{Client, Rules};
+use super::sign_in;
 use super::token_endpoint::Tokens;
 use crate::answer;
 use crate::exchange::Exchange;
@@ -22,14 +23,20 @@ pub(super) fn answer(
     pending: Option<&Pending>,
     tokens: &Tokens,
 ) -> Option<Response<Bytes>> {
-    let sign_in = &rules.config.sign_in;
-    if !sign_in.login_methods.contains(&method) {
-        return None;
-    }
-    match sign_in.login_action {
-        LoginAction::Upstream => None,
+    let config = &rules.config.sign_in;
+    let action = if config.login_methods.contains(&method) {
+        config.login_action
+    } else {
+        LoginAction::Upstream
+    };
+    match action {
+        LoginAction::Upstream => {
+            // The page that the provider leads back to is not the one that another site has named.
+            let wished = pending.filter(|pending| pending.wished)?;
+            Some(answer::redirect(&origin(wished), &exchange.request_id))
+        }
         LoginAction::Response => {
-            let listed = sign_in.login_tokens.as_deref().unwrap_or_default();
+            let listed = config.login_tokens.as_deref().unwrap_or_default();
             let introspection = tokens.introspection.as_ref();
             let introspection =
                 introspection.filter(|_| listed.contains(&LoginToken::Introspection));
@@ -52,10 +59,20 @@ pub(super) fn answer(
                 let pending = pending?;
                 Some(origin(pending))
             })?;
+            // What every request does would go on for ever there.
+            if method != AuthMethod::AuthorizationCode && leads_nowhere(exchange, &target) {
+                return None;
+            }
             let location = with_tokens(rules, &target, tokens)?;
             Some(answer::redirect(&location, &exchange.request_id))
         }
     }
+}
+
+/// Whether `target` is what was asked for.
+fn leads_nowhere(exchange: &Exchange<'_>, target: &str) -> bool {
+    let bare = target.split(['?', '#']).next();
+    bare == Some(sign_in::own_url(exchange).as_str())
 }
 
 /// Whether a success by `method` leads back to where the browser wanted to go at first.

@@ -187,6 +187,10 @@ async fn arrive(
         _ => cause.before().and_then(|pending| pending.form.clone()),
     };
     let interactive = matches!(cause, Cause::Interaction(_));
+    let wished = match &cause {
+        Cause::Asked(_) => true,
+        _ => cause.before().is_some_and(|before| before.wished),
+    };
     // Who was too slow at the provider's page still ends where they wanted to go.
     let (target, query, arguments) = match cause {
         Cause::Asked(wish) => (wish.target, wish.query, wish.arguments),
@@ -216,6 +220,7 @@ async fn arrive(
         form,
         arguments,
         interactive,
+        wished,
     })
 }
 

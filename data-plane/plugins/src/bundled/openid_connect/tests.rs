@@ -9,6 +9,7 @@ mod callback;
 mod check;
 mod client;
 mod conformance;
+mod conformance_fapi;
 mod conformance_logout;
 mod failures;
 mod forged;

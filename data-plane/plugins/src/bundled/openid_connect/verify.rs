@@ -92,6 +92,8 @@ pub(super) struct Expected<'a> {
     pub(super) access_token: &'a str,
     /// The code that it was exchanged for.
     pub(super) code: Option<&'a str>,
+    /// The state that was sent.
+    pub(super) state: Option<&'a str>,
     /// Whether it came by way of the browser: then it vouches for what came with it.
     pub(super) front: bool,
 }

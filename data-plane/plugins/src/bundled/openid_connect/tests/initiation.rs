@@ -103,6 +103,23 @@ fn rule_107_only_the_configured_provider_and_this_host_are_meant() {
 }
 
 #[test]
+fn rule_107_it_ends_where_it_was_asked_to_whatever_follows_other_sign_ins() {
+    let target = "http://gateway.example/app/reports?year=1";
+    for more in [
+        json!({ "login_action": "upstream" }),
+        json!({ "login_methods": ["password"] }),
+    ] {
+        let mut gateway = gateway(&more);
+        let mut browser = Browser::default();
+        let arguments = [("iss", "https://idp.example"), ("target_link_uri", target)];
+        let start = browser.get(&mut gateway, &format!("{START}?{}", asked(&arguments)));
+        let reply = finish(&mut gateway, &mut browser, &start);
+        assert_eq!((reply.status, reply.location()), (302, target), "{more}");
+        assert_eq!(browser.get(&mut gateway, "/app/reports?year=1").status, 200);
+    }
+}
+
+#[test]
 fn without_a_target_a_sign_in_ends_at_the_root() {
     for more in [
         vec![],

@@ -62,6 +62,7 @@ impl World {
                 form: None,
                 arguments: Vec::new(),
                 interactive: false,
+                wished: false,
             };
             let (state, action) =
                 step(world.context(), State::Idle, Event::Arrived(arrival), START);
@@ -132,6 +133,7 @@ impl World {
                 form: None,
                 arguments: Vec::new(),
                 interactive: false,
+                wished: false,
             }),
         }
     }

@@ -121,6 +121,7 @@ fn the_exchange_hook_replaces_the_token_that_goes_upstream() {
         assert_eq!(gateway.call(&token).status, status, "{answer:?}");
     };
     check((403, ""), 401);
+    check((429, ""), 503);
     check((500, ""), 503);
     check((200, ""), 503);
     check((200, "two words"), 503);
@@ -163,4 +164,23 @@ fn login_tokens_may_be_the_introspection() {
         (reply.status, &reply.json()["username"]),
         (200, &json!("john"))
     );
+}
+
+#[test]
+fn what_follows_each_request_does_not_follow_where_it_leads() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["bearer", "session"], "login_methods": ["bearer", "session"],
+        "login_action": "redirect", "login_tokens": null,
+        "login_redirect_uri": ["http://gateway.example/api/home?x=1"],
+    }));
+    let token = gateway.provider.access_token(&[]);
+    let reply = gateway.call(&token);
+    assert_eq!(
+        (reply.status, reply.location()),
+        (302, "http://gateway.example/api/home?x=1")
+    );
+    let mut request = Request::get("/api/home?x=1");
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+    request.headers.push((AUTHORIZATION, value));
+    assert_eq!(gateway.send(request).status, 200);
 }

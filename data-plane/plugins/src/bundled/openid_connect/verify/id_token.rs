@@ -247,6 +247,9 @@ impl Verifier<'_> {
         if !hash_fits(claims, "c_hash", algorithm, expected.code) {
             return refuse("idt_c_hash", "the ID token belongs to another code");
         }
+        if !hash_fits(claims, "s_hash", algorithm, expected.state) {
+            return refuse("idt_s_hash", "the ID token belongs to another sign-in");
+        }
         let essential = self.rules.essential_acr.as_ref();
         if essential.is_some_and(|essential| !essential.is_met_by(claims)) {
             return refuse(

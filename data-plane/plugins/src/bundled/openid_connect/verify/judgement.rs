@@ -44,6 +44,7 @@ pub(super) fn posing(token: &Jws<'_>) -> bool {
         || says("typ", &["ID", "Refresh", "Offline", "Logout"])
         || claims.contains_key("at_hash")
         || claims.contains_key("c_hash")
+        || claims.contains_key("s_hash")
         || claims.contains_key("events")
         || (claims.contains_key("nonce") && !scoped && typ != "at+jwt")
 }
@@ -77,17 +78,18 @@ pub(super) fn looks_like_id_token(token: &Jws<'_>, client: &str) -> bool {
     !client.is_empty() && for_client && !typed && has(&OF_AUTHENTICATION) && !has(&OF_ACCESS)
 }
 
-/// Whether the hash claim `name`, if it is there, is that of `value` (OpenID Connect Core §3.1.3.6).
+/// Whether the hash claim `name`, if it is there, is that of `value` (OpenID Connect Core §3.1.3.6, FAPI 1.0 Part 2 §5.1).
+/// Where nothing came along that it could speak of, it says nothing.
 pub(super) fn hash_fits(
     claims: &Claims,
     name: &str,
     algorithm: SigningAlgorithm,
     value: Option<&str>,
 ) -> bool {
-    let Some(found) = claims.get(name) else {
+    let (Some(found), Some(value)) = (claims.get(name), value) else {
         return true;
     };
-    let (Some(found), Some(value)) = (found.as_str(), value) else {
+    let Some(found) = found.as_str() else {
         return false;
     };
     let digest = match algorithm {
