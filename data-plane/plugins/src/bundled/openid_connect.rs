@@ -114,6 +114,15 @@ impl Plugin for OpenidConnect {
                 *value = Value::from("Default");
             }
         }
+        for field in ["redis", "cluster_cache_redis"] {
+            if let Some(record) = config.get_mut(field).and_then(Value::as_object_mut) {
+                config::modernize_redis(record);
+            }
+        }
+    }
+
+    fn refuse(&self, errors: &mut FieldErrors) {
+        rules::find_contradictions(self, errors);
     }
 
     fn compile(self, instance: &Instance) -> Result<OpenidConnectFilter, FieldErrors> {

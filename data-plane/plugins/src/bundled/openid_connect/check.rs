@@ -38,13 +38,15 @@ pub fn issuer(config: &Value) -> Option<String> {
     Some(super::rules::issuer(configured))
 }
 
-/// Discovers the provider of `config`.
+/// Discovers the provider of `config`, which is stored.
 ///
 /// # Errors
 ///
 /// If the configuration is none, or nothing usable can be discovered: why, in fixed words.
 pub async fn discover(config: &Value, host: &impl Host) -> Result<Discovered, String> {
-    let rules = rules(config).map_err(|_| "the configuration is not valid".to_owned())?;
+    let stored = serde_json::from_value(config.clone()).ok();
+    let rules = stored.and_then(|config| Rules::new(config, Uuid::nil()).ok());
+    let rules = Arc::new(rules.ok_or("the configuration is not valid")?);
     let told = |error: ProviderError| tell(&error);
     let found = provider::metadata(&rules, host).await.map_err(told)?;
     let metadata = found.value;

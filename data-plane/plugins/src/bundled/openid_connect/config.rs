@@ -20,7 +20,8 @@ pub mod sign_in;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use redis::*;
+pub(super) use redis::modernize as modernize_redis;
+pub use redis::{ClusterNode, Redis, SentinelNode, SentinelRole};
 pub use values::*;
 
 /// The default of `auth_methods`: all that Kong knows.

@@ -144,6 +144,18 @@ impl Failure {
         )
     }
 
+    /// The client address has tried too many credentials that the provider refused.
+    pub(super) fn guessing() -> Self {
+        Self {
+            message: Some("Too many credentials that are not valid"),
+            ..Self::new(
+                Class::Limited,
+                "guess_limit",
+                "the client address tries too many credentials that are refused",
+            )
+        }
+    }
+
     /// The session does not fit into the cookies that a browser keeps.
     pub(super) fn oversized() -> Self {
         let detail = "the session is too large for cookies";

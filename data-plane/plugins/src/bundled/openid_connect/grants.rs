@@ -8,6 +8,7 @@
 //! The provider's refusals are not remembered: a password may have been changed a moment ago.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use shared::clock::UnixTime;
@@ -21,6 +22,7 @@ use super::failure::{Class, Failure};
 use super::login;
 use super::possession::Presented;
 use super::provider::{self, Document, Unaccepted};
+use super::rate::{self, Deed};
 use super::request::{self, Pair};
 use super::rules::Rules;
 use super::session::Session;
@@ -94,6 +96,10 @@ pub(super) async fn authenticate(
     host: &impl Host,
     jar: &Jar,
 ) -> Result<Option<Flow>, Failure> {
+    let most = rules.config.sign_in.login_rate_limit;
+    let guess = (Deed::Guess, rules.compilation, exchange.client.address);
+    // What one grant did not take, if another one was to try it.
+    let mut refused = None;
     for grant in [Grant::Password, Grant::ClientCredentials, Grant::Assertion] {
         let Some(trade) = grant.find(rules, exchange).await? else {
             continue;
@@ -101,7 +107,7 @@ pub(super) async fn authenticate(
         let both = rules.methods.password && rules.methods.client_credentials;
         let shared = both && trade.credentials.basic;
         let places = trade.credentials.places.clone();
-        match trade.make(rules, host).await {
+        match trade.make(rules, host, guess).await {
             Ok(granted) => {
                 for place in &places {
                     request::hide(rules, exchange, place).await;
@@ -113,11 +119,25 @@ pub(super) async fn authenticate(
             Err(failure)
                 if shared
                     && grant == Grant::Password
-                    && (failure.code == REFUSED || failure.class == Class::Faulty) => {}
-            Err(failure) => return Err(failure),
+                    && (failure.code == REFUSED || failure.class == Class::Faulty) =>
+            {
+                refused = Some(failure);
+            }
+            Err(failure) => {
+                refused = Some(failure);
+                break;
+            }
         }
     }
-    Ok(None)
+    let Some(failure) = refused else {
+        return Ok(None);
+    };
+    if most > 0 && failure.code == REFUSED {
+        let (deed, of, address) = guess;
+        // The next one is told.
+        _ = rate::count(host, deed, of, address, most);
+    }
+    Err(failure)
 }
 
 async fn admit(
@@ -235,12 +255,22 @@ impl Grant {
 
 impl Trade {
     /// The tokens: those of an earlier trade, of one under way, or new ones.
-    async fn make(self, rules: &Arc<Rules>, host: &impl Host) -> Outcome {
+    async fn make(
+        self,
+        rules: &Arc<Rules>,
+        host: &impl Host,
+        (deed, of, address): (Deed, u64, IpAddr),
+    ) -> Outcome {
         let configured = rules.config.client.token_endpoint.as_ref();
         let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
+        let most = rules.config.sign_in.login_rate_limit;
+        let guesses = || most > 0 && rate::is_exhausted(host, deed, of, address, most);
         if !rules.config.provider.cache_tokens {
+            if guesses() {
+                return Err(Failure::guessing());
+            }
             return self.run(rules, host, document).await;
         }
         let grants = host.node_state::<Grants>();
@@ -248,6 +278,9 @@ impl Trade {
         let known = || grants.find(&key, document.version, host.now());
         if let Some(granted) = known() {
             return Ok(granted);
+        }
+        if guesses() {
+            return Err(Failure::guessing());
         }
         let (waiting, pilot) = grants.flights.board(&key);
         if let Some(pilot) = pilot {

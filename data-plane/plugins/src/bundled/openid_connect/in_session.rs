@@ -70,7 +70,7 @@ pub(super) async fn go_on(
     if open.is_token_due(now) {
         match Box::pin(renew(rules, exchange, host, jar, open, false)).await? {
             Token::Serves => {}
-            token => return Ok(conclude(rules, exchange, host, jar, token)),
+            token => return conclude(rules, exchange, host, jar, token),
         }
     }
     if rules.config.credentials.reverify {
@@ -79,7 +79,7 @@ pub(super) async fn go_on(
             // The key was retired, and there are tokens by a newer one.
             Err(Unaccepted::Unsigned(_)) if session.is_renewable(rules) => {
                 let token = Box::pin(renew(rules, exchange, host, jar, open, true)).await?;
-                return Ok(conclude(rules, exchange, host, jar, token));
+                return conclude(rules, exchange, host, jar, token);
             }
             Err(unaccepted) => return Err(unaccepted.failure()),
         }
@@ -131,22 +131,30 @@ pub(super) async fn go_on(
     Ok(Some(Flow::Continue))
 }
 
-/// How the request goes on by what has become of its session's token.
+/// How the request goes on by what has become of its session's token, which had to be another.
+///
+/// # Errors
+///
+/// If it is still the same: nobody has let the request through by that.
 fn conclude(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
     token: Token,
-) -> Option<Flow> {
+) -> Result<Option<Flow>, Failure> {
     match token {
-        Token::Serves | Token::Renewed => Some(Flow::Continue),
-        Token::Other => None,
+        Token::Serves => Err(Failure::refused(
+            "session_expired",
+            "the access token has not been renewed",
+        )),
+        Token::Renewed => Ok(Some(Flow::Continue)),
+        Token::Other => Ok(None),
         Token::Mute => {
             // A browser signs in anew.
             exchange.tenure = None;
             opened::destroy(rules, exchange, host, jar);
-            None
+            Ok(None)
         }
     }
 }

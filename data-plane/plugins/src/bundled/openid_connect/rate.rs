@@ -23,6 +23,8 @@ pub(super) enum Deed {
     SignIn,
     /// A logout that names a session of the provider's, without a session of ours.
     Logout,
+    /// A password or a client's secret is tried that the provider refuses.
+    Guess,
 }
 
 /// What, at which configuration, from where.
@@ -46,9 +48,8 @@ pub(super) fn count(
     let now = host.now();
     let counts = host.node_state::<Counts>();
     let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let ended = |since: UnixTime| since > now || now.saturating_since(since) >= WINDOW;
     if counts.len() >= MOST {
-        counts.retain(|_, (since, _)| !ended(*since));
+        counts.retain(|_, (since, _)| !has_ended(*since, now));
         if counts.len() >= MOST {
             return Ok(());
         }
@@ -56,7 +57,7 @@ pub(super) fn count(
     let (since, count) = counts
         .entry((deed, of, network(address)))
         .or_insert((now, 0));
-    if ended(*since) {
+    if has_ended(*since, now) {
         (*since, *count) = (now, 0);
     }
     if *count >= most {
@@ -64,6 +65,26 @@ pub(super) fn count(
     }
     *count += 1;
     Ok(())
+}
+
+/// Whether there were `most` of a `deed` from `address` already. Counts none.
+pub(super) fn is_exhausted(
+    host: &impl Host,
+    deed: Deed,
+    of: u64,
+    address: IpAddr,
+    most: u32,
+) -> bool {
+    let now = host.now();
+    let counts = host.node_state::<Counts>();
+    let counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let counted = counts.get(&(deed, of, network(address)));
+    counted.is_some_and(|(since, count)| *count >= most && !has_ended(*since, now))
+}
+
+/// Whether a window that began at `since` is over. A clock that was set back ends it.
+fn has_ended(since: UnixTime, now: UnixTime) -> bool {
+    since > now || now.saturating_since(since) >= WINDOW
 }
 
 /// An IPv4 address itself; of an IPv6 address the 64 bits that name a network.
@@ -91,7 +112,10 @@ mod tests {
         assert!(ask("192.0.2.2").is_ok());
         assert!(ask("2001:db8::1").is_ok() && ask("2001:db8::2").is_ok());
         assert!(ask("2001:db8::3").is_err());
+        let full =
+            |address: &str| is_exhausted(&host, Deed::SignIn, 1, address.parse().unwrap(), 2);
+        assert!(full("192.0.2.1") && !full("192.0.2.2") && !full("192.0.2.3"));
         host.advance(60.0);
-        assert!(ask("192.0.2.1").is_ok());
+        assert!(!full("192.0.2.1") && ask("192.0.2.1").is_ok());
     }
 }

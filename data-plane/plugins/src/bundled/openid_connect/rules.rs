@@ -3,6 +3,7 @@
 
 mod checks;
 mod clients;
+mod contradictions;
 mod passed_on;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub(super) use checks::provider_url;
+pub(super) use contradictions::find as find_contradictions;
 pub(super) use passed_on::{is_ours, is_ours_in_authorization};
 
 use super::admission::{Lookups, say_all};

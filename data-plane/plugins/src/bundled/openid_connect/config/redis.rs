@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
 
@@ -145,6 +146,50 @@ impl Redis {
     }
 }
 
+/// Rewrites what Kong 3.9 accepts in place of the fields of a record: one `timeout` for all three, and addresses for nodes.
+pub(in crate::bundled::openid_connect) fn modernize(record: &mut Map<String, Value>) {
+    let mut take = |name: &str| record.remove(name).filter(|value| !value.is_null());
+    let timeout = take("timeout");
+    let nodes = [
+        ("cluster_nodes", "ip", take("cluster_addresses")),
+        ("sentinel_nodes", "host", take("sentinel_addresses")),
+    ];
+    for field in ["connect_timeout", "send_timeout", "read_timeout"] {
+        if let Some(timeout) = &timeout {
+            record.entry(field).or_insert_with(|| timeout.clone());
+        }
+    }
+    for (field, host, addresses) in nodes {
+        let Some(addresses) = addresses else { continue };
+        let addresses = match addresses {
+            Value::Array(addresses) => addresses,
+            address => vec![address],
+        };
+        let nodes = addresses.into_iter().map(|address| node(host, address));
+        let nodes: Vec<Value> = nodes.collect();
+        record.entry(field).or_insert(nodes.into());
+    }
+}
+
+/// The node at `address`, `HOST:PORT` or a host alone. What is neither is left for the checks of the node's fields.
+fn node(host: &str, address: Value) -> Value {
+    let mut node = Map::new();
+    let text = address.as_str().unwrap_or_default();
+    let split = text.rsplit_once(':');
+    let split = split.filter(|(name, _)| !name.contains(':') || name.ends_with(']'));
+    if let Some((name, port)) = split {
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        node.insert(host.to_owned(), name.into());
+        let port = port
+            .parse::<u16>()
+            .map_or_else(|_| port.into(), Value::from);
+        node.insert("port".to_owned(), port);
+    } else {
+        node.insert(host.to_owned(), address);
+    }
+    node.into()
+}
+
 impl Default for Redis {
     fn default() -> Self {
         serde_json::from_str("{}").expect("every field has a default")
@@ -181,4 +226,45 @@ pub struct ClusterNode {
     #[serde(default = "default::redis_port")]
     #[schemars(range(min = 0, max = 65_535))]
     pub port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    fn check(redis: Value) -> Result<Value, Value> {
+        let config = json!({ "issuer": "https://idp.example", "redis": redis });
+        let checked = crate::registry::check("openid-connect", &config);
+        let checked = checked.map(|config| config["redis"].clone());
+        checked.map_err(|errors| json!(errors.by_field))
+    }
+
+    #[test]
+    fn addresses_stand_for_nodes_and_one_timeout_for_all() {
+        let redis = check(json!({
+            "cluster_addresses": ["a.example:7000", "[::1]:7001", "b"], "timeout": 500, "read_timeout": 700,
+        }));
+        let redis = redis.unwrap();
+        assert_eq!(
+            redis["cluster_nodes"],
+            json!([
+                { "ip": "a.example", "port": 7000 }, { "ip": "::1", "port": 7001 }, { "ip": "b", "port": 6379 },
+            ])
+        );
+        for (field, value) in [
+            ("connect_timeout", 500),
+            ("send_timeout", 500),
+            ("read_timeout", 700),
+        ] {
+            assert_eq!(redis[field], value, "{field}");
+        }
+        let redis = check(json!({ "sentinel_addresses": "s:26379", "sentinel_master": "m" }));
+        let nodes = json!([{ "host": "s", "port": 26379 }]);
+        assert_eq!(redis.unwrap()["sentinel_nodes"], nodes);
+        for wrong in [json!(["a:b"]), json!([5]), json!([])] {
+            let refused = check(json!({ "cluster_addresses": wrong }));
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("cluster_nodes"), "{wrong} {refused}");
+        }
+    }
 }

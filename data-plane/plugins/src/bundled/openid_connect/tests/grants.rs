@@ -53,6 +53,39 @@ fn case_30_a_password_is_traded_once_for_a_token() {
 }
 
 #[test]
+fn rule_55_an_address_tries_only_so_many_credentials_that_are_refused() {
+    for (methods, calls) in [
+        (json!(["password"]), 3),
+        (json!(["password", "client_credentials"]), 6),
+    ] {
+        let mut gateway = Gateway::new(json!({ "auth_methods": methods, "login_rate_limit": 3 }));
+        assert_eq!(call(&mut gateway, "john:p:ss").status, 200);
+        let before = gateway.provider.called("/token");
+        for number in 0..5 {
+            let reply = call(&mut gateway, &format!("john:{number}"));
+            let expected = if number < 3 { 401 } else { 429 };
+            assert_eq!(reply.status, expected, "{methods} {number}");
+            assert_eq!(reply.headers.contains_key("retry-after"), expected == 429);
+        }
+        let asked = gateway.provider.called("/token") - before;
+        assert_eq!(asked, calls, "{methods}");
+        // What was granted before is served; a minute later all is as it was.
+        assert_eq!(call(&mut gateway, "john:p:ss").status, 200);
+        gateway.advance(60);
+        assert_eq!(call(&mut gateway, "john:other").status, 401);
+    }
+}
+
+#[test]
+fn what_one_grant_refuses_and_no_other_may_read_is_refused() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["password", "client_credentials", "authorization_code"],
+        "client_credentials_param_type": ["body"],
+    }));
+    assert_eq!(call(&mut gateway, "john:wrong").status, 401);
+}
+
+#[test]
 fn a_token_is_asked_for_anew_when_it_ends_or_the_keys_change() {
     let mut gateway = password();
     assert_eq!(call(&mut gateway, "john:p:ss").status, 200);

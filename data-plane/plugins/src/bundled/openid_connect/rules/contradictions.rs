@@ -1,0 +1,132 @@
+//! Settings that defeat each other. Where they are stored they run as they always did; they are not to be written any more.
+
+use shared::schema::FieldErrors;
+use url::Url;
+
+use crate::bundled::openid_connect::config::{LogoutMethod, OpenidConnect, TokenPlace};
+
+/// Finds them.
+pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let (session, sign_in, logout) = (&config.session, &config.sign_in, &config.logout);
+    let places = config.credentials.bearer_token_param_type.as_deref();
+    let in_cookie = places.unwrap_or_default().contains(&TokenPlace::Cookie);
+    let ours = [
+        &session.session_cookie_name,
+        &session.session_remember_cookie_name,
+        &sign_in.authorization_cookie_name,
+    ];
+    let token = config.credentials.bearer_token_cookie_name.as_ref();
+    if in_cookie && token.is_some_and(|name| ours.contains(&name)) {
+        errors.add(
+            &["bearer_token_cookie_name"],
+            "must differ from the names of the gateway's own cookies",
+        );
+    }
+    // In the order in which a path is held against them.
+    let suffixes = [
+        (
+            "backchannel_logout_uri_suffix",
+            &logout.backchannel_logout_uri_suffix,
+        ),
+        (
+            "frontchannel_logout_uri_suffix",
+            &logout.frontchannel_logout_uri_suffix,
+        ),
+        (
+            "login_initiation_uri_suffix",
+            &sign_in.login_initiation_uri_suffix,
+        ),
+        ("logout_uri_suffix", &logout.logout_uri_suffix),
+    ];
+    let suffixes: Vec<_> = suffixes
+        .into_iter()
+        .filter_map(|(field, suffix)| Some((field, suffix.as_deref()?)))
+        .filter(|(_, suffix)| !suffix.is_empty())
+        .collect();
+    for (place, (field, suffix)) in suffixes.iter().enumerate() {
+        let mut earlier = suffixes.iter().take(place);
+        if let Some((first, _)) = earlier.find(|(_, earlier)| suffix.ends_with(earlier)) {
+            errors.add(
+                &[field],
+                format!("no path would be found by it: each ends with {first}, too"),
+            );
+        }
+        let mut returns = sign_in.redirect_uri.iter().flatten();
+        let way_back = if sign_in.response_mode.is_posted() {
+            LogoutMethod::Post
+        } else {
+            LogoutMethod::Get
+        };
+        let methods = logout.logout_methods.as_deref().unwrap_or_default();
+        let heard = *field != "logout_uri_suffix" || methods.contains(&way_back);
+        let ends = |uri: &String| {
+            let url = Url::parse(uri);
+            url.is_ok_and(|url| url.path().ends_with(suffix))
+        };
+        if heard && returns.any(ends) {
+            errors.add(
+                &[field],
+                "must not be the end of redirect_uri: no sign-in would come to its end there",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    fn check(more: Value, field: &str) {
+        let mut config = json!({ "issuer": "https://idp.example", "client_id": ["client"] });
+        let members = config.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        let refused = crate::registry::check("openid-connect", &config);
+        let refused = refused.err().map(|errors| errors.by_field);
+        let fields: Vec<String> = refused
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name)
+            .collect();
+        let expected: Vec<&str> = [field]
+            .into_iter()
+            .filter(|field| !field.is_empty())
+            .collect();
+        assert_eq!(fields, expected, "{config}");
+    }
+
+    #[test]
+    fn what_defeats_itself_is_refused_by_name() {
+        let cookie = |name: &str| json!({ "bearer_token_param_type": ["cookie"], "bearer_token_cookie_name": name });
+        check(cookie("token"), "");
+        for name in ["session", "authorization", "remember"] {
+            check(cookie(name), "bearer_token_cookie_name");
+        }
+        check(
+            json!({ "logout_uri_suffix": "/logout", "backchannel_logout_uri_suffix": "/logout" }),
+            "logout_uri_suffix",
+        );
+        check(
+            json!({ "logout_uri_suffix": "/bye", "backchannel_logout_uri_suffix": "/back/bye" }),
+            "",
+        );
+        check(
+            json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
+            "logout_uri_suffix",
+        );
+        let back = |methods: Value, mode: &str| {
+            json!({
+                "redirect_uri": ["https://a.example/app/done?x=/y"], "logout_uri_suffix": "/done",
+                "logout_methods": methods, "response_mode": mode,
+            })
+        };
+        check(back(json!(["GET"]), "query"), "logout_uri_suffix");
+        check(back(json!(["POST"]), "form_post"), "logout_uri_suffix");
+        check(back(json!(["POST", "DELETE"]), "query"), "");
+        check(
+            json!({
+                "redirect_uri": ["https://a.example/done"], "backchannel_logout_uri_suffix": "/done",
+            }),
+            "backchannel_logout_uri_suffix",
+        );
+    }
+}
