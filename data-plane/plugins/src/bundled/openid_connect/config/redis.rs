@@ -232,7 +232,7 @@ pub struct ClusterNode {
 mod tests {
     use serde_json::{Value, json};
 
-    fn check(redis: Value) -> Result<Value, Value> {
+    fn check(redis: &Value) -> Result<Value, Value> {
         let config = json!({ "issuer": "https://idp.example", "redis": redis });
         let checked = crate::registry::check("openid-connect", &config);
         let checked = checked.map(|config| config["redis"].clone());
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn addresses_stand_for_nodes_and_one_timeout_for_all() {
-        let redis = check(json!({
+        let redis = check(&json!({
             "cluster_addresses": ["a.example:7000", "[::1]:7001", "b"], "timeout": 500, "read_timeout": 700,
         }));
         let redis = redis.unwrap();
@@ -258,11 +258,11 @@ mod tests {
         ] {
             assert_eq!(redis[field], value, "{field}");
         }
-        let redis = check(json!({ "sentinel_addresses": "s:26379", "sentinel_master": "m" }));
+        let redis = check(&json!({ "sentinel_addresses": "s:26379", "sentinel_master": "m" }));
         let nodes = json!([{ "host": "s", "port": 26379 }]);
         assert_eq!(redis.unwrap()["sentinel_nodes"], nodes);
         for wrong in [json!(["a:b"]), json!([5]), json!([])] {
-            let refused = check(json!({ "cluster_addresses": wrong }));
+            let refused = check(&json!({ "cluster_addresses": wrong }));
             let refused = refused.unwrap_err().to_string();
             assert!(refused.contains("cluster_nodes"), "{wrong} {refused}");
         }

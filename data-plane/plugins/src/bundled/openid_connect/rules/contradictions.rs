@@ -76,7 +76,7 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
 mod tests {
     use serde_json::{Value, json};
 
-    fn check(more: Value, field: &str) {
+    fn check(more: &Value, field: &str) {
         let mut config = json!({ "issuer": "https://idp.example", "client_id": ["client"] });
         let members = config.as_object_mut().unwrap();
         members.extend(more.as_object().unwrap().clone());
@@ -97,20 +97,20 @@ mod tests {
     #[test]
     fn what_defeats_itself_is_refused_by_name() {
         let cookie = |name: &str| json!({ "bearer_token_param_type": ["cookie"], "bearer_token_cookie_name": name });
-        check(cookie("token"), "");
+        check(&cookie("token"), "");
         for name in ["session", "authorization", "remember"] {
-            check(cookie(name), "bearer_token_cookie_name");
+            check(&cookie(name), "bearer_token_cookie_name");
         }
         check(
-            json!({ "logout_uri_suffix": "/logout", "backchannel_logout_uri_suffix": "/logout" }),
+            &json!({ "logout_uri_suffix": "/logout", "backchannel_logout_uri_suffix": "/logout" }),
             "logout_uri_suffix",
         );
         check(
-            json!({ "logout_uri_suffix": "/bye", "backchannel_logout_uri_suffix": "/back/bye" }),
+            &json!({ "logout_uri_suffix": "/bye", "backchannel_logout_uri_suffix": "/back/bye" }),
             "",
         );
         check(
-            json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
+            &json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
             "logout_uri_suffix",
         );
         let back = |methods: Value, mode: &str| {
@@ -119,11 +119,11 @@ mod tests {
                 "logout_methods": methods, "response_mode": mode,
             })
         };
-        check(back(json!(["GET"]), "query"), "logout_uri_suffix");
-        check(back(json!(["POST"]), "form_post"), "logout_uri_suffix");
-        check(back(json!(["POST", "DELETE"]), "query"), "");
+        check(&back(json!(["GET"]), "query"), "logout_uri_suffix");
+        check(&back(json!(["POST"]), "form_post"), "logout_uri_suffix");
+        check(&back(json!(["POST", "DELETE"]), "query"), "");
         check(
-            json!({
+            &json!({
                 "redirect_uri": ["https://a.example/done"], "backchannel_logout_uri_suffix": "/done",
             }),
             "backchannel_logout_uri_suffix",
