@@ -23,6 +23,10 @@ pub struct Revocation {
 }
 
 impl Revocation {
+    /// The `before` of what never begins anew, one session of the gateway above all: clocks of nodes differ, and it is over
+    /// whatever they say. The end of the year 9999.
+    pub const FOR_GOOD: u64 = 253_402_300_799_999;
+
     /// Names one session of the gateway, by its random id.
     pub fn session(id: &str) -> Uuid {
         name(b"session", &[id])

@@ -162,7 +162,7 @@ pub(super) async fn run(
     for id in ids {
         let revocation = Revocation {
             id: Revocation::session(&id),
-            before: now.as_millis(),
+            before: Revocation::FOR_GOOD,
             expires_at: rules.forgotten_at(now),
         };
         end_everywhere(host, revocation);

@@ -133,7 +133,7 @@ impl Kept {
         let longest = limits.into_iter().flatten().map(lasts).max();
         Revocation {
             id: Revocation::session(&self.id),
-            before: now.as_millis(),
+            before: Revocation::FOR_GOOD,
             expires_at: now.saturating_add(longest.unwrap_or(FOREVER)).as_secs() + 1,
         }
     }

@@ -158,10 +158,10 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
     let now = verifier.now;
     let leeway = verifier.leeway();
     let made_at = jws::time(claims, "iat").ok().flatten();
-    let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made_at"))?;
+    let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made"))?;
     let early = now.saturating_add(leeway.max(SKEW));
     if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
-        return Err(bad("the token was not made_at just now"));
+        return Err(bad("the token was not made just now"));
     }
     if !jws::unexpired(claims, now, leeway) {
         return Err(bad("the token has expired"));
@@ -186,15 +186,16 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
         // whatever the provider calls it.
         (Some(sid), _) => Revocation {
             id: Revocation::provider_session(&issuer, sid),
-            before: now.as_millis(),
+            before: now.max(made_at).as_millis(),
             expires_at: verifier.rules.forgotten_at(now),
         },
-        // A sign-in after the logout stays.
+        // A sign-in after the logout stays. It was made within the second that the token names, whatever this node's clock
+        // says.
         (None, Some(subject)) => Revocation {
             id: Revocation::subject(&issuer, subject),
             before: made_at
                 .saturating_add(Duration::from_millis(999))
-                .min(now)
+                .min(now.max(made_at))
                 .as_millis(),
             expires_at: verifier.rules.forgotten_at(now),
         },

@@ -68,13 +68,18 @@ pub(super) async fn answer(
         }
         _ => None,
     };
+    let is_session = session.is_some();
     if let Some(id) = ends {
-        if session.is_some() {
+        if is_session {
             opened::destroy(rules, exchange, host, jar);
         }
         let revocation = Revocation {
             id,
-            before: now.as_millis(),
+            before: if is_session {
+                Revocation::FOR_GOOD
+            } else {
+                now.as_millis()
+            },
             expires_at: rules.forgotten_at(now),
         };
         end_everywhere(host, revocation);

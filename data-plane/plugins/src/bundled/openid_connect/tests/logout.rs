@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
+use shared::clock::UnixTime;
 use shared::entity::Revocation;
 
 use super::gateway::{Browser, Gateway, Reply};
@@ -305,6 +306,26 @@ fn rule_103_a_logout_that_overtakes_its_code_holds() {
         gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!(sid))];
         assert_eq!(later.sign_in(&mut gateway, "/api").status, 200, "{sid}");
         assert_eq!(later.get(&mut gateway, "/api").status, 200, "{sid}");
+    }
+}
+
+#[test]
+fn rule_104_a_logout_holds_whatever_the_clocks_say() {
+    for ask in 0..3 {
+        let (mut gateway, mut browser) = back_channel();
+        let mut copy = browser.clone();
+        // This node's clock is behind that of the node, and of the provider, where the session began.
+        let (now, behind) = (START, START.as_secs() - 10);
+        gateway.host.set_clock(UnixTime::from_secs(behind));
+        let ended = match ask {
+            0 => browser.post(&mut gateway, "/logout", "").status == 302,
+            1 => log_out(&mut gateway, &json!({})).status == 200,
+            _ => log_out(&mut gateway, &json!({ "sid": null })).status == 200,
+        };
+        assert!(ended, "{ask}");
+        assert_eq!(copy.get(&mut gateway, "/api").status, 302, "{ask}");
+        gateway.host.set_clock(now);
+        assert_eq!(copy.get(&mut gateway, "/api").status, 302, "{ask}");
     }
 }
 
