@@ -302,6 +302,27 @@ mod tests {
         STANDARD.encode(hmac::sign(&key, text.as_bytes()))
     }
 
+    #[test]
+    fn whom_another_plugin_knows_stays_who_they_are() {
+        let filter: HmacAuth = serde_json::from_str(r#"{"anonymous": "nobody"}"#).unwrap();
+        let host = FakeHost::default();
+        request(&[]).with_exchange(|exchange| {
+            // `openid-connect` maps consumers without a credential.
+            let known = exchange
+                .environment
+                .consumers
+                .by_id
+                .values()
+                .next()
+                .cloned();
+            exchange.identity.consumer = known;
+            let flow = host.run(filter.on_request(exchange, &host));
+            assert!(matches!(flow, Flow::Continue) && !exchange.identity.anonymous);
+            let known = exchange.identity.consumer.as_ref().unwrap();
+            assert_eq!(known.username.as_deref(), Some("bob"));
+        });
+    }
+
     fn request(headers: &[(&'static str, &str)]) -> Request {
         let mut request = Request::get("/requests?a=1");
         let consumer = consumer("bob", None);

@@ -95,7 +95,10 @@ pub(crate) fn take<T>(
 /// Whether the request needs no authentication by this plugin: with `anonymous`, the first of several
 /// plugins that succeeds is enough.
 pub(crate) fn is_settled(exchange: &Exchange<'_>, anonymous: Option<&str>) -> bool {
-    anonymous.is_some() && exchange.identity.credential.is_some() && !exchange.identity.anonymous
+    let identity = &exchange.identity;
+    // `openid-connect` maps consumers without a credential.
+    let known = identity.credential.is_some() || identity.consumer.is_some();
+    anonymous.is_some() && known && !identity.anonymous
 }
 
 /// Lets the exchange go on as who it has proved to be, or as the anonymous consumer, or not at all.

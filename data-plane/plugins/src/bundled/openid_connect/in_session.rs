@@ -14,6 +14,7 @@ use super::cookie::{Family, Jar};
 use super::failure::{Class, Failure};
 use super::login;
 use super::logout;
+use super::loops;
 use super::opened::{self, Opened, Renewal};
 use super::possession::Presented;
 use super::provider::{self, Unaccepted};
@@ -23,7 +24,7 @@ use super::reverify::reverify;
 use super::rules::Rules;
 use super::session::{self, Session};
 use super::sign_in;
-use super::token_endpoint::{self, PassedOn};
+use super::token_endpoint::{PassedOn, Tokens};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
@@ -32,12 +33,12 @@ use crate::host::Host;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What there is to say of a session's access token.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Token {
     /// It serves.
     Serves,
-    /// A new one has taken its place, and the request may go on.
-    Renewed,
+    /// A new one has taken its place in this session, and the request may go on.
+    Renewed(Box<Session>),
     /// It has ended, but the request brings another.
     Other,
     /// A new one has come, but nobody has said for too long who its user is.
@@ -65,6 +66,7 @@ pub(super) async fn go_on(
             "no control plane has been heard for long, so nobody knows here which sessions are over",
         ));
     }
+    loops::arrived(rules, exchange, jar, now);
     exchange.tenure = Some(Rc::clone(&open.tenure));
     let session = &open.session;
     if open.is_token_due(now) {
@@ -114,21 +116,18 @@ pub(super) async fn go_on(
         (None, Some(renewal)) => give_again(rules, exchange, &renewal, now),
         (None, None) => session::tell(rules, exchange, session, now),
     }
-    let client = rules.client(session.client);
-    if rules
-        .config
-        .sign_in
-        .login_methods
-        .contains(&AuthMethod::Session)
-    {
-        let tokens = token_endpoint::Tokens::of(session);
-        if let Some(answer) =
-            login::answer(rules, exchange, client, AuthMethod::Session, None, &tokens)
-        {
-            return Ok(Some(Flow::Answer(answer)));
-        }
+    Ok(Some(follow(rules, exchange, session)))
+}
+
+/// What follows a request that is known by its `session` (Kong 3.9, `login_methods`).
+fn follow(rules: &Rules, exchange: &Exchange<'_>, session: &Session) -> Flow {
+    let (config, method) = (&rules.config.sign_in, AuthMethod::Session);
+    if !config.login_methods.contains(&method) {
+        return Flow::Continue;
     }
-    Ok(Some(Flow::Continue))
+    let (tokens, client) = (Tokens::of(session), rules.client(session.client));
+    let answer = login::answer(rules, exchange, client, method, None, &tokens);
+    answer.map_or(Flow::Continue, Flow::Answer)
 }
 
 /// How the request goes on by what has become of its session's token, which had to be another.
@@ -148,7 +147,7 @@ fn conclude(
             "session_expired",
             "the access token has not been renewed",
         )),
-        Token::Renewed => Ok(Some(Flow::Continue)),
+        Token::Renewed(session) => Ok(Some(follow(rules, exchange, &session))),
         Token::Other => Ok(None),
         Token::Mute => {
             // A browser signs in anew.
@@ -274,5 +273,5 @@ async fn renew(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     sign_in::keep(rules, exchange, host, jar, &session).await?;
-    Ok(Token::Renewed)
+    Ok(Token::Renewed(Box::new(session)))
 }

@@ -100,6 +100,13 @@ pub(super) fn note(rules: &Rules, exchange: &mut Exchange<'_>, host: &impl Host,
     }
 }
 
+/// Forgets the successes once a session that they led to is used: the browser keeps it.
+pub(super) fn arrived(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar, now: UnixTime) {
+    if jar.trail().is_some() && !trail(rules, exchange, jar, now).is_empty() {
+        forget(rules, exchange, jar);
+    }
+}
+
 /// Forgets the successes, when the user ends the session that they led to.
 pub(super) fn forget(rules: &Rules, exchange: &mut Exchange<'_>, jar: &Jar) {
     if jar.trail().is_some() {

@@ -24,8 +24,9 @@ impl<'a> Glimpse<'a> {
             let name = std::str::from_utf8(text.get(name)?).ok()?;
             let kind = names.kind_of(name, text.get(value.clone())?, https);
             ours |= kind.is_some();
-            // A code that comes back from the provider is nobody's to see but the whole look's.
-            if matches!(kind, Some(Kind::SignIn(_))) {
+            // A code that comes back from the provider is nobody's to see but the whole look's, which also forgets a
+            // sign-in once its session is used.
+            if matches!(kind, Some(Kind::SignIn(_) | Kind::Trail)) {
                 return None;
             }
             if let Some(Kind::Chunk(Family::Session, number)) = kind {

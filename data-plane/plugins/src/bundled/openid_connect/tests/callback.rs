@@ -325,6 +325,20 @@ fn rule_18_a_browser_that_keeps_no_session_is_told_so() {
 }
 
 #[test]
+fn rule_18_a_session_that_was_used_counts_for_no_circle() {
+    let config = json!({ "login_action": "redirect", "login_tokens": null });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    for _ in 0..6 {
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 302);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        // Whatever ends it: here its cookie is gone.
+        let kept = |name: &String| !name.starts_with("session");
+        browser.cookies.retain(|name, _| kept(name));
+    }
+}
+
+#[test]
 fn many_tabs_short_sessions_and_logouts_make_no_circle() {
     let config = json!({
         "login_action": "redirect", "login_tokens": null, "session_rolling_timeout": 2,

@@ -5,7 +5,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway, compile};
+use super::gateway::{Browser, Gateway, Reply, compile};
 use super::provider::{ISSUER, basic};
 use crate::testing::Request;
 
@@ -164,6 +164,22 @@ fn login_tokens_may_be_the_introspection() {
         (reply.status, &reply.json()["username"]),
         (200, &json!("john"))
     );
+}
+
+#[test]
+fn what_follows_a_session_follows_one_that_is_refreshed_too() {
+    let mut gateway = Gateway::new(json!({
+        "login_methods": ["session"], "login_action": "response", "login_tokens": ["access_token"],
+    }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    let token = |reply: &Reply| reply.json()["access_token"].as_str().unwrap().to_owned();
+    let first = browser.get(&mut gateway, "/api");
+    gateway.advance(301);
+    let refreshed = browser.get(&mut gateway, "/api");
+    assert!(refreshed.upstream.is_none() && refreshed.sets_session());
+    assert_ne!(token(&refreshed), token(&first));
+    assert_eq!(token(&browser.get(&mut gateway, "/api")), token(&refreshed));
 }
 
 #[test]
