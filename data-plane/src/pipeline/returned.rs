@@ -82,9 +82,9 @@ impl<B> Returned<B> {
 
     /// Tells a field as a line that begins with the parts of `start`.
     fn line(&mut self, start: &[&[u8]], value: &[u8]) {
-        if self.told.is_empty() {
-            self.told.reserve(TOLD);
-        }
+        let length = start.iter().map(|part| part.len()).sum::<usize>() + value.len() + 2;
+        let least = if self.told.is_empty() { TOLD } else { 0 };
+        self.told.reserve(length.max(least));
         for part in start {
             self.told.extend_from_slice(part);
         }
