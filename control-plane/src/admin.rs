@@ -258,7 +258,14 @@ impl Admin {
         match (longest, &self.clustering) {
             (Some(longest), Some(clustering)) => {
                 let rollouts = self.rollouts.as_ref();
-                Ok(wait::until_served(&clustering.fleet, rollouts, longest, answer).await)
+                Ok(wait::until_served(
+                    &clustering.fleet,
+                    &self.publisher,
+                    rollouts,
+                    longest,
+                    answer,
+                )
+                .await)
             }
             _ => Ok(answer),
         }

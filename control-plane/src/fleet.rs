@@ -10,6 +10,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -369,16 +370,20 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// How far the connected nodes are with `revision`, or one after it.
-    pub fn progress_of(&self, revision: Revision) -> Progress {
+    /// How far the connected nodes are with the first of `revisions` of `generation`, or one after it. A node that runs
+    /// something else, such as a revision after the last that is known, waits.
+    pub fn progress_of(&self, generation: u64, revisions: RangeInclusive<Revision>) -> Progress {
+        let among = |position: &Position| {
+            position.generation == generation && revisions.contains(&position.revision)
+        };
         let mut progress = Progress::default();
         let nodes = self.nodes();
         for row in nodes.rows().into_iter().filter(|row| row.connected) {
             let refused = row
                 .last_refusal
                 .as_ref()
-                .is_some_and(|refusal| refusal.position.revision >= revision);
-            let list = if row.running.revision >= revision {
+                .is_some_and(|refusal| among(&refusal.position));
+            let list = if among(&row.running) {
                 &mut progress.serving
             } else if refused {
                 &mut progress.refused

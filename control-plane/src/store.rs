@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Revision};
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
@@ -125,17 +126,23 @@ pub enum StoreError {
 /// How long sled may take to close a store.
 const CLOSED: Duration = Duration::from_secs(30);
 
-/// The generation of a store that was never restored from an export.
+/// The generation of stores that were made before generations were times.
 const FIRST_GENERATION: u64 = 1;
 
 const fn first_generation() -> u64 {
     FIRST_GENERATION
 }
 
+/// The generation of a store that is made, or restored, at `now` where `known` is the highest that is known: the time in
+/// seconds, so that it comes after those of stores that this machine knows nothing of, and after `known` in any case.
+fn generation_after(known: u64, now: UnixTime) -> u64 {
+    known.saturating_add(1).max(now.as_secs())
+}
+
 /// What the last commit left, sealed under `head`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 struct Head {
-    /// Grows when an export takes the store's place. Absent in the first format.
+    /// Grows when an export takes the store's place; 0 before there is a store. Absent in the first format.
     #[serde(default = "first_generation")]
     generation: u64,
     revision: u64,
@@ -144,17 +151,6 @@ struct Head {
     /// What proves the records of the first format, which were kept one by one.
     #[serde(flatten, skip_serializing)]
     first: Option<Proof>,
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        Self {
-            generation: FIRST_GENERATION,
-            revision: 0,
-            chain: Hash::default(),
-            first: None,
-        }
-    }
 }
 
 /// An open store.
@@ -215,6 +211,9 @@ impl Store {
         };
         let config = store.load()?;
         store.check_whole()?;
+        if store.head.generation == 0 {
+            store.head.generation = generation_after(0, UnixTime::now());
+        }
         Ok((store, config))
     }
 
@@ -252,7 +251,7 @@ impl Store {
         files::wait_until_unlocked(&path, CLOSED)
     }
 
-    /// How often the store was made anew from an export, counted from 1.
+    /// When the store was made or restored, as [`generation_after`] counts.
     pub const fn generation(&self) -> u64 {
         self.head.generation
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use harness::{Browser, Cluster, channel, endpoint, eventually};
+use http::Method;
 use proto::features::{BUCKETS, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
@@ -225,7 +226,7 @@ async fn the_newest_stream_of_a_node_speaks_for_it() {
 async fn a_node_ahead_of_the_control_plane_is_left_alone() {
     let cluster = cluster().await;
     let running = Position {
-        generation: 1,
+        generation: u64::MAX,
         revision: 1_000_000,
         root: vec![9; 32].into(),
         ..Position::default()
@@ -234,8 +235,14 @@ async fn a_node_ahead_of_the_control_plane_is_left_alone() {
         .await
         .unwrap();
     assert!(matches!(node.hear().await, Some(Kind::Welcome(_))));
-    cluster.create("/services", json!({ "host": "h" })).await;
-    let next = tokio::time::timeout(Duration::from_millis(1_500), node.hear()).await;
+    let path = "/services?wait=1";
+    let written = cluster
+        .admin(Method::POST, path, &json!({ "host": "h" }))
+        .await;
+    // It is at a later revision, but at none of these.
+    assert_eq!(written.status, 202);
+    assert_eq!(written.header("x-wardgate-waiting"), "node-1");
+    let next = tokio::time::timeout(Duration::from_millis(500), node.hear()).await;
     assert!(next.is_err(), "{next:?}");
     assert_eq!(row(&cluster).await["progress"], "ahead");
 }
@@ -327,7 +334,7 @@ async fn a_node_is_sent_what_it_lacks_and_no_more() {
     // A node that comes back with what it had is sent what changed meanwhile.
     drop(node);
     cluster
-        .admin(http::Method::DELETE, "/services/s8", &json!({}))
+        .admin(Method::DELETE, "/services/s8", &json!({}))
         .await;
     cluster.patch("/services/s9", json!({ "port": 82 })).await;
     let again = hello_with("node-1", "a", running.clone(), &features);
@@ -406,6 +413,6 @@ async fn a_node_that_lacks_a_plugin(cluster: &Cluster, features: &[&str]) {
     assert_eq!(row["sync_status"], "plugin_set_incompatible");
     // Without it, it is served again.
     let path = format!("/plugins/{}", plugin["id"].as_str().unwrap());
-    cluster.admin(http::Method::DELETE, &path, &json!({})).await;
+    cluster.admin(Method::DELETE, &path, &json!({})).await;
     assert!(node.whole_update().await.0.full);
 }

@@ -177,6 +177,31 @@ async fn a_restored_backup_takes_every_node_back() {
             .await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
+
+    // Then everything is lost, the key and the exports too: whoever begins anew takes nothing away, until he writes.
+    cluster.control_plane.take().unwrap().stop().await;
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::remove_file(data.with_extension("key")).unwrap();
+    cluster.start_control_plane().await;
+    eventually("both nodes are back", async || {
+        let nodes = cluster.read("/clustering/data-planes").await["data"].clone();
+        let nodes = nodes.as_array()?.iter();
+        let connected = nodes.filter(|node| node["connected"] == true).count();
+        (connected == 2).then_some(())
+    })
+    .await;
+    for at in [0, 1] {
+        let kept = format!("{}/before", cluster.url(at));
+        assert_eq!(Browser::new().get(&kept).await.status, 200);
+    }
+    cluster.route(&demo.upstream(), "/anew").await;
+    cluster.settled().await;
+    for (path, status) in [("anew", 200), ("before", 404)] {
+        for at in [0, 1] {
+            let url = format!("{}/{path}", cluster.url(at));
+            assert_eq!(Browser::new().get(&url).await.status, status, "{path}");
+        }
+    }
 }
 
 #[tokio::test]

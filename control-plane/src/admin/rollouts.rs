@@ -55,13 +55,17 @@ impl Page {
 pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
     let rollouts = admin.rollouts.as_ref().ok_or(Refusal::NotFound)?;
     let journal = rollouts.journal();
+    let generation = journal.generation;
     let fleet = admin
         .clustering
         .as_ref()
         .map(|clustering| &clustering.fleet);
     match page {
         Page::List => {
-            let shown = journal.rollouts.iter().map(|rollout| show(rollout, fleet));
+            let shown = journal
+                .rollouts
+                .iter()
+                .map(|rollout| show(rollout, fleet, generation));
             Ok(Answer::ok(json!({
                 "data": shown.collect::<Vec<_>>(),
                 "next": null,
@@ -71,7 +75,7 @@ pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
         Page::One(id) => {
             let mut found = journal.rollouts.iter().filter(|rollout| rollout.to == id);
             let rollout = found.next().ok_or(Refusal::NotFound)?;
-            Ok(Answer::ok(show(rollout, fleet)))
+            Ok(Answer::ok(show(rollout, fleet, generation)))
         }
         Page::Order(..) => Err(Refusal::Method(page.methods())),
     }
@@ -109,11 +113,11 @@ fn settings(rollouts: &Rollouts) -> Value {
     }
 }
 
-fn show(rollout: &Rollout, fleet: Option<&Fleet>) -> Value {
+fn show(rollout: &Rollout, fleet: Option<&Fleet>, generation: u64) -> Value {
     // What happened to each node that was given it is asked of the fleet while it matters.
     let progress = fleet
         .filter(|_| rollout.is_open())
-        .map(|fleet| fleet.progress_of(rollout.to));
+        .map(|fleet| fleet.progress_of(generation, rollout.to..=Revision(u64::MAX)));
     let progress = progress.map(|progress| {
         json!({
             "serving": progress.serving,

@@ -12,6 +12,7 @@ use super::Answer;
 use super::error::Refusal;
 use crate::config_sync::Rollouts;
 use crate::fleet::{Fleet, Progress};
+use crate::publisher::Publisher;
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
@@ -31,6 +32,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
 /// Adds to `answer` who serves it, once all do or `longest` is over.
 pub(super) async fn until_served(
     fleet: &Fleet,
+    publisher: &Publisher,
     rollouts: Option<&Rollouts>,
     longest: Duration,
     answer: Answer,
@@ -38,7 +40,7 @@ pub(super) async fn until_served(
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let mut progress = settled(fleet, revision, longest).await;
+    let mut progress = settled(fleet, publisher, revision, longest).await;
     // Who serves what came after a change that was taken back serves what was before it.
     let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
     if taken_back {
@@ -76,22 +78,35 @@ pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str
 }
 
 /// Where the nodes are once none is on its way any more, or when the time is over.
-async fn settled(fleet: &Fleet, revision: Revision, longest: Duration) -> Progress {
-    let mut changes = fleet.changes();
+async fn settled(
+    fleet: &Fleet,
+    publisher: &Publisher,
+    revision: Revision,
+    longest: Duration,
+) -> Progress {
+    let (mut answers, newest) = (fleet.changes(), publisher.watch());
+    // What another control plane has committed since may be known to nodes before it is here.
+    let mut known = publisher.watch();
+    let progress = || fleet.progress_of(publisher.generation(), revision..=*newest.borrow());
     let all_have_answered = async {
         loop {
-            changes.mark_unchanged();
-            let progress = fleet.progress_of(revision);
+            answers.mark_unchanged();
+            known.mark_unchanged();
+            let progress = progress();
             if progress.waiting.is_empty() {
                 return progress;
             }
-            if changes.changed().await.is_err() {
+            let ended = tokio::select! {
+                changed = answers.changed() => changed.is_err(),
+                changed = known.changed() => changed.is_err(),
+            };
+            if ended {
                 return progress;
             }
         }
     };
     match tokio::time::timeout(longest, all_have_answered).await {
         Ok(progress) => progress,
-        Err(_) => fleet.progress_of(revision),
+        Err(_) => progress(),
     }
 }

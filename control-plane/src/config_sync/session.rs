@@ -23,6 +23,8 @@ pub(super) struct Goal {
     pub(super) reachable: bool,
     /// Whether telling everything costs little.
     pub(super) small: bool,
+    /// Whether it is of another generation than what the node runs, and nothing was configured in it yet.
+    pub(super) bare: bool,
 }
 
 /// A node's stream, as far as updates go.
@@ -114,7 +116,11 @@ impl Session {
         let target = goal.position;
         let waits = self.in_flight.is_some() || matches!(self.digests, Digests::Asked);
         // A node that is ahead has seen what this control plane has not: it must not go back.
-        if waits || self.refused.contains(&target) || !target.is_after(&self.running) {
+        if waits
+            || self.refused.contains(&target)
+            || !target.is_after(&self.running)
+            || self.waits_for_content(goal)
+        {
             return None;
         }
         let way = match self.way(goal) {
@@ -151,6 +157,12 @@ impl Session {
             Digests::Told(digests) => Ok(Way::Repair(digests)),
             Digests::Unasked | Digests::Asked => Err(Step::Ask),
         }
+    }
+
+    /// Whether the node runs what another store led it to, and this one was begun anew and holds nothing yet: a lost disk
+    /// is no order to serve nothing.
+    pub(super) fn waits_for_content(&self, goal: &Goal) -> bool {
+        goal.bare && self.running != Position::default()
     }
 
     /// Whether the node runs something that this control plane cannot have made.
@@ -246,6 +258,7 @@ mod tests {
             position,
             reachable: true,
             small: false,
+            bare: false,
         }
     }
 
@@ -321,6 +334,20 @@ mod tests {
     }
 
     #[test]
+    fn a_store_begun_anew_leads_nobody_away_before_it_holds_something() {
+        let bare = Goal {
+            bare: true,
+            ..goal(at(9, 1, 9))
+        };
+        let mut session = Session::new(at(1, 24, 1), Vec::new(), ALL);
+        assert_eq!(session.offer(&bare), None);
+        assert!(session.offer(&goal(at(9, 2, 8))).is_some());
+        // Who has nothing is no worse off.
+        let mut new = Session::new(Position::default(), Vec::new(), ALL);
+        assert!(new.offer(&bare).is_some());
+    }
+
+    #[test]
     fn a_node_ahead_is_left_alone_until_the_generation_grows() {
         let mut session = session(at(1, 9, 9));
         assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
@@ -339,7 +366,7 @@ mod tests {
             let mut target = at(1, 1, 1);
             let mut sent = None;
             let offer = |session: &mut Session, target: Position, reachable: bool| {
-                let goal = Goal { position: target, reachable, small: false };
+                let goal = Goal { position: target, reachable, small: false, bare: false };
                 match session.offer(&goal)? {
                     Step::Ask => {
                         session.told(Vec::new()).unwrap();

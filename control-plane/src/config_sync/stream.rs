@@ -180,6 +180,17 @@ impl NodeStream {
         may
     }
 
+    /// What is known of the way from what the node runs to `newest`.
+    fn way_to(&self, newest: &Published) -> Goal {
+        let running = self.session.running();
+        Goal {
+            position: newest.position,
+            reachable: newest.knows(&running.root),
+            small: newest.is_small(),
+            bare: newest.position.generation != running.generation && newest.is_bare(),
+        }
+    }
+
     async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
         if let Some(unbelieved) = &self.unbelieved
             && *unbelieved != newest.vouched().signature
@@ -188,11 +199,7 @@ impl NodeStream {
             self.unbelieved = None;
             self.session.retry();
         }
-        let goal = Goal {
-            position: newest.position,
-            reachable: newest.knows(&self.session.running().root),
-            small: newest.is_small(),
-        };
+        let goal = self.way_to(newest);
         match self.session.offer(&goal) {
             Some(Step::Send(offer)) => self.update(newest, offer).await,
             Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
@@ -208,11 +215,17 @@ impl NodeStream {
             heartbeat_ms: milliseconds(HEARTBEAT),
             status_ms: milliseconds(STATUS),
         };
-        let newest = self.service.target.borrow().newest().position;
-        if self.session.is_ahead_of(&newest) {
+        let newest = Arc::clone(self.service.target.borrow().newest());
+        if self.session.waits_for_content(&self.way_to(&newest)) {
             tracing::warn!(
                 node_id = self.member.name(),
-                revision = %newest.revision,
+                "the node runs the configuration of another store, and this one holds nothing: it goes on with that until \
+                 something is configured here"
+            );
+        } else if self.session.is_ahead_of(&newest.position) {
+            tracing::warn!(
+                node_id = self.member.name(),
+                revision = %newest.position.revision,
                 "the node runs a newer revision than this control plane has: was an old store put back? \
                  `restore` raises the generation, which nodes follow"
             );

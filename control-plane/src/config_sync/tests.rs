@@ -86,6 +86,7 @@ impl Stream {
                 position: newest.position,
                 reachable: newest.knows(&self.session.running().root),
                 small: false,
+                bare: false,
             };
             match self.session.offer(&goal) {
                 None => return,

@@ -393,10 +393,8 @@ mod tests {
         assert_eq!(other.present(), Some([id].into()));
 
         let rows = other.list(|_| at(2), NOW);
-        let shown = |field: &str| {
-            rows.iter()
-                .map(|row| row[field].clone())
-                .collect::<Vec<_>>()
+        let shown = |field: &str| -> Vec<serde_json::Value> {
+            rows.iter().map(|row| row[field].clone()).collect()
         };
         assert_eq!(shown("name"), ["here", "there"]);
         assert_eq!(shown("progress"), ["current", "refused"]);
@@ -404,12 +402,10 @@ mod tests {
         // By our clock, not by that of the other.
         assert_eq!(rows[1]["last_seen"], NOW.as_secs());
         assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
-        assert_eq!(
-            other.unhealthy_targets(),
-            [7, 8].map(Uuid::from_u128).into()
-        );
+        let unhealthy = [7, 8].map(Uuid::from_u128);
+        assert_eq!(other.unhealthy_targets(), unhealthy.into());
         assert_eq!(other.unresolved_targets(), [Uuid::from_u128(8)].into());
-        let progress = other.progress_of(Revision(2));
+        let progress = other.progress_of(1, Revision(2)..=Revision(2));
         let expected = Progress {
             serving: vec!["here".to_owned()],
             refused: vec!["there".to_owned()],
@@ -440,7 +436,8 @@ mod tests {
         other.look(BTreeSet::new());
         let rows = other.list(|_| at(1), NOW);
         assert_eq!((rows.len(), &rows[0]["connected"]), (1, &false.into()));
-        assert_eq!(other.progress_of(Revision(1)), Progress::default());
+        let progress = other.progress_of(1, Revision(1)..=Revision(2));
+        assert_eq!(progress, Progress::default());
         let third = Uuid::from_u128(3);
         exchange((&one, third), &other, Duration::ZERO);
         other.look([third].into());

@@ -21,6 +21,7 @@ mod board;
 mod checkpoint;
 mod claims;
 mod client;
+mod generation;
 mod replace;
 mod sweep;
 
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::{Hash, Revision};
 use uuid::Uuid;
 
@@ -247,8 +248,10 @@ impl EtcdStore {
     /// Opens the store and reads all of it.
     pub fn open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(Self, Config), EtcdError> {
         let mut store = Self::at_head(settings, key)?;
+        if store.seen == 0 {
+            store.declare_generation(UnixTime::now())?;
+        }
         let config = store.shelf.load(&store.head)?;
-        store.head.generation = store.head.generation.max(1);
         Ok((store, config))
     }
 
@@ -278,7 +281,7 @@ impl EtcdStore {
         self
     }
 
-    /// How often the store was made anew from an export, counted from 1.
+    /// When the store was made or restored, as [`generation_after`] counts.
     pub const fn generation(&self) -> u64 {
         self.head.generation
     }

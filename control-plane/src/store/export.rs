@@ -239,19 +239,25 @@ pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
 }
 
 /// Refuses a store that is older than an export of it: damage at the end of sled's file looks to sled
-/// like a commit that never happened, and so does a store that somebody put back by hand.
+/// like a commit that never happened, and so does a store that somebody put back by hand. One that holds nothing is
+/// older than any, whenever it was made.
 pub fn check_not_behind(
     directory: &Path,
     generation: u64,
     revision: Revision,
 ) -> Result<(), StoreError> {
     let exports = all(directory)?;
+    let own = if revision == Revision::default() {
+        (0, 0)
+    } else {
+        (generation, revision.0)
+    };
     let newest = exports
         .iter()
         .filter_map(|path| Some((position(path)?, path)))
         .max();
     match newest {
-        Some((position, path)) if position > (generation, revision.0) => Err(StoreError::Behind {
+        Some((position, path)) if position > own => Err(StoreError::Behind {
             generation,
             revision,
             path: path.display().to_string(),

@@ -1,6 +1,6 @@
 //! Puts an export in the place of the store.
 //!
-//! The restored store is the next *generation*. Data planes compare generation before revision, so they
+//! The restored store is a later *generation*. Data planes compare generation before revision, so they
 //! take its older revisions once, and never again anything from before.
 
 use std::fs::{self, File, TryLockError};
@@ -11,7 +11,7 @@ use shared::snapshot::Revision;
 use shared::telemetry::chain;
 
 use super::etcd::{EtcdSettings, EtcdStore};
-use super::{SecretsKey, Store, StoreError, export, file_error, files, witness};
+use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
 use crate::history::Entry;
 use crate::publisher::Journal as _;
 use crate::settings::{export_path, key_path, store_path};
@@ -64,7 +64,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         let exported = export::newest_generation(&export_path(data))?;
         let known = exported.max(export.generation);
         return Ok(Restored {
-            generation: EtcdStore::replace(etcd, &key, known, &export.config, &entry)?,
+            generation: EtcdStore::replace(etcd, &key, known, &export.config, &entry, now)?,
             revision: entry.revision,
             records: export.config.len(),
             exported_at: export.at,
@@ -72,9 +72,8 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         });
     }
     let store = store_path(data);
-    let generation = generation(data, &store, &key)?
-        .max(export.generation)
-        .saturating_add(1);
+    let known = generation(data, &store, &key)?.max(export.generation);
+    let generation = generation_after(known, now);
 
     let fresh = data.join("store.restoring");
     if fresh.exists() {

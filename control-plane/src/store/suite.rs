@@ -381,10 +381,10 @@ fn a_restored_configuration_is_a_later_generation(subject: &impl Subject) {
     let from = Path::new("/exports/kept.export");
     let entry = Entry::restored(kept.revision().next(), UnixTime::default(), from);
     let replaced = subject.replace(&subject.key(), &kept, &entry);
-    assert_eq!(replaced, generation + 1);
+    assert!(replaced > generation);
     {
         let (mut journal, mut config, restored) = subject.open(&subject.key()).unwrap();
-        assert_eq!(restored, generation + 1);
+        assert_eq!(restored, replaced);
         assert_eq!((config.revision(), config.len()), (Revision(2), 1));
         let history = journal.history();
         let told = history.entry(Revision(2)).unwrap().unwrap();
@@ -396,7 +396,7 @@ fn a_restored_configuration_is_a_later_generation(subject: &impl Subject) {
         commit(&mut journal, &mut config, &put(3, "after")).unwrap();
     }
     let (_, config, restored) = subject.open(&subject.key()).unwrap();
-    assert_eq!(restored, generation + 1, "a commit keeps the generation");
+    assert_eq!(restored, replaced, "a commit keeps the generation");
     assert_eq!(username(&config, 1).as_deref(), Some("kept"));
     assert_eq!(username(&config, 2), None);
     assert_eq!(username(&config, 3).as_deref(), Some("after"));

@@ -1,5 +1,6 @@
 //! A whole configuration in the place of what is in etcd, as a restore puts it there.
 
+use shared::clock::UnixTime;
 use shared::snapshot::Hash;
 use shared::telemetry::chain;
 
@@ -7,6 +8,7 @@ use super::client::{EtcdError, EtcdSettings};
 use super::{EtcdStore, Head, log};
 use crate::config::Config;
 use crate::history::Entry;
+use crate::store::generation_after;
 use crate::store::seal::SecretsKey;
 
 impl EtcdStore {
@@ -18,9 +20,10 @@ impl EtcdStore {
         known: u64,
         config: &Config,
         entry: &Entry,
+        now: UnixTime,
     ) -> Result<u64, EtcdError> {
         let mut store = Self::at_head(settings, key)?;
-        let generation = store.head.generation.max(known).max(1).saturating_add(1);
+        let generation = generation_after(store.head.generation.max(known), now);
         store
             .put_whole(generation, config, entry)
             .map_err(|error| EtcdError::Unfinished(Box::new(error)))?;

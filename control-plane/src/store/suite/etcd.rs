@@ -146,7 +146,7 @@ impl Subject for InEtcd {
     }
 
     fn replace(&self, key: &SecretsKey, config: &Config, entry: &Entry) -> u64 {
-        EtcdStore::replace(&self.settings(), key, 0, config, entry).unwrap()
+        EtcdStore::replace(&self.settings(), key, 0, config, entry, UnixTime::now()).unwrap()
     }
 
     fn obstruct(&mut self, _: &mut EtcdStore) {
@@ -277,7 +277,7 @@ fn what_cannot_be_read_any_more_is_replaced_all_the_same() {
         UnixTime::default(),
         Path::new("x"),
     );
-    assert_eq!(subject.replace(&subject.key(), &config, &entry), 2);
+    subject.replace(&subject.key(), &config, &entry);
     let (_, read) = subject.opened();
     assert_eq!(super::content(&read), super::content(&config));
     // Whoever still runs by what was there writes nothing on what is there now.

@@ -1,0 +1,33 @@
+//! What generation a store in etcd is, which its control planes have to agree on before they lead any node.
+
+use shared::clock::UnixTime;
+
+use super::client::{Comparison, EtcdError, Put};
+use super::{EtcdStore, HEAD, Head};
+use crate::store::generation_after;
+
+impl EtcdStore {
+    /// Says what generation this is, unless another control plane has: all of them must say the same.
+    pub(super) fn declare_generation(&mut self, now: UnixTime) -> Result<(), EtcdError> {
+        let head = Head {
+            generation: generation_after(0, now),
+            ..Head::default()
+        };
+        let none = Comparison {
+            name: HEAD,
+            version: 0,
+        };
+        let put = Put {
+            name: HEAD.to_owned(),
+            value: self.shelf.seal_json(HEAD, &head)?,
+        };
+        match self.shelf.client.commit(&none, None, &[put]) {
+            // What is there counts, whoever has put it there.
+            Ok(_) | Err(EtcdError::Unknown(_)) => {
+                (self.head, self.seen) = self.shelf.head()?;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
