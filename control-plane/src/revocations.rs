@@ -142,8 +142,13 @@ fn parse(request: &[u8], now: UnixTime) -> Result<Vec<Revocation>, Refused> {
     if revocations.is_empty() || revocations.len() > OF_A_REQUEST {
         return Err(Refused::Malformed);
     }
+    let latest = now.saturating_add(AHEAD).as_millis();
     let bounded = revocations.into_iter().map(|asked| Revocation {
-        before: asked.before.min(now.saturating_add(AHEAD).as_millis()),
+        before: match asked.before {
+            // What never begins anew is over whatever the clocks say.
+            Revocation::FOR_GOOD => Revocation::FOR_GOOD,
+            before => before.min(latest),
+        },
         expires_at: asked.expires_at.min(now.saturating_add(LONGEST).as_secs()),
         ..asked
     });
@@ -268,6 +273,9 @@ mod tests {
         let parsed = parse(&far).unwrap();
         assert_eq!(parsed[0].before, (1_000_000 + 300) * 1000);
         assert_eq!(parsed[0].expires_at, 1_000_000 + LONGEST.as_secs());
+        let ever = Revocation::FOR_GOOD;
+        let ever = far.replace("9999999999999,", &format!("{ever},"));
+        assert_eq!(parse(&ever).unwrap()[0].before, Revocation::FOR_GOOD);
         let one = far.trim_matches(['[', ']']);
         let many = format!("[{}]", vec![one; OF_A_REQUEST + 1].join(","));
         for bad in ["", "[]", "{}", "[1]", &many, &" ".repeat(REQUEST + 1)] {

@@ -26,7 +26,7 @@ use super::opened::{self, Opened, Sought};
 use super::page;
 use super::provider;
 use super::request;
-use super::rules::Rules;
+use super::rules::{Ends, Rules};
 use super::session::Session;
 use super::session_store;
 use super::token_endpoint;
@@ -163,7 +163,7 @@ pub(super) async fn run(
         let revocation = Revocation {
             id: Revocation::session(&id),
             before: Revocation::FOR_GOOD,
-            expires_at: rules.forgotten_at(now),
+            expires_at: rules.forgotten_at(Ends::Session, now),
         };
         end_everywhere(host, revocation);
     }

@@ -4,11 +4,11 @@
 mod checks;
 mod clients;
 mod contradictions;
+mod logouts;
 mod passed_on;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub(super) use checks::provider_url;
 pub(super) use contradictions::find as find_contradictions;
+pub(super) use logouts::Ends;
 pub(super) use passed_on::{is_ours, is_ours_in_authorization};
 
 use super::admission::{Lookups, say_all};
@@ -44,10 +45,6 @@ use crate::proxies::{self, Proxies, Proxy};
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
-
-const ONE_HOUR: Duration = Duration::from_hours(1);
-const ONE_DAY: Duration = Duration::from_hours(24);
-const THIRTY_DAYS: Duration = Duration::from_hours(30 * 24);
 
 /// A configuration and what follows from it.
 #[derive(Debug)]
@@ -329,22 +326,6 @@ impl Rules {
     pub(super) fn ignores_signature(&self, method: UnsignedMethod) -> bool {
         !self.config.credentials.verify_signature
             || self.config.credentials.ignore_signature.contains(&method)
-    }
-
-    /// When, in seconds since 1970, no session that exists at `now` can be alive any more, at this
-    /// plugin or another of the same provider: a revocation may be forgotten then.
-    pub(super) fn forgotten_at(&self, now: UnixTime) -> u64 {
-        let longest = self.config.session.session_absolute_timeout.limit();
-        let mut longest = longest.unwrap_or(THIRTY_DAYS).max(ONE_DAY);
-        if self.config.session.session_remember {
-            let remembered = self
-                .config
-                .session
-                .session_remember_absolute_timeout
-                .limit();
-            longest = longest.max(remembered.unwrap_or(400 * ONE_DAY));
-        }
-        now.saturating_add(longest + ONE_HOUR).as_secs()
     }
 
     /// Whether a success by `method` starts or renews a session.

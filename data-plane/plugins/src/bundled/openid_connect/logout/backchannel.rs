@@ -21,7 +21,7 @@ use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::jws::{self, Jws};
 use crate::bundled::openid_connect::provider::{self, Unaccepted};
 use crate::bundled::openid_connect::request;
-use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::rules::{Ends, Rules};
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -187,17 +187,16 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
         (Some(sid), _) => Revocation {
             id: Revocation::provider_session(&issuer, sid),
             before: now.max(made_at).as_millis(),
-            expires_at: verifier.rules.forgotten_at(now),
+            expires_at: verifier.rules.forgotten_at(Ends::AtProvider, now),
         },
-        // A sign-in after the logout stays. It was made within the second that the token names, whatever this node's clock
-        // says.
+        // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
         (None, Some(subject)) => Revocation {
             id: Revocation::subject(&issuer, subject),
             before: made_at
-                .saturating_add(Duration::from_millis(999))
+                .saturating_add(Duration::from_millis(999) + verifier.document.behind)
                 .min(now.max(made_at))
                 .as_millis(),
-            expires_at: verifier.rules.forgotten_at(now),
+            expires_at: verifier.rules.forgotten_at(Ends::AtProvider, now),
         },
         (None, None) => return Err(bad("the token names neither a subject nor a session")),
     };

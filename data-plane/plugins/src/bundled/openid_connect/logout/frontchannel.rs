@@ -14,7 +14,7 @@ use crate::bundled::openid_connect::opened;
 use crate::bundled::openid_connect::page;
 use crate::bundled::openid_connect::rate::{self, Deed};
 use crate::bundled::openid_connect::request;
-use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::rules::{Ends, Rules};
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::sessions::revocations::end_everywhere;
@@ -80,7 +80,14 @@ pub(super) async fn answer(
             } else {
                 now.as_millis()
             },
-            expires_at: rules.forgotten_at(now),
+            expires_at: rules.forgotten_at(
+                if is_session {
+                    Ends::Session
+                } else {
+                    Ends::AtProvider
+                },
+                now,
+            ),
         };
         end_everywhere(host, revocation);
     }

@@ -61,6 +61,8 @@ pub(crate) struct Document {
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
     pub(crate) fetched_at: UnixTime,
+    /// How far the provider's clock was behind ours, if that was a second or more.
+    pub(crate) behind: Duration,
     /// How long it is fresh, if its own servers say so.
     pub(crate) fresh_for: Option<Duration>,
     pub(crate) version: u64,
@@ -186,6 +188,7 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
         let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
         document.keys = keys;
         document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
+        document.behind = found.behind;
         if let Some(skew) = found.skew {
             warn!(
                 issuer = rules.issuer,
@@ -222,6 +225,8 @@ pub(crate) struct Fetched<T> {
     pub(crate) fresh_for: Option<Duration>,
     /// How far the server's clock is from ours, if that is worth a word.
     pub(crate) skew: Option<Duration>,
+    /// How far it is behind ours, if that is a second or more: it tells whole ones.
+    pub(crate) behind: Duration,
 }
 
 /// Tries where OpenID Connect and then where RFC 8414 puts the document, and where it would be if the two
@@ -241,6 +246,7 @@ pub(super) async fn discover(
                     value,
                     fresh_for: found.fresh_for,
                     skew: found.skew,
+                    behind: found.behind,
                 });
             }
             // Only a document that is not there is looked for elsewhere.
@@ -362,13 +368,11 @@ fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// How far the clock that wrote these headers is from `now`, if that is worth a word.
-fn skew(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+/// The time by the clock that wrote these headers, since 1970.
+fn clock(headers: &HeaderMap) -> Option<Duration> {
     let date = headers.get(DATE)?.to_str().ok()?;
     let date = httpdate::parse_http_date(date).ok()?;
-    let date = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let skew = date.abs_diff(Duration::from_millis(now.as_millis()));
-    (skew > TOLERATED_SKEW).then_some(skew)
+    date.duration_since(SystemTime::UNIX_EPOCH).ok()
 }
 
 /// Gets a JSON document, over at most three redirects, each to a URL that could have been configured.
@@ -399,10 +403,16 @@ pub(super) async fn get_json(
             .map_err(ProviderError::Fetch)?;
         if response.status() == StatusCode::OK {
             let value = serde_json::from_slice(response.body());
+            let now = Duration::from_millis(host.now().as_millis());
+            let its = clock(response.headers()).unwrap_or(now);
+            let behind = now.saturating_sub(its);
             return Ok(Fetched {
                 value: value.map_err(|_| ProviderError::Unusable("it is not JSON"))?,
                 fresh_for: fresh_for(response.headers()),
-                skew: skew(response.headers(), host.now()),
+                skew: Some(its.abs_diff(now)).filter(|skew| *skew > TOLERATED_SKEW),
+                behind: Some(behind)
+                    .filter(|behind| behind.as_secs() > 0)
+                    .unwrap_or_default(),
             });
         }
         if !response.status().is_redirection() {

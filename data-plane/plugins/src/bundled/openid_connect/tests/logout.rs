@@ -330,6 +330,21 @@ fn rule_104_a_logout_holds_whatever_the_clocks_say() {
 }
 
 #[test]
+fn rule_103_a_logout_counts_by_the_clock_of_the_provider() {
+    let mut gateway = Gateway::new(json!({ "backchannel_logout_uri_suffix": "/backchannel" }));
+    // It is two seconds behind, and says so.
+    let its = std::time::UNIX_EPOCH + std::time::Duration::from_secs(START.as_secs());
+    let date = ("date", httpdate::fmt_http_date(its));
+    gateway.provider.script.borrow_mut().headers = vec![date];
+    gateway.host.advance(2.0);
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(log_out(&mut gateway, &json!({ "sid": null })).status, 200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
 fn rule_102_a_logout_that_is_not_stored_is_asked_for_again() {
     let (mut gateway, mut browser) = back_channel();
     gateway.host.store(false);

@@ -1,0 +1,80 @@
+//! How long a logout is remembered: for as long as a cookie of what it has ended could be shown.
+
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+
+use super::Rules;
+
+const ONE_DAY: Duration = Duration::from_hours(24);
+
+/// What sessions of one plugin are remembered for at least: it may be changed to let them live longer.
+const OWN: Duration = Duration::from_hours(7 * 24);
+
+/// What those of others are remembered for at least, whose limits are not known here.
+const OF_OTHERS: Duration = Duration::from_hours(30 * 24);
+
+/// Clocks differ.
+const LEEWAY: Duration = Duration::from_hours(1);
+
+/// What a logout ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::bundled::openid_connect) enum Ends {
+    /// One session of this plugin, or of those that it shares its sessions with.
+    Session,
+    /// What began within a session of the provider's, or all of a user's, at whatever plugin.
+    AtProvider,
+}
+
+impl Rules {
+    /// When, in seconds since 1970, no cookie of what was ended at `now` can be good any more: the revocation may be
+    /// forgotten then.
+    pub(in crate::bundled::openid_connect) fn forgotten_at(
+        &self,
+        ends: Ends,
+        now: UnixTime,
+    ) -> u64 {
+        let session = &self.config.session;
+        let shared = ends == Ends::AtProvider || session.session_secret.is_some();
+        let least = if shared { OF_OTHERS } else { OWN };
+        let longest = session.session_absolute_timeout.limit();
+        let mut longest = longest.unwrap_or(OF_OTHERS).max(least);
+        if session.session_remember {
+            let remembered = session.session_remember_absolute_timeout.limit();
+            longest = longest.max(remembered.unwrap_or(400 * ONE_DAY));
+        }
+        now.saturating_add(longest + LEEWAY).as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn rule_104_a_logout_is_remembered_for_as_long_as_its_sessions_could_live_anywhere() {
+        let check = |more: &Value, ends: Ends, days: u64| {
+            let mut config = json!({ "issuer": "https://idp.example" });
+            let members = config.as_object_mut().unwrap();
+            members.extend(more.as_object().unwrap().clone());
+            let config = serde_json::from_value(config).unwrap();
+            let rules = Rules::new(config, Uuid::nil()).unwrap();
+            let now = UnixTime::from_secs(1_000);
+            let remembered = rules.forgotten_at(ends, now) - 1_000 - 3_600;
+            assert_eq!(remembered, days * 86_400, "{more} {ends:?}");
+        };
+        check(&json!({}), Ends::Session, 7);
+        check(&json!({}), Ends::AtProvider, 30);
+        check(&json!({ "session_secret": "shared" }), Ends::Session, 30);
+        let long = json!({ "session_absolute_timeout": 50 * 86_400 });
+        check(&long, Ends::Session, 50);
+        check(&long, Ends::AtProvider, 50);
+        check(&json!({ "session_absolute_timeout": 0 }), Ends::Session, 30);
+        check(&json!({ "session_remember": true }), Ends::Session, 30);
+        let forever = json!({ "session_remember": true, "session_remember_absolute_timeout": 0 });
+        check(&forever, Ends::Session, 400);
+    }
+}
