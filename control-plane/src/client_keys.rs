@@ -16,6 +16,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Plugin};
@@ -82,6 +83,18 @@ pub fn published(config: &Config) -> Value {
         .filter_map(|key| serde_json::from_str(&key.public).ok())
         .collect();
     json!({ "keys": keys })
+}
+
+/// What signs by them, for a question that the control plane asks a provider itself.
+pub fn signing(config: &Config) -> ClientKeys {
+    let mut all = ClientKeys::default();
+    for key in keys(config).filter(|key| key.retired_at.is_none()) {
+        let kid = key.id.to_string();
+        if let Err(problem) = all.add(&kid, &key.algorithm, key.secret.expose()) {
+            tracing::error!(kid, problem, "a client key cannot be used");
+        }
+    }
+    all
 }
 
 /// Whether what is written to a plugin may be such a configuration.

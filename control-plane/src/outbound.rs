@@ -42,9 +42,11 @@ static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
     TlsConnector::from(Arc::new(config))
 });
 
-/// What `question` comes to with a host that asks public addresses and `permitted` ones; `None` if that takes too long.
+/// What `question` comes to with a host that asks public addresses and `permitted` ones, and proves itself by `keys`;
+/// `None` if that takes too long.
 pub(crate) async fn run<T, F>(
     permitted: &Arc<[Network]>,
+    keys: ClientKeys,
     question: impl FnOnce(Outbound) -> F + Send + 'static,
 ) -> Option<T>
 where
@@ -61,6 +63,7 @@ where
         local.block_on(&runtime, async move {
             let asking = question(Outbound(Rc::new(State {
                 permitted,
+                keys: Arc::new(keys),
                 ..State::default()
             })));
             tokio::time::timeout(LONGEST, asking).await.ok()
@@ -69,7 +72,7 @@ where
     asked.await.ok().flatten()
 }
 
-/// A host that fetches, and has nothing else.
+/// A host that fetches, and has nothing else but what it proves itself by.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbound(Rc<State>);
 
@@ -77,6 +80,7 @@ pub(crate) struct Outbound(Rc<State>);
 struct State {
     /// Networks in which providers may be besides public addresses.
     permitted: Arc<[Network]>,
+    keys: Arc<ClientKeys>,
     core: CoreStates,
     node: NodeStates,
     revocations: Revocations,
@@ -155,7 +159,7 @@ impl Host for Outbound {
     }
 
     fn client_keys(&self) -> Arc<ClientKeys> {
-        Arc::default()
+        Arc::clone(&self.0.keys)
     }
 
     async fn revoke(&self, _: Vec<Revocation>) -> Result<(), RevokeError> {
@@ -282,9 +286,11 @@ mod tests {
                 repeatable: false,
                 reach: Reach::Public { loopback },
             };
-            let asked = run(&permitted, move |outbound| async move {
-                outbound.fetch(request, limits).await
-            });
+            let asked = run(
+                &permitted,
+                ClientKeys::default(),
+                move |outbound| async move { outbound.fetch(request, limits).await },
+            );
             asked.await.unwrap().unwrap_err()
         };
         for host in ["127.0.0.1", "localhost", "10.0.0.1", "[::1]", "2130706433"] {

@@ -12,6 +12,7 @@ use axum::extract::Request;
 use http::{Method, StatusCode};
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Discovered};
+use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::filter::Plugin as _;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use super::error::Refusal;
 use super::{Admin, Answer, body, revisions};
+use crate::client_keys;
 use crate::command::{Body, Context, complete};
 use crate::config::Config;
 use crate::history::Origin;
@@ -205,7 +207,8 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
         Some(Seen::Said(at, discovered)) if within(&at, FRESH) => (at, discovered),
         Some(Seen::Nothing(at) | Seen::Deleted(at)) if within(&at, GONE) => return None,
         _ => {
-            let asked = outbound::run(&admin.providers.networks, move |host| async move {
+            let (networks, keys) = (&admin.providers.networks, ClientKeys::default());
+            let asked = outbound::run(networks, keys, move |host| async move {
                 check::discover(&config, &host).await
             });
             let said = asked.await.and_then(Result::ok).map(Box::new);
@@ -249,7 +252,8 @@ async fn check_configuration(
     let others = plugins(stored).filter(|(id, _)| Some(*id) != own);
     let others = others.map(|(_, other)| other);
     let beside = check::beside(&config, others);
-    let checked = outbound::run(&admin.providers.networks, move |host| async move {
+    let (networks, keys) = (&admin.providers.networks, client_keys::signing(stored));
+    let checked = outbound::run(networks, keys, move |host| async move {
         check::run(&config, &host).await
     });
     let mut report = match checked.await {

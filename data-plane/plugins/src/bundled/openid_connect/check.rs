@@ -466,6 +466,11 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
                 &error.to_string(),
                 "See whether what stands before the provider lets the gateway through.",
             ),
+            Err(TokenError::Provider(ProviderError::Unarmed(detail))) => findings.warn(
+                "client",
+                detail,
+                "Keys of the cluster are made once a plugin that needs them is saved: register /openid-connect/jwks at the provider then, and check again. A certificate has to be stored first.",
+            ),
             Err(TokenError::Provider(error)) => findings.fail(
                 "client",
                 &tell(&error),

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use shared::entity::Revocation;
 
+use super::super::client_keys::ClientKeys;
+use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
 use crate::bundled::openid_connect::check;
@@ -49,6 +51,21 @@ fn a_good_configuration_passes_every_check() {
     // The code that tries the client is nobody's.
     let forms = gateway.provider.forms.borrow();
     assert_eq!(forms.last().unwrap().1["code"], "configuration-check");
+}
+
+#[test]
+fn a_client_with_a_key_of_the_cluster_is_tried_by_it() {
+    let config = json!({ "client_auth": ["private_key_jwt"], "client_alg": ["ES256"] });
+    let gateway = Gateway::new(json!({}));
+    let report = checked(&gateway, &config);
+    assert_eq!(result(&report, "client"), "warn", "{report}");
+    let (private, _) = client_key();
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&private);
+    gateway.host.equip(keys);
+    assert_eq!(result(&checked(&gateway, &config), "client"), "pass");
+    let forms = gateway.provider.forms.borrow();
+    assert!(forms.last().unwrap().1.contains_key("client_assertion"));
 }
 
 #[test]
