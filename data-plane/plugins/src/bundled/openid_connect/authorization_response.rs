@@ -107,6 +107,8 @@ pub(super) fn accept(
                 code: Some(&code),
                 state: Some(&pending.state),
                 front: true,
+                asked_at: Some(pending.started_at),
+                renewed: false,
             };
             Some(verifier.id_token(token, expected)?)
         }

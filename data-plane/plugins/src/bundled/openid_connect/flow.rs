@@ -298,7 +298,8 @@ fn verify(
         access_token: &tokens.access_token,
         code: Some(&accepted.code),
         state: Some(&pending.state),
-        front: false,
+        asked_at: Some(pending.started_at),
+        ..Expected::default()
     };
     let id = match &tokens.id_token {
         Some(token) => Some(verifier.id_token(token, expected)?),

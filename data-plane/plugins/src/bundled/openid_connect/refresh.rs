@@ -210,6 +210,7 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
     if let Some(token) = &tokens.id_token {
         let expected = Expected {
             access_token: &tokens.access_token,
+            renewed: true,
             ..Expected::default()
         };
         let new = verifier.id_token(token, expected)?;

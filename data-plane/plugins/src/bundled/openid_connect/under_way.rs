@@ -68,11 +68,23 @@ pub(super) fn remember(
         host.random(&mut nonce);
         seal::seal(ring, binding, name, text, SIZES, now.as_secs(), nonce)
     };
-    let value = sealed(&rules.binding, &name, &json).map_err(|error| match error {
+    let mut value = sealed(&rules.binding, &name, &json);
+    if matches!(value, Err(SealError::TooLarge)) && pending.target == pending.redirect_uri {
+        // One URL need not be there twice.
+        let target = String::new();
+        let short = Pending {
+            target,
+            ..pending.clone()
+        };
+        let json = serde_json::to_vec(&short).expect("a sign-in has only string keys");
+        value = sealed(&rules.binding, &name, &json);
+    }
+    let value = value.map_err(|error| match error {
         SealError::NoKey => session::failure(error),
-        SealError::TooLarge => {
-            Failure::bad_request("target_too_large", "the URL is too long to return to")
-        }
+        SealError::TooLarge => Failure {
+            message: Some("The URL is too long to return to after a sign-in"),
+            ..Failure::bad_request("target_too_large", "the URL is too long to return to")
+        },
     })?;
     let begun = sealed(&of_all(), rules.names.begun(), BEGUN).map_err(session::failure)?;
     let https = exchange.client.https;
@@ -198,7 +210,11 @@ fn open(
         _ => return None,
     };
     let opened = seal::open(ring, &rules.binding, name, &value, now.as_secs())?;
-    serde_json::from_slice(&opened.plaintext).ok()
+    let mut pending: Pending = serde_json::from_slice(&opened.plaintext).ok()?;
+    if pending.target.is_empty() {
+        pending.target.clone_from(&pending.redirect_uri);
+    }
+    Some(pending)
 }
 
 /// Names a sign-in among those of a browser: a quarter of SHA-256 of its state.

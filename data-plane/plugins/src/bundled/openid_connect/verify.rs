@@ -96,6 +96,10 @@ pub(super) struct Expected<'a> {
     pub(super) state: Option<&'a str>,
     /// Whether it came by way of the browser: then it vouches for what came with it.
     pub(super) front: bool,
+    /// When the user was sent to authenticate.
+    pub(super) asked_at: Option<UnixTime>,
+    /// Whether it takes the place of an earlier one, by a refresh: the user has authenticated when they did.
+    pub(super) renewed: bool,
 }
 
 shared::unsaid!(Expected<'a>);

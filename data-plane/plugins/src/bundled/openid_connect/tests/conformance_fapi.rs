@@ -243,6 +243,28 @@ fn fapi2_authorization_responses() {
 }
 
 #[test]
+fn rule_35_an_authentication_is_as_old_as_it_was_when_it_was_asked_for() {
+    for (max_age, earlier, status) in [(0, 0, 200), (0, 1, 401), (5, 5, 200), (5, 6, 401)] {
+        let mut gateway = Gateway::new(json!({ "max_age": max_age }));
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/api");
+        let at = crate::testing::START.as_secs() - earlier;
+        gateway.provider.script.borrow_mut().id_claims = vec![("auth_time", json!(at))];
+        // Whoever reads the page of consent takes a while.
+        gateway.advance(60);
+        let query = gateway.provider.authorize(start.location());
+        let reply = browser.get(&mut gateway, &format!("/api?{query}"));
+        assert_eq!(reply.status, status, "{max_age} {earlier}");
+        if status == 200 {
+            // A refresh tells of the same authentication (Core §12.2).
+            gateway.advance(301);
+            assert_eq!(browser.get(&mut gateway, "/api").status, 200, "{max_age}");
+            assert_eq!(gateway.provider.called("/token"), 2);
+        }
+    }
+}
+
+#[test]
 fn fapi2_token_answers() {
     for (module, token_type, lifetime) in [
         ("token-type-case-insensitivity", "bEARER", json!(60)),

@@ -113,3 +113,20 @@ fn a_list_that_is_not_ours_takes_nothing_back() {
         );
     }
 }
+
+#[test]
+fn a_long_url_is_returned_to() {
+    let mut gateway = Gateway::new(json!({ "login_action": "redirect", "login_tokens": null }));
+    let mut browser = Browser::default();
+    let long = format!("/{}", "x".repeat(4000));
+    let reply = browser.sign_in(&mut gateway, &long);
+    let expected = format!("http://gateway.example{long}");
+    assert_eq!((reply.status, reply.location()), (302, expected.as_str()));
+    let longer = format!("/{}", "x".repeat(6000));
+    let reply = Browser::default().get(&mut gateway, &longer);
+    assert_eq!(reply.status, 400);
+    assert_eq!(
+        reply.json()["message"],
+        "The URL is too long to return to after a sign-in"
+    );
+}

@@ -257,16 +257,23 @@ impl Verifier<'_> {
                 "the user has not authenticated in a way that was asked for",
             );
         }
-        self.check_auth_time(claims)
+        if expected.renewed {
+            return Ok(());
+        }
+        self.check_auth_time(claims, expected.asked_at)
     }
 
-    fn check_auth_time(&self, claims: &Claims) -> Result<(), Refusal> {
+    /// The user's authentication is no older than `max_age` was when it was asked for, or is now where nobody asked
+    /// (OpenID Connect Core §3.1.2.1).
+    fn check_auth_time(&self, claims: &Claims, asked_at: Option<UnixTime>) -> Result<(), Refusal> {
         let Some(most) = &self.rules.config.sign_in.max_age else {
             return Ok(());
         };
         let latest = jws::time(claims, "auth_time").ok().flatten();
         let latest = latest.map(|at| at.saturating_add(most.seconds()));
-        if latest.is_some_and(|latest| self.now <= latest.saturating_add(self.leeway())) {
+        // Providers tell whole seconds.
+        let at = asked_at.map_or(self.now, |at| UnixTime::from_secs(at.as_secs()));
+        if latest.is_some_and(|latest| at <= latest.saturating_add(self.leeway())) {
             return Ok(());
         }
         let detail = "the user's authentication is older than max_age";
@@ -279,7 +286,7 @@ impl Verifier<'_> {
             let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
             return Err(Refusal::Bad(failure));
         }
-        self.check_auth_time(claims)
+        self.check_auth_time(claims, None)
     }
 
     pub(super) fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {
