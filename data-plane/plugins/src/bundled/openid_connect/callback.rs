@@ -246,8 +246,13 @@ pub(super) fn in_vain(
     jar: &Jar,
     now: UnixTime,
 ) -> Option<Mark> {
-    let is_answer = |name: &str| matches!(name, "code" | "error" | "response");
-    if !request::query(exchange).any(|(name, _)| is_answer(&name)) {
+    let is_signed = rules.config.sign_in.response_mode.is_signed();
+    let is_answer = |name: &str| match name {
+        "code" | "error" => true,
+        "response" => is_signed,
+        _ => false,
+    };
+    if is_from_here(exchange) || !request::query(exchange).any(|(name, _)| is_answer(&name)) {
         return None;
     }
     let (ring, here) = (
@@ -258,6 +263,12 @@ pub(super) fn in_vain(
     let answered = under_way.filter(|(_, pending)| pending.redirect_uri == here);
     let marks = answered.filter_map(|(_, pending)| mark::read(rules, ring, &pending.state, now));
     marks.max_by_key(|mark| (mark.made_at, mark.round))
+}
+
+/// Whether the browser says that no other site has led it here (Fetch Metadata): then no provider has.
+fn is_from_here(exchange: &Exchange<'_>) -> bool {
+    let site = exchange.request.headers.get("sec-fetch-site");
+    site.is_some_and(|site| site == "none" || site == "same-origin")
 }
 
 /// The state of a sign-in whose code is being redeemed.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::header::SET_COOKIE;
+use http::header::{REFERRER_POLICY, SET_COOKIE};
 use tracing::debug;
 
 use super::admission;
@@ -357,6 +357,9 @@ pub(super) async fn complete(
         return Ok(Flow::Answer(response));
     }
     if exchange.request.uri.query().is_some() {
+        // The page has the code in its address, which is nobody's to see in a `Referer` (RFC 9700 §4.2).
+        let told = (REFERRER_POLICY, HeaderValue::from_static("strict-origin"));
+        exchange.response_headers.push(told);
         match pending.query.as_deref() {
             Some(query) => request::set_query(exchange, query),
             None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),

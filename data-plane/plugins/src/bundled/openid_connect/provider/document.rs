@@ -140,6 +140,8 @@ impl ProviderError {
 
     /// The failure of a request that needs the provider.
     pub(crate) fn failure(&self) -> Failure {
+        let unreachable =
+            || Failure::unavailable("idp_unreachable", "the OpenID provider does not answer");
         match self {
             Self::Resting(Some(error)) => error.failure(),
             Self::Unsupported(parameter) => Failure::unexpected(
@@ -162,9 +164,9 @@ impl ProviderError {
                 "idp_forbidden",
                 "the OpenID provider is at an address that may not be asked",
             ),
-            Self::Fetch(_) | Self::GivenUp | Self::Slow | Self::Resting(None) => {
-                Failure::unavailable("idp_unreachable", "the OpenID provider does not answer")
-            }
+            // What is wrong with the connection, with a certificate above all, is for operators alone.
+            Self::Fetch(error) => unreachable().with("reason", error.to_string()),
+            Self::GivenUp | Self::Slow | Self::Resting(None) => unreachable(),
         }
     }
 }

@@ -325,6 +325,17 @@ fn rule_18_a_browser_that_keeps_no_session_is_told_so() {
 }
 
 #[test]
+fn rule_25_no_referer_tells_the_code() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let page = browser.sign_in(&mut gateway, "/api");
+    assert_eq!(page.status, 200);
+    assert_eq!(page.headers["referrer-policy"], "strict-origin");
+    let next = browser.get(&mut gateway, "/api");
+    assert!(!next.headers.contains_key("referrer-policy"));
+}
+
+#[test]
 fn rule_18_a_session_that_was_used_counts_for_no_circle() {
     let config = json!({ "login_action": "redirect", "login_tokens": null });
     let mut gateway = Gateway::new(config);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, basic};
+use crate::bundled::openid_connect::explain::Explanations;
 use crate::filter::{Filter, Flow};
 use crate::host::Host;
 use crate::testing::Request;
@@ -254,6 +255,19 @@ fn a_token_endpoint_that_keeps_failing_is_left_alone() {
         assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
     }
     assert!(gateway.provider.called("/token") <= 4);
+}
+
+#[test]
+fn operators_learn_what_is_wrong_with_the_connection() {
+    let mut gateway = Gateway::new(json!({ "display_errors": true }));
+    gateway.provider.script.borrow_mut().down = true;
+    let reply = Browser::default().get(&mut gateway, "/api");
+    let reason = "connecting to idp.example:443: connection refused";
+    assert!(!String::from_utf8_lossy(&reply.body).contains("refused"));
+    let explanations = gateway.host.node_state::<Explanations>();
+    let id = "0123456789abcdef0123456789abcdef";
+    let told = explanations.find(id, gateway.host.now()).unwrap();
+    assert!(told.to_string().contains(reason), "{told}");
 }
 
 #[test]

@@ -119,4 +119,11 @@ fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
             );
         }
     }
+    for site in ["none", "same-origin"] {
+        let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+        for tab in 0..6 {
+            let reply = browser.get_with(&mut gateway, "/item?code=5", "sec-fetch-site", site);
+            assert_eq!(reply.status, 302, "{site} {tab}");
+        }
+    }
 }
