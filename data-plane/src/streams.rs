@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use plugins::exchange::{Captures, Identity, Try};
-use plugins::filter::{Counts, Filter as _};
+use plugins::filter::{Counts, Filter as _, Over};
 use plugins::stream::StreamLog;
 use rustls::server::Acceptor;
 use serde::Serialize;
@@ -215,7 +215,7 @@ impl Line {
         };
         let host = CoreHost::new(Rc::clone(core));
         for filter in &route.run.filters {
-            filter.on_stream_log(&log, &host);
+            filter.on_log(Over::Stream(&log), &host);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -139,16 +139,13 @@ pub trait Filter: Send + Sync + 'static {
     /// Looks at the whole body that it has wished for in [`Self::on_response`].
     fn on_body(&self, _whole: &mut WholeBody<'_>, _host: &impl Host) {}
 
-    /// Learns of an exchange that is over, after its last byte.
-    fn on_log(&self, _log: &Log<'_>, _host: &impl Host) {}
+    /// Learns of what is over, after its last byte.
+    fn on_log(&self, _over: Over<'_>, _host: &impl Host) {}
 
     /// Looks at the client of a byte stream before a server is asked; whether the stream may go on.
     fn on_stream(&self, _client: IpAddr) -> bool {
         true
     }
-
-    /// Learns of a byte stream that is over.
-    fn on_stream_log(&self, _log: &StreamLog<'_>, _host: &impl Host) {}
 
     /// What of the exchanges that it sees is counted; `None` leaves that to others.
     fn counts(&self) -> Option<Counts> {
@@ -180,6 +177,25 @@ pub trait Filter: Send + Sync + 'static {
     /// of such a name.
     fn owns_cookie(&self, _name: &str) -> bool {
         false
+    }
+}
+
+/// What filters learn of once it is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Over<'a> {
+    /// An exchange.
+    Exchange(&'a Log<'a>),
+    /// A byte stream, or a session of datagrams.
+    Stream(&'a StreamLog<'a>),
+}
+
+impl Over<'_> {
+    /// How it ended.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Exchange(log) => log.status,
+            Self::Stream(log) => log.status,
+        }
     }
 }
 

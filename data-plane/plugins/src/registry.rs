@@ -46,11 +46,10 @@ use crate::bundled::tls_handshake_modifier::TlsHandshakeModifier;
 use crate::bundled::zipkin::Zipkin;
 use crate::config::old_names;
 use crate::credentials::secret_names::SecretNames;
-use crate::exchange::{Exchange, Log, Reply, WholeBody};
-use crate::filter::{Counts, Filter, Flow, Instance, Phases, Plugin, Protocols, Scope};
+use crate::exchange::{Exchange, Reply, WholeBody};
+use crate::filter::{Counts, Filter, Flow, Instance, Over, Phases, Plugin, Protocols, Scope};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
-use crate::stream::StreamLog;
 
 /// What the control plane knows of a plugin.
 #[derive(Debug)]
@@ -228,21 +227,15 @@ macro_rules! registry {
                 }
             }
 
-            fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+            fn on_log(&self, over: Over<'_>, host: &impl Host) {
                 match self {
-                    $(Self::$plugin(filter) => filter.on_log(log, host),)*
+                    $(Self::$plugin(filter) => filter.on_log(over, host),)*
                 }
             }
 
             fn on_stream(&self, client: IpAddr) -> bool {
                 match self {
                     $(Self::$plugin(filter) => filter.on_stream(client),)*
-                }
-            }
-
-            fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-                match self {
-                    $(Self::$plugin(filter) => filter.on_stream_log(log, host),)*
                 }
             }
 

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::hexadecimal::hexadecimal;
+use shared::schema::FieldErrors;
 
 use self::format::Extracted;
 use crate::host::Host;
@@ -341,6 +342,12 @@ impl Trace {
             None => text,
         }
     }
+}
+
+/// The response header that tells of traces, as the configurations of their plugins name it.
+pub(crate) fn response_header(name: Option<&str>) -> Result<Option<HeaderName>, FieldErrors> {
+    let wrong = |_| FieldErrors::at(&["http_response_header_for_traceid"], "bad header name");
+    name.map(HeaderName::try_from).transpose().map_err(wrong)
 }
 
 #[cfg(test)]

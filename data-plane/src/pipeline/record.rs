@@ -15,7 +15,7 @@ use plugins::credentials::secret_names::SecretNames;
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
-use plugins::filter::{Counts, Filter as _, Phases};
+use plugins::filter::{Counts, Filter as _, Over, Phases};
 use plugins::glance::Known;
 use plugins::registry::AnyFilter;
 use plugins::request_id::RequestId;
@@ -341,7 +341,7 @@ impl Record {
         let host = CoreHost::new(Rc::clone(&self.core));
         for filter in &self.run.chosen {
             if let Some(filter) = snapshot.filters.get(*filter) {
-                filter.on_log(&log, &host);
+                filter.on_log(Over::Exchange(&log), &host);
             }
         }
     }

@@ -10,15 +10,14 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use crate::config::values::Number;
-use crate::exchange::{Log, Matched, Named};
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::exchange::{Matched, Named};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::figures::{
     ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, send, service_host, share,
 };
 use crate::logs::queue::{OldQueue, Outbox, QueueConfig};
-use crate::stream::StreamLog;
 
 /// Longest wait for the agent.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -193,25 +192,18 @@ impl Filter for DatadogFilter {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.tell(&Figures::of(log), host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(&Figures::of_stream(log), host);
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let figures = Figures::of(over);
+        let lines = self.metrics.iter();
+        let lines: Vec<String> = lines
+            .filter_map(|metric| self.line(metric, &figures))
+            .collect();
+        // A datagram for each.
+        send(host, &self.outbox, &self.sink, &lines, 0);
     }
 }
 
 impl DatadogFilter {
-    /// Sends `figures`, when it is their turn: a datagram for each.
-    fn tell(&self, figures: &Figures<'_>, host: &impl Host) {
-        let lines = self.metrics.iter();
-        let lines: Vec<String> = lines
-            .filter_map(|metric| self.line(metric, figures))
-            .collect();
-        send(host, &self.outbox, &self.sink, &lines, 0);
-    }
-
     /// What `metric` says of `figures`; nothing if there is no such figure.
     fn line(&self, metric: &DatadogMetric, figures: &Figures<'_>) -> Option<String> {
         let (name, value) = metric.name.of(figures)?;

@@ -1,27 +1,20 @@
 //! `http-log`: tells an HTTP server of each exchange (Kong 3.9, http-log).
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::Method;
+use http::header::AUTHORIZATION;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::schema::FieldErrors;
-use url::Url;
 
 use crate::config::values::{Number, SecretUrl, whole_error};
-use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
-use crate::host::{FetchLimits, Host, Reach, Waits};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
+use crate::host::Host;
 use crate::logs::custom_fields::CustomFields;
-use crate::logs::queue::{self, OldQueue, Outbox, QueueConfig};
-use crate::stream::StreamLog;
+use crate::logs::http_target::{self, Endpoint, HttpTarget, more_headers};
+use crate::logs::queue::{OldQueue, Outbox, QueueConfig};
 
 /// Configuration of `http-log`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -129,105 +122,24 @@ impl Plugin for HttpLog {
     }
 
     fn compile(self, instance: &Instance) -> Result<HttpLogFilter, FieldErrors> {
-        let endpoint = Endpoint::parse(&self.http_endpoint.0)
-            .map_err(|message| FieldErrors::at(&["http_endpoint"], message))?;
-        let mut headers = more_headers("headers", self.headers.as_ref())?;
-        if let Some(authorization) = endpoint.authorization {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static(match self.content_type {
-                JsonMediaType::Plain => "application/json",
-                JsonMediaType::Utf8 => "application/json; charset=utf-8",
-            }),
-        );
+        let headers = more_headers("headers", self.headers.as_ref())?;
+        let media_type = match self.content_type {
+            JsonMediaType::Plain => "application/json",
+            JsonMediaType::Utf8 => "application/json; charset=utf-8",
+        };
+        let target = HttpTarget::new("http_endpoint", &self.http_endpoint, headers, media_type)?;
         Ok(HttpLogFilter {
             custom: CustomFields::compile(self.custom_fields_by_lua.as_ref())?,
-            target: Target {
-                uri: endpoint.uri,
+            target: HttpTarget {
                 method: match self.method {
                     SendMethod::Post => Method::POST,
                     SendMethod::Put => Method::PUT,
                     SendMethod::Patch => Method::PATCH,
                 },
-                headers,
                 timeout: self.timeout.milliseconds(),
-                waits: None,
+                ..target
             },
             outbox: Outbox::new(instance.id, self.old_queue.over(self.queue)),
-        })
-    }
-}
-
-/// Further header fields of a configuration. A name that is no header name, or has an invalid value, is
-/// named.
-pub(crate) fn more_headers(
-    field: &str,
-    texts: Option<&BTreeMap<String, String>>,
-) -> Result<HeaderMap, FieldErrors> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in texts.into_iter().flatten() {
-        let wrong = |message: String| FieldErrors::at(&[field], message);
-        let lower = name.to_ascii_lowercase();
-        if lower == "host" {
-            return Err(wrong("cannot contain 'Host' header".to_owned()));
-        }
-        if field == "headers" && lower == "content-length" {
-            return Err(wrong("cannot contain 'Content-Length' header".to_owned()));
-        }
-        if field == "headers" && lower == "content-type" {
-            return Err(wrong("cannot contain 'Content-Type' header".to_owned()));
-        }
-        let parsed = HeaderName::try_from(name.as_str()).map_err(|_| {
-            wrong(format!(
-                "bad header name '{name}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
-            ))
-        })?;
-        let value = HeaderValue::from_str(value)
-            .map_err(|_| wrong(format!("the value of '{name}' is none of a header")))?;
-        headers.insert(parsed, value);
-    }
-    Ok(headers)
-}
-
-/// A URL to send to, its user name and password apart.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) uri: Uri,
-    pub(crate) authorization: Option<HeaderValue>,
-}
-
-impl Endpoint {
-    /// Reads an `http` or `https` URL; the error is Kong's.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        const WRONG: &str = "missing host in url";
-        let mut url = Url::parse(text).map_err(|_| WRONG.to_owned())?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(WRONG.to_owned());
-        }
-        let decode = |text: &str| {
-            form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
-                .next()
-                .map(|(name, _)| name.into_owned())
-                .unwrap_or_default()
-        };
-        let credentials = (!url.username().is_empty() || url.password().is_some()).then(|| {
-            let password = url.password().unwrap_or_default();
-            format!("{}:{}", decode(url.username()), decode(password))
-        });
-        let authorization = credentials.and_then(|credentials| {
-            let text = format!("Basic {}", STANDARD.encode(credentials));
-            let mut value = HeaderValue::from_str(&text).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        // Without them, the URL stays one.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        Ok(Self {
-            uri: url.as_str().parse().map_err(|_| WRONG.to_owned())?,
-            authorization,
         })
     }
 }
@@ -236,54 +148,8 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct HttpLogFilter {
     custom: CustomFields,
-    target: Target,
+    target: HttpTarget,
     outbox: Outbox,
-}
-
-/// Where batches go and how.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) uri: Uri,
-    pub(crate) method: Method,
-    pub(crate) headers: HeaderMap,
-    pub(crate) timeout: Duration,
-    /// How long single steps may take, if that is known.
-    pub(crate) waits: Option<Waits>,
-}
-
-impl Target {
-    /// Sends one body; every status below 300 says that it was taken.
-    pub(crate) async fn send(&self, host: &impl Host, body: Bytes) -> Result<(), String> {
-        let mut request = http::Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        let limits = FetchLimits {
-            timeout: self.timeout,
-            waits: self.waits,
-            body: 64 * 1024,
-            verify_tls: false,
-            certificate: None,
-            proxies: None,
-            keep_alive: true,
-            http_1_0: false,
-            repeatable: false,
-            reach: Reach::Anywhere,
-        };
-        let answer = host
-            .fetch(request, limits)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = answer.status().as_u16();
-        if status < 300 {
-            return Ok(());
-        }
-        let (host, port) = (self.uri.host().unwrap_or_default(), self.uri.port_u16());
-        let port = port.map_or_else(String::new, |port| format!(":{port}"));
-        Err(format!(
-            "request to {host}{port} returned status code {status}"
-        ))
-    }
 }
 
 impl Filter for HttpLogFilter {
@@ -291,33 +157,14 @@ impl Filter for HttpLogFilter {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.push(&self.custom.record(log), host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.push(&self.custom.stream_record(log), host);
-    }
-}
-
-impl HttpLogFilter {
-    fn push(&self, record: &Value, host: &impl Host) {
-        let entry = Bytes::from(record.to_string());
-        queue::push(host, &self.outbox, entry, || {
-            let (host, target) = (host.clone(), self.target.clone());
-            let single = self.outbox.batch_size() == 1;
-            Rc::new(move |batch: Vec<Bytes>| {
-                let (host, target) = (host.clone(), target.clone());
-                Box::pin(async move {
-                    let body = match batch.as_slice() {
-                        [entry] if single => entry.clone(),
-                        entries => {
-                            Bytes::from([&b"["[..], &entries.join(&b","[..]), b"]"].concat())
-                        }
-                    };
-                    target.send(&host, body).await
-                })
-            })
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let entry = Bytes::from(self.custom.record(over).to_string());
+        let single = self.outbox.batch_size() == 1;
+        self.target.push(host, &self.outbox, entry, || {
+            move |batch: &[Bytes]| match batch {
+                [entry] if single => entry.clone(),
+                entries => http_target::list(entries),
+            }
         });
     }
 }
@@ -325,8 +172,10 @@ impl HttpLogFilter {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Duration;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;

@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::schema::FieldErrors;
 
 use crate::config::values::Number;
-use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::{Sink, TcpTls};
 use crate::logs::custom_fields::CustomFields;
 use crate::logs::queue::Sending;
-use crate::stream::StreamLog;
 
 /// Configuration of `file-log`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -174,18 +171,8 @@ impl Filter for LineLog {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.write(&self.custom.record(log), host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.write(&self.custom.stream_record(log), host);
-    }
-}
-
-impl LineLog {
-    fn write(&self, record: &Value, host: &impl Host) {
-        let mut line = record.to_string();
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let mut line = self.custom.record(over).to_string();
         if self.newline {
             line.push('\n');
         }
@@ -207,7 +194,7 @@ pub(crate) fn send(host: &impl Host, sink: &Sink, line: Bytes) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;

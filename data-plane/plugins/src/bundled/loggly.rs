@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::schema::FieldErrors;
 use shared::types::Set;
 
 use crate::bundled::line_logs::send;
 use crate::config::values::{Number, SecretText};
-use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::custom_fields::CustomFields;
 use crate::logs::severity::Severities;
-use crate::stream::StreamLog;
 
 /// The facility `user`.
 const FACILITY: u8 = 1;
@@ -123,19 +119,8 @@ impl Filter for LogglyFilter {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.tell(log.status, || self.custom.record(log), host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(log.status, || self.custom.stream_record(log), host);
-    }
-}
-
-impl LogglyFilter {
-    /// Sends the record of what ended in `status`, if it is severe enough.
-    fn tell(&self, status: StatusCode, record: impl FnOnce() -> Value, host: &impl Host) {
-        let Some(severity) = self.severities.of(status) else {
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let Some(severity) = self.severities.of(over.status()) else {
             return;
         };
         let priority = FACILITY * 8 + severity.number();
@@ -146,7 +131,7 @@ impl LogglyFilter {
             "" => "-",
             name => name,
         };
-        let (data, record) = (self.data.expose(), record());
+        let (data, record) = (self.data.expose(), self.custom.record(over));
         let message = format!("<{priority}>1 {time} {machine} kong - - {data} {record}");
         send(host, &self.sink, Bytes::from(message));
     }
@@ -154,7 +139,7 @@ impl LogglyFilter {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;

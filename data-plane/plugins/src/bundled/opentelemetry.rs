@@ -3,23 +3,21 @@
 mod otlp;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 
-use crate::bundled::http_log::{Endpoint, Target, more_headers};
 use crate::config::values::{Number, SecretUrl};
-use crate::exchange::{Exchange, Log, Reply, Seen};
-use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::exchange::{Exchange, Reply, Seen};
+use crate::filter::{Filter, Flow, Instance, Over, Phases, Plugin};
 use crate::host::{Host, Waits};
-use crate::logs::queue::{self, Outbox, QueueConfig};
-use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace};
+use crate::logs::http_target::{HttpTarget, more_headers};
+use crate::logs::queue::{Outbox, QueueConfig};
+use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, response_header};
 
 /// The share of traces that is kept unless the configuration says otherwise.
 const SHARE: f64 = 0.01;
@@ -114,21 +112,19 @@ impl Plugin for Opentelemetry {
 
     fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
-        let Some(SecretUrl(url)) = &self.traces_endpoint else {
+        let Some(url) = &self.traces_endpoint else {
             errors.add_rule("at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
             );
             return Err(errors);
         };
-        let endpoint = Endpoint::parse(url)
-            .map_err(|message| FieldErrors::at(&["traces_endpoint"], message))?;
-        let mut headers = more_headers("headers", self.headers.as_ref())?;
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-protobuf"),
-        );
-        if let Some(authorization) = endpoint.authorization {
-            headers.insert(http::header::AUTHORIZATION, authorization);
-        }
+        let headers = more_headers("headers", self.headers.as_ref())?;
+        let waits = Waits {
+            connect: self.connect_timeout.milliseconds(),
+            send: self.send_timeout.milliseconds(),
+            read: self.read_timeout.milliseconds(),
+        };
+        let target = HttpTarget::new("traces_endpoint", url, headers, "application/x-protobuf")?
+            .within(waits);
         let mut carrier = Carrier::new(&self.propagation)
             .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
         if let Some(format) = self.header_type
@@ -141,19 +137,8 @@ impl Plugin for Opentelemetry {
         let delay = delay.map(|delay| Number(delay.into()));
         let size = self.batch_span_count.filter(|count| *count != 200);
         let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
-        let waits = Waits {
-            connect: self.connect_timeout.milliseconds(),
-            send: self.send_timeout.milliseconds(),
-            read: self.read_timeout.milliseconds(),
-        };
         Ok(OpentelemetryFilter {
-            target: Target {
-                uri: endpoint.uri,
-                method: Method::POST,
-                headers,
-                timeout: waits.sum(),
-                waits: Some(waits),
-            },
+            target,
             outbox: Outbox::new(instance.id, self.queue.with(size, delay.as_ref())),
             carrier,
             sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
@@ -163,16 +148,10 @@ impl Plugin for Opentelemetry {
     }
 }
 
-/// The response header that tells of traces.
-pub(crate) fn response_header(name: Option<&str>) -> Result<Option<HeaderName>, FieldErrors> {
-    let wrong = |_| FieldErrors::at(&["http_response_header_for_traceid"], "bad header name");
-    name.map(HeaderName::try_from).transpose().map_err(wrong)
-}
-
 /// Traces exchanges.
 #[derive(Debug)]
 pub struct OpentelemetryFilter {
-    target: Target,
+    target: HttpTarget,
     outbox: Outbox,
     carrier: Carrier,
     sampling: Sampling,
@@ -208,7 +187,10 @@ impl Filter for OpentelemetryFilter {
         }
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let Over::Exchange(log) = over else {
+            return;
+        };
         let late;
         let Traced(trace) = if let Some(traced) = log.seen.notes.get() {
             traced
@@ -220,14 +202,9 @@ impl Filter for OpentelemetryFilter {
             return;
         }
         let entry = otlp::spans(trace, log);
-        queue::push(host, &self.outbox, entry, || {
+        self.target.push(host, &self.outbox, entry, || {
             let resource = self.resource.of_node(host.node_id());
-            let (host, target) = (host.clone(), self.target.clone());
-            Rc::new(move |batch: Vec<Bytes>| {
-                let (host, target) = (host.clone(), target.clone());
-                let body = otlp::request(&resource, &batch);
-                Box::pin(async move { target.send(&host, body).await })
-            })
+            move |batch: &[Bytes]| otlp::request(&resource, batch)
         });
     }
 }
@@ -244,6 +221,7 @@ impl OpentelemetryFilter {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::rc::Rc;
     use std::time::Duration;
 
     use serde_json::{Value, json};

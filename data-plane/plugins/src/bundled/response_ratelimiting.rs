@@ -20,8 +20,8 @@ use crate::answer;
 use crate::bundled::rate_limiting::{Amounts, Period, Policy, consumer_of, unknown, whole};
 use crate::config::redis_config::{self, RedisConfig};
 use crate::config::values::{Number, yes};
-use crate::exchange::{BodyWish, Exchange, Log, Reply};
-use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
+use crate::exchange::{BodyWish, Exchange, Reply};
+use crate::filter::{Filter, Flow, Instance, Over, Phases, Plugin};
 use crate::host::Host;
 use crate::host::redis::RedisServer;
 
@@ -265,7 +265,10 @@ impl Filter for ResponseRatelimitingFilter {
         }
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let Over::Exchange(log) = over else {
+            return;
+        };
         let notes = &log.seen.notes;
         if let (Some(used), Some(Costs(costs))) = (notes.get::<Used>(), notes.get::<Costs>()) {
             usage::add(self, host, used, costs);

@@ -15,15 +15,14 @@ use shared::schema::FieldErrors;
 pub use self::config::Statsd;
 use self::config::{Metric, MetricName, ServiceIdentifier, WorkspaceIdentifier};
 use self::line::{Style, Tags, line};
-use crate::exchange::{Log, Matched, Named};
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::exchange::{Matched, Named};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::figures::{
     ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, send, service_host,
 };
 use crate::logs::queue::Outbox;
-use crate::stream::StreamLog;
 
 /// Longest wait for the server.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -172,30 +171,23 @@ impl Filter for StatsdFilter {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        let status = log.status.as_u16();
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let figures = Figures::of(over);
         let ranges = self.statuses.as_ref();
-        if ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(&status))) {
-            self.tell(&Figures::of(log), host);
+        let counts =
+            |status| ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(&status)));
+        if !figures.status.is_none_or(counts) {
+            return;
         }
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(&Figures::of_stream(log), host);
+        let lines = self.metrics.iter();
+        let lines: Vec<String> = lines
+            .filter_map(|metric| self.line(metric, &figures))
+            .collect();
+        send(host, &self.outbox, &self.sink, &lines, self.packet);
     }
 }
 
 impl StatsdFilter {
-    /// Sends `figures`, when it is their turn.
-    fn tell(&self, figures: &Figures<'_>, host: &impl Host) {
-        let lines: Vec<String> = self
-            .metrics
-            .iter()
-            .filter_map(|metric| self.line(metric, figures))
-            .collect();
-        send(host, &self.outbox, &self.sink, &lines, self.packet);
-    }
-
     /// What `metric` says of `log`; nothing if there is no such figure.
     fn line(&self, metric: &Compiled, log: &Figures<'_>) -> Option<String> {
         let Compiled {

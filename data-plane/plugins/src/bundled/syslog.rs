@@ -4,20 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::schema::FieldErrors;
 
 use crate::bundled::line_logs::send;
-use crate::exchange::Log;
-use crate::filter::{Filter, Instance, Phases, Plugin, Protocols};
+use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::custom_fields::CustomFields;
 use crate::logs::severity::Severities;
-use crate::stream::StreamLog;
 
 /// Where the system takes messages.
 const SOCKET: &str = "/dev/log";
@@ -127,30 +123,19 @@ impl Filter for SyslogFilter {
         Phases::LOG
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
-        self.tell(log.status, || self.custom.record(log), host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        self.tell(log.status, || self.custom.stream_record(log), host);
-    }
-}
-
-impl SyslogFilter {
-    /// Sends the record of what ended in `status`, if it is severe enough.
-    fn tell(&self, status: StatusCode, record: impl FnOnce() -> Value, host: &impl Host) {
-        let Some(severity) = self.severities.of(status) else {
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
+        let Some(severity) = self.severities.of(over.status()) else {
             return;
         };
         let priority = self.facility.number() * 8 + severity.number();
-        let message = format!("<{priority}>kong: {}", record());
+        let message = format!("<{priority}>kong: {}", self.custom.record(over));
         send(host, &self.sink, Bytes::from(message));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;

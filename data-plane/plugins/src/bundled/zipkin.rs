@@ -4,25 +4,22 @@ mod spans;
 #[cfg(test)]
 mod tests;
 
-use std::rc::Rc;
-
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::schema::FieldErrors;
 
-use crate::bundled::http_log::{Endpoint, Target};
-use crate::bundled::opentelemetry::response_header;
 use crate::config::values::{Number, SecretUrl, yes};
-use crate::exchange::{Exchange, Log, Reply, Seen};
-use crate::filter::{Filter, Flow, Instance, Phases, Plugin, Protocols};
+use crate::exchange::{Exchange, Reply, Seen};
+use crate::filter::{Filter, Flow, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::{Host, Waits};
-use crate::logs::queue::{self, Outbox, QueueConfig};
-use crate::stream::StreamLog;
-use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat};
+use crate::logs::http_target::{self, HttpTarget};
+use crate::logs::queue::{Outbox, QueueConfig};
+use crate::trace::{
+    Carrier, InjectFormat, Propagation, Sampling, Trace, TraceFormat, response_header,
+};
 
 /// Names of tags that the gateway sets itself.
 const RESERVED: [&str; 13] = [
@@ -254,22 +251,10 @@ impl Plugin for Zipkin {
         };
         let target = match &self.http_endpoint {
             None => None,
-            Some(SecretUrl(url)) => {
-                let endpoint = Endpoint::parse(url)
-                    .map_err(|message| FieldErrors::at(&["http_endpoint"], message))?;
-                let mut headers = HeaderMap::new();
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                if let Some(authorization) = endpoint.authorization {
-                    headers.insert(http::header::AUTHORIZATION, authorization);
-                }
-                Some(Target {
-                    uri: endpoint.uri,
-                    method: Method::POST,
-                    headers,
-                    timeout: waits.sum(),
-                    waits: Some(waits),
-                })
-            }
+            Some(url) => Some(
+                HttpTarget::new("http_endpoint", url, HeaderMap::new(), "application/json")?
+                    .within(waits),
+            ),
         };
         let bad = || FieldErrors::at(&["propagation", "clear"], "bad header name");
         let carrier = if let Some(propagation) = &self.propagation {
@@ -300,7 +285,7 @@ impl Plugin for Zipkin {
 pub struct ZipkinFilter {
     outbox: Outbox,
     config: Box<Zipkin>,
-    target: Option<Target>,
+    target: Option<HttpTarget>,
     carrier: Carrier,
     tags_header: HeaderName,
     shown: Option<HeaderName>,
@@ -336,33 +321,35 @@ impl Filter for ZipkinFilter {
         }
     }
 
-    fn on_log(&self, log: &Log<'_>, host: &impl Host) {
+    fn on_log(&self, over: Over<'_>, host: &impl Host) {
         let Some(target) = &self.target else {
             return;
         };
-        let late;
-        let Traced(trace, tags) = if let Some(traced) = log.seen.notes.get() {
-            traced
-        } else {
-            late = self.late(log.seen, host);
-            &late
+        let (config, node) = (&self.config, host.node_id());
+        let spans = match over {
+            Over::Exchange(log) => {
+                let late;
+                let Traced(trace, tags) = if let Some(traced) = log.seen.notes.get() {
+                    traced
+                } else {
+                    late = self.late(log.seen, host);
+                    &late
+                };
+                let spans = || spans::of_exchange(config, trace, tags, log, node);
+                trace.sampled.then(spans)
+            }
+            Over::Stream(log) => {
+                let trace = Trace::begin(self.sampling(), self.has_long_ids(), host);
+                let spans = || spans::of_stream(config, &trace, log, node);
+                trace.sampled.then(spans)
+            }
         };
-        if !trace.sampled {
-            return;
-        }
-        let spans = spans::of_exchange(&self.config, trace, tags, log, host.node_id());
-        self.tell(target, &spans, host);
-    }
-
-    fn on_stream_log(&self, log: &StreamLog<'_>, host: &impl Host) {
-        let Some(target) = &self.target else {
+        let Some(spans) = spans else {
             return;
         };
-        let trace = Trace::begin(self.sampling(), self.has_long_ids(), host);
-        if trace.sampled {
-            let spans = spans::of_stream(&self.config, &trace, log, host.node_id());
-            self.tell(target, &spans, host);
-        }
+        let spans: Vec<String> = spans.iter().map(Value::to_string).collect();
+        let entry = Bytes::from(spans.join(","));
+        target.push(host, &self.outbox, entry, || http_target::list);
     }
 }
 
@@ -392,18 +379,5 @@ impl ZipkinFilter {
 
     fn has_long_ids(&self) -> bool {
         self.config.traceid_byte_count == IdLength::Long
-    }
-
-    fn tell(&self, target: &Target, spans: &[Value], host: &impl Host) {
-        let spans: Vec<String> = spans.iter().map(Value::to_string).collect();
-        let entry = Bytes::from(spans.join(","));
-        queue::push(host, &self.outbox, entry, || {
-            let (host, target) = (host.clone(), target.clone());
-            Rc::new(move |batch: Vec<Bytes>| {
-                let (host, target) = (host.clone(), target.clone());
-                let body = [&b"["[..], &batch.join(&b","[..]), b"]"].concat();
-                Box::pin(async move { target.send(&host, Bytes::from(body)).await })
-            })
-        });
     }
 }

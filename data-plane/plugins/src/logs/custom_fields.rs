@@ -7,6 +7,7 @@ use shared::schema::FieldErrors;
 
 use crate::credentials::secret_names::SecretNames;
 use crate::exchange::Log;
+use crate::filter::Over;
 use crate::logs::log_record::{self, REDACTED};
 use crate::lua::{Expression, Scope, Table, Value, World};
 use crate::stream::StreamLog;
@@ -54,14 +55,12 @@ impl CustomFields {
         Ok(Self(fields.collect::<Result<_, FieldErrors>>()?))
     }
 
-    /// The record of an exchange.
-    pub(crate) fn record(&self, log: &Log<'_>) -> Json {
-        self.change(log_record::record(log), log)
-    }
-
-    /// The record of a byte stream.
-    pub(crate) fn stream_record(&self, log: &StreamLog<'_>) -> Json {
-        self.change(log_record::stream_record(log), log)
+    /// The record of what is over.
+    pub(crate) fn record(&self, over: Over<'_>) -> Json {
+        match over {
+            Over::Exchange(log) => self.change(log_record::record(log), log),
+            Over::Stream(log) => self.change(log_record::stream_record(log), log),
+        }
     }
 
     fn change(&self, mut record: Json, world: &impl World) -> Json {

@@ -10,11 +10,11 @@ use shared::entity::Consumer;
 use shared::schema::FieldErrors;
 
 use crate::config::values::Number;
-use crate::exchange::{Log, Matched};
+use crate::exchange::Matched;
+use crate::filter::Over;
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::queue::{self, Outbox};
-use crate::stream::StreamLog;
 
 /// The figures of one exchange or stream.
 #[derive(Debug)]
@@ -38,31 +38,29 @@ pub(crate) struct Figures<'a> {
 }
 
 impl<'a> Figures<'a> {
-    /// Those of an exchange.
-    pub(crate) fn of(log: &Log<'a>) -> Self {
-        Self {
-            matched: log.matched,
-            consumer: log.seen.identity.consumer.as_deref(),
-            status: Some(log.status.as_u16()),
-            received: log.received,
-            sent: log.sent,
-            latency: log.latencies.request,
-            upstream_latency: log.latencies.proxy,
-            kong_latency: log.latencies.kong + log.latencies.receive,
-        }
-    }
-
-    /// Those of a stream.
-    pub(crate) const fn of_stream(log: &StreamLog<'a>) -> Self {
-        Self {
-            matched: Some(log.matched),
-            consumer: None,
-            status: None,
-            received: log.received,
-            sent: log.sent,
-            latency: log.session,
-            upstream_latency: None,
-            kong_latency: log.kong,
+    /// Those of what is over.
+    pub(crate) fn of(over: Over<'a>) -> Self {
+        match over {
+            Over::Exchange(log) => Self {
+                matched: log.matched,
+                consumer: log.seen.identity.consumer.as_deref(),
+                status: Some(log.status.as_u16()),
+                received: log.received,
+                sent: log.sent,
+                latency: log.latencies.request,
+                upstream_latency: log.latencies.proxy,
+                kong_latency: log.latencies.kong + log.latencies.receive,
+            },
+            Over::Stream(log) => Self {
+                matched: Some(log.matched),
+                consumer: None,
+                status: None,
+                received: log.received,
+                sent: log.sent,
+                latency: log.session,
+                upstream_latency: None,
+                kong_latency: log.kong,
+            },
         }
     }
 }

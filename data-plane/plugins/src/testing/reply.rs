@@ -6,6 +6,7 @@ use shared::clock::UnixTime;
 
 use super::{FakeHost, Request};
 use crate::exchange::{Exchange, Seen, Told};
+use crate::filter::Over;
 use crate::host::Host as _;
 
 /// What the client gets of a response.
@@ -64,7 +65,8 @@ pub(crate) fn reply_of(
     for mut map in maps {
         body = [map.data(body), map.end(None)].concat().into();
     }
-    filter.on_log(&log(&seen, request, sent, &map, host.now()), host);
+    let log = log(&seen, request, sent, &map, host.now());
+    filter.on_log(Over::Exchange(&log), host);
     Replied {
         status: sent.as_u16(),
         headers: map,
@@ -92,7 +94,7 @@ pub(crate) fn logged(
     let mut headers = http::HeaderMap::new();
     headers.insert("x-answer", HeaderValue::from_static("42"));
     let log = log(&seen, request, http::StatusCode::OK, &headers, host.now());
-    filter.on_log(&log, host);
+    filter.on_log(Over::Exchange(&log), host);
 }
 
 /// What is known of `request` once `filter` has let it pass.
@@ -151,7 +153,7 @@ pub(crate) fn unrouted(
         tries: &[],
         ..log(&seen, request, status, &headers, host.now())
     };
-    filter.on_log(&log, host);
+    filter.on_log(Over::Exchange(&log), host);
     headers
 }
 

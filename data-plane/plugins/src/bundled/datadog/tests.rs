@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::exchange::Seen;
+use crate::stream::StreamLog;
 use crate::testing::{FakeHost, Request, consumer, logged};
 
 fn filter(config: &Value) -> DatadogFilter {
@@ -98,7 +99,7 @@ fn a_stream_is_told_too() {
         session: 9,
         tries: &[],
     };
-    filter(&json!({})).on_stream_log(&log, &host);
+    filter(&json!({})).on_log(Over::Stream(&log), &host);
     let tags = "|#name:dd_1,status:-,app:kong";
     assert_eq!(
         written(&host),

@@ -1,6 +1,7 @@
 //! What zipkin promises.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,6 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::exchange::{Matched, Named, Try};
+use crate::stream::StreamLog;
 use crate::testing::{FakeHost, Request, answer_of, consumer, log_of, logged, unrouted};
 
 fn filter(config: Value) -> ZipkinFilter {
@@ -322,7 +324,7 @@ fn streams_are_told_with_each_server_that_was_tried() {
             "http_endpoint": "http://zipkin.example", "sample_ratio": ratio,
             "phase_duration_flavor": "tags",
         }));
-        filter.on_stream_log(&log, &host);
+        filter.on_log(Over::Stream(&log), &host);
     }
     host.run(host.sleep(Duration::from_secs(5)));
     let bodies = bodies.take();
