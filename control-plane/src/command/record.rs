@@ -289,9 +289,7 @@ impl Draft {
                 return true;
             };
             let message = if self.entity.kind == Plugin::KIND {
-                format!(
-                    "plugin '{name}' not enabled; add it to the 'plugins' configuration property"
-                )
+                registry::absence(name)
             } else {
                 format!("vault '{name}' is not installed")
             };

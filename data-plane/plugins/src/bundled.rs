@@ -28,6 +28,7 @@ pub mod request_transformer;
 pub mod response_ratelimiting;
 pub mod response_transformer;
 pub mod session;
+pub mod standard_webhooks;
 pub mod statsd;
 pub mod syslog;
 pub mod tls_handshake_modifier;

@@ -1,6 +1,7 @@
 //! All bundled plugins, one line each: their definitions for the control plane, their filters for the
 //! data plane.
 
+mod absent;
 mod references;
 
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 use shared::schema::{FieldErrors, Record};
 use uuid::Uuid;
 
+pub use self::absent::absence;
 use self::references::refers;
 use crate::bundled::acl::Acl;
 use crate::bundled::basic_auth::BasicAuth;
@@ -40,6 +42,7 @@ use crate::bundled::request_transformer::RequestTransformer;
 use crate::bundled::response_ratelimiting::ResponseRatelimiting;
 use crate::bundled::response_transformer::ResponseTransformer;
 use crate::bundled::session::Session;
+use crate::bundled::standard_webhooks::StandardWebhooks;
 use crate::bundled::statsd::Statsd;
 use crate::bundled::syslog::Syslog;
 use crate::bundled::tls_handshake_modifier::TlsHandshakeModifier;
@@ -307,6 +310,7 @@ registry! {
     ResponseRatelimiting,
     ResponseTransformer,
     Session,
+    StandardWebhooks,
     Statsd,
     Syslog,
     TcpLog,
@@ -357,10 +361,7 @@ fn read<P: Plugin>(config: Value) -> Result<P, FieldErrors> {
 }
 
 fn unknown(name: &str) -> FieldErrors {
-    FieldErrors::at(
-        &["name"],
-        format!("plugin '{name}' not enabled; add it to the 'plugins' configuration property"),
-    )
+    FieldErrors::at(&["name"], absence(name))
 }
 
 #[cfg(test)]

@@ -142,11 +142,21 @@ fn every_secret_of_a_plugin_may_be_a_reference() {
 
 #[test]
 fn an_unknown_plugin_is_named() {
-    let errors = check("oauth3", &json!({})).unwrap_err();
-    assert_eq!(
-        errors.by_field["name"],
-        "plugin 'oauth3' not enabled; add it to the 'plugins' configuration property"
-    );
+    let told = |name| check(name, &json!({})).unwrap_err().by_field["name"].clone();
+    let unknown = "plugin 'oauth3' not enabled; add it to the 'plugins' configuration property";
+    assert_eq!(told("oauth3"), unknown);
+    for (name, instead) in [
+        ("oauth2", "'openid-connect'"),
+        ("pre-function", "'request-transformer'"),
+        ("post-function", "no Lua runs here"),
+        ("acme", "/certificates"),
+        ("aws-lambda", "a service"),
+        ("ai-proxy", "a service"),
+    ] {
+        let told = told(name).as_str().unwrap().to_owned();
+        let start = format!("plugin '{name}' is not supported: ");
+        assert!(told.starts_with(&start) && told.contains(instead), "{told}");
+    }
 }
 
 #[test]
