@@ -66,15 +66,23 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM, SIGINT or SIGQUIT.
+/// Waits for SIGTERM, SIGINT or SIGQUIT. What has other servers read their settings or open their logs anew ends nothing.
 async fn stopped() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut quit = signal(SignalKind::quit()).context("listening for SIGQUIT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = quit.recv() => {}
-        interrupt = tokio::signal::ctrl_c() => interrupt.context("listening for SIGINT")?,
+    let mut hang_up = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    let mut reopen = signal(SignalKind::user_defined1()).context("listening for SIGUSR1")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = quit.recv() => break,
+            interrupt = tokio::signal::ctrl_c() => break interrupt.context("listening for SIGINT")?,
+            _ = hang_up.recv() => {
+                tracing::warn!("SIGHUP changes nothing: settings are read at a start, certificates when they change");
+            }
+            _ = reopen.recv() => tracing::info!("SIGUSR1 changes nothing: there are no log files"),
+        }
     }
     tracing::info!("stopping");
     Ok(())

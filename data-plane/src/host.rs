@@ -4,7 +4,7 @@ mod definitions;
 mod direct;
 mod ldap;
 mod redis;
-mod sink;
+pub(crate) mod sink;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -213,6 +213,11 @@ impl DataPlane {
         self.proxy.addresses()
     }
 
+    /// Has the files that plugins log to opened anew: they have been moved away.
+    pub fn reopen_logs(&self) {
+        host::sink::reopen(self.proxy.node());
+    }
+
     /// Starts another process of this program, which gets the sockets of this one and takes over once
     /// [`Successor::ready`] says so; then this one is to be [`Self::hand_over`].
     ///

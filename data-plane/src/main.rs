@@ -65,6 +65,8 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     replace: Signal,
+    hang_up: Signal,
+    reopen: Signal,
 }
 
 impl Signals {
@@ -75,17 +77,24 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
             quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
             replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
+            hang_up: listen(SignalKind::hangup(), "listening for SIGHUP")?,
+            reopen: listen(SignalKind::user_defined1(), "listening for SIGUSR1")?,
         })
     }
 
     /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with `true`, once a successor serves, which
-    /// SIGUSR2 asks for.
+    /// SIGUSR2 and SIGHUP ask for: to read settings anew is to start anew.
     async fn serve(&mut self, data_plane: &DataPlane) -> bool {
         loop {
             tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt) => break,
                 _ = self.quit.recv() => break,
                 _ = self.replace.recv() => {}
+                _ = self.hang_up.recv() => {}
+                _ = self.reopen.recv() => {
+                    data_plane.reopen_logs();
+                    continue;
+                }
             }
             let succeeded = async {
                 let successor = data_plane.start_successor()?;

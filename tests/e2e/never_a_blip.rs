@@ -195,8 +195,9 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
     let address = cluster.data_planes[0].process.address("proxy");
     let load = Load::start(&address, 8);
     load.goes_on(50).await;
-    for _ in 0..3 {
-        cluster.data_planes[0].process.succeed().await;
+    // By the last one Kong reads its settings anew.
+    for signal in ["USR2", "USR2", "HUP"] {
+        cluster.data_planes[0].process.succeed(signal).await;
         load.goes_on(50).await;
     }
     let (answered, failures) = load.end().await;
@@ -225,7 +226,7 @@ async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor
     let mut slow = TcpStream::connect(&address).await.unwrap();
     let head = "POST / HTTP/1.1\r\nHost: slow\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab";
     slow.write_all(head.as_bytes()).await.unwrap();
-    cluster.data_planes[0].process.start_successor().await;
+    cluster.data_planes[0].process.start_successor("USR2").await;
     eventually("the successor serves", async || {
         let log = cluster.data_planes[0].process.log();
         log.contains("a successor serves: stopping").then_some(())
@@ -256,8 +257,17 @@ async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_successor_that_does_not_start_leaves_the_node_as_it_is() {
-    let (cluster, _demo) = gateway().await;
+async fn signals_end_a_node_only_if_they_are_to_and_then_once_its_exchanges_have() {
+    let (mut cluster, demo) = gateway().await;
+    let log = cluster.directory().join("requests.log");
+    let plugin = json!({"name": "file-log", "config": {"path": log}});
+    cluster.create("/plugins", plugin).await;
+    // What has others read their settings or open their logs anew.
+    for signal in ["HUP", "USR1"] {
+        cluster.control_plane.as_ref().unwrap().signal(signal);
+    }
+    cluster.route(&demo.upstream(), "/logged").await;
+    cluster.settled().await;
     let node = &cluster.data_planes[0].process;
     // Its certificate has gone: what runs does not need it any more.
     let key = cluster.directory().join("certificates/node-1.key");
@@ -271,10 +281,39 @@ async fn a_successor_that_does_not_start_leaves_the_node_as_it_is() {
     })
     .await;
     std::fs::rename(&aside, &key).unwrap();
-    let load = Load::start(&node.address("proxy"), 2);
+    let address = node.address("proxy");
+    let load = Load::start(&address, 2);
     load.goes_on(10).await;
+    eventually("requests are logged", async || log.exists().then_some(())).await;
+    std::fs::rename(&log, log.with_extension("1")).unwrap();
+    node.signal("USR1");
+    eventually("the file is opened anew", async || {
+        log.exists().then_some(())
+    })
+    .await;
     let (_, failures) = load.end().await;
     assert!(failures.is_empty(), "{failures:#?}");
+
+    let stream = TcpStream::connect(&address).await.unwrap();
+    let mut slow = exchange(stream, true).await.unwrap().unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: slow\r\nContent-Length: 4\r\n\r\nab";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let node = &mut cluster.data_planes[0].process;
+    node.signal("QUIT");
+    eventually("it stops", async || {
+        node.log().contains("stopping").then_some(())
+    })
+    .await;
+    slow.write_all(b"cd").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    let answer = answer.to_ascii_lowercase();
+    assert!(
+        answer.starts_with("http/1.1 200") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    let status = eventually("it has ended", async || node.ended()).await;
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -135,7 +135,7 @@ async fn faults_one_after_the_other_cost_traffic_nothing() {
     judge("a rollback", load.within(Duration::from_secs(2)).await);
 
     for at in [0, 1] {
-        cluster.data_planes[at].process.succeed().await;
+        cluster.data_planes[at].process.succeed("USR2").await;
     }
     judge(
         "each node is restarted and passes its sockets on",

@@ -231,16 +231,16 @@ impl Process {
         send(name, self.id());
     }
 
-    /// Has it start a new process that gets its sockets. The id of the old one.
+    /// Has it start a new process that gets its sockets, by a signal such as `USR2`. The id of the old one.
     ///
     /// # Panics
     ///
     /// If that does not happen in time.
-    pub async fn start_successor(&mut self) -> u32 {
+    pub async fn start_successor(&mut self, signal: &str) -> u32 {
         const STARTED: &str = "a successor was started process=";
         let before = self.log().matches(STARTED).count();
         let old = self.id();
-        send("USR2", old);
+        send(signal, old);
         let successor = eventually("a successor is started", async || {
             let log = self.log();
             let id = log
@@ -255,13 +255,14 @@ impl Process {
         old
     }
 
-    /// Has it replaced by a new process that gets its sockets, and waits until it has ended.
+    /// Has it replaced, by a signal such as `USR2`, by a new process that gets its sockets, and waits until it has
+    /// ended.
     ///
     /// # Panics
     ///
     /// If that does not happen in time.
-    pub async fn succeed(&mut self) {
-        let old = self.start_successor().await;
+    pub async fn succeed(&mut self, signal: &str) {
+        let old = self.start_successor(signal).await;
         eventually("the old process ends", async || {
             // The first is our child: its end is to be waited for.
             let _ = self.child.try_wait();

@@ -18,7 +18,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::oneshot;
 
-use crate::core::Core;
+use crate::core::{Core, Node};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::tls_connector;
 
@@ -75,6 +75,17 @@ pub(super) async fn write(core: &Rc<Core>, sink: &Sink, bytes: Bytes) -> Result<
     })
 }
 
+/// Has the files that are open on `node` opened anew, behind the lines that wait.
+pub(crate) fn reopen(node: &Node) {
+    let files = node.states.of::<Files>();
+    let Some(sender) = files.0.get() else {
+        return tracing::info!("no log files are open");
+    };
+    if sender.try_send(Order::Reopen).is_err() {
+        tracing::error!("too many lines are waiting: log files are not opened anew, ask again");
+    }
+}
+
 async fn within(limit: Duration, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let result = tokio::time::timeout(limit, work).await;
     result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -95,7 +106,15 @@ async fn datagram(resolver: &Resolver, host: &str, port: u16, bytes: &[u8]) -> i
 
 /// The thread that appends to files, for all cores: a slow disk delays no request.
 #[derive(Debug, Default)]
-struct Files(OnceLock<SyncSender<Line>>);
+struct Files(OnceLock<SyncSender<Order>>);
+
+/// What the thread is to do.
+#[derive(Debug)]
+enum Order {
+    Append(Line),
+    /// Close all files; the next line opens its own.
+    Reopen,
+}
 
 #[derive(Debug)]
 struct Line {
@@ -115,16 +134,16 @@ impl Files {
             done,
         };
         let sender = self.0.get_or_init(|| {
-            let (sender, lines) = sync_channel(WAITING);
+            let (sender, orders) = sync_channel(WAITING);
             let started = std::thread::Builder::new()
                 .name("log-files".to_owned())
-                .spawn(move || append_all(&lines));
+                .spawn(move || obey(&orders));
             if let Err(error) = started {
                 tracing::error!(%error, "no thread for log files");
             }
             sender
         });
-        if sender.try_send(line).is_err() {
+        if sender.try_send(Order::Append(line)).is_err() {
             return Err(io::Error::other("too many lines are waiting"));
         }
         let lost = |_| Err(io::Error::other("the writing thread has ended"));
@@ -132,9 +151,14 @@ impl Files {
     }
 }
 
-fn append_all(lines: &Receiver<Line>) {
+fn obey(orders: &Receiver<Order>) {
     let mut open: HashMap<PathBuf, File> = HashMap::new();
-    while let Ok(line) = lines.recv() {
+    while let Ok(order) = orders.recv() {
+        let Order::Append(line) = order else {
+            open.clear();
+            tracing::info!("log files are opened anew");
+            continue;
+        };
         let written = append(&mut open, &line);
         if written.is_err() {
             open.remove(&line.path);
