@@ -72,7 +72,7 @@ pub use access::Access;
 use answer::Answer;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
-use error::Refusal;
+use error::{NO_DATABASE, Refusal};
 pub use info::Listener;
 use precondition::Precondition;
 use show::show;
@@ -340,7 +340,7 @@ impl Admin {
             Endpoint::ConfigSchema(name) => schemas::config(name)?,
             Endpoint::VaultSchema(name) => schemas::vault(name)?,
             Endpoint::Cache(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
-            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
+            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsSetting(NO_DATABASE)),
             Endpoint::Collection { entity, parent } => {
                 let query = page::Query::parse(query, entity.kind)?;
                 page::list(config, entity, parent.as_ref(), &query)

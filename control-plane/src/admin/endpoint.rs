@@ -188,6 +188,12 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         ["schemas", "plugins", name] => Ok(Endpoint::PluginSchema(name.to_owned())),
         ["config"] => Ok(Endpoint::DeclarativeConfig),
         ["schemas", "tags"] => Ok(Endpoint::TagsSchema),
+        // No WebAssembly runs in data planes.
+        ["filter-chains", ..]
+        | ["services" | "routes", _, "filter-chains", ..]
+        | ["routes", _, "filters", "all" | "disabled" | "enabled"] => {
+            Err(Refusal::NeedsSetting("wasm is enabled"))
+        }
         // Superseded by plugins of the group, and never served here.
         ["consumer_groups", _, "overrides", ..] => Err(Refusal::Absent(
             "consumer groups have no overrides; give the group a plugin of its own: \

@@ -22,8 +22,8 @@ pub(super) enum Refusal {
     NotFound,
     /// Not with this method; these are.
     Method(&'static [Method]),
-    /// For a Kong without a database only.
-    NeedsNoDatabase,
+    /// For a Kong that is set up otherwise: how.
+    NeedsSetting(&'static str),
     /// No token, or none that is good.
     Credentials,
     /// The user may not do that.
@@ -131,9 +131,9 @@ impl Refusal {
                 allow: Some(methods),
                 ..plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
             },
-            Self::NeedsNoDatabase => plain(
+            Self::NeedsSetting(setting) => plain(
                 StatusCode::BAD_REQUEST,
-                "this endpoint is only available when Kong is configured to not use a database",
+                &format!("this endpoint is only available when {setting}"),
             ),
             Self::Credentials => plain(StatusCode::UNAUTHORIZED, "Invalid RBAC credentials"),
             Self::Forbidden(user, action) => plain(
@@ -240,6 +240,9 @@ pub(super) struct Flattened {
     /// An entry for each record.
     pub(super) entries: Vec<Value>,
 }
+
+/// What `/config` needs of a Kong.
+pub(super) const NO_DATABASE: &str = "Kong is configured to not use a database";
 
 /// A declarative configuration that cannot be, with the errors `fields` in words.
 fn declarative(fields: &Value, shown: Value) -> Answer {

@@ -5,7 +5,7 @@ use shared::entity::{Certificate, ConsumerGroupConsumer, Definition, Entity, Tar
 
 use super::below;
 use super::endpoint::{Endpoint, Parent, missing};
-use super::error::Refusal;
+use super::error::{NO_DATABASE, Refusal};
 use super::groups::Joined;
 use crate::command::{Action, Body, Selector, find};
 use crate::config::Config;
@@ -106,7 +106,7 @@ pub(super) fn plan(
                 ..planned(entity, Action::Several(commands), None)
             }
         }
-        Endpoint::DeclarativeConfig => return Err(Refusal::NeedsNoDatabase),
+        Endpoint::DeclarativeConfig => return Err(Refusal::NeedsSetting(NO_DATABASE)),
         _ => return Err(Refusal::NotFound),
     })
 }

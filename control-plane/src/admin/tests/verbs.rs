@@ -198,3 +198,30 @@ async fn a_plugin_goes_by_its_instance_name() {
     assert_eq!(api.send("DELETE", "/plugins/mine", "", "").await.0, 204);
     assert_eq!(api.get("/plugins/mine").await.0, 404);
 }
+
+#[tokio::test]
+async fn filter_chains_need_webassembly() {
+    let api = Api::new();
+    made(&api, "/services", json!({ "name": "s", "host": "h" })).await;
+    for (method, path) in [
+        ("GET", "/filter-chains"),
+        ("POST", "/filter-chains"),
+        ("PATCH", "/filter-chains/a"),
+        ("PUT", "/filter-chains/a"),
+        ("DELETE", "/filter-chains/a"),
+        ("GET", "/services/s/filter-chains"),
+        ("POST", "/routes/r/filter-chains"),
+        ("DELETE", "/services/s/filter-chains/a"),
+        ("GET", "/routes/r/filters/enabled"),
+    ] {
+        let chain = json!({ "filters": [{ "name": "tests" }] });
+        let (status, reply) = api.json(method, path, chain).await;
+        let message = json!("this endpoint is only available when wasm is enabled");
+        assert_eq!(
+            (status, &reply["message"]),
+            (400, &message),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(api.get("/routes/r/filters/others").await.0, 404);
+}
