@@ -21,6 +21,8 @@ pub(crate) enum Full {
     Node,
     /// The client's address has.
     Address,
+    /// Memory runs short.
+    Memory,
 }
 
 impl Connections {
@@ -38,7 +40,7 @@ impl Connections {
         }
         let mut counted = None;
         if let Some(most_each) = most_each {
-            let place = network(address);
+            let place = client_of(address);
             let count = open.by_address.get(&place).copied().unwrap_or_default();
             if count >= most_each {
                 return Err(Full::Address);
@@ -55,7 +57,7 @@ impl Connections {
 }
 
 /// What one client may be taken for: of IPv6, a network of 64 bits is what a single one is given.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

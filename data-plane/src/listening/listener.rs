@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
-use crate::listening::connections::{Admission, Connections};
+use crate::listening::connections::{Admission, Connections, Full};
 use crate::listening::handshake::Handshake;
 use crate::listening::proxy_protocol;
 use crate::listening::shortage::Shortage;
@@ -174,7 +174,7 @@ async fn accept(
                 shortage.end();
                 core.metrics.accepted.fetch_add(1, Ordering::Relaxed);
                 let address = source.ip().to_canonical();
-                let Some(admission) = admit(&core.node, &core.node.connections, address) else {
+                let Ok(admission) = admit(&core.node, &core.node.connections, address) else {
                     core.metrics.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
@@ -233,17 +233,19 @@ async fn announced(
 }
 
 /// Takes a connection from `address`, if there is room for it among `open`, those of the node or its sessions.
-pub(crate) fn admit(node: &Node, open: &Arc<Connections>, address: IpAddr) -> Option<Admission> {
+pub(crate) fn admit(
+    node: &Node,
+    open: &Arc<Connections>,
+    address: IpAddr,
+) -> Result<Admission, Full> {
     if node.memory.is_critical() {
-        return None;
+        return Err(Full::Memory);
     }
     let limits = &node.limits;
     // Behind a trusted proxy are many clients.
     let each = (!node.trusted.contains(address)).then_some(limits.connections_per_address);
     let admitted = open.admit(address, limits.connections, each);
-    admitted
-        .inspect_err(|full| tracing::debug!(%address, ?full, "a connection too many is closed"))
-        .ok()
+    admitted.inspect_err(|full| tracing::debug!(%address, ?full, "a connection too many is closed"))
 }
 
 /// Serves one connection, after its handshake.

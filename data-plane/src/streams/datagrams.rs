@@ -8,9 +8,9 @@
 //!
 //! A session ends once both sides have been silent for the service's `read_timeout`.
 
+mod sessions;
+
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -31,22 +31,17 @@ use crate::settings::PortMap;
 use crate::streams::routes::{Asked, Kind};
 use crate::streams::{Line, StreamError, choose};
 use crate::upstream::UpstreamError;
+use sessions::{Life, Sessions};
 
 /// Largest datagram.
 const LARGEST: usize = 65_535;
 
-/// Datagrams of one client that may wait for its session; more are dropped, as a network would.
-const WAITING: usize = 64;
-
-/// Sessions that a core has at most: a client's address is no proof that the client is there.
+/// Sessions that a socket has at most on a core.
 const SESSIONS: usize = 4096;
 
 /// How long a server that says nothing may still be about to answer once the node stops: a session has no
 /// end of its own, and until it is over, datagrams come to a socket that nobody reads any more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
-/// The sessions of a socket, by the client's address.
-type Sessions = Rc<RefCell<HashMap<SocketAddr, mpsc::Sender<Bytes>>>>;
 
 /// Serves the datagrams that come to `socket`, until the node is to stop or another process serves in its
 /// place. Each session holds a receiver of `alive`.
@@ -67,7 +62,7 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let sessions = Sessions::default();
+    let sessions = Rc::new(RefCell::new(Sessions::new(SESSIONS)));
     let room = Rc::new(RefCell::new(vec![0; LARGEST]));
     let mut buffer = vec![0; LARGEST];
     loop {
@@ -75,7 +70,7 @@ pub(crate) async fn serve(
             datagram = socket.recv_from(&mut buffer) => datagram,
             _ = orders.wait_for(|orders| orders.stopping || orders.handed_over) => {
                 // The sessions hear of it by that.
-                sessions.borrow_mut().clear();
+                sessions.borrow_mut().end();
                 return;
             }
         };
@@ -84,37 +79,29 @@ pub(crate) async fn serve(
             continue;
         };
         let data = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
-        let mut open = sessions.borrow_mut();
-        let count = open.len();
-        let session = match open.entry(source) {
-            Entry::Occupied(session) => session.into_mut(),
-            Entry::Vacant(place) => {
-                let address = source.ip().to_canonical();
-                let Some(admission) =
-                    admit(&core.node, &core.node.sessions, address).filter(|_| count < SESSIONS)
-                else {
-                    continue;
-                };
-                let (sender, receiver) = mpsc::channel(WAITING);
-                let ends = Ends {
-                    source,
-                    destination,
-                    socket: Rc::clone(&socket),
-                    room: Rc::clone(&room),
-                };
-                let (core, sessions) = (Rc::clone(&core), Rc::clone(&sessions));
-                let guard = alive.subscribe();
-                tokio::task::spawn_local(async move {
-                    session(&core, &ends, receiver).await;
-                    sessions.borrow_mut().remove(&source);
-                    drop((admission, guard));
-                });
-                place.insert(sender)
-            }
-        };
-        if session.try_send(data).is_err() {
-            tracing::debug!(%source, "a datagram is dropped");
+        let (mut open, now) = (sessions.borrow_mut(), monotonic());
+        if !open.has(source) {
+            let address = source.ip().to_canonical();
+            let admit = || admit(&core.node, &core.node.sessions, address);
+            let Some((receiver, life)) = open.open(source, now, admit) else {
+                continue;
+            };
+            let ends = Ends {
+                source,
+                destination,
+                socket: Rc::clone(&socket),
+                room: Rc::clone(&room),
+                life,
+            };
+            let (core, sessions) = (Rc::clone(&core), Rc::clone(&sessions));
+            let guard = alive.subscribe();
+            tokio::task::spawn_local(async move {
+                session(&core, &ends, receiver).await;
+                sessions.borrow_mut().close(source, &ends.life);
+                drop(guard);
+            });
         }
+        open.pass(source, data, now);
     }
 }
 
@@ -125,6 +112,7 @@ struct Ends {
     socket: Rc<UdpSocket>,
     /// Room for one datagram, for all sessions of the socket.
     room: Rc<RefCell<Vec<u8>>>,
+    life: Rc<Life>,
 }
 
 async fn session(core: &Rc<Core>, ends: &Ends, mut datagrams: mpsc::Receiver<Bytes>) {
@@ -159,8 +147,8 @@ async fn route_and_carry(
     let chosen = choose(core, &snapshot, &service, asked.source.0, tried).await;
     let (origin, lease) = chosen?;
     line.attempt(&origin);
+    // A session is none of the requests that a server is asked at a time: whoever likes can begin any number.
     let pool = core.pools.of(&origin);
-    let _permit = pool.enter().ok_or(UpstreamError::Busy)?;
     let found = tokio::time::timeout(service.timeouts.connect, pool.address()).await;
     let address = found.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
     let server = connect(address).await;
@@ -202,6 +190,8 @@ async fn carry(
                 if let Some(datagram) = datagram {
                     carried.count_received(datagram.len());
                     server.send(&datagram).await?;
+                } else if ends.life.gives_way() {
+                    return Ok(());
                 } else {
                     (idle, stopping) = (idle.min(LAST_ANSWERS), true);
                 }
@@ -211,6 +201,7 @@ async fn carry(
                 let mut room = ends.room.borrow_mut();
                 match server.try_recv(&mut room) {
                     Ok(length) => {
+                        ends.life.speak(monotonic());
                         carried.count_sent(length);
                         let datagram = room.get(..length).unwrap_or_default();
                         // What the system has no room for is lost, as on the way. A client that has gone is
