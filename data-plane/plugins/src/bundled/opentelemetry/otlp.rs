@@ -176,14 +176,6 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         let records = matched.records.as_ref();
         let path = records.and_then(|records| records.route.pointer("/paths/0")?.as_str());
         attributes.push(text("http.route", path.unwrap_or_default()));
-        attributes.push(text("kong.route.id", matched.route.id.to_string()));
-        if let Some(service) = &matched.service {
-            attributes.push(text("kong.service.id", service.id.to_string()));
-            attributes.push(text("kong.service.name", service.shown()));
-        }
-    }
-    if let Some(consumer) = &seen.identity.consumer {
-        attributes.push(text("kong.consumer.id", consumer.id.to_string()));
     }
     let mut spans = vec![Span {
         trace_id: trace.id.to_vec(),
@@ -223,6 +215,7 @@ fn attempts(trace: &Trace, log: &Log<'_>) -> Vec<Span> {
             number("net.peer.port", one.port),
             text("net.peer.name", &one.name),
         ];
+        attributes.extend(matched(log));
         let answer = log.upstream_status.filter(|_| place == last);
         let status = one.failed.or(answer.map(|status| status.as_u16()));
         if let Some(status) = status {
@@ -250,6 +243,22 @@ fn attempts(trace: &Trace, log: &Log<'_>) -> Vec<Span> {
         }
     });
     spans.collect()
+}
+
+/// For whom a server is asked, and by what. The span of the request has Kong's attributes and no more.
+fn matched(log: &Log<'_>) -> Vec<KeyValue> {
+    let mut attributes = Vec::new();
+    if let Some(matched) = log.matched {
+        attributes.push(text("kong.route.id", matched.route.id.to_string()));
+        if let Some(service) = &matched.service {
+            attributes.push(text("kong.service.id", service.id.to_string()));
+            attributes.push(text("kong.service.name", service.shown()));
+        }
+    }
+    if let Some(consumer) = &log.seen.identity.consumer {
+        attributes.push(text("kong.consumer.id", consumer.id.to_string()));
+    }
+    attributes
 }
 
 const fn version(version: http::Version) -> &'static str {
