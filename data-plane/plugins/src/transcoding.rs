@@ -6,10 +6,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use prost::Message as _;
 use prost_reflect::{
-    DeserializeOptions, DynamicMessage, MessageDescriptor, ReflectMessage as _, SerializeOptions,
-    Value as Field,
+    DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _,
+    SerializeOptions, Value as Field,
 };
-use serde::Deserializer;
 use serde_json::Value;
 
 use crate::filter::Flow;
@@ -42,10 +41,12 @@ pub(crate) fn frame(kind: u8, message: &[u8]) -> Bytes {
 }
 
 /// The frame of the message that `json` says in the form of `input`. Fields that it does not know are passed by.
-pub(crate) fn encode<'de>(
-    input: &MessageDescriptor,
-    json: impl Deserializer<'de>,
-) -> Result<Bytes, String> {
+pub(crate) fn encode(input: &MessageDescriptor, mut json: Value) -> Result<Bytes, String> {
+    change_times(&mut json, input, &|time| {
+        let (_, clock) = time.split_once(['T', 't', ' '])?;
+        let has_zone = clock.contains(['Z', 'z', '+', '-']);
+        (!has_zone).then(|| format!("{time}Z"))
+    });
     let options = DeserializeOptions::new().deny_unknown_fields(false);
     let message = DynamicMessage::deserialize_with_options(input.clone(), json, &options)
         .map_err(|error| error.to_string())?;
@@ -64,7 +65,52 @@ pub(crate) fn decode(output: &MessageDescriptor, message: &[u8]) -> Option<Value
         return None;
     }
     let serializer = serde_json::value::Serializer;
-    message.serialize_with_options(serializer, &options).ok()
+    let mut shown = message.serialize_with_options(serializer, &options).ok()?;
+    change_times(&mut shown, output, &|time| {
+        time.strip_suffix('Z').map(str::to_owned)
+    });
+    Some(shown)
+}
+
+/// Puts what `change` makes of a time in its place, for each time in `value`, which has the form `form`. Kong writes none with
+/// a zone and takes those without, and all are in UTC.
+fn change_times(
+    value: &mut Value,
+    form: &MessageDescriptor,
+    change: &dyn Fn(&str) -> Option<String>,
+) {
+    match value {
+        Value::String(time) if form.full_name() == "google.protobuf.Timestamp" => {
+            if let Some(changed) = change(time) {
+                *time = changed;
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let field = form.get_field_by_name(name);
+                let Some(field) = field.or_else(|| form.get_field_by_json_name(name)) else {
+                    continue;
+                };
+                let Kind::Message(inner) = field.kind() else {
+                    continue;
+                };
+                match value {
+                    Value::Array(list) if field.is_list() => {
+                        list.iter_mut()
+                            .for_each(|value| change_times(value, &inner, change));
+                    }
+                    Value::Object(entries) if field.is_map() => {
+                        if let Kind::Message(inner) = inner.map_entry_value_field().kind() {
+                            let values = entries.values_mut();
+                            values.for_each(|value| change_times(value, &inner, change));
+                        }
+                    }
+                    value => change_times(value, &inner, change),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Whether messages are nested in `message` in more than `levels`. What an `Any` holds is decoded only when it is written as
@@ -188,6 +234,7 @@ pub(crate) mod tests {
           repeated int32 times = 3;
           Mood mood = 4;
           google.protobuf.Timestamp when = 5;
+          repeated google.protobuf.Timestamp past = 6;
         }
         message Reply { string text = 1; bool boolean_test = 2; int64 count = 3; parts.Limb limb = 4; }
         message Body { string name = 1; parts.Limb legs = 2; parts.Limb tail = 3; }
@@ -216,7 +263,7 @@ pub(crate) mod tests {
         let method = definitions.method("/greet.v1.Greeter/Plain").unwrap();
         let said = json!({
             "name": "ann", "loud": true, "times": [1, 2], "mood": "MOOD_GLAD", "unknown": 1,
-            "when": "2026-01-02T03:04:05Z",
+            "when": "2026-01-02T03:04:05", "past": ["2025-01-02T03:04:05+01:00"],
         });
         let framed = encode(&method.input, said).unwrap();
         let mut messages = Messages::default();
@@ -230,7 +277,7 @@ pub(crate) mod tests {
         };
         let expected = json!({
             "name": "ann", "loud": true, "times": [1, 2], "mood": "MOOD_GLAD",
-            "when": "2026-01-02T03:04:05Z",
+            "when": "2026-01-02T03:04:05", "past": ["2025-01-02T02:04:05"],
         });
         assert_eq!(decode(&method.input, first), Some(expected));
         let empty = json!({ "text": "", "boolean_test": false, "count": 0 });

@@ -32,6 +32,7 @@ mod requests;
 mod streams;
 mod tls;
 mod trailers;
+mod transcoding;
 mod unfit;
 mod upstreams;
 mod waits;

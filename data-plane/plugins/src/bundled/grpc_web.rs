@@ -163,8 +163,8 @@ impl Filter for GrpcWebFilter {
                     messages.push(&body);
                     body = messages.next().unwrap_or_default();
                 }
-                let mut json = serde_json::Deserializer::from_slice(&body);
-                body = match encode(&call.input, &mut json) {
+                let said = serde_json::from_slice(&body).map_err(|error| error.to_string());
+                body = match said.and_then(|said| encode(&call.input, said)) {
                     Ok(framed) => framed,
                     Err(error) => {
                         let text = format!("the request is no {}: {error}", call.input.name());

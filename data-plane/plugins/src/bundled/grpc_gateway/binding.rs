@@ -227,9 +227,8 @@ fn put(
 fn scalar(kind: &Kind, text: &str) -> Value {
     match kind {
         Kind::Bool => match text {
-            "true" | "1" => Value::Bool(true),
             "false" | "0" | "" => Value::Bool(false),
-            _ => text.into(),
+            _ => Value::Bool(true),
         },
         Kind::Enum(_) => match text.parse::<i32>() {
             Ok(number) => number.into(),
@@ -317,7 +316,7 @@ mod tests {
                 json!({"name": "a", "loud": true, "times": ["1", "2"], "mood": 1}),
             )),
         );
-        for (said, loud) in [("true", true), ("false", false), ("0", false)] {
+        for (said, loud) in [("true", true), ("2", true), ("false", false), ("0", false)] {
             let target = format!("/v1/messages/a?loud={said}");
             let expected = json!({"name": "a", "loud": loud});
             check("GET", &target, "", Some(("Say", expected)));
