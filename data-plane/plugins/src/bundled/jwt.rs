@@ -170,8 +170,10 @@ impl Filter for JwtFilter {
             return Flow::Continue;
         }
         let outcome = self.authenticate(exchange, host.now());
+        let headers = &mut exchange.request.headers;
+        let names = self.config.cookie_names.as_slice().iter();
+        cookies::keep_first(headers, names.map(String::as_str));
         for name in &self.headers {
-            let headers = &mut exchange.request.headers;
             if let Some(first) = headers.get(name).cloned() {
                 headers.insert(name, first);
             }
@@ -242,11 +244,11 @@ impl JwtFilter {
             query.all(name).for_each(&mut add);
         }
         let headers = &exchange.request.headers;
+        // Of a cookie or a field that comes twice the first counts (Kong 3.9), and goes upstream.
         for name in self.config.cookie_names.as_slice() {
-            cookies::values(headers, name).for_each(&mut add);
+            cookies::values(headers, name).take(1).for_each(&mut add);
         }
         for name in &self.headers {
-            // Of a field that comes twice the first counts (Kong 3.9), and goes upstream.
             if let Some(value) = headers.get(name) {
                 let text = value.to_str().unwrap_or_default().trim_start();
                 if let Some((scheme, token)) = text.split_once(char::is_whitespace)

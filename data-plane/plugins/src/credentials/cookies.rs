@@ -54,15 +54,33 @@ pub(crate) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator
 
 /// Takes the cookies with these names away; the others stay, in one field.
 pub(crate) fn remove(headers: &mut HeaderMap, names: &[&str]) {
+    retain(headers, |name| {
+        !names.iter().any(|known| known.as_bytes() == name)
+    });
+}
+
+/// Of several cookies with one of these names leaves the first: whoever reads them next reads the same one.
+pub(crate) fn keep_first<'a>(headers: &mut HeaderMap, names: impl Iterator<Item = &'a str>) {
+    let mut names: Vec<(&str, bool)> = names.map(|name| (name, false)).collect();
+    retain(headers, |name| {
+        let known = names.iter_mut().find(|(known, _)| known.as_bytes() == name);
+        known.is_none_or(|(_, seen)| !std::mem::replace(seen, true))
+    });
+}
+
+/// Takes the cookies away whose names do not stay; the others stay, in one field.
+fn retain(headers: &mut HeaderMap, mut stays: impl FnMut(&[u8]) -> bool) {
     let fields: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
-    let cookies = || fields.iter().flat_map(|field| parts(field.as_bytes()));
-    let is_named = |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
-    if !cookies().any(|(_, name, _)| is_named(name)) {
+    let cookies: Vec<_> = fields
+        .iter()
+        .flat_map(|field| parts(field.as_bytes()))
+        .collect();
+    let kept = cookies.iter().filter(|(_, name, _)| stays(name));
+    let kept: Vec<&[u8]> = kept.map(|(whole, _, _)| *whole).collect();
+    if kept.len() == cookies.len() {
         return;
     }
     headers.remove(COOKIE);
-    let others = cookies().filter(|(_, name, _)| !is_named(name));
-    let kept: Vec<&[u8]> = others.map(|(whole, _, _)| whole).collect();
     if !kept.is_empty()
         && let Ok(value) = HeaderValue::from_bytes(&kept.join(&b"; "[..]))
     {
@@ -92,5 +110,23 @@ mod tests {
         check(&["a=1; a=2;b=3"], &["1", "2"], None);
         check(&["x=1; a=2", "y=3;aa=4"], &["2"], Some("x=1; y=3; aa=4"));
         check(&["x=a=1 ;  y"], &[], Some("x=a=1 ;  y"));
+    }
+
+    #[test]
+    fn of_several_cookies_with_a_name_the_first_stays() {
+        for (fields, left) in [
+            (
+                &["a=1; x=1; a=2", "b=3; a=4; x=2"][..],
+                "a=1; x=1; b=3; x=2",
+            ),
+            (&["x=1 ; x=2", "a=1"], "x=1 ; x=2"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(COOKIE, HeaderValue::from_static(field));
+            }
+            keep_first(&mut headers, ["a", "b"].into_iter());
+            assert_eq!(headers[COOKIE], left, "{fields:?}");
+        }
     }
 }

@@ -151,6 +151,9 @@ fn a_token_may_come_as_argument_or_cookie_but_only_once() {
     let first = status("/", &both);
     assert_eq!(first.status, 200);
     assert_eq!(first.upstream_header("authorization"), good);
+    let first = status("/", &[("cookie", &format!("{cookie}; crumble={other}"))]);
+    assert_eq!(first.status, 200);
+    assert_eq!(first.upstream_header("cookie"), cookie);
     let missing = status("/", &[]);
     assert_eq!(
         (missing.status, missing.message().as_str()),
