@@ -10,6 +10,7 @@ mod record;
 mod request;
 mod returned;
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -18,6 +19,7 @@ use http::{HeaderValue, Version};
 use plugins::exchange::{Captures, Client, Exchange, Identity, Notes, Overrides, Source, Told};
 use plugins::glance::{Glance, Pass};
 use shared::clock::monotonic;
+use shared::types::patterns::readable;
 use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
@@ -162,7 +164,10 @@ async fn answer(
         }
     };
     let snapshot = core.snapshot().ok_or(GatewayError::NotReady)?;
-    let path = normalize(head.uri.path()).into_owned();
+    let path = normalize(head.uri.path());
+    let readable = matches!(path, Cow::Owned(_)).then(|| readable(&path));
+    let readable = readable.flatten();
+    let path = path.into_owned();
     let real = believed.and_then(|headers| core.node.real_ip.client(headers, &core.node.trusted));
     let client = client(believed, peer, real, &authority);
     record.client = client.address;
@@ -172,6 +177,7 @@ async fn answer(
     let found = snapshot.router.find(&Asked {
         method: &head.method,
         path: &path,
+        readable: readable.as_deref(),
         authority: &authority,
         headers: head.headers.view(),
         server_name: peer.server_name(),
@@ -192,7 +198,7 @@ async fn answer(
     }
     let request = Request {
         host: route.preserve_host.then(|| received_host(&head)).flatten(),
-        captures: snapshot.router.captures(found, &path),
+        captures: snapshot.router.captures(found, &path, readable.as_deref()),
         body: Body::new(body, core.node.limits.body),
         path,
         client,

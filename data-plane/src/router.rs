@@ -32,6 +32,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) method: &'a Method,
     /// In the one normalised form, without the query.
     pub(crate) path: &'a str,
+    /// The same with characters in the place of percent-triplets, where it has some and that is text.
+    pub(crate) readable: Option<&'a str>,
     /// Host and perhaps port, in lower case.
     pub(crate) authority: &'a str,
     pub(crate) headers: View<'a>,
@@ -169,15 +171,15 @@ impl Router {
         })
     }
 
-    /// What the regular expression of `found` has taken out of `path`, by number and by name.
-    pub(crate) fn captures(&self, found: Found, path: &str) -> Captures {
+    /// What the regular expression of `found` has taken out of `path`, or out of its readable form, by number and by name.
+    pub(crate) fn captures(&self, found: Found, path: &str, readable: Option<&str>) -> Captures {
         let entries = &self.whole.entries;
         let entry = entries.get(found.entry).or_else(|| {
             let newer = self.newer.as_ref()?;
             newer.index.entries.get(found.entry - entries.len())
         });
         match entry.map(|entry| &entry.path) {
-            Some(PathRule::Regex(regex)) => capture(regex, path),
+            Some(PathRule::Regex(regex)) => capture(regex, path, readable),
             _ => Captures::default(),
         }
     }
@@ -342,12 +344,13 @@ impl Bucket {
 }
 
 /// What `regex` takes out of `path`, decoded; a group that took no part is empty.
-fn capture(regex: &regex::Regex, path: &str) -> Captures {
+fn capture(regex: &regex::Regex, path: &str, readable: Option<&str>) -> Captures {
     // The whole match is a group as well: without others, Kong knows of none.
     if regex.captures_len() < 2 {
         return Captures::default();
     }
-    let Some(captures) = regex.captures(path) else {
+    let readable = readable.and_then(|path| regex.captures(path));
+    let Some(captures) = readable.or_else(|| regex.captures(path)) else {
         return Captures::default();
     };
     let text = |group: Option<regex::Match<'_>>| {

@@ -10,7 +10,7 @@ use regex_syntax::hir::{Hir, HirKind, Look};
 use shared::entity::Route;
 use shared::types::patterns;
 
-use super::normalize::normalize;
+use super::normalize::{normal_length, normalize};
 use super::{Asked, RouteFault};
 use crate::http1::kind::Kind;
 
@@ -44,6 +44,8 @@ pub(super) struct Rank {
     path_length: usize,
     /// Which kinds of attributes: hosts before header names, then paths, methods, server names (Kong 2.8).
     kinds: [bool; 5],
+    /// Server names without a wildcard win what is left over those with one.
+    exact_names: bool,
     /// Hosts with a port win what is left over hosts without.
     port: bool,
     /// The older route wins what is left; the id makes the order total.
@@ -65,6 +67,19 @@ pub(super) enum PathRule {
 pub(super) struct PathRegex {
     regex: Regex,
     start: Box<str>,
+}
+
+impl PathRegex {
+    /// How many bytes of the path it matches. Characters in an expression are met by what stands for them in a path, and
+    /// triplets by triplets.
+    fn matched(&self, asked: &Asked<'_>) -> Option<usize> {
+        if let Some(readable) = asked.readable
+            && let Some(found) = self.regex.find(readable)
+        {
+            return Some(patterns::written_length(asked.path, found.end()));
+        }
+        self.regex.find(asked.path).map(|found| found.end())
+    }
 }
 
 impl Deref for PathRegex {
@@ -203,7 +218,7 @@ impl Entry {
                 .path
                 .starts_with(&**prefix)
                 .then_some(Some(prefix.len())),
-            PathRule::Regex(regex) => regex.find(asked.path).map(|found| Some(found.end())),
+            PathRule::Regex(regex) => regex.matched(asked).map(Some),
         }
     }
 }
@@ -357,6 +372,7 @@ fn entry(
             0
         },
         kinds: present,
+        exact_names: server_names.iter().all(|name| name.kind == HostKind::Exact),
         port: hosts.iter().any(|host| host.port.is_some()),
         age: Reverse(route.created_at),
         id: Reverse(route.id),
@@ -379,7 +395,12 @@ fn path_rule(text: &str) -> Result<PathRule, String> {
     };
     let (pattern, regex) = patterns::of_path(pattern)
         .map_err(|error| format!("invalid regex: '{pattern}' ({error})"))?;
-    let start = start_of(&pattern).into();
+    let start = start_of(&pattern);
+    // From there on a path may be written in several ways.
+    let start = start
+        .get(..normal_length(&start))
+        .unwrap_or_default()
+        .into();
     Ok(PathRule::Regex(Arc::new(PathRegex { regex, start })))
 }
 

@@ -60,16 +60,23 @@ pub(crate) fn is_well_formed(path: &str) -> bool {
     })
 }
 
+/// How many bytes a text begins with that a path holds as they are, or that begin triplets.
+pub(super) fn normal_length(text: &str) -> usize {
+    let stays = |byte: u8| stays(byte) || byte == b'%';
+    text.bytes().take_while(|byte| stays(*byte)).count()
+}
+
+const fn stays(byte: u8) -> bool {
+    !matches!(
+        byte,
+        b'%' | b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
+    ) && byte.is_ascii_graphic()
+}
+
 /// Nearly every path is in its normal form: no triplet, nothing to encode, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
-    let stays = |byte: &u8| {
-        !matches!(
-            byte,
-            b'%' | b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
-        ) && byte.is_ascii_graphic()
-    };
     path.first() == Some(&b'/')
-        && path.iter().all(stays)
+        && path.iter().all(|byte| stays(*byte))
         && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 

@@ -1,10 +1,12 @@
 //! The router against a linear scan in the order that Kong documents.
 
+mod paths;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use plugins::exchange::Captures;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::entity::Route;
+use shared::types::patterns::readable;
 
 use super::entry::entries;
 use super::{Asked, Found, Router, split_port};
@@ -48,6 +50,7 @@ fn find(router: &Router, line: &str, fields: &[(&'static str, &'static str)]) ->
     router.find(&Asked {
         method: &parts[0].parse::<Method>().unwrap(),
         path: parts[2],
+        readable: readable(parts[2]).as_deref(),
         authority: parts[1],
         headers: View::Map(&headers),
         server_name: None,
@@ -237,6 +240,7 @@ fn a_server_name_lifts_no_route_where_there_is_no_tls() {
         let asked = Asked {
             method: &Method::GET,
             path: "/",
+            readable: None,
             authority: "a.test",
             headers: View::Map(&headers),
             server_name,
@@ -256,64 +260,35 @@ fn a_server_name_lifts_no_route_where_there_is_no_tls() {
 }
 
 #[test]
-fn a_regex_path_says_how_much_it_matched() {
-    let list = routes(vec![
-        json!({"paths": [r"~/v\d+"]}),
-        json!({"headers": {"x-v": ["~*^ab+$"]}}),
-    ]);
-    let router = compile(&list);
-    let found = find(&router, "GET h /v12/x", &[]).unwrap();
-    assert_eq!((found.route, found.matched), (0, Some(4)));
-    assert_eq!(find(&router, "GET h /a/v12", &[]), None);
-    assert_eq!(
-        find(&router, "GET h /", &[("x-v", "ABB")]).map(|found| found.route),
-        Some(1)
-    );
-    assert_eq!(find(&router, "GET h /", &[("x-v", "abc")]), None);
-}
-
-#[test]
-fn captures_are_known_by_number_and_by_name() {
-    let list = routes(vec![
-        json!({"paths": [r"~/users/(?<id>\d+)/(a)?(.*)$", "/plain"]}),
-    ]);
-    let router = compile(&list);
-    let captures = |path: &str| {
-        let line = format!("GET h {path}");
-        router.captures(find(&router, &line, &[]).unwrap(), path)
-    };
-    let found = captures("/users/42/rest");
-    assert_eq!(found.numbered, ["42", "", "rest"]);
-    assert_eq!(found.named, [("id".to_owned(), "42".to_owned())]);
-    assert_eq!(captures("/users/7/a%20b%2Fc").numbered[2], " b/c");
-    assert_eq!(captures("/plain/1"), Captures::default());
-}
-
-#[test]
-fn a_triplet_in_a_regex_is_read_as_in_a_path() {
-    let list = routes(vec![json!({"paths": [r"~/%61%2e%2fb$"]})]);
-    let router = compile(&list);
-    assert!(find(&router, "GET h /a.%2Fb", &[]).is_some());
-    assert!(find(&router, "GET h /ax%2Fb", &[]).is_none());
-}
-
-#[test]
 fn an_sni_counts_only_with_tls() {
-    let list = routes(vec![json!({"snis": ["a.test"], "protocols": ["https"]})]);
+    let list = routes(vec![
+        json!({"snis": ["*.test"], "paths": ["/wild"], "protocols": ["https"]}),
+        json!({"snis": ["a.test"], "paths": ["/wild"], "protocols": ["https"]}),
+        json!({"snis": ["a.test"], "protocols": ["https"]}),
+    ]);
     let router = compile(&list);
     let headers = HeaderMap::new();
+    let asked = |path, server_name| Asked {
+        method: &Method::GET,
+        path,
+        readable: None,
+        authority: "h",
+        headers: View::Map(&headers),
+        server_name,
+        https: true,
+    };
+    let wild = |name| router.find(&asked("/wild", Some(name))).unwrap().route;
+    assert_eq!(
+        (wild("a.test"), wild("b.test")),
+        (1, 0),
+        "the exact one first"
+    );
     let find = |server_name, https| {
-        let method = Method::GET;
-        router
-            .find(&Asked {
-                method: &method,
-                path: "/",
-                authority: "h",
-                headers: View::Map(&headers),
-                server_name,
-                https,
-            })
-            .is_some()
+        let asked = Asked {
+            https,
+            ..asked("/", server_name)
+        };
+        router.find(&asked).is_some()
     };
     assert!(find(Some("a.test"), true) && find(None, false));
     assert!(!find(Some("b.test"), true) && !find(None, true));
@@ -376,6 +351,7 @@ fn routes_that_only_a_header_or_a_server_name_tells_apart_are_found_by_it() {
         let mut asked = Asked {
             method: &Method::GET,
             path: "/",
+            readable: None,
             authority: "h",
             headers: View::Map(&headers),
             server_name: None,
@@ -417,6 +393,9 @@ fn any_route() -> impl Strategy<Value = Value> {
             "~/(?i)AB",
             "~/a+b",
             "~/(ab)?/?",
+            "~/\u{e9}",
+            "~/a b",
+            "~/a%20",
         ],
         1..4,
     ));
@@ -449,7 +428,9 @@ proptest! {
         authority in prop::sample::select(vec![
             "a.test", "b.test", "a.test:81", "b.x:9", "c", "y.a.test", ".test", "test", "x.", "x.y:81",
         ]),
-        path in prop::sample::select(vec!["/", "/a", "/ab", "/a/b/c", "/xb", "/zz", "/é", "/AB"]),
+        path in prop::sample::select(vec![
+            "/", "/a", "/ab", "/a/b/c", "/xb", "/zz", "/%C3%A9", "/AB", "/a%20b/c",
+        ]),
         method in prop::sample::select(vec![Method::GET, Method::POST, Method::PUT]),
         value in prop::sample::select(vec!["1", "2", "9"]),
         server_name in prop::option::of(prop::sample::select(vec!["s.test", "s.x", "test"])),
@@ -459,7 +440,9 @@ proptest! {
         let mut headers = HeaderMap::new();
         headers.insert("x-v", HeaderValue::from_static(value));
         headers.insert("x-w", HeaderValue::from_static("33"));
-        let asked = Asked { method: &method, path, authority, headers: View::Map(&headers), server_name, https };
+        let readable = readable(path);
+        let readable = readable.as_deref();
+        let asked = Asked { method: &method, path, readable, authority, headers: View::Map(&headers), server_name, https };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
         let host = super::bare(host);

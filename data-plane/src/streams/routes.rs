@@ -64,6 +64,8 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 struct End {
     network: Option<TrustedPeers>,
+    /// Whether the network has several addresses.
+    wide: bool,
     port: Option<u16>,
 }
 
@@ -98,7 +100,7 @@ impl StreamRoutes {
     }
 
     /// `routes` in the order in which they are tried: more attributes come first, among equals server name before
-    /// source before destination, then what names ports and addresses, then what is older.
+    /// source before destination, then what names ports and addresses, then what names no ranges, then what is older.
     pub(crate) fn new(routes: Vec<(StreamRoute, u64)>) -> Self {
         let mut routes = routes;
         routes.sort_by_key(|(route, created_at)| {
@@ -112,7 +114,12 @@ impl StreamRoutes {
             };
             let precision =
                 u8::from(precise(&route.sources)) + u8::from(precise(&route.destinations));
-            let order = (count, named, rank, precision);
+            let narrow = |ends: &[End]| ends.iter().all(|end| !end.wide);
+            let exact = |name: &Name| matches!(name, Name::Exact(_));
+            let exactness = u8::from(route.names.iter().all(exact))
+                + u8::from(narrow(&route.sources))
+                + u8::from(narrow(&route.destinations));
+            let order = (count, named, rank, precision, exactness);
             (std::cmp::Reverse(order), *created_at, route.id)
         });
         Self(
@@ -200,6 +207,7 @@ impl End {
         let network = |text: &String| text.parse::<Network>().into_iter().collect::<Vec<_>>();
         Self {
             network: peer.ip.as_ref().map(|text| network(text).into()),
+            wide: peer.ip.as_ref().is_some_and(|text| text.contains('/')),
             port: peer.port,
         }
     }
@@ -300,6 +308,25 @@ mod tests {
         assert_eq!(tls(None), Some(3));
         let passed = found(&routes, Kind::Passed, Some("b.example.com"), "192.0.2.1");
         assert_eq!(passed, Some(2));
+    }
+
+    #[test]
+    fn what_is_named_exactly_comes_before_a_range_or_a_wildcard() {
+        let routes = routes(&[
+            json!({"sources": [{"ip": "127.0.0.0/8"}]}),
+            json!({"sources": [{"ip": "127.0.0.1"}, {"ip": "127.0.0.2"}]}),
+            json!({"destinations": [{"ip": "127.0.0.0/8"}], "protocols": ["udp"]}),
+            json!({"destinations": [{"ip": "127.0.0.1"}], "protocols": ["udp"]}),
+            json!({"snis": ["*.foo.test"], "protocols": ["tls"]}),
+            json!({"snis": ["a.foo.test"], "protocols": ["tls"]}),
+        ]);
+        assert_eq!(found(&routes, Kind::Plain, None, "127.0.0.1"), Some(2));
+        assert_eq!(found(&routes, Kind::Plain, None, "127.0.0.3"), Some(1));
+        assert_eq!(found(&routes, Kind::Datagrams, None, "10.0.0.1"), Some(4));
+        for (name, expected) in [("a.foo.test", 6), ("b.foo.test", 5)] {
+            let tls = found(&routes, Kind::Tls, Some(name), "10.0.0.1");
+            assert_eq!(tls, Some(expected), "{name}");
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) fn check_route_path(text: &str) -> Result<(), String> {
 /// The form of a route's prefix that Kong compares requests with, if it is another one: with characters in the
 /// place of percent triplets unless they are delimiters, and without dot segments (Kong 3.9, `normalize`).
 pub(crate) fn normal_prefix(text: &str) -> Option<String> {
-    let decoded = decode(text)?;
+    let decoded = patterns::readable(text)?;
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_open = false;
     for segment in decoded.split('/').skip(1) {
@@ -75,24 +75,6 @@ pub(crate) fn normal_prefix(text: &str) -> Option<String> {
         normal.push('/');
     }
     (normal != text).then_some(normal)
-}
-
-/// Decodes triplets of what is no delimiter (RFC 3986 §2.2) and no percent sign. `None` if that is no text.
-fn decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        decoded.extend_from_slice(before.as_bytes());
-        let byte = u8::from_str_radix(after.get(..2)?, 16).ok()?;
-        if b"!#$%&'()*+,/:;=?@[]".contains(&byte) {
-            decoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        } else {
-            decoded.push(byte);
-        }
-        rest = after.get(2..)?;
-    }
-    decoded.extend_from_slice(rest.as_bytes());
-    String::from_utf8(decoded).ok()
 }
 
 /// What Kong says of a regular expression that is none, with what PCRE has to say of the most common mistakes.

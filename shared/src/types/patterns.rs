@@ -83,6 +83,42 @@ pub fn decode_unreserved(path: &str) -> String {
     with_triplets(path, push_triplet)
 }
 
+/// Those whose triplets stay in a readable path: delimiters (RFC 3986 §2.2), and the percent sign.
+const DELIMITERS: &[u8] = b"!#$%&'()*+,/:;=?@[]";
+
+/// `path` with characters in the place of percent-triplets, but for those of delimiters (Kong 3.9, `normalize`). `None`
+/// if a `%` begins no triplet, or if that is no text.
+pub fn readable(path: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        decoded.extend_from_slice(before.as_bytes());
+        let byte = u8::from_str_radix(after.get(..2)?, 16).ok()?;
+        if DELIMITERS.contains(&byte) {
+            decoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            decoded.push(byte);
+        }
+        rest = after.get(2..)?;
+    }
+    decoded.extend_from_slice(rest.as_bytes());
+    String::from_utf8(decoded).ok()
+}
+
+/// How many bytes of `path` the first `length` bytes of what [`readable`] makes of it stand for.
+pub fn written_length(path: &str, length: usize) -> usize {
+    let (mut written, mut read) = (0, 0);
+    while read < length && written < path.len() {
+        let triplet = path.get(written..written + 3);
+        let digits = triplet.and_then(|triplet| triplet.strip_prefix('%'));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let is_read = byte.is_some_and(|byte| !DELIMITERS.contains(&byte));
+        written += if is_read { 3 } else { 1 };
+        read += 1;
+    }
+    written
+}
+
 fn push_triplet(text: &mut String, byte: u8, digits: &str) {
     if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
         text.push(char::from(byte));
@@ -127,6 +163,32 @@ mod tests {
             ("/%61%2fb%2D[0-9]%", r"/a%2Fb\-[0-9]%"),
         ] {
             assert_eq!(normalize_pattern(pattern), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_readable_path_has_its_delimiters_as_they_were_written() {
+        for (path, expected) in [
+            ("/a%20b%2Fc", Some("/a b%2Fc")),
+            ("/%C3%A9%25%7B", Some("/\u{e9}%25{")),
+            ("/%FF", None),
+            ("/%zz", None),
+            ("/a%", None),
+        ] {
+            assert_eq!(readable(path).as_deref(), expected, "{path}");
+        }
+        let path = "/%C3%A9%2Fa%20b";
+        for (length, expected) in [
+            (0, 0),
+            (1, 1),
+            (3, 7),
+            (6, 10),
+            (7, 11),
+            (8, 14),
+            (9, 15),
+            (99, 15),
+        ] {
+            assert_eq!(written_length(path, length), expected, "{length}");
         }
     }
 

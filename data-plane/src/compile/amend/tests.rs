@@ -128,6 +128,7 @@ fn outcome(compiled: &CompiledSnapshot, host: &str, method: &Method, path: &str)
     let asked = Asked {
         method,
         path,
+        readable: None,
         authority: host,
         headers: View::Map(&HeaderMap::new()),
         server_name: None,
@@ -148,7 +149,7 @@ fn outcome(compiled: &CompiledSnapshot, host: &str, method: &Method, path: &str)
         "service": route.service.as_ref().map(|service| destination(compiled, service)),
         "seen": format!("{:?}", seen(compiled.environment_of(route))),
         "matched": found.matched,
-        "captures": format!("{:?}", compiled.router.captures(found, path)),
+        "captures": format!("{:?}", compiled.router.captures(found, path, None)),
         "filters": chosen.collect::<Vec<_>>(),
         "labels": [route.labels.route, route.labels.service],
     })
