@@ -46,7 +46,7 @@ use crate::server::Switched;
 use crate::upstream::UpstreamError;
 
 pub(crate) use self::record::Recorded;
-pub(crate) use self::request::{Added, Peer};
+pub(crate) use self::request::{Added, GivenUp, Peer};
 pub(crate) use self::returned::Returned;
 
 /// A request as it comes from a client's connection.
@@ -194,6 +194,11 @@ async fn answer(
     record.route = Some((Rc::clone(&snapshot), found.route));
     if let Some(answer) = protocol_answer(route, &head, &client, &record.request_id) {
         record.progress.source = Source::Exit;
+        record
+            .run
+            .unrouted(&snapshot, head, peer, client, record.request_id);
+        // What is counted of it is for the route's own to say.
+        record.run.phases.count = false;
         return answer.map(Returned::from);
     }
     let request = Request {

@@ -125,8 +125,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Begins the run of a request that matches no route or could not be read: it is answered already, and the filters that
-    /// see every request see that.
+    /// Begins the run of a request that matches no route, comes by another protocol than its route's or could not be read: it
+    /// is answered already, and the filters that see every request see that.
     pub(crate) fn unrouted(
         &mut self,
         snapshot: &Rc<Held>,
@@ -198,10 +198,8 @@ impl Run {
     }
 }
 
-/// A client that gives a request up sooner than after so many milliseconds has hardly waited for an answer.
-const HASTE: u64 = 50;
-/// As how many this counts that were waited for: those cost us work, too, if they are very many.
-const HASTY: u32 = 10;
+/// A client that gives a request up sooner than after so many milliseconds has not waited for an answer.
+const HASTE: u64 = 5;
 
 /// What is logged and counted of an exchange whose client leaves before the answer (nginx's 499).
 pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
@@ -250,9 +248,7 @@ impl Record {
         let progress = &self.progress;
         let total = milliseconds(progress.start, monotonic());
         if self.status == CLIENT_LEFT {
-            let given_up = &self.peer.given_up;
-            let weight = if total < HASTE { HASTY } else { 1 };
-            given_up.set(given_up.get().saturating_add(weight));
+            self.peer.gives_up(total < HASTE);
         }
         let route = self
             .route

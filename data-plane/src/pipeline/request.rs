@@ -46,9 +46,17 @@ pub(crate) struct Peer {
     pub(crate) announced: Option<IpAddr>,
     /// What its TLS handshake has settled.
     pub(crate) handshake: Option<Handshake>,
-    /// How many requests the client has given up; each that it has hardly waited for counts as several.
-    pub(crate) given_up: Cell<u32>,
+    given_up: Cell<GivenUp>,
     pub(super) kept: RefCell<Kept>,
+}
+
+/// How many requests a client has given up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GivenUp {
+    /// All.
+    pub(crate) all: u32,
+    /// Those that it has not waited for.
+    pub(crate) hasty: u32,
 }
 
 impl Peer {
@@ -65,9 +73,23 @@ impl Peer {
             bare: false,
             announced: None,
             handshake: None,
-            given_up: Cell::new(0),
+            given_up: Cell::default(),
             kept: RefCell::default(),
         }
+    }
+
+    /// How many requests the client has given up so far.
+    pub(crate) fn given_up(&self) -> GivenUp {
+        self.given_up.get()
+    }
+
+    /// Notes that it has given up one more.
+    pub(super) fn gives_up(&self, hasty: bool) {
+        let before = self.given_up.get();
+        self.given_up.set(GivenUp {
+            all: before.all.saturating_add(1),
+            hasty: before.hasty.saturating_add(hasty.into()),
+        });
     }
 
     /// Where the connection's other end is.

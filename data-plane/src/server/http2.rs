@@ -1,12 +1,13 @@
 //! A client's connection of HTTP/2, served by the library that speaks it (RFC 9113).
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use http::request::Parts;
@@ -27,7 +28,7 @@ use crate::http1::head::{MAX_FIELDS, MAX_TARGET};
 use crate::http1::headers::Headers;
 use crate::http1::request::{Refusal, RequestHead};
 use crate::orders::{Orders, changed};
-use crate::pipeline::{Arrival, Peer, handle};
+use crate::pipeline::{Arrival, GivenUp, Peer, handle};
 use crate::stream::Stream;
 use crate::timer::Timer;
 
@@ -36,17 +37,17 @@ const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(20);
 /// Most requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
-/// Bytes that a client may send ahead, on one stream and on all: an upload gets one window per round trip, and those
-/// that wait for their server leave room for others.
+/// Bytes that a client may send ahead on one stream: an upload gets one window per round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 /// The same for connections that begin while memory is short.
 const SHORT_STREAM_WINDOW: u32 = 64 * 1024;
-const SHORT_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes that wait for a client per stream.
 const STREAM_UNSENT: usize = 64 * 1024;
-/// A client that gives up more requests than this within the time, or a tenth of that at once, is only out to cost us
-/// work (CVE-2023-44487, "rapid reset"): its connection is closed.
+/// A client that gives up more requests than this within the time, without waiting for any, is only out to cost us work
+/// (CVE-2023-44487, "rapid reset"): its connection is closed.
+const MAX_HASTY: u32 = 100;
+/// One that gives up more than this, and most of what it asks for, is to begin anew: its connection ends with the requests
+/// that are under way.
 const MAX_GIVEN_UP: u32 = 1000;
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -65,12 +66,15 @@ pub(super) async fn serve(
         limit: core.node.limits.send,
         stalled: false,
     });
-    let (stream_window, connection_window) = match core.node.memory.level() {
-        0 => (STREAM_WINDOW, CONNECTION_WINDOW),
-        _ => (SHORT_STREAM_WINDOW, SHORT_CONNECTION_WINDOW),
+    let stream_window = match core.node.memory.level() {
+        0 => STREAM_WINDOW,
+        _ => SHORT_STREAM_WINDOW,
     };
     let of_requests = Rc::clone(&peer);
+    let asked = Rc::new(Cell::new(0_u32));
+    let counter = Rc::clone(&asked);
     let service = service_fn(move |request: Request<Incoming>| {
+        counter.set(counter.get().saturating_add(1));
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let (mut parts, body) = request.into_parts();
         let refusal = refusal(&parts);
@@ -94,10 +98,12 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(stream_window)
-        .initial_connection_window_size(connection_window)
+        // Those that wait for their servers hold up no others.
+        .initial_connection_window_size(MAX_STREAMS * stream_window)
         .max_send_buf_size(STREAM_UNSENT)
         .max_header_list_size(64 * 1024)
-        .max_pending_accept_reset_streams(20)
+        // What a busy core finds given up when it comes to it.
+        .max_pending_accept_reset_streams(100)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let mut connection = pin!(builder.serve_connection(io, service));
@@ -105,27 +111,81 @@ pub(super) async fn serve(
     // To shed the connection is as good as to stop: its requests end, and the client makes another one.
     let mut stopping = pin!(changed(orders, shed));
     let mut stopped = false;
-    let mut counted = (monotonic(), 0);
+    let mut conduct = Conduct {
+        since: monotonic(),
+        given_up: GivenUp::default(),
+        asked: 0,
+    };
     let result = poll_fn(|cx| {
         if !stopped && stopping.as_mut().poll(cx).is_ready() {
             stopped = true;
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx);
-        let given_up = peer.given_up.get();
-        if given_up - counted.1 > MAX_GIVEN_UP {
-            let now = monotonic();
-            if now.saturating_duration_since(counted.0) < GIVEN_UP_WITHIN {
-                tracing::debug!("a client gives up too many requests");
+        match conduct.judge(peer.given_up(), asked.get(), monotonic) {
+            Verdict::Fair => {}
+            Verdict::Fickle if stopped => {}
+            Verdict::Fickle => {
+                tracing::debug!("a client gives up too many requests: its connection ends");
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Verdict::Hostile => {
+                tracing::debug!("a client gives up requests as it makes them: it is cut off");
                 return Poll::Ready(Ok(()));
             }
-            counted = (now, given_up);
         }
         served
     })
     .await;
     if let Err(error) = result {
         tracing::debug!(error = %chain(&error), "a client's connection broke");
+    }
+}
+
+/// What a client has done of late.
+struct Conduct {
+    since: Instant,
+    /// What it had given up, and how many requests it had made, then.
+    given_up: GivenUp,
+    asked: u32,
+}
+
+/// What is thought of a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    Fair,
+    /// It gives up most of what it asks for, and that is much.
+    Fickle,
+    /// It asks for nothing that it wants.
+    Hostile,
+}
+
+impl Conduct {
+    /// Judges a client that has made so many requests on its connection and given up so many of them.
+    fn judge(&mut self, given_up: GivenUp, asked: u32, now: impl FnOnce() -> Instant) -> Verdict {
+        let (all, hasty) = (
+            given_up.all - self.given_up.all,
+            given_up.hasty - self.given_up.hasty,
+        );
+        if hasty <= MAX_HASTY && all <= MAX_GIVEN_UP {
+            return Verdict::Fair;
+        }
+        let (since, of) = (self.since, asked - self.asked);
+        *self = Self {
+            since: now(),
+            given_up,
+            asked,
+        };
+        if self.since.saturating_duration_since(since) >= GIVEN_UP_WITHIN {
+            Verdict::Fair
+        } else if hasty > MAX_HASTY {
+            Verdict::Hostile
+        } else if all > of / 2 {
+            Verdict::Fickle
+        } else {
+            Verdict::Fair
+        }
     }
 }
 
@@ -245,5 +305,41 @@ impl AsyncWrite for Watched {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_shutdown(cx);
         this.watch(cx, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_up_is_judged_by_haste_number_and_share() {
+        let begun = monotonic();
+        for (given_up, hasty, asked, seconds, expected) in [
+            (100, 100, 100, 0, Verdict::Fair),
+            (101, 101, 101, 9, Verdict::Hostile),
+            (101, 101, 5000, 9, Verdict::Hostile),
+            (101, 101, 101, 10, Verdict::Fair),
+            (1000, 0, 1000, 0, Verdict::Fair),
+            (1001, 0, 1001, 9, Verdict::Fickle),
+            (1001, 100, 2000, 9, Verdict::Fickle),
+            (1001, 0, 2002, 9, Verdict::Fair),
+            (1001, 0, 1001, 10, Verdict::Fair),
+        ] {
+            let mut conduct = Conduct {
+                since: begun,
+                given_up: GivenUp { all: 7, hasty: 5 },
+                asked: 9,
+            };
+            let told = GivenUp {
+                all: 7 + given_up,
+                hasty: 5 + hasty,
+            };
+            let now = || begun + Duration::from_secs(seconds);
+            let verdict = conduct.judge(told, 9 + asked, now);
+            assert_eq!(verdict, expected, "{given_up} {hasty} {asked} {seconds}");
+            let again = conduct.judge(told, 9 + asked, now);
+            assert_eq!(again, Verdict::Fair, "what was judged is past");
+        }
     }
 }

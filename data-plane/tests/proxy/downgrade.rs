@@ -294,7 +294,15 @@ fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
 }
 
 #[test]
-fn a_client_that_makes_the_gateway_reset_its_streams_is_cut_off() {
+fn a_client_that_resets_its_streams_at_once_is_cut_off() {
+    // To be given no more room is an error (RFC 9113 §6.9), for which the server resets the stream.
+    resets(8, [0, 0, 0, 0]);
+    // CANCEL (RFC 9113 §7).
+    resets(3, [0, 0, 0, 8]);
+}
+
+/// Has a client send a frame of this kind behind each request.
+fn resets(kind: u8, payload: [u8; 4]) {
     // Takes connections and never answers: each request would stay for long.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -310,16 +318,15 @@ fn a_client_that_makes_the_gateway_reset_its_streams_is_cut_off() {
         .unwrap();
     let cut = (0..5000_u32).any(|number| {
         let id = 2 * number + 1;
-        // To be given no more room is an error (RFC 9113 §6.9), for which the server resets the stream.
         let both = [
             frame(1, END_STREAM | END_HEADERS, id, &head),
-            frame(8, 0, id, &[0, 0, 0, 0]),
+            frame(kind, 0, id, &payload),
         ];
         stream.write_all(&both.concat()).is_err()
     });
     let mut rest = Vec::new();
     let ended = cut || stream.read_to_end(&mut rest).is_ok();
-    assert!(ended, "the connection is closed");
+    assert!(ended, "the connection is closed: {kind}");
     let answer = ask(
         &proxy,
         "GET /%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",

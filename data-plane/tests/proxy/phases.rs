@@ -278,7 +278,13 @@ fn filters_for_every_request_see_what_is_refused_too() {
     let (port, _heads) = upstream(&[OK]);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("exchanges.log");
-    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/x"]})]);
+    let routes = [
+        json!({"paths": ["/x"]}),
+        json!({"paths": ["/secure"], "protocols": ["https"]}),
+        json!({"paths": ["/moved"], "protocols": ["https"], "https_redirect_status_code": 308}),
+        json!({"paths": ["/grpc"], "protocols": ["grpc"], "strip_path": false}),
+    ];
+    let mut records = configuration(port, &json!({}), &routes);
     records.push(plugin(200, "file-log", &json!({"path": file})));
     let added = json!({"add": {"headers": ["x-added:1"]}});
     records.push(plugin(201, "response-transformer", &added));
@@ -316,6 +322,9 @@ fn filters_for_every_request_see_what_is_refused_too() {
             "/x",
         ),
         (get("/other", ""), 404, "GET", "/other"),
+        (get("/secure", ""), 426, "GET", "/secure"),
+        (get("/moved?a", ""), 308, "GET", "/moved?a"),
+        (get("/grpc", ""), 426, "GET", "/grpc"),
     ];
     for (request, status, _, _) in &cases {
         let answer = ask(&proxy, request);
