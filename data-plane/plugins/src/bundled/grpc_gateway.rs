@@ -291,7 +291,7 @@ mod tests {
             (
                 known.clone(),
                 Method::GET,
-                "/v1/messages/a?loud=x",
+                "/v1/messages/a?times=x",
                 "",
                 400,
                 "no Greeting",
