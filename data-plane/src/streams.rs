@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
-use plugins::exchange::{Captures, Identity, Try};
+use plugins::exchange::{Captures, Identity, TlsSession, Try};
 use plugins::filter::{Counts, Filter as _, Over};
 use plugins::stream::StreamLog;
 use rustls::server::Acceptor;
@@ -34,6 +34,7 @@ use crate::compile::{CompiledService, CompiledSnapshot, Destination};
 use crate::core::Core;
 use crate::host::CoreHost;
 use crate::http1::headers::View;
+use crate::listening::handshake::session;
 use crate::metrics::Ended;
 use crate::pipeline::milliseconds;
 use crate::quota::Taken;
@@ -105,6 +106,7 @@ struct Run {
     port: u16,
     /// When a server was reached.
     connected: Option<Instant>,
+    tls: Option<TlsSession>,
     tries: Vec<Try>,
 }
 
@@ -211,6 +213,7 @@ impl Line {
             started_at: UnixTime::from_millis(self.started_at),
             kong: connected.map_or(self.session_ms, |at| milliseconds(start, at)),
             session: self.session_ms,
+            tls: self.run.tls,
             tries: &self.run.tries,
         };
         let host = CoreHost::new(Rc::clone(core));
@@ -296,6 +299,7 @@ async fn route_and_carry(
     let client = accepted
         .map_err(|_| StreamError::Slow)?
         .map_err(StreamError::Handshake)?;
+    line.run.tls = session(client.get_ref().1);
     let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
     upstream.carry(client, Early::default(), carried).await
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::StatusCode;
 use shared::clock::UnixTime;
 
-use crate::exchange::{Matched, Try};
+use crate::exchange::{Matched, TlsSession, Try};
 
 /// A stream that is over.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct StreamLog<'a> {
     pub kong: u64,
     /// Milliseconds from its beginning to its end.
     pub session: u64,
+    /// The TLS that the client spoke, if it ended here.
+    pub tls: Option<TlsSession>,
     /// Servers that were tried, in order.
     pub tries: &'a [Try],
 }

@@ -15,7 +15,9 @@ use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 
 use self::format::Extracted;
+use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::logs::log_record::Additions;
 
 /// A format of trace context.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -217,29 +219,39 @@ impl Carrier {
         }
     }
 
-    /// The same, as `header_type` of earlier versions has it.
+    /// The same, as `header_type` of earlier versions has it: B3 is looked for first, and a format is told beside the
+    /// caller's.
     pub(crate) fn told_in(mut self, format: InjectFormat) -> Self {
-        if format == InjectFormat::Ignore {
-            self.extract.clear();
+        self.extract = ALL.to_vec();
+        self.extract.swap(0, 1);
+        match format {
+            InjectFormat::Ignore => {
+                self.extract.clear();
+                self.inject = vec![format];
+            }
+            InjectFormat::Preserve => self.inject = vec![format],
+            InjectFormat::Format(_) => self.inject = vec![InjectFormat::Preserve, format],
         }
-        self.inject = vec![format];
         self
     }
 
-    /// The trace that a request belongs to: its caller's, or a new one. The upstream is told of it.
+    /// The trace that a request belongs to: its caller's, or a new one. The upstream is told of it, and logs are.
     pub(crate) fn carry(
         &self,
-        headers: &mut HeaderMap,
+        exchange: &mut Exchange<'_>,
         sampling: Sampling,
         long_ids: bool,
         host: &impl Host,
     ) -> Trace {
+        let headers = &mut exchange.request.headers;
         let found = self.find(headers);
         for name in &self.clear {
             headers.remove(name);
         }
         let trace = self.trace(found.as_ref(), sampling, long_ids, host);
         let state = found.as_ref().and_then(|found| found.state.clone());
+        let additions = Additions::of(&mut exchange.notes);
+        let ids = additions.entry("trace_id").or_insert_with(|| json!({}));
         for format in &self.inject {
             let format = match format {
                 InjectFormat::Preserve | InjectFormat::Ignore => {
@@ -248,6 +260,10 @@ impl Carrier {
                 InjectFormat::Format(format) => *format,
             };
             format::inject(format, headers, &trace, state.as_ref());
+            let (name, id) = format::shown_id(format, &trace);
+            if let Value::Object(ids) = ids {
+                ids.insert(name.to_owned(), id.into());
+            }
         }
         trace
     }

@@ -96,13 +96,15 @@ fn change_times(
                 };
                 match value {
                     Value::Array(list) if field.is_list() => {
-                        list.iter_mut()
-                            .for_each(|value| change_times(value, &inner, change));
+                        for value in list {
+                            change_times(value, &inner, change);
+                        }
                     }
                     Value::Object(entries) if field.is_map() => {
                         if let Kind::Message(inner) = inner.map_entry_value_field().kind() {
-                            let values = entries.values_mut();
-                            values.for_each(|value| change_times(value, &inner, change));
+                            for value in entries.values_mut() {
+                                change_times(value, &inner, change);
+                            }
                         }
                     }
                     value => change_times(value, &inner, change),

@@ -27,7 +27,7 @@ impl Handshake {
     }
 }
 
-fn session(connection: &ServerConnection) -> Option<TlsSession> {
+pub(crate) fn session(connection: &ServerConnection) -> Option<TlsSession> {
     let version = match connection.protocol_version()? {
         ProtocolVersion::TLSv1_2 => "TLSv1.2",
         ProtocolVersion::TLSv1_3 => "TLSv1.3",

@@ -13,6 +13,7 @@ use crate::exchange::{Client, Exchange, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::glance::{self, Glance, Looks, Pass};
 use crate::host::Host;
+use crate::logs::log_record::Additions;
 
 /// Configuration of `correlation-id`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -117,6 +118,8 @@ impl Filter for CorrelationIdFilter {
             return Flow::Continue;
         };
         headers.insert(self.header.clone(), name.clone());
+        let told = String::from_utf8_lossy(name.as_bytes());
+        Additions::of(&mut exchange.notes).insert("correlation_id".to_owned(), told.into());
         if self.echo {
             exchange.notes.put(Named(name));
         }

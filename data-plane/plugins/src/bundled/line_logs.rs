@@ -198,7 +198,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::testing::{FakeHost, Request, log_of};
+    use crate::logs::log_record::Additions;
+    use crate::testing::{FakeHost, Request, log_of, logged};
 
     fn written(filter: &LineLog) -> Vec<(Sink, Value)> {
         let host = FakeHost::default();
@@ -231,6 +232,19 @@ mod tests {
         let udp: UdpLog = serde_json::from_value(json!({"host": "a", "port": 1})).unwrap();
         let lines = written(&udp.compile(&instance).unwrap());
         assert!(matches!(&lines[0].0, Sink::Udp { port: 1, .. }));
+    }
+
+    #[test]
+    fn what_other_filters_add_is_told() {
+        let udp: UdpLog = serde_json::from_value(json!({"host": "a", "port": 1})).unwrap();
+        let filter = udp.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let host = FakeHost::default();
+        logged(&filter, &host, &Request::get("/a"), |seen| {
+            Additions::of(&mut seen.notes).insert("correlation_id".to_owned(), json!("1234"));
+        });
+        host.run(host.sleep(std::time::Duration::from_secs(1)));
+        let told: Value = serde_json::from_slice(&host.written()[0].1).unwrap();
+        assert_eq!(told["correlation_id"], "1234");
     }
 
     #[test]

@@ -164,8 +164,7 @@ struct Traced(Trace);
 
 impl Filter for OpentelemetryFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
-        let headers = &mut exchange.request.headers;
-        let trace = self.carrier.carry(headers, self.sampling, true, host);
+        let trace = self.carrier.carry(exchange, self.sampling, true, host);
         exchange.notes.put(Traced(trace));
         Flow::Continue
     }

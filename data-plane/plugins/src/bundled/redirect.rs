@@ -9,6 +9,7 @@ use shared::schema::FieldErrors;
 use url::Url;
 
 use crate::answer;
+use crate::bundled::request_termination::{final_status, refuse_interim};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin};
 use crate::host::Host;
@@ -44,12 +45,16 @@ impl Plugin for Redirect {
     const PRIORITY: u32 = 779;
     type Filter = RedirectFilter;
 
+    fn refuse(&self, errors: &mut FieldErrors) {
+        refuse_interim(self.status_code, errors);
+    }
+
     fn compile(self, _: &Instance) -> Result<RedirectFilter, FieldErrors> {
         let wrong = || FieldErrors::at(&["location"], "missing host in url");
         let url = Url::parse(&self.location.0).map_err(|_| wrong())?;
         let location = HeaderValue::from_str(&self.location.0).map_err(|_| wrong())?;
         Ok(RedirectFilter {
-            status: StatusCode::from_u16(self.status_code).unwrap_or(StatusCode::MOVED_PERMANENTLY),
+            status: final_status(self.status_code).unwrap_or(StatusCode::MOVED_PERMANENTLY),
             location,
             frame: self.keep_incoming_path.then_some(url),
         })

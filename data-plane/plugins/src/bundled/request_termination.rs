@@ -60,10 +60,30 @@ const fn unavailable() -> u16 {
     503
 }
 
+/// The status of an answer, unless it is one of those that others follow (RFC 9110 §15.2).
+pub(crate) fn final_status(code: u16) -> Option<StatusCode> {
+    let status = StatusCode::from_u16(code).ok();
+    status.filter(|status| !status.is_informational())
+}
+
+/// Refuses a status with which no answer ends.
+pub(crate) fn refuse_interim(code: u16, errors: &mut FieldErrors) {
+    if final_status(code).is_none() {
+        errors.add(
+            &["status_code"],
+            "1xx is interim: the client would go on waiting for an answer",
+        );
+    }
+}
+
 impl Plugin for RequestTermination {
     const NAME: &'static str = "request-termination";
     const PRIORITY: u32 = 2;
     type Filter = RequestTerminationFilter;
+
+    fn refuse(&self, errors: &mut FieldErrors) {
+        refuse_interim(self.status_code, errors);
+    }
 
     fn compile(self, _: &Instance) -> Result<RequestTerminationFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
@@ -100,8 +120,7 @@ impl Plugin for RequestTermination {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let status =
-            StatusCode::from_u16(self.status_code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let status = final_status(self.status_code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         Ok(RequestTerminationFilter {
             message: self
                 .message

@@ -48,8 +48,9 @@ impl Plugin for StandardWebhooks {
     fn compile(self, _: &Instance) -> Result<StandardWebhooksFilter, FieldErrors> {
         let seconds = u64::try_from(self.tolerance_second)
             .map_err(|_| FieldErrors::at(&["tolerance_second"], "value must be greater than -1"))?;
+        let secret = self.secret_v1.expose().as_bytes();
         Ok(StandardWebhooksFilter {
-            key: hmac::Key::new(hmac::HMAC_SHA256, self.secret_v1.expose().as_bytes()),
+            key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)),
             tolerance: Duration::from_secs(seconds),
         })
     }
@@ -58,7 +59,8 @@ impl Plugin for StandardWebhooks {
 /// Looks at the signatures of webhooks.
 #[derive(Debug)]
 pub struct StandardWebhooksFilter {
-    key: hmac::Key,
+    /// It is large.
+    key: Box<hmac::Key>,
     tolerance: Duration,
 }
 

@@ -296,10 +296,9 @@ struct Traced(Trace, Vec<(String, String)>);
 
 impl Filter for ZipkinFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
-        let headers = &mut exchange.request.headers;
         let (sampling, long) = (self.sampling(), self.has_long_ids());
-        let trace = self.carrier.carry(headers, sampling, long, host);
-        let tags = self.tags(headers);
+        let trace = self.carrier.carry(exchange, sampling, long, host);
+        let tags = self.tags(&exchange.request.headers);
         exchange.notes.put(Traced(trace, tags));
         Flow::Continue
     }

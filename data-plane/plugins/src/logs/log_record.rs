@@ -8,8 +8,22 @@ use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::credentials::arguments::Arguments;
 use crate::credentials::secret_names::{self, SecretNames};
-use crate::exchange::{Log, Matched, Source, Try};
+use crate::exchange::{Log, Matched, Notes, Source, TlsSession, Try};
 use crate::stream::StreamLog;
+
+/// A note of what filters add to the record of an exchange.
+#[derive(Debug, Default)]
+pub(crate) struct Additions(Map<String, Value>);
+
+impl Additions {
+    /// Those of an exchange with these notes, to be added to.
+    pub(crate) fn of(notes: &mut Notes) -> &mut Map<String, Value> {
+        if notes.get::<Self>().is_none() {
+            notes.put(Self::default());
+        }
+        &mut notes.get_mut::<Self>().expect("it has just been put").0
+    }
+}
 
 /// What is told in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
@@ -53,12 +67,11 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
         },
     });
     if let (Some(tls), Some(request)) = (log.tls, record.get_mut("request")) {
-        let mut told = json!({"version": tls.version, "cipher": tls.cipher});
-        if seen.client.certificate.is_none() {
-            // One that is there is taken from whoever has issued it: nothing has been verified.
-            put(&mut told, "client_verify", json!("NONE"));
-        }
-        put(request, "tls", told);
+        put(
+            request,
+            "tls",
+            session(tls, seen.client.certificate.is_some()),
+        );
     }
     place(&mut record, log.matched);
     let mut put = |name: &str, value: Value| put(&mut record, name, value);
@@ -67,6 +80,11 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
     }
     if let Some(credential) = &identity.credential {
         put("authenticated_entity", json!({ "id": credential }));
+    }
+    if let Some(Additions(additions)) = seen.notes.get() {
+        for (name, value) in additions {
+            put(name, value.clone());
+        }
     }
     record
 }
@@ -92,8 +110,21 @@ pub(crate) fn stream_record(log: &StreamLog<'_>) -> Value {
         "client_ip": log.client,
         "started_at": log.started_at.as_millis(),
     });
+    if let (Some(tls), Some(told)) = (log.tls, record.get_mut("session")) {
+        put(told, "tls", session(tls, false));
+    }
     place(&mut record, Some(log.matched));
     record
+}
+
+/// The TLS that a client spoke, who has shown a certificate or not.
+fn session(tls: TlsSession, certified: bool) -> Value {
+    let mut told = json!({"version": tls.version, "cipher": tls.cipher});
+    if !certified {
+        // One that is there is taken from whoever has issued it: nothing has been verified.
+        put(&mut told, "client_verify", json!("NONE"));
+    }
+    told
 }
 
 fn tries(tries: &[Try]) -> Value {

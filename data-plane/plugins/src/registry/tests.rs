@@ -164,6 +164,11 @@ fn what_was_stored_before_it_was_refused_still_runs() {
     let before = json!({"http_endpoint": "http://a:b@x", "headers": {"authorization": "c"}});
     for (plugin, config) in [
         ("cors", json!({"origins": ["a**"]})),
+        ("request-termination", json!({"status_code": 100})),
+        (
+            "redirect",
+            json!({"status_code": 103, "location": "https://a.test"}),
+        ),
         ("response-ratelimiting", json!({"limits": {}})),
         ("http-log", before),
         (

@@ -248,9 +248,7 @@ pub(super) fn inject(
             );
         }
         TraceFormat::Datadog => {
-            let low = trace.id.last_chunk();
-            let low = low.map_or(0, |low| u64::from_be_bytes(*low));
-            put(DATADOG_TRACE, low.to_string());
+            put(DATADOG_TRACE, low_half(trace).to_string());
             put(DATADOG_PARENT, u64::from_be_bytes(trace.client).to_string());
             put(DATADOG_PRIORITY, flag.to_string());
         }
@@ -264,6 +262,26 @@ pub(super) fn inject(
             put(INSTANA_LEVEL, flag.to_string());
         }
     }
+}
+
+/// What logs call `format`, and the trace's id as it is told there (Kong 3.9, `get_formatted_trace_id`).
+pub(super) fn shown_id(format: TraceFormat, trace: &Trace) -> (&'static str, String) {
+    match format {
+        TraceFormat::W3c => ("w3c", hexadecimal(&trace.id)),
+        TraceFormat::B3 | TraceFormat::B3Single => ("b3", trace.short_id()),
+        TraceFormat::Jaeger => ("jaeger", hexadecimal(&trace.id)),
+        TraceFormat::Ot => ("ot", trace.short_id()),
+        TraceFormat::Aws => ("aws", hexadecimal(&trace.id)),
+        TraceFormat::Datadog => ("datadog", low_half(trace).to_string()),
+        TraceFormat::Gcp => ("gcp", hexadecimal(&trace.id)),
+        TraceFormat::Instana => ("instana", hexadecimal(&trace.id)),
+    }
+}
+
+/// The half of an id that Datadog knows.
+fn low_half(trace: &Trace) -> u64 {
+    let low = trace.id.last_chunk();
+    low.map_or(0, |low| u64::from_be_bytes(*low))
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ fn a_stream_is_told_too() {
         started_at: UnixTime::from_secs(1),
         kong: 1,
         session: 9,
+        tls: None,
         tries: &[],
     };
     filter(&json!({})).on_log(Over::Stream(&log), &host);

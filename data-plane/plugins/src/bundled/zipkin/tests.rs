@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::exchange::{Matched, Named, Try};
+use crate::logs::log_record::Additions;
 use crate::stream::StreamLog;
 use crate::testing::{FakeHost, Request, answer_of, consumer, log_of, logged, unrouted};
 
@@ -31,7 +32,10 @@ fn new_traces_are_told_in_the_configured_format() {
     );
     assert_eq!(told(json!({"sample_ratio": 1}), "x-b3-sampled"), "1");
     assert_eq!(told(json!({"sample_ratio": 0}), "x-b3-sampled"), "0");
-    assert_eq!(told(json!({"header_type": "w3c"}), "traceparent").len(), 55);
+    for name in ["traceparent", "x-b3-traceid"] {
+        let told = told(json!({"header_type": "w3c"}), name);
+        assert!(!told.is_empty(), "beside the default: {name}");
+    }
     let jaeger = told(json!({"default_header_type": "jaeger"}), "uber-trace-id");
     assert_eq!(jaeger.split(':').count(), 4);
     let config = json!({"header_type": "ignore", "default_header_type": "w3c"});
@@ -317,6 +321,7 @@ fn streams_are_told_with_each_server_that_was_tried() {
         started_at: UnixTime::from_secs(1),
         kong: 3,
         session: 9,
+        tls: None,
         tries: &[attempt(1, Some(502)), attempt(2, None)],
     };
     for ratio in [1, 0] {
@@ -385,4 +390,33 @@ fn what_cannot_be_looked_for_or_cleared_is_named_by_its_place() {
         json!({"clear": ["x-a", "a b"]}),
         json!({"clear": {"2": "bad header name 'a b', allowed characters are A-Z, a-z, 0-9, '_', and '-'"}}),
     );
+}
+
+#[test]
+fn logs_are_told_the_traces_id_in_each_format_that_is_told() {
+    const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
+    let host = FakeHost::default();
+    let ids = |format: &str, field: Option<(&'static str, String)>| {
+        let filter = filter(json!({"header_type": format}));
+        let mut request = Request::get("/");
+        request.headers.extend(field.map(|(name, value)| {
+            let value = HeaderValue::from_str(&value).unwrap();
+            (HeaderName::from_static(name), value)
+        }));
+        request.with_exchange(|exchange| {
+            let flow = host.run(filter.on_request(exchange, &host));
+            assert!(matches!(flow, Flow::Continue));
+            Additions::of(&mut exchange.notes)["trace_id"].clone()
+        })
+    };
+    let w3c = || Some(("traceparent", format!("00-{ID}-{SPAN}-01")));
+    let b3 = || Some(("b3", format!("{ID}-{SPAN}-1")));
+    assert_eq!(ids("jaeger", w3c()), json!({"w3c": ID, "jaeger": ID}));
+    assert_eq!(ids("b3", b3()), json!({"b3": ID}));
+    let datadog = json!({"b3": ID, "datadog": "11803532876627986230"});
+    assert_eq!(ids("datadog", b3()), datadog);
+    let made = ids("gcp", None);
+    assert_eq!(made["b3"], made["gcp"], "beside the default");
+    assert_eq!(made.as_object().unwrap().len(), 2);
 }
