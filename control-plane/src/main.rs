@@ -63,6 +63,12 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
     if let Some(replaced) = done.replaced {
         println!("the store from before is in {}", replaced.display());
     }
+    if !done.carried {
+        println!(
+            "what was there before cannot be read: sessions that were ended since the export live again; \
+             `POST /clustering/session-keys/revoke` ends them all"
+        );
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{Args, Command, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 /// Arguments of a program that are no settings, and thus no keys of its file.
 const NOT_IN_FILE: [&str; 4] = ["config", "check", "help", "version"];
@@ -27,8 +27,11 @@ pub fn load<T: CommandFactory + FromArgMatches>(
         .ignore_errors(true)
         .try_get_matches_from(&arguments)?;
     let mut command = T::command();
-    if let Ok(Some(file)) = matches.try_get_one::<PathBuf>("config") {
-        command = with_file(command, file)?;
+    let named = |matches: &ArgMatches| matches.try_get_one("config").ok().flatten().cloned();
+    let by_command = || matches.subcommand().and_then(|(_, of_it)| named(of_it));
+    let file: Option<PathBuf> = named(&matches).or_else(by_command);
+    if let Some(file) = file {
+        command = with_file(command, &file)?;
     }
     T::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
@@ -42,7 +45,7 @@ pub fn defaults<T: Args>() -> T {
     T::from_arg_matches(&matches).expect("the defaults are valid")
 }
 
-/// Puts the keys of `file` in the place of defaults.
+/// Puts the keys of `file` in the place of defaults, also of the same arguments of subcommands.
 fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> {
     let shown = file.display();
     let refuse =
@@ -66,11 +69,7 @@ fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> 
         }
     };
     for (key, value) in &table {
-        let known = !NOT_IN_FILE.contains(&key.as_str())
-            && command
-                .get_arguments()
-                .any(|argument| argument.get_id() == key.as_str());
-        if !known {
+        if NOT_IN_FILE.contains(&key.as_str()) || !knows(&command, key) {
             return Err(refuse(
                 &mut command,
                 format!("settings file {shown}: unknown key `{key}`; --help lists all keys"),
@@ -85,9 +84,21 @@ fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> 
                 ),
             ));
         };
+        for subcommand in command.get_subcommands_mut() {
+            if knows(subcommand, key) {
+                let values = values.clone();
+                *subcommand = std::mem::take(subcommand)
+                    .mut_arg(key, |argument| argument.default_values(values));
+            }
+        }
         command = command.mut_arg(key, |argument| argument.default_values(values));
     }
     Ok(command)
+}
+
+fn knows(command: &Command, key: &str) -> bool {
+    let mut arguments = command.get_arguments();
+    arguments.any(|argument| argument.get_id() == key)
 }
 
 /// A value of the file as the command line would say it.

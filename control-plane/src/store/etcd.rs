@@ -164,6 +164,11 @@ impl Shelf {
         }
     }
 
+    /// etcd's number of the head, whether that can be read or not.
+    fn head_version(&self) -> Result<u64, EtcdError> {
+        Ok(self.client.get(HEAD)?.map_or(0, |found| found.version))
+    }
+
     /// Writes `bytes` in parts below `name`.
     fn write_parts(&self, name: &str, bytes: &[u8]) -> Result<usize, EtcdError> {
         let mut count = 0;
@@ -247,7 +252,9 @@ impl Shelf {
 impl EtcdStore {
     /// Opens the store and reads all of it.
     pub fn open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(Self, Config), EtcdError> {
-        let mut store = Self::at_head(settings, key)?;
+        let shelf = Self::shelf(settings, key)?;
+        let (head, seen) = shelf.head()?;
+        let mut store = Self::at(shelf, head, seen);
         if store.seen == 0 {
             store.declare_generation(UnixTime::now())?;
         }
@@ -255,15 +262,17 @@ impl EtcdStore {
         Ok((store, config))
     }
 
-    /// The store, of which no more was read than the head.
-    fn at_head(settings: &EtcdSettings, key: &SecretsKey) -> Result<Self, EtcdError> {
-        let shelf = Shelf {
+    fn shelf(settings: &EtcdSettings, key: &SecretsKey) -> Result<Shelf, EtcdError> {
+        Ok(Shelf {
             client: Client::start(settings)?,
             sealer: Sealer::new(key),
             checkpoint: Newest::default(),
-        };
-        let (head, seen) = shelf.head()?;
-        Ok(Self {
+        })
+    }
+
+    /// The store at `head`, of which etcd's number is `seen`.
+    fn at(shelf: Shelf, head: Head, seen: u64) -> Self {
+        Self {
             shelf: Arc::new(shelf),
             head,
             seen,
@@ -271,7 +280,7 @@ impl EtcdStore {
             unreachable: None,
             parted: false,
             sweeper: Arc::default(),
-        })
+        }
     }
 
     /// Has the log go back so many revisions from the next checkpoint on.

@@ -2,16 +2,22 @@
 //!
 //! The restored store is a later *generation*. Data planes compare generation before revision, so they
 //! take its older revisions once, and never again anything from before.
+//!
+//! Who was logged out since, and which session keys were made or revoked, is no configuration to go back to: of that
+//! the store which is replaced counts, if it can be read.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use shared::clock::UnixTime;
-use shared::snapshot::Revision;
+use shared::entity::{ClientKey, Entity, Revocation, SessionKey};
+use shared::snapshot::{Key, Revision};
 use shared::telemetry::chain;
 
 use super::etcd::{EtcdSettings, EtcdStore};
 use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
+use crate::config::{Change, Config};
 use crate::history::Entry;
 use crate::publisher::Journal as _;
 use crate::settings::{export_path, key_path, store_path};
@@ -22,6 +28,9 @@ pub struct RestoreCommand {
     /// The export: a file of `exports` in the data directory, of `exports/on-demand`, or a copy of one.
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
+    /// The control plane's TOML file, for its `data_directory`, `secrets_key_file` and etcd.
+    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Directory of the store and its exports.
     #[arg(
         long,
@@ -51,6 +60,8 @@ pub struct Restored {
     pub exported_at: UnixTime,
     /// Where the store from before is, if there was one.
     pub replaced: Option<PathBuf>,
+    /// Whether logouts and keys since the export are known and hold.
+    pub carried: bool,
 }
 
 /// Carries the command out: the new store is whole and on disk before it takes the place of the old
@@ -60,20 +71,25 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let key = SecretsKey::read(&key_path(data, command.secrets_key_file.as_deref()))?;
     let export = export::read(&command.from, &key)?;
     let entry = Entry::restored(export.config.revision().next(), now, &command.from);
+    let exported = export::newest_generation(&export_path(data))?.max(export.generation);
     if let Some(etcd) = command.etcd.used() {
-        let exported = export::newest_generation(&export_path(data))?;
-        let known = exported.max(export.generation);
+        let before = EtcdStore::to_be_replaced(etcd, &key)?;
+        let config = carried_over(&export.config, before.config.as_ref());
+        let generation = generation_after(exported.max(before.generation), now);
+        before.store.replace(generation, &config, &entry)?;
         return Ok(Restored {
-            generation: EtcdStore::replace(etcd, &key, known, &export.config, &entry, now)?,
+            generation,
             revision: entry.revision,
-            records: export.config.len(),
+            records: config.len(),
             exported_at: export.at,
             replaced: None,
+            carried: before.config.is_some(),
         });
     }
     let store = store_path(data);
-    let known = generation(data, &store, &key)?.max(export.generation);
-    let generation = generation_after(known, now);
+    let (known, before) = to_be_replaced(&store, &key)?;
+    let generation = generation_after(known.max(exported), now);
+    let config = carried_over(&export.config, before.as_ref());
 
     let fresh = data.join("store.restoring");
     if fresh.exists() {
@@ -81,7 +97,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     }
     let (mut filling, _) = Store::open(&fresh, &key)?;
     filling
-        .fill(generation, &export.config)
+        .fill(generation, &config)
         .map_err(|reason| file_error("filling", &fresh, std::io::Error::other(reason)))?;
     filling
         .commit(&entry)
@@ -90,6 +106,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     // What a start will read is proved before it counts.
     let (proved, config) = Store::open(&fresh, &key)?;
     proved.close()?;
+    give(&fresh, data)?;
 
     let mut replaced = None;
     if store.exists() {
@@ -113,27 +130,62 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         records: config.len(),
         exported_at: export.at,
         replaced,
+        carried: before.is_some(),
     })
 }
 
-/// The highest generation known here: the store's own, or, of one that does not open any more, what
-/// its witness and the names of its exports say.
-fn generation(data: &Path, store: &Path, key: &SecretsKey) -> Result<u64, StoreError> {
-    let exported = export::newest_generation(&export_path(data))?;
+/// `config` with the revocations, the session keys and the client keys of `current`, which are what they are whatever the
+/// configuration was: an older state of them would let sessions live again that were ended.
+fn carried_over(config: &Config, current: Option<&Config>) -> Config {
+    let Some(current) = current else {
+        return config.clone();
+    };
+    let lasting =
+        |key: &Key| [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&key.kind);
+    let gone = |key: &Key| lasting(key) && !current.contains(*key);
+    let records = current.records();
+    let change = Change {
+        puts: records
+            .filter(|(key, _)| lasting(key))
+            .map(|(key, stored)| (*key, stored.clone()))
+            .collect(),
+        removes: config.records().map(|(key, _)| *key).filter(gone).collect(),
+    };
+    config.evolve(&change, config.revision())
+}
+
+/// Makes what is in `path` belong to whom `like` belongs: this may be run by root, the control plane is not.
+fn give(path: &Path, like: &Path) -> Result<(), StoreError> {
+    let failed = |source| file_error("giving away", path, source);
+    let owner = fs::metadata(like).map_err(failed)?;
+    let own = fs::metadata(path).map_err(failed)?;
+    if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
+        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+    }
+    if own.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed)? {
+            give(&entry.map_err(failed)?.path(), like)?;
+        }
+    }
+    Ok(())
+}
+
+/// The generation and the content of a store; of one that does not open any more, the generation that its witness says.
+fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>), StoreError> {
     if !store.exists() {
-        return Ok(exported);
+        return Ok((0, None));
     }
     refuse_if_in_use(store)?;
     match Store::open(store, key) {
-        Ok((store, _)) => {
-            let newest = store.generation().max(exported);
+        Ok((store, config)) => {
+            let generation = store.generation();
             store.close()?;
-            Ok(newest)
+            Ok((generation, Some(config)))
         }
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the store to be replaced does not open");
             let seen = witness::seen(store).unwrap_or_default();
-            Ok(exported.max(seen.generation))
+            Ok((seen.generation, None))
         }
     }
 }

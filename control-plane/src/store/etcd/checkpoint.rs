@@ -171,8 +171,10 @@ impl Shelf {
         config: &Config,
         chain: Hash,
     ) -> Result<bool, EtcdError> {
-        let before = self.latest()?;
-        let version = before.as_ref().map_or(0, |(_, version)| *version);
+        let found = self.client.get(LATEST)?;
+        let version = found.as_ref().map_or(0, |found| found.version);
+        // The parts of one that cannot be read are swept away as nobody's.
+        let before: Option<Latest> = found.and_then(|found| self.json(LATEST, &found.value).ok());
         let content = export::pack(generation, config, UnixTime::now())
             .map_err(|error| EtcdError::Content(error.to_string()))?;
         let mut latest = Latest {
@@ -195,11 +197,7 @@ impl Shelf {
         let ours = self.client.commit(&unchanged, first.as_deref(), &[put])?;
         let ours = ours.is_some();
         // What is not the latest is of no use to anyone.
-        let useless = if ours {
-            before.map(|(before, _)| before)
-        } else {
-            Some(latest)
-        };
+        let useless = if ours { before } else { Some(latest) };
         if let Some(useless) = useless {
             self.delete_parts(&useless.name())?;
         }

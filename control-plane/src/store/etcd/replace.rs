@@ -1,6 +1,5 @@
 //! A whole configuration in the place of what is in etcd, as a restore puts it there.
 
-use shared::clock::UnixTime;
 use shared::snapshot::Hash;
 use shared::telemetry::chain;
 
@@ -8,34 +7,67 @@ use super::client::{EtcdError, EtcdSettings};
 use super::{EtcdStore, Head, log};
 use crate::config::Config;
 use crate::history::Entry;
-use crate::store::generation_after;
 use crate::store::seal::SecretsKey;
 
+/// What is in etcd, whether that can be read or not.
+#[derive(Debug)]
+pub struct Replaced {
+    /// What writes there.
+    pub store: EtcdStore,
+    /// Its generation; 0 where the head cannot be read.
+    pub generation: u64,
+    /// What it holds, if that can be read.
+    pub config: Option<Config>,
+}
+
 impl EtcdStore {
-    /// Puts `config` in the place of everything, whether that can be read or not, as a generation after `known`, and
-    /// `entry`, which says so, as the revision after it; returns the generation.
-    pub fn replace(
+    /// Looks at what is in etcd before something else takes its place.
+    pub fn to_be_replaced(
         settings: &EtcdSettings,
         key: &SecretsKey,
-        known: u64,
+    ) -> Result<Replaced, EtcdError> {
+        let shelf = Self::shelf(settings, key)?;
+        let (head, seen) = match shelf.head() {
+            Err(EtcdError::Content(error)) => {
+                tracing::warn!(error, "the head of the store to be replaced cannot be read");
+                (Head::default(), shelf.head_version()?)
+            }
+            other => other?,
+        };
+        let store = Self::at(shelf, head, seen);
+        let config = match store.shelf.load(&store.head) {
+            Ok(config) => Some(config),
+            Err(EtcdError::Content(error)) => {
+                tracing::warn!(error, "the store to be replaced cannot be read");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Replaced {
+            generation: store.head.generation,
+            config,
+            store,
+        })
+    }
+
+    /// Puts `config`, of `generation`, in the place of everything, and `entry`, which says so, as the revision after it.
+    pub fn replace(
+        mut self,
+        generation: u64,
         config: &Config,
         entry: &Entry,
-        now: UnixTime,
-    ) -> Result<u64, EtcdError> {
-        let mut store = Self::at_head(settings, key)?;
-        let generation = generation_after(store.head.generation.max(known), now);
-        store
-            .put_whole(generation, config, entry)
+    ) -> Result<(), EtcdError> {
+        self.put_whole(generation, config, entry)
             .map_err(|error| EtcdError::Unfinished(Box::new(error)))?;
         // What is there counts; what is older is in nobody's way.
-        let client = &store.shelf.client;
+        let client = &self.shelf.client;
         let forgotten = client
             .delete(&log(0), &log(entry.revision.0))
             .and_then(|()| client.delete(&log(entry.revision.0 + 1), "log0"));
         if let Err(error) = forgotten {
             tracing::warn!(error = %chain(&error), "changes from before the restore stay in etcd");
         }
-        Ok(generation)
+        Ok(())
     }
 
     /// All of it is there once the head is.

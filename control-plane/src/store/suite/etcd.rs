@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault, Newer};
 use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post};
-use crate::store::{SecretsKey, StoreError};
+use crate::store::{SecretsKey, StoreError, generation_after};
 
 /// One member of etcd with a store of its own; ended when dropped.
 pub(crate) struct InEtcd {
@@ -146,7 +146,10 @@ impl Subject for InEtcd {
     }
 
     fn replace(&self, key: &SecretsKey, config: &Config, entry: &Entry) -> u64 {
-        EtcdStore::replace(&self.settings(), key, 0, config, entry, UnixTime::now()).unwrap()
+        let before = EtcdStore::to_be_replaced(&self.settings(), key).unwrap();
+        let generation = generation_after(before.generation, UnixTime::now());
+        before.store.replace(generation, config, entry).unwrap();
+        generation
     }
 
     fn obstruct(&mut self, _: &mut EtcdStore) {
@@ -284,6 +287,13 @@ fn what_cannot_be_read_any_more_is_replaced_all_the_same() {
     commit(&mut store, &mut config, &put(3, "late")).unwrap_err();
     let (_, read) = subject.opened();
     assert_eq!((read.revision(), read.len()), (entry.revision, 2));
+
+    // The head itself, too.
+    let other = SecretsKey::read_or_create(&subject.place().join("other.key")).unwrap();
+    subject.open(&other).unwrap_err();
+    subject.replace(&other, &config, &entry);
+    let (_, read, _) = subject.open(&other).unwrap();
+    assert_eq!(super::content(&read), super::content(&config));
 }
 
 #[test]

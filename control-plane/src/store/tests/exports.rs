@@ -1,5 +1,9 @@
 //! Exports of a store, and restores from them.
 
+use serde_json::json;
+use shared::entity::{Entity, Revocation, SessionKey};
+use uuid::Uuid;
+
 use super::*;
 use crate::store::export;
 use crate::store::restore::{RestoreCommand, Restored, restore};
@@ -74,6 +78,49 @@ fn each_restore_is_a_new_generation_and_keeps_the_store_from_before() {
     std::fs::remove_dir_all(kept).unwrap();
     assert_eq!(first.generation, known + 1);
     assert_eq!(restored(&place, &path).unwrap().generation, known + 2);
+}
+
+#[test]
+fn what_was_ended_since_an_export_stays_ended() {
+    let (place, path) = exported();
+    let session_key = |number: u128, state: &str| {
+        let key = Key {
+            kind: SessionKey::KIND,
+            id: Uuid::from_u128(number),
+        };
+        let fields = json!({
+            "id": key.id, "secret": "c2VjcmV0", "created_at": 1, "activate_at": 1, "decrypt_until": null, "state": state,
+        });
+        (key, Stored::of(fields.as_object().unwrap()))
+    };
+    let logout = Key {
+        kind: Revocation::KIND,
+        id: Uuid::from_u128(9),
+    };
+    let ended = json!({ "id": logout.id, "before": 5, "until": 10 });
+    let change = Change {
+        puts: vec![
+            session_key(1, "revoked"),
+            session_key(2, "ready"),
+            (logout, Stored::of(ended.as_object().unwrap())),
+        ],
+        removes: Vec::new(),
+    };
+    {
+        let (mut store, _) = place.open().unwrap();
+        store.commit_at(21, &put(21, "later")).unwrap();
+        store.commit_at(22, &change).unwrap();
+    }
+    assert!(restored(&place, &path).unwrap().carried);
+    let (_, config) = place.open().unwrap();
+    assert_eq!(username(&config, 21), None);
+    assert_eq!(config.revision(), Revision(21));
+    for (key, stored) in &change.puts {
+        assert_eq!(config.stored(*key), Some(stored));
+    }
+    // Nothing is known of what was ended where the store is gone.
+    std::fs::remove_dir_all(place.directory()).unwrap();
+    assert!(!restored(&place, &path).unwrap().carried);
 }
 
 #[test]
