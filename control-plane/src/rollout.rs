@@ -219,7 +219,13 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
     if rollout.state != State::Running {
         return Action::Wait;
     }
-    let connected: Vec<&View> = nodes.iter().filter(|node| node.connected).collect();
+    // Who stops in order says nothing of the change. Another takes its place.
+    let stays = |node: &&View| !node.draining;
+    let connected: Vec<&View> = nodes
+        .iter()
+        .filter(|node| node.connected)
+        .filter(stays)
+        .collect();
     if connected.is_empty() && rollout.members.is_empty() {
         let alone = now.saturating_since(rollout.started_at) >= GONE;
         return if alone {
@@ -229,14 +235,15 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
         };
     }
     let find = |name: &String| nodes.iter().find(|node| node.name == *name);
-    let judged = |name: &String| !rollout.excused.contains(name);
+    let leaves = |name: &String| find(name).is_some_and(|node| node.draining);
+    let judged = |name: &String| !rollout.excused.contains(name) && !leaves(name);
     for (name, member) in rollout.members.iter().filter(|(name, _)| judged(name)) {
         if let Some(reason) = gate::fault(rollout, name, member, find(name), now) {
             return Action::Halt(reason);
         }
     }
     let small = connected.len() <= SMALL;
-    let wanted = wanted(rollout, plan, &connected);
+    let wanted = wanted(rollout, plan, &connected, judged);
     if !wanted.is_empty() {
         return Action::Admit(rollout.stage, wanted);
     }
@@ -268,7 +275,7 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
         stage: Stage::Share,
         ..rollout.clone()
     };
-    let share = self::wanted(&next, plan, &connected);
+    let share = self::wanted(&next, plan, &connected, judged);
     if share.is_empty() {
         return Action::Complete;
     }
@@ -276,7 +283,12 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
 }
 
 /// Who is to be given it in its stage, and has not been yet.
-fn wanted(rollout: &Rollout, plan: &Plan, connected: &[&View]) -> Vec<String> {
+fn wanted(
+    rollout: &Rollout,
+    plan: &Plan,
+    connected: &[&View],
+    judged: impl Fn(&String) -> bool,
+) -> Vec<String> {
     let able = |node: &&&View| !node.blocked && !rollout.excused.contains(&node.name);
     let is_member = |node: &View| rollout.members.contains_key(&node.name);
     let serving = connected.iter().filter(able).filter(|node| is_member(node));
@@ -284,7 +296,7 @@ fn wanted(rollout: &Rollout, plan: &Plan, connected: &[&View]) -> Vec<String> {
     // One that is away counts for as long as it may be.
     let away = rollout.members.keys().filter(|name| {
         let gone = !connected.iter().any(|node| node.name == **name);
-        gone && !rollout.excused.contains(*name)
+        gone && judged(name)
     });
     let there = there + away.count();
     let mut others: Vec<&&View> = connected

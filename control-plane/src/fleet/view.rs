@@ -13,6 +13,10 @@ use crate::rollout::CANARY;
 const REMEMBERED: usize = 30;
 
 /// What there is to know of a node to give it a change, or to judge one by it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that have nothing to do with each other"
+)]
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Its name.
@@ -21,6 +25,8 @@ pub struct View {
     pub canary: bool,
     /// Whether it has a stream.
     pub connected: bool,
+    /// Whether it has said that it stops.
+    pub draining: bool,
     /// When it was heard last.
     pub last_seen: UnixTime,
     /// What it runs.
@@ -138,6 +144,7 @@ impl Row {
             name: introduction.name.clone(),
             canary: introduction.labels.get(label).is_some_and(|is| is == value),
             connected: self.connected,
+            draining: self.report.draining,
             last_seen: self.last_seen,
             running: self.running,
             refusal,

@@ -100,6 +100,35 @@ fn one_node_is_first_then_a_share_then_all() {
 }
 
 #[test]
+fn who_stops_in_order_is_no_reason_and_another_takes_its_place() {
+    for at in [10, 40] {
+        let mut nodes = fleet(50);
+        let mut left = None;
+        let (rollout, counts) = play(&mut nodes, 400, |second, rollout, nodes| {
+            if second == at {
+                let first = rollout.members.keys().next().cloned();
+                let node = nodes
+                    .iter_mut()
+                    .find(|node| Some(&node.name) == first.as_ref());
+                let node = node.unwrap();
+                (node.connected, node.draining) = (false, true);
+                left = first;
+            }
+        });
+        assert!(left.is_some());
+        assert_eq!(
+            (rollout.state, rollout.stage),
+            (State::Completed, Stage::All),
+            "{at}: {:?}",
+            rollout.reason
+        );
+        // One in the place of the one that left, which had it too.
+        let most = counts[usize::try_from(at).unwrap() + 1];
+        assert_eq!(most, if at == 10 { 2 } else { 6 }, "{counts:?}");
+    }
+}
+
+#[test]
 fn a_small_fleet_waits_two_seconds_and_one_without_nodes_a_minute() {
     for count in 1..=3 {
         let (rollout, counts) = play(&mut fleet(count), 100, |_, _, _| {});
