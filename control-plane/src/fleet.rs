@@ -395,6 +395,23 @@ impl Fleet {
         progress
     }
 
+    /// The names of the connected nodes.
+    pub fn connected(&self) -> BTreeSet<String> {
+        let nodes = self.nodes();
+        let rows = nodes.rows().into_iter().filter(|row| row.connected);
+        rows.map(|row| row.introduction.name.clone()).collect()
+    }
+
+    /// Those of `names` whose streams have ended without their having said that they stop.
+    pub fn lost(&self, names: &BTreeSet<String>) -> Vec<String> {
+        let nodes = self.nodes();
+        let lost = |row: &&Row| {
+            !row.connected && !row.report.draining && names.contains(&row.introduction.name)
+        };
+        let rows = nodes.rows().into_iter().filter(lost);
+        rows.map(|row| row.introduction.name.clone()).collect()
+    }
+
     /// The connected nodes that have refused `revision`, or one after it, last.
     pub fn refusing(&self, revision: Revision) -> Vec<String> {
         let nodes = self.nodes();

@@ -245,6 +245,22 @@ async fn a_node_ahead_of_the_control_plane_is_left_alone() {
     let next = tokio::time::timeout(Duration::from_millis(500), node.hear()).await;
     assert!(next.is_err(), "{next:?}");
     assert_eq!(row(&cluster).await["progress"], "ahead");
+
+    // Who is cut off while it is waited for has not answered.
+    let revision = cluster.read("/status").await["configuration_revision"].clone();
+    let body = json!({ "host": "h" });
+    let write = cluster.admin(Method::POST, "/services?wait=30", &body);
+    let cut = async {
+        eventually("the write is committed", async || {
+            let status = cluster.read("/status").await;
+            (status["configuration_revision"] != revision).then_some(())
+        })
+        .await;
+        drop(node);
+    };
+    let (written, ()) = tokio::join!(write, cut);
+    assert_eq!(written.status, 202);
+    assert_eq!(written.header("x-wardgate-waiting"), "node-1");
 }
 
 #[tokio::test]

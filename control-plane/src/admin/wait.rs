@@ -87,13 +87,20 @@ async fn settled(
     let (mut answers, newest) = (fleet.changes(), publisher.watch());
     // What another control plane has committed since may be known to nodes before it is here.
     let mut known = publisher.watch();
-    let progress = || fleet.progress_of(publisher.generation(), revision..=*newest.borrow());
+    let asked = fleet.connected();
+    // Who is cut off meanwhile has not answered.
+    let progress = || {
+        let mut progress = fleet.progress_of(publisher.generation(), revision..=*newest.borrow());
+        progress.waiting.extend(fleet.lost(&asked));
+        progress
+    };
     let all_have_answered = async {
         loop {
             answers.mark_unchanged();
             known.mark_unchanged();
             let progress = progress();
-            if progress.waiting.is_empty() {
+            // If nobody is left it is this control plane that stops.
+            if progress.waiting.is_empty() || fleet.connected().is_empty() {
                 return progress;
             }
             let ended = tokio::select! {
