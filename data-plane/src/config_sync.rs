@@ -56,6 +56,9 @@ pub(crate) enum Phase {
 /// A stream that lived this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// How long a node that could serve waits for the first word of a control plane. Beyond, traffic does not depend on it.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
 /// What config sync starts with.
 pub(crate) struct Start {
     /// Who this node is.
@@ -104,6 +107,11 @@ async fn run(start: Start) {
     let mut dialer = Dialer::new(node, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
+    let waiting = Arc::clone(&gateway);
+    tokio::spawn(async move {
+        tokio::time::sleep(FIRST_WORD).await;
+        waiting.contact.settle();
+    });
     let mut stopping = phase.clone();
     tokio::select! {
         () = follow_any(&mut dialer, &mut applier, &gateway, &mut phase) => {}
@@ -127,7 +135,12 @@ async fn follow_any(
 ) {
     let mut backoff = Backoff::default();
     loop {
-        for url in dialer.shuffled(random()) {
+        let urls = dialer.shuffled(random());
+        let Some(last) = urls.len().checked_sub(1) else {
+            gateway.contact.settle();
+            return std::future::pending().await;
+        };
+        for (at, url) in urls.into_iter().enumerate() {
             if let Some((verifier, secret)) = dialer.renew() {
                 applier.renew(verifier, secret);
             }
@@ -135,6 +148,9 @@ async fn follow_any(
             let started = monotonic();
             let ended = attempt(dialer, &url, applier, gateway, phase).await;
             gateway.contact.connects(false);
+            if at == last {
+                gateway.contact.settle();
+            }
             if started.elapsed() >= GOOD {
                 backoff = Backoff::default();
             }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::snapshot::{Hash, Position};
+use tokio::sync::watch;
 
 /// Silence that is worth a warning.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
@@ -23,9 +24,19 @@ pub(crate) struct Contact {
     kept: Mutex<Hash>,
     /// How often the process started after a crash that followed a change.
     crash_restarts: AtomicU64,
+    /// Whether what runs is as new as can be known.
+    settled: watch::Sender<bool>,
 }
 
 impl Contact {
+    /// No contact since the start, with a configuration from before it: who was logged out since, or which route is
+    /// protected now, a control plane can tell.
+    pub(crate) fn with_last_good(started: Instant) -> Self {
+        let contact = Self::new(started);
+        contact.settled.send_replace(false);
+        contact
+    }
+
     /// No contact since the start.
     pub(crate) fn new(started: Instant) -> Self {
         Self {
@@ -35,7 +46,24 @@ impl Contact {
             target: AtomicU64::new(0),
             kept: Mutex::default(),
             crash_restarts: AtomicU64::new(0),
+            settled: watch::Sender::new(true),
         }
+    }
+
+    /// What runs is as new as a control plane says, or none can be asked.
+    pub(crate) fn settle(&self) {
+        self.settled
+            .send_if_modified(|settled| !std::mem::replace(settled, true));
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// Waits until clients may be served.
+    pub(crate) async fn settled(&self) {
+        // The sender lives as long as this.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
     pub(crate) fn connects(&self, connected: bool) {

@@ -62,6 +62,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::contact::Contact;
 use crate::core::Node;
 use config_sync::{ControlPlaneUrl, Phase, Proofs};
 use last_good::LastGood;
@@ -71,7 +72,7 @@ use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use secrets::Secrets;
 use settings::Settings;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::machine::write_whole;
 use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
@@ -173,7 +174,12 @@ impl DataPlane {
             UnixTime::now(),
         );
         let limits = Limits::of(settings);
-        let proxy = Proxy::start_on(settings, limits, live, unstored, &mut inherited)?;
+        let contact = if running.is_some() {
+            Contact::with_last_good(monotonic())
+        } else {
+            Contact::new(monotonic())
+        };
+        let proxy = Proxy::start_on(settings, limits, live, unstored, contact, &mut inherited)?;
         let predecessor = inherited.finish()?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();
@@ -219,13 +225,37 @@ impl DataPlane {
     }
 
     /// Starts another process of this program, which gets the sockets of this one and takes over once
-    /// [`Successor::ready`] says so; then this one is to be [`Self::hand_over`].
+    /// [`Successor::ready`] says so; then this one is to be [`Self::hand_over`]. It begins with what is on the disk, so
+    /// what runs here has to be there first, unless a control plane can tell it.
     ///
     /// # Errors
     ///
     /// It does not start. This process goes on.
-    pub fn start_successor(&self) -> Result<Successor, SuccessionError> {
+    pub async fn start_successor(&self) -> Result<Successor, SuccessionError> {
+        if !self.is_kept().await && !self.proxy.node().contact.is_connected() {
+            return Err(SuccessionError::Unkept);
+        }
         Successor::start(self.proxy.sockets()?)
+    }
+
+    /// Waits until what runs is on the disk; not for ever.
+    async fn is_kept(&self) -> bool {
+        let node = self.proxy.node();
+        let end = monotonic() + KEPT;
+        loop {
+            let position = node
+                .live
+                .load()
+                .as_ref()
+                .map(|snapshot| snapshot.position());
+            if position.is_none() || node.contact.is_persisted(position) {
+                return true;
+            }
+            if monotonic() >= end {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Lets exchanges end within the drain timeout, or until `at_once`, and stops, while a successor takes new
@@ -254,7 +284,10 @@ impl DataPlane {
     }
 }
 
-/// How often a node that has no configuration yet looks whether one has come.
+/// How long a configuration that is being written to the disk is waited for before a successor starts.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// How often a node looks whether what it waits for is there: a configuration, or its file.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Tells systemd, and the process before this one, as soon as clients are served.
@@ -264,7 +297,7 @@ fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
     let Some(predecessor) = predecessor else {
         return;
     };
-    while node.live.load().is_none() {
+    while node.live.load().is_none() || !node.contact.is_settled() {
         std::thread::sleep(LOOK);
     }
     if let Err(error) = predecessor.send(READY) {

@@ -97,7 +97,7 @@ impl Signals {
                 }
             }
             let succeeded = async {
-                let successor = data_plane.start_successor()?;
+                let successor = data_plane.start_successor().await?;
                 successor.ready().await
             };
             let succeeded: Result<(), SuccessionError> = tokio::select! {

@@ -119,16 +119,19 @@ impl Proxy {
     /// Starts to serve what `live` holds, within `limits`.
     pub fn start_with(settings: &Settings, limits: Limits, live: Live) -> Result<Self, ProxyError> {
         let unstored = Unstored::default();
-        Self::start_on(settings, limits, live, unstored, &mut Inherited::default())
+        let contact = Contact::new(monotonic());
+        let inherited = &mut Inherited::default();
+        Self::start_on(settings, limits, live, unstored, contact, inherited)
     }
 
     /// Starts in the same way, on the sockets that were passed on as far as there are any, and with the
-    /// revocations that are still `unstored`.
+    /// revocations that are still `unstored`. Clients are served once `contact` says so.
     pub(crate) fn start_on(
         settings: &Settings,
         limits: Limits,
         live: Live,
         unstored: Unstored,
+        contact: Contact,
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
         let files = settings
@@ -152,7 +155,7 @@ impl Proxy {
             live,
             revocations,
             unstored: Arc::new(unstored),
-            contact: Contact::new(monotonic()),
+            contact,
             questions: Questions::default(),
             expiring: Expiring::new(
                 files.and_then(|(certificate, _)| tls::chain_expires_at(certificate)),

@@ -86,7 +86,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 },
                 "configuration_persisted": node.contact.is_persisted(position),
                 "configuration_unfit": unfit(node),
-                "ready": position.is_some() && !draining,
+                "ready": position.is_some() && !draining && !is_stale(node) && node.contact.is_settled(),
             })
         }),
         "/status/ready" => match position {
@@ -97,6 +97,10 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             Some(_) if is_stale(node) => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({ "message": "no control plane has been heard for longer than max_staleness" }),
+            ),
+            Some(_) if !node.contact.is_settled() => json_response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({ "message": "the control plane is asked what has changed since the last run" }),
             ),
             Some(_) => json_response(StatusCode::OK, &json!({ "message": "ready" })),
             None => json_response(

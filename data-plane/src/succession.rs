@@ -42,6 +42,12 @@ pub enum SuccessionError {
     /// A socket cannot be passed on.
     #[error("passing a socket on")]
     Socket(#[from] io::Error),
+    /// It would go back to an older configuration.
+    #[error(
+        "what runs is not in data_directory, and no control plane is connected: it would begin with an older configuration; \
+         see why the log says that the file is not written"
+    )]
+    Unkept,
     /// It has ended before it served.
     #[error("it ended with {0}")]
     Ended(ExitStatus),

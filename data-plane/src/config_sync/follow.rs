@@ -12,6 +12,7 @@ use proto::v1::{
     answer, need, node_message,
 };
 use shared::clock::{UnixTime, monotonic};
+use shared::snapshot::Position;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
@@ -161,6 +162,11 @@ impl Following<'_> {
                 self.gateway.contact.connects(true);
                 self.led_to(welcome.target.as_ref());
                 self.welcome(&welcome);
+                let target = welcome.target.and_then(|target| target.try_into().ok());
+                let running = self.applier.running();
+                if target.is_none_or(|target: Position| !target.is_after(&running)) {
+                    self.gateway.contact.settle();
+                }
             }
             Some(Kind::Heartbeat(heartbeat)) => self.led_to(heartbeat.target.as_ref()),
             Some(Kind::AskDigests(_)) => {
@@ -298,6 +304,7 @@ impl Following<'_> {
         if helpless {
             return self.need(need::What::Everything(true));
         }
+        self.gateway.contact.settle();
         Ok(())
     }
 

@@ -90,6 +90,12 @@ pub(crate) fn run(
         // Every connection holds a receiver; all are gone when the last has ended.
         let (alive, _) = watch::channel(());
         let alive = Arc::new(alive);
+        // Connections wait in the queue meanwhile.
+        let mut orders = orders;
+        tokio::select! {
+            () = core.node.contact.settled() => {}
+            () = stopped(&mut orders) => {}
+        }
         let mut loops = Vec::new();
         for bound in own.listeners {
             let listener = TcpListener::from_std(bound.socket)?;
@@ -108,7 +114,6 @@ pub(crate) fn run(
             let serving = datagrams::serve(core, socket, orders, Arc::clone(&alive));
             loops.push(tokio::task::spawn_local(serving));
         }
-        let mut orders = orders;
         stopped(&mut orders).await;
         let end = monotonic() + drain;
         for accepting in loops {
