@@ -75,6 +75,11 @@ pub(super) fn accept(
     if context.rules.config.sign_in.response_mode.is_signed() {
         check_signed(verifier, callback.response.as_deref().unwrap_or_default())?;
     }
+    // An ID token in it names the issuer too, and is judged below (RFC 9207 §2.4 wants the two to be the same).
+    let is_named = context.rules.wants_front_id_token()
+        && context.rules.config.credentials.verify_claims
+        && callback.id_token.is_some()
+        && callback.error.is_none();
     match &callback.iss {
         Some(iss) if !is_issuer(context, iss) => {
             let detail = "the authorization response is of another issuer";
@@ -83,7 +88,7 @@ pub(super) fn accept(
                 .with("expected iss", &context.document.issuer);
             return Err(Refusal::Bad(failure));
         }
-        None if context.document.sends_iss => {
+        None if context.document.sends_iss && !is_named => {
             return refuse("iss_missing", "the authorization response names no issuer");
         }
         _ => {}

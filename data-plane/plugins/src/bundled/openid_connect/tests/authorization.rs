@@ -353,6 +353,39 @@ fn rule_34_an_id_token_that_comes_by_way_of_the_browser_vouches_for_the_code() {
 }
 
 #[test]
+fn rule_22_an_id_token_in_the_response_names_its_issuer() {
+    let announced = "authorization_response_iss_parameter_supported";
+    let check = |config: Value, claims: &[(&'static str, Value)], answer: fn(String) -> String| {
+        let mut all = json!({ "response_type": ["code id_token"], "response_mode": "form_post" });
+        all.as_object_mut()
+            .unwrap()
+            .extend(config.as_object().unwrap().clone());
+        let mut gateway = Gateway::new(all);
+        gateway.provider.script.borrow_mut().discovery = vec![(announced, json!(true))];
+        gateway.provider.script.borrow_mut().front_claims = claims.to_vec();
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/api");
+        let form = answer(gateway.provider.authorize(start.location()));
+        let status = browser.post(&mut gateway, "/api", &form).status;
+        (status, gateway.provider.called("/token"))
+    };
+    let without = |form: String| form;
+    let other = |form: String| form + "&iss=https%3A%2F%2Fevil.example";
+    let error = |form: String| {
+        let (_, state) = form.split_once("&state=").unwrap();
+        let state = state.split('&').next().unwrap();
+        format!("error=access_denied&id_token=a.b.c&state={state}")
+    };
+    assert_eq!(check(json!({}), &[], without), (200, 1));
+    assert_eq!(check(json!({}), &[], other), (401, 0));
+    assert_eq!(check(json!({}), &[], error), (401, 0));
+    let evil = [("iss", json!("https://evil.example"))];
+    assert_eq!(check(json!({}), &evil, without), (401, 0));
+    let unchecked = json!({ "verify_claims": false });
+    assert_eq!(check(unchecked, &[], without), (401, 0));
+}
+
+#[test]
 fn rule_6_tokens_do_not_travel_through_browsers_only() {
     let check = |config: Value, accepted: bool| {
         let mut all = json!({ "issuer": ISSUER, "client_id": ["client"] });
