@@ -410,6 +410,10 @@ fn check_url(text: &str) -> Result<(), String> {
     match url::Url::parse(text) {
         Ok(url) if url.has_host() => Ok(()),
         Ok(_) => Err("missing host in url".to_owned()),
+        Err(_) if text.starts_with("//") => Err("missing scheme in url".to_owned()),
+        Err(url::ParseError::RelativeUrlWithoutBase | url::ParseError::EmptyHost) => {
+            Err("missing host in url".to_owned())
+        }
         Err(error) => Err(format!("invalid url: {error}")),
     }
 }
@@ -483,6 +487,15 @@ mod tests {
                     "~a",
                     Some("should start with: / (fixed path) or ~/ (regex path)"),
                 ),
+            ],
+        );
+        check(
+            "kong-url",
+            &[
+                ("http://a/b", None),
+                ("a", Some("missing host in url")),
+                ("http://", Some("missing host in url")),
+                ("//x", Some("missing scheme in url")),
             ],
         );
         assert!(

@@ -165,6 +165,7 @@ fn what_was_stored_before_it_was_refused_still_runs() {
     for (plugin, config) in [
         ("cors", json!({"origins": ["a**"]})),
         ("request-termination", json!({"status_code": 100})),
+        ("file-log", json!({"path": "/tmp/a%b"})),
         (
             "redirect",
             json!({"status_code": 103, "location": "https://a.test"}),
