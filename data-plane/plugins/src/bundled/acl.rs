@@ -137,7 +137,10 @@ impl Acl {
         identity: &'a Identity,
         consumers: &'a Consumers,
     ) -> Option<(Cow<'a, [String]>, HeaderName)> {
-        match (&identity.consumer, identity.authenticated_groups.as_deref()) {
+        let asserted = identity.consumer_groups.iter();
+        let asserted = asserted.filter(|_| self.include_consumer_groups);
+        let asserted = asserted.map(|membership| &membership.name);
+        let found = match (&identity.consumer, identity.authenticated_groups.as_deref()) {
             // Groups of the authentication outrank those of a consumer that no credential of its own
             // stands behind: OpenID Connect maps a consumer, it does not authenticate one.
             (Some(_), Some(groups))
@@ -157,7 +160,15 @@ impl Acl {
             }
             (None, Some(groups)) => Some((Cow::Borrowed(groups), AUTHENTICATED_GROUPS)),
             (None, None) => None,
+        };
+        // Nobody that plugins of a group run for is spared what it may not.
+        let mut asserted = asserted.peekable();
+        if asserted.peek().is_none() {
+            return found;
         }
+        let (mut groups, header) = found.unwrap_or((Cow::Borrowed(&[]), CONSUMER_GROUPS));
+        groups.to_mut().extend(asserted.cloned());
+        Some((groups, header))
     }
 
     fn lets_pass(&self, groups: &[String]) -> bool {
@@ -179,6 +190,7 @@ mod tests {
     use shared::entity::Consumer;
 
     use super::*;
+    use crate::environment::Membership;
     use crate::glance::Known;
     use crate::testing::{FakeHost, Request, glance};
 
@@ -294,6 +306,39 @@ mod tests {
             check(&acl(&["a"], &[]), Some(&["a"]), Some(&["b"]), false).0,
             403
         );
+    }
+
+    #[test]
+    fn consumer_groups_that_a_token_asserts_count_where_those_of_consumers_do() {
+        for consumer in [false, true] {
+            for asserted in [None, Some(vec!["a".to_owned()])] {
+                let identity = Identity {
+                    consumer: consumer.then(|| crate::testing::consumer("yoda", None)),
+                    authenticated_groups: asserted.clone(),
+                    consumer_groups: vec![Membership {
+                        group: uuid::Uuid::nil(),
+                        name: "blocked".to_owned(),
+                    }],
+                    ..Identity::default()
+                };
+                for include_consumer_groups in [false, true] {
+                    let acl = Acl {
+                        include_consumer_groups,
+                        ..acl(&[], &["blocked"])
+                    };
+                    let consumers = Consumers::default();
+                    let found = acl.groups(&identity, &consumers);
+                    let passes = found.map(|(groups, _)| acl.lets_pass(&groups));
+                    let known = consumer || asserted.is_some();
+                    let expected = if include_consumer_groups {
+                        Some(false)
+                    } else {
+                        known.then_some(true)
+                    };
+                    assert_eq!(passes, expected, "{consumer} {asserted:?}");
+                }
+            }
+        }
     }
 
     #[test]
