@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::Cluster;
+use harness::{Cluster, curl};
 
 use crate::guide::{GATEWAY, Guide, assert_sign_in_demanded, gateway};
 
@@ -26,7 +26,7 @@ async fn a_session_of_one_node_is_served_by_another() {
 }
 
 #[tokio::test]
-async fn a_sign_in_begun_on_one_node_ends_on_another() {
+async fn rule_110_a_sign_in_ends_on_any_node_and_only_at_the_hosts_of_its_route() {
     let guide = Guide::start(2, "").await;
     let mut browser = guide.browser(0);
     let callback = browser.log_in(&gateway("/"), "bob").await;
@@ -35,6 +35,38 @@ async fn a_sign_in_begun_on_one_node_ends_on_another() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     guide.turn(&mut browser, 0);
     assert_eq!(browser.get(&gateway("/")).await.status, 200);
+
+    let admin = guide.cluster.admin_url();
+    let routes = curl(&format!(
+        "curl -s {admin}/services/openid-connect-demo/routes"
+    ))
+    .await;
+    let id = routes.json()["data"][0]["id"].clone();
+    let id = id.as_str().unwrap();
+    let hosts = format!("curl -X PATCH {admin}/routes/{id} --data hosts[]={GATEWAY}");
+    assert_eq!(curl(&hosts).await.status, 200);
+    guide.patch("--data config.redirect_uri=").await;
+    // What anybody says of the host counts for nothing.
+    let said = [
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-port", "8443"),
+        ("forwarded", "host=evil.example;proto=https"),
+        ("x-original-host", "evil.example"),
+    ];
+    let reply = guide.browser(0).get_with(&gateway("/reports"), &said).await;
+    let location = reply.location().unwrap();
+    let mut sent = location.query_pairs();
+    let redirect_uri = sent.find(|(name, _)| name == "redirect_uri").unwrap().1;
+    assert_eq!(redirect_uri, gateway("/reports"));
+    assert!(!location.as_str().contains("evil"), "{location}");
+    // What it says itself is no host of the route.
+    let mut stranger = guide.browser(0);
+    let url = guide.cluster.url(0);
+    stranger.resolve("evil.example", url.trim_start_matches("http://"));
+    let reply = stranger.get("http://evil.example/reports").await;
+    assert_eq!((reply.status, reply.location()), (404, None));
+    assert!(reply.headers.get("set-cookie").is_none());
 }
 
 #[tokio::test]

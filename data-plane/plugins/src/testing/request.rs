@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Bytes,
     pub(crate) https: bool,
+    /// The host that its client asked for.
+    pub(crate) authority: &'static str,
     pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) environment: Environment,
     pub(crate) matched: Matched,
@@ -40,6 +42,7 @@ impl Request {
             headers: Vec::new(),
             body: Bytes::new(),
             https: false,
+            authority: "gateway.example",
             certificate: None,
             environment: Environment {
                 session_keys: key_ring(),
@@ -74,7 +77,7 @@ impl Request {
             client: Client {
                 address: [127, 0, 0, 1].into(),
                 https: self.https,
-                authority: "gateway.example".into(),
+                authority: self.authority.into(),
                 certificate: self.certificate,
                 port: 8000,
                 peer: [127, 0, 0, 1].into(),

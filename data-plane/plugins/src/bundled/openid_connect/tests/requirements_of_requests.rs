@@ -2,7 +2,7 @@
 //! what, and what nobody is told, by their numbers.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::conformance::reason;
@@ -236,19 +236,42 @@ fn rule_94_a_preflight_brings_nobody_along() {
 }
 
 #[test]
-fn rule_110_what_a_host_field_says_is_no_place_to_come_back_to() {
-    let config = json!({ "redirect_uri": ["https://app.example/back"] });
-    let mut gateway = Gateway::new(config);
-    let mut request = Request::get("/api");
-    request
-        .headers
-        .push((header::HOST, HeaderValue::from_static("evil.example")));
-    let start = gateway.send(request);
-    assert_eq!(
-        start.argument("redirect_uri").as_deref(),
-        Some("https://app.example/back")
-    );
-    assert!(!start.location().contains("evil"));
+fn rule_110_what_a_host_field_says_is_no_place_to_go_to() {
+    let mut gateway = Gateway::new(json!({
+        "redirect_uri": ["https://app.example/back"], "login_action": "redirect",
+        "login_redirect_uri": ["https://app.example/home"], "login_tokens": null,
+        "logout_uri_suffix": "/logout", "logout_methods": ["GET"],
+        "logout_redirect_uri": ["https://app.example/bye"],
+        "unauthorized_redirect_uri": ["https://app.example/no"],
+    }));
+    let mut browser = Browser::default();
+    let mut ask = |gateway: &mut Gateway, uri: &str, location: &str| {
+        let asked = Request {
+            authority: "evil.example",
+            ..Request::get(uri)
+        };
+        let reply = browser.send(gateway, asked);
+        let told = format!("{:?} {:?}", reply.headers, reply.body);
+        assert!(
+            reply.status == 302 && !told.contains("evil"),
+            "{uri}: {told}"
+        );
+        let target = reply.location();
+        assert!(target.starts_with(location), "{uri}: {target}");
+        reply
+    };
+    let idp = "https://idp.example/authorize";
+    let start = ask(&mut gateway, "/api", idp);
+    let redirect_uri = start.argument("redirect_uri");
+    assert_eq!(redirect_uri.as_deref(), Some("https://app.example/back"));
+    let state = start.argument("state").unwrap();
+    let refused = format!("/back?error=access_denied&state={state}");
+    ask(&mut gateway, &refused, "https://app.example/no");
+    let start = ask(&mut gateway, "/api", idp);
+    let back = format!("/back?{}", gateway.provider.authorize(start.location()));
+    ask(&mut gateway, &back, "https://app.example/home");
+    ask(&mut gateway, &back, "https://app.example/home");
+    ask(&mut gateway, "/logout", "https://idp.example/");
 }
 
 #[test]
