@@ -18,7 +18,7 @@ use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
-use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError, Waits};
+use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError, Waits, Work};
 use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
@@ -334,12 +334,11 @@ impl Host for CoreHost {
         Err(RevokeError::NotStored)
     }
 
-    async fn claim(&self, key: [u8; 32]) -> Claim {
-        let asked = self
-            .0
-            .node
-            .questions
-            .ask_patiently(flight(key, Step::Join, None), CLAIMED);
+    async fn claim(&self, key: [u8; 32], work: Work) -> Claim {
+        let mut joining = flight(key, Step::Join, None);
+        joining.yields = work == Work::Code;
+        let questions = &self.0.node.questions;
+        let asked = questions.ask_patiently(What::Flight(joining), CLAIMED);
         match asked.await {
             Some(answer::What::Yours(_)) => Claim::Ours,
             Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
@@ -353,17 +352,19 @@ impl Host for CoreHost {
         } else {
             Step::Abandon
         };
-        if !self.0.node.questions.tell(flight(key, step, sealed)) {
+        let ended = What::Flight(flight(key, step, sealed));
+        if !self.0.node.questions.tell(ended) {
             tracing::debug!("no control plane hears that an operation has ended");
         }
     }
 }
 
 /// What is said of an operation that one node does for all.
-fn flight(key: [u8; 32], step: Step, sealed: Option<Vec<u8>>) -> What {
-    What::Flight(Flight {
+fn flight(key: [u8; 32], step: Step, sealed: Option<Vec<u8>>) -> Flight {
+    Flight {
         key: key.to_vec().into(),
         step: step.into(),
         result: sealed.unwrap_or_default().into(),
-    })
+        yields: false,
+    }
 }

@@ -38,7 +38,7 @@ async fn rule_110_a_sign_in_ends_on_any_node_and_only_at_the_hosts_of_its_route(
 
     let admin = guide.cluster.admin_url();
     let routes = curl(&format!(
-        "curl -s {admin}/services/openid-connect-demo/routes"
+        "curl -i {admin}/services/openid-connect-demo/routes"
     ))
     .await;
     let id = routes.json()["data"][0]["id"].clone();

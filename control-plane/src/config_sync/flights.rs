@@ -18,8 +18,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a result is kept for those that come late: a browser may send its old cookie that long.
 const KEPT: Duration = Duration::from_mins(1);
 
-/// Flights that are known at once, and the bytes of one result.
+/// Flights that are known at once.
 const MOST: usize = 10_000;
+
+/// Flights that are known when there is no more room for those that yield: what anybody on the network can have begun keeps
+/// nobody's session from being refreshed once.
+const MOST_THAT_YIELD: usize = 8_000;
+
+/// Bytes of one result.
 const RESULT: usize = 32 * 1024;
 
 /// How often the known ones are looked through, in requests.
@@ -93,8 +99,16 @@ impl<W> Flights<W> {
         }
     }
 
-    /// Stream `by` wants the work `key` done.
-    pub(super) fn join(&mut self, key: Key, by: u64, asker: W, now: Instant) -> Joined<W> {
+    /// Stream `by` wants the work `key` done, which `yields` to other work where there is much.
+    pub(super) fn join(
+        &mut self,
+        key: Key,
+        by: u64,
+        yields: bool,
+        asker: W,
+        now: Instant,
+    ) -> Joined<W> {
+        let most = if yields { MOST_THAT_YIELD } else { MOST };
         self.asked = self.asked.wrapping_add(1);
         if self.asked.is_multiple_of(SWEEP) {
             self.sweep(now);
@@ -117,9 +131,9 @@ impl<W> Flights<W> {
                 Flight::Flies { claim, .. } => over = *claim,
                 Flight::Landed { .. } => {}
             }
-        } else if self.known.len() >= MOST {
+        } else if self.known.len() >= most {
             self.sweep(now);
-            if self.known.len() >= MOST {
+            if self.known.len() >= most {
                 return Joined::Full(asker);
             }
         }
@@ -274,18 +288,21 @@ mod tests {
     fn one_does_it_and_all_get_what_it_brings() {
         let now = monotonic();
         let mut flights = Flights::new(false);
-        assert_eq!(flights.join(A, 1, "first", now), Joined::Yours("first"));
-        assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
-        assert_eq!(flights.join(A, 3, "third", now), Joined::Waits);
+        assert_eq!(
+            flights.join(A, 1, false, "first", now),
+            Joined::Yours("first")
+        );
+        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, 3, false, "third", now), Joined::Waits);
         // Only who does it can say that it is done.
         assert_eq!(flights.land(A, 2, RESULT_OF_A, now), None);
         let landed = flights.land(A, 1, RESULT_OF_A, now);
         assert_eq!(landed, Some((vec!["second", "third"], 0)));
         let late = now + KEPT / 2;
-        let joined = flights.join(A, 4, "late", late);
+        let joined = flights.join(A, 4, false, "late", late);
         assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
         let much_later = now + KEPT;
-        let joined = flights.join(A, 4, "again", much_later);
+        let joined = flights.join(A, 4, false, "again", much_later);
         assert_eq!(joined, Joined::Yours("again"));
     }
 
@@ -293,16 +310,16 @@ mod tests {
     fn who_fails_or_leaves_or_hangs_is_followed_by_the_next() {
         let now = monotonic();
         let mut flights = Flights::new(false);
-        flights.join(A, 1, 1, now);
-        flights.join(A, 2, 2, now);
-        flights.join(A, 3, 3, now);
+        flights.join(A, 1, false, 1, now);
+        flights.join(A, 2, false, 2, now);
+        flights.join(A, 3, false, 3, now);
         assert_eq!(flights.abandon(&A, 2, now), None);
         assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
         assert_eq!(flights.leave(2, now), [Next::Yours(3)]);
-        assert_eq!(flights.join(A, 4, 4, now), Joined::Waits);
+        assert_eq!(flights.join(A, 4, false, 4, now), Joined::Waits);
         assert_eq!(flights.leave(4, now), []);
         let slow = now + PATIENCE;
-        assert_eq!(flights.join(A, 5, 5, slow), Joined::Yours(5));
+        assert_eq!(flights.join(A, 5, false, 5, slow), Joined::Yours(5));
         assert_eq!(flights.land(A, 3, RESULT_OF_A, slow), None);
         assert_eq!(flights.abandon(&A, 5, slow), Some(Next::Free(A, 0)));
         assert!(flights.known.is_empty());
@@ -314,11 +331,28 @@ mod tests {
         let mut flights = Flights::new(false);
         let key = |number: usize| Key::from(number.to_be_bytes().to_vec());
         for number in 0..MOST {
-            assert_eq!(flights.join(key(number), 1, (), now), Joined::Yours(()));
+            assert_eq!(
+                flights.join(key(number), 1, false, (), now),
+                Joined::Yours(())
+            );
         }
-        assert_eq!(flights.join(key(MOST), 1, (), now), Joined::Full(()));
+        assert_eq!(flights.join(key(MOST), 1, false, (), now), Joined::Full(()));
+        // Work that yields has had to stop before.
+        let mut flights = Flights::new(false);
+        for number in 0..MOST_THAT_YIELD {
+            assert_eq!(
+                flights.join(key(number), 1, true, (), now),
+                Joined::Yours(())
+            );
+        }
+        let next = || key(MOST_THAT_YIELD);
+        assert_eq!(flights.join(next(), 1, true, (), now), Joined::Full(()));
+        assert_eq!(flights.join(next(), 1, false, (), now), Joined::Yours(()));
         let later = now + PATIENCE;
-        assert_eq!(flights.join(key(MOST), 1, (), later), Joined::Yours(()));
+        assert_eq!(
+            flights.join(key(MOST), 1, false, (), later),
+            Joined::Yours(())
+        );
         let vast = vec![0; RESULT + 1].into();
         assert_eq!(flights.land(key(MOST), 1, vast, later), None);
     }
@@ -327,9 +361,9 @@ mod tests {
     fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
         let now = monotonic();
         let mut flights = Flights::new(true);
-        assert_eq!(flights.join(A, 1, "first", now), Joined::Claim(0));
-        assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
-        assert_eq!(flights.join(A, 3, "third", now), Joined::Waits);
+        assert_eq!(flights.join(A, 1, false, "first", now), Joined::Claim(0));
+        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, 3, false, "third", now), Joined::Waits);
         // Nobody does it yet, so nobody can have done it.
         assert_eq!(flights.land(A, 1, RESULT_OF_A, now), None);
         // The first of those that are still there does it, under the claim.
@@ -339,20 +373,20 @@ mod tests {
         assert_eq!(flights.abandon(&A, 3, now), Some(Next::Free(A, 7)));
 
         // What another brings is for all that wait, and for who comes late.
-        assert_eq!(flights.join(A, 1, "first", now), Joined::Claim(0));
-        assert_eq!(flights.join(A, 2, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, 1, false, "first", now), Joined::Claim(0));
+        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
         let told = flights.landed_elsewhere(A, RESULT_OF_A, now);
         assert_eq!(told, ["first", "second"]);
         assert_eq!(flights.granted(&A, 8, now), None);
-        let joined = flights.join(A, 3, "late", now);
+        let joined = flights.join(A, 3, false, "late", now);
         assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
 
         // One that hangs is followed under a claim over its own.
         let later = now + KEPT;
-        assert_eq!(flights.join(A, 1, "first", later), Joined::Claim(0));
+        assert_eq!(flights.join(A, 1, false, "first", later), Joined::Claim(0));
         assert_eq!(flights.granted(&A, 9, later), Some("first"));
         let slow = later + PATIENCE;
-        assert_eq!(flights.join(A, 2, "second", slow), Joined::Claim(9));
+        assert_eq!(flights.join(A, 2, false, "second", slow), Joined::Claim(9));
         // Work that nobody waits for any more is not looked after.
         assert!(flights.is_awaited(&A));
         assert_eq!(flights.leave(2, slow), []);

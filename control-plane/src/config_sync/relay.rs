@@ -125,7 +125,9 @@ impl Relay {
         let key = flight.key.clone();
         match flight.step() {
             Step::Join => {
-                let joined = self.flights().join(flight.key, by, asker, now);
+                let mut flights = self.flights();
+                let joined = flights.join(flight.key, by, flight.yields, asker, now);
+                drop(flights);
                 match joined {
                     Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
                     Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),

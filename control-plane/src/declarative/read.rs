@@ -50,6 +50,9 @@ pub type Place = Vec<(String, usize)>;
 /// Most records of a file.
 const ITEMS: usize = 1_000_000;
 
+/// What to do about the keys that Kong proves itself with at providers.
+pub(super) const OTHER_KEYS: &str = "keys of another gateway are not taken over: leave it out, and have providers take those of /openid-connect/jwks";
+
 /// A consumer's membership in a group.
 const MEMBERSHIP: &str = "consumer_group_consumers";
 
@@ -89,6 +92,9 @@ pub fn read(document: Fields) -> File {
                     .errors
                     .add(&["_plugin_configs"], "expected a map"),
             },
+            // What Kong's own files tell of providers, data planes find out by themselves.
+            "oic_issuers" if value.is_array() || value.is_null() => {}
+            "oic_jwks" => reader.file.errors.add(&["oic_jwks"], OTHER_KEYS),
             _ => match (collection(&name), value) {
                 (Some(_), Value::Null) => {}
                 (Some(entity), Value::Array(list)) => lists.push((name, entity, list)),

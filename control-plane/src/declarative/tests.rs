@@ -282,6 +282,18 @@ fn every_fault_is_named_at_once_in_both_shapes() {
 }
 
 #[test]
+fn what_kong_knows_of_providers_may_stand_in_a_file() {
+    for known in [
+        json!([{ "issuer": "https://idp.example", "keys": [] }]),
+        json!(null),
+    ] {
+        let document = json!({ "_format_version": "3.0", "oic_issuers": known });
+        let file = read(fields(document));
+        assert!(file.is_sound() && file.batch.items.is_empty());
+    }
+}
+
+#[test]
 fn a_bad_document_is_refused_as_a_whole() {
     for (document, path, message) in [
         (json!({}), "/_format_version", "required field missing"),
@@ -294,6 +306,16 @@ fn a_bad_document_is_refused_as_a_whole() {
             json!({ "_format_version": "3.0", "x": [] }),
             "/x",
             "unknown field",
+        ),
+        (
+            json!({ "_format_version": "3.0", "oic_issuers": {} }),
+            "/oic_issuers",
+            "unknown field",
+        ),
+        (
+            json!({ "_format_version": "3.0", "oic_issuers": [{ "issuer": "i" }], "oic_jwks": [] }),
+            "/oic_jwks",
+            read::OTHER_KEYS,
         ),
         (
             json!({ "_format_version": "3.0", "services": {} }),

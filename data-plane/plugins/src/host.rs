@@ -96,13 +96,25 @@ pub trait Host: Clone + 'static {
 
     /// Whose the operation `key` is, so that it runs once in the cluster. Waits for the result of
     /// whoever came first, but not for long.
-    fn claim(&self, _key: [u8; 32]) -> impl Future<Output = Claim> {
+    fn claim(&self, _key: [u8; 32], _work: Work) -> impl Future<Output = Claim> {
         std::future::ready(Claim::Alone)
     }
 
-    /// Hands the result of a claimed operation to the nodes that wait for it: sealed, or nothing if
-    /// it failed.
+    /// Hands the result of a claimed operation to the nodes that wait for it: sealed and no longer than
+    /// [`LONGEST_RESULT`], or nothing if it failed.
     fn publish(&self, _key: [u8; 32], _sealed: Option<Vec<u8>>) {}
+}
+
+/// Longest result that other nodes are told of, in bytes.
+pub const LONGEST_RESULT: usize = 32 * 1024;
+
+/// What operation it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Work {
+    /// The refresh of tokens. Done twice it ends a session.
+    Refresh,
+    /// A code to redeem, which anybody can bring. Done twice it is refused, no more.
+    Code,
 }
 
 /// Whose operation it is.

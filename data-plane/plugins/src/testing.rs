@@ -28,7 +28,7 @@ use crate::exchange::Overrides;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
-use crate::host::{Claim, FetchError, FetchLimits, Host, RevokeError};
+use crate::host::{Claim, FetchError, FetchLimits, Host, LONGEST_RESULT, RevokeError, Work};
 use crate::sessions::revocations::Revocations;
 use crate::sessions::session_keys::{KeyRing, SessionKey};
 use crate::state::{CoreStates, NodeStates};
@@ -357,7 +357,7 @@ impl Host for FakeHost {
         &self.0.revocations
     }
 
-    async fn claim(&self, key: [u8; 32]) -> Claim {
+    async fn claim(&self, key: [u8; 32], _: Work) -> Claim {
         let cluster = self.0.cluster.borrow().clone();
         cluster.map_or(Claim::Alone, |cluster| {
             let landed = cluster.borrow().get(&key).cloned();
@@ -367,6 +367,10 @@ impl Host for FakeHost {
 
     fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
         if let (Some(cluster), Some(sealed)) = (&*self.0.cluster.borrow(), sealed) {
+            assert!(
+                sealed.len() <= LONGEST_RESULT,
+                "the control plane takes no more"
+            );
             cluster.borrow_mut().insert(key, sealed);
         }
     }

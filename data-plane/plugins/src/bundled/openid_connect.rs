@@ -50,6 +50,7 @@ mod possession;
 mod principal;
 mod provider;
 mod rate;
+mod redemption;
 mod refresh;
 mod request;
 mod reverify;
@@ -65,6 +66,7 @@ mod strict_json;
 mod tests;
 mod token_endpoint;
 mod token_exchange;
+mod told;
 mod under_way;
 mod user_info;
 mod verify;
@@ -160,18 +162,16 @@ impl Filter for OpenidConnectFilter {
         let mut known = Known::default();
         let flow = if self.steps_aside(exchange) {
             rules.headers.withhold(&mut exchange.request.headers);
+            rules.withheld.strip_beside(exchange);
             Flow::Continue
         } else {
-            let flow = match authenticate(rules, exchange, host, &jar, &mut known).await {
+            match authenticate(rules, exchange, host, &jar, &mut known).await {
                 Ok(flow) => flow,
                 Err(failure) => refuse(rules, exchange, host, &jar, known, &failure).await,
-            };
-            if matches!(flow, Flow::Continue) {
-                rules.withheld.strip_form(exchange).await;
             }
-            flow
         };
         if matches!(flow, Flow::Continue) {
+            rules.withheld.strip_form(exchange).await;
             let credentials = &rules.config.credentials;
             let token = credentials.bearer_token_cookie_name.as_deref();
             jar.strip(
@@ -331,12 +331,12 @@ async fn come_back(
 ) -> Result<Option<Flow>, Failure> {
     let now = host.now();
     let found = callback::find(rules, exchange, jar, &response, now);
-    // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
-    let looks = exchange.request.method == Method::HEAD;
-    if (response.wrong_way || looks) && matches!(found, Ok(Found::UnderWay(_))) {
-        return Ok(Some(callback::wrong_way(rules, exchange)));
+    if let Ok(Found::UnderWay(pending)) = &found
+        && let Some(flow) = callback::wrong_way(rules, exchange, &response, pending)
+    {
+        return Ok(Some(flow));
     }
-    if (has_session || looks)
+    if (has_session || exchange.request.method == Method::HEAD)
         && !matches!(found, Ok(Found::UnderWay(_)))
         && let Some(flow) = callback::leave(rules, exchange, &response, now)
     {
@@ -345,23 +345,16 @@ async fn come_back(
     let ended = match found {
         Ok(Found::UnderWay(pending)) => {
             known.client = Some(pending.client);
-            let redeeming = callback::redeem(host, &pending.state).await;
-            let Some(mut redeeming) = redeeming else {
-                // The same response, sent twice at once: its code is worth one call.
+            let silent = rules.asks_silently() && !pending.interactive;
+            let before = pending.clone();
+            let result = redemption::redeem(rules, exchange, host, pending, &response).await;
+            let failure = result.as_ref().and_then(|result| result.as_ref().err());
+            under_way::forget(rules, exchange, host, jar, &before.state, failure);
+            let Some(result) = result else {
                 let left = callback::leave(rules, exchange, &response, now);
                 let over = || Failure::refused("state_reused", "the sign-in is over").concluded();
                 return left.map(Some).ok_or_else(over);
             };
-            let silent = rules.asks_silently() && !pending.interactive;
-            let before = pending.clone();
-            let nothing_to_spend = response.code.is_none();
-            let result = sign_in::finish(rules, exchange, host, pending, response).await;
-            let not_asked = |failure: &Failure| failure.class == Class::Unavailable;
-            if nothing_to_spend || result.as_ref().is_err_and(not_asked) {
-                redeeming.leave_unspent();
-            }
-            let failure = result.as_ref().err();
-            under_way::forget(rules, exchange, jar, &before.state, failure, now);
             match result {
                 Err(failure) if silent && failure.wants_user() => {
                     let cause = Cause::Interaction(before);
@@ -374,7 +367,7 @@ async fn come_back(
         Ok(Found::Lost(lost)) if !has_session => {
             if let Some(pending) = &lost.pending {
                 known.client = Some(pending.client);
-                under_way::forget(rules, exchange, jar, &pending.state, None, now);
+                under_way::forget(rules, exchange, host, jar, &pending.state, None);
             }
             sign_in::start(rules, exchange, host, jar, Cause::Lost(lost)).await
         }

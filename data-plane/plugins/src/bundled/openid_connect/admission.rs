@@ -111,6 +111,10 @@ pub(super) struct Found {
     pub(super) access_key: Option<String>,
     /// That of the ID token.
     pub(super) id_key: Option<String>,
+    /// Whether a source of the ID token's claims could not be asked: what the others add is for this request alone.
+    sources_lack: bool,
+    /// Whether one of the user info's could not.
+    user_info_lacks: bool,
 }
 
 shared::unsaid!(Found);
@@ -144,7 +148,14 @@ pub(super) async fn admit(
             found = Box::pin(looking).await?;
         }
     }
-    opened::principal_with(rules, session, &found).admit(rules, exchange)
+    let principal = opened::principal_with(rules, session, &found);
+    if found.sources_lack {
+        session.sourced = None;
+    }
+    if found.user_info_lacks {
+        (session.user_info, session.user_info_jwt) = (None, None);
+    }
+    principal.admit(rules, exchange)
 }
 
 /// What is let through by a token that ends at `end`.
@@ -172,6 +183,7 @@ async fn look_up(
         match question.ask(rules, host).await {
             Ok(user_info) => {
                 user_info::check_subject(&user_info.claims, id)?;
+                found.user_info_lacks = user_info.lacks;
                 session.learn(&user_info);
             }
             Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
@@ -183,7 +195,9 @@ async fn look_up(
         && let (Some(id), Ok(document)) = (id, provider::document(rules, host).await)
     {
         let client = session.client;
-        session.sourced = Some(distributed::resolve(rules, host, &document, client, id).await);
+        let added = distributed::resolve(rules, host, &document, client, id).await;
+        found.sources_lack = !added.complete;
+        session.sourced = Some(added.claims);
     }
     if rules.lookups.keys
         && let Ok(document) = provider::document(rules, host).await

@@ -63,6 +63,7 @@ pub(super) fn begin(
         form: arrival.form,
         interactive: arrival.interactive,
         wished: arrival.wished,
+        posted: config.sign_in.response_mode.is_posted(),
         started_at: now,
     };
     let mut arguments = arguments(context, &pending, let_through);

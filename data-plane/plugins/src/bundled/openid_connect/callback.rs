@@ -1,10 +1,6 @@
 //! Authorization responses: which sign-in one belongs to, and what becomes of one that belongs to none
 //! any more (reloaded, late, or brought back by another browser).
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
 use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
@@ -13,18 +9,16 @@ use super::authorization_response::registered;
 use super::config::{AuthMethod, LoginAction, ResponseMode};
 use super::cookie::Jar;
 use super::failure::Failure;
-use super::flow::{self, Callback, Pending};
+use super::flow::{self, Callback, Pending, Way};
 use super::jws::Jws;
 use super::mark::{self, Mark};
 use super::request;
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::sign_in;
-use super::single_flight::{Flights, Pilot};
 use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
-use crate::host::{Claim, Host};
 
 /// Longest JWT-secured response, in bytes.
 const LONGEST_RESPONSE: usize = 32 * 1024;
@@ -47,15 +41,14 @@ pub(super) async fn read(
     let in_query = query.is_some_and(|query| query.contains(mark));
     let looks = matches!(exchange.request.method, Method::GET | Method::HEAD);
     // Only a browser with sign-ins under way may bring one by the wrong way.
-    let under_way = || jar.sign_ins().next().is_some();
+    let under_way = || jar.begun().next().is_some();
     let form = exchange.request.method == Method::POST
         && request::is_form(&exchange.request.headers)
         && (by_post || under_way());
     if !looks && form {
         let arguments = request::body_arguments(exchange).await;
         if let Some(mut callback) = response(mode, arguments) {
-            // An error is heard by whatever way it comes.
-            callback.wrong_way = !by_post && callback.code.is_some();
+            callback.way = Way::Form;
             return Some(callback);
         }
     }
@@ -63,10 +56,12 @@ pub(super) async fn read(
         return None;
     }
     let mut callback = response(mode, request::query(exchange).into_owned().collect())?;
-    callback.wrong_way = !looks || (mode.is_posted() && callback.code.is_some());
+    if looks {
+        return Some(callback);
+    }
+    callback.way = Way::Other;
     let state = callback.state.as_deref().unwrap_or_default();
-    let ours = |(name, _): (&str, &str)| name == rules.names.sign_in(&under_way::suffix(state));
-    (looks || jar.sign_ins().any(ours)).then_some(callback)
+    under_way::has(rules, jar, state).then_some(callback)
 }
 
 /// The authorization response that `arguments` are, if they are one.
@@ -97,15 +92,33 @@ fn gather(arguments: Vec<(String, String)>) -> Callback {
     callback
 }
 
-/// The answer to a response that came by another way than was asked for, from the provider's page or from somebody
-/// else: it says what that way is, and uses nothing up.
-pub(super) fn wrong_way(rules: &Rules, exchange: &Exchange<'_>) -> Flow {
+/// The answer to a response that came by another way than was asked for when `pending` began, from the provider's page or
+/// from somebody else: it says what that way is, and uses nothing up. An error is heard by whatever way it comes.
+pub(super) fn wrong_way(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    response: &Callback,
+    pending: &Pending,
+) -> Option<Flow> {
+    let mode = rules.config.sign_in.response_mode;
+    let has_code = response.code.is_some();
+    // Sign-ins that the version before has begun do not say.
+    let may_be_posted = pending.posted || mode.is_posted() || mode.is_in_fragment();
+    // Only a navigation takes a sign-in further: not a look ahead at where it would lead.
+    let is_wrong = exchange.request.method == Method::HEAD
+        || match response.way {
+            Way::Query => has_code && pending.posted,
+            Way::Form => has_code && !may_be_posted,
+            Way::Other => true,
+        };
+    if !is_wrong {
+        return None;
+    }
     let status = StatusCode::METHOD_NOT_ALLOWED;
     let mut answer = answer::message(status, "Method not allowed", &exchange.request_id);
-    let posted = rules.config.sign_in.response_mode.is_posted();
-    let allowed = HeaderValue::from_static(if posted { "POST" } else { "GET" });
+    let allowed = HeaderValue::from_static(if pending.posted { "POST" } else { "GET" });
     answer.headers_mut().insert(ALLOW, allowed);
-    Flow::Answer(answer)
+    Some(Flow::Answer(answer))
 }
 
 /// Takes a JWT-secured response apart. Who signed it is looked at when it is known which sign-in it
@@ -199,7 +212,7 @@ pub(super) async fn broken(
     jar: &Jar,
     now: UnixTime,
 ) -> Option<Failure> {
-    jar.sign_ins().next()?;
+    jar.begun().next()?;
     let mode = rules.config.sign_in.response_mode;
     let arguments = match exchange.request.method {
         Method::GET if exchange.request.uri.query().is_some() => {
@@ -269,105 +282,6 @@ pub(super) fn in_vain(
 fn is_from_here(exchange: &Exchange<'_>) -> bool {
     let site = exchange.request.headers.get("sec-fetch-site");
     site.is_some_and(|site| site == "none" || site == "same-origin")
-}
-
-/// The state of a sign-in whose code is being redeemed.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Redeemed([u8; 32]);
-
-/// What is told of a code that is spent: nothing but that.
-const SPENT: &[u8] = b"spent";
-
-/// How long a node remembers that a code is, for whoever reloads the page or has lost its answer.
-const REMEMBERED: Duration = Duration::from_mins(1);
-
-/// Most codes that a node remembers.
-const MOST_REMEMBERED: usize = 10_000;
-
-/// The codes that this node has spent of late.
-#[derive(Debug, Default)]
-struct Spent(Mutex<HashMap<Redeemed, UnixTime>>);
-
-impl Spent {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Redeemed, UnixTime>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has(&self, code: &Redeemed, now: UnixTime) -> bool {
-        self.lock().get(code).is_some_and(|until| now < *until)
-    }
-
-    fn note(&self, code: Redeemed, now: UnixTime) {
-        let mut spent = self.lock();
-        if spent.len() >= MOST_REMEMBERED {
-            spent.retain(|_, until| now < *until);
-        }
-        if spent.len() < MOST_REMEMBERED {
-            spent.insert(code, now.saturating_add(REMEMBERED));
-        }
-    }
-}
-
-/// A code that is this request's to redeem, in the whole cluster where a control plane can say so.
-pub(super) struct Redeeming<H: Host> {
-    host: H,
-    code: Redeemed,
-    key: [u8; 32],
-    /// Whether other nodes wait to hear of it.
-    claimed: bool,
-    /// Whether it may still be good: the provider has not looked at it.
-    unspent: bool,
-    _pilot: Pilot<Redeemed, ()>,
-}
-
-impl<H: Host> Redeeming<H> {
-    /// Leaves the code to the next request that brings it.
-    pub(super) fn leave_unspent(&mut self) {
-        self.unspent = true;
-    }
-}
-
-impl<H: Host> Drop for Redeeming<H> {
-    /// A request that went away in the middle of it may have spent the code.
-    fn drop(&mut self) {
-        if !self.unspent {
-            let spent = self.host.node_state::<Spent>();
-            spent.note(self.code.clone(), self.host.now());
-        }
-        if self.claimed {
-            let told = (!self.unspent).then(|| SPENT.to_vec());
-            self.host.publish(self.key, told);
-        }
-    }
-}
-
-/// Takes the code of the sign-in with this `state` for as long as what is returned lives. `None`: another request, of this
-/// node or of another, had it and is done with it.
-pub(super) async fn redeem<H: Host>(host: &H, state: &str) -> Option<Redeeming<H>> {
-    let code = Redeemed(sha256(state.as_bytes()));
-    let flights = host.node_state::<Flights<Redeemed, ()>>();
-    let (landed, pilot) = flights.board(&code);
-    let Some(pilot) = pilot else {
-        _ = landed.await;
-        return None;
-    };
-    if host.node_state::<Spent>().has(&code, host.now()) {
-        return None;
-    }
-    let key = sha256(format!("code of {state}").as_bytes());
-    let claimed = match host.claim(key).await {
-        Claim::Theirs(_) => return None,
-        Claim::Ours => true,
-        Claim::Alone => false,
-    };
-    Some(Redeeming {
-        host: host.clone(),
-        code,
-        key,
-        claimed,
-        unspent: false,
-        _pilot: pilot,
-    })
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:

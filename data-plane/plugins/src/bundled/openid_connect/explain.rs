@@ -207,7 +207,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["idt_alg"],
         "ID token",
-        "Let the provider sign with RS256, ES256 or another public-key algorithm, or set enable_hs_signatures.",
+        "Let the provider sign with RS256, ES256 or another public-key algorithm, or set enable_hs_signatures; where it encrypts ID tokens, register the client without id_token_encrypted_response_alg.",
     ),
     (
         &["idt_sig", "idt_kid"],

@@ -9,6 +9,8 @@
 //!
 //! Any other event in any state ends the sign-in with a denial.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use url::Url;
@@ -19,7 +21,7 @@ use super::authorization_response::{Accepted, accept, agree};
 use super::config::UnsignedMethod;
 use super::failure::Failure;
 use super::provider::Document;
-use super::rules::Rules;
+use super::rules::{Rules, sha256};
 use super::token_endpoint::Tokens;
 use super::verify::{Expected, Refusal, Verifier};
 
@@ -64,9 +66,23 @@ pub(super) struct Pending {
     /// Whether another site has asked for it, and said where it is to end.
     #[serde(default, rename = "w", skip_serializing_if = "std::ops::Not::not")]
     pub(super) wished: bool,
+    /// Whether the provider was asked to have its answer posted.
+    #[serde(default, rename = "p", skip_serializing_if = "std::ops::Not::not")]
+    pub(super) posted: bool,
 }
 
 shared::unsaid!(Pending);
+
+impl Pending {
+    /// The name of the session that it leads to: the same whenever its response is brought, so that a logout ends them all.
+    /// What it is made of is as random as a name of its own would be.
+    pub(super) fn session_id(&self) -> String {
+        let verifier = self.verifier.as_deref().unwrap_or_default();
+        let text = format!("session {} {} {verifier}", self.state, self.nonce);
+        let digest = sha256(text.as_bytes());
+        URL_SAFE_NO_PAD.encode(digest.first_chunk::<16>().expect("SHA-256 has 32 bytes"))
+    }
+}
 
 /// Where a sign-in stands.
 #[derive(Clone, Debug)]
@@ -129,6 +145,18 @@ pub(super) struct Arrival {
 
 shared::unsaid!(Arrival);
 
+/// How an authorization response comes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Way {
+    /// As a navigation, in its query.
+    #[default]
+    Query,
+    /// As a form that is posted.
+    Form,
+    /// In the query of something else.
+    Other,
+}
+
 /// An authorization response, as it came.
 #[derive(Clone, Default)]
 pub(super) struct Callback {
@@ -144,8 +172,7 @@ pub(super) struct Callback {
     pub(super) response: Option<String>,
     /// Whether one of these came more than once.
     pub(super) ambiguous: bool,
-    /// Whether a code came by another way than was asked for.
-    pub(super) wrong_way: bool,
+    pub(super) way: Way,
 }
 
 shared::unsaid!(Callback);

@@ -21,6 +21,9 @@ pub(super) enum JwsError {
     /// Not a JWS in compact form.
     #[error("the token is not a signed JWT")]
     Shape,
+    /// A JWE: five parts, and a header that says how they are encrypted.
+    #[error("the token is encrypted, which the gateway does not read")]
+    Encrypted,
     /// `none`, or an algorithm that we do not know.
     #[error("the token's algorithm is not accepted")]
     Algorithm,
@@ -92,7 +95,11 @@ impl<'a> Jws<'a> {
         let (message, signature) = token.rsplit_once('.').ok_or(JwsError::Shape)?;
         let (head, body) = message.split_once('.').ok_or(JwsError::Shape)?;
         if body.contains('.') {
-            return Err(JwsError::Shape);
+            return Err(if is_encrypted(token) {
+                JwsError::Encrypted
+            } else {
+                JwsError::Shape
+            });
         }
         let raw: RawHeader = decode(head)?;
         if raw.crit.is_some() || raw.b64 == Some(false) {
@@ -141,6 +148,18 @@ impl<'a> Jws<'a> {
 /// Whether a token looks like a JWS in compact form: three parts, the first of which begins an object.
 pub(super) fn has_shape(token: &str) -> bool {
     token.starts_with("ey") && token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// Whether a token is a JWE in compact form (RFC 7516 §9).
+fn is_encrypted(token: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Encryption {
+        #[serde(rename = "enc")]
+        _enc: String,
+    }
+    let mut parts = token.split('.');
+    let header = parts.next().unwrap_or_default();
+    parts.count() == 4 && decode::<Encryption>(header).is_ok()
 }
 
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, JwsError> {

@@ -16,11 +16,11 @@ use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
 use super::provider::{self, ProviderError, Unaccepted};
 use super::rules::Rules;
-use super::seal::{self, Sizes};
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
+use super::told;
 use super::verify::{Expected, Refusal, Verifier};
-use crate::host::{Claim, Host};
+use crate::host::{Claim, Host, Work};
 use crate::sessions::session_keys::KeyRing;
 
 /// How long a result answers for its refresh token: requests sent before their browser had the new
@@ -95,16 +95,20 @@ pub(super) async fn refresh(
                 let token = refresh_token.clone();
                 run(&rules, &its_host, client, token, id_token, &passed_on).await
             };
-            let outcome = match its_host.claim(key).await {
-                Claim::Theirs(sealed) => match open(&rules, &ring, &its_host, &sealed) {
-                    Some(tokens) => Ok(Arc::new(tokens)),
-                    None => ask().await,
-                },
+            let outcome = match its_host.claim(key, Work::Refresh).await {
+                Claim::Theirs(sealed) => {
+                    match told::open(&rules, &ring, &its_host, NAME, &sealed) {
+                        Some(tokens) => Ok(Arc::new(tokens)),
+                        None => ask().await,
+                    }
+                }
                 Claim::Alone => ask().await,
                 Claim::Ours => {
                     let outcome = ask().await;
                     let tokens = outcome.as_ref().ok();
-                    let sealed = tokens.and_then(|tokens| seal(&rules, &ring, &its_host, tokens));
+                    let sealed = tokens.and_then(|tokens| {
+                        told::seal(&rules, &ring, &its_host, NAME, tokens.as_ref())
+                    });
                     its_host.publish(key, sealed);
                     outcome
                 }
@@ -152,28 +156,6 @@ fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
 
 /// What tokens are sealed as on their way to another node. No cookie has such a name.
 const NAME: &str = "=refresh";
-
-const SIZES: Sizes = Sizes {
-    chunk: 64 * 1024,
-    most: 1,
-};
-
-/// Seals tokens for the nodes that wait for them.
-fn seal(rules: &Rules, ring: &KeyRing, host: &impl Host, tokens: &Tokens) -> Option<Vec<u8>> {
-    let json = serde_json::to_vec(tokens).ok()?;
-    let mut nonce = [0; 12];
-    host.random(&mut nonce);
-    let now = host.now().as_secs();
-    let sealed = seal::seal(ring, &rules.binding, NAME, &json, SIZES, now, nonce);
-    Some(sealed.ok()?.into_bytes())
-}
-
-/// Opens the tokens that another node got. Its clock and ours say when they end.
-fn open(rules: &Rules, ring: &KeyRing, host: &impl Host, sealed: &[u8]) -> Option<Tokens> {
-    let sealed = std::str::from_utf8(sealed).ok()?;
-    let opened = seal::open(ring, &rules.binding, NAME, sealed, host.now().as_secs())?;
-    serde_json::from_slice(&opened.plaintext).ok()
-}
 
 async fn run(
     rules: &Arc<Rules>,

@@ -272,12 +272,11 @@ pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
 /// If it failed.
 pub(super) async fn finish(
     rules: &Arc<Rules>,
-    exchange: &mut Exchange<'_>,
     host: &impl Host,
     pending: Pending,
     callback: Callback,
+    passed_on: &PassedOn,
 ) -> Result<SignedIn, Failure> {
-    let passed_on = PassedOn::of(rules, exchange).await;
     let mut document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
@@ -295,7 +294,7 @@ pub(super) async fn finish(
         event = match action {
             Action::FetchTokens(form) => {
                 let asked =
-                    token_endpoint::request(rules, &document, client, host, form, &passed_on);
+                    token_endpoint::request(rules, &document, client, host, form, passed_on);
                 match asked.await {
                     Ok(tokens) => Event::TokensReceived(Box::new(tokens)),
                     Err(error) => Event::TokensRefused(error.failure("token_http")),
@@ -334,7 +333,13 @@ pub(super) async fn complete(
     let SignedIn { pending, tokens } = signed_in;
     let method = AuthMethod::AuthorizationCode;
     let mut session = Session::begin(tokens, method, pending.client, host);
+    session.id = pending.session_id();
     session.asked_at = Some(pending.started_at);
+    let tenure = opened::tenure(rules, &session);
+    if host.revocations().end(&tenure.names, tenure.began_at) {
+        let detail = "the session was ended before its browser came back from the provider";
+        return Err(Failure::refused("session_revoked", detail));
+    }
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers
@@ -364,6 +369,8 @@ pub(super) async fn complete(
             Some(query) => request::set_query(exchange, query),
             None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
         }
+        // The query of then may have held what this request's was already rid of.
+        rules.withheld.strip_query(exchange);
     }
     Ok(Flow::Continue)
 }

@@ -26,6 +26,7 @@ mod presets;
 mod printing;
 mod properties;
 mod provider;
+mod redemption;
 mod requirements;
 mod requirements_of_requests;
 mod requirements_of_time;

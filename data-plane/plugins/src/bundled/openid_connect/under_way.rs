@@ -1,6 +1,7 @@
 //! The cookies of sign-ins under way. Each has one of its own, so that any number of tabs signs in at
-//! once; and one that bears Kong's name says that there are some. Both are needed to finish one.
+//! once; and one that bears Kong's name says that there are some, and may hold one. None is finished without that one.
 
+mod begun;
 mod list;
 
 use std::borrow::Cow;
@@ -38,11 +39,8 @@ const SIZES: Sizes = Sizes {
     most: 2,
 };
 
-/// What the cookie says that all sign-ins of a browser share.
-const BEGUN: &[u8] = b"begun";
-
-/// What that cookie is bound to: no plugin, for those of one host have but one of this name. Each sign-in's own cookie is
-/// bound to the plugin that began it.
+/// What the cookies are bound to that all sign-ins of a browser share: no plugin. Each sign-in's own cookie is bound to the
+/// plugin that began it.
 fn of_all() -> Binding {
     Binding::of(&["sign-ins under way"], None, Uuid::nil())
 }
@@ -59,16 +57,18 @@ pub(super) fn remember(
     jar: &Jar,
     pending: &Pending,
 ) -> Result<(), Failure> {
-    let name = rules.names.sign_in(&suffix(&pending.state));
+    let id_of_it = suffix(&pending.state);
+    let name = rules.names.sign_in(&id_of_it);
     let json = serde_json::to_vec(pending).expect("a sign-in has only string keys");
     let now = host.now();
     let ring = &exchange.environment.session_keys;
-    let sealed = |binding: &Binding, name: &str, text: &[u8]| {
+    let sealed = |text: &[u8]| {
         let mut nonce = [0; 12];
         host.random(&mut nonce);
-        seal::seal(ring, binding, name, text, SIZES, now.as_secs(), nonce)
+        let seconds = now.as_secs();
+        seal::seal(ring, &rules.binding, &name, text, SIZES, seconds, nonce)
     };
-    let mut value = sealed(&rules.binding, &name, &json);
+    let mut value = sealed(&json);
     if matches!(value, Err(SealError::TooLarge)) && pending.target == pending.redirect_uri {
         // One URL need not be there twice.
         let target = String::new();
@@ -77,7 +77,7 @@ pub(super) fn remember(
             ..pending.clone()
         };
         let json = serde_json::to_vec(&short).expect("a sign-in has only string keys");
-        value = sealed(&rules.binding, &name, &json);
+        value = sealed(&json);
     }
     let value = value.map_err(|error| match error {
         SealError::NoKey => session::failure(error),
@@ -86,7 +86,10 @@ pub(super) fn remember(
             ..Failure::bad_request("target_too_large", "the URL is too long to return to")
         },
     })?;
-    let begun = sealed(&of_all(), rules.names.begun(), BEGUN).map_err(session::failure)?;
+    // Of several that begin at once, the last answer stays: each has a cookie of its own as well.
+    let alone = jar.sign_ins().next().is_none();
+    let held = alone.then_some((id_of_it.as_str(), value.as_str()));
+    let begun = begun::value(rules, ring, host, held).map_err(session::failure)?;
     let https = exchange.client.https;
     let cookie = &rules.authorization_cookie;
     let mut cookies = vec![cookie.set(rules.names.begun(), &begun, https)];
@@ -181,20 +184,26 @@ pub(super) fn all<'a>(
     ring: &'a KeyRing,
     jar: &'a Jar,
     now: UnixTime,
-) -> impl Iterator<Item = (&'a str, Pending)> {
-    let name = rules.names.begun();
-    let all = of_all();
-    let begun = jar.begun().any(|value| {
-        // Nodes of the version before bind it to the plugin.
-        [&all, &rules.binding].into_iter().any(|binding| {
-            let opened = seal::open(ring, binding, name, value, now.as_secs());
-            opened.is_some_and(|opened| *opened.plaintext == BEGUN)
-        })
-    });
+) -> impl Iterator<Item = (Cow<'a, str>, Pending)> {
+    let begun = begun::read(rules, ring, jar, now);
     // Twice as many as there can be: some may be planted.
-    let looked_at = if begun { 2 * MOST_SIGN_INS } else { 0 };
-    let held = jar.sign_ins().take(looked_at);
-    held.filter_map(move |cookie| Some((cookie.0, open(rules, ring, jar, cookie, now)?)))
+    let looked_at = begun.map_or(0, |_| 2 * MOST_SIGN_INS);
+    let held = begun.and_then(begun::held).into_iter();
+    let held = held.map(|(id, value)| (Cow::Owned(rules.names.sign_in(id)), value));
+    let own = jar.sign_ins().take(looked_at);
+    let own = own.map(|(name, value)| (Cow::Borrowed(name), value));
+    held.chain(own).filter_map(move |(name, value)| {
+        let pending = open(rules, ring, jar, (&name, value), now)?;
+        Some((name, pending))
+    })
+}
+
+/// Whether this browser has a cookie of the sign-in with this `state`, be it ours or not.
+pub(super) fn has(rules: &Rules, jar: &Jar, state: &str) -> bool {
+    let id = suffix(state);
+    let name = rules.names.sign_in(&id);
+    let mut held = jar.begun().filter_map(begun::held);
+    held.any(|(held, _)| held == id) || jar.sign_ins().any(|(held, _)| held == name)
 }
 
 fn open(
@@ -244,22 +253,32 @@ fn names_of_size(rules: &Rules, id: Id, size: usize) -> impl Iterator<Item = Str
 pub(super) fn forget(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
+    host: &impl Host,
     jar: &Jar,
     state: &str,
     failure: Option<&Failure>,
-    now: UnixTime,
 ) {
     if failure.is_some_and(|failure| failure.class == Class::Unavailable) {
         return;
     }
-    let name = rules.names.sign_in(&suffix(state));
+    let now = host.now();
+    let id = suffix(state);
+    let name = rules.names.sign_in(&id);
     let (https, cookie) = (exchange.client.https, &rules.authorization_cookie);
     let most = (MOST_SIGN_INS, MOST_BYTES_LEFT);
     let surplus = surplus(rules, exchange, jar, now, most, Some(&name));
     let names = names_of(jar, &name).chain(surplus);
     let mut gone: Vec<_> = names.map(|name| cookie.expire(&name, https)).collect();
-    if jar.sign_ins().all(|(held, _)| held == name) {
-        gone.push(cookie.expire(rules.names.begun(), https));
+    let begun = rules.names.begun();
+    let held = || jar.begun().filter_map(begun::held).map(|(held, _)| held);
+    let others = jar.sign_ins().any(|(held, _)| held != name) || held().any(|held| held != id);
+    if !others {
+        gone.push(cookie.expire(begun, https));
+    } else if held().any(|held| held == id) {
+        // The others need the mark still.
+        let ring = &exchange.environment.session_keys;
+        let mark = begun::value(rules, ring, host, None);
+        gone.extend(mark.ok().map(|mark| cookie.set(begun, &mark, https)));
     }
     let gone = gone.into_iter().map(|cookie| (SET_COOKIE, cookie));
     exchange.response_headers.extend(gone);

@@ -32,6 +32,8 @@ pub(super) struct UserInfo {
     pub(super) claims: Claims,
     /// The signed form, if that is what came.
     pub(super) jwt: Option<String>,
+    /// Whether a source of its claims could not be asked.
+    pub(super) lacks: bool,
 }
 
 shared::unsaid!(UserInfo);
@@ -149,7 +151,11 @@ impl Question {
         let now = host.now();
         let parsed = Jws::parse(&self.token, self.token.len()).ok();
         let end = parsed.and_then(|token| jws::time(&token.claims, "exp").ok().flatten());
-        let until: UnixTime = rules.remembered_until(end, now);
+        let until: UnixTime = if user_info.lacks {
+            now
+        } else {
+            rules.remembered_until(end, now)
+        };
         Ok((user_info, until))
     }
 
@@ -206,16 +212,22 @@ impl Question {
             UserInfo {
                 claims: statement.claims,
                 jwt: Some(token),
+                lacks: false,
             }
         } else {
             let claims = strict_json::object(response.body())
                 .ok_or_else(|| unusable("the user info is not a JSON object"))?;
-            UserInfo { claims, jwt: None }
+            UserInfo {
+                claims,
+                jwt: None,
+                lacks: false,
+            }
         };
         if rules.config.credentials.resolve_distributed_claims {
             let claims = &user_info.claims;
             let added = distributed::resolve(rules, host, &document, self.client, claims).await;
-            user_info.claims.extend(added);
+            user_info.lacks = !added.complete;
+            user_info.claims.extend(added.claims);
         }
         Ok(user_info)
     }

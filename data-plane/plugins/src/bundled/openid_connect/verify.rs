@@ -137,7 +137,7 @@ impl Verifier<'_> {
     pub(super) fn bearer(&self, token: &str) -> Result<Claims, Refusal> {
         let parsed = Jws::parse(token, BEARER_TOKEN).map_err(|error| {
             let code = match error {
-                JwsError::Shape => "at_typ",
+                JwsError::Shape | JwsError::Encrypted => "at_typ",
                 JwsError::Algorithm | JwsError::Critical => "at_sig",
             };
             Refusal::Bad(Failure::refused(code, error.to_string()))
@@ -264,7 +264,12 @@ impl Verifier<'_> {
     ) -> Result<Statement, Refusal> {
         let bad = |detail: &'static str| Refusal::Bad(Failure::refused(code, detail));
         let parsed = Jws::parse(token, PROVIDER_TOKEN)
-            .map_err(|_| bad("the provider's answer is not a signed JWT"))?;
+            .map_err(|error| match error {
+                JwsError::Encrypted => bad(
+                    "the provider's answer is encrypted, which the gateway does not read: register the client for answers that are signed alone",
+                ),
+                _ => bad("the provider's answer is not a signed JWT"),
+            })?;
         if check_signature {
             self.check_signature(&parsed, code)?;
         }

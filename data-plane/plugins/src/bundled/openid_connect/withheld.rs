@@ -129,10 +129,8 @@ impl Withheld {
 
     /// Takes those in query and header fields out of a request, before anything is put there of who it comes from.
     pub(super) fn strip(&self, exchange: &mut Exchange<'_>) {
+        self.strip_beside(exchange);
         let headers = &mut exchange.request.headers;
-        for name in &self.fields {
-            headers.remove(name);
-        }
         let authorization = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let scheme = authorization.and_then(|value| value.split(|byte| *byte == b' ').next());
         let is_credential = |scheme: &[u8]| {
@@ -142,6 +140,18 @@ impl Withheld {
         if scheme.is_some_and(is_credential) {
             headers.remove(AUTHORIZATION);
         }
+    }
+
+    /// The same but for `Authorization`, which may be another plugin's.
+    pub(super) fn strip_beside(&self, exchange: &mut Exchange<'_>) {
+        for name in &self.fields {
+            exchange.request.headers.remove(name);
+        }
+        self.strip_query(exchange);
+    }
+
+    /// Takes those in the query out of a request.
+    pub(super) fn strip_query(&self, exchange: &mut Exchange<'_>) {
         let query = exchange.request.uri.query().unwrap_or_default();
         if !self.is_in_query(query) {
             return;

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::super::config::default_auth_methods;
 use super::super::key::PublicKey;
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
@@ -467,6 +468,10 @@ fn the_configuration_is_held_against_discovery_if_that_is_configured() {
     );
     let grants = ("grant_types_supported", json!(["implicit"]));
     check(json!({}), grants, Some("auth_methods"));
+    // By Kong's default nobody has chosen what a provider lacks.
+    let all = json!({ "auth_methods": default_auth_methods() });
+    let one = ("grant_types_supported", json!(["authorization_code"]));
+    check(all, one, None);
     let auths = (
         "token_endpoint_auth_methods_supported",
         json!(["private_key_jwt"]),

@@ -1,16 +1,14 @@
 //! The way back from the provider, when it is taken late, twice or in vain.
 
-use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
 use http::Method;
 use http::header::COOKIE;
 use serde_json::{Value, json};
 
+use super::conformance::reason;
 use super::gateway::{Browser, Gateway, Reply};
-use crate::bundled::openid_connect::callback::redeem;
 use crate::testing::Request;
 
 /// A gateway, a browser that signed in at it, and the URI that the provider sent it back to.
@@ -152,54 +150,6 @@ fn a_reposted_callback_leads_to_its_url_as_well() {
 }
 
 #[test]
-fn rule_25_a_response_that_comes_twice_at_once_is_redeemed_once() {
-    let host = Gateway::new(json!({})).host;
-    let first = host.run(redeem(&host, "state"));
-    assert!(first.is_some());
-    assert!(host.run(redeem(&host, "another")).is_some());
-    let mut second = pin!(redeem(&host, "state"));
-    assert!(second.as_mut().now_or_never().is_none());
-    drop(first);
-    assert!(host.run(second).is_none());
-    // Whoever had it may be gone without a word: the provider has seen it.
-    assert!(host.run(redeem(&host, "state")).is_none());
-    // One that it has not seen is tried again.
-    let mut unseen = host.run(redeem(&host, "unseen")).unwrap();
-    unseen.leave_unspent();
-    drop(unseen);
-    assert!(host.run(redeem(&host, "unseen")).is_some());
-    host.advance(61.0);
-    assert!(host.run(redeem(&host, "state")).is_some());
-}
-
-#[test]
-fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
-    let cluster = Rc::default();
-    let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    one.host.join(&cluster);
-    two.host.join(&cluster);
-    let mut browser = Browser::default();
-    let start = browser.get(&mut one, "/api");
-    let back = way_back(&one, &start);
-    // A provider that was not reached has not seen the code.
-    one.provider.script.borrow_mut().down = true;
-    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
-    one.provider.script.borrow_mut().down = false;
-    let mut late = browser.clone();
-    assert!(browser.get(&mut two, &back).sets_session());
-    for node in [&mut one, &mut two] {
-        let reply = late.get(node, &back);
-        let told = (reply.status, reply.location());
-        assert_eq!(told, (302, "http://gateway.example/api"));
-    }
-    assert_eq!(one.provider.called("/token"), 2);
-    // Another sign-in is another's.
-    assert!(Browser::default().sign_in(&mut one, "/api").sets_session());
-}
-
-#[test]
 fn a_json_body_is_no_authorization_response() {
     let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
     gateway.https = true;
@@ -317,9 +267,30 @@ fn rule_18_a_browser_that_keeps_no_session_is_told_so() {
             .cookies
             .retain(|name, _| !name.starts_with("session"));
     }
-    let reply = browser.get(&mut gateway, "/api");
-    assert_eq!(reply.status, 400);
-    assert!(reply.headers.get("location").is_none());
+    // A page that explains, and that leads nowhere by itself; nothing is asked of the provider for it.
+    let calls = gateway.provider.calls.borrow().len();
+    let reply = browser.get_with(&mut gateway, "/api", "accept", "text/html");
+    assert_eq!((reply.status, reason(&gateway)), (400, "loop".to_owned()));
+    assert!(reply.headers.get("location").is_none() && reply.set_cookies().is_empty());
+    for (name, value) in [
+        ("content-type", "text/html"),
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("content-security-policy", "default-src 'none'"),
+    ] {
+        let found = reply.headers[name].to_str().unwrap();
+        assert!(found.starts_with(value), "{name}: {found}");
+    }
+    let page = String::from_utf8_lossy(&reply.body).into_owned();
+    assert!(page.contains("Signing in goes round in circles"), "{page}");
+    for leads_on in ["http-equiv", "<script", "<form", "href"] {
+        assert!(!page.contains(leads_on), "{page}");
+    }
+    assert_eq!(gateway.provider.calls.borrow().len(), calls);
+    // To a program it says the same; another browser is not held up, nor this one later.
+    let told = browser.get(&mut gateway, "/api").json()["message"].to_string();
+    assert!(told.contains("Allow cookies"), "{told}");
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
     gateway.advance(30);
     assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
@@ -346,6 +317,30 @@ fn rule_18_a_session_that_was_used_counts_for_no_circle() {
         // Whatever ends it: here its cookie is gone.
         let kept = |name: &String| !name.starts_with("session");
         browser.cookies.retain(|name, _| kept(name));
+    }
+}
+
+#[test]
+fn a_sign_in_ends_by_the_way_that_it_was_begun_for() {
+    for posted in [false, true] {
+        let mode = |posted| json!({ "response_mode": if posted { "form_post" } else { "query" } });
+        let mut gateway = Gateway::new(mode(posted));
+        gateway.https = true;
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/api");
+        let answer = gateway.provider.authorize(start.location());
+        gateway.filter = super::gateway::compile(&mode(!posted), 7);
+        let mut come = |by_post: bool| {
+            if by_post {
+                browser.post(&mut gateway, "/api", &answer)
+            } else {
+                browser.get(&mut gateway, &format!("/api?{answer}"))
+            }
+        };
+        if posted {
+            assert_eq!(come(false).status, 405);
+        }
+        assert_eq!(come(posted).status, 200);
     }
 }
 
@@ -427,29 +422,4 @@ fn the_trail_of_sign_ins_never_reaches_the_upstream() {
     browser.cookies.insert("theirs".to_owned(), "1".to_owned());
     let reply = browser.get(&mut gateway, "/api");
     assert_eq!(reply.seen(COOKIE.as_str()), Some("theirs=1"));
-}
-
-#[test]
-fn a_sign_in_needs_both_of_its_cookies_as_they_were() {
-    let mut gateway = Gateway::new(json!({}));
-    let mut browser = Browser::default();
-    let start = browser.get(&mut gateway, "/api");
-    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
-    for name in browser.cookies.keys() {
-        let mut without = browser.clone();
-        without.cookies.remove(name);
-        let reply = without.get(&mut gateway, &back);
-        assert_eq!((reply.status, reply.sets_session()), (302, false), "{name}");
-        for position in (0..browser.cookies[name].len()).step_by(11) {
-            let mut changed = browser.clone();
-            let value = changed.cookies.get_mut(name).unwrap();
-            let old = &value[position..=position];
-            let new = if old == "A" { "B" } else { "A" };
-            value.replace_range(position..=position, new);
-            let reply = changed.get(&mut gateway, &back);
-            assert_eq!((reply.status, reply.sets_session()), (302, false), "{name}");
-        }
-    }
-    assert_eq!(gateway.provider.called("/token"), 0);
-    assert_eq!(browser.get(&mut gateway, &back).status, 200);
 }

@@ -67,6 +67,7 @@ fn rule_128_what_holds_secrets_prints_none() {
     let user_info = UserInfo {
         claims: json!({ "sub": CANARY }).as_object().unwrap().clone(),
         jwt: Some(canary()),
+        lacks: false,
     };
     let told = principal.known(rules, &Consumers::default(), None);
     let told = told.expect("nothing is asked of it");

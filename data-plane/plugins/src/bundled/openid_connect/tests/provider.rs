@@ -314,6 +314,10 @@ impl Provider {
                 let (status, text) = self.script.borrow().exchange.unwrap_or((200, "exchanged"));
                 return Ok(plain(status, "text/plain", text.to_owned()));
             }
+            "/source" if self.script.borrow().source_fails.is_some() => (
+                self.script.borrow().source_fails.unwrap_or_default(),
+                json!({}),
+            ),
             "/source" => {
                 let token = self.script.borrow().source.clone().unwrap_or_default();
                 return Ok(plain(200, "application/jwt", token));

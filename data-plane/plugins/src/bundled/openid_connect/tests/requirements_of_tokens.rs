@@ -96,7 +96,7 @@ fn rule_37_an_encrypted_id_token_signs_nobody_in() {
         });
         gateway.provider.script.borrow_mut().token_answer = Some((200, answer));
     });
-    assert_eq!(encrypted.0, 401);
+    assert_eq!(encrypted, (401, "idt_alg".to_owned()));
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct Script {
     pub(super) exchange: Option<(u16, &'static str)>,
     /// The JWT of another source of claims.
     pub(super) source: Option<String>,
+    /// It answers with this in place of the JWT.
+    pub(super) source_fails: Option<u16>,
     /// The error that a silent request is sent back with, if not the usual one; with none it is not sent back.
     pub(super) refuses_silently: Option<&'static str>,
     /// The pushed authorization request endpoint answers this.

@@ -1,4 +1,7 @@
-//! Cookies of sign-ins under way that are for the way back alone: a start does not see them.
+//! Cookies of sign-ins under way: of one, of several at once, and those that are for the way back alone, which a start
+//! does not see.
+
+use std::rc::Rc;
 
 use http::header::COOKIE;
 use serde_json::json;
@@ -41,6 +44,106 @@ fn held(browser: &Browser) -> usize {
 fn comes_back(gateway: &mut Gateway, browser: &mut Browser, start: &Reply) -> Reply {
     let back = format!("/cb?{}", gateway.provider.authorize(start.location()));
     browser.get(gateway, &back)
+}
+
+/// The names of the cookies that a browser has of sign-ins.
+fn names(browser: &Browser) -> Vec<&str> {
+    let names = browser.cookies.keys().map(String::as_str);
+    names
+        .filter(|name| name.starts_with("authorization"))
+        .collect()
+}
+
+#[test]
+fn a_sign_in_needs_the_cookie_of_kongs_name_as_it_was_and_no_other() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    let cookies = start.set_cookies();
+    assert!(cookies[0].starts_with("authorization="), "{cookies:?}");
+    let refused = |gateway: &mut Gateway, mut browser: Browser| {
+        let reply = browser.get(gateway, &back);
+        assert_eq!((reply.status, reply.sets_session()), (302, false));
+    };
+    let mut without = browser.clone();
+    without.cookies.remove("authorization");
+    refused(&mut gateway, without);
+    let value = browser.cookies["authorization"].clone();
+    for position in (0..value.len()).step_by(7) {
+        let mut changed = browser.clone();
+        let value = changed.cookies.get_mut("authorization").unwrap();
+        let old = &value[position..=position];
+        let new = if old == "A" { "B" } else { "A" };
+        value.replace_range(position..=position, new);
+        refused(&mut gateway, changed);
+    }
+    for part in [value.split_once('.').unwrap().0, &value[..value.len() - 1]] {
+        let mut cut = browser.clone();
+        cut.cookies
+            .insert("authorization".to_owned(), part.to_owned());
+        refused(&mut gateway, cut);
+    }
+    assert_eq!(gateway.provider.called("/token"), 0);
+    // A client that knows of one cookie finishes with that.
+    let mut alone = browser.clone();
+    alone.cookies.retain(|name, _| name == "authorization");
+    let reply = alone.get(&mut gateway, &back);
+    assert!(reply.status == 200 && reply.sets_session());
+    assert_eq!(names(&alone), [""; 0]);
+}
+
+#[test]
+fn sign_ins_that_begin_at_once_or_one_after_the_other_all_land() {
+    for at_once in [true, false] {
+        let mut gateway = Gateway::new(json!({}));
+        let mut browser = Browser::default();
+        let starts: Vec<_> = (0..4)
+            .map(|_| {
+                let mut tab = if at_once {
+                    Browser::default()
+                } else {
+                    browser.clone()
+                };
+                let start = tab.get(&mut gateway, "/api");
+                browser.keep(&start);
+                start
+            })
+            .collect();
+        for number in [3, 0, 2, 1] {
+            let back = format!(
+                "/api?{}",
+                gateway.provider.authorize(starts[number].location())
+            );
+            let reply = browser.get(&mut gateway, &back);
+            assert!(reply.sets_session(), "{at_once} {number}");
+            // What is over is in no cookie any more.
+            let held = browser.cookies.get("authorization");
+            let held = held.is_some_and(|value| value.contains('.'));
+            assert!(!held, "{at_once} {number}");
+        }
+        assert_eq!(names(&browser), [""; 0]);
+    }
+}
+
+#[test]
+fn a_cookie_that_holds_the_sign_in_of_one_plugin_is_the_mark_of_another() {
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    two.filter = super::gateway::compile(&config, 8);
+    let mut browser = Browser::default();
+    let to_one = browser.get(&mut one, "/one");
+    let back_one = format!("/one?{}", one.provider.authorize(to_one.location()));
+    // Of two answers that come at once the first plugin's cookie stays.
+    let mark = browser.cookies["authorization"].clone();
+    let to_two = browser.get(&mut two, "/two");
+    browser.cookies.insert("authorization".to_owned(), mark);
+    let back_two = format!("/two?{}", one.provider.authorize(to_two.location()));
+    assert!(browser.get(&mut two, &back_two).sets_session());
+    browser.cookies.remove("session");
+    assert!(browser.get(&mut one, &back_one).sets_session());
+    assert_eq!(names(&browser), [""; 0]);
 }
 
 #[test]

@@ -319,3 +319,49 @@ fn rule_39_the_sources_of_an_id_token_are_asked_once_for_each() {
     check(true, true, false);
     check(false, false, false);
 }
+
+#[test]
+fn rule_39_a_source_that_was_away_is_asked_again_and_one_that_refuses_is_not() {
+    for (status, asked_again) in [(503, true), (429, true), (404, false)] {
+        for of_user_info in [false, true] {
+            let mut gateway = Gateway::new(json!({
+                "resolve_distributed_claims": true, "search_user_info": of_user_info,
+                "upstream_headers_claims": ["shoe_size"], "upstream_headers_names": ["x-size"],
+            }));
+            let key = gateway.provider.keys.borrow()[0].clone();
+            let names = json!({ "shoe_size": "shop" });
+            let sources = json!({ "shop": { "endpoint": format!("{ISSUER}/source") } });
+            {
+                let mut script = gateway.provider.script.borrow_mut();
+                if of_user_info {
+                    let info = json!({
+                        "sub": "user-1", "_claim_names": names, "_claim_sources": sources,
+                    });
+                    script.user_info = Some((200, info));
+                } else {
+                    script.id_claims = vec![("_claim_names", names), ("_claim_sources", sources)];
+                }
+                script.source = Some(key.sign(&json!({ "iss": ISSUER, "shoe_size": 9 })));
+                script.source_fails = Some(status);
+            }
+            let asked = |gateway: &Gateway| gateway.provider.called("/source");
+            let mut browser = Browser::default();
+            let mut replies = vec![browser.sign_in(&mut gateway, "/api")];
+            // Nobody's requests wait for it one after the other.
+            replies.push(browser.get(&mut gateway, "/api"));
+            replies.push(browser.get(&mut gateway, "/api"));
+            assert_eq!(asked(&gateway), 1, "{status} {of_user_info}");
+            for reply in replies {
+                assert_eq!((reply.status, reply.seen("x-size")), (200, None));
+            }
+            gateway.provider.script.borrow_mut().source_fails = None;
+            gateway.advance(11);
+            for _ in 0..2 {
+                let reply = browser.get(&mut gateway, "/api");
+                let seen = asked_again.then_some("9");
+                assert_eq!(reply.seen("x-size"), seen, "{status} {of_user_info}");
+            }
+            assert_eq!(asked(&gateway), 1 + usize::from(asked_again));
+        }
+    }
+}

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
+use crate::filter::{Filter as _, Flow};
 use crate::testing::{Request, consumer};
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -128,6 +129,44 @@ fn rule_45_what_did_not_let_in_stays_too_where_anonymous_does() {
     assert_eq!(reply.upstream.unwrap().0, "/api?a=1");
     let reply = gateway.call(&expired);
     assert_eq!((reply.status, reply.seen("authorization")), (200, None));
+}
+
+#[test]
+fn rule_45_nor_does_what_comes_where_the_plugin_steps_aside() {
+    let fields = [("authorization", "Bearer t"), ("renew", "r"), ("id", "i")];
+    let guest = consumer("guest", None);
+    let gateway = Gateway::new(json!({
+        "auth_methods": ["bearer", "refresh_token"], "anonymous": guest.id,
+        "refresh_token_param_name": "renew", "id_token_param_name": "id", "run_on_preflight": false,
+    }));
+    for method in [Method::OPTIONS, Method::GET] {
+        let mut asked = request("/api?a=1&access_token=t&renew=r&id=i", &fields, "");
+        asked.method = method.clone();
+        asked.with_exchange(|exchange| {
+            // Another plugin has said who it is.
+            exchange.identity.consumer = (method == Method::GET).then(|| consumer("ann", None));
+            let flow = gateway
+                .host
+                .run(gateway.filter.on_request(exchange, &gateway.host));
+            assert!(matches!(flow, Flow::Continue), "{method}");
+            let (uri, headers) = (&exchange.request.uri, &exchange.request.headers);
+            assert_eq!(uri.query(), Some("a=1"), "{method}");
+            assert_eq!(headers.get("renew"), None, "{method}");
+            // These may be what the other one goes by, and are not to be hidden.
+            assert!(headers.contains_key("authorization") && headers.contains_key("id"));
+        });
+    }
+}
+
+#[test]
+fn rule_45_nor_does_a_sign_in_bring_back_what_was_in_the_query_that_began_it() {
+    let config = json!({ "id_token_param_name": "id", "preserve_query_args": true });
+    let mut gateway = Gateway::new(config);
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api?a=1&id=i");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    let (uri, _) = browser.get(&mut gateway, &back).upstream.unwrap();
+    assert_eq!(uri, "/api?a=1");
 }
 
 #[test]

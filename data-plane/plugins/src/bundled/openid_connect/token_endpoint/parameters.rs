@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::provider::{Document, ProviderError};
 use super::super::rules::Rules;
+use crate::bundled::openid_connect::config::default_auth_methods;
 
 /// Holds the configuration against what the provider says that it supports (Kong 3.9,
 /// `verify_parameters`).
@@ -41,13 +42,15 @@ pub(in crate::bundled::openid_connect) fn verify_parameters(
             return unsupported("response_mode");
         }
     }
+    // By Kong's default all are listed: nobody has chosen those that a provider lacks.
+    let chosen = rules.config.credentials.auth_methods != default_auth_methods();
     for (enabled, grant) in [
         (rules.methods.authorization_code, "authorization_code"),
         (rules.methods.password, "password"),
         (rules.methods.client_credentials, "client_credentials"),
         (rules.methods.refresh_token, "refresh_token"),
     ] {
-        if enabled && lacks(&supported.grant_types, grant) {
+        if chosen && enabled && lacks(&supported.grant_types, grant) {
             return unsupported("auth_methods");
         }
     }

@@ -48,7 +48,7 @@ impl Verifier<'_> {
         let parsed = Jws::parse(token, PROVIDER_TOKEN).map_err(|error| {
             let code = match error {
                 JwsError::Shape => "idt_missing",
-                JwsError::Algorithm | JwsError::Critical => "idt_alg",
+                JwsError::Algorithm | JwsError::Critical | JwsError::Encrypted => "idt_alg",
             };
             Refusal::Bad(Failure::refused(code, error.to_string()))
         })?;

@@ -1,0 +1,148 @@
+//! Codes are redeemed once, whatever becomes of the browser that brings one.
+
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures::FutureExt as _;
+use http::HeaderValue;
+use http::header::COOKIE;
+use serde_json::json;
+
+use super::conformance::reason;
+use super::gateway::{Browser, Gateway};
+use crate::filter::Filter as _;
+use crate::testing::Request;
+
+/// A browser with a sign-in under way, and where the provider sends it back to.
+fn begun(gateway: &mut Gateway) -> (Browser, String) {
+    let mut browser = Browser::default();
+    let start = browser.get(gateway, "/api");
+    let back = gateway.provider.authorize(start.location());
+    (browser, format!("/api?{back}"))
+}
+
+#[test]
+fn rule_25_whoever_lost_the_answer_gets_it_again_and_the_code_is_redeemed_once() {
+    let mut gateway = Gateway::new(json!({}));
+    let (mut browser, back) = begun(&mut gateway);
+    let mut late = browser.clone();
+    let stranger = Browser::default();
+    assert!(browser.get(&mut gateway, &back).sets_session());
+    let another = back.replace("code=", "code=another-");
+    let other = late.clone().get(&mut gateway, &another);
+    assert_eq!(
+        (other.status, other.location(), other.sets_session()),
+        (302, "http://gateway.example/api", false),
+        "another code is not what this one was worth"
+    );
+    let reply = late.get(&mut gateway, &back);
+    assert!(reply.status == 200 && reply.sets_session(), "{reply:?}");
+    assert_eq!(late.get(&mut gateway, "/api").status, 200);
+    // Without the sign-in's cookie it is a stranger's.
+    assert!(!stranger.clone().get(&mut gateway, &back).sets_session());
+    assert_eq!(gateway.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_a_logout_ends_what_the_response_leads_to_whenever_it_is_brought() {
+    let mut gateway = Gateway::new(json!({
+        "logout_uri_suffix": "/logout", "logout_methods": ["GET"],
+    }));
+    let (mut browser, back) = begun(&mut gateway);
+    let (copy, mut late) = (browser.clone(), browser.clone());
+    assert!(browser.get(&mut gateway, &back).sets_session());
+    assert!(late.get(&mut gateway, &back).sets_session());
+    gateway.advance(1);
+    assert!(browser.get(&mut gateway, "/logout").ends_session());
+    assert_eq!(late.get(&mut gateway, "/api").status, 302);
+    let reply = copy.clone().get(&mut gateway, &back);
+    assert_eq!((reply.status, reply.sets_session()), (401, false));
+    assert_eq!(reason(&gateway), "session_revoked");
+    // The next sign-in is another.
+    assert!(browser.sign_in(&mut gateway, "/api").sets_session());
+}
+
+#[test]
+fn rule_25_a_failure_is_the_result_as_well_but_for_that_of_a_provider_that_was_away() {
+    let mut gateway = Gateway::new(json!({}));
+    let (browser, back) = begun(&mut gateway);
+    gateway.provider.script.borrow_mut().down = true;
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 503);
+    gateway.provider.script.borrow_mut().down = false;
+    let refused = Some((400, json!({ "error": "invalid_grant" })));
+    gateway.provider.script.borrow_mut().token_answer = refused;
+    for _ in 0..2 {
+        let reply = browser.clone().get(&mut gateway, &back);
+        assert_eq!(
+            (reply.status, reason(&gateway)),
+            (401, "token_http".to_owned())
+        );
+    }
+    assert_eq!(gateway.provider.called("/token"), 2);
+    // What a node remembers of codes it forgets.
+    gateway.provider.script.borrow_mut().token_answer = None;
+    gateway.advance(61);
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 200);
+}
+
+#[test]
+fn rule_25_a_sign_in_goes_on_without_its_browser() {
+    let mut gateway = Gateway::new(json!({}));
+    let (mut browser, back) = begun(&mut gateway);
+    let mut request = Request::get(&back);
+    let cookies = browser.cookies.iter();
+    let cookies: Vec<_> = cookies
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let value = HeaderValue::from_str(&cookies.join("; ")).unwrap();
+    request.headers.push((COOKIE, value));
+    request.environment = std::mem::take(&mut gateway.environment);
+    request.with_exchange(|exchange| {
+        let mut answering = pin!(gateway.filter.on_request(exchange, &gateway.host));
+        // It goes away as soon as it has to wait.
+        assert!(answering.as_mut().now_or_never().is_none());
+    });
+    gateway.environment = request.environment;
+    gateway.host.run(std::future::ready(()));
+    assert_eq!(gateway.provider.called("/token"), 1);
+    assert!(browser.get(&mut gateway, &back).sets_session());
+    assert_eq!(gateway.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
+    let cluster = Rc::default();
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let (mut browser, back) = begun(&mut one);
+    // A provider that was not reached has not seen the code.
+    one.provider.script.borrow_mut().down = true;
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    one.provider.script.borrow_mut().down = false;
+    let late = browser.clone();
+    assert!(browser.get(&mut two, &back).sets_session());
+    for node in [&mut one, &mut two] {
+        let mut late = late.clone();
+        assert!(late.get(node, &back).sets_session());
+        assert_eq!(late.get(node, "/api").status, 200);
+    }
+    assert_eq!(one.provider.called("/token"), 2);
+    // Another response with its state is none.
+    let another = back.replace("code=", "code=another-");
+    for node in [&mut one, &mut two] {
+        let reply = late.clone().get(node, &another);
+        assert_eq!((reply.status, reply.sets_session()), (302, false));
+    }
+    assert_eq!(one.provider.called("/token"), 2);
+    // What is too long to be told is at least known to be spent.
+    let (browser, back) = begun(&mut one);
+    let long = "x".repeat(40_000);
+    one.provider.script.borrow_mut().access_token = Some(long);
+    assert!(browser.clone().get(&mut one, &back).sets_session());
+    let reply = browser.clone().get(&mut two, &back);
+    assert_eq!((reply.status, reply.sets_session()), (302, false));
+    assert_eq!(one.provider.called("/token"), 3);
+}

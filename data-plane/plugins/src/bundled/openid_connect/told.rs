@@ -1,0 +1,45 @@
+//! What a node tells the others of an operation that it has done for all of them: sealed, since nobody on the way is to
+//! read it.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::rules::Rules;
+use super::seal::{self, Sizes};
+use crate::host::{Host, LONGEST_RESULT};
+use crate::sessions::session_keys::KeyRing;
+
+/// A result is one piece.
+const SIZES: Sizes = Sizes {
+    chunk: LONGEST_RESULT,
+    most: 1,
+};
+
+/// Seals `result` as `name`, which no cookie has. `None`: there is no key, or it is too long to be told.
+pub(super) fn seal(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    name: &str,
+    result: &impl Serialize,
+) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(result).ok()?;
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let now = host.now().as_secs();
+    let sealed = seal::seal(ring, &rules.binding, name, &json, SIZES, now, nonce);
+    Some(sealed.ok()?.into_bytes())
+}
+
+/// Opens what another node has sealed as `name`.
+pub(super) fn open<T: DeserializeOwned>(
+    rules: &Rules,
+    ring: &KeyRing,
+    host: &impl Host,
+    name: &str,
+    sealed: &[u8],
+) -> Option<T> {
+    let sealed = std::str::from_utf8(sealed).ok()?;
+    let opened = seal::open(ring, &rules.binding, name, sealed, host.now().as_secs())?;
+    serde_json::from_slice(&opened.plaintext).ok()
+}
