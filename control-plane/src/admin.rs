@@ -52,7 +52,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
@@ -60,7 +60,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use crate::command::{self, Body, Command};
-use crate::config::{Config, Fields, foreign_id};
+use crate::config::{Change, Config, Fields, foreign_id};
 use crate::config_sync::{Rollouts, Target};
 use crate::exporter::Exporter;
 use crate::fleet::{Fleet, Introduction};
@@ -69,6 +69,7 @@ use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::status::{METRICS, Told};
 pub use access::Access;
+use access::Bounds;
 use answer::Answer;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
@@ -95,6 +96,7 @@ pub struct Admin {
     told: Option<Told>,
     rollouts: Option<Rollouts>,
     turns: Turns,
+    readers: Turns,
 }
 
 /// What is known of the data planes.
@@ -122,6 +124,7 @@ impl Admin {
             told: None,
             rollouts: None,
             turns: Turns::default(),
+            readers: Turns::to_read(),
         }
     }
 
@@ -208,6 +211,11 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     let revision = admin.publisher.config().revision();
     admin.refused.note(asked, answer.status, revision);
     let mut response = answer.respond(head, wished, started);
+    if admin.publisher.is_stale() {
+        // Others may have written what is not known here.
+        let stale = HeaderValue::from_static("true");
+        response.headers_mut().insert("x-wardgate-stale", stale);
+    }
     admin.consoles.open(origin.as_ref(), response.headers_mut());
     response
 }
@@ -243,16 +251,17 @@ impl Admin {
         asked.origin.user = caller.name();
         let place = place::of(request.uri().path(), &whole)?;
         asked.origin.workspace = place.workspace;
-        let config = Access::view(&caller, &whole, &place, request.method())?;
+        let (config, bounds) = Access::view(&caller, &whole, &place, request.method())?;
         let longest = wait::parse(request.uri().query())?.filter(|_| asked.writes);
         asked.writes &= !place::only_judges(&place.path);
         let origin = asked.origin.clone();
-        let answer = match management::parse(&place)? {
-            Some(page) => {
-                precondition::refuse(request.headers(), asked.writes)?;
-                management::answer(self, &place, page, &config, (&caller, origin), request).await?
-            }
-            None => self.answer_entity(&place, config, origin, request).await?,
+        let answer = if let Some(page) = management::parse(&place)? {
+            precondition::refuse(request.headers(), asked.writes)?;
+            let asking = (&caller, origin, bounds);
+            management::answer(self, &place, page, &config, asking, request).await?
+        } else {
+            let asking = (origin, bounds);
+            self.answer_entity(&place, config, asking, request).await?
         };
         let answer = place.relink(answer);
         match (longest, &self.clustering) {
@@ -275,7 +284,7 @@ impl Admin {
         &self,
         place: &place::Place,
         config: Config,
-        origin: Origin,
+        asking: (Origin, Bounds),
         request: Request,
     ) -> Result<Answer, Refusal> {
         let endpoint = endpoint::parse(&place.path, &config)?;
@@ -291,7 +300,7 @@ impl Admin {
             }
             ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
             Method::GET | Method::HEAD => self.read(&endpoint, request.uri().query(), &config),
-            _ => self.write(endpoint, request, config, origin).await,
+            _ => self.write(endpoint, request, config, asking).await,
         }
     }
 
@@ -303,7 +312,10 @@ impl Admin {
     ) -> Result<Answer, Refusal> {
         let body = match endpoint {
             Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
-            Endpoint::Status => status::status(config, &self.counters, query)?,
+            Endpoint::Status => {
+                let reachable = self.publisher.trouble().is_none();
+                status::status(config, reachable, &self.counters, query)?
+            }
             Endpoint::Timers => status::timers(),
             Endpoint::Metrics => {
                 let told = self.told.as_ref().ok_or(Refusal::NotFound)?;
@@ -386,7 +398,7 @@ impl Admin {
         endpoint: Endpoint,
         request: Request,
         config: Config,
-        origin: Origin,
+        (origin, bounds): (Origin, Bounds),
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         let query = request.uri().query().map(str::to_owned);
@@ -432,7 +444,9 @@ impl Admin {
         let workspace = origin.workspace;
         let executing = move || {
             let holds = |config: &Config| condition.as_ref().is_none_or(|one| one.holds(config));
-            let mut outcome = publisher.execute_if(&origin, &command, UnixTime::now(), holds)?;
+            let permits = |config: &Config, change: &Change| bounds.check(config, change);
+            let now = UnixTime::now();
+            let mut outcome = publisher.execute_if(&origin, &command, now, holds, permits)?;
             if names_keys && let Some(made) = crate::client_keys::make_needed(&publisher) {
                 outcome.revision = made;
             }

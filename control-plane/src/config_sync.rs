@@ -34,6 +34,8 @@ use std::time::Duration;
 use http::Extensions;
 use proto::v1::control_message::Kind;
 use proto::v1::{Hold, NodeMessage};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
 use shared::clock::{UnixTime, monotonic};
 use shared::telemetry::chain;
 use shared::tls;
@@ -125,6 +127,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
     let Certificates {
         config,
         signer,
+        authorities,
         renewing,
         expiries: _,
     } = certificates;
@@ -139,6 +142,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
         revoker,
         relay: Relay::new(claims),
+        authorities,
         stopping: stopping.clone(),
     };
     let (connections, accepting) = listener::accept(listener, config);
@@ -208,6 +212,7 @@ struct Streams {
     admission: Arc<Mutex<Admission>>,
     revoker: Revoker,
     relay: Relay,
+    authorities: watch::Receiver<Arc<RootCertStore>>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -249,7 +254,8 @@ impl Streams {
             joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         tracing::info!(node_id = node, revision = %running.revision, "data plane connected");
         let session = Session::new(running, refused, abilities);
-        let stream = stream::NodeStream::new(self.clone(), member, outgoing, session);
+        let stream =
+            stream::NodeStream::new(self.clone(), member, outgoing, session, peer.chain.clone());
         tokio::spawn(async move {
             let why = stream.run(incoming).await;
             tracing::info!(node_id = node, %why, "data plane disconnected");
@@ -261,6 +267,8 @@ impl Streams {
 /// The other end of a connection.
 #[derive(Debug)]
 struct Peer {
+    /// The certificates that it has shown, its own first.
+    chain: Arc<[CertificateDer<'static>]>,
     /// The common name in its certificate.
     name: String,
     address: Option<SocketAddr>,
@@ -270,13 +278,14 @@ struct Peer {
 fn peer(extensions: &Extensions) -> Result<Peer, Status> {
     let connection = extensions.get::<Connection>();
     let certificates = connection.and_then(Connection::peer_certs);
-    let certificate = certificates
-        .as_deref()
-        .and_then(|chain| chain.first())
+    let chain = certificates.as_deref().map_or(&[][..], Vec::as_slice);
+    let certificate = chain
+        .first()
         .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
     let name = tls::common_name(certificate)
         .ok_or_else(|| Status::unauthenticated("the client certificate has no common name"))?;
     Ok(Peer {
+        chain: chain.into(),
         name,
         address: connection.and_then(|connection| connection.get_ref().remote_addr()),
         certificate_expires_at: tls::expires_at(certificate),

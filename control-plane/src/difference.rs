@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::entity::{Definition, definition};
-use shared::schema::{Kind, Record};
+use shared::schema::{Field, Kind, Record};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
@@ -18,6 +18,12 @@ use shared::snapshot::Revision;
 
 /// What stands in the place of a secret.
 const SECRET: &str = "[redacted]";
+
+/// Fields that a reference can stand for and that are no secrets.
+const OPEN: [&str; 2] = ["client_id", "scopes"];
+
+/// Fields of plugins that hold what they send along, by name.
+const SENT: [&str; 3] = ["headers", "querystring", "body"];
 
 /// A record before and after.
 type Sides = (Option<Stored>, Option<Stored>);
@@ -170,7 +176,11 @@ fn show(entity: &Definition, key: Key, action: &str, (before, after): &Sides) ->
     let fields = |side: &Option<Stored>| side.as_ref().map(Stored::fields).unwrap_or_default();
     let (old, new) = (fields(before), fields(after));
     let newest = if after.is_some() { &new } else { &old };
-    let name = entity.name_field.and_then(|field| newest.get(field));
+    let named = entity.name_field.filter(|name| {
+        let field = entity.schema.field(name);
+        !is_secret(name, field)
+    });
+    let name = named.and_then(|field| newest.get(field));
     let plugin = newest
         .get("name")
         .and_then(Value::as_str)
@@ -229,18 +239,43 @@ fn compare(
             );
             continue;
         }
-        // What no schema speaks of may be a secret.
-        let secret =
-            field.is_none_or(|field| field.encrypted || matches!(field.kind, Kind::Config));
+        let secret = is_secret(name, field);
+        let sent = plugin.is_some() && SENT.contains(&name.as_str());
         let side = |value: &Value| match value {
             Value::Null => Value::Null,
             _ if secret => SECRET.into(),
+            value if sent => only_names(value),
             value => hidden(field.map(|field| &field.kind), value),
         };
         differing.insert(
             whole,
             json!({ "before": side(before), "after": side(after) }),
         );
+    }
+}
+
+/// Whether what the field `name` holds may be a secret: what is sealed, what a reference to a secret can stand for, what is
+/// sent as the value of something, and what no schema speaks of.
+fn is_secret(name: &str, field: Option<&Field>) -> bool {
+    let kept = |field: &Field| {
+        field.encrypted || field.referenceable || matches!(field.kind, Kind::Config)
+    };
+    !OPEN.contains(&name) && (field.is_none_or(kept) || name.ends_with("_values"))
+}
+
+/// What plugins send along: `name:value`, or values by name.
+fn only_names(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .keys()
+            .map(|name| (name.clone(), Value::from(SECRET)))
+            .collect(),
+        Value::Array(list) => list.iter().map(only_names).collect(),
+        Value::String(text) => match text.split_once(':') {
+            Some((name, _)) => format!("{name}:{SECRET}").into(),
+            None => value.clone(),
+        },
+        other => other.clone(),
     }
 }
 
@@ -258,7 +293,9 @@ fn hidden(kind: Option<&Kind>, value: &Value) -> Value {
             .iter()
             .map(|(name, value)| {
                 let shown = match record.field(name) {
-                    Some(field) if !field.encrypted => hidden(Some(&field.kind), value),
+                    Some(field) if !is_secret(name, Some(field)) => {
+                        hidden(Some(&field.kind), value)
+                    }
                     _ if value.is_null() => Value::Null,
                     _ => SECRET.into(),
                 };

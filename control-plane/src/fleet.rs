@@ -1,6 +1,7 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
 mod elsewhere;
+mod kept;
 mod member;
 mod room;
 mod row;
@@ -25,8 +26,10 @@ use uuid::Uuid;
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
+pub use kept::Kept;
 pub use member::Membership;
 pub use room::Full;
+pub use row::{Figures, Standing};
 use view::Samples;
 pub use view::{Refused, Sample, View};
 
@@ -349,13 +352,32 @@ impl Fleet {
     /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours. `target` says
     /// where a node is led.
     pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
+        self.each(target, now, |row, target| row.show(target, now))
+    }
+
+    /// Every node, as monitoring counts it.
+    pub fn figures(
+        &self,
+        target: impl Fn(&Introduction) -> Position,
+        now: UnixTime,
+    ) -> Vec<Figures> {
+        self.each(target, now, Row::figures)
+    }
+
+    /// What `tell` makes of every node that has not been gone for long, and of where it is led.
+    fn each<T>(
+        &self,
+        target: impl Fn(&Introduction) -> Position,
+        now: UnixTime,
+        tell: impl Fn(&Row, &Position) -> T,
+    ) -> Vec<T> {
         let mut nodes = self.nodes();
         let stays = |row: &Row| row.connected || now.saturating_since(row.last_seen) < PURGE_DELAY;
         nodes.here.retain(|_, node| stays(&node.row));
         nodes.elsewhere.retain(stays);
         let rows = nodes.rows();
         rows.iter()
-            .map(|row| row.show(&target(&row.introduction), now))
+            .map(|row| tell(row, &target(&row.introduction)))
             .collect()
     }
 

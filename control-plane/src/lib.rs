@@ -28,6 +28,7 @@ pub mod revocations;
 pub mod rollout;
 pub mod session_keys;
 pub mod settings;
+mod shares;
 pub mod snapshot;
 pub mod status;
 pub mod store;
@@ -49,7 +50,7 @@ use uuid::Uuid;
 use admin::{Access, Admin};
 use config_sync::Certificates;
 use exporter::Exporter;
-use fleet::Fleet;
+use fleet::{Fleet, Kept};
 use listeners::{Admins, Pages, listen};
 pub use presence::Disagreement;
 use presence::Presence;
@@ -153,6 +154,8 @@ pub struct ControlPlane {
     following: Option<JoinHandle<()>>,
     /// Tells other control planes of the nodes here.
     presence: Option<Presence>,
+    /// Remembers the nodes for the next start.
+    nodes: Kept,
 }
 
 impl ControlPlane {
@@ -168,7 +171,6 @@ impl ControlPlane {
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
         let publisher = opening::open(&settings, key.clone(), exports.clone()).await?;
-        let revision = publisher.config().revision();
         let following = settings
             .etcd
             .used()
@@ -189,6 +191,7 @@ impl ControlPlane {
         )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
+        let nodes = Kept::start(fleet.clone(), settings.data_directory.join("nodes.json"));
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let plan = settings.plan();
         if let Some(board) = &mut board {
@@ -208,13 +211,12 @@ impl ControlPlane {
         })?;
         let staged = config_sync.rollouts().plan.is_some();
         let presence = board.map(|board| Presence::start(board, fleet.clone(), id, plan, staged));
-        let keys = rotate(
+        let keys = tokio::spawn(rotate(
             publisher.clone(),
             rotation,
             fleet.clone(),
             config_sync.target(),
-        );
-        let keys = tokio::spawn(keys);
+        ));
         let told = status::Told {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
@@ -242,7 +244,7 @@ impl ControlPlane {
         )?;
         addresses.extend(pages.addresses.clone());
         tell(settings.addresses_file.as_deref(), &addresses.into())?;
-        tracing::info!(%admin, cluster = %cluster_address, %revision, "control plane started");
+        tracing::info!(%admin, cluster = %cluster_address, revision = %publisher.config().revision(), "control plane started");
         Ok(Self {
             admin,
             cluster: cluster_address,
@@ -255,6 +257,7 @@ impl ControlPlane {
             exports,
             following,
             presence,
+            nodes,
         })
     }
 
@@ -288,6 +291,7 @@ impl ControlPlane {
         if let Some(following) = &self.following {
             following.abort();
         }
+        self.nodes.stop();
         self.config_sync.stop().await;
         if let Some(presence) = self.presence {
             presence.stop().await;

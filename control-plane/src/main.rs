@@ -16,7 +16,9 @@ fn main() -> ExitCode {
         Ok(program) => program,
         Err(error) => error.exit(),
     };
-    match run(program) {
+    let ended = run(program);
+    shared::telemetry::finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(
             clippy::print_stderr,

@@ -6,11 +6,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fetch::{Address, Outside};
 use futures::future::LocalBoxFuture;
-use http::{HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use http::{Request, Response};
+use plugins::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
@@ -18,15 +17,11 @@ use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
-use shared::telemetry::chain;
 use shared::tls::{provider, public_authorities};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// Longest time for all calls of one question.
@@ -95,7 +90,7 @@ impl Host for Outbound {
         let authority = request.uri().authority().map(ToString::to_string);
         let authority = authority.unwrap_or_default();
         let timeout = limits.timeout;
-        let fetching = fetch(request, &authority, &limits, &self.0.permitted);
+        let fetching = fetch::fetch(request, &limits, self);
         let late = FetchError::Timeout {
             authority: authority.clone(),
             timeout,
@@ -167,105 +162,85 @@ impl Host for Outbound {
     }
 }
 
-async fn fetch(
-    request: Request<Bytes>,
-    authority: &str,
-    limits: &FetchLimits,
-    permitted: &[Network],
-) -> Result<Response<Bytes>, FetchError> {
-    let limit = limits.body;
-    let url = || FetchError::Url(authority.to_owned());
-    let unreachable = |reason: String| FetchError::Connect {
-        authority: authority.to_owned(),
-        reason,
-    };
-    let host = request.uri().host().ok_or_else(url)?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let tls = match request.uri().scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(url()),
-    };
-    let port = request.uri().port_u16();
-    let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let found = tokio::net::lookup_host((host.as_str(), port)).await;
-    let found = found.map_err(|error| unreachable(error.to_string()))?;
-    let mut stream = Err(unreachable("the name has no address".to_owned()));
-    for address in found {
-        if !limits.reach.allows(address.ip(), permitted) {
-            stream = Err(FetchError::Forbidden {
-                authority: authority.to_owned(),
-                address: address.ip(),
-            });
-            continue;
-        }
-        let connected = TcpStream::connect(address).await;
-        stream = connected.map_err(|error| unreachable(error.to_string()));
-        if stream.is_ok() {
-            break;
-        }
+impl Outside for Outbound {
+    async fn addresses(&self, host: &str) -> Result<Vec<Address>, String> {
+        // The port is that of the URL.
+        let found = tokio::net::lookup_host((host, 0)).await;
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.map(|address| (address.ip(), None)).collect())
     }
-    let stream = stream?;
-    if tls {
-        let name = ServerName::try_from(host).map_err(|_| url())?;
-        let stream = TLS
-            .connect(name, stream)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
-        exchange(stream, request, authority, limit).await
-    } else {
-        exchange(stream, request, authority, limit).await
-    }
-}
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    request: Request<Bytes>,
-    authority: &str,
-    limit: usize,
-) -> Result<Response<Bytes>, FetchError> {
-    let broken = |reason: String| FetchError::Broken {
-        authority: authority.to_owned(),
-        reason,
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(chain(&error).to_string()))?;
-    tokio::task::spawn_local(async move {
-        // Whoever waits for the answer learns of it.
-        drop(connection.await);
-    });
-    let (mut parts, body) = request.into_parts();
-    let host = HeaderValue::from_str(authority).map_err(|error| broken(error.to_string()))?;
-    parts.headers.insert(header::HOST, host);
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
-    parts.uri = target
-        .parse()
-        .map_err(|_| FetchError::Url(authority.to_owned()))?;
-    let answer = sender
-        .send_request(Request::from_parts(parts, Full::new(body)))
-        .await
-        .map_err(|error| broken(chain(&error).to_string()))?;
-    let (head, body) = answer.into_parts();
-    let body = Limited::new(body, limit).collect().await;
-    let body = body.map_err(|_| FetchError::TooLarge {
-        authority: authority.to_owned(),
-        limit,
-    })?;
-    Ok(Response::from_parts(head, body.to_bytes()))
+    /// Servers are always verified here, and nobody is shown a certificate.
+    fn connector(&self, _: bool, _: Option<&ClientCertificate>) -> Result<TlsConnector, String> {
+        Ok(TLS.clone())
+    }
+
+    fn permitted(&self) -> &[Network] {
+        &self.0.permitted
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use plugins::host::Reach;
+    use plugins::proxies::{Proxies, Proxy};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    fn limits(reach: Reach) -> FetchLimits {
+        FetchLimits {
+            timeout: Duration::from_secs(10),
+            waits: None,
+            body: 100,
+            verify_tls: true,
+            certificate: None,
+            proxies: None,
+            keep_alive: false,
+            http_1_0: false,
+            repeatable: false,
+            reach,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_provider_is_asked_by_way_of_the_proxy_that_nodes_go_by() {
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = proxy.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        let proxy = Proxy {
+            url: url.parse().unwrap(),
+            authorization: None,
+        };
+        let limits = FetchLimits {
+            proxies: Some(Arc::new(Proxies {
+                http: Some(proxy),
+                https: None,
+                without: Vec::new(),
+            })),
+            ..limits(Reach::Public { loopback: true })
+        };
+        let request = Request::get("http://idp.test/keys").body(Bytes::new());
+        let none = Arc::default();
+        let asked = run(&none, ClientKeys::default(), move |outbound| async move {
+            outbound.fetch(request.unwrap(), limits).await
+        });
+        let answer = asked.await.unwrap().unwrap();
+        assert_eq!(answer.body().as_ref(), b"hi");
+        let head = served.await.unwrap();
+        let line = "GET http://idp.test/keys HTTP/1.1\r\n";
+        assert!(head.starts_with(line), "{head}");
+    }
 
     #[tokio::test]
     async fn rule_72_only_public_and_permitted_addresses_are_asked() {
@@ -274,18 +249,7 @@ mod tests {
             // Nobody listens on the port, which is told only where a connection is tried.
             let request = Request::get(format!("http://{host}:1/"));
             let request = request.body(Bytes::new()).unwrap();
-            let limits = FetchLimits {
-                timeout: Duration::from_secs(10),
-                waits: None,
-                body: 100,
-                verify_tls: true,
-                certificate: None,
-                proxies: None,
-                keep_alive: false,
-                http_1_0: false,
-                repeatable: false,
-                reach: Reach::Public { loopback },
-            };
+            let limits = limits(Reach::Public { loopback });
             let asked = run(
                 &permitted,
                 ClientKeys::default(),

@@ -80,9 +80,22 @@ pub enum ExecuteError {
     /// The caller has seen another state.
     #[error("the record has changed")]
     Changed,
+    /// A record would point where the caller may not have it point to.
+    #[error("forbidden")]
+    Forbidden(#[from] Forbidden),
     /// The store's trouble.
     #[error("committing")]
     Fault(#[from] JournalFault),
+}
+
+/// Whose record may not point to what, by which field.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{user} may not use what {field} points to")]
+pub struct Forbidden {
+    /// The user's name.
+    pub user: String,
+    /// The field of the record.
+    pub field: String,
 }
 
 /// What a command came to.
@@ -113,6 +126,8 @@ struct Inner {
     revision: watch::Sender<Revision>,
     urgent: Notify,
     looks: Option<Looks>,
+    /// Why the last commit was not taken, where nobody else writes to the store.
+    refused: RwLock<Option<JournalFault>>,
 }
 
 /// When it was looked for what others have committed.
@@ -154,6 +169,7 @@ impl Publisher {
             revision,
             urgent: Notify::new(),
             looks,
+            refused: RwLock::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -173,6 +189,19 @@ impl Publisher {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Why the store takes no writes, as far as is known.
+    pub fn trouble(&self) -> Option<JournalFault> {
+        let refused = self.inner.refused.read();
+        let refused = refused.unwrap_or_else(PoisonError::into_inner).clone();
+        refused.or_else(|| self.inner.looks.as_ref()?.failing())
+    }
+
+    /// Whether there may be newer state than is known here, since the store that others write to is not reached.
+    pub fn is_stale(&self) -> bool {
+        let looks = self.inner.looks.as_ref();
+        looks.is_some_and(|looks| looks.failing().is_some())
     }
 
     /// The past of the configuration.
@@ -208,16 +237,17 @@ impl Publisher {
         command: &Command,
         now: UnixTime,
     ) -> Result<Outcome, ExecuteError> {
-        self.execute_if(origin, command, now, |_| true)
+        self.execute_if(origin, command, now, |_| true, |_, _| Ok(()))
     }
 
-    /// The same, if the workspace is as `holds` wants it.
+    /// The same, if the workspace is as `holds` wants it, and `permits` has nothing against the change of it.
     pub fn execute_if(
         &self,
         origin: &Origin,
         command: &Command,
         now: UnixTime,
         holds: impl Fn(&Config) -> bool,
+        permits: impl Fn(&Config, &Change) -> Result<(), Forbidden>,
     ) -> Result<Outcome, ExecuteError> {
         let mut shown = None;
         let revision = self.transact(origin, now, |config, context| {
@@ -226,6 +256,7 @@ impl Publisher {
                 return Err(ExecuteError::Changed);
             }
             let decision = decide(&config, command, context)?;
+            permits(&config, &decision.change)?;
             shown = decision.record;
             Ok::<_, ExecuteError>(decision.change)
         })?;
@@ -271,7 +302,9 @@ impl Publisher {
             }
             capacity::check(&config, &change).map_err(JournalFault::TooLarge)?;
             let revision = config.revision().next();
-            match journal.commit(&Entry::of(&config, &change, revision, now, origin)) {
+            let committed = journal.commit(&Entry::of(&config, &change, revision, now, origin));
+            self.note(&committed);
+            match committed {
                 Ok(()) => {
                     let config = config.evolve(&change, revision);
                     self.show(config.clone());
@@ -289,6 +322,23 @@ impl Publisher {
                 Err(fault) => return Err(fault.into()),
             }
         }
+    }
+
+    /// Remembers whether the store took a commit. One of several writers learns that by looking, all the time.
+    fn note(&self, committed: &Result<(), JournalFault>) {
+        if self.inner.looks.is_some() {
+            return;
+        }
+        // A change that is too large is the caller's.
+        let is_own = |fault: &&JournalFault| {
+            !matches!(fault, JournalFault::Behind | JournalFault::TooLarge(_))
+        };
+        let refused = committed.as_ref().err().filter(is_own).cloned();
+        *self
+            .inner
+            .refused
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
     /// Shows readers `config`.

@@ -25,7 +25,7 @@ use crate::store::restore::RestoreCommand;
 #[derive(Debug, Parser)]
 #[command(
     name = "wardgate-control-plane",
-    version,
+    version = shared::version::VERSION,
     about = "Wardgate's control plane: Admin API, store and config sync",
     after_help = "Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the \
                   TOML file; the first of these that is there wins. A port of 0 lets the system choose.",

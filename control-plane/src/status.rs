@@ -12,10 +12,11 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::expiry::{self, Expiry};
+use shared::snapshot::short_hash;
 use tokio::sync::watch;
 
 use crate::config_sync::Target;
-use crate::fleet::{Fleet, Introduction};
+use crate::fleet::{Figures, Fleet, Introduction, Standing};
 use crate::publisher::Publisher;
 
 /// What is told of.
@@ -50,7 +51,7 @@ async fn status(State(told): State<Arc<Told>>) -> Response {
         .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }))
         .collect();
     Json(json!({
-        "database": { "reachable": true },
+        "database": { "reachable": told.publisher.trouble().is_none() },
         "configuration_revision": told.publisher.config().revision(),
         "expiring": expiring,
     }))
@@ -74,85 +75,88 @@ impl Told {
     pub(crate) fn metrics(&self) -> String {
         let targets = self.target.borrow().clone();
         let target = |node: &Introduction| targets.position_of(node);
-        let nodes = self.fleet.list(target, UnixTime::now());
+        let nodes = self.fleet.figures(target, UnixTime::now());
         let revision = self.publisher.config().revision();
-        render(revision.0, &nodes, &self.expiries.borrow())
+        let reachable = self.publisher.trouble().is_none();
+        render((revision.0, reachable), &nodes, &self.expiries.borrow())
     }
 }
 
-fn render(revision: u64, nodes: &[Value], expiries: &[Expiry]) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut family = |name: &str, help: &str, value: &dyn Fn(&Value) -> Option<String>| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for node in nodes {
-            if let Some(value) = value(node) {
-                let label = |field: &str| {
-                    escaped(node.get(field).and_then(Value::as_str).unwrap_or_default())
-                };
-                let (id, hostname, ip) = (label("id"), label("hostname"), label("ip"));
-                let _ = writeln!(
-                    text,
-                    "{name}{{node_id=\"{id}\",hostname=\"{hostname}\",ip=\"{ip}\"}} {value}"
-                );
-            }
-        }
-    };
-    let number =
-        |node: &Value, field: &str| node.get(field)?.as_u64().map(|number| number.to_string());
-    let is = |node: &Value, field: &str, expected: Value| {
-        let flag = node.get(field) == Some(&expected);
-        Some(u8::from(flag).to_string())
-    };
-    family(
+/// A family of metrics, and what a node has of it.
+type Family = (&'static str, &'static str, fn(&Figures) -> Option<u128>);
+
+/// Those with a line for each node.
+const FAMILIES: [Family; 8] = [
+    (
         "kong_data_plane_last_seen",
         "When the control plane last heard of the data plane, in seconds since 1970.",
-        &|node| number(node, "last_seen"),
-    );
-    family(
+        |node| Some(node.last_seen.as_secs().into()),
+    ),
+    (
         "kong_data_plane_cluster_cert_expiry_timestamp",
         "When the data plane's certificate ends, in seconds since 1970.",
-        &|node| number(node.get("cert_details")?, "expiry_timestamp"),
-    );
-    family(
+        |node| Some(node.certificate_expires_at?.as_secs().into()),
+    ),
+    (
         "kong_data_plane_config_hash",
         "The hash of the data plane's configuration as a number: equal among those that run the same.",
-        &|node| {
-            let hash = node.get("config_hash")?.as_str()?;
-            u128::from_str_radix(hash, 16)
-                .ok()
-                .map(|hash| hash.to_string())
-        },
-    );
-    family(
+        |node| u128::from_str_radix(&short_hash(&node.root), 16).ok(),
+    ),
+    (
         "kong_data_plane_version_compatible",
         "Whether the data plane's version is compatible with the control plane's, 0 is incompatible.",
-        &|node| is(node, "sync_status", "normal".into()),
-    );
-    family(
+        |node| Some(node.compatible.into()),
+    ),
+    (
         "wardgate_data_plane_connected",
         "Whether the data plane has a stream.",
-        &|node| is(node, "connected", true.into()),
-    );
-    family(
+        |node| Some(node.connected.into()),
+    ),
+    (
         "wardgate_data_plane_current",
         "Whether the data plane runs the newest configuration.",
-        &|node| is(node, "progress", "current".into()),
-    );
-    family(
+        |node| Some((node.standing == Standing::Current).into()),
+    ),
+    (
         "wardgate_data_plane_refused",
         "Whether the data plane has refused the newest configuration.",
-        &|node| is(node, "progress", "refused".into()),
-    );
-    family(
+        |node| Some((node.standing == Standing::Refused).into()),
+    ),
+    (
         "wardgate_data_plane_revision",
         "The revision that the data plane runs.",
-        &|node| number(node, "revision"),
-    );
+        |node| Some(node.revision.0.into()),
+    ),
+];
+
+fn render((revision, reachable): (u64, bool), nodes: &[Figures], expiries: &[Expiry]) -> String {
+    let mut text = String::new();
+    let labels: Vec<String> = nodes
+        .iter()
+        .map(|node| {
+            let ip = node.ip.map(|ip| ip.to_string()).unwrap_or_default();
+            let (id, hostname) = (node.id, escaped(&node.hostname));
+            format!("{{node_id=\"{id}\",hostname=\"{hostname}\",ip=\"{ip}\"}}")
+        })
+        .collect();
+    for (name, help, value) in FAMILIES {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (node, labels) in nodes.iter().zip(&labels) {
+            if let Some(value) = value(node) {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        }
+    }
     let name = "wardgate_configuration_revision";
     let _ = writeln!(
         text,
         "# HELP {name} The newest committed revision.\n# TYPE {name} gauge\n{name} {revision}"
+    );
+    let (name, reachable) = ("kong_datastore_reachable", u8::from(reachable));
+    let _ = writeln!(
+        text,
+        "# HELP {name} Whether the store takes writes, 0 is unreachable.\n# TYPE {name} gauge\n{name} {reachable}"
     );
     text.push_str(&expiry::metrics(expiries));
     text
@@ -167,23 +171,42 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::snapshot::Revision;
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn each_node_is_told_of_with_its_labels_escaped() {
+        let node = |number: u128, hostname: &str| {
+            let mut root = [0; 32];
+            root[15] = 42;
+            Figures {
+                id: Uuid::from_u128(number),
+                hostname: hostname.to_owned(),
+                ip: None,
+                last_seen: UnixTime::from_secs(7),
+                certificate_expires_at: None,
+                root,
+                revision: Revision(3),
+                compatible: false,
+                connected: false,
+                standing: Standing::Refused,
+            }
+        };
         let nodes = [
-            json!({
-                "id": "1", "hostname": "a\"b", "ip": "10.0.0.1", "last_seen": 7, "connected": true,
-                "progress": "current", "revision": 3, "cert_details": { "expiry_timestamp": 9 },
-                "config_hash": "0000000000000000000000000000002a", "sync_status": "normal",
-            }),
-            json!({
-                "id": "2", "hostname": "c", "ip": null, "connected": false, "progress": "refused",
-                "sync_status": "plugin_set_incompatible",
-            }),
+            Figures {
+                ip: Some([10, 0, 0, 1].into()),
+                certificate_expires_at: Some(UnixTime::from_secs(9)),
+                compatible: true,
+                connected: true,
+                standing: Standing::Current,
+                ..node(1, "a\"b")
+            },
+            node(2, "c"),
         ];
         let ends = [("cluster_ca".to_owned(), UnixTime::from_secs(8))];
-        let text = render(4, &nodes, &ends);
+        let text = render((4, false), &nodes, &ends);
         for line in [
             r#"kong_data_plane_last_seen{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
             r#"kong_data_plane_cluster_cert_expiry_timestamp{node_id="1",hostname="a\"b",ip="10.0.0.1"} 9"#,
@@ -194,9 +217,15 @@ mod tests {
             r#"wardgate_data_plane_refused{node_id="2",hostname="c",ip=""} 1"#,
             r#"wardgate_data_plane_current{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
             "wardgate_configuration_revision 4",
+            "kong_datastore_reachable 0",
             r#"wardgate_certificate_expiry_timestamp{certificate="cluster_ca"} 8"#,
         ] {
+            // Ids have more digits.
+            let id = "00000000-0000-0000-0000-00000000000";
+            let line = line.replace("node_id=\"", &format!("node_id=\"{id}"));
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let ends = "kong_data_plane_cluster_cert_expiry_timestamp{";
+        assert_eq!(text.matches(ends).count(), 1, "{text}");
     }
 }

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use serde::Serialize;
+use shared::clock::monotonic;
+use shared::telemetry::Trouble;
 
 pub(crate) use self::format::Format;
 
@@ -16,9 +18,17 @@ pub(crate) const REDACTED: &str = "[redacted]";
 /// Lines that may wait for the writer; more are dropped rather than waited for.
 const WAITING: usize = 8192;
 
+/// What the writer is to do.
+#[derive(Debug)]
+enum Work {
+    Write(Vec<u8>),
+    /// Open the file again: it may have been moved away.
+    Reopen,
+}
+
 /// Where lines go, and how they are written.
 #[derive(Clone, Debug)]
-pub(crate) struct AccessLog(Option<(SyncSender<Vec<u8>>, Format)>);
+pub(crate) struct AccessLog(Option<(SyncSender<Work>, Format)>);
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -44,23 +54,50 @@ pub(crate) struct Line<'a> {
 impl AccessLog {
     /// Opens `target`: `off`, `stdout` or a file to append to. Lines are written in `format`.
     pub(crate) fn open(target: &str, format: Format) -> io::Result<Self> {
-        let mut output: Box<dyn Write + Send> = match target {
-            "off" | "" => return Ok(Self(None)),
-            "stdout" => Box::new(io::stdout()),
-            path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-        };
-        let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
+        if matches!(target, "off" | "") {
+            return Ok(Self(None));
+        }
+        let (mut output, target) = (output(target)?, target.to_owned());
+        let (sender, receiver) = sync_channel(WAITING);
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                while let Ok(mut lines) = receiver.recv() {
-                    lines.extend(receiver.try_iter().flatten());
-                    if let Err(error) = output.write_all(&lines).and_then(|()| output.flush()) {
-                        tracing::warn!(%error, "the access log cannot be written");
+                let mut trouble = Trouble::default();
+                while let Ok(first) = receiver.recv() {
+                    let (mut lines, mut reopens) = (Vec::new(), false);
+                    for work in std::iter::once(first).chain(receiver.try_iter()) {
+                        match work {
+                            Work::Write(line) => lines.extend(line),
+                            Work::Reopen => reopens = true,
+                        }
+                    }
+                    match output.write_all(&lines).and_then(|()| output.flush()) {
+                        Ok(()) => trouble.ends(),
+                        Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
+                            tracing::warn!(%error, "the access log cannot be written");
+                        }
+                        // It has been said, and may go to the same disk.
+                        Err(_) => {}
+                    }
+                    if reopens {
+                        match self::output(&target) {
+                            Ok(opened) => output = opened,
+                            Err(error) => {
+                                tracing::error!(%error, "the access log cannot be opened anew");
+                            }
+                        }
                     }
                 }
             })?;
         Ok(Self(Some((sender, format))))
+    }
+
+    /// Has the file opened again, so that one that was moved away is left.
+    pub(crate) fn reopen(&self) {
+        if let Some((sender, _)) = &self.0 {
+            // The writer is gone once the process ends.
+            let _ = sender.send(Work::Reopen);
+        }
     }
 
     /// Whether a line would go anywhere.
@@ -76,8 +113,47 @@ impl AccessLog {
         let Some(line) = format.line(line) else {
             return;
         };
-        if let Err(TrySendError::Full(_)) = sender.try_send(line) {
+        if let Err(TrySendError::Full(_)) = sender.try_send(Work::Write(line)) {
             tracing::debug!("the access log is behind: a line is dropped");
         }
+    }
+}
+
+fn output(target: &str) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match target {
+        "stdout" => Box::new(io::stdout()),
+        path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_moved_away_is_left_once_it_is_said_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("log"), directory.path().join("log.1"));
+        let log = AccessLog::open(path.to_str().unwrap(), Format::Json).unwrap();
+        let read = |path: &std::path::Path, lines: usize| {
+            let text = || std::fs::read_to_string(path).unwrap_or_default();
+            while text().lines().count() < lines {
+                std::thread::yield_now();
+            }
+            text()
+        };
+        log.write(&"first");
+        read(&path, 1);
+        std::fs::rename(&path, &moved).unwrap();
+        log.write(&"second");
+        assert!(read(&moved, 2).contains("second"));
+        log.reopen();
+        // The writer opens it when it has written what came before.
+        while !path.exists() {
+            std::thread::yield_now();
+        }
+        log.write(&"third");
+        assert!(read(&path, 1).contains("third"));
+        assert_eq!(read(&moved, 2).lines().count(), 2);
     }
 }

@@ -8,6 +8,7 @@ mod fitness;
 mod ground;
 mod layered;
 pub mod references;
+pub mod room;
 mod services;
 mod streams;
 mod tls;
@@ -34,6 +35,7 @@ use self::fitness::Unfit;
 use self::ground::Ground;
 pub(crate) use self::layered::Layered;
 use self::references::Resolved;
+use self::room::Room;
 pub(crate) use self::services::{CompiledService, Destination};
 use self::tls::{Authorities, Identities};
 use self::upstreams::{CompiledUpstream, Named};
@@ -121,8 +123,9 @@ impl CompiledSnapshot {
         old: &Snapshot,
         snapshot: &Snapshot,
         difference: &Difference,
+        room: &Room,
     ) -> Option<Result<Self, Vec<CompileFault>>> {
-        amend::amend(self, old, snapshot, difference)
+        amend::amend(self, old, snapshot, difference, room)
     }
 
     /// The routes that there are, and of those that have just gone some.
@@ -212,7 +215,7 @@ struct Records {
 
 /// Compiles `snapshot`, or names every field that stands in the way.
 pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-    let compiled = compile_without(snapshot, &[])?;
+    let compiled = compile_without(snapshot, &[], &Room::default())?;
     if compiled.unfit.is_empty() {
         Ok(compiled)
     } else {
@@ -220,10 +223,12 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
     }
 }
 
-/// The same without what the rest can safely do without, and without the records of `lost`, whose secrets cannot be read.
+/// The same without what the rest can safely do without, and without the records of `lost`, whose secrets cannot be read;
+/// as long as there is room.
 pub(crate) fn compile_without(
     snapshot: &Snapshot,
     lost: &[CompileFault],
+    room: &Room,
 ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
     let mut faults = lost.to_vec();
     let mut records = read(snapshot, &mut faults);
@@ -249,7 +254,8 @@ pub(crate) fn compile_without(
         &workspaces,
         &mut faults,
     );
-    let assembly = Assembly::new(Subsystem::Http, &records.plugins, &workspaces, &mut faults);
+    let plugins = &records.plugins;
+    let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, room, &mut faults);
     let mut ground = Ground::new(identities, authorities, upstreams, named, assembly, places);
     for service in records.services {
         let workspace = workspaces.of_record::<Service>(service.id);
@@ -257,9 +263,10 @@ pub(crate) fn compile_without(
     }
     let stream_routes = streams::compile(
         &records.routes,
-        &records.plugins,
+        plugins,
         &ground.services,
         &workspaces,
+        room,
         &mut faults,
     );
     let routes: Vec<&Route> = records
@@ -267,7 +274,7 @@ pub(crate) fn compile_without(
         .iter()
         .filter(|route| ground.serves(route))
         .collect();
-    let index = router(&routes, &mut faults);
+    let index = router(&routes, room, &mut faults);
     let mut logged = filters::LoggedRecords::default();
     let whole = routes.iter().map(|route| {
         let workspace = workspaces.of_record::<Route>(route.id);
@@ -301,8 +308,8 @@ pub(crate) fn compile_without(
 }
 
 /// The router of `routes`.
-fn router(routes: &[&Route], faults: &mut Vec<CompileFault>) -> Router {
-    Router::compile(routes).unwrap_or_else(|found| {
+fn router(routes: &[&Route], room: &Room, faults: &mut Vec<CompileFault>) -> Router {
+    Router::compile(routes, room).unwrap_or_else(|found| {
         faults.extend(route_faults(found, routes));
         Router::default()
     })

@@ -103,6 +103,7 @@ async fn run(start: Start) {
     } = start;
     let live = Arc::clone(&gateway.live);
     let revocations = Arc::clone(&gateway.revocations);
+    let secrets = (secrets, gateway.limits.memory);
     let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
     let mut dialer = Dialer::new(node, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use fetch::without_query;
 use futures::future::LocalBoxFuture;
 use http::{HeaderValue, Response};
 use plugins::bundled::openid_connect::client_keys::ClientKeys;
@@ -185,13 +186,6 @@ fn is_broken_off(error: &UpstreamError) -> bool {
         error,
         UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_)
     )
-}
-
-/// A query may hold secrets.
-fn without_query(uri: &http::Uri) -> String {
-    let text = uri.to_string();
-    text.split_once('?')
-        .map_or(text.clone(), |(before, _)| before.to_owned())
 }
 
 fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {

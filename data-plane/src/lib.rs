@@ -62,6 +62,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::compile::room::Room;
 use crate::contact::Contact;
 use crate::core::Node;
 use config_sync::{ControlPlaneUrl, Phase, Proofs};
@@ -157,8 +158,10 @@ impl DataPlane {
         .map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
+        // What has run before is not refused for what it takes.
+        let room = Room::default();
         let loaded = last_good.load(&proofs.verifier, |snapshot| {
-            secrets.compile(snapshot).map_err(|faults| {
+            secrets.compile(snapshot, &room).map_err(|faults| {
                 let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 all.join("; ")
             })
@@ -219,8 +222,10 @@ impl DataPlane {
         self.proxy.addresses()
     }
 
-    /// Has the files that plugins log to opened anew: they have been moved away.
+    /// Opens the access log, and the files that plugins log to, anew: they may have been moved away.
     pub fn reopen_logs(&self) {
+        tracing::info!("the files of logs are opened anew");
+        self.proxy.node().access_log.reopen();
         host::sink::reopen(self.proxy.node());
     }
 

@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     };
     // Before there are threads: it takes what it reads out of the environment.
     let inherited = Inherited::from_environment();
-    match run(&program, inherited) {
+    let ended = run(&program, inherited);
+    shared::telemetry::finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(
             clippy::print_stderr,

@@ -24,6 +24,7 @@ use shared::entity::Route;
 
 use self::entry::{Entry, HostPattern, PathRule, Rank, entries};
 use self::list::List;
+use crate::compile::room::Room;
 use crate::http1::headers::View;
 
 /// What of a request decides about its route.
@@ -119,9 +120,9 @@ struct Bucket {
 
 impl Router {
     /// Compiles `routes`; a found route is named by its place among them.
-    pub(crate) fn compile(routes: &[&Route]) -> Result<Self, Vec<RouteFault>> {
+    pub(crate) fn compile(routes: &[&Route], room: &Room) -> Result<Self, Vec<RouteFault>> {
         Ok(Self {
-            whole: Arc::new(Index::compile(routes)?),
+            whole: Arc::new(Index::compile(routes, room)?),
             count: routes.len(),
             newer: None,
         })
@@ -132,6 +133,7 @@ impl Router {
         &self,
         gone: impl Iterator<Item = usize>,
         routes: &[&Route],
+        room: &Room,
     ) -> Result<Self, Vec<RouteFault>> {
         let mut bits = vec![0; self.count.div_ceil(WORD)];
         for place in gone {
@@ -141,7 +143,7 @@ impl Router {
         }
         let newer = Newer {
             gone: bits.into(),
-            index: Index::compile(routes)?,
+            index: Index::compile(routes, room)?,
         };
         Ok(Self {
             whole: Arc::clone(&self.whole),
@@ -192,11 +194,14 @@ const WORD: usize = 64;
 type Search<'a> = (&'a Asked<'a>, &'a [u64]);
 
 impl Index {
-    fn compile(routes: &[&Route]) -> Result<Self, Vec<RouteFault>> {
+    fn compile(routes: &[&Route], room: &Room) -> Result<Self, Vec<RouteFault>> {
         let mut faults = Vec::new();
         let mut all: Vec<Entry> = Vec::new();
         for (number, route) in routes.iter().enumerate() {
-            all.extend(entries(number, route, &mut faults));
+            match entries(number, route, room, &mut faults) {
+                Some(entries) => all.extend(entries),
+                None => break,
+            }
         }
         if !faults.is_empty() {
             return Err(faults);

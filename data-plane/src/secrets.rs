@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use shared::snapshot::{Difference, Snapshot};
 
 use crate::compile::references::{Place, Resolved, resolve, resolve_on};
+use crate::compile::room::Room;
 use crate::compile::{CompileFault, CompiledSnapshot, compile_without};
 
 /// Largest secret in a file, in bytes.
@@ -26,10 +27,14 @@ impl Secrets {
         Self { directory }
     }
 
-    /// Compiles `snapshot` with every reference replaced. They are read anew each time.
-    pub fn compile(&self, snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+    /// Compiles `snapshot` with every reference replaced, as long as there is `room`. They are read anew each time.
+    pub fn compile(
+        &self,
+        snapshot: &Snapshot,
+        room: &Room,
+    ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let resolved = resolve(snapshot, &|place| self.read(place));
-        compile_resolved(snapshot, resolved)
+        compile_resolved(snapshot, resolved, room)
     }
 
     /// The same on what was compiled `before` from `old`, from which it differs by `difference`. What makes a record
@@ -39,8 +44,9 @@ impl Secrets {
         (before, old): (&CompiledSnapshot, &Snapshot),
         snapshot: &Snapshot,
         difference: &Difference,
+        room: &Room,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-        let compiled = self.compile_next((before, old), snapshot, difference)?;
+        let compiled = self.compile_next((before, old), snapshot, difference, room)?;
         let unfit = compiled.unfit();
         let refusals = unfit.refusals(before.unfit());
         if refusals.is_empty() {
@@ -63,20 +69,21 @@ impl Secrets {
         (before, old): (&CompiledSnapshot, &Snapshot),
         snapshot: &Snapshot,
         difference: &Difference,
+        room: &Room,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let read = &|place: &Place| self.read(place);
         let Some((resolved, difference)) =
             resolve_on(before.resolved(), snapshot, difference, read)
         else {
-            return self.compile(snapshot);
+            return self.compile(snapshot, room);
         };
         let old = before.resolved().map_or(old, |before| &before.snapshot);
         let new = resolved.as_ref().map_or(snapshot, |after| &after.snapshot);
         let lacks_nothing = resolved.as_ref().is_none_or(|after| after.lost.is_empty());
-        if lacks_nothing && let Some(Ok(amended)) = before.amended(old, new, &difference) {
+        if lacks_nothing && let Some(Ok(amended)) = before.amended(old, new, &difference, room) {
             return Ok(amended.read_from(resolved));
         }
-        compile_resolved(snapshot, resolved)
+        compile_resolved(snapshot, resolved, room)
     }
 
     fn read(&self, place: &Place) -> Result<String, String> {
@@ -120,10 +127,11 @@ impl Secrets {
 fn compile_resolved(
     snapshot: &Snapshot,
     resolved: Option<Resolved>,
+    room: &Room,
 ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
     let read = resolved.as_ref();
     let snapshot = read.map_or(snapshot, |read| &read.snapshot);
-    let compiled = compile_without(snapshot, read.map_or(&[], |read| &read.lost))?;
+    let compiled = compile_without(snapshot, read.map_or(&[], |read| &read.lost), room)?;
     Ok(compiled.read_from(resolved))
 }
 
@@ -196,10 +204,10 @@ mod tests {
             Snapshot::new(1, Revision(revision), records)
         };
         let (old, new) = (snapshot(1, "a"), snapshot(2, "b"));
-        let before = secrets.compile(&old).unwrap();
+        let before = secrets.compile(&old, &Room::default()).unwrap();
         assert!(before.unfit().is_empty(), "{:?}", before.unfit());
         let difference = new.inventory.since(&old.inventory);
-        let refused = secrets.compile_on((&before, &old), &new, &difference);
+        let refused = secrets.compile_on((&before, &old), &new, &difference, &Room::default());
         let faults = format!("{:?}", refused.unwrap_err());
         assert!(faults.contains(&Uuid::from_u128(2).to_string()), "{faults}");
     }

@@ -18,7 +18,7 @@ pub use shared::listen::Listen;
 #[derive(Debug, Parser)]
 #[command(
     name = "wardgate-data-plane",
-    version,
+    version = shared::version::VERSION,
     about = "Wardgate's data plane: the proxy and its OpenID Connect relying party",
     after_help = "Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the \
                   TOML file; the first of these that is there wins. A port of 0 lets the system choose."

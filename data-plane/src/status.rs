@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,8 +18,7 @@ use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
-use shared::hexadecimal::hexadecimal;
-use shared::snapshot::Position;
+use shared::snapshot::{Position, short_hash};
 use shared::telemetry::chain;
 use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
@@ -56,13 +55,31 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
 }
 
 fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if let Some(answer) = upstreams::answer(node, request, path) {
+        return answer;
+    }
+    let page = page(node, path);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads || page.status() == StatusCode::NOT_FOUND {
+        return page;
+    }
+    let message = json!({ "message": "Method not allowed" });
+    let mut refused = json_response(StatusCode::METHOD_NOT_ALLOWED, &message);
+    let allowed = HeaderValue::from_static("GET, HEAD");
+    refused.headers_mut().insert(header::ALLOW, allowed);
+    refused
+}
+
+/// What is at `path`, but for upstreams.
+fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
     let position = node
         .live
         .load()
         .as_ref()
         .map(|snapshot| snapshot.position());
     let draining = node.draining.load(Ordering::Relaxed);
-    match request.uri().path() {
+    match path {
         "/status" => json_response(StatusCode::OK, &{
             let sum = Sum::of(&node.metrics);
             json!({
@@ -77,7 +94,8 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                     "connections_writing": sum.writing,
                     "total_requests": sum.requests,
                 },
-                "configuration_hash": position.map(|position| hexadecimal(&position.root)),
+                // As the fleet view of the control plane shows it, and zeros without one: what Kong's clients wait for.
+                "configuration_hash": short_hash(&position.unwrap_or_default().root),
                 "configuration_revision": position.map(|position| position.revision.0),
                 "control_plane": {
                     "connected": node.contact.is_connected(),
@@ -133,9 +151,7 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 ),
             }
         }
-        path => upstreams::answer(node, request, path).unwrap_or_else(|| {
-            json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" }))
-        }),
+        _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
     }
 }
 

@@ -20,6 +20,11 @@ pub fn total_bytes() -> u64 {
     kilobytes("/proc/meminfo", "MemTotal:")
 }
 
+/// Memory that the machine could give to a process now, in bytes; 0 where the kernel does not tell.
+pub fn available_bytes() -> u64 {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
 fn kilobytes(file: &str, label: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(label));

@@ -2,8 +2,11 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::IsTerminal;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -27,6 +30,9 @@ pub enum TelemetryError {
         "`log` must be a level (error, warn, info, debug, trace) or directives such as `info,data_plane=debug`"
     )]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The thread that writes it does not start.
+    #[error("starting the thread that writes the log")]
+    Thread(#[source] io::Error),
     /// Something else in this process already logs.
     #[error("setting up the log")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
@@ -43,6 +49,110 @@ pub fn chain(error: &dyn Error) -> impl fmt::Display {
         }
         Ok(())
     })
+}
+
+/// Lines that may wait for whoever reads the log.
+const WAITING: usize = 8192;
+
+/// How long a process that ends waits for them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the writer of the log is to do.
+enum Work {
+    Write(Vec<u8>),
+    /// Say when all before it is written.
+    Tell(SyncSender<()>),
+}
+
+/// Passes lines to a thread that writes them: a reader who does not read stops nothing but the log.
+#[derive(Clone)]
+struct Lines {
+    sender: SyncSender<Work>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Starts the thread, which writes to `output`.
+    fn to(mut output: impl Write + Send + 'static) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let missing = Arc::clone(&lost);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || {
+                while let Ok(work) = receiver.recv() {
+                    // There is nowhere to say that nothing can be said.
+                    match work {
+                        Work::Write(line) => _ = output.write_all(&line),
+                        Work::Tell(done) => _ = done.send(()),
+                    }
+                    let lost = missing.swap(0, Ordering::Relaxed);
+                    if lost > 0 {
+                        _ = writeln!(output, "{lost} lines of the log are lost: nobody read them");
+                    }
+                }
+            })?;
+        Ok(Self { sender, lost })
+    }
+
+    /// Waits for what was written before.
+    fn finish(&self) {
+        let (done, written) = sync_channel(1);
+        if self.sender.try_send(Work::Tell(done)).is_ok() {
+            // Whoever does not read by then does not get it.
+            let _ = written.recv_timeout(LAST_WORDS);
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.sender.try_send(Work::Write(line.to_vec())).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log of this process, once it has one.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Waits a second at most until what was logged is written: for the end of a process.
+pub fn finish() {
+    if let Some(lines) = LINES.get() {
+        lines.finish();
+    }
+}
+
+/// How often a trouble that lasts is told of.
+const REMINDER: Duration = Duration::from_hours(1);
+
+/// A trouble that may last: it is told when it begins, when it is another, and once an hour.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    /// What was told last, and when.
+    told: Option<(String, Instant)>,
+}
+
+impl Trouble {
+    /// Whether it is to be told, at `clock`, that `what` is the trouble.
+    pub fn is_news(&mut self, what: &str, clock: Instant) -> bool {
+        let known = self.told.as_ref();
+        if known.is_some_and(|(text, at)| text == what && clock.duration_since(*at) < REMINDER) {
+            return false;
+        }
+        self.told = Some((what.to_owned(), clock));
+        true
+    }
+
+    /// It is over: the same would be news.
+    pub fn ends(&mut self) {
+        self.told = None;
+    }
 }
 
 /// Checks a filter without using it.
@@ -171,22 +281,28 @@ fn filter_of(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::Pars
 pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let (filtered, handle) = reload::Layer::new(filter_of(filter)?);
     let registry = tracing_subscriber::registry().with(filtered);
+    let lines = Lines::to(io::stderr()).map_err(TelemetryError::Thread)?;
+    let writer = {
+        let lines = lines.clone();
+        move || lines.clone()
+    };
     match format {
         LogFormat::Text => {
             let layer = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(std::io::stderr().is_terminal());
+                .with_writer(writer)
+                .with_ansi(io::stderr().is_terminal());
             registry.with(layer).try_init()?;
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer()
                 .json()
                 .flatten_event(true)
-                .with_writer(std::io::stderr);
+                .with_writer(writer);
             registry.with(layer).try_init()?;
         }
     }
     // A second log in one process fails above, so this one is the first.
+    let _ = LINES.set(lines);
     let _ = FILTERING.set(Filtering {
         handle,
         started: filter.to_owned(),
@@ -202,10 +318,73 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
 mod tests {
     use std::path::Path;
 
+    use super::*;
+
+    /// Something that is not read from until it is told to.
+    struct Pipe(std::sync::mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Open for good once the other end is gone.
+            let _ = self.0.recv();
+            self.1.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_who_does_not_read_stops_nobody_who_has_something_to_say() {
+        let (read, reading) = std::sync::mpsc::channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let mut lines = Lines::to(Pipe(reading, Arc::clone(&written))).unwrap();
+        for number in 0..2 * WAITING {
+            lines.write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+        assert!(lines.lost.load(Ordering::Relaxed) > 0);
+        drop(read);
+        while lines
+            .sender
+            .try_send(Work::Write(b"last\n".to_vec()))
+            .is_err()
+        {
+            std::thread::yield_now();
+        }
+        lines.finish();
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert!(written.starts_with("0\n"), "{written}");
+        for line in ["lines of the log are lost", "last\n"] {
+            assert!(written.contains(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_trouble_that_lasts_is_told_once_an_hour_and_another_at_once() {
+        let start = crate::clock::monotonic();
+        let mut trouble = Trouble::default();
+        for (what, seconds, expected) in [
+            ("a", 0, true),
+            ("a", 2, false),
+            ("b", 4, true),
+            ("b", 3603, false),
+            ("b", 3604, true),
+            ("b", 3606, false),
+            ("a", 3608, true),
+        ] {
+            let clock = start + Duration::from_secs(seconds);
+            assert_eq!(trouble.is_news(what, clock), expected, "{what} {seconds}");
+        }
+        trouble.ends();
+        assert!(trouble.is_news("a", start + Duration::from_secs(3610)));
+    }
+
     #[test]
     fn an_error_is_told_with_its_causes() {
         let error = crate::tls::read_key(Path::new("/nowhere.key")).unwrap_err();
-        let told = super::chain(&error).to_string();
+        let told = chain(&error).to_string();
         assert!(
             told.starts_with("reading /nowhere.key: No such file"),
             "{told}"
@@ -214,13 +393,13 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_refused() {
-        assert!(super::check("info,control_plane=debug").is_ok());
-        assert!(super::check("control_plane=loud").is_err());
+        assert!(check("info,control_plane=debug").is_ok());
+        assert!(check("control_plane=loud").is_err());
     }
 
     #[test]
     fn the_tls_library_tells_errors_only_unless_it_is_asked_for() {
-        let filter = |text: &str| super::filter_of(text).unwrap().to_string();
+        let filter = |text: &str| filter_of(text).unwrap().to_string();
         assert!(filter("info").contains("rustls=error"));
         let asked = filter("info,rustls=debug");
         assert!(

@@ -178,6 +178,26 @@ pub fn cluster_server(
     Ok(Arc::new(config))
 }
 
+/// Whether one of `authorities` vouches for a peer that has shown `chain`. When its certificate ends does not matter: what
+/// was shown in time is believed as long as its authority is.
+pub fn is_vouched_for(
+    chain: &[CertificateDer<'_>],
+    authorities: &Arc<RootCertStore>,
+    now: UnixTime,
+) -> bool {
+    let Some((own, others)) = chain.split_first() else {
+        return false;
+    };
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), provider());
+    let Ok(verifier) = verifier.build() else {
+        return false;
+    };
+    let ends = expires_at(own).map_or(now, |at| at.min(now));
+    let at = std::time::Duration::from_secs(ends.as_secs().saturating_sub(1));
+    let at = rustls_pki_types::UnixTime::since_unix_epoch(at);
+    verifier.verify_client_cert(own, others, at).is_ok()
+}
+
 /// The data plane's end of config sync.
 pub fn cluster_client(
     identity: &Identity,

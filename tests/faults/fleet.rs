@@ -243,6 +243,14 @@ impl Fleet {
         ));
     }
 
+    /// What the control plane has in memory, and has had at most: in megabytes.
+    fn memory(&self) -> String {
+        let process = self.cluster.control_plane.as_ref().unwrap();
+        let [now, most] =
+            [process.memory_now(), process.most_memory()].map(|bytes| bytes / 1_000_000);
+        format!("{now} ({most} at most)")
+    }
+
     async fn newest(&self) -> u64 {
         let status = self.cluster.read("/status").await;
         status["configuration_revision"].as_u64().unwrap()
@@ -271,14 +279,16 @@ async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
     let (nodes, records) = (number("FLEET", 200), number("RECORDS", 1_000));
     let (mut fleet, mut serving) = Fleet::start(nodes, records).await;
     let address = fleet.cluster.cluster_address().to_owned();
+    let alone = fleet.memory();
     let started = monotonic();
     for name in &fleet.names {
         fleet.follow(name, &address, &fleet.served);
     }
     all_serve(nodes, fleet.newest().await, &mut serving).await;
     println!(
-        "cold start: {nodes} nodes have {records} records after {:?}",
-        started.elapsed()
+        "cold start: {nodes} nodes have {records} records after {:?}; the control plane has {alone} MB, then {} MB",
+        started.elapsed(),
+        fleet.memory()
     );
 
     let (mut latencies, mut largest, mut states) = (Vec::new(), 0, Vec::new());
@@ -305,11 +315,11 @@ async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
         "a change is proven by every node: p50 {p50:?}, p99 {p99:?}, at most {largest} bytes a node"
     );
     assert!(largest <= 1_024, "{largest} bytes for one change");
+    let changed = fleet.memory();
     fleet.go_back(&states, &mut serving).await;
-    let control_plane = fleet.cluster.control_plane.as_ref().unwrap();
     println!(
-        "the control plane has needed at most {} MB",
-        control_plane.most_memory() / 1_000_000
+        "the control plane has {changed} MB after the changes, {} MB after the rollbacks",
+        fleet.memory()
     );
 
     all_come_back(&mut fleet.cluster, nodes, &mut serving).await;

@@ -188,6 +188,50 @@ async fn memory_that_runs_short_is_no_end_of_the_process() {
     drop(group);
 }
 
+/// Expressions whose texts are short and that take megabytes each, as the control plane takes them one by one. Programs
+/// that are not optimised compile them so slowly that the time is up before the memory is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn a_configuration_that_would_take_all_memory_is_refused_and_what_runs_goes_on() {
+    const LIMIT: u64 = 128;
+    let demo = Demo::start(&[]).await;
+    let more = [("WARDGATE_MEMORY_LIMIT_MB", LIMIT.to_string())];
+    let cluster = limited(&demo, &[], &more).await;
+    let load = Load::start(50, vec![Target::of(&cluster.url(0), "/p")]);
+    let whole = |count: usize| {
+        let route = |at: usize| json!({ "name": format!("r{at}"), "tags": ["many"], "paths": [format!("~/{at}/[ab]{{8000}}$")] });
+        let routes: Vec<_> = (0..count).map(route).collect();
+        json!({ "_format_version": "3.0", "_info": { "select_tags": ["many"] }, "routes": routes })
+    };
+    let post = async |count: usize| {
+        let reply = cluster.admin(Method::POST, "/config", &whole(count)).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
+    let row = async || cluster.read("/clustering/data-planes").await["data"][0].clone();
+    post(1).await;
+    cluster.settled().await;
+    post(60).await;
+    let refusal = eventually("the node answers", async || {
+        let refusal = row().await["last_refusal"].clone();
+        (!refusal.is_null()).then_some(refusal)
+    })
+    .await;
+    let fault = &refusal["faults"][0];
+    let message = fault["message"].as_str().unwrap();
+    let named = (&fault["entity_type"], &fault["field"]) == (&json!("routes"), &json!("paths"));
+    let bounds = ["more memory than this node has", "compiling it took over"];
+    let told = bounds.map(|bound| message.contains(bound));
+    assert!(told[1] || (told[0] && named), "{refusal}");
+    let most = cluster.data_planes[0].process.most_memory() >> 20;
+    println!("60 expressions with {LIMIT} MiB: refused at {most} MiB: {message}");
+    assert!(most < LIMIT, "{most}");
+    post(2).await;
+    cluster.settled().await;
+    let figures = load.end().await;
+    println!("meanwhile {figures}");
+    figures.none_failed();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root and control groups: tests/faults/run"]
 async fn a_tenth_of_a_core_keeps_the_control_plane_in_touch() {

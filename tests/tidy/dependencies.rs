@@ -59,7 +59,7 @@ const SINGLE: [&str; 10] = [
 ];
 
 /// What a package of ours must not depend on, itself or through another of ours.
-const DIRECTIONS: [(&str, &[&str]); 5] = [
+const DIRECTIONS: [(&str, &[&str]); 6] = [
     (
         "shared",
         &[
@@ -74,8 +74,16 @@ const DIRECTIONS: [(&str, &[&str]); 5] = [
     ("proto", &["plugins", "control-plane", "data-plane"]),
     (
         "plugins",
-        &["proto", "control-plane", "data-plane", "hyper", "tonic"],
+        &[
+            "proto",
+            "fetch",
+            "control-plane",
+            "data-plane",
+            "hyper",
+            "tonic",
+        ],
     ),
+    ("fetch", &["proto", "control-plane", "data-plane", "tonic"]),
     ("control-plane", &["data-plane", "wardgate"]),
     ("data-plane", &["control-plane", "wardgate", "sled"]),
 ];

@@ -1,9 +1,10 @@
 //! Who asks, and what of it is permitted: a token in `Kong-Admin-Token`, a user, the roles of that user.
 //!
 //! A prohibition of a record by any of its names holds for each of its paths, for what lies below it, for lists, which
-//! leave it out, and for the pages that tell of a whole workspace or replace it.
+//! leave it out, for what others are to point to, and for the pages that tell of a whole workspace or replace it.
 
 mod asked;
+mod bounds;
 mod rules;
 
 use std::sync::Arc;
@@ -21,11 +22,12 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::place::Place;
+use super::place::{self, Place};
 use crate::command::batch::is_replaced;
 use crate::config::{Config, Fields, foreign_id, workspace_key};
 
 use asked::Asked;
+pub(super) use bounds::Bounds;
 use rules::{Rules, Verdict};
 
 /// The header that carries a token.
@@ -129,17 +131,17 @@ impl Access {
         Ok(Caller::User(id, text("name").to_owned()))
     }
 
-    /// Refuses what the caller may not do. Else the workspace that is asked about, as the caller may see it. `whole` is
-    /// the configuration of all workspaces.
+    /// Refuses what the caller may not do. Else the workspace that is asked about, as the caller may see it, and where
+    /// records that the caller writes may point to. `whole` is the configuration of all workspaces.
     pub(super) fn view(
         caller: &Caller,
         whole: &Config,
         place: &Place,
         method: &Method,
-    ) -> Result<Config, Refusal> {
+    ) -> Result<(Config, Bounds), Refusal> {
         let config = whole.within(place.workspace);
         let Caller::User(id, name) = caller else {
-            return Ok(config);
+            return Ok((config, Bounds::default()));
         };
         let endpoints = of_user(whole, *id);
         let rules = Rules::read(endpoints.iter().map(Arc::as_ref));
@@ -161,13 +163,18 @@ impl Access {
                 return Err(Refusal::Forbidden(name.clone(), action));
             }
         }
-        // Whoever asks may know of itself, and what is written is judged by its path.
-        let whole = !reads(method) || segments.first().is_some_and(|first| first == "userinfo");
-        Ok(if whole {
+        if !reads(method) {
+            let judged = asked.on_the_way.into_iter().chain(asked.meant).collect();
+            let bounds = Bounds::of(name, rules, workspace, actions(method), judged);
+            return Ok((config, bounds));
+        }
+        // Whoever asks may know of itself.
+        let shown = if segments.first().is_some_and(|first| first == "userinfo") {
             config
         } else {
             veiled(config, rules, workspace, asked.on_the_way)
-        })
+        };
+        Ok((shown, Bounds::default()))
     }
 }
 
@@ -180,7 +187,8 @@ fn is_partly_forbidden(
     method: &Method,
 ) -> bool {
     let all: &[&str] = match segments.first().map(String::as_str) {
-        Some("config") if !reads(method) => &["create", "update", "delete"],
+        // What one does not see is not to go because one leaves it out.
+        Some("config") if !reads(method) => &["create", "read", "update", "delete"],
         Some("revisions" | "audit") if reads(method) => &["read"],
         Some("revisions") => &["create", "update", "delete"],
         _ => return false,
@@ -232,6 +240,8 @@ fn is_shared(place: &Place, segments: &[String], method: &Method, config: &Confi
     match first {
         "rbac" | "admins" | "clustering" | "metrics" | "rollouts" | "debug" | "cache" => true,
         "revisions" | "audit" => place.narrowed().is_none(),
+        // The keys are the cluster's, and the sessions that end with an issuer those of all workspaces.
+        "openid-connect" => !reads && !place::only_judges(&place.path),
         "config" => !reads && place.narrowed().is_none(),
         // A workspace may be told of itself.
         "workspaces" => {

@@ -13,7 +13,7 @@ use shared::snapshot::Revision;
 use self::text::{listed, plural, table, violations};
 use super::Answer;
 use crate::command::{Rejection, Selector};
-use crate::publisher::{ExecuteError, JournalFault};
+use crate::publisher::{ExecuteError, Forbidden, JournalFault};
 
 /// Why a request is not answered as asked.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) enum Refusal {
     Credentials,
     /// The user may not do that.
     Forbidden(String, &'static str),
+    /// The user may not have a record point to that.
+    ForbiddenReference(Forbidden),
     /// A role that comes with the program is not to be changed.
     BuiltIn,
     /// No such workspace.
@@ -109,6 +111,7 @@ impl Refusal {
         match error {
             ExecuteError::Rejected(rejection) => Self::Rejected(rejection, entity.kind),
             ExecuteError::Changed => Self::Changed,
+            ExecuteError::Forbidden(forbidden) => Self::ForbiddenReference(forbidden),
             ExecuteError::Fault(fault) => Self::of_journal(&fault),
         }
     }
@@ -139,6 +142,10 @@ impl Refusal {
             Self::Forbidden(user, action) => plain(
                 StatusCode::FORBIDDEN,
                 &format!("{user}, you do not have permissions to {action} this resource"),
+            ),
+            Self::ForbiddenReference(Forbidden { user, field }) => plain(
+                StatusCode::FORBIDDEN,
+                &format!("{user}, you do not have permissions to use what '{field}' points to"),
             ),
             Self::BuiltIn => plain(
                 StatusCode::BAD_REQUEST,

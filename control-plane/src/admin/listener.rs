@@ -29,6 +29,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::shares::Shares;
+
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
 const UNACKNOWLEDGED: u32 = 60_000;
@@ -36,6 +38,8 @@ const UNACKNOWLEDGED: u32 = 60_000;
 const MAX_STREAMS: u32 = 100;
 /// Most bytes of an HTTP/2 head.
 const MAX_HEAD: u32 = 64 * 1024;
+/// Connections that any address may have.
+const LEAST_SHARE: usize = 16;
 /// The protocol that ALPN calls HTTP/2.
 const H2: &[u8] = b"h2";
 
@@ -101,8 +105,9 @@ pub(crate) async fn serve(
         router,
         stopped,
     };
+    let shares = Shares::new((size(limits.connections) / 2).max(LEAST_SHARE));
     tokio::select! {
-        () = accept(&listener, &places, &serving) => {}
+        () = accept(&listener, &places, &shares, &serving) => {}
         // A sender that is gone means the same as one that spoke.
         _ = stopping => {}
     }
@@ -116,7 +121,13 @@ fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(Semaphore::MAX_PERMITS)
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, serving: &Serving) {
+/// One address has half of the places at most.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    shares: &Shares,
+    serving: &Serving,
+) {
     while let Ok(place) = Arc::clone(places).acquire_owned().await {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -126,9 +137,13 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, serving: &Servi
                 continue;
             }
         };
+        let Some(share) = shares.take(address.ip()) else {
+            tracing::debug!(%address, "a connection to the admin api is closed: that address has too many");
+            continue;
+        };
         let serving = serving.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _place = (place, share);
             serving.connection(stream, address).await;
         });
     }

@@ -8,7 +8,7 @@ use shared::entity::{DEFAULT_WORKSPACE, Entity, Workspace, definitions};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
-use super::access::Caller;
+use super::access::{Bounds, Caller};
 use super::cluster::{self, Order};
 use super::error::Refusal;
 use super::place::Place;
@@ -105,7 +105,7 @@ pub(super) async fn answer(
     place: &Place,
     page: Page,
     config: &Config,
-    (caller, origin): (&Caller, Origin),
+    (caller, origin, bounds): (&Caller, Origin, Bounds),
     request: Request,
 ) -> Result<Answer, Refusal> {
     let methods = page.methods();
@@ -117,9 +117,17 @@ pub(super) async fn answer(
         }),
         ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
         Method::GET | Method::HEAD => match page {
-            Page::Config => declare::read(config),
+            Page::Config => {
+                let config = config.clone();
+                admin.readers.take(move || declare::read(&config)).await?
+            }
             Page::ClientKeys => client_keys::read(admin, origin).await,
-            Page::Past(past) => revisions::read(admin, place, &past, query),
+            Page::Past(past) => {
+                let (readers, query) = (&admin.readers, query.map(str::to_owned));
+                let (admin, place) = (admin.clone(), place.clone());
+                let reading = move || revisions::read(&admin, &place, &past, query.as_deref());
+                readers.take(reading).await?
+            }
             Page::Meta(workspace) => meta(config, place, &workspace),
             Page::Rbac(page) => rbac::read(config, &page, caller, query),
             Page::Itself => {
@@ -145,7 +153,10 @@ pub(super) async fn answer(
                 openid_connect::write(admin, config, page, origin, request).await
             }
             Page::ProxyCache(page) => proxy_cache::write(admin, config, page, origin).await,
-            Page::Rbac(page) => rbac::write(admin, place, config, page, origin, request).await,
+            Page::Rbac(page) => {
+                let asking = (origin, bounds);
+                rbac::write(admin, place, config, page, asking, request).await
+            }
             Page::Past(_) | Page::Meta(_) | Page::Itself => Err(Refusal::Method(methods)),
         },
     }

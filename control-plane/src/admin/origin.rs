@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, header};
 
 use super::error::Refusal;
@@ -66,6 +67,15 @@ pub(super) fn check<B>(
     {
         return Err(Refusal::CrossSite);
     }
+    // Not every browser tells the site to every address, but all tell the origin of what may change something.
+    let own_page = |origin: &HeaderValue| {
+        consoles.has(origin)
+            || site.is_some_and(|site| site == "same-origin")
+            || is_of_host(origin, request)
+    };
+    if !request.method().is_safe() && !origin.is_none_or(own_page) {
+        return Err(Refusal::CrossSite);
+    }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (header, None) = (hosts.next(), hosts.next()) else {
         // RFC 9112 §3.2. Which of them counts must not be luck.
@@ -90,6 +100,16 @@ pub(super) fn check<B>(
     } else {
         Err(Refusal::Host(name))
     }
+}
+
+/// Whether a page of this `origin` came from where the request goes.
+fn is_of_host<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let asked = request.uri().authority().map(Authority::as_str).or(host);
+    let page = origin.to_str().ok().and_then(|text| text.split_once("://"));
+    page.zip(asked)
+        .is_some_and(|((_, page), asked)| page.eq_ignore_ascii_case(asked))
 }
 
 fn without_port(authority: &str) -> &str {
@@ -140,6 +160,44 @@ mod tests {
         assert!(check(&two.body(()).unwrap(), &names, &Consoles::default()).is_err());
         let nameless = Request::get("/").body(()).unwrap();
         assert!(check(&nameless, &names, &Consoles::default()).is_ok());
+    }
+
+    #[test]
+    fn only_pages_of_ours_may_change_something() {
+        let consoles = Consoles::new(&["https://console.example".to_owned()]);
+        for (method, origin, site, allowed) in [
+            ("POST", None, None, true),
+            ("POST", Some("http://evil.example"), None, false),
+            ("DELETE", Some("null"), None, false),
+            ("GET", Some("http://evil.example"), None, true),
+            ("OPTIONS", Some("http://evil.example"), None, true),
+            ("POST", Some("http://10.0.0.5:8001"), None, true),
+            ("POST", Some("http://10.0.0.5:8002"), None, false),
+            ("POST", Some("https://console.example"), None, true),
+            // Behind a proxy that has another name.
+            (
+                "POST",
+                Some("https://admin.example"),
+                Some("same-origin"),
+                true,
+            ),
+            (
+                "POST",
+                Some("https://admin.example"),
+                Some("same-site"),
+                false,
+            ),
+        ] {
+            let mut request = Request::builder().method(method).uri("/services");
+            request = request.header("host", "10.0.0.5:8001");
+            for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+                if let Some(value) = value {
+                    request = request.header(name, value);
+                }
+            }
+            let checked = check(&request.body(()).unwrap(), &[], &consoles);
+            assert_eq!(checked.is_ok(), allowed, "{method} {origin:?} {site:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use shared::entity::{DEFAULT_WORKSPACE, Workspace};
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::{Answer, endpoint};
+use super::{Answer, endpoint, management};
 use crate::command::{Selector, find};
 use crate::config::{Config, workspace_key};
 
@@ -66,7 +66,10 @@ pub(super) fn of(path: &str, config: &Config) -> Result<Place, Refusal> {
     let (first, rest) = trimmed.split_once('/').unwrap_or((trimmed, ""));
     let decoded = percent_decode_str(first).decode_utf8();
     let first = decoded.map_err(|_| Refusal::NotFound)?;
-    if first.is_empty() || means_something(&first) {
+    // A workspace may be older than the pages whose paths begin with its name: the rest is its own.
+    let is_entity = || rest.split('/').next().is_some_and(means_something);
+    let is_page = || !is_entity() && !matches!(management::parse(&whole()), Ok(None));
+    if first.is_empty() || means_something(&first) || is_page() {
         return Ok(whole());
     }
     let Some(entity) = shared::entity::definition("workspaces") else {
@@ -83,9 +86,7 @@ pub(super) fn of(path: &str, config: &Config) -> Result<Place, Refusal> {
                 path: root(&format!("/{rest}")),
             })
         }
-        _ if rest.split('/').next().is_some_and(means_something) => {
-            Err(Refusal::NoWorkspace(first.into_owned()))
-        }
+        _ if is_entity() => Err(Refusal::NoWorkspace(first.into_owned())),
         _ => Ok(whole()),
     }
 }
@@ -105,7 +106,10 @@ fn means_something(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use shared::entity::Entity as _;
+
     use super::*;
+    use crate::config::{Change, Stored};
 
     #[test]
     fn a_path_may_begin_with_a_workspace() {
@@ -129,5 +133,38 @@ mod tests {
         }
         let unknown = of("/team/services", &config).unwrap_err();
         assert!(matches!(unknown, Refusal::NoWorkspace(name) if name == "team"));
+    }
+
+    #[test]
+    fn a_workspace_that_is_called_as_pages_are_keeps_what_is_none() {
+        let mut fields = Workspace::first();
+        let id = Uuid::from_u128(7);
+        fields.insert("id".to_owned(), id.to_string().into());
+        fields.insert("name".to_owned(), "proxy-cache".into());
+        let change = Change {
+            puts: vec![(workspace_key(id), Stored::of(&fields))],
+            removes: Vec::new(),
+        };
+        let config = Config::default().founded();
+        let config = config.evolve(&change, config.revision());
+        for (path, workspace, rest) in [
+            ("/proxy-cache/services/s", id, "/services/s"),
+            ("/proxy-cache/kong", id, "/"),
+            ("/proxy-cache/workspaces", id, "/workspaces"),
+            ("/proxy-cache", DEFAULT_WORKSPACE, "/proxy-cache"),
+            ("/proxy-cache/0a1b", DEFAULT_WORKSPACE, "/proxy-cache/0a1b"),
+            (
+                "/openid-connect/jwks",
+                DEFAULT_WORKSPACE,
+                "/openid-connect/jwks",
+            ),
+        ] {
+            let place = of(path, &config).unwrap();
+            assert_eq!((place.workspace, &*place.path), (workspace, rest), "{path}");
+        }
+        let mut errors = shared::schema::FieldErrors::default();
+        Workspace::check(&fields, shared::clock::UnixTime::default(), &mut errors);
+        let message = errors.by_field.get("name").and_then(Value::as_str);
+        assert_eq!(message, Some("must not be one of: proxy-cache"));
     }
 }

@@ -12,13 +12,13 @@ use shared::schema::FieldErrors;
 use shared::snapshot::Key;
 use uuid::Uuid;
 
-use super::access::{self, Caller};
+use super::access::{self, Bounds, Caller};
 use super::endpoint::RECORD;
 use super::error::Refusal;
 use super::place::Place;
 use super::{Admin, Answer, body, page};
 use crate::command::{Action, Body, Command, Rejection, Selector, find};
-use crate::config::{Config, Fields, foreign_id};
+use crate::config::{Change, Config, Fields, foreign_id};
 use crate::history::Origin;
 
 /// A page of `/rbac`.
@@ -259,7 +259,7 @@ pub(super) async fn write(
     place: &Place,
     config: &Config,
     page: Page,
-    origin: Origin,
+    (origin, bounds): (Origin, Bounds),
     request: Request,
 ) -> Result<Answer, Refusal> {
     let method = request.method().clone();
@@ -269,7 +269,9 @@ pub(super) async fn write(
     let publisher = admin.publisher.clone();
     let origin = origin.answered(plan.status);
     let executing = move || {
-        let outcome = publisher.execute_for(&origin, &plan.command, UnixTime::now());
+        let permits = |config: &Config, change: &Change| bounds.check(config, change);
+        let (command, now) = (&plan.command, UnixTime::now());
+        let outcome = publisher.execute_if(&origin, command, now, |_| true, permits);
         outcome.map(|outcome| (outcome, plan.status, plan.token, plan.user))
     };
     let (outcome, status, token, user) = admin

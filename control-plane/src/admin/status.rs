@@ -95,9 +95,10 @@ impl Format {
     }
 }
 
-/// `/status`: whether the store answers. It is read from memory, so it always does.
+/// `/status`: whether the store takes writes. What is read is in memory.
 pub(super) fn status(
     config: &Config,
+    reachable: bool,
     counters: &Counters,
     query: Option<&str>,
 ) -> Result<Value, Refusal> {
@@ -105,7 +106,7 @@ pub(super) fn status(
     let resident = format.show(resident_bytes());
     let dictionary = json!({ "capacity": format.show(total_bytes()), "allocated_slabs": resident });
     Ok(json!({
-        "database": { "reachable": true },
+        "database": { "reachable": reachable },
         "server": counters.shown(),
         "memory": {
             // All configuration is in this process's own memory: one worker and one dictionary.

@@ -1,5 +1,5 @@
 //! Work that waits for the store, or takes a while: so much of it at a time, and who comes then is told to come back.
-//! Else a crowd of writers would take every thread, also those by which data planes learn of changes.
+//! Else a crowd of writers or readers would take every thread, also those by which data planes learn of changes.
 
 use std::sync::Arc;
 
@@ -10,25 +10,51 @@ use super::error::Refusal;
 /// How many may wait for each other. The runtime has 512 threads for such work.
 const WAITING: usize = 256;
 
+/// How many may wait to read everything.
+const READERS: usize = 64;
+
 /// Turns, to be taken one after the other.
 #[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Semaphore>);
+pub(super) struct Turns {
+    waiting: Arc<Semaphore>,
+    /// Held by the one whose turn it is, where what is to be done does not see to that by itself.
+    own: Option<Arc<Semaphore>>,
+}
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(WAITING)))
+        Self::of(WAITING)
     }
 }
 
 impl Turns {
+    fn of(waiting: usize) -> Self {
+        Self {
+            waiting: Arc::new(Semaphore::new(waiting)),
+            own: None,
+        }
+    }
+
+    /// Those of who reads everything there is: one at a time, so that there is a core left for what cannot wait.
+    pub(super) fn to_read() -> Self {
+        Self {
+            own: Some(Arc::new(Semaphore::new(1))),
+            ..Self::of(READERS)
+        }
+    }
+
     /// Has `work` done where it may block, if not too many wait already. A panic of it is ours, and must not take the
     /// listener along.
     pub(super) async fn take<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let turn = Arc::clone(&self.0).try_acquire_owned();
-        let turn = turn.map_err(|_| Refusal::Busy)?;
+        let turn = Arc::clone(&self.waiting).try_acquire_owned();
+        let mut turn = vec![turn.map_err(|_| Refusal::Busy)?];
+        if let Some(own) = &self.own {
+            let own = Arc::clone(own).acquire_owned().await;
+            turn.push(own.map_err(|_| Refusal::Unexpected)?);
+        }
         let working = tokio::task::spawn_blocking(move || {
             // Until the work is done, also if whoever asked has gone.
             let _turn = turn;
@@ -45,22 +71,40 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn everything_is_read_by_one_at_a_time() {
+        let turns = Turns::to_read();
+        let running = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let reads = (0..20).map(|_| {
+            let running = Arc::clone(&running);
+            turns.take(move || {
+                let others = running.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                std::thread::yield_now();
+                running.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                others
+            })
+        });
+        for others in futures::future::join_all(reads).await {
+            assert_eq!(others.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
     async fn who_finds_too_many_waiting_is_told_and_panics_give_their_turn_back() {
-        let turns = Turns(Arc::new(Semaphore::new(2)));
+        let turns = Turns::of(2);
         let (go, gone) = mpsc::channel::<()>();
         let first = turns.clone();
         let waits = tokio::spawn(async move { first.take(move || gone.recv()).await.map(drop) });
-        while turns.0.available_permits() > 1 {
+        while turns.waiting.available_permits() > 1 {
             tokio::task::yield_now().await;
         }
         assert!(matches!(turns.take(|| 1).await, Ok(1)));
         let panicked = turns.take(|| -> () { panic!("a bug") }).await;
         assert!(matches!(panicked, Err(Refusal::Unexpected)));
-        let held = turns.0.try_acquire().unwrap();
+        let held = turns.waiting.try_acquire().unwrap();
         assert!(matches!(turns.take(|| 1).await, Err(Refusal::Busy)));
         drop(held);
         go.send(()).unwrap();
         waits.await.unwrap().unwrap();
-        assert_eq!(turns.0.available_permits(), 2);
+        assert_eq!(turns.waiting.available_permits(), 2);
     }
 }

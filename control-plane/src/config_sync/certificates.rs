@@ -1,14 +1,15 @@
 //! The cluster's certificates as files tell them, and again when the files change: new connections and
-//! new signatures are made by the new ones, connections that stand are left alone.
+//! new signatures are made by the new ones, connections that stand are left alone, as long as one of the authorities
+//! still vouches for the node.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{RootCertStore, ServerConfig};
 use shared::clock::{UnixTime, monotonic};
 use shared::expiry::{Expiry, Notices};
 use shared::signature::Signer;
-use shared::telemetry::chain;
+use shared::telemetry::{Trouble, chain};
 use shared::tls::{self, ClusterFiles, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Certificates {
     pub(super) config: watch::Receiver<Arc<ServerConfig>>,
     pub(super) signer: SharedSigner,
+    /// Who may vouch for data planes.
+    pub(super) authorities: watch::Receiver<Arc<RootCertStore>>,
     pub(super) renewing: JoinHandle<()>,
     /// When this control plane's certificates end.
     pub(crate) expiries: watch::Receiver<Vec<Expiry>>,
@@ -32,7 +35,8 @@ impl Certificates {
     /// Reads the files now, and whenever they have changed, and says when they end soon, or one of `others`. Call on
     /// the runtime that is to do so.
     pub fn follow(files: ClusterFiles, others: Vec<Expiry>) -> Result<Self, TlsError> {
-        let (first, signer) = read(&files)?;
+        let (first, signer, authorities) = read(&files)?;
+        let (trusts, authorities) = watch::channel(authorities);
         let all = move |files: &ClusterFiles| {
             let mut all = files.expiries();
             all.extend_from_slice(&others);
@@ -44,25 +48,34 @@ impl Certificates {
         let renewed = Arc::clone(&signer);
         let renewing = tokio::spawn(async move {
             let mut known = files.fingerprint();
-            let mut notices = Notices::default();
+            let (mut notices, mut trouble) = (Notices::default(), Trouble::default());
             loop {
                 notices.tell(&ends.borrow(), UnixTime::now(), monotonic());
                 tokio::time::sleep(LOOK).await;
                 let fingerprint = files.fingerprint();
                 if fingerprint == known {
+                    trouble.ends();
                     continue;
                 }
                 // Certificate and key are two files: until both are there, the old ones go on.
                 match read(&files) {
-                    Ok((config, signer)) => {
+                    Ok((config, signer, authorities)) => {
                         *renewed.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
                         sender.send_replace(config);
+                        trusts.send_replace(authorities);
                         ends.send_replace(all(&files));
                         tracing::info!("the cluster's certificates were renewed");
                         known = fingerprint;
+                        trouble.ends();
                     }
                     Err(error) => {
-                        tracing::warn!(error = %chain(&error), "changed certificates cannot be used; the ones before go on");
+                        let error = chain(&error).to_string();
+                        if trouble.is_news(&error, monotonic()) {
+                            tracing::warn!(
+                                %error,
+                                "changed certificates cannot be used; the ones before go on"
+                            );
+                        }
                     }
                 }
             }
@@ -70,15 +83,19 @@ impl Certificates {
         Ok(Self {
             config,
             signer,
+            authorities,
             renewing,
             expiries,
         })
     }
 }
 
-/// What `files` hold: the TLS of config sync, and who signs snapshots.
-pub fn read(files: &ClusterFiles) -> Result<(Arc<ServerConfig>, Signer), TlsError> {
+/// What follows from files: the TLS of config sync, who signs snapshots, and who may vouch for data planes.
+type Read = (Arc<ServerConfig>, Signer, Arc<RootCertStore>);
+
+/// Reads `files`.
+pub fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
     let (identity, authorities) = files.read()?;
-    let config = tls::cluster_server(&identity, authorities)?;
-    Ok((config, Signer::new(&identity)?))
+    let config = tls::cluster_server(&identity, Arc::clone(&authorities))?;
+    Ok((config, Signer::new(&identity)?, authorities))
 }

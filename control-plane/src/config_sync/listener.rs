@@ -1,6 +1,7 @@
 //! Accepts data planes: TCP, then mutual TLS, with bounds on how many shake hands and for how long.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,16 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::shares::Shares;
+
 /// Handshakes at once. The rest waits in the listen backlog: refusing later has already paid for them.
 const HANDSHAKES: usize = 64;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// After which time one is slow, and how many of these an address may have: nobody without a certificate is to keep the
+/// nodes of other addresses out.
+const SLOW: Duration = Duration::from_secs(2);
+const SLOW_PER_ADDRESS: usize = 16;
 /// How long sent bytes may stay unacknowledged, in milliseconds.
 const UNACKNOWLEDGED: u32 = 15_000;
 /// Connections that may wait for their handshake: a fleet that comes back as one.
@@ -31,8 +38,21 @@ pub(super) fn accept(
     impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>>,
     JoinHandle<()>,
 ) {
+    accept_with(listener, config, SLOW)
+}
+
+/// The same, where a handshake is slow after that time.
+fn accept_with(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    late: Duration,
+) -> (
+    impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>>,
+    JoinHandle<()>,
+) {
     let (sender, connections) = mpsc::channel(HANDSHAKES);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let slow = Shares::new(SLOW_PER_ADDRESS);
     let task = tokio::spawn(async move {
         while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
             let (stream, address) = match listener.accept().await {
@@ -43,6 +63,11 @@ pub(super) fn accept(
                     continue;
                 }
             };
+            if !slow.allow(address.ip()) {
+                tracing::debug!(%address, "a connection is closed: too many handshakes from there do not get on");
+                continue;
+            }
+            let slow = slow.clone();
             let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -51,7 +76,16 @@ pub(super) fn accept(
                 let _ = stream.set_nodelay(true);
                 // Nor may a peer that is gone hold what was sent to it for a quarter of an hour.
                 let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED);
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                let mut shaking = pin!(acceptor.accept(stream));
+                let mut shaken = tokio::time::timeout(late, &mut shaking).await;
+                if shaken.is_err() {
+                    let Some(_share) = slow.take(address.ip()) else {
+                        tracing::debug!(%address, "a handshake is given up: too many from there do not get on");
+                        return;
+                    };
+                    shaken = tokio::time::timeout(HANDSHAKE.saturating_sub(late), shaking).await;
+                }
+                match shaken {
                     Ok(Ok(connection)) => _ = sender.send(connection).await,
                     Ok(Err(error)) => tracing::warn!(%address, %error, "a data plane was refused"),
                     Err(_) => tracing::warn!(%address, "a TLS handshake took over 10 s"),
@@ -60,4 +94,51 @@ pub(super) fn accept(
         }
     });
     (ReceiverStream::new(connections).map(Ok), task)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use futures::stream::FuturesUnordered;
+    use shared::tls::provider;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn handshakes_that_do_not_get_on_leave_room_for_others() {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let listener = TcpListener::bind(any).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        let (_config, config) = watch::channel(Arc::new(config));
+        let late = Duration::from_millis(100);
+        let (_connections, task) = accept_with(listener, config, late);
+        let mut silent = Vec::new();
+        for _ in 0..HANDSHAKES {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        // All but its share are let go.
+        let most = HANDSHAKES - SLOW_PER_ADDRESS;
+        let mut reads: FuturesUnordered<_> = silent.iter_mut().map(|one| one.read_u8()).collect();
+        for _ in 0..most {
+            assert!(reads.next().await.unwrap().is_err());
+        }
+        let rest = tokio::time::timeout(late, reads.next()).await;
+        assert!(rest.is_err(), "its share is waited for");
+        // Its next one is closed at once; another's is not.
+        let mut next = TcpStream::connect(address).await.unwrap();
+        assert!(next.read_u8().await.is_err());
+        let other = tokio::net::TcpSocket::new_v4().unwrap();
+        other.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        let mut other = other.connect(address).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_millis(200), other.read_u8()).await;
+        assert!(read.is_err(), "it is waited for");
+        task.abort();
+    }
 }

@@ -11,8 +11,11 @@ use proto::v1::need::What;
 use proto::v1::{
     AskDigests, Begin, Commit, Goodbye, Heartbeat, Need, NodeMessage, Welcome, node_message,
 };
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
 use shared::clock::UnixTime;
 use shared::snapshot::BucketSet;
+use shared::tls;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -55,6 +58,10 @@ pub(super) enum Ended {
     Protocol(String),
     #[error("the stream is half an hour old")]
     Old,
+    #[error(
+        "no authority of the cluster vouches any more for the certificate that the node has shown"
+    )]
+    Untrusted,
 }
 
 /// A node's stream.
@@ -63,6 +70,8 @@ pub(super) struct NodeStream {
     member: Membership,
     outgoing: mpsc::Sender<Frame>,
     session: Session,
+    /// The certificates that the node has shown.
+    shown: Arc<[CertificateDer<'static>]>,
     /// Names the stream.
     number: u64,
     /// The certificates that the node has from the last manifest.
@@ -85,6 +94,7 @@ impl NodeStream {
         member: Membership,
         outgoing: mpsc::Sender<Frame>,
         session: Session,
+        shown: Arc<[CertificateDer<'static>]>,
     ) -> Self {
         let number = service.relay.stream();
         Self {
@@ -92,6 +102,7 @@ impl NodeStream {
             member,
             outgoing,
             session,
+            shown,
             number,
             chain: Bytes::new(),
             signature: Bytes::new(),
@@ -109,7 +120,8 @@ impl NodeStream {
             Ended::Superseded => Why::Superseded,
             Ended::Stopping => Why::Restarting,
             Ended::Protocol(_) | Ended::Unanswered => Why::Denied,
-            Ended::Old => Why::Rebalance,
+            // One that has another certificate by now comes back with it.
+            Ended::Old | Ended::Untrusted => Why::Rebalance,
             Ended::Left | Ended::Broken(_) | Ended::Stalled => return ended,
         };
         let goodbye = Goodbye {
@@ -128,6 +140,9 @@ impl NodeStream {
     ) -> Result<std::convert::Infallible, Ended> {
         let mut target = self.service.target.clone();
         let mut stopping = self.service.stopping.clone();
+        let mut authorities = self.service.authorities.clone();
+        // They may have changed since the handshake.
+        authorities.mark_changed();
         let goal = self.goal(&mut target);
         self.welcome(goal.as_deref()).await?;
         let mut heartbeat =
@@ -135,6 +150,10 @@ impl NodeStream {
         let mut answer_by = None;
         let old = tokio::time::Instant::now() + age();
         loop {
+            if authorities.has_changed().unwrap_or_default() {
+                // What nobody vouches for is sent nothing more.
+                self.check_certificate(&authorities.borrow_and_update())?;
+            }
             let goal = self.goal(&mut target);
             if let Some(goal) = goal.as_ref().filter(|goal| self.may_run(goal)) {
                 self.lead_to(goal).await?;
@@ -157,10 +176,20 @@ impl NodeStream {
                     Some(Order::Retry) => self.session.retry(),
                     None => return Err(Ended::Superseded),
                 },
+                () = changed(&mut authorities) => authorities.mark_changed(),
                 () = stopped(&mut stopping) => return Err(Ended::Stopping),
                 () = at(answer_by) => return Err(Ended::Unanswered),
                 () = at(Some(old)) => return Err(Ended::Old),
             }
+        }
+    }
+
+    /// Whether one of `authorities` vouches for the node.
+    fn check_certificate(&self, authorities: &Arc<RootCertStore>) -> Result<(), Ended> {
+        if tls::is_vouched_for(&self.shown, authorities, UnixTime::now()) {
+            Ok(())
+        } else {
+            Err(Ended::Untrusted)
         }
     }
 
@@ -403,6 +432,13 @@ fn age() -> Duration {
 /// Waits for the end of the process. A sender that is gone means the same as one that spoke.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Waits for a change; for ever, once nobody makes one.
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn at(instant: Option<tokio::time::Instant>) {

@@ -166,6 +166,7 @@ mod tests {
         let mut bytes = bytes.as_slice();
         let mut next = || NodeMessage::decode_length_delimited(&mut bytes).unwrap();
         let peer = Peer {
+            chain: std::sync::Arc::default(),
             name: "node-1".to_owned(),
             address: None,
             certificate_expires_at: None,
@@ -204,6 +205,7 @@ mod tests {
         let bytes = std::fs::read(recorded).unwrap();
         let mut bytes = bytes.as_slice();
         let peer = Peer {
+            chain: std::sync::Arc::default(),
             name: "node-1".to_owned(),
             address: None,
             certificate_expires_at: None,

@@ -132,21 +132,19 @@ impl Elsewhere {
         told.flat_map(|told| told.unresolved_targets.iter().copied())
     }
 
-    /// Whichever is newer: `row`, or what is known of the node `name` from elsewhere.
-    pub(super) fn newer_than(&self, row: Option<Row>, name: &str) -> Option<Row> {
-        if self.is_empty() {
-            return row;
-        }
+    /// Whichever is newer: `row`, or what is known from elsewhere of the node `name`, which is here now.
+    pub(super) fn newer_than(&mut self, row: Option<Row>, name: &str) -> Option<Row> {
         let here = row.into_iter();
         let elsewhere = self.rows().filter(|row| row.introduction.name == name);
-        here.chain(elsewhere.cloned())
-            .max_by_key(|row| row.last_seen)
+        let all = here.chain(elsewhere.cloned());
+        let newest = all.max_by_key(|row| row.last_seen);
+        self.left.remove(name);
+        newest
     }
 
     pub(super) fn retain(&mut self, stays: impl Fn(&Row) -> bool) {
-        self.told
-            .values_mut()
-            .for_each(|told| told.rows.retain(&stays));
+        let told = self.told.values_mut();
+        told.for_each(|told| told.rows.retain(&stays));
         self.left.retain(|_, row| stays(row));
     }
 
@@ -158,8 +156,8 @@ impl Elsewhere {
     }
 
     /// A control plane is gone; its nodes find another, which then tells of them.
-    fn leave(&mut self, told: Told) {
-        for mut row in told.rows {
+    pub(super) fn leave(&mut self, rows: Vec<Row>) {
+        for mut row in rows {
             row.connected = false;
             let name = row.introduction.name.clone();
             let known = self.left.get(&name);
@@ -311,7 +309,7 @@ impl Fleet {
         elsewhere.told = stays;
         let changed = !gone.is_empty();
         for told in gone.into_values() {
-            elsewhere.leave(told);
+            elsewhere.leave(told.rows);
         }
         elsewhere.present = Some(present);
         drop(nodes);

@@ -1,14 +1,75 @@
-//! A node's row, as operators see it.
+//! A node's row, as operators and monitoring see it.
+
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::expiry;
-use shared::snapshot::{Position, short_hash};
+use shared::snapshot::{Hash, Position, Revision, short_hash};
 use shared::tls::CLUSTER_CERTIFICATE;
 use uuid::Uuid;
 
 use super::{PURGE_DELAY, Row};
 use crate::snapshot::Missing;
+
+/// What is between a node and what it is led to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Nothing.
+    Current,
+    /// It does not know what it would have to.
+    Blocked,
+    /// It has crashed with it.
+    Quarantined,
+    /// It refuses it as it refused what was before it.
+    Stuck,
+    /// It has refused it.
+    Refused,
+    /// Time.
+    Behind,
+    /// It runs what is newer than what is known here.
+    Ahead,
+}
+
+impl Standing {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Blocked => "blocked",
+            Self::Quarantined => "quarantined",
+            Self::Stuck => "stuck",
+            Self::Refused => "refused",
+            Self::Behind => "behind",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+/// A node as monitoring counts it.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Its id.
+    pub id: Uuid,
+    /// The name of its machine.
+    pub hostname: String,
+    /// Where its connection comes from.
+    pub ip: Option<IpAddr>,
+    /// When it was heard last.
+    pub last_seen: UnixTime,
+    /// When its certificate ends.
+    pub certificate_expires_at: Option<UnixTime>,
+    /// The root of what it runs.
+    pub root: Hash,
+    /// The revision that it runs.
+    pub revision: Revision,
+    /// Whether it knows all that it has to.
+    pub compatible: bool,
+    /// Whether it has a stream.
+    pub connected: bool,
+    /// How far it is.
+    pub standing: Standing,
+}
 
 impl Row {
     /// Kong's clients want a UUID. The same for a name, wherever and whenever it is seen.
@@ -26,7 +87,7 @@ impl Row {
     }
 
     /// What is between the node and `target`.
-    fn progress(&self, target: &Position) -> &'static str {
+    fn standing(&self, target: &Position) -> Standing {
         let quarantined = || self.introduction.quarantined.contains(target);
         let refused = || {
             self.last_refusal
@@ -34,19 +95,48 @@ impl Row {
                 .is_some_and(|refusal| refusal.position == *target)
         };
         if self.running.is_same(target) {
-            "current"
+            Standing::Current
         } else if !self.missing.is_empty() {
-            "blocked"
+            Standing::Blocked
         } else if quarantined() {
-            "quarantined"
+            Standing::Quarantined
         } else if self.stuck {
-            "stuck"
+            Standing::Stuck
         } else if refused() {
-            "refused"
+            Standing::Refused
         } else if target.is_after(&self.running) {
-            "behind"
+            Standing::Behind
         } else {
-            "ahead"
+            Standing::Ahead
+        }
+    }
+
+    /// When its certificate ends, as it tells: it may have been renewed since the connection began. Nodes of earlier
+    /// versions do not tell.
+    fn reported_expiry(&self) -> Option<UnixTime> {
+        let mut reported = self.report.expiries.iter();
+        let own = reported.find(|(what, _)| what == CLUSTER_CERTIFICATE);
+        own.map(|(_, at)| *at)
+    }
+
+    /// When its certificate ends, as far as is known.
+    fn certificate_expires_at(&self) -> Option<UnixTime> {
+        self.reported_expiry()
+            .or(self.introduction.certificate_expires_at)
+    }
+
+    pub(super) fn figures(&self, target: &Position) -> Figures {
+        Figures {
+            id: self.id(),
+            hostname: self.introduction.hostname.clone(),
+            ip: self.introduction.ip,
+            last_seen: self.last_seen,
+            certificate_expires_at: self.certificate_expires_at(),
+            root: self.running.root,
+            revision: self.running.revision,
+            compatible: self.missing.is_empty(),
+            connected: self.connected,
+            standing: self.standing(target),
         }
     }
 
@@ -79,12 +169,8 @@ impl Row {
                 "entity_id": missing.record.map(|key| key.id),
             })
         });
-        // It may have been renewed since the connection began. Nodes of earlier versions do not tell.
-        let mut reported = self.report.expiries.iter();
-        let reported = reported.find(|(what, _)| what == CLUSTER_CERTIFICATE);
         let seen = introduction.certificate_expires_at;
-        let expiry = reported.map(|(_, at)| *at).or(seen);
-        let seen = seen.filter(|_| reported.is_none());
+        let seen = seen.filter(|_| self.reported_expiry().is_none());
         let own = seen.map(|at| (CLUSTER_CERTIFICATE.to_owned(), at));
         let expiring = own.iter().chain(&self.report.expiries);
         let expiring = expiring
@@ -97,14 +183,14 @@ impl Row {
             "ip": introduction.ip,
             "version": introduction.version,
             "labels": introduction.labels,
-            "cert_details": { "expiry_timestamp": expiry.map(UnixTime::as_secs) },
+            "cert_details": { "expiry_timestamp": self.certificate_expires_at().map(UnixTime::as_secs) },
             "config_hash": self.config_hash(),
             "generation": self.running.generation,
             "revision": self.running.revision,
             "urgent": (self.running.urgent > self.running.revision).then_some(self.running.urgent),
             "running_since": self.running_since.as_secs(),
             "sync_status": self.sync_status(),
-            "progress": self.progress(target),
+            "progress": self.standing(target).word(),
             "missing": missing.collect::<Vec<_>>(),
             "quarantined": introduction.quarantined.iter().map(|position| position.revision).collect::<Vec<_>>(),
             "last_refusal": refusal,

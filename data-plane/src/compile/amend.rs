@@ -18,9 +18,10 @@ use shared::snapshot::{Difference, Key, Record, Snapshot};
 use uuid::Uuid;
 
 use super::environment::Looked;
-use super::filters::LoggedRecords;
+use super::filters::{LoggedRecords, no_room};
 use super::fitness::Unfit;
 use super::ground::Ground;
+use super::room::Room;
 use super::streams::is_of_streams;
 use super::workspaces::Workspaces;
 use super::{CompileFault, CompiledRoute, CompiledSnapshot, in_order, parse, upstreams};
@@ -40,6 +41,7 @@ pub(super) fn amend(
     old: &Snapshot,
     snapshot: &Snapshot,
     difference: &Difference,
+    room: &Room,
 ) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
     // What is unfit may be mended by what others say: all is looked at anew.
     if difference.len() > MOST || !before.unfit.is_empty() {
@@ -49,12 +51,12 @@ pub(super) fn amend(
     amendment.change_certificates();
     amendment.change_upstreams()?;
     amendment.change_services()?;
-    amendment.change_plugins()?;
+    amendment.change_plugins(room)?;
     amendment.change_routes()?;
     amendment.change_keys();
     amendment.change_groups();
     amendment.change_environments()?;
-    amendment.finish()
+    amendment.finish(room)
 }
 
 /// One record before and after.
@@ -228,8 +230,12 @@ impl<'a> Amendment<'a> {
         Some(())
     }
 
-    fn change_plugins(&mut self) -> Option<()> {
+    fn change_plugins(&mut self, room: &Room) -> Option<()> {
         for change in self.take(Plugin::KIND) {
+            if let Err(message) = room.check() {
+                self.faults.push(no_room(change.key.id, message));
+                break;
+            }
             let before = change.was::<Plugin>();
             let after = change.is::<Plugin>(&mut self.faults);
             for plugin in before.iter().chain(&after) {
@@ -328,7 +334,7 @@ impl<'a> Amendment<'a> {
         Some(Arc::make_mut(self.environments.get_mut(place)?))
     }
 
-    fn finish(mut self) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
+    fn finish(mut self, room: &Room) -> Option<Result<CompiledSnapshot, Vec<CompileFault>>> {
         let newer: Vec<&(Arc<Route>, Uuid)> = self
             .amended
             .values()
@@ -354,7 +360,7 @@ impl<'a> Amendment<'a> {
             .keys()
             .filter_map(|id| self.ground.place_of(*id));
         let routes: Vec<&Route> = newer.iter().map(|(route, _)| &**route).collect();
-        let index = self.before.router.amended(gone, &routes);
+        let index = self.before.router.amended(gone, &routes, room);
         let index = index.unwrap_or_else(|found| {
             self.faults.extend(super::route_faults(found, &routes));
             super::Router::default()

@@ -23,7 +23,9 @@ use shared::entity::{DEFAULT_WORKSPACE, Entity as _, Plugin, Route, Service};
 use shared::types::Name;
 use uuid::Uuid;
 
+pub(super) use self::placed::no_room;
 use self::placed::{Placed, compile};
+use super::room::Room;
 use super::workspaces::Workspaces;
 use super::{CompileFault, Layered, is_http};
 use crate::http1::kind::Kind;
@@ -214,6 +216,7 @@ impl Assembly {
         subsystem: Subsystem,
         plugins: &[Plugin],
         workspaces: &Workspaces,
+        room: &Room,
         faults: &mut Vec<CompileFault>,
     ) -> Self {
         let mut assembly = Self::default();
@@ -225,6 +228,10 @@ impl Assembly {
         let unfit: HashSet<Uuid> = of_plugins.map(|fault| fault.id).collect();
         let runs = |plugin: &&Plugin| plugin.enabled && subsystem.runs(plugin);
         for plugin in plugins.iter().filter(runs) {
+            if let Err(message) = room.check() {
+                faults.push(no_room(plugin.id, message));
+                break;
+            }
             let is_faulty = unfit.contains(&plugin.id);
             let Some((placed, filter)) = compile(plugin, filters.len(), is_faulty, faults) else {
                 continue;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::filters::{self, Assembly, Filters, Subsystem};
 use super::ground::Services;
+use super::room::Room;
 use super::workspaces::Workspaces;
 use super::{CompileFault, is_http, labels};
 use crate::streams::routes::{StreamFilters, StreamRoute, StreamRoutes};
@@ -20,9 +21,10 @@ pub(super) fn compile(
     plugins: &[Plugin],
     services: &Services,
     workspaces: &Workspaces,
+    room: &Room,
     faults: &mut Vec<CompileFault>,
 ) -> StreamRoutes {
-    let assembly = Assembly::new(Subsystem::Streams, plugins, workspaces, faults);
+    let assembly = Assembly::new(Subsystem::Streams, plugins, workspaces, room, faults);
     let routes = routes
         .iter()
         .filter(|route| is_of_streams(route) && services.is_enabled_for(route));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::receiver::{Content, Update, fault};
 use super::vouched::Vouched;
+use crate::compile::room::Room;
 use crate::compile::{CompileFault, CompiledSnapshot};
 use crate::last_good::{Kept, LastGood};
 use crate::live::Live;
@@ -48,6 +49,8 @@ pub(super) struct Applier {
     live: Live,
     /// Where the secrets are that a snapshot refers to.
     secrets: Secrets,
+    /// Bytes that this process may have; none: what the machine has.
+    memory: Option<u64>,
     /// Which sessions are over before their time.
     revocations: Arc<Revocations>,
     /// What runs, as it came: what changes are made to.
@@ -66,7 +69,7 @@ impl Applier {
     /// Call on the runtime that is to write the file.
     pub(super) fn new(
         live: Live,
-        secrets: Secrets,
+        (secrets, memory): (Secrets, Option<u64>),
         revocations: Arc<Revocations>,
         running: Option<Kept>,
         last_good: LastGood,
@@ -85,6 +88,7 @@ impl Applier {
         Self {
             live,
             secrets,
+            memory,
             revocations,
             running: running.map(Arc::new),
             vouched: vouched.flatten(),
@@ -258,7 +262,7 @@ impl Applier {
         }
         let before = self.live.load_full().zip(running).zip(difference);
         let compiled = compile_guarded(
-            budget(&snapshot),
+            (budget(&snapshot), self.memory),
             self.secrets.clone(),
             before,
             Arc::clone(&snapshot),
@@ -308,7 +312,7 @@ impl Applier {
             (Arc::clone(&live), Arc::clone(&running)),
             Difference::default(),
         );
-        let budget = budget(&running);
+        let budget = (budget(&running), self.memory);
         match compile_guarded(budget, self.secrets.clone(), Some(before), running).await {
             Ok(compiled) => {
                 tracing::info!("secrets that were missing have been found");
@@ -385,17 +389,20 @@ fn budget(snapshot: &Snapshot) -> Duration {
     COMPILE.saturating_add(OF_A_RECORD.saturating_mul(records))
 }
 
-/// Compiles on a thread of its own, within `budget`; on what runs `before`, where that is enough.
+/// Compiles on a thread of its own, within so much time and memory; on what runs `before`, where that is enough.
 async fn compile_guarded(
-    budget: Duration,
+    (budget, memory): (Duration, Option<u64>),
     secrets: Secrets,
     before: Option<(Running, Difference)>,
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
+    let (room, _wait) = Room::of_process(memory);
     let work = tokio::task::spawn_blocking(move || {
         std::panic::catch_unwind(AssertUnwindSafe(|| match &before {
-            Some(((ran, old), changed)) => secrets.compile_on((ran, old), &snapshot, changed),
-            None => secrets.compile(&snapshot),
+            Some(((ran, old), changed)) => {
+                secrets.compile_on((ran, old), &snapshot, changed, &room)
+            }
+            None => secrets.compile(&snapshot, &room),
         }))
     });
     match tokio::time::timeout(budget, work).await {

@@ -12,10 +12,12 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use shared::clock::monotonic;
 use shared::secret::Secret;
 use shared::signature::Verifier;
-use shared::telemetry::chain;
+use shared::telemetry::{Trouble, chain};
 use shared::tls::{self, CONTROL_PLANE_NAME, ClusterFiles, TlsError};
+use shared::version::VERSION;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -156,6 +158,8 @@ pub(super) struct Dialer {
     boot: String,
     /// Of the certificate files, as they were read last.
     fingerprint: [u8; 32],
+    /// Why those that have changed since cannot be used.
+    trouble: Trouble,
     gateway: Arc<Gateway>,
 }
 
@@ -168,6 +172,7 @@ impl Dialer {
             node,
             boot,
             fingerprint,
+            trouble: Trouble::default(),
             gateway,
         }
     }
@@ -177,24 +182,34 @@ impl Dialer {
     pub(super) fn renew(&mut self) -> Option<(Verifier, Secret<Vec<u8>>)> {
         let fingerprint = self.node.files.fingerprint();
         if fingerprint == self.fingerprint {
+            self.trouble.ends();
             return None;
         }
         // Certificate and key are two files: until both are there, the old ones go on.
         let proofs = match Proofs::read(&self.node.files) {
             Ok(proofs) => proofs,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "changed certificates cannot be used; the ones before go on");
+                let error = chain(&error).to_string();
+                if self.trouble.is_news(&error, monotonic()) {
+                    tracing::warn!(
+                        %error,
+                        "changed certificates cannot be used; the ones before go on"
+                    );
+                }
                 return None;
             }
         };
         let name = proofs.id.as_deref();
         if !name.is_some_and(|name| tls::may_be_called(name, &self.node.id)) {
-            tracing::warn!(
-                name,
-                "the changed certificate is another node's; the one before goes on"
-            );
+            if self.trouble.is_news(name.unwrap_or_default(), monotonic()) {
+                tracing::warn!(
+                    name,
+                    "the changed certificate is another node's; the one before goes on"
+                );
+            }
             return None;
         }
+        self.trouble.ends();
         tracing::info!("the cluster's certificates were renewed");
         self.fingerprint = fingerprint;
         self.gateway.expiring.in_cluster(self.node.files.expiries());
@@ -264,7 +279,7 @@ impl Dialer {
     fn hello(&self, applier: &Applier, phase: Phase) -> Hello {
         Hello {
             node_id: self.node.id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             hostname: self.node.hostname.clone(),
             features: features(),
             labels: self.node.labels.iter().cloned().collect(),

@@ -1,44 +1,16 @@
 //! Fetches that need a connection of their own: by way of a proxy, with a certificate, in HTTP/1.0, or
 //! where the configuration keeps no connection. Rare, so nothing is pooled.
-//!
-//! ```text
-//! TCP to the server, or to the proxy ─► CONNECT, if the target is https ─► TLS ─► one request
-//! ```
 
-use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
-
-use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HOST};
-use http::uri::Scheme;
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
-use http_body_util::Full;
-use hyper::body::Body as _;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use fetch::{Address, Outside, proxy};
+use http::{Request, Response, Uri};
 use plugins::bundled::openid_connect::client_keys::ClientCertificate;
 use plugins::host::{FetchError, FetchLimits};
-use plugins::proxies::Proxy;
-use rustls_pki_types::ServerName;
 use shared::network::Network;
-use shared::telemetry::chain;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::upstream::resolve::Resolver;
-use crate::upstream::tls::{TlsSetupError, presenting};
-
-/// Longest head of a proxy's answer, in bytes.
-const LONGEST_HEAD: usize = 16 * 1024;
-
-const PROXY_AUTHORIZATION: HeaderName = http::header::PROXY_AUTHORIZATION;
-
-/// A connection, whatever it is made of.
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+use crate::upstream::tls::presenting;
 
 /// Whether a fetch needs a connection of its own.
 pub(super) fn is_needed(target: &Uri, limits: &FetchLimits) -> bool {
@@ -46,10 +18,6 @@ pub(super) fn is_needed(target: &Uri, limits: &FetchLimits) -> bool {
         || !limits.keep_alive
         || limits.http_1_0
         || proxy(target, limits).is_some()
-}
-
-fn proxy<'a>(target: &Uri, limits: &'a FetchLimits) -> Option<&'a Proxy> {
-    limits.proxies.as_ref()?.of(target)
 }
 
 /// What a fetch goes by.
@@ -63,266 +31,34 @@ pub(super) struct Means<'a> {
     pub(super) limits: &'a FetchLimits,
 }
 
+impl Outside for Means<'_> {
+    async fn addresses(&self, host: &str) -> Result<Vec<Address>, String> {
+        let resolved = self.resolver.resolve(host).await;
+        let resolved = resolved.map_err(|error| error.to_string())?;
+        let found = resolved.found.iter();
+        Ok(found.map(|found| (found.address, found.port)).collect())
+    }
+
+    fn connector(
+        &self,
+        verify: bool,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<TlsConnector, String> {
+        let pair = certificate.map(|certificate| (certificate.chain.as_str(), &certificate.key));
+        presenting(verify, pair).map_err(|error| error.to_string())
+    }
+
+    fn permitted(&self) -> &[Network] {
+        self.permitted
+    }
+}
+
 /// Sends `request` over a connection of its own and reads the whole answer.
 pub(super) async fn fetch(
     request: Request<Bytes>,
     means: Means<'_>,
 ) -> Result<Response<Bytes>, FetchError> {
-    let limits = means.limits;
-    let (mut parts, body) = request.into_parts();
-    let target = parts.uri.clone();
-    let bad = || FetchError::Url(super::without_query(&target));
-    let authority = target.authority().cloned().ok_or_else(bad)?;
-    if authority.as_str().contains('@') {
-        return Err(bad());
-    }
-    let secure = match target.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(bad()),
-    };
-    let proxy = proxy(&target, limits);
-    let mut stream = match proxy {
-        None => connect(&target, means).await?,
-        Some(proxy) => {
-            // What a name leads to is the proxy's to find out, but for the names of its own machine; an
-            // address is told here.
-            let (host, _) = host_and_port(&target)?;
-            let own = host.eq_ignore_ascii_case("localhost")
-                || host.to_ascii_lowercase().ends_with(".localhost");
-            let told = if own {
-                Ok(Ipv4Addr::LOCALHOST.into())
-            } else {
-                host.parse()
-            };
-            if let Ok(address) = told {
-                check(address, &target, means)?;
-            }
-            let mut stream = connect(&proxy.url, means).await?;
-            if proxy.url.scheme() == Some(&Scheme::HTTPS) {
-                stream = secured(stream, &proxy.url, limits.verify_tls, None).await?;
-            }
-            if secure {
-                stream = tunnel(stream, proxy, &target).await?;
-            }
-            stream
-        }
-    };
-    if secure {
-        let certificate = limits.certificate.as_ref();
-        stream = secured(stream, &target, limits.verify_tls, certificate).await?;
-    }
-    parts.headers.remove(CONNECTION);
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
-    parts.headers.insert(HOST, host);
-    if limits.http_1_0 {
-        parts.version = Version::HTTP_10;
-    } else {
-        parts
-            .headers
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    match proxy {
-        // The proxy is told the whole URL (RFC 9112 §3.2.2).
-        Some(proxy) if !secure => {
-            if let Some(value) = authorization(proxy)? {
-                parts.headers.insert(PROXY_AUTHORIZATION, value);
-            }
-        }
-        _ => {
-            let path = target.path_and_query().map_or("/", |path| path.as_str());
-            parts.uri = path.parse().map_err(|_| bad())?;
-        }
-    }
-    let broken = |reason: String| FetchError::Broken {
-        authority: authority.to_string(),
-        reason,
-    };
-    let request = Request::from_parts(parts, Full::new(body));
-    let answer = exchange(stream, request, limits.body).await;
-    answer.map_err(|failure| match failure {
-        Failure::Broken(error) => broken(chain(&error).to_string()),
-        Failure::TooLarge => FetchError::TooLarge {
-            authority: authority.to_string(),
-            limit: limits.body,
-        },
-    })
-}
-
-enum Failure {
-    Broken(hyper::Error),
-    TooLarge,
-}
-
-/// One request and its answer; the connection is driven by whoever waits for it.
-async fn exchange(
-    stream: Box<dyn Stream>,
-    request: Request<Full<Bytes>>,
-    limit: usize,
-) -> Result<Response<Bytes>, Failure> {
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(Failure::Broken)?;
-    let mut connection = pin!(connection);
-    let mut asked = pin!(async move {
-        let answer = sender.send_request(request).await?;
-        let (parts, mut body) = answer.into_parts();
-        let mut whole = BytesMut::new();
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            whole.extend_from_slice(&frame?.into_data().unwrap_or_default());
-            if whole.len() > limit {
-                return Ok(None);
-            }
-        }
-        Ok::<_, hyper::Error>(Some(Response::from_parts(parts, whole.freeze())))
-    });
-    let mut ended = false;
-    let answer = poll_fn(|cx| {
-        if !ended && connection.as_mut().poll(cx).is_ready() {
-            // Why it ended, the one who waits is told.
-            ended = true;
-        }
-        match asked.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(answer),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    answer.map_err(Failure::Broken)?.ok_or(Failure::TooLarge)
-}
-
-fn host_and_port(url: &Uri) -> Result<(String, u16), FetchError> {
-    let host = url
-        .host()
-        .ok_or_else(|| FetchError::Url(super::without_query(url)))?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let own = if url.scheme() == Some(&Scheme::HTTPS) {
-        443
-    } else {
-        80
-    };
-    Ok((host, url.port_u16().unwrap_or(own)))
-}
-
-fn unreachable(url: &Uri, reason: &impl ToString) -> FetchError {
-    FetchError::Connect {
-        authority: url.authority().map(ToString::to_string).unwrap_or_default(),
-        reason: reason.to_string(),
-    }
-}
-
-/// Whether `address`, which `url` leads to, may be connected to.
-fn check(address: IpAddr, url: &Uri, means: Means<'_>) -> Result<(), FetchError> {
-    if means.limits.reach.allows(address, means.permitted) {
-        return Ok(());
-    }
-    Err(FetchError::Forbidden {
-        authority: url.authority().map(ToString::to_string).unwrap_or_default(),
-        address,
-    })
-}
-
-/// A connection to the first of the addresses of `url` that takes one.
-async fn connect(url: &Uri, means: Means<'_>) -> Result<Box<dyn Stream>, FetchError> {
-    let (host, port) = host_and_port(url)?;
-    let resolved = means.resolver.resolve(&host.to_ascii_lowercase()).await;
-    let resolved = resolved.map_err(|error| unreachable(url, &error))?;
-    let mut failure = unreachable(url, &"the name has no address");
-    for found in resolved.found {
-        if let Err(forbidden) = check(found.address, url, means) {
-            failure = forbidden;
-            continue;
-        }
-        let port = found.port.filter(|port| *port != 0).unwrap_or(port);
-        let connected = TcpStream::connect((found.address, port)).await;
-        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => failure = unreachable(url, &error),
-        }
-    }
-    Err(failure)
-}
-
-async fn secured(
-    stream: Box<dyn Stream>,
-    url: &Uri,
-    verify: bool,
-    certificate: Option<&Arc<ClientCertificate>>,
-) -> Result<Box<dyn Stream>, FetchError> {
-    let (host, _) = host_and_port(url)?;
-    let name = ServerName::try_from(host).map_err(|error| unreachable(url, &error))?;
-    let pair = certificate.map(|certificate| (certificate.chain.as_str(), &certificate.key));
-    let connector =
-        presenting(verify, pair).map_err(|error: TlsSetupError| unreachable(url, &error))?;
-    let stream = connector
-        .connect(name, stream)
-        .await
-        .map_err(|error| unreachable(url, &error))?;
-    Ok(Box::new(stream))
-}
-
-/// Has the proxy connect to `target` (RFC 9110 §9.3.6).
-async fn tunnel(
-    mut stream: Box<dyn Stream>,
-    proxy: &Proxy,
-    target: &Uri,
-) -> Result<Box<dyn Stream>, FetchError> {
-    let failed = |reason: &str| unreachable(&proxy.url, &reason);
-    let (host, port) = host_and_port(target)?;
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host
-    };
-    let mut head =
-        format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
-    if let Some(value) = authorization(proxy)? {
-        head.extend_from_slice(b"Proxy-Authorization: ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    stream
-        .write_all(&head)
-        .await
-        .map_err(|error| unreachable(&proxy.url, &error))?;
-    // Byte by byte: what follows the head is the target's.
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() >= LONGEST_HEAD {
-            return Err(failed("the proxy's answer is too long"));
-        }
-        let byte = stream.read_u8().await;
-        answer.push(byte.map_err(|error| unreachable(&proxy.url, &error))?);
-    }
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut parsed = httparse::Response::new(&mut fields);
-    match parsed.parse(&answer) {
-        Ok(httparse::Status::Complete(_)) if parsed.code.is_some_and(|code| code / 100 == 2) => {
-            Ok(stream)
-        }
-        Ok(_) => Err(failed(&format!(
-            "the proxy answered {}",
-            parsed.code.unwrap_or_default()
-        ))),
-        Err(_) => Err(failed("the proxy's answer is malformed")),
-    }
-}
-
-fn authorization(proxy: &Proxy) -> Result<Option<HeaderValue>, FetchError> {
-    let Some(value) = &proxy.authorization else {
-        return Ok(None);
-    };
-    let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
-        unreachable(
-            &proxy.url,
-            &"the value of Proxy-Authorization is no header value",
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(Some(value))
+    fetch::fetch(request, means.limits, &means).await
 }
 
 #[cfg(test)]

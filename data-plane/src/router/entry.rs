@@ -12,6 +12,7 @@ use shared::types::patterns;
 
 use super::normalize::{normal_length, normalize};
 use super::{Asked, RouteFault};
+use crate::compile::room::Room;
 use crate::http1::kind::Kind;
 
 /// A route with one of its paths, and with its hosts that name a port or with those that do not. Server
@@ -256,8 +257,13 @@ impl Values {
     }
 }
 
-/// The entries of `route`; what cannot be compiled goes to `faults`.
-pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>) -> Vec<Entry> {
+/// The entries of `route`; what cannot be compiled goes to `faults`. None once there is no room to go on.
+pub(super) fn entries(
+    number: usize,
+    route: &Route,
+    room: &Room,
+    faults: &mut Vec<RouteFault>,
+) -> Option<Vec<Entry>> {
     let mut fault = |field, message: String| {
         faults.push(RouteFault {
             route: number,
@@ -273,6 +279,10 @@ pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>
         .collect();
     let mut paths = Vec::new();
     for text in &texts {
+        if let Err(message) = room.check() {
+            fault("paths", message);
+            return None;
+        }
         match path_rule(text) {
             Ok(path) => paths.push(path),
             Err(message) => fault("paths", message),
@@ -326,7 +336,7 @@ pub(super) fn entries(number: usize, route: &Route, faults: &mut Vec<RouteFault>
             }
         }
     }
-    all
+    Some(all)
 }
 
 fn entry(

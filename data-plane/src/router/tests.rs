@@ -10,6 +10,7 @@ use shared::types::patterns::readable;
 
 use super::entry::entries;
 use super::{Asked, Found, Router, split_port};
+use crate::compile::room::Room;
 use crate::http1::headers::View;
 
 fn route(number: usize, mut fields: Value) -> Route {
@@ -32,7 +33,7 @@ fn routes(fields: Vec<Value>) -> Vec<Route> {
 }
 
 fn compile(routes: &[Route]) -> Router {
-    Router::compile(&routes.iter().collect::<Vec<_>>()).unwrap()
+    Router::compile(&routes.iter().collect::<Vec<_>>(), &Room::default()).unwrap()
 }
 
 /// `method authority path`, then `name: value` fields.
@@ -449,7 +450,8 @@ proptest! {
         let mut matching: Vec<_> = list
             .iter()
             .enumerate()
-            .flat_map(|(number, route)| entries(number, route, &mut faults))
+            .filter_map(|(number, route)| entries(number, route, &Room::default(), &mut faults))
+            .flatten()
             .filter(|entry| entry.hosts.is_empty() || entry.hosts.iter().any(|rule| rule.matches(host, port, https)))
             .filter_map(|entry| entry.matches(&asked).map(|matched| (entry.rank.clone(), entry.route, matched)))
             .collect();

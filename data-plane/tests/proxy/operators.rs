@@ -217,6 +217,24 @@ fn rule_136_the_status_listener_has_what_it_has_and_no_files() {
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
         assert!(!answer.contains("root:"), "{path}");
     }
+    for (method, path, status) in [
+        ("HEAD", "/status", "200"),
+        ("POST", "/status", "405"),
+        ("DELETE", "/status/ready", "405"),
+        ("FOO", "/metrics", "405"),
+        ("POST", "/nothing", "404"),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut stream = std::net::TcpStream::connect(addresses.status.unwrap()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&line), "{method} {path}: {answer}");
+    }
+    let status = get(addresses.status.unwrap(), "/status");
+    let (_, hash) = status.split_once("\"configuration_hash\":\"").unwrap();
+    let hash = hash.split('"').next().unwrap();
+    assert!(hash.len() == 32 && hash != "0".repeat(32), "{status}");
     // And none of it is where clients are.
     let answer = get(addresses.proxy.unwrap(), "/metrics");
     assert!(!answer.contains("kong_"), "{answer}");

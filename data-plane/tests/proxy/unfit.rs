@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use data_plane::compile::room::Room;
 use data_plane::limits::Limits;
 use data_plane::live::Live;
 use data_plane::proxy::Proxy;
@@ -21,7 +22,8 @@ fn reference(id: u128) -> Value {
 }
 
 fn compile(records: Vec<Record>) -> Result<data_plane::compile::CompiledSnapshot, String> {
-    let compiled = Secrets::default().compile(&Snapshot::new(1, Revision(1), records));
+    let compiled =
+        Secrets::default().compile(&Snapshot::new(1, Revision(1), records), &Room::default());
     compiled.map_err(|faults| format!("{faults:?}"))
 }
 

@@ -17,7 +17,9 @@ fn main() -> ExitCode {
         Ok(program) => program,
         Err(error) => error.exit(),
     };
-    match serve(&program.settings) {
+    let served = serve(&program.settings);
+    telemetry::finish();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(
             clippy::print_stderr,

@@ -28,7 +28,7 @@ Start over: stop the program and remove the data directory.";
 #[derive(Debug, Parser)]
 #[command(
     name = "wardgate",
-    version,
+    version = shared::version::VERSION,
     about = "Wardgate on one machine: a cluster, and a demo to sign in to",
     after_help = AFTER_HELP
 )]

@@ -33,6 +33,9 @@ const RESERVED: [&str; 16] = [
     "userinfo",
 ];
 
+/// First parts of URLs of pages that came later: workspaces may be called so, and keep what is not such a page.
+const LATER: [&str; 2] = ["openid-connect", "proxy-cache"];
+
 /// A part of the configuration with names of its own. Nothing in it can point to what is in another.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Workspace {
@@ -118,7 +121,7 @@ impl Entity for Workspace {
             .get("name")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        if Self::is_reserved(name) {
+        if Self::is_reserved(name) || LATER.contains(&name) {
             errors.add(&["name"], format!("must not be one of: {name}"));
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Asked {
     pub(super) record: Vec<Vec<Part>>,
     /// The records that its path leads through.
     pub(super) on_the_way: Vec<Key>,
+    /// The record that it means.
+    pub(super) meant: Option<Key>,
 }
 
 impl Asked {
@@ -113,6 +115,7 @@ impl Asked {
 
     /// The request means the record `key`, or would make one.
     fn means(&mut self, config: &Config, entity: &Definition, key: Option<Key>, method: &Method) {
+        self.meant = key;
         match key {
             Some(key) => self.record = paths(config, key),
             None if *method == Method::PUT => self.above.push(vec![word(entity.path)]),
@@ -164,7 +167,7 @@ pub(super) fn paths(config: &Config, key: Key) -> Vec<Vec<Part>> {
 }
 
 /// The entity that a foreign key of another points to.
-fn parent_of(entity: &Definition, field: &str) -> Option<&'static Definition> {
+pub(super) fn parent_of(entity: &Definition, field: &str) -> Option<&'static Definition> {
     let (_, kind) = entity.foreign_keys().find(|(own, _)| *own == field)?;
     definition(kind)
 }

@@ -294,6 +294,9 @@ async fn a_role_for_one_workspace_ends_at_it() {
         ("GET", "/revisions/1..2", 403),
         ("POST", "/revisions/1/rollback", 403),
         ("POST", "/team/ca_certificates", 403),
+        ("DELETE", "/team/openid-connect/jwks", 403),
+        ("DELETE", "/team/openid-connect/issuers", 403),
+        ("GET", "/team/openid-connect/issuers", 200),
         ("GET", "/clustering/data-planes", 403),
     ] {
         let body = if method == "POST" {

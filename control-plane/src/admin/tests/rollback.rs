@@ -196,3 +196,57 @@ async fn a_file_that_says_what_is_there_changes_nothing_not_even_a_hashed_passwo
     let changed = changed["data"][0]["password"].as_str().unwrap();
     assert!(changed != hash && changed != "another", "{changed}");
 }
+
+#[tokio::test]
+async fn what_may_be_a_secret_is_in_no_difference() {
+    let api = Api::new();
+    made(&api, "/consumers", json!({ "username": "c" })).await;
+    let key = json!({ "key": "CANARY-key" });
+    made(&api, "/consumers/c/key-auth", key).await;
+    for (name, config) in [
+        (
+            "opentelemetry",
+            json!({ "endpoint": "http://a.test/", "headers": { "Authorization": "CANARY" } }),
+        ),
+        (
+            "zipkin",
+            json!({ "http_endpoint": "http://u:CANARY@a.test/" }),
+        ),
+        (
+            "request-transformer",
+            json!({ "add": { "headers": ["authorization:CANARY"] } }),
+        ),
+        (
+            "openid-connect",
+            json!({
+                "issuer": "https://op.test", "client_id": ["x"],
+                "token_headers_names": ["a"], "token_headers_values": ["CANARY"],
+                "token_post_args_names": ["a"], "token_post_args_values": ["CANARY"],
+            }),
+        ),
+        (
+            "rate-limiting",
+            json!({
+                "minute": 1, "policy": "redis",
+                "redis": { "host": "r.test", "username": "CANARY", "password": "CANARY" },
+            }),
+        ),
+    ] {
+        let plugin = json!({ "name": name, "config": config });
+        made(&api, "/plugins", plugin).await;
+    }
+    let (_, newest) = api.get("/revisions?size=1").await;
+    let newest = newest["data"][0]["revision"].as_u64().unwrap();
+    let mut pages = vec![format!("/revisions/1..{newest}")];
+    pages.extend((1..=newest).map(|revision| format!("/revisions/{revision}")));
+    for page in pages {
+        let (status, shown) = api.get(&page).await;
+        let text = shown.to_string();
+        assert!(status == 200 && !text.contains("CANARY"), "{page}: {text}");
+        if page.contains("..") {
+            for named in ["authorization:[redacted]", "token_headers_values"] {
+                assert!(text.contains(named), "{named}: {text}");
+            }
+        }
+    }
+}

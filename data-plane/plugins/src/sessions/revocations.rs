@@ -3,10 +3,13 @@
 //! Writers replace a persistent map; a reader first compares a number and looks into the map only
 //! after it has changed, so that a session that was looked at before costs one load.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::future::{Either, LocalBoxFuture, select};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use uuid::Uuid;
@@ -17,15 +20,23 @@ use crate::host::Host;
 /// one that is dropped lets somebody in.
 const MOST: usize = 1_000_000;
 
+/// After which time the data plane has on disk what no control plane has taken.
+const KEPT: Duration = Duration::from_secs(1);
+
 /// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows. Whatever does not reach
-/// that at once, the data plane keeps and sends on.
-pub(crate) fn end_everywhere(host: &impl Host, revocation: Revocation) {
+/// that at once, the data plane keeps and sends on. Returns once either has it, so that nobody is told of a logout that a
+/// process which is killed would forget; a control plane that does not answer is not waited for.
+pub(crate) async fn end_everywhere(host: &impl Host, revocation: Revocation) {
     // What is full is logged by the attempt.
     host.revocations().add_own([revocation], host.now());
     let its_host = host.clone();
-    host.spawn(Box::pin(async move {
+    let telling: LocalBoxFuture<'static, ()> = Box::pin(async move {
         _ = its_host.revoke(vec![revocation]).await;
-    }));
+    });
+    let late = pin!(host.sleep(KEPT));
+    if let Either::Right(((), telling)) = select(telling, late).await {
+        host.spawn(telling);
+    }
 }
 
 /// The revocations of one node, shared by its cores.

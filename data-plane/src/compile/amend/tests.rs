@@ -9,7 +9,7 @@ use shared::snapshot::{Key, Record, Revision};
 
 use self::kinds::{is_unreferenced, other};
 use super::*;
-use crate::compile::{CompiledService, Destination, compile};
+use crate::compile::{CompiledService, Destination, compile, compile_without, room};
 use crate::http1::headers::View;
 use crate::router::Asked;
 
@@ -268,7 +268,7 @@ proptest! {
                 continue;
             }
             let (after, difference) = to(&snapshot, &records);
-            compiled = amend(&compiled, &snapshot, &after, &difference).unwrap().unwrap();
+            compiled = amend(&compiled, &snapshot, &after, &difference, &Room::default()).unwrap().unwrap();
             snapshot = after;
             let anew = compile(&snapshot).unwrap();
             assert_same(&compiled, &anew);
@@ -300,7 +300,7 @@ proptest! {
                 puts.push(route(7, 21));
             }
             let (after, difference) = next(&snapshot, puts, &removes);
-            compiled = amend(&compiled, &snapshot, &after, &difference).unwrap().unwrap();
+            compiled = amend(&compiled, &snapshot, &after, &difference, &Room::default()).unwrap().unwrap();
             snapshot = after;
             prop_assert_eq!(compiled.position(), snapshot.position);
             assert_same(&compiled, &compile(&snapshot).unwrap());
@@ -319,7 +319,7 @@ fn what_streams_logs_and_counts_go_by_is_compiled_anew() {
     let compiled = compile(&snapshot).unwrap();
     let amends = |puts: Vec<Record>, removes: &[Key]| {
         let (after, difference) = next(&snapshot, puts, removes);
-        amend(&compiled, &snapshot, &after, &difference)
+        amend(&compiled, &snapshot, &after, &difference, &Room::default())
     };
     assert!(amends(vec![route(1, 1)], &[]).unwrap().is_ok());
     // Its service is disabled: it is not there, and takes nobody's place.
@@ -343,12 +343,12 @@ fn what_streams_logs_and_counts_go_by_is_compiled_anew() {
     // What counts is listed among all filters.
     let counts = json!({ "name": "prometheus", "config": {}, "route": reference(1) });
     let (with, difference) = next(&snapshot, vec![record("plugins", 205, counts)], &[]);
-    let counting = amend(&compiled, &snapshot, &with, &difference)
+    let counting = amend(&compiled, &snapshot, &with, &difference, &Room::default())
         .unwrap()
         .unwrap();
     let gone = record("plugins", 205, json!({})).key;
     let (after, difference) = next(&with, Vec::new(), &[gone]);
-    assert!(amend(&counting, &with, &after, &difference).is_none());
+    assert!(amend(&counting, &with, &after, &difference, &Room::default()).is_none());
     // One that takes the place of the host of a service, which has a route of byte streams.
     let upstream = |name: &str| record("upstreams", 501, json!({ "name": name }));
     assert!(amends(vec![upstream("new")], &[]).unwrap().is_ok());
@@ -392,9 +392,35 @@ fn what_cannot_be_compiled_is_named() {
     ];
     let count = puts.len();
     let (after, difference) = next(&snapshot, puts, &[]);
-    let amended = amend(&compiled, &snapshot, &after, &difference).unwrap();
+    let amended = amend(&compiled, &snapshot, &after, &difference, &Room::default()).unwrap();
     let faults = amended.unwrap_err();
     let anew = compile(&after).unwrap_err();
     assert_eq!(faults, anew);
     assert_eq!(faults.len(), count, "{faults:?}");
+}
+
+#[test]
+fn what_there_is_no_room_for_is_refused_whole() {
+    let snapshot = Snapshot::new(1, Revision(1), surroundings(false));
+    let compiled = compile(&snapshot).unwrap();
+    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] }, "route": reference(4) });
+    for (put, field) in [
+        (record("routes", 4, json!({ "paths": ["/a"] })), "paths"),
+        (record("plugins", 205, plugin), "config"),
+    ] {
+        let key = put.key;
+        let (after, difference) = next(&snapshot, vec![put], &[]);
+        let none = room::tests::none();
+        let amended = amend(&compiled, &snapshot, &after, &difference, &none).unwrap();
+        let faults = amended.unwrap_err();
+        let named = |fault: &CompileFault| (fault.key(), fault.field.as_str()) == (key, field);
+        assert!(faults.iter().any(named), "{faults:?}");
+        let anew = compile_without(&after, &[], &none).unwrap_err();
+        let first = &anew[0];
+        assert_eq!(
+            (first.kind, &*first.field),
+            ("plugins", "config"),
+            "{anew:?}"
+        );
+    }
 }

@@ -60,6 +60,16 @@ impl Placed {
     }
 }
 
+/// The fault of a plugin that there is no room for: of the whole configuration, since each takes a part of it.
+pub(in crate::compile) fn no_room(id: Uuid, message: String) -> CompileFault {
+    CompileFault {
+        kind: Plugin::KIND,
+        id,
+        field: "config".to_owned(),
+        message,
+    }
+}
+
 /// The filter of `plugin`, which is to have the place `filter`. One that cannot run lets nothing pass, unless requests
 /// can go on without it. Of one that has a fault already, which `is_faulty` says, nothing more is told.
 pub(super) fn compile(

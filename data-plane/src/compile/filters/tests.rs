@@ -32,7 +32,13 @@ fn route() -> Route {
 fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
     let mut faults = Vec::new();
     let workspaces = Workspaces::default();
-    let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut faults);
+    let assembly = Assembly::new(
+        Subsystem::Http,
+        plugins,
+        &workspaces,
+        &Room::default(),
+        &mut faults,
+    );
     assert_eq!(faults, []);
     let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
     let slot = filters.slots.first()?;
@@ -84,7 +90,13 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
     }];
     let choose = |plugins: &[Plugin], groups: &[Membership]| {
         let workspaces = Workspaces::default();
-        let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, &mut Vec::new());
+        let assembly = Assembly::new(
+            Subsystem::Http,
+            plugins,
+            &workspaces,
+            &Room::default(),
+            &mut Vec::new(),
+        );
         let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
         filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
     };
@@ -106,7 +118,13 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
     // Somebody who is no consumer may be in a group all the same.
     let plugins = [plugin(16, 0, 0, CONSUMER), plugin(17, 0, 0, 0), grouped];
     let workspaces = Workspaces::default();
-    let assembly = Assembly::new(Subsystem::Http, &plugins, &workspaces, &mut Vec::new());
+    let assembly = Assembly::new(
+        Subsystem::Http,
+        &plugins,
+        &workspaces,
+        &Room::default(),
+        &mut Vec::new(),
+    );
     let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
     assert_eq!(filters.slots[0].choose(None, &member), Some(2));
     assert_eq!(filters.slots[0].choose(None, &[]), Some(1));
@@ -146,6 +164,7 @@ fn rule_129_no_log_tells_what_a_route_looks_for_credentials_under() {
         Subsystem::Http,
         &plugins,
         &Workspaces::default(),
+        &Room::default(),
         &mut faults,
     );
     assert_eq!(faults, []);
@@ -174,7 +193,13 @@ fn a_fault_of_a_record_of_another_kind_with_the_same_id_is_none_of_the_plugin() 
         let plugins = [plugin(20, ROUTE, 0, 0)];
         let mut faults = vec![fault(kind)];
         let workspaces = Workspaces::default();
-        let assembly = Assembly::new(Subsystem::Http, &plugins, &workspaces, &mut faults);
+        let assembly = Assembly::new(
+            Subsystem::Http,
+            &plugins,
+            &workspaces,
+            &Room::default(),
+            &mut faults,
+        );
         let stands = matches!(assembly.filters.get(0), Some(AnyFilter::Acl(_)));
         assert_eq!(stands, runs, "{kind}");
     }

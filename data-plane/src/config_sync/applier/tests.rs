@@ -114,7 +114,7 @@ async fn compiled(records: Vec<Record>) -> Result<CompiledSnapshot, Vec<Fault>> 
     let snapshot = Arc::new(snapshot(1, records));
     // A machine that builds other things meanwhile is no reason to refuse.
     let long = Duration::from_mins(10);
-    compile_guarded(long, Secrets::default(), None, snapshot).await
+    compile_guarded((long, None), Secrets::default(), None, snapshot).await
 }
 
 #[tokio::test]

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use plugins::host::Reach;
-use plugins::proxies::Proxies;
+use plugins::proxies::{Proxies, Proxy};
 use shared::secret::Secret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;

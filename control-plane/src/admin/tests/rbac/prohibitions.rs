@@ -190,3 +190,158 @@ async fn what_is_forbidden_by_name_is_so_however_one_comes_by_it() {
     let (_, list) = api.ask(&ann, "GET", "/rbac/users", Value::Null).await;
     assert!(!list.to_string().contains("\"bob\""), "{list}");
 }
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn what_a_body_points_to_is_judged_as_what_a_path_leads_through() {
+    let api = Api::guarded();
+    for (url, body) in [
+        ("/workspaces", json!({ "name": "team" })),
+        ("/team/services", json!({ "name": "secret", "host": "s" })),
+        ("/team/services", json!({ "name": "open", "host": "o" })),
+        (
+            "/team/services/secret/routes",
+            json!({ "name": "old", "paths": ["/old"] }),
+        ),
+        ("/team/services/open/plugins", json!({ "name": "cors" })),
+        ("/team/consumers", json!({ "username": "c" })),
+        ("/team/consumer_groups", json!({ "name": "vip" })),
+        ("/team/consumer_groups", json!({ "name": "all" })),
+        ("/rbac/roles", json!({ "name": "team" })),
+        ("/rbac/roles", json!({ "name": "people" })),
+    ] {
+        let (status, reply) = api.ask(OWNER, "POST", url, body).await;
+        assert_eq!(status, 201, "{url}: {reply}");
+    }
+    for (role, workspace, endpoint, actions, negative) in [
+        ("team", "team", "*", "*", false),
+        ("team", "team", "/services/secret", "*", true),
+        ("team", "team", "/consumer_groups/vip", "read", true),
+        ("people", "*", "*", "*", false),
+        ("people", "*", "/rbac/roles/super-admin", "create", true),
+    ] {
+        let body = json!({
+            "workspace": workspace, "endpoint": endpoint, "actions": actions, "negative": negative,
+        });
+        let url = format!("/rbac/roles/{role}/endpoints");
+        let (status, reply) = api.ask(OWNER, "POST", &url, body).await;
+        assert_eq!(status, 201, "{reply}");
+    }
+    let bob = api.user("bob", "team").await;
+    let ann = api.user("ann", "people").await;
+    let secret = api
+        .ask(OWNER, "GET", "/team/services/secret", Value::Null)
+        .await;
+    let secret = json!({ "id": secret.1["id"] });
+    let (_, plugins) = api.ask(OWNER, "GET", "/team/plugins", Value::Null).await;
+    let plugin = format!(
+        "/team/plugins/{}",
+        plugins["data"][0]["id"].as_str().unwrap()
+    );
+    let route = |service: Value| json!({ "name": "new", "paths": ["/new"], "service": service });
+    for (token, method, url, body, expected) in [
+        (
+            &bob,
+            "POST",
+            "/team/routes",
+            route(json!({ "name": "secret" })),
+            Some("service"),
+        ),
+        (
+            &bob,
+            "POST",
+            "/team/routes",
+            route(secret.clone()),
+            Some("service"),
+        ),
+        (
+            &bob,
+            "PUT",
+            "/team/routes/new",
+            route(secret.clone()),
+            Some("service"),
+        ),
+        (
+            &bob,
+            "POST",
+            "/team/routes",
+            route(json!({ "name": "open" })),
+            None,
+        ),
+        (
+            &bob,
+            "PATCH",
+            "/team/routes/new",
+            json!({ "service": secret }),
+            Some("service"),
+        ),
+        (
+            &bob,
+            "PATCH",
+            &*plugin,
+            json!({ "service": secret }),
+            Some("service"),
+        ),
+        // It was so before.
+        (
+            &bob,
+            "PATCH",
+            "/team/routes/old",
+            json!({ "tags": ["t"] }),
+            None,
+        ),
+        (
+            &bob,
+            "PUT",
+            "/team/routes/old",
+            json!({ "paths": ["/o"], "service": secret }),
+            None,
+        ),
+        // What may not be read is not to be seen through a record that points to it.
+        (
+            &bob,
+            "POST",
+            "/team/consumers/c/consumer_groups",
+            json!({ "group": "vip" }),
+            Some("consumer_group"),
+        ),
+        (
+            &bob,
+            "POST",
+            "/team/consumers/c/consumer_groups",
+            json!({ "group": "all" }),
+            None,
+        ),
+        (
+            &ann,
+            "POST",
+            "/rbac/users/bob/roles",
+            json!({ "roles": "read-only,super-admin" }),
+            Some("role"),
+        ),
+        (
+            &ann,
+            "POST",
+            "/rbac/users/bob/roles",
+            json!({ "roles": "read-only" }),
+            None,
+        ),
+    ] {
+        let (status, reply) = api.ask(token, method, url, body.clone()).await;
+        match expected {
+            None => assert!(status < 300, "{method} {url} {body}: {status} {reply}"),
+            Some(field) => {
+                let end = format!("you do not have permissions to use what '{field}' points to");
+                let message = reply["message"].as_str().unwrap_or_default();
+                assert!(
+                    status == 403 && message.ends_with(&end),
+                    "{method} {url} {body}: {status} {reply}"
+                );
+            }
+        }
+    }
+    let (_, roles) = api
+        .ask(OWNER, "GET", "/rbac/users/bob/roles", Value::Null)
+        .await;
+    assert!(!roles.to_string().contains("super-admin"), "{roles}");
+}

@@ -165,7 +165,7 @@ pub(super) async fn run(
             before: Revocation::FOR_GOOD,
             expires_at: rules.forgotten_at(Ends::Session, now),
         };
-        end_everywhere(host, revocation);
+        end_everywhere(host, revocation).await;
     }
     let client = match session {
         Some(open) => open.session.client,

@@ -89,7 +89,7 @@ pub(super) async fn answer(
                 now,
             ),
         };
-        end_everywhere(host, revocation);
+        end_everywhere(host, revocation).await;
     }
     let origin = Url::parse(&rules.issuer).map(|url| url.origin().ascii_serialization());
     page::framed(origin.as_deref().unwrap_or("'none'"))

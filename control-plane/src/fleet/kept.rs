@@ -1,0 +1,155 @@
+//! The nodes in a file: a control plane that starts again shows those that are away, and knows what each has refused.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::clock::monotonic;
+use shared::machine::write_whole;
+use shared::telemetry::Trouble;
+use tokio::task::JoinHandle;
+
+use super::{Fleet, Row};
+
+/// How often the file is written. What happens in between a crash loses.
+const WRITE: Duration = Duration::from_mins(1);
+
+/// Bytes of the largest file that is read.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// What the file holds.
+#[derive(Deserialize, Serialize)]
+struct Nodes {
+    rows: Vec<Row>,
+}
+
+/// Keeps a fleet in a file.
+#[derive(Debug)]
+pub struct Kept {
+    fleet: Fleet,
+    file: PathBuf,
+    writing: JoinHandle<()>,
+}
+
+impl Kept {
+    /// Has `fleet` know what `file` says, and keeps it there from now on. Call on the runtime that is to do so.
+    pub fn start(fleet: Fleet, file: PathBuf) -> Self {
+        if let Err(error) = fleet.recall(&file) {
+            tracing::warn!(
+                file = %file.display(), %error,
+                "data planes that are away are not known: the file is passed over"
+            );
+        }
+        let writing = tokio::spawn(write(fleet.clone(), file.clone()));
+        Self {
+            fleet,
+            file,
+            writing,
+        }
+    }
+
+    /// Writes the file once more.
+    pub fn stop(self) {
+        self.writing.abort();
+        if let Err(error) = self.fleet.keep(&self.file) {
+            tracing::warn!(file = %self.file.display(), %error, "the list of data planes is not kept");
+        }
+    }
+}
+
+async fn write(fleet: Fleet, file: PathBuf) {
+    let mut trouble = Trouble::default();
+    loop {
+        tokio::time::sleep(WRITE).await;
+        let (fleet, path) = (fleet.clone(), file.clone());
+        let written = tokio::task::spawn_blocking(move || fleet.keep(&path)).await;
+        match written.map_err(io::Error::other).flatten() {
+            Ok(()) => trouble.ends(),
+            Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
+                tracing::warn!(file = %file.display(), %error, "the list of data planes is not kept");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Fleet {
+    /// Writes every node to `file`, without what roll-outs are judged by.
+    fn keep(&self, file: &Path) -> io::Result<()> {
+        let mut rows: Vec<Row> = self.nodes().rows().into_iter().cloned().collect();
+        for row in &mut rows {
+            row.samples.clear();
+        }
+        if let Some(directory) = file.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        write_whole(file, &serde_json::to_string(&Nodes { rows })?)
+    }
+
+    /// Takes in the nodes of `file`, if there is one: they are away until they come.
+    fn recall(&self, file: &Path) -> io::Result<()> {
+        match fs::metadata(file) {
+            Ok(found) if found.len() > LARGEST => return Err(io::ErrorKind::FileTooLarge.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let Nodes { rows } = serde_json::from_slice(&fs::read(file)?)?;
+        self.nodes().elsewhere.leave(rows);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::clock::UnixTime;
+
+    use super::*;
+    use crate::fleet::Fault;
+    use crate::fleet::tests::{at, introduction};
+
+    const NOW: UnixTime = UnixTime::from_secs(10_000);
+    const LATER: UnixTime = UnixTime::from_secs(20_000);
+
+    #[test]
+    fn nodes_that_are_away_are_known_after_a_restart_with_what_they_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nodes.json");
+        let before = Fleet::default();
+        before.recall(&file).unwrap();
+        let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
+        let fault = Fault {
+            code: "INVALID".to_owned(),
+            entity_type: "routes".to_owned(),
+            entity_id: "x".to_owned(),
+            field: "paths".to_owned(),
+            message: "no".to_owned(),
+        };
+        member.refused(at(2), vec![fault], NOW);
+        before.keep(&file).unwrap();
+
+        let after = Fleet::default();
+        after.recall(&file).unwrap();
+        let rows = after.list(|_| at(2), LATER);
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0]["connected"], false);
+        assert_eq!(rows[0]["last_seen"], NOW.as_secs());
+        assert_eq!(rows[0]["progress"], "refused");
+        assert!(after.refusing(at(2).revision).is_empty(), "it is away");
+        // The same run of it comes back.
+        let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
+        assert_eq!(refused, [at(2)]);
+        let rows = after.list(|_| at(2), LATER);
+        assert_eq!((rows.len(), &rows[0]["connected"]), (1, &true.into()));
+        assert!(after.nodes().elsewhere.is_empty());
+
+        for damaged in ["", "[]", "{\"rows\":[{}]}"] {
+            fs::write(&file, damaged).unwrap();
+            let fleet = Fleet::default();
+            assert!(fleet.recall(&file).is_err(), "{damaged}");
+            assert!(fleet.list(|_| at(2), LATER).is_empty());
+        }
+    }
+}
