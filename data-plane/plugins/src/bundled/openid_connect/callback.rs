@@ -278,10 +278,11 @@ pub(super) fn in_vain(
     marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 
-/// Whether the browser says that no other site has led it here (Fetch Metadata): then no provider has.
+/// Whether the browser says that nothing but this host has led it here (Fetch Metadata §2.4): then no provider has. What a
+/// user began says `none` also where a provider sent it on.
 fn is_from_here(exchange: &Exchange<'_>) -> bool {
     let site = exchange.request.headers.get("sec-fetch-site");
-    site.is_some_and(|site| site == "none" || site == "same-origin")
+    site.is_some_and(|site| site == "same-origin")
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:

@@ -84,7 +84,7 @@ pub(super) async fn answer(
                 if is_session {
                     Ends::Session
                 } else {
-                    Ends::AtProvider
+                    Ends::OnHearsay
                 },
                 now,
             ),

@@ -24,6 +24,9 @@ pub(in crate::bundled::openid_connect) enum Ends {
     Session,
     /// What began within a session of the provider's, or all of a user's, at whatever plugin.
     AtProvider,
+    /// What began within a session of the provider's that anybody may have named: it is not to fill what the cluster
+    /// remembers.
+    OnHearsay,
 }
 
 impl Rules {
@@ -35,8 +38,11 @@ impl Rules {
         now: UnixTime,
     ) -> u64 {
         let session = &self.config.session;
-        let shared = ends == Ends::AtProvider || session.session_secret.is_some();
-        let least = if shared { OF_OTHERS } else { OWN };
+        let least = match ends {
+            Ends::OnHearsay => ONE_DAY,
+            Ends::Session if session.session_secret.is_none() => OWN,
+            Ends::Session | Ends::AtProvider => OF_OTHERS,
+        };
         let longest = session.session_absolute_timeout.limit();
         let mut longest = longest.unwrap_or(OF_OTHERS).max(least);
         if session.session_remember {
@@ -68,10 +74,12 @@ mod tests {
         };
         check(&json!({}), Ends::Session, 7);
         check(&json!({}), Ends::AtProvider, 30);
+        check(&json!({}), Ends::OnHearsay, 1);
         check(&json!({ "session_secret": "shared" }), Ends::Session, 30);
         let long = json!({ "session_absolute_timeout": 50 * 86_400 });
         check(&long, Ends::Session, 50);
         check(&long, Ends::AtProvider, 50);
+        check(&long, Ends::OnHearsay, 50);
         check(&json!({ "session_absolute_timeout": 0 }), Ends::Session, 30);
         check(&json!({ "session_remember": true }), Ends::Session, 30);
         let forever = json!({ "session_remember": true, "session_remember_absolute_timeout": 0 });

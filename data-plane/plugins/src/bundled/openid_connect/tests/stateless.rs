@@ -83,12 +83,18 @@ fn rule_26_a_response_that_nobody_signed_is_a_failed_sign_in() {
 
 #[test]
 fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
-    for answer in ["code=c", "error=odd"] {
+    // Who typed the address has begun all that follows: `none` is said to its end.
+    for (answer, site) in [
+        ("code=c", "cross-site"),
+        ("error=odd", "none"),
+        ("code=c", "none"),
+    ] {
         let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
-        browser.get(&mut gateway, "/api");
-        let mut come_back = || browser.get(&mut gateway, &format!("/api?{answer}"));
+        browser.get_with(&mut gateway, "/api", "sec-fetch-site", site);
+        let uri = format!("/api?{answer}");
+        let mut come_back = || browser.get_with(&mut gateway, &uri, "sec-fetch-site", site);
         let statuses: Vec<_> = (0..4).map(|_| come_back().status).collect();
-        assert_eq!(statuses, [302, 302, 400, 400], "{answer}");
+        assert_eq!(statuses, [302, 302, 400, 400], "{answer} {site}");
         let told = come_back().json()["message"].to_string();
         assert!(
             told.contains("the OpenID provider sends the browser back"),
@@ -119,11 +125,10 @@ fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
             );
         }
     }
-    for site in ["none", "same-origin"] {
-        let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
-        for tab in 0..6 {
-            let reply = browser.get_with(&mut gateway, "/item?code=5", "sec-fetch-site", site);
-            assert_eq!(reply.status, 302, "{site} {tab}");
-        }
+    let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+    for tab in 0..6 {
+        let (name, site) = ("sec-fetch-site", "same-origin");
+        let reply = browser.get_with(&mut gateway, "/item?code=5", name, site);
+        assert_eq!(reply.status, 302, "{tab}");
     }
 }
