@@ -96,8 +96,7 @@ pub(super) async fn authenticate(
     host: &impl Host,
     jar: &Jar,
 ) -> Result<Option<Flow>, Failure> {
-    let most = rules.config.sign_in.login_rate_limit;
-    let guess = (Deed::Guess, rules.compilation, exchange.client.address);
+    let mut guess = Guess::new(rules, exchange.client.address);
     // What one grant did not take, if another one was to try it.
     let mut refused = None;
     for grant in [Grant::Password, Grant::ClientCredentials, Grant::Assertion] {
@@ -107,8 +106,9 @@ pub(super) async fn authenticate(
         let both = rules.methods.password && rules.methods.client_credentials;
         let shared = both && trade.credentials.basic;
         let places = trade.credentials.places.clone();
-        match trade.make(rules, host, guess).await {
+        match trade.make(rules, host, &mut guess).await {
             Ok(granted) => {
+                guess.take_back(host);
                 for place in &places {
                     request::hide(rules, exchange, place).await;
                 }
@@ -132,12 +132,51 @@ pub(super) async fn authenticate(
     let Some(failure) = refused else {
         return Ok(None);
     };
-    if most > 0 && failure.code == REFUSED {
-        let (deed, of, address) = guess;
-        // The next one is told.
-        _ = rate::count(host, deed, of, address, most);
+    if failure.code != REFUSED {
+        guess.take_back(host);
     }
     Err(failure)
+}
+
+/// A try of a request's credentials. It counts from before the provider is asked, so that those who ask at the same time, or
+/// do not wait for the answer, have no more tries than others.
+struct Guess {
+    of: u64,
+    address: IpAddr,
+    most: u32,
+    /// Since when the window is open in which it counts.
+    counted: Option<UnixTime>,
+}
+
+impl Guess {
+    fn new(rules: &Rules, address: IpAddr) -> Self {
+        Self {
+            of: rules.compilation,
+            address,
+            most: rules.config.sign_in.login_rate_limit,
+            counted: None,
+        }
+    }
+
+    /// Counts it, once for all grants.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many of this address.
+    fn count(&mut self, host: &impl Host) -> Result<(), Failure> {
+        if self.most > 0 && self.counted.is_none() {
+            let counted = rate::count(host, Deed::Guess, self.of, self.address, self.most);
+            self.counted = Some(counted.map_err(|_| Failure::guessing())?);
+        }
+        Ok(())
+    }
+
+    /// It was none, or another request's.
+    fn take_back(&mut self, host: &impl Host) {
+        if let Some(since) = self.counted.take() {
+            rate::take_back(host, Deed::Guess, self.of, self.address, since);
+        }
+    }
 }
 
 async fn admit(
@@ -255,22 +294,13 @@ impl Grant {
 
 impl Trade {
     /// The tokens: those of an earlier trade, of one under way, or new ones.
-    async fn make(
-        self,
-        rules: &Arc<Rules>,
-        host: &impl Host,
-        (deed, of, address): (Deed, u64, IpAddr),
-    ) -> Outcome {
+    async fn make(self, rules: &Arc<Rules>, host: &impl Host, guess: &mut Guess) -> Outcome {
         let configured = rules.config.client.token_endpoint.as_ref();
         let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
-        let most = rules.config.sign_in.login_rate_limit;
-        let guesses = || most > 0 && rate::is_exhausted(host, deed, of, address, most);
         if !rules.config.provider.cache_tokens {
-            if guesses() {
-                return Err(Failure::guessing());
-            }
+            guess.count(host)?;
             return self.run(rules, host, document).await;
         }
         let grants = host.node_state::<Grants>();
@@ -279,10 +309,11 @@ impl Trade {
         if let Some(granted) = known() {
             return Ok(granted);
         }
-        if guesses() {
-            return Err(Failure::guessing());
-        }
+        guess.count(host)?;
         let (waiting, pilot) = grants.flights.board(&key);
+        if pilot.is_none() {
+            guess.take_back(host);
+        }
         if let Some(pilot) = pilot {
             // Between the look and the boarding another one may have landed.
             if let Some(granted) = known() {

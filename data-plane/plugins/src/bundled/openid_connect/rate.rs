@@ -23,7 +23,7 @@ pub(super) enum Deed {
     SignIn,
     /// A logout that names a session of the provider's, without a session of ours.
     Logout,
-    /// A password or a client's secret is tried that the provider refuses.
+    /// A password or a client's secret is tried, until the provider takes it.
     Guess,
 }
 
@@ -36,22 +36,22 @@ type Count = (UnixTime, u32);
 #[derive(Debug, Default)]
 struct Counts(Mutex<HashMap<Counted, Count>>);
 
-/// Counts one `deed` from `address` at the configuration `of`. `Err` tells how long to wait, if there
-/// were `most` already.
+/// Counts one `deed` from `address` at the configuration `of`, and tells since when it is counted. `Err` tells how long to
+/// wait, if there were `most` already.
 pub(super) fn count(
     host: &impl Host,
     deed: Deed,
     of: u64,
     address: IpAddr,
     most: u32,
-) -> Result<(), Duration> {
+) -> Result<UnixTime, Duration> {
     let now = host.now();
     let counts = host.node_state::<Counts>();
     let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
     if counts.len() >= MOST {
         counts.retain(|_, (since, _)| !has_ended(*since, now));
         if counts.len() >= MOST {
-            return Ok(());
+            return Ok(now);
         }
     }
     let (since, count) = counts
@@ -64,22 +64,24 @@ pub(super) fn count(
         return Err(WINDOW.saturating_sub(now.saturating_since(*since)));
     }
     *count += 1;
-    Ok(())
+    Ok(*since)
 }
 
-/// Whether there were `most` of a `deed` from `address` already. Counts none.
-pub(super) fn is_exhausted(
+/// Takes one `deed` back that was counted in the window `counted_since`, unless that is over.
+pub(super) fn take_back(
     host: &impl Host,
     deed: Deed,
     of: u64,
     address: IpAddr,
-    most: u32,
-) -> bool {
-    let now = host.now();
+    counted_since: UnixTime,
+) {
     let counts = host.node_state::<Counts>();
-    let counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let counted = counts.get(&(deed, of, network(address)));
-    counted.is_some_and(|(since, count)| *count >= most && !has_ended(*since, now))
+    let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((since, count)) = counts.get_mut(&(deed, of, network(address)))
+        && *since == counted_since
+    {
+        *count = count.saturating_sub(1);
+    }
 }
 
 /// Whether a window that began at `since` is over. A clock that was set back ends it.
@@ -112,10 +114,15 @@ mod tests {
         assert!(ask("192.0.2.2").is_ok());
         assert!(ask("2001:db8::1").is_ok() && ask("2001:db8::2").is_ok());
         assert!(ask("2001:db8::3").is_err());
-        let full =
-            |address: &str| is_exhausted(&host, Deed::SignIn, 1, address.parse().unwrap(), 2);
-        assert!(full("192.0.2.1") && !full("192.0.2.2") && !full("192.0.2.3"));
+        let first = host.now();
+        let take_back =
+            |since| take_back(&host, Deed::SignIn, 1, "192.0.2.1".parse().unwrap(), since);
+        take_back(first);
+        assert!(ask("192.0.2.1").is_ok() && ask("192.0.2.1").is_err());
         host.advance(60.0);
-        assert!(!full("192.0.2.1") && ask("192.0.2.1").is_ok());
+        assert!(ask("192.0.2.1").is_ok());
+        // What was counted before concerns this window no more.
+        take_back(first);
+        assert!(ask("192.0.2.1").is_ok() && ask("192.0.2.1").is_err());
     }
 }

@@ -147,7 +147,7 @@ pub struct SignIn {
     pub login_initiation_uri_suffix: Option<String>,
 
     /// Most sign-ins that one client address may begin in a minute, and most passwords and clients' secrets of its that the
-    /// provider may refuse, on each node; 0 sets no limit.
+    /// provider may refuse or have before it, on each node; 0 sets no limit.
     #[serde(default = "default::sixty_thousand")]
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub login_rate_limit: u32,

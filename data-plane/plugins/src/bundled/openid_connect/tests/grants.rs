@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{SigningKey, basic};
+use super::session::send_at_once;
 use crate::filter::Filter;
 use crate::testing::{Request, consumer};
 
@@ -73,6 +74,38 @@ fn rule_55_an_address_tries_only_so_many_credentials_that_are_refused() {
         assert_eq!(call(&mut gateway, "john:p:ss").status, 200);
         gateway.advance(60);
         assert_eq!(call(&mut gateway, "john:other").status, 401);
+    }
+}
+
+#[test]
+fn rule_55_who_tries_credentials_at_once_tries_no_more_of_them() {
+    for cache in [true, false] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["password"], "login_rate_limit": 3, "cache_tokens": cache,
+        }));
+        assert_eq!(call(&mut gateway, "john:p:ss").status, 200);
+        let at_once = |gateway: &Gateway, pairs: &[&str]| {
+            let send = |pair: &&str| {
+                let head = http::Request::get("/api").header(AUTHORIZATION, basic(pair));
+                send_at_once(gateway, head.body(()).unwrap().into_parts().0)
+            };
+            let all = futures::future::join_all(pairs.iter().map(send));
+            let passed = gateway.host.run(all);
+            passed.into_iter().filter(|passed| *passed).count()
+        };
+        // Good ones are none that count, one after the other or, if they are one, together.
+        for _ in 0..3 {
+            assert_eq!(at_once(&gateway, &["john:p:ss"; 3]), 3, "{cache}");
+        }
+        gateway.advance(300);
+        let good = if cache { 9 } else { 3 };
+        assert_eq!(at_once(&gateway, &["john:p:ss"; 9]), good, "{cache}");
+        let before = gateway.provider.called("/token");
+        let guesses = ["john:1", "john:2", "john:3", "john:4", "john:5", "john:6"];
+        assert_eq!(at_once(&gateway, &guesses), 0, "{cache}");
+        let asked = gateway.provider.called("/token") - before;
+        assert_eq!(asked, 3, "{cache}");
+        assert_eq!(call(&mut gateway, "john:7").status, 429, "{cache}");
     }
 }
 
