@@ -48,6 +48,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Failures in a row after which calls other than discovery are not even tried for a moment.
 const TOLERATED_FAILURES: u32 = 3;
 
+/// How long a failed call says that the provider fails: an endpoint may be asked no more.
+const TELLING: Duration = Duration::from_mins(1);
+
 /// Most providers that a node remembers.
 const MOST_PROVIDERS: usize = 1024;
 
@@ -380,7 +383,10 @@ pub(super) async fn guarded<T>(
         Err(ProviderError::Unarmed(_)) => {}
         Err(error) => {
             if failing.len() >= MOST_ENDPOINTS && !failing.contains_key(endpoint) {
-                failing.clear();
+                let oldest = failing.iter().min_by_key(|(_, health)| health.failed_at);
+                if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
+                    failing.remove(&oldest);
+                }
             }
             let health = failing.entry(endpoint.to_owned()).or_default();
             health.record(Some(error), host.now());
@@ -426,10 +432,12 @@ pub(super) async fn key_set(
     Ok(found.value)
 }
 
-/// Whether the last call to discovery or to one of the provider's endpoints failed.
+/// Whether the last call to discovery, or of late to one of the provider's endpoints, failed.
 pub(super) fn fails(rules: &Rules, host: &impl Host) -> bool {
     let entry = host.node_state::<Providers>().entry(rules.provider_key);
-    entry.discovery.failures > 0 || !entry.failing.is_empty()
+    let now = host.now();
+    let recent = |health: &Health| now.saturating_since(health.failed_at) < TELLING;
+    entry.discovery.failures > 0 || entry.failing.values().any(recent)
 }
 
 impl Providers {

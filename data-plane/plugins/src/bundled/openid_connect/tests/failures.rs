@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, basic};
 use crate::bundled::openid_connect::explain::Explanations;
+use crate::bundled::openid_connect::provider::{self, ProviderError};
 use crate::filter::{Filter, Flow};
 use crate::host::Host;
 use crate::testing::Request;
@@ -57,6 +58,30 @@ fn rule_77_cached_keys_serve_while_the_provider_is_down() {
     gateway.advance(100);
     let second = gateway.provider.access_token(&[]);
     assert_eq!(gateway.call(&second).status, 200);
+}
+
+#[test]
+fn an_endpoint_that_is_asked_no_more_does_not_make_the_provider_fail_for_good() {
+    let gateway = Gateway::new(json!({}));
+    let (rules, host) = (&gateway.filter.0, &gateway.host);
+    let fail = |endpoint: &str| {
+        let failed = async { Err::<(), _>(ProviderError::Slow) };
+        host.run(provider::guarded(rules, host, endpoint, failed))
+    };
+    let rests = |endpoint: &str| matches!(fail(endpoint), Err(ProviderError::Resting(_)));
+    assert!(!provider::fails(rules, host));
+    assert!(!(0..4).any(|_| rests("https://idp.example/first")));
+    assert!(provider::fails(rules, host));
+    gateway.advance(59);
+    assert!(provider::fails(rules, host));
+    gateway.advance(1);
+    assert!(!provider::fails(rules, host));
+    // Many others make nobody forget one that rests now.
+    assert!(!(0..4).any(|_| rests("https://idp.example/token")));
+    for number in 0..31 {
+        _ = fail(&format!("https://idp.example/{number}"));
+    }
+    assert!(rests("https://idp.example/token"));
 }
 
 #[test]
