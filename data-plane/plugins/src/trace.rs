@@ -105,6 +105,13 @@ pub struct Propagation {
     pub default_format: TraceFormat,
 }
 
+impl Propagation {
+    /// Whether it says more than a default: then `header_type` of earlier versions says nothing (Kong 3.9).
+    pub(crate) fn is_told(&self) -> bool {
+        self.extract.is_some() || self.clear.is_some() || self.inject.is_some()
+    }
+}
+
 /// The formats that may be looked for: `b3` is looked for in both of its forms.
 fn extractable(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = TraceFormat::json_schema(generator);

@@ -128,7 +128,7 @@ impl Plugin for Opentelemetry {
         let mut carrier = Carrier::new(&self.propagation)
             .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
         if let Some(format) = self.header_type
-            && self.propagation.inject.is_none()
+            && !self.propagation.is_told()
         {
             carrier = carrier.told_in(format);
         }
@@ -272,6 +272,30 @@ mod tests {
         for (rate, expected) in [(0.0, "-00"), (1.0, "-01")] {
             let told = told(rate, &Request::get("/"));
             assert!(told.len() == 55 && told.ends_with(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_propagation_takes_the_place_of_the_header_type() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (propagation, goes_on) in [
+            (json!({}), true),
+            (json!({"default_format": "w3c"}), true),
+            (json!({"extract": ["w3c"]}), true),
+            (json!({"extract": ["b3"]}), false),
+            (json!({"extract": []}), false),
+        ] {
+            let filter = filter(json!({
+                "traces_endpoint": "http://otel.example/v1/traces", "header_type": "preserve",
+                "propagation": propagation,
+            }));
+            let answer = answer_of(&filter, &FakeHost::default(), &traced(parent));
+            let told = answer.upstream_header("traceparent");
+            assert_eq!(
+                told.starts_with(&parent[..35]),
+                goes_on,
+                "{propagation} {told}"
+            );
         }
     }
 

@@ -62,6 +62,9 @@ pub(crate) fn remove(headers: &mut HeaderMap, names: &[&str]) {
 /// Of several cookies with one of these names leaves the first: whoever reads them next reads the same one.
 pub(crate) fn keep_first<'a>(headers: &mut HeaderMap, names: impl Iterator<Item = &'a str>) {
     let mut names: Vec<(&str, bool)> = names.map(|name| (name, false)).collect();
+    if names.is_empty() {
+        return;
+    }
     retain(headers, |name| {
         let known = names.iter_mut().find(|(known, _)| known.as_bytes() == name);
         known.is_none_or(|(_, seen)| !std::mem::replace(seen, true))
