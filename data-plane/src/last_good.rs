@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shared::entity::{Entity, Route};
 use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Hash, MOST_BYTES, Position, Revision, Snapshot};
@@ -62,6 +63,8 @@ enum Unusable {
     Unbelievable(String),
     #[error("the process crashed with it")]
     Quarantined,
+    #[error("it has no route, unlike the one that the process crashed with")]
+    Bare,
 }
 
 impl LastGood {
@@ -94,12 +97,15 @@ impl LastGood {
         })
     }
 
-    /// The newest snapshot that can be used, each tried by `usable` in turn, if `verifier` believes it.
+    /// The newest snapshot that can be used, each tried by `usable` in turn, if `verifier` believes it. In the place of one
+    /// that the process crashed with none counts that has no route: a node that serves nothing is not ready, rather than
+    /// one that finds no route for anybody.
     pub(crate) fn load<T>(
         &self,
         verifier: &Verifier,
         usable: impl Fn(&Snapshot) -> Result<T, String>,
     ) -> Option<(T, Kept)> {
+        let mut crashed = false;
         FILES.iter().find_map(|name| {
             let path = self.directory.join(name);
             let tried = self.read(&path).and_then(|kept| {
@@ -110,7 +116,11 @@ impl LastGood {
                     vouched.check(verifier, &position).map_err(refused)?;
                 }
                 if self.marker.is_quarantined(&position.root) {
+                    crashed = true;
                     return Err(Unusable::Quarantined);
+                }
+                if crashed && !snapshot.records().any(|record| record.key.kind == Route::KIND) {
+                    return Err(Unusable::Bare);
                 }
                 let value = usable(snapshot).map_err(Unusable::Content)?;
                 tracing::info!(revision = %position.revision, file = %path.display(), "starting with the last good configuration");

@@ -14,7 +14,7 @@ use crate::config_sync::vouching::{cluster, vouch};
 fn snapshot(revision: u64) -> Snapshot {
     let record = Record {
         key: Key {
-            kind: "services",
+            kind: if revision == 0 { "services" } else { "routes" },
             id: Uuid::from_u128(u128::from(revision)),
         },
         json: br#"{"name":"hunter2"}"#.as_slice().into(),
@@ -99,6 +99,19 @@ fn one_that_cannot_be_used_gives_way_to_the_one_before() {
         number => Ok(number),
     });
     assert_eq!(used.map(|(revision, _)| revision), Some(1));
+}
+
+#[test]
+fn none_takes_the_place_of_one_that_the_process_crashed_with_that_serves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 0);
+    assert_eq!(revision(&files), Some(0));
+    write(&files, 1);
+    files.marker.tries(snapshot(1).position);
+    let again = open(root.path());
+    assert_eq!(revision(&again), Some(1), "once may be chance");
+    assert_eq!(revision(&open(root.path())), None);
 }
 
 #[test]
