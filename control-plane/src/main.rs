@@ -67,8 +67,8 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
     }
     if !done.carried {
         println!(
-            "what was there before cannot be read: sessions that were ended since the export live again; \
-             `POST /clustering/session-keys/revoke` ends them all"
+            "which sessions were ended since the export is not known here: `POST /clustering/session-keys/revoke` ends all \
+             of them"
         );
     }
     Ok(())

@@ -237,6 +237,10 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
     let find = |name: &String| nodes.iter().find(|node| node.name == *name);
     let leaves = |name: &String| find(name).is_some_and(|node| node.draining);
     let judged = |name: &String| !rollout.excused.contains(name) && !leaves(name);
+    let all_leave = !rollout.members.is_empty() && rollout.members.keys().all(leaves);
+    if connected.is_empty() && all_leave {
+        return Action::Wait;
+    }
     for (name, member) in rollout.members.iter().filter(|(name, _)| judged(name)) {
         if let Some(reason) = gate::fault(rollout, name, member, find(name), now) {
             return Action::Halt(reason);

@@ -1,10 +1,12 @@
-//! How many of something each address has, so that none has all.
+//! How many of something each client has, so that none has all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts by address.
+use shared::network::client_of;
+
+/// Counts by address; of IPv6, by the network that one client is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Shares {
     most: usize,
@@ -34,12 +36,13 @@ impl Shares {
     /// Whether `address` may have another.
     pub(crate) fn allow(&self, address: IpAddr) -> bool {
         self.taken()
-            .get(&address)
+            .get(&client_of(address))
             .is_none_or(|taken| *taken < self.most)
     }
 
     /// Another one for `address`, if it may have that.
     pub(crate) fn take(&self, address: IpAddr) -> Option<Share> {
+        let address = client_of(address);
         let mut taken = self.taken();
         let own = taken.entry(address).or_default();
         if *own >= self.most {

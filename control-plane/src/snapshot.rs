@@ -18,12 +18,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prost::bytes::Bytes;
 use proto::v1::Chunk;
-use shared::entity::{DEFAULT_WORKSPACE, definition};
+use shared::entity::definition;
 use shared::signature::Signer;
 use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revision};
 use tokio::sync::OnceCell;
 
-use crate::config::{Change, Config, Stored, workspace_key};
+use crate::config::{Change, Config, Stored};
 pub use frame::{Frame, chunk_frame, frame};
 pub use held::is_rolled_out;
 use pack::Packed;
@@ -133,12 +133,10 @@ impl Published {
 
     /// Whether it holds nothing but what is there before anybody has configured anything.
     pub fn is_bare(&self) -> bool {
-        let first = workspace_key(DEFAULT_WORKSPACE);
-        let configured = |key: Key| {
-            key != first
-                && definition(key.kind).is_some_and(|entity| entity.public && entity.distributed)
+        let configured = |key: &Key| {
+            definition(key.kind).is_some_and(|entity| entity.public && entity.distributed)
         };
-        !self.config.records().any(|(key, _)| configured(*key))
+        !self.config.records().any(|(key, _)| configured(key))
     }
 
     /// All records.

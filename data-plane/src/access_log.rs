@@ -95,8 +95,12 @@ impl AccessLog {
     /// Has the file opened again, so that one that was moved away is left.
     pub(crate) fn reopen(&self) {
         if let Some((sender, _)) = &self.0 {
-            // The writer is gone once the process ends.
-            let _ = sender.send(Work::Reopen);
+            // Who asks waits for signals, and thus not for a reader of the log.
+            if sender.try_send(Work::Reopen).is_err() {
+                tracing::error!(
+                    "too many lines are waiting: the access log is not opened anew, ask again"
+                );
+            }
         }
     }
 

@@ -129,4 +129,18 @@ mod tests {
         contact.hears(at(30));
         assert_eq!((silence(30), silence(90), silence(20)), (0, 60, 0));
     }
+
+    #[tokio::test]
+    async fn clients_wait_for_the_first_word_where_there_is_something_old_to_serve() {
+        let now = shared::clock::monotonic();
+        let nothing = Contact::new(now);
+        assert!(nothing.is_settled());
+        let contact = Contact::with_last_good(now);
+        assert!(!contact.is_settled());
+        let mut waiting = std::pin::pin!(contact.settled());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        contact.settle();
+        waiting.await;
+        assert!(contact.is_settled());
+    }
 }

@@ -165,7 +165,8 @@ async fn answer(
     };
     let snapshot = core.snapshot().ok_or(GatewayError::NotReady)?;
     let path = normalize(head.uri.path());
-    let readable = matches!(path, Cow::Owned(_)).then(|| readable(&path));
+    let decoded = matches!(path, Cow::Owned(_)) && path.contains('%');
+    let readable = decoded.then(|| readable(&path));
     let readable = readable.flatten();
     let path = path.into_owned();
     let real = believed.and_then(|headers| core.node.real_ip.client(headers, &core.node.trusted));

@@ -11,6 +11,17 @@ pub struct Network {
     length: u8,
 }
 
+/// What one client may be taken for: of IPv6, a network of 64 bits is what a single one is given.
+pub fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> 64 << 64;
+            Ipv6Addr::from_bits(prefix).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// A text is neither an address nor a block.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not an address or CIDR block: {0}")]

@@ -90,7 +90,7 @@ impl Relay {
         by: u64,
         request: Request,
         outgoing: &mpsc::Sender<Frame>,
-        revoker: &Revoker,
+        revoker: Option<&Revoker>,
     ) {
         let asker = Asker {
             outgoing: outgoing.clone(),
@@ -98,7 +98,12 @@ impl Relay {
         };
         match request.what {
             Some(What::Revoke(revocations)) => {
-                let revoker = revoker.clone();
+                let Some(revoker) = revoker.cloned() else {
+                    // Nobody would hear of it. The node keeps it, and brings it again.
+                    let refused = "nodes are not led by this store before something is configured";
+                    asker.answer(answer::What::Refused(refused.to_owned()));
+                    return;
+                };
                 tokio::spawn(async move {
                     let kept = revoker.revoke(&revocations).await;
                     asker.answer(match kept {
@@ -238,7 +243,7 @@ impl Relay {
             }
             Err(error) => {
                 if apart().replace(monotonic()).is_none() {
-                    tracing::error!(%error, "control planes cannot agree on whose node refreshes a session; each decides alone");
+                    tracing::error!(%error, "control planes cannot agree on whose node refreshes a session or redeems a code; each decides alone");
                 }
                 None
             }
@@ -262,7 +267,7 @@ impl Relay {
         let result = result.to_vec();
         tokio::spawn(async move {
             if let Err(error) = claims.finish(&key, claim, result).await {
-                tracing::warn!(%error, "other control planes are not told of a refreshed session");
+                tracing::warn!(%error, "other control planes are not told of a refreshed session, or of a code that was redeemed");
             }
         });
     }

@@ -390,9 +390,12 @@ impl NodeStream {
             }
             Some(node_message::Kind::Need(need)) => self.needs(need)?,
             Some(node_message::Kind::Request(request)) => {
+                let newest = Arc::clone(self.service.target.borrow().newest());
+                let leads = !self.session.waits_for_content(&self.way_to(&newest));
                 let service = &self.service;
+                let revoker = leads.then_some(&service.revoker);
                 let relay = &service.relay;
-                relay.serve(self.number, request, &self.outgoing, &service.revoker);
+                relay.serve(self.number, request, &self.outgoing, revoker);
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.

@@ -129,6 +129,34 @@ fn who_stops_in_order_is_no_reason_and_another_takes_its_place() {
 }
 
 #[test]
+fn a_change_that_only_those_have_who_stop_is_not_proved() {
+    let mut nodes = fleet(1);
+    let (rollout, counts) = play(&mut nodes, 100, |second, _, nodes| {
+        if second >= 1 {
+            (nodes[0].connected, nodes[0].draining) = (false, true);
+        }
+    });
+    assert_eq!((rollout.state, counts.len()), (State::Running, 100));
+    // It comes back, and serves.
+    nodes[0] = View {
+        connected: true,
+        running: running(TO),
+        last_seen: second(100),
+        ..nodes[0].clone()
+    };
+    nodes[0].draining = false;
+    let mut rollout = rollout;
+    for at in 100..110 {
+        while turn(&mut rollout, &mut nodes, second(at)) != Action::Wait {
+            if rollout.state != State::Running {
+                break;
+            }
+        }
+    }
+    assert_eq!(rollout.state, State::Completed);
+}
+
+#[test]
 fn a_small_fleet_waits_two_seconds_and_one_without_nodes_a_minute() {
     for count in 1..=3 {
         let (rollout, counts) = play(&mut fleet(count), 100, |_, _, _| {});

@@ -7,15 +7,17 @@
 //! the store which is replaced counts, if it can be read.
 
 use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Revocation, SessionKey};
 use shared::snapshot::{Key, Revision};
 use shared::telemetry::chain;
+use uuid::Uuid;
 
 use super::etcd::{EtcdSettings, EtcdStore};
+use super::export::Export;
 use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
 use crate::config::{Change, Config};
 use crate::history::Entry;
@@ -60,7 +62,7 @@ pub struct Restored {
     pub exported_at: UnixTime,
     /// Where the store from before is, if there was one.
     pub replaced: Option<PathBuf>,
-    /// Whether logouts and keys since the export are known and hold.
+    /// Whether all that was ended since the export is known, and stays so.
     pub carried: bool,
 }
 
@@ -74,7 +76,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let exported = export::newest_generation(&export_path(data))?.max(export.generation);
     if let Some(etcd) = command.etcd.used() {
         let before = EtcdStore::to_be_replaced(etcd, &key)?;
-        let config = carried_over(&export.config, before.config.as_ref());
+        let (config, carried) = carried_over(&export, before.held.as_ref());
         let generation = generation_after(exported.max(before.generation), now);
         before.store.replace(generation, &config, &entry)?;
         return Ok(Restored {
@@ -83,13 +85,13 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
             records: config.len(),
             exported_at: export.at,
             replaced: None,
-            carried: before.config.is_some(),
+            carried,
         });
     }
     let store = store_path(data);
     let (known, before) = to_be_replaced(&store, &key)?;
     let generation = generation_after(known.max(exported), now);
-    let config = carried_over(&export.config, before.as_ref());
+    let (config, carried) = carried_over(&export, before.as_ref());
 
     let fresh = data.join("store.restoring");
     if fresh.exists() {
@@ -130,48 +132,64 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         records: config.len(),
         exported_at: export.at,
         replaced,
-        carried: before.is_some(),
+        carried,
     })
 }
 
-/// `config` with the revocations, the session keys and the client keys of `current`, which are what they are whatever the
-/// configuration was: an older state of them would let sessions live again that were ended.
-fn carried_over(config: &Config, current: Option<&Config>) -> Config {
-    let Some(current) = current else {
-        return config.clone();
+/// What a restore puts there, and whether that has all that was ended since the export.
+///
+/// The revocations, session keys and client keys of `before` are what they are, whatever the configuration was, if it went
+/// on from the export: an older state of them would let sessions live again that were ended. Another store, such as an
+/// empty one that the configuration is moved to, has none of them to tell, but for logouts.
+fn carried_over(export: &Export, before: Option<&(u64, Config)>) -> (Config, bool) {
+    let config = &export.config;
+    let Some((generation, current)) = before else {
+        return (config.clone(), false);
     };
-    let lasting =
-        |key: &Key| [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&key.kind);
-    let gone = |key: &Key| lasting(key) && !current.contains(*key);
+    let mut keys = current.keys(SessionKey::KIND, Uuid::nil());
+    let later = (*generation, current.revision()) >= (export.generation, config.revision());
+    let goes_on = later && keys.any(|key| config.contains(key));
+    let kept = |key: &Key| {
+        if goes_on {
+            [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&key.kind)
+        } else {
+            key.kind == Revocation::KIND && !config.contains(*key)
+        }
+    };
+    let gone = |key: &Key| goes_on && kept(key) && !current.contains(*key);
     let records = current.records();
     let change = Change {
         puts: records
-            .filter(|(key, _)| lasting(key))
+            .filter(|(key, _)| kept(key))
             .map(|(key, stored)| (*key, stored.clone()))
             .collect(),
         removes: config.records().map(|(key, _)| *key).filter(gone).collect(),
     };
-    config.evolve(&change, config.revision())
+    (config.evolve(&change, config.revision()), goes_on)
 }
 
 /// Makes what is in `path` belong to whom `like` belongs: this may be run by root, the control plane is not.
 fn give(path: &Path, like: &Path) -> Result<(), StoreError> {
     let failed = |source| file_error("giving away", path, source);
     let owner = fs::metadata(like).map_err(failed)?;
-    let own = fs::metadata(path).map_err(failed)?;
-    if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
-        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
-    }
+    // No link is followed, and what is in a directory comes first: who owns that could put a link there.
+    let own = fs::symlink_metadata(path).map_err(failed)?;
     if own.is_dir() {
         for entry in fs::read_dir(path).map_err(failed)? {
             give(&entry.map_err(failed)?.path(), like)?;
         }
     }
+    if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
+        lchown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+    }
     Ok(())
 }
 
-/// The generation and the content of a store; of one that does not open any more, the generation that its witness says.
-fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>), StoreError> {
+/// What a store holds, with its generation; of one that does not open any more, the generation that its witness says.
+fn to_be_replaced(
+    store: &Path,
+    key: &SecretsKey,
+) -> Result<(u64, Option<(u64, Config)>), StoreError> {
     if !store.exists() {
         return Ok((0, None));
     }
@@ -180,7 +198,7 @@ fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>
         Ok((store, config)) => {
             let generation = store.generation();
             store.close()?;
-            Ok((generation, Some(config)))
+            Ok((generation, Some((generation, config))))
         }
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the store to be replaced does not open");

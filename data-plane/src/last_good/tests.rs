@@ -14,7 +14,7 @@ use crate::config_sync::vouching::{cluster, vouch};
 fn snapshot(revision: u64) -> Snapshot {
     let record = Record {
         key: Key {
-            kind: if revision == 0 { "services" } else { "routes" },
+            kind: if revision < 2 { "services" } else { "routes" },
             id: Uuid::from_u128(u128::from(revision)),
         },
         json: br#"{"name":"hunter2"}"#.as_slice().into(),
@@ -105,12 +105,12 @@ fn one_that_cannot_be_used_gives_way_to_the_one_before() {
 fn none_takes_the_place_of_one_that_the_process_crashed_with_that_serves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let files = open(root.path());
-    write(&files, 0);
-    assert_eq!(revision(&files), Some(0));
     write(&files, 1);
-    files.marker.tries(snapshot(1).position);
+    assert_eq!(revision(&files), Some(1));
+    write(&files, 2);
+    files.marker.tries(snapshot(2).position);
     let again = open(root.path());
-    assert_eq!(revision(&again), Some(1), "once may be chance");
+    assert_eq!(revision(&again), Some(2), "once may be chance");
     assert_eq!(revision(&open(root.path())), None);
 }
 
@@ -118,18 +118,18 @@ fn none_takes_the_place_of_one_that_the_process_crashed_with_that_serves_nothing
 fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
     let root = tempfile::tempdir().unwrap();
     let files = open(root.path());
-    write(&files, 1);
     write(&files, 2);
-    files.marker.tries(snapshot(2).position);
+    write(&files, 3);
+    files.marker.tries(snapshot(3).position);
+    assert_eq!(revision(&open(root.path())), Some(3));
     assert_eq!(revision(&open(root.path())), Some(2));
-    assert_eq!(revision(&open(root.path())), Some(1));
     // A renewed private key seals from then on.
     let files = open(root.path());
     files.renew(Secret::new(vec![9; 100]));
-    write(&files, 3);
+    write(&files, 4);
     let directory = root.path().join("data");
     let renewed = LastGood::open(&directory, Secret::new(vec![9; 100]), "node-1").unwrap();
-    assert_eq!(revision(&renewed), Some(3));
+    assert_eq!(revision(&renewed), Some(4));
 }
 
 #[test]

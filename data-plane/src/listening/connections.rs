@@ -1,8 +1,10 @@
 //! Which clients may connect: so many in all, and so many from one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use shared::network::client_of;
 
 /// The open connections of a node's clients.
 #[derive(Debug, Default)]
@@ -53,17 +55,6 @@ impl Connections {
             connections: Arc::clone(self),
             counted,
         })
-    }
-}
-
-/// What one client may be taken for: of IPv6, a network of 64 bits is what a single one is given.
-pub(crate) fn client_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() >> 64 << 64;
-            Ipv6Addr::from_bits(prefix).into()
-        }
     }
 }
 

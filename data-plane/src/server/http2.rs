@@ -37,8 +37,9 @@ const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(20);
 /// Most requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
-/// Bytes that a client may send ahead on one stream: an upload gets one window per round trip.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Bytes that a client may send ahead on one stream: an upload gets one window per round trip. All streams of a connection
+/// together may hold as many each, since none may wait for what another has sent and nobody reads.
+const STREAM_WINDOW: u32 = 256 * 1024;
 /// The same for connections that begin while memory is short.
 const SHORT_STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes that wait for a client per stream.

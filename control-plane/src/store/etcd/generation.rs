@@ -23,11 +23,15 @@ impl EtcdStore {
         };
         match self.shelf.client.commit(&none, None, &[put]) {
             // What is there counts, whoever has put it there.
-            Ok(_) | Err(EtcdError::Unknown(_)) => {
-                (self.head, self.seen) = self.shelf.head()?;
-                Ok(())
+            Ok(_) => {}
+            Err(EtcdError::Unknown(reason)) => {
+                if self.shelf.head_version()? == 0 {
+                    return Err(EtcdError::Unknown(reason));
+                }
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        (self.head, self.seen) = self.shelf.head()?;
+        Ok(())
     }
 }

@@ -98,6 +98,21 @@ fn what_was_ended_since_an_export_stays_ended() {
         id: Uuid::from_u128(9),
     };
     let ended = json!({ "id": logout.id, "before": 5, "until": 10 });
+    let (_, first) = session_key(1, "ready");
+    let path = {
+        let (mut store, mut config) = place.open().unwrap();
+        let change = Change {
+            puts: vec![(session_key(1, "ready").0, first)],
+            removes: Vec::new(),
+        };
+        store.commit_at(21, &change).unwrap();
+        config = config.evolve(&change, Revision(21));
+        let directory = path.parent().unwrap();
+        let into = (directory, export::KEPT);
+        export::write(into, &place.key(), store.generation(), &config, NOW)
+            .unwrap()
+            .0
+    };
     let change = Change {
         puts: vec![
             session_key(1, "revoked"),
@@ -108,19 +123,34 @@ fn what_was_ended_since_an_export_stays_ended() {
     };
     {
         let (mut store, _) = place.open().unwrap();
-        store.commit_at(21, &put(21, "later")).unwrap();
-        store.commit_at(22, &change).unwrap();
+        store.commit_at(22, &put(21, "later")).unwrap();
+        store.commit_at(23, &change).unwrap();
     }
-    assert!(restored(&place, &path).unwrap().carried);
+    let done = restored(&place, &path).unwrap();
+    assert!(done.carried);
+    std::fs::remove_dir_all(done.replaced.unwrap()).unwrap();
     let (_, config) = place.open().unwrap();
     assert_eq!(username(&config, 21), None);
-    assert_eq!(config.revision(), Revision(21));
+    assert_eq!(config.revision(), Revision(22));
     for (key, stored) in &change.puts {
         assert_eq!(config.stored(*key), Some(stored));
     }
-    // Nothing is known of what was ended where the store is gone.
+    // Nothing is known of what was ended where the store is gone, or where another is, which takes no key away.
     std::fs::remove_dir_all(place.directory()).unwrap();
     assert!(!restored(&place, &path).unwrap().carried);
+    std::fs::remove_dir_all(place.directory()).unwrap();
+    {
+        let (mut store, _) = place.open().unwrap();
+        let other = Change {
+            puts: vec![session_key(3, "ready"), change.puts[2].clone()],
+            removes: Vec::new(),
+        };
+        store.commit_at(1, &other).unwrap();
+    }
+    assert!(!restored(&place, &path).unwrap().carried);
+    let (_, config) = place.open().unwrap();
+    let known = |number| config.contains(session_key(number, "").0);
+    assert!(known(1) && !known(3) && config.contains(logout));
 }
 
 #[test]

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use shared::network::client_of;
 use tokio::sync::mpsc;
 
-use crate::listening::connections::{Admission, Full, client_of};
+use crate::listening::connections::{Admission, Full};
 
 /// Datagrams of one client that may wait for its session; more are dropped, as a network would.
 const WAITING: usize = 64;
