@@ -183,6 +183,11 @@ impl FakeHost {
         self.0.stored.borrow().len()
     }
 
+    /// The newest revocation that a control plane has taken.
+    pub(crate) fn last_stored(&self) -> Option<Revocation> {
+        self.0.stored.borrow().last().copied()
+    }
+
     pub(crate) fn set_clock(&self, now: UnixTime) {
         self.0.now.set(now);
     }

@@ -377,6 +377,10 @@ fn rule_105_a_frame_ends_the_session_that_it_names() {
     let mut without_cookies = Browser::default();
     let reply = without_cookies.get(&mut gateway, &uri(ISSUER, "s1"));
     assert_eq!(reply.status, 200);
+    // Whoever asks proves nothing: it is remembered no longer than this plugin's sessions could last.
+    let now = gateway.host.now().as_secs();
+    let remembered = gateway.host.last_stored().unwrap().expires_at - now;
+    assert_eq!(remembered, 25 * 3_600);
     let policy = reply.headers["content-security-policy"].to_str().unwrap();
     assert!(
         policy.contains("frame-ancestors https://idp.example"),
