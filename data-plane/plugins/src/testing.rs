@@ -252,16 +252,7 @@ impl Host for FakeHost {
                 timeout: limits.timeout,
             });
         }
-        // An answer never comes at once: whoever else wants to run, does.
-        let mut waited = false;
-        std::future::poll_fn(|context| {
-            if std::mem::replace(&mut waited, true) {
-                return std::task::Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
+        others_run().await;
         let network = self.0.network.borrow().clone();
         match network {
             Some(network) => network(&request),
@@ -385,7 +376,7 @@ impl Host for FakeHost {
         if !known.add_own(revocations.iter().copied(), self.now()) {
             return Err(RevokeError::Full);
         }
-        std::future::ready(()).await;
+        others_run().await;
         if self.0.stores.get() {
             self.0.stored.borrow_mut().extend(revocations);
             Ok(())
@@ -394,6 +385,19 @@ impl Host for FakeHost {
             Err(RevokeError::NotStored)
         }
     }
+}
+
+/// An answer never comes at once: whoever else wants to run, does.
+async fn others_run() {
+    let mut waited = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
 
 /// A ring with one key that is active.

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::future::{Either, LocalBoxFuture, select};
+use futures::channel::oneshot;
+use futures::future::select;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use uuid::Uuid;
@@ -25,18 +26,19 @@ const KEPT: Duration = Duration::from_secs(1);
 
 /// Ends what `revocation` names: here at once, on other nodes as soon as the control plane knows. Whatever does not reach
 /// that at once, the data plane keeps and sends on. Returns once either has it, so that nobody is told of a logout that a
-/// process which is killed would forget; a control plane that does not answer is not waited for.
+/// process which is killed would forget; a control plane that does not answer is not waited for. A client that goes away
+/// meanwhile ends nothing of that.
 pub(crate) async fn end_everywhere(host: &impl Host, revocation: Revocation) {
     // What is full is logged by the attempt.
     host.revocations().add_own([revocation], host.now());
     let its_host = host.clone();
-    let telling: LocalBoxFuture<'static, ()> = Box::pin(async move {
+    let (told, heard) = oneshot::channel();
+    host.spawn(Box::pin(async move {
         _ = its_host.revoke(vec![revocation]).await;
-    });
-    let late = pin!(host.sleep(KEPT));
-    if let Either::Right(((), telling)) = select(telling, late).await {
-        host.spawn(telling);
-    }
+        // Who no longer waits need not hear of it.
+        _ = told.send(());
+    }));
+    _ = select(heard, pin!(host.sleep(KEPT))).await;
 }
 
 /// The revocations of one node, shared by its cores.
@@ -128,7 +130,10 @@ impl Revocations {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::testing::FakeHost;
 
     const NOW: UnixTime = UnixTime::from_secs(1_000);
 
@@ -151,6 +156,16 @@ mod tests {
         assert!(ends(1, UnixTime::from_secs(900)) && ends(1, NOW));
         assert!(!ends(1, UnixTime::from_secs(1_001)));
         assert!(!ends(2, UnixTime::from_secs(900)));
+    }
+
+    #[test]
+    fn a_logout_is_told_of_though_its_client_goes_away() {
+        let host = FakeHost::default();
+        let ending = end_everywhere(&host, revocation(1, 500, 9_999_999_999));
+        assert!(ending.now_or_never().is_none());
+        assert_eq!(host.last_stored(), None);
+        host.run(std::future::ready(()));
+        assert_eq!(host.last_stored(), Some(revocation(1, 500, 9_999_999_999)));
     }
 
     #[test]
