@@ -18,7 +18,7 @@ use super::jws::{Claims, Jws};
 use super::provider::{self, Document};
 use super::rules::{Rules, provider_url, sha256};
 use super::verify::Verifier;
-use crate::host::Host;
+use crate::host::{FetchError, Host};
 
 /// Longest answer of a source, in bytes.
 const LIMIT: usize = 64 * 1024;
@@ -32,7 +32,7 @@ const ITS_OWN: [&str; 10] = [
 ];
 
 /// How long a source that could not be asked is left alone: nobody's requests wait for it one after the other.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// Most sources that are known to be away.
 const MOST_AWAY: usize = 1_000;
@@ -135,6 +135,10 @@ async fn fetch(
             Ok(text.map(|text| text.trim().to_owned()))
         }
         Ok(response) if !fails(response.status()) => Ok(None),
+        // It will not be another time either.
+        Err(FetchError::Url(_) | FetchError::Forbidden { .. } | FetchError::TooLarge { .. }) => {
+            Ok(None)
+        }
         Ok(_) | Err(_) => {
             away.note(name, host.now());
             Err(NotAsked)

@@ -151,11 +151,10 @@ impl Question {
         let now = host.now();
         let parsed = Jws::parse(&self.token, self.token.len()).ok();
         let end = parsed.and_then(|token| jws::time(&token.claims, "exp").ok().flatten());
-        let until: UnixTime = if user_info.lacks {
-            now
-        } else {
-            rules.remembered_until(end, now)
-        };
+        let mut until: UnixTime = rules.remembered_until(end, now);
+        if user_info.lacks {
+            until = until.min(now.saturating_add(distributed::PAUSE));
+        }
         Ok((user_info, until))
     }
 

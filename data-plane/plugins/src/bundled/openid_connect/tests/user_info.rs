@@ -1,11 +1,15 @@
 //! User info: as a method, as a source of claims and headers, and the claims that other sources add.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, SigningKey};
+use crate::host::FetchError;
 use crate::testing::consumer;
 
 fn method(more: Value) -> Gateway {
@@ -351,6 +355,8 @@ fn rule_39_a_source_that_was_away_is_asked_again_and_one_that_refuses_is_not() {
             replies.push(browser.get(&mut gateway, "/api"));
             replies.push(browser.get(&mut gateway, "/api"));
             assert_eq!(asked(&gateway), 1, "{status} {of_user_info}");
+            let user_info = gateway.provider.called("/userinfo");
+            assert_eq!(user_info, usize::from(of_user_info), "{status}");
             for reply in replies {
                 assert_eq!((reply.status, reply.seen("x-size")), (200, None));
             }
@@ -364,4 +370,32 @@ fn rule_39_a_source_that_was_away_is_asked_again_and_one_that_refuses_is_not() {
             assert_eq!(asked(&gateway), 1 + usize::from(asked_again));
         }
     }
+}
+
+#[test]
+fn rule_39_a_source_that_may_not_be_asked_is_none_that_is_away() {
+    let mut gateway = Gateway::new(json!({ "resolve_distributed_claims": true }));
+    let sources = json!({ "shop": { "endpoint": format!("{ISSUER}/source") } });
+    let names = json!({ "shoe_size": "shop" });
+    gateway.provider.script.borrow_mut().id_claims =
+        vec![("_claim_names", names), ("_claim_sources", sources)];
+    let (network, asked) = (Rc::clone(&gateway.provider), Rc::new(Cell::new(0)));
+    let counted = Rc::clone(&asked);
+    gateway.host.connect(Rc::new(move |request| {
+        if request.uri().path() != "/source" {
+            return network.handle(request);
+        }
+        counted.set(counted.get() + 1);
+        Err(FetchError::TooLarge {
+            authority: "idp.example:443".to_owned(),
+            limit: 1,
+        })
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    for _ in 0..2 {
+        gateway.advance(11);
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    }
+    assert_eq!(asked.get(), 1);
 }
