@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::header::{REFERRER_POLICY, SET_COOKIE};
+use shared::entity::Revocation;
 use tracing::debug;
 
 use super::admission;
@@ -337,8 +338,10 @@ pub(super) async fn complete(
     session.asked_at = Some(pending.started_at);
     let tenure = opened::tenure(rules, &session);
     if host.revocations().end(&tenure.names, tenure.began_at) {
+        let again = again(rules, exchange, host, &session, pending);
         let detail = "the session was ended before its browser came back from the provider";
-        return Err(Failure::refused("session_revoked", detail));
+        let again = again.ok_or_else(|| Failure::refused("session_revoked", detail))?;
+        return Box::pin(start(rules, exchange, host, jar, Cause::Lost(again))).await;
     }
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
@@ -373,6 +376,31 @@ pub(super) async fn complete(
         rules.withheld.strip_query(exchange);
     }
     Ok(Flow::Continue)
+}
+
+/// What another sign-in takes the place of, where `session` was ended by what ends those of others too: its user, or its
+/// provider. That was of earlier ones, and the clock that says so may be ahead, but for no more rounds than for others.
+fn again(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    session: &Session,
+    pending: &Pending,
+) -> Option<Lost> {
+    let now = host.now();
+    let own = [Revocation::session(&session.id)];
+    let mark = mark::read(
+        rules,
+        &exchange.environment.session_keys,
+        &pending.state,
+        now,
+    )?;
+    let may = !host.revocations().end(&own, session.began_at())
+        && loops::next_round(mark, false, now).is_ok();
+    may.then(|| Lost {
+        mark: Some(mark),
+        pending: Some(pending.clone()),
+    })
 }
 
 /// Hands the session to the browser, and what restores it if the browser is to be remembered. Says in which cookies.

@@ -7,11 +7,14 @@ use futures::FutureExt as _;
 use http::HeaderValue;
 use http::header::COOKIE;
 use serde_json::json;
+use shared::entity::Revocation;
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway};
+use super::provider::ISSUER;
 use crate::filter::Filter as _;
-use crate::testing::Request;
+use crate::host::Host;
+use crate::testing::{Request, START};
 
 /// A browser with a sign-in under way, and where the provider sends it back to.
 fn begun(gateway: &mut Gateway) -> (Browser, String) {
@@ -59,6 +62,29 @@ fn rule_25_a_logout_ends_what_the_response_leads_to_whenever_it_is_brought() {
     assert_eq!((reply.status, reply.sets_session()), (401, false));
     assert_eq!(reason(&gateway), "session_revoked");
     // The next sign-in is another.
+    assert!(browser.sign_in(&mut gateway, "/api").sets_session());
+}
+
+#[test]
+fn rule_25_a_sign_in_that_its_users_logout_has_ended_begins_anew() {
+    let mut gateway = Gateway::new(json!({}));
+    let (mut browser, mut back) = begun(&mut gateway);
+    // The provider's clock is half a minute ahead.
+    let logout = Revocation {
+        id: Revocation::subject(ISSUER, "user-1"),
+        before: START.as_millis() + 30_000,
+        expires_at: START.as_secs() + 86_400,
+    };
+    Host::revocations(&gateway.host).add([logout], START);
+    for _ in 0..2 {
+        let reply = browser.get(&mut gateway, &back);
+        assert_eq!((reply.status, reply.sets_session()), (302, false));
+        back = format!("/api?{}", gateway.provider.authorize(reply.location()));
+    }
+    // It makes no circle.
+    assert_eq!(browser.get(&mut gateway, &back).status, 401);
+    assert_eq!(reason(&gateway), "session_revoked");
+    gateway.advance(31);
     assert!(browser.sign_in(&mut gateway, "/api").sets_session());
 }
 
