@@ -340,7 +340,7 @@ impl Fleet {
         .await
     }
 
-    /// Goes back to each of some earlier `states`, the newest first: the same content, by its hash, on every node.
+    /// Goes back to each of some `states` before the newest: the same content, by its hash, on every node.
     #[expect(clippy::print_stdout, reason = "it is run for its figures")]
     async fn go_back(
         &self,
@@ -348,7 +348,7 @@ impl Fleet {
         serving: &mut mpsc::UnboundedReceiver<Served>,
     ) {
         let mut times = Vec::new();
-        for (revision, hash) in states.iter().rev().step_by(2) {
+        for (revision, hash) in states.iter().rev().skip(1).step_by(2) {
             let path = format!("/revisions/{revision}/rollback");
             let started = monotonic();
             let reply = self
