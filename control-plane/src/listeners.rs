@@ -150,7 +150,7 @@ impl Pages {
             pages.served.push(tokio::spawn(async move {
                 // Never sent: the task is ended instead.
                 let (_end, stopping) = oneshot::channel();
-                serve(listener, None, Limits::default(), router, stopping).await;
+                serve(listener, None, Limits::of_a_page(), router, stopping).await;
             }));
         }
         Ok(pages)

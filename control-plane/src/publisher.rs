@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Revision;
 use tokio::sync::{Notify, watch};
 
@@ -107,6 +108,9 @@ pub struct Outcome {
     pub revision: Revision,
 }
 
+/// How long a disk without room counts as such.
+const NO_ROOM: Duration = Duration::from_mins(1);
+
 /// How often a change is decided anew because others were first. Of two control planes under load either is first in about
 /// half of the cases, of five in a fifth: so this many in a row do not happen.
 const ATTEMPTS: u32 = 50;
@@ -127,7 +131,7 @@ struct Inner {
     urgent: Notify,
     looks: Option<Looks>,
     /// Why the last commit was not taken, where nobody else writes to the store.
-    refused: RwLock<Option<JournalFault>>,
+    refused: RwLock<Option<(JournalFault, Instant)>>,
 }
 
 /// When it was looked for what others have committed.
@@ -195,6 +199,11 @@ impl Publisher {
     pub fn trouble(&self) -> Option<JournalFault> {
         let refused = self.inner.refused.read();
         let refused = refused.unwrap_or_else(PoisonError::into_inner).clone();
+        // Only the next write shows that there is room again, which may be long in coming.
+        let holds = |(fault, at): &(JournalFault, Instant)| {
+            !matches!(fault, JournalFault::NoRoom(_)) || at.elapsed() < NO_ROOM
+        };
+        let refused = refused.filter(holds).map(|(fault, _)| fault);
         refused.or_else(|| self.inner.looks.as_ref()?.failing())
     }
 
@@ -333,7 +342,8 @@ impl Publisher {
         let is_own = |fault: &&JournalFault| {
             !matches!(fault, JournalFault::Behind | JournalFault::TooLarge(_))
         };
-        let refused = committed.as_ref().err().filter(is_own).cloned();
+        let fault = committed.as_ref().err().filter(is_own).cloned();
+        let refused = fault.map(|fault| (fault, monotonic()));
         *self
             .inner
             .refused

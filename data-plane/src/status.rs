@@ -22,6 +22,7 @@ use shared::snapshot::{Position, short_hash};
 use shared::telemetry::chain;
 use shared::version::KONG_VERSION;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::balancer::show;
 use crate::core::Node;
@@ -30,9 +31,14 @@ use crate::metrics::{Sum, escape};
 /// Where the refusal of a request is explained, by its id.
 const EXPLAIN: &str = "/openid-connect/explain/";
 
+/// Connections at once; others wait. They are on the same descriptors as clients' connections.
+const CONNECTIONS: usize = 64;
+
 /// Answers until the runtime ends.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let place = Arc::clone(&places).acquire_owned().await;
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
@@ -50,6 +56,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
             if let Err(error) = served {
                 tracing::debug!(error = %chain(&error), "a status connection broke");
             }
+            drop(place);
         });
     }
 }

@@ -67,6 +67,16 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Of a page for few: the Admin API needs descriptors as well.
+    pub(crate) fn of_a_page() -> Self {
+        Self {
+            connections: 64,
+            ..Self::default()
+        }
+    }
+}
+
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
