@@ -33,7 +33,10 @@ fn files(directory: &Path, extensions: &[&str]) -> Vec<(PathBuf, String)> {
 fn every_setting_in_the_files_is_one_of_the_programs() {
     let help = ["wardgate-control-plane", "wardgate-data-plane"]
         .map(|program| (program, output(program, &["--help"])));
-    let known = |variable: &str| help.iter().any(|(_, text)| text.contains(variable));
+    // One that is known to the build alone.
+    let known = |variable: &str| {
+        variable == "WARDGATE_VERSION" || help.iter().any(|(_, text)| text.contains(variable))
+    };
     let mut seen = 0;
     for (path, text) in files(
         &deploy(),
