@@ -45,6 +45,7 @@ fn run(program: Program) -> anyhow::Result<()> {
     if program.check {
         return Ok(control_plane::check(&program.settings)?);
     }
+    shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {

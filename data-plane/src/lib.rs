@@ -56,8 +56,10 @@ mod trusted;
 mod unstored;
 mod upstream;
 
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -132,6 +134,8 @@ pub enum StartError {
 /// A running data plane.
 #[derive(Debug)]
 pub struct DataPlane {
+    /// Kept for its lock.
+    _directory: Arc<File>,
     proxy: Proxy,
     phase: watch::Sender<Phase>,
     config_sync: JoinHandle<()>,
@@ -156,6 +160,7 @@ impl DataPlane {
             LastGood::open(&settings.data_directory, proofs.secret, &node.id)
         }
         .map_err(failed)?;
+        let directory = hold(&settings.data_directory, inherited.succeeds()).map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
         // What has run before is not refused for what it takes.
@@ -211,6 +216,7 @@ impl DataPlane {
             .spawn(move || tell_when_ready(&gateway, predecessor.as_ref()))
             .map_err(StartError::Thread)?;
         Ok(Self {
+            _directory: directory,
             proxy,
             phase,
             config_sync,
@@ -295,6 +301,33 @@ const KEPT: Duration = Duration::from_secs(10);
 /// How often a node looks whether what it waits for is there: a configuration, or its file.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Locks `directory`, which two nodes would overwrite each other's files in; a successor once the process before it has
+/// ended.
+fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
+    let lock = Arc::new(File::create(directory.join("lock"))?);
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) if succeeds => {
+            let waiting = Arc::clone(&lock);
+            std::thread::Builder::new()
+                .name("lock".to_owned())
+                .spawn(move || {
+                    if let Err(error) = waiting.lock() {
+                        tracing::warn!(%error, "data_directory is not locked");
+                    }
+                })?;
+        }
+        Err(TryLockError::WouldBlock) => {
+            let reason = "another data plane uses it: each node needs one of its own";
+            return Err(std::io::Error::new(ErrorKind::ResourceBusy, reason));
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(%error, "data_directory is not locked");
+        }
+    }
+    Ok(lock)
+}
+
 /// Tells systemd, and the process before this one, as soon as clients are served.
 fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
     // systemd waits for no control plane: a node without a configuration is started all the same.
@@ -369,6 +402,20 @@ fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_for_one_node_and_its_successors() {
+        let root = tempfile::tempdir().unwrap();
+        let first = hold(root.path(), false).unwrap();
+        let refused = hold(root.path(), false).unwrap_err();
+        assert!(
+            refused.to_string().contains("another data plane"),
+            "{refused}"
+        );
+        let successor = hold(root.path(), true).unwrap();
+        drop(first);
+        drop(successor);
+    }
 
     #[test]
     fn a_node_of_a_group_has_a_name_of_its_own() {

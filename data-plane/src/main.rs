@@ -40,6 +40,7 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     if program.check {
         return Ok(data_plane::check(&program.settings)?);
     }
+    shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
     // The proxy has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// The machine's name, as the kernel tells it; empty if it does not.
 pub fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -23,6 +25,19 @@ pub fn total_bytes() -> u64 {
 /// Memory that the machine could give to a process now, in bytes; 0 where the kernel does not tell.
 pub fn available_bytes() -> u64 {
     kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// Has a crash leave no core file: it would hold session keys and clients' secrets. Whoever wants one raises the limit of
+/// the running process (`prlimit --core`).
+pub fn leave_no_core_file() {
+    let limit = getrlimit(Resource::Core);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core file, with secrets in it");
+    }
 }
 
 fn kilobytes(file: &str, label: &str) -> u64 {
