@@ -27,6 +27,11 @@ pub fn available_bytes() -> u64 {
     kilobytes("/proc/meminfo", "MemAvailable:")
 }
 
+/// How many files and sockets this process may have open.
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Has a crash leave no core file: it would hold session keys and clients' secrets. Whoever wants one raises the limit of
 /// the running process (`prlimit --core`).
 pub fn leave_no_core_file() {

@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
+use shared::machine::descriptors;
 use shared::telemetry::chain;
 use shared::tls::{Identity, TlsError, provider};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -59,7 +60,8 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            // Data planes and the store need descriptors as well.
+            connections: u32::try_from(descriptors() / 2).map_or(1024, |half| half.min(1024)),
             handshakes: 64,
             handshake: Duration::from_secs(10),
             idle: Duration::from_mins(1),
@@ -71,7 +73,7 @@ impl Limits {
     /// Of a page for few: the Admin API needs descriptors as well.
     pub(crate) fn of_a_page() -> Self {
         Self {
-            connections: 64,
+            connections: Self::default().connections.min(64),
             ..Self::default()
         }
     }
