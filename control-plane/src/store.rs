@@ -251,7 +251,7 @@ impl Store {
         files::wait_until_unlocked(&path, CLOSED)
     }
 
-    /// When the store was made or restored, as [`generation_after`] counts.
+    /// The generation: when the store was made or restored, in seconds since 1970, and more than any that was known then.
     pub const fn generation(&self) -> u64 {
         self.head.generation
     }
