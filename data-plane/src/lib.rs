@@ -154,13 +154,14 @@ impl DataPlane {
             path: settings.data_directory.clone(),
             source,
         };
+        // Before anything there is read, or counted as a crash.
+        let directory = hold(&settings.data_directory, inherited.succeeds()).map_err(failed)?;
         let last_good = if inherited.succeeds() {
             LastGood::open_beside(&settings.data_directory, proofs.secret, &node.id)
         } else {
             LastGood::open(&settings.data_directory, proofs.secret, &node.id)
         }
         .map_err(failed)?;
-        let directory = hold(&settings.data_directory, inherited.succeeds()).map_err(failed)?;
         let live = Live::default();
         let secrets = Secrets::new(settings.secrets_directory.clone());
         // What has run before is not refused for what it takes.
@@ -301,9 +302,10 @@ const KEPT: Duration = Duration::from_secs(10);
 /// How often a node looks whether what it waits for is there: a configuration, or its file.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Locks `directory`, which two nodes would overwrite each other's files in; a successor once the process before it has
-/// ended.
+/// Makes `directory` and locks it, since two nodes would overwrite each other's files there; a successor once the process
+/// before it has ended.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
+    last_good::make(directory)?;
     let lock = Arc::new(File::create(directory.join("lock"))?);
     match lock.try_lock() {
         Ok(()) => {}
@@ -406,13 +408,14 @@ mod tests {
     #[test]
     fn a_directory_is_for_one_node_and_its_successors() {
         let root = tempfile::tempdir().unwrap();
-        let first = hold(root.path(), false).unwrap();
-        let refused = hold(root.path(), false).unwrap_err();
+        let directory = root.path().join("data");
+        let first = hold(&directory, false).unwrap();
+        let refused = hold(&directory, false).unwrap_err();
         assert!(
             refused.to_string().contains("another data plane"),
             "{refused}"
         );
-        let successor = hold(root.path(), true).unwrap();
+        let successor = hold(&directory, true).unwrap();
         drop(first);
         drop(successor);
     }
