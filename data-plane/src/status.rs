@@ -85,7 +85,6 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
         .load()
         .as_ref()
         .map(|snapshot| snapshot.position());
-    let draining = node.draining.load(Ordering::Relaxed);
     match path {
         "/status" => json_response(StatusCode::OK, &{
             let sum = Sum::of(&node.metrics);
@@ -111,27 +110,15 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 },
                 "configuration_persisted": node.contact.is_persisted(position),
                 "configuration_unfit": unfit(node),
-                "ready": position.is_some() && !draining && !is_stale(node) && node.contact.is_settled(),
+                "ready": unready(node, position).is_none(),
             })
         }),
-        "/status/ready" => match position {
-            Some(_) if draining => json_response(
+        "/status/ready" => match unready(node, position) {
+            Some(reason) => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "message": "the node is stopping" }),
+                &json!({ "message": reason }),
             ),
-            Some(_) if is_stale(node) => json_response(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "message": "no control plane has been heard for longer than max_staleness" }),
-            ),
-            Some(_) if !node.contact.is_settled() => json_response(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "message": "the control plane is asked what has changed since the last run" }),
-            ),
-            Some(_) => json_response(StatusCode::OK, &json!({ "message": "ready" })),
-            None => json_response(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "message": "no configuration has been received yet" }),
-            ),
+            None => json_response(StatusCode::OK, &json!({ "message": "ready" })),
         },
         "/status/dns" => json_response(
             StatusCode::NOT_IMPLEMENTED,
@@ -175,6 +162,21 @@ fn unfit(node: &Node) -> Vec<Value> {
         })
     });
     shown.collect()
+}
+
+/// Why no new traffic is to come here, if so, to a node that runs the configuration at `position`.
+fn unready(node: &Node, position: Option<Position>) -> Option<&'static str> {
+    if position.is_none() {
+        Some("no configuration has been received yet")
+    } else if node.draining.load(Ordering::Relaxed) {
+        Some("the node is stopping")
+    } else if is_stale(node) {
+        Some("no control plane has been heard for longer than max_staleness")
+    } else if !node.contact.is_settled() {
+        Some("the control plane is asked what has changed since the last run")
+    } else {
+        None
+    }
 }
 
 /// Whether the operator wants no new traffic here, since no control plane has been heard for long.
