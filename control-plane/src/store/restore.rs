@@ -76,7 +76,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let exported = export::newest_generation(&export_path(data))?.max(export.generation);
     if let Some(etcd) = command.etcd.used() {
         let before = EtcdStore::to_be_replaced(etcd, &key)?;
-        let (config, carried) = carried_over(&export, before.held.as_ref());
+        let (config, carried) = carried_over(&export, before.generation, before.config.as_ref());
         let generation = generation_after(exported.max(before.generation), now);
         before.store.replace(generation, &config, &entry)?;
         return Ok(Restored {
@@ -91,7 +91,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let store = store_path(data);
     let (known, before) = to_be_replaced(&store, &key)?;
     let generation = generation_after(known.max(exported), now);
-    let (config, carried) = carried_over(&export, before.as_ref());
+    let (config, carried) = carried_over(&export, known, before.as_ref());
 
     let fresh = data.join("store.restoring");
     if fresh.exists() {
@@ -138,16 +138,16 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
 
 /// What a restore puts there, and whether that has all that was ended since the export.
 ///
-/// The revocations, session keys and client keys of `before` are what they are, whatever the configuration was, if it went
+/// The revocations, session keys and client keys of `before`, of `generation`, are what they are, whatever the configuration was, if it went
 /// on from the export: an older state of them would let sessions live again that were ended. Another store, such as an
 /// empty one that the configuration is moved to, has none of them to tell, but for logouts.
-fn carried_over(export: &Export, before: Option<&(u64, Config)>) -> (Config, bool) {
+fn carried_over(export: &Export, generation: u64, before: Option<&Config>) -> (Config, bool) {
     let config = &export.config;
-    let Some((generation, current)) = before else {
+    let Some(current) = before else {
         return (config.clone(), false);
     };
     let mut keys = current.keys(SessionKey::KIND, Uuid::nil());
-    let later = (*generation, current.revision()) >= (export.generation, config.revision());
+    let later = (generation, current.revision()) >= (export.generation, config.revision());
     let goes_on = later && keys.any(|key| config.contains(key));
     let kept = |key: &Key| {
         if goes_on {
@@ -185,11 +185,8 @@ fn give(path: &Path, like: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What a store holds, with its generation; of one that does not open any more, the generation that its witness says.
-fn to_be_replaced(
-    store: &Path,
-    key: &SecretsKey,
-) -> Result<(u64, Option<(u64, Config)>), StoreError> {
+/// The generation of a store, and what it holds; of one that does not open any more, the generation that its witness says.
+fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>), StoreError> {
     if !store.exists() {
         return Ok((0, None));
     }
@@ -198,7 +195,7 @@ fn to_be_replaced(
         Ok((store, config)) => {
             let generation = store.generation();
             store.close()?;
-            Ok((generation, Some((generation, config))))
+            Ok((generation, Some(config)))
         }
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the store to be replaced does not open");

@@ -21,17 +21,17 @@ impl EtcdStore {
             name: HEAD.to_owned(),
             value: self.shelf.seal_json(HEAD, &head)?,
         };
-        match self.shelf.client.commit(&none, None, &[put]) {
-            // What is there counts, whoever has put it there.
-            Ok(_) => {}
-            Err(EtcdError::Unknown(reason)) => {
-                if self.shelf.head_version()? == 0 {
-                    return Err(EtcdError::Unknown(reason));
-                }
-            }
-            Err(error) => return Err(error),
+        let declared = self.shelf.client.commit(&none, None, &[put]);
+        if let Err(error) = &declared
+            && !matches!(error, EtcdError::Unknown(_))
+        {
+            return Err(error.clone());
         }
+        // What is there counts, whoever has put it there.
         (self.head, self.seen) = self.shelf.head()?;
+        if self.seen == 0 {
+            declared?;
+        }
         Ok(())
     }
 }

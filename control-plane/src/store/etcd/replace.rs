@@ -16,8 +16,8 @@ pub struct Replaced {
     pub store: EtcdStore,
     /// Its generation; 0 where the head cannot be read.
     pub generation: u64,
-    /// What it holds, with its generation, if that can be read.
-    pub held: Option<(u64, Config)>,
+    /// What it holds, if that can be read.
+    pub config: Option<Config>,
 }
 
 impl EtcdStore {
@@ -35,8 +35,8 @@ impl EtcdStore {
             other => other?,
         };
         let store = Self::at(shelf, head, seen);
-        let content = match store.shelf.load(&store.head) {
-            Ok(config) => Some((store.head.generation, config)),
+        let config = match store.shelf.load(&store.head) {
+            Ok(config) => Some(config),
             Err(EtcdError::Content(error)) => {
                 tracing::warn!(error, "the store to be replaced cannot be read");
                 None
@@ -45,7 +45,7 @@ impl EtcdStore {
         };
         Ok(Replaced {
             generation: store.head.generation,
-            held: content,
+            config,
             store,
         })
     }
