@@ -119,7 +119,7 @@ impl Session {
         if waits
             || self.refused.contains(&target)
             || !target.is_after(&self.running)
-            || self.waits_for_content(goal)
+            || self.waits_for_content(goal.bare)
         {
             return None;
         }
@@ -159,10 +159,10 @@ impl Session {
         }
     }
 
-    /// Whether the node runs what another store led it to, and this one was begun anew and holds nothing yet: a lost disk
-    /// is no order to serve nothing.
-    pub(super) fn waits_for_content(&self, goal: &Goal) -> bool {
-        goal.bare && self.running != Position::default()
+    /// Whether the node runs what another store led it to, and this one was begun anew and holds nothing yet, which `bare`
+    /// says: a lost disk is no order to serve nothing.
+    pub(super) fn waits_for_content(&self, bare: bool) -> bool {
+        bare && self.running != Position::default()
     }
 
     /// Whether the node runs something that this control plane cannot have made.

@@ -209,15 +209,9 @@ impl NodeStream {
         may
     }
 
-    /// What is known of the way from what the node runs to `newest`.
-    fn way_to(&self, newest: &Published) -> Goal {
-        let running = self.session.running();
-        Goal {
-            position: newest.position,
-            reachable: newest.knows(&running.root),
-            small: newest.is_small(),
-            bare: newest.position.generation != running.generation && newest.is_bare(),
-        }
+    /// Whether `newest` is of another generation than what the node runs, and nothing was configured in it yet.
+    fn finds_bare(&self, newest: &Published) -> bool {
+        newest.position.generation != self.session.running().generation && newest.is_bare()
     }
 
     async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
@@ -228,7 +222,13 @@ impl NodeStream {
             self.unbelieved = None;
             self.session.retry();
         }
-        let goal = self.way_to(newest);
+        let running = self.session.running();
+        let goal = Goal {
+            position: newest.position,
+            reachable: newest.knows(&running.root),
+            small: newest.is_small(),
+            bare: self.finds_bare(newest),
+        };
         match self.session.offer(&goal) {
             Some(Step::Send(offer)) => self.update(newest, offer).await,
             Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
@@ -245,7 +245,7 @@ impl NodeStream {
             status_ms: milliseconds(STATUS),
         };
         let newest = Arc::clone(self.service.target.borrow().newest());
-        if self.session.waits_for_content(&self.way_to(&newest)) {
+        if self.session.waits_for_content(self.finds_bare(&newest)) {
             tracing::warn!(
                 node_id = self.member.name(),
                 "the node runs the configuration of another store, and this one holds nothing: it goes on with that until \
@@ -391,7 +391,7 @@ impl NodeStream {
             Some(node_message::Kind::Need(need)) => self.needs(need)?,
             Some(node_message::Kind::Request(request)) => {
                 let newest = Arc::clone(self.service.target.borrow().newest());
-                let leads = !self.session.waits_for_content(&self.way_to(&newest));
+                let leads = !self.session.waits_for_content(self.finds_bare(&newest));
                 let service = &self.service;
                 let revoker = leads.then_some(&service.revoker);
                 let relay = &service.relay;
