@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use plugins::host::LONGEST_RESULT;
 use prost::bytes::Bytes;
 
 /// How long one node may take before another may try.
@@ -24,9 +25,6 @@ const MOST: usize = 10_000;
 /// Flights that are known when there is no more room for those that yield: what anybody on the network can have begun keeps
 /// nobody's session from being refreshed once.
 const MOST_THAT_YIELD: usize = 8_000;
-
-/// Bytes of one result.
-const RESULT: usize = 32 * 1024;
 
 /// How often the known ones are looked through, in requests.
 const SWEEP: u32 = 256;
@@ -205,7 +203,8 @@ impl<W> Flights<W> {
         now: Instant,
     ) -> Option<(Vec<W>, Claim)> {
         match self.known.get(&key) {
-            Some(Flight::Flies { by: doing, .. }) if *doing == by && result.len() <= RESULT => {}
+            Some(Flight::Flies { by: doing, .. })
+                if *doing == by && result.len() <= LONGEST_RESULT => {}
             _ => return None,
         }
         let landed = Flight::Landed { result, at: now };
@@ -353,7 +352,7 @@ mod tests {
             flights.join(key(MOST), 1, false, (), later),
             Joined::Yours(())
         );
-        let vast = vec![0; RESULT + 1].into();
+        let vast = vec![0; LONGEST_RESULT + 1].into();
         assert_eq!(flights.land(key(MOST), 1, vast, later), None);
     }
 
