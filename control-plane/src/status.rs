@@ -12,7 +12,6 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::expiry::{self, Expiry};
-use shared::snapshot::short_hash;
 use tokio::sync::watch;
 
 use crate::config_sync::Target;
@@ -100,7 +99,7 @@ const FAMILIES: [Family; 8] = [
     (
         "kong_data_plane_config_hash",
         "The hash of the data plane's configuration as a number: equal among those that run the same.",
-        |node| u128::from_str_radix(&short_hash(&node.root), 16).ok(),
+        |node| node.root.first_chunk().copied().map(u128::from_be_bytes),
     ),
     (
         "kong_data_plane_version_compatible",
