@@ -8,6 +8,7 @@
 //! moment before it is asked again, and then by one request that does not wait for long: a provider
 //! that hangs holds nobody back a second time.
 
+mod calls;
 mod document;
 mod keys;
 
@@ -18,12 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use http::StatusCode;
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::telemetry::chain;
 use tracing::warn;
 
+pub(super) use calls::{fetched, guarded, refuses};
 pub(super) use document::{Document, Fetched, ProviderError, limits, target};
 pub(super) use keys::Key;
 
@@ -45,17 +46,11 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How long a request waits for a provider that failed before.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Failures in a row after which calls other than discovery are not even tried for a moment.
-const TOLERATED_FAILURES: u32 = 3;
-
 /// How long a failed call says that the provider fails: an endpoint may be asked no more.
 const TELLING: Duration = Duration::from_mins(1);
 
 /// Most providers that a node remembers.
 const MOST_PROVIDERS: usize = 1024;
-
-/// Most endpoints of one provider that are remembered to fail.
-const MOST_ENDPOINTS: usize = 32;
 
 type Outcome = Result<Arc<Document>, ProviderError>;
 
@@ -350,60 +345,6 @@ pub(super) async fn judged<T>(
         },
         Err(error) => Err(Unaccepted::Keyless(failure, error)),
     }
-}
-
-/// Runs a call to an `endpoint` of the provider, unless that rests; remembers how it went.
-pub(super) async fn guarded<T>(
-    rules: &Rules,
-    host: &impl Host,
-    endpoint: &str,
-    call: impl Future<Output = Result<T, ProviderError>>,
-) -> Result<T, ProviderError> {
-    let providers = host.node_state::<Providers>();
-    let key = rules.provider_key;
-    {
-        let now = host.now();
-        let mut entries = providers.lock();
-        if let Some(health) = entries.entry(key).or_default().failing.get_mut(endpoint) {
-            if health.rests(TOLERATED_FAILURES, now) {
-                return Err(health.resting());
-            }
-            if health.failures > TOLERATED_FAILURES {
-                // This call finds out for all: the others rest for another while.
-                health.failed_at = now;
-            }
-        }
-    }
-    let result = call.await;
-    let mut entries = providers.lock();
-    let failing = &mut entries.entry(key).or_default().failing;
-    match &result {
-        Ok(_) => _ = failing.remove(endpoint),
-        // What the gateway lacks says nothing of how the provider does.
-        Err(ProviderError::Unarmed(_)) => {}
-        Err(error) => {
-            if failing.len() >= MOST_ENDPOINTS && !failing.contains_key(endpoint) {
-                let oldest = failing.iter().min_by_key(|(_, health)| health.failed_at);
-                if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
-                    failing.remove(&oldest);
-                }
-            }
-            let health = failing.entry(endpoint.to_owned()).or_default();
-            health.record(Some(error), host.now());
-        }
-    }
-    drop(entries);
-    result
-}
-
-/// Whether a status says that the provider does not take what was sent, which says nothing of how it
-/// does: a client may have sent it.
-pub(super) fn refuses(status: StatusCode) -> bool {
-    status.is_client_error()
-        && !matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-        )
 }
 
 /// The discovery document as it is, fetched now.

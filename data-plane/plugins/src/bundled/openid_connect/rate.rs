@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::clock::UnixTime;
+use shared::network::client_of;
 
 use crate::host::Host;
 
@@ -55,7 +56,7 @@ pub(super) fn count(
         }
     }
     let (since, count) = counts
-        .entry((deed, of, network(address)))
+        .entry((deed, of, client_of(address)))
         .or_insert((now, 0));
     if has_ended(*since, now) {
         (*since, *count) = (now, 0);
@@ -77,7 +78,7 @@ pub(super) fn take_back(
 ) {
     let counts = host.node_state::<Counts>();
     let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((since, count)) = counts.get_mut(&(deed, of, network(address)))
+    if let Some((since, count)) = counts.get_mut(&(deed, of, client_of(address)))
         && *since == counted_since
     {
         *count = count.saturating_sub(1);
@@ -87,17 +88,6 @@ pub(super) fn take_back(
 /// Whether a window that began at `since` is over. A clock that was set back ends it.
 fn has_ended(since: UnixTime, now: UnixTime) -> bool {
     since > now || now.saturating_since(since) >= WINDOW
-}
-
-/// An IPv4 address itself; of an IPv6 address the 64 bits that name a network.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(long) => match long.to_ipv4_mapped() {
-            Some(short) => short.into(),
-            None => std::net::Ipv6Addr::from_bits(long.to_bits() >> 64 << 64).into(),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -67,17 +67,7 @@ async fn run(rules: &Rules, host: &impl Host, endpoint: &str, token: &str) -> Gi
         .map_err(|_| failed(&unusable("the token is no header value")))?;
     value.set_sensitive(true);
     request.headers_mut().insert(AUTHORIZATION, value);
-    let asked = provider::guarded(rules, host, endpoint, async {
-        let response = host
-            .fetch(request, provider::limits(rules, LIMIT))
-            .await
-            .map_err(ProviderError::Fetch)?;
-        let status = response.status();
-        if status == StatusCode::OK || provider::refuses(status) {
-            return Ok(response);
-        }
-        Err(ProviderError::Status(status.as_u16()))
-    });
+    let asked = provider::fetched(rules, host, endpoint, request, LIMIT);
     let response = asked.await.map_err(|error| failed(&error))?;
     if response.status() != StatusCode::OK {
         return Err(Failure::refused(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use shared::clock::UnixTime;
 use shared::telemetry::chain;
 use tracing::warn;
@@ -127,20 +127,8 @@ impl Question {
             error.failure()
         };
         let request = self.request(rules, endpoint).map_err(failed)?;
-        let response = provider::guarded(rules, host, endpoint, async {
-            let response = host
-                .fetch(request, provider::limits(rules, LIMIT))
-                .await
-                .map_err(ProviderError::Fetch)?;
-            let status = response.status();
-            if status == StatusCode::OK || provider::refuses(status) {
-                Ok(response)
-            } else {
-                Err(ProviderError::Status(status.as_u16()))
-            }
-        })
-        .await
-        .map_err(failed)?;
+        let asked = provider::fetched(rules, host, endpoint, request, LIMIT);
+        let response = asked.await.map_err(failed)?;
         if provider::refuses(response.status()) {
             return Err(Failure::refused(
                 "userinfo_refused",

@@ -68,26 +68,18 @@ pub(super) async fn answer(
         }
         _ => None,
     };
-    let is_session = session.is_some();
+    let (before, kind) = match &session {
+        Some(_) => (Revocation::FOR_GOOD, Ends::Session),
+        None => (now.as_millis(), Ends::OnHearsay),
+    };
     if let Some(id) = ends {
-        if is_session {
+        if session.is_some() {
             opened::destroy(rules, exchange, host, jar);
         }
         let revocation = Revocation {
             id,
-            before: if is_session {
-                Revocation::FOR_GOOD
-            } else {
-                now.as_millis()
-            },
-            expires_at: rules.forgotten_at(
-                if is_session {
-                    Ends::Session
-                } else {
-                    Ends::OnHearsay
-                },
-                now,
-            ),
+            before,
+            expires_at: rules.forgotten_at(kind, now),
         };
         end_everywhere(host, revocation).await;
     }
