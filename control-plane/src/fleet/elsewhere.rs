@@ -341,8 +341,8 @@ mod tests {
     use shared::snapshot::{Position, Revision};
 
     use super::*;
-    use crate::fleet::tests::{at, introduction};
-    use crate::fleet::{Fault, Introduction, Progress, Report};
+    use crate::fleet::tests::{at, fault, introduction};
+    use crate::fleet::{Introduction, Progress, Report};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
 
@@ -370,14 +370,7 @@ mod tests {
         let ahead = Duration::from_hours(3);
         let clock = NOW.saturating_add(ahead);
         let (there, _) = one.join(named("there", at(1)), clock).unwrap();
-        let fault = Fault {
-            code: "INVALID".to_owned(),
-            entity_type: "routes".to_owned(),
-            entity_id: "x".to_owned(),
-            field: "paths".to_owned(),
-            message: "no".to_owned(),
-        };
-        there.refused(at(2), vec![fault], clock);
+        there.refused(at(2), vec![fault("no")], clock);
         let report = Report {
             running: at(1),
             clock,
@@ -476,13 +469,7 @@ mod tests {
         let mut members = Vec::new();
         for (number, name) in names.by_ref().take(100).enumerate() {
             let (member, _) = fleet.join(named(&name, at(1)), NOW).unwrap();
-            let fault = |place: usize| Fault {
-                code: "INVALID".to_owned(),
-                entity_type: "routes".to_owned(),
-                entity_id: "x".to_owned(),
-                field: "paths".to_owned(),
-                message: noise(number * 100 + place, 2048),
-            };
+            let fault = |place: usize| fault(&noise(number * 100 + place, 2048));
             member.refused(at(2), (0..20).map(fault).collect(), NOW);
             members.push(member);
         }

@@ -107,8 +107,7 @@ mod tests {
     use shared::clock::UnixTime;
 
     use super::*;
-    use crate::fleet::Fault;
-    use crate::fleet::tests::{at, introduction};
+    use crate::fleet::tests::{at, fault, introduction};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
     const LATER: UnixTime = UnixTime::from_secs(20_000);
@@ -120,14 +119,7 @@ mod tests {
         let before = Fleet::default();
         before.recall(&file).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
-        let fault = Fault {
-            code: "INVALID".to_owned(),
-            entity_type: "routes".to_owned(),
-            entity_id: "x".to_owned(),
-            field: "paths".to_owned(),
-            message: "no".to_owned(),
-        };
-        member.refused(at(2), vec![fault], NOW);
+        member.refused(at(2), vec![fault("no")], NOW);
         before.keep(&file).unwrap();
 
         let after = Fleet::default();

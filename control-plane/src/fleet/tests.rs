@@ -15,6 +15,17 @@ pub(super) fn at(revision: u64) -> Position {
     }
 }
 
+/// What a node says of a record that it cannot run.
+pub(super) fn fault(message: &str) -> Fault {
+    Fault {
+        code: "INVALID".to_owned(),
+        entity_type: "routes".to_owned(),
+        entity_id: "x".to_owned(),
+        field: "paths".to_owned(),
+        message: message.to_owned(),
+    }
+}
+
 pub(crate) fn introduction(boot: &str, running: Position) -> Introduction {
     Introduction {
         name: "node-1".to_owned(),
@@ -40,14 +51,7 @@ fn a_node_shows_what_it_runs_and_what_it_refused() {
     let fleet = Fleet::default();
     let (member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     assert_eq!(refused, []);
-    let fault = Fault {
-        code: "INVALID".to_owned(),
-        entity_type: "routes".to_owned(),
-        entity_id: "x".to_owned(),
-        field: "paths".to_owned(),
-        message: "not a pattern".to_owned(),
-    };
-    member.refused(at(2), vec![fault; 30], NOW);
+    member.refused(at(2), vec![fault("not a pattern"); 30], NOW);
     let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["progress"], "refused");
     assert_eq!(shown["revision"], 1);

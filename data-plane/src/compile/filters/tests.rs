@@ -28,17 +28,15 @@ fn route() -> Route {
     serde_json::from_value(fields).unwrap()
 }
 
+fn assemble(plugins: &[Plugin], faults: &mut Vec<CompileFault>) -> Assembly {
+    let (workspaces, room) = (Workspaces::default(), Room::default());
+    Assembly::new(Subsystem::Http, plugins, &workspaces, &room, faults)
+}
+
 /// The plugin that runs on the route for `consumer`.
 fn chosen(plugins: &[Plugin], consumer: Option<u128>) -> Option<u128> {
     let mut faults = Vec::new();
-    let workspaces = Workspaces::default();
-    let assembly = Assembly::new(
-        Subsystem::Http,
-        plugins,
-        &workspaces,
-        &Room::default(),
-        &mut faults,
-    );
+    let assembly = assemble(plugins, &mut faults);
     assert_eq!(faults, []);
     let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
     let slot = filters.slots.first()?;
@@ -89,14 +87,7 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
         name: "g".to_owned(),
     }];
     let choose = |plugins: &[Plugin], groups: &[Membership]| {
-        let workspaces = Workspaces::default();
-        let assembly = Assembly::new(
-            Subsystem::Http,
-            plugins,
-            &workspaces,
-            &Room::default(),
-            &mut Vec::new(),
-        );
+        let assembly = assemble(plugins, &mut Vec::new());
         let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
         filters.slots[0].choose(Some(Uuid::from_u128(CONSUMER)), groups)
     };
@@ -117,14 +108,7 @@ fn a_group_outranks_the_route_and_gives_way_to_the_consumer() {
     assert_eq!(choose(&plugins[..1], &member), Some(0));
     // Somebody who is no consumer may be in a group all the same.
     let plugins = [plugin(16, 0, 0, CONSUMER), plugin(17, 0, 0, 0), grouped];
-    let workspaces = Workspaces::default();
-    let assembly = Assembly::new(
-        Subsystem::Http,
-        &plugins,
-        &workspaces,
-        &Room::default(),
-        &mut Vec::new(),
-    );
+    let assembly = assemble(&plugins, &mut Vec::new());
     let filters = assembly.of_route(&route(), DEFAULT_WORKSPACE);
     assert_eq!(filters.slots[0].choose(None, &member), Some(2));
     assert_eq!(filters.slots[0].choose(None, &[]), Some(1));
@@ -160,13 +144,7 @@ fn rule_129_no_log_tells_what_a_route_looks_for_credentials_under() {
         plugin(2, "jwt", None, tokens),
     ];
     let mut faults = Vec::new();
-    let assembly = Assembly::new(
-        Subsystem::Http,
-        &plugins,
-        &Workspaces::default(),
-        &Room::default(),
-        &mut faults,
-    );
+    let assembly = assemble(&plugins, &mut faults);
     assert_eq!(faults, []);
     let route = assembly.of_route(&route(), DEFAULT_WORKSPACE);
     for argument in ["my_key", "MY_KEY", "tok", "access_token"] {
@@ -192,14 +170,7 @@ fn a_fault_of_a_record_of_another_kind_with_the_same_id_is_none_of_the_plugin() 
     for (kind, runs) in [("certificates", true), ("plugins", false)] {
         let plugins = [plugin(20, ROUTE, 0, 0)];
         let mut faults = vec![fault(kind)];
-        let workspaces = Workspaces::default();
-        let assembly = Assembly::new(
-            Subsystem::Http,
-            &plugins,
-            &workspaces,
-            &Room::default(),
-            &mut faults,
-        );
+        let assembly = assemble(&plugins, &mut faults);
         let stands = matches!(assembly.filters.get(0), Some(AnyFilter::Acl(_)));
         assert_eq!(stands, runs, "{kind}");
     }
