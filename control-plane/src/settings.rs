@@ -36,7 +36,7 @@ pub struct Program {
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The TOML file with settings.
-    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Check the settings and the files that they name, then exit.
     #[arg(long)]
@@ -72,80 +72,58 @@ pub struct Settings {
     /// `admin_key`), `backlog=NUMBER`, and, as in Kong, `http2`, `reuseport` and `bind`, which change nothing.
     #[arg(
         long,
-        env = "WARDGATE_ADMIN_LISTEN",
         default_value = "127.0.0.1:8001",
         value_delimiter = ',',
         value_name = "ADDRESS[ FLAG…],…"
     )]
     pub admin_listen: Vec<Listen<AdminListen>>,
     /// Address of the Admin API over TLS, with `admin_certificate` and `admin_key`.
-    #[arg(long, env = "WARDGATE_ADMIN_TLS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     pub admin_tls_listen: Option<SocketAddr>,
     /// The Admin API's certificate, PEM.
-    #[arg(long, env = "WARDGATE_ADMIN_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub admin_certificate: Option<PathBuf>,
     /// The key of the Admin API's certificate, PEM.
-    #[arg(long, env = "WARDGATE_ADMIN_KEY", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub admin_key: Option<PathBuf>,
     /// Whether each request to the Admin API must bring a token (`Kong-Admin-Token`) of a user whose roles
     /// permit it: `/rbac/users`, `/rbac/roles`.
-    #[arg(long, env = "WARDGATE_ENFORCE_RBAC", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
     pub enforce_rbac: bool,
     /// File with a token that may do everything, at least 16 characters: the way to make the first user.
-    #[arg(long, env = "WARDGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Whether the Admin API may listen beyond loopback without TLS, or without `enforce_rbac`. Whoever reaches
     /// it then configures the gateway, or reads the tokens of those who may.
-    #[arg(long, env = "WARDGATE_ADMIN_ALLOW_INSECURE", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
     pub admin_allow_insecure: bool,
     /// Host names that the Admin API answers to, besides `localhost` and addresses. Another name may be an
     /// attempt to have a browser on this machine send commands.
-    #[arg(
-        long,
-        env = "WARDGATE_ADMIN_NAMES",
-        value_delimiter = ',',
-        value_name = "NAME,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub admin_names: Vec<String>,
     /// Origins of consoles, such as `https://console.example.com`: pages from there may call the Admin API from
     /// a browser and read its answers. None by default.
-    #[arg(
-        long,
-        env = "WARDGATE_ADMIN_GUI_ORIGINS",
-        value_delimiter = ',',
-        value_name = "ORIGIN,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ORIGIN,…")]
     pub admin_gui_origins: Vec<String>,
     /// Addresses or CIDR blocks that OpenID providers may be asked at, besides public addresses, when an operator
     /// has a configuration checked or lists what was discovered. The same as on data planes.
-    #[arg(
-        long,
-        env = "WARDGATE_PROVIDER_NETWORKS",
-        value_delimiter = ',',
-        value_name = "CIDR,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
     /// Address of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
-    #[arg(long, env = "WARDGATE_CONSOLE_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     pub console_listen: Option<SocketAddr>,
     /// Address of status and metrics, such as `127.0.0.1:8007`. None if absent.
-    #[arg(long, env = "WARDGATE_STATUS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     pub status_listen: Option<SocketAddr>,
     /// Where etcd is, if the store is there.
     #[command(flatten)]
     pub etcd: EtcdSettings,
     /// Address that data planes connect to, over mutual TLS.
-    #[arg(
-        long,
-        env = "WARDGATE_CLUSTER_LISTEN",
-        default_value = "127.0.0.1:8005",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8005", value_name = "ADDRESS")]
     pub cluster_listen: SocketAddr,
     /// Directory of the store and its exports. Made with mode 0700 if absent.
     #[arg(
         long,
-        env = "WARDGATE_DATA_DIRECTORY",
         default_value = "/var/lib/wardgate/control-plane",
         value_name = "DIRECTORY"
     )]
@@ -153,7 +131,6 @@ pub struct Settings {
     /// This control plane's certificate, PEM.
     #[arg(
         long,
-        env = "WARDGATE_CLUSTER_CERTIFICATE",
         default_value = "/etc/wardgate/control-plane.pem",
         value_name = "FILE"
     )]
@@ -161,71 +138,60 @@ pub struct Settings {
     /// The private key of `cluster_certificate`, PEM.
     #[arg(
         long,
-        env = "WARDGATE_CLUSTER_KEY",
         default_value = "/etc/wardgate/control-plane.key",
         value_name = "FILE"
     )]
     pub cluster_key: PathBuf,
     /// The authority that data planes' certificates come from, PEM. May hold two while one replaces the other.
-    #[arg(
-        long,
-        env = "WARDGATE_CLUSTER_CA",
-        default_value = "/etc/wardgate/ca.pem",
-        value_name = "FILE"
-    )]
+    #[arg(long, default_value = "/etc/wardgate/ca.pem", value_name = "FILE")]
     pub cluster_ca: PathBuf,
     /// File with the key that seals secrets in the store; made at the first start. Keep a copy apart from
     /// the store's backups: without it the store cannot be read. [default: `data_directory` with `.key` appended]
-    #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
     /// Time between two exports of the store to `exports` in `data_directory`, in seconds. The newest three
     /// are kept; a state that is exported already is not written again.
-    #[arg(long, env = "WARDGATE_EXPORT_INTERVAL", default_value_t = 3600, value_name = "SECONDS",
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub export_interval: u64,
     /// How many revisions `/revisions`, `/audit/requests` and a rollback go back, 10,000 at least.
-    #[arg(long, env = "WARDGATE_HISTORY_REVISIONS", default_value_t = crate::store::REVISIONS, value_name = "NUMBER",
+    #[arg(long, default_value_t = crate::store::REVISIONS, value_name = "NUMBER",
           value_parser = clap::value_parser!(u64).range(crate::store::REVISIONS..=10_000_000))]
     pub history_revisions: u64,
     /// How long a new session key seals cookies before the next one takes over, in seconds.
-    #[arg(long, env = "WARDGATE_SESSION_KEY_ROTATION", default_value_t = 86_400, value_name = "SECONDS",
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub session_key_rotation: u64,
     /// How a change reaches data planes: every node at once, or a few first and the others once these have done
     /// well with it. Session keys and revocations reach every node at once either way. Over etcd, the same on all
     /// control planes.
-    #[arg(long, env = "WARDGATE_ROLLOUT", value_enum, default_value_t = Rollout::Immediate)]
+    #[arg(long, value_enum, default_value_t = Rollout::Immediate)]
     pub rollout: Rollout,
     /// How long the first node of a staged roll-out is watched, in seconds; those labelled `canary=true` are
     /// first, where there are any. At most 2 s in a fleet of up to three nodes, where all others are next.
-    #[arg(long, env = "WARDGATE_ROLLOUT_CANARY_TIME", default_value_t = 30, value_name = "SECONDS",
+    #[arg(long, default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub rollout_canary_time: u64,
     /// How many nodes are next, in per cent of those that are connected.
-    #[arg(long, env = "WARDGATE_ROLLOUT_SHARE", default_value_t = 10, value_name = "PERCENT",
+    #[arg(long, default_value_t = 10, value_name = "PERCENT",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rollout_share: u8,
     /// How long these are watched before every node is given the change, in seconds.
-    #[arg(long, env = "WARDGATE_ROLLOUT_SHARE_TIME", default_value_t = 60, value_name = "SECONDS",
+    #[arg(long, default_value_t = 60, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub rollout_share_time: u64,
     /// Whether a change that goes wrong on its way is rolled back by a new revision with the content before it.
     /// If not, it is halted, and waits for an operator or for a change that mends it.
-    #[arg(long, env = "WARDGATE_ROLLOUT_ROLLBACK", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
     pub rollout_rollback: bool,
     /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
-    #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
     /// What is logged: a level, or directives such as `info,control_plane=debug`.
-    #[arg(
-        long,
-        env = "WARDGATE_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
+    #[arg(long, default_value = "info", value_name = "FILTER")]
     pub log: String,
     /// How a log line is written.
-    #[arg(long, env = "WARDGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
@@ -316,8 +282,6 @@ impl Default for Settings {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -334,8 +298,9 @@ mod tests {
 
     #[test]
     fn help_names_every_setting_with_its_variable() {
-        Program::command().debug_assert();
-        let help = Program::command().render_long_help().to_string();
+        let mut command = shared::settings::command::<Program>();
+        command.clone().debug_assert();
+        let help = command.render_long_help().to_string();
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");

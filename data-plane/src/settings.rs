@@ -25,7 +25,7 @@ pub use shared::listen::Listen;
 )]
 pub struct Program {
     /// The TOML file with settings.
-    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Check the settings and the files that they name, then exit.
     #[arg(long)]
@@ -44,7 +44,6 @@ pub struct Settings {
     /// accepted. `http2`, `reuseport` and `bind`, as Kong has them, say what is so anyway.
     #[arg(
         long,
-        env = "WARDGATE_PROXY_LISTEN",
         value_delimiter = ',',
         default_value = "0.0.0.0:8000",
         value_name = "ADDRESS [FLAG]…,…"
@@ -52,37 +51,21 @@ pub struct Settings {
     pub proxy_listen: Vec<Listen<ProxyListen>>,
     /// Addresses that clients connect to with TLS, or `off`: the same as in `proxy_listen`, with `ssl`.
     /// [default: 0.0.0.0:8443, unless `proxy_listen` has one with `ssl` or is `off`]
-    #[arg(
-        long,
-        env = "WARDGATE_PROXY_TLS_LISTEN",
-        value_delimiter = ',',
-        value_name = "ADDRESS [FLAG]…,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS [FLAG]…,…")]
     pub proxy_tls_listen: Vec<Listen<ProxyListen>>,
     /// Addresses that clients open byte streams at, for routes of the protocols `tcp`, `tls` and `tls_passthrough`;
     /// with `ssl` behind it an address takes TLS, which ends here or is passed on, as the route says, and with `udp`
     /// datagrams, for routes of the protocol `udp`. All else is as in `proxy_listen`. None if absent.
-    #[arg(
-        long,
-        env = "WARDGATE_STREAM_LISTEN",
-        value_delimiter = ',',
-        value_name = "ADDRESS [FLAG]…,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS [FLAG]…,…")]
     pub stream_listen: Vec<Listen<StreamListen>>,
     /// Ports that clients connect to, with the ports of this node that they lead to: `443:8443` where a balancer
     /// takes connections at 443 and passes them on to 8443. `X-Forwarded-Port` and routes' `destinations` speak of the
     /// former.
-    #[arg(
-        long,
-        env = "WARDGATE_PORT_MAPS",
-        value_delimiter = ',',
-        value_name = "PUBLISHED:INTERNAL,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "PUBLISHED:INTERNAL,…")]
     pub port_maps: Vec<PortMap>,
     /// Addresses of status and metrics, or `off`.
     #[arg(
         long,
-        env = "WARDGATE_STATUS_LISTEN",
         value_delimiter = ',',
         default_value = "127.0.0.1:8100",
         value_name = "ADDRESS [FLAG]…,…"
@@ -91,7 +74,6 @@ pub struct Settings {
     /// URLs of the control planes, tried in random order.
     #[arg(
         long,
-        env = "WARDGATE_CONTROL_PLANES",
         value_delimiter = ',',
         default_value = "https://127.0.0.1:8005",
         value_name = "URL,…"
@@ -100,218 +82,114 @@ pub struct Settings {
     /// This node's certificate, PEM. Its common name is the node's id, unless it is of a group: see `node_name`.
     #[arg(
         long,
-        env = "WARDGATE_CLUSTER_CERTIFICATE",
         default_value = "/etc/wardgate/data-plane.pem",
         value_name = "FILE"
     )]
     pub cluster_certificate: PathBuf,
     /// What this node is called among those that share a group's certificate: 1 to 64 letters, digits, `_` or `-`.
     /// [default: the machine's name]
-    #[arg(long, env = "WARDGATE_NODE_NAME", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// The private key of `cluster_certificate`, PEM. The last good configuration is sealed under a key derived from it.
     #[arg(
         long,
-        env = "WARDGATE_CLUSTER_KEY",
         default_value = "/etc/wardgate/data-plane.key",
         value_name = "FILE"
     )]
     pub cluster_key: PathBuf,
     /// The authority that control planes' certificates come from, PEM. May hold two while one replaces the other.
-    #[arg(
-        long,
-        env = "WARDGATE_CLUSTER_CA",
-        default_value = "/etc/wardgate/ca.pem",
-        value_name = "FILE"
-    )]
+    #[arg(long, default_value = "/etc/wardgate/ca.pem", value_name = "FILE")]
     pub cluster_ca: PathBuf,
     /// Directory of the last good configuration. Made with mode 0700 if absent.
     #[arg(
         long,
-        env = "WARDGATE_DATA_DIRECTORY",
         default_value = "/var/lib/wardgate/data-plane",
         value_name = "DIRECTORY"
     )]
     pub data_directory: PathBuf,
     /// Labels of this node, such as `zone=a`, that the control plane shows.
-    #[arg(long, env = "WARDGATE_LABELS", value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
+    #[arg(long, value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Silence of the control planes after which `/status/ready` answers 503, in seconds; 0: never. The node
     /// goes on to serve what reaches it.
-    #[arg(
-        long,
-        env = "WARDGATE_MAX_STALENESS",
-        default_value_t = 0,
-        value_name = "SECONDS"
-    )]
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub max_staleness: u64,
     /// Silence of the control planes after which sessions of `openid-connect` are answered 503, in seconds, since
     /// a logout elsewhere may not have been heard of; 0: sessions go on.
-    #[arg(
-        long,
-        env = "WARDGATE_SESSIONS_MAX_SILENCE",
-        default_value_t = 0,
-        value_name = "SECONDS"
-    )]
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub sessions_max_silence: u64,
     /// Threads that serve requests; 0: one per core.
-    #[arg(
-        long,
-        env = "WARDGATE_WORKERS",
-        default_value_t = 0,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub workers: usize,
     /// Directory of the files that `{vault://file/…}` in the configuration may refer to. Without it no file can be
     /// referred to.
-    #[arg(long, env = "WARDGATE_SECRETS_DIRECTORY", value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY")]
     pub secrets_directory: Option<PathBuf>,
     /// Addresses or CIDR blocks of proxies whose `X-Forwarded-*` headers are believed.
-    #[arg(
-        long,
-        env = "WARDGATE_TRUSTED_IPS",
-        value_delimiter = ',',
-        value_name = "CIDR,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub trusted_ips: Vec<Network>,
     /// Addresses or CIDR blocks in which OpenID providers, and proxies on the way to them, may be besides public
     /// addresses: without it, none is asked on an address of a private network or of this machine, so that
     /// nobody who configures a plugin, and no provider, sends this node's requests there. This machine is asked
     /// where a plugin's own URLs say so, as `http://127.0.0.1:8080` does.
-    #[arg(
-        long,
-        env = "WARDGATE_PROVIDER_NETWORKS",
-        value_delimiter = ',',
-        value_name = "CIDR,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
     /// The default certificate of the TLS listener, PEM. Self-signed if absent.
-    #[arg(
-        long,
-        env = "WARDGATE_PROXY_TLS_CERTIFICATE",
-        value_name = "FILE",
-        requires = "proxy_tls_key"
-    )]
+    #[arg(long, value_name = "FILE", requires = "proxy_tls_key")]
     pub proxy_tls_certificate: Option<PathBuf>,
     /// The private key of `proxy_tls_certificate`, PEM.
-    #[arg(
-        long,
-        env = "WARDGATE_PROXY_TLS_KEY",
-        value_name = "FILE",
-        requires = "proxy_tls_certificate"
-    )]
+    #[arg(long, value_name = "FILE", requires = "proxy_tls_certificate")]
     pub proxy_tls_key: Option<PathBuf>,
     /// How long a stopping node lets exchanges end, in milliseconds.
-    #[arg(
-        long,
-        env = "WARDGATE_DRAIN_TIMEOUT_MS",
-        default_value_t = 30_000,
-        value_name = "MILLISECONDS"
-    )]
+    #[arg(long, default_value_t = 30_000, value_name = "MILLISECONDS")]
     pub drain_timeout_ms: u64,
     /// Most client connections. More are closed as they come; so are those beyond what half of the descriptors
     /// (`ulimit -n`) can serve.
-    #[arg(
-        long,
-        env = "WARDGATE_MAX_CONNECTIONS",
-        default_value_t = 50_000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 50_000, value_name = "NUMBER")]
     pub max_connections: usize,
     /// Most client connections from one address, or one IPv6 network of 64 bits, unless it is in `trusted_ips`.
-    #[arg(
-        long,
-        env = "WARDGATE_MAX_CONNECTIONS_PER_ADDRESS",
-        default_value_t = 1000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
     pub max_connections_per_address: usize,
     /// Most requests under way. More are answered 503.
-    #[arg(
-        long,
-        env = "WARDGATE_MAX_REQUESTS",
-        default_value_t = 10_000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
     pub max_requests: usize,
     /// Most requests under way to one upstream server. More are answered 503.
-    #[arg(
-        long,
-        env = "WARDGATE_MAX_REQUESTS_PER_SERVER",
-        default_value_t = 1000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
     pub max_requests_per_server: usize,
     /// Most connections of each worker to one upstream server that wait for further requests; 0: none is kept.
-    #[arg(
-        long,
-        env = "WARDGATE_UPSTREAM_KEEPALIVE_POOL_SIZE",
-        default_value_t = 512,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 512, value_name = "NUMBER")]
     pub upstream_keepalive_pool_size: usize,
     /// Most requests on one connection to an upstream server; 0: any number.
-    #[arg(
-        long,
-        env = "WARDGATE_UPSTREAM_KEEPALIVE_MAX_REQUESTS",
-        default_value_t = 10_000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
     pub upstream_keepalive_max_requests: u32,
     /// Longest wait of a connection to an upstream server for its next request, in seconds; 0: any time.
-    #[arg(
-        long,
-        env = "WARDGATE_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT",
-        default_value_t = 60,
-        value_name = "SECONDS"
-    )]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub upstream_keepalive_idle_timeout: u64,
     /// Memory that the process may have, in megabytes of 1024²; 0: what its control group may have. From 92 % on
     /// idle connections are closed, from 95 % on new connections and requests are refused.
-    #[arg(
-        long,
-        env = "WARDGATE_MEMORY_LIMIT_MB",
-        default_value_t = 0,
-        value_name = "MEGABYTES"
-    )]
+    #[arg(long, default_value_t = 0, value_name = "MEGABYTES")]
     pub memory_limit_mb: u64,
     /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.
-    #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
     /// What is logged: a level, or directives such as `info,data_plane=debug`.
-    #[arg(
-        long,
-        env = "WARDGATE_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
+    #[arg(long, default_value = "info", value_name = "FILTER")]
     pub log: String,
     /// How a log line is written.
-    #[arg(long, env = "WARDGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// How a line of the access log is written: `json`, or a text in which `$NAME` stands for a field of that JSON, such as
     /// `$client_ip [$time] "$method $path" $status`; `-` is one that is not there.
-    #[arg(
-        long,
-        env = "WARDGATE_ACCESS_LOG_FORMAT",
-        default_value = "json",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, default_value = "json", value_name = "FORMAT")]
     pub access_log_format: String,
     /// File that one line per request is written to, or `stdout`, or `off`.
-    #[arg(
-        long,
-        env = "WARDGATE_ACCESS_LOG",
-        default_value = "stdout",
-        value_name = "FILE"
-    )]
+    #[arg(long, default_value = "stdout", value_name = "FILE")]
     pub access_log: String,
     /// Header fields that the gateway adds to answers: `server_tokens` (`Server`, `Via`), `latency_tokens`
     /// (`X-Kong-Upstream-Latency`, `X-Kong-Proxy-Latency`, `X-Kong-Response-Latency`), any of these names,
     /// `X-Kong-Upstream-Status`, `X-Kong-Request-Id`, or `off`.
     #[arg(
         long,
-        env = "WARDGATE_HEADERS",
         value_delimiter = ',',
         default_value = "server_tokens,latency_tokens,X-Kong-Request-Id",
         value_name = "NAME,…"
@@ -320,91 +198,69 @@ pub struct Settings {
     /// Header fields that the gateway adds to requests: `X-Kong-Request-Id`, or `off`.
     #[arg(
         long,
-        env = "WARDGATE_HEADERS_UPSTREAM",
         value_delimiter = ',',
         default_value = "X-Kong-Request-Id",
         value_name = "NAME,…"
     )]
     pub headers_upstream: Vec<String>,
     /// Form of an error for a client that says nothing of forms.
-    #[arg(long, env = "WARDGATE_ERROR_DEFAULT_TYPE", value_enum, default_value_t = ErrorForm::Plain)]
+    #[arg(long, value_enum, default_value_t = ErrorForm::Plain)]
     pub error_default_type: ErrorForm,
     /// File with the body of errors in JSON. In it, the first `%s` stands for the message and a second one for the
     /// request's id; `%%` is a `%`.
-    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_JSON", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub error_template_json: Option<PathBuf>,
     /// The same for errors in HTML.
-    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_HTML", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub error_template_html: Option<PathBuf>,
     /// The same for errors as text.
-    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_PLAIN", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub error_template_plain: Option<PathBuf>,
     /// The same for errors in XML.
-    #[arg(long, env = "WARDGATE_ERROR_TEMPLATE_XML", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub error_template_xml: Option<PathBuf>,
     /// Whether a request with `Kong-Debug: 1` is told which route and service it has met.
-    #[arg(long, env = "WARDGATE_ALLOW_DEBUG_HEADER", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub allow_debug_header: bool,
     /// DNS servers, as addresses with or without a port; those of `/etc/resolv.conf` if absent.
-    #[arg(
-        long,
-        env = "WARDGATE_DNS_RESOLVER",
-        value_delimiter = ',',
-        value_name = "ADDRESS,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS,…")]
     pub dns_resolver: Vec<String>,
     /// File whose names are looked up before DNS is asked.
-    #[arg(
-        long,
-        env = "WARDGATE_DNS_HOSTSFILE",
-        default_value = "/etc/hosts",
-        value_name = "FILE"
-    )]
+    #[arg(long, default_value = "/etc/hosts", value_name = "FILE")]
     pub dns_hostsfile: PathBuf,
     /// Types of DNS records, in the order in which they are asked for; `LAST` is the type that a name had last.
     #[arg(
         long,
-        env = "WARDGATE_DNS_ORDER",
         value_delimiter = ',',
         default_value = "LAST,SRV,A,AAAA,CNAME",
         value_name = "TYPE,…"
     )]
     pub dns_order: Vec<String>,
     /// How long the answer of a DNS server is believed, in seconds. [default: as long as it says, an hour at most]
-    #[arg(long, env = "WARDGATE_DNS_VALID_TTL", value_name = "SECONDS",
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub dns_valid_ttl: Option<u64>,
     /// How long an answer is used past its time while no DNS server gives another, in seconds.
-    #[arg(long, env = "WARDGATE_DNS_STALE_TTL", default_value_t = 3600, value_name = "SECONDS",
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     pub dns_stale_ttl: u64,
     /// How long it is believed that a name leads nowhere, in seconds.
-    #[arg(long, env = "WARDGATE_DNS_NOT_FOUND_TTL", default_value_t = 30, value_name = "SECONDS",
+    #[arg(long, default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     pub dns_not_found_ttl: u64,
     /// How long a name is not asked for again after DNS servers have failed or kept silent, in seconds.
-    #[arg(long, env = "WARDGATE_DNS_ERROR_TTL", default_value_t = 1, value_name = "SECONDS",
+    #[arg(long, default_value_t = 1, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     pub dns_error_ttl: u64,
     /// Most names of which something is remembered, on each core.
-    #[arg(
-        long,
-        env = "WARDGATE_DNS_CACHE_SIZE",
-        default_value_t = 10_000,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
     pub dns_cache_size: usize,
     /// Field by which a trusted proxy names the client's address; `proxy_protocol`: the PROXY protocol says it, on
     /// listeners that have `proxy_protocol` behind their address.
-    #[arg(
-        long,
-        env = "WARDGATE_REAL_IP_HEADER",
-        default_value = "X-Real-IP",
-        value_name = "NAME"
-    )]
+    #[arg(long, default_value = "X-Real-IP", value_name = "NAME")]
     pub real_ip_header: String,
     /// Whether addresses in `real_ip_header` that are trusted themselves are passed over, from the last one.
-    #[arg(long, env = "WARDGATE_REAL_IP_RECURSIVE", action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub real_ip_recursive: bool,
 }
 
@@ -441,8 +297,6 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -457,8 +311,9 @@ mod tests {
 
     #[test]
     fn help_names_every_setting_with_its_variable() {
-        Program::command().debug_assert();
-        let help = Program::command().render_long_help().to_string();
+        let mut command = shared::settings::command::<Program>();
+        command.clone().debug_assert();
+        let help = command.render_long_help().to_string();
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");

@@ -1,14 +1,14 @@
 //! Reads the settings of a process: command line over environment over a TOML file over defaults.
 //!
-//! A setting is defined once, as an argument of a `clap` struct: its name, its variable, its default
-//! and its text. A key of the file takes the place of that argument's default, so that all three
-//! ways share one parser and one error text.
+//! A setting is defined once, as an argument of a `clap` struct: its name, its default and its text.
+//! Its variable is named after it, and a key of the file takes the place of its default, so that all
+//! three ways share one parser and one error text.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Id};
 
 /// Arguments of a program that are no settings, and thus no keys of its file.
 const NOT_IN_FILE: [&str; 4] = ["config", "check", "help", "version"];
@@ -23,10 +23,10 @@ pub fn load<T: CommandFactory + FromArgMatches>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<T, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let matches = T::command()
+    let matches = command::<T>()
         .ignore_errors(true)
         .try_get_matches_from(&arguments)?;
-    let mut command = T::command();
+    let mut command = command::<T>();
     let named = |matches: &ArgMatches| matches.try_get_one("config").ok().flatten().cloned();
     let by_command = || matches.subcommand().and_then(|(_, of_it)| named(of_it));
     let file: Option<PathBuf> = named(&matches).or_else(by_command);
@@ -36,10 +36,35 @@ pub fn load<T: CommandFactory + FromArgMatches>(
     T::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
+/// The program's command, each setting with its variable: `WARDGATE_` and the setting's name in capitals. An argument
+/// of a subcommand has one if it is a setting of the program, too.
+pub fn command<T: CommandFactory>() -> Command {
+    let command = T::command();
+    let named: Vec<Id> = command.get_arguments().map(Arg::get_id).cloned().collect();
+    let of_the_program = move |argument: Arg| {
+        if named.contains(argument.get_id()) {
+            with_variable(argument)
+        } else {
+            argument
+        }
+    };
+    command
+        .mut_args(with_variable)
+        .mut_subcommands(|subcommand| subcommand.mut_args(&of_the_program))
+}
+
+fn with_variable(argument: Arg) -> Arg {
+    let name = argument.get_id().as_str();
+    if name != "config" && NOT_IN_FILE.contains(&name) {
+        return argument;
+    }
+    let variable = format!("WARDGATE_{}", name.to_uppercase());
+    argument.env(variable)
+}
+
 /// The defaults alone: no file, no environment.
 pub fn defaults<T: Args>() -> T {
     let matches = T::augment_args(Command::new("settings"))
-        .mut_args(|argument| argument.env(None::<&'static str>))
         .try_get_matches_from(["settings"])
         .expect("every setting has a default or is optional");
     T::from_arg_matches(&matches).expect("the defaults are valid")

@@ -31,18 +31,17 @@ pub struct RestoreCommand {
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
     /// The control plane's TOML file, for its `data_directory`, `secrets_key_file` and etcd.
-    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of the store and its exports.
     #[arg(
         long,
-        env = "WARDGATE_DATA_DIRECTORY",
         default_value = "/var/lib/wardgate/control-plane",
         value_name = "DIRECTORY"
     )]
     pub data_directory: PathBuf,
     /// File with the key that sealed the export. [default: `data_directory` with `.key` appended]
-    #[arg(long, env = "WARDGATE_SECRETS_KEY_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
     /// Where etcd is, to put the export there instead of on this machine.
     #[command(flatten)]

@@ -34,7 +34,7 @@ Start over: stop the program and remove the data directory.";
 )]
 pub struct Program {
     /// The TOML file with settings.
-    #[arg(long, env = "WARDGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The settings.
     #[command(flatten)]
@@ -56,134 +56,59 @@ pub enum Part {
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
     /// Directory of everything that is kept: certificates, store, last good configurations, logs.
-    #[arg(
-        long,
-        env = "WARDGATE_DATA_DIRECTORY",
-        default_value = "wardgate-data",
-        value_name = "DIRECTORY"
-    )]
+    #[arg(long, default_value = "wardgate-data", value_name = "DIRECTORY")]
     pub data_directory: PathBuf,
     /// Run one part only.
-    #[arg(long, env = "WARDGATE_ONLY", value_enum, value_name = "PART")]
+    #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
     /// Run the cluster without the demo: no provider, no upstream, no configuration.
-    #[arg(long, env = "WARDGATE_NO_DEMO")]
+    #[arg(long)]
     pub no_demo: bool,
     /// Id of the data plane that `--only data-plane` runs.
-    #[arg(
-        long,
-        env = "WARDGATE_NODE",
-        default_value = "node-1",
-        value_name = "NAME"
-    )]
+    #[arg(long, default_value = "node-1", value_name = "NAME")]
     pub node: String,
     /// Address of the Admin API.
-    #[arg(
-        long,
-        env = "WARDGATE_ADMIN_LISTEN",
-        default_value = "127.0.0.1:8001",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
     /// Address of the console, a page to look at the configuration and change it.
-    #[arg(
-        long,
-        env = "WARDGATE_CONSOLE_LISTEN",
-        default_value = "127.0.0.1:8002",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDRESS")]
     pub console_listen: SocketAddr,
     /// Address that data planes connect to, over mutual TLS.
-    #[arg(
-        long,
-        env = "WARDGATE_CLUSTER_LISTEN",
-        default_value = "127.0.0.1:8005",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8005", value_name = "ADDRESS")]
     pub cluster_listen: SocketAddr,
     /// Address of the first data plane.
-    #[arg(
-        long,
-        env = "WARDGATE_PROXY_LISTEN",
-        default_value = "127.0.0.1:8000",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
     pub proxy_listen: SocketAddr,
     /// Address of the first data plane, with TLS.
-    #[arg(
-        long,
-        env = "WARDGATE_PROXY_TLS_LISTEN",
-        default_value = "127.0.0.1:8443",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDRESS")]
     pub proxy_tls_listen: SocketAddr,
     /// Address of status and metrics of the first data plane.
-    #[arg(
-        long,
-        env = "WARDGATE_STATUS_LISTEN",
-        default_value = "127.0.0.1:8100",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8100", value_name = "ADDRESS")]
     pub status_listen: SocketAddr,
     /// Address of the second data plane.
-    #[arg(
-        long,
-        env = "WARDGATE_SECOND_PROXY_LISTEN",
-        default_value = "127.0.0.1:8010",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8010", value_name = "ADDRESS")]
     pub second_proxy_listen: SocketAddr,
     /// Address of the second data plane, with TLS.
-    #[arg(
-        long,
-        env = "WARDGATE_SECOND_PROXY_TLS_LISTEN",
-        default_value = "127.0.0.1:8453",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8453", value_name = "ADDRESS")]
     pub second_proxy_tls_listen: SocketAddr,
     /// Address of status and metrics of the second data plane.
-    #[arg(
-        long,
-        env = "WARDGATE_SECOND_STATUS_LISTEN",
-        default_value = "127.0.0.1:8110",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8110", value_name = "ADDRESS")]
     pub second_status_listen: SocketAddr,
     /// Addresses or CIDR blocks in which OpenID providers of your own may be, besides public addresses and what a
     /// plugin's own URLs say of this machine.
-    #[arg(
-        long,
-        env = "WARDGATE_PROVIDER_NETWORKS",
-        value_delimiter = ',',
-        value_name = "CIDR,…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
     /// Address of the demo's OpenID provider. A loopback address: its users are invented.
-    #[arg(
-        long,
-        env = "WARDGATE_PROVIDER_LISTEN",
-        default_value = "127.0.0.1:8090",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
     pub provider_listen: SocketAddr,
     /// Address of the demo's upstream. A loopback address: it shows whatever it is sent.
-    #[arg(
-        long,
-        env = "WARDGATE_UPSTREAM_LISTEN",
-        default_value = "127.0.0.1:8091",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, default_value = "127.0.0.1:8091", value_name = "ADDRESS")]
     pub upstream_listen: SocketAddr,
     /// File to write the chosen addresses to, as one JSON object, once everything runs.
-    #[arg(long, env = "WARDGATE_ADDRESSES_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
     /// What is logged: a level, or directives such as `warn,data_plane=debug`.
-    #[arg(
-        long,
-        env = "WARDGATE_LOG",
-        default_value = "warn",
-        value_name = "FILTER"
-    )]
+    #[arg(long, default_value = "warn", value_name = "FILTER")]
     pub log: String,
 }
 

@@ -28,7 +28,6 @@ pub struct EtcdSettings {
     #[arg(
         id = "etcd_endpoints",
         long = "etcd-endpoints",
-        env = "WARDGATE_ETCD_ENDPOINTS",
         value_delimiter = ',',
         value_name = "URL,…"
     )]
@@ -37,24 +36,17 @@ pub struct EtcdSettings {
     #[arg(
         id = "etcd_prefix",
         long = "etcd-prefix",
-        env = "WARDGATE_ETCD_PREFIX",
         default_value = "/wardgate",
         value_name = "PREFIX"
     )]
     pub prefix: String,
     /// The authority of etcd's certificates, PEM.
-    #[arg(
-        id = "etcd_ca",
-        long = "etcd-ca",
-        env = "WARDGATE_ETCD_CA",
-        value_name = "FILE"
-    )]
+    #[arg(id = "etcd_ca", long = "etcd-ca", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The certificate that etcd is shown, PEM.
     #[arg(
         id = "etcd_certificate",
         long = "etcd-certificate",
-        env = "WARDGATE_ETCD_CERTIFICATE",
         value_name = "FILE",
         requires = "etcd_key"
     )]
@@ -63,7 +55,6 @@ pub struct EtcdSettings {
     #[arg(
         id = "etcd_key",
         long = "etcd-key",
-        env = "WARDGATE_ETCD_KEY",
         value_name = "FILE",
         requires = "etcd_certificate"
     )]
