@@ -61,6 +61,7 @@ pub fn read(document: Fields) -> File {
     let mut reader = Reader {
         file: File::default(),
         stored: false,
+        old_paths: false,
         defaults: Map::new(),
         fragments: Map::new(),
     };
@@ -74,7 +75,12 @@ pub fn read(document: Fields) -> File {
     }
     for (name, value) in document {
         match name.as_str() {
-            "_format_version" | "_comment" | "_ignore" => {}
+            "_format_version" => {}
+            "_comment" | "_ignore" => {
+                if let Some(message) = remark_fault(&name, &value) {
+                    reader.file.errors.add(&[&name], message);
+                }
+            }
             "_transform" if value.is_boolean() => reader.stored = value == false,
             "_transform" => reader
                 .file
@@ -158,6 +164,8 @@ struct Reader {
     file: File,
     /// Whether values are as they are stored: passwords are hashes.
     stored: bool,
+    /// Whether paths of routes are as before 3.0: what looks like an expression is one, without a `~`.
+    old_paths: bool,
     /// What records get that do not say otherwise, by collection.
     defaults: Map<String, Value>,
     /// Parts of plugin configurations, by name.
@@ -166,22 +174,18 @@ struct Reader {
 
 impl Reader {
     fn check_version(&mut self, version: &Value) {
-        // YAML reads an unquoted version as a number.
-        let text = match version {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            _ => {
-                self.file
-                    .errors
-                    .add(&["_format_version"], "expected a string");
-                return;
-            }
+        // YAML reads an unquoted version as a number: `3.10` would be `3.1`.
+        let Value::String(text) = version else {
+            self.file
+                .errors
+                .add(&["_format_version"], "expected a string");
+            return;
         };
-        let text = if text == "3" { "3.0" } else { &text };
-        if !VERSIONS.contains(&text) {
+        if !VERSIONS.contains(&text.as_str()) {
             let message = format!("expected one of: {}", VERSIONS.join(", "));
             self.file.errors.add(&["_format_version"], message);
         }
+        self.old_paths = text != "3.0";
     }
 
     /// decK's remarks on the file: which records it stands for, and defaults for them.
@@ -256,6 +260,21 @@ impl Reader {
         place: &Place,
     ) {
         let index = self.file.batch.items.len();
+        for name in ["_comment", "_ignore"] {
+            let remark = fields.shift_remove(name);
+            if let Some(message) = remark.and_then(|value| remark_fault(name, &value)) {
+                self.refuse(place, Some(name.to_owned()), message);
+            }
+        }
+        if let Some((field, outer)) = parent
+            && let Some(given) = fields.get(field)
+            && !self.is_of(outer, given)
+        {
+            self.refuse(place, Some(field.to_owned()), "value must be null");
+        }
+        if self.old_paths && entity.kind == "routes" {
+            mark_expressions(&mut fields);
+        }
         let mut inside = Vec::new();
         let names: Vec<String> = fields.keys().cloned().collect();
         for name in names {
@@ -292,6 +311,23 @@ impl Reader {
         }
     }
 
+    /// Whether a record's own word of the record that it stands in, `given`, says no other than that.
+    fn is_of(&self, outer: usize, given: &Value) -> bool {
+        let Some(outer) = self.file.batch.items.get(outer) else {
+            return false;
+        };
+        let name = definition(outer.kind).and_then(|entity| entity.name_field);
+        let is = |given: &Value| {
+            let mut names = ["id"].into_iter().chain(name);
+            names.any(|name| outer.fields.get(name) == Some(given))
+        };
+        match given {
+            Value::Null => true,
+            Value::Object(key) => key.values().all(is),
+            given => is(given),
+        }
+    }
+
     /// Adds what the file says once for many records.
     fn complete(&self, entity: &Definition, fields: &mut Fields) {
         if let Some(Value::Object(defaults)) = self.defaults.get(entity.kind) {
@@ -311,6 +347,31 @@ impl Reader {
                     config.entry(name.clone()).or_insert_with(|| value.clone());
                 }
             }
+        }
+    }
+}
+
+/// What is wrong with a remark that a file or a record of it makes for its readers.
+fn remark_fault(name: &str, value: &Value) -> Option<&'static str> {
+    match (name, value) {
+        (_, Value::Null) | ("_comment", Value::String(_)) | ("_ignore", Value::Array(_)) => None,
+        ("_ignore", _) => Some("expected an array"),
+        _ => Some("expected a string"),
+    }
+}
+
+/// Puts a `~` before those paths of a route that Kong took for expressions before 3.0: all that hold more than a plain path does.
+fn mark_expressions(route: &mut Fields) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_~/%".contains(&byte);
+    let Some(Value::Array(paths)) = route.get_mut("paths") else {
+        return;
+    };
+    for path in paths {
+        if let Value::String(path) = path
+            && !path.starts_with('~')
+            && !path.bytes().all(plain)
+        {
+            path.insert(0, '~');
         }
     }
 }

@@ -327,13 +327,81 @@ fn a_bad_document_is_refused_as_a_whole() {
             "/plugins/0",
             "expected a record",
         ),
+        (
+            json!({ "_format_version": 3.0 }),
+            "/_format_version",
+            "expected a string",
+        ),
+        (
+            json!({ "_format_version": "3.0", "_comment": { "a": 1 } }),
+            "/_comment",
+            "expected a string",
+        ),
+        (
+            json!({ "_format_version": "3.0", "_ignore": 1234 }),
+            "/_ignore",
+            "expected an array",
+        ),
+        (
+            json!({ "_format_version": "3.0", "services": [{ "name": "s", "host": "h", "_comment": 1 }] }),
+            "/services/0/_comment",
+            "expected a string",
+        ),
+        (
+            json!({ "_format_version": "3.0", "consumers": [{ "username": "yoda", "acls": [{ "group": "g", "consumer": "vader" }] }] }),
+            "/consumers/0/acls/0/consumer",
+            "value must be null",
+        ),
     ] {
         let errors = nested(&read(fields(document)), &[]);
         assert_eq!(errors.pointer(path), Some(&json!(message)), "{errors}");
     }
-    assert!(read(fields(json!({ "_format_version": 3.0 }))).is_sound());
     for bomb in ["a: &a [x, x]\nb: *c", &"[".repeat(100), "a: 1\na: 2", "{"] {
         assert!(decode(bomb).is_err(), "{bomb}");
+    }
+}
+
+#[test]
+fn remarks_are_for_readers_and_what_names_its_parent_is_of_it() {
+    let remarks = json!({ "_comment": "why", "_ignore": [{ "a": 1 }, "b"] });
+    let mut document = json!({
+        "_format_version": "3.0",
+        "consumers": [{ "username": "yoda", "acls": [
+            { "group": "jedi", "consumer": "yoda" },
+            { "group": "masters", "consumer": { "username": "yoda" }, "_comment": "inside" },
+            { "group": "green", "consumer": null },
+        ] }],
+    });
+    let fields_of = |value: &Value| value.as_object().unwrap().clone();
+    document
+        .as_object_mut()
+        .unwrap()
+        .extend(fields_of(&remarks));
+    let consumer = document["consumers"][0].as_object_mut().unwrap();
+    consumer.extend(fields_of(&remarks));
+    let (config, change) = load(&empty(), document);
+    assert_eq!(change.puts.len(), 4);
+    assert!(config.find("consumers", "username", "yoda").is_some());
+}
+
+#[test]
+fn paths_of_files_from_before_expressions_were_marked_are_marked() {
+    let paths = json!(["/plain-%20.a_b~c/d", "/digits/\\d+$", "~/marked.*", "/a b"]);
+    for (version, second, last) in [
+        ("3.0", "/digits/\\d+$", "/a b"),
+        ("2.1", "~/digits/\\d+$", "~/a b"),
+        ("1.1", "~/digits/\\d+$", "~/a b"),
+    ] {
+        let file = read(fields(json!({
+            "_format_version": version,
+            "services": [{ "host": "h", "routes": [{ "paths": paths }] }],
+        })));
+        assert!(file.is_sound());
+        assert_eq!(
+            file.batch.items[1].fields["paths"],
+            json!(["/plain-%20.a_b~c/d", second, "~/marked.*", last]),
+            "{version}"
+        );
     }
 }
 
