@@ -6,6 +6,8 @@
 mod gone;
 mod histogram;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -317,17 +319,14 @@ impl Sum {
             &lines,
         );
         lines.clear();
-        for (labels, consumer, volume) in self.volumes() {
-            let (received, sent) = volume.bytes.unwrap_or_default();
-            let directions = [("ingress", received), ("egress", sent)];
-            for (direction, bytes) in directions.iter().filter(|_| volume.bytes.is_some()) {
+        for ((labels, consumer), (received, sent)) in self.bandwidth() {
+            for (direction, bytes) in [("ingress", received), ("egress", sent)] {
                 let _ = writeln!(
                     lines,
                     "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"{consumer}\"}} {bytes}"
                 );
             }
         }
-        self.streams.render_bandwidth(&mut lines);
         family(
             &mut text,
             "kong_bandwidth_bytes",
@@ -393,6 +392,22 @@ impl Sum {
         })
     }
 
+    /// Bytes from and to clients by route and consumer, of requests and streams: a route that was one of HTTP and is one
+    /// of streams goes on under its name.
+    fn bandwidth(&self) -> BTreeMap<(String, String), (u64, u64)> {
+        let requests = self
+            .volumes()
+            .filter_map(|(labels, consumer, volume)| Some(((labels, consumer), volume.bytes?)));
+        let streams = self.streams.bandwidth();
+        let streams = streams.map(|(labels, bytes)| ((shown(labels), String::new()), bytes));
+        let mut all: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for (whose, (received, sent)) in requests.chain(streams) {
+            let sum = all.entry(whose).or_default();
+            *sum = (sum.0 + received, sum.1 + sent);
+        }
+        all
+    }
+
     fn render_latencies(&self, text: &mut String) {
         type Other = (&'static str, &'static str, fn(&Series) -> &Histogram<13>);
         let name = "kong_kong_latency_ms";
@@ -445,58 +460,4 @@ pub(crate) fn escape(value: &str) -> String {
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cores_are_added_up_under_kongs_names() {
-        let labels = Arc::new(Labels {
-            service: "a\"b".to_owned(),
-            route: "r".to_owned(),
-        });
-        let cores = [Arc::new(Metrics::default()), Arc::new(Metrics::default())];
-        // The route of the second one was made anew, with the same name.
-        for ((core, latency), id) in cores.iter().zip([25, 70_000]).zip(1..) {
-            core.observe(&Observation {
-                route: Some((Uuid::from_u128(id), &labels)),
-                counts: Counts {
-                    statuses: true,
-                    latencies: true,
-                    bandwidth: true,
-                    consumers: latency > 25,
-                    health: false,
-                },
-                consumer: Some("ann"),
-                status: StatusCode::OK,
-                source: Source::Service,
-                received: 3,
-                sent: 4,
-                proxy_latency: 1,
-                upstream_latency: Some(latency),
-                total_latency: latency,
-            });
-        }
-        let text = Sum::of(&cores).render("n");
-        for line in [
-            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
-            r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
-            r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer="ann"} 4"#,
-            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="25"} 1"#,
-            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="60000"} 1"#,
-            r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,
-            r#"kong_upstream_latency_ms_sum{service="a\"b",route="r",workspace="default"} 70025"#,
-            r#"kong_nginx_requests_total{node_id="n",subsystem="http"} 2"#,
-            "kong_nginx_metric_errors_total 0",
-        ] {
-            let told = text.lines().filter(|found| *found == line);
-            assert_eq!(told.count(), 1, "{line}\n{text}");
-        }
-        assert!(
-            !text.contains("stream_sessions"),
-            "nothing is said of what nobody has seen"
-        );
-    }
 }

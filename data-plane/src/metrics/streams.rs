@@ -125,20 +125,10 @@ impl Sum {
         Self(series)
     }
 
-    /// Adds the lines of `kong_bandwidth_bytes`, a metric of requests and streams.
-    pub(super) fn render_bandwidth(&self, text: &mut String) {
-        for series in &self.0 {
-            let Some((received, sent)) = series.bytes else {
-                continue;
-            };
-            let labels = shown(&series.labels);
-            for (direction, bytes) in [("ingress", received), ("egress", sent)] {
-                let _ = writeln!(
-                    text,
-                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"\"}} {bytes}"
-                );
-            }
-        }
+    /// Bytes from and to the clients of each route of which they are counted.
+    pub(super) fn bandwidth(&self) -> impl Iterator<Item = (&Labels, (u64, u64))> {
+        let series = self.0.iter();
+        series.filter_map(|series| Some((&*series.labels, series.bytes?)))
     }
 
     /// Adds what streams alone have.

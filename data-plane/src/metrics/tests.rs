@@ -1,0 +1,66 @@
+//! What is counted, and how it is shown.
+
+use super::*;
+
+#[test]
+fn cores_are_added_up_under_kongs_names() {
+    let labels = Arc::new(Labels {
+        service: "a\"b".to_owned(),
+        route: "r".to_owned(),
+    });
+    let cores = [Arc::new(Metrics::default()), Arc::new(Metrics::default())];
+    // The route of the second one was made anew, with the same name.
+    for ((core, latency), id) in cores.iter().zip([25, 70_000]).zip(1..) {
+        core.observe(&Observation {
+            route: Some((Uuid::from_u128(id), &labels)),
+            counts: Counts {
+                statuses: true,
+                latencies: true,
+                bandwidth: true,
+                consumers: latency > 25,
+                health: false,
+            },
+            consumer: Some("ann"),
+            status: StatusCode::OK,
+            source: Source::Service,
+            received: 3,
+            sent: 4,
+            proxy_latency: 1,
+            upstream_latency: Some(latency),
+            total_latency: latency,
+        });
+    }
+    // And once more, as one of streams.
+    cores[0].streams.observe(&Ended {
+        route: (Uuid::from_u128(3), &labels),
+        counts: Counts {
+            bandwidth: true,
+            ..Counts::default()
+        },
+        status: StatusCode::OK,
+        connected: true,
+        received: 2,
+        sent: 5,
+        session: 1,
+    });
+    let text = Sum::of(&cores).render("n");
+    for line in [
+        r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
+        r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
+        r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer="ann"} 4"#,
+        r#"kong_bandwidth_bytes{service="a\"b",route="r",direction="egress",workspace="default",consumer=""} 9"#,
+        r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="25"} 1"#,
+        r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="60000"} 1"#,
+        r#"kong_upstream_latency_ms_bucket{service="a\"b",route="r",workspace="default",le="+Inf"} 2"#,
+        r#"kong_upstream_latency_ms_sum{service="a\"b",route="r",workspace="default"} 70025"#,
+        r#"kong_nginx_requests_total{node_id="n",subsystem="http"} 2"#,
+        "kong_nginx_metric_errors_total 0",
+    ] {
+        let told = text.lines().filter(|found| *found == line);
+        assert_eq!(told.count(), 1, "{line}\n{text}");
+    }
+    assert!(
+        !text.contains("stream_sessions"),
+        "nothing is said of what nobody has seen"
+    );
+}
