@@ -303,10 +303,10 @@ const KEPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes `directory` and locks it, since two nodes would overwrite each other's files there; a successor once the process
-/// before it has ended.
+/// before it has ended. The lock is the directory's own: to make or open a file for it takes a disk that can be written.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
-    let lock = Arc::new(File::create(directory.join("lock"))?);
+    let lock = Arc::new(File::open(directory)?);
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) if succeeds => {
