@@ -348,7 +348,8 @@ impl Bucket {
     }
 }
 
-/// What `regex` takes out of `path`, decoded; a group that took no part is empty.
+/// What `regex` takes out of `path`, in its readable form: what a delimiter would end stays one piece. A group that took
+/// no part is empty.
 fn capture(regex: &regex::Regex, path: &str, readable: Option<&str>) -> Captures {
     // The whole match is a group as well: without others, Kong knows of none.
     if regex.captures_len() < 2 {
@@ -358,24 +359,20 @@ fn capture(regex: &regex::Regex, path: &str, readable: Option<&str>) -> Captures
     let Some(captures) = readable.or_else(|| regex.captures(path)) else {
         return Captures::default();
     };
+    let shown =
+        |text: &str| shared::types::patterns::readable(text).unwrap_or_else(|| text.to_owned());
     let text = |group: Option<regex::Match<'_>>| {
-        group.map_or_else(String::new, |group| decoded(group.as_str()))
+        group.map_or_else(String::new, |group| shown(group.as_str()))
     };
     let named = regex.capture_names().flatten().filter_map(|name| {
         let group = captures.name(name)?;
-        Some((name.to_owned(), decoded(group.as_str())))
+        Some((name.to_owned(), shown(group.as_str())))
     });
     Captures {
         whole: text(captures.get(0)),
         numbered: captures.iter().skip(1).map(text).collect(),
         named: named.collect(),
     }
-}
-
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
 }
 
 /// A host without the brackets around an IPv6 address.

@@ -181,7 +181,7 @@ impl Filter for RequestTransformerFilter {
         };
         let (status, text) = match failure {
             Failure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Payload too large"),
-            Failure::Broken => (StatusCode::BAD_REQUEST, "Bad request"),
+            Failure::Broken | Failure::Climbs => (StatusCode::BAD_REQUEST, "Bad request"),
             Failure::Template(error) => {
                 let request_id = &*exchange.request_id;
                 // A client can bring this about.

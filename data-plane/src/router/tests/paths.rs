@@ -35,8 +35,9 @@ fn captures_are_known_by_number_and_by_name() {
     let found = captures("/users/42/rest");
     assert_eq!(found.numbered, ["42", "", "rest"]);
     assert_eq!(found.named, [("id".to_owned(), "42".to_owned())]);
-    assert_eq!(captures("/users/7/a%20b%2Fc").numbered[2], " b/c");
-    assert_eq!(captures("/users/7/%C3%A9%2520").numbered[2], "\u{e9}%20");
+    assert_eq!(captures("/users/7/a%20b%2fc").numbered[2], " b%2Fc");
+    assert_eq!(captures("/users/7/%C3%A9%2520").numbered[2], "\u{e9}%2520");
+    assert_eq!(captures("/users/7/%FF").numbered[2], "%FF", "no text");
     assert_eq!(captures("/plain/1"), Captures::default());
 }
 

@@ -6,6 +6,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 use shared::schema::FieldErrors;
+use shared::types::patterns::decode_unreserved;
 
 use super::RequestTransformerFilter;
 use super::template::{Facts, Template};
@@ -23,6 +24,8 @@ pub(super) enum Failure {
     Broken,
     /// A template gives no value for it.
     Template(String),
+    /// It makes a path that leads out of where the template stands.
+    Climbs,
 }
 
 /// What changes in one place.
@@ -101,7 +104,11 @@ impl RequestTransformerFilter {
                     "what 'replace.uri' gives does not begin with '/'".to_owned(),
                 ));
             }
-            exchange.upstream.path = Some(escaped(&path));
+            let path = escaped(&path);
+            if !uri.is_constant() && climbs(&path) {
+                return Err(Failure::Climbs);
+            }
+            exchange.upstream.path = Some(path);
         }
         if let Some(method) = &self.method {
             self.change_method(method, exchange).await?;
@@ -202,12 +209,26 @@ async fn read(exchange: &mut Exchange<'_>) -> Result<Bytes, Failure> {
         })
 }
 
-/// Percent-encodes what may not stand in a path (RFC 3986 §3.3).
+/// Whether `path` holds dot segments (RFC 3986 §3.3), also encoded ones.
+fn climbs(path: &str) -> bool {
+    let decoded = decode_unreserved(path);
+    decoded
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+}
+
+/// Percent-encodes what may not stand in a path (RFC 3986 §3.3), a `%` that begins no triplet among it.
 fn escaped(path: &str) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#' | b'?' | b'\\') {
+    for (place, byte) in path.bytes().enumerate() {
+        let stays = if byte == b'%' {
+            let digits = path.as_bytes().get(place + 1..place + 3);
+            digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        } else {
+            byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#' | b'?' | b'\\')
+        };
+        if stays {
             text.push(char::from(byte));
         } else {
             // Writing to a string cannot fail.

@@ -140,6 +140,26 @@ fn method_and_path_change() {
     let config = json!({"replace": {"uri": "/r/$(query_params.a) x?y"}});
     let answer = transform(config, &form);
     assert_eq!(answer.overrides.path.unwrap(), "/r/1%20x%3Fy");
+    let config = json!({"replace": {"uri": "/r/$(query_params.a)"}});
+    for (given, path) in [
+        ("%2541", Some("/r/%41")),
+        ("100%25", Some("/r/100%25")),
+        ("a/b", Some("/r/a/b")),
+        ("..a/.b", Some("/r/..a/.b")),
+        ("../admin", None),
+        ("a/%252e%252E/b", None),
+        ("./", None),
+    ] {
+        let filter = filter(config.clone());
+        let request = request(&format!("/?a={given}"), &[], "");
+        if let Some(path) = path {
+            let answer = transform(config.clone(), &request);
+            assert_eq!(answer.overrides.path.unwrap(), path);
+        } else {
+            let answer = answer_of(&filter, &FakeHost::default(), &request);
+            assert_eq!(answer.status, 400, "{given}");
+        }
+    }
     let wrong = filter(json!({"replace": {"uri": "$(query_params.a)"}}));
     assert_eq!(answer_of(&wrong, &FakeHost::default(), &form).status, 500);
     // The query may hold secrets.
