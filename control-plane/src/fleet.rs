@@ -1,5 +1,6 @@
 //! What the control plane knows of its data planes: who is connected, what each runs, what it refused.
 
+mod clocks;
 mod elsewhere;
 mod kept;
 mod member;

@@ -198,7 +198,7 @@ impl ControlPlane {
             presence::agree(board, id, &plan)?;
         }
         let shared = board.as_ref().map(Board::rollouts);
-        let revoker = Revoker::start(publisher.clone());
+        let revoker = Revoker::start(publisher.clone(), fleet.clone());
         let config_sync = config_sync::start(config_sync::Start {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
@@ -409,7 +409,13 @@ fn has_no_user(publisher: &Publisher) -> bool {
 
 /// Makes session keys, or new ones where it is time.
 fn make_session_keys(publisher: &Publisher, rotation: Duration) -> Result<(), StartError> {
-    if let Err(error) = session_keys::keep(publisher, UnixTime::now(), rotation, false) {
+    let occasion = session_keys::Occasion {
+        now: UnixTime::now(),
+        agreed: None,
+        rotation,
+        behind: false,
+    };
+    if let Err(error) = session_keys::keep(publisher, occasion) {
         // With a key, a store that takes no writes now is no reason not to serve what it holds.
         if session_keys::none(&publisher.config()) {
             return Err(error.into());
@@ -455,12 +461,19 @@ async fn rotate_session_keys(
         let publisher = publisher.clone();
         let now = UnixTime::now();
         let targets = target.borrow().clone();
-        let behind = fleet.is_behind(|node| targets.position_of(node), LIVES, now);
+        let occasion = session_keys::Occasion {
+            now,
+            agreed: fleet.agreed_time(now),
+            rotation,
+            behind: fleet.is_behind(|node| targets.position_of(node), LIVES, now),
+        };
         let kept = tokio::task::spawn_blocking(move || {
-            if let Err(error) = revocations::sweep(&publisher, now) {
+            if let Some(agreed) = occasion.agreed
+                && let Err(error) = revocations::sweep(&publisher, agreed)
+            {
                 tracing::error!(error = %chain(&error), "expired revocations not removed");
             }
-            session_keys::keep(&publisher, now, rotation, behind)
+            session_keys::keep(&publisher, occasion)
         });
         match kept.await {
             Ok(Ok(())) => {}

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::config::{Change, Config, Stored};
+use crate::fleet::Fleet;
 use crate::history::Origin;
 use crate::publisher::{JournalFault, Publisher};
 
@@ -29,7 +30,7 @@ const REQUEST: usize = 32 * 1024;
 /// How long a revocation may have to be kept: no session lives longer.
 const LONGEST: Duration = Duration::from_hours(400 * 24);
 
-/// How far a node's clock may be ahead.
+/// How far a node's clock may be ahead of most.
 const AHEAD: Duration = Duration::from_mins(5);
 
 /// How long an expired revocation is kept, for clocks that differ.
@@ -66,7 +67,11 @@ impl From<JournalFault> for Refused {
 
 /// The way to have revocations kept.
 #[derive(Clone, Debug)]
-pub struct Revoker(mpsc::Sender<Asked>);
+pub struct Revoker {
+    queue: mpsc::Sender<Asked>,
+    /// Whose clocks tell which times make sense.
+    fleet: Fleet,
+}
 
 #[derive(Debug)]
 struct Asked {
@@ -76,9 +81,9 @@ struct Asked {
 }
 
 impl Revoker {
-    /// Keeps what is asked for in what `publisher` holds, for as long as somebody may ask.
-    pub fn start(publisher: Publisher) -> Self {
-        let (sender, mut asked) = mpsc::channel::<Asked>(WAITING);
+    /// Keeps what `fleet` asks for in what `publisher` holds, for as long as somebody may ask.
+    pub fn start(publisher: Publisher, fleet: Fleet) -> Self {
+        let (queue, mut asked) = mpsc::channel::<Asked>(WAITING);
         tokio::spawn(async move {
             while let Some(first) = asked.recv().await {
                 let mut waiting = vec![first];
@@ -95,13 +100,13 @@ impl Revoker {
                 }
             }
         });
-        Self(sender)
+        Self { queue, fleet }
     }
 
     /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
     pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
-        self.keep(Origin::system(), parse(request, UnixTime::now())?)
-            .await
+        let now = self.fleet.latest_time(UnixTime::now());
+        self.keep(Origin::system(), parse(request, now)?).await
     }
 
     /// Keeps `revocations`, which `origin` asks for; returns once they are on disk.
@@ -112,7 +117,10 @@ impl Revoker {
             revocations,
             answer,
         };
-        self.0.send(asked).await.map_err(|_| Refused::Stopping)?;
+        self.queue
+            .send(asked)
+            .await
+            .map_err(|_| Refused::Stopping)?;
         answered.await.unwrap_or(Err(Refused::Stopping))
     }
 }
@@ -166,6 +174,17 @@ fn read(config: &Config, id: Uuid) -> Option<Revocation> {
     serde_json::from_slice(config.stored(key(id))?.json()).ok()
 }
 
+/// What ends `id` at `now` once more than anything in `config` does, whatever the clock said then. It is kept for as long
+/// as what it ends could live.
+pub fn anew(config: &Config, id: Uuid, now: UnixTime, longest: Duration) -> Revocation {
+    let later = read(config, id).map_or(0, |known| known.before.saturating_add(1));
+    Revocation {
+        id,
+        before: now.as_millis().max(later),
+        expires_at: now.saturating_add(longest).as_secs(),
+    }
+}
+
 /// What keeps `asked` in `config` as well.
 fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
     let mut merged: BTreeMap<Uuid, Revocation> = BTreeMap::new();
@@ -205,7 +224,7 @@ fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<
     outcome.map(drop)
 }
 
-/// Removes what has expired at `now`. Blocks on the store.
+/// Removes what has expired at `now`, which more clocks than one should say. Blocks on the store.
 pub fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
     let expired = |config: &Config| {
         let over = |revocation: &Revocation| {
@@ -262,6 +281,19 @@ mod tests {
         );
         // A repeat changes nothing.
         assert_eq!(change(&config, &asked), Ok(Change::default()));
+    }
+
+    #[test]
+    fn what_is_ended_once_more_is_so_by_a_clock_that_was_set_back_too() {
+        let mut config = Config::default();
+        let mut told = Vec::new();
+        for seconds in [5_000, 1_000, 1_000, 6_000] {
+            let now = UnixTime::from_secs(seconds);
+            let ends = anew(&config, Uuid::from_u128(1), now, Duration::from_secs(9));
+            config = evolve(&config, &[ends]);
+            told.push(read(&config, ends.id).unwrap().before);
+        }
+        assert_eq!(told, [5_000_000, 5_000_001, 5_000_002, 6_000_000]);
     }
 
     #[test]

@@ -3,15 +3,16 @@
 //! The first key seals at once, since no session can be older. A later one is distributed first and
 //! seals only after a while and once every node that lives has it, so that every node can open what
 //! any node seals; the key before it goes on opening until the last session that it may have sealed
-//! has ended.
+//! has ended, by the limits of the plugins that are configured.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use plugins::sessions::session_keys::sealed_for;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::entity::{Entity, KeyState, SessionKey};
+use shared::entity::{Entity, KeyState, Plugin, SessionKey};
 use shared::snapshot::{Key, Revision};
 use uuid::Uuid;
 
@@ -29,9 +30,12 @@ const POSTPONED: Duration = Duration::from_mins(1);
 /// After this time a key is used whoever lacks it: a node that is away must not hold a fleet back.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// The longest that a session may live, beyond which nobody needs the key that sealed it: 30 days, the
-/// default absolute limit of a remembered session, and five minutes for clocks that differ.
-const LONGEST_SESSION: Duration = Duration::from_mins(30 * 24 * 60 + 5);
+/// How long a key opens at least once it seals no more, since plugins may be changed to let sessions live longer: 30 days,
+/// the default absolute limit of a remembered session.
+const LEAST: Duration = Duration::from_hours(30 * 24);
+
+/// Clocks differ.
+const LEEWAY: Duration = Duration::from_mins(5);
 
 /// How long a revoked key stays in sight.
 const SHOWN: Duration = Duration::from_hours(24);
@@ -138,17 +142,43 @@ impl NewKey {
     }
 }
 
-/// What is to be done about the keys of `config` at `now`, if each seals for `rotation`. `behind` says
-/// whether a node that lives does not run `config` yet.
-pub fn due(
-    config: &Config,
-    now: UnixTime,
-    rotation: Duration,
-    behind: bool,
-    new: NewKey,
-) -> Vec<Command> {
+/// How long a key is to open once it seals no more: as long as what some plugin has sealed with it may be good, with the
+/// limits that are configured.
+fn longest_session(config: &Config) -> Duration {
+    let plugins = config.collection(Plugin::KIND, Uuid::nil());
+    let sealed = plugins.filter_map(|(_, fields)| {
+        let name = fields.get("name")?.as_str()?;
+        sealed_for(name, fields.get("config")?)
+    });
+    sealed.max().unwrap_or(LEAST).max(LEAST) + LEEWAY
+}
+
+/// When keys are looked after, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    /// By our clock.
+    pub now: UnixTime,
+    /// By the clocks of the data planes as well, if there are any: nothing is taken away by one clock alone.
+    pub agreed: Option<UnixTime>,
+    /// How long each key seals.
+    pub rotation: Duration,
+    /// Whether a node that lives does not run the newest configuration yet.
+    pub behind: bool,
+}
+
+/// What is to be done about the keys of `config`.
+pub fn due(config: &Config, occasion: Occasion, new: NewKey) -> Vec<Command> {
+    let Occasion {
+        now,
+        agreed,
+        rotation,
+        behind,
+    } = occasion;
     let keys = of(config);
-    let usable = |key: &&SessionKey| key.state == KeyState::Ready && key.decrypt_until.is_none();
+    let over = agreed.map(|agreed| agreed.min(now).as_secs());
+    let ended = |key: &&SessionKey| key.decrypt_until.is_some_and(|end| Some(end) <= over);
+    let ready = |key: &&SessionKey| key.state == KeyState::Ready;
+    let usable = |key: &&SessionKey| ready(key) && key.decrypt_until.is_none();
     let newest = keys.iter().rev().find(usable);
     let mut commands = Vec::new();
     let after = |duration| now.saturating_add(duration).as_secs();
@@ -170,10 +200,20 @@ pub fn due(
         });
         // The new key first: a crash in between leaves two that open, not none.
         commands.push(command(Action::Create(body(made))));
-        let until = after(PATIENCE.saturating_add(LONGEST_SESSION));
-        for key in keys.iter().filter(usable) {
-            let patch = body(json!({ "decrypt_until": until }));
-            commands.push(command(Action::Patch(Selector::Id(key.id), patch)));
+        let longest = longest_session(config);
+        let mut sealed_until = UnixTime::from_secs(activate_at);
+        for key in keys.iter().rev().filter(|key| ready(key) && !ended(key)) {
+            let until = match key.decrypt_until {
+                // The next one may be postponed.
+                None => after(PATIENCE.saturating_add(longest)),
+                // Longer than was thought when the next one took its place.
+                Some(_) => sealed_until.saturating_add(longest).as_secs(),
+            };
+            if key.decrypt_until.is_none_or(|end| end < until) {
+                let patch = body(json!({ "decrypt_until": until }));
+                commands.push(command(Action::Patch(Selector::Id(key.id), patch)));
+            }
+            sealed_until = UnixTime::from_secs(key.activate_at);
         }
     }
     let soon = after(POSTPONED);
@@ -188,7 +228,6 @@ pub fn due(
         let patch = body(json!({ "activate_at": later.min(latest) }));
         commands.push(command(Action::Patch(Selector::Id(key.id), patch)));
     }
-    let ended = |key: &&SessionKey| key.decrypt_until.is_some_and(|end| end <= now.as_secs());
     for key in keys.iter().filter(ended) {
         commands.push(command(Action::Delete(Selector::Id(key.id))));
     }
@@ -219,14 +258,9 @@ pub fn none(config: &Config) -> bool {
 }
 
 /// Does what is due. Blocks on the store.
-pub fn keep(
-    publisher: &Publisher,
-    now: UnixTime,
-    rotation: Duration,
-    behind: bool,
-) -> Result<(), ExecuteError> {
-    for command in due(&publisher.config(), now, rotation, behind, NewKey::draw()) {
-        publisher.execute(&command, now)?;
+pub fn keep(publisher: &Publisher, occasion: Occasion) -> Result<(), ExecuteError> {
+    for command in due(&publisher.config(), occasion, NewKey::draw()) {
+        publisher.execute(&command, occasion.now)?;
     }
     Ok(())
 }
@@ -247,7 +281,13 @@ mod tests {
         let id = Uuid::from_u128(u128::from(seconds) + 1);
         let secret = [7; 32];
         let now = UnixTime::from_secs(seconds);
-        for command in due(config, now, DAY, behind, NewKey { id, secret }) {
+        let occasion = Occasion {
+            now,
+            agreed: Some(now),
+            rotation: DAY,
+            behind,
+        };
+        for command in due(config, occasion, NewKey { id, secret }) {
             let decision = decide(
                 config,
                 &command,
@@ -280,7 +320,7 @@ mod tests {
         assert_eq!(step(&mut config, 1001), [(1000, None)]);
         let rotated = 1000 + DAY.as_secs();
         let activates = rotated + SETTLE.as_secs();
-        let ends = rotated + PATIENCE.as_secs() + LONGEST_SESSION.as_secs();
+        let ends = rotated + (PATIENCE + LEAST + LEEWAY).as_secs();
         assert_eq!(
             step(&mut config, rotated),
             [(1000, Some(ends)), (activates, None)]
@@ -291,6 +331,72 @@ mod tests {
             keys.iter().all(|(activate_at, _)| *activate_at != 1000),
             "{keys:?}"
         );
+    }
+
+    #[test]
+    fn no_key_is_taken_away_by_one_clock_alone() {
+        let mut config = Config::default();
+        step(&mut config, 1000);
+        step(&mut config, 1000 + DAY.as_secs());
+        let ahead = UnixTime::from_secs(1000 + 100 * DAY.as_secs());
+        let behind = UnixTime::from_secs(1000 + DAY.as_secs());
+        let deletes = |agreed| {
+            let occasion = Occasion {
+                now: ahead,
+                agreed,
+                rotation: 1000 * DAY,
+                behind: false,
+            };
+            let commands = due(&config, occasion, NewKey::draw()).into_iter();
+            commands
+                .filter(|command| matches!(command.action, Action::Delete(_)))
+                .count()
+        };
+        let found = [None, Some(behind), Some(ahead)].map(deletes);
+        assert_eq!(found, [0, 0, 1]);
+    }
+
+    #[test]
+    fn keys_open_for_as_long_as_some_plugin_lets_its_sessions_live() {
+        let long = |days: u64| {
+            let limits = json!({
+                "session_absolute_timeout": days * DAY.as_secs(),
+                "session_rolling_timeout": 0, "session_idling_timeout": 0,
+                "issuer": "https://idp.example",
+            });
+            let config = plugins::registry::check("openid-connect", &limits).unwrap();
+            let plugin = json!({ "name": "openid-connect", "config": config });
+            let key = Key {
+                kind: Plugin::KIND,
+                id: Uuid::from_u128(1),
+            };
+            Change {
+                puts: vec![(key, Stored::of(plugin.as_object().unwrap()))],
+                removes: Vec::new(),
+            }
+        };
+        let mut config = Config::default();
+        step(&mut config, 1000);
+        let put = |config: &mut Config, days| {
+            *config = config.evolve(&long(days), Revision(config.revision().0 + 1));
+        };
+        let day = |number: u64| 1000 + number * DAY.as_secs();
+        let activation = |number| day(number) + SETTLE.as_secs();
+        let end = |at: u64, days: u32| Some(at + (days * DAY + LEEWAY).as_secs());
+        put(&mut config, 1);
+        let keys = step(&mut config, day(1));
+        assert_eq!(keys[0].1, end(day(1) + PATIENCE.as_secs(), 30));
+        // What is allowed to live longer from now on may have begun before.
+        put(&mut config, 40);
+        let keys = step(&mut config, activation(2));
+        assert_eq!(keys[0].1, end(activation(1), 40));
+        assert_eq!(keys[1].1, end(activation(2) + PATIENCE.as_secs(), 40));
+        // And nothing is taken back.
+        put(&mut config, 1_000);
+        let keys = step(&mut config, activation(4));
+        assert_eq!(keys[0].1, end(activation(1), 400));
+        put(&mut config, 1);
+        assert_eq!(step(&mut config, activation(6))[0].1, keys[0].1);
     }
 
     #[test]
@@ -315,7 +421,7 @@ mod tests {
         let keys = step(&mut config, second);
         assert_eq!(
             keys.first().unwrap().1,
-            Some(second + LONGEST_SESSION.as_secs())
+            Some(second + (LEAST + LEEWAY).as_secs())
         );
         // A node that has caught up holds nothing back.
         let mut config = Config::default();

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 use shared::clock::UnixTime;
-use shared::entity::Revocation;
 use uuid::Uuid;
 
 use super::Admin;
 use super::error::Refusal;
 use crate::history::Origin;
+use crate::revocations;
 
 impl Admin {
-    /// Ends on all nodes what bears one of `ids` and began before `now`, none of which is older than `longest`: a
+    /// Ends on all nodes, at `now`, what bears one of `ids` and has begun, none of which is older than `longest`: a
     /// request of `origin`, whose answer has no body.
     pub(super) async fn revoke(
         &self,
@@ -24,11 +24,8 @@ impl Admin {
         if ids.is_empty() {
             return Ok(());
         }
-        let of = |id| Revocation {
-            id,
-            before: now.as_millis(),
-            expires_at: now.saturating_add(longest).as_secs(),
-        };
+        let config = self.publisher.config();
+        let of = |id| revocations::anew(&config, id, now, longest);
         let revoker = self.revoker.as_ref().ok_or(Refusal::NotFound)?;
         let origin = origin.answered(StatusCode::NO_CONTENT);
         let kept = revoker

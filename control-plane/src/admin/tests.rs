@@ -111,7 +111,7 @@ impl Api {
             entries: Kept::default(),
         };
         let publisher = Publisher::new(Config::default(), 1, Box::new(memory));
-        let revoker = Revoker::start(publisher.clone());
+        let revoker = Revoker::start(publisher.clone(), Fleet::default());
         let admin = Admin::new(publisher.clone(), Uuid::nil(), Vec::new()).with_revoker(revoker);
         (Self(admin.router()), publisher)
     }

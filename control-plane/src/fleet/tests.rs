@@ -157,6 +157,37 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
 }
 
 #[test]
+fn the_time_is_what_half_of_the_clocks_have_reached() {
+    let fleet = Fleet::default();
+    let mut members = Vec::new();
+    let mut join = |name: &str, clock: u64| {
+        let mut joins = introduction("a", at(1));
+        name.clone_into(&mut joins.name);
+        let (member, _) = fleet.join(joins, NOW).unwrap();
+        let report = Report {
+            running: at(1),
+            clock: UnixTime::from_secs(clock),
+            ..Report::default()
+        };
+        member.reports(report, NOW);
+        members.push(member);
+        let agreed = fleet.agreed_time(NOW).map(UnixTime::as_secs);
+        (agreed.unwrap(), fleet.latest_time(NOW).as_secs())
+    };
+    let now = NOW.as_secs();
+    assert_eq!(join("behind", now - 500), (now - 500, now));
+    // One whose clock does not go holds nothing up once there are more.
+    assert_eq!(join("stopped", 1), (1, now));
+    assert_eq!(join("right", now), (now - 500, now));
+    assert_eq!(join("ahead", now + 900), (now - 500, now));
+    assert_eq!(join("too", now + 900), (now, now));
+    assert_eq!(join("more", now + 800), (now, now + 800));
+    members.clear();
+    assert_eq!(fleet.agreed_time(NOW), None);
+    assert_eq!(fleet.latest_time(NOW), NOW);
+}
+
+#[test]
 fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
     let fleet = Fleet::default();
     drop(fleet.join(introduction("a", at(1)), NOW).unwrap());

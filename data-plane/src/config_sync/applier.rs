@@ -13,6 +13,7 @@ use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::receiver::{Content, Update, fault};
 use super::vouched::Vouched;
@@ -242,7 +243,9 @@ impl Applier {
             return Ok(false);
         };
         let added = revocations(snapshot, &difference.puts).map_err(|fault| vec![fault])?;
-        self.revocations.add(added, UnixTime::now());
+        let now = UnixTime::now();
+        self.revocations.add(added, now);
+        self.revocations.forget(gone(difference), now);
         live.move_to(snapshot.position);
         self.running = Some(Arc::clone(snapshot));
         self.vouched = Some(vouched.clone());
@@ -260,6 +263,7 @@ impl Applier {
         {
             return Ok(());
         }
+        let gone: Vec<Uuid> = difference.iter().flat_map(gone).collect();
         let before = self.live.load_full().zip(running).zip(difference);
         let compiled = compile_guarded(
             (budget(&snapshot), self.memory),
@@ -271,7 +275,9 @@ impl Applier {
         compiled.alarm(self.live.load().as_deref());
         // In force before anyone can count on it.
         let revocations = compiled.revocations.iter().copied();
-        self.revocations.add(revocations, UnixTime::now());
+        let now = UnixTime::now();
+        self.revocations.add(revocations, now);
+        self.revocations.forget(gone, now);
         self.last_good.marker.tries(snapshot.position);
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
@@ -328,6 +334,13 @@ impl Applier {
             }
         }
     }
+}
+
+/// The revocations that a snapshot has no more.
+fn gone(difference: &Difference) -> impl Iterator<Item = Uuid> {
+    let removes = difference.removes.iter();
+    let removes = removes.filter(|key| key.kind == Revocation::KIND);
+    removes.map(|key| key.id)
 }
 
 /// The revocations among `keys`, all of which are to be that.

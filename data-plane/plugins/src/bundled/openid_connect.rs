@@ -330,6 +330,7 @@ async fn come_back(
     response: Callback,
 ) -> Result<Option<Flow>, Failure> {
     let now = host.now();
+    let client = known.client.unwrap_or_default();
     let found = callback::find(rules, exchange, jar, &response, now);
     if let Ok(Found::UnderWay(pending)) = &found
         && let Some(flow) = callback::wrong_way(rules, exchange, &response, pending)
@@ -338,7 +339,7 @@ async fn come_back(
     }
     if (has_session || exchange.request.method == Method::HEAD)
         && !matches!(found, Ok(Found::UnderWay(_)))
-        && let Some(flow) = callback::leave(rules, exchange, &response, now)
+        && let Some(flow) = callback::leave(rules, exchange, &response, client, now)
     {
         return Ok(Some(flow));
     }
@@ -351,7 +352,7 @@ async fn come_back(
             let failure = result.as_ref().and_then(|result| result.as_ref().err());
             under_way::forget(rules, exchange, host, jar, &before.state, failure);
             let Some(result) = result else {
-                let left = callback::leave(rules, exchange, &response, now);
+                let left = callback::leave(rules, exchange, &response, before.client, now);
                 let over = || Failure::refused("state_reused", "the sign-in is over").concluded();
                 return left.map(Some).ok_or_else(over);
             };
@@ -396,7 +397,7 @@ async fn use_refresh_token(
     };
     let ring = &exchange.environment.session_keys;
     let tokens = refresh::refresh(rules, host, ring, asked).await?;
-    let mut session = Session::begin(&tokens, AuthMethod::RefreshToken, client, host);
+    let mut session = Session::begin(rules, &tokens, AuthMethod::RefreshToken, client, host);
     request::hide(rules, exchange, &found.place).await;
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange

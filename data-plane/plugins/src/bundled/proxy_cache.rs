@@ -244,6 +244,7 @@ pub struct ProxyCacheFilter {
 /// What the response is to be kept under, and what the client is told.
 struct Wanted {
     key: [u8; 32],
+    epochs: [u64; 2],
     status: &'static str,
 }
 
@@ -267,13 +268,12 @@ impl Filter for ProxyCacheFilter {
             exchange.response_headers.push((KEY, value));
         }
         let now = host.now();
+        let names = [self.own_name, Revocation::cached(key)];
+        let epochs = names.map(|name| host.revocations().epoch(name));
         let found = store(host)
             .find(&key, &exchange.request.headers)
             .filter(|kept| now.saturating_since(kept.since) < Duration::from_secs(kept.held))
-            .filter(|kept| {
-                let names = [self.own_name, Revocation::cached(key)];
-                !host.revocations().end(&names, kept.since)
-            });
+            .filter(|kept| kept.epochs == epochs);
         let Some(kept) = found else {
             if self.config.cache_control && directives.has("only-if-cached") {
                 return Flow::Answer(answer::message(
@@ -284,6 +284,7 @@ impl Filter for ProxyCacheFilter {
             }
             exchange.notes.put(Wanted {
                 key,
+                epochs,
                 status: "Miss",
             });
             return Flow::Continue;
@@ -292,6 +293,7 @@ impl Filter for ProxyCacheFilter {
         if !self.is_fresh(&kept, age, &directives) {
             exchange.notes.put(Wanted {
                 key,
+                epochs,
                 status: "Refresh",
             });
             return Flow::Continue;
@@ -356,6 +358,7 @@ impl Filter for ProxyCacheFilter {
             headers,
             body: whole.body.clone(),
             since: now,
+            epochs: wanted.epochs,
             fresh,
             held,
         };

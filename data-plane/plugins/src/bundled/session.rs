@@ -302,6 +302,7 @@ impl SessionFilter {
         exchange.tenure = Some(Rc::new(Tenure {
             names: vec![name],
             began_at: kept.signed_in_at,
+            epoch: None,
             end,
         }));
     }

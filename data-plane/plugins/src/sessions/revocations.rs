@@ -21,6 +21,9 @@ use crate::host::Host;
 /// one that is dropped lets somebody in.
 const MOST: usize = 1_000_000;
 
+/// How long what has expired stays at least if the control plane has told nothing of it: a clock may be wrong for a while.
+const UNFORGOTTEN: Duration = Duration::from_hours(30 * 24);
+
 /// After which time the data plane has on disk what no control plane has taken.
 const KEPT: Duration = Duration::from_secs(1);
 
@@ -80,9 +83,28 @@ impl Revocations {
             })
     }
 
-    /// Takes over what the control plane distributes, and forgets what has expired at `now`.
+    /// The `before` of what ends `name`; 0: nothing does. It grows with each such end: what noted it as it began is told
+    /// from what began later, whatever the clocks of two machines say.
+    pub fn epoch(&self, name: Uuid) -> u64 {
+        self.known.load().get(&name).map_or(0, |found| found.before)
+    }
+
+    /// Takes over what the control plane distributes, whatever the clock says here: it knows those of others as well.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>, now: UnixTime) {
         self.change(revocations, now, usize::MAX);
+    }
+
+    /// The control plane distributes `names` no more. So what has expired by the clock here as well is forgotten.
+    pub fn forget(&self, names: impl IntoIterator<Item = Uuid>, now: UnixTime) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = imbl::HashMap::clone(&self.known.load());
+        for name in names {
+            if known.get(&name).is_some_and(|found| expired(found, now)) {
+                known.remove(&name);
+            }
+        }
+        // Nobody who looked needs to look again: nothing is over that was not.
+        self.known.store(known.into());
     }
 
     /// Takes over what a request of this node asks for. Whether there was room.
@@ -91,7 +113,9 @@ impl Revocations {
         revocations: impl IntoIterator<Item = Revocation>,
         now: UnixTime,
     ) -> bool {
-        self.change(revocations, now, MOST)
+        let lasting = revocations.into_iter();
+        let lasting = lasting.filter(|revocation| !expired(revocation, now));
+        self.change(lasting, now, MOST)
     }
 
     fn change(
@@ -104,9 +128,6 @@ impl Revocations {
         let mut known = imbl::HashMap::clone(&self.known.load());
         let mut changed = false;
         for revocation in revocations {
-            if revocation.expires_at <= now.as_secs() {
-                continue;
-            }
             let merged = match known.get(&revocation.id) {
                 Some(found) => found.merge(revocation),
                 None => revocation,
@@ -116,16 +137,28 @@ impl Revocations {
         if !changed {
             return true;
         }
-        if known.len() > most || known.len().is_power_of_two() {
-            known.retain(|_, found| found.expires_at > now.as_secs());
-        }
         if known.len() > most {
-            return false;
+            known.retain(|_, found| !expired(found, now));
+            if known.len() > most {
+                return false;
+            }
+        } else if known.len().is_power_of_two() {
+            // Those that the control plane would have told to forget while the clock here was behind.
+            known.retain(|_, found| now < end(found).saturating_add(UNFORGOTTEN));
         }
         self.known.store(known.into());
         self.version.fetch_add(1, Ordering::Release);
         true
     }
+}
+
+/// When nothing that it has ended could be alive any more.
+fn end(revocation: &Revocation) -> UnixTime {
+    UnixTime::from_secs(revocation.expires_at)
+}
+
+fn expired(revocation: &Revocation, now: UnixTime) -> bool {
+    end(revocation) <= now
 }
 
 #[cfg(test)]
@@ -176,6 +209,24 @@ mod tests {
         revocations.add([revocation(1, 900, 1_500)], NOW);
         assert_eq!(revocations.version(), version);
         assert!(revocations.end(&[Uuid::from_u128(1)], NOW));
+    }
+
+    #[test]
+    fn rule_104_one_clock_that_is_ahead_for_a_while_forgets_nothing() {
+        let revocations = Revocations::default();
+        let ends = || revocations.end(&[Uuid::from_u128(1)], UnixTime::from_secs(900));
+        let ahead = UnixTime::from_secs(90_000);
+        revocations.add([revocation(1, 1_000, 2_000)], ahead);
+        revocations.add([revocation(2, 1_000, 2_000)], ahead);
+        assert!(ends());
+        revocations.forget([Uuid::from_u128(1)], NOW);
+        assert!(ends());
+        // Nor does one that is behind keep all for ever.
+        revocations.forget([Uuid::from_u128(1)], ahead);
+        assert!(!ends());
+        let much_later = UnixTime::from_secs(90_000_000);
+        revocations.add([revocation(3, 1_000, 99_000_000)], much_later);
+        assert_eq!(revocations.epoch(Uuid::from_u128(2)), 0);
     }
 
     #[test]

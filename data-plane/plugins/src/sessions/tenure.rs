@@ -21,6 +21,8 @@ pub struct Tenure {
     pub names: Vec<Uuid>,
     /// When it began.
     pub began_at: UnixTime,
+    /// The epoch that it began in. `None`: it has none, or the time stands for it.
+    pub epoch: Option<Epoch>,
     /// When it ends by itself. `None`: never.
     pub end: Option<UnixTime>,
 }
@@ -31,9 +33,25 @@ impl Tenure {
         Self {
             names: Vec::new(),
             began_at: UnixTime::from_millis(0),
+            epoch: None,
             end,
         }
     }
+
+    /// Whether it was ended before its time.
+    pub fn is_ended(&self, revocations: &Revocations) -> bool {
+        let of_before = |epoch: Epoch| revocations.epoch(epoch.of) > epoch.number;
+        self.epoch.is_some_and(of_before) || revocations.end(&self.names, self.began_at)
+    }
+}
+
+/// Which of the ends of something, all of which end whatever it began before, was known last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Epoch {
+    /// What revocations call it.
+    pub of: Uuid,
+    /// See [`Revocations::epoch`].
+    pub number: u64,
 }
 
 /// The sessions of a node that streams go on with, and when each ends: a session that is renewed
@@ -88,8 +106,7 @@ pub struct Watched {
 impl Watched {
     /// Whether it is over at `now`.
     pub fn is_over(&self, revocations: &Revocations, now: UnixTime) -> bool {
-        now.as_millis() >= self.end.load(Ordering::Relaxed)
-            || revocations.end(&self.tenure.names, self.tenure.began_at)
+        now.as_millis() >= self.end.load(Ordering::Relaxed) || self.tenure.is_ended(revocations)
     }
 }
 
@@ -109,6 +126,7 @@ mod tests {
         Rc::new(Tenure {
             names: vec![Uuid::from_u128(name)],
             began_at: NOW,
+            epoch: None,
             end: end.map(UnixTime::from_secs),
         })
     }
@@ -137,6 +155,33 @@ mod tests {
         };
         revocations.add([revocation], NOW);
         assert_eq!(over(1_150), [false, false, true]);
+    }
+
+    #[test]
+    fn what_began_in_an_epoch_of_before_is_over_whatever_the_clocks_say() {
+        let (revocations, of) = (Revocations::default(), Uuid::from_u128(9));
+        let begun = |before: &Revocations, began_at| Tenure {
+            names: Vec::new(),
+            began_at: UnixTime::from_secs(began_at),
+            epoch: Some(Epoch {
+                of,
+                number: before.epoch(of),
+            }),
+            end: None,
+        };
+        let first = begun(&revocations, 9_000);
+        for (before, expires_at) in [(500_000, 20_000), (3_000_000, 20_000)] {
+            assert!(!begun(&revocations, 1).is_ended(&revocations));
+            let known = begun(&revocations, 9_000);
+            let revocation = Revocation {
+                id: of,
+                before,
+                expires_at,
+            };
+            revocations.add([revocation], NOW);
+            assert!(known.is_ended(&revocations) && first.is_ended(&revocations));
+            assert!(!begun(&revocations, 1).is_ended(&revocations));
+        }
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(super) fn begin(
         wished: arrival.wished,
         posted: config.sign_in.response_mode.is_posted(),
         started_at: now,
+        epoch: arrival.epoch,
     };
     let mut arguments = arguments(context, &pending, let_through);
     let is_signed = is_signed(context.rules, context.document);

@@ -116,7 +116,7 @@ pub(super) async fn authenticate(
     }
     let mut tokens = tokens(&verified);
     tokens.id_token = id_token;
-    let mut session = Session::begin(&tokens, AuthMethod::Bearer, client, host);
+    let mut session = Session::begin(rules, &tokens, AuthMethod::Bearer, client, host);
     session.claimed_at = verified.claimed_at;
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     hand_out(rules, exchange, host, jar, &session).await;
@@ -162,7 +162,7 @@ async fn vouched_for(
     let method = AuthMethod::Userinfo;
     let mut tokens = opaque(token);
     tokens.id_token = brought.id_token.map(str::to_owned);
-    let mut session = Session::begin(&tokens, method, client, host);
+    let mut session = Session::begin(rules, &tokens, method, client, host);
     let (_, id) = opened::claims_of(rules, &session);
     user_info::check_subject(&user_info.claims, id.as_ref())?;
     session.learn(&user_info);
@@ -349,7 +349,7 @@ async fn keep_session(
         return;
     }
     let before = exchange.response_headers.len();
-    let mut session = Session::begin(&tokens(verified), AuthMethod::Bearer, client, host);
+    let mut session = Session::begin(rules, &tokens(verified), AuthMethod::Bearer, client, host);
     session.claimed_at = verified.claimed_at;
     hand_out(rules, exchange, host, jar, &session).await;
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();

@@ -286,12 +286,13 @@ fn is_from_here(exchange: &Exchange<'_>) -> bool {
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:
-/// to its URL without what the provider added, or to where a sign-in leads. A code that is reloaded
+/// to its URL without what the provider added, or to where a sign-in of `client` leads. A code that is reloaded
 /// never goes upstream.
 pub(super) fn leave(
     rules: &Rules,
     exchange: &Exchange<'_>,
     callback: &Callback,
+    client: usize,
     now: UnixTime,
 ) -> Option<Flow> {
     let ring = &exchange.environment.session_keys;
@@ -301,10 +302,8 @@ pub(super) fn leave(
         && config
             .login_methods
             .contains(&AuthMethod::AuthorizationCode);
-    let configured = rules.clients.first().and_then(|client| {
-        let target = client.login_redirect_uri.clone();
-        target.filter(|_| redirects)
-    });
+    let configured = rules.client(client).login_redirect_uri.clone();
+    let configured = configured.filter(|_| redirects);
     let target = configured.unwrap_or_else(|| {
         let query = exchange.request.uri.query().unwrap_or_default();
         let kept = request::kept_arguments(query, |name| !request::added_by_provider(name));

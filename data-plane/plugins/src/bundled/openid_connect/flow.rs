@@ -69,6 +69,9 @@ pub(super) struct Pending {
     /// Whether the provider was asked to have its answer posted.
     #[serde(default, rename = "p", skip_serializing_if = "std::ops::Not::not")]
     pub(super) posted: bool,
+    /// The provider's epoch that it began in.
+    #[serde(default, rename = "e", skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<u64>,
 }
 
 shared::unsaid!(Pending);
@@ -141,6 +144,8 @@ pub(super) struct Arrival {
     pub(super) interactive: bool,
     /// Whether another site asks for the sign-in.
     pub(super) wished: bool,
+    /// The provider's epoch.
+    pub(super) epoch: Option<u64>,
 }
 
 shared::unsaid!(Arrival);

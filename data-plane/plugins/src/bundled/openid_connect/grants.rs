@@ -190,7 +190,7 @@ async fn admit(
     let method = grant.method();
     let client = grant.client(rules, exchange).await;
     let tokens = &granted.tokens;
-    let mut session = Session::begin(tokens, method, client, host);
+    let mut session = Session::begin(rules, tokens, method, client, host);
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     exchange
         .response_headers

@@ -98,7 +98,7 @@ pub(super) async fn proceed(
     request::hide(rules, exchange, &found.place).await;
     let mut tokens = tokens(&found.token, &answer.claims);
     tokens.id_token = id_token.map(str::to_owned);
-    let mut session = Session::begin(&tokens, method, client, host);
+    let mut session = Session::begin(rules, &tokens, method, client, host);
     session.introspection = Some(answer.claims.clone());
     session.introspection_jwt.clone_from(&answer.jwt);
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;

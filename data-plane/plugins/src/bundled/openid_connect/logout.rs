@@ -150,20 +150,19 @@ pub(super) async fn run(
     opened::destroy(rules, exchange, host, jar);
     loops::forget(rules, exchange, jar);
     let now = host.now();
+    let ring = &exchange.environment.session_keys;
     let ids = match (sought, &rules.storage) {
         (Ok(Sought::Open(open)), _) => vec![open.session.id.clone()],
-        (Err(_), Some(_)) => {
-            session_store::tickets(rules, &exchange.environment.session_keys, jar, now)
-                .map(|(_, id)| id)
-                .collect()
-        }
+        (Err(_), Some(_)) => session_store::tickets(rules, ring, jar, now)
+            .map(|(_, id)| id)
+            .collect(),
         _ => Vec::new(),
     };
     for id in ids {
         let revocation = Revocation {
             id: Revocation::session(&id),
             before: Revocation::FOR_GOOD,
-            expires_at: rules.forgotten_at(Ends::Session, now),
+            expires_at: rules.forgotten_at(Ends::Session, ring, now),
         };
         end_everywhere(host, revocation).await;
     }

@@ -27,7 +27,7 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::sessions::revocations::Revocations;
 use crate::sessions::session_keys::KeyRing;
-use crate::sessions::tenure::Tenure;
+use crate::sessions::tenure::{Epoch, Tenure};
 
 /// A session with all that follows from it.
 pub(super) struct Opened {
@@ -314,7 +314,7 @@ impl Opened {
         if self.unrevoked_at.get() == Some(version) {
             return false;
         }
-        if revocations.end(&self.tenure.names, self.tenure.began_at) {
+        if self.tenure.is_ended(revocations) {
             return true;
         }
         self.unrevoked_at.set(Some(version));
@@ -324,8 +324,8 @@ impl Opened {
     /// Whether the provider ended it, rather than a logout here.
     pub(super) fn is_ended_by_provider(&self, rules: &Rules, revocations: &Revocations) -> bool {
         let own = [Revocation::session(&self.session.id)];
-        let issuer = Revocation::issuer(&rules.issuer);
-        let names = self.tenure.names.iter().filter(|name| **name != issuer);
+        let names = self.tenure.names.iter();
+        let names = names.filter(|name| **name != rules.issuer_name);
         let by_provider: Vec<_> = names.copied().collect();
         let began_at = self.tenure.began_at;
         !revocations.end(&own, began_at) && revocations.end(&by_provider, began_at)
@@ -399,6 +399,10 @@ pub(super) fn tenure(rules: &Rules, session: &Session) -> Tenure {
     Tenure {
         names: names(rules, session),
         began_at: session.began_at(),
+        epoch: session.epoch.map(|number| Epoch {
+            of: rules.issuer_name,
+            number,
+        }),
         end: session.tenure_end(rules),
     }
 }

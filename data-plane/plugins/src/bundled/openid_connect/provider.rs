@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use shared::clock::UnixTime;
-use shared::entity::Revocation;
 use shared::telemetry::chain;
 use tracing::warn;
 
@@ -153,10 +152,8 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let providers = host.node_state::<Providers>();
     let mut entry = providers.entry(key);
     let rests = entry.discovery.rests(0, now);
-    let dropped = |document: &Arc<Document>| {
-        let name = [Revocation::issuer(&rules.issuer)];
-        host.revocations().end(&name, document.fetched_at)
-    };
+    let epoch = host.revocations().epoch(rules.issuer_name);
+    let dropped = |document: &Arc<Document>| document.epoch < epoch;
     if entry.document.as_ref().is_some_and(dropped) && !rests {
         // An operator has deleted what was discovered; it still serves while the provider is away.
         if let Ok(document) = within(host, PATIENCE, wait(providers.fetch(rules, host))).await {

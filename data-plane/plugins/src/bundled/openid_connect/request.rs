@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub(super) use self::arguments::{body_arguments, has_body_argument};
 pub(super) use self::navigation::{accepts, added_by_provider, is_navigation, is_prefetch};
 pub(super) use self::rewritten::{
-    hide, keep_arguments, kept_arguments, remove_from_body, set_query,
+    hide, keep_arguments, kept_arguments, remove_answer, remove_from_body, set_query,
 };
 use super::config::{ParamPlace, TokenPlace};
 use super::cookie::Jar;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
 use shared::types::Set;
@@ -56,6 +57,8 @@ pub(super) struct Rules {
     pub(super) methods: Methods,
     /// The issuer without the well-known suffix and without a slash at its end.
     pub(super) issuer: String,
+    /// What revocations call it.
+    pub(super) issuer_name: Uuid,
     /// The issuer's host, for `WWW-Authenticate`.
     pub(super) realm: String,
     /// Names the provider as this configuration reaches it, among all that a node talks to.
@@ -252,6 +255,7 @@ impl Rules {
             token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
             withheld: Withheld::new(&config, methods),
+            issuer_name: Revocation::issuer(&issuer),
             issuer,
             config,
         })

@@ -28,7 +28,7 @@ use super::user_info::UserInfo;
 use crate::credentials::identity_headers;
 use crate::exchange::Exchange;
 use crate::host::Host;
-use crate::sessions::session_keys::KeyRing;
+use crate::sessions::session_keys::{KeyRing, LONGEST as LONGEST_COOKIE};
 
 /// Most bytes that a session may take before it is compressed and once it is decompressed.
 const LONGEST: u64 = 64 * 1024;
@@ -52,6 +52,9 @@ pub(super) struct Session {
     /// When they began to, if that was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) asked_at: Option<UnixTime>,
+    /// The provider's epoch that they did so in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<u64>,
     /// When the session was last renewed.
     pub(super) renewed_at: UnixTime,
     /// When its last use was noted.
@@ -113,6 +116,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Begins a session now, with a new id (OWASP, session fixation).
     pub(super) fn begin(
+        rules: &Rules,
         tokens: &Tokens,
         method: AuthMethod,
         client: usize,
@@ -125,6 +129,7 @@ impl Session {
             method,
             started_at: now,
             asked_at: None,
+            epoch: rules.epoch(host),
             renewed_at: now,
             used_at: now,
             access_token: tokens.access_token.clone(),
@@ -167,7 +172,7 @@ impl Session {
         let rolling = left(self.renewed_at, &session.session_remember_rolling_timeout);
         let absolute = left(since, &session.session_remember_absolute_timeout);
         let both = rolling.into_iter().chain(absolute);
-        Some(both.min().unwrap_or(Duration::from_hours(400 * 24)))
+        Some(both.min().unwrap_or(LONGEST_COOKIE))
     }
 
     /// A fact of the session as a header's value.

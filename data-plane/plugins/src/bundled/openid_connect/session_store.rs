@@ -28,13 +28,10 @@ use super::session::{self, Session};
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::host::redis::{Command, RedisServer, RedisTls, Reply};
-use crate::sessions::session_keys::KeyRing;
+use crate::sessions::session_keys::{KeyRing, LONGEST};
 
 /// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).
 const PREFIX: &str = "sessions";
-
-/// How long a session without any limit is kept after its last use.
-const LONGEST: Duration = Duration::from_hours(400 * 24);
 
 /// What is stored is one piece.
 const SIZES: Sizes = Sizes {

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::header::{REFERRER_POLICY, SET_COOKIE};
+use http::{HeaderValue, Method};
 use shared::entity::Revocation;
 use tracing::debug;
 
@@ -222,6 +222,7 @@ async fn arrive(
         arguments,
         interactive,
         wished,
+        epoch: rules.epoch(host),
     })
 }
 
@@ -333,11 +334,11 @@ pub(super) async fn complete(
 ) -> Result<Flow, Failure> {
     let SignedIn { pending, tokens } = signed_in;
     let method = AuthMethod::AuthorizationCode;
-    let mut session = Session::begin(tokens, method, pending.client, host);
+    let mut session = Session::begin(rules, tokens, method, pending.client, host);
     session.id = pending.session_id();
     session.asked_at = Some(pending.started_at);
-    let tenure = opened::tenure(rules, &session);
-    if host.revocations().end(&tenure.names, tenure.began_at) {
+    session.epoch = pending.epoch;
+    if opened::tenure(rules, &session).is_ended(host.revocations()) {
         let again = again(rules, exchange, host, &session, pending);
         let detail = "the session was ended before its browser came back from the provider";
         let again = again.ok_or_else(|| Failure::refused("session_revoked", detail))?;
@@ -368,13 +369,16 @@ pub(super) async fn complete(
         // The page has the code in its address, which is nobody's to see in a `Referer` (RFC 9700 §4.2).
         let told = (REFERRER_POLICY, HeaderValue::from_static("strict-origin"));
         exchange.response_headers.push(told);
-        match pending.query.as_deref() {
-            Some(query) => request::set_query(exchange, query),
-            None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
-        }
-        // The query of then may have held what this request's was already rid of.
-        rules.withheld.strip_query(exchange);
     }
+    if exchange.request.method == Method::POST {
+        request::remove_answer(exchange).await;
+    }
+    match pending.query.as_deref() {
+        Some(query) => request::set_query(exchange, query),
+        None => request::keep_arguments(exchange, |name| !request::added_by_provider(name)),
+    }
+    // The query of then may have held what this request's was already rid of.
+    rules.withheld.strip_query(exchange);
     Ok(Flow::Continue)
 }
 

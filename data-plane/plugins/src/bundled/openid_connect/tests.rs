@@ -21,6 +21,7 @@ mod initiation;
 mod introspection;
 mod keeping;
 mod logout;
+mod logout_tokens;
 mod possession;
 mod presets;
 mod printing;

@@ -22,6 +22,8 @@ pub(super) struct Kept {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) since: UnixTime,
+    /// The epochs of the plugin and of the key when it was asked for: in later ones an operator has dropped it.
+    pub(super) epochs: [u64; 2],
     /// For how many seconds it is fresh, and held.
     pub(super) fresh: u64,
     pub(super) held: u64,

@@ -1,5 +1,7 @@
 //! The configuration of `session`.
 
+use std::time::Duration;
+
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use shared::types::Set;
 
 use crate::bundled::openid_connect::config::{SameSite, SessionHeader};
 use crate::config::values::{Number, SecretText, yes};
+use crate::sessions::session_keys::first_of;
 
 /// Configuration of `session`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -203,6 +206,22 @@ fn logout() -> Option<String> {
 }
 
 impl Session {
+    /// How long a session that was sealed once, or what restores it, may be good.
+    pub(crate) fn sealed_for(&self) -> Duration {
+        let session = first_of(&[
+            &self.idling_timeout,
+            &self.rolling_timeout,
+            &self.absolute_timeout,
+        ]);
+        if !self.remember {
+            return session;
+        }
+        session.max(first_of(&[
+            &self.remember_rolling_timeout,
+            &self.remember_absolute_timeout,
+        ]))
+    }
+
     /// The rules that one field's type does not say.
     pub(super) fn check(&self) -> FieldErrors {
         let mut errors = FieldErrors::default();

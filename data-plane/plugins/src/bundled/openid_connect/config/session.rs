@@ -1,5 +1,7 @@
 //! Session cookies and session storage.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::types::Set;
@@ -7,6 +9,7 @@ use shared::types::Set;
 use super::default;
 use super::redis::Redis;
 use super::values::{Bind, Number, SameSite, SecretText, SessionHeader, Storage};
+use crate::sessions::session_keys::first_of;
 
 /// The session: how long it lives and where.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -149,4 +152,22 @@ pub struct Session {
     /// Redis server for sessions.
     #[serde(default)]
     pub redis: Redis,
+}
+
+impl Session {
+    /// How long a session that was sealed once, or what restores it, may be good.
+    pub(crate) fn sealed_for(&self) -> Duration {
+        let session = first_of(&[
+            &self.session_idling_timeout,
+            &self.session_rolling_timeout,
+            &self.session_absolute_timeout,
+        ]);
+        if !self.session_remember {
+            return session;
+        }
+        session.max(first_of(&[
+            &self.session_remember_rolling_timeout,
+            &self.session_remember_absolute_timeout,
+        ]))
+    }
 }

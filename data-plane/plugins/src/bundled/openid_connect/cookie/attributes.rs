@@ -7,6 +7,7 @@ use shared::clock::UnixTime;
 
 use super::HOST_PREFIX;
 use crate::bundled::openid_connect::config::SameSite;
+use crate::sessions::session_keys::LONGEST;
 
 /// The attributes of a cookie.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ impl Attributes {
         https: bool,
     ) -> HeaderValue {
         // Browsers keep nothing for longer than 400 days (RFC 6265bis §5.5).
-        let lifetime = lifetime.min(Duration::from_hours(400 * 24));
+        let lifetime = lifetime.min(LONGEST);
         let end = Duration::from_millis(now.as_millis()).saturating_add(lifetime);
         let date = SystemTime::UNIX_EPOCH
             .checked_add(end)

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
-use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::{info, warn};
 
@@ -21,10 +20,12 @@ use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::jws::{self, Jws};
 use crate::bundled::openid_connect::provider::{self, Unaccepted};
 use crate::bundled::openid_connect::request;
-use crate::bundled::openid_connect::rules::{Ends, Rules};
+use crate::bundled::openid_connect::rules::{Ends, Rules, sha256};
+use crate::bundled::openid_connect::single_flight::Flights;
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;
-use crate::host::Host;
+use crate::host::{Claim, Host, RevokeError, Work};
+use crate::sessions::session_keys::KeyRing;
 
 /// Longest request body, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -38,8 +39,15 @@ const SKEW: Duration = Duration::from_mins(1);
 /// The claim that makes a token a logout token.
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
+/// What other nodes are told of a logout token: that it is used.
+const USED: &[u8] = b"used";
+
+/// The logout tokens that a node hears now.
+#[derive(Debug, Default)]
+struct Heard(Arc<Flights<[u8; 32], Result<(), Failure>>>);
+
 /// What a logout token asks for.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Asked {
     ends: Revocation,
     /// The name of the token itself.
@@ -90,15 +98,56 @@ async fn end(
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
         return Err(refused("the form has no logout_token, or several"));
     };
-    let asked = check(rules, host, &token).await?;
-    if host
-        .revocations()
-        .end(&[asked.token], UnixTime::from_millis(0))
-    {
-        return Err(refused("the logout token was used before"));
+    let ring = &exchange.environment.session_keys;
+    let asked = check(rules, ring, host, &token).await?;
+    let is_used = || host.revocations().epoch(asked.token) > 0;
+    if is_used() {
+        return Err(used());
     }
-    let unstored =
-        |error: crate::host::RevokeError| Failure::unavailable("logout_token", error.to_string());
+    // Of those that bring one token at once, one is heard; the others, once it is known whether that was to any effect.
+    let heard = host.node_state::<Heard>();
+    let key = sha256(format!("logout token {}", asked.token).as_bytes());
+    let (waiting, pilot) = heard.0.board(&key);
+    let is_first = pilot.is_some();
+    if let Some(pilot) = pilot {
+        if is_used() {
+            pilot.land(&Err(used()));
+        } else {
+            // Also if the provider does not wait for it.
+            let (rules, its_host) = (Arc::clone(rules), host.clone());
+            host.spawn(Box::pin(async move {
+                let outcome = hear_once(&rules, &its_host, key, asked).await;
+                pilot.land(&outcome);
+            }));
+        }
+    }
+    let given_up = || Failure::unavailable("logout_token", "the logout was given up");
+    match waiting.await.unwrap_or_else(|_| Err(given_up())) {
+        Ok(()) if !is_first => Err(used()),
+        outcome => outcome,
+    }
+}
+
+/// Does what is `asked` by the logout token that is called `key`, unless another node does.
+async fn hear_once(
+    rules: &Rules,
+    host: &impl Host,
+    key: [u8; 32],
+    asked: Asked,
+) -> Result<(), Failure> {
+    let claim = host.claim(key, Work::Code).await;
+    if matches!(claim, Claim::Theirs(_)) {
+        return Err(used());
+    }
+    let outcome = hear(rules, host, asked).await;
+    if claim == Claim::Ours {
+        host.publish(key, outcome.is_ok().then(|| USED.to_vec()));
+    }
+    outcome
+}
+
+async fn hear(rules: &Rules, host: &impl Host, asked: Asked) -> Result<(), Failure> {
+    let unstored = |error: RevokeError| Failure::unavailable("logout_token", error.to_string());
     host.revoke(vec![asked.ends]).await.map_err(unstored)?;
     info!(issuer = rules.issuer, "the provider ended sessions");
     // Only now is it used: the provider asks again with the same token after a failure.
@@ -114,17 +163,22 @@ async fn end(
 }
 
 /// Verifies `token` with the keys that are known, and once more with new ones if none fits.
-async fn check(rules: &Arc<Rules>, host: &impl Host, token: &str) -> Result<Asked, Failure> {
+async fn check(
+    rules: &Arc<Rules>,
+    ring: &KeyRing,
+    host: &impl Host,
+    token: &str,
+) -> Result<Asked, Failure> {
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
-    let verify = |verifier: &Verifier<'_>| read(verifier, token);
+    let verify = |verifier: &Verifier<'_>| read(verifier, ring, token);
     let judged = provider::judged(rules, 0, host, document, verify).await;
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 
 /// The checks of Back-Channel Logout 1.0 §2.6.
-fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
+fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, Refusal> {
     let bad = |detail: &'static str| Refusal::Bad(refused(detail));
     let parsed = Jws::parse(token, LONGEST)
         .map_err(|error| Refusal::Bad(Failure::refused("logout_token", error.to_string())))?;
@@ -181,13 +235,14 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
         Some(_) => Err(bad("the token's subject or session is no text")),
     };
     let (sid, subject) = (named("sid")?, named("sub")?);
+    let expires_at = verifier.rules.forgotten_at(Ends::AtProvider, ring, now);
     let ends = match (sid, subject) {
         // That session is over, also for a code of it that is being redeemed. A sign-in that begins later is another,
         // whatever the provider calls it.
         (Some(sid), _) => Revocation {
             id: Revocation::provider_session(&issuer, sid),
             before: now.max(made_at).as_millis(),
-            expires_at: verifier.rules.forgotten_at(Ends::AtProvider, now),
+            expires_at,
         },
         // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
         (None, Some(subject)) => Revocation {
@@ -196,7 +251,7 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
                 .saturating_add(Duration::from_millis(999) + verifier.document.behind)
                 .min(now.max(made_at))
                 .as_millis(),
-            expires_at: verifier.rules.forgotten_at(Ends::AtProvider, now),
+            expires_at,
         },
         (None, None) => return Err(bad("the token names neither a subject nor a session")),
     };
@@ -204,6 +259,10 @@ fn read(verifier: &Verifier<'_>, token: &str) -> Result<Asked, Refusal> {
         ends,
         token: Revocation::logout_token(&issuer, id),
     })
+}
+
+fn used() -> Failure {
+    refused("the logout token was used before")
 }
 
 fn refused(detail: &'static str) -> Failure {

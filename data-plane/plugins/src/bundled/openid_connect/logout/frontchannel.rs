@@ -79,7 +79,7 @@ pub(super) async fn answer(
         let revocation = Revocation {
             id,
             before,
-            expires_at: rules.forgotten_at(kind, now),
+            expires_at: rules.forgotten_at(kind, &exchange.environment.session_keys, now),
         };
         end_everywhere(host, revocation).await;
     }

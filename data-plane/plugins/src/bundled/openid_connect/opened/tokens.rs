@@ -16,8 +16,9 @@ use crate::bundled::openid_connect::session::Session;
 /// and the user that it comes from.
 pub(super) fn names(rules: &Rules, session: &Session) -> Vec<Uuid> {
     let mut names = vec![Revocation::session(&session.id)];
-    if rules.config.session.session_secret.is_none() {
-        names.push(Revocation::issuer(&rules.issuer));
+    // A version before has begun it, which noted no epoch: its time stands for that.
+    if rules.config.session.session_secret.is_none() && session.epoch.is_none() {
+        names.push(rules.issuer_name);
     }
     let issuer = said(session, "iss").unwrap_or_else(|| rules.issuer.clone());
     let newest = sid(session);

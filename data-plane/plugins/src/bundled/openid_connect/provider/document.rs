@@ -61,6 +61,8 @@ pub(crate) struct Document {
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
     pub(crate) fetched_at: UnixTime,
+    /// The provider's epoch before that: in a later one an operator has dropped what was discovered.
+    pub(crate) epoch: u64,
     /// How far the provider's clock was behind ours, if that was a second or more.
     pub(crate) behind: Duration,
     /// How long it is fresh, if its own servers say so.
@@ -174,6 +176,7 @@ impl ProviderError {
 /// Fetches document and keys.
 pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError> {
     let provider = &rules.config.provider;
+    let epoch = host.revocations().epoch(rules.issuer_name);
     let mut document = if provider.using_pseudo_issuer {
         Document {
             issuer: rules.issuer.clone(),
@@ -214,6 +217,7 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, P
         document.keys.extend(keys);
         document.fresh_for = [document.fresh_for, fresh_for].into_iter().flatten().min();
     }
+    document.epoch = epoch;
     document.fetched_at = host.now();
     document.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
     Ok(document)

@@ -4,23 +4,29 @@ use http::{HeaderMap, Method};
 
 use super::is_form;
 
-/// Arguments that a provider adds to the redirect URI.
+/// Arguments that a provider adds to the redirect URI, or posts there.
+pub(super) const ADDED_BY_PROVIDER: [&str; 16] = [
+    "code",
+    "state",
+    "session_state",
+    "iss",
+    "error",
+    "error_description",
+    "error_uri",
+    "scope",
+    "authuser",
+    "prompt",
+    "hd",
+    "response",
+    "id_token",
+    "access_token",
+    "token_type",
+    "expires_in",
+];
+
+/// Whether the argument `name` is one of these.
 pub(in crate::bundled::openid_connect) fn added_by_provider(name: &str) -> bool {
-    matches!(
-        name,
-        "code"
-            | "state"
-            | "session_state"
-            | "iss"
-            | "error"
-            | "error_description"
-            | "error_uri"
-            | "scope"
-            | "authuser"
-            | "prompt"
-            | "hd"
-            | "response"
-    )
+    ADDED_BY_PROVIDER.contains(&name)
 }
 
 /// Whether a browser only looks ahead (`Sec-Purpose`).

@@ -1,6 +1,7 @@
 //! The request as it goes upstream: without what was only for the gateway.
 
 use super::Place;
+use super::navigation::ADDED_BY_PROVIDER;
 use crate::body;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::exchange::Exchange;
@@ -28,6 +29,18 @@ pub(in crate::bundled::openid_connect) async fn remove_from_body(
     if form.remove(name)
         && let Some(bytes) = form.encode()
     {
+        exchange.upstream.body = Some(bytes.into());
+    }
+}
+
+/// Takes the provider's answer out of the body that goes upstream.
+pub(in crate::bundled::openid_connect) async fn remove_answer(exchange: &mut Exchange<'_>) {
+    let mut form = body::form(exchange).await;
+    let mut changed = false;
+    for name in ADDED_BY_PROVIDER {
+        changed |= form.remove(name);
+    }
+    if changed && let Some(bytes) = form.encode() {
         exchange.upstream.body = Some(bytes.into());
     }
 }

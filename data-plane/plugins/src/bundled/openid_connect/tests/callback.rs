@@ -423,3 +423,53 @@ fn the_trail_of_sign_ins_never_reaches_the_upstream() {
     let reply = browser.get(&mut gateway, "/api");
     assert_eq!(reply.seen(COOKIE.as_str()), Some("theirs=1"));
 }
+
+#[test]
+fn rule_25_what_the_provider_posts_goes_no_further() {
+    for (config, left) in [
+        (json!({ "response_mode": "form_post" }), "/api"),
+        (
+            json!({ "response_mode": "form_post", "preserve_query_args": true }),
+            "/api?x=1",
+        ),
+        (
+            json!({ "response_mode": "form_post", "response_type": ["code id_token"] }),
+            "/api",
+        ),
+        (json!({ "response_mode": "form_post.jwt" }), "/api"),
+    ] {
+        let mut gateway = Gateway::new(config.clone());
+        for (more, sent) in [("", ""), ("&theirs=a%20b", "theirs=a%20b")] {
+            let mut browser = Browser::default();
+            let start = browser.get(&mut gateway, "/api?x=1");
+            let form = gateway.provider.authorize(start.location());
+            let reply = browser.post(&mut gateway, "/api", &format!("{form}{more}"));
+            let (uri, _) = reply.upstream.as_ref().expect("it goes upstream");
+            assert_eq!(uri.to_string(), left, "{config}");
+            assert_eq!(reply.sent.as_deref(), Some(sent.as_bytes()), "{config}");
+        }
+    }
+}
+
+#[test]
+fn a_callback_that_is_brought_again_leads_where_its_own_client_does() {
+    let mut gateway = Gateway::new(json!({
+        "client_id": ["one", "two"], "client_secret": ["secret", "secret"],
+        "login_action": "redirect", "login_tokens": null,
+        "login_redirect_uri": ["http://one.example/", "http://two.example/"],
+    }));
+    gateway.provider.script.borrow_mut().id_claims = vec![("aud", json!("two"))];
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api?client_id=2");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    let copy = browser.clone();
+    for mut browser in [browser.clone(), copy] {
+        for _ in 0..2 {
+            let reply = browser.get(&mut gateway, &back);
+            assert_eq!(
+                (reply.status, reply.location()),
+                (302, "http://two.example/")
+            );
+        }
+    }
+}

@@ -8,6 +8,10 @@ use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
 use crate::bundled::openid_connect::check;
+use crate::bundled::openid_connect::config::AuthMethod;
+use crate::bundled::openid_connect::opened;
+use crate::bundled::openid_connect::session::Session;
+use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::host::Host;
 
 fn checked(gateway: &Gateway, config: &Value) -> Value {
@@ -142,29 +146,89 @@ fn each_finding_is_told() {
     check(&none, by_secret, "keys", "pass");
 }
 
+/// Has `gateway` hear that the provider was dropped, and its sessions ended, by a clock that said `before`.
+fn drop_provider(gateway: &Gateway, before: u64) {
+    let dropped = Revocation {
+        id: Revocation::issuer(ISSUER),
+        before,
+        expires_at: gateway.host.now().as_secs() + 1_000,
+    };
+    let revocations = gateway.host.revocations();
+    revocations.add([dropped], gateway.host.now());
+}
+
 #[test]
 fn case_64_a_provider_that_is_dropped_is_discovered_anew_and_its_sessions_end() {
     for (secret, status) in [(json!({}), 302), (json!({ "session_secret": "s" }), 200)] {
-        let mut gateway = Gateway::new(secret);
-        let mut browser = Browser::default();
-        browser.sign_in(&mut gateway, "/api");
-        let discovery = "/.well-known/openid-configuration";
-        assert_eq!(gateway.provider.called(discovery), 1);
-        gateway.advance(2);
-        let now = gateway.host.now();
-        let dropped = Revocation {
-            id: Revocation::issuer(ISSUER),
-            before: now.as_millis(),
-            expires_at: now.as_secs() + 1_000,
-        };
-        gateway.host.revocations().add([dropped], now);
-        gateway.advance(1);
-        assert_eq!(browser.get(&mut gateway, "/api").status, status);
-        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
-        assert_eq!(gateway.provider.called(discovery), 2);
-        gateway.advance(2);
-        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
-        assert_eq!(gateway.provider.called(discovery), 2);
+        for skew in [-90_000, 0, 90_000] {
+            let mut gateway = Gateway::new(secret.clone());
+            let mut browser = Browser::default();
+            browser.sign_in(&mut gateway, "/api");
+            let discovery = "/.well-known/openid-configuration";
+            assert_eq!(gateway.provider.called(discovery), 1);
+            gateway.advance(2);
+            let before = gateway.host.now().as_millis().saturating_add_signed(skew);
+            for (more, called) in [(0, 2), (1, 3)] {
+                drop_provider(&gateway, before + more);
+                gateway.advance(1);
+                assert_eq!(browser.get(&mut gateway, "/api").status, status, "{skew}");
+                assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+                assert_eq!(gateway.provider.called(discovery), called);
+                gateway.advance(2);
+                assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+                assert_eq!(gateway.provider.called(discovery), called);
+                // What begins now stays, whatever the clock said that dropped the provider.
+                let mut browser = Browser::default();
+                let signed_in = browser.sign_in(&mut gateway, "/api");
+                assert_eq!(signed_in.status, 200, "{skew} {signed_in:?}");
+                gateway.advance(100);
+                assert_eq!(browser.get(&mut gateway, "/api").status, 200, "{skew}");
+            }
+        }
+    }
+}
+
+#[test]
+fn case_64_a_sign_in_that_is_under_way_begins_anew() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = gateway.provider.authorize(start.location());
+    drop_provider(&gateway, 1);
+    let again = browser.get(&mut gateway, &format!("/api?{back}"));
+    assert_eq!((again.status, again.sets_session()), (302, false));
+    let back = gateway.provider.authorize(again.location());
+    let signed_in = browser.get(&mut gateway, &format!("/api?{back}"));
+    assert_eq!((signed_in.status, signed_in.sets_session()), (200, true));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn a_session_of_a_version_before_is_ended_by_its_time() {
+    let gateway = Gateway::new(json!({}));
+    let tokens = Tokens {
+        access_token: "token".to_owned(),
+        id_token: None,
+        refresh_token: None,
+        expires_at: None,
+        answer: serde_json::Map::new(),
+        introspection: None,
+        headers: Vec::new(),
+    };
+    let rules = &gateway.filter.0;
+    let (method, host) = (AuthMethod::AuthorizationCode, &gateway.host);
+    let session = Session::begin(rules, &tokens, method, 0, host);
+    let mut written = serde_json::to_value(&session).unwrap();
+    assert_eq!(
+        written.as_object_mut().unwrap().remove("epoch"),
+        Some(json!(0))
+    );
+    let session: Session = serde_json::from_value(written).unwrap();
+    let began = host.now().as_millis();
+    for (before, is_ended) in [(began - 1, false), (began, true)] {
+        drop_provider(&gateway, before);
+        let tenure = opened::tenure(rules, &session);
+        assert_eq!(tenure.is_ended(host.revocations()), is_ended);
     }
 }
 

@@ -40,7 +40,7 @@ fn rule_128_what_holds_secrets_prints_none() {
         introspection: None,
         headers: Vec::new(),
     };
-    let session = Session::begin(&tokens, AuthMethod::Bearer, 0, &gateway.host);
+    let session = Session::begin(rules, &tokens, AuthMethod::Bearer, 0, &gateway.host);
     let principal = opened::principal(rules, &session);
     let mut headers = HeaderMap::new();
     let cookies = format!("session={CANARY}; other={CANARY}");

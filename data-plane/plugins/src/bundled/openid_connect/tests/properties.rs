@@ -63,6 +63,7 @@ impl World {
                 arguments: Vec::new(),
                 interactive: false,
                 wished: false,
+                epoch: Some(0),
             };
             let (state, action) =
                 step(world.context(), State::Idle, Event::Arrived(arrival), START);
@@ -134,6 +135,7 @@ impl World {
                 arguments: Vec::new(),
                 interactive: false,
                 wished: false,
+                epoch: Some(0),
             }),
         }
     }

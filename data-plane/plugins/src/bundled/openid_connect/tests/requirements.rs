@@ -402,7 +402,7 @@ fn rule_62_what_unpacks_to_more_than_a_session_may_be_is_none() {
         introspection: None,
         headers: Vec::new(),
     };
-    let session = Session::begin(&tokens, AuthMethod::Bearer, 0, &gateway.host);
+    let session = Session::begin(rules, &tokens, AuthMethod::Bearer, 0, &gateway.host);
     let session = serde_json::to_string(&session).unwrap();
     let ring = &gateway.environment.session_keys;
     let (name, now) = (rules.names.of(Family::Session), gateway.host.now());

@@ -1,0 +1,79 @@
+//! A logout token is heard once, however many bring it at once (OpenID Connect Back-Channel Logout 1.0 §2.6).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::future::join;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
+use serde_json::json;
+
+use super::gateway::Gateway;
+use super::logout::{back_channel, logout_claims, post_token};
+use crate::filter::{Filter as _, Flow};
+use crate::testing::Request;
+
+fn token(gateway: &Gateway, id: &str) -> String {
+    let claims = logout_claims(gateway, &json!({ "jti": id }));
+    gateway.provider.keys.borrow()[0].sign(&claims)
+}
+
+fn post(gateway: &Gateway, token: &str) -> Request {
+    let mut request = Request::get("/backchannel");
+    request.method = Method::POST;
+    request.environment = gateway.environment.clone();
+    request.body = Bytes::from(format!("logout_token={token}"));
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers.push((CONTENT_TYPE, form));
+    request
+}
+
+/// The statuses of two requests with `token` that are under way together.
+fn at_once(gateway: &Gateway, token: &str) -> [u16; 2] {
+    let (filter, host) = (&gateway.filter, &gateway.host);
+    let status = |flow| match flow {
+        Flow::Answer(answer) => answer.status().as_u16(),
+        _ => 0,
+    };
+    post(gateway, token).with_exchange(|first| {
+        post(gateway, token).with_exchange(|second| {
+            let both = join(
+                filter.on_request(first, host),
+                filter.on_request(second, host),
+            );
+            let (first, second) = host.run(both);
+            [status(first), status(second)]
+        })
+    })
+}
+
+#[test]
+fn rule_102_of_requests_that_bring_one_token_at_once_one_is_heard() {
+    let (mut gateway, mut browser) = back_channel();
+    let one = token(&gateway, "one");
+    gateway.host.store(false);
+    // Both are to come again.
+    assert_eq!(at_once(&gateway, &one), [503, 503]);
+    gateway.host.store(true);
+    assert_eq!(at_once(&gateway, &one), [200, 400]);
+    assert_eq!(post_token(&mut gateway, &one).status, 400);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+    let two = token(&gateway, "two");
+    assert_eq!(post_token(&mut gateway, &two).status, 200);
+}
+
+#[test]
+fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
+    let config = json!({ "backchannel_logout_uri_suffix": "/backchannel" });
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let cluster = Rc::default();
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let token = token(&one, "one");
+    one.host.store(false);
+    assert_eq!(post_token(&mut one, &token).status, 503);
+    assert_eq!(post_token(&mut two, &token).status, 200);
+    one.host.store(true);
+    assert_eq!(post_token(&mut one, &token).status, 400);
+}
