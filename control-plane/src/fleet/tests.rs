@@ -262,3 +262,25 @@ fn a_process_that_has_a_successor_counts_for_nothing_beside_it() {
     drop((old, newer, anew, many));
     assert_eq!(fleet.list(|_| at(2), NOW)[0]["connected"], true);
 }
+
+#[test]
+fn what_a_node_did_before_it_took_up_a_change_is_not_said_of_the_change() {
+    let fleet = Fleet::default();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let report = |running, requests| Report {
+        running,
+        requests,
+        p99_us: 5,
+        ..Report::default()
+    };
+    for (revision, requests) in [(1, 10), (1, 30), (2, 70), (2, 80), (2, 80)] {
+        member.reports(report(at(revision), requests), NOW);
+    }
+    let samples = fleet.views().remove(0).samples;
+    let told = samples
+        .iter()
+        .map(|sample| (sample.revision, sample.requests));
+    let told: Vec<_> = told.collect();
+    // The first of a process is of all that it has served; the third is of both revisions.
+    assert_eq!(told, [(at(1).revision, 20), (at(2).revision, 10)]);
+}

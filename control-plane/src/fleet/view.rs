@@ -72,6 +72,9 @@ pub struct Sample {
 pub(super) struct Samples {
     /// What it had counted by the last: requests, and failed ones. None before the first.
     counted: Option<(u64, u64)>,
+    /// What it ran then.
+    #[serde(skip)]
+    revision: Revision,
     samples: VecDeque<Sample>,
 }
 
@@ -99,21 +102,24 @@ impl Samples {
         self.counted = Some((0, 0));
     }
 
-    /// Remembers what happened since the last report.
+    /// Remembers what happened since the last report, if the node ran the same all the while: a node that has taken up a
+    /// change reports at once, and of requests that were served without it.
     pub(super) fn take(&mut self, report: &Report, now: UnixTime) {
         let counted = (report.requests, report.failed);
+        let running = report.running.revision;
+        let before = std::mem::replace(&mut self.revision, running);
         // The first says nothing of when its requests were.
         let Some((requests, failed)) = self.counted.replace(counted) else {
             return;
         };
         let sample = Sample {
             at: now,
-            revision: report.running.revision,
+            revision: running,
             requests: report.requests.saturating_sub(requests),
             failed: report.failed.saturating_sub(failed),
             p99_us: report.p99_us,
         };
-        if sample.requests == 0 {
+        if sample.requests == 0 || before != running {
             return;
         }
         if self.samples.len() >= REMEMBERED {

@@ -248,6 +248,7 @@ fn a_node_that_does_badly_halts_it_while_it_is_alone() {
             .collect();
     };
     assert!(halted_by(slow).unwrap().contains("16000 us"));
+    // One slow moment is neither a verdict nor what is usual.
     let once = |node: &mut View| {
         node.samples = vec![
             sample(1, FROM, 100, 0, 10_000),
@@ -255,6 +256,17 @@ fn a_node_that_does_badly_halts_it_while_it_is_alone() {
         ];
     };
     assert_eq!(halted_by(once), None);
+    let slow_after_a_moment = |node: &mut View| {
+        let before =
+            (0..20).map(|at| sample(1, FROM, 100, 0, if at == 5 { 90_000 } else { 10_000 }));
+        let with = (11..14).map(|at| sample(at, TO, 100, 0, 16_000));
+        node.samples = before.chain(with).collect();
+    };
+    assert!(
+        halted_by(slow_after_a_moment)
+            .unwrap()
+            .contains("10000 us before")
+    );
 }
 
 #[test]
