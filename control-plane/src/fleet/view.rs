@@ -75,26 +75,25 @@ pub(super) struct Samples {
     /// What it ran then.
     #[serde(skip)]
     revision: Revision,
-    samples: VecDeque<Sample>,
+    #[serde(rename = "samples")]
+    last: VecDeque<Sample>,
 }
 
 impl Samples {
     /// Tells when they were taken by another clock.
     pub(super) fn shift(&mut self, by: impl Fn(&mut UnixTime)) {
-        self.samples
-            .iter_mut()
-            .for_each(|sample| by(&mut sample.at));
+        self.last.iter_mut().for_each(|sample| by(&mut sample.at));
     }
 
     /// Forgets them, but not what was counted.
     pub(super) fn clear(&mut self) {
-        self.samples.clear();
+        self.last.clear();
     }
 
     /// Keeps the newest.
     pub(super) fn keep(&mut self, count: usize) {
-        let surplus = self.samples.len().saturating_sub(count);
-        self.samples.drain(..surplus);
+        let surplus = self.last.len().saturating_sub(count);
+        self.last.drain(..surplus);
     }
 
     /// The node's process is another one, which counts from nothing.
@@ -122,10 +121,10 @@ impl Samples {
         if sample.requests == 0 || before != running {
             return;
         }
-        if self.samples.len() >= REMEMBERED {
-            self.samples.pop_front();
+        if self.last.len() >= REMEMBERED {
+            self.last.pop_front();
         }
-        self.samples.push_back(sample);
+        self.last.push_back(sample);
     }
 }
 
@@ -162,7 +161,7 @@ impl Row {
             crash_restarts: self.report.crash_restarts,
             blocked: !self.missing.is_empty()
                 || !introduction.features.contains(proto::features::URGENT),
-            samples: self.samples.samples.iter().copied().collect(),
+            samples: self.samples.last.iter().copied().collect(),
         }
     }
 }
