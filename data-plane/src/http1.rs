@@ -12,6 +12,7 @@ pub(crate) mod fields;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod kind;
+mod long_texts;
 pub(crate) mod request;
 pub(crate) mod writer;
 

@@ -4,10 +4,12 @@
 //! What a filter says at a glance it would say of the whole request too. Whatever is not plain to see it leaves to
 //! [`Filter::on_request`](crate::filter::Filter::on_request), which alone refuses, asks and renews.
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use http::header::COOKIE;
+use http::header::{self, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::environment::Environment;
@@ -70,6 +72,59 @@ impl Looks {
 pub trait Fields {
     /// The value of the field `name`, if it is there once.
     fn value<'a>(&'a self, name: &'a HeaderName) -> Value<'a>;
+
+    /// The same of a field that many requests are asked for.
+    fn usual(&self, field: Usual) -> Value<'_> {
+        self.value(field.name())
+    }
+
+    /// What was made of the value of such a field, if that is there once and came before by the same connection.
+    fn made(&self, _field: Usual) -> Option<&Made> {
+        None
+    }
+}
+
+/// A field that many requests are asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Usual {
+    /// `Authorization`.
+    Authorization,
+    /// `Content-Type`.
+    ContentType,
+    /// `Cookie`.
+    Cookie,
+}
+
+impl Usual {
+    fn name(self) -> &'static HeaderName {
+        static NAMES: [HeaderName; 3] = [header::AUTHORIZATION, header::CONTENT_TYPE, COOKIE];
+        let [authorization, content_type, cookie] = &NAMES;
+        match self {
+            Self::Authorization => authorization,
+            Self::ContentType => content_type,
+            Self::Cookie => cookie,
+        }
+    }
+}
+
+/// What a filter has made of a value: kept with the value, and for as long as a connection brings the very same again.
+#[derive(Default)]
+pub struct Made(RefCell<Option<(u64, Rc<dyn Any>)>>);
+
+shared::unsaid!(Made);
+
+impl Made {
+    /// What `maker` has made of it last, if nobody else has made anything since.
+    pub fn find<T: 'static>(&self, maker: u64) -> Option<Rc<T>> {
+        let made = self.0.borrow();
+        let (_, made) = made.as_ref().filter(|(by, _)| *by == maker)?;
+        Rc::clone(made).downcast().ok()
+    }
+
+    /// Keeps what `maker` has made of it.
+    pub fn keep<T: 'static>(&self, maker: u64, made: Rc<T>) {
+        *self.0.borrow_mut() = Some((maker, made));
+    }
 }
 
 /// What a head has under a name.
@@ -110,7 +165,7 @@ pub struct Pass {
     /// Fields that go upstream beside those that came, none of which has such a name.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// What is left of its cookies, in place of what came. None of them is, if this is empty.
-    pub cookies: Option<Vec<u8>>,
+    pub cookies: Option<Rc<[u8]>>,
     /// Headers to put on the response, whoever answers.
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the request goes on by, for as long as what it begins lasts.

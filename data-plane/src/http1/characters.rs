@@ -1,8 +1,5 @@
 //! What a byte of a head can be part of, by tables: to look there costs less than to compare.
 
-use std::fmt;
-use std::ops::Range;
-
 /// The bytes of field names in lower case; 0 for what none can have (RFC 9110 §5.6.2).
 static LOWER: [u8; 256] = lower_names();
 
@@ -42,70 +39,6 @@ pub(super) fn text_length(bytes: &[u8]) -> usize {
         }
     }
     bytes.len() - rest.len() + in_text(rest).unwrap_or(rest.len())
-}
-
-/// Texts of the last heads that came by a connection, as far as they are long. Most clients send the same cookie or
-/// token again: to compare it costs less than to look at it anew.
-#[derive(Default)]
-pub(super) struct LongTexts {
-    known: [Vec<u8>; 2],
-    turn: usize,
-}
-
-impl fmt::Debug for LongTexts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LongTexts").finish_non_exhaustive()
-    }
-}
-
-impl LongTexts {
-    /// What is long, and what is too long to be kept.
-    const KEPT: Range<usize> = 128..8 * 1024;
-
-    /// Forgets them, and gives back their memory.
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The memory that they take.
-    #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
-        self.known.iter().map(Vec::capacity).sum()
-    }
-
-    /// How long the text is that `bytes` begin with.
-    pub(super) fn length(&mut self, bytes: &[u8]) -> usize {
-        let Some((start, rest)) = bytes.split_at_checked(Self::KEPT.start) else {
-            return text_length(bytes);
-        };
-        let length = text_length(start);
-        if length < start.len() {
-            length
-        } else {
-            self.length_of_long(bytes, rest)
-        }
-    }
-
-    /// The same where `rest` follows on text.
-    fn length_of_long(&mut self, bytes: &[u8], rest: &[u8]) -> usize {
-        let mut known = self.known.iter();
-        let same = known.find(|known| !known.is_empty() && bytes.starts_with(known));
-        if let Some(more) = same.and_then(|known| bytes.get(known.len()..)) {
-            return bytes.len() - more.len() + text_length(more);
-        }
-        let length = bytes.len() - rest.len() + text_length(rest);
-        if let Some(text) = bytes.get(..length)
-            && bytes.get(length) == Some(&b'\r')
-            && Self::KEPT.contains(&length)
-        {
-            self.turn = (self.turn + 1) % self.known.len();
-            if let Some(slot) = self.known.get_mut(self.turn) {
-                slot.clear();
-                slot.extend_from_slice(text);
-            }
-        }
-        length
-    }
 }
 
 /// Whether a byte can be part of text.
@@ -181,23 +114,6 @@ mod tests {
         }
         for byte in 0..=0xff {
             assert_eq!(fits_in_text(byte), misfit(byte) == 0, "{byte}");
-        }
-    }
-
-    #[test]
-    fn a_text_that_came_before_is_looked_at_like_a_new_one() {
-        let mut texts = LongTexts::default();
-        for length in [127, 128, 129, 300, 8191, 8192] {
-            for letter in ["a", "b", "a", "a", "c", "a"] {
-                let text = letter.repeat(length);
-                for end in ["\r\n", "\n", "\0", ""] {
-                    assert_eq!(texts.length(format!("{text}{end}").as_bytes()), length);
-                    let longer = format!("{text}\u{e9} {end}");
-                    assert_eq!(texts.length(longer.as_bytes()), length + 3);
-                    let broken = format!("{}\u{7f}{text}", &text[..length / 2]);
-                    assert_eq!(texts.length(broken.as_bytes()), length / 2);
-                }
-            }
         }
     }
 

@@ -7,10 +7,12 @@ use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use plugins::glance::Made;
 
-use super::characters::{LongTexts, name_length};
+use super::characters::name_length;
 use super::head::MAX_FIELDS;
 use super::kind::Kind;
+use super::long_texts::{LongTexts, Repeated};
 use super::{FramingError, members};
 
 /// Fields that there is room for at once.
@@ -28,6 +30,8 @@ pub(crate) struct Fields {
     /// Whether each line is written as we would write it, and can be copied as it is.
     plain: bool,
     connection: Connection,
+    /// Long values that came before by the same connection.
+    again: Repeated,
 }
 
 shared::unsaid!(Fields);
@@ -60,10 +64,10 @@ impl Connection {
 /// Where a field's parts lie.
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    start: u32,
-    name_end: u32,
-    value_start: u32,
-    value_end: u32,
+    start: usize,
+    name_end: usize,
+    value_start: usize,
+    value_end: usize,
     kind: Kind,
 }
 
@@ -74,6 +78,7 @@ pub(crate) struct Found {
     kinds: Kind,
     plain: bool,
     connection: Connection,
+    again: Repeated,
 }
 
 thread_local! {
@@ -115,6 +120,7 @@ pub(super) fn find(
         kinds: Kind::OTHER,
         plain: true,
         connection: Connection::default(),
+        again: Repeated::default(),
     };
     let mut at = start;
     loop {
@@ -122,7 +128,7 @@ pub(super) fn find(
         if line.starts_with(b"\r\n") {
             return Ok((found, at + 2));
         }
-        let (field, plain, next) = field(line, at, texts)?;
+        let (field, plain, next) = field(line, at, texts, &mut found.again)?;
         if found.all.len() == MAX_FIELDS {
             return Err(FramingError::HeadTooLarge);
         }
@@ -142,6 +148,7 @@ fn field(
     line: &mut [u8],
     at: usize,
     texts: &mut LongTexts,
+    again: &mut Repeated,
 ) -> Result<(Field, bool, usize), FramingError> {
     let length = name_length(line);
     let line: &[u8] = line;
@@ -154,7 +161,8 @@ fn field(
     if name.is_empty() {
         return Err(FramingError::Head("a field without a name"));
     }
-    let (text, end) = rest.split_at(texts.length(rest));
+    let kind = Kind::of_text(name);
+    let (text, end) = rest.split_at(texts.length(kind, rest, again));
     if !end.starts_with(b"\r\n") {
         return Err(FramingError::Head(match end.first() {
             Some(b'\n') => "a line ends in a bare line feed",
@@ -178,20 +186,15 @@ fn field(
     let value_start = length + 1 + begins;
     let value_end = length + 1 + text.len() - behind;
     let field = Field {
-        start: place(at)?,
-        name_end: place(at + length)?,
-        value_start: place(at + value_start)?,
-        value_end: place(at + value_end)?,
-        kind: Kind::of_text(name),
+        start: at,
+        name_end: at + length,
+        value_start: at + value_start,
+        value_end: at + value_end,
+        kind,
     };
     // One space before the value, and the line's end right behind it.
     let plain = begins == 1 && behind == 0 && text.first() == Some(&b' ') && !value.is_empty();
     Ok((field, plain, at + length + 1 + text.len() + 2))
-}
-
-/// A place in a head, which is never as long as this can count.
-fn place(at: usize) -> Result<u32, FramingError> {
-    u32::try_from(at).map_err(|_| FramingError::HeadTooLarge)
 }
 
 const fn is_space(byte: u8) -> bool {
@@ -213,6 +216,7 @@ impl Fields {
             dropped: Kind::OTHER,
             plain: found.plain,
             connection: found.connection,
+            again: found.again,
         }
     }
 
@@ -258,6 +262,11 @@ impl Fields {
             kinds,
             name: None,
         }
+    }
+
+    /// What was made of the value of the field of `kind`, if that is there once and came before by the same connection.
+    pub(crate) fn made(&self, kind: Kind) -> Option<&Made> {
+        self.again.made(kind)
     }
 
     /// The values of the fields called `name`, which is of `kind`.
@@ -322,14 +331,13 @@ impl Fields {
         self.text(field.value_start, field.value_end)
     }
 
-    fn text(&self, start: u32, end: u32) -> &[u8] {
+    fn text(&self, start: usize, end: usize) -> &[u8] {
         text(&self.head, start, end)
     }
 }
 
-fn text(head: &[u8], start: u32, end: u32) -> &[u8] {
-    let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
-    head.get(place(start)..place(end)).unwrap_or_default()
+fn text(head: &[u8], start: usize, end: usize) -> &[u8] {
+    head.get(start..end).unwrap_or_default()
 }
 
 /// Values of fields of one kind.

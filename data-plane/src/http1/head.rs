@@ -4,10 +4,11 @@ use bytes::BytesMut;
 use http::uri::Authority;
 use http::{Method, StatusCode, Uri, header};
 
-use super::characters::{LongTexts, fits_in_text};
+use super::characters::fits_in_text;
 use super::fields::{self, Fields};
 use super::headers::{Headers, View};
 use super::kind::Kind;
+use super::long_texts::LongTexts;
 use super::{Framing, FramingError, declared_framing};
 
 /// Largest head, in bytes.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use plugins::glance;
+use plugins::glance::{self, Made, Usual};
 
 use super::fields::{self, Fields, shared};
 use super::kind::Kind;
@@ -98,6 +98,29 @@ impl<'a> View<'a> {
 impl glance::Fields for View<'_> {
     fn value<'a>(&'a self, name: &'a HeaderName) -> glance::Value<'a> {
         glance::Value::of(self.values(Kind::of(name), name))
+    }
+
+    fn usual(&self, field: Usual) -> glance::Value<'_> {
+        match self {
+            View::Raw(fields) => glance::Value::of(fields.of(kind_of(field))),
+            View::Map(map) => map.usual(field),
+        }
+    }
+
+    fn made(&self, field: Usual) -> Option<&Made> {
+        match self {
+            View::Raw(fields) => fields.made(kind_of(field)),
+            View::Map(_) => None,
+        }
+    }
+}
+
+/// The kind that no other field is of.
+const fn kind_of(field: Usual) -> Kind {
+    match field {
+        Usual::Authorization => Kind::AUTHORIZATION,
+        Usual::ContentType => Kind::CONTENT_TYPE,
+        Usual::Cookie => Kind::COOKIE,
     }
 }
 

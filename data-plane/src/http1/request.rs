@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-use super::characters::LongTexts;
 use super::fields::{self, Fields};
 use super::head::{HeadFinder, MAX_FIELDS, MAX_HEAD, MAX_TARGET, read_whole};
 use super::headers::Headers;
 use super::kind::Kind;
+use super::long_texts::LongTexts;
 use super::{Framing, FramingError, content_length};
 
 /// A request's head.

@@ -64,9 +64,12 @@ pub(super) fn make_room(headers: &mut Headers, pass: &Pass) {
     };
     let mut named = false;
     for name in removed {
-        match Kind::of(name) {
-            kind @ (Kind::AUTHORIZATION | Kind::COOKIE) => kinds = kinds.and(kind),
-            _ => named = true,
+        if *name == header::AUTHORIZATION {
+            kinds = kinds.and(Kind::AUTHORIZATION);
+        } else if *name == header::COOKIE {
+            kinds = kinds.and(Kind::COOKIE);
+        } else {
+            named = true;
         }
     }
     fields.leave_out(kinds);
@@ -82,14 +85,15 @@ pub(super) fn make_room(headers: &mut Headers, pass: &Pass) {
 /// was sealed for.
 pub(super) fn withhold_cookies(pass: &mut Pass, headers: View<'_>, ring: &KeyRing) {
     let left = match &pass.cookies {
+        Some(left) if left.is_empty() => None,
         Some(left) => sealed_cookies::without(|| std::iter::once(&left[..]), ring),
         None if headers.may_have(Kind::COOKIE) => {
             sealed_cookies::without(|| headers.values(Kind::COOKIE, &COOKIE), ring)
         }
         None => None,
     };
-    if left.is_some() {
-        pass.cookies = left;
+    if let Some(left) = left {
+        pass.cookies = Some(left.into());
     }
 }
 

@@ -1,7 +1,12 @@
 //! A request to be.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{FakeHost, key_ring};
@@ -11,7 +16,8 @@ use crate::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides, Try,
 };
 use crate::filter::Filter;
-use crate::glance::{Glance, Looks, Pass};
+use crate::glance::{Fields, Glance, Looks, Made, Pass, Usual, Value};
+use crate::host::Host as _;
 use crate::request_id::RequestId;
 
 /// A request to be.
@@ -109,6 +115,47 @@ impl Request {
     }
 }
 
+/// Fields of a connection that has brought each of its values before.
+struct Repeated<'a> {
+    fields: &'a HeaderMap,
+    cookie: Rc<Made>,
+    authorization: Rc<Made>,
+}
+
+/// What was made of the values of all requests to a core.
+#[derive(Default)]
+struct AllMade(RefCell<HashMap<Vec<u8>, Rc<Made>>>);
+
+impl<'a> Repeated<'a> {
+    fn of(fields: &'a HeaderMap, host: &FakeHost) -> Self {
+        let all = host.core_state::<AllMade>();
+        let made = |name| {
+            let text = fields.get(name).map_or(&[][..], HeaderValue::as_bytes);
+            let mut all = all.0.borrow_mut();
+            Rc::clone(all.entry(text.to_vec()).or_default())
+        };
+        Self {
+            cookie: made(COOKIE),
+            authorization: made(AUTHORIZATION),
+            fields,
+        }
+    }
+}
+
+impl Fields for Repeated<'_> {
+    fn value<'a>(&'a self, name: &'a HeaderName) -> Value<'a> {
+        self.fields.value(name)
+    }
+
+    fn made(&self, field: Usual) -> Option<&Made> {
+        match field {
+            Usual::Cookie => Some(&self.cookie),
+            Usual::Authorization => Some(&self.authorization),
+            Usual::ContentType => None,
+        }
+    }
+}
+
 /// What `filter` says at a glance of the request in `exchange`, if that came with `fields` and goes on with `pass` so far.
 pub(crate) fn glance(
     exchange: &Exchange<'_>,
@@ -122,7 +169,7 @@ pub(crate) fn glance(
         path: &exchange.path,
         query: exchange.request.uri.query(),
         client: &exchange.client,
-        fields,
+        fields: &Repeated::of(fields, host),
         environment: exchange.environment,
         matched: exchange.matched,
     };

@@ -1,8 +1,8 @@
 //! Bearer tokens that clients bring: verified once, remembered per core (RFC 6750, RFC 9068), or
 //! vouched for by the provider.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::memory::{self, Memory, Name};
 use super::opened;
 use super::possession::Presented;
 use super::principal::Principal;
-use super::provider::{self, Unaccepted};
+use super::provider::{self, CopiedAt, Unaccepted};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
@@ -31,10 +31,9 @@ use super::sign_in;
 use super::token_endpoint::Tokens;
 use super::user_info;
 use super::verify::{Expected, Verifier};
-use crate::environment::Consumers;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
-use crate::glance::Pass;
+use crate::glance::{Glance, Pass, Usual};
 use crate::host::Host;
 use crate::sessions::tenure::Tenure;
 
@@ -50,8 +49,9 @@ struct Verified {
     tenure: Rc<Tenure>,
     /// When its claims were made, if their age counts (`max_claim_age`): a session must not make them younger.
     claimed_at: Option<UnixTime>,
-    /// The document whose keys verified it.
+    /// The document whose keys verified it, and when that was seen last to be the one to verify by.
     version: u64,
+    current_at: Cell<Option<CopiedAt>>,
     until: UnixTime,
     session: RefCell<Option<(UnixTime, Rc<[HeaderValue]>)>>,
 }
@@ -209,7 +209,10 @@ async fn verify(
         .await
         .map_err(|error| error.failure())?;
     let now = host.now();
-    if let Some(verified) = remembered(rules, host, token.as_bytes(), document.version, now) {
+    if let Some(verified) = remembered(rules, host, token.as_bytes())
+        && verified.version == document.version
+        && verified.lives(rules, now)
+    {
         return Ok(verified);
     }
     let judge = |verifier: &Verifier<'_>| verifier.bearer(token);
@@ -234,6 +237,7 @@ async fn verify(
         tenure: Rc::new(admission::tenure_of_token(rules, end)),
         principal,
         version: document.version,
+        current_at: Cell::default(),
         session: RefCell::default(),
     });
     if let Some(name) = name(rules, token.as_bytes()) {
@@ -263,40 +267,41 @@ fn name(rules: &Rules, token: &[u8]) -> Option<Name> {
     Some((rules.compilation, *token.last_chunk()?))
 }
 
-/// The very token as it was verified before, by the document `version`, if it still serves.
-fn remembered(
-    rules: &Rules,
-    host: &impl Host,
-    token: &[u8],
-    version: u64,
-    now: UnixTime,
-) -> Option<Rc<Verified>> {
+/// The very token as it was verified before.
+fn remembered(rules: &Rules, host: &impl Host, token: &[u8]) -> Option<Rc<Verified>> {
     let name = name(rules, token)?;
     let verified = host.core_state::<Memory<Verified>>().get(&name)?;
-    let credentials = &rules.config.credentials;
-    let leeway = credentials.leeway.seconds();
-    let lives = |end: UnixTime| now < end.saturating_add(leeway);
-    let serves = verified.token.as_bytes() == token
-        && verified.version == version
-        && now < verified.until
-        && (!credentials.verify_claims || verified.end.is_none_or(lives));
-    serves.then_some(verified)
+    (verified.token.as_bytes() == token).then_some(verified)
 }
 
 /// Lets a request `pass` that brings `token` in its `Authorization`, and nothing else of ours, if the token was
 /// verified before and a session that goes with it is at hand.
 pub(super) fn at_hand(
     rules: &Rules,
+    request: &Glance<'_>,
     host: &impl Host,
     token: &[u8],
-    consumers: &Consumers,
+    now: UnixTime,
     pass: &mut Pass,
 ) -> Option<()> {
-    let now = host.now();
-    let version = provider::version_at_hand(rules, host, now)?;
-    let verified = remembered(rules, host, token, version, now)?;
+    let serves = |verified: &Rc<Verified>| {
+        verified.lives(rules, now) && verified.is_current(rules, host, now)
+    };
+    let made = request.fields.made(Usual::Authorization);
+    let before = made.and_then(|made| made.find::<Weak<Verified>>(rules.compilation));
+    let before = before.and_then(|before| before.upgrade()).filter(serves);
+    let verified = if let Some(verified) = before {
+        verified
+    } else {
+        let verified = remembered(rules, host, token).filter(serves)?;
+        if let Some(made) = made {
+            made.keep(rules.compilation, Rc::new(Rc::downgrade(&verified)));
+        }
+        verified
+    };
     let hides = rules.config.credentials.hide_credentials;
     let hidden = hides.then_some(AUTHORIZATION);
+    let consumers = &request.environment.consumers;
     pass.admit(verified.principal.known(rules, consumers, hidden)?)?;
     pass.response_headers.extend(verified.principal.told());
     if rules.keeps_session(AuthMethod::Bearer) {
@@ -307,6 +312,25 @@ pub(super) fn at_hand(
 }
 
 impl Verified {
+    /// Whether it is not over.
+    fn lives(&self, rules: &Rules, now: UnixTime) -> bool {
+        let credentials = &rules.config.credentials;
+        let lives = |end: UnixTime| now < end.saturating_add(credentials.leeway.seconds());
+        now < self.until && (!credentials.verify_claims || self.end.is_none_or(lives))
+    }
+
+    /// Whether what it was verified by is at hand, as what tokens are verified by.
+    fn is_current(&self, rules: &Rules, host: &impl Host, now: UnixTime) -> bool {
+        let is_fresh = |at: CopiedAt| at.is_fresh(host, now);
+        if self.current_at.get().is_some_and(is_fresh) {
+            return true;
+        }
+        let at_hand = provider::version_at_hand(rules, host, now);
+        let same = at_hand.filter(|(version, _)| *version == self.version);
+        self.current_at.set(same.map(|(_, at)| at));
+        same.is_some()
+    }
+
     /// The cookies of a session that was begun for the token a moment ago.
     fn sealed(&self, now: UnixTime) -> Option<Vec<(HeaderName, HeaderValue)>> {
         let sealed = self.session.borrow();

@@ -3,24 +3,21 @@
 //! A configuration that asks more of each request takes part in none of this: see [`Glances::new`]. Neither does a
 //! request that may mean anything but "go on as before".
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
+use http::Method;
 use http::header::SET_COOKIE;
-use http::{HeaderName, Method, header};
+use shared::clock::UnixTime;
 
 use super::admission::say_all;
 use super::bearer;
 use super::config::{AuthMethod, OpenidConnect, Storage, TokenPlace};
 use super::cookie::Glimpse;
-use super::opened;
+use super::opened::{self, Opened};
 use super::request;
 use super::rules::{Methods, Rules};
-use crate::glance::{Glance, Pass, Value};
+use crate::glance::{Glance, Pass, Usual, Value};
 use crate::host::Host;
-
-static AUTHORIZATION: HeaderName = header::AUTHORIZATION;
-static CONTENT_TYPE: HeaderName = header::CONTENT_TYPE;
-static COOKIE: HeaderName = header::COOKIE;
 
 /// What stands before a bearer token.
 const SCHEME: &[u8] = b"Bearer ";
@@ -30,6 +27,9 @@ const SCHEME: &[u8] = b"Bearer ";
 pub(super) struct Glances {
     session: bool,
     bearer: bool,
+    /// Whether a token may also be in the query, or in a form.
+    in_query: bool,
+    in_form: bool,
 }
 
 impl Glances {
@@ -46,7 +46,10 @@ impl Glances {
         ];
         let clients = config.client.client_id.as_deref().unwrap_or_default();
         let places = credentials.bearer_token_param_type.as_deref();
+        let places = places.unwrap_or_default();
         Self {
+            in_query: places.contains(&TokenPlace::Query),
+            in_form: places.contains(&TokenPlace::Body),
             session: both
                 && methods.session
                 && say_all(config, AuthMethod::Session)
@@ -63,7 +66,7 @@ impl Glances {
                 && !(methods.introspection && credentials.introspect_jwt_tokens)
                 && credentials.id_token_param_name.is_none()
                 && clients.len() < 2
-                && places.and_then(<[_]>::first) == Some(&TokenPlace::Header),
+                && places.first() == Some(&TokenPlace::Header),
         }
     }
 
@@ -73,6 +76,21 @@ impl Glances {
     }
 }
 
+/// Whose cookies a request brings.
+enum Cookies {
+    /// None of them is ours.
+    Theirs,
+    /// A session of which nothing is due, and what is left without its cookies.
+    Session(Rc<Opened>, Rc<[u8]>),
+}
+
+/// What a `Cookie` was found to be, for as long as a connection brings the very same.
+struct Brought {
+    https: bool,
+    /// The session in it, if it is still remembered, and what is left; none if nothing of it is ours.
+    session: Option<(Weak<Opened>, Rc<[u8]>)>,
+}
+
 /// Lets `request` go on if it brings a session or a token that is known.
 pub(super) fn look(
     rules: &Rules,
@@ -80,37 +98,32 @@ pub(super) fn look(
     pass: &mut Pass,
     host: &impl Host,
 ) -> Option<()> {
-    let glances = rules.glances;
     if may_mean_more(rules, request) || rules.withheld.is_in(request) {
         return None;
     }
-    let cookies = match request.fields.value(&COOKIE) {
-        Value::Missing => Glimpse::default(),
-        Value::Sole(text) => Glimpse::of(text, &rules.names, request.client.https)?,
-        Value::Repeated => return None,
+    let now = host.now();
+    let (opened, others) = match cookies(rules, request, host, now)? {
+        Cookies::Theirs => {
+            let token = bearer_token(rules.glances, request)?;
+            return bearer::at_hand(rules, request, host, token, now, pass);
+        }
+        Cookies::Session(opened, others) => (opened, others),
     };
-    if cookies.others.is_none() {
-        let token = bearer_token(rules, request).filter(|_| glances.bearer)?;
-        let consumers = &request.environment.consumers;
-        return bearer::at_hand(rules, host, token, consumers, pass);
-    }
-    if !glances.session || host.revocations().are_unknown() {
+    if host.revocations().are_unknown() {
         return None;
     }
-    let beside = !matches!(request.fields.value(&AUTHORIZATION), Value::Missing);
+    let beside = !matches!(request.fields.usual(Usual::Authorization), Value::Missing);
     if beside && rules.withheld.may_be_authorization() {
         return None;
     }
-    let ring = &request.environment.session_keys;
-    let now = host.now();
-    let opened = opened::at_hand(rules, ring, host, &cookies, now)?;
     let consumers = &request.environment.consumers;
     pass.admit(opened.principal.known(rules, consumers, None)?)?;
-    pass.cookies = cookies.others;
+    pass.cookies = Some(others);
     pass.response_headers.extend(opened.principal.told());
     pass.tenure = Some(Rc::clone(&opened.tenure));
     if opened.is_use_due(now) {
         // Made by a whole look, and told again to whoever still brings the old cookie.
+        let ring = &request.environment.session_keys;
         let renewal = opened.renewal(ring, request.client.https, now)?;
         let cookies = renewal
             .cookies
@@ -120,6 +133,50 @@ pub(super) fn look(
         pass.tenure.clone_from(&renewal.tenure);
     }
     Some(())
+}
+
+/// Whose cookies `request` brings, if that is plain to see.
+fn cookies(
+    rules: &Rules,
+    request: &Glance<'_>,
+    host: &impl Host,
+    now: UnixTime,
+) -> Option<Cookies> {
+    let text = match request.fields.usual(Usual::Cookie) {
+        Value::Missing => return Some(Cookies::Theirs),
+        Value::Sole(text) => text,
+        Value::Repeated => return None,
+    };
+    let (https, ring) = (request.client.https, &request.environment.session_keys);
+    let rests = |opened: &Rc<Opened>| opened.rests(ring, host, now);
+    let made = request.fields.made(Usual::Cookie);
+    let before = made.and_then(|made| made.find::<Brought>(rules.compilation));
+    if let Some(before) = before.filter(|before| before.https == https) {
+        let Some((opened, others)) = &before.session else {
+            return Some(Cookies::Theirs);
+        };
+        if let Some(opened) = opened.upgrade().filter(rests) {
+            return Some(Cookies::Session(opened, Rc::clone(others)));
+        }
+    }
+    let found = Glimpse::of(text, &rules.names, https)?;
+    let session = match &found.others {
+        None => None,
+        Some(others) if rules.glances.session => {
+            let opened = opened::at_hand(rules, host, &found).filter(rests)?;
+            Some((opened, Rc::from(others.as_slice())))
+        }
+        Some(_) => return None,
+    };
+    if let Some(made) = made {
+        let session = session.as_ref();
+        let session = session.map(|(opened, others)| (Rc::downgrade(opened), Rc::clone(others)));
+        made.keep(rules.compilation, Rc::new(Brought { https, session }));
+    }
+    Some(match session {
+        None => Cookies::Theirs,
+        Some((opened, others)) => Cookies::Session(opened, others),
+    })
 }
 
 /// Whether the request may be a preflight, a sign-in, a way back from the provider, or a logout.
@@ -150,20 +207,18 @@ fn may_mean_more(rules: &Rules, request: &Glance<'_>) -> bool {
 }
 
 /// The only token of a request, if it is plain to see that there is no other.
-fn bearer_token<'a>(rules: &Rules, request: &Glance<'a>) -> Option<&'a [u8]> {
-    let places = rules.config.credentials.bearer_token_param_type.as_deref();
-    let looked_for = |place| places.unwrap_or_default().contains(&place);
-    if request.query.is_some() && looked_for(TokenPlace::Query) {
+fn bearer_token<'a>(glances: Glances, request: &Glance<'a>) -> Option<&'a [u8]> {
+    if !glances.bearer || (glances.in_query && request.query.is_some()) {
         return None;
     }
-    if looked_for(TokenPlace::Body) {
-        match request.fields.value(&CONTENT_TYPE) {
+    if glances.in_form {
+        match request.fields.usual(Usual::ContentType) {
             Value::Missing => {}
             Value::Sole(value) if !request::is_type(value, request::FORM) => {}
             Value::Sole(_) | Value::Repeated => return None,
         }
     }
-    let Value::Sole(value) = request.fields.value(&AUTHORIZATION) else {
+    let Value::Sole(value) = request.fields.usual(Usual::Authorization) else {
         return None;
     };
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;

@@ -215,21 +215,17 @@ async fn stored(
     Ok(sought)
 }
 
-/// The session that was opened before from just what `cookies` hold, if it lives and its token need not be looked at.
+/// The session that was opened before from just what `cookies` hold.
 pub(super) fn at_hand(
     rules: &Rules,
-    ring: &KeyRing,
     host: &impl Host,
     cookies: &Glimpse<'_>,
-    now: UnixTime,
 ) -> Option<Rc<Opened>> {
     let first = cookies.chunk(1)?;
     let opened = remembered(rules, host, first)?;
-    let serves = opened.sealed.len() == cookies.length()
-        && opened.is_held_by(first, |number| cookies.chunk(number))
-        && opened.serves(ring, host, None, now);
-    let rests = !opened.restored && !opened.is_token_due(now);
-    (serves && rests).then_some(opened)
+    let is_same = opened.sealed.len() == cookies.length()
+        && opened.is_held_by(first, |number| cookies.chunk(number));
+    is_same.then_some(opened)
 }
 
 /// The session of a browser that lost it but was to be remembered: a new one, with the tokens of old. Once for all
@@ -301,6 +297,11 @@ impl Opened {
             && self.end.is_none_or(|end| now < end)
             && self.is_bound_to(bound_to)
             && !self.is_revoked(host.revocations())
+    }
+
+    /// Whether it serves a request as it is, if it is bound to nothing: its token need not be looked at.
+    pub(super) fn rests(&self, ring: &KeyRing, host: &impl Host, now: UnixTime) -> bool {
+        !self.restored && !self.is_token_due(now) && self.serves(ring, host, None, now)
     }
 
     /// Whether the session may be used where it is used.

@@ -112,28 +112,47 @@ impl Health {
 #[derive(Debug, Default)]
 struct CoreCopies(RefCell<foldhash::HashMap<[u8; 32], Copied>>);
 
-/// A document, when it was copied, and at which version of the revocations: one of these may drop it.
-type Copied = (Arc<Document>, UnixTime, u64);
+/// A document, and when it was copied.
+type Copied = (Arc<Document>, CopiedAt);
+
+/// When a core has copied a document, and at which version of the revocations: one of these may drop it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CopiedAt {
+    moment: UnixTime,
+    revocations: u64,
+}
+
+impl CopiedAt {
+    /// Whether the copy is used without a look at the node's document.
+    pub(super) fn is_fresh(self, host: &impl Host, now: UnixTime) -> bool {
+        self.revocations == host.revocations().version()
+            && self.moment <= now
+            && now.saturating_since(self.moment) < CORE_COPY
+    }
+}
 
 /// What the provider says of itself, if this core has copied it of late.
 fn at_hand<T>(
     rules: &Rules,
     host: &impl Host,
     now: UnixTime,
-    look: impl FnOnce(&Arc<Document>) -> T,
+    look: impl FnOnce(&Arc<Document>, CopiedAt) -> T,
 ) -> Option<T> {
     let copies = host.core_state::<CoreCopies>();
     let copies = copies.0.borrow();
-    let (copy, copied_at, seen) = copies.get(&rules.provider_key)?;
-    let fresh = *seen == host.revocations().version()
-        && *copied_at <= now
-        && now.saturating_since(*copied_at) < CORE_COPY;
-    fresh.then(|| look(copy))
+    let (copy, copied_at) = copies.get(&rules.provider_key)?;
+    copied_at
+        .is_fresh(host, now)
+        .then(|| look(copy, *copied_at))
 }
 
 /// The version of that. The document itself is counted by all cores: whoever needs no more leaves it where it is.
-pub(super) fn version_at_hand(rules: &Rules, host: &impl Host, now: UnixTime) -> Option<u64> {
-    at_hand(rules, host, now, |document| document.version)
+pub(super) fn version_at_hand(
+    rules: &Rules,
+    host: &impl Host,
+    now: UnixTime,
+) -> Option<(u64, CopiedAt)> {
+    at_hand(rules, host, now, |document, at| (document.version, at))
 }
 
 /// What the provider says of itself.
@@ -143,7 +162,7 @@ pub(super) fn version_at_hand(rules: &Rules, host: &impl Host, now: UnixTime) ->
 /// If nothing is known and it cannot be asked now.
 pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let now = host.now();
-    if let Some(copy) = at_hand(rules, host, now, Arc::clone) {
+    if let Some(copy) = at_hand(rules, host, now, |copy, _| Arc::clone(copy)) {
         return Ok(copy);
     }
     let key = rules.provider_key;
@@ -429,7 +448,11 @@ impl CoreCopies {
         if copies.len() >= MOST_PROVIDERS {
             copies.clear();
         }
-        copies.insert(key, (Arc::clone(document), now, version));
+        let at = CopiedAt {
+            moment: now,
+            revocations: version,
+        };
+        copies.insert(key, (Arc::clone(document), at));
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::config::{OpenidConnect, ParamPlace, TokenPlace};
@@ -14,7 +14,7 @@ use super::headers::header_name;
 use super::request::{self, TOKEN_HEADERS};
 use super::rules::Methods;
 use crate::exchange::Exchange;
-use crate::glance::{Glance, Value};
+use crate::glance::{Glance, Usual, Value};
 
 /// The name of an access token as an argument (RFC 6750 §2.2).
 const ACCESS_TOKEN: &str = "access_token";
@@ -104,7 +104,7 @@ impl Withheld {
     /// Whether `request` may bring one, but for its `Authorization`.
     pub(super) fn is_in(&self, request: &Glance<'_>) -> bool {
         let missing = |name| matches!(request.fields.value(name), Value::Missing);
-        let form = || match request.fields.value(&CONTENT_TYPE) {
+        let form = || match request.fields.usual(Usual::ContentType) {
             Value::Missing => false,
             Value::Sole(value) => request::is_type(value, request::FORM),
             Value::Repeated => true,

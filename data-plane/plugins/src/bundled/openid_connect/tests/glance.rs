@@ -154,6 +154,27 @@ fn a_session_passes_at_a_glance_once_it_was_opened() {
 }
 
 #[test]
+fn what_was_made_of_cookies_serves_the_configuration_and_the_scheme_that_made_it() {
+    let (mut gateway, held) = served(json!({}));
+    let check = |gateway: &mut Gateway, https: bool, expected: bool| {
+        let request = Request {
+            https,
+            ..Request::get("/api")
+        };
+        assert_eq!(passes(gateway, request, &[(COOKIE, &held)]), expected);
+    };
+    // Over TLS our cookies have another name.
+    for (https, expected) in [(false, true), (true, false), (false, true)] {
+        check(&mut gateway, https, expected);
+    }
+    let (other, _) = served(json!({ "session_cookie_name": "other" }));
+    let filter = std::mem::replace(&mut gateway.filter, other.filter);
+    check(&mut gateway, false, false);
+    gateway.filter = filter;
+    check(&mut gateway, false, true);
+}
+
+#[test]
 fn a_request_that_may_mean_more_is_looked_at_whole() {
     let config = json!({
         "logout_uri_suffix": "/out", "logout_post_arg": "logout",
