@@ -45,7 +45,7 @@ pub(crate) struct Outgoing<'a> {
     /// What the gateway tells.
     pub(crate) added: &'a [Added<'a>],
     /// The same as lines that are written already.
-    pub(crate) lines: &'a [u8],
+    pub(crate) lines: [&'a [u8]; 2],
     /// The protocol to switch to, if the client asks for one.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// Whether the client takes trailers.

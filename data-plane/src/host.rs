@@ -113,7 +113,7 @@ impl CoreHost {
             headers: View::Map(&parts.headers),
             replaced: Kind::OTHER,
             added: &[],
-            lines: &[],
+            lines: [&[]; 2],
             upgrade: None,
             trailers: false,
             timeouts,

@@ -24,9 +24,7 @@ use tokio::sync::oneshot;
 
 use self::answers::{protocol_answer, refuse, sign, wants_debug};
 use self::body::Body;
-use self::owned::{
-    leave_out, make_room, put, remove_identity, remove_sealed_cookies, withhold_cookies,
-};
+use self::owned::{leave_out, make_room, remove_identity, remove_sealed_cookies, withhold_cookies};
 use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
@@ -45,6 +43,7 @@ use crate::router::normalize::normalize;
 use crate::server::Switched;
 use crate::upstream::UpstreamError;
 
+pub(crate) use self::owned::Put;
 pub(crate) use self::record::Recorded;
 pub(crate) use self::request::{Added, GivenUp, Peer};
 pub(crate) use self::returned::Returned;
@@ -291,7 +290,7 @@ impl Request {
             query: head.uri.query(),
             version: head.version,
             headers: head.headers.view(),
-            put: &put(&pass),
+            put: Put::of(&pass),
             client: &self.client,
             identity,
             request_id: &record.request_id,
@@ -382,7 +381,7 @@ impl Request {
                     query: seen.request.uri.query(),
                     version: seen.request.version,
                     headers: View::Map(&seen.request.headers),
-                    put: &[],
+                    put: Put::default(),
                     client: &seen.client,
                     identity: &seen.identity,
                     request_id: &seen.request_id,

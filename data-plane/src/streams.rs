@@ -36,7 +36,7 @@ use crate::host::CoreHost;
 use crate::http1::headers::View;
 use crate::listening::handshake::session;
 use crate::metrics::Ended;
-use crate::pipeline::milliseconds;
+use crate::pipeline::{Put, milliseconds};
 use crate::quota::Taken;
 use crate::stream::Stream;
 use crate::upstream::UpstreamError;
@@ -437,7 +437,7 @@ pub(crate) async fn choose(
         identity: &identity,
         client,
         headers: View::Map(&headers),
-        put: &[],
+        put: Put::default(),
         path: "",
         query: None,
         captures: &captures,

@@ -5,7 +5,7 @@
 //! [`Filter::on_request`](crate::filter::Filter::on_request), which alone refuses, asks and renews.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -217,6 +217,29 @@ pub struct Known {
     pub removed: Vec<HeaderName>,
     /// Fields that do in their place, each once.
     pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// The same as lines of a message, once they were written.
+    lines: OnceCell<Box<[u8]>>,
+}
+
+impl Known {
+    /// Somebody of this `identity`, whose requests go upstream without the fields that are `removed`, and with `fields`.
+    pub const fn new(
+        identity: Identity,
+        removed: Vec<HeaderName>,
+        fields: Vec<(HeaderName, HeaderValue)>,
+    ) -> Self {
+        Self {
+            identity,
+            removed,
+            fields,
+            lines: OnceCell::new(),
+        }
+    }
+
+    /// The fields as lines, which `write` writes once.
+    pub fn lines(&self, write: impl FnOnce(&[(HeaderName, HeaderValue)]) -> Box<[u8]>) -> &[u8] {
+        self.lines.get_or_init(|| write(&self.fields))
+    }
 }
 
 impl fmt::Debug for Known {

@@ -8,7 +8,7 @@ use plugins::exchange::{Captures, Identity};
 use super::table::mix;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
-use crate::pipeline::Added;
+use crate::pipeline::Put;
 
 /// What is hashed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -39,7 +39,7 @@ pub(crate) struct Hashable<'a> {
     pub(crate) client: IpAddr,
     pub(crate) headers: View<'a>,
     /// What filters have put in place of some of them.
-    pub(crate) put: &'a [Added<'a>],
+    pub(crate) put: Put<'a>,
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     pub(crate) captures: &'a Captures,
@@ -48,9 +48,8 @@ pub(crate) struct Hashable<'a> {
 impl<'a> Hashable<'a> {
     /// All values of the field `name`.
     fn values(&self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        let put = self.put.iter().filter(|(put, _)| *put == name.as_str());
         let came = self.headers.values(Kind::of(name), name);
-        put.map(|(_, value)| &**value).chain(came)
+        self.put.values(name).chain(came)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Balancing without sockets.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use plugins::exchange::{Captures, Identity};
+use plugins::glance::Pass;
 use serde_json::{Value, json};
 use shared::snapshot::{Key, Record, Revision, Snapshot};
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use super::hash::{self, HashInput, Hashable};
 use super::{Balancer, Balancers, NoPeer, show};
 use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
+use crate::pipeline::Put;
 
 fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
@@ -305,14 +306,19 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         numbered: vec!["42".to_owned()],
         named: vec![("id".to_owned(), "42".to_owned())],
     };
+    let pass = Pass {
+        fields: vec![(
+            HeaderName::from_static("x-put"),
+            HeaderValue::from_static("alice"),
+        )],
+        cookies: Some(b"put=abc"[..].into()),
+        ..Pass::default()
+    };
     let request = Hashable {
         identity: &identity,
         client: "192.0.2.1".parse().unwrap(),
         headers: View::Map(&headers),
-        put: &[
-            ("x-put", Cow::Borrowed(b"alice")),
-            ("cookie", Cow::Borrowed(b"put=abc")),
-        ],
+        put: Put::of(&pass),
         path: "/users/42",
         query: Some("b=2&user=al%69ce&c"),
         captures: &captures,

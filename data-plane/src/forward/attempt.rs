@@ -255,7 +255,7 @@ fn write_head(
     for (name, value) in outgoing.added {
         field(head, name, value);
     }
-    head.extend_from_slice(outgoing.lines);
+    put(head, &outgoing.lines);
     match framing {
         Framing::Length(length) => {
             put(head, &[b"content-length: "]);

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use plugins::filter::Filter as _;
-use plugins::glance::Pass;
+use plugins::glance::{Known, Pass};
 use plugins::sessions::sealed_cookies;
 use plugins::sessions::session_keys::KeyRing;
 
@@ -14,6 +14,7 @@ use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::forward::fields;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
+use crate::http1::writer::field;
 
 static COOKIE: HeaderName = header::COOKIE;
 
@@ -112,18 +113,56 @@ pub(super) fn remove_sealed_cookies(headers: &mut HeaderMap, ring: &KeyRing) {
     }
 }
 
-/// What is put there.
-pub(super) fn put(pass: &Pass) -> Vec<Added<'_>> {
-    let known = pass.known.iter().flat_map(|known| &known.fields);
-    let known = known.map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let cookies = pass.cookies.as_deref().filter(|left| !left.is_empty());
-    let cookies = cookies.map(|left| (header::COOKIE.as_str(), left));
-    let more = pass.fields.iter();
-    known
-        .chain(cookies)
-        .chain(more.map(|(name, value)| (name.as_str(), value.as_bytes())))
-        .map(|(name, value)| (name, Cow::Borrowed(value)))
-        .collect()
+/// What goes upstream in place of fields that filters have left out: nothing, of a request that they have seen whole.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Put<'a> {
+    known: Option<&'a Known>,
+    cookies: Option<&'a [u8]>,
+    fields: &'a [(HeaderName, HeaderValue)],
+}
+
+shared::unsaid!(Put<'a>);
+
+impl<'a> Put<'a> {
+    /// What is put there as a request `pass`es.
+    pub(crate) fn of(pass: &'a Pass) -> Self {
+        Self {
+            known: pass.known.as_deref(),
+            cookies: pass.cookies.as_deref().filter(|left| !left.is_empty()),
+            fields: &pass.fields,
+        }
+    }
+
+    /// What is the same each time, as lines.
+    pub(super) fn lines(self) -> &'a [u8] {
+        let write = |fields: &[(HeaderName, HeaderValue)]| {
+            let mut lines = BytesMut::new();
+            for (name, value) in fields {
+                field(&mut lines, name.as_str(), value.as_bytes());
+            }
+            lines.to_vec().into()
+        };
+        self.known.map_or(&[], |known| known.lines(write))
+    }
+
+    /// The rest.
+    pub(super) fn others(self) -> impl Iterator<Item = Added<'a>> {
+        let cookies = self.cookies.map(|left| (header::COOKIE.as_str(), left));
+        let fields = self.fields.iter();
+        cookies
+            .into_iter()
+            .chain(fields.map(|(name, value)| (name.as_str(), value.as_bytes())))
+            .map(|(name, value)| (name, Cow::Borrowed(value)))
+    }
+
+    /// The values of the fields `name` among all of it.
+    pub(crate) fn values(self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        let known = self.known.map_or(&[][..], |known| &known.fields);
+        let fields = known.iter().chain(self.fields);
+        let fields = fields.filter(move |(put, _)| put == name);
+        let cookies = self.cookies.filter(|_| *name == header::COOKIE);
+        fields.map(|(_, value)| value.as_bytes()).chain(cookies)
+    }
 }
 
 /// Removes fields and cookies of an upstream's answer whose names belong to a filter.
@@ -182,4 +221,57 @@ fn same_field(owned: &HeaderName, name: &[u8]) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
     let owned = owned.as_str().bytes().map(plain);
     owned.len() == name.len() && owned.eq(name.iter().copied().map(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use plugins::exchange::Identity;
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_is_all_that_filters_let_pass() {
+        let field = |name: &'static str, value: &'static str| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        let known = vec![field("authorization", "Bearer a"), field("x-userinfo", "b")];
+        let known = Known::new(Identity::default(), vec![header::AUTHORIZATION], known);
+        let pass = Pass {
+            known: Some(Rc::new(known)),
+            fields: vec![field("x-trace", "1")],
+            cookies: Some(Rc::from(&b"c=d"[..])),
+            ..Pass::default()
+        };
+        for _ in 0..2 {
+            let lines = Put::of(&pass).lines();
+            assert_eq!(lines, b"authorization: Bearer a\r\nx-userinfo: b\r\n");
+        }
+        let others: Vec<_> = Put::of(&pass).others().collect();
+        let expected = [("cookie", &b"c=d"[..]), ("x-trace", b"1")];
+        assert_eq!(others, expected.map(|(name, value)| (name, value.into())));
+        for (name, expected) in [
+            ("authorization", &["Bearer a"][..]),
+            ("cookie", &["c=d"]),
+            ("x-trace", &["1"]),
+            ("x-other", &[]),
+        ] {
+            let name = HeaderName::from_static(name);
+            let found: Vec<_> = Put::of(&pass).values(&name).collect();
+            let expected: Vec<_> = expected.iter().map(|value| value.as_bytes()).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+        let nothing = Pass {
+            cookies: Some(Rc::from(&b""[..])),
+            ..Pass::default()
+        };
+        for put in [Put::of(&nothing), Put::default()] {
+            assert!(put.lines().is_empty() && put.others().next().is_none());
+            assert_eq!(put.values(&header::COOKIE).next(), None);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use shared::clock::monotonic;
 use tokio::sync::oneshot;
 
 use super::body::Body;
-use super::owned::remove_owned;
+use super::owned::{Put, remove_owned};
 use super::record::{Progress, milliseconds};
 use super::request::{Added, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
@@ -81,7 +81,7 @@ pub(super) struct Sent<'a> {
     pub(super) version: Version,
     pub(super) headers: View<'a>,
     /// What filters have put in place of some of them.
-    pub(super) put: &'a [Added<'a>],
+    pub(super) put: Put<'a>,
     pub(super) client: &'a Client,
     pub(super) identity: &'a Identity,
     pub(super) request_id: &'a RequestId,
@@ -188,7 +188,7 @@ impl Ways<'_> {
             headers,
             replaced,
             added: &added,
-            lines: lines.as_deref().unwrap_or_default(),
+            lines: [sent.put.lines(), lines.as_deref().unwrap_or_default()],
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,
             timeouts: service.timeouts,
@@ -228,8 +228,8 @@ fn told<'a>(
     trusted: bool,
 ) -> (Vec<Added<'a>>, Option<Rc<[u8]>>) {
     let (headers, client) = (sent.headers, sent.client);
-    let mut added = Vec::with_capacity(ADDED + sent.put.len());
-    added.extend_from_slice(sent.put);
+    let mut added = Vec::with_capacity(ADDED);
+    added.extend(sent.put.others());
     forwarded_path(headers, trusted, sent.path, prefix, &mut added);
     if core.node.told.request_id_upstream {
         let request_id = sent.request_id.as_bytes();

@@ -236,11 +236,7 @@ mod tests {
         };
         request.with_exchange(|exchange| {
             let host = FakeHost::default();
-            let known = Known {
-                identity: identity.clone(),
-                removed: Vec::new(),
-                fields: Vec::new(),
-            };
+            let known = Known::new(identity.clone(), Vec::new(), Vec::new());
             let pass = Pass {
                 known: Some(Rc::new(known)),
                 ..Pass::default()

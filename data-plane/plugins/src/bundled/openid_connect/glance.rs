@@ -24,6 +24,10 @@ const SCHEME: &[u8] = b"Bearer ";
 
 /// Which credentials a glance may be enough for.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a part of the configuration"
+)]
 pub(super) struct Glances {
     session: bool,
     bearer: bool,

@@ -157,14 +157,11 @@ impl Principal {
         let mut headers = HeaderMap::new();
         self.write(&identity, &mut headers);
         let removed = self.upstream.iter().map(|(name, _)| name.clone());
-        let made = Rc::new(Known {
-            identity,
-            removed: removed.chain(hidden).collect(),
-            fields: headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        });
+        let fields = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
+        let removed = removed.chain(hidden).collect();
+        let made = Rc::new(Known::new(identity, removed, fields.collect()));
         *known = Some(Rc::clone(&made));
         Some(made)
     }
