@@ -45,6 +45,7 @@ use crate::listening::certificates::ServerNames;
 use crate::metrics::Labels;
 use crate::router::{RouteFault, Router};
 use crate::streams::routes::StreamRoutes;
+use crate::upstream::tls::defaults::TlsDefaults;
 
 /// One field of one record that cannot be compiled.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, thiserror::Error)]
@@ -215,7 +216,7 @@ struct Records {
 
 /// Compiles `snapshot`, or names every field that stands in the way.
 pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-    let compiled = compile_without(snapshot, &[], &Room::default())?;
+    let compiled = compile_without(snapshot, &[], &Arc::default(), &Room::default())?;
     if compiled.unfit.is_empty() {
         Ok(compiled)
     } else {
@@ -224,10 +225,11 @@ pub fn compile(snapshot: &Snapshot) -> Result<CompiledSnapshot, Vec<CompileFault
 }
 
 /// The same without what the rest can safely do without, and without the records of `lost`, whose secrets cannot be read;
-/// as long as there is room.
+/// as long as there is room. Services that say nothing of TLS go by `tls`.
 pub(crate) fn compile_without(
     snapshot: &Snapshot,
     lost: &[CompileFault],
+    tls: &Arc<TlsDefaults>,
     room: &Room,
 ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
     let mut faults = lost.to_vec();
@@ -256,7 +258,8 @@ pub(crate) fn compile_without(
     );
     let plugins = &records.plugins;
     let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, room, &mut faults);
-    let mut ground = Ground::new(identities, authorities, upstreams, named, assembly, places);
+    let mut ground = Ground::new(identities, authorities, upstreams, named, assembly, places)
+        .speaking(Arc::clone(tls));
     for service in records.services {
         let workspace = workspaces.of_record::<Service>(service.id);
         ground.put_service(service, workspace, &mut faults);

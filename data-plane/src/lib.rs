@@ -73,7 +73,7 @@ use limits::Limits;
 use listening::inherited::{InheritError, Inherited, READY};
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
-use secrets::Secrets;
+use secrets::{Secrets, UpstreamTlsError};
 use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::write_whole;
@@ -115,6 +115,9 @@ pub enum StartError {
     /// The proxy.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// What the settings name for TLS to upstream servers.
+    #[error(transparent)]
+    UpstreamTls(#[from] UpstreamTlsError),
     /// A thread could not be started.
     #[error("starting config sync")]
     Thread(#[source] std::io::Error),
@@ -163,7 +166,7 @@ impl DataPlane {
         }
         .map_err(failed)?;
         let live = Live::default();
-        let secrets = Secrets::new(settings.secrets_directory.clone());
+        let secrets = Secrets::of(settings)?;
         // What has run before is not refused for what it takes.
         let room = Room::default();
         let loaded = last_good.load(&proofs.verifier, |snapshot| {
@@ -349,6 +352,7 @@ fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
 pub fn check(settings: &Settings) -> Result<(), StartError> {
     node(settings)?;
     proxy::check(settings)?;
+    Secrets::of(settings)?;
     Ok(())
 }
 

@@ -1,15 +1,19 @@
 //! Where a data plane reads the secrets that its configuration refers to: its environment, and files in one
-//! directory. The only place that does.
+//! directory. The only place that does. What else of the node a configuration is compiled with is here, too.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use shared::snapshot::{Difference, Snapshot};
 
 use crate::compile::references::{Place, Resolved, resolve, resolve_on};
 use crate::compile::room::Room;
 use crate::compile::{CompileFault, CompiledSnapshot, compile_without};
+use crate::settings::Settings;
+use crate::upstream::tls::defaults::TlsDefaults;
+pub use crate::upstream::tls::defaults::UpstreamTlsError;
 
 /// Largest secret in a file, in bytes.
 const LARGEST: u64 = 1024 * 1024;
@@ -19,12 +23,21 @@ const LARGEST: u64 = 1024 * 1024;
 pub struct Secrets {
     /// The only directory whose files references can name; none: no file can.
     directory: Option<PathBuf>,
+    /// How TLS is spoken to servers where the configuration does not say.
+    tls: Arc<TlsDefaults>,
 }
 
 impl Secrets {
-    /// Secrets of the environment, and of `directory`.
-    pub const fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory }
+    /// Secrets of the environment, and of the directory that `settings` name.
+    ///
+    /// # Errors
+    ///
+    /// What else they name for TLS to upstream servers cannot be read.
+    pub fn of(settings: &Settings) -> Result<Self, UpstreamTlsError> {
+        Ok(Self {
+            directory: settings.secrets_directory.clone(),
+            tls: Arc::new(TlsDefaults::of(settings)?),
+        })
     }
 
     /// Compiles `snapshot` with every reference replaced, as long as there is `room`. They are read anew each time.
@@ -34,7 +47,7 @@ impl Secrets {
         room: &Room,
     ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
         let resolved = resolve(snapshot, &|place| self.read(place));
-        compile_resolved(snapshot, resolved, room)
+        self.compile_resolved(snapshot, resolved, room)
     }
 
     /// The same on what was compiled `before` from `old`, from which it differs by `difference`. What makes a record
@@ -83,7 +96,21 @@ impl Secrets {
         if lacks_nothing && let Some(Ok(amended)) = before.amended(old, new, &difference, room) {
             return Ok(amended.read_from(resolved));
         }
-        compile_resolved(snapshot, resolved, room)
+        self.compile_resolved(snapshot, resolved, room)
+    }
+
+    /// Compiles `snapshot` as it is read, without the records whose secrets are lost.
+    fn compile_resolved(
+        &self,
+        snapshot: &Snapshot,
+        resolved: Option<Resolved>,
+        room: &Room,
+    ) -> Result<CompiledSnapshot, Vec<CompileFault>> {
+        let read = resolved.as_ref();
+        let snapshot = read.map_or(snapshot, |read| &read.snapshot);
+        let lost = read.map_or(&[][..], |read| &read.lost);
+        let compiled = compile_without(snapshot, lost, &self.tls, room)?;
+        Ok(compiled.read_from(resolved))
     }
 
     fn read(&self, place: &Place) -> Result<String, String> {
@@ -123,18 +150,6 @@ impl Secrets {
     }
 }
 
-/// Compiles `snapshot` as it is read, without the records whose secrets are lost.
-fn compile_resolved(
-    snapshot: &Snapshot,
-    resolved: Option<Resolved>,
-    room: &Room,
-) -> Result<CompiledSnapshot, Vec<CompileFault>> {
-    let read = resolved.as_ref();
-    let snapshot = read.map_or(snapshot, |read| &read.snapshot);
-    let compiled = compile_without(snapshot, read.map_or(&[], |read| &read.lost), room)?;
-    Ok(compiled.read_from(resolved))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -143,12 +158,19 @@ mod tests {
 
     use super::*;
 
+    fn within(directory: PathBuf) -> Secrets {
+        Secrets {
+            directory: Some(directory),
+            ..Secrets::default()
+        }
+    }
+
     #[test]
     fn a_file_is_read_only_below_the_directory() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("a")).unwrap();
         std::fs::write(directory.path().join("a/secret"), "hush\n").unwrap();
-        let secrets = Secrets::new(Some(directory.path().join("a")));
+        let secrets = within(directory.path().join("a"));
         let read = |path: &str| secrets.read(&Place::File(path.to_owned()));
         assert_eq!(read("secret").as_deref(), Ok("hush"));
         assert!(read("none").is_err());
@@ -179,7 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("a")).unwrap();
         std::fs::write(directory.path().join("a/secret"), "hush").unwrap();
-        let secrets = Secrets::new(Some(directory.path().to_owned()));
+        let secrets = within(directory.path().to_owned());
         let record = |kind, id, mut fields: Value| {
             let id = Uuid::from_u128(id);
             for (name, value) in [

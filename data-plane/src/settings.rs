@@ -140,6 +140,23 @@ pub struct Settings {
     /// The private key of `proxy_tls_certificate`, PEM.
     #[arg(long, value_name = "FILE", requires = "proxy_tls_certificate")]
     pub proxy_tls_key: Option<PathBuf>,
+    /// The certificate that is presented to upstream servers where neither service nor upstream has one, PEM.
+    #[arg(long, value_name = "FILE", requires = "upstream_tls_key")]
+    pub upstream_tls_certificate: Option<PathBuf>,
+    /// The private key of `upstream_tls_certificate`, PEM.
+    #[arg(long, value_name = "FILE", requires = "upstream_tls_certificate")]
+    pub upstream_tls_key: Option<PathBuf>,
+    /// Whether certificates of upstream servers are verified where the service's `tls_verify` says nothing.
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
+    pub upstream_tls_verify: bool,
+    /// Most certificates between that of an upstream server and its authority where the service's `tls_verify_depth`
+    /// says nothing. [default: any number]
+    #[arg(long, value_name = "NUMBER")]
+    pub upstream_tls_verify_depth: Option<u8>,
+    /// The authorities that certificates of upstream servers come from where the service has no `ca_certificates`,
+    /// PEM. [default: those of the machine and of Mozilla]
+    #[arg(long, value_name = "FILE")]
+    pub upstream_tls_ca: Option<PathBuf>,
     /// How long a stopping node lets exchanges end, in milliseconds.
     #[arg(long, default_value_t = 30_000, value_name = "MILLISECONDS")]
     pub drain_timeout_ms: u64,

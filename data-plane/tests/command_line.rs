@@ -46,6 +46,14 @@ fn mistakes_in_settings_are_named() {
         ),
         (["--check", "--labels=zone"], "NAME=VALUE"),
         (["--check", "--cluster-key=/nowhere.key"], "/nowhere.key"),
+        (
+            ["--check", "--upstream-tls-ca=/nowhere.pem"],
+            "upstream_tls_ca",
+        ),
+        (
+            ["--check", "--upstream-tls-key=/nowhere.key"],
+            "--upstream-tls-certificate",
+        ),
         (["--config", file.to_str().unwrap()], "proxy_listn"),
     ] {
         let output = data_plane(root.path(), &arguments);

@@ -15,6 +15,7 @@ use super::streams::is_of_streams;
 use super::tls::{Authorities, Identities};
 use super::upstreams::{self, CompiledUpstream, Named};
 use super::{CompileFault, CompiledRoute, Layered, compile_route, is_http, labels};
+use crate::upstream::tls::defaults::TlsDefaults;
 
 /// The services of a snapshot, as records and ready to run.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +90,8 @@ pub(super) struct Ground {
     named: Named,
     pub(super) identities: Identities,
     pub(super) authorities: Authorities,
+    /// What holds where neither service nor upstream says how TLS is spoken.
+    tls: Arc<TlsDefaults>,
     /// The place of each workspace's environment.
     environments: Arc<HashMap<Uuid, usize>>,
     whole: Arc<Whole>,
@@ -110,9 +113,15 @@ impl Ground {
             named,
             identities,
             authorities,
+            tls: Arc::default(),
             environments: Arc::new(environments),
             whole: Arc::default(),
         }
+    }
+
+    /// The same for services that speak TLS as `tls` has it, where they say nothing of that.
+    pub(super) fn speaking(self, tls: Arc<TlsDefaults>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Remembers where `served` are among what is compiled together, and what is special of `all`.
@@ -192,6 +201,7 @@ impl Ground {
         let surroundings = Surroundings {
             identities: &self.identities,
             authorities: &self.authorities,
+            tls: &self.tls,
             upstreams: &self.upstreams,
             named: &self.named,
         };

@@ -16,6 +16,7 @@ use crate::upstream::exchange::Timeouts;
 use crate::upstream::origin::Origin;
 use crate::upstream::origins::Transport;
 use crate::upstream::tls::TlsProfile;
+use crate::upstream::tls::defaults::TlsDefaults;
 
 /// A service with everything that its requests need.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub(crate) enum Destination {
 pub(super) struct Surroundings<'a> {
     pub(super) identities: &'a Identities,
     pub(super) authorities: &'a Authorities,
+    pub(super) tls: &'a TlsDefaults,
     pub(super) upstreams: &'a [Arc<CompiledUpstream>],
     pub(super) named: &'a Named,
 }
@@ -127,7 +129,7 @@ pub(super) fn compile(
     })
 }
 
-/// How TLS is spoken for `service`: its own certificate, else its upstream's.
+/// How TLS is spoken for `service`: its own certificate, else its upstream's, else the node's; and so with the rest.
 fn profile(
     service: &Service,
     upstream: Option<&CompiledUpstream>,
@@ -144,7 +146,9 @@ fn profile(
             let message = "the client certificate of its upstream cannot be used";
             return Err(("host", message.to_owned()));
         }
-        None => upstream.and_then(|upstream| upstream.identity.clone()),
+        None => upstream
+            .and_then(|upstream| upstream.identity.clone())
+            .or_else(|| surroundings.tls.identity.clone()),
     };
     // One that does not exist vouches for nobody.
     let believed = service
@@ -155,10 +159,11 @@ fn profile(
         let known = |id: &Uuid| surroundings.authorities.of(*id).cloned();
         ids.iter().filter_map(known).collect::<Vec<_>>()
     });
+    let defaults = surroundings.tls;
     Ok(TlsProfile::of(
-        service.tls_verify.unwrap_or(false),
-        service.tls_verify_depth,
-        authorities.as_deref(),
+        service.tls_verify.unwrap_or(defaults.verify),
+        service.tls_verify_depth.or(defaults.depth),
+        authorities.as_deref().or(defaults.authorities.as_deref()),
         identity.as_ref(),
     ))
 }

@@ -1,5 +1,6 @@
 //! TLS towards servers: whom they are believed to be, and who we say we are.
 
+pub(crate) mod defaults;
 mod verify;
 
 use std::collections::HashMap;

@@ -2,9 +2,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use data_plane::compile::room::Room;
+use data_plane::limits::Limits;
+use data_plane::live::Live;
 use data_plane::proxy::Proxy;
+use data_plane::secrets::Secrets;
+use data_plane::settings::Settings;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs::cipher_suite as suite;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
@@ -14,11 +21,11 @@ use rustls::{
     Stream,
 };
 use serde_json::{Value, json};
-use shared::snapshot::Record;
+use shared::snapshot::{Record, Revision, Snapshot};
 use shared::tls::provider;
 use uuid::Uuid;
 
-use crate::gateway::{OK, ask, configuration, read_until, record, start, stop};
+use crate::gateway::{OK, ask, configuration, read_until, record, settings, start, stop};
 
 /// An authority, or one that another has made.
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -230,6 +237,71 @@ fn an_upstreams_certificate_serves_where_the_service_has_none() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("x-name: localhost"), "{answer}");
     stop(proxy);
+}
+
+#[test]
+fn what_the_configuration_leaves_open_the_settings_say() {
+    let (root, other) = (authority("root"), authority("other"));
+    let between = below(&root, "between");
+    let (server, client) = (leaf(&between, "localhost"), leaf(&root, "client"));
+    let chain = vec![server.der.clone(), between.der().clone()];
+    let port = tls_server(chain, &server.key, Some(&root));
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let presenting = Settings {
+        upstream_tls_certificate: file("client.pem", client.pem.clone()),
+        upstream_tls_key: file("client.key", client.key.serialize_pem()),
+        ..settings()
+    };
+    let root_file = file("root.pem", root.pem());
+    let other_file = file("other.pem", other.pem());
+    let believing = |authority: &Option<PathBuf>, depth| Settings {
+        upstream_tls_verify: true,
+        upstream_tls_verify_depth: depth,
+        upstream_tls_ca: authority.clone(),
+        ..presenting.clone()
+    };
+    let own = json!({"tls_verify_depth": 1, "ca_certificates": [Uuid::from_u128(70)]});
+    for (settings, service, expected) in [
+        (settings(), json!({}), "502"),
+        (presenting.clone(), json!({}), "200"),
+        (presenting.clone(), json!({"tls_verify": true}), "502"),
+        (believing(&root_file, None), json!({}), "200"),
+        (believing(&root_file, Some(0)), json!({}), "502"),
+        (
+            believing(&root_file, Some(0)),
+            json!({"tls_verify_depth": 1}),
+            "200",
+        ),
+        (believing(&other_file, None), json!({}), "502"),
+        (
+            believing(&other_file, None),
+            json!({"tls_verify": false}),
+            "200",
+        ),
+        (believing(&other_file, Some(0)), own, "200"),
+    ] {
+        let mut fields =
+            json!({"host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 5000});
+        let map = fields.as_object_mut().unwrap();
+        map.extend(service.as_object().unwrap().clone());
+        let mut records = configuration(port, &fields, &[json!({"paths": ["/"]})]);
+        records.push(record("ca_certificates", 70, json!({"cert": root.pem()})));
+        let snapshot = Snapshot::new(1, Revision(1), records);
+        let compiled = Secrets::of(&settings)
+            .unwrap()
+            .compile(&snapshot, &Room::default());
+        let live: Live = Arc::new(ArcSwapOption::from_pointee(compiled.unwrap()));
+        let proxy = Proxy::start_with(&settings, Limits::default(), live).unwrap();
+        let answer = status(&proxy, "a.test");
+        let case = format!("{service} {:?} {answer}", settings.upstream_tls_verify);
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{case}");
+        stop(proxy);
+    }
 }
 
 #[test]

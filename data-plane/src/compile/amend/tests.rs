@@ -415,7 +415,7 @@ fn what_there_is_no_room_for_is_refused_whole() {
         let faults = amended.unwrap_err();
         let named = |fault: &CompileFault| (fault.key(), fault.field.as_str()) == (key, field);
         assert!(faults.iter().any(named), "{faults:?}");
-        let anew = compile_without(&after, &[], &none).unwrap_err();
+        let anew = compile_without(&after, &[], &Arc::default(), &none).unwrap_err();
         let first = &anew[0];
         assert_eq!(
             (first.kind, &*first.field),
