@@ -83,7 +83,8 @@ pub(crate) struct Early {
     pub(crate) to_server: Vec<u8>,
 }
 
-fn as_u64(length: usize) -> u64 {
+/// `length` in the width that bytes are counted in.
+pub(crate) fn as_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 

@@ -89,6 +89,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         consumer: None,
         status: record::CLIENT_LEFT,
         sent: 0,
+        head_length: head.length(),
         received: body.counter(),
         run: Run::default(),
         core,

@@ -188,11 +188,14 @@ fn is_stale(node: &Node) -> bool {
 /// Who the node is, and whether the control plane, its datastore, can be reached, under Kong's names.
 fn identity(node: &Node) -> String {
     let id = escape(&node.id);
-    let reachable = u8::from(node.contact.is_connected());
+    let connected = u8::from(node.contact.is_connected());
     format!(
         "# HELP kong_datastore_reachable Datastore reachable from Kong, 0 is unreachable\n\
          # TYPE kong_datastore_reachable gauge\n\
-         kong_datastore_reachable {reachable}\n\
+         kong_datastore_reachable {connected}\n\
+         # HELP kong_control_plane_connected Kong connected to control plane, 0 is unconnected\n\
+         # TYPE kong_control_plane_connected gauge\n\
+         kong_control_plane_connected {connected}\n\
          # HELP kong_node_info Kong Node metadata information\n\
          # TYPE kong_node_info gauge\n\
          kong_node_info{{node_id=\"{id}\",version=\"{KONG_VERSION}\"}} 1\n"
@@ -245,11 +248,6 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
             "unfit_records",
             "Records that cannot be run: what needs them is refused",
             unfit,
-        ),
-        (
-            "control_plane_connected",
-            "Whether a control plane is connected",
-            contact.is_connected().into(),
         ),
         (
             "crash_restarts",

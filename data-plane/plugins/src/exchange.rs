@@ -326,7 +326,7 @@ pub struct Log<'a> {
     pub upstream_status: Option<StatusCode>,
     /// Path and query that it was asked for; empty if it was not.
     pub upstream_uri: &'a str,
-    /// Bytes of the request: head and body.
+    /// Bytes of the request as the client has sent it: head and body.
     pub received: u64,
     /// Bytes of the answer: head and body.
     pub sent: u64,

@@ -52,6 +52,14 @@ impl Headers {
     }
 }
 
+/// How many bytes the lines of `headers` take.
+pub(crate) fn written_length(headers: &HeaderMap) -> usize {
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    lengths.sum()
+}
+
 /// The same, to look at.
 #[derive(Clone, Copy)]
 pub(crate) enum View<'a> {

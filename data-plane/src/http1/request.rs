@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::fields::{self, Fields};
 use super::head::{HeadFinder, MAX_FIELDS, MAX_HEAD, MAX_TARGET, read_whole};
-use super::headers::Headers;
+use super::headers::{Headers, written_length};
 use super::kind::Kind;
 use super::long_texts::LongTexts;
 use super::{Framing, FramingError, content_length};
@@ -20,6 +20,19 @@ pub(crate) struct RequestHead {
     pub(crate) uri: Uri,
     pub(crate) version: Version,
     pub(crate) headers: Headers,
+}
+
+impl RequestHead {
+    /// How many bytes it came in; of one of HTTP/2, which came packed, in how many it would have come by HTTP/1.1.
+    pub(crate) fn length(&self) -> usize {
+        let map = match &self.headers {
+            Headers::Raw(fields) => return fields.head().len(),
+            Headers::Map(map) => map,
+        };
+        let target = self.uri.path_and_query();
+        let target = target.map_or(1, |target| target.as_str().len());
+        self.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len() + written_length(map)
+    }
 }
 
 /// A head of HTTP/1.1 that has been read and judged.
@@ -202,6 +215,10 @@ fn framing(fields: &Fields, http10: bool) -> Result<Framing, Refusal> {
 
 const SAID_TWICE: Refusal = Refusal::Malformed("the body's length is said more than once");
 
+/// A target with a character that no URI has.
+pub(crate) const NO_TARGET: Refusal =
+    Refusal::Malformed("a character that no URI has in its target");
+
 /// The parts of a request line.
 struct RequestLine<'a> {
     method: &'a [u8],
@@ -229,9 +246,7 @@ fn judge_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
         .iter()
         .all(|byte| byte.is_ascii_graphic() && *byte != b'#')
     {
-        return Err(Refusal::Malformed(
-            "a character that no URI has in its target",
-        ));
+        return Err(NO_TARGET);
     }
     let absolute = |scheme: &[u8]| {
         target
@@ -341,6 +356,7 @@ mod tests {
             "GET a HTTP/1.1",
             "GET /#b HTTP/1.1",
             "GET /\u{e9} HTTP/1.1",
+            "GET /\u{7f} HTTP/1.1",
             "GET /a b HTTP/1.1",
             "GET  / HTTP/1.1",
             "GET / HTTP/1.2",

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use plugins::credentials::secret_names::SecretNames;
@@ -28,11 +27,13 @@ use super::phases::choice;
 use super::request::client;
 use crate::access_log::{Line, REDACTED};
 use crate::body::ResponseBody;
+use crate::carry::as_u64;
 use crate::core::{Core, Held};
 use crate::ending::Ending;
 use crate::error::Wish;
 use crate::forward::Hold;
 use crate::host::CoreHost;
+use crate::http1::headers::written_length;
 use crate::http1::request::RequestHead;
 use crate::metrics::Observation;
 use crate::quota::Taken;
@@ -60,6 +61,8 @@ pub(crate) struct Record {
     pub(crate) route: Option<(Rc<Held>, usize)>,
     pub(crate) consumer: Option<Uuid>,
     pub(crate) status: StatusCode,
+    /// How many bytes the request's head came in.
+    pub(crate) head_length: usize,
     /// What counts the bytes of the request's body, if it has one.
     pub(crate) received: Option<Rc<Cell<u64>>>,
     /// Bytes of the answer's body that have been taken.
@@ -320,8 +323,8 @@ impl Record {
             source: progress.source,
             upstream_status: progress.upstream_status,
             upstream_uri: progress.upstream_uri.as_deref().unwrap_or_default(),
-            received: head_length(&seen.request) + self.received(),
-            sent: fields_length(&self.run.headers) + self.sent,
+            received: as_u64(self.head_length) + self.received(),
+            sent: as_u64(written_length(&self.run.headers)) + self.sent,
             started_at: started_at(total),
             latencies: Latencies {
                 request: total,
@@ -341,24 +344,6 @@ impl Record {
             }
         }
     }
-}
-
-/// About how long a request's head was on the wire.
-fn head_length(request: &Parts) -> u64 {
-    let line = request.method.as_str().len()
-        + request
-            .uri
-            .path_and_query()
-            .map_or(1, |uri| uri.as_str().len())
-        + " HTTP/1.1\r\n\r\n ".len();
-    u64::try_from(line).unwrap_or_default() + fields_length(&request.headers)
-}
-
-fn fields_length(headers: &HeaderMap) -> u64 {
-    let lengths = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
-    u64::try_from(lengths.sum::<usize>()).unwrap_or_default()
 }
 
 /// An answer's body with the [`Record`] that is closed when it ends, or is given up.
@@ -437,7 +422,7 @@ impl http_body::Body for Recorded {
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
         {
-            this.record.sent += u64::try_from(data.len()).unwrap_or(u64::MAX);
+            this.record.sent += as_u64(data.len());
         }
         frame
     }

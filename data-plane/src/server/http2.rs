@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use http::request::Parts;
-use http::{Request, header};
+use http::uri::PathAndQuery;
+use http::{Method, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -26,7 +27,7 @@ use crate::core::Core;
 use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET};
 use crate::http1::headers::Headers;
-use crate::http1::request::{Refusal, RequestHead};
+use crate::http1::request::{NO_TARGET, Refusal, RequestHead};
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, handle};
 use crate::stream::Stream;
@@ -190,12 +191,14 @@ impl Conduct {
     }
 }
 
-/// Why a request is not served whose head has more than one of HTTP/1.1 may have.
+/// Why a request is not served whose head has more than one of HTTP/1.1 may have, or another target.
 fn refusal(parts: &Parts) -> Option<Refusal> {
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or(0, |all| all.as_str().len());
+    let target = parts.uri.path_and_query();
+    let target = target.map_or("", PathAndQuery::as_str);
+    if !target.is_ascii() || (target == "*" && parts.method != Method::OPTIONS) {
+        return Some(NO_TARGET);
+    }
+    let target = target.len();
     // The crumbs of a cookie are one field.
     let crumbs = parts.headers.get_all(header::COOKIE).iter().count();
     let fields = parts.headers.len() - crumbs.saturating_sub(1);

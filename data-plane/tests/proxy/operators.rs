@@ -48,6 +48,7 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         r#"kong_upstream_latency_ms_count{service="shop",route="front",workspace="default"} 1"#,
         // No control plane has ever been heard here.
         "kong_datastore_reachable 0",
+        "kong_control_plane_connected 0",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),

@@ -220,6 +220,8 @@ fn what_is_over_is_told_and_counted() {
         "prometheus",
         &json!({"status_code_metrics": true, "per_consumer": true}),
     ));
+    let added = json!({"add": {"headers": ["x-added:1"], "querystring": ["added:1"]}});
+    records.push(plugin(204, "request-transformer", &added));
     let proxy = start(records);
     let request = format!(
         "POST /x/y?token=secret HTTP/1.1\r\nHost: a\r\n{}Content-Length: 5\r\nConnection: close\r\n\r\nhello",
@@ -238,13 +240,14 @@ fn what_is_over_is_told_and_counted() {
     assert_eq!(told["request"]["uri"], "/x/y?token=REDACTED");
     assert_eq!(told["request"]["method"], "POST");
     assert_eq!(told["request"]["headers"]["authorization"], "REDACTED");
+    assert_eq!(told["request"]["size"], request.len());
     assert_eq!(told["response"]["status"], 200);
     assert_eq!(told["upstream_status"], "200");
     assert_eq!(told["route"]["name"], "front");
     assert_eq!(told["service"]["name"], "shop");
     assert_eq!(told["consumer"]["username"], "ann");
     assert_eq!(told["source"], "upstream");
-    assert_eq!(told["upstream_uri"], "/y?token=REDACTED");
+    assert_eq!(told["upstream_uri"], "/y?token=REDACTED&added=1");
 
     // Whoever sees every request hears of those that cannot be read, too.
     let long = get(&format!("/{}", "a".repeat(100_000)), "");

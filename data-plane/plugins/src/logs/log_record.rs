@@ -44,9 +44,7 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
             "size": log.received,
         },
         "upstream_uri": upstream_target(log.upstream_uri, secrets),
-        "upstream_status": log
-            .upstream_status
-            .map_or_else(String::new, |status| status.as_u16().to_string()),
+        "upstream_status": upstream_status(log),
         "response": {
             "status": log.status.as_u16(),
             "headers": fields(log.headers, secrets),
@@ -87,6 +85,17 @@ pub(crate) fn record(log: &Log<'_>) -> Value {
         }
     }
     record
+}
+
+/// The status of each server that was asked, in order.
+fn upstream_status(log: &Log<'_>) -> String {
+    let failed = log.tries.iter().filter_map(|one| one.failed);
+    let answered = log.upstream_status.map(|status| status.as_u16());
+    let all: Vec<_> = failed
+        .chain(answered)
+        .map(|status| status.to_string())
+        .collect();
+    all.join(", ")
 }
 
 /// The record of a byte stream.
@@ -204,14 +213,10 @@ fn redacted(target: &str, query: &Arguments, secrets: &SecretNames) -> String {
 fn url(log: &Log<'_>, query: &Arguments) -> String {
     let client = &log.seen.client;
     let scheme = if client.https { "https" } else { "http" };
-    let authority = &*client.authority;
-    let port = if authority.contains(':') {
-        String::new()
-    } else {
-        format!(":{}", client.port)
-    };
+    // The port that the client has come to, whichever it has asked for, as Kong tells it.
+    let (host, port) = (client.host(), client.port);
     format!(
-        "{scheme}://{authority}{port}{}",
+        "{scheme}://{host}:{port}{}",
         target(&log.seen.uri, query, log.secrets)
     )
 }
@@ -310,7 +315,13 @@ mod tests {
             let (_, line) = host.written().pop().unwrap();
             serde_json::from_slice(&line).unwrap()
         };
+        let failed = Try {
+            failed: Some(502),
+            ..Try::default()
+        };
+        request.tries.insert(0, failed);
         let plain = told(&request);
+        assert_eq!(plain["upstream_status"], "502, 200");
         assert_eq!(plain["request"]["querystring"]["rt"], "canary");
         assert_eq!(plain["response"]["headers"]["x-answer"], "42");
         request.secrets = SecretNames {
