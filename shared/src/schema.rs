@@ -112,9 +112,9 @@ pub struct Text {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Range {
     /// Smallest value.
-    pub min: Option<i64>,
+    pub min: Option<serde_json::Number>,
     /// Largest value.
-    pub max: Option<i64>,
+    pub max: Option<serde_json::Number>,
     /// The only values allowed.
     pub one_of: Vec<i64>,
 }

@@ -327,6 +327,8 @@ pub(crate) struct Trace {
     pub(crate) client: [u8; 8],
     /// Whether it is kept.
     pub(crate) sampled: bool,
+    /// Whether all on the way are to keep it, as its caller has said.
+    pub(crate) debug: bool,
 }
 
 impl Trace {
@@ -348,12 +350,14 @@ impl Trace {
             id
         };
         let id = found.and_then(|found| found.trace).unwrap_or(id);
+        let sampled = sampling.keeps(&id, found.and_then(|found| found.sampled), host);
         Self {
             id,
             caller: found.and_then(|found| found.span),
             server: span(),
             client: span(),
-            sampled: sampling.keeps(&id, found.and_then(|found| found.sampled), host),
+            sampled,
+            debug: sampled && found.is_some_and(|found| found.debug),
         }
     }
 

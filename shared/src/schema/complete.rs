@@ -258,10 +258,10 @@ fn check_range(range: &Range, number: &serde_json::Number) -> Result<(), Complai
         return Err(format!("expected one of: {}", listed.join(", ")).into());
     }
     let value = number.as_f64().unwrap_or(f64::NAN);
-    let bound = |bound: Option<i64>| bound.and_then(|bound| bound.to_string().parse::<f64>().ok());
-    let below = bound(range.min).is_some_and(|min| value < min);
-    let above = bound(range.max).is_some_and(|max| value > max);
-    match (range.min, range.max) {
+    let bound = |bound: &Option<serde_json::Number>| bound.as_ref()?.as_f64();
+    let below = bound(&range.min).is_some_and(|min| value < min);
+    let above = bound(&range.max).is_some_and(|max| value > max);
+    match (&range.min, &range.max) {
         (Some(min), Some(max)) if below || above => {
             Err(format!("value should be between {min} and {max}").into())
         }

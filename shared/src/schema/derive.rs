@@ -217,12 +217,9 @@ fn texts(value: Option<&Value>) -> Vec<String> {
 }
 
 fn range(schema: &Map<String, Value>) -> Range {
-    let bound = |name: &str| {
-        schema
-            .get(name)
-            .cloned()
-            .map(whole)
-            .and_then(|value| value.as_i64())
+    let bound = |name: &str| match schema.get(name).cloned().map(whole) {
+        Some(Value::Number(bound)) => Some(bound),
+        _ => None,
     };
     let one_of = schema
         .get("enum")

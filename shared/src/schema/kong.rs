@@ -112,7 +112,7 @@ fn show_range(range: &Range, set: &mut impl FnMut(&str, Value)) {
     if !range.one_of.is_empty() {
         set("one_of", json!(range.one_of));
     }
-    if let (Some(min), Some(max)) = (range.min, range.max) {
+    if let (Some(min), Some(max)) = (&range.min, &range.max) {
         set("between", json!([min, max]));
     }
 }

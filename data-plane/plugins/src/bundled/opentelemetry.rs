@@ -1,4 +1,4 @@
-//! `opentelemetry`: tells a collector of traces (OTLP over HTTP; Kong 3.9, opentelemetry).
+//! `opentelemetry`: tells a collector of traces, and of exchanges as a log (OTLP over HTTP; Kong 3.9, opentelemetry).
 
 mod otlp;
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared::hexadecimal::hexadecimal;
 use shared::schema::FieldErrors;
 
+use self::otlp::records;
 use crate::config::values::{Number, SecretUrl};
 use crate::exchange::{Exchange, Reply, Seen};
 use crate::filter::{Filter, Flow, Instance, Over, Phases, Plugin};
@@ -30,9 +31,9 @@ pub struct Opentelemetry {
     #[schemars(extend("x-referenceable" = true))]
     pub traces_endpoint: Option<SecretUrl>,
 
-    /// URL of the collector for logs.
+    /// URL of the collector for logs: it is sent a record of each exchange.
     #[serde(default)]
-    #[schemars(extend("x-referenceable" = true, "x-not-yet" = true))]
+    #[schemars(extend("x-referenceable" = true))]
     pub logs_endpoint: Option<SecretUrl>,
 
     /// Further header fields to send.
@@ -111,20 +112,33 @@ impl Plugin for Opentelemetry {
     type Filter = OpentelemetryFilter;
 
     fn compile(self, instance: &Instance) -> Result<OpentelemetryFilter, FieldErrors> {
-        let mut errors = FieldErrors::default();
-        let Some(url) = &self.traces_endpoint else {
-            errors.add_rule("at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
-            );
+        let traces = self.traces_endpoint.as_ref();
+        let logs = self.logs_endpoint.as_ref();
+        if traces.or(logs).is_none() {
+            let mut errors = FieldErrors::default();
+            errors.add_rule("at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'");
             return Err(errors);
-        };
+        }
         let headers = more_headers("headers", self.headers.as_ref())?;
         let waits = Waits {
             connect: self.connect_timeout.milliseconds(),
             send: self.send_timeout.milliseconds(),
             read: self.read_timeout.milliseconds(),
         };
-        let target = HttpTarget::new("traces_endpoint", url, headers, "application/x-protobuf")?
-            .within(waits);
+        // What was the default says nothing, as in Kong 3.9.
+        let delay = self.batch_flush_delay.filter(|delay| *delay != 3);
+        let delay = delay.map(|delay| Number(delay.into()));
+        let size = self.batch_span_count.filter(|count| *count != 200);
+        let queue = self.queue.with(size, delay.as_ref());
+        let channel = |field: &'static str, url: &SecretUrl| {
+            let target = HttpTarget::new(field, url, headers.clone(), "application/x-protobuf")?;
+            Ok::<_, FieldErrors>(Box::new(Channel {
+                target: target.within(waits),
+                outbox: Outbox::new(instance.id, queue.clone()).of_part(field),
+            }))
+        };
+        let traces = traces.map(|url| channel("traces_endpoint", url));
+        let logs = logs.map(|url| channel("logs_endpoint", url));
         let mut carrier = Carrier::new(&self.propagation)
             .ok_or_else(|| FieldErrors::at(&["propagation", "clear"], "bad header name"))?;
         if let Some(format) = self.header_type
@@ -132,14 +146,10 @@ impl Plugin for Opentelemetry {
         {
             carrier = carrier.told_in(format);
         }
-        // What was the default says nothing, as in Kong 3.9.
-        let delay = self.batch_flush_delay.filter(|delay| *delay != 3);
-        let delay = delay.map(|delay| Number(delay.into()));
-        let size = self.batch_span_count.filter(|count| *count != 200);
         let shown = response_header(self.http_response_header_for_traceid.as_deref())?;
         Ok(OpentelemetryFilter {
-            target,
-            outbox: Outbox::new(instance.id, self.queue.with(size, delay.as_ref())),
+            traces: traces.transpose()?,
+            logs: logs.transpose()?,
             carrier,
             sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
             shown,
@@ -148,11 +158,19 @@ impl Plugin for Opentelemetry {
     }
 }
 
-/// Traces exchanges.
+/// Where something is told, and what waits for that.
 #[derive(Debug)]
-pub struct OpentelemetryFilter {
+struct Channel {
     target: HttpTarget,
     outbox: Outbox,
+}
+
+/// Traces exchanges, and tells of them.
+#[derive(Debug)]
+pub struct OpentelemetryFilter {
+    /// Of traces. Without it there are none: they are not even passed on.
+    traces: Option<Box<Channel>>,
+    logs: Option<Box<Channel>>,
     carrier: Carrier,
     sampling: Sampling,
     shown: Option<HeaderName>,
@@ -164,8 +182,10 @@ struct Traced(Trace);
 
 impl Filter for OpentelemetryFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
-        let trace = self.carrier.carry(exchange, self.sampling, true, host);
-        exchange.notes.put(Traced(trace));
+        if self.traces.is_some() {
+            let trace = self.carrier.carry(exchange, self.sampling, true, host);
+            exchange.notes.put(Traced(trace));
+        }
         Flow::Continue
     }
 
@@ -174,6 +194,9 @@ impl Filter for OpentelemetryFilter {
     }
 
     fn on_response(&self, reply: &mut Reply<'_>, host: &impl Host) {
+        if self.traces.is_none() {
+            return;
+        }
         if reply.seen.notes.get::<Traced>().is_none() {
             let traced = self.late(reply.seen, host);
             reply.seen.notes.put(traced);
@@ -191,24 +214,41 @@ impl Filter for OpentelemetryFilter {
             return;
         };
         let late;
-        let Traced(trace) = if let Some(traced) = log.seen.notes.get() {
-            traced
-        } else {
-            late = self.late(log.seen, host);
-            &late
+        let trace = match log.seen.notes.get() {
+            _ if self.traces.is_none() => None,
+            Some(Traced(trace)) => Some(trace),
+            None => {
+                late = self.late(log.seen, host).0;
+                Some(&late)
+            }
         };
-        if !trace.sampled {
-            return;
+        if let Some(logs) = &self.logs {
+            let entry = records::record(trace, log);
+            self.tell(logs, host, entry, records::records_request);
         }
-        let entry = otlp::spans(trace, log);
-        self.target.push(host, &self.outbox, entry, || {
-            let resource = self.resource.of_node(host.node_id());
-            move |batch: &[Bytes]| otlp::request(&resource, batch)
-        });
+        if let Some(traces) = &self.traces
+            && let Some(trace) = trace.filter(|trace| trace.sampled)
+        {
+            self.tell(traces, host, otlp::spans(trace, log), otlp::request);
+        }
     }
 }
 
 impl OpentelemetryFilter {
+    /// Has `entry` sent, in what `request` makes of a batch.
+    fn tell(
+        &self,
+        Channel { target, outbox }: &Channel,
+        host: &impl Host,
+        entry: Bytes,
+        request: fn(&otlp::Resource, &[Bytes]) -> Bytes,
+    ) {
+        target.push(host, outbox, entry, || {
+            let resource = self.resource.of_node(host.node_id());
+            move |batch: &[Bytes]| request(&resource, batch)
+        });
+    }
+
     /// The trace of an exchange that was answered before this filter's turn: no route was met, or another filter
     /// has answered.
     fn late(&self, seen: &Seen, host: &impl Host) -> Traced {
@@ -342,6 +382,55 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_of_logs_is_told_of_every_exchange() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+        let traces = json!("http://otel.example/v1/traces");
+        for (traces, asked, expected) in [
+            (json!(null), "01", "9 INFO  0 200"),
+            (
+                traces.clone(),
+                "01",
+                "9 INFO 4bf92f3577b34da6a3ce929d0e0e4736 1 200",
+            ),
+            (
+                traces,
+                "00",
+                "9 INFO 4bf92f3577b34da6a3ce929d0e0e4736 0 200",
+            ),
+        ] {
+            let requests: Rc<RefCell<Vec<http::Request<Bytes>>>> = Rc::default();
+            let (host, seen) = (FakeHost::default(), Rc::clone(&requests));
+            host.connect(Rc::new(move |request| {
+                seen.borrow_mut().push(request.clone());
+                Ok(http::Response::new(Bytes::new()))
+            }));
+            let filter = filter(json!({
+                "logs_endpoint": "http://otel.example/v1/logs", "traces_endpoint": traces,
+                "sampling_rate": 1, "http_response_header_for_traceid": "x-trace",
+            }));
+            let request = traced(&format!("{parent}-{asked}"));
+            let told = answer_of(&filter, &host, &request).upstream_header("traceparent");
+            let goes_on = told.starts_with(&format!("{parent}-"));
+            assert_eq!(goes_on, traces.is_null(), "{told}");
+            let shown = unrouted(&filter, &host, &request).contains_key("x-trace");
+            assert_eq!(shown, !traces.is_null());
+            log_of(&filter, &host, &request);
+            host.run(host.sleep(Duration::from_secs(10)));
+            let mut requests = requests.take();
+            requests.retain(|request| request.uri().path() == "/v1/logs");
+            assert_eq!(
+                requests[0].headers()["content-type"],
+                "application/x-protobuf"
+            );
+            let told = requests
+                .iter()
+                .map(|one| records::tests::decode(one.body()));
+            let told: Vec<String> = told.flatten().collect();
+            assert!(told.iter().any(|one| one == expected), "{told:?}");
+        }
+    }
+
+    #[test]
     fn old_names_are_accepted() {
         let config = json!({"endpoint": "http://otel.example", "batch_span_count": 7});
         let config = crate::registry::check("opentelemetry", &config).unwrap();
@@ -357,7 +446,8 @@ mod tests {
                 "traces_endpoint": "http://otel.example", "batch_span_count": count,
                 "queue": {"max_batch_size": 5},
             });
-            assert_eq!(filter(config).outbox.batch_size(), expected);
+            let traces = filter(config).traces.unwrap();
+            assert_eq!(traces.outbox.batch_size(), expected);
         }
         assert!(crate::registry::check("opentelemetry", &json!({})).is_err());
     }

@@ -217,7 +217,13 @@ impl Filter for ResponseTransformerFilter {
             *reply.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
         );
-        if json && !bodiless && !self.json.is_empty() && reply.seen.method != http::Method::HEAD {
+        if !json || bodiless || self.json.is_empty() {
+            return;
+        }
+        if reply.seen.method == http::Method::HEAD {
+            // Of the body that would follow, nobody knows how long it would be.
+            reply.headers.remove(http::header::CONTENT_LENGTH);
+        } else {
             reply.wish = BodyWish::Need(LARGEST);
         }
     }
@@ -414,6 +420,17 @@ mod tests {
             r#"{"gone":1}"#,
         );
         assert_eq!(changed, "{}");
+        let head = |config: &Value, content_type: &'static str| {
+            let filter = filter(config.clone());
+            let mut request = Request::get("/");
+            request.method = http::Method::HEAD;
+            let (name, value) = ("content-length", "10");
+            let headers = [("content-type", content_type), (name, value)];
+            let told = reply_of(&filter, &FakeHost::default(), &request, &headers, "");
+            told.headers.contains_key(name)
+        };
+        assert!(!head(&config, json[0].1), "its length would be another");
+        assert!(head(&config, "text/plain") && head(&json!({}), json[0].1));
         for (headers, body) in [
             ([("content-type", "text/plain")], r#"{"gone":1}"#),
             (json, "no json"),

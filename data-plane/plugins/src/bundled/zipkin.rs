@@ -368,7 +368,12 @@ impl ZipkinFilter {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
         let tags = tags.split(';').filter_map(|tag| tag.split_once('='));
-        tags.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        let tags = tags.map(|(name, value)| (name.trim(), value.trim()));
+        let is_one = |(name, value): &(&str, &str)| {
+            !name.is_empty() && !value.is_empty() && !name.contains(char::is_whitespace)
+        };
+        tags.filter(is_one)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }
 

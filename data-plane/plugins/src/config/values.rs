@@ -20,9 +20,10 @@ impl Number {
         self.0.as_f64().unwrap_or_default()
     }
 
-    /// This many seconds; nothing negative.
+    /// This many seconds; nothing negative, and no more than can be added up.
     pub fn seconds(&self) -> Duration {
-        Duration::try_from_secs_f64(self.value()).unwrap_or_default()
+        const MOST: f64 = 1e10;
+        Duration::try_from_secs_f64(self.value().min(MOST)).unwrap_or_default()
     }
 
     /// This many milliseconds; nothing negative.

@@ -239,6 +239,7 @@ mod tests {
         let told = told(&json!({
             "number": "return 123",
             "half": "return 1 / 2;",
+            "noted": "return 1 --[[ not - ]] + 2 -- 3",
             "route": "return nil",
             "response.status": "return kong.response.get_status() + 1",
             "response.headers": "return nil",
@@ -254,6 +255,7 @@ mod tests {
         for (pointer, expected) in [
             ("/number", json!(123)),
             ("/half", json!(0.5)),
+            ("/noted", json!(3)),
             ("/response/status", json!(201)),
             ("/a/b/c", json!(true)),
             ("/dotted.name", json!("x")),

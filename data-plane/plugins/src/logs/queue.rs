@@ -1,6 +1,8 @@
 //! What waits to be sent to a server that keeps logs: in batches, again after a failure, and never more
 //! than so much (Kong 3.9, queue).
 
+mod config;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -10,137 +12,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::{Either, LocalBoxFuture, select};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::config::values::Number;
+pub use self::config::{OldQueue, QueueConfig};
 use crate::host::Host;
-
-/// How entries wait and are sent.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-pub struct QueueConfig {
-    /// Most entries that are sent together.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub max_batch_size: u32,
-
-    /// How long an entry waits for others to be sent with, in seconds.
-    #[serde(default = "one_number")]
-    #[schemars(range(min = 0, max = 3600))]
-    pub max_coalescing_delay: Number,
-
-    /// Most entries that wait; the oldest are dropped.
-    #[serde(default = "ten_thousand")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub max_entries: u32,
-
-    /// Most bytes that wait; the oldest are dropped.
-    #[serde(default)]
-    pub max_bytes: Option<u64>,
-
-    /// How long sending is tried again before a batch is dropped, in seconds.
-    #[serde(default = "sixty")]
-    pub max_retry_time: Number,
-
-    /// Pause before the first further attempt, in seconds; it doubles each time.
-    #[serde(default = "hundredth")]
-    pub initial_retry_delay: Number,
-
-    /// Longest such pause, in seconds.
-    #[serde(default = "sixty")]
-    pub max_retry_delay: Number,
-
-    /// How many batches are sent at a time: one, or with -1 as many as there are cores.
-    #[serde(default = "one_at_a_time")]
-    #[schemars(range(min = -1, max = 1))]
-    pub concurrency_limit: i32,
-}
-
-const fn one() -> u32 {
-    1
-}
-
-const fn one_at_a_time() -> i32 {
-    1
-}
-
-fn one_number() -> Number {
-    Number(1.into())
-}
-
-const fn ten_thousand() -> u32 {
-    10_000
-}
-
-fn sixty() -> Number {
-    Number(60.into())
-}
-
-fn hundredth() -> Number {
-    Number(serde_json::Number::from_f64(0.01).expect("0.01 is finite"))
-}
-
-impl Default for QueueConfig {
-    fn default() -> Self {
-        Self {
-            max_batch_size: one(),
-            max_coalescing_delay: one_number(),
-            max_entries: ten_thousand(),
-            max_bytes: None,
-            max_retry_time: sixty(),
-            initial_retry_delay: hundredth(),
-            max_retry_delay: sixty(),
-            concurrency_limit: one_at_a_time(),
-        }
-    }
-}
-
-impl QueueConfig {
-    /// This queue with what a configuration says under the names of earlier versions.
-    pub(crate) fn with(mut self, size: Option<i64>, delay: Option<&Number>) -> Self {
-        if let Some(size) = size {
-            self.max_batch_size = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
-        }
-        if let Some(delay) = delay {
-            self.max_coalescing_delay = delay.clone();
-        }
-        self
-    }
-}
-
-/// What the queue's fields of log plugins were called before there was `queue` (Kong 2.8): part of a
-/// configuration. A value that was the default then says nothing, as in Kong 3.9.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
-pub struct OldQueue {
-    /// Has no effect: `queue.max_retry_time` says for how long sending is tried again.
-    #[serde(default)]
-    pub retry_count: Option<i64>,
-
-    /// Use `queue.max_batch_size`.
-    #[serde(default)]
-    pub queue_size: Option<i64>,
-
-    /// Use `queue.max_coalescing_delay`.
-    #[serde(default)]
-    pub flush_timeout: Option<Number>,
-}
-
-impl OldQueue {
-    /// `queue` with what is said here.
-    pub(crate) fn over(&self, queue: QueueConfig) -> QueueConfig {
-        let delay = self.flush_timeout.as_ref();
-        queue.with(
-            self.queue_size.filter(|size| *size != 1),
-            delay.filter(|delay| (delay.value() - 2.0).abs() > f64::EPSILON),
-        )
-    }
-}
 
 /// The queue of a plugin, as one configuration has it.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     instance: Uuid,
+    /// Which of the plugin's queues it is.
+    part: &'static str,
     config: QueueConfig,
     /// Of two configurations of one plugin, the later has the larger.
     serial: u64,
@@ -152,9 +34,15 @@ impl Outbox {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Self {
             instance,
+            part: "",
             config,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// The same for one of several queues of the plugin.
+    pub(crate) fn of_part(self, part: &'static str) -> Self {
+        Self { part, ..self }
     }
 
     /// Most entries that are sent together.
@@ -169,7 +57,7 @@ pub(crate) type Send = Rc<dyn Fn(Vec<Bytes>) -> LocalBoxFuture<'static, Result<(
 /// The queues of one core, by plugin, and what else is on its way to where logs go.
 #[derive(Default)]
 struct Queues {
-    by_plugin: RefCell<HashMap<Uuid, Rc<Queue>>>,
+    by_plugin: RefCell<HashMap<(Uuid, &'static str), Rc<Queue>>>,
     /// Senders at work.
     sending: Cell<usize>,
     /// Whether the core ends: nothing waits for company any more.
@@ -209,6 +97,12 @@ pub async fn flush(host: &impl Host) {
     }
 }
 
+/// Most batches that a queue sends at a time, where it may send several.
+const AT_A_TIME: usize = 64;
+
+/// Shortest pause between two attempts.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
 /// Where entries go, as the newest configuration has it.
 struct Way {
     serial: u64,
@@ -226,9 +120,51 @@ struct Queue {
     running: Cell<bool>,
     /// Wakes the sender once a batch is full.
     full: RefCell<Option<oneshot::Sender<()>>>,
+    /// Batches that are sent beside the one that comes next.
+    under_way: Cell<usize>,
+    told: Cell<Told>,
+    /// Entries that were dropped since the last one was taken.
+    dropped: Cell<u64>,
+}
+
+/// What operators have been told of how full a queue is: each once, until that changes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Told {
+    #[default]
+    Nothing,
+    NearlyFull,
+    Full,
 }
 
 impl Queue {
+    /// Tells operators that entries are taken again, if they were told otherwise.
+    fn resume(&self, plugin: Uuid) {
+        if self.told.get() == Told::Full {
+            let dropped = self.dropped.take();
+            tracing::info!(%plugin, dropped, "queue resumed processing");
+            self.told.set(Told::Nothing);
+        }
+    }
+
+    /// Tells operators how full it is, after so many entries were `dropped`.
+    fn tell(&self, plugin: Uuid, dropped: u64, nearly_full: bool) {
+        self.dropped.set(self.dropped.get() + dropped);
+        let told = match self.told.get() {
+            Told::Full => return,
+            _ if dropped > 0 => {
+                tracing::error!(%plugin, "queue full, dropping the oldest entries until some are taken");
+                Told::Full
+            }
+            Told::NearlyFull if nearly_full => return,
+            _ if nearly_full => {
+                tracing::warn!(%plugin, "queue at 80% capacity");
+                Told::NearlyFull
+            }
+            _ => Told::Nothing,
+        };
+        self.told.set(told);
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.full.borrow_mut().take() {
             // A sender that has woken by itself does not listen any more.
@@ -239,10 +175,15 @@ impl Queue {
 
 /// Lets `entry` wait to be sent by `send`, or by that of a newer configuration.
 pub(crate) fn push(host: &impl Host, outbox: &Outbox, entry: Bytes, send: impl FnOnce() -> Send) {
-    let config = &outbox.config;
+    let (config, plugin) = (&outbox.config, outbox.instance);
+    let bytes = length(&entry);
+    if config.max_bytes.is_some_and(|most| bytes > most) {
+        tracing::error!(%plugin, bytes, "an entry is longer than max_bytes, dropped it");
+        return;
+    }
     let queues = host.core_state::<Queues>();
     let mut by_plugin = queues.by_plugin.borrow_mut();
-    let queue = Rc::clone(by_plugin.entry(outbox.instance).or_default());
+    let queue = Rc::clone(by_plugin.entry((plugin, outbox.part)).or_default());
     drop(by_plugin);
     let known = queue.way.borrow().as_ref().map(|way| way.serial);
     // An exchange that began before a change may end after it.
@@ -254,26 +195,23 @@ pub(crate) fn push(host: &impl Host, outbox: &Outbox, entry: Bytes, send: impl F
         };
         queue.way.replace(Some(Rc::new(way)));
     }
-    queue.bytes.set(queue.bytes.get() + length(&entry));
+    queue.bytes.set(queue.bytes.get() + bytes);
     let mut entries = queue.entries.borrow_mut();
     entries.push_back(entry);
     let most = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
-    let mut dropped = 0_u32;
-    while entries.len() > most
-        || config
+    let too_long = || {
+        config
             .max_bytes
-            .is_some_and(|most| queue.bytes.get() > most && entries.len() > 1)
+            .is_some_and(|most| queue.bytes.get() > most)
+    };
+    let mut dropped = 0;
+    while (entries.len() > most || too_long())
+        && let Some(oldest) = entries.pop_front()
     {
-        let Some(oldest) = entries.pop_front() else {
-            break;
-        };
         queue.bytes.set(queue.bytes.get() - length(&oldest));
         dropped += 1;
     }
-    if dropped > 0 {
-        let plugin = outbox.instance;
-        tracing::error!(%plugin, dropped, "queue full, dropped the oldest entries");
-    }
+    queue.tell(plugin, dropped, entries.len() * 5 >= most * 4);
     let full = entries.len() >= batch_size(config);
     drop(entries);
     if full {
@@ -283,7 +221,7 @@ pub(crate) fn push(host: &impl Host, outbox: &Outbox, entry: Bytes, send: impl F
         let task_host = host.clone();
         let sending = Sending::begin(host);
         host.spawn(Box::pin(async move {
-            drain(&task_host, &queue).await;
+            drain(&task_host, plugin, &queue).await;
             drop(sending);
         }));
     }
@@ -298,7 +236,7 @@ fn length(entry: &Bytes) -> u64 {
 }
 
 /// Sends what waits until nothing does.
-async fn drain(host: &impl Host, queue: &Queue) {
+async fn drain(host: &impl Host, plugin: Uuid, queue: &Rc<Queue>) {
     let queues = host.core_state::<Queues>();
     let way = || queue.way.borrow().clone();
     while let Some(now) = way() {
@@ -323,26 +261,44 @@ async fn drain(host: &impl Host, queue: &Queue) {
         };
         let bytes: u64 = batch.iter().map(length).sum();
         queue.bytes.set(queue.bytes.get().saturating_sub(bytes));
-        deliver(host, queue, batch).await;
+        let way = way().unwrap_or(now);
+        if way.config.concurrency_limit < 0 && queue.under_way.get() < AT_A_TIME {
+            let (task_host, queue) = (host.clone(), Rc::clone(queue));
+            let sending = Sending::begin(host);
+            queue.under_way.set(queue.under_way.get() + 1);
+            host.spawn(Box::pin(async move {
+                deliver(&task_host, plugin, &queue, way, batch).await;
+                queue.under_way.set(queue.under_way.get() - 1);
+                drop(sending);
+            }));
+        } else {
+            deliver(host, plugin, queue, way, batch).await;
+        }
     }
     // What sends holds on to the host, and the host to this queue.
     queue.way.take();
     queue.running.set(false);
 }
 
-/// Sends one batch, again and again until it is taken or time is up: each time as the configuration then is.
-async fn deliver(host: &impl Host, queue: &Queue, batch: Vec<Bytes>) {
+/// Sends one batch, again and again until it is taken or time is up: each time as the configuration then is, which is
+/// `way` by now.
+async fn deliver(
+    host: &impl Host,
+    plugin: Uuid,
+    queue: &Queue,
+    mut way: Rc<Way>,
+    batch: Vec<Bytes>,
+) {
     let begun = host.now();
     let mut pause: Option<Duration> = None;
     loop {
-        let Some(way) = queue.way.borrow().clone() else {
-            return;
-        };
+        way = queue.way.borrow().clone().unwrap_or(way);
         let Err(error) = (way.send)(batch.clone()).await else {
-            return;
+            return queue.resume(plugin);
         };
         let config = &way.config;
         let next = pause.unwrap_or_else(|| config.initial_retry_delay.seconds());
+        let next = next.max(SHORTEST_PAUSE);
         let spent = host.now().saturating_since(begun);
         if spent + next > config.max_retry_time.seconds() {
             let entries = batch.len();
@@ -350,7 +306,7 @@ async fn deliver(host: &impl Host, queue: &Queue, batch: Vec<Bytes>) {
             return;
         }
         tracing::warn!(error, "handler could not process entries, trying again");
-        host.sleep(next.max(Duration::from_millis(1))).await;
+        host.sleep(next).await;
         pause = Some((next * 2).min(config.max_retry_delay.seconds()));
     }
 }
@@ -358,6 +314,7 @@ async fn deliver(host: &impl Host, queue: &Queue, batch: Vec<Bytes>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::values::Number;
     use crate::testing::FakeHost;
 
     type Sent = Rc<RefCell<Vec<Vec<Bytes>>>>;
@@ -431,6 +388,36 @@ mod tests {
     }
 
     #[test]
+    fn batches_go_beside_each_other_on_wish() {
+        for (limit, expected) in [(1, [1, 2, 3]), (-1, [3, 3, 3])] {
+            let config = QueueConfig {
+                concurrency_limit: limit,
+                ..QueueConfig::default()
+            };
+            let (host, begun) = (FakeHost::default(), Rc::new(Cell::new(0)));
+            let outbox = Outbox::new(Uuid::nil(), config);
+            for _ in 0..3 {
+                let (sender_host, begun) = (host.clone(), Rc::clone(&begun));
+                push(&host, &outbox, Bytes::from_static(b"a"), || {
+                    Rc::new(move |_| {
+                        let (host, begun) = (sender_host.clone(), Rc::clone(&begun));
+                        Box::pin(async move {
+                            begun.set(begun.get() + 1);
+                            host.sleep(Duration::from_secs(10)).await;
+                            Ok(())
+                        })
+                    })
+                });
+            }
+            let found = [5, 10, 10].map(|seconds| {
+                host.run(host.sleep(Duration::from_secs(seconds)));
+                begun.get()
+            });
+            assert_eq!(found, expected, "{limit}");
+        }
+    }
+
+    #[test]
     fn what_waits_goes_where_the_newest_configuration_says() {
         let (host, old, new) = (FakeHost::default(), Sent::default(), Sent::default());
         let outboxes = [0, 1].map(|_| Outbox::new(Uuid::nil(), QueueConfig::default()));
@@ -454,5 +441,28 @@ mod tests {
         };
         let sent = run(&config, 5, 0);
         assert_eq!(sent, [[Bytes::from(vec![3]), Bytes::from(vec![4])]]);
+    }
+
+    #[test]
+    fn bytes_that_wait_are_bounded_and_an_entry_that_is_too_long_drops_no_other() {
+        let config = QueueConfig {
+            max_bytes: Some(6),
+            max_batch_size: 10,
+            ..QueueConfig::default()
+        };
+        for (entries, expected) in [
+            (&["1", "22", "333", "4444"][..], &["4444"][..]),
+            (&["1", "22", "333"], &["1", "22", "333"]),
+            (&["1", "55555", "666666"], &["666666"]),
+            (&["1", "7777777", "22"], &["1", "22"]),
+        ] {
+            let (host, sent) = (FakeHost::default(), Sent::default());
+            let outbox = Outbox::new(Uuid::nil(), config.clone());
+            for entry in entries {
+                push(&host, &outbox, Bytes::from(*entry), sender(&sent, 0));
+            }
+            host.run(host.sleep(Duration::from_secs(5)));
+            assert_eq!(*sent.borrow(), [expected], "{entries:?}");
+        }
     }
 }

@@ -80,9 +80,23 @@ fn shown(token: &Token) -> String {
     }
 }
 
+/// `text` without the spaces and the comments that it begins with.
+fn skip(text: &str) -> &str {
+    let mut rest = text.trim_start();
+    while let Some(comment) = rest.strip_prefix("--") {
+        let (inner, end) = match comment.strip_prefix("[[") {
+            Some(inner) => (inner, "]]"),
+            None => (comment, "\n"),
+        };
+        let (_, behind) = inner.split_once(end).unwrap_or_default();
+        rest = behind.trim_start();
+    }
+    rest
+}
+
 fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
+    let mut rest = skip(text);
     while let Some(first) = rest.chars().next() {
         // No number follows a dot, and headers and captures are called `3scale_id` and `1`, too (OURS).
         let key = first.is_ascii_digit() && tokens.last() == Some(&Token::Symbol("."));
@@ -114,7 +128,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             (Token::Symbol(symbol), symbol.len())
         };
         tokens.push(token);
-        rest = rest.get(length..).unwrap_or_default().trim_start();
+        rest = skip(rest.get(length..).unwrap_or_default());
     }
     Ok(tokens)
 }

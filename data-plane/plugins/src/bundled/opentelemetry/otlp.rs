@@ -1,5 +1,7 @@
 //! Spans as OTLP has them (opentelemetry-proto 1.5, trace and collector), as far as they are filled.
 
+pub(super) mod records;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -149,15 +151,12 @@ fn failed(failed: bool) -> Option<Status> {
     failed.then_some(Status { code: ERROR })
 }
 
-/// The spans of one exchange.
-pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
+/// Kong's attributes of the span of a request.
+fn of_request(log: &Log<'_>) -> Vec<KeyValue> {
     let seen = log.seen;
-    let begin = log.started_at.as_millis() * MILLISECOND;
-    let end = begin + log.latencies.request * MILLISECOND;
     let scheme = if seen.client.https { "https" } else { "http" };
     // Without the port, as Kong tells it.
     let host = seen.client.host();
-    let status = log.status.as_u16();
     let mut attributes = vec![
         text("http.method", seen.method.as_str()),
         text(
@@ -169,7 +168,7 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         text("http.flavor", version(seen.request.version)),
         text("http.client_ip", seen.client.address.to_string()),
         text("net.peer.ip", seen.client.peer.to_string()),
-        number("http.status_code", status),
+        number("http.status_code", log.status.as_u16()),
         text("kong.request.id", &*seen.request_id),
     ];
     if let Some(matched) = log.matched {
@@ -177,6 +176,12 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         let path = records.and_then(|records| records.route.pointer("/paths/0")?.as_str());
         attributes.push(text("http.route", path.unwrap_or_default()));
     }
+    attributes
+}
+
+/// The spans of one exchange.
+pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
+    let begin = log.started_at.as_millis() * MILLISECOND;
     let mut spans = vec![Span {
         trace_id: trace.id.to_vec(),
         id: trace.server.to_vec(),
@@ -187,9 +192,9 @@ pub(super) fn spans(trace: &Trace, log: &Log<'_>) -> Bytes {
         name: "kong".to_owned(),
         kind: SERVER,
         start_time_unix_nano: begin,
-        end_time_unix_nano: end,
-        attributes,
-        status: failed(status >= 500),
+        end_time_unix_nano: begin + log.latencies.request * MILLISECOND,
+        attributes: of_request(log),
+        status: failed(log.status.as_u16() >= 500),
     }];
     spans.extend(attempts(trace, log));
     let scope = ScopeSpans { scope: None, spans };
@@ -269,6 +274,14 @@ const fn version(version: http::Version) -> &'static str {
     }
 }
 
+/// What of the gateway tells, as Kong calls it.
+fn scope() -> Scope {
+    Scope {
+        name: "kong-internal".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
 /// The body of a request that exports the spans of several exchanges.
 pub(super) fn request(resource: &Resource, batch: &[Bytes]) -> Bytes {
     let spans = batch
@@ -279,10 +292,7 @@ pub(super) fn request(resource: &Resource, batch: &[Bytes]) -> Bytes {
         resource_spans: vec![ResourceSpans {
             resource: Some(resource.clone()),
             scope_spans: vec![ScopeSpans {
-                scope: Some(Scope {
-                    name: "kong-internal".to_owned(),
-                    version: "0.1.0".to_owned(),
-                }),
+                scope: Some(scope()),
                 spans: spans.collect(),
             }],
         }],

@@ -222,7 +222,7 @@ fn the_upstream_is_told_whose_child_it_is() {
 fn what_meets_no_route_is_traced_too() {
     let request = with(&[
         ("b3", &format!("{ID}-{SPAN}-1")),
-        ("zipkin-tags", "error = true"),
+        ("zipkin-tags", "error = true;foo bar=baz;none;empty=;=bar;="),
     ]);
     let config = json!({"http_response_header_for_traceid": "x-trace"});
     let spans = reported(&config, |filter, host| {
@@ -237,6 +237,9 @@ fn what_meets_no_route_is_traced_too() {
     );
     assert_eq!(server["tags"]["http.status_code"], "404");
     assert_eq!(server["tags"]["error"], "true");
+    for none in ["foo bar", "none", "empty", ""] {
+        assert_eq!(server["tags"].get(none), None, "{none}");
+    }
     assert_eq!(
         (&proxy["name"], &proxy["parentId"]),
         (&json!("GET (proxy)"), &json!(SPAN))
