@@ -10,6 +10,7 @@
 
 mod calls;
 mod document;
+mod further;
 mod keys;
 
 use std::cell::RefCell;
@@ -416,9 +417,10 @@ impl Providers {
         let (waiting, pilot) = self.flights.board(&key);
         if let Some(pilot) = pilot {
             let (providers, rules, its_host) = (Arc::clone(self), Arc::clone(rules), host.clone());
+            let before = self.entry(key).document;
             host.spawn(Box::pin(async move {
                 let limit = limits(&rules, 0).timeout;
-                let fetch = document::fetch(&rules, &its_host);
+                let fetch = document::fetch(&rules, &its_host, before.as_deref());
                 let outcome = within(&its_host, limit, fetch).await.map(Arc::new);
                 if let Err(error) = &outcome {
                     warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");

@@ -1,19 +1,20 @@
 //! What a provider says of itself (OpenID Connect Discovery §3, RFC 8414), and how it is fetched.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::future::join;
 use http::header::{ACCEPT, CACHE_CONTROL, DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use shared::telemetry::chain;
-use shared::types::Set;
 use tracing::warn;
 use url::Url;
 
+use super::further;
 use super::keys::Keys;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::{Rules, provider_url};
@@ -60,6 +61,8 @@ pub(crate) struct Document {
     /// Whether every authorization response carries `iss` (RFC 9207).
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
+    /// Those among them that come from elsewhere, by where.
+    pub(crate) further: HashMap<String, Keys>,
     pub(crate) fetched_at: UnixTime,
     /// The provider's epoch before that: in a later one an operator has dropped what was discovered.
     pub(crate) epoch: u64,
@@ -173,53 +176,49 @@ impl ProviderError {
     }
 }
 
-/// Fetches document and keys.
-pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError> {
-    let provider = &rules.config.provider;
+/// Fetches document and keys. Of further keys that are away, those of `before` stay.
+pub(super) async fn fetch(
+    rules: &Rules,
+    host: &impl Host,
+    before: Option<&Document>,
+) -> Result<Document, ProviderError> {
     let epoch = host.revocations().epoch(rules.issuer_name);
-    let mut document = if provider.using_pseudo_issuer {
-        Document {
-            issuer: rules.issuer.clone(),
-            ..Document::default()
-        }
-    } else {
-        let found = discover(rules, host).await?;
-        let mut document = read(rules, &found.value)?;
-        let jwks_uri = found
-            .value
-            .get("jwks_uri")
-            .and_then(Value::as_str)
-            .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
-        let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
-        document.keys = keys;
-        document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
-        document.behind = found.behind;
-        if let Some(skew) = found.skew {
-            warn!(
-                issuer = rules.issuer,
-                seconds = skew.as_secs(),
-                reason = "clock_skew",
-                "the provider's clock and ours differ"
-            );
-        }
-        document
-    };
-    for uri in provider.extra_jwks_uris.iter().flat_map(Set::as_slice) {
-        let (keys, fresh_for) = match keys(rules, host, uri).await {
-            Ok(found) => found,
-            // The provider's own keys serve meanwhile; a token that needs one of these asks again.
-            Err(error) if !provider.using_pseudo_issuer => {
-                warn!(issuer = rules.issuer, uri, error = %chain(&error), "there are no further keys");
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        document.keys.extend(keys);
-        document.fresh_for = [document.fresh_for, fresh_for].into_iter().flatten().min();
-    }
+    let (own, further) = join(own(rules, host), further::fetch(rules, host)).await;
+    let mut document = own?;
+    further::add(rules, &mut document, further, before)?;
     document.epoch = epoch;
     document.fetched_at = host.now();
     document.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+    Ok(document)
+}
+
+/// Fetches document and keys of the provider itself.
+async fn own(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError> {
+    if rules.config.provider.using_pseudo_issuer {
+        return Ok(Document {
+            issuer: rules.issuer.clone(),
+            ..Document::default()
+        });
+    }
+    let found = discover(rules, host).await?;
+    let mut document = read(rules, &found.value)?;
+    let jwks_uri = found
+        .value
+        .get("jwks_uri")
+        .and_then(Value::as_str)
+        .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
+    let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
+    document.keys = keys;
+    document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
+    document.behind = found.behind;
+    if let Some(skew) = found.skew {
+        warn!(
+            issuer = rules.issuer,
+            seconds = skew.as_secs(),
+            reason = "clock_skew",
+            "the provider's clock and ours differ"
+        );
+    }
     Ok(document)
 }
 
@@ -352,7 +351,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
     })
 }
 
-async fn keys(
+pub(super) async fn keys(
     rules: &Rules,
     host: &impl Host,
     uri: &str,

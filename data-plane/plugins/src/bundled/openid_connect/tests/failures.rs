@@ -1,9 +1,13 @@
 //! A provider that is down, slow or talks nonsense: a clear answer, quickly, and sessions go on.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
-use super::provider::{ISSUER, basic};
+use super::provider::{ISSUER, SigningKey, basic};
 use crate::bundled::openid_connect::explain::Explanations;
 use crate::bundled::openid_connect::provider::{self, ProviderError};
 use crate::filter::{Filter, Flow};
@@ -192,6 +196,42 @@ fn further_keys_that_are_away_leave_those_of_the_provider() {
     }));
     let token = gateway.provider.access_token(&[]);
     assert_eq!(gateway.call(&token).status, 200);
+}
+
+#[test]
+fn rule_77_further_keys_stay_while_their_server_fails() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["bearer"], "extra_jwks_uris": ["https://idp.example/further"],
+        "rediscovery_lifetime": 0,
+    }));
+    let key = SigningKey::es256("further");
+    let further = json!({ "keys": [key.jwk] }).to_string();
+    let status = Rc::new(Cell::new(200));
+    let (provider, its_status) = (Rc::clone(&gateway.provider), Rc::clone(&status));
+    gateway.host.connect(Rc::new(move |request| {
+        if request.uri().path() != "/further" {
+            return provider.handle(request);
+        }
+        let answer = http::Response::builder().status(its_status.get());
+        let body = Bytes::from(further.clone());
+        Ok(answer
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap())
+    }));
+    let own = gateway.provider.access_token(&[]);
+    gateway.provider.script.borrow_mut().signs_with = Some(key);
+    let theirs = gateway.provider.access_token(&[]);
+    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("unknown"));
+    let unknown = gateway.provider.access_token(&[]);
+    let calls =
+        |gateway: &mut Gateway| [&theirs, &own, &unknown].map(|token| gateway.call(token).status);
+    assert_eq!(calls(&mut gateway), [200, 200, 401]);
+    status.set(503);
+    for _ in 0..2 {
+        gateway.advance(10);
+        assert_eq!(calls(&mut gateway), [200, 200, 401]);
+    }
 }
 
 #[test]
