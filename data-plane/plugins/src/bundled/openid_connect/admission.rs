@@ -115,6 +115,8 @@ pub(super) struct Found {
     sources_lack: bool,
     /// Whether one of the user info's could not.
     user_info_lacks: bool,
+    /// Whether something that claims are searched in could not be asked.
+    failed: bool,
 }
 
 shared::unsaid!(Found);
@@ -149,6 +151,13 @@ pub(super) async fn admit(
         }
     }
     let principal = opened::principal_with(rules, session, &found);
+    if found.failed && principal.lacks(rules) {
+        return Err(Failure::paused(
+            "idp_unreachable",
+            "The OpenID provider cannot be asked now who you are",
+            "what says more of the user could not be asked, and it decides",
+        ));
+    }
     if found.sources_lack {
         session.sourced = None;
     }
@@ -187,9 +196,14 @@ async fn look_up(
                 session.learn(&user_info);
             }
             Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
-            // What depends on it is refused for want of it.
-            Err(failure) => debug!(issuer = rules.issuer, %failure, "there is no user info"),
+            Err(failure) => {
+                // To whom the provider tells nothing, of a token that is no user's, it has told that.
+                found.failed |= !["userinfo_refused", "at_typ"].contains(&failure.code);
+                debug!(issuer = rules.issuer, %failure, "there is no user info");
+            }
         }
+        found.failed |= found.user_info_lacks;
+        found.failed &= rules.config.credentials.search_user_info;
     }
     if rules.lookups.wants_sources(session)
         && let (Some(id), Ok(document)) = (id, provider::document(rules, host).await)
@@ -197,6 +211,7 @@ async fn look_up(
         let client = session.client;
         let added = distributed::resolve(rules, host, &document, client, id).await;
         found.sources_lack = !added.complete;
+        found.failed |= found.sources_lack;
         session.sourced = Some(added.claims);
     }
     if rules.lookups.keys

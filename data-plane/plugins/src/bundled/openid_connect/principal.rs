@@ -118,6 +118,19 @@ impl Principal {
         Ok(())
     }
 
+    /// Whether something that decides on the request was not found. What could not be asked may say it, and to pass without
+    /// it may be more than the user is to do: a group can be denied.
+    pub(super) fn lacks(&self, rules: &Rules) -> bool {
+        let access = &rules.config.access;
+        let wanted =
+            |path: &Option<Vec<String>>| path.as_deref().is_some_and(|path| !path.is_empty());
+        let known = self.consumer.is_some() || self.credential.is_some();
+        (maps_consumers(rules) && self.consumer.is_none())
+            || (wanted(&access.credential_claim) && !known)
+            || (wanted(&access.authenticated_groups_claim) && self.groups.is_none())
+            || self.consumer_groups.as_ref().is_some_and(Vec::is_empty)
+    }
+
     /// The consumer that it is mapped to.
     fn consumer<'a>(&self, rules: &Rules, consumers: &'a Consumers) -> Option<&'a Arc<Consumer>> {
         map_consumer(rules, consumers, self.consumer.as_deref()?)

@@ -399,3 +399,33 @@ fn rule_39_a_source_that_may_not_be_asked_is_none_that_is_away() {
     }
     assert_eq!(asked.get(), 1);
 }
+
+#[test]
+fn rule_39_what_could_not_be_asked_lets_nobody_in_for_want_of_a_claim() {
+    let groups = json!({ "authenticated_groups_claim": ["team"] });
+    let mapped = json!({ "consumer_claim": ["nickname"], "consumer_optional": true });
+    let limited = json!({ "credential_claim": ["seat"] });
+    for config in [&groups, &mapped, &limited] {
+        for (status, expected) in [(200, 200), (503, 503), (429, 503), (401, 200)] {
+            let mut config = config.clone();
+            config["search_user_info"] = true.into();
+            let mut gateway = Gateway::new(config.clone());
+            let told = json!({
+                "sub": "user-1", "team": "blue", "nickname": "Jo", "seat": "one",
+            });
+            gateway.provider.script.borrow_mut().user_info = Some((status, told.clone()));
+            let token = gateway.provider.access_token(&[]);
+            let reply = gateway.call(&token);
+            assert_eq!(reply.status, expected, "{status} {config}");
+            let mut browser = Browser::default();
+            let signed_in = browser.sign_in(&mut gateway, "/api");
+            assert_eq!(signed_in.status, expected, "{status} {config}");
+            assert_eq!(signed_in.sets_session(), expected == 200);
+        }
+        // What nothing depends on that could not be found holds nobody up.
+        let mut gateway = Gateway::new(json!({ "search_user_info": true }));
+        gateway.provider.script.borrow_mut().user_info = Some((503, json!({})));
+        let token = gateway.provider.access_token(&[]);
+        assert_eq!(gateway.call(&token).status, 200);
+    }
+}
