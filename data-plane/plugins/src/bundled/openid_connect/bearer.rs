@@ -30,7 +30,7 @@ use super::session::Session;
 use super::sign_in;
 use super::token_endpoint::Tokens;
 use super::user_info;
-use super::verify::{Expected, Verifier};
+use super::verify::{Expected, Verifier, poses};
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::glance::{Glance, Pass, Usual};
@@ -98,7 +98,7 @@ pub(super) async fn authenticate(
         return Box::pin(vouched_for(rules, exchange, host, jar, brought)).await;
     }
     let verified = verify(rules, client, host, &found.token).await?;
-    if methods.introspection && rules.config.credentials.introspect_jwt_tokens {
+    if rules.config.credentials.introspect_jwt_tokens {
         let (token, method) = (&found.token, brought.method);
         let asked = introspection::ask(rules, exchange, host, token, client, method);
         let answer = Box::pin(asked).await?;
@@ -135,6 +135,12 @@ async fn vouched_for(
     mut brought: Brought<'_>,
 ) -> Result<Flow, Failure> {
     let (token, client) = (&brought.found.token, brought.client);
+    if poses(rules, token) {
+        return Err(Failure::refused(
+            "at_typ",
+            "the token is not an access token",
+        ));
+    }
     let mut refusal = None;
     if rules.methods.introspection {
         brought.method = AuthMethod::Introspection;

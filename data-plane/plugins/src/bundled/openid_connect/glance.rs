@@ -67,7 +67,7 @@ impl Glances {
             bearer: both
                 && methods.bearer
                 && say_all(config, AuthMethod::Bearer)
-                && !(methods.introspection && credentials.introspect_jwt_tokens)
+                && !credentials.introspect_jwt_tokens
                 && credentials.id_token_param_name.is_none()
                 && clients.len() < 2
                 && places.first() == Some(&TokenPlace::Header),

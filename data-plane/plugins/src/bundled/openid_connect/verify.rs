@@ -104,6 +104,15 @@ pub(super) struct Expected<'a> {
 
 shared::unsaid!(Expected<'a>);
 
+/// Whether `token` says itself that it is no access token, whoever vouches for it.
+pub(super) fn poses(rules: &Rules, token: &str) -> bool {
+    let Ok(parsed) = Jws::parse(token, BEARER_TOKEN) else {
+        return false;
+    };
+    let untyped = parsed.header.kind().as_deref() != Some("at+jwt");
+    posing(&parsed) || (untyped && rules.config.credentials.require_at_jwt)
+}
+
 impl Verifier<'_> {
     /// A client secret, or one of the provider's keys, has made the signature of an ID token.
     fn check_id_signature(&self, token: &Jws<'_>) -> Result<(), Refusal> {
@@ -167,7 +176,7 @@ impl Verifier<'_> {
             return Ok(());
         };
         let credentials = &self.rules.config.credentials;
-        let asked = self.rules.methods.introspection && credentials.introspect_jwt_tokens;
+        let asked = credentials.introspect_jwt_tokens;
         let made_at = jws::time(claims, "iat").ok().flatten();
         let age = age.seconds() + self.leeway();
         if asked || made_at.is_some_and(|at| self.now < at.saturating_add(age)) {

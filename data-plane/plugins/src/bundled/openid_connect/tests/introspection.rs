@@ -108,22 +108,43 @@ fn an_answer_ends_with_its_token_and_with_the_bounds_of_the_cache() {
 
 #[test]
 fn case_38_a_revoked_jwt_is_noticed() {
-    let config = json!({
-        "auth_methods": ["bearer", "introspection"], "introspect_jwt_tokens": true,
-        "cache_introspection": false,
-    });
-    let mut gateway = Gateway::new(config);
-    let token = gateway.provider.access_token(&[]);
-    assert_eq!(gateway.call(&token).status, 200);
-    answers(&gateway, 200, json!({ "active": false }));
-    assert_eq!(gateway.call(&token).status, 401);
-    // The signature counts as well.
-    gateway.provider.script.borrow_mut().introspection = None;
-    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("one"));
-    let forged = gateway.provider.access_token(&[]);
-    let asked = gateway.provider.called("/introspect");
-    assert_eq!(gateway.call(&forged).status, 401);
-    assert_eq!(gateway.provider.called("/introspect"), asked);
+    for methods in [json!(["bearer", "introspection"]), json!(["bearer"])] {
+        let config = json!({
+            "auth_methods": methods, "introspect_jwt_tokens": true, "cache_introspection": false,
+        });
+        let mut gateway = Gateway::new(config);
+        let token = gateway.provider.access_token(&[]);
+        assert_eq!(gateway.call(&token).status, 200);
+        answers(&gateway, 200, json!({ "active": false }));
+        assert_eq!(gateway.call(&token).status, 401, "{methods}");
+        // The signature counts as well.
+        gateway.provider.script.borrow_mut().introspection = None;
+        gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("one"));
+        let forged = gateway.provider.access_token(&[]);
+        let asked = gateway.provider.called("/introspect");
+        assert_eq!(gateway.call(&forged).status, 401);
+        assert_eq!(gateway.provider.called("/introspect"), asked);
+    }
+}
+
+#[test]
+fn rule_48_what_says_that_it_is_no_access_token_is_not_asked_about() {
+    let check = |more: Value, claims: &[(&'static str, Value)], status: u16| {
+        for method in ["introspection", "userinfo"] {
+            let mut config = json!({ "auth_methods": [method] });
+            let all = config.as_object_mut().unwrap();
+            all.extend(more.as_object().unwrap().clone());
+            let mut gateway = Gateway::new(config);
+            let token = gateway.provider.access_token(claims);
+            assert_eq!(gateway.call(&token).status, status, "{method} {claims:?}");
+            let asked = ["/introspect", "/userinfo"].map(|path| gateway.provider.called(path));
+            assert_eq!(asked.iter().sum::<usize>(), usize::from(status == 200));
+        }
+    };
+    check(json!({}), &[], 200);
+    check(json!({}), &[("token_use", json!("id"))], 401);
+    check(json!({}), &[("at_hash", json!("hash"))], 401);
+    check(json!({ "require_at_jwt": true }), &[], 401);
 }
 
 #[test]
