@@ -307,8 +307,8 @@ pub(super) fn leave(
     let target = configured.unwrap_or_else(|| {
         let query = exchange.request.uri.query().unwrap_or_default();
         let kept = request::kept_arguments(query, |name| !request::added_by_provider(name));
-        let url = sign_in::own_url(exchange);
-        if kept.is_empty() {
+        let url = sign_in::destination(rules, exchange, client);
+        if kept.is_empty() || url != sign_in::own_url(exchange) {
             url
         } else {
             format!("{url}?{kept}")

@@ -2,6 +2,7 @@
 //! what each answer means. What a provider that cannot be reached says is told in fixed words, so that
 //! nobody learns of a network what they could not ask themselves.
 
+mod offered;
 mod way_back;
 mod ways;
 
@@ -95,6 +96,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     transport(&rules, &mut findings);
     audience(&rules, &mut findings);
     openid(&rules, &mut findings);
+    offered::unverified(&rules, &mut findings);
     ways::check(&rules, &mut findings);
     ways::algorithms(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
@@ -284,6 +286,13 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
             true,
         ),
         (
+            "pushed_authorization_request_endpoint",
+            &config.sign_in.pushed_authorization_request_endpoint,
+            rules.methods.authorization_code
+                && config.sign_in.require_pushed_authorization_requests == Some(true),
+            true,
+        ),
+        (
             "introspection_endpoint",
             &config.client.introspection_endpoint,
             listed(rules, AuthMethod::Introspection),
@@ -366,8 +375,14 @@ fn supported(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findin
             "If it refuses, set require_proof_key_for_code_exchange to false.",
         ),
         Some(_) => findings.pass("pkce", "the provider supports S256"),
+        None if config.sign_in.require_proof_key_for_code_exchange == Some(true) => findings.warn(
+            "pkce",
+            "the provider does not announce that it checks code verifiers",
+            "Look whether it does: S256 is sent nonetheless.",
+        ),
         None => {}
     }
+    offered::check(rules, list, findings);
     if let Some(offered) = list("token_endpoint_auth_methods_supported") {
         let auths = config.client.client_auth.iter().flatten().copied();
         for auth in auths.filter(|auth| *auth != ClientAuth::None) {

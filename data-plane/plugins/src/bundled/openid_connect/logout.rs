@@ -133,6 +133,10 @@ pub(super) async fn run(
     jar: &Jar,
     sought: &Result<Sought, Failure>,
 ) -> Result<Flow, Failure> {
+    if request::is_prefetch(&exchange.request.headers) {
+        // Nobody has asked for it yet.
+        return Ok(Flow::Answer(backchannel::plain(StatusCode::NO_CONTENT)));
+    }
     let session = match sought {
         Ok(Sought::Open(open)) => Some(&**open),
         _ => None,

@@ -74,7 +74,8 @@ pub(super) fn beside(endpoint: &Url, arguments: &[(String, String)]) -> Url {
 
 /// A page that sends a form by itself, for what is too long for a URL.
 pub(super) fn form(target: &str, arguments: &[(String, String)]) -> Response<Bytes> {
-    const SCRIPT: &str = "document.forms[0].submit();";
+    // A field of the form may be called `submit`.
+    const SCRIPT: &str = "HTMLFormElement.prototype.submit.call(document.forms[0]);";
     let mut body = format!("<form method=\"post\" action=\"{}\">\n", escaped(target));
     for (name, value) in arguments {
         let (name, value) = (escaped(name), escaped(value));

@@ -250,6 +250,9 @@ impl Session {
 
     /// The time before which no use is noted. `None`: none ever is.
     pub(super) fn noted_from(&self, rules: &Rules) -> Option<UnixTime> {
+        if !rules.keeps_session(AuthMethod::Session) {
+            return None;
+        }
         let session = &rules.config.session;
         let touched = session.session_idling_timeout.limit();
         let touched = touched.map(|idle| self.used_at.saturating_add(TOUCH.min(idle / 4)));
@@ -277,15 +280,17 @@ impl Session {
 
     /// The session after a use at `now`, if that is to be noted in the cookie.
     pub(super) fn used(&self, rules: &Rules, now: UnixTime) -> Option<Self> {
+        if !rules.keeps_session(AuthMethod::Session) {
+            return None;
+        }
         let session = &rules.config.session;
-        let keeps = rules.keeps_session(AuthMethod::Session);
         let mut next = None;
         if let Some(idle) = session.session_idling_timeout.limit()
             && now.saturating_since(self.used_at) >= TOUCH.min(idle / 4)
         {
             next = Some(self.clone());
         }
-        if let Some(rolling) = session.session_rolling_timeout.limit().filter(|_| keeps) {
+        if let Some(rolling) = session.session_rolling_timeout.limit() {
             let left = self
                 .renewed_at
                 .saturating_add(rolling)

@@ -13,7 +13,7 @@ use super::admission;
 use super::authorization_request::is_signed;
 use super::callback::{self, Lost};
 use super::client_keys;
-use super::config::AuthMethod;
+use super::config::{AuthMethod, LoginAction};
 use super::cookie::{Family, Jar};
 use super::failure::Failure;
 use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
@@ -201,11 +201,17 @@ async fn arrive(
             ..
         }) => (pending.target, pending.query, let_through(rules, exchange)),
         // A form is posted to the very URL that it was meant for.
-        Cause::Needed | Cause::Lost(_) => (
+        Cause::Needed | Cause::Lost(_) if form.is_some() => (
             own_url(exchange),
-            preserved_query(rules, exchange, form.is_some()),
+            preserved_query(rules, exchange, true),
             let_through(rules, exchange),
         ),
+        Cause::Needed | Cause::Lost(_) => {
+            let target = destination(rules, exchange, position);
+            let query = preserved_query(rules, exchange, false);
+            let query = query.filter(|_| target == own_url(exchange));
+            (target, query, let_through(rules, exchange))
+        }
     };
     let configured = rules.client(position).redirect_uri.clone();
     Ok(Arrival {
@@ -265,6 +271,26 @@ pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
     };
     let path = exchange.request.uri.path();
     format!("{scheme}://{}{path}", exchange.client.authority)
+}
+
+/// Where a sign-in ends that this request of a `client` begins: at its own URL, without the query. Where sign-ins end
+/// elsewhere, the one that the provider leads back to is nobody's page: there, where the host begins.
+pub(super) fn destination(rules: &Rules, exchange: &Exchange<'_>, client: usize) -> String {
+    let own = own_url(exchange);
+    if !is_way_back(rules, &own, client) {
+        return own;
+    }
+    own.strip_suffix(exchange.request.uri.path())
+        .map_or_else(|| own.clone(), |origin| format!("{origin}/"))
+}
+
+fn is_way_back(rules: &Rules, url: &str, client: usize) -> bool {
+    let config = &rules.config.sign_in;
+    let redirects = config.login_action == LoginAction::Redirect
+        && config
+            .login_methods
+            .contains(&AuthMethod::AuthorizationCode);
+    redirects && rules.client(client).redirect_uri.as_deref() == Some(url)
 }
 
 /// Finishes a sign-in: from the authorization response to verified tokens.

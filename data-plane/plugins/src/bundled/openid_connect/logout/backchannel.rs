@@ -270,7 +270,7 @@ fn refused(detail: &'static str) -> Failure {
 }
 
 /// An empty answer that no cache keeps.
-fn plain(status: StatusCode) -> Response<Bytes> {
+pub(super) fn plain(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     let kept = HeaderValue::from_static("no-store");

@@ -46,7 +46,8 @@ pub(in crate::bundled::openid_connect) fn is_navigation(
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let page = matches!(*method, Method::GET | Method::HEAD)
         || (*method == Method::POST && is_form(headers));
-    if !page {
+    // A WebSocket is no page, whoever asks for one (RFC 6455 §4.1).
+    if !page || headers.contains_key("sec-websocket-key") {
         return false;
     }
     if let Some(mode) = value("sec-fetch-mode") {
@@ -78,7 +79,7 @@ pub(in crate::bundled::openid_connect) fn accepts(accepted: &str, wanted: &str) 
 
 #[cfg(test)]
 mod tests {
-    use http::header::ACCEPT;
+    use http::header::{ACCEPT, SEC_WEBSOCKET_KEY};
     use http::{HeaderMap, HeaderValue, Method};
 
     use super::is_navigation;
@@ -99,6 +100,9 @@ mod tests {
         check("application/xhtml+xml", true);
         check("*/*", true);
         check("application/json, */*", false);
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        let socket = HeaderMap::from_iter([(SEC_WEBSOCKET_KEY, key)]);
+        assert!(!is_navigation(&Method::GET, &socket));
         for refusal in ["text/html;q=0", "text/html; Q=0.000, application/json"] {
             check(refusal, false);
         }

@@ -146,6 +146,44 @@ fn each_finding_is_told() {
     check(&none, by_secret, "keys", "pass");
 }
 
+#[test]
+fn what_would_open_the_door_or_fail_each_sign_in_is_told() {
+    let gateway = Gateway::new(json!({}));
+    let check = |config: Value, name: &str, expected: &str| {
+        let report = checked(&gateway, &config);
+        assert_eq!(result(&report, name), expected, "{name}: {report}");
+    };
+    for name in ["verify_signature", "verify_claims", "verify_nonce"] {
+        check(json!({}), name, "");
+        check(json!({ name: false }), name, "warn");
+    }
+    let further = json!({ "extra_jwks_uris": ["https://idp.example/jwks"] });
+    check(further, "extra_jwks_uris", "warn");
+    let offers = |changes: &[(&'static str, Value)]| {
+        gateway.provider.script.borrow_mut().discovery = changes.to_vec();
+    };
+    offers(&[
+        ("pushed_authorization_request_endpoint", Value::Null),
+        ("code_challenge_methods_supported", Value::Null),
+    ]);
+    let pushes = json!({ "require_pushed_authorization_requests": true });
+    check(pushes, "endpoints", "fail");
+    let challenges = json!({ "require_proof_key_for_code_exchange": true });
+    check(challenges, "pkce", "warn");
+    check(json!({}), "pkce", "");
+    offers(&[
+        ("response_types_supported", json!(["id_token"])),
+        ("response_modes_supported", json!(["form_post"])),
+        ("grant_types_supported", json!(["implicit"])),
+    ]);
+    for name in ["response_type", "response_mode", "auth_methods"] {
+        check(json!({}), name, "warn");
+    }
+    offers(&[("response_types_supported", json!(["id_token code"]))]);
+    let hybrid = json!({ "response_type": ["code id_token"], "response_mode": "form_post" });
+    check(hybrid, "response_type", "");
+}
+
 /// Has `gateway` hear that the provider was dropped, and its sessions ended, by a clock that said `before`.
 fn drop_provider(gateway: &Gateway, before: u64) {
     let dropped = Revocation {

@@ -406,3 +406,30 @@ fn a_person_whose_sign_in_fails_gets_a_page() {
         assert_eq!(reply.headers[name], value);
     }
 }
+
+#[test]
+fn a_session_that_is_not_to_be_renewed_ends_though_it_is_used() {
+    let mut gateway = Gateway::new(json!({
+        "disable_session": ["session"], "session_idling_timeout": 40,
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    gateway.advance(30);
+    let used = browser.get(&mut gateway, "/api");
+    assert_eq!((used.status, used.sets_session()), (200, false));
+    gateway.advance(11);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+}
+
+#[test]
+fn rule_16_a_look_ahead_logs_nobody_out() {
+    let mut gateway = Gateway::new(json!({
+        "logout_uri_suffix": "/logout", "logout_methods": ["GET"],
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    let ahead = browser.get_with(&mut gateway, "/logout", "sec-purpose", "prefetch;prerender");
+    assert_eq!((ahead.status, ahead.set_cookies().len()), (204, 0));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert!(browser.get(&mut gateway, "/logout").ends_session());
+}
