@@ -18,6 +18,7 @@ mod declare;
 mod endpoint;
 mod error;
 mod exports;
+pub(crate) mod files;
 mod groups;
 mod health;
 mod info;

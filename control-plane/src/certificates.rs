@@ -5,6 +5,7 @@
 //! under its own.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +13,10 @@ use std::time::Duration;
 use clap::Args;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData as _,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use shared::clock::UnixTime;
 use shared::tls::{self, CONTROL_PLANE_NAME};
 
@@ -62,6 +65,30 @@ pub enum CertificatesError {
         "{0} is missing while its counterpart exists: restore it, or remove both to start a new cluster"
     )]
     HalfAuthority(PathBuf),
+    /// A host name cannot be one.
+    #[error("name `{0}` must be the name of a host or an address")]
+    Host(String),
+    /// A node's name is one of a group's, so that whoever holds the group's pair could take its place.
+    #[error(
+        "a data plane `{node}` would be one of the group `{group}`: whoever holds that group's pair could take its place"
+    )]
+    OfGroup {
+        /// The node's name.
+        node: String,
+        /// The group's.
+        group: String,
+    },
+    /// A file is another member's.
+    #[error("{path} is the certificate of `{name}`: choose another name or another directory")]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        name: String,
+    },
+    /// The authority's key fits none of its certificates.
+    #[error("{0} is not the key of any certificate in ca.pem")]
+    Foreign(PathBuf),
     /// An existing key or certificate is none.
     #[error("using the existing {path}")]
     Existing {
@@ -88,7 +115,11 @@ pub fn write(
     for name in command.data_planes.iter().chain(&command.groups) {
         check_name(name)?;
     }
+    command.names.iter().try_for_each(|name| check_host(name))?;
     let directory = &command.out;
+    for node in &command.data_planes {
+        check_group(node, command)?;
+    }
     std::fs::create_dir_all(directory).map_err(|source| CertificatesError::File {
         attempt: "creating",
         path: directory.clone(),
@@ -153,6 +184,10 @@ impl Member<'_> {
             source,
         };
         let key_path = directory.join(format!("{}.key", self.file));
+        let path = directory.join(format!("{}.pem", self.file));
+        if let Some(name) = holder(&path).filter(|name| name != self.common_name) {
+            return Err(CertificatesError::Taken { path, name });
+        }
         let key = match read(&key_path)? {
             Some(pem) => KeyPair::from_pem(&pem).map_err(|source| CertificatesError::Existing {
                 path: key_path.clone(),
@@ -170,7 +205,6 @@ impl Member<'_> {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, authority).map_err(issue)?;
         put(&key_path, &key.serialize_pem(), 0o600)?;
-        let path = directory.join(format!("{}.pem", self.file));
         put(&path, &certificate.pem(), 0o644)?;
         Ok(path)
     }
@@ -183,17 +217,19 @@ fn authority(
     now: UnixTime,
 ) -> Result<Issuer<'static, KeyPair>, CertificatesError> {
     match (read(certificate_path)?, read(key_path)?) {
-        (Some(certificate), Some(key)) => {
-            let key = KeyPair::from_pem(&key).map_err(|source| CertificatesError::Existing {
-                path: key_path.to_owned(),
+        (Some(certificates), Some(key)) => {
+            let existing = |path: &Path, source| CertificatesError::Existing {
+                path: path.to_owned(),
                 source,
-            })?;
-            Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| {
-                CertificatesError::Existing {
-                    path: certificate_path.to_owned(),
-                    source,
-                }
-            })
+            };
+            let key = KeyPair::from_pem(&key).map_err(|source| existing(key_path, source))?;
+            // While one authority replaces the other both are there: it is the one that the key is of.
+            let mut all = CertificateDer::pem_slice_iter(certificates.as_bytes());
+            let own = all.find_map(|one| one.ok().filter(|one| is_key_of(&key, one)));
+            let Some(own) = own else {
+                return Err(CertificatesError::Foreign(key_path.to_owned()));
+            };
+            Issuer::from_ca_cert_der(&own, key).map_err(|source| existing(certificate_path, source))
         }
         (None, None) => {
             let issue = |source| CertificatesError::Issue {
@@ -242,6 +278,48 @@ fn check_name(name: &str) -> Result<(), CertificatesError> {
     Err(CertificatesError::Name(name.to_owned()))
 }
 
+fn check_host(name: &str) -> Result<(), CertificatesError> {
+    let is_address = name.parse::<IpAddr>().is_ok();
+    let bare = name.strip_prefix("*.").unwrap_or(name);
+    let is_label = |label: &str| {
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(fine)
+    };
+    if is_address || bare.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(CertificatesError::Host(name.to_owned()))
+}
+
+/// Refuses a node that goes by a name of a group that is made, or there already.
+fn check_group(node: &str, command: &CertificatesCommand) -> Result<(), CertificatesError> {
+    let Some((_, group)) = node.split_once('.') else {
+        return Ok(());
+    };
+    let is_there = || {
+        let holder = holder(&command.out.join(format!("{group}.pem")));
+        holder.is_some_and(|name| name == tls::group_name(group))
+    };
+    if command.groups.iter().any(|one| one == group) || is_there() {
+        return Err(CertificatesError::OfGroup {
+            node: node.to_owned(),
+            group: group.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whose certificate is in the file `path`, if there is one.
+fn holder(path: &Path) -> Option<String> {
+    let chain = tls::read_certificates(path).ok()?;
+    tls::common_name(chain.first()?)
+}
+
+fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
+}
+
 fn read(path: &Path) -> Result<Option<String>, CertificatesError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -277,62 +355,4 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<(), CertificatesError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn command(directory: &Path, nodes: &[&str]) -> CertificatesCommand {
-        CertificatesCommand {
-            out: directory.to_owned(),
-            data_planes: nodes.iter().map(|&name| name.to_owned()).collect(),
-            groups: Vec::new(),
-            names: vec!["gateway.example".to_owned()],
-        }
-    }
-
-    #[test]
-    fn a_second_run_keeps_the_authority_and_every_key() {
-        let directory = tempfile::tempdir().unwrap();
-        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-        write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
-        let before = (read("ca.pem"), read("ca.key"), read("node-1.key"));
-        write(
-            &command(directory.path(), &["node-1", "node-2"]),
-            UnixTime::now(),
-        )
-        .unwrap();
-        assert_eq!(before, (read("ca.pem"), read("ca.key"), read("node-1.key")));
-        for key in ["ca.key", "control-plane.key", "node-1.key", "node-2.key"] {
-            let mode = std::fs::metadata(directory.path().join(key))
-                .unwrap()
-                .permissions()
-                .mode();
-            assert_eq!(mode & 0o777, 0o600, "{key}");
-        }
-    }
-
-    #[test]
-    fn a_node_certificate_carries_its_name_and_only_serves_clients() {
-        let directory = tempfile::tempdir().unwrap();
-        write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
-        let chain = tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
-        let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
-        assert_eq!(certificate.subject().to_string(), "CN=node-1");
-        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
-        assert!(usage.client_auth && !usage.server_auth);
-        assert!(certificate.validity().is_valid());
-    }
-
-    #[test]
-    fn names_that_would_overwrite_other_files_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["ca", "control-plane", "../x", "", "a b", ".hidden"] {
-            let result = write(&command(directory.path(), &[name]), UnixTime::now());
-            assert!(matches!(result, Err(CertificatesError::Name(_))), "{name}");
-        }
-        std::fs::write(directory.path().join("ca.pem"), "x").unwrap();
-        let result = write(&command(directory.path(), &[]), UnixTime::now());
-        assert!(matches!(result, Err(CertificatesError::HalfAuthority(_))));
-    }
-}
+mod tests;

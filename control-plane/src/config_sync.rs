@@ -73,7 +73,7 @@ const OUTGOING: usize = 4;
 /// Nodes that are sent all records at once; the others wait their turn.
 const TRANSFERS: usize = 32;
 
-pub use certificates::{Certificates, read};
+pub use certificates::{Certificates, judge};
 pub use conductor::Staging;
 pub use listener::BACKLOG;
 pub use rollouts::{Order, OrderError, Rollouts};

@@ -4,6 +4,7 @@ mod clocks;
 mod elsewhere;
 mod kept;
 mod member;
+mod progress;
 mod room;
 mod row;
 #[cfg(test)]
@@ -12,7 +13,6 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use proto::v1::fault::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::snapshot::{Position, Revision};
+use shared::snapshot::Position;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -29,12 +29,13 @@ use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
 pub use kept::Kept;
 pub use member::Membership;
+pub use progress::Progress;
 pub use room::Full;
 pub use row::{Figures, Standing};
 use view::Samples;
 pub use view::{Refused, Sample, View};
 
-/// How long a node that is gone stays on the list: Kong's `cluster_data_plane_purge_delay`.
+/// How long a node that is gone stays on the list, unless a setting says so.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
 
 /// Orders that may wait for a stream.
@@ -123,17 +124,6 @@ pub enum Order {
     Retry,
 }
 
-/// How far the connected nodes are with a revision, by name.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Progress {
-    /// Those that serve it.
-    pub serving: Vec<String>,
-    /// Those that refused it.
-    pub refused: Vec<String>,
-    /// Those that have not answered yet.
-    pub waiting: Vec<String>,
-}
-
 /// One reason why a node refused a snapshot.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Fault {
@@ -187,6 +177,19 @@ struct Row {
     missing: Vec<Missing>,
     /// Whether it has a stream.
     connected: bool,
+    /// The run of it that had the stream before.
+    #[serde(default)]
+    before: Option<Run>,
+    /// Whether two runs take turns: two machines with one certificate.
+    #[serde(default)]
+    contested: bool,
+}
+
+/// One run of a node's process.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Run {
+    boot: String,
+    ip: Option<IpAddr>,
 }
 
 /// A node that is connected here, or was.
@@ -205,9 +208,17 @@ struct Nodes {
     elsewhere: Elsewhere,
     /// The streams of processes that have a successor. Dropping one ends its task.
     leaving: room::Leaving,
+    /// Who is on its way back after a restart.
+    awaited: kept::Awaited,
+    /// How long a node that is gone stays on the list; none: as usual.
+    purge_delay: Option<Duration>,
 }
 
 impl Nodes {
+    fn purge_delay(&self) -> Duration {
+        self.purge_delay.unwrap_or(PURGE_DELAY)
+    }
+
     /// Each node once, by name: as the control plane knows it that it is connected to, or was last.
     fn rows(&self) -> Vec<&Row> {
         let here = self.here.values().map(|node| &node.row);
@@ -237,6 +248,13 @@ struct Stream {
 }
 
 impl Fleet {
+    /// The same, where a node that is gone stays on the list for so long.
+    #[must_use]
+    pub fn purging_after(self, delay: Duration) -> Self {
+        self.nodes().purge_delay = Some(delay);
+        self
+    }
+
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -276,6 +294,7 @@ impl Fleet {
             .filter(|row| row.running == running)
             .map_or(now, |row| row.running_since);
         let stuck = same_run && before.as_ref().is_some_and(|row| row.stuck);
+        let (run_before, contested) = member::turns(before.as_ref(), &introduction);
         let known = before.is_some();
         let (last_refusal, mut samples) = before
             .map(|row| (row.last_refusal, row.samples))
@@ -308,6 +327,8 @@ impl Fleet {
             stuck,
             missing: Vec::new(),
             connected: true,
+            before: run_before,
+            contested,
         };
         let node = Node {
             row,
@@ -353,16 +374,21 @@ impl Fleet {
     /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours. `target` says
     /// where a node is led.
     pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
-        self.each(target, now, |row, target| row.show(target, now))
+        let delay = self.nodes().purge_delay();
+        self.each(target, now, |row, target| row.show(target, now, delay))
     }
 
-    /// Every node, as monitoring counts it.
+    /// Every node, as monitoring counts it: without those that have left in order, which nobody waits for.
     pub fn figures(
         &self,
         target: impl Fn(&Introduction) -> Position,
         now: UnixTime,
     ) -> Vec<Figures> {
-        self.each(target, now, Row::figures)
+        let figures = self.each(target, now, |row, target| {
+            let has_left = !row.connected && row.report.draining;
+            (!has_left).then(|| row.figures(target))
+        });
+        figures.into_iter().flatten().collect()
     }
 
     /// What `tell` makes of every node that has not been gone for long, and of where it is led.
@@ -373,7 +399,8 @@ impl Fleet {
         tell: impl Fn(&Row, &Position) -> T,
     ) -> Vec<T> {
         let mut nodes = self.nodes();
-        let stays = |row: &Row| row.connected || now.saturating_since(row.last_seen) < PURGE_DELAY;
+        let delay = nodes.purge_delay();
+        let stays = |row: &Row| row.connected || now.saturating_since(row.last_seen) < delay;
         nodes.here.retain(|_, node| stays(&node.row));
         nodes.elsewhere.retain(stays);
         let rows = nodes.rows();
@@ -391,72 +418,6 @@ impl Fleet {
     /// Tells when [`Self::progress_of`] may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
-    }
-
-    /// How far the connected nodes are with the first of `revisions` of `generation`, or one after it. A node that runs
-    /// something else, such as a revision after the last that is known, waits.
-    pub fn progress_of(&self, generation: u64, revisions: RangeInclusive<Revision>) -> Progress {
-        let among = |position: &Position| {
-            position.generation == generation && revisions.contains(&position.revision)
-        };
-        let mut progress = Progress::default();
-        let nodes = self.nodes();
-        for row in nodes.rows().into_iter().filter(|row| row.connected) {
-            let refused = row
-                .last_refusal
-                .as_ref()
-                .is_some_and(|refusal| among(&refusal.position));
-            let list = if among(&row.running) {
-                &mut progress.serving
-            } else if refused {
-                &mut progress.refused
-            } else {
-                &mut progress.waiting
-            };
-            list.push(row.introduction.name.clone());
-        }
-        progress
-    }
-
-    /// The names of the connected nodes.
-    pub fn connected(&self) -> BTreeSet<String> {
-        let nodes = self.nodes();
-        let rows = nodes.rows().into_iter().filter(|row| row.connected);
-        rows.map(|row| row.introduction.name.clone()).collect()
-    }
-
-    /// Those of `names` whose streams have ended without their having said that they stop.
-    pub fn lost(&self, names: &BTreeSet<String>) -> Vec<String> {
-        let nodes = self.nodes();
-        let lost = |row: &&Row| {
-            !row.connected && !row.report.draining && names.contains(&row.introduction.name)
-        };
-        let rows = nodes.rows().into_iter().filter(lost);
-        rows.map(|row| row.introduction.name.clone()).collect()
-    }
-
-    /// The connected nodes that have refused `revision`, or one after it, last.
-    pub fn refusing(&self, revision: Revision) -> Vec<String> {
-        let nodes = self.nodes();
-        let refused = |row: &&Row| {
-            let last = row.last_refusal.as_ref();
-            row.connected && last.is_some_and(|last| last.position.revision >= revision)
-        };
-        let rows = nodes.rows().into_iter().filter(refused);
-        rows.map(|row| row.introduction.name.clone()).collect()
-    }
-
-    /// Whether a node that has been heard within `window` does not run yet what it is led to.
-    pub fn is_behind(
-        &self,
-        target: impl Fn(&Introduction) -> Position,
-        window: Duration,
-        now: UnixTime,
-    ) -> bool {
-        let nodes = self.nodes();
-        let lives = |row: &&Row| now.saturating_since(row.last_seen) < window;
-        let behind = |row: &Row| target(&row.introduction).is_after(&row.running);
-        nodes.rows().into_iter().filter(lives).any(behind)
     }
 
     /// Targets of upstreams that some connected node sends no request to.

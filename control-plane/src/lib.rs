@@ -19,6 +19,7 @@ pub mod difference;
 pub mod exporter;
 pub mod fleet;
 pub mod history;
+mod judge;
 mod listeners;
 mod opening;
 mod outbound;
@@ -28,35 +29,36 @@ pub mod revocations;
 pub mod rollout;
 pub mod session_keys;
 pub mod settings;
-mod shares;
 pub mod snapshot;
 pub mod status;
 pub mod store;
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::UnixTime;
 use shared::machine::write_whole;
-use shared::secret::Secret;
 use shared::telemetry::chain;
-use shared::tls::ClusterFiles;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use admin::{Access, Admin};
+pub use admin::files::TokenError;
+use admin::{Access, Admin, files as admin_files};
 use config_sync::Certificates;
 use exporter::Exporter;
 use fleet::{Fleet, Kept};
-use listeners::{Admins, Pages, listen};
+pub use judge::check;
+use judge::{Judged, judge};
+pub use listeners::Inherited;
+use listeners::{Admins, Pages, Sockets};
 pub use presence::Disagreement;
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
-use settings::{AdminListen, Settings, export_path};
+use settings::{Settings, export_path};
 use store::etcd::Board;
 use store::{SecretsKey, StoreError};
 
@@ -104,12 +106,15 @@ pub enum StartError {
     #[error("admin_certificate, admin_key")]
     AdminCertificate(#[source] shared::tls::TlsError),
     /// The file with the token cannot be used.
-    #[error("admin_token_file {path}: {what}")]
-    Token {
-        /// The file.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The directory of the store.
+    #[error("preparing {path} (data_directory)")]
+    DataDirectory {
+        /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
-        what: String,
+        /// Why not.
+        source: std::io::Error,
     },
     /// Nobody could use the Admin API.
     #[error("enforce_rbac is on, but there is no user with a token yet: set admin_token_file")]
@@ -150,47 +155,59 @@ pub struct ControlPlane {
     pages: Pages,
     keys: JoinHandle<()>,
     exports: JoinHandle<()>,
-    /// Takes in what other control planes commit.
-    following: Option<JoinHandle<()>>,
+    /// Take in what other control planes commit, and what files hold anew.
+    following: Vec<JoinHandle<()>>,
     /// Tells other control planes of the nodes here.
     presence: Option<Presence>,
     /// Remembers the nodes for the next start.
     nodes: Kept,
+    /// What a process that takes this one's place is given. A socket on which nobody accepts any more must not stay open.
+    sockets: Vec<(String, OwnedFd)>,
 }
 
 impl ControlPlane {
     /// Opens the store and starts to listen.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        Self::start_on(settings, Inherited::default()).await
+    }
+
+    /// The same, on the sockets that the process was started with as far as there are any.
+    pub async fn start_on(settings: Settings, inherited: Inherited) -> Result<Self, StartError> {
+        let mut sockets = Sockets::new(inherited);
         let Judged {
             files,
             admin_tls,
             access,
         } = judge(&settings)?;
-        let certificates = Certificates::follow(files, settings.other_expiries())?;
+        let others = settings.clone();
+        let certificates = Certificates::follow(files, move || others.other_expiries())?;
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
-        let publisher = opening::open(&settings, key.clone(), exports.clone()).await?;
-        let following = settings
-            .etcd
-            .used()
-            .map(|_| tokio::spawn(opening::follow(publisher.clone())));
-        if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
-            return Err(StartError::NoUser);
+        let publisher = open(&settings, key.clone(), &access).await?;
+        let mut following = Vec::new();
+        if settings.etcd.used().is_some() {
+            following.push(tokio::spawn(opening::follow(publisher.clone())));
         }
         let rotation = Duration::from_secs(settings.session_key_rotation);
-        make_session_keys(&publisher, rotation)?;
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
         let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));
-        let admins = Admins::listen(&settings, admin_tls.as_ref())?;
+        let (renewed, admin_tls) = watch::channel(admin_tls);
+        following.push(tokio::spawn(admin_files::follow(
+            (settings.admin_pair(), renewed),
+            (settings.admin_token_file.clone(), access.clone()),
+        )));
+        let admins = Admins::listen(&mut sockets, &settings, &admin_tls)?;
         let admin = admins.first()?;
-        let (cluster, cluster_address) = listen(
+        let (cluster, cluster_address) = sockets.listen(
             "cluster_listen",
             settings.cluster_listen,
             config_sync::BACKLOG,
         )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
+        let fleet =
+            fleet.purging_after(Duration::from_secs(settings.cluster_data_plane_purge_delay));
         let nodes = Kept::start(fleet.clone(), settings.data_directory.join("nodes.json"));
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let plan = settings.plan();
@@ -209,23 +226,21 @@ impl ControlPlane {
             claims,
             staging: settings.staging(shared),
         })?;
-        let staged = config_sync.rollouts().plan.is_some();
+        let (target, rollouts) = (config_sync.target(), config_sync.rollouts());
+        let staged = rollouts.plan.is_some();
         let presence = board.map(|board| Presence::start(board, fleet.clone(), id, plan, staged));
-        let keys = tokio::spawn(rotate(
-            publisher.clone(),
-            rotation,
-            fleet.clone(),
-            config_sync.target(),
-        ));
+        let rotating = rotate(publisher.clone(), rotation, fleet.clone(), target.clone());
+        let keys = tokio::spawn(rotating);
         let told = status::Told {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
-            target: config_sync.target(),
+            target: target.clone(),
             expiries,
         };
+        let pages = settings.pages().map_err(StartError::Listeners)?;
         let router = Admin::new(publisher.clone(), id, admins.shown())
-            .with_fleet(fleet.clone(), config_sync.target())
-            .with_rollouts(config_sync.rollouts())
+            .with_fleet(fleet, target)
+            .with_rollouts(rollouts)
             .with_revoker(revoker)
             .with_exporter(exporter)
             .with_metrics(told.clone())
@@ -235,13 +250,8 @@ impl ControlPlane {
             .router();
         let mut addresses = admins.addresses(cluster_address);
         let (stop, served) = admins.serve(&router);
-        let pages = Pages::start(
-            [
-                ("console_listen", settings.console_listen),
-                ("status_listen", settings.status_listen),
-            ],
-            [console::router(router), status::router(told)],
-        )?;
+        let routers = [console::router(router), status::router(told)];
+        let pages = Pages::start(&mut sockets, pages.into_iter().zip(routers))?;
         addresses.extend(pages.addresses.clone());
         tell(settings.addresses_file.as_deref(), &addresses.into())?;
         tracing::info!(%admin, cluster = %cluster_address, revision = %publisher.config().revision(), "control plane started");
@@ -258,6 +268,7 @@ impl ControlPlane {
             following,
             presence,
             nodes,
+            sockets: sockets.finish(),
         })
     }
 
@@ -281,16 +292,23 @@ impl ControlPlane {
         &self.publisher
     }
 
+    /// Stops in the same way as [`Self::stop`], but for the sockets: clients that come meanwhile wait at these for the
+    /// process that is given them.
+    pub async fn leave(mut self) -> Vec<(String, OwnedFd)> {
+        let sockets = std::mem::take(&mut self.sockets);
+        self.stop().await;
+        sockets
+    }
+
     /// Finishes the requests that are under way, then stops. A client that does not get on with its own
     /// is not waited for.
     pub async fn stop(mut self) {
+        drop(self.sockets);
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
         self.pages.served.iter().for_each(JoinHandle::abort);
-        if let Some(following) = &self.following {
-            following.abort();
-        }
+        self.following.iter().for_each(JoinHandle::abort);
         self.nodes.stop();
         self.config_sync.stop().await;
         if let Some(presence) = self.presence {
@@ -307,98 +325,20 @@ impl ControlPlane {
     }
 }
 
-/// Says what is wrong with `settings` and the files that they name, without making or changing any.
-pub fn check(settings: &Settings) -> Result<(), StartError> {
-    judge(settings)?;
-    let key = settings.secrets_key_path();
-    if key.exists() {
-        SecretsKey::read_or_create(&key)?;
+/// Opens the store, and sees to it that there is what serving needs: session keys, and a user where tokens are asked for.
+async fn open(
+    settings: &Settings,
+    key: SecretsKey,
+    access: &Access,
+) -> Result<Publisher, StartError> {
+    let exports = export_path(&settings.data_directory);
+    let publisher = opening::open(settings, key, exports).await?;
+    if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
+        return Err(StartError::NoUser);
     }
-    Ok(())
-}
-
-/// What follows from settings that can be run by.
-struct Judged {
-    /// What data planes are spoken to by.
-    files: ClusterFiles,
-    /// The TLS of the Admin API.
-    admin_tls: Option<Arc<rustls::ServerConfig>>,
-    access: Access,
-}
-
-fn judge(settings: &Settings) -> Result<Judged, StartError> {
-    let exposed =
-        |address: &SocketAddr| !address.ip().is_loopback() && !settings.admin_allow_insecure;
-    let admins = settings.admins().map_err(StartError::Listeners)?;
-    for &(setting, AdminListen { address, tls, .. }) in &admins {
-        let missing = if !tls {
-            "TLS (`ssl` behind the address) and tokens (enforce_rbac)"
-        } else if !settings.enforce_rbac {
-            "tokens (enforce_rbac)"
-        } else {
-            continue;
-        };
-        if exposed(&address) {
-            return Err(StartError::Exposed {
-                setting,
-                address,
-                missing,
-            });
-        }
-    }
-    if let Some(address) = settings.console_listen.filter(exposed) {
-        return Err(StartError::Exposed {
-            setting: "console_listen",
-            address,
-            missing: "TLS, which it has not: put a proxy in front, or forward a port",
-        });
-    }
-    let admin_tls = match (
-        admins.iter().any(|(_, listener)| listener.tls),
-        &settings.admin_certificate,
-        &settings.admin_key,
-    ) {
-        (false, ..) => None,
-        (true, Some(certificate), Some(key)) => Some(
-            admin::listener::server_config(certificate, key)
-                .map_err(StartError::AdminCertificate)?,
-        ),
-        (true, ..) => return Err(StartError::NoCertificate),
-    };
-    let owner = settings.admin_token_file.as_deref().map(read_token);
-    let owner = owner.transpose()?;
-    let access = if settings.enforce_rbac {
-        Access::enforced(owner.as_ref().map(|token| token.expose().as_str()))
-    } else {
-        Access::default()
-    };
-    let files = ClusterFiles {
-        certificate: settings.cluster_certificate.clone(),
-        key: settings.cluster_key.clone(),
-        authorities: settings.cluster_ca.clone(),
-    };
-    config_sync::read(&files)?;
-    Ok(Judged {
-        files,
-        admin_tls,
-        access,
-    })
-}
-
-/// Reads the token in a file. A line end after it is no part of it.
-fn read_token(path: &Path) -> Result<Secret<String>, StartError> {
-    let refused = |what: String| StartError::Token {
-        path: path.to_owned(),
-        what,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let token = Secret::new(text.trim_end().to_owned());
-    if token.expose().len() < 16 || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refused(
-            "it must hold at least 16 visible ASCII characters".to_owned(),
-        ));
-    }
-    Ok(token)
+    let rotation = Duration::from_secs(settings.session_key_rotation);
+    make_session_keys(&publisher, rotation)?;
+    Ok(publisher)
 }
 
 /// Whether nobody could use the Admin API with a token.

@@ -1,94 +1,189 @@
-//! The addresses that a control plane listens on.
+//! The addresses that a control plane listens on. Its sockets outlive the process that is started in its place, so that
+//! clients wait for that instead of being refused.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::io;
+use std::net::{SocketAddr, TcpListener as Socket};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustls::ServerConfig;
+use listenfd::ListenFd;
 use serde_json::Value;
+use shared::listen::PlainListen;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::StartError;
 use crate::admin::Listener;
+use crate::admin::files::Tls;
 use crate::admin::listener::{Limits, serve};
-use crate::config_sync::BACKLOG;
 use crate::settings::Settings;
 
-/// A listener and the address that it got.
-pub(crate) fn listen(
-    setting: &'static str,
-    address: SocketAddr,
-    backlog: u32,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen {
-        address,
-        setting,
-        source,
-    };
+/// Sockets that this process was started with, by name: by systemd, or by the process whose place it has taken.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(String, Socket)>);
+
+impl Inherited {
+    /// Reads `LISTEN_FDS` and `LISTEN_FDNAMES`. To be called once, before any thread is started.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that is no socket of TCP.
+    pub fn from_environment() -> io::Result<Self> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut descriptors = ListenFd::from_env();
+        let mut inherited = Vec::new();
+        for number in 0..descriptors.len() {
+            let name = names.next().unwrap_or_default().to_owned();
+            if let Some(socket) = descriptors.take_tcp_listener(number)? {
+                socket.set_nonblocking(true)?;
+                inherited.push((name, socket));
+            }
+        }
+        Ok(Self(inherited))
+    }
+
+    /// Takes the socket of the listener `name` at `address`, else any there.
+    fn take(&mut self, name: &str, address: SocketAddr) -> Option<Socket> {
+        let is_there = |socket: &Socket| {
+            socket
+                .local_addr()
+                .is_ok_and(|own| own == address || address.port() == 0 && own.ip() == address.ip())
+        };
+        let named = |(own, socket): &(String, Socket)| own == name && is_there(socket);
+        let exact =
+            |(_, socket): &(String, Socket)| socket.local_addr().is_ok_and(|own| own == address);
+        let mut sockets = self.0.iter();
+        let place = sockets.position(named);
+        let place = place.or_else(|| self.0.iter().position(exact))?;
+        Some(self.0.swap_remove(place).1)
+    }
+}
+
+/// Opens listeners, and keeps their sockets for a process to come.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    inherited: Inherited,
+    kept: Vec<(String, OwnedFd)>,
+}
+
+impl Sockets {
+    /// Listeners are those that were `inherited`, as far as there are any.
+    pub(crate) const fn new(inherited: Inherited) -> Self {
+        Self {
+            inherited,
+            kept: Vec::new(),
+        }
+    }
+
+    /// A listener and the address that it got.
+    pub(crate) fn listen(
+        &mut self,
+        setting: &'static str,
+        address: SocketAddr,
+        backlog: u32,
+    ) -> Result<(TcpListener, SocketAddr), StartError> {
+        let failed = |source| StartError::Listen {
+            address,
+            setting,
+            source,
+        };
+        let name = name_of(setting);
+        let listener = match self.inherited.take(name, address) {
+            Some(socket) => TcpListener::from_std(socket),
+            None => bind(address, backlog),
+        };
+        let listener = listener.map_err(failed)?;
+        let chosen = listener.local_addr().map_err(failed)?;
+        let kept = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+        self.kept.push((name.to_owned(), kept));
+        Ok((listener, chosen))
+    }
+
+    /// What is to be kept. Sockets that no listener has asked for are closed.
+    pub(crate) fn finish(self) -> Vec<(String, OwnedFd)> {
+        for (name, socket) in self.inherited.0 {
+            let address = socket.local_addr().ok();
+            tracing::warn!(
+                name,
+                ?address,
+                "a socket was passed on that no listener has asked for: it is closed"
+            );
+        }
+        self.kept
+    }
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let bind = |socket: TcpSocket| {
-        // A restart must not wait for the connections of the process before.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(backlog)
-    };
-    let listener = socket.and_then(bind).map_err(failed)?;
-    let chosen = listener.local_addr().map_err(failed)?;
-    Ok((listener, chosen))
+    }?;
+    // A restart must not wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
+
+/// What the listener of a setting is called.
+fn name_of(setting: &str) -> &str {
+    setting.trim_end_matches("_listen")
 }
 
 /// The listeners of the Admin API.
-pub(crate) struct Admins(Vec<Bound>);
+pub(crate) struct Admins {
+    all: Vec<Bound>,
+    tls: watch::Receiver<Tls>,
+}
 
 struct Bound {
     address: SocketAddr,
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    /// Whether TLS is spoken.
+    encrypted: bool,
 }
 
 impl Admins {
     /// Those that `settings` ask for; where they speak TLS, it is `tls`.
     pub(crate) fn listen(
+        sockets: &mut Sockets,
         settings: &Settings,
-        tls: Option<&Arc<ServerConfig>>,
+        tls: &watch::Receiver<Tls>,
     ) -> Result<Self, StartError> {
         let mut all = Vec::new();
         for (setting, asked) in settings.admins().map_err(StartError::Listeners)? {
             let backlog = asked.backlog.unsigned_abs();
-            let (listener, address) = listen(setting, asked.address, backlog)?;
+            let (listener, address) = sockets.listen(setting, asked.address, backlog)?;
             all.push(Bound {
                 address,
                 listener,
-                tls: tls.filter(|_| asked.tls).cloned(),
+                encrypted: asked.tls,
             });
         }
-        Ok(Self(all))
+        let tls = tls.clone();
+        Ok(Self { all, tls })
     }
 
     /// What clients are told of them.
     pub(crate) fn shown(&self) -> Vec<Listener> {
         let shown = |bound: &Bound| Listener {
             address: bound.address,
-            encrypted: bound.tls.is_some(),
+            encrypted: bound.encrypted,
         };
-        self.0.iter().map(shown).collect()
+        self.all.iter().map(shown).collect()
     }
 
     /// The first one without TLS, or else the first.
     pub(crate) fn first(&self) -> Result<SocketAddr, StartError> {
-        let plain = self.0.iter().find(|bound| bound.tls.is_none());
-        let first = plain.or(self.0.first());
+        let plain = self.all.iter().find(|bound| !bound.encrypted);
+        let first = plain.or(self.all.first());
         let none = || StartError::Listeners("there is no Admin API".to_owned());
         first.map(|bound| bound.address).ok_or_else(none)
     }
 
     /// What is told of where the control plane listens, as far as it is known, with where data planes connect.
     pub(crate) fn addresses(&self, cluster: SocketAddr) -> serde_json::Map<String, Value> {
-        let encrypted = self.0.iter().find(|bound| bound.tls.is_some());
+        let encrypted = self.all.iter().find(|bound| bound.encrypted);
         let told = [
             ("admin", self.first().ok()),
             ("admin_tls", encrypted.map(|bound| bound.address)),
@@ -104,12 +199,12 @@ impl Admins {
     pub(crate) fn serve(self, router: &axum::Router) -> (Vec<oneshot::Sender<()>>, JoinHandle<()>) {
         let mut stop = Vec::new();
         let mut served = JoinSet::new();
-        for Bound { listener, tls, .. } in self.0 {
+        for bound in self.all {
             let (end, stopping) = oneshot::channel();
             stop.push(end);
             served.spawn(serve(
-                listener,
-                tls,
+                bound.listener,
+                bound.encrypted.then(|| self.tls.clone()),
                 Limits::default(),
                 router.clone(),
                 stopping,
@@ -135,24 +230,54 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Serves the routers whose addresses are set.
+    /// Serves each router at the addresses of its setting.
     pub(crate) fn start(
-        settings: [(&'static str, Option<SocketAddr>); 2],
-        routers: [axum::Router; 2],
+        sockets: &mut Sockets,
+        routers: impl Iterator<Item = ((&'static str, Vec<PlainListen>), axum::Router)>,
     ) -> Result<Self, StartError> {
         let mut pages = Self::default();
-        for ((name, address), router) in settings.into_iter().zip(routers) {
-            let Some(address) = address else { continue };
-            let (listener, chosen) = listen(name, address, BACKLOG)?;
-            let chosen = chosen.to_string();
-            let name = name.trim_end_matches("_listen");
-            pages.addresses.insert(name.to_owned(), chosen.into());
-            pages.served.push(tokio::spawn(async move {
-                // Never sent: the task is ended instead.
-                let (_end, stopping) = oneshot::channel();
-                serve(listener, None, Limits::of_a_page(), router, stopping).await;
-            }));
+        for ((setting, asked), router) in routers {
+            for PlainListen { address, backlog } in asked {
+                let (listener, chosen) =
+                    sockets.listen(setting, address, backlog.unsigned_abs())?;
+                let name = name_of(setting).to_owned();
+                let first = pages.addresses.entry(name);
+                first.or_insert_with(|| chosen.to_string().into());
+                let router = router.clone();
+                pages.served.push(tokio::spawn(async move {
+                    // Never sent: the task is ended instead.
+                    let (_end, stopping) = oneshot::channel();
+                    serve(listener, None, Limits::of_a_page(), router, stopping).await;
+                }));
+            }
         }
         Ok(pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_takes_the_socket_of_its_name_or_of_its_address() {
+        let socket = || Socket::bind("127.0.0.1:0").unwrap();
+        let (admin, console, other) = (socket(), socket(), socket());
+        let places = [&admin, &console, &other].map(|one| one.local_addr().unwrap());
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let mut inherited = Inherited(vec![
+            ("console".to_owned(), console),
+            ("admin".to_owned(), admin),
+            ("wardgate.socket".to_owned(), other),
+        ]);
+        let mut take = |name, address| {
+            let socket = inherited.take(name, address)?;
+            Some(socket.local_addr().unwrap())
+        };
+        assert_eq!(take("status", any), None);
+        assert_eq!(take("admin", places[2]), Some(places[2]));
+        assert_eq!(take("admin", any), Some(places[0]));
+        assert_eq!(take("console", places[1]), Some(places[1]));
+        assert_eq!(take("console", any), None);
     }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use shared::expiry::Expiry;
-use shared::listen::Listen;
+use shared::listen::{Listen, PlainListen};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 use shared::tls;
+use url::Url;
 
 pub use self::listen::AdminListen;
 use crate::certificates::CertificatesCommand;
@@ -77,9 +78,10 @@ pub struct Settings {
         value_name = "ADDRESS[ FLAG…],…"
     )]
     pub admin_listen: Vec<Listen<AdminListen>>,
-    /// Address of the Admin API over TLS, with `admin_certificate` and `admin_key`.
-    #[arg(long, value_name = "ADDRESS")]
-    pub admin_tls_listen: Option<SocketAddr>,
+    /// Addresses of the Admin API over TLS, with `admin_certificate` and `admin_key`: the same as in `admin_listen`, with
+    /// `ssl`. None if absent.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
+    pub admin_tls_listen: Vec<Listen<AdminListen>>,
     /// The Admin API's certificate, PEM.
     #[arg(long, value_name = "FILE")]
     pub admin_certificate: Option<PathBuf>,
@@ -99,22 +101,34 @@ pub struct Settings {
     pub admin_allow_insecure: bool,
     /// Host names that the Admin API answers to, besides `localhost` and addresses. Another name may be an
     /// attempt to have a browser on this machine send commands.
-    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    #[arg(
+        long,
+       
+        value_delimiter = ',',
+        value_name = "NAME,…",
+        value_parser = host_name
+    )]
     pub admin_names: Vec<String>,
     /// Origins of consoles, such as `https://console.example.com`: pages from there may call the Admin API from
     /// a browser and read its answers. None by default.
-    #[arg(long, value_delimiter = ',', value_name = "ORIGIN,…")]
+    #[arg(
+        long,
+       
+        value_delimiter = ',',
+        value_name = "ORIGIN,…",
+        value_parser = origin
+    )]
     pub admin_gui_origins: Vec<String>,
     /// Addresses or CIDR blocks that OpenID providers may be asked at, besides public addresses, when an operator
     /// has a configuration checked or lists what was discovered. The same as on data planes.
     #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
-    /// Address of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
-    #[arg(long, value_name = "ADDRESS")]
-    pub console_listen: Option<SocketAddr>,
-    /// Address of status and metrics, such as `127.0.0.1:8007`. None if absent.
-    #[arg(long, value_name = "ADDRESS")]
-    pub status_listen: Option<SocketAddr>,
+    /// Addresses of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
+    pub console_listen: Vec<Listen<PlainListen>>,
+    /// Addresses of status and metrics, such as `127.0.0.1:8007`. None if absent.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
+    pub status_listen: Vec<Listen<PlainListen>>,
     /// Where etcd is, if the store is there.
     #[command(flatten)]
     pub etcd: EtcdSettings,
@@ -162,6 +176,10 @@ pub struct Settings {
     #[arg(long, default_value_t = 86_400, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub session_key_rotation: u64,
+    /// How long a data plane that is gone stays on `/clustering/data-planes`, in seconds.
+    #[arg(long, default_value_t = 1_209_600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
+    pub cluster_data_plane_purge_delay: u64,
     /// How a change reaches data planes: every node at once, or a few first and the others once these have done
     /// well with it. Session keys and revocations reach every node at once either way. Over etcd, the same on all
     /// control planes.
@@ -203,7 +221,7 @@ impl Program {
 }
 
 impl Settings {
-    /// When the certificates end that this process reads once and that are not the cluster's.
+    /// When the certificates end that are not the cluster's.
     pub fn other_expiries(&self) -> Vec<Expiry> {
         let files = [
             ("admin_certificate", &self.admin_certificate),
@@ -215,6 +233,11 @@ impl Settings {
             Some((setting.to_owned(), at))
         });
         ends.collect()
+    }
+
+    /// The files of the Admin API's certificate and key, if its TLS has such.
+    pub fn admin_pair(&self) -> Option<(PathBuf, PathBuf)> {
+        self.admin_certificate.clone().zip(self.admin_key.clone())
     }
 
     /// How changes are rolled out, with `shared` as what several control planes agree on, if there are several.
@@ -249,6 +272,30 @@ impl Settings {
     pub fn secrets_key_path(&self) -> PathBuf {
         key_path(&self.data_directory, self.secrets_key_file.as_deref())
     }
+}
+
+/// Parses the name of a host, or nothing.
+fn host_name(text: &str) -> Result<String, String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let name = text.trim();
+    if name.bytes().all(fine) {
+        return Ok(name.to_owned());
+    }
+    Err(
+        "expected the name of a host, such as cp.example.com, without scheme, port and path"
+            .to_owned(),
+    )
+}
+
+/// Parses an origin, or nothing. A path behind it does not matter.
+fn origin(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let url = Url::parse(text).ok();
+    let is_origin = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if text.is_empty() || url.is_some_and(is_origin) {
+        return Ok(text.to_owned());
+    }
+    Err("expected an origin, such as https://console.example.com".to_owned())
 }
 
 /// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
@@ -304,6 +351,26 @@ mod tests {
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");
+        }
+    }
+
+    #[test]
+    fn consoles_and_names_that_could_never_match_are_refused() {
+        for text in [
+            "",
+            "https://console.example.com",
+            "http://10.0.0.1:8002/manager",
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(text));
+        }
+        for text in ["x", "null", "*", "file:///x", "console.example.com"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+        for text in ["", "cp.internal", "cp_1-a"] {
+            assert_eq!(host_name(text).as_deref(), Ok(text));
+        }
+        for text in ["a b", "HTTP://x", "cp:8001", "*"] {
+            assert!(host_name(text).is_err(), "{text}");
         }
     }
 }

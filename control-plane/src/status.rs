@@ -85,7 +85,7 @@ impl Told {
 type Family = (&'static str, &'static str, fn(&Figures) -> Option<u128>);
 
 /// Those with a line for each node.
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 10] = [
     (
         "kong_data_plane_last_seen",
         "When the control plane last heard of the data plane, in seconds since 1970.",
@@ -113,13 +113,26 @@ const FAMILIES: [Family; 8] = [
     ),
     (
         "wardgate_data_plane_current",
-        "Whether the data plane runs the newest configuration.",
-        |node| Some((node.standing == Standing::Current).into()),
+        "Whether the data plane, which has a stream, runs the newest configuration.",
+        |node| {
+            node.connected
+                .then(|| (node.standing == Standing::Current).into())
+        },
     ),
     (
         "wardgate_data_plane_refused",
-        "Whether the data plane has refused the newest configuration.",
-        |node| Some((node.standing == Standing::Refused).into()),
+        "Whether the data plane, which has a stream, does not take the newest configuration.",
+        |node| node.connected.then(|| node.standing.is_refusal().into()),
+    ),
+    (
+        "wardgate_data_plane_contested",
+        "Whether two machines take turns as this data plane: they have one certificate.",
+        |node| Some(node.contested.into()),
+    ),
+    (
+        "wardgate_data_plane_clock_offset_milliseconds",
+        "How far the clocks of the data plane and of the control plane are apart.",
+        |node| Some(node.clock_offset?.unsigned_abs().into()),
     ),
     (
         "wardgate_data_plane_revision",
@@ -191,6 +204,8 @@ mod tests {
                 compatible: false,
                 connected: false,
                 standing: Standing::Refused,
+                clock_offset: None,
+                contested: false,
             }
         };
         let nodes = [
@@ -200,9 +215,16 @@ mod tests {
                 compatible: true,
                 connected: true,
                 standing: Standing::Current,
+                clock_offset: Some(-7),
                 ..node(1, "a\"b")
             },
             node(2, "c"),
+            Figures {
+                connected: true,
+                standing: Standing::Stuck,
+                contested: true,
+                ..node(3, "d")
+            },
         ];
         let ends = [("cluster_ca".to_owned(), UnixTime::from_secs(8))];
         let text = render((4, false), &nodes, &ends);
@@ -213,7 +235,9 @@ mod tests {
             r#"kong_data_plane_version_compatible{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
             r#"kong_data_plane_version_compatible{node_id="2",hostname="c",ip=""} 0"#,
             r#"wardgate_data_plane_connected{node_id="2",hostname="c",ip=""} 0"#,
-            r#"wardgate_data_plane_refused{node_id="2",hostname="c",ip=""} 1"#,
+            r#"wardgate_data_plane_refused{node_id="3",hostname="d",ip=""} 1"#,
+            r#"wardgate_data_plane_contested{node_id="3",hostname="d",ip=""} 1"#,
+            r#"wardgate_data_plane_clock_offset_milliseconds{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
             r#"wardgate_data_plane_current{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
             "wardgate_configuration_revision 4",
             "kong_datastore_reachable 0",
@@ -224,7 +248,12 @@ mod tests {
             let line = line.replace("node_id=\"", &format!("node_id=\"{id}"));
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        let ends = "kong_data_plane_cluster_cert_expiry_timestamp{";
-        assert_eq!(text.matches(ends).count(), 1, "{text}");
+        for (family, count) in [
+            ("kong_data_plane_cluster_cert_expiry_timestamp{", 1),
+            // Nobody is to be woken by a node that has gone.
+            ("wardgate_data_plane_current{", 2),
+        ] {
+            assert_eq!(text.matches(family).count(), count, "{text}");
+        }
     }
 }

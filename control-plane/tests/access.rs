@@ -30,7 +30,7 @@ fn settings(root: &Path) -> Settings {
     let certificates = root.join("certificates");
     let command = CertificatesCommand {
         out: certificates.clone(),
-        data_planes: Vec::new(),
+        data_planes: vec!["node-1".to_owned()],
         groups: Vec::new(),
         names: Vec::new(),
     };
@@ -54,7 +54,7 @@ fn the_admin_api_is_not_exposed_by_accident() {
     let base = settings(root.path());
     let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
     let pair = |settings: Settings| Settings {
-        admin_tls_listen: Some(everywhere),
+        admin_tls_listen: vec![everywhere.into()],
         admin_certificate: Some(settings.cluster_certificate.clone()),
         admin_key: Some(settings.cluster_key.clone()),
         ..settings
@@ -82,11 +82,60 @@ fn the_admin_api_is_not_exposed_by_accident() {
     })
     .unwrap();
     let unfinished = Settings {
-        admin_tls_listen: Some(everywhere),
+        admin_tls_listen: vec![everywhere.into()],
         enforce_rbac: true,
         ..base.clone()
     };
     assert!(matches!(check(&unfinished), Err(StartError::NoCertificate)));
+    let file = root.path().join("weak");
+    let mut etcd = base.etcd.clone();
+    etcd.endpoints = vec!["ftp://a".to_owned()];
+    let one: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    for (settings, said) in [
+        (
+            Settings {
+                console_listen: vec![one.into()],
+                status_listen: vec![one.into()],
+                ..base.clone()
+            },
+            "status_listen: 127.0.0.1:1 is an address of console_listen",
+        ),
+        (
+            Settings {
+                data_directory: file.clone(),
+                ..base.clone()
+            },
+            "data_directory",
+        ),
+        (
+            Settings {
+                addresses_file: Some(root.path().join("nowhere/addresses.json")),
+                ..base.clone()
+            },
+            "addresses_file",
+        ),
+        (
+            Settings {
+                etcd,
+                ..base.clone()
+            },
+            "etcd_endpoints: `ftp://a`",
+        ),
+        (
+            Settings {
+                cluster_certificate: base.cluster_ca.with_file_name("node-1.pem"),
+                cluster_key: base.cluster_ca.with_file_name("node-1.key"),
+                ..base.clone()
+            },
+            "has not the name that data planes ask for",
+        ),
+    ] {
+        std::fs::write(&file, "short").unwrap();
+        let refused = check(&settings).unwrap_err();
+        let refused = shared::telemetry::chain(&refused).to_string();
+        assert!(refused.contains(said), "{said}: {refused}");
+    }
+    assert_eq!(check(&base).unwrap(), Vec::<String>::new());
     std::fs::write(root.path().join("weak"), "short").unwrap();
     for name in ["weak", "absent"] {
         let token = Settings {
@@ -111,7 +160,7 @@ async fn tokens_are_asked_for_over_tls() {
     let refused = ControlPlane::start(guarded.clone()).await.unwrap_err();
     assert!(matches!(refused, StartError::NoUser), "{refused}");
     let control_plane = ControlPlane::start(Settings {
-        admin_tls_listen: Some("127.0.0.1:0".parse().unwrap()),
+        admin_tls_listen: vec!["127.0.0.1:0".parse().unwrap()],
         admin_certificate: Some(base.cluster_certificate.clone()),
         admin_key: Some(base.cluster_key.clone()),
         admin_token_file: Some(root.path().join("token")),

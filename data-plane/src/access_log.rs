@@ -4,10 +4,12 @@ mod format;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use serde::Serialize;
 use shared::clock::monotonic;
+use shared::machine::check_file;
 use shared::telemetry::Trouble;
 
 pub(crate) use self::format::Format;
@@ -123,6 +125,14 @@ impl AccessLog {
     }
 }
 
+/// Whether lines could be written to `target`.
+pub(crate) fn check(target: &str) -> io::Result<()> {
+    match target {
+        "off" | "" | "stdout" => Ok(()),
+        path => check_file(Path::new(path)),
+    }
+}
+
 fn output(target: &str) -> io::Result<Box<dyn Write + Send>> {
     Ok(match target {
         "stdout" => Box::new(io::stdout()),
@@ -139,7 +149,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, moved) = (directory.path().join("log"), directory.path().join("log.1"));
         let log = AccessLog::open(path.to_str().unwrap(), Format::Json).unwrap();
-        let read = |path: &std::path::Path, lines: usize| {
+        let read = |path: &Path, lines: usize| {
             let text = || std::fs::read_to_string(path).unwrap_or_default();
             while text().lines().count() < lines {
                 std::thread::yield_now();

@@ -162,7 +162,13 @@ async fn follow_any(
                 Ended::HandedOver => Duration::ZERO,
                 _ => backoff.next(random()),
             };
-            if ended.is_expected() {
+            let doubt = match ended {
+                Ended::Unreachable(_) => dialer.doubt(),
+                _ => None,
+            };
+            if let Some(doubt) = doubt {
+                tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended: {doubt}");
+            } else if ended.is_expected() {
                 tracing::info!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
             } else {
                 tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");

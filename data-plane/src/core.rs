@@ -58,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Vec<Arc<Metrics>>,
     /// Whether the node takes no new work.
     pub(crate) draining: AtomicBool,
+    /// Whether an operator has told balancers to send it none.
+    pub(crate) withdrawn: AtomicBool,
     /// How long its exchanges may take to end then.
     pub(crate) drain: Duration,
     pub(crate) limits: Limits,

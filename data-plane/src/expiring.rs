@@ -1,12 +1,13 @@
 //! When this node's certificates end: those that it is in the cluster by, and those that clients are shown.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::clock::{UnixTime, monotonic};
 use shared::expiry::{self, Expiry, Notices};
 use shared::tls::CLUSTER_CERTIFICATE;
 
+use crate::listening::certificates::DefaultCertificate;
 use crate::live::Live;
 use crate::metrics::family;
 
@@ -16,15 +17,15 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Written by config sync, read by whoever asks for the node's status.
 #[derive(Debug)]
 pub(crate) struct Expiring {
-    /// Of what clients are shown who ask for nothing that is configured.
-    default: Option<UnixTime>,
+    /// What clients are shown who ask for nothing that is configured.
+    default: Arc<DefaultCertificate>,
     /// Of what this node is in the cluster by.
     cluster: Mutex<Vec<Expiry>>,
 }
 
 impl Expiring {
-    /// Of the default certificate, if it is from a file.
-    pub(crate) const fn new(default: Option<UnixTime>) -> Self {
+    /// Looks after the `default` certificate, too.
+    pub(crate) const fn new(default: Arc<DefaultCertificate>) -> Self {
         Self {
             default,
             cluster: Mutex::new(Vec::new()),
@@ -44,7 +45,7 @@ impl Expiring {
     /// All of them, those that are shown by the live configuration last.
     pub(crate) fn all(&self, live: &Live) -> Vec<Expiry> {
         let mut all = self.cluster();
-        let default = self.default;
+        let default = self.default.expires_at();
         all.extend(default.map(|at| ("proxy_tls_certificate".to_owned(), at)));
         if let Some(snapshot) = live.load().as_ref() {
             all.extend_from_slice(snapshot.server_names.expiries());
@@ -68,10 +69,11 @@ impl Expiring {
         text
     }
 
-    /// Says of each that it ends soon, for as long as the process lives.
+    /// Says of each that it ends soon, and takes up a default that has changed, for as long as the process lives.
     pub(crate) async fn watch(&self, live: &Live) {
         let mut notices = Notices::default();
         loop {
+            self.default.renew(monotonic());
             notices.tell(&self.all(live), UnixTime::now(), monotonic());
             tokio::time::sleep(LOOK).await;
         }
@@ -84,16 +86,27 @@ mod tests {
 
     #[test]
     fn the_nodes_own_certificate_has_kongs_name_too() {
-        let expiring = Expiring::new(Some(UnixTime::from_secs(3)));
+        let directory = tempfile::tempdir().unwrap();
+        let files = ["pem", "key"].map(|name| directory.path().join(name));
+        let [certificate, key] = &files;
+        let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+        std::fs::write(certificate, made.cert.pem()).unwrap();
+        std::fs::write(key, made.signing_key.serialize_pem()).unwrap();
+        let default = DefaultCertificate::new(Some((certificate, key))).unwrap();
+        let ends = default.expires_at().unwrap().as_secs();
+        let expiring = Expiring::new(Arc::new(default));
         let end = |what: &str, at| (what.to_owned(), UnixTime::from_secs(at));
         let live = Live::default();
         assert!(!expiring.metrics(&live).contains("kong_"));
         expiring.in_cluster(vec![end(CLUSTER_CERTIFICATE, 1), end("cluster_ca", 2)]);
         let text = expiring.metrics(&live);
+        let own = format!(
+            r#"wardgate_certificate_expiry_timestamp{{certificate="proxy_tls_certificate"}} {ends}"#
+        );
         for line in [
+            own.as_str(),
             r#"wardgate_certificate_expiry_timestamp{certificate="cluster_certificate"} 1"#,
             r#"wardgate_certificate_expiry_timestamp{certificate="cluster_ca"} 2"#,
-            r#"wardgate_certificate_expiry_timestamp{certificate="proxy_tls_certificate"} 3"#,
             "kong_data_plane_cluster_cert_expiry_timestamp 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

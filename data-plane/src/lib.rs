@@ -76,7 +76,7 @@ use proxy::{Addresses, Proxy, ProxyError};
 use secrets::{Secrets, UpstreamTlsError};
 use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
-use shared::machine::write_whole;
+use shared::machine::{check_directory, check_file, write_whole};
 use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
 use tokio::sync::watch;
@@ -104,6 +104,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is nobody to follow.
+    #[error("control_planes: a data plane follows at least one")]
+    NoControlPlane,
     /// The directory of the last good configuration.
     #[error("preparing {path} (data_directory)")]
     DataDirectory {
@@ -153,6 +156,9 @@ impl DataPlane {
     /// Starts in the same way, on the sockets that the process was started with as far as there are any.
     pub fn start_on(settings: &Settings, mut inherited: Inherited) -> Result<Self, StartError> {
         let (node, proofs) = node(settings)?;
+        if let Some(doubt) = &proofs.doubt {
+            tracing::error!("{doubt}");
+        }
         let failed = |source| StartError::DataDirectory {
             path: settings.data_directory.clone(),
             source,
@@ -348,12 +354,25 @@ fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
     }
 }
 
-/// Checks what [`DataPlane::start`] would read, without listening or connecting.
-pub fn check(settings: &Settings) -> Result<(), StartError> {
-    node(settings)?;
-    proxy::check(settings)?;
+/// Checks what [`DataPlane::start`] would read and where it would write, without listening or connecting. What keeps nothing
+/// from running is returned.
+pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
+    let (_, proofs) = node(settings)?;
+    let mut doubts = proxy::check(settings)?;
     Secrets::of(settings)?;
-    Ok(())
+    doubts.extend(proofs.doubt);
+    let path = &settings.data_directory;
+    check_directory(path).map_err(|source| StartError::DataDirectory {
+        path: path.clone(),
+        source,
+    })?;
+    if let Some(path) = &settings.addresses_file {
+        check_file(path).map_err(|source| StartError::Addresses {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(doubts)
 }
 
 /// The id of a node whose certificate says `name`.
@@ -387,6 +406,9 @@ fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> 
         .clone()
         .ok_or_else(|| StartError::Nameless(settings.cluster_certificate.clone()))?;
     let id = node_id(name, settings.node_name.as_deref())?;
+    if settings.control_planes.is_empty() {
+        return Err(StartError::NoControlPlane);
+    }
     let control_planes = settings.control_planes.iter().map(|url| {
         url.parse::<ControlPlaneUrl>()
             .map_err(|reason| StartError::ControlPlane {

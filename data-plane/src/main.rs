@@ -38,7 +38,8 @@ fn main() -> ExitCode {
 fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow::Result<()> {
     shared::telemetry::check(&program.settings.log)?;
     if program.check {
-        return Ok(data_plane::check(&program.settings)?);
+        warn(&data_plane::check(&program.settings)?);
+        return Ok(());
     }
     shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
@@ -48,8 +49,9 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         .build()
         .context("starting the runtime")?;
     let ended = runtime.block_on(async {
-        let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
+        // First of all: a signal that is to end nothing must not end a start either.
         let mut signals = Signals::new()?;
+        let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
         if signals.serve(&data_plane).await {
             data_plane.hand_over(signals.at_once()).await;
         } else {
@@ -60,6 +62,13 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     // Nobody waits for exchanges that are cut off.
     runtime.shutdown_background();
     ended
+}
+
+#[expect(clippy::print_stderr, reason = "it is for whoever has asked")]
+fn warn(doubts: &[String]) {
+    for doubt in doubts {
+        eprintln!("warning: {doubt}");
+    }
 }
 
 /// What an operator may ask of a running node.

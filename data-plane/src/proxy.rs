@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
-use shared::tls;
+use shared::listen::distinct;
 use tokio::sync::watch;
 
-use crate::access_log::{AccessLog, Format};
+use crate::access_log::{self, AccessLog, Format};
 use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::contact::Contact;
@@ -21,7 +21,7 @@ use crate::core::Node;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
 use crate::limits::Limits;
-use crate::listening::certificates::{CertificateError, server_config};
+use crate::listening::certificates::{CertificateError, DefaultCertificate, server_config};
 use crate::listening::connections::Connections;
 use crate::listening::inherited::Inherited;
 use crate::listening::listener::run;
@@ -30,7 +30,7 @@ use crate::live::Live;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, stopped};
 use crate::quota::Stock;
-use crate::settings::Settings;
+use crate::settings::{Settings, StreamKind};
 use crate::status;
 use crate::told::Told;
 use crate::trusted::RealIp;
@@ -134,11 +134,9 @@ impl Proxy {
         contact: Contact,
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
-        let files = settings
-            .proxy_tls_certificate
-            .as_deref()
-            .zip(settings.proxy_tls_key.as_deref());
-        let tls = server_config(files, Arc::clone(&live))?;
+        check_listeners(settings)?;
+        let default = Arc::new(default_certificate(settings)?);
+        let tls = server_config(Arc::clone(&default), Arc::clone(&live))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if settings.workers == 0 {
             cores
@@ -157,15 +155,14 @@ impl Proxy {
             unstored: Arc::new(unstored),
             contact,
             questions: Questions::default(),
-            expiring: Expiring::new(
-                files.and_then(|(certificate, _)| tls::chain_expires_at(certificate)),
-            ),
+            expiring: Expiring::new(default),
             trusted: settings.trusted_ips.clone().into(),
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log, format(settings)?)
                 .map_err(ProxyError::AccessLog)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
+            withdrawn: AtomicBool::new(false),
             drain: settings.drain_timeout(),
             connections: Arc::new(Connections::default()),
             sessions: Arc::new(Connections::default()),
@@ -273,20 +270,49 @@ impl Proxy {
     }
 }
 
-/// Reads the files that the settings of the proxy name.
-pub(crate) fn check(settings: &Settings) -> Result<(), ProxyError> {
-    let files = settings
-        .proxy_tls_certificate
-        .as_deref()
-        .zip(settings.proxy_tls_key.as_deref());
-    server_config(files, Live::default())?;
+/// Reads the files that the settings of the proxy name, and looks where it writes to. What keeps nothing from running is
+/// returned.
+pub(crate) fn check(settings: &Settings) -> Result<Vec<String>, ProxyError> {
+    server_config(Arc::new(default_certificate(settings)?), Live::default())?;
     told(settings)?;
     real_ip(settings)?;
-    settings.statuses().map_err(ProxyError::Listeners)?;
+    check_listeners(settings)?;
     dns(settings)?;
     format(settings)?;
+    access_log::check(&settings.access_log).map_err(ProxyError::AccessLog)?;
     ErrorStyle::read(settings).map_err(ProxyError::Errors)?;
-    Ok(())
+    let secrets = settings.secrets_directory.iter();
+    let absent = secrets.filter(|directory| !directory.is_dir());
+    let absent = absent.map(|directory| {
+        let directory = directory.display();
+        format!(
+            "secrets_directory: {directory} is no directory: references to files in it lead nowhere"
+        )
+    });
+    Ok(absent.collect())
+}
+
+/// Refuses listeners of which each would get some of the other's clients.
+fn check_listeners(settings: &Settings) -> Result<(), ProxyError> {
+    let proxies = settings.proxies().map_err(ProxyError::Listeners)?;
+    let streams = settings.streams().map_err(ProxyError::Listeners)?;
+    let statuses = settings.statuses().map_err(ProxyError::Listeners)?;
+    let (datagrams, streams): (Vec<_>, Vec<_>) = streams
+        .into_iter()
+        .partition(|one| one.kind == StreamKind::Udp);
+    let of_tcp = proxies
+        .into_iter()
+        .map(|(setting, one)| (setting, one.address))
+        .chain(streams.iter().map(|one| ("stream_listen", one.address)))
+        .chain(statuses.iter().map(|one| ("status_listen", one.address)));
+    distinct(of_tcp).map_err(ProxyError::Listeners)?;
+    let datagrams = datagrams.iter().map(|one| ("stream_listen", one.address));
+    distinct(datagrams).map_err(ProxyError::Listeners)
+}
+
+fn default_certificate(settings: &Settings) -> Result<DefaultCertificate, CertificateError> {
+    let certificate = settings.proxy_tls_certificate.as_deref();
+    DefaultCertificate::new(certificate.zip(settings.proxy_tls_key.as_deref()))
 }
 
 fn told(settings: &Settings) -> Result<Told, ProxyError> {

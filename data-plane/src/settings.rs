@@ -6,13 +6,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 
-pub use self::listen::{PortMap, ProxyListen, StatusListen, StreamKind, StreamListen};
+pub use self::listen::{PortMap, ProxyListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
-pub use shared::listen::Listen;
+pub use shared::listen::{Listen, PlainListen};
 
 /// The program `wardgate-data-plane`.
 #[derive(Debug, Parser)]
@@ -70,7 +71,7 @@ pub struct Settings {
         default_value = "127.0.0.1:8100",
         value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub status_listen: Vec<Listen<StatusListen>>,
+    pub status_listen: Vec<Listen<PlainListen>>,
     /// URLs of the control planes, tried in random order.
     #[arg(
         long,
@@ -162,16 +163,40 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// Most client connections. More are closed as they come; so are those beyond what half of the descriptors
     /// (`ulimit -n`) can serve.
-    #[arg(long, default_value_t = 50_000, value_name = "NUMBER")]
+    #[arg(
+        long,
+       
+        default_value_t = 50_000,
+        value_name = "NUMBER",
+        value_parser = at_least_one()
+    )]
     pub max_connections: usize,
     /// Most client connections from one address, or one IPv6 network of 64 bits, unless it is in `trusted_ips`.
-    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
+    #[arg(
+        long,
+       
+        default_value_t = 1000,
+        value_name = "NUMBER",
+        value_parser = at_least_one()
+    )]
     pub max_connections_per_address: usize,
     /// Most requests under way. More are answered 503.
-    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
+    #[arg(
+        long,
+       
+        default_value_t = 10_000,
+        value_name = "NUMBER",
+        value_parser = at_least_one()
+    )]
     pub max_requests: usize,
     /// Most requests under way to one upstream server. More are answered 503.
-    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
+    #[arg(
+        long,
+       
+        default_value_t = 1000,
+        value_name = "NUMBER",
+        value_parser = at_least_one()
+    )]
     pub max_requests_per_server: usize,
     /// Most connections of each worker to one upstream server that wait for further requests; 0: none is kept.
     #[arg(long, default_value_t = 512, value_name = "NUMBER")]
@@ -300,6 +325,11 @@ impl Default for Settings {
     fn default() -> Self {
         shared::settings::defaults()
     }
+}
+
+/// Parses a number of which 0 would let nobody in.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// Parses `name=value`.

@@ -1,11 +1,13 @@
 //! What operators and orchestrators ask: `/status`, `/status/ready`, `/metrics`,
 //! `/openid-connect/explain/{request_id}`.
 
+mod readiness;
 mod upstreams;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -18,6 +20,7 @@ use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
+use shared::shares::Shares;
 use shared::snapshot::{Position, short_hash};
 use shared::telemetry::chain;
 use shared::version::KONG_VERSION;
@@ -28,42 +31,60 @@ use crate::balancer::show;
 use crate::core::Node;
 use crate::metrics::{Sum, escape};
 
+/// Where balancers ask whether to send traffic here, and operators say whether they are to.
+const READY: &str = "/status/ready";
+
 /// Where the refusal of a request is explained, by its id.
 const EXPLAIN: &str = "/openid-connect/explain/";
 
-/// Connections at once; others wait. They are on the same descriptors as clients' connections.
+/// Connections at once, and those of one address; others wait, or are closed. They are on the same descriptors as clients'
+/// connections.
 const CONNECTIONS: usize = 64;
+const OF_AN_ADDRESS: usize = 32;
+
+/// How long a connection may be without a request.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Answers until the runtime ends.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let shares = Shares::new(OF_AN_ADDRESS);
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let Ok((stream, address)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Some(share) = shares.take(address.ip()) else {
+            tracing::debug!(%address, "a status connection is closed: that address has too many");
             continue;
         };
         let node = Arc::clone(&node);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&node, &request);
-                async move { Ok::<_, Infallible>(response) }
+                let node = Arc::clone(&node);
+                async move { Ok::<_, Infallible>(answer(&node, request).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
+                // It covers the time between two requests, too.
+                .header_read_timeout(IDLE)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {
                 tracing::debug!(error = %chain(&error), "a status connection broke");
             }
-            drop(place);
+            drop((place, share));
         });
     }
 }
 
-fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    if let Some(answer) = upstreams::answer(node, request, path) {
+    if path == READY && request.method() == Method::POST {
+        return readiness::set(node, request).await;
+    }
+    if let Some(answer) = upstreams::answer(node, &request, path) {
         return answer;
     }
     let page = page(node, path);
@@ -73,7 +94,11 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
     let message = json!({ "message": "Method not allowed" });
     let mut refused = json_response(StatusCode::METHOD_NOT_ALLOWED, &message);
-    let allowed = HeaderValue::from_static("GET, HEAD");
+    let allowed = HeaderValue::from_static(if path == READY {
+        "GET, HEAD, POST"
+    } else {
+        "GET, HEAD"
+    });
     refused.headers_mut().insert(header::ALLOW, allowed);
     refused
 }
@@ -113,7 +138,7 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 "ready": unready(node, position).is_none(),
             })
         }),
-        "/status/ready" => match unready(node, position) {
+        READY => match unready(node, position) {
             Some(reason) => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({ "message": reason }),
@@ -170,6 +195,8 @@ fn unready(node: &Node, position: Option<Position>) -> Option<&'static str> {
         Some("no configuration has been received yet")
     } else if node.draining.load(Ordering::Relaxed) {
         Some("the node is stopping")
+    } else if node.withdrawn.load(Ordering::Relaxed) {
+        Some("the node is draining: it was told to")
     } else if is_stale(node) {
         Some("no control plane has been heard for longer than max_staleness")
     } else if !node.contact.is_settled() {

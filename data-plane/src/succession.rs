@@ -7,12 +7,12 @@
 //! ```
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use shared::passing::pass;
 
 use crate::listening::inherited::{READY, SUCCESSION};
 
@@ -21,12 +21,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often it is looked after meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Below are descriptors that are not in a row.
-const FIRST: i32 = 64;
-
-/// How often a row of free descriptors is looked for.
-const TRIES: usize = 1000;
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
@@ -66,29 +60,20 @@ pub struct Successor {
 
 impl Successor {
     /// Starts this program anew, as it was started, with `sockets` by name.
-    pub(crate) fn start(sockets: Vec<(String, OwnedFd)>) -> Result<Self, SuccessionError> {
+    pub(crate) fn start(mut sockets: Vec<(String, OwnedFd)>) -> Result<Self, SuccessionError> {
         let mut arguments = std::env::args_os();
         // By its name, not by what runs: it may have been replaced since, and that is the point.
         let program = arguments.next().unwrap_or_default();
         let (words, its_words) = UnixDatagram::pair()?;
         words.set_nonblocking(true)?;
-        let mut names: Vec<String> = sockets.iter().map(|(name, _)| name.clone()).collect();
-        names.push(SUCCESSION.to_owned());
-        let descriptors = sockets.into_iter().map(|(_, socket)| socket);
-        let descriptors: Vec<_> = descriptors.chain([OwnedFd::from(its_words)]).collect();
-        let (first, row) = in_a_row(&descriptors)?;
-        let child = Command::new(&program)
-            .args(arguments)
-            .env("LISTEN_FDS", names.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
-            .env("LISTEN_FDS_FIRST_FD", first.to_string())
-            .env_remove("LISTEN_PID")
-            .spawn()
-            .map_err(|source| SuccessionError::Start {
-                program: program.to_string_lossy().into_owned(),
-                source,
-            })?;
-        drop(row);
+        sockets.push((SUCCESSION.to_owned(), OwnedFd::from(its_words)));
+        let mut command = Command::new(&program);
+        let passed = pass(command.args(arguments), sockets)?;
+        let child = command.spawn().map_err(|source| SuccessionError::Start {
+            program: program.to_string_lossy().into_owned(),
+            source,
+        })?;
+        drop(passed);
         tracing::info!(process = child.id(), "a successor was started");
         Ok(Self {
             child,
@@ -135,53 +120,9 @@ impl Drop for Successor {
     }
 }
 
-/// Duplicates of `descriptors` with numbers one after the other, the first of which is told. A child inherits
-/// them: nothing else of this program starts one.
-fn in_a_row(descriptors: &[OwnedFd]) -> io::Result<(i32, Vec<OwnedFd>)> {
-    let mut first = FIRST;
-    for _ in 0..TRIES {
-        let mut row = Vec::new();
-        for (number, descriptor) in (first..).zip(descriptors) {
-            let copy = fcntl_dupfd_cloexec(descriptor, number)?;
-            let got = copy.as_raw_fd();
-            row.push(copy);
-            if got != number {
-                first = got;
-                break;
-            }
-        }
-        if row.len() == descriptors.len() && row.first().is_some_and(|one| one.as_raw_fd() == first)
-        {
-            for copy in &row {
-                fcntl_setfd(copy, FdFlags::empty())?;
-            }
-            return Ok((first, row));
-        }
-    }
-    Err(io::Error::other("there are no free descriptors in a row"))
-}
-
 /// Tells systemd, if it wants to know.
 pub(crate) fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::warn!(%error, "systemd cannot be told");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-
-    use super::*;
-
-    #[test]
-    fn descriptors_stand_in_a_row_whatever_is_open() {
-        let one = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let given = [one(), one(), one()];
-        let blocker = fcntl_dupfd_cloexec(&given[0], FIRST + 1).unwrap();
-        let (first, row) = in_a_row(&given).unwrap();
-        assert!(first > FIRST + 1 || blocker.as_raw_fd() != FIRST + 1);
-        let numbers: Vec<_> = row.iter().map(AsRawFd::as_raw_fd).collect();
-        assert_eq!(numbers, [first, first + 1, first + 2]);
     }
 }

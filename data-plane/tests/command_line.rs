@@ -55,6 +55,16 @@ fn mistakes_in_settings_are_named() {
             "--upstream-tls-certificate",
         ),
         (["--config", file.to_str().unwrap()], "proxy_listn"),
+        (["--check", "--control-planes="], "control_planes"),
+        (["--check", "--max-connections=0"], "--max-connections"),
+        (["--check", "--dns-stale-ttl=-1"], "--dns-stale-ttl"),
+        (
+            ["--check", "--proxy-listen=127.0.0.1:1,127.0.0.1:1"],
+            "proxy_listen: 127.0.0.1:1 is an address of proxy_listen",
+        ),
+        (["--check", "--data-directory=/dev/null"], "data_directory"),
+        (["--check", "--access-log=/"], "access_log"),
+        (["--check", "--addresses-file=/nowhere/x"], "addresses_file"),
     ] {
         let output = data_plane(root.path(), &arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -66,9 +76,21 @@ fn mistakes_in_settings_are_named() {
 #[test]
 fn sound_settings_pass_the_check_and_nothing_is_made() {
     let root = tempfile::tempdir().unwrap();
-    let output = data_plane(root.path(), &["--check"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    for (arguments, said) in [
+        (&["--check"][..], ""),
+        (
+            &["--check", "--secrets-directory=/nowhere"],
+            "warning: secrets_directory",
+        ),
+    ] {
+        let output = data_plane(root.path(), arguments);
+        let found = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{found}");
+        assert!(
+            found.contains(said) && found.is_empty() == said.is_empty(),
+            "{found}"
+        );
+    }
     assert!(!root.path().join("data").exists());
 }
 

@@ -1,5 +1,6 @@
 //! What listeners are asked to be: addresses, perhaps with flags behind them, in Kong's words.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -32,6 +33,36 @@ impl<T: From<SocketAddr>> From<SocketAddr> for Listen<T> {
     }
 }
 
+/// An address where HTTP is spoken without TLS, to few.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PlainListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+impl From<SocketAddr> for PlainListen {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            backlog: BACKLOG,
+        }
+    }
+}
+
+impl FromStr for PlainListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let flags = Flags::read(text, &[])?;
+        Ok(Self {
+            address: flags.address,
+            backlog: flags.backlog,
+        })
+    }
+}
+
 /// The listeners of `setting`, which says `entries`.
 ///
 /// # Errors
@@ -51,6 +82,25 @@ pub fn listeners<T: Copy>(setting: &str, entries: &[Listen<T>]) -> Result<Vec<T>
         )),
     };
     entries.iter().map(at).collect()
+}
+
+/// Refuses two listeners at one address, of which each would get some of the other's clients.
+///
+/// # Errors
+///
+/// The settings and the address.
+pub fn distinct(
+    listeners: impl IntoIterator<Item = (&'static str, SocketAddr)>,
+) -> Result<(), String> {
+    let mut known = HashMap::new();
+    for (setting, address) in listeners.into_iter().filter(|(_, one)| one.port() != 0) {
+        if let Some(other) = known.insert(address, setting) {
+            return Err(format!(
+                "{setting}: {address} is an address of {other} already"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What may stand behind an address, besides what every listener may have.
@@ -145,5 +195,25 @@ impl Flags {
             }
         }
         Ok(flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_of_one_listener() {
+        let check = |all: &[(&'static str, &str)]| {
+            distinct(
+                all.iter()
+                    .map(|(setting, text)| (*setting, text.parse().unwrap())),
+            )
+        };
+        let twice = [("a", "0.0.0.0:80"), ("b", "[::]:80"), ("c", "0.0.0.0:80")];
+        let said = check(&twice).unwrap_err();
+        assert_eq!(said, "c: 0.0.0.0:80 is an address of a already");
+        assert_eq!(check(&twice[..2]), Ok(()));
+        assert_eq!(check(&[("a", "0.0.0.0:0"), ("a", "0.0.0.0:0")]), Ok(()));
     }
 }

@@ -1,9 +1,10 @@
 //! What a process knows of the machine that it runs on, and leaves there for others.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
+use rustix::fs::{Access, access};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The machine's name, as the kernel tells it; empty if it does not.
@@ -52,6 +53,43 @@ fn kilobytes(file: &str, label: &str) -> u64 {
     amount.unwrap_or_default().saturating_mul(1024)
 }
 
+/// Whether the directory `path` is there, or can be made, and can be written to.
+pub fn check_directory(path: &Path) -> io::Result<()> {
+    let mut at = path;
+    loop {
+        match std::fs::metadata(at) {
+            Ok(found) if found.is_dir() => {
+                return Ok(access(at, Access::WRITE_OK | Access::EXEC_OK)?);
+            }
+            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => at = directory_of(at),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the file `path` can be written to, or made in a directory that is there.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(access(path, Access::WRITE_OK)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(access(
+            directory_of(path),
+            Access::WRITE_OK | Access::EXEC_OK,
+        )?),
+        Err(error) => Err(error),
+    }
+}
+
+/// The directory that `path` is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ if path.is_absolute() => Path::new("/"),
+        _ => Path::new("."),
+    }
+}
+
 /// Writes `text` to `path` whole or not at all, so that a reader who sees the file can use it.
 pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let unfinished = path.with_extension("new");
@@ -69,5 +107,37 @@ pub fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_cannot_be_written_to_are_told_from_those_that_can() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let kind = |outcome: io::Result<()>| outcome.map_err(|error| error.kind());
+        for (path, as_directory, as_file) in [
+            (root.path().to_owned(), Ok(()), Err(ErrorKind::IsADirectory)),
+            (root.path().join("new"), Ok(()), Ok(())),
+            (
+                root.path().join("new/deep"),
+                Ok(()),
+                Err(ErrorKind::NotFound),
+            ),
+            (file.clone(), Err(ErrorKind::NotADirectory), Ok(())),
+            (
+                file.join("x"),
+                Err(ErrorKind::NotADirectory),
+                Err(ErrorKind::NotADirectory),
+            ),
+            ("relative".into(), Ok(()), Ok(())),
+        ] {
+            assert_eq!(kind(check_directory(&path)), as_directory, "{path:?}");
+            assert_eq!(kind(check_file(&path)), as_file, "{path:?}");
+        }
     }
 }

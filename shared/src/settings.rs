@@ -26,7 +26,11 @@ pub fn load<T: CommandFactory + FromArgMatches>(
     let matches = command::<T>()
         .ignore_errors(true)
         .try_get_matches_from(&arguments)?;
-    let mut command = command::<T>();
+    // A number below zero is the value of its setting, which the error then names.
+    let mut command = command::<T>().mut_args(|argument| {
+        let takes_values = argument.get_action().takes_values();
+        argument.allow_negative_numbers(takes_values)
+    });
     let named = |matches: &ArgMatches| matches.try_get_one("config").ok().flatten().cloned();
     let by_command = || matches.subcommand().and_then(|(_, of_it)| named(of_it));
     let file: Option<PathBuf> = named(&matches).or_else(by_command);
@@ -189,6 +193,8 @@ mod tests {
         );
         let sample = load_file("workers = 3", &["--workers", "5"]).unwrap();
         assert_eq!((sample.workers, sample.names.len()), (5, 2));
+        let message = load_file("", &["--workers", "-1"]).unwrap_err();
+        assert!(message.contains("--workers"), "{message}");
         assert!(sample.config.is_some());
         assert_eq!(defaults::<Sample>().workers, 7);
     }

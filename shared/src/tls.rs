@@ -1,5 +1,7 @@
 //! TLS configurations from PEM files, with one cryptography provider: aws-lc-rs.
 
+mod judge;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -12,6 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::clock::UnixTime;
 use crate::expiry::Expiry;
+use crate::renewal::Renewal;
+pub use judge::Role;
 
 /// The name that every control plane's certificate carries and that every data plane demands, by
 /// whatever address it connects.
@@ -59,6 +63,14 @@ pub enum TlsError {
         key: PathBuf,
         /// Why.
         source: rustls::Error,
+    },
+    /// The certificate is not that of a member of the cluster.
+    #[error("the certificate in {path} {what}")]
+    Unfit {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What it is not.
+        what: &'static str,
     },
     /// The provider lacks a protocol version.
     #[error("choosing TLS versions")]
@@ -231,14 +243,13 @@ impl ClusterFiles {
         Ok((identity, read_authorities(&self.authorities)?))
     }
 
-    /// Tells one content of the files from another. One that cannot be read counts as empty.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        for path in [&self.certificate, &self.key, &self.authorities] {
-            let bytes = std::fs::read(path).map(Zeroizing::new).unwrap_or_default();
-            hasher.update(blake3::hash(&bytes).as_bytes());
-        }
-        *hasher.finalize().as_bytes()
+    /// Looks after them: see [`Renewal::look`].
+    pub fn renewal(&self) -> Renewal {
+        let files = [&self.certificate, &self.key, &self.authorities];
+        Renewal::of(
+            "the cluster's certificates",
+            files.into_iter().cloned().collect(),
+        )
     }
 
     /// When the member's certificate ends, and the first of the authorities; nothing where that cannot be told.

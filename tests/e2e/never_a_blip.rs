@@ -200,6 +200,21 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         cluster.data_planes[0].process.succeed(signal).await;
         load.goes_on(50).await;
     }
+    // The control plane, too: who writes meanwhile waits at its sockets.
+    let process = cluster.control_plane.as_ref().unwrap();
+    let starts = || process.log().matches("control plane started").count();
+    for (signal, started) in [("USR2", 2), ("HUP", 3)] {
+        process.signal(signal);
+        let mut written = 0;
+        while starts() < started || written < 3 {
+            let name = format!("{signal}-{written}");
+            let service = json!({"url": "http://127.0.0.1:1", "name": name});
+            cluster.create("/services", service).await;
+            written += 1;
+        }
+        let service = json!({"url": "http://127.0.0.1:1", "name": signal});
+        cluster.create("/services?wait=20", service).await;
+    }
     let (answered, failures) = load.end().await;
     assert!(
         failures.is_empty(),

@@ -251,6 +251,20 @@ async fn a_configuration_that_takes_a_node_down_twice_is_not_run_a_third_time() 
     })
     .await;
     assert_eq!(row["crash_restarts"], 2, "{row}");
+    // On an operator's order it is run once more.
+    let name = row["name"].as_str().unwrap();
+    let retry = format!("/clustering/data-planes/{name}/retry");
+    let reply = cluster.admin(Method::POST, &retry, &json!({})).await;
+    assert_eq!(reply.status / 100, 2, "{}", reply.text());
+    eventually("it is served again", async || {
+        (status(&cluster, "/poison").await == 200).then_some(())
+    })
+    .await;
+    let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+    assert_eq!(
+        (&row["progress"], &row["quarantined"]),
+        (&json!("current"), &json!([]))
+    );
     // What comes after it is tried again.
     cluster.route(&demo.upstream(), "/next").await;
     cluster.settled().await;
@@ -288,6 +302,24 @@ async fn renewed_certificates_are_used_without_a_restart() {
     assert_eq!(streams, 1, "a renewal is no reason to connect again");
     node.process.kill();
     cluster.start_data_plane(&node.name).await;
+    cluster.create("/services", json!({ "host": "h" })).await;
+    cluster.settled().await;
+    // Who is vouched for by nobody any more is sent nothing more, and comes back once somebody does.
+    let authorities = directory.join("ca.pem");
+    std::fs::write(&authorities, &old).unwrap();
+    eventually("its stream has ended", async || {
+        let log = cluster.control_plane.as_ref().unwrap().log();
+        log.contains("no authority of the cluster vouches any more")
+            .then_some(())
+    })
+    .await;
+    let node = &cluster.data_planes[0].process;
+    eventually("it says why", async || {
+        let said = "no authority in cluster_ca has issued it";
+        node.log().contains(said).then_some(())
+    })
+    .await;
+    std::fs::write(&authorities, &new).unwrap();
     cluster.create("/services", json!({ "host": "h" })).await;
     cluster.settled().await;
 }

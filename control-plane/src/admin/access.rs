@@ -7,7 +7,7 @@ mod asked;
 mod bounds;
 mod rules;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -41,7 +41,7 @@ const OWNER: &str = "kong_admin";
 pub struct Access {
     enforced: bool,
     /// The hash of the token that is always good.
-    owner: Option<Arc<str>>,
+    owner: Arc<RwLock<Option<Box<str>>>>,
 }
 
 impl std::fmt::Debug for Access {
@@ -83,10 +83,20 @@ pub(super) fn hash(token: &str) -> String {
 impl Access {
     /// Asks every request for a token. `owner` is one that is always good.
     pub fn enforced(owner: Option<&str>) -> Self {
-        Self {
+        let access = Self {
             enforced: true,
-            owner: owner.map(|token| hash(token).into()),
+            ..Self::default()
+        };
+        if let Some(owner) = owner {
+            access.renew(owner);
         }
+        access
+    }
+
+    /// From now on this is the token that is always good.
+    pub(crate) fn renew(&self, owner: &str) {
+        let owner = Some(hash(owner).into());
+        *self.owner.write().unwrap_or_else(PoisonError::into_inner) = owner;
     }
 
     /// Whether requests are asked for tokens.
@@ -111,7 +121,8 @@ impl Access {
         let token = hash(token.to_str().map_err(|_| Refusal::Credentials)?);
         let same =
             |other: &str| verify_slices_are_equal(token.as_bytes(), other.as_bytes()).is_ok();
-        if self.owner.as_deref().is_some_and(same) {
+        let owner = self.owner.read().unwrap_or_else(PoisonError::into_inner);
+        if owner.as_deref().is_some_and(same) {
             return Ok(Caller::Owner);
         }
         let id = config.find(RbacUser::KIND, "user_token", &token);

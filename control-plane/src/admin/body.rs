@@ -18,8 +18,9 @@ use crate::config::Fields;
 /// Largest body, in bytes (Kong: `client_max_body_size` of the Admin API).
 const LIMIT: usize = 10 * 1024 * 1024;
 
-/// Longest wait for the next bytes of a body.
+/// Longest wait for the next bytes of a body, and for all of it: nobody keeps a connection by a byte now and then.
 const PATIENCE: Duration = Duration::from_secs(30);
+const WHOLE: Duration = Duration::from_mins(5);
 
 /// Most arguments of a form or a query.
 const ARGUMENTS: usize = 1000;
@@ -58,7 +59,15 @@ pub(super) async fn read(request: Request) -> Result<Body, Refusal> {
 
 /// The whole body. What is too large is read on for a while, and forgotten: a client that still sends
 /// when its connection closes would not see the answer.
-pub(super) async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, Refusal>
+pub(super) async fn collect<B>(body: B, limit: usize) -> Result<Bytes, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let whole = timeout(WHOLE, frames(body, limit));
+    whole.await.map_err(|_| Refusal::Slow)?
+}
+
+async fn frames<B>(mut body: B, limit: usize) -> Result<Bytes, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
@@ -184,5 +193,18 @@ mod tests {
             let decoded = decode(kind, bytes.into()).now_or_never();
             prop_assert!(decoded.is_some(), "decoding waited for more than the body");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_a_byte_at_a_time_has_an_end_all_the_same() {
+        let drops = stream::unfold((), |()| async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            let frame = http_body::Frame::data(Bytes::from_static(b"a"));
+            Some((Ok::<_, std::convert::Infallible>(frame), ()))
+        });
+        let body = http_body_util::StreamBody::new(Box::pin(drops));
+        let started = tokio::time::Instant::now();
+        assert!(matches!(collect(body, LIMIT).await, Err(Refusal::Slow)));
+        assert_eq!(started.elapsed(), WHOLE);
     }
 }

@@ -30,7 +30,9 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::shares::Shares;
+use shared::shares::Shares;
+
+use super::files::Tls;
 
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
@@ -103,7 +105,7 @@ pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<Arc<Server
 /// Serves until `stopping` ends, then finishes what is under way.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<watch::Receiver<Tls>>,
     limits: Limits,
     router: Router,
     stopping: oneshot::Receiver<()>,
@@ -111,7 +113,7 @@ pub(crate) async fn serve(
     let places = Arc::new(Semaphore::new(size(limits.connections)));
     let (stop, stopped) = watch::channel(false);
     let serving = Serving {
-        tls: tls.map(TlsAcceptor::from),
+        tls,
         handshakes: Arc::new(Semaphore::new(limits.handshakes)),
         limits,
         router,
@@ -164,7 +166,8 @@ async fn accept(
 /// What every connection is served with.
 #[derive(Clone)]
 struct Serving {
-    tls: Option<TlsAcceptor>,
+    /// What TLS is spoken by now; none: TLS is not spoken.
+    tls: Option<watch::Receiver<Tls>>,
     handshakes: Arc<Semaphore>,
     limits: Limits,
     router: Router,
@@ -177,9 +180,13 @@ impl Serving {
         // Small answers must not wait for more.
         let _ = stream.set_nodelay(true);
         let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED);
-        let Some(acceptor) = &self.tls else {
+        let Some(tls) = &self.tls else {
             return self.speak(stream, address, false).await;
         };
+        let Some(config) = tls.borrow().clone() else {
+            return;
+        };
+        let acceptor = TlsAcceptor::from(config);
         let handshake = async {
             let _turn = self.handshakes.acquire().await;
             acceptor.accept(stream).await

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use shared::clock::monotonic;
 use shared::snapshot::Revision;
 
 use super::Answer;
@@ -87,7 +88,9 @@ async fn settled(
     let (mut answers, newest) = (fleet.changes(), publisher.watch());
     // What another control plane has committed since may be known to nodes before it is here.
     let mut known = publisher.watch();
-    let asked = fleet.connected();
+    // Who comes back after a restart of this control plane is waited for, too.
+    let mut asked = fleet.connected();
+    asked.extend(fleet.awaited(monotonic()));
     // Who is cut off meanwhile has not answered.
     let progress = || {
         let mut progress = fleet.progress_of(publisher.generation(), revision..=*newest.borrow());
@@ -100,7 +103,8 @@ async fn settled(
             known.mark_unchanged();
             let progress = progress();
             // If nobody is left it is this control plane that stops.
-            if progress.waiting.is_empty() || fleet.connected().is_empty() {
+            let nobody = || fleet.connected().is_empty() && fleet.awaited(monotonic()).is_empty();
+            if progress.waiting.is_empty() || nobody() {
                 return progress;
             }
             let ended = tokio::select! {

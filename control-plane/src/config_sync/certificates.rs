@@ -9,8 +9,7 @@ use rustls::{RootCertStore, ServerConfig};
 use shared::clock::{UnixTime, monotonic};
 use shared::expiry::{Expiry, Notices};
 use shared::signature::Signer;
-use shared::telemetry::{Trouble, chain};
-use shared::tls::{self, ClusterFiles, TlsError};
+use shared::tls::{self, ClusterFiles, Role, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -32,14 +31,18 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Reads the files now, and whenever they have changed, and says when they end soon, or one of `others`. Call on
+    /// Reads the files now, and whenever they have changed, and says when they end soon, or one of the `others`. Call on
     /// the runtime that is to do so.
-    pub fn follow(files: ClusterFiles, others: Vec<Expiry>) -> Result<Self, TlsError> {
+    pub fn follow(
+        files: ClusterFiles,
+        others: impl Fn() -> Vec<Expiry> + Send + 'static,
+    ) -> Result<Self, TlsError> {
+        let mut renewal = files.renewal();
         let (first, signer, authorities) = read(&files)?;
         let (trusts, authorities) = watch::channel(authorities);
         let all = move |files: &ClusterFiles| {
             let mut all = files.expiries();
-            all.extend_from_slice(&others);
+            all.extend(others());
             all
         };
         let (ends, expiries) = watch::channel(all(&files));
@@ -47,37 +50,18 @@ impl Certificates {
         let signer = Arc::new(RwLock::new(Some(signer)));
         let renewed = Arc::clone(&signer);
         let renewing = tokio::spawn(async move {
-            let mut known = files.fingerprint();
-            let (mut notices, mut trouble) = (Notices::default(), Trouble::default());
+            let mut notices = Notices::default();
             loop {
                 notices.tell(&ends.borrow(), UnixTime::now(), monotonic());
                 tokio::time::sleep(LOOK).await;
-                let fingerprint = files.fingerprint();
-                if fingerprint == known {
-                    trouble.ends();
-                    continue;
+                if let Some((config, signer, authorities)) =
+                    renewal.look(monotonic(), || read(&files))
+                {
+                    *renewed.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
+                    sender.send_replace(config);
+                    trusts.send_replace(authorities);
                 }
-                // Certificate and key are two files: until both are there, the old ones go on.
-                match read(&files) {
-                    Ok((config, signer, authorities)) => {
-                        *renewed.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
-                        sender.send_replace(config);
-                        trusts.send_replace(authorities);
-                        ends.send_replace(all(&files));
-                        tracing::info!("the cluster's certificates were renewed");
-                        known = fingerprint;
-                        trouble.ends();
-                    }
-                    Err(error) => {
-                        let error = chain(&error).to_string();
-                        if trouble.is_news(&error, monotonic()) {
-                            tracing::warn!(
-                                %error,
-                                "changed certificates cannot be used; the ones before go on"
-                            );
-                        }
-                    }
-                }
+                ends.send_replace(all(&files));
             }
         });
         Ok(Self {
@@ -93,9 +77,23 @@ impl Certificates {
 /// What follows from files: the TLS of config sync, who signs snapshots, and who may vouch for data planes.
 type Read = (Arc<ServerConfig>, Signer, Arc<RootCertStore>);
 
-/// Reads `files`.
-pub fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
+/// Reads `files`, and says what is wrong with them that may be mended elsewhere.
+fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
+    if let Some(doubt) = judge(files)? {
+        tracing::error!("{doubt}");
+    }
     let (identity, authorities) = files.read()?;
     let config = tls::cluster_server(&identity, Arc::clone(&authorities))?;
     Ok((config, Signer::new(&identity)?, authorities))
+}
+
+/// What keeps data planes from believing this control plane by `files`, if anything does.
+///
+/// # Errors
+///
+/// Files that cannot be used.
+pub fn judge(files: &ClusterFiles) -> Result<Option<String>, TlsError> {
+    let (identity, authorities) = files.read()?;
+    Signer::new(&identity)?;
+    identity.judge(Role::ControlPlane, &authorities, UnixTime::now())
 }

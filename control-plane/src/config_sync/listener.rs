@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::shares::Shares;
+use shared::shares::Shares;
 
 /// Handshakes at once. The rest waits in the listen backlog: refusing later has already paid for them.
 const HANDSHAKES: usize = 64;

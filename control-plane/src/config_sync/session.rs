@@ -38,6 +38,8 @@ pub(super) struct Session {
     /// What the node has is not what it should be: only everything helps.
     needs_everything: bool,
     digests: Digests,
+    /// An operator has ordered what comes next: the node is to run it whatever happened before.
+    ordered: bool,
 }
 
 /// How far the question for digests has come.
@@ -65,6 +67,8 @@ pub(super) struct Offer {
     pub(super) nonce: u64,
     /// What it holds.
     pub(super) way: Way,
+    /// Whether the node is to run it although it has crashed with it.
+    pub(super) ordered: bool,
 }
 
 /// What an update holds.
@@ -103,6 +107,7 @@ impl Session {
             last_nonce: 0,
             needs_everything: false,
             digests: Digests::Unasked,
+            ordered: false,
         }
     }
 
@@ -135,6 +140,7 @@ impl Session {
         Some(Step::Send(Offer {
             nonce: self.last_nonce,
             way,
+            ordered: std::mem::take(&mut self.ordered),
         }))
     }
 
@@ -212,6 +218,12 @@ impl Session {
         self.refused.clear();
     }
 
+    /// The same on an operator's order, which goes beyond what the node would take by itself.
+    pub(super) fn order(&mut self) {
+        self.retry();
+        self.ordered = true;
+    }
+
     fn answered(&mut self, nonce: u64) -> Result<Position, Unexpected> {
         match self.in_flight {
             Some((expected, target)) if expected == nonce => {
@@ -263,7 +275,11 @@ mod tests {
     }
 
     fn send(nonce: u64, way: Way) -> Step {
-        Step::Send(Offer { nonce, way })
+        Step::Send(Offer {
+            nonce,
+            way,
+            ordered: false,
+        })
     }
 
     #[test]
@@ -331,6 +347,20 @@ mod tests {
         assert_eq!(again.offer(&goal(at(1, 2, 2))), None);
         again.retry();
         assert!(again.offer(&goal(at(1, 2, 2))).is_some());
+        // What it has crashed with it runs on order alone, and the order is for one update.
+        let mut ordered = Session::new(at(1, 1, 1), vec![at(1, 2, 2)], ALL);
+        ordered.order();
+        let mut is_ordered = |target| match ordered.offer(&goal(target)) {
+            Some(Step::Send(offer)) => {
+                ordered.acked(offer.nonce).unwrap();
+                offer.ordered
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            [at(1, 2, 2), at(1, 3, 3)].map(&mut is_ordered),
+            [true, false]
+        );
     }
 
     #[test]

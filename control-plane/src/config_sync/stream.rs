@@ -173,7 +173,7 @@ impl NodeStream {
                 changed = target.changed() => changed.map_err(|_| Ended::Stopping)?,
                 _ = heartbeat.tick() => self.heartbeat(goal.as_deref()).await?,
                 order = self.member.order() => match order {
-                    Some(Order::Retry) => self.session.retry(),
+                    Some(Order::Retry) => self.session.order(),
                     None => return Err(Ended::Superseded),
                 },
                 () = changed(&mut authorities) => authorities.mark_changed(),
@@ -271,7 +271,11 @@ impl NodeStream {
     }
 
     async fn update(&mut self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
-        let Offer { nonce, way } = offer;
+        let Offer {
+            nonce,
+            way,
+            ordered,
+        } = offer;
         let vouched = target.vouched();
         let chain = vouched.chain();
         let has = !chain.is_empty() && self.chain == chain;
@@ -285,6 +289,7 @@ impl NodeStream {
                 vouched.whole()
             },
             chain_kept: kept,
+            ordered,
             signature: vouched.signature.clone(),
             ..Begin::default()
         };

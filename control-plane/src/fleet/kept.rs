@@ -1,9 +1,10 @@
 //! The nodes in a file: a control plane that starts again shows those that are away, and knows what each has refused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use shared::clock::monotonic;
@@ -16,6 +17,9 @@ use super::{Fleet, Row};
 /// How often the file is written. What happens in between a crash loses.
 const WRITE: Duration = Duration::from_mins(1);
 
+/// How long after a start a node that had a stream before is taken to be on its way back.
+const RETURN: Duration = Duration::from_mins(1);
+
 /// Bytes of the largest file that is read.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
@@ -24,6 +28,10 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 struct Nodes {
     rows: Vec<Row>,
 }
+
+/// Nodes that had a stream when the process before this one ended, and until when they are expected.
+#[derive(Debug, Default)]
+pub(super) struct Awaited(Option<(BTreeSet<String>, Instant)>);
 
 /// Keeps a fleet in a file.
 #[derive(Debug)]
@@ -36,7 +44,7 @@ pub struct Kept {
 impl Kept {
     /// Has `fleet` know what `file` says, and keeps it there from now on. Call on the runtime that is to do so.
     pub fn start(fleet: Fleet, file: PathBuf) -> Self {
-        if let Err(error) = fleet.recall(&file) {
+        if let Err(error) = fleet.recall(&file, monotonic()) {
             tracing::warn!(
                 file = %file.display(), %error,
                 "data planes that are away are not known: the file is passed over"
@@ -88,8 +96,24 @@ impl Fleet {
         write_whole(file, &serde_json::to_string(&Nodes { rows })?)
     }
 
+    /// Those that had a stream before this process started and have none yet, as long as they may come back at `clock`:
+    /// they are not to be taken for gone.
+    pub fn awaited(&self, clock: Instant) -> BTreeSet<String> {
+        let mut nodes = self.nodes();
+        let until = nodes.awaited.0.as_ref().map(|(_, until)| *until);
+        if until.is_some_and(|until| clock >= until) {
+            nodes.awaited.0 = None;
+        }
+        let Some((names, _)) = &nodes.awaited.0 else {
+            return BTreeSet::new();
+        };
+        let away = nodes.rows().into_iter().filter(|row| !row.connected);
+        let away = away.map(|row| row.introduction.name.clone());
+        away.filter(|name| names.contains(name)).collect()
+    }
+
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
-    fn recall(&self, file: &Path) -> io::Result<()> {
+    fn recall(&self, file: &Path, clock: Instant) -> io::Result<()> {
         match fs::metadata(file) {
             Ok(found) if found.len() > LARGEST => return Err(io::ErrorKind::FileTooLarge.into()),
             Ok(_) => {}
@@ -97,7 +121,14 @@ impl Fleet {
             Err(error) => return Err(error),
         }
         let Nodes { rows } = serde_json::from_slice(&fs::read(file)?)?;
-        self.nodes().elsewhere.leave(rows);
+        let awaited = rows
+            .iter()
+            .filter(|row| row.connected && !row.report.draining)
+            .map(|row| row.introduction.name.clone());
+        let awaited = Awaited(Some((awaited.collect(), clock + RETURN)));
+        let mut nodes = self.nodes();
+        nodes.elsewhere.leave(rows);
+        nodes.awaited = awaited;
         Ok(())
     }
 }
@@ -116,31 +147,37 @@ mod tests {
     fn nodes_that_are_away_are_known_after_a_restart_with_what_they_refused() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nodes.json");
+        let start = monotonic();
         let before = Fleet::default();
-        before.recall(&file).unwrap();
+        before.recall(&file, start).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
         member.refused(at(2), vec![fault("no")], NOW);
         before.keep(&file).unwrap();
 
         let after = Fleet::default();
-        after.recall(&file).unwrap();
+        after.recall(&file, start).unwrap();
         let rows = after.list(|_| at(2), LATER);
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0]["connected"], false);
         assert_eq!(rows[0]["last_seen"], NOW.as_secs());
         assert_eq!(rows[0]["progress"], "refused");
         assert!(after.refusing(at(2).revision).is_empty(), "it is away");
+        assert_eq!(after.awaited(start), BTreeSet::from(["a".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
         assert_eq!(refused, [at(2)]);
+        assert!(after.awaited(start).is_empty(), "it is here");
         let rows = after.list(|_| at(2), LATER);
         assert_eq!((rows.len(), &rows[0]["connected"]), (1, &true.into()));
         assert!(after.nodes().elsewhere.is_empty());
+        let later = Fleet::default();
+        later.recall(&file, start).unwrap();
+        assert!(later.awaited(start + RETURN).is_empty(), "it does not come");
 
         for damaged in ["", "[]", "{\"rows\":[{}]}"] {
             fs::write(&file, damaged).unwrap();
             let fleet = Fleet::default();
-            assert!(fleet.recall(&file).is_err(), "{damaged}");
+            assert!(fleet.recall(&file, start).is_err(), "{damaged}");
             assert!(fleet.list(|_| at(2), LATER).is_empty());
         }
     }

@@ -6,11 +6,37 @@ use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tokio::sync::mpsc;
 
-use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row};
+use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row, Run};
 use crate::snapshot::Missing;
 
 /// Faults of one refusal that are kept.
 pub(super) const FAULTS: usize = 20;
+
+/// The run of a node that had the stream before the one that is introduced now, and whether the two take turns: two machines
+/// have the node's certificate then. `row` is what is known of the node.
+pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool) {
+    let Some(row) = row else {
+        return (None, false);
+    };
+    let last = &row.introduction;
+    if last.boot == now.boot {
+        return (row.before.clone(), false);
+    }
+    let returns = row.before.as_ref().filter(|before| before.boot == now.boot);
+    if returns.is_some() {
+        tracing::warn!(
+            node_id = now.name,
+            here = ?now.ip,
+            there = ?last.ip,
+            "two machines take turns as this node: they have one certificate; give each its own"
+        );
+    }
+    let run = Run {
+        boot: last.boot.clone(),
+        ip: last.ip,
+    };
+    (Some(run), returns.is_some())
+}
 
 /// The right of one stream to speak for its node, until a newer stream of that node takes it.
 #[derive(Debug)]
@@ -78,6 +104,9 @@ impl Membership {
         self.update(now, |row| {
             row.moves(position, now);
             row.stuck = false;
+            // What it runs it has been ordered to run once more.
+            let isolated = &mut row.introduction.quarantined;
+            isolated.retain(|isolated| isolated.root != position.root);
         });
     }
 
@@ -88,7 +117,7 @@ impl Membership {
             let before = row.last_refusal.as_ref();
             let again = before.is_some_and(|before| {
                 let since_then = before.at >= row.running_since;
-                since_then && before.position != position && before.faults == faults
+                since_then && before.faults == faults
             });
             row.stuck = again;
             row.last_refusal = Some(Refusal {

@@ -1,6 +1,7 @@
 //! A node's row, as operators and monitoring see it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
@@ -9,7 +10,7 @@ use shared::snapshot::{Hash, Position, Revision, short_hash};
 use shared::tls::CLUSTER_CERTIFICATE;
 use uuid::Uuid;
 
-use super::{PURGE_DELAY, Row};
+use super::Row;
 use crate::snapshot::Missing;
 
 /// What is between a node and what it is led to.
@@ -32,6 +33,11 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Whether it does not take it, be it for the first time or again.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Refused | Self::Stuck | Self::Quarantined)
+    }
+
     /// The word for it.
     pub const fn word(self) -> &'static str {
         match self {
@@ -69,6 +75,10 @@ pub struct Figures {
     pub connected: bool,
     /// How far it is.
     pub standing: Standing,
+    /// How far its clock is ahead of ours, in milliseconds, as far as is known.
+    pub clock_offset: Option<i64>,
+    /// Whether two machines take turns as this node.
+    pub contested: bool,
 }
 
 impl Row {
@@ -137,6 +147,8 @@ impl Row {
             compatible: self.missing.is_empty(),
             connected: self.connected,
             standing: self.standing(target),
+            clock_offset: self.clock_offset,
+            contested: self.contested,
         }
     }
 
@@ -152,7 +164,7 @@ impl Row {
         }
     }
 
-    pub(super) fn show(&self, target: &Position, now: UnixTime) -> Value {
+    pub(super) fn show(&self, target: &Position, now: UnixTime, purge_delay: Duration) -> Value {
         let introduction = &self.introduction;
         let refusal = self.last_refusal.as_ref().map(|refusal| {
             json!({
@@ -196,6 +208,7 @@ impl Row {
             "last_refusal": refusal,
             "unfit": self.report.unfit,
             "connected": self.connected,
+            "contested": self.contested,
             "draining": self.report.draining,
             "persisted": self.report.persisted,
             "requests": self.report.requests,
@@ -208,7 +221,7 @@ impl Row {
             "expiring": expiring.collect::<Vec<_>>(),
             "last_seen": self.last_seen.as_secs(),
             "updated_at": self.last_seen.as_secs(),
-            "ttl": PURGE_DELAY.as_secs(),
+            "ttl": purge_delay.as_secs(),
         })
     }
 }

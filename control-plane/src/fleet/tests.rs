@@ -108,10 +108,14 @@ fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
     let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     let progress = |target: &Position| fleet.list(|_| *target, NOW).remove(0)["progress"].clone();
     member.refused(at(2), Vec::new(), NOW);
-    member.refused(at(2), Vec::new(), NOW);
     assert_eq!(progress(&at(2)), "refused");
-    member.refused(at(3), Vec::new(), NOW);
-    assert_eq!(progress(&at(3)), "stuck");
+    // Once more, on order; or the next one.
+    for target in [at(2), at(3)] {
+        assert!(fleet.retry("a"));
+        assert_eq!(progress(&at(2)), "refused");
+        member.refused(target, Vec::new(), NOW);
+        assert_eq!(progress(&target), "stuck");
+    }
     member.runs(at(4), NOW);
     assert_eq!(progress(&at(5)), "behind");
 }
@@ -197,6 +201,59 @@ fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
     assert!(!fleet.is_behind(|_| at(2), minute, NOW.saturating_add(minute)));
     let later = NOW.saturating_add(PURGE_DELAY);
     assert!(fleet.list(|_| at(1), later).is_empty());
+    let fleet = Fleet::default().purging_after(minute);
+    drop(fleet.join(introduction("a", at(1)), NOW).unwrap());
+    assert_eq!(fleet.list(|_| at(1), NOW).remove(0)["ttl"], 60);
+    assert!(fleet.list(|_| at(1), NOW.saturating_add(minute)).is_empty());
+}
+
+#[test]
+fn two_machines_with_one_certificate_are_told_of_and_count_as_none() {
+    let fleet = Fleet::default();
+    let run = |boot: &str| Introduction {
+        boot: boot.to_owned(),
+        ..introduction("a", at(2))
+    };
+    let contested = || fleet.list(|_| at(2), NOW).remove(0)["contested"].clone();
+    let serving = || {
+        let revisions = at(2).revision..=at(2).revision;
+        fleet.progress_of(1, revisions).serving
+    };
+    let (_first, _) = fleet.join(run("first"), NOW).unwrap();
+    // A restart is none.
+    let (_second, _) = fleet.join(run("second"), NOW).unwrap();
+    assert_eq!((contested(), serving().len()), (false.into(), 1));
+    let (_again, _) = fleet.join(run("first"), NOW).unwrap();
+    assert_eq!((contested(), serving().len()), (true.into(), 0));
+    let (_second, _) = fleet.join(run("second"), NOW).unwrap();
+    assert_eq!(contested(), true);
+    // The other one has been stopped.
+    let (_second, _) = fleet.join(run("second"), NOW).unwrap();
+    assert_eq!((contested(), serving().len()), (false.into(), 1));
+}
+
+#[test]
+fn monitoring_hears_of_trouble_and_not_of_nodes_that_have_left() {
+    let fleet = Fleet::default();
+    let figures = || fleet.figures(|_| at(3), NOW);
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    for target in [at(2), at(3)] {
+        member.refused(target, Vec::new(), NOW);
+        assert!(fleet.figures(|_| target, NOW)[0].standing.is_refusal());
+    }
+    member.reports(
+        Report {
+            clock: NOW.saturating_add(Duration::from_secs(9)),
+            draining: true,
+            ..Report::default()
+        },
+        NOW,
+    );
+    assert_eq!(figures()[0].clock_offset, Some(9000));
+    drop(member);
+    assert!(figures().is_empty(), "it has left in order");
+    drop(fleet.join(introduction("b", at(1)), NOW).unwrap());
+    assert_eq!(figures().len(), 1, "it has vanished");
 }
 
 #[test]

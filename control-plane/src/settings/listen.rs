@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use shared::listen::{BACKLOG, Flag, Flags, listeners};
+use shared::listen::{BACKLOG, Flag, Flags, PlainListen, listeners};
 
 use super::Settings;
 
@@ -50,16 +50,31 @@ impl Settings {
     pub fn admins(&self) -> Result<Vec<(&'static str, AdminListen)>, String> {
         let own = listeners("admin_listen", &self.admin_listen)?;
         let own = own.into_iter().map(|one| ("admin_listen", one));
-        let encrypted = self.admin_tls_listen.map(|address| AdminListen {
-            tls: true,
-            ..address.into()
+        let encrypted = listeners("admin_tls_listen", &self.admin_tls_listen)?;
+        let encrypted = encrypted.into_iter().map(|one| {
+            let one = AdminListen { tls: true, ..one };
+            ("admin_tls_listen", one)
         });
-        let encrypted = encrypted.map(|one| ("admin_tls_listen", one));
         let all: Vec<_> = own.chain(encrypted).collect();
         if all.is_empty() {
             return Err("admin_listen: a control plane needs an Admin API".to_owned());
         }
         Ok(all)
+    }
+
+    /// Where the console is, then where status and metrics are, and which settings say so.
+    ///
+    /// # Errors
+    ///
+    /// A list that contradicts itself.
+    pub fn pages(&self) -> Result<[(&'static str, Vec<PlainListen>); 2], String> {
+        let lists = [
+            ("console_listen", &self.console_listen),
+            ("status_listen", &self.status_listen),
+        ];
+        let [console, status] =
+            lists.map(|(name, list)| Ok::<_, String>((name, listeners(name, list)?)));
+        Ok([console?, status?])
     }
 }
 
@@ -71,11 +86,14 @@ mod tests {
 
     #[test]
     fn the_admin_api_is_where_a_list_says() {
-        let read = |text: &str, encrypted: Option<&str>| {
+        let list = |text: &str| {
             let entries = text.split(',').map(str::parse::<Listen<AdminListen>>);
+            entries.collect::<Result<Vec<_>, String>>()
+        };
+        let read = |text: &str, encrypted: Option<&str>| {
             let settings = Settings {
-                admin_listen: entries.collect::<Result<_, _>>()?,
-                admin_tls_listen: encrypted.map(|address| address.parse().unwrap()),
+                admin_listen: list(text)?,
+                admin_tls_listen: encrypted.map(list).transpose()?.unwrap_or_default(),
                 ..Settings::default()
             };
             let found = settings.admins()?;
@@ -98,6 +116,12 @@ mod tests {
                 "admin_listen 8001, admin_tls_listen 8444 ssl",
             ),
             ("off", Some("0.0.0.0:8444"), "admin_tls_listen 8444 ssl"),
+            ("127.0.0.1:8001", Some("off"), "admin_listen 8001"),
+            (
+                "off",
+                Some("0.0.0.0:1, [::]:2 backlog=9"),
+                "admin_tls_listen 1 ssl, admin_tls_listen 2 ssl",
+            ),
         ] {
             assert_eq!(read(text, encrypted).as_deref(), Ok(expected), "{text}");
         }

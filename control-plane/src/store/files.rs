@@ -38,9 +38,14 @@ pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
     match try_open(directory) {
         Ok(database) => Ok(database),
         Err(Failure::Damaged(reason)) => {
-            tracing::warn!(error = %reason, "store does not open; trying without its index snapshots");
+            tracing::warn!(error = %reason, "store does not open; trying without what can be made anew");
             set_aside(directory)?;
             remove(directory, |name| name.starts_with("snap."))?;
+            if let Ok(database) = try_open(directory) {
+                return Ok(database);
+            }
+            // What sled was set to when the store was made. That is what it is set to here.
+            remove(directory, |name| name == "conf")?;
             try_open(directory).map_err(|failure| failure.at(directory))
         }
         Err(failure) => Err(failure.at(directory)),
@@ -143,6 +148,9 @@ fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
         Ok(Err(sled::Error::Corruption { .. })) => {
             Err(Failure::Damaged("its files are corrupt".to_owned()))
         }
+        Ok(Err(sled::Error::Unsupported(_))) => {
+            Err(Failure::Damaged("its file conf is corrupt".to_owned()))
+        }
         Ok(Err(error)) => Err(Failure::Other(explained(&error))),
         Err(_) => Err(Failure::Damaged("its files cannot be read".to_owned())),
     }
@@ -156,7 +164,10 @@ fn explained(error: &sled::Error) -> String {
     } else if text.contains("os error 28") {
         format!("{text}; make room on the disk, nothing is lost")
     } else {
-        text
+        format!(
+            "{text}; db, conf and snap.* there must be files that this user may read and write, or restore the newest of \
+             its exports (`wardgate-control-plane restore`)"
+        )
     }
 }
 
@@ -179,7 +190,8 @@ fn remove(directory: &Path, taken: impl Fn(&str) -> bool) -> Result<(), StoreErr
     let failed = |source| file_error("repairing", directory, source);
     for entry in fs::read_dir(directory).map_err(failed)?.flatten() {
         if entry.file_name().to_str().is_some_and(&taken) {
-            fs::remove_file(entry.path()).map_err(failed)?;
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| file_error("removing", &path, source))?;
         }
     }
     Ok(())

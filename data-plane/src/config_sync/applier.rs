@@ -183,7 +183,9 @@ impl Applier {
             .vouched
             .check(&self.verifier, &target)
             .map_err(|fault| vec![fault])?;
-        if self.last_good.marker.is_quarantined(&target.root) {
+        if update.ordered {
+            self.last_good.marker.release(&target.root);
+        } else if self.last_good.marker.is_quarantined(&target.root) {
             let message = "this node crashed with it, twice";
             return Err(vec![fault(Code::Quarantined, message)]);
         }

@@ -12,11 +12,11 @@ use proto::v1::node_message::Kind;
 use proto::v1::{ControlMessage, Hello, NodeMessage};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
+use shared::renewal::Renewal;
 use shared::secret::Secret;
 use shared::signature::Verifier;
-use shared::telemetry::{Trouble, chain};
-use shared::tls::{self, CONTROL_PLANE_NAME, ClusterFiles, TlsError};
+use shared::tls::{self, CONTROL_PLANE_NAME, ClusterFiles, Role, TlsError};
 use shared::version::VERSION;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -108,17 +108,21 @@ pub(crate) struct Proofs {
     pub(crate) verifier: Verifier,
     /// The private key.
     pub(crate) secret: Secret<Vec<u8>>,
+    /// What keeps control planes from believing them, if anything does.
+    pub(crate) doubt: Option<String>,
 }
 
 impl Proofs {
     /// Reads the files.
     pub(crate) fn read(files: &ClusterFiles) -> Result<Self, TlsError> {
         let (identity, authorities) = files.read()?;
+        let doubt = identity.judge(Role::DataPlane, &authorities, UnixTime::now())?;
         Ok(Self {
             id: identity.chain.first().and_then(tls::common_name),
             tls: tls::cluster_client(&identity, Arc::clone(&authorities))?,
             verifier: Verifier::new(authorities),
             secret: Secret::new(identity.key.secret_der().to_vec()),
+            doubt,
         })
     }
 }
@@ -128,7 +132,7 @@ impl Proofs {
 pub(super) enum ConnectError {
     #[error("no connection: {}", root_cause(.0))]
     Transport(#[from] tonic::transport::Error),
-    #[error("refused: {}", .0.message())]
+    #[error("refused: {}", said(.0))]
     Refused(Status),
     #[error("no answer within 10 s")]
     Silent,
@@ -141,6 +145,14 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+/// What the control plane, or the connection to it, said.
+fn said(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => root_cause(cause),
+        None => status.message().to_owned(),
+    }
 }
 
 /// Both directions of a stream.
@@ -156,23 +168,20 @@ pub(super) struct Dialer {
     node: Node,
     /// Tells this run of the process from the next.
     boot: String,
-    /// Of the certificate files, as they were read last.
-    fingerprint: [u8; 32],
-    /// Why those that have changed since cannot be used.
-    trouble: Trouble,
+    /// Looks after the certificate files.
+    renewal: Renewal,
     gateway: Arc<Gateway>,
 }
 
 impl Dialer {
     pub(super) fn new(node: Node, gateway: Arc<Gateway>) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
-        let fingerprint = node.files.fingerprint();
+        let renewal = node.files.renewal();
         gateway.expiring.in_cluster(node.files.expiries());
         Self {
             node,
             boot,
-            fingerprint,
-            trouble: Trouble::default(),
+            renewal,
             gateway,
         }
     }
@@ -180,41 +189,26 @@ impl Dialer {
     /// Reads the certificate files again if they have changed: what they prove from the next connection
     /// on, and the private key.
     pub(super) fn renew(&mut self) -> Option<(Verifier, Secret<Vec<u8>>)> {
-        let fingerprint = self.node.files.fingerprint();
-        if fingerprint == self.fingerprint {
-            self.trouble.ends();
-            return None;
-        }
-        // Certificate and key are two files: until both are there, the old ones go on.
-        let proofs = match Proofs::read(&self.node.files) {
-            Ok(proofs) => proofs,
-            Err(error) => {
-                let error = chain(&error).to_string();
-                if self.trouble.is_news(&error, monotonic()) {
-                    tracing::warn!(
-                        %error,
-                        "changed certificates cannot be used; the ones before go on"
-                    );
-                }
-                return None;
+        let node = &self.node;
+        let proofs = self.renewal.look(monotonic(), || {
+            let proofs = Proofs::read(&node.files)?;
+            let name = proofs.id.as_deref().unwrap_or_default();
+            if !tls::may_be_called(name, &node.id) {
+                return Err(TlsError::Unfit {
+                    path: node.files.certificate.clone(),
+                    what: "is another node's",
+                });
             }
-        };
-        let name = proofs.id.as_deref();
-        if !name.is_some_and(|name| tls::may_be_called(name, &self.node.id)) {
-            if self.trouble.is_news(name.unwrap_or_default(), monotonic()) {
-                tracing::warn!(
-                    name,
-                    "the changed certificate is another node's; the one before goes on"
-                );
-            }
-            return None;
-        }
-        self.trouble.ends();
-        tracing::info!("the cluster's certificates were renewed");
-        self.fingerprint = fingerprint;
+            Ok(proofs)
+        })?;
         self.gateway.expiring.in_cluster(self.node.files.expiries());
         self.node.tls = proofs.tls;
         Some((proofs.verifier, proofs.secret))
+    }
+
+    /// What keeps control planes from believing this node, if anything does: they say so to themselves alone.
+    pub(super) fn doubt(&self) -> Option<String> {
+        Proofs::read(&self.node.files).ok()?.doubt
     }
 
     /// The control planes in an order that `random` chooses, so that nodes spread over them.

@@ -13,6 +13,7 @@ use proto::v1::{
 };
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
+use shared::telemetry::Trouble;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
@@ -87,6 +88,8 @@ struct Following<'a> {
     receiver: Receiver,
     heartbeat: Duration,
     status: Duration,
+    /// Whether the clocks are apart.
+    clocks: Trouble,
 }
 
 /// Follows a control plane until the stream ends.
@@ -112,6 +115,7 @@ pub(super) async fn follow(
         receiver: Receiver::default(),
         heartbeat: Duration::from_secs(10),
         status: Duration::from_secs(10),
+        clocks: Trouble::default(),
     };
     let mut heard = Instant::now();
     let mut report = Instant::now();
@@ -168,7 +172,10 @@ impl Following<'_> {
                     self.gateway.contact.settle();
                 }
             }
-            Some(Kind::Heartbeat(heartbeat)) => self.led_to(heartbeat.target.as_ref()),
+            Some(Kind::Heartbeat(heartbeat)) => {
+                self.led_to(heartbeat.target.as_ref());
+                self.compare_clocks(heartbeat.wall_clock_ms);
+            }
             Some(Kind::AskDigests(_)) => {
                 let digests = need::What::Digests(self.applier.digests());
                 return self.need(digests);
@@ -247,13 +254,20 @@ impl Following<'_> {
         };
         self.heartbeat = bounded(welcome.heartbeat_ms);
         self.status = bounded(welcome.status_ms);
-        let theirs = UnixTime::from_millis(welcome.wall_clock_ms);
+        tracing::info!(replica = welcome.replica, "following a control plane");
+        self.compare_clocks(welcome.wall_clock_ms);
+    }
+
+    /// Says once if the clocks have come apart.
+    fn compare_clocks(&mut self, theirs: u64) {
+        let theirs = UnixTime::from_millis(theirs);
         let ours = UnixTime::now();
         let apart = theirs
             .saturating_since(ours)
             .max(ours.saturating_since(theirs));
-        tracing::info!(replica = welcome.replica, "following a control plane");
-        if apart > CLOCKS {
+        if apart <= CLOCKS {
+            self.clocks.ends();
+        } else if self.clocks.is_news("apart", monotonic()) {
             tracing::warn!(
                 seconds = apart.as_secs(),
                 "this node's clock differs from the control plane's: sessions and tokens will seem older or younger than they are"

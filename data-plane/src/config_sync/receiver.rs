@@ -20,6 +20,8 @@ pub(super) struct Update {
     pub(super) target: Position,
     /// Who says so.
     pub(super) vouched: Vouched,
+    /// Whether an operator orders it, although this node has crashed with it.
+    pub(super) ordered: bool,
     /// What it holds, or why it cannot be used.
     pub(super) content: Result<Content, Fault>,
 }
@@ -76,6 +78,7 @@ struct Open {
     update: u64,
     target: Position,
     vouched: Vouched,
+    ordered: bool,
     kind: Kind,
     records: u32,
     raw_bytes: u64,
@@ -126,6 +129,7 @@ impl Receiver {
                 manifest,
                 signature: begin.signature.into(),
             },
+            ordered: begin.ordered,
             kind,
             records: begin.records,
             raw_bytes: begin.raw_bytes,
@@ -156,6 +160,7 @@ impl Receiver {
             nonce: open.nonce,
             target: open.target,
             vouched: open.vouched.clone(),
+            ordered: open.ordered,
             content: open.finish(commit),
         })
     }

@@ -122,11 +122,32 @@ impl Marker {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Content with `root` may be run again: an operator orders it.
+    pub(crate) fn release(&self, root: &Hash) {
+        let mut list = self.list();
+        let before = list.len();
+        list.retain(|position| position.root != *root);
+        if list.len() < before {
+            tracing::warn!(
+                "what this node has crashed with is run once more: an operator orders it"
+            );
+            self.keep(&list);
+        }
+    }
+
     fn isolate(&self, position: Position) {
         let mut list = self.list();
         list.push(position);
         let old = list.len().saturating_sub(REMEMBERED);
         list.drain(..old);
+        self.keep(&list);
+    }
+
+    /// Writes what is in quarantine.
+    fn keep(&self, list: &[Position]) {
+        if self.is_left() {
+            return;
+        }
         let bytes: Vec<u8> = list
             .iter()
             .flat_map(|position| encode(*position, 0))
@@ -236,6 +257,11 @@ mod tests {
         // It stays there, and the count begins anew.
         let fourth = open();
         assert_eq!((fourth.crashes(), fourth.quarantined()), (0, vec![at(7)]));
+        // On order it is run again, also after the next start.
+        fourth.release(&at(6).root);
+        assert!(fourth.is_quarantined(&at(7).root));
+        fourth.release(&at(7).root);
+        assert!(!fourth.is_quarantined(&at(7).root) && open().quarantined().is_empty());
     }
 
     #[test]

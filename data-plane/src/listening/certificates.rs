@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -14,6 +16,7 @@ use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use shared::clock::UnixTime;
+use shared::renewal::Renewal;
 use shared::tls::{Identity, TlsError, expires_at, provider};
 
 use crate::listening::client_certificates::Asking;
@@ -36,22 +39,83 @@ pub enum CertificateError {
     Make(#[from] rcgen::Error),
 }
 
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets. `files` hold the default certificate.
+/// The certificate that is shown where the configuration has none for a name: that of two files, as they are now, or one made
+/// at the start.
+#[derive(Debug)]
+pub(crate) struct DefaultCertificate {
+    files: Option<Mutex<Files>>,
+    key: ArcSwap<CertifiedKey>,
+}
+
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    renewal: Renewal,
+}
+
+impl DefaultCertificate {
+    /// That of `files`, a certificate and its key.
+    pub(crate) fn new(files: Option<(&Path, &Path)>) -> Result<Self, CertificateError> {
+        let Some((certificate, key)) = files else {
+            return Ok(Self {
+                files: None,
+                key: ArcSwap::new(certified(self_signed()?)?),
+            });
+        };
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        let renewal = Renewal::of(
+            "the proxy's certificates",
+            vec![certificate.clone(), key.clone()],
+        );
+        Ok(Self {
+            key: ArcSwap::new(read(&certificate, &key)?),
+            files: Some(Mutex::new(Files {
+                certificate,
+                key,
+                renewal,
+            })),
+        })
+    }
+
+    /// Takes up what the files hold, if they have changed.
+    pub(crate) fn renew(&self, clock: Instant) {
+        let Some(files) = &self.files else { return };
+        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+        let Files {
+            certificate,
+            key,
+            renewal,
+        } = &mut *files;
+        if let Some(renewed) = renewal.look(clock, || read(certificate, key)) {
+            self.key.store(renewed);
+        }
+    }
+
+    /// When it ends, if it is from files.
+    pub(crate) fn expires_at(&self) -> Option<UnixTime> {
+        self.files.as_ref()?;
+        let key = self.key.load();
+        key.cert.iter().filter_map(expires_at).min()
+    }
+}
+
+fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let identity = Identity::read(certificate, key)?;
+    certified((identity.chain, identity.key))
+}
+
+fn certified((chain, key): Pair) -> Result<Arc<CertifiedKey>, CertificateError> {
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
+}
+
+/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets.
 pub(crate) fn server_config(
-    files: Option<(&Path, &Path)>,
+    default: Arc<DefaultCertificate>,
     live: Live,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
-    let (chain, key) = match files {
-        Some((certificate, key)) => {
-            let identity = Identity::read(certificate, key)?;
-            (identity.chain, identity.key)
-        }
-        None => self_signed()?,
-    };
-    let provider = provider();
-    let default = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
     let asking = Arc::new(Asking::new(Arc::clone(&live)));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(asking)
         .with_cert_resolver(Arc::new(ByName { live, default }));
@@ -153,7 +217,7 @@ impl ServerNames {
 /// Chooses by the name that a client asks for.
 struct ByName {
     live: Live,
-    default: Arc<CertifiedKey>,
+    default: Arc<DefaultCertificate>,
 }
 
 impl fmt::Debug for ByName {
@@ -169,17 +233,44 @@ impl ResolvesServerCert for ByName {
                 .server_names
                 .find(hello.server_name(), hello.signature_schemes())
         });
-        Some(found.unwrap_or_else(|| Arc::clone(&self.default)))
+        Some(found.unwrap_or_else(|| self.default.key.load_full()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::clock::monotonic;
+
     use super::*;
 
     fn key() -> Arc<CertifiedKey> {
         let (chain, key) = self_signed().unwrap();
         Arc::new(CertifiedKey::from_der(chain, key, &provider()).unwrap())
+    }
+
+    #[test]
+    fn a_default_that_is_renewed_is_shown_once_both_files_are_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = ["pem", "key"].map(|name| directory.path().join(name));
+        let [certificate, key] = &files;
+        let make = || rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+        let put = |path: &Path, text: String| std::fs::write(path, text).unwrap();
+        let (first, second) = (make(), make());
+        put(certificate, first.cert.pem());
+        put(key, first.signing_key.serialize_pem());
+        let default = DefaultCertificate::new(Some((certificate, key))).unwrap();
+        let shown = || default.key.load().cert[0].clone();
+        assert_eq!(shown(), *first.cert.der());
+        assert!(default.expires_at().is_some());
+        put(certificate, second.cert.pem());
+        default.renew(monotonic());
+        assert_eq!(shown(), *first.cert.der(), "its key is another one");
+        put(key, second.signing_key.serialize_pem());
+        default.renew(monotonic());
+        assert_eq!(shown(), *second.cert.der());
+        let none = DefaultCertificate::new(None).unwrap();
+        none.renew(monotonic());
+        assert_eq!(none.expires_at(), None);
     }
 
     #[test]

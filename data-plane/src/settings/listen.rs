@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use shared::listen::{BACKLOG, Flag, Flags, listeners};
+use shared::listen::{BACKLOG, Flag, Flags, PlainListen, listeners};
 
 use super::Settings;
 
@@ -92,36 +92,6 @@ impl FromStr for StreamListen {
     }
 }
 
-/// Where operators ask for status and metrics.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StatusListen {
-    /// The address.
-    pub address: SocketAddr,
-    /// Most connections that wait to be accepted.
-    pub backlog: i32,
-}
-
-impl From<SocketAddr> for StatusListen {
-    fn from(address: SocketAddr) -> Self {
-        Self {
-            address,
-            backlog: BACKLOG,
-        }
-    }
-}
-
-impl FromStr for StatusListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let flags = Flags::read(text, &[])?;
-        Ok(Self {
-            address: flags.address,
-            backlog: flags.backlog,
-        })
-    }
-}
-
 impl Settings {
     /// Where clients of HTTP are taken, and which setting says so.
     ///
@@ -165,7 +135,7 @@ impl Settings {
     /// # Errors
     ///
     /// The same.
-    pub fn statuses(&self) -> Result<Vec<StatusListen>, String> {
+    pub fn statuses(&self) -> Result<Vec<PlainListen>, String> {
         listeners("status_listen", &self.status_listen)
     }
 }

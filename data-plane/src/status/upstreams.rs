@@ -112,7 +112,7 @@ fn page(path: &str, query: &str, all: Vec<Value>) -> Response<Full<Bytes>> {
     json_response(StatusCode::OK, &shown)
 }
 
-fn no_content() -> Response<Full<Bytes>> {
+pub(super) fn no_content() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

@@ -232,6 +232,30 @@ fn rule_136_the_status_listener_has_what_it_has_and_no_files() {
         let line = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&line), "{method} {path}: {answer}");
     }
+    // Taken out of its balancer, and back.
+    for (origin, body, status, ready) in [
+        ("", "status=draining", "204", "503"),
+        ("", r#"{"status":"ready"}"#, "204", "200"),
+        ("", "status=other", "400", "200"),
+        ("Origin: http://a\r\n", "status=draining", "403", "200"),
+    ] {
+        let length = body.len();
+        let request = format!(
+            "POST /status/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{origin}Content-Length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = std::net::TcpStream::connect(addresses.status.unwrap()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{body}: {answer}"
+        );
+        let probed = get(addresses.status.unwrap(), "/status/ready");
+        assert!(
+            probed.starts_with(&format!("HTTP/1.1 {ready} ")),
+            "{body}: {probed}"
+        );
+    }
     let status = get(addresses.status.unwrap(), "/status");
     let (_, hash) = status.split_once("\"configuration_hash\":\"").unwrap();
     let hash = hash.split('"').next().unwrap();

@@ -75,7 +75,7 @@ pub fn make_certificates(settings: &Settings, nodes: &[&str]) -> anyhow::Result<
 pub async fn control_plane(settings: &Settings) -> anyhow::Result<ControlPlane> {
     let started = ControlPlane::start(control_plane::settings::Settings {
         admin_listen: vec![settings.admin_listen.into()],
-        console_listen: Some(settings.console_listen),
+        console_listen: vec![settings.console_listen.into()],
         cluster_listen: settings.cluster_listen,
         data_directory: settings.data_directory.join("control-plane"),
         cluster_certificate: settings.certificate("control-plane.pem"),

@@ -66,6 +66,11 @@ impl EtcdSettings {
     pub fn used(&self) -> Option<&Self> {
         (!self.endpoints.is_empty()).then_some(self)
     }
+
+    /// Says what is wrong with them, without asking etcd.
+    pub fn check(&self) -> Result<(), EtcdError> {
+        Members::new(self).map(drop)
+    }
 }
 
 /// Why etcd is of no use.

@@ -4,25 +4,25 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shared::network::client_of;
+use crate::network::client_of;
 
 /// Counts by address; of IPv6, by the network that one client is given.
 #[derive(Clone, Debug)]
-pub(crate) struct Shares {
+pub struct Shares {
     most: usize,
     taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// One of those that an address has, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     shares: Shares,
     address: IpAddr,
 }
 
 impl Shares {
     /// So many for each address.
-    pub(crate) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self {
             most,
             taken: Arc::default(),
@@ -34,14 +34,14 @@ impl Shares {
     }
 
     /// Whether `address` may have another.
-    pub(crate) fn allow(&self, address: IpAddr) -> bool {
+    pub fn allow(&self, address: IpAddr) -> bool {
         self.taken()
             .get(&client_of(address))
             .is_none_or(|taken| *taken < self.most)
     }
 
     /// Another one for `address`, if it may have that.
-    pub(crate) fn take(&self, address: IpAddr) -> Option<Share> {
+    pub fn take(&self, address: IpAddr) -> Option<Share> {
         let address = client_of(address);
         let mut taken = self.taken();
         let own = taken.entry(address).or_default();

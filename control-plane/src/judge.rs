@@ -1,0 +1,126 @@
+//! What follows from settings, or what is wrong with them and the files that they name.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use shared::listen::distinct;
+use shared::tls::ClusterFiles;
+
+use crate::StartError;
+use crate::admin::Access;
+use crate::admin::files::read_token;
+use crate::admin::listener::server_config;
+use crate::config_sync;
+use crate::settings::{AdminListen, Settings};
+use crate::store::{SecretsKey, StoreError};
+
+/// What follows from settings that can be run by.
+pub(crate) struct Judged {
+    /// What data planes are spoken to by.
+    pub(crate) files: ClusterFiles,
+    /// The TLS of the Admin API.
+    pub(crate) admin_tls: Option<Arc<ServerConfig>>,
+    /// Whom the Admin API answers.
+    pub(crate) access: Access,
+}
+
+/// Says what is wrong with `settings` and the files that they name, without making or changing any. What keeps nothing from
+/// running is returned.
+pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
+    let judged = judge(settings)?;
+    let key = settings.secrets_key_path();
+    if key.exists() {
+        SecretsKey::read_or_create(&key)?;
+    }
+    shared::machine::check_directory(&settings.data_directory).map_err(|source| {
+        StartError::DataDirectory {
+            path: settings.data_directory.clone(),
+            source,
+        }
+    })?;
+    if let Some(path) = &settings.addresses_file {
+        shared::machine::check_file(path).map_err(|source| StartError::Addresses {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    if let Some(etcd) = settings.etcd.used() {
+        etcd.check().map_err(StoreError::from)?;
+    }
+    Ok(config_sync::judge(&judged.files)?.into_iter().collect())
+}
+
+/// Draws the conclusions.
+pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
+    let exposed =
+        |address: &SocketAddr| !address.ip().is_loopback() && !settings.admin_allow_insecure;
+    let admins = settings.admins().map_err(StartError::Listeners)?;
+    for &(setting, AdminListen { address, tls, .. }) in &admins {
+        let missing = if !tls {
+            "TLS (`ssl` behind the address) and tokens (enforce_rbac)"
+        } else if !settings.enforce_rbac {
+            "tokens (enforce_rbac)"
+        } else {
+            continue;
+        };
+        if exposed(&address) {
+            return Err(StartError::Exposed {
+                setting,
+                address,
+                missing,
+            });
+        }
+    }
+    let pages = settings.pages().map_err(StartError::Listeners)?;
+    let pages = pages.iter().flat_map(|(setting, all)| {
+        let addresses = all.iter().map(|one| one.address);
+        addresses.map(move |address| (*setting, address))
+    });
+    let mut consoles = pages
+        .clone()
+        .filter(|(setting, _)| *setting == "console_listen");
+    if let Some((setting, address)) = consoles.find(|(_, address)| exposed(address)) {
+        return Err(StartError::Exposed {
+            setting,
+            address,
+            missing: "TLS, which it has not: put a proxy in front, or forward a port",
+        });
+    }
+    let admin = admins.iter().map(|(setting, one)| (*setting, one.address));
+    distinct(
+        admin
+            .chain(pages)
+            .chain([("cluster_listen", settings.cluster_listen)]),
+    )
+    .map_err(StartError::Listeners)?;
+    let admin_tls = match (
+        admins.iter().any(|(_, listener)| listener.tls),
+        &settings.admin_certificate,
+        &settings.admin_key,
+    ) {
+        (false, ..) => None,
+        (true, Some(certificate), Some(key)) => {
+            Some(server_config(certificate, key).map_err(StartError::AdminCertificate)?)
+        }
+        (true, ..) => return Err(StartError::NoCertificate),
+    };
+    let owner = settings.admin_token_file.as_deref().map(read_token);
+    let owner = owner.transpose()?;
+    let access = if settings.enforce_rbac {
+        Access::enforced(owner.as_ref().map(|token| token.expose().as_str()))
+    } else {
+        Access::default()
+    };
+    let files = ClusterFiles {
+        certificate: settings.cluster_certificate.clone(),
+        key: settings.cluster_key.clone(),
+        authorities: settings.cluster_ca.clone(),
+    };
+    config_sync::judge(&files)?;
+    Ok(Judged {
+        files,
+        admin_tls,
+        access,
+    })
+}
