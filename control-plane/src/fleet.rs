@@ -458,9 +458,12 @@ impl Fleet {
 
 impl Row {
     fn moves(&mut self, position: Position, now: UnixTime) {
+        let content = |one: &Position| (one.generation, one.revision);
+        if content(&self.running) != content(&position) {
+            self.running_since = now;
+        }
         if self.running != position {
             self.running = position;
-            self.running_since = now;
             self.report.persisted = false;
         }
     }

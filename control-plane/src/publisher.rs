@@ -333,14 +333,14 @@ impl Publisher {
         }
     }
 
-    /// Remembers whether the store took a commit. One of several writers learns that by looking, all the time.
+    /// Remembers whether the store took a commit.
     fn note(&self, committed: &Result<(), JournalFault>) {
-        if self.inner.looks.is_some() {
-            return;
-        }
-        // A change that is too large is the caller's.
-        let is_own = |fault: &&JournalFault| {
-            !matches!(fault, JournalFault::Behind | JournalFault::TooLarge(_))
+        let is_own = |fault: &&JournalFault| match fault {
+            // A change that is too large is the caller's.
+            JournalFault::Behind | JournalFault::TooLarge(_) => false,
+            // One of several writers learns that by looking, all the time.
+            JournalFault::Broken(_) | JournalFault::Unreachable(_) => self.inner.looks.is_none(),
+            JournalFault::NoRoom(_) => true,
         };
         let fault = committed.as_ref().err().filter(is_own).cloned();
         let refused = fault.map(|fault| (fault, monotonic()));

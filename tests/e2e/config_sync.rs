@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use harness::{Browser, Cluster, channel, endpoint, eventually};
 use http::Method;
-use proto::features::{BUCKETS, DELTA};
+use proto::features::{BUCKETS, DELTA, URGENT};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
@@ -415,7 +415,7 @@ async fn a_node_that_lacks_a_plugin(cluster: &Cluster, features: &[&str]) {
             json!({ "name": "acl", "config": { "allow": ["a"] } }),
         )
         .await;
-    let features = [features, &["kind/plugins"]].concat();
+    let features = [features, &["kind/plugins", URGENT]].concat();
     let lacking = hello_with("node-1", "b", None, &features);
     let mut node = subscribe(cluster, lacking).await.unwrap();
     assert!(matches!(node.hear().await, Some(Kind::Welcome(_))));
@@ -430,5 +430,33 @@ async fn a_node_that_lacks_a_plugin(cluster: &Cluster, features: &[&str]) {
     // Without it, it is served again.
     let path = format!("/plugins/{}", plugin["id"].as_str().unwrap());
     cluster.admin(Method::DELETE, &path, &json!({})).await;
-    assert!(node.whole_update().await.0.full);
+    let (begin, _) = node.whole_update().await;
+    assert!(begin.full);
+    node.ack(&begin).await;
+    // With another, it hears of keys all the same, and stays where it is.
+    let runs = begin.target.unwrap().revision;
+    cluster
+        .create(
+            "/plugins",
+            json!({ "name": "acl", "config": { "allow": ["b"] } }),
+        )
+        .await;
+    let revoke = "/clustering/session-keys/revoke";
+    let reply = cluster.admin(Method::POST, revoke, &json!({})).await;
+    assert_eq!(reply.status / 100, 2, "{}", reply.text());
+    loop {
+        let (begin, changes) = node.whole_update().await;
+        node.ack(&begin).await;
+        let target = begin.target.unwrap();
+        assert!(
+            target.revision == runs && target.urgent > runs,
+            "{target:?}"
+        );
+        let kinds: Vec<_> = changes.puts.iter().map(|record| record.key.kind).collect();
+        assert!(!kinds.contains(&"plugins"), "{kinds:?}");
+        if kinds.contains(&"session_keys") {
+            break;
+        }
+    }
+    assert_eq!(self::row(cluster).await["progress"], "blocked");
 }

@@ -6,6 +6,7 @@
 //! that one is gone.
 
 mod keeping;
+mod strays;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use shared::snapshot::Revision;
 use uuid::Uuid;
 
 use super::rollouts::{Order, OrderError};
-use super::targets::{Staged, Targets};
+use super::targets::{Staged, Strays, Targets};
 use crate::config::Config;
 use crate::fleet::View;
 use crate::publisher::Publisher;
@@ -54,6 +55,8 @@ pub(super) struct Conductor {
     kept: Option<Arc<Published>>,
     /// The state with the change under way.
     candidate: Option<Arc<Published>>,
+    /// What those are led to that cannot run what they are to.
+    strays: Arc<Strays>,
 }
 
 /// What a turn goes by.
@@ -91,6 +94,7 @@ impl Conductor {
             unread: None,
             kept: Some(newest),
             candidate: None,
+            strays: Arc::default(),
         };
         if conductor.staging.plan.is_none() {
             conductor.staging.keeper.forget()?;
@@ -144,7 +148,7 @@ impl Conductor {
         let newest = Arc::clone(self.newest());
         let open = self.journal.open().zip(self.candidate.as_ref());
         if self.staging.plan.is_none() || (open.is_none() && self.is_settled()) {
-            return Targets::new(newest, None);
+            return Targets::new(newest, None, Arc::clone(&self.strays));
         }
         let staged = Staged {
             candidate: self.candidate.clone(),
@@ -153,7 +157,7 @@ impl Conductor {
                 .unwrap_or_default(),
             kept: self.kept.clone(),
         };
-        Targets::new(newest, Some(Arc::new(staged)))
+        Targets::new(newest, Some(Arc::new(staged)), Arc::clone(&self.strays))
     }
 
     /// Has `config` be the newest.

@@ -176,6 +176,11 @@ impl Session {
         !self.running.is_same(target) && !target.is_after(&self.running)
     }
 
+    /// Whether the node has refused `target`.
+    pub(super) fn has_refused(&self, target: &Position) -> bool {
+        self.refused.contains(target)
+    }
+
     /// Whether an answer is awaited.
     pub(super) const fn is_waiting(&self) -> bool {
         self.in_flight.is_some() || matches!(self.digests, Digests::Asked)

@@ -155,8 +155,11 @@ impl NodeStream {
                 self.check_certificate(&authorities.borrow_and_update())?;
             }
             let goal = self.goal(&mut target);
-            if let Some(goal) = goal.as_ref().filter(|goal| self.may_run(goal)) {
-                self.lead_to(goal).await?;
+            let takes = goal.as_ref().filter(|goal| self.takes(goal));
+            // Who is logged out is to be so on this node, too, whatever else it does not take.
+            let instead = || target.borrow().instead(self.session.running()).cloned();
+            if let Some(led) = takes.cloned().or_else(instead) {
+                self.lead_to(&led).await?;
             }
             if !self.session.is_waiting() {
                 answer_by = None;
@@ -214,14 +217,19 @@ impl NodeStream {
         newest.position.generation != self.session.running().generation && newest.is_bare()
     }
 
-    async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+    /// Whether the node can be led to `goal`, as far as is known.
+    fn takes(&mut self, goal: &Published) -> bool {
         if let Some(unbelieved) = &self.unbelieved
-            && *unbelieved != newest.vouched().signature
+            && *unbelieved != goal.vouched().signature
         {
             // It is vouched for by another certificate by now: so once more.
             self.unbelieved = None;
             self.session.retry();
         }
+        self.may_run(goal) && !self.session.has_refused(&goal.position)
+    }
+
+    async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
         let running = self.session.running();
         let goal = Goal {
             position: newest.position,

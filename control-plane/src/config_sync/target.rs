@@ -1,5 +1,6 @@
 //! Publishes a little after a change, so that many changes make one, and has the conductor say to whom.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,6 +111,8 @@ impl Leader {
         mut revisions: watch::Receiver<Revision>,
         mut orders: mpsc::Receiver<Request>,
     ) {
+        let generation = self.publisher.generation();
+        let mut strays = BTreeSet::new();
         loop {
             let event = tokio::select! {
                 changed = revisions.changed() => {
@@ -122,13 +125,16 @@ impl Leader {
                 }
                 Some(request) = orders.recv() => Event::Ordered(request),
                 () = tokio::time::sleep(WATCH), if conductor.is_conducting() => Event::Time,
+                () = others_stray(&self.fleet, generation, &strays) => Event::Time,
             };
+            strays = self.fleet.strays(generation);
             let published = matches!(event, Event::Changed(_));
             let nodes = match conductor.plan() {
                 Some(_) => self.fleet.views(),
                 None => Vec::new(),
             };
             let (present, now) = (self.fleet.present(), self.clock.now());
+            let at = strays.clone();
             let turning = tokio::task::spawn_blocking(move || {
                 let situation = Situation {
                     nodes: &nodes,
@@ -136,6 +142,7 @@ impl Leader {
                     now,
                 };
                 let done = turn(&mut conductor, event, &situation);
+                conductor.lead_strays(&at);
                 (conductor, done)
             });
             let done;
@@ -221,6 +228,16 @@ fn turn(conductor: &mut Conductor, event: Event, situation: &Situation<'_>) -> O
     };
     let outcome = conductor.turn(order, situation);
     Some((answer?, outcome))
+}
+
+/// Waits until nodes stray elsewhere than at `known` revisions.
+async fn others_stray(fleet: &Fleet, generation: u64, known: &BTreeSet<Revision>) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        if fleet.strays(generation) != *known {
+            return;
+        }
+    }
 }
 
 /// Waits until no change has come for a while, but not for ever, and not at all if one is urgent.

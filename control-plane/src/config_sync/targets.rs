@@ -1,11 +1,11 @@
 //! Where each node is led: all to the newest, or, while a change is on its way through the fleet, some to
 //! that and the others to what was before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::features::URGENT;
-use shared::snapshot::Position;
+use shared::snapshot::{Position, Revision};
 
 use crate::fleet::Introduction;
 use crate::snapshot::Published;
@@ -15,7 +15,12 @@ use crate::snapshot::Published;
 pub struct Targets {
     newest: Arc<Published>,
     staged: Option<Arc<Staged>>,
+    strays: Arc<Strays>,
 }
+
+/// By the revision that nodes run which cannot run what they are led to: that state, with the keys and revocations of
+/// now. None where that state is not known any more.
+pub(super) type Strays = BTreeMap<Revision, Option<Arc<Published>>>;
 
 /// A change that not every node is to have yet.
 #[derive(Debug)]
@@ -29,8 +34,22 @@ pub(super) struct Staged {
 }
 
 impl Targets {
-    pub(super) const fn new(newest: Arc<Published>, staged: Option<Arc<Staged>>) -> Self {
-        Self { newest, staged }
+    pub(super) const fn new(
+        newest: Arc<Published>,
+        staged: Option<Arc<Staged>>,
+        strays: Arc<Strays>,
+    ) -> Self {
+        Self {
+            newest,
+            staged,
+            strays,
+        }
+    }
+
+    /// Where a node is led that runs `running` and cannot run what it is to.
+    pub(super) fn instead(&self, running: &Position) -> Option<&Arc<Published>> {
+        let state = self.strays.get(&running.revision)?.as_ref();
+        state.filter(|state| state.position.generation == running.generation)
     }
 
     /// The newest state.
@@ -70,6 +89,6 @@ impl PartialEq for Targets {
             }
             _ => false,
         };
-        newest && staged
+        newest && staged && Arc::ptr_eq(&self.strays, &other.strays)
     }
 }

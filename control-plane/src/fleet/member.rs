@@ -102,8 +102,10 @@ impl Membership {
     /// The node runs `position`.
     pub fn runs(&self, position: Position, now: UnixTime) {
         self.update(now, |row| {
+            // Keys and revocations reach also who cannot run what came with them.
+            let only_keys = row.running.revision == position.revision;
+            row.stuck &= only_keys && row.running.generation == position.generation;
             row.moves(position, now);
-            row.stuck = false;
             // What it runs it has been ordered to run once more.
             let isolated = &mut row.introduction.quarantined;
             isolated.retain(|isolated| isolated.root != position.root);

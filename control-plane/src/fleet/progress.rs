@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use proto::features::URGENT;
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 
 use super::{Fleet, Introduction, Row};
+
+/// Most states that nodes which cannot run the newest are led at.
+const STRAYS: usize = 16;
 
 /// How far the connected nodes are with a revision, by name.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -77,7 +81,7 @@ impl Fleet {
         rows.map(|row| row.introduction.name.clone()).collect()
     }
 
-    /// Whether a node that has been heard within `window` does not run yet what it is led to.
+    /// Whether a node that has been heard within `window` lacks keys of what it is led to.
     pub fn is_behind(
         &self,
         target: impl Fn(&Introduction) -> Position,
@@ -86,7 +90,31 @@ impl Fleet {
     ) -> bool {
         let nodes = self.nodes();
         let lives = |row: &&Row| now.saturating_since(row.last_seen) < window;
-        let behind = |row: &Row| target(&row.introduction).is_after(&row.running);
+        // A node that cannot run the newest is given its keys all the same.
+        let keys_of = |one: &Position| (one.generation, one.revision.max(one.urgent));
+        let behind = |row: &Row| {
+            let target = target(&row.introduction);
+            target.is_after(&row.running) && keys_of(&target) > keys_of(&row.running)
+        };
         nodes.rows().into_iter().filter(lives).any(behind)
+    }
+
+    /// What nodes of `generation` run that are connected here and cannot be led to the newest: they have refused it, or
+    /// crashed with it, or do not know all of it. These are to hear of keys and revocations all the same.
+    pub fn strays(&self, generation: u64) -> BTreeSet<Revision> {
+        let nodes = self.nodes();
+        let here = nodes.here.values().map(|node| &node.row);
+        let is_stray = |row: &&Row| {
+            let running = &row.running;
+            let refused = row.last_refusal.iter().map(|refusal| &refusal.position);
+            let mut shunned = refused.chain(&row.introduction.quarantined);
+            row.connected
+                && running.generation == generation
+                && row.introduction.features.contains(URGENT)
+                && (!row.missing.is_empty() || shunned.any(|position| position.is_after(running)))
+        };
+        let strays = here.filter(is_stray).map(|row| row.running.revision);
+        let strays: BTreeSet<Revision> = strays.collect();
+        strays.into_iter().rev().take(STRAYS).collect()
     }
 }

@@ -116,8 +116,31 @@ fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
         member.refused(target, Vec::new(), NOW);
         assert_eq!(progress(&target), "stuck");
     }
+    // It is given keys all the same.
+    assert_eq!(
+        fleet.strays(1),
+        BTreeSet::new(),
+        "it cannot be held at a state"
+    );
+    drop(member);
+    let mut joins = introduction("a", at(1));
+    joins.features.insert(proto::features::URGENT.to_owned());
+    let (member, _) = fleet.join(joins, NOW).unwrap();
+    assert_eq!(fleet.strays(1), BTreeSet::from([at(1).revision]));
+    assert_eq!(fleet.strays(2), BTreeSet::new());
+    let minute = Duration::from_mins(1);
+    assert!(fleet.is_behind(|_| at(3), minute, NOW));
+    let with_keys = Position {
+        urgent: at(3).revision,
+        ..at(1)
+    };
+    member.runs(with_keys, NOW);
+    assert!(!fleet.is_behind(|_| at(3), minute, NOW));
+    assert_eq!(progress(&at(3)), "stuck");
+    assert_eq!(fleet.strays(1), BTreeSet::from([at(1).revision]));
     member.runs(at(4), NOW);
     assert_eq!(progress(&at(5)), "behind");
+    assert_eq!(fleet.strays(1), BTreeSet::new());
 }
 
 #[test]

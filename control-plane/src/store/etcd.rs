@@ -405,7 +405,13 @@ fn sweep(shelf: &Shelf, sweeper: &Mutex<Sweeper>, now: Instant) -> Result<usize,
 
 impl From<EtcdError> for JournalFault {
     fn from(error: EtcdError) -> Self {
-        Self::Unreachable(error.to_string())
+        match &error {
+            // It answers, and goes on to say so until somebody makes room.
+            EtcdError::Refused(reason) if reason.contains("space exceeded") => {
+                Self::NoRoom(error.to_string())
+            }
+            _ => Self::Unreachable(error.to_string()),
+        }
     }
 }
 

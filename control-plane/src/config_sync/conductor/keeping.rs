@@ -92,7 +92,10 @@ impl Conductor {
     }
 
     /// The state at `revision`; none if the way to it is not kept any more.
-    fn state_at(&self, revision: Revision) -> Result<Option<Arc<Published>>, HistoryFault> {
+    pub(super) fn state_at(
+        &self,
+        revision: Revision,
+    ) -> Result<Option<Arc<Published>>, HistoryFault> {
         let newest = self.follower.newest();
         let known = [Some(newest), self.candidate.as_ref(), self.kept.as_ref()];
         let mut known = known.into_iter().flatten();

@@ -221,6 +221,45 @@ fn roots(positions: &[Position]) -> BTreeSet<Hash> {
 }
 
 #[test]
+fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
+    let mut stage = Stage::new(1);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(200);
+    let stays = stage.newest();
+    for (at, (kind, number)) in [
+        (Service::KIND, 3),
+        (Revocation::KIND, 2),
+        (Service::KIND, 4),
+        (Revocation::KIND, 5),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stage.commit(kind, number, 7);
+        let strays = BTreeSet::from([stays.revision, stage.newest().revision.next()]);
+        stage.conductor.lead_strays(&strays);
+        let targets = stage.conductor.targets();
+        let state = Arc::clone(targets.instead(&stays).unwrap());
+        assert_eq!(state.position.revision, stays.revision);
+        assert_eq!(state.position.root == stays.root, at == 0);
+        let newest = revocations(&stage.publisher.config());
+        assert_eq!(revocations(state.config()), newest);
+        assert_eq!(state.config().keys(Service::KIND, Uuid::nil()).count(), 1);
+        // The same as long as there is nothing new.
+        stage.conductor.lead_strays(&strays);
+        assert_eq!(stage.conductor.targets(), targets);
+        let elsewhere = Position {
+            generation: 2,
+            ..stays
+        };
+        assert!(targets.instead(&elsewhere).is_none());
+        assert!(targets.instead(&stage.newest()).is_none());
+    }
+    stage.conductor.lead_strays(&BTreeSet::new());
+    assert!(stage.conductor.targets().instead(&stays).is_none());
+}
+
+#[test]
 fn a_change_waits_and_a_revocation_does_not() {
     let mut stage = Stage::new(4);
     let before = stage.newest();

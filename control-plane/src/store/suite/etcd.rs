@@ -248,6 +248,7 @@ fn an_etcd_without_space_takes_no_writes_and_says_so() {
         let fault = commit(&mut store, &mut config, &put(2, text)).unwrap_err();
         let said = fault.to_string();
         assert!(said.contains("database space exceeded"), "{said}");
+        assert!(matches!(fault, JournalFault::NoRoom(_)), "{fault:?}");
     }
     assert!(store.newer().is_ok(), "what is there is read");
     let (_, read) = subject.opened();
