@@ -103,7 +103,6 @@ pub struct Settings {
     /// attempt to have a browser on this machine send commands.
     #[arg(
         long,
-       
         value_delimiter = ',',
         value_name = "NAME,…",
         value_parser = host_name
@@ -113,7 +112,6 @@ pub struct Settings {
     /// a browser and read its answers. None by default.
     #[arg(
         long,
-       
         value_delimiter = ',',
         value_name = "ORIGIN,…",
         value_parser = origin

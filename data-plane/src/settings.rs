@@ -165,7 +165,6 @@ pub struct Settings {
     /// (`ulimit -n`) can serve.
     #[arg(
         long,
-       
         default_value_t = 50_000,
         value_name = "NUMBER",
         value_parser = at_least_one()
@@ -174,7 +173,6 @@ pub struct Settings {
     /// Most client connections from one address, or one IPv6 network of 64 bits, unless it is in `trusted_ips`.
     #[arg(
         long,
-       
         default_value_t = 1000,
         value_name = "NUMBER",
         value_parser = at_least_one()
@@ -183,7 +181,6 @@ pub struct Settings {
     /// Most requests under way. More are answered 503.
     #[arg(
         long,
-       
         default_value_t = 10_000,
         value_name = "NUMBER",
         value_parser = at_least_one()
@@ -192,7 +189,6 @@ pub struct Settings {
     /// Most requests under way to one upstream server. More are answered 503.
     #[arg(
         long,
-       
         default_value_t = 1000,
         value_name = "NUMBER",
         value_parser = at_least_one()

@@ -18,14 +18,14 @@ pub struct Passed {
     _descriptors: Vec<OwnedFd>,
 }
 
-/// Has the process that `command` starts find `named` descriptors, with their names.
+/// Has the process that `command` starts find `sockets`, with their names.
 ///
 /// # Errors
 ///
 /// There are no descriptors left.
-pub fn pass(command: &mut Command, named: Vec<(String, OwnedFd)>) -> io::Result<Passed> {
-    let (names, sockets): (Vec<String>, Vec<OwnedFd>) = named.into_iter().unzip();
-    let (first, row) = in_a_row(&sockets)?;
+pub fn pass(command: &mut Command, sockets: Vec<(String, OwnedFd)>) -> io::Result<Passed> {
+    let (names, descriptors): (Vec<String>, Vec<OwnedFd>) = sockets.into_iter().unzip();
+    let (first, row) = in_a_row(&descriptors)?;
     command
         .env("LISTEN_FDS", names.len().to_string())
         .env("LISTEN_FDNAMES", names.join(":"))

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(rows[0]["last_seen"], NOW.as_secs());
         assert_eq!(rows[0]["progress"], "refused");
         assert!(after.refusing(at(2).revision).is_empty(), "it is away");
-        assert_eq!(after.awaited(start), BTreeSet::from(["a".to_owned()]));
+        assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
         assert_eq!(refused, [at(2)]);

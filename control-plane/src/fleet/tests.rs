@@ -111,7 +111,7 @@ fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
     assert_eq!(progress(&at(2)), "refused");
     // Once more, on order; or the next one.
     for target in [at(2), at(3)] {
-        assert!(fleet.retry("a"));
+        assert!(fleet.retry("node-1"));
         assert_eq!(progress(&at(2)), "refused");
         member.refused(target, Vec::new(), NOW);
         assert_eq!(progress(&target), "stuck");

@@ -79,9 +79,10 @@ impl Identity {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
             )) => "it has not begun: is the clock right?".to_owned(),
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                "no authority in cluster_ca has issued it".to_owned()
-            }
+            // The authorities of all clusters go by one name, so that another one's is known by the signature.
+            Err(Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => "no authority in cluster_ca has issued it".to_owned(),
             Err(error) => error.to_string(),
         };
         let path = self.certificate_path.display();

@@ -225,7 +225,7 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
     let mut stage = Stage::new(1);
     stage.commit(Service::KIND, 1, 80);
     stage.pass(200);
-    let stays = stage.newest();
+    let runs = stage.newest();
     for (at, (kind, number)) in [
         (Service::KIND, 3),
         (Revocation::KIND, 2),
@@ -236,27 +236,27 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
     .enumerate()
     {
         stage.commit(kind, number, 7);
-        let strays = BTreeSet::from([stays.revision, stage.newest().revision.next()]);
-        stage.conductor.lead_strays(&strays);
+        let revisions = BTreeSet::from([runs.revision, stage.newest().revision.next()]);
+        stage.conductor.lead_strays(&revisions);
         let targets = stage.conductor.targets();
-        let state = Arc::clone(targets.instead(&stays).unwrap());
-        assert_eq!(state.position.revision, stays.revision);
-        assert_eq!(state.position.root == stays.root, at == 0);
+        let led = Arc::clone(targets.instead(&runs).unwrap());
+        assert_eq!(led.position.revision, runs.revision);
+        assert_eq!(led.position.root == runs.root, at == 0);
         let newest = revocations(&stage.publisher.config());
-        assert_eq!(revocations(state.config()), newest);
-        assert_eq!(state.config().keys(Service::KIND, Uuid::nil()).count(), 1);
+        assert_eq!(revocations(led.config()), newest);
+        assert_eq!(led.config().keys(Service::KIND, Uuid::nil()).count(), 1);
         // The same as long as there is nothing new.
-        stage.conductor.lead_strays(&strays);
+        stage.conductor.lead_strays(&revisions);
         assert_eq!(stage.conductor.targets(), targets);
         let elsewhere = Position {
             generation: 2,
-            ..stays
+            ..runs
         };
         assert!(targets.instead(&elsewhere).is_none());
         assert!(targets.instead(&stage.newest()).is_none());
     }
     stage.conductor.lead_strays(&BTreeSet::new());
-    assert!(stage.conductor.targets().instead(&stays).is_none());
+    assert!(stage.conductor.targets().instead(&runs).is_none());
 }
 
 #[test]
