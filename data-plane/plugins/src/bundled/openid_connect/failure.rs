@@ -130,6 +130,15 @@ impl Failure {
         Self::new(Class::Unavailable, code, detail)
     }
 
+    /// This failure, of something that may be put right by itself in a moment.
+    pub(super) fn for_now(self) -> Self {
+        Self {
+            class: Class::Unavailable,
+            error: None,
+            ..self
+        }
+    }
+
     /// The gateway lacks something.
     pub(super) fn unexpected(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Class::Unexpected, code, detail)

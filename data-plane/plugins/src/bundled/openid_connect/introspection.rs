@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::jws::{self, Claims};
 use super::login;
 use super::possession::Presented;
-use super::provider::{self, Document, ProviderError, Unaccepted};
+use super::provider::{self, Document, Giver, ProviderError, Unaccepted};
 use super::request::{self, Found};
 use super::rules::{Rules, is_ours};
 use super::session::Session;
@@ -288,9 +288,10 @@ impl Question {
             .to_owned();
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
         let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "introspect_sig");
-        let (statement, _) = provider::judged(rules, self.client, host, document, judge)
-            .await
-            .map_err(Unaccepted::failure)?;
+        let (statement, _) =
+            provider::judged(rules, self.client, host, document, Giver::Provider, judge)
+                .await
+                .map_err(Unaccepted::failure)?;
         // Another kind of token does not pose as an answer (RFC 9701 §8.1).
         let kind = response.headers().get(CONTENT_TYPE);
         let by_rfc = kind.is_some_and(|kind| {
@@ -334,7 +335,8 @@ impl Question {
         };
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
         let judge = |verifier: &Verifier<'_>| verifier.issued(&jwt, check);
-        let judged = provider::judged(rules, self.client, host, document, judge).await;
+        let judged =
+            provider::judged(rules, self.client, host, document, Giver::Provider, judge).await;
         let (inside, _) = judged.map_err(Unaccepted::failure)?;
         for (name, value) in inside.into_iter().flatten() {
             claims.entry(name).or_insert(value);

@@ -10,7 +10,9 @@
 
 mod calls;
 mod document;
+mod error;
 mod further;
+mod judged;
 mod keys;
 
 use std::cell::RefCell;
@@ -25,13 +27,13 @@ use shared::telemetry::chain;
 use tracing::warn;
 
 pub(super) use calls::{fetched, guarded, refuses};
-pub(super) use document::{Document, Fetched, ProviderError, limits, target};
+pub(super) use document::{Document, Fetched, limits, target};
+pub(super) use error::ProviderError;
+pub(super) use judged::{Unaccepted, judged};
 pub(super) use keys::Key;
 
-use super::failure::Failure;
 use super::rules::Rules;
 use super::single_flight::Flights;
-use super::verify::{Refusal, Verifier};
 use crate::host::Host;
 
 /// How long a core uses its copy without a look at the node's.
@@ -46,6 +48,9 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How long a request waits for a provider that failed before.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long unknown keys of what the provider itself has given lead to no further re-discovery.
+const SPACING: Duration = Duration::from_secs(1);
+
 /// How long a failed call says that the provider fails: an endpoint may be asked no more.
 const TELLING: Duration = Duration::from_mins(1);
 
@@ -53,6 +58,9 @@ const TELLING: Duration = Duration::from_mins(1);
 const MOST_PROVIDERS: usize = 1024;
 
 type Outcome = Result<Arc<Document>, ProviderError>;
+
+/// Where the outcome of a fetch arrives.
+type Flight = futures::channel::oneshot::Receiver<Outcome>;
 
 /// The providers of a node.
 #[derive(Debug, Default)]
@@ -68,8 +76,28 @@ struct Entry {
     discovery: Health,
     /// The endpoints whose last call failed: how one does says nothing of the others.
     failing: HashMap<String, Health>,
-    /// When unknown keys last led to a re-discovery.
-    rediscovered_at: Option<UnixTime>,
+    /// When unknown keys of what clients brought last led to a re-discovery.
+    rediscovered_for_client: Option<UnixTime>,
+    /// When those of what the provider itself gave did: nobody else uses that up.
+    rediscovered_for_provider: Option<UnixTime>,
+}
+
+/// Whose word it is that there is a token which no known key has signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Giver {
+    /// A client's, who may have made it up.
+    Client,
+    /// The provider's, which has just answered with it, or that of a session, which holds what it gave.
+    Provider,
+}
+
+impl Entry {
+    fn rediscovered_for(&mut self, giver: Giver) -> &mut Option<UnixTime> {
+        match giver {
+            Giver::Client => &mut self.rediscovered_for_client,
+            Giver::Provider => &mut self.rediscovered_for_provider,
+        }
+    }
 }
 
 /// How calls of one kind went of late.
@@ -248,120 +276,77 @@ async fn within<T>(
 /// Where a newer document is.
 enum Newer {
     Known(Arc<Document>),
-    UnderWay(futures::channel::oneshot::Receiver<Outcome>),
-    Wanted,
+    UnderWay(Flight),
+    /// It is to be fetched, once what is under way is over: that may have begun before there was one.
+    Wanted(Option<Flight>),
 }
 
-/// A newer document than `seen`, whose keys did not verify a token: fetched anew unless that was done
-/// a moment ago (Kong 3.9, `rediscovery_lifetime`).
+/// A newer document than `seen`, whose keys did not verify a token of `giver`: fetched anew unless that was done
+/// a moment ago, which for what clients bring is `rediscovery_lifetime` (Kong 3.9).
 ///
 /// # Errors
 ///
 /// If it cannot be fetched now.
-pub(super) async fn rediscover(rules: &Arc<Rules>, host: &impl Host, seen: &Document) -> Outcome {
+pub(super) async fn rediscover(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    seen: &Document,
+    giver: Giver,
+) -> Outcome {
     let now = host.now();
     let key = rules.provider_key;
     let providers = host.node_state::<Providers>();
     let newer = {
         let mut entries = providers.lock();
         let entry = entries.entry(key).or_default();
-        if let Some(document) = &entry.document
-            && document.version != seen.version
-        {
-            Newer::Known(Arc::clone(document))
-        } else if let Some(flight) = providers.flights.join(&key) {
-            // Somebody has just found the same.
-            Newer::UnderWay(flight)
-        } else {
-            let wait = rules.config.provider.rediscovery_lifetime.seconds();
-            let recently = entry
-                .rediscovered_at
-                .is_some_and(|at| at <= now && now.saturating_since(at) < wait);
-            if recently || entry.discovery.rests(0, now) {
-                return entry.document.clone().ok_or(entry.discovery.resting());
+        let flight = providers.flights.join(&key);
+        let rests = entry.discovery.rests(0, now);
+        let wait = rules.config.provider.rediscovery_lifetime.seconds();
+        let wait = match giver {
+            Giver::Client => wait,
+            Giver::Provider => wait.min(SPACING),
+        };
+        let recently = entry
+            .rediscovered_for(giver)
+            .is_some_and(|at| at <= now && now.saturating_since(at) < wait);
+        match (entry.document.clone(), flight) {
+            // What others have found, or find now, may be older than the provider's answer.
+            (_, flight) if giver == Giver::Provider && !recently && !rests => {
+                *entry.rediscovered_for(giver) = Some(now);
+                Newer::Wanted(flight)
             }
-            entry.rediscovered_at = Some(now);
-            Newer::Wanted
+            (Some(document), _) if document.version != seen.version => Newer::Known(document),
+            // Somebody has just found the same.
+            (_, Some(flight)) => Newer::UnderWay(flight),
+            (Some(document), None) if recently || (rests && giver == Giver::Client) => {
+                return Ok(document);
+            }
+            (_, None) if recently || rests => return Err(entry.discovery.resting()),
+            (_, None) => {
+                *entry.rediscovered_for(giver) = Some(now);
+                Newer::Wanted(None)
+            }
         }
     };
     let document = match newer {
         Newer::Known(document) => document,
         Newer::UnderWay(flight) => wait(flight).await?,
-        Newer::Wanted => wait(providers.fetch(rules, host)).await.inspect_err(|_| {
-            // A failure rests for its own, shorter time.
-            let mut entries = providers.lock();
-            entries.entry(key).or_default().rediscovered_at = None;
-        })?,
+        Newer::Wanted(earlier) => {
+            if let Some(flight) = earlier {
+                // Whatever it found.
+                _ = wait(flight).await;
+            }
+            wait(providers.fetch(rules, host)).await.inspect_err(|_| {
+                // A failure rests for its own, shorter time.
+                let mut entries = providers.lock();
+                *entries.entry(key).or_default().rediscovered_for(giver) = None;
+            })?
+        }
     };
     let version = host.revocations().version();
     host.core_state::<CoreCopies>()
         .remember(key, &document, now, version);
     Ok(document)
-}
-
-/// Why a token is not accepted.
-#[derive(Debug)]
-pub(super) enum Unaccepted {
-    /// It is bad.
-    Refused(Failure),
-    /// No key that the provider has now has signed it.
-    Unsigned(Failure),
-    /// No key that is known fits, and newer ones cannot be had.
-    Keyless(Failure, ProviderError),
-}
-
-impl Unaccepted {
-    /// The failure of a client's token: it does not become better for a provider that is away.
-    pub(super) fn refusal(self) -> Failure {
-        match self {
-            Self::Refused(failure) | Self::Unsigned(failure) | Self::Keyless(failure, _) => failure,
-        }
-    }
-
-    /// The failure of what the provider itself gave out: that its keys cannot be had is its fault, and
-    /// ends no session.
-    pub(super) fn failure(self) -> Failure {
-        match self {
-            Self::Refused(failure) | Self::Unsigned(failure) => failure,
-            Self::Keyless(_, error) => error.failure(),
-        }
-    }
-}
-
-/// What `judge` makes of a token of `client` by the keys in `document` or, where none of these has signed it,
-/// by those that the provider has now; and the document that decided.
-///
-/// # Errors
-///
-/// If the token is not accepted.
-pub(super) async fn judged<T>(
-    rules: &Arc<Rules>,
-    client: usize,
-    host: &impl Host,
-    document: Arc<Document>,
-    judge: impl Fn(&Verifier<'_>) -> Result<T, Refusal>,
-) -> Result<(T, Arc<Document>), Unaccepted> {
-    let judge = |document: &Document| {
-        judge(&Verifier {
-            rules,
-            document,
-            client,
-            now: host.now(),
-        })
-    };
-    let failure = match judge(&document) {
-        Ok(found) => return Ok((found, document)),
-        Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),
-        Err(Refusal::UnknownKey(failure)) => failure,
-    };
-    match rediscover(rules, host, &document).await {
-        Ok(document) => match judge(&document) {
-            Ok(found) => Ok((found, document)),
-            Err(Refusal::Bad(failure)) => Err(Unaccepted::Refused(failure)),
-            Err(Refusal::UnknownKey(failure)) => Err(Unaccepted::Unsigned(failure)),
-        },
-        Err(error) => Err(Unaccepted::Keyless(failure, error)),
-    }
 }
 
 /// The discovery document as it is, fetched now.
@@ -408,11 +393,7 @@ impl Providers {
     }
 
     /// Starts a fetch, or joins the one under way.
-    fn fetch<H: Host>(
-        self: &Arc<Self>,
-        rules: &Arc<Rules>,
-        host: &H,
-    ) -> futures::channel::oneshot::Receiver<Outcome> {
+    fn fetch<H: Host>(self: &Arc<Self>, rules: &Arc<Rules>, host: &H) -> Flight {
         let key = rules.provider_key;
         let (waiting, pilot) = self.flights.board(&key);
         if let Some(pilot) = pilot {
@@ -458,7 +439,7 @@ impl CoreCopies {
     }
 }
 
-async fn wait(flight: futures::channel::oneshot::Receiver<Outcome>) -> Outcome {
+async fn wait(flight: Flight) -> Outcome {
     flight.await.unwrap_or(Err(ProviderError::GivenUp))
 }
 

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, ProviderError, Unaccepted};
+use super::provider::{self, Giver, ProviderError, Unaccepted};
 use super::rules::Rules;
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
@@ -30,13 +30,24 @@ const LATE: Duration = Duration::from_secs(30);
 /// Most results that a node remembers.
 const MOST: usize = 10_000;
 
+/// How long an answer waits for the key that has signed it to become known.
+const UNJUDGED: Duration = Duration::from_mins(5);
+
+/// Most answers that wait for that.
+const MOST_UNJUDGED: usize = 1_000;
+
 type Outcome = Result<Arc<Tokens>, Failure>;
+
+/// Answers whose key is not known yet, and until when each is kept.
+type Unjudged = HashMap<[u8; 32], (UnixTime, Arc<Tokens>)>;
 
 /// The refreshes of a node.
 #[derive(Debug, Default)]
 struct Refreshes {
     flights: Arc<Flights<[u8; 32], Outcome>>,
     recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
+    /// What the provider gave for refresh tokens which by that are spent, signed with a key that is not known yet.
+    unjudged: Mutex<Unjudged>,
 }
 
 /// What is to be refreshed.
@@ -91,9 +102,16 @@ pub(super) async fn refresh(
         let ring = ring.clone();
         host.spawn(Box::pin(async move {
             let ask = || async {
-                let id_token = id_token.as_deref();
-                let token = refresh_token.clone();
-                run(&rules, &its_host, client, token, id_token, &passed_on).await
+                let given = if let Some(given) = refreshes.unjudged(&key, its_host.now()) {
+                    given
+                } else {
+                    let token = refresh_token.clone();
+                    Arc::new(run(&rules, &its_host, client, token, &passed_on).await?)
+                };
+                let judged = judge(&rules, &its_host, client, &given, id_token.as_deref()).await;
+                refreshes.note(key, &given, judged.as_ref().err(), its_host.now());
+                judged.map_err(Unaccepted::failure_for_now)?;
+                Ok(given)
             };
             let outcome = match its_host.claim(key, Work::Refresh).await {
                 Claim::Theirs(sealed) => {
@@ -162,9 +180,8 @@ async fn run(
     host: &impl Host,
     client: usize,
     refresh_token: String,
-    id_token: Option<&str>,
     passed_on: &PassedOn,
-) -> Outcome {
+) -> Result<Tokens, Failure> {
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
@@ -172,19 +189,31 @@ async fn run(
         ("grant_type".to_owned(), "refresh_token".to_owned()),
         ("refresh_token".to_owned(), refresh_token),
     ];
-    let tokens = token_endpoint::request(rules, &document, client, host, form, passed_on)
+    token_endpoint::request(rules, &document, client, host, form, passed_on)
         .await
         .map_err(|error| match error {
             // That ends no session: it says nothing of the token.
             TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
             error => error.failure("refresh_failed"),
-        })?;
+        })
+}
+
+/// Holds new tokens against the provider's keys, and against the ID token that the session holds.
+async fn judge(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    client: usize,
+    tokens: &Tokens,
+    id_token: Option<&str>,
+) -> Result<(), Unaccepted> {
+    let document = match provider::document(rules, host).await {
+        Ok(document) => document,
+        Err(error) => return Err(Unaccepted::Keyless(error.failure(), error)),
+    };
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
-    let verify = |verifier: &Verifier<'_>| verify(verifier, &tokens, old.as_ref());
-    provider::judged(rules, client, host, document, verify)
-        .await
-        .map_err(Unaccepted::failure)?;
-    Ok(Arc::new(tokens))
+    let verify = |verifier: &Verifier<'_>| verify(verifier, tokens, old.as_ref());
+    let judged = provider::judged(rules, client, host, document, Giver::Provider, verify).await;
+    judged.map(|_| ())
 }
 
 /// A new ID token must be of the same user and the same authentication; the access token must verify.
@@ -229,6 +258,31 @@ impl Refreshes {
         let recent = self.lock();
         let (until, outcome) = recent.get(key)?;
         (now < *until).then(|| outcome.clone())
+    }
+
+    /// What the provider has given already, should its key have been unknown until now.
+    fn unjudged(&self, key: &[u8; 32], now: UnixTime) -> Option<Arc<Tokens>> {
+        let unjudged = self.lock_unjudged();
+        let (until, given) = unjudged.get(key)?;
+        (now < *until).then(|| Arc::clone(given))
+    }
+
+    /// Keeps what was `given` for as long as nobody can judge it: the refresh token that it was given for is spent.
+    fn note(&self, key: [u8; 32], given: &Arc<Tokens>, why: Option<&Unaccepted>, now: UnixTime) {
+        let mut unjudged = self.lock_unjudged();
+        unjudged.retain(|_, (until, _)| now < *until);
+        if !why.is_some_and(Unaccepted::is_for_now) {
+            unjudged.remove(&key);
+        } else if unjudged.len() < MOST_UNJUDGED {
+            let until = now.saturating_add(UNJUDGED);
+            unjudged
+                .entry(key)
+                .or_insert_with(|| (until, Arc::clone(given)));
+        }
+    }
+
+    fn lock_unjudged(&self) -> MutexGuard<'_, Unjudged> {
+        self.unjudged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.

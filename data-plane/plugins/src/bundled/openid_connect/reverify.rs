@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{AuthMethod, UnsignedMethod};
-use super::provider::{self, Unaccepted};
+use super::provider::{self, Giver, Unaccepted};
 use super::rules::Rules;
 use super::session::Session;
 use super::verify::Verifier;
@@ -52,6 +52,14 @@ pub(super) async fn reverify(
             !rules.ignores_signature(UnsignedMethod::Session),
         )
     };
-    let judged = provider::judged(rules, session.client, host, document, judge).await;
+    let judged = provider::judged(
+        rules,
+        session.client,
+        host,
+        document,
+        Giver::Provider,
+        judge,
+    )
+    .await;
     judged.map(|_| ())
 }

@@ -24,7 +24,7 @@ use super::mark;
 use super::opened;
 use super::page;
 use super::possession::Presented;
-use super::provider;
+use super::provider::{self, Giver};
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
@@ -329,7 +329,12 @@ pub(super) async fn finish(
                 }
             }
             Action::FetchKeys => {
-                document = provider::rediscover(rules, host, &document)
+                // A browser may bring anything; what the token endpoint gives is the provider's.
+                let giver = match &state {
+                    State::Verifying(..) => Giver::Provider,
+                    _ => Giver::Client,
+                };
+                document = provider::rediscover(rules, host, &document, giver)
                     .await
                     .map_err(|error| error.failure())?;
                 Event::KeysReceived

@@ -32,6 +32,7 @@ mod requirements;
 mod requirements_of_requests;
 mod requirements_of_time;
 mod requirements_of_tokens;
+mod rotated_keys;
 mod script;
 mod session;
 mod shared_sessions;

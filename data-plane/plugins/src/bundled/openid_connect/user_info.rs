@@ -15,7 +15,7 @@ use super::config::{UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, Document, ProviderError, Unaccepted};
+use super::provider::{self, Document, Giver, ProviderError, Unaccepted};
 use super::request;
 use super::rules::Rules;
 use super::strict_json;
@@ -193,7 +193,8 @@ impl Question {
             let check = !rules.ignores_signature(UnsignedMethod::Userinfo);
             let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "userinfo_sig");
             let known = Arc::clone(&document);
-            let judged = provider::judged(rules, self.client, host, known, judge).await;
+            let judged =
+                provider::judged(rules, self.client, host, known, Giver::Provider, judge).await;
             let (statement, newest) = judged.map_err(Unaccepted::failure)?;
             document = newest;
             UserInfo {

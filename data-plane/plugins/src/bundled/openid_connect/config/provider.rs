@@ -46,7 +46,8 @@ pub struct Provider {
     #[serde(default)]
     pub extra_jwks_uris: Option<Set<String>>,
 
-    /// Shortest time in seconds between two re-discoveries that unknown keys ask for.
+    /// Shortest time in seconds between two re-discoveries that unknown keys of clients' tokens ask for. For those of
+    /// what the provider itself has just answered it is a second at most.
     #[serde(default = "default::thirty")]
     #[schemars(range(min = 0))]
     pub rediscovery_lifetime: Number,
@@ -150,7 +151,7 @@ pub struct Provider {
     pub cluster_cache_redis: Redis,
 
     /// Time in seconds for which a session whose access token has ended goes on while the provider is
-    /// down or fails, so that the token cannot be refreshed.
+    /// down or fails, or has not published the key of its new tokens yet, so that the token cannot be refreshed.
     #[serde(default = "default::five_minutes")]
     #[schemars(range(min = 0, max = 3600))]
     pub refresh_grace: Number,

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::answer;
 use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::jws::{self, Jws};
-use crate::bundled::openid_connect::provider::{self, Unaccepted};
+use crate::bundled::openid_connect::provider::{self, Giver, Unaccepted};
 use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Ends, Rules, sha256};
 use crate::bundled::openid_connect::single_flight::Flights;
@@ -173,7 +173,7 @@ async fn check(
         .await
         .map_err(|error| error.failure())?;
     let verify = |verifier: &Verifier<'_>| read(verifier, ring, token);
-    let judged = provider::judged(rules, 0, host, document, verify).await;
+    let judged = provider::judged(rules, 0, host, document, Giver::Client, verify).await;
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 

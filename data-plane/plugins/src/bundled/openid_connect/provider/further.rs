@@ -8,7 +8,8 @@ use shared::telemetry::chain;
 use shared::types::Set;
 use tracing::warn;
 
-use super::document::{self, Document, ProviderError, limits};
+use super::document::{self, Document, limits};
+use super::error::ProviderError;
 use super::keys::Keys;
 use super::within;
 use crate::bundled::openid_connect::rules::Rules;

@@ -1,0 +1,109 @@
+//! A provider that changes its keys: nobody notices, and nobody can make it a matter of others.
+
+use serde_json::json;
+
+use super::gateway::{Browser, Gateway, Reply};
+use super::provider::{ISSUER, SigningKey};
+
+/// Somebody shows a token with a key that nobody has.
+fn garbage(gateway: &mut Gateway) -> u16 {
+    let claims = json!({ "iss": ISSUER, "sub": "x", "exp": gateway.provider.now() + 99 });
+    gateway
+        .call(&SigningKey::es256("nobody").sign(&claims))
+        .status
+}
+
+/// The same as a logout token.
+fn garbage_logout(gateway: &mut Gateway) -> u16 {
+    let token = SigningKey::es256("nobody").sign(&json!({ "iss": ISSUER }));
+    let form = format!("logout_token={token}");
+    Browser::default().post(gateway, "/bcl", &form).status
+}
+
+fn rotate(gateway: &Gateway, name: &str) {
+    *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256(name)];
+}
+
+/// A gateway with a browser whose access token has ended.
+fn due(grace: u64) -> (Gateway, Browser) {
+    let mut gateway = Gateway::new(json!({ "refresh_grace": grace }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    gateway.advance(301);
+    (gateway, browser)
+}
+
+#[test]
+fn rule_79_nobody_uses_up_the_search_for_a_key_that_the_token_endpoint_uses() {
+    let nothing: fn(&mut Gateway) -> u16 = |_| 0;
+    for (before, status) in [(nothing, 0), (garbage, 401), (garbage_logout, 400)] {
+        let mut gateway = Gateway::new(json!({ "backchannel_logout_uri_suffix": "/bcl" }));
+        let mut signed_in = || {
+            assert_eq!(before(&mut gateway), status);
+            let reply = Browser::default().sign_in(&mut gateway, "/api");
+            gateway.advance(1);
+            let name = format!("key-{}", gateway.provider.now());
+            rotate(&gateway, &name);
+            reply.status
+        };
+        assert_eq!([signed_in(), signed_in(), signed_in()], [200; 3]);
+    }
+}
+
+#[test]
+fn rule_79_a_refresh_finds_a_rotated_key_whatever_clients_bring() {
+    let (mut gateway, mut browser) = due(0);
+    assert_eq!(garbage(&mut gateway), 401);
+    rotate(&gateway, "two");
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (200, false));
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
+fn rule_40_a_refresh_whose_key_is_published_late_ends_no_session_and_is_not_lost() {
+    for (grace, status) in [(300, 200), (0, 503)] {
+        let (mut gateway, mut browser) = due(grace);
+        let late = SigningKey::es256("late");
+        gateway.provider.script.borrow_mut().signs_with = Some(late.clone());
+        let seen = |reply: &Reply| (reply.status, reply.ends_session());
+        for _ in 0..3 {
+            let reply = browser.get(&mut gateway, "/api");
+            assert_eq!(seen(&reply), (status, false), "{grace}");
+            gateway.advance(1);
+        }
+        gateway.provider.keys.borrow_mut().push(late);
+        for _ in 0..2 {
+            let reply = browser.get(&mut gateway, "/api");
+            assert_eq!(seen(&reply), (200, false), "{grace}");
+            gateway.advance(200);
+        }
+        // The refresh token served once, and what it was given for serves to its end.
+        assert_eq!(gateway.provider.called("/token"), 2);
+    }
+}
+
+#[test]
+fn a_key_that_never_comes_ends_the_session_after_a_while() {
+    let (mut gateway, mut browser) = due(0);
+    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("never"));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 503);
+    gateway.advance(299);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 503);
+    gateway.advance(1);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (401, true));
+}
+
+#[test]
+fn rule_78_unknown_keys_of_the_token_endpoint_make_one_fetch_in_a_second() {
+    let mut gateway = Gateway::new(json!({}));
+    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("never"));
+    for _ in 0..5 {
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 401);
+    }
+    assert_eq!(gateway.provider.called("/jwks"), 2);
+    gateway.advance(1);
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 401);
+    assert_eq!(gateway.provider.called("/jwks"), 3);
+}
