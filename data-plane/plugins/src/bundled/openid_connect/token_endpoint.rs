@@ -350,7 +350,9 @@ pub(super) async fn request_as(
         .chain(&passed_on.headers)
         .cloned()
         .collect();
-    let answer = provider::guarded(rules, host, endpoint, async {
+    // How one grant does says nothing of the others: clients bring the credentials of some.
+    let guarded = format!("{endpoint} {grant}");
+    let answer = provider::guarded(rules, host, &guarded, async {
         let post = Post {
             endpoint,
             form,

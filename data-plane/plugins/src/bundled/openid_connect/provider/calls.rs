@@ -1,4 +1,4 @@
-//! Calls to a provider's endpoints, each of which rests for a moment once it fails.
+//! Calls to a provider's endpoints, each of which rests for a moment once it is out of reach.
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -37,7 +37,8 @@ pub(in crate::bundled::openid_connect) async fn fetched(
     .await
 }
 
-/// Runs a call to an `endpoint` of the provider, unless that rests; remembers how it went.
+/// Runs a call to an `endpoint` of the provider, unless that rests; remembers how it went. What is an answer to this one
+/// call makes nobody else wait, so that no client shuts others out.
 pub(in crate::bundled::openid_connect) async fn guarded<T>(
     rules: &Rules,
     host: &impl Host,
@@ -63,10 +64,9 @@ pub(in crate::bundled::openid_connect) async fn guarded<T>(
     let mut entries = providers.lock();
     let failing = &mut entries.entry(key).or_default().failing;
     match &result {
-        Ok(_) => _ = failing.remove(endpoint),
         // What the gateway lacks says nothing of how the provider does.
         Err(ProviderError::Unarmed(_)) => {}
-        Err(error) => {
+        Err(error) if error.is_on_the_way() => {
             if failing.len() >= MOST_ENDPOINTS && !failing.contains_key(endpoint) {
                 let oldest = failing.iter().min_by_key(|(_, health)| health.failed_at);
                 if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
@@ -76,6 +76,7 @@ pub(in crate::bundled::openid_connect) async fn guarded<T>(
             let health = failing.entry(endpoint.to_owned()).or_default();
             health.record(Some(error), host.now());
         }
+        Ok(_) | Err(_) => _ = failing.remove(endpoint),
     }
     drop(entries);
     result

@@ -315,7 +315,7 @@ fn a_token_endpoint_that_refuses_is_a_401() {
 #[test]
 fn a_token_endpoint_that_keeps_failing_is_left_alone() {
     let mut gateway = Gateway::new(json!({}));
-    gateway.provider.script.borrow_mut().token_answer = Some((500, json!({})));
+    gateway.provider.script.borrow_mut().token_answer = Some((503, json!({})));
     for _ in 0..20 {
         assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 503);
     }
@@ -338,7 +338,7 @@ fn operators_learn_what_is_wrong_with_the_connection() {
 #[test]
 fn an_endpoint_that_fails_leaves_the_others() {
     let mut gateway = Gateway::new(json!({ "auth_methods": ["userinfo", "authorization_code"] }));
-    gateway.provider.script.borrow_mut().user_info = Some((500, json!({})));
+    gateway.provider.script.borrow_mut().user_info = Some((503, json!({})));
     for number in 0..20 {
         let token = format!("opaque-{number}");
         assert_eq!(gateway.call(&token).status, 503);
@@ -352,6 +352,47 @@ fn an_endpoint_that_fails_leaves_the_others() {
     gateway.provider.script.borrow_mut().user_info = None;
     gateway.advance(6);
     assert_eq!(gateway.call("opaque-later").status, 200);
+}
+
+#[test]
+fn rule_138_what_the_provider_answers_to_one_client_ends_no_others() {
+    let check = |method: &str, status: u16| {
+        let mut gateway = Gateway::new(json!({ "auth_methods": [method, "authorization_code"] }));
+        let credential = |number: u32| match method {
+            "password" => basic("john:p:ss"),
+            _ => format!("Bearer opaque-{number}"),
+        };
+        let call = |gateway: &mut Gateway, number: u32| {
+            let mut request = Request::get("/api");
+            let credential = credential(number).parse().unwrap();
+            request
+                .headers
+                .push((http::header::AUTHORIZATION, credential));
+            gateway.send(request).status
+        };
+        let fail = |gateway: &Gateway, fails: bool| {
+            let answer = fails.then(|| (status, json!({})));
+            let mut script = gateway.provider.script.borrow_mut();
+            script.user_info.clone_from(&answer);
+            script.introspection.clone_from(&answer);
+            script.token_answer = answer;
+        };
+        fail(&gateway, true);
+        for number in 0..5 {
+            assert_eq!(call(&mut gateway, number), 503, "{method} {status}");
+        }
+        fail(&gateway, false);
+        let signed_in = Browser::default().sign_in(&mut gateway, "/api").status;
+        let passed = call(&mut gateway, 9);
+        // What cannot be reached is not asked for a while, but for codes: nobody makes those up.
+        let expected = if status == 504 { 503 } else { 200 };
+        assert_eq!((signed_in, passed), (200, expected), "{method} {status}");
+    };
+    for method in ["introspection", "userinfo", "password"] {
+        for status in [500, 429, 504] {
+            check(method, status);
+        }
+    }
 }
 
 #[test]
