@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::balancer::show;
 use crate::core::Node;
-use crate::metrics::{Sum, escape};
+use crate::metrics::{Sum, escape, family};
 
 /// Where balancers ask whether to send traffic here, and operators say whether they are to.
 const READY: &str = "/status/ready";
@@ -135,6 +135,8 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 },
                 "configuration_persisted": node.contact.is_persisted(position),
                 "configuration_unfit": unfit(node),
+                // `ssl_verify=false`.
+                "openid_connect_unverified": unverified(node),
                 "ready": unready(node, position).is_none(),
             })
         }),
@@ -156,6 +158,7 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 + &identity(node)
                 + &health(node)
                 + &configuration(node, position)
+                + &unverified_metric(node)
                 + &node.expiring.metrics(&node.live)
                 + &node.states.of::<Explanations>().metrics(),
         ),
@@ -239,6 +242,24 @@ fn health(node: &Node) -> String {
         }
         Some(_) | None => String::new(),
     }
+}
+
+/// How many plugins sign users in by a provider whose certificate nobody looks at.
+fn unverified(node: &Node) -> usize {
+    let live = node.live.load();
+    let unverified = |filter: &&AnyFilter| filter.trusts_any_server();
+    live.as_ref()
+        .map_or(0, |live| live.filters.iter().filter(unverified).count())
+}
+
+/// The same as a metric.
+fn unverified_metric(node: &Node) -> String {
+    let name = "wardgate_openid_connect_unverified";
+    let help = "Plugins that take any certificate of their OpenID provider (ssl_verify=false)";
+    let mut text = String::new();
+    let sample = format!("{name} {}\n", unverified(node));
+    family(&mut text, name, "gauge", help, &sample);
+    text
 }
 
 /// How far this node follows its control plane, as metrics.

@@ -173,6 +173,11 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// Whether it was told to take any certificate of the OpenID provider that it trusts.
+    fn trusts_any_server(&self) -> bool {
+        false
+    }
+
     /// Whether cookies of this name are this filter's: the pipeline drops an upstream's `Set-Cookie`
     /// of such a name.
     fn owns_cookie(&self, _name: &str) -> bool {

@@ -272,6 +272,12 @@ macro_rules! registry {
                 }
             }
 
+            fn trusts_any_server(&self) -> bool {
+                match self {
+                    $(Self::$plugin(filter) => filter.trusts_any_server(),)*
+                }
+            }
+
             fn owns_cookie(&self, name: &str) -> bool {
                 match self {
                     $(Self::$plugin(filter) => filter.owns_cookie(name),)*

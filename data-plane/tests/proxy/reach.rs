@@ -8,7 +8,7 @@ use data_plane::settings::Settings;
 use serde_json::json;
 
 use crate::gateway::{
-    ask, configuration, plugin, settings, start_with, stop, upstream, upstream_at,
+    ask, configuration, get, plugin, settings, start_with, stop, upstream, upstream_at,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -84,4 +84,21 @@ fn rule_73_a_redirect_leads_to_public_and_permitted_addresses_only() {
         assert!(asked_first.try_iter().count() > 0);
         assert_eq!(heads.try_iter().count() > 0, expected, "{permitted:?}");
     }
+}
+
+#[test]
+fn rule_75_providers_whose_certificates_nobody_looks_at_are_counted() {
+    let mut records = configuration(1, &json!({}), &[json!({ "paths": ["/"] })]);
+    let config = json!({ "issuer": "https://idp.test", "client_id": ["c"], "ssl_verify": false });
+    records.push(plugin(9, "openid-connect", &config));
+    let proxy = start_with(&settings(), Limits::default(), records);
+    let status = proxy.addresses().status.unwrap();
+    let metrics = get(status, "/metrics");
+    assert!(
+        metrics.contains("\nwardgate_openid_connect_unverified 1\n"),
+        "{metrics}"
+    );
+    let told = get(status, "/status");
+    assert!(told.contains("\"openid_connect_unverified\":1"), "{told}");
+    stop(proxy);
 }

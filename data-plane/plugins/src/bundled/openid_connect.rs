@@ -208,6 +208,10 @@ impl Filter for OpenidConnectFilter {
         self.0.possession.certificate()
     }
 
+    fn trusts_any_server(&self) -> bool {
+        !self.0.config.provider.ssl_verify
+    }
+
     fn owns_cookie(&self, name: &str) -> bool {
         self.0.names.own(name)
     }
