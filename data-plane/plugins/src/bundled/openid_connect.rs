@@ -335,7 +335,7 @@ async fn come_back(
 ) -> Result<Option<Flow>, Failure> {
     let now = host.now();
     let client = known.client.unwrap_or_default();
-    let found = callback::find(rules, exchange, jar, &response, now);
+    let found = callback::find(rules, exchange, jar, &response, host);
     if let Ok(Found::UnderWay(pending)) = &found
         && let Some(flow) = callback::wrong_way(rules, exchange, &response, pending)
     {

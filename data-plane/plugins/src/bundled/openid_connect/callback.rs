@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::flow::{self, Callback, Pending, Way};
 use super::jws::Jws;
 use super::mark::{self, Mark};
+use super::redemption;
 use super::request;
 use super::rules::Rules;
 use super::sign_in;
@@ -19,6 +20,7 @@ use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
+use crate::host::Host;
 
 /// Longest JWT-secured response, in bytes.
 const LONGEST_RESPONSE: usize = 32 * 1024;
@@ -169,8 +171,9 @@ pub(super) fn find(
     exchange: &Exchange<'_>,
     jar: &Jar,
     callback: &Callback,
-    now: UnixTime,
+    host: &impl Host,
 ) -> Result<Found, Failure> {
+    let now = host.now();
     let ring = &exchange.environment.session_keys;
     let state = callback.state.as_deref().unwrap_or_default();
     let name = rules.names.sign_in(&under_way::suffix(state));
@@ -189,13 +192,20 @@ pub(super) fn find(
         }
         other |= !expired;
     }
+    let mark = mark::read(rules, ring, state, now);
     if other {
-        return Err(Failure::refused(
-            "state_unknown",
-            "the state is not the one that was sent",
-        ));
+        return Err(match mark {
+            None => Failure::refused("state_unknown", "the state is not the one that was sent"),
+            Some(_) if redemption::knows(host, state) => {
+                Failure::refused("state_reused", "the sign-in is over")
+            }
+            Some(_) => Failure::refused(
+                "state_wrong_browser",
+                "another browser has begun the sign-in, or this one no longer has its cookie",
+            ),
+        });
     }
-    Ok(match mark::read(rules, ring, state, now) {
+    Ok(match mark {
         Some(mark) => Found::Lost(Lost {
             mark: Some(mark),
             pending: None,

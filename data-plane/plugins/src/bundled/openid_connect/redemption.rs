@@ -87,6 +87,16 @@ struct Redemption<H> {
     passed_on: PassedOn,
 }
 
+fn key(state: &str) -> Key {
+    sha256(format!("code of {state}").as_bytes())
+}
+
+/// Whether a code that came with `state` was redeemed here of late.
+pub(super) fn knows(host: &impl Host, state: &str) -> bool {
+    let redemptions = host.node_state::<Redemptions>();
+    redemptions.find(&key(state), host.now()).is_some()
+}
+
 /// Brings the sign-in `pending` to its end by the `response` to it. `None`: its code was spent, and it is not known for
 /// what, or by another response than this one.
 pub(super) async fn redeem<H: Host>(
@@ -106,7 +116,7 @@ pub(super) async fn redeem<H: Host>(
         rules: Arc::clone(rules),
         host: host.clone(),
         ring: exchange.environment.session_keys.clone(),
-        key: sha256(format!("code of {}", pending.state).as_bytes()),
+        key: key(&pending.state),
         digest,
         pending,
         response: response.clone(),

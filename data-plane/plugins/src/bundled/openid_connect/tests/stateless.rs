@@ -132,3 +132,27 @@ fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
         assert_eq!(reply.status, 302, "{tab}");
     }
 }
+
+#[test]
+fn rule_1_a_state_that_is_not_taken_is_told_why() {
+    let mut gateway = Gateway::new(json!({}));
+    let (mut browser, mut other) = (Browser::default(), Browser::default());
+    let start = browser.get(&mut gateway, "/api");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    let why = |gateway: &mut Gateway, browser: &mut Browser, uri: &str| {
+        // It has a sign-in of its own under way.
+        assert_eq!(browser.get(gateway, "/api").status, 302);
+        let status = browser.get(gateway, uri).status;
+        (status, reason(gateway))
+    };
+    let expected = |code: &str| (401, code.to_owned());
+    let forged = "/api?code=x&state=forged";
+    let unknown = why(&mut gateway, &mut other, forged);
+    assert_eq!(unknown, expected("state_unknown"));
+    let foreign = why(&mut gateway, &mut other, &back);
+    assert_eq!(foreign, expected("state_wrong_browser"));
+    assert_eq!(browser.get(&mut gateway, &back).status, 200);
+    browser.cookies.clear();
+    let reused = why(&mut gateway, &mut browser, &back);
+    assert_eq!(reused, expected("state_reused"));
+}
