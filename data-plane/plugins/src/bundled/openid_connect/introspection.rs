@@ -373,10 +373,12 @@ fn auth(rules: &Rules, position: usize) -> Option<ClientAuth> {
 }
 
 fn check_issuer(rules: &Rules, claims: &Claims) -> Result<(), Failure> {
-    let named = claims.get("iss").and_then(Value::as_str);
-    if rules.config.credentials.verify_claims
-        && named.is_some_and(|issuer| !rules.accepts_issuer(issuer))
-    {
+    let named = claims.get("iss").filter(|issuer| !issuer.is_null());
+    let is_ours = |issuer: &Value| {
+        let issuer = issuer.as_str();
+        issuer.is_some_and(|issuer| rules.accepts_issuer(issuer))
+    };
+    if rules.config.credentials.verify_claims && !named.is_none_or(is_ours) {
         return Err(Failure::refused(
             "at_iss",
             "the access token is of another issuer",

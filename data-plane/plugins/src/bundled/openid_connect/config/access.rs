@@ -107,8 +107,9 @@ pub struct Access {
     #[serde(default)]
     pub anonymous: Option<String>,
 
-    /// Lets a forged token, one with a bad signature or of another issuer, pass as the anonymous consumer,
-    /// as Kong does. Otherwise only a missing or an expired credential does.
+    /// Lets a forged token, one with a bad signature, of another issuer or with a proof that is not its own, pass as the
+    /// anonymous consumer, as Kong does. Otherwise only what is missing, has expired or is refused without being forged does: a
+    /// wrong password, say, or a token that is none.
     #[serde(default)]
     pub anonymous_for_forged_tokens: bool,
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::join;
-use http::header::{ACCEPT, CACHE_CONTROL, DATE, LOCATION};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
@@ -16,7 +16,9 @@ use url::Url;
 use super::error::ProviderError;
 use super::further;
 use super::keys::Keys;
+use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Rules, provider_url};
+use crate::bundled::openid_connect::strict_json;
 use crate::host::{FetchLimits, Host, Reach};
 
 /// Longest discovery document, in bytes.
@@ -322,12 +324,15 @@ pub(super) async fn get_json(
             .await
             .map_err(ProviderError::Fetch)?;
         if response.status() == StatusCode::OK {
-            let value = serde_json::from_slice(response.body());
+            let page = (response.headers().get(CONTENT_TYPE))
+                .is_some_and(|kind| request::is_type(kind.as_bytes(), "text/html"));
+            let value = strict_json::object(response.body()).filter(|_| !page);
+            let unusable = "it is not a JSON object, or one that readers may take differently";
             let now = Duration::from_millis(host.now().as_millis());
             let its = clock(response.headers()).unwrap_or(now);
             let behind = now.saturating_sub(its);
             return Ok(Fetched {
-                value: value.map_err(|_| ProviderError::Unusable("it is not JSON"))?,
+                value: Value::Object(value.ok_or(ProviderError::Unusable(unusable))?),
                 fresh_for: fresh_for(response.headers()),
                 skew: Some(its.abs_diff(now)).filter(|skew| *skew > TOLERATED_SKEW),
                 behind: Some(behind)

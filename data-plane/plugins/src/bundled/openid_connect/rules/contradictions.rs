@@ -1,7 +1,7 @@
 //! Settings that defeat each other. Where they are stored they run as they always did; they are not to be written any more.
 
 use shared::schema::FieldErrors;
-use url::Url;
+use url::{Host, Url};
 
 use crate::bundled::openid_connect::config::{LogoutMethod, OpenidConnect, TokenPlace};
 
@@ -20,6 +20,13 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
         errors.add(
             &["bearer_token_cookie_name"],
             "must differ from the names of the gateway's own cookies",
+        );
+    }
+    let returns = sign_in.redirect_uri.iter().flatten();
+    if sign_in.response_mode.is_posted() && returns.clone().any(|uri| is_plain(uri)) {
+        errors.add(
+            &["redirect_uri"],
+            "must be https where response_mode is form_post or form_post.jwt, but for loopback addresses: no browser keeps the sign-in's cookie for a form of another site otherwise",
         );
     }
     // In the order in which a path is held against them.
@@ -72,6 +79,20 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
     }
 }
 
+/// Whether `uri` is plain HTTP to another machine.
+fn is_plain(uri: &str) -> bool {
+    let Ok(url) = Url::parse(uri) else {
+        return false;
+    };
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_here
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -113,6 +134,19 @@ mod tests {
             &json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
             "logout_uri_suffix",
         );
+        // Rule 7.
+        for (mode, uri, field) in [
+            ("form_post", "http://app.example/cb", "redirect_uri"),
+            ("form_post.jwt", "http://app.example/cb", "redirect_uri"),
+            ("form_post", "https://app.example/cb", ""),
+            ("form_post", "http://localhost:8000/cb", ""),
+            ("form_post", "http://127.0.0.1:8000/cb", ""),
+            ("form_post", "http://[::1]/cb", ""),
+            ("query", "http://app.example/cb", ""),
+        ] {
+            let posted = json!({ "response_mode": mode, "redirect_uri": [uri] });
+            check(&posted, field);
+        }
         let back = |methods: Value, mode: &str| {
             json!({
                 "redirect_uri": ["https://a.example/app/done?x=/y"], "logout_uri_suffix": "/done",

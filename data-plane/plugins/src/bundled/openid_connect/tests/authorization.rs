@@ -139,6 +139,7 @@ fn rule_12_a_request_that_is_not_taken_is_not_sent_by_the_browser_instead() {
         (400, json!({ "error": "invalid_request" })),
         (500, json!({})),
         (201, json!({ "request_uri": "" })),
+        (201, json!({ "request_uri": "u".repeat(2049) })),
         (201, json!([])),
     ] {
         let mut gateway = Gateway::new(json!({ "require_pushed_authorization_requests": true }));

@@ -190,6 +190,30 @@ fn rule_70_discovery_that_cannot_be_right_is_not_used() {
 }
 
 #[test]
+fn rule_74_discovery_that_readers_may_take_differently_is_not_used() {
+    let check = |change: &dyn Fn(String) -> String, page: bool, status: u16| {
+        let mut gateway = Gateway::new(json!({}));
+        let text = change(gateway.provider.discovery().to_string());
+        let mut script = gateway.provider.script.borrow_mut();
+        script.discovery_text = Some(text.clone().into_bytes());
+        script.discovery_is_page = page;
+        drop(script);
+        let found = Browser::default().get(&mut gateway, "/api").status;
+        assert_eq!(found, status, "{text} {page}");
+    };
+    let with = |member: &str| {
+        let member = format!(",{member}}}");
+        move |text: String| text.trim_end_matches('}').to_owned() + &member
+    };
+    let deep = |depth| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
+    check(&|text| text, false, 302);
+    check(&with(&deep(60)), false, 302);
+    check(&with(&deep(100)), false, 503);
+    check(&with("\"issuer\":\"https://evil.example\""), false, 503);
+    check(&|text| text, true, 503);
+}
+
+#[test]
 fn further_keys_that_are_away_leave_those_of_the_provider() {
     let mut gateway = Gateway::new(json!({
         "auth_methods": ["bearer"], "extra_jwks_uris": ["https://idp.example/nowhere"],

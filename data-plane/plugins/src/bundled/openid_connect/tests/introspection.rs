@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
-use super::provider::SigningKey;
+use super::provider::{ISSUER, SigningKey};
 use crate::testing::Request;
 
 fn gateway(more: Value) -> Gateway {
@@ -85,6 +85,23 @@ fn an_endpoint_that_fails_lets_nobody_in() {
     let mut gateway = gateway(json!({}));
     gateway.provider.script.borrow_mut().discovery = vec![("introspection_endpoint", json!(null))];
     assert_eq!(gateway.call("opaque").status, 401);
+}
+
+#[test]
+fn rule_43_an_issuer_that_is_not_the_provider_is_none_whatever_its_type() {
+    for (issuer, expected) in [
+        (json!(ISSUER), 200),
+        (json!(null), 200),
+        (json!("https://evil.example"), 401),
+        (json!(1), 401),
+        (json!(true), 401),
+        (json!([ISSUER]), 401),
+        (json!({ "a": ISSUER }), 401),
+    ] {
+        let mut gateway = gateway(json!({}));
+        answers(&gateway, 200, json!({ "active": true, "iss": issuer }));
+        assert_eq!(gateway.call("opaque").status, expected, "{issuer}");
+    }
 }
 
 #[test]

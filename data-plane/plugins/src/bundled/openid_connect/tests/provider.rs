@@ -290,7 +290,13 @@ impl Provider {
             "/.well-known/openid-configuration" => {
                 match self.script.borrow().discovery_text.clone() {
                     Some(text) => {
-                        let mut response = plain(200, "application/json", String::new());
+                        let is_page = self.script.borrow().discovery_is_page;
+                        let kind = if is_page {
+                            "text/html"
+                        } else {
+                            "application/json"
+                        };
+                        let mut response = plain(200, kind, String::new());
                         *response.body_mut() = text.into();
                         return Ok(response);
                     }

@@ -23,6 +23,8 @@ pub(super) struct Script {
     pub(super) secret: Option<&'static str>,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
+    /// It calls itself a page.
+    pub(super) discovery_is_page: bool,
     /// Changes to the discovery document.
     pub(super) discovery: Vec<(&'static str, Value)>,
     /// Changes to the claims of ID tokens; `null` removes one.

@@ -193,7 +193,7 @@ fn case_24_the_code_verifier_fits_the_challenge_and_can_be_switched_off() {
 fn case_25_form_post_ends_at_the_original_url() {
     let mut gateway = Gateway::new(json!({
         "response_mode": "form_post", "login_action": "redirect", "preserve_query_args": true,
-        "login_tokens": null, "redirect_uri": ["http://gateway.example/callback"],
+        "login_tokens": null, "redirect_uri": ["http://localhost/callback"],
     }));
     let mut browser = Browser::default();
     let start = browser.get(&mut gateway, "/x?hello=world");

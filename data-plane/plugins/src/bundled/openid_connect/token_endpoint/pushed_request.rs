@@ -12,6 +12,9 @@ use super::super::rules::Rules;
 use super::{Caller, Endpoint, Post};
 use crate::host::Host;
 
+/// Longest name of a request, in bytes: it goes into the URL that the browser is sent to.
+const LONGEST_NAME: usize = 2048;
+
 /// What follows where a request is not taken: no sign-in, and none by a plain request instead.
 pub(in crate::bundled::openid_connect) fn push_failure(error: &ProviderError) -> Failure {
     match error {
@@ -64,9 +67,11 @@ pub(in crate::bundled::openid_connect) async fn push(
             .map_err(|_| ProviderError::Unusable("it is not JSON"))?;
         let request_uri = answer.get("request_uri").and_then(Value::as_str);
         request_uri
-            .filter(|request_uri| !request_uri.is_empty())
+            .filter(|request_uri| (1..=LONGEST_NAME).contains(&request_uri.len()))
             .map(str::to_owned)
-            .ok_or(ProviderError::Unusable("request_uri is missing"))
+            .ok_or(ProviderError::Unusable(
+                "request_uri is missing or too long",
+            ))
     };
     pushed.await.and_then(read).inspect_err(|error| {
         warn!(issuer = rules.issuer, error = %chain(error), "the authorization request was not taken");
