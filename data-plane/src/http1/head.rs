@@ -23,6 +23,13 @@ pub(crate) const MAX_TARGET: usize = 16 * 1024;
 /// Most fields in a head: as many as Kong can be made to look at (`lua_max_req_headers`).
 pub(crate) const MAX_FIELDS: usize = 1000;
 
+/// Whether an answer with `status` has no content, whoever asked for what (RFC 9110 §6.4.1).
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
 /// A response's head and what follows from it.
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
@@ -125,11 +132,7 @@ pub(crate) fn take_response(
     };
     let fields = Fields::new(input.split_to(length).freeze(), found);
     let declared = declared_framing(&fields, http10)?;
-    let bodiless = *method == Method::HEAD
-        || status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED;
-    let framing = if bodiless {
+    let framing = if *method == Method::HEAD || is_bodiless(status) {
         Framing::None
     } else {
         declared.unwrap_or(Framing::UntilClose)

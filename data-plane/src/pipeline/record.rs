@@ -367,6 +367,11 @@ impl Recorded {
 }
 
 impl Recorded {
+    /// Leaves the body out.
+    pub(crate) fn leave_out(&mut self) {
+        self.body = ResponseBody::Empty;
+    }
+
     /// When the upstream answered, if it has.
     pub(crate) const fn answered_at(&self) -> Option<Instant> {
         self.record.progress.answered_at

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use http::{Method, StatusCode, Version, header};
 use http_body::{Body as _, SizeHint};
 
+use crate::http1::head::is_bodiless;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 use crate::http1::writer::{decimal, field};
@@ -58,9 +59,7 @@ impl Answer<'_> {
     ) -> Framed {
         let http10 = self.version == Version::HTTP_10;
         let status = returned.status;
-        let bodiless = status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
+        let bodiless = is_bodiless(status);
         let asked_for_head = *self.method == Method::HEAD;
         let framing = match size {
             Some(length) => Framing::Length(length),

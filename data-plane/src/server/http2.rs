@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, header};
+use http::{Method, Request, Response, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -25,11 +26,11 @@ use tokio::sync::watch;
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::fields;
-use crate::http1::head::{MAX_FIELDS, MAX_TARGET};
+use crate::http1::head::{MAX_FIELDS, MAX_TARGET, is_bodiless};
 use crate::http1::headers::Headers;
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead};
 use crate::orders::{Orders, changed};
-use crate::pipeline::{Arrival, GivenUp, Peer, handle};
+use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
 use crate::timer::Timer;
 
@@ -81,6 +82,7 @@ pub(super) async fn serve(
         let (mut parts, body) = request.into_parts();
         let refusal = refusal(&parts);
         fields::join_cookies(&mut parts.headers);
+        let head = parts.method == Method::HEAD;
         let arrival = Arrival {
             head: Box::new(RequestHead {
                 method: parts.method,
@@ -93,7 +95,7 @@ pub(super) async fn serve(
             legible: true,
             switch: None,
         };
-        async move { Ok::<_, Infallible>(handle(core, peer, arrival).await.into_response()) }
+        async move { Ok::<_, Infallible>(response(head, handle(core, peer, arrival).await)) }
     });
     let mut builder = Builder::new(LocalExecutor);
     builder
@@ -143,6 +145,21 @@ pub(super) async fn serve(
     if let Err(error) = result {
         tracing::debug!(error = %chain(&error), "a client's connection broke");
     }
+}
+
+/// The answer to a request, for its `head` alone or for all of it; without content where it may have none.
+fn response(head: bool, mut returned: Returned<Recorded>) -> Response<Recorded> {
+    let bodiless = is_bodiless(returned.status);
+    if (head || bodiless) && !returned.body.is_end_stream() {
+        if let Some(length) = returned.body.size_hint().exact().filter(|_| !bodiless) {
+            let headers = returned.map();
+            headers
+                .entry(header::CONTENT_LENGTH)
+                .or_insert(length.into());
+        }
+        returned.body.leave_out();
+    }
+    returned.into_response()
 }
 
 /// What a client has done of late.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_plane::proxy::Proxy;
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http2::{SendRequest, handshake};
@@ -118,6 +119,35 @@ fn many_requests_share_one_connection_and_none_waits_for_another() {
         });
         for body in futures::future::join_all(asked).await {
             assert_eq!(body, "ok");
+        }
+    });
+    stop(proxy);
+}
+
+#[test]
+fn an_answer_of_the_gateway_has_no_content_where_none_may_be() {
+    let (port, _) = upstream(&[]);
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/empty"]})]);
+    let config = json!({"status_code": 204, "message": "never sent"});
+    records.push(plugin(100, "request-termination", &config));
+    let proxy = start(records);
+    run(async {
+        let mut client = plain(&proxy).await;
+        for (method, path, status, length) in [
+            (Method::HEAD, "/none", StatusCode::NOT_FOUND, true),
+            (Method::GET, "/none", StatusCode::NOT_FOUND, true),
+            (Method::HEAD, "/empty", StatusCode::NO_CONTENT, false),
+            (Method::GET, "/empty", StatusCode::NO_CONTENT, false),
+        ] {
+            let mut request = request(&format!("http://a.test{path}"));
+            *request.method_mut() = method.clone();
+            let response = client.send_request(request).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {path}");
+            let told = response.headers().get(CONTENT_LENGTH).cloned();
+            assert_eq!(told.is_some(), length, "{method} {path}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let sent = method == Method::GET && length;
+            assert_eq!(!body.is_empty(), sent, "{method} {path}");
         }
     });
     stop(proxy);
