@@ -11,7 +11,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::entity::{Entity, Route};
 use shared::secret::Secret;
@@ -40,6 +40,8 @@ pub(crate) struct LastGood {
     sealing: Arc<Sealing>,
     /// What this node has crashed with.
     pub(crate) marker: Marker,
+    /// Which configurations the newest two files hold, once that is known.
+    kept: Mutex<Option<[Option<Hash>; 2]>>,
 }
 
 /// What a file holds.
@@ -94,6 +96,7 @@ impl LastGood {
             directory: directory.to_owned(),
             sealing: Arc::new(Sealing::new(secret, node)),
             marker: marker(directory),
+            kept: Mutex::default(),
         })
     }
 
@@ -115,7 +118,8 @@ impl LastGood {
                     let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
                     vouched.check(verifier, &position).map_err(refused)?;
                 }
-                if self.marker.is_quarantined(&position.root) {
+                let configuration = snapshot.configuration();
+                if self.marker.is_quarantined(&configuration) {
                     crashed = true;
                     return Err(Unusable::Quarantined);
                 }
@@ -123,6 +127,7 @@ impl LastGood {
                     return Err(Unusable::Bare);
                 }
                 let value = usable(snapshot).map_err(Unusable::Content)?;
+                self.marker.starts(configuration);
                 tracing::info!(revision = %position.revision, file = %path.display(), "starting with the last good configuration");
                 Ok((value, kept))
             });
@@ -148,15 +153,26 @@ impl LastGood {
     }
 
     /// Makes `snapshot` the newest, for which a control plane `vouched`. A crash at any point leaves a newest one
-    /// that is whole.
+    /// that is whole. However often keys and revocations change, a file of another configuration is kept: the one to go
+    /// back to.
     pub(crate) fn write(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<()> {
         if self.marker.is_left() {
             return Ok(());
         }
         let bytes = self.seal(snapshot, vouched)?;
+        let configuration = snapshot.configuration();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a fault leaves behind is looked at anew.
+        let found = kept.take();
+        let found = found.unwrap_or_else(|| [FILES[0], FILES[1]].map(|name| self.holds(name)));
+        let move_on = if found == [Some(configuration); 2] {
+            &FILES[..2]
+        } else {
+            &FILES[..]
+        };
         let mut newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
         let mut renames = Vec::new();
-        for name in FILES {
+        for name in move_on {
             let path = self.directory.join(name);
             renames.push((newer, path.clone()));
             newer = path;
@@ -167,7 +183,15 @@ impl LastGood {
                 _ => {}
             }
         }
-        File::open(&self.directory)?.sync_all()
+        File::open(&self.directory)?.sync_all()?;
+        *kept = Some([Some(configuration), found[0]]);
+        Ok(())
+    }
+
+    /// The configuration in the file `name`, if that can be opened.
+    fn holds(&self, name: &str) -> Option<Hash> {
+        let kept = self.read(&self.directory.join(name)).ok()?;
+        Some(kept.snapshot.configuration())
     }
 
     fn seal(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::entity::{ClientKey, Entity, Revocation, SessionKey};
 use crate::hexadecimal::hexadecimal;
 
 pub use inventory::{BUCKETS, BucketSet, Difference, Inventory, bucket_of};
@@ -89,6 +90,14 @@ pub struct Key {
     pub kind: &'static str,
     /// The record's id.
     pub id: Uuid,
+}
+
+impl Key {
+    /// Whether such a record reaches every node at once, whatever it may run of the rest. The control plane makes them all
+    /// itself; they have their own times of activation, and no route depends on them.
+    pub fn is_urgent(&self) -> bool {
+        [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&self.kind)
+    }
 }
 
 /// One stored instance of an entity, as it travels and as it is hashed.
@@ -173,6 +182,11 @@ impl Snapshot {
             inventory,
             records,
         }
+    }
+
+    /// The hash that proves what was configured: all but keys and revocations, which change by themselves.
+    pub fn configuration(&self) -> Hash {
+        self.inventory.root_without(Key::is_urgent)
     }
 
     /// How many records there are.

@@ -3,21 +3,14 @@
 
 use std::sync::Arc;
 
-use shared::entity::{ClientKey, Entity, Revocation, SessionKey};
 use shared::snapshot::Key;
 
 use super::{Follower, Published, is_distributed};
 use crate::config::{Change, Config};
 
-/// Whether such a record reaches every node at once. The control plane makes them all itself; they have
-/// their own times of activation, and no route depends on them.
-fn is_urgent(key: &Key) -> bool {
-    [Revocation::KIND, SessionKey::KIND, ClientKey::KIND].contains(&key.kind)
-}
-
 /// Whether a change of such a record has to be rolled out.
 pub fn is_rolled_out(key: &Key) -> bool {
-    is_distributed(key) && !is_urgent(key)
+    is_distributed(key) && !key.is_urgent()
 }
 
 impl Follower {
@@ -27,8 +20,8 @@ impl Follower {
             mut puts,
             mut removes,
         } = self.newest.config.since(&base.config);
-        puts.retain(|(key, _)| is_urgent(key));
-        removes.retain(is_urgent);
+        puts.retain(|(key, _)| key.is_urgent());
+        removes.retain(Key::is_urgent);
         if puts.is_empty() && removes.is_empty() {
             return Arc::clone(base);
         }

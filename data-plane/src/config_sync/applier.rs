@@ -84,7 +84,7 @@ impl Applier {
         let last_good = Arc::new(last_good);
         tokio::spawn(save(Arc::clone(&last_good), snapshots, positions));
         if running.is_some() {
-            tokio::spawn(watch_health(Arc::clone(&last_good), Arc::clone(&live)));
+            tokio::spawn(watch_health(Arc::clone(&last_good)));
         }
         Self {
             live,
@@ -183,16 +183,10 @@ impl Applier {
             .vouched
             .check(&self.verifier, &target)
             .map_err(|fault| vec![fault])?;
-        if update.ordered {
-            self.last_good.marker.release(&target.root);
-        } else if self.last_good.marker.is_quarantined(&target.root) {
-            let message = "this node crashed with it, twice";
-            return Err(vec![fault(Code::Quarantined, message)]);
-        }
-        let vouched = update.vouched;
+        let (vouched, ordered) = (update.vouched, update.ordered);
         match update.content.map_err(|fault| vec![fault])? {
             Content::Same => self.move_to(target, running, vouched),
-            Content::Full(snapshot) => self.replace(snapshot, vouched).await,
+            Content::Full(snapshot) => self.replace(snapshot, vouched, ordered).await,
             content => {
                 let base = self.running.clone();
                 let assembling = move || assemble(base.as_deref(), target, content);
@@ -200,7 +194,7 @@ impl Applier {
                 let snapshot = snapshot
                     .unwrap_or_else(|_| Err(fault(Code::Panic, "putting it together panicked")))
                     .map_err(|fault| vec![fault])?;
-                self.replace(snapshot, vouched).await
+                self.replace(snapshot, vouched, ordered).await
             }
         }
     }
@@ -255,7 +249,20 @@ impl Applier {
         Ok(true)
     }
 
-    async fn replace(&mut self, snapshot: Snapshot, vouched: Vouched) -> Result<(), Vec<Fault>> {
+    /// Runs by `snapshot`; also by a configuration that this node has crashed with, if that is `ordered`.
+    async fn replace(
+        &mut self,
+        snapshot: Snapshot,
+        vouched: Vouched,
+        ordered: bool,
+    ) -> Result<(), Vec<Fault>> {
+        let configuration = snapshot.configuration();
+        if ordered {
+            self.last_good.marker.release(&configuration);
+        } else if self.last_good.marker.is_quarantined(&configuration) {
+            let message = "this node crashed with it, twice";
+            return Err(vec![fault(Code::Quarantined, message)]);
+        }
         let snapshot = Arc::new(snapshot);
         let running = self.running.clone();
         let since = |running: &Arc<Snapshot>| snapshot.inventory.since(&running.inventory);
@@ -280,7 +287,8 @@ impl Applier {
         let now = UnixTime::now();
         self.revocations.add(revocations, now);
         self.revocations.forget(gone, now);
-        self.last_good.marker.tries(snapshot.position);
+        let marker = &self.last_good.marker;
+        marker.tries(snapshot.position, configuration);
         // Nobody else writes, so what was checked still holds.
         let before = self.live.swap(Some(Arc::new(compiled)));
         let records = self.running.replace(snapshot);
@@ -288,10 +296,7 @@ impl Applier {
         // Freeing a large configuration takes a while.
         tokio::task::spawn_blocking(move || drop((before, records)));
         self.persist();
-        tokio::spawn(watch_health(
-            Arc::clone(&self.last_good),
-            Arc::clone(&self.live),
-        ));
+        tokio::spawn(watch_health(Arc::clone(&self.last_good)));
         Ok(())
     }
 
@@ -443,12 +448,12 @@ pub(super) fn told(fault: CompileFault) -> Fault {
 }
 
 /// Takes the crash marker away once what runs now has run for a while.
-async fn watch_health(last_good: Arc<LastGood>, live: Live) {
-    let root = || live.load().as_ref().map(|running| running.position().root);
-    let before = root();
+async fn watch_health(last_good: Arc<LastGood>) {
+    let marker = &last_good.marker;
+    let before = marker.current();
     tokio::time::sleep(HEALTHY).await;
-    if root() == before {
-        last_good.marker.healthy();
+    if marker.current() == before {
+        marker.healthy();
     }
 }
 

@@ -3,7 +3,7 @@
 //! Before a configuration comes into force a marker says so; it goes after a while of health, and at an
 //! orderly stop. A start that finds it follows a crash. The second such start in a row puts the
 //! configuration into quarantine: this node runs the one before, tells the control plane, and takes
-//! other content only.
+//! another only. Keys and revocations, which come by themselves, make no other configuration.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use shared::snapshot::{Hash, Position, Revision};
 
 /// What the files begin with.
-const MAGIC: &[u8; 8] = b"WARDTRY\x01";
+const MAGIC: &[u8; 8] = b"WARDTRY\x02";
 
-/// Magic, generation, revision, root, crashes.
-const LENGTH: usize = 64;
+/// Magic, generation, revision, root, configuration, crashes.
+const LENGTH: usize = 96;
 
 /// Starts after a crash, with one configuration, that are too many.
 const CRASHES: u64 = 2;
@@ -30,30 +30,52 @@ pub(crate) struct Marker {
     trying: PathBuf,
     quarantine: PathBuf,
     /// What is in quarantine, oldest first.
-    quarantined: Mutex<Vec<Position>>,
+    quarantined: Mutex<Vec<Tried>>,
+    run: Mutex<Run>,
     /// How many crashes this start followed.
     crashes: u64,
     /// Whether the directory is another process's by now.
     left: AtomicBool,
 }
 
+/// A configuration that was about to come into force.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Tried {
+    position: Position,
+    /// What it is known by: see [`Snapshot::configuration`](shared::snapshot::Snapshot::configuration).
+    configuration: Hash,
+}
+
+/// What this process knows of the configurations that it runs.
+#[derive(Debug, Default)]
+struct Run {
+    /// The one in force.
+    current: Option<Hash>,
+    /// The one that the marker is about, and how many crashes it has to it.
+    trying: Option<(Hash, u64)>,
+    /// The one that has done no harm for a while.
+    proven: Option<Hash>,
+}
+
 impl Marker {
     /// Reads what the process before has left in `directory`, and draws the conclusion.
     pub(crate) fn open(directory: &Path) -> Self {
         let mut marker = Self::beside(directory);
-        if let Some((position, crashes)) = read(&marker.trying).next() {
+        if let Some((tried, crashes)) = read(&marker.trying).next() {
             marker.crashes = crashes + 1;
+            let revision = tried.position.revision;
             if marker.crashes >= CRASHES {
                 tracing::error!(
-                    revision = %position.revision,
+                    %revision,
                     crashes = marker.crashes,
                     "this configuration is not run again: the process crashed with it"
                 );
-                marker.isolate(position);
-                marker.healthy();
+                marker.isolate(tried);
+                marker.remove();
             } else {
-                tracing::warn!(revision = %position.revision, "the process crashed soon after a change");
-                marker.write(position, marker.crashes);
+                tracing::warn!(%revision, "the process crashed soon after a change");
+                marker.run().trying = Some((tried.configuration, marker.crashes));
+                marker.write(&tried, marker.crashes);
             }
         }
         marker
@@ -63,7 +85,8 @@ impl Marker {
     pub(crate) fn beside(directory: &Path) -> Self {
         let (trying, quarantine) = (directory.join("trying"), directory.join("quarantine"));
         Self {
-            quarantined: Mutex::new(read(&quarantine).map(|(position, _)| position).collect()),
+            quarantined: Mutex::new(read(&quarantine).map(|(tried, _)| tried).collect()),
+            run: Mutex::default(),
             trying,
             quarantine,
             crashes: 0,
@@ -78,12 +101,14 @@ impl Marker {
 
     /// What is not to be run again.
     pub(crate) fn quarantined(&self) -> Vec<Position> {
-        self.list().clone()
+        self.list().iter().map(|tried| tried.position).collect()
     }
 
-    /// Whether content with `root` is not to be run again.
-    pub(crate) fn is_quarantined(&self, root: &Hash) -> bool {
-        self.list().iter().any(|position| position.root == *root)
+    /// Whether `configuration` is not to be run again.
+    pub(crate) fn is_quarantined(&self, configuration: &Hash) -> bool {
+        let list = self.list();
+        list.iter()
+            .any(|tried| tried.configuration == *configuration)
     }
 
     /// Leaves the directory to the process that has taken over.
@@ -96,11 +121,36 @@ impl Marker {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// `position` is about to come into force.
-    pub(crate) fn tries(&self, position: Position) {
-        if !self.is_left() {
-            self.write(position, 0);
+    /// The process starts with `configuration`.
+    pub(crate) fn starts(&self, configuration: Hash) {
+        self.run().current = Some(configuration);
+    }
+
+    /// The configuration in force.
+    pub(crate) fn current(&self) -> Option<Hash> {
+        self.run().current
+    }
+
+    /// `configuration` is about to come into force, at `position`.
+    pub(crate) fn tries(&self, position: Position, configuration: Hash) {
+        if self.is_left() {
+            return;
         }
+        let mut run = self.run();
+        run.current = Some(configuration);
+        // Only its keys or revocations are new.
+        if run.proven == Some(configuration) {
+            return;
+        }
+        let same = run.trying.filter(|(trying, _)| *trying == configuration);
+        let crashes = same.map_or(0, |(_, crashes)| crashes);
+        run.trying = Some((configuration, crashes));
+        drop(run);
+        let tried = Tried {
+            position,
+            configuration,
+        };
+        self.write(&tried, crashes);
     }
 
     /// What is in force does no harm.
@@ -108,6 +158,13 @@ impl Marker {
         if self.is_left() {
             return;
         }
+        let mut run = self.run();
+        (run.proven, run.trying) = (run.current, None);
+        drop(run);
+        self.remove();
+    }
+
+    fn remove(&self) {
         match std::fs::remove_file(&self.trying) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 tracing::error!(%error, "the crash marker cannot be removed");
@@ -116,17 +173,21 @@ impl Marker {
         }
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Position>> {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Tried>> {
         self.quarantined
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Content with `root` may be run again: an operator orders it.
-    pub(crate) fn release(&self, root: &Hash) {
+    /// `configuration` may be run again: an operator orders it.
+    pub(crate) fn release(&self, configuration: &Hash) {
         let mut list = self.list();
         let before = list.len();
-        list.retain(|position| position.root != *root);
+        list.retain(|tried| tried.configuration != *configuration);
         if list.len() < before {
             tracing::warn!(
                 "what this node has crashed with is run once more: an operator orders it"
@@ -135,31 +196,28 @@ impl Marker {
         }
     }
 
-    fn isolate(&self, position: Position) {
+    fn isolate(&self, tried: Tried) {
         let mut list = self.list();
-        list.push(position);
+        list.push(tried);
         let old = list.len().saturating_sub(REMEMBERED);
         list.drain(..old);
         self.keep(&list);
     }
 
     /// Writes what is in quarantine.
-    fn keep(&self, list: &[Position]) {
+    fn keep(&self, list: &[Tried]) {
         if self.is_left() {
             return;
         }
-        let bytes: Vec<u8> = list
-            .iter()
-            .flat_map(|position| encode(*position, 0))
-            .collect();
+        let bytes: Vec<u8> = list.iter().flat_map(|tried| encode(tried, 0)).collect();
         if let Err(error) = replace(&self.quarantine, &bytes) {
             tracing::error!(%error, "the quarantine cannot be written");
         }
     }
 
     /// Outlives the process, not the machine: a power cut is no crash of ours.
-    fn write(&self, position: Position, crashes: u64) {
-        if let Err(error) = replace(&self.trying, &encode(position, crashes)) {
+    fn write(&self, tried: &Tried, crashes: u64) {
+        if let Err(error) = replace(&self.trying, &encode(tried, crashes)) {
             tracing::error!(%error, "the crash marker cannot be written");
         }
     }
@@ -171,13 +229,18 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(unfinished, path)
 }
 
-fn encode(position: Position, crashes: u64) -> [u8; LENGTH] {
+fn encode(tried: &Tried, crashes: u64) -> [u8; LENGTH] {
+    let Tried {
+        position,
+        configuration,
+    } = tried;
     let mut bytes = [0; LENGTH];
-    let parts: [&[u8]; 5] = [
+    let parts: [&[u8]; 6] = [
         MAGIC,
         &position.generation.to_be_bytes(),
         &position.revision.0.to_be_bytes(),
         &position.root,
+        configuration,
         &crashes.to_be_bytes(),
     ];
     for (place, byte) in bytes.iter_mut().zip(parts.concat()) {
@@ -187,27 +250,32 @@ fn encode(position: Position, crashes: u64) -> [u8; LENGTH] {
 }
 
 /// What a file tells; nothing if it is damaged or absent.
-fn read(path: &Path) -> impl Iterator<Item = (Position, u64)> + use<> {
+fn read(path: &Path) -> impl Iterator<Item = (Tried, u64)> + use<> {
     let bytes = std::fs::read(path).unwrap_or_default();
     let (entries, _) = bytes.as_chunks::<LENGTH>();
     let entries: Vec<_> = entries.iter().map_while(decode).collect();
     entries.into_iter()
 }
 
-fn decode(bytes: &[u8; LENGTH]) -> Option<(Position, u64)> {
+fn decode(bytes: &[u8; LENGTH]) -> Option<(Tried, u64)> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let (generation, rest) = rest.split_first_chunk::<8>()?;
     let (revision, rest) = rest.split_first_chunk::<8>()?;
     let (root, rest) = rest.split_first_chunk::<32>()?;
+    let (configuration, rest) = rest.split_first_chunk::<32>()?;
     let crashes = rest.first_chunk::<8>()?;
     let position = Position {
         generation: u64::from_be_bytes(*generation),
         revision: Revision(u64::from_be_bytes(*revision)),
-        // A configuration is known by its root here.
+        // A configuration is the same with whatever keys.
         urgent: Revision::default(),
         root: *root,
     };
-    Some((position, u64::from_be_bytes(*crashes)))
+    let tried = Tried {
+        position,
+        configuration: *configuration,
+    };
+    Some((tried, u64::from_be_bytes(*crashes)))
 }
 
 #[cfg(test)]
@@ -223,19 +291,30 @@ mod tests {
         }
     }
 
+    /// What is configured at the revision `number`.
+    fn configured(number: u64) -> Hash {
+        [u8::try_from(number).unwrap() + 100; 32]
+    }
+
+    impl Marker {
+        fn tries_at(&self, number: u64) {
+            self.tries(at(number), configured(number));
+        }
+    }
+
     #[test]
     fn a_process_with_a_successor_leaves_its_marker_alone() {
         let directory = tempfile::tempdir().unwrap();
         let old = Marker::open(directory.path());
-        old.tries(at(7));
+        old.tries_at(7);
         let new = Marker::beside(directory.path());
         old.leave();
-        new.tries(at(8));
+        new.tries_at(8);
         old.healthy();
-        old.tries(at(9));
+        old.tries_at(9);
         old.healthy();
         let tried = || read(&directory.path().join("trying")).next();
-        assert_eq!(tried().map(|(position, _)| position), Some(at(8)));
+        assert_eq!(tried().map(|(tried, _)| tried.position), Some(at(8)));
         new.healthy();
         assert!(tried().is_none());
     }
@@ -246,38 +325,38 @@ mod tests {
         let open = || Marker::open(directory.path());
         let first = open();
         assert_eq!((first.crashes(), first.quarantined().len()), (0, 0));
-        first.tries(at(7));
+        first.tries_at(7);
         let second = open();
         assert_eq!(second.crashes(), 1);
-        assert!(!second.is_quarantined(&at(7).root));
+        assert!(!second.is_quarantined(&configured(7)));
         let third = open();
         assert_eq!(third.crashes(), 2);
         assert_eq!(third.quarantined(), [at(7)]);
-        assert!(third.is_quarantined(&at(7).root) && !third.is_quarantined(&at(6).root));
+        assert!(third.is_quarantined(&configured(7)) && !third.is_quarantined(&configured(6)));
         // It stays there, and the count begins anew.
         let fourth = open();
         assert_eq!((fourth.crashes(), fourth.quarantined()), (0, vec![at(7)]));
         // On order it is run again, also after the next start.
-        fourth.release(&at(6).root);
-        assert!(fourth.is_quarantined(&at(7).root));
-        fourth.release(&at(7).root);
-        assert!(!fourth.is_quarantined(&at(7).root) && open().quarantined().is_empty());
+        fourth.release(&configured(6));
+        assert!(fourth.is_quarantined(&configured(7)));
+        fourth.release(&configured(7));
+        assert!(!fourth.is_quarantined(&configured(7)) && open().quarantined().is_empty());
     }
 
     #[test]
     fn health_an_orderly_stop_and_another_change_begin_anew() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Marker::open(directory.path());
-        open().tries(at(7));
+        open().tries_at(7);
         let crashed = open();
         crashed.healthy();
         crashed.healthy();
         assert_eq!(open().crashes(), 0);
         let again = open();
-        again.tries(at(8));
+        again.tries_at(8);
         let crashed = open();
         assert_eq!(crashed.crashes(), 1);
-        crashed.tries(at(9));
+        crashed.tries_at(9);
         assert_eq!(open().crashes(), 1);
     }
 
@@ -285,17 +364,58 @@ mod tests {
     fn damage_is_no_crash_and_old_quarantines_are_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Marker::open(directory.path());
-        for bytes in [&b""[..], b"x", &[0; 64], &encode(at(1), 5)[..63]] {
+        for bytes in [
+            &b""[..],
+            b"x",
+            &[0; 96],
+            &encode(
+                &Tried {
+                    position: at(1),
+                    configuration: configured(1),
+                },
+                5,
+            )[..95],
+        ] {
             std::fs::write(directory.path().join("trying"), bytes).unwrap();
             std::fs::write(directory.path().join("quarantine"), bytes).unwrap();
             assert_eq!((open().crashes(), open().quarantined().len()), (0, 0));
         }
         for number in 0..20 {
-            open().tries(at(number));
+            open().tries_at(number);
             open();
             open();
         }
         let kept = open().quarantined();
         assert_eq!((kept.len(), kept.last()), (REMEMBERED, Some(&at(19))));
+    }
+
+    #[test]
+    fn keys_and_revocations_make_no_other_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        let poison = configured(7);
+        let first = open();
+        first.tries(at(7), poison);
+        first.tries(at(8), poison);
+        let second = open();
+        second.starts(poison);
+        // The count goes on.
+        second.tries(at(9), poison);
+        let third = open();
+        assert_eq!((third.crashes(), third.quarantined()), (2, vec![at(9)]));
+        assert!(third.is_quarantined(&poison));
+        // What has run well for a while is not suspected for its new keys.
+        let good = configured(6);
+        third.tries(at(10), good);
+        third.healthy();
+        third.tries(at(11), good);
+        assert_eq!(open().crashes(), 0);
+        third.tries(at(12), configured(12));
+        third.tries(at(13), good);
+        assert_eq!(
+            open().crashes(),
+            1,
+            "another may have done harm before it went"
+        );
     }
 }

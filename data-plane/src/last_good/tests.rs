@@ -31,6 +31,13 @@ fn write(files: &LastGood, number: u64) {
     files.write(&snapshot, &vouched).unwrap();
 }
 
+fn tries(files: &LastGood, number: u64) {
+    let snapshot = snapshot(number);
+    files
+        .marker
+        .tries(snapshot.position, snapshot.configuration());
+}
+
 fn open(directory: &Path) -> LastGood {
     LastGood::open(&directory.join("data"), Secret::new(vec![7; 100]), "node-1").unwrap()
 }
@@ -108,7 +115,7 @@ fn none_takes_the_place_of_one_that_the_process_crashed_with_that_serves_nothing
     write(&files, 1);
     assert_eq!(revision(&files), Some(1));
     write(&files, 2);
-    files.marker.tries(snapshot(2).position);
+    tries(&files, 2);
     let again = open(root.path());
     assert_eq!(revision(&again), Some(2), "once may be chance");
     assert_eq!(revision(&open(root.path())), None);
@@ -120,7 +127,7 @@ fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
     let files = open(root.path());
     write(&files, 2);
     write(&files, 3);
-    files.marker.tries(snapshot(3).position);
+    tries(&files, 3);
     assert_eq!(revision(&open(root.path())), Some(3));
     assert_eq!(revision(&open(root.path())), Some(2));
     // A renewed private key seals from then on.
@@ -130,6 +137,45 @@ fn one_that_the_process_crashed_with_gives_way_to_the_one_before() {
     let directory = root.path().join("data");
     let renewed = LastGood::open(&directory, Secret::new(vec![9; 100]), "node-1").unwrap();
     assert_eq!(revision(&renewed), Some(4));
+}
+
+#[test]
+fn keys_and_revocations_leave_a_configuration_to_go_back_to() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 2);
+    let mut poison = snapshot(3).records().collect::<Vec<_>>();
+    for number in 4..10 {
+        let kind = if number % 2 == 0 {
+            "revocations"
+        } else {
+            "session_keys"
+        };
+        let id = Uuid::from_u128(u128::from(number));
+        poison.push(Record {
+            key: Key { kind, id },
+            json: b"{}".as_slice().into(),
+        });
+        // Also by a process that has not written what is there.
+        let files = if number < 7 {
+            &files
+        } else {
+            &open(root.path())
+        };
+        let snapshot = Snapshot::new(1, Revision(number), poison.clone());
+        files.marker.starts(snapshot.configuration());
+        files
+            .write(&snapshot, &vouch(&CLUSTER.0, &snapshot.position))
+            .unwrap();
+        assert_eq!(revision(files), Some(number));
+        if number == 9 {
+            files
+                .marker
+                .tries(snapshot.position, snapshot.configuration());
+        }
+    }
+    assert_eq!(revision(&open(root.path())), Some(9));
+    assert_eq!(revision(&open(root.path())), Some(2));
 }
 
 #[test]

@@ -104,6 +104,21 @@ impl Inventory {
         self.root
     }
 
+    /// The hash that proves all of it but the records that `leaves_out` names.
+    pub fn root_without(&self, leaves_out: impl Fn(&Key) -> bool) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        for bucket in &self.buckets {
+            let stays = |(key, _): &&Entry| !leaves_out(key);
+            if bucket.entries.iter().all(|entry| stays(&entry)) {
+                hasher.update(&bucket.digest);
+            } else {
+                let rest = bucket.entries.iter().filter(stays).copied();
+                hasher.update(&Bucket::new(rest.collect()).digest);
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.buckets.iter().map(|bucket| bucket.entries.len()).sum()
