@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use shared::entity::DEFAULT_WORKSPACE;
 use uuid::Uuid;
 
 use super::table::{Entry, Table};
@@ -92,6 +93,11 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
     let mut lines = String::new();
     for balancer in balancers {
         let table = balancer.table();
+        // Those of one name in several workspaces are told apart; nodes know no names of workspaces.
+        let workspace = match balancer.config.workspace {
+            DEFAULT_WORKSPACE => String::new(),
+            id => format!(",workspace=\"{id}\""),
+        };
         for (place, target) in balancer.config.targets.iter().enumerate() {
             let own = table.entries.iter().filter(|entry| entry.target == place);
             let mut addresses: Vec<(String, &str)> = own
@@ -117,7 +123,7 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
                     // Writing to a string cannot fail.
                     let _ = writeln!(
                         lines,
-                        "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"http\"}} {value}"
+                        "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"http\"{workspace}}} {value}"
                     );
                 }
             }

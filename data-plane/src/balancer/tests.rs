@@ -387,6 +387,12 @@ fn the_health_of_every_target_is_shown_as_metrics() {
     let unchecked = lines(json!({}));
     let line = line(1, "healthchecks_off", 1);
     assert!(unchecked.lines().any(|found| found == line), "{unchecked}");
+    let elsewhere = lines(json!({"ws_id": Uuid::from_u128(7)}));
+    let workspace = format!(
+        r#",subsystem="http",workspace="{}"}} 1"#,
+        Uuid::from_u128(7)
+    );
+    assert!(elsewhere.contains(&workspace), "{elsewhere}");
     let named = record(
         "targets",
         101,
