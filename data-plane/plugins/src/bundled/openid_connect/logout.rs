@@ -284,7 +284,7 @@ pub(super) enum Origin {
 }
 
 /// Tells a logout that another site makes a browser ask for (Fetch Metadata; `Origin` where that is
-/// missing).
+/// missing, or says no more than that it is a site of the same domain).
 pub(super) fn origin(exchange: &Exchange<'_>) -> Origin {
     let headers = &exchange.request.headers;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -297,8 +297,9 @@ pub(super) fn origin(exchange: &Exchange<'_>) -> Origin {
                 Origin::Foreign
             }
         }
-        Some(_) => Origin::Ours,
-        None => {
+        Some("same-origin" | "none") => Origin::Ours,
+        // A host beside ours is somebody else's, as far as we know.
+        Some(_) | None => {
             let Some(origin) = text(ORIGIN.as_str()) else {
                 return Origin::Ours;
             };

@@ -433,3 +433,28 @@ fn rule_16_a_look_ahead_logs_nobody_out() {
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     assert!(browser.get(&mut gateway, "/logout").ends_session());
 }
+
+#[test]
+fn rule_96_a_host_beside_ours_cannot_log_a_user_out() {
+    let (mut gateway, mut browser) = signed_in(&json!({ "logout_uri_suffix": "/logout" }));
+    for (site, origin, ends) in [
+        ("same-site", "http://beside.example", false),
+        ("same-site", "null", false),
+        ("same-site", "http://gateway.example", true),
+        ("same-origin", "null", true),
+    ] {
+        let mut request = Request::get("/logout");
+        request.method = Method::POST;
+        for (name, value) in [("sec-fetch-site", site), ("origin", origin)] {
+            let name = HeaderName::from_static(name);
+            request
+                .headers
+                .push((name, HeaderValue::from_static(value)));
+        }
+        let reply = browser.clone().send(&mut gateway, request);
+        assert_eq!(reply.ends_session(), ends, "{site} {origin}");
+        assert_eq!(reply.status == 403, !ends, "{site} {origin}");
+        browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+    }
+}
