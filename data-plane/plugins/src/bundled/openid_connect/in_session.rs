@@ -268,10 +268,19 @@ async fn renew(
         session.renewed_at = now;
     }
     session.used_at = now;
-    admission::admit(rules, exchange, host, jar, &mut session, Presented::Session).await?;
+    let admitted = admission::admit(rules, exchange, host, jar, &mut session, Presented::Session);
+    let admitted = Box::pin(admitted).await;
+    if let Err(failure) = &admitted
+        && failure.destroys_session(rules)
+    {
+        return Err(failure.clone());
+    }
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());
-    sign_in::keep(rules, exchange, host, jar, &session).await?;
+    // The refresh token is spent, whatever becomes of this request.
+    let kept = sign_in::keep(rules, exchange, host, jar, &session).await;
+    admitted?;
+    kept?;
     Ok(Token::Renewed(Box::new(session)))
 }

@@ -318,7 +318,7 @@ pub(super) async fn rediscover(
             (Some(document), _) if document.version != seen.version => Newer::Known(document),
             // Somebody has just found the same.
             (_, Some(flight)) => Newer::UnderWay(flight),
-            (Some(document), None) if recently || (rests && giver == Giver::Client) => {
+            (Some(document), None) if recently && !rests => {
                 return Ok(document);
             }
             (_, None) if recently || rests => return Err(entry.discovery.resting()),

@@ -107,3 +107,46 @@ fn rule_78_unknown_keys_of_the_token_endpoint_make_one_fetch_in_a_second() {
     assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 401);
     assert_eq!(gateway.provider.called("/jwks"), 3);
 }
+
+#[test]
+fn rule_77_keys_that_cannot_be_had_end_no_session_and_refuse_no_logout() {
+    let mut gateway =
+        Gateway::new(json!({ "refresh_grace": 0, "backchannel_logout_uri_suffix": "/bcl" }));
+    let mut browsers: Vec<Browser> = (0..3).map(|_| Browser::default()).collect();
+    for browser in &mut browsers {
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    }
+    gateway.advance(301);
+    gateway.provider.script.borrow_mut().no_discovery = true;
+    rotate(&gateway, "two");
+    for _ in 0..2 {
+        assert_eq!(garbage_logout(&mut gateway), 503);
+    }
+    // The provider of these tests knows one refresh token at a time: the last one's.
+    let browser = browsers.last_mut().unwrap();
+    for _ in 0..3 {
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (503, false));
+    }
+    gateway.provider.script.borrow_mut().no_discovery = false;
+    gateway.advance(6);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+}
+
+#[test]
+fn rule_40_what_a_refresh_gave_is_kept_though_its_request_is_refused() {
+    let mut gateway = Gateway::new(json!({
+        "token_exchange_endpoint": format!("{ISSUER}/exchange"), "cache_token_exchange": false,
+    }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    gateway.advance(301);
+    gateway.provider.script.borrow_mut().exchange = Some((503, ""));
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (503, true));
+    gateway.provider.script.borrow_mut().exchange = None;
+    // Long after the refresh is forgotten here.
+    gateway.advance(90);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
