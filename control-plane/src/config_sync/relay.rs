@@ -99,8 +99,8 @@ impl Relay {
         match request.what {
             Some(What::Revoke(revocations)) => {
                 let Some(revoker) = revoker.cloned() else {
-                    // Nobody would hear of it. The node keeps it, and brings it again.
-                    let refused = "nodes are not led by this store before something is configured";
+                    // The node would not have it back after a restart. It keeps it, and brings it again.
+                    let refused = "this store does not lead the node: it holds nothing, or less than the node runs";
                     asker.answer(answer::What::Refused(refused.to_owned()));
                     return;
                 };

@@ -176,6 +176,11 @@ impl Session {
         !self.running.is_same(target) && !target.is_after(&self.running)
     }
 
+    /// Whether the node is led to `target`, or is there: what is stored here reaches it.
+    pub(super) fn is_led_to(&self, target: &Position, bare: bool) -> bool {
+        !self.waits_for_content(bare) && !self.is_ahead_of(target)
+    }
+
     /// Whether the node has refused `target`.
     pub(super) fn has_refused(&self, target: &Position) -> bool {
         self.refused.contains(target)
@@ -387,6 +392,10 @@ mod tests {
         let mut session = session(at(1, 9, 9));
         assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
         assert!(session.is_ahead_of(&at(1, 3, 3)) && !session.is_ahead_of(&at(1, 9, 9)));
+        let led = [at(1, 3, 3), at(1, 9, 8), at(1, 9, 9), at(2, 1, 3)]
+            .map(|to| session.is_led_to(&to, false));
+        assert_eq!(led, [false, false, true, true]);
+        assert!(!session.is_led_to(&at(2, 1, 3), true));
         assert_eq!(session.offer(&goal(at(1, 9, 8))), None);
         assert!(session.offer(&goal(at(2, 1, 3))).is_some());
     }

@@ -404,7 +404,8 @@ impl NodeStream {
             Some(node_message::Kind::Need(need)) => self.needs(need)?,
             Some(node_message::Kind::Request(request)) => {
                 let newest = Arc::clone(self.service.target.borrow().newest());
-                let leads = !self.session.waits_for_content(self.finds_bare(&newest));
+                let bare = self.finds_bare(&newest);
+                let leads = self.session.is_led_to(&newest.position, bare);
                 let service = &self.service;
                 let revoker = leads.then_some(&service.revoker);
                 let relay = &service.relay;
