@@ -1,5 +1,7 @@
 //! Certificates that change all the time: no request fails for it, and nobody connects again.
 
+use std::path::Path;
+
 use harness::{Cluster, Demo, Process, eventually, run};
 use serde_json::json;
 
@@ -24,28 +26,32 @@ async fn certificates_rotate_under_load_and_nobody_connects_again() {
     let running = tokio::spawn(traffic.clone().run());
 
     let directory = cluster.directory().join("certificates");
-    let out = directory.display().to_string();
     let authority = directory.join("ca.pem");
-    let renew = [
-        "certificates",
-        "--out",
-        &out,
-        "--data-plane",
-        "node-1",
-        "--data-plane",
-        "node-2",
-    ];
+    let renew = |out: &Path| {
+        let out = out.display().to_string();
+        let members = ["--data-plane", "node-1", "--data-plane", "node-2"];
+        let arguments = [&["certificates", "--out", &out][..], &members].concat();
+        run("wardgate-control-plane", &arguments);
+    };
     for rotation in 1..=rotations {
-        // Every fifth is one of the authority, too: the old one is believed beside the new one.
-        let old = (rotation % 5 == 0).then(|| std::fs::read_to_string(&authority).unwrap());
-        if old.is_some() {
-            std::fs::remove_file(directory.join("ca.key")).unwrap();
-            std::fs::remove_file(&authority).unwrap();
-        }
-        run("wardgate-control-plane", &renew);
-        if let Some(old) = old {
-            let new = std::fs::read_to_string(&authority).unwrap();
-            std::fs::write(&authority, format!("{new}{old}")).unwrap();
+        // Every fifth is one of the authority, too: the old one is believed beside the new one. Never is the new one
+        // there alone: that would end every stream.
+        if rotation % 5 == 0 {
+            let staged = tempfile::tempdir().unwrap();
+            renew(staged.path());
+            let old = std::fs::read_to_string(&authority).unwrap();
+            let new = std::fs::read_to_string(staged.path().join("ca.pem")).unwrap();
+            let both = directory.join("ca.new");
+            std::fs::write(&both, format!("{new}{old}")).unwrap();
+            std::fs::rename(both, &authority).unwrap();
+            for made in std::fs::read_dir(staged.path()).unwrap() {
+                let made = made.unwrap();
+                if made.file_name() != "ca.pem" {
+                    std::fs::copy(made.path(), directory.join(made.file_name())).unwrap();
+                }
+            }
+        } else {
+            renew(&directory);
         }
         let processes = cluster.data_planes.iter().map(|node| &node.process);
         for process in processes.chain(cluster.control_plane.as_ref()) {
