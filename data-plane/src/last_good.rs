@@ -119,7 +119,7 @@ impl LastGood {
                     vouched.check(verifier, &position).map_err(refused)?;
                 }
                 let configuration = snapshot.configuration();
-                if self.marker.is_quarantined(&configuration) {
+                if self.marker.is_quarantined(&configuration, &position.root) {
                     crashed = true;
                     return Err(Unusable::Quarantined);
                 }

@@ -362,10 +362,19 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     Secrets::of(settings)?;
     doubts.extend(proofs.doubt);
     let path = &settings.data_directory;
-    check_directory(path).map_err(|source| StartError::DataDirectory {
-        path: path.clone(),
-        source,
-    })?;
+    match check_directory(path) {
+        // A node serves without a disk, and says that it keeps nothing.
+        Err(source) if path.is_dir() => {
+            doubts.push(format!(
+                "data_directory {}: nothing can be kept there: {source}",
+                path.display()
+            ));
+        }
+        checked => checked.map_err(|source| StartError::DataDirectory {
+            path: path.clone(),
+            source,
+        })?,
+    }
     if let Some(path) = &settings.addresses_file {
         check_file(path).map_err(|source| StartError::Addresses {
             path: path.clone(),

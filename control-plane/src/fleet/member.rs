@@ -22,8 +22,13 @@ pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool
     if last.boot == now.boot {
         return (row.before.clone(), false);
     }
-    let returns = row.before.as_ref().filter(|before| before.boot == now.boot);
-    if returns.is_some() {
+    let returns = row
+        .before
+        .as_ref()
+        .is_some_and(|before| before.boot == now.boot);
+    // A process that hands over to its successor may come back for a moment: that is one machine.
+    let contested = returns && (last.ip != now.ip || last.hostname != now.hostname);
+    if contested {
         tracing::warn!(
             node_id = now.name,
             here = ?now.ip,
@@ -35,7 +40,7 @@ pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool
         boot: last.boot.clone(),
         ip: last.ip,
     };
-    (Some(run), returns.is_some())
+    (Some(run), contested)
 }
 
 /// The right of one stream to speak for its node, until a newer stream of that node takes it.

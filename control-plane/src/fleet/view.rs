@@ -101,8 +101,8 @@ impl Samples {
         self.counted = Some((0, 0));
     }
 
-    /// Remembers what happened since the last report, if the node ran the same all the while: a node that has taken up a
-    /// change reports at once, and of requests that were served without it.
+    /// Remembers what happened since the last report. How slow it was is not said of a change that the node has taken up
+    /// meanwhile: it reports at once, and of requests that were served without.
     pub(super) fn take(&mut self, report: &Report, now: UnixTime) {
         let counted = (report.requests, report.failed);
         let running = report.running.revision;
@@ -116,9 +116,9 @@ impl Samples {
             revision: running,
             requests: report.requests.saturating_sub(requests),
             failed: report.failed.saturating_sub(failed),
-            p99_us: report.p99_us,
+            p99_us: if before == running { report.p99_us } else { 0 },
         };
-        if sample.requests == 0 || before != running {
+        if sample.requests == 0 {
             return;
         }
         if self.last.len() >= REMEMBERED {

@@ -258,8 +258,14 @@ impl Applier {
     ) -> Result<(), Vec<Fault>> {
         let configuration = snapshot.configuration();
         if ordered {
-            self.last_good.marker.release(&configuration);
-        } else if self.last_good.marker.is_quarantined(&configuration) {
+            self.last_good
+                .marker
+                .release(&configuration, &snapshot.position.root);
+        } else if self
+            .last_good
+            .marker
+            .is_quarantined(&configuration, &snapshot.position.root)
+        {
             let message = "this node crashed with it, twice";
             return Err(vec![fault(Code::Quarantined, message)]);
         }

@@ -14,6 +14,8 @@ use shared::snapshot::{Hash, Position, Revision};
 
 /// What the files begin with.
 const MAGIC: &[u8; 8] = b"WARDTRY\x02";
+/// The same, of the format in which a configuration was known by the root of all records. It is read, not written.
+const BY_ROOT: &[u8; 8] = b"WARDTRY\x01";
 
 /// Magic, generation, revision, root, configuration, crashes.
 const LENGTH: usize = 96;
@@ -104,11 +106,10 @@ impl Marker {
         self.list().iter().map(|tried| tried.position).collect()
     }
 
-    /// Whether `configuration` is not to be run again.
-    pub(crate) fn is_quarantined(&self, configuration: &Hash) -> bool {
-        let list = self.list();
-        list.iter()
-            .any(|tried| tried.configuration == *configuration)
+    /// Whether `configuration`, or content with `root`, is not to be run again.
+    pub(crate) fn is_quarantined(&self, configuration: &Hash, root: &Hash) -> bool {
+        let mut list = self.list().clone().into_iter();
+        list.any(|tried| [*configuration, *root].contains(&tried.configuration))
     }
 
     /// Leaves the directory to the process that has taken over.
@@ -183,11 +184,11 @@ impl Marker {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `configuration` may be run again: an operator orders it.
-    pub(crate) fn release(&self, configuration: &Hash) {
+    /// `configuration`, or content with `root`, may be run again: an operator orders it.
+    pub(crate) fn release(&self, configuration: &Hash, root: &Hash) {
         let mut list = self.list();
         let before = list.len();
-        list.retain(|tried| tried.configuration != *configuration);
+        list.retain(|tried| ![*configuration, *root].contains(&tried.configuration));
         if list.len() < before {
             tracing::warn!(
                 "what this node has crashed with is run once more: an operator orders it"
@@ -252,17 +253,26 @@ fn encode(tried: &Tried, crashes: u64) -> [u8; LENGTH] {
 /// What a file tells; nothing if it is damaged or absent.
 fn read(path: &Path) -> impl Iterator<Item = (Tried, u64)> + use<> {
     let bytes = std::fs::read(path).unwrap_or_default();
-    let (entries, _) = bytes.as_chunks::<LENGTH>();
-    let entries: Vec<_> = entries.iter().map_while(decode).collect();
+    let length = if bytes.starts_with(BY_ROOT) {
+        LENGTH - size_of::<Hash>()
+    } else {
+        LENGTH
+    };
+    let entries: Vec<_> = bytes.chunks(length).map_while(decode).collect();
     entries.into_iter()
 }
 
-fn decode(bytes: &[u8; LENGTH]) -> Option<(Tried, u64)> {
-    let rest = bytes.strip_prefix(MAGIC)?;
+fn decode(bytes: &[u8]) -> Option<(Tried, u64)> {
+    let by_root = bytes.strip_prefix(BY_ROOT);
+    let rest = by_root.or_else(|| bytes.strip_prefix(MAGIC))?;
     let (generation, rest) = rest.split_first_chunk::<8>()?;
     let (revision, rest) = rest.split_first_chunk::<8>()?;
     let (root, rest) = rest.split_first_chunk::<32>()?;
-    let (configuration, rest) = rest.split_first_chunk::<32>()?;
+    let (configuration, rest) = if by_root.is_some() {
+        (root, rest)
+    } else {
+        rest.split_first_chunk::<32>()?
+    };
     let crashes = rest.first_chunk::<8>()?;
     let position = Position {
         generation: u64::from_be_bytes(*generation),
@@ -328,19 +338,24 @@ mod tests {
         first.tries_at(7);
         let second = open();
         assert_eq!(second.crashes(), 1);
-        assert!(!second.is_quarantined(&configured(7)));
+        assert!(!second.is_quarantined(&configured(7), &[0; 32]));
         let third = open();
         assert_eq!(third.crashes(), 2);
         assert_eq!(third.quarantined(), [at(7)]);
-        assert!(third.is_quarantined(&configured(7)) && !third.is_quarantined(&configured(6)));
+        assert!(
+            third.is_quarantined(&configured(7), &[0; 32])
+                && !third.is_quarantined(&configured(6), &[0; 32])
+        );
         // It stays there, and the count begins anew.
         let fourth = open();
         assert_eq!((fourth.crashes(), fourth.quarantined()), (0, vec![at(7)]));
         // On order it is run again, also after the next start.
-        fourth.release(&configured(6));
-        assert!(fourth.is_quarantined(&configured(7)));
-        fourth.release(&configured(7));
-        assert!(!fourth.is_quarantined(&configured(7)) && open().quarantined().is_empty());
+        fourth.release(&configured(6), &[0; 32]);
+        assert!(fourth.is_quarantined(&configured(7), &[0; 32]));
+        fourth.release(&configured(7), &[0; 32]);
+        assert!(
+            !fourth.is_quarantined(&configured(7), &[0; 32]) && open().quarantined().is_empty()
+        );
     }
 
     #[test]
@@ -390,6 +405,33 @@ mod tests {
     }
 
     #[test]
+    fn what_the_version_before_has_crashed_with_is_known_by_its_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        let of_before = |number: u64, crashes: u8| {
+            let mut bytes = b"WARDTRY\x01".to_vec();
+            bytes.extend(1_u64.to_be_bytes());
+            bytes.extend(number.to_be_bytes());
+            bytes.extend(at(number).root);
+            bytes.extend([0, 0, 0, 0, 0, 0, 0, crashes]);
+            bytes
+        };
+        let write =
+            |name: &str, bytes: &[u8]| std::fs::write(directory.path().join(name), bytes).unwrap();
+        write("quarantine", &[of_before(4, 0), of_before(5, 0)].concat());
+        write("trying", &of_before(7, 1));
+        for marker in [open(), open()] {
+            assert_eq!(marker.quarantined(), [at(4), at(5), at(7)]);
+            for number in [4, 5, 7] {
+                assert!(marker.is_quarantined(&configured(number), &at(number).root));
+            }
+            assert!(!marker.is_quarantined(&configured(6), &at(6).root));
+        }
+        open().release(&configured(5), &at(5).root);
+        assert_eq!(open().quarantined(), [at(4), at(7)]);
+    }
+
+    #[test]
     fn keys_and_revocations_make_no_other_configuration() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Marker::open(directory.path());
@@ -403,7 +445,7 @@ mod tests {
         second.tries(at(9), poison);
         let third = open();
         assert_eq!((third.crashes(), third.quarantined()), (2, vec![at(9)]));
-        assert!(third.is_quarantined(&poison));
+        assert!(third.is_quarantined(&poison, &[0; 32]));
         // What has run well for a while is not suspected for its new keys.
         let good = configured(6);
         third.tries(at(10), good);
