@@ -38,7 +38,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::machine::write_whole;
 use shared::telemetry::chain;
 use tokio::sync::{oneshot, watch};
@@ -64,6 +64,9 @@ use store::{SecretsKey, StoreError};
 
 /// How long requests to the Admin API may take to end when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// By how much more our clock may go on than time does before it is a jump.
+const JUMP: Duration = Duration::from_mins(1);
 
 /// A data plane that was heard within this time is expected to have a key before it is used.
 const LIVES: Duration = Duration::from_mins(15);
@@ -396,14 +399,18 @@ async fn rotate_session_keys(
     target: config_sync::Target,
 ) {
     let mut ticks = tokio::time::interval(Duration::from_secs(30));
+    let mut last = (UnixTime::now(), monotonic());
     loop {
         ticks.tick().await;
         let publisher = publisher.clone();
         let now = UnixTime::now();
+        let (before, at) = std::mem::replace(&mut last, (now, monotonic()));
+        // By the next time the nodes have told how far their clocks are from ours as it is now.
+        let jumped = now.saturating_since(before) > at.elapsed() + JUMP;
         let targets = target.borrow().clone();
         let occasion = session_keys::Occasion {
             now,
-            agreed: fleet.agreed_time(now),
+            agreed: fleet.agreed_time(now).filter(|_| !jumped),
             rotation,
             behind: fleet.is_behind(|node| targets.position_of(node), LIVES, now),
         };

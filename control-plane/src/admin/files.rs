@@ -62,6 +62,17 @@ pub(crate) async fn follow(
             path,
         )
     });
+    // The store may have taken a while to open, and they may have changed meanwhile.
+    if let Some((_, certificate, key)) = &pair
+        && let Ok(config) = server_config(certificate, key)
+    {
+        tls.send_replace(Some(config));
+    }
+    if let Some((_, path)) = &token
+        && let Ok(token) = read_token(path)
+    {
+        access.renew(token.expose());
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         if let Some((renewal, certificate, key)) = &mut pair

@@ -256,6 +256,15 @@ impl Applier {
         vouched: Vouched,
         ordered: bool,
     ) -> Result<(), Vec<Fault>> {
+        let snapshot = Arc::new(snapshot);
+        let running = self.running.clone();
+        let since = |running: &Arc<Snapshot>| snapshot.inventory.since(&running.inventory);
+        let difference = running.as_ref().map(since);
+        if let Some(difference) = &difference
+            && self.revokes(&snapshot, difference, &vouched)?
+        {
+            return Ok(());
+        }
         let configuration = snapshot.configuration();
         if ordered {
             self.last_good
@@ -268,15 +277,6 @@ impl Applier {
         {
             let message = "this node crashed with it, twice";
             return Err(vec![fault(Code::Quarantined, message)]);
-        }
-        let snapshot = Arc::new(snapshot);
-        let running = self.running.clone();
-        let since = |running: &Arc<Snapshot>| snapshot.inventory.since(&running.inventory);
-        let difference = running.as_ref().map(since);
-        if let Some(difference) = &difference
-            && self.revokes(&snapshot, difference, &vouched)?
-        {
-            return Ok(());
         }
         let gone: Vec<Uuid> = difference.iter().flat_map(gone).collect();
         let before = self.live.load_full().zip(running).zip(difference);

@@ -264,7 +264,7 @@ impl Fields {
         }
     }
 
-    /// What was made of the value of the field of `kind`, if that is there once and came before by the same connection.
+    /// What was made of the value of a field of `kind`, if that came before by the same connection.
     pub(crate) fn made(&self, kind: Kind) -> Option<&Made> {
         self.again.made(kind)
     }
