@@ -312,10 +312,18 @@ const KEPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes `directory` and locks it, since two nodes would overwrite each other's files there; a successor once the process
-/// before it has ended. The lock is the directory's own: to make or open a file for it takes a disk that can be written.
+/// before it has ended. What is locked is opened to be read: a disk that takes nothing any more is no reason not to start.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
-    let lock = Arc::new(File::open(directory)?);
+    let path = directory.join("lock");
+    let made = || File::create(&path).and_then(|_| File::open(&path));
+    let lock = match File::open(&path).or_else(|_| made()) {
+        Ok(lock) => Arc::new(lock),
+        Err(error) => {
+            tracing::warn!(%error, "data_directory is not locked");
+            return File::open(directory).map(Arc::new);
+        }
+    };
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) if succeeds => {

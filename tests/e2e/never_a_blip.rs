@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{Browser, Cluster, Demo, eventually};
+use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
@@ -200,7 +201,16 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         cluster.data_planes[0].process.succeed(signal).await;
         load.goes_on(50).await;
     }
-    // The control plane, too: who writes meanwhile waits at its sockets.
+    // The control plane, too: who writes meanwhile waits at its sockets, over connections of their own, since one that is
+    // kept may end as it is used.
+    let write = async |path: &str, name: &str| {
+        let url = format!("{}{path}", cluster.admin_url());
+        let service = json!({"url": "http://127.0.0.1:1", "name": name}).to_string();
+        let headers = [("content-type", "application/json")];
+        let client = Browser::new();
+        let reply = client.send(Method::POST, &url, &headers, service).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
     let process = cluster.control_plane.as_ref().unwrap();
     let starts = || process.log().matches("control plane started").count();
     for (signal, started) in [("USR2", 2), ("HUP", 3)] {
@@ -208,12 +218,10 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         let mut written = 0;
         while starts() < started || written < 3 {
             let name = format!("{signal}-{written}");
-            let service = json!({"url": "http://127.0.0.1:1", "name": name});
-            cluster.create("/services", service).await;
+            write("/services", &name).await;
             written += 1;
         }
-        let service = json!({"url": "http://127.0.0.1:1", "name": signal});
-        cluster.create("/services?wait=20", service).await;
+        write("/services?wait=20", signal).await;
     }
     let (answered, failures) = load.end().await;
     assert!(

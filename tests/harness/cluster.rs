@@ -13,7 +13,6 @@ use crate::{Browser, Process, Reply, eventually};
 /// A cluster in a directory of its own. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Cluster {
-    directory: TempDir,
     /// The control plane, while it runs.
     pub control_plane: Option<Process>,
     /// The data planes that were started.
@@ -29,6 +28,8 @@ pub struct Cluster {
     /// What runs the programs that are started from now on, with its arguments.
     under: Vec<String>,
     admin: Browser,
+    /// Dropped last: what processes have logged is there, and a failed test shows it as they go.
+    directory: TempDir,
 }
 
 /// One data plane.

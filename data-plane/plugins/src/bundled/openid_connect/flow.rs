@@ -43,7 +43,7 @@ pub(super) struct Pending {
     #[serde(rename = "n")]
     pub(super) nonce: String,
     /// The code verifier, if a challenge was sent.
-    #[serde(rename = "v")]
+    #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
     pub(super) verifier: Option<String>,
     #[serde(rename = "c")]
     pub(super) client: usize,
@@ -53,7 +53,7 @@ pub(super) struct Pending {
     #[serde(rename = "t")]
     pub(super) target: String,
     /// Its query, if that is preserved.
-    #[serde(rename = "q")]
+    #[serde(rename = "q", skip_serializing_if = "Option::is_none")]
     pub(super) query: Option<String>,
     #[serde(rename = "a")]
     pub(super) started_at: UnixTime,
