@@ -151,18 +151,19 @@ pub(super) async fn admit(
         }
     }
     let principal = opened::principal_with(rules, session, &found);
+    // A session that is kept, whatever becomes of this request, has it looked up again at the next.
+    if found.sources_lack {
+        session.sourced = None;
+    }
+    if found.user_info_lacks {
+        (session.user_info, session.user_info_jwt) = (None, None);
+    }
     if found.failed && principal.lacks(rules) {
         return Err(Failure::paused(
             "idp_unreachable",
             "The OpenID provider cannot be asked now who you are",
             "what says more of the user could not be asked, and it decides",
         ));
-    }
-    if found.sources_lack {
-        session.sourced = None;
-    }
-    if found.user_info_lacks {
-        (session.user_info, session.user_info_jwt) = (None, None);
     }
     principal.admit(rules, exchange)
 }
@@ -206,13 +207,17 @@ async fn look_up(
         found.failed &= rules.config.credentials.search_user_info;
     }
     if rules.lookups.wants_sources(session)
-        && let (Some(id), Ok(document)) = (id, provider::document(rules, host).await)
+        && let Some(id) = id
     {
-        let client = session.client;
-        let added = distributed::resolve(rules, host, &document, client, id).await;
-        found.sources_lack = !added.complete;
-        found.failed |= found.sources_lack;
-        session.sourced = Some(added.claims);
+        if let Ok(document) = provider::document(rules, host).await {
+            let client = session.client;
+            let added = distributed::resolve(rules, host, &document, client, id).await;
+            found.sources_lack = !added.complete;
+            found.failed |= found.sources_lack;
+            session.sourced = Some(added.claims);
+        } else {
+            found.failed |= id.contains_key("_claim_sources");
+        }
     }
     if rules.lookups.keys
         && let Ok(document) = provider::document(rules, host).await

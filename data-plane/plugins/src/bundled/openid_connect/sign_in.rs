@@ -188,6 +188,11 @@ async fn arrive(
         _ => cause.before().and_then(|pending| pending.form.clone()),
     };
     let interactive = matches!(cause, Cause::Interaction(_));
+    // With what a provider says of a sign-in, the request is for nobody's page.
+    let came_back = matches!(cause, Cause::Lost(_))
+        || exchange.request.uri.query().is_some_and(|query| {
+            !request::kept_arguments(query, |name| matches!(name, "state" | "error")).is_empty()
+        });
     let wished = match &cause {
         Cause::Asked(_) => true,
         _ => cause.before().is_some_and(|before| before.wished),
@@ -207,7 +212,11 @@ async fn arrive(
             let_through(rules, exchange),
         ),
         Cause::Needed | Cause::Lost(_) => {
-            let target = destination(rules, exchange, position);
+            let target = if came_back {
+                destination(rules, exchange, position)
+            } else {
+                own_url(exchange)
+            };
             let query = preserved_query(rules, exchange, false);
             let query = query.filter(|_| target == own_url(exchange));
             (target, query, let_through(rules, exchange))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use shared::clock::UnixTime;
 use shared::telemetry::chain;
 use tracing::warn;
@@ -129,11 +129,16 @@ impl Question {
         let request = self.request(rules, endpoint).map_err(failed)?;
         let asked = provider::fetched(rules, host, endpoint, request, LIMIT);
         let response = asked.await.map_err(failed)?;
-        if provider::refuses(response.status()) {
-            return Err(Failure::refused(
-                "userinfo_refused",
-                "the user info endpoint does not take the token",
-            ));
+        match response.status() {
+            StatusCode::OK => {}
+            // These alone speak of the token (RFC 6750 §3.1).
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                return Err(Failure::refused(
+                    "userinfo_refused",
+                    "the user info endpoint does not take the token",
+                ));
+            }
+            other => return Err(failed(ProviderError::Status(other.as_u16()))),
         }
         let user_info = self.read(rules, host, document, &response).await?;
         let now = host.now();

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
 use crate::host::FetchError;
 use crate::testing::consumer;
@@ -406,7 +406,7 @@ fn rule_39_what_could_not_be_asked_lets_nobody_in_for_want_of_a_claim() {
     let mapped = json!({ "consumer_claim": ["nickname"], "consumer_optional": true });
     let limited = json!({ "credential_claim": ["seat"] });
     for config in [&groups, &mapped, &limited] {
-        for (status, expected) in [(200, 200), (503, 503), (429, 503), (401, 200)] {
+        for (status, expected) in [(200, 200), (503, 503), (429, 503), (404, 503), (401, 200)] {
             let mut config = config.clone();
             config["search_user_info"] = true.into();
             let mut gateway = Gateway::new(config.clone());
@@ -428,4 +428,36 @@ fn rule_39_what_could_not_be_asked_lets_nobody_in_for_want_of_a_claim() {
         let token = gateway.provider.access_token(&[]);
         assert_eq!(gateway.call(&token).status, 200);
     }
+}
+
+#[test]
+fn rule_39_what_could_not_be_asked_at_a_refresh_decides_nothing_later_either() {
+    let mut gateway = Gateway::new(json!({
+        "resolve_distributed_claims": true, "authenticated_groups_claim": ["team"],
+    }));
+    let key = gateway.provider.keys.borrow()[0].clone();
+    {
+        let mut script = gateway.provider.script.borrow_mut();
+        let source = json!({ "shop": { "endpoint": format!("{ISSUER}/source") } });
+        script.id_claims = vec![
+            ("_claim_names", json!({ "team": "shop" })),
+            ("_claim_sources", source),
+        ];
+        script.source = Some(key.sign(&json!({ "iss": ISSUER, "team": "blocked" })));
+    }
+    let mut browser = Browser::default();
+    let blocked = |reply: Reply| {
+        let seen = reply.seen("x-authenticated-groups").map(str::to_owned);
+        (reply.status, seen)
+    };
+    let as_before = (200, Some("blocked".to_owned()));
+    assert_eq!(blocked(browser.sign_in(&mut gateway, "/api")), as_before);
+    gateway.advance(301);
+    gateway.provider.script.borrow_mut().source_fails = Some(503);
+    let refreshed = browser.get(&mut gateway, "/api");
+    assert_eq!((refreshed.status, refreshed.sets_session()), (503, true));
+    assert_eq!(browser.get(&mut gateway, "/api").status, 503);
+    gateway.provider.script.borrow_mut().source_fails = None;
+    gateway.advance(11);
+    assert_eq!(blocked(browser.get(&mut gateway, "/api")), as_before);
 }
