@@ -163,6 +163,11 @@ async fn accept(
     }
 }
 
+/// How long somebody who has just connected is waited for when the process stops: the first request is on its way.
+const FIRST: Duration = Duration::from_millis(500);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What every connection is served with.
 #[derive(Clone)]
 struct Serving {
@@ -240,7 +245,10 @@ impl Serving {
         let mut stopped = self.stopped.clone();
         let ended = async {
             tokio::select! {
-                _ = stopped.wait_for(|stopped| *stopped) => {}
+                () = async {
+                    let _ = stopped.wait_for(|stopped| *stopped).await;
+                    requests.begun_within(FIRST).await;
+                } => {}
                 () = requests.none_for(self.limits.idle), if http2 => {}
             }
         };
@@ -280,6 +288,17 @@ impl Drop for UnderWay {
 }
 
 impl Requests {
+    /// Waits until one has begun, but no longer than this.
+    async fn begun_within(&self, longest: Duration) {
+        let begun = async {
+            while self.so_far.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Who has nothing to ask is not waited for.
+        let _ = tokio::time::timeout(longest, begun).await;
+    }
+
     fn begin(this: &Arc<Self>) -> UnderWay {
         this.now.fetch_add(1, Ordering::Relaxed);
         this.so_far.fetch_add(1, Ordering::Relaxed);

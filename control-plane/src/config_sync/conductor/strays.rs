@@ -16,13 +16,14 @@ impl Conductor {
         let newest = self.newest().position.revision;
         for &revision in revisions.range(..newest) {
             let known = self.strays.get(&revision).cloned();
-            let state = known.unwrap_or_else(|| match self.state_at(revision) {
-                Ok(found) => found,
+            let state = match known.map_or_else(|| self.state_at(revision), Ok) {
+                Ok(state) => state,
+                // The next turn reads it again.
                 Err(error) => {
-                    tracing::error!(%revision, error = %chain(&error), "nodes that run this are sent no keys");
-                    None
+                    tracing::error!(%revision, error = %chain(&error), "nodes that run this are sent no keys yet");
+                    continue;
                 }
-            });
+            };
             strays.insert(revision, state.map(|state| self.follower.hold(&state)));
         }
         let pointers = |strays: &Strays| {
