@@ -102,6 +102,8 @@ pub(super) async fn fetch(
     let epoch = host.revocations().epoch(rules.issuer_name);
     let (own, further) = join(own(rules, host), further::fetch(rules, host)).await;
     let mut document = own?;
+    // What an operator has dropped does not come back.
+    let before = before.filter(|before| before.epoch >= epoch);
     further::add(rules, &mut document, further, before)?;
     document.epoch = epoch;
     document.fetched_at = host.now();

@@ -24,8 +24,8 @@ pub(super) async fn fetch(rules: &Rules, host: &impl Host) -> Vec<Found> {
     join_all(uris(rules).map(|uri| within(host, limit, document::keys(rules, host, uri)))).await
 }
 
-/// Adds what was `found` to `document`. Of a set that is away, what was known `before` is good, for a while; without it
-/// the provider's own keys serve, and a token that needs one of these asks again.
+/// Adds what was `found` to `document`. Of a set that is away, what was known `before` is good; without it the provider's
+/// own keys serve, and a token that needs one of these asks again.
 ///
 /// # Errors
 ///

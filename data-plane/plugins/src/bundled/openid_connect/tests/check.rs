@@ -185,7 +185,7 @@ fn what_would_open_the_door_or_fail_each_sign_in_is_told() {
 }
 
 /// Has `gateway` hear that the provider was dropped, and its sessions ended, by a clock that said `before`.
-fn drop_provider(gateway: &Gateway, before: u64) {
+pub(super) fn drop_provider(gateway: &Gateway, before: u64) {
     let dropped = Revocation {
         id: Revocation::issuer(ISSUER),
         before,

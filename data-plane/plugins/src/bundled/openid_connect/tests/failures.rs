@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::check::drop_provider;
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, SigningKey, basic};
 use crate::bundled::openid_connect::explain::Explanations;
@@ -256,6 +257,10 @@ fn rule_77_further_keys_stay_while_their_server_fails() {
         gateway.advance(10);
         assert_eq!(calls(&mut gateway), [200, 200, 401]);
     }
+    // But an operator has the last word.
+    drop_provider(&gateway, gateway.host.now().as_millis());
+    gateway.advance(10);
+    assert_eq!(calls(&mut gateway), [401, 200, 401]);
 }
 
 #[test]
