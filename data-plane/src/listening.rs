@@ -9,11 +9,10 @@ pub(crate) mod listener;
 pub(crate) mod proxy_protocol;
 pub(crate) mod shortage;
 pub(crate) mod sockets;
+pub(crate) mod tls;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use rustls::ServerConfig;
 use socket2::Type;
 
 use crate::proxy::{Addresses, ProxyError};
@@ -21,6 +20,7 @@ use crate::settings::{Settings, StreamKind};
 use inherited::Inherited;
 use listener::{Bound, OfCore, Takes};
 use sockets::{Asked, Sockets};
+use tls::Tls;
 
 /// All listening sockets.
 pub(crate) struct Listeners {
@@ -34,7 +34,7 @@ pub(crate) struct Listeners {
 /// Listens at every address of `settings`, on what was passed on as far as there is any.
 pub(crate) fn listen(
     settings: &Settings,
-    tls: &Arc<ServerConfig>,
+    tls: &Tls,
     workers: usize,
     inherited: &mut Inherited,
 ) -> Result<Listeners, ProxyError> {
@@ -70,18 +70,18 @@ pub(crate) fn listen(
         first.get_or_insert(sockets.address);
         addresses.listeners.push(sockets.address);
         let takes = Takes {
-            tls: listen.tls.then(|| Arc::clone(tls)),
+            tls: listen.tls.then(|| tls.clone()),
             raw: false,
             proxy_protocol: listen.proxy_protocol,
         };
         give(&mut of_cores, sockets, &takes);
     }
-    let stream_tls = without_protocols(tls);
+    let stream_tls = tls.without_protocols();
     let streams = settings.streams().map_err(ProxyError::Listeners)?;
     for (listen, number) in streams.into_iter().zip(1_u16..) {
         let (kind, tls) = match listen.kind {
             StreamKind::Tcp => (Type::STREAM, None),
-            StreamKind::Tls => (Type::STREAM, Some(Arc::clone(&stream_tls))),
+            StreamKind::Tls => (Type::STREAM, Some(stream_tls.clone())),
             StreamKind::Udp => (Type::DGRAM, None),
         };
         let asked = Asked {
@@ -142,11 +142,4 @@ fn give(of_cores: &mut [OfCore], sockets: Sockets, takes: &Takes) {
                 takes: takes.clone(),
             }));
     }
-}
-
-/// The same TLS for streams, of whose protocol nothing is known.
-fn without_protocols(tls: &Arc<ServerConfig>) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::clone(tls);
-    config.alpn_protocols.clear();
-    Arc::new(config)
 }

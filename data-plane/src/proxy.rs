@@ -21,10 +21,11 @@ use crate::core::Node;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
 use crate::limits::Limits;
-use crate::listening::certificates::{CertificateError, DefaultCertificate, server_config};
+use crate::listening::certificates::{CertificateError, DefaultCertificate};
 use crate::listening::connections::Connections;
 use crate::listening::inherited::Inherited;
 use crate::listening::listener::run;
+use crate::listening::tls::Tls;
 use crate::listening::{Listeners, listen};
 use crate::live::Live;
 use crate::memory::{self, Memory};
@@ -136,7 +137,8 @@ impl Proxy {
     ) -> Result<Self, ProxyError> {
         check_listeners(settings)?;
         let default = Arc::new(default_certificate(settings)?);
-        let tls = server_config(Arc::clone(&default), Arc::clone(&live))?;
+        let suites = &settings.proxy_tls_cipher_suites;
+        let tls = Tls::new(suites, Arc::clone(&default), Arc::clone(&live))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = if settings.workers == 0 {
             cores
@@ -273,7 +275,8 @@ impl Proxy {
 /// Reads the files that the settings of the proxy name, and looks where it writes to. What keeps nothing from running is
 /// returned.
 pub(crate) fn check(settings: &Settings) -> Result<Vec<String>, ProxyError> {
-    server_config(Arc::new(default_certificate(settings)?), Live::default())?;
+    let default = Arc::new(default_certificate(settings)?);
+    Tls::new(&settings.proxy_tls_cipher_suites, default, Live::default())?;
     told(settings)?;
     real_ip(settings)?;
     check_listeners(settings)?;

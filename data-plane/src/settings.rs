@@ -13,6 +13,8 @@ use shared::telemetry::LogFormat;
 
 pub use self::listen::{PortMap, ProxyListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
+use crate::listening::tls::CIPHER_SUITES;
+pub use crate::listening::tls::Cipher;
 pub use shared::listen::{Listen, PlainListen};
 
 /// The program `wardgate-data-plane`.
@@ -141,6 +143,15 @@ pub struct Settings {
     /// The private key of `proxy_tls_certificate`, PEM.
     #[arg(long, value_name = "FILE", requires = "proxy_tls_certificate")]
     pub proxy_tls_key: Option<PathBuf>,
+    /// Cipher suites that clients are spoken to with over TLS, by OpenSSL's names, the best first; a client that puts
+    /// `ChaCha20` first gets its own order. Without those of TLS 1.3, or of TLS 1.2, there is no such version.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = CIPHER_SUITES,
+        value_name = "NAME,…"
+    )]
+    pub proxy_tls_cipher_suites: Vec<Cipher>,
     /// The certificate that is presented to upstream servers where neither service nor upstream has one, PEM.
     #[arg(long, value_name = "FILE", requires = "upstream_tls_key")]
     pub upstream_tls_certificate: Option<PathBuf>,

@@ -18,13 +18,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use plugins::exchange::{Captures, Identity, TlsSession, Try};
 use plugins::filter::{Counts, Filter as _, Over};
 use plugins::stream::StreamLog;
-use rustls::server::Acceptor;
+use rustls::server::{Accepted, Acceptor};
 use serde::Serialize;
 use shared::clock::{UnixTime, monotonic};
 use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::StartHandshake;
 use uuid::Uuid;
 
 use crate::balancer::hash::{self, Hashable};
@@ -35,6 +35,7 @@ use crate::core::Core;
 use crate::host::CoreHost;
 use crate::http1::headers::View;
 use crate::listening::handshake::session;
+use crate::listening::tls::Tls;
 use crate::metrics::Ended;
 use crate::pipeline::{Put, milliseconds};
 use crate::quota::Taken;
@@ -229,7 +230,7 @@ pub(crate) async fn serve(
     stream: TcpStream,
     source: SocketAddr,
     port: u16,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
 ) {
     let start = monotonic();
     let carried = Rc::new(Carried::default());
@@ -255,7 +256,7 @@ async fn route_and_carry(
     core: &Core,
     mut stream: TcpStream,
     asked: Asked<'_>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     carried: &Rc<Carried>,
     line: &mut Line,
 ) -> Result<(), StreamError> {
@@ -269,9 +270,10 @@ async fn route_and_carry(
     line.protocol = "tls";
     let patience = core.node.limits.handshake;
     let hello = tokio::time::timeout(patience, hello(&mut stream)).await;
-    let (bytes, name) = hello
+    let (bytes, begun) = hello
         .map_err(|_| StreamError::Slow)?
         .map_err(StreamError::Handshake)?;
+    let name = begun.client_hello().server_name().map(str::to_owned);
     line.server_name.clone_from(&name);
     let asked = Asked {
         kind: Kind::Passed,
@@ -293,19 +295,18 @@ async fn route_and_carry(
     };
     // Whoever has no route hears so before any certificate is shown.
     let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;
-    let (reader, writer) = stream.into_split();
-    let client = tokio::io::join(io::Cursor::new(bytes).chain(reader), writer);
-    let accepted = tokio::time::timeout(patience, tls.accept(client)).await;
+    let rest = tls.finish(StartHandshake::from_parts(begun, stream));
+    let accepted = tokio::time::timeout(patience, rest).await;
     let client = accepted
         .map_err(|_| StreamError::Slow)?
-        .map_err(StreamError::Handshake)?;
+        .map_err(|(error, _)| StreamError::Handshake(error))?;
     line.run.tls = session(client.get_ref().1);
     let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
     upstream.carry(client, Early::default(), carried).await
 }
 
-/// Reads up to the end of a `ClientHello`: its bytes, and the server name in it.
-async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Option<String>)> {
+/// Reads up to the end of a `ClientHello`: all bytes, and the handshake that they begin.
+async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Accepted)> {
     let mut acceptor = Acceptor::default();
     let mut bytes = Vec::new();
     loop {
@@ -321,10 +322,7 @@ async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Option<String>)> 
             acceptor.read_tls(&mut fresh)?;
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_owned);
-                return Ok((bytes, name));
-            }
+            Ok(Some(accepted)) => return Ok((bytes, accepted)),
             Ok(None) => {}
             Err((error, _)) => return Err(io::Error::other(error)),
         }

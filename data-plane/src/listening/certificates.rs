@@ -8,8 +8,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -19,7 +17,6 @@ use shared::clock::UnixTime;
 use shared::renewal::Renewal;
 use shared::tls::{Identity, TlsError, expires_at, provider};
 
-use crate::listening::client_certificates::Asking;
 use crate::live::Live;
 
 /// Ends of certificates that a report has room for, besides those of the node's own.
@@ -107,21 +104,6 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, Certificate
 
 fn certified((chain, key): Pair) -> Result<Arc<CertifiedKey>, CertificateError> {
     Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
-}
-
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, resumed by tickets.
-pub(crate) fn server_config(
-    default: Arc<DefaultCertificate>,
-    live: Live,
-) -> Result<Arc<ServerConfig>, CertificateError> {
-    let asking = Arc::new(Asking::new(Arc::clone(&live)));
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(asking)
-        .with_cert_resolver(Arc::new(ByName { live, default }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = Ticketer::new()?;
-    Ok(Arc::new(config))
 }
 
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -215,9 +197,15 @@ impl ServerNames {
 }
 
 /// Chooses by the name that a client asks for.
-struct ByName {
+pub(crate) struct ByName {
     live: Live,
     default: Arc<DefaultCertificate>,
+}
+
+impl ByName {
+    pub(crate) fn new(live: Live, default: Arc<DefaultCertificate>) -> Self {
+        Self { live, default }
+    }
 }
 
 impl fmt::Debug for ByName {

@@ -38,7 +38,7 @@ pub(crate) fn session(connection: &ServerConnection) -> Option<TlsSession> {
 }
 
 /// What OpenSSL calls a cipher suite.
-const fn cipher(suite: CipherSuite) -> Option<&'static str> {
+pub(crate) const fn cipher(suite: CipherSuite) -> Option<&'static str> {
     Some(match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",

@@ -8,14 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use rustls::ServerConfig;
 use shared::clock::monotonic;
 use shared::telemetry::chain;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
@@ -23,6 +21,7 @@ use crate::listening::connections::{Admission, Connections, Full};
 use crate::listening::handshake::Handshake;
 use crate::listening::proxy_protocol;
 use crate::listening::shortage::Shortage;
+use crate::listening::tls::Tls;
 use crate::metrics::Metrics;
 use crate::orders::{Orders, stopped};
 use crate::pipeline::Peer;
@@ -52,17 +51,11 @@ pub(crate) struct Bound {
 #[derive(Clone, Debug)]
 pub(crate) struct Takes {
     /// The TLS that they speak.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Tls>,
     /// Whether they are byte streams, and no HTTP.
     pub(crate) raw: bool,
     /// Whether each begins with a header of the PROXY protocol.
     pub(crate) proxy_protocol: bool,
-}
-
-impl Takes {
-    fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.tls.clone().map(TlsAcceptor::from)
-    }
 }
 
 /// What one core listens on.
@@ -197,10 +190,9 @@ async fn accept(
                     if takes.proxy_protocol {
                         Box::pin(announced(core, stream, source, takes, peer, orders)).await;
                     } else if takes.raw {
-                        Box::pin(streams::serve(core, stream, source, port, takes.acceptor()))
-                            .await;
+                        Box::pin(streams::serve(core, stream, source, port, takes.tls)).await;
                     } else {
-                        let serving = connection(core, stream, takes.acceptor(), peer, orders);
+                        let serving = connection(core, stream, takes.tls, peer, orders);
                         Box::pin(serving).await;
                     }
                     metrics.open.fetch_sub(1, Ordering::Relaxed);
@@ -225,10 +217,10 @@ async fn announced(
         Ok(client) => {
             if takes.raw {
                 let source = client.unwrap_or(source);
-                return streams::serve(core, stream, source, peer.port(), takes.acceptor()).await;
+                return streams::serve(core, stream, source, peer.port(), takes.tls).await;
             }
             peer.announced = client.map(|client| client.ip().to_canonical());
-            connection(core, stream, takes.acceptor(), peer, orders).await;
+            connection(core, stream, takes.tls, peer, orders).await;
         }
         Err(error) => {
             let address = peer.address();
@@ -257,7 +249,7 @@ pub(crate) fn admit(
 async fn connection(
     core: Rc<Core>,
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     mut peer: Peer,
     orders: watch::Receiver<Orders>,
 ) {
@@ -266,9 +258,9 @@ async fn connection(
             let (stream, early) = (Stream::Plain(stream), BytesMut::new());
             serve(core, stream, early, Rc::new(peer), orders).await;
         }
-        Some(acceptor) => {
+        Some(tls) => {
             let limit = core.node.limits.handshake;
-            let secured = Box::pin(secured(stream, acceptor, &mut peer));
+            let secured = Box::pin(secured(stream, tls, &mut peer));
             let secured = tokio::time::timeout(limit, secured).await;
             match secured {
                 Ok(Ok((stream, early))) => serve(core, stream, early, Rc::new(peer), orders).await,
@@ -283,7 +275,7 @@ async fn connection(
 /// be told.
 async fn secured(
     mut stream: TcpStream,
-    acceptor: TlsAcceptor,
+    tls: Tls,
     peer: &mut Peer,
 ) -> io::Result<(Stream, BytesMut)> {
     let mut early = BytesMut::with_capacity(HELLO);
@@ -293,10 +285,7 @@ async fn secured(
         (peer.tls, peer.bare) = (false, true);
         return Ok((Stream::Plain(stream), early));
     }
-    let accepted = acceptor
-        .accept(Corked::new(stream, early))
-        .into_fallible()
-        .await;
+    let accepted = tls.accept(Corked::new(stream, early)).await;
     if let Ok(stream) = &accepted {
         peer.handshake = Some(Handshake::of(stream.get_ref().1));
     }

@@ -389,7 +389,7 @@ impl Pool {
             )
             .into_fallible()
             .await;
-        Stream::secured(outcome)
+        Stream::secured(outcome.map_err(|(error, socket)| (error, Some(socket))))
             .await
             .map_err(|source| UpstreamError::Tls { address, source })
     }

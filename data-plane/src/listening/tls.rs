@@ -1,0 +1,231 @@
+//! The TLS that clients are spoken to: which cipher suites it takes, and what the first message of a client decides.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, Ticketer};
+use rustls::server::{Acceptor, ClientHello};
+use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use shared::tls::provider;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use crate::listening::certificates::{ByName, CertificateError, DefaultCertificate};
+use crate::listening::client_certificates::Asking;
+use crate::listening::handshake::cipher;
+use crate::live::Live;
+
+/// The suites that are taken unless a setting says otherwise, the best first. AES of 128 bits with SHA-256 stands before
+/// that of 256 bits with SHA-384: no attack tells them apart, and processors have instructions for all of the former, which
+/// makes a third of a handshake's cost (as `BoringSSL`, Go and Mozilla's guide have it).
+pub(crate) const CIPHER_SUITES: &str = "TLS_AES_128_GCM_SHA256,TLS_AES_256_GCM_SHA384,TLS_CHACHA20_POLY1305_SHA256,\
+     ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
+     ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
+
+/// A cipher suite, by the name that OpenSSL has for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cipher(SupportedCipherSuite);
+
+impl FromStr for Cipher {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let named = |suite: &&SupportedCipherSuite| cipher(suite.suite()) == Some(name.trim());
+        let found = ALL_CIPHER_SUITES.iter().find(named);
+        found.copied().map(Self).ok_or_else(|| {
+            format!(
+                "this cipher suite is unknown or not secure; there are {}",
+                CIPHER_SUITES.replace(',', ", ")
+            )
+        })
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(cipher(self.0.suite()).unwrap_or_default())
+    }
+}
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// With the suites in our order.
+    ours: Arc<ServerConfig>,
+    /// With the suites in the client's order.
+    clients: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// TLS 1.2 and 1.3, as far as `suites` are for them, with HTTP/2 and HTTP/1.1, resumed by tickets.
+    pub(crate) fn new(
+        suites: &[Cipher],
+        default: Arc<DefaultCertificate>,
+        live: Live,
+    ) -> Result<Self, CertificateError> {
+        let provider = CryptoProvider {
+            cipher_suites: suites.iter().map(|suite| suite.0).collect(),
+            ..CryptoProvider::clone(&provider())
+        };
+        let versions: Vec<&SupportedProtocolVersion> = [&version::TLS13, &version::TLS12]
+            .into_iter()
+            .filter(|version| suites.iter().any(|suite| suite.0.version() == *version))
+            .collect();
+        let asking = Arc::new(Asking::new(Arc::clone(&live)));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions)?
+            .with_client_cert_verifier(asking)
+            .with_cert_resolver(Arc::new(ByName::new(live, default)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = Ticketer::new()?;
+        let clients = Arc::new(config.clone());
+        config.ignore_client_order = true;
+        Ok(Self {
+            ours: Arc::new(config),
+            clients,
+        })
+    }
+
+    /// The same for streams, of whose protocol nothing is known.
+    pub(crate) fn without_protocols(&self) -> Self {
+        let without = |config: &ServerConfig| {
+            let mut config = config.clone();
+            config.alpn_protocols.clear();
+            Arc::new(config)
+        };
+        Self {
+            ours: without(&self.ours),
+            clients: without(&self.clients),
+        }
+    }
+
+    /// Shakes hands with the client at the other end of `stream`. If that fails, what may be left to be sent is in the
+    /// stream that comes back, if one does.
+    pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> Result<TlsStream<S>, (io::Error, Option<S>)> {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        match (&mut acceptor).await {
+            Ok(start) => self.finish(start).await,
+            Err(error) => Err((error, acceptor.take_io())),
+        }
+    }
+
+    /// Ends the handshake that a client has begun.
+    pub(crate) async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        start: StartHandshake<S>,
+    ) -> Result<TlsStream<S>, (io::Error, Option<S>)> {
+        let config = Arc::clone(self.choose(&start.client_hello()));
+        let accepted = start.into_stream(config).into_fallible().await;
+        accepted.map_err(|(error, stream)| (error, Some(stream)))
+    }
+
+    /// A client that would rather have `ChaCha20` has no instructions for AES: it gets its will.
+    fn choose(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let suites = &self.ours.crypto_provider().cipher_suites;
+        let taken = |suite: &&CipherSuite| suites.iter().any(|ours| ours.suite() == **suite);
+        match hello.cipher_suites().iter().find(taken) {
+            Some(
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ) => &self.clients,
+            _ => &self.ours,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::ClientConfig;
+    use rustls::RootCertStore;
+    use rustls_pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    fn suites(names: &str) -> Vec<Cipher> {
+        names.split(',').map(|name| name.parse().unwrap()).collect()
+    }
+
+    /// What `server` and a client that offers `offered`, in this order, agree on.
+    async fn agreed(server: &str, offered: &str) -> Option<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["pem", "key"].map(|name| directory.path().join(name));
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let default = Arc::new(DefaultCertificate::new(Some((&certificate, &key))).unwrap());
+        let tls = Tls::new(&suites(server), default, Live::default()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let provider = CryptoProvider {
+            cipher_suites: suites(offered).into_iter().map(|suite| suite.0).collect(),
+            ..CryptoProvider::clone(&provider())
+        };
+        let client = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let connector = TlsConnector::from(Arc::new(client));
+        let name = ServerName::try_from("localhost").unwrap();
+        let (accepted, _) = tokio::join!(tls.accept(near), connector.connect(name, far));
+        let suite = accepted.ok()?.get_ref().1.negotiated_cipher_suite()?;
+        Some(Cipher(suite).to_string())
+    }
+
+    const AES_128: &str = "TLS_AES_128_GCM_SHA256";
+    const AES_256: &str = "TLS_AES_256_GCM_SHA384";
+    const CHACHA: &str = "TLS_CHACHA20_POLY1305_SHA256";
+
+    #[tokio::test]
+    async fn suites_are_chosen_in_our_order_unless_the_client_has_no_aes_of_its_own() {
+        for (offered, chosen) in [
+            (format!("{AES_256},{CHACHA},{AES_128}"), AES_128),
+            (format!("{AES_256},{CHACHA}"), AES_256),
+            (format!("{CHACHA},{AES_128}"), CHACHA),
+            (
+                "ECDHE-ECDSA-AES256-GCM-SHA384,ECDHE-ECDSA-AES128-GCM-SHA256".to_owned(),
+                "ECDHE-ECDSA-AES128-GCM-SHA256",
+            ),
+        ] {
+            let agreed = agreed(CIPHER_SUITES, &offered).await;
+            assert_eq!(agreed.as_deref(), Some(chosen), "{offered}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_suites_of_the_setting_are_taken_and_the_versions_that_they_are_for() {
+        let modern = format!("{AES_256},{AES_128}");
+        let all = agreed(&modern, CIPHER_SUITES).await;
+        assert_eq!(all.as_deref(), Some(AES_256));
+        let old = "ECDHE-ECDSA-AES256-GCM-SHA384";
+        assert_eq!(agreed(&modern, old).await, None);
+        assert_eq!(agreed(old, CIPHER_SUITES).await.as_deref(), Some(old));
+        // A client's wish is not for what is not taken.
+        let wish = format!("{CHACHA},{AES_128},{AES_256}");
+        assert_eq!(agreed(&modern, &wish).await.as_deref(), Some(AES_256));
+    }
+
+    #[test]
+    fn every_suite_has_a_name_and_other_names_are_refused_with_those_that_there_are() {
+        let named: Vec<String> = suites(CIPHER_SUITES)
+            .iter()
+            .map(Cipher::to_string)
+            .collect();
+        assert_eq!(named.join(","), CIPHER_SUITES);
+        assert_eq!(named.len(), ALL_CIPHER_SUITES.len());
+        for wrong in ["", "RC4-SHA", "AES128-SHA", "ECDHE-RSA-AES128-SHA"] {
+            let told = wrong.parse::<Cipher>().unwrap_err();
+            assert!(told.contains(AES_128), "{told}");
+        }
+    }
+}
