@@ -3,6 +3,7 @@
 mod attempt;
 pub(crate) mod fields;
 mod frames;
+pub(crate) mod interim;
 mod returned;
 mod upgrade;
 
@@ -15,6 +16,7 @@ use plugins::exchange::Try;
 use shared::clock::monotonic;
 
 use self::attempt::{Attempt, Stage, choose, once};
+use self::interim::Interim;
 pub(crate) use self::returned::response;
 pub(crate) use self::upgrade::{Switching, tunnel};
 use crate::balancer::{Balancer, Lease, Peer};
@@ -50,6 +52,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// Whether the client takes trailers.
     pub(crate) trailers: bool,
+    /// Where answers go that come before the last one, if the client takes such.
+    pub(crate) interim: Option<&'a Interim>,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
     /// Whether the gateway asks for itself. Then a kept connection that closed without a word counts as one that was

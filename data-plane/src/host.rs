@@ -116,6 +116,7 @@ impl CoreHost {
             lines: [&[]; 2],
             upgrade: None,
             trailers: false,
+            interim: None,
             timeouts,
             retries: 0,
             own: true,

@@ -196,8 +196,13 @@ async fn exchange(
     let returned = {
         let mut handling = pin!(handle(Rc::clone(core), Rc::clone(peer), arrival));
         let returned = poll_fn(|cx| {
-            if let Poll::Ready(returned) = handling.as_mut().poll(cx) {
+            let handled = handling.as_mut().poll(cx);
+            let told = client.borrow_mut().tell(cx, &peer.interim);
+            if let Poll::Ready(returned) = handled {
                 return Poll::Ready(Some(returned));
+            }
+            if told.is_err() {
+                return Poll::Ready(None);
             }
             if refusal.is_none() && client.borrow_mut().poll_left(cx) {
                 Poll::Ready(None)

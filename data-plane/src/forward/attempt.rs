@@ -19,7 +19,7 @@ use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::writer::{decimal, field};
 use crate::router::split_port;
-use crate::upstream::exchange::{Answer, Pump, exchange};
+use crate::upstream::exchange::{Answer, Asked, Pump, exchange};
 use crate::upstream::http2::{self, Seen};
 use crate::upstream::origin::Origin;
 use crate::upstream::pool::Pool;
@@ -197,8 +197,11 @@ pub(super) async fn once(
         connection,
         Rc::clone(pool),
         pump,
-        outgoing.method,
-        outgoing.upgrade.is_some(),
+        Asked {
+            method: outgoing.method,
+            upgrades: outgoing.upgrade.is_some(),
+            interim: outgoing.interim,
+        },
         outgoing.timeouts,
     )
     .await

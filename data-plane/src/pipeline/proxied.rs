@@ -191,6 +191,7 @@ impl Ways<'_> {
             lines: [sent.put.lines(), lines.as_deref().unwrap_or_default()],
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,
+            interim: (sent.version == Version::HTTP_11).then_some(&peer.interim),
             timeouts: service.timeouts,
             retries: service.retries,
             own: false,

@@ -14,6 +14,7 @@ use plugins::glance::Value;
 use super::kept::Kept;
 use crate::error::GatewayError;
 use crate::forward::fields;
+use crate::forward::interim::Interim;
 use crate::http1::head::check_host;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
@@ -48,6 +49,8 @@ pub(crate) struct Peer {
     pub(crate) handshake: Option<Handshake>,
     given_up: Cell<GivenUp>,
     pub(super) kept: RefCell<Kept>,
+    /// What it is to be told before the answer to the request under way.
+    pub(crate) interim: Interim,
 }
 
 /// How many requests a client has given up.
@@ -75,6 +78,7 @@ impl Peer {
             handshake: None,
             given_up: Cell::default(),
             kept: RefCell::default(),
+            interim: Interim::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The head of an answer, and how its body is framed (RFC 9112 §6).
 
 use bytes::BytesMut;
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use http_body::{Body as _, SizeHint};
 
 use crate::http1::head::is_bodiless;
@@ -126,6 +126,15 @@ impl Answer<'_> {
             closes,
         }
     }
+}
+
+/// Writes an answer that is not the last.
+pub(super) fn write_informational(head: &mut BytesMut, status: StatusCode, fields: &HeaderMap) {
+    write_status(head, false, status, None);
+    for (name, value) in fields {
+        field(head, name.as_str(), value.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
 }
 
 fn write_status(head: &mut BytesMut, http10: bool, status: StatusCode, reason: Option<&[u8]>) {

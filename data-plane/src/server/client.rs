@@ -14,8 +14,10 @@ use http::HeaderMap;
 use http_body::Frame;
 use shared::clock::monotonic;
 
+use super::answer::write_informational;
 use super::head::Incoming;
 use crate::body::RequestBodyError;
+use crate::forward::interim::Interim;
 use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
@@ -270,6 +272,21 @@ impl Client {
                 self.stream.poll_fill(cx, &mut self.input),
                 Poll::Ready(Ok(0) | Err(_))
             )
+    }
+
+    /// Tells the client what comes before the answer.
+    pub(super) fn tell(&mut self, cx: &mut Context<'_>, interim: &Interim) -> io::Result<()> {
+        for (status, fields) in interim.take() {
+            write_informational(self.output.head(), status, &fields);
+        }
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        // What it does not take now is watched over when the answer is there.
+        match self.output.poll_flush(cx, &mut self.stream) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// The place for the answer's head.

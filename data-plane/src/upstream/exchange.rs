@@ -14,6 +14,7 @@ use super::pool::Pool;
 use super::{Connection, UpstreamError};
 use crate::body::{RequestBody, RequestBodyError, ResponseBody};
 use crate::forward::fields::forwardable_trailers;
+use crate::forward::interim::Interim;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{ResponseHead, take_response};
 use crate::http1::{Framing, FramingError};
@@ -30,6 +31,16 @@ pub(crate) struct Timeouts {
     pub(crate) write: Duration,
     /// Between two reads.
     pub(crate) read: Duration,
+}
+
+/// What of a request decides how its answer is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) method: &'a Method,
+    /// Whether the connection is to switch to another protocol.
+    pub(crate) upgrades: bool,
+    /// Where informational answers go.
+    pub(crate) interim: Option<&'a Interim>,
 }
 
 /// Carries a request's body to the connection.
@@ -149,12 +160,10 @@ pub(crate) async fn exchange(
     mut connection: Box<Connection>,
     pool: Rc<Pool>,
     mut pump: Pump,
-    method: &Method,
-    upgrades: bool,
+    asked: Asked<'_>,
     timeouts: Timeouts,
 ) -> Result<Answer, Failure> {
-    let read =
-        poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, method, upgrades, timeouts)).await;
+    let read = poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, asked, timeouts)).await;
     let (head, sent) = match read {
         Ok(read) => read,
         Err(error) => {
@@ -222,8 +231,7 @@ fn poll_head(
     cx: &mut Context<'_>,
     connection: &mut Connection,
     pump: &mut Pump,
-    method: &Method,
-    upgrades: bool,
+    asked: Asked<'_>,
     timeouts: Timeouts,
 ) -> Poll<Result<(ResponseHead, bool), UpstreamError>> {
     let before = connection.phase;
@@ -232,7 +240,7 @@ fn poll_head(
         Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) => return Poll::Ready(Err(error)),
         Poll::Ready(Err(error)) => {
             // The server may have answered before it closed: 413, say.
-            return match poll_final_head(cx, connection, method, upgrades) {
+            return match poll_final_head(cx, connection, asked) {
                 Poll::Ready(Ok(head)) => Poll::Ready(Ok((
                     ResponseHead {
                         keep_alive: false,
@@ -245,7 +253,7 @@ fn poll_head(
         }
         Poll::Pending => false,
     };
-    match poll_final_head(cx, connection, method, upgrades) {
+    match poll_final_head(cx, connection, asked) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, sent))),
         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
         Poll::Pending => {}
@@ -301,12 +309,11 @@ pub(crate) enum Phase {
     Reading,
 }
 
-/// Reads until the head of the final answer, past informational ones.
+/// Reads until the head of the final answer; informational ones before it are passed on.
 fn poll_final_head(
     cx: &mut Context<'_>,
     connection: &mut Connection,
-    method: &Method,
-    upgrades: bool,
+    asked: Asked<'_>,
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
         loop {
@@ -314,7 +321,7 @@ fn poll_final_head(
             if input.is_empty() {
                 break;
             }
-            let Some(head) = take_response(finder, input, method)? else {
+            let Some(head) = take_response(finder, input, asked.method)? else {
                 break;
             };
             if !head.status.is_informational() {
@@ -323,7 +330,7 @@ fn poll_final_head(
             }
             connection.informational += 1;
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(if upgrades {
+                return Poll::Ready(if asked.upgrades {
                     Ok(head)
                 } else {
                     Err(UpstreamError::Informational)
@@ -331,6 +338,9 @@ fn poll_final_head(
             }
             if connection.informational > MAX_INFORMATIONAL {
                 return Poll::Ready(Err(UpstreamError::Informational));
+            }
+            if let Some(interim) = asked.interim {
+                interim.add(head);
             }
         }
         match connection.stream.poll_fill(cx, &mut connection.input) {

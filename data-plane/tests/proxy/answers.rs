@@ -1,6 +1,6 @@
 //! What the gateway says by itself: forms of errors, fields about itself, answers about protocols.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use data_plane::limits::Limits;
@@ -237,5 +237,48 @@ fn a_status_without_a_name_keeps_that_of_the_upstream() {
         let head = heads.recv().unwrap();
         assert!(head.starts_with("OPTIONS * HTTP/1.1\r\n"), "{head}");
     }
+    stop(proxy);
+}
+
+#[test]
+fn what_a_server_says_before_its_answer_reaches_clients_that_take_it_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (go_on, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            read_until(&mut stream, "\r\n\r\n").unwrap();
+            let before = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+                          HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-own\r\nX-Own: 1\r\n\
+                          X-Accel-Expires: 1\r\nContent-Length: 7\r\n\r\n";
+            stream.write_all(before.as_bytes()).unwrap();
+            told.recv().unwrap();
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    });
+    let routes = [json!({"paths": ["/"]})];
+    let proxy = start(configuration(port, &json!({}), &routes));
+    let mut client = connect(&proxy);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    let first = read_until(&mut client, "\r\n\r\n").unwrap();
+    assert_eq!(first, "HTTP/1.1 102 Processing\r\n\r\n");
+    let second = read_until(&mut client, "\r\n\r\n").unwrap();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+    assert_eq!(second, hints, "nothing of the server's own connection");
+    go_on.send(()).unwrap();
+    let mut last = String::new();
+    client.read_to_string(&mut last).unwrap();
+    assert!(
+        last.starts_with("HTTP/1.1 200 OK\r\n") && last.ends_with("\r\n\r\nok"),
+        "{last}"
+    );
+
+    // A client of HTTP/1.0 would take the first answer for the last.
+    go_on.send(()).unwrap();
+    let old = ask(&proxy, "GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
+    assert_eq!(old.matches("HTTP/1.").count(), 1, "{old}");
     stop(proxy);
 }

@@ -1,0 +1,29 @@
+//! Answers that are not the last to a request, on their way to the client (RFC 9110 §15.2).
+
+use std::cell::RefCell;
+
+use http::{HeaderMap, StatusCode};
+
+use super::returned::returned_fields;
+use crate::http1::head::ResponseHead;
+
+/// What a server has said beforehand and the client has not been told yet: that the request is under way (102), what the
+/// answer will need (103). One client's connection of HTTP/1.1 has one; the library that serves HTTP/2 takes none.
+#[derive(Debug, Default)]
+pub(crate) struct Interim(RefCell<Vec<(StatusCode, HeaderMap)>>);
+
+impl Interim {
+    /// Adds `head` as the client may see it. That the server waits for the body is between the two of us: the client hears
+    /// so when its body is asked for.
+    pub(crate) fn add(&self, head: ResponseHead) {
+        if head.status != StatusCode::CONTINUE {
+            let fields = returned_fields(head.headers.into_map(), head.status, false, false);
+            self.0.borrow_mut().push((head.status, fields));
+        }
+    }
+
+    /// What there is to tell now.
+    pub(crate) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
+        self.0.take()
+    }
+}
