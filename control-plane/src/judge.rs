@@ -12,7 +12,7 @@ use crate::admin::Access;
 use crate::admin::files::read_token;
 use crate::admin::listener::server_config;
 use crate::config_sync;
-use crate::settings::{AdminListen, Settings};
+use crate::settings::{AdminListen, Settings, store_path};
 use crate::store::{SecretsKey, StoreError};
 
 /// What follows from settings that can be run by.
@@ -39,6 +39,10 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
             source,
         }
     })?;
+    let is_new = settings.etcd.used().is_none() && !store_path(&settings.data_directory).exists();
+    if is_new && settings.needs_user() {
+        return Err(StartError::NoUser);
+    }
     if let Some(path) = &settings.addresses_file {
         shared::machine::check_file(path).map_err(|source| StartError::Addresses {
             path: path.clone(),
@@ -72,28 +76,18 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
             });
         }
     }
-    let pages = settings.pages().map_err(StartError::Listeners)?;
-    let pages = pages.iter().flat_map(|(setting, all)| {
-        let addresses = all.iter().map(|one| one.address);
-        addresses.map(move |address| (*setting, address))
-    });
-    let mut consoles = pages
-        .clone()
+    let addresses = settings.addresses().map_err(StartError::Listeners)?;
+    let mut consoles = addresses
+        .iter()
         .filter(|(setting, _)| *setting == "console_listen");
     if let Some((setting, address)) = consoles.find(|(_, address)| exposed(address)) {
         return Err(StartError::Exposed {
             setting,
-            address,
+            address: *address,
             missing: "TLS, which it has not: put a proxy in front, or forward a port",
         });
     }
-    let admin = admins.iter().map(|(setting, one)| (*setting, one.address));
-    distinct(
-        admin
-            .chain(pages)
-            .chain([("cluster_listen", settings.cluster_listen)]),
-    )
-    .map_err(StartError::Listeners)?;
+    distinct(addresses).map_err(StartError::Listeners)?;
     let admin_tls = match (
         admins.iter().any(|(_, listener)| listener.tls),
         &settings.admin_certificate,

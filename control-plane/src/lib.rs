@@ -32,6 +32,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+mod succession;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -46,7 +47,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use admin::files::TokenError;
-use admin::{Access, Admin, files as admin_files};
+use admin::{Admin, files as admin_files};
 use config_sync::Certificates;
 use exporter::Exporter;
 use fleet::{Fleet, Kept};
@@ -61,6 +62,7 @@ use revocations::Revoker;
 use settings::{Settings, export_path};
 use store::etcd::Board;
 use store::{SecretsKey, StoreError};
+use succession::Opened;
 
 /// How long requests to the Admin API may take to end when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -166,6 +168,7 @@ pub struct ControlPlane {
     nodes: Kept,
     /// What a process that takes this one's place is given. A socket on which nobody accepts any more must not stay open.
     sockets: Vec<(String, OwnedFd)>,
+    store: Opened,
 }
 
 impl ControlPlane {
@@ -187,12 +190,12 @@ impl ControlPlane {
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let exports = export_path(&settings.data_directory);
-        let publisher = open(&settings, key.clone(), &access).await?;
+        let publisher = open(&settings, key.clone()).await?;
         let mut following = Vec::new();
         if settings.etcd.used().is_some() {
             following.push(tokio::spawn(opening::follow(publisher.clone())));
         }
-        let rotation = Duration::from_secs(settings.session_key_rotation);
+        let store = Opened::by(&settings, key.clone());
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
         let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));
         let (renewed, admin_tls) = watch::channel(admin_tls);
@@ -232,8 +235,8 @@ impl ControlPlane {
         let (target, rollouts) = (config_sync.target(), config_sync.rollouts());
         let staged = rollouts.plan.is_some();
         let presence = board.map(|board| Presence::start(board, fleet.clone(), id, plan, staged));
+        let rotation = Duration::from_secs(settings.session_key_rotation);
         let rotating = rotate(publisher.clone(), rotation, fleet.clone(), target.clone());
-        let keys = tokio::spawn(rotating);
         let told = status::Told {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
@@ -266,12 +269,13 @@ impl ControlPlane {
             stop,
             served,
             pages,
-            keys,
+            keys: tokio::spawn(rotating),
             exports,
             following,
             presence,
             nodes,
             sockets: sockets.finish(),
+            store,
         })
     }
 
@@ -329,14 +333,10 @@ impl ControlPlane {
 }
 
 /// Opens the store, and sees to it that there is what serving needs: session keys, and a user where tokens are asked for.
-async fn open(
-    settings: &Settings,
-    key: SecretsKey,
-    access: &Access,
-) -> Result<Publisher, StartError> {
+async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StartError> {
     let exports = export_path(&settings.data_directory);
     let publisher = opening::open(settings, key, exports).await?;
-    if access.is_enforced() && settings.admin_token_file.is_none() && has_no_user(&publisher) {
+    if settings.needs_user() && has_no_user(&publisher) {
         return Err(StartError::NoUser);
     }
     let rotation = Duration::from_secs(settings.session_key_rotation);

@@ -114,6 +114,28 @@ impl Sockets {
     }
 }
 
+/// Says which of the addresses that are `asked` for cannot be listened at, but for those of the sockets that are `kept`.
+pub(crate) fn try_others(
+    asked: &[(&'static str, SocketAddr)],
+    kept: &[(String, OwnedFd)],
+) -> Result<(), StartError> {
+    let own: Vec<SocketAddr> = kept
+        .iter()
+        .filter_map(|(_, socket)| Socket::from(socket.try_clone().ok()?).local_addr().ok())
+        .collect();
+    for &(setting, address) in asked {
+        let failed = |source| StartError::Listen {
+            address,
+            setting,
+            source,
+        };
+        if address.port() != 0 && !own.contains(&address) {
+            bind(address, 1).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),

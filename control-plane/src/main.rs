@@ -73,7 +73,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
         started = ControlPlane::start_on(settings, inherited) => started?,
         () = signals.ended() => return Ok(None),
     };
-    let replaced = signals.stopped().await;
+    let replaced = signals.stopped(&control_plane).await;
     tracing::info!("stopping");
     let stopping = async {
         if replaced {
@@ -110,16 +110,27 @@ fn as_started() -> process::Command {
     command
 }
 
+/// Whether the program that is there now, with the settings that are there now, could take this one's place.
+async fn could_be_replaced(control_plane: &ControlPlane) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(would_start).await??;
+    // Settings that only another version can read are that one's to judge.
+    match Program::load(std::env::args_os()) {
+        Ok(program) => Ok(control_plane
+            .could_be_followed_by(&program.settings)
+            .await?),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Whether the program that is there now would start, as far as it can tell by itself.
-fn would_start() -> Result<(), String> {
+fn would_start() -> anyhow::Result<()> {
     let mut command = as_started();
-    let checked = command.arg("--check").stdin(Stdio::null()).output();
-    let output = checked.map_err(|error| error.to_string())?;
+    let output = command.arg("--check").stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.trim().trim_start_matches("error: ").to_owned())
+    anyhow::bail!("{}", said.trim().trim_start_matches("error: "))
 }
 
 #[expect(clippy::print_stderr, reason = "it is for whoever has asked")]
@@ -187,7 +198,7 @@ impl Signals {
 
     /// Returns when the process is to end; with `true`, when it is to be replaced, which SIGUSR2 and SIGHUP ask for: to read
     /// settings anew is to start anew. A program that would not start replaces nothing.
-    async fn stopped(&mut self) -> bool {
+    async fn stopped(&mut self, control_plane: &ControlPlane) -> bool {
         loop {
             tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt, &mut self.quit) => return false,
@@ -198,17 +209,16 @@ impl Signals {
                     continue;
                 }
             }
-            let checked = tokio::task::spawn_blocking(would_start);
             let checked = tokio::select! {
                 () = self.ended() => return false,
-                checked = checked => checked,
+                checked = could_be_replaced(control_plane) => checked,
             };
             match checked {
-                Ok(Ok(())) => return true,
-                Ok(Err(error)) => {
+                Ok(()) => return true,
+                Err(error) => {
+                    let error = format!("{error:#}");
                     tracing::error!(%error, "not replaced: this process goes on");
                 }
-                Err(error) => tracing::error!(%error, "not replaced: this process goes on"),
             }
         }
     }

@@ -266,6 +266,11 @@ impl Settings {
         }
     }
 
+    /// Whether nobody can use the Admin API but users that the store holds.
+    pub const fn needs_user(&self) -> bool {
+        self.enforce_rbac && self.admin_token_file.is_none()
+    }
+
     /// The file that holds the key of the store's secrets.
     pub fn secrets_key_path(&self) -> PathBuf {
         key_path(&self.data_directory, self.secrets_key_file.as_deref())

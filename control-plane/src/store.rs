@@ -45,6 +45,7 @@ use first_format::Proof;
 use past::Past;
 pub use past::REVISIONS;
 use room::Room;
+pub(crate) use room::check_room_to_open;
 use seal::Sealer;
 pub use seal::SecretsKey;
 use witness::Witness;

@@ -65,6 +65,7 @@ fn the_admin_api_is_not_exposed_by_accident() {
     };
     let guarded = Settings {
         enforce_rbac: true,
+        admin_token_file: Some(root.path().join("token")),
         ..plain.clone()
     };
     for settings in [plain.clone(), guarded, pair(base.clone())] {
@@ -78,6 +79,7 @@ fn the_admin_api_is_not_exposed_by_accident() {
     }
     check(&Settings {
         enforce_rbac: true,
+        admin_token_file: Some(root.path().join("token")),
         ..pair(base.clone())
     })
     .unwrap();
@@ -188,6 +190,92 @@ async fn tokens_are_asked_for_over_tls() {
     assert_eq!(ask_over_http2(address, &base.cluster_ca).await, 200);
     let past = control_plane.publisher().config().revision();
     assert!(past.0 > 0, "the session key was made");
+    control_plane.stop().await;
+}
+
+#[test]
+fn what_keeps_a_control_plane_from_starting_is_found_before_that() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let other = Settings {
+        cluster_key: base.cluster_key.with_file_name("node-1.key"),
+        ..base.clone()
+    };
+    let refused = shared::telemetry::chain(&check(&other).unwrap_err()).to_string();
+    assert!(refused.contains("KeyMismatch"), "{refused}");
+    let unusable = Settings {
+        enforce_rbac: true,
+        ..base.clone()
+    };
+    assert!(matches!(check(&unusable), Err(StartError::NoUser)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_gives_way_only_to_one_that_can_start() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let control_plane = ControlPlane::start(base.clone()).await.unwrap();
+    let own = Settings {
+        admin_listen: vec![control_plane.admin_address().into()],
+        cluster_listen: control_plane.cluster_address(),
+        ..base.clone()
+    };
+    for fine in [&base, &own] {
+        control_plane.could_be_followed_by(fine).await.unwrap();
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = root.path().join("other.key");
+    std::fs::write(&elsewhere, [7; 32]).unwrap();
+    let file = root.path().join("token");
+    for (settings, said) in [
+        (
+            Settings {
+                status_listen: vec![taken.local_addr().unwrap().into()],
+                ..own.clone()
+            },
+            "(status_listen)",
+        ),
+        (
+            Settings {
+                cluster_listen: "192.0.2.1:8005".parse().unwrap(),
+                ..own.clone()
+            },
+            "192.0.2.1:8005 (cluster_listen)",
+        ),
+        (
+            Settings {
+                secrets_key_file: Some(elsewhere),
+                ..own.clone()
+            },
+            "other.key is not the key that the store in",
+        ),
+        (
+            Settings {
+                secrets_key_file: Some(root.path().join("absent.key")),
+                ..own.clone()
+            },
+            "absent.key",
+        ),
+        (
+            Settings {
+                data_directory: file.join("data"),
+                ..own.clone()
+            },
+            "(data_directory)",
+        ),
+        (
+            Settings {
+                enforce_rbac: true,
+                ..own.clone()
+            },
+            "no user with a token yet",
+        ),
+    ] {
+        let refused = control_plane.could_be_followed_by(&settings).await;
+        let refused = refused.expect_err(said);
+        let refused = shared::telemetry::chain(&refused).to_string();
+        assert!(refused.contains(said), "{said}: {refused}");
+    }
     control_plane.stop().await;
 }
 

@@ -121,8 +121,13 @@ pub struct Settings {
     /// a logout elsewhere may not have been heard of; 0: sessions go on.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub sessions_max_silence: u64,
-    /// Threads that serve requests; 0: one per core.
-    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    /// Threads that serve requests, 1024 at most; 0: one per core.
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "NUMBER",
+        value_parser = RangedU64ValueParser::<usize>::new().range(..=1024)
+    )]
     pub workers: usize,
     /// Directory of the files that `{vault://file/…}` in the configuration may refer to. Without it no file can be
     /// referred to.

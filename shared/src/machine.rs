@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -70,6 +71,9 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
 
 /// Whether the file `path` can be written to, or made in a directory that is there.
 pub fn check_file(path: &Path) -> io::Result<()> {
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(ErrorKind::IsADirectory.into());
+    }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
         Ok(_) => Ok(access(path, Access::WRITE_OK)?),

@@ -95,5 +95,6 @@ fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
 pub fn judge(files: &ClusterFiles) -> Result<Option<String>, TlsError> {
     let (identity, authorities) = files.read()?;
     Signer::new(&identity)?;
+    tls::cluster_server(&identity, Arc::clone(&authorities))?;
     identity.judge(Role::ControlPlane, &authorities, UnixTime::now())
 }

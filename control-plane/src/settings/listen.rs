@@ -76,6 +76,23 @@ impl Settings {
             lists.map(|(name, list)| Ok::<_, String>((name, listeners(name, list)?)));
         Ok([console?, status?])
     }
+
+    /// Every address to listen at, and which setting says so.
+    ///
+    /// # Errors
+    ///
+    /// A list that contradicts itself, or no Admin API.
+    pub fn addresses(&self) -> Result<Vec<(&'static str, SocketAddr)>, String> {
+        let admins = self.admins()?;
+        let admins = admins.iter().map(|(setting, one)| (*setting, one.address));
+        let pages = self.pages()?;
+        let pages = pages.iter().flat_map(|(setting, all)| {
+            let addresses = all.iter().map(|one| one.address);
+            addresses.map(move |address| (*setting, address))
+        });
+        let cluster = [("cluster_listen", self.cluster_listen)];
+        Ok(admins.chain(pages).chain(cluster).collect())
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::Path;
 
+use super::StoreError;
+
 /// Less than this, in bytes, is never enough.
 const LEAST: u64 = 64 * 1024 * 1024;
 
@@ -12,6 +14,25 @@ const PART: u64 = 5;
 
 /// … unless that much, in bytes, is there: on a large disk the part says nothing.
 const PLENTY: u64 = 1024 * 1024 * 1024;
+
+/// Opening a store may write that much, in bytes: what its last process has left in its log is taken in.
+const OPENING: u64 = 16 * 1024 * 1024;
+
+/// Says why the store in `directory` may not open again, if there is too little room for that.
+pub(crate) fn check_room_to_open(directory: &Path) -> Result<(), StoreError> {
+    match Room::of(directory) {
+        Ok(room) if room.free < OPENING => Err(StoreError::Open {
+            path: directory.display().to_string(),
+            reason: format!(
+                "the disk has {} KiB free and opening may take {} MiB; make room",
+                room.free / 1024,
+                OPENING / (1024 * 1024)
+            ),
+        }),
+        // A disk that does not tell its space is not thereby full.
+        _ => Ok(()),
+    }
+}
 
 /// The space of a file system, in bytes.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand;
 use shared::secret::Secret;
 
@@ -42,6 +43,11 @@ impl SecretsKey {
             }
             read => read,
         }
+    }
+
+    /// Whether the two are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        verify_slices_are_equal(self.0.expose(), other.0.expose()).is_ok()
     }
 
     fn create(path: &Path) -> Result<Self, StoreError> {

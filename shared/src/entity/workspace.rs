@@ -14,7 +14,7 @@ use crate::types::{Name, Set, Tag};
 pub const DEFAULT_WORKSPACE: Uuid = Uuid::nil();
 
 /// First parts of URLs that are no entity, and so no workspace's name either.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 17] = [
     "admins",
     "audit",
     "cache",
@@ -29,6 +29,7 @@ const RESERVED: [&str; 16] = [
     "rollouts",
     "schemas",
     "status",
+    "tags",
     "timers",
     "userinfo",
 ];
