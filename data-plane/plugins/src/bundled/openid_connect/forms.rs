@@ -22,6 +22,7 @@ use super::flow::Pending;
 use super::logout::{Origin, origin};
 use super::request;
 use super::rules::Rules;
+use super::session_store::Aside;
 use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -79,8 +80,9 @@ pub(super) async fn keep(
     if let Some(store) = &rules.storage {
         let ring = &exchange.environment.session_keys;
         let name = suffix(state);
-        let keeping = store.keep_form(rules, ring, host, &name, &packed, KEPT);
-        if keeping.await {
+        let form = (Aside::Form, name.as_str());
+        let keeping = store.put_aside(rules, ring, host, form, &packed, KEPT);
+        if keeping.await.is_ok() {
             return Some(IN_STORE.to_owned());
         }
     }
@@ -120,7 +122,8 @@ pub(super) async fn take(
             let ring = &exchange.environment.session_keys;
             let store = rules.storage.as_ref()?;
             let name = suffix(&pending.state);
-            let taken = store.take_form(rules, ring, host, &name).await;
+            let form = (Aside::Form, name.as_str());
+            let taken = store.take_aside(rules, ring, host, form).await;
             unpacked(&taken?)?
         }
         text => unpacked(&URL_SAFE_NO_PAD.decode(text).ok()?)?,

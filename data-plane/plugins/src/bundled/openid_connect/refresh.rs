@@ -2,6 +2,8 @@
 //! needed it goes away, and with one result for all that ask with the same token for a while
 //! afterwards (OpenID Connect Core §12).
 
+mod unjudged;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,7 @@ use futures::future::{Either, select};
 use shared::clock::UnixTime;
 use tracing::{debug, info};
 
+use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
@@ -30,24 +33,27 @@ const LATE: Duration = Duration::from_secs(30);
 /// Most results that a node remembers.
 const MOST: usize = 10_000;
 
-/// How long an answer waits for the key that has signed it to become known.
-const UNJUDGED: Duration = Duration::from_mins(5);
-
-/// Most answers that wait for that.
-const MOST_UNJUDGED: usize = 1_000;
-
 type Outcome = Result<Arc<Tokens>, Failure>;
-
-/// Answers whose key is not known yet, and until when each is kept.
-type Unjudged = HashMap<[u8; 32], (UnixTime, Arc<Tokens>)>;
 
 /// The refreshes of a node.
 #[derive(Debug, Default)]
 struct Refreshes {
     flights: Arc<Flights<[u8; 32], Outcome>>,
     recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
-    /// What the provider gave for refresh tokens which by that are spent, signed with a key that is not known yet.
-    unjudged: Mutex<Unjudged>,
+    unjudged: Unjudged,
+}
+
+/// A refresh on its way to a result.
+struct Refresh<H> {
+    rules: Arc<Rules>,
+    host: H,
+    ring: KeyRing,
+    key: [u8; 32],
+    refreshes: Arc<Refreshes>,
+    client: usize,
+    refresh_token: String,
+    id_token: Option<String>,
+    passed_on: PassedOn,
 }
 
 /// What is to be refreshed.
@@ -96,55 +102,38 @@ pub(super) async fn refresh(
             pilot.land(&outcome);
             return outcome;
         }
-        let (refreshes, rules, its_host) =
-            (Arc::clone(&refreshes), Arc::clone(rules), host.clone());
-        let (refresh_token, id_token) = (refresh_token.to_owned(), id_token.map(str::to_owned));
-        let ring = ring.clone();
+        let refresh = Refresh {
+            rules: Arc::clone(rules),
+            host: host.clone(),
+            ring: ring.clone(),
+            key,
+            refreshes: Arc::clone(&refreshes),
+            client,
+            refresh_token: refresh_token.to_owned(),
+            id_token: id_token.map(str::to_owned),
+            passed_on,
+        };
         host.spawn(Box::pin(async move {
-            let ask = || async {
-                let given = if let Some(given) = refreshes.unjudged(&key, its_host.now()) {
-                    given
-                } else {
-                    let token = refresh_token.clone();
-                    Arc::new(run(&rules, &its_host, client, token, &passed_on).await?)
-                };
-                let judged = judge(&rules, &its_host, client, &given, id_token.as_deref()).await;
-                refreshes.note(key, &given, judged.as_ref().err(), its_host.now());
-                judged.map_err(Unaccepted::failure_for_now)?;
-                Ok(given)
-            };
-            let outcome = match its_host.claim(key, Work::Refresh).await {
-                Claim::Theirs(sealed) => {
-                    match told::open(&rules, &ring, &its_host, NAME, &sealed) {
-                        Some(tokens) => Ok(Arc::new(tokens)),
-                        None => ask().await,
-                    }
-                }
-                Claim::Alone => ask().await,
-                Claim::Ours => {
-                    let outcome = ask().await;
-                    let tokens = outcome.as_ref().ok();
-                    let sealed = tokens.and_then(|tokens| {
-                        told::seal(&rules, &ring, &its_host, NAME, tokens.as_ref())
-                    });
-                    its_host.publish(key, sealed);
-                    outcome
-                }
-            };
+            let claim = refresh.host.claim(key, Work::Refresh).await;
+            let is_ours = claim == Claim::Ours;
+            let outcome = refresh.run(claim).await;
+            let (rules, now) = (&refresh.rules, refresh.host.now());
             match &outcome {
                 Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
                 Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
             }
-            let now = its_host.now();
             let late = now.saturating_add(LATE);
             let until = match &outcome {
                 Ok(tokens) if brought && rules.config.provider.cache_tokens => {
-                    late.max(lasts_until(&rules, tokens, now))
+                    late.max(lasts_until(rules, tokens, now))
                 }
                 _ => late,
             };
             refreshes.remember(key, &outcome, until, now);
             pilot.land(&outcome);
+            if is_ours {
+                refresh.go_on_telling().await;
+            }
         }));
     }
     let landed = async {
@@ -175,27 +164,81 @@ fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
 /// What tokens are sealed as on their way to another node. No cookie has such a name.
 const NAME: &str = "=refresh";
 
-async fn run(
-    rules: &Arc<Rules>,
-    host: &impl Host,
-    client: usize,
-    refresh_token: String,
-    passed_on: &PassedOn,
-) -> Result<Tokens, Failure> {
-    let document = provider::document(rules, host)
-        .await
-        .map_err(|error| error.failure())?;
-    let form = vec![
-        ("grant_type".to_owned(), "refresh_token".to_owned()),
-        ("refresh_token".to_owned(), refresh_token),
-    ];
-    token_endpoint::request(rules, &document, client, host, form, passed_on)
-        .await
-        .map_err(|error| match error {
+impl<H: Host> Refresh<H> {
+    /// The result: of another node, or of one's own.
+    async fn run(&self, claim: Claim) -> Outcome {
+        match claim {
+            Claim::Theirs(sealed) => {
+                let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+                if let Some(tokens) = told::open(rules, ring, host, NAME, &sealed) {
+                    return Ok(Arc::new(tokens));
+                }
+                let unjudged = &self.refreshes.unjudged;
+                unjudged.hear(rules, ring, host, self.key, &sealed);
+                self.ask().await
+            }
+            Claim::Alone => self.ask().await,
+            Claim::Ours => {
+                let outcome = self.ask().await;
+                self.host.publish(self.key, self.tell(&outcome));
+                outcome
+            }
+        }
+    }
+
+    /// What other nodes are told: the tokens, judged or not.
+    fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
+        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+        match outcome {
+            Ok(tokens) => told::seal(rules, ring, host, NAME, tokens.as_ref()),
+            Err(_) => {
+                let given = self.refreshes.unjudged.find(&self.key, host.now())?;
+                given.seal(rules, ring, host)
+            }
+        }
+    }
+
+    async fn go_on_telling(&self) {
+        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+        let unjudged = &self.refreshes.unjudged;
+        unjudged.go_on_telling(rules, ring, host, self.key).await;
+    }
+
+    /// New tokens, judged: those that the provider has given before, should nobody have been able to judge them until now,
+    /// or those that it gives.
+    async fn ask(&self) -> Outcome {
+        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+        let unjudged = &self.refreshes.unjudged;
+        let given = match unjudged.look(rules, ring, host, &self.key).await? {
+            Some(given) => given,
+            None => Given::now(Arc::new(self.fetch().await?), host.now()),
+        };
+        let id_token = self.id_token.as_deref();
+        let judged = judge(rules, host, self.client, &given.tokens, id_token).await;
+        let why = judged.as_ref().err();
+        let noted = unjudged.note(rules, ring, host, self.key, &given, why);
+        noted.await;
+        judged.map_err(Unaccepted::failure_for_now)?;
+        Ok(given.tokens)
+    }
+
+    async fn fetch(&self) -> Result<Tokens, Failure> {
+        let (rules, host) = (&self.rules, &self.host);
+        let document = provider::document(rules, host)
+            .await
+            .map_err(|error| error.failure())?;
+        let form = vec![
+            ("grant_type".to_owned(), "refresh_token".to_owned()),
+            ("refresh_token".to_owned(), self.refresh_token.clone()),
+        ];
+        let asked =
+            token_endpoint::request(rules, &document, self.client, host, form, &self.passed_on);
+        asked.await.map_err(|error| match error {
             // That ends no session: it says nothing of the token.
             TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
             error => error.failure("refresh_failed"),
         })
+    }
 }
 
 /// Holds new tokens against the provider's keys, and against the ID token that the session holds.
@@ -258,31 +301,6 @@ impl Refreshes {
         let recent = self.lock();
         let (until, outcome) = recent.get(key)?;
         (now < *until).then(|| outcome.clone())
-    }
-
-    /// What the provider has given already, should its key have been unknown until now.
-    fn unjudged(&self, key: &[u8; 32], now: UnixTime) -> Option<Arc<Tokens>> {
-        let unjudged = self.lock_unjudged();
-        let (until, given) = unjudged.get(key)?;
-        (now < *until).then(|| Arc::clone(given))
-    }
-
-    /// Keeps what was `given` for as long as nobody can judge it: the refresh token that it was given for is spent.
-    fn note(&self, key: [u8; 32], given: &Arc<Tokens>, why: Option<&Unaccepted>, now: UnixTime) {
-        let mut unjudged = self.lock_unjudged();
-        unjudged.retain(|_, (until, _)| now < *until);
-        if !why.is_some_and(Unaccepted::is_for_now) {
-            unjudged.remove(&key);
-        } else if unjudged.len() < MOST_UNJUDGED {
-            let until = now.saturating_add(UNJUDGED);
-            unjudged
-                .entry(key)
-                .or_insert_with(|| (until, Arc::clone(given)));
-        }
-    }
-
-    fn lock_unjudged(&self) -> MutexGuard<'_, Unjudged> {
-        self.unjudged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.

@@ -5,6 +5,7 @@
 //! <prefix>:<id>                    the session
 //! <prefix>:<id>:remember           what restores it
 //! <prefix>:form:<name>             a form that was posted before a sign-in
+//! <prefix>:refreshed:<name>        new tokens whose key is not known yet
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
 //! ```
 
@@ -54,6 +55,43 @@ pub(super) struct SessionStore {
 #[derive(Deserialize, Serialize)]
 struct Ticket {
     id: String,
+}
+
+/// What is put aside in the store, beside sessions.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Aside {
+    /// A form that was posted before a sign-in.
+    Form,
+    /// What a refresh gave that nobody can judge yet.
+    Refreshed,
+}
+
+impl Aside {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Refreshed => "refreshed",
+        }
+    }
+
+    /// What it is sealed as. No cookie has such a name.
+    fn sealed_as(self, name: &str) -> String {
+        format!("={} {name}", self.word())
+    }
+
+    fn open(
+        self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        name: &str,
+        reply: Reply,
+    ) -> Option<Vec<u8>> {
+        let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
+        let now = host.now().as_secs();
+        let opened = seal::open(ring, &rules.binding, &self.sealed_as(name), &sealed, now)?;
+        Some(opened.plaintext.to_vec())
+    }
 }
 
 impl SessionStore {
@@ -179,51 +217,69 @@ impl SessionStore {
         Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
     }
 
-    /// Keeps a form for as long as a sign-in may take. Whether it is kept: one that is too large is not.
-    pub(super) async fn keep_form(
+    /// Puts `content` aside, sealed, for as long as it is `kept`.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large, or the store does not answer.
+    pub(super) async fn put_aside(
         &self,
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
-        name: &str,
-        form: &[u8],
+        (aside, name): (Aside, &str),
+        content: &[u8],
         kept: Duration,
-    ) -> bool {
+    ) -> Result<(), Failure> {
         let mut nonce = [0; 12];
         host.random(&mut nonce);
-        let (sealed_as, seconds) = (form_name(name), host.now().as_secs());
+        let (sealed_as, seconds) = (aside.sealed_as(name), host.now().as_secs());
         let (binding, sizes) = (&rules.binding, SIZES);
-        let Ok(sealed) = seal::seal(ring, binding, &sealed_as, form, sizes, seconds, nonce) else {
-            return false;
-        };
-        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
-        let set = Command::new("SET").arg(self.form_key(name)).arg(sealed);
-        let asked = self.ask(host, vec![set.arg("PX").number(kept)]);
-        asked.await.is_ok()
+        let sealed = seal::seal(ring, binding, &sealed_as, content, sizes, seconds, nonce)
+            .map_err(session::failure)?;
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX).max(1);
+        let set = Command::new("SET").arg(self.place(aside, name)).arg(sealed);
+        self.ask(host, vec![set.arg("PX").number(kept)])
+            .await
+            .map(|_| ())
     }
 
-    /// Takes out a form that was kept.
-    pub(super) async fn take_form(
+    /// What was put aside, and stays there.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub(super) async fn see_aside(
         &self,
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
-        name: &str,
+        (aside, name): (Aside, &str),
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let get = Command::new("GET").arg(self.place(aside, name));
+        let reply = self.ask(host, vec![get]).await?.pop();
+        Ok(reply.and_then(|reply| aside.open(rules, ring, host, name, reply)))
+    }
+
+    /// Takes out what was put aside.
+    pub(super) async fn take_aside(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        (aside, name): (Aside, &str),
     ) -> Option<Vec<u8>> {
-        let key = self.form_key(name);
+        let key = self.place(aside, name);
         let commands = vec![
             Command::new("GET").arg(key.clone()),
             Command::new("DEL").arg(key),
         ];
         let reply = self.ask(host, commands).await.ok()?.into_iter().next()?;
-        let sealed = String::from_utf8(reply.bytes()?.into()).ok()?;
-        let now = host.now().as_secs();
-        let opened = seal::open(ring, &rules.binding, &form_name(name), &sealed, now)?;
-        Some(opened.plaintext.to_vec())
+        aside.open(rules, ring, host, name, reply)
     }
 
-    fn form_key(&self, name: &str) -> String {
-        format!("{}:form:{name}", self.prefix)
+    fn place(&self, aside: Aside, name: &str) -> String {
+        format!("{}:{}:{name}", self.prefix, aside.word())
     }
 
     /// Deletes the sessions whose tickets the browser holds, in the background.
@@ -336,11 +392,6 @@ pub(super) fn ticket(
 /// has such a name.
 pub(super) fn stored_name(id: &str) -> String {
     format!("=session {id}")
-}
-
-/// What a kept form is sealed as. No cookie has such a name.
-fn form_name(name: &str) -> String {
-    format!("=form {name}")
 }
 
 /// The server that the record `record` of a configuration names.

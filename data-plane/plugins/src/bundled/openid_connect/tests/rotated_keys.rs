@@ -1,9 +1,13 @@
 //! A provider that changes its keys: nobody notices, and nobody can make it a matter of others.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
+use crate::host::Host;
 
 /// Somebody shows a token with a key that nobody has.
 fn garbage(gateway: &mut Gateway) -> u16 {
@@ -93,6 +97,76 @@ fn a_key_that_never_comes_ends_the_session_after_a_while() {
     gateway.advance(1);
     let reply = browser.get(&mut gateway, "/api");
     assert_eq!((reply.status, reply.ends_session()), (401, true));
+}
+
+#[test]
+fn rule_41_new_tokens_that_nobody_can_judge_yet_are_known_to_all_nodes() {
+    // The control plane remembers them, or has forgotten them and is told again; or is asked once they are too old.
+    for (wait, calls) in [(0, 2), (70, 2), (290, 2), (360, 3)] {
+        let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
+        let mut one = Gateway::new(config.clone());
+        let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+        let cluster = Rc::default();
+        for node in [&one, &two] {
+            node.host.join(&cluster);
+        }
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
+            let host = one.host.clone();
+            host.run(host.sleep(Duration::from_secs(seconds)));
+            two.host.set_clock(host.now());
+            *one.provider.clock.borrow_mut() += seconds;
+        };
+        pass(&one, &two, 301);
+        let late = SigningKey::es256("late");
+        one.provider.script.borrow_mut().signs_with = Some(late.clone());
+        let seen = |reply: &Reply| (reply.status, reply.ends_session());
+        assert_eq!(seen(&browser.get(&mut one, "/api")), (503, false));
+        if wait > 0 {
+            cluster.borrow_mut().clear();
+            pass(&one, &two, wait);
+        }
+        if calls == 2 {
+            // The other node cannot judge them either.
+            assert_eq!(seen(&browser.get(&mut two, "/api")), (503, false), "{wait}");
+            one.provider.keys.borrow_mut().push(late);
+            pass(&one, &two, 2);
+            let mut behind = browser.clone();
+            for _ in 0..2 {
+                assert_eq!(seen(&browser.get(&mut two, "/api")), (200, false), "{wait}");
+            }
+            assert_eq!(seen(&behind.get(&mut one, "/api")), (200, false), "{wait}");
+        } else {
+            assert_eq!(seen(&browser.get(&mut two, "/api")), (401, true), "{wait}");
+        }
+        assert_eq!(one.provider.called("/token"), calls, "{wait}");
+    }
+}
+
+#[test]
+fn rule_41_the_other_nodes_are_told_only_what_was_given() {
+    let config = json!({ "refresh_grace": 0 });
+    let mut one = Gateway::new(config);
+    let cluster: Rc<crate::testing::Landed> = Rc::default();
+    one.host.join(&cluster);
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    cluster.borrow_mut().clear();
+    one.advance(301);
+    one.provider.script.borrow_mut().token_answer = Some((503, json!({})));
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    assert!(cluster.borrow().is_empty(), "another node may try");
+    one.provider.script.borrow_mut().token_answer = None;
+    one.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("late"));
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    let told: Vec<_> = cluster.borrow().values().cloned().collect();
+    assert_eq!(told.len(), 1);
+    let told = String::from_utf8_lossy(&told[0]).into_owned();
+    assert!(
+        !told.contains("refresh-") && !told.contains("user-1"),
+        "sealed"
+    );
 }
 
 #[test]

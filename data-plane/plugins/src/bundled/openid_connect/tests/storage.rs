@@ -7,7 +7,8 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
-use super::provider::Provider;
+use super::provider::{Provider, SigningKey};
+use crate::host::Host as _;
 use crate::host::redis::{Command, RedisError, Reply};
 use crate::testing::Request;
 
@@ -108,6 +109,57 @@ fn a_stored_session_serves_on_every_node_until_it_is_deleted() {
     assert!(!stored.contains("refresh-") && !stored.contains("user-1"));
     redis.values.borrow_mut().remove(&key);
     assert_eq!(browser.get(&mut one, "/api").status, 302);
+}
+
+#[test]
+fn rule_41_new_tokens_that_nobody_can_judge_yet_are_stored_for_all_nodes() {
+    let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut one, "/api");
+    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
+        one.advance(seconds);
+        two.host.set_clock(one.host.now());
+    };
+    pass(&one, &two, 301);
+    let late = SigningKey::es256("late");
+    one.provider.script.borrow_mut().signs_with = Some(late.clone());
+    for node in [&mut one, &mut two] {
+        let reply = browser.get(node, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (503, false));
+    }
+    let values = redis.values.borrow().clone();
+    let mut aside = values.iter().filter(|(key, _)| key.contains(":refreshed:"));
+    let (_, stored) = aside.next().unwrap();
+    assert!(!stored.contains("refresh-") && aside.next().is_none());
+    // Nobody asks the provider while nobody knows what is stored.
+    let (mut three, _, _) = gateways(&json!({ "refresh_grace": 0 }));
+    three.provider = Rc::clone(&one.provider);
+    let (network, store) = (Rc::clone(&one.provider), Rc::clone(&redis));
+    three.host.set_clock(one.host.now());
+    three
+        .host
+        .connect(Rc::new(move |request| network.handle(request)));
+    three
+        .host
+        .connect_redis(Rc::new(move |commands: &[Command]| {
+            let is_aside = |command: &Command| {
+                let Command(words) = command;
+                words[1].windows(9).any(|part| part == b"refreshed")
+            };
+            if commands.iter().any(is_aside) {
+                return Ok(vec![Reply::Error("LOADING".to_owned())]);
+            }
+            store.answer(commands)
+        }));
+    let reply = browser.get(&mut three, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (503, false));
+    one.provider.keys.borrow_mut().push(late);
+    pass(&one, &two, 2);
+    for node in [&mut two, &mut one] {
+        let reply = browser.get(node, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (200, false));
+    }
+    assert_eq!(one.provider.called("/token"), 2);
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! What a provider has given for a refresh token, which by that is spent, signed with a key that nobody knows yet: kept
+//! until it can be judged, and told to the other nodes, each of which judges it for itself. Asked with the spent token
+//! once more, a provider that detects its reuse would end the session (RFC 9700 §4.14.2).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+
+use crate::bundled::openid_connect::failure::Failure;
+use crate::bundled::openid_connect::provider::Unaccepted;
+use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::session_store::Aside;
+use crate::bundled::openid_connect::token_endpoint::Tokens;
+use crate::bundled::openid_connect::told;
+use crate::host::{Claim, Host, Work};
+use crate::sessions::session_keys::KeyRing;
+
+/// How long it waits for the key that has signed it to become known.
+const KEPT: Duration = Duration::from_mins(5);
+
+/// Most that a node keeps.
+const MOST: usize = 1_000;
+
+/// What it is sealed as on its way to another node: what the version before takes for tokens that were judged has another
+/// name. No cookie has such a one.
+const NAME: &str = "=refresh, not judged";
+
+/// How long a control plane remembers what it was told.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// How soon it is looked again whether it still does.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What a node keeps, by the name of the refresh.
+#[derive(Debug, Default)]
+pub(super) struct Unjudged(Mutex<HashMap<[u8; 32], Given>>);
+
+/// What was given, and until when it is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) tokens: Arc<Tokens>,
+    until: UnixTime,
+    /// Whether this node sees to it that the others can hear of it.
+    is_told: bool,
+}
+
+/// The same as nodes tell it one another.
+#[derive(Deserialize, Serialize)]
+struct Told<'a> {
+    tokens: Cow<'a, Tokens>,
+    until: UnixTime,
+}
+
+impl Given {
+    /// What the token endpoint has given just now.
+    pub(super) fn now(tokens: Arc<Tokens>, now: UnixTime) -> Self {
+        Self {
+            tokens,
+            until: now.saturating_add(KEPT),
+            is_told: false,
+        }
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told {
+            tokens: Cow::Borrowed(&*self.tokens),
+            until: self.until,
+        }
+    }
+
+    fn heard(told: Told<'_>) -> Self {
+        Self {
+            tokens: Arc::new(told.tokens.into_owned()),
+            until: told.until,
+            is_told: false,
+        }
+    }
+
+    /// What other nodes are told of it.
+    pub(super) fn seal(&self, rules: &Rules, ring: &KeyRing, host: &impl Host) -> Option<Vec<u8>> {
+        told::seal(rules, ring, host, NAME, &self.told())
+    }
+}
+
+impl Unjudged {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Given>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this node keeps.
+    pub(super) fn find(&self, key: &[u8; 32], now: UnixTime) -> Option<Given> {
+        let all = self.lock();
+        all.get(key).filter(|given| now < given.until).cloned()
+    }
+
+    /// Takes over what another node has told, if that is what it is.
+    pub(super) fn hear(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        key: [u8; 32],
+        sealed: &[u8],
+    ) {
+        if let Some(told) = told::open::<Told<'_>>(rules, ring, host, NAME, sealed) {
+            self.keep(key, &Given::heard(told), host.now());
+        }
+    }
+
+    fn keep(&self, key: [u8; 32], given: &Given, now: UnixTime) {
+        let mut all = self.lock();
+        all.retain(|_, given| now < given.until);
+        if all.len() < MOST && now < given.until {
+            all.entry(key).or_insert_with(|| given.clone());
+        }
+    }
+
+    /// Keeps what was `given` for as long as nobody can judge it, also where sessions are stored; else it is of no use any
+    /// more.
+    pub(super) async fn note(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        key: [u8; 32],
+        given: &Given,
+        why: Option<&Unaccepted>,
+    ) {
+        if !why.is_some_and(Unaccepted::is_for_now) {
+            self.lock().remove(&key);
+            return;
+        }
+        let now = host.now();
+        let is_new = self.find(&key, now).is_none();
+        self.keep(key, given, now);
+        if let Some(store) = rules.storage.as_ref().filter(|_| is_new) {
+            let text = serde_json::to_vec(&given.told()).expect("tokens have only string keys");
+            let left = given.until.saturating_since(now);
+            let name = name(&key);
+            // What failed is logged. The other nodes may hear of it by the control plane.
+            _ = store
+                .put_aside(rules, ring, host, (Aside::Refreshed, &name), &text, left)
+                .await;
+        }
+    }
+
+    /// What this node keeps, or the store of the sessions does.
+    ///
+    /// # Errors
+    ///
+    /// If nobody knows what the store has: to ask the provider may be to ask it twice.
+    pub(super) async fn look(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        key: &[u8; 32],
+    ) -> Result<Option<Given>, Failure> {
+        let known = self.find(key, host.now());
+        let Some(store) = rules.storage.as_ref().filter(|_| known.is_none()) else {
+            return Ok(known);
+        };
+        let name = name(key);
+        let text = store.see_aside(rules, ring, host, (Aside::Refreshed, &name));
+        let text = text.await?.unwrap_or_default();
+        let stored: Option<Told<'_>> = serde_json::from_slice(&text).ok();
+        let given = stored.map(Given::heard);
+        Ok(given.filter(|given| host.now() < given.until))
+    }
+
+    /// Sees to it that the other nodes can hear of what this one keeps, for as long as it does: tells it again whenever the
+    /// control planes have forgotten it. Once for each refresh.
+    pub(super) async fn go_on_telling(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        key: [u8; 32],
+    ) {
+        match self.lock().get_mut(&key) {
+            Some(given) if !given.is_told => given.is_told = true,
+            _ => return,
+        }
+        let mut pause = REMEMBERED;
+        loop {
+            host.sleep(pause).await;
+            let Some(given) = self.find(&key, host.now()) else {
+                return;
+            };
+            pause = LOOK;
+            if host.claim(key, Work::Refresh).await == Claim::Ours {
+                host.publish(key, given.seal(rules, ring, host));
+                pause = REMEMBERED;
+            }
+        }
+    }
+}
+
+/// How it is called in a store.
+fn name(key: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(key)
+}
