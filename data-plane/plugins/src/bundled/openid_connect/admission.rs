@@ -8,6 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use subtle::ConstantTimeEq;
 use tracing::debug;
@@ -88,7 +89,8 @@ impl Lookups {
     }
 
     fn wants_user_info(self, session: &Session) -> bool {
-        self.user_info && (session.user_info.is_none() || !self.user_info_lasts)
+        let known = session.user_info.is_some() && session.user_info_at.is_none();
+        self.user_info && (!known || !self.user_info_lasts)
     }
 }
 
@@ -113,11 +115,24 @@ pub(super) struct Found {
     pub(super) id_key: Option<String>,
     /// Whether a source of the ID token's claims could not be asked: what the others add is for this request alone.
     sources_lack: bool,
-    /// Whether one of the user info's could not.
+    /// Whether one of the user info's could not, and what the session said before: it is asked again.
     user_info_lacks: bool,
+    before: Option<Said>,
     /// Whether something that claims are searched in could not be asked.
     failed: bool,
+    /// Why the provider, which has told of the user before, does not any more.
+    refusal: Option<Failure>,
 }
+
+/// User info of a session, and when it was said.
+#[derive(Clone)]
+struct Said {
+    claims: Claims,
+    jwt: Option<String>,
+    at: UnixTime,
+}
+
+shared::unsaid!(Said);
 
 shared::unsaid!(Found);
 
@@ -156,14 +171,21 @@ pub(super) async fn admit(
         session.sourced = None;
     }
     if found.user_info_lacks {
-        (session.user_info, session.user_info_jwt) = (None, None);
+        session.forget_user_info();
+        if let Some(before) = found.before {
+            session.user_info = Some(before.claims);
+            (session.user_info_jwt, session.user_info_at) = (before.jwt, Some(before.at));
+        }
     }
     if found.failed && principal.lacks(rules) {
-        return Err(Failure::paused(
-            "idp_unreachable",
-            "The OpenID provider cannot be asked now who you are",
-            "what says more of the user could not be asked, and it decides",
-        ));
+        let paused = || {
+            Failure::paused(
+                "idp_unreachable",
+                "The OpenID provider cannot be asked now who you are",
+                "what says more of the user could not be asked, and it decides",
+            )
+        };
+        return Err(found.refusal.unwrap_or_else(paused));
     }
     principal.admit(rules, exchange)
 }
@@ -188,23 +210,7 @@ async fn look_up(
         found.exchanged = Some(token_exchange::exchange(rules, host, endpoint, token).await?);
     }
     if rules.lookups.wants_user_info(session) {
-        let token = session.access_token.clone();
-        let question = user_info::Question::new(rules, exchange, session.client, &token).await;
-        match question.ask(rules, host).await {
-            Ok(user_info) => {
-                user_info::check_subject(&user_info.claims, id)?;
-                found.user_info_lacks = user_info.lacks;
-                session.learn(&user_info);
-            }
-            Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
-            Err(failure) => {
-                // To whom the provider tells nothing, of a token that is no user's, it has told that.
-                found.failed |= !["userinfo_refused", "at_typ"].contains(&failure.code);
-                debug!(issuer = rules.issuer, %failure, "there is no user info");
-            }
-        }
-        found.failed |= found.user_info_lacks;
-        found.failed &= rules.config.credentials.search_user_info;
+        look_up_user_info(rules, exchange, host, session, id, &mut found).await?;
     }
     if rules.lookups.wants_sources(session)
         && let Some(id) = id
@@ -237,6 +243,80 @@ async fn look_up(
             .and_then(provider::Key::shown);
     }
     Ok(found)
+}
+
+/// Asks the provider of the user. While it cannot be asked, what it said before stands in, if it may.
+async fn look_up_user_info(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    session: &mut Session,
+    id: Option<&Claims>,
+    found: &mut Found,
+) -> Result<(), Failure> {
+    let token = session.access_token.clone();
+    let question = user_info::Question::new(rules, exchange, session.client, &token).await;
+    let asked = question.ask(rules, host).await;
+    let before = session.said(rules, host.now());
+    let decides = rules.config.credentials.search_user_info;
+    match asked {
+        Ok(user_info) => {
+            user_info::check_subject(&user_info.claims, id)?;
+            found.user_info_lacks = user_info.lacks;
+            session.learn(&user_info);
+            if user_info.lacks {
+                found.failed |= decides && !session.fill_up(before.as_ref());
+                found.before = before;
+            }
+        }
+        Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
+        Err(failure) => {
+            debug!(issuer = rules.issuer, %failure, "there is no user info");
+            // To whom the provider tells nothing, of a token that is no user's, it has told that.
+            if ["userinfo_refused", "at_typ"].contains(&failure.code) {
+                // Of one that has been a user's it has not.
+                if decides && session.user_info.is_some() {
+                    found.failed = true;
+                    found.refusal = Some(failure);
+                }
+                session.forget_user_info();
+            } else if before.is_none() {
+                found.failed |= decides;
+                session.forget_user_info();
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Session {
+    /// The user info that it holds, if that may still decide.
+    fn said(&self, rules: &Rules, now: UnixTime) -> Option<Said> {
+        let claims = self.user_info.clone();
+        let claims = claims.filter(|_| self.may_go_by_user_info(rules, now))?;
+        Some(Said {
+            claims,
+            jwt: self.user_info_jwt.clone(),
+            at: self.user_info_said(),
+        })
+    }
+
+    /// Takes claims of sources that cannot be asked now from what they said `before`. Whether none is missing.
+    fn fill_up(&mut self, before: Option<&Said>) -> bool {
+        let Some(claims) = &mut self.user_info else {
+            return false;
+        };
+        let named = claims.get("_claim_names").and_then(Value::as_object);
+        let named: Vec<String> = named.into_iter().flat_map(Map::keys).cloned().collect();
+        for name in &named {
+            if !claims.contains_key(name)
+                && let Some(value) = before.and_then(|before| before.claims.get(name))
+            {
+                claims.insert(name.clone(), value.clone());
+            }
+        }
+        named.iter().all(|name| claims.contains_key(name))
+    }
 }
 
 /// Checks what the tokens of `session` are bound to: a certificate or a key of the client, or a cookie

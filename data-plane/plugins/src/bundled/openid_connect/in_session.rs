@@ -103,7 +103,8 @@ pub(super) async fn go_on(
     if rules.lookups.wants(session) {
         let mut learnt = next.take().unwrap_or_else(|| session.clone());
         admission::admit(rules, exchange, host, jar, &mut learnt, Presented::Session).await?;
-        let news = (learnt.user_info.is_some() && session.user_info.is_none())
+        let news = learnt.user_info.is_some() != session.user_info.is_some()
+            || learnt.user_info_at != session.user_info_at
             || (learnt.sourced.is_some() && session.sourced.is_none());
         let changed = lost || learnt.used_at != session.used_at || (news && renewal.is_none());
         next = Some(learnt).filter(|_| changed);

@@ -94,6 +94,9 @@ pub(super) struct Session {
         with = "packed::optional_token"
     )]
     pub(super) user_info_jwt: Option<String>,
+    /// When that was, if its tokens are newer: the provider is asked again, and this stands in while it cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) user_info_at: Option<UnixTime>,
     /// What other sources say of the user whom the ID token names, once they were asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sourced: Option<Claims>,
@@ -142,6 +145,7 @@ impl Session {
             introspection_jwt: None,
             user_info: None,
             user_info_jwt: None,
+            user_info_at: None,
             sourced: None,
             remembered_at: None,
             bound_to: None,
@@ -207,6 +211,12 @@ impl Session {
     pub(super) fn learn(&mut self, user_info: &UserInfo) {
         self.user_info = Some(user_info.claims.clone());
         self.user_info_jwt.clone_from(&user_info.jwt);
+        self.user_info_at = None;
+    }
+
+    /// Forgets what the provider said of the user.
+    pub(super) fn forget_user_info(&mut self) {
+        (self.user_info, self.user_info_jwt, self.user_info_at) = (None, None, None);
     }
 
     /// Takes over the tokens of a refresh; those that did not come stay.
@@ -223,8 +233,7 @@ impl Session {
             sid: self.sid.clone().or_else(|| opened::sid(self)),
             introspection: None,
             introspection_jwt: None,
-            user_info: None,
-            user_info_jwt: None,
+            user_info_at: self.user_info.as_ref().map(|_| self.user_info_said()),
             sourced: self.sourced.clone().filter(|_| tokens.id_token.is_none()),
             ..self.clone()
         };

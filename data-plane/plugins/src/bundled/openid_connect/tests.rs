@@ -42,4 +42,5 @@ mod storage;
 mod token_requests;
 mod under_way;
 mod user_info;
+mod user_info_kept;
 mod withheld;

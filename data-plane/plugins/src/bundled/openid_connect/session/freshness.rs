@@ -20,6 +20,29 @@ impl Session {
         Some(since.saturating_add(age))
     }
 
+    /// When the provider said the user info that it holds.
+    pub(in crate::bundled::openid_connect) fn user_info_said(&self) -> UnixTime {
+        let claimed = self.claimed_at.unwrap_or(self.started_at);
+        self.user_info_at.unwrap_or(claimed)
+    }
+
+    /// Whether the user info that it holds may still decide while the provider cannot be asked: not where each request
+    /// is to ask, nor once it is too old.
+    pub(in crate::bundled::openid_connect) fn may_go_by_user_info(
+        &self,
+        rules: &Rules,
+        now: UnixTime,
+    ) -> bool {
+        let (access, provider) = (&rules.config.access, &rules.config.provider);
+        let is_young = access.max_claim_age.as_ref().is_none_or(|age| {
+            let served = age
+                .seconds()
+                .saturating_add(access.stale_if_error.seconds());
+            now < self.user_info_said().saturating_add(served)
+        });
+        self.user_info.is_some() && provider.cache_user_info && is_young
+    }
+
     /// Whether a refresh that brought `tokens` has said anew who the user is. An access token that only the provider
     /// can read says nothing: then only user info does, which is asked for with each new one.
     pub(super) fn is_said_anew(&self, rules: &Rules, tokens: &Tokens) -> bool {
