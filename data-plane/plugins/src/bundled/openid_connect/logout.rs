@@ -277,46 +277,39 @@ fn to_provider(
 pub(super) enum Origin {
     /// From a page of ours, or from no page at all.
     Ours,
-    /// From a link of another site that the user followed.
+    /// From a link of another site or host that the user followed.
     Followed,
-    /// From another site, without its user's doing as far as we can tell.
+    /// From another site or host, without its user's doing as far as we can tell.
     Foreign,
 }
 
-/// Tells a logout that another site makes a browser ask for (Fetch Metadata; `Origin` where that is
-/// missing, or says no more than that it is a site of the same domain).
+/// Tells a logout that another site, or another host of this one, makes a browser ask for (Fetch Metadata §2.3; `Origin`
+/// where that is missing, or says no more than that it is a host of the same domain: it is somebody else's, as far as we
+/// know). `Referer` is no witness: it names the first of those who sent the browser here.
 pub(super) fn origin(exchange: &Exchange<'_>) -> Origin {
     let headers = &exchange.request.headers;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    match text("sec-fetch-site") {
-        Some("cross-site") => {
-            let followed = text("sec-fetch-user") == Some("?1");
-            if exchange.request.method == Method::GET && followed {
-                Origin::Followed
-            } else {
-                Origin::Foreign
-            }
-        }
-        Some("same-origin" | "none") => Origin::Ours,
-        // A host beside ours is somebody else's, as far as we know.
-        Some(_) | None => {
-            let Some(origin) = text(ORIGIN.as_str()) else {
-                return Origin::Ours;
-            };
-            let host = |authority: &str| {
-                let url = Url::parse(&format!("http://{authority}")).ok()?;
-                url.host_str().map(str::to_owned)
-            };
+    let site = text("sec-fetch-site");
+    let host = |authority: &str| {
+        let url = Url::parse(&format!("http://{authority}")).ok()?;
+        url.host_str().map(str::to_owned)
+    };
+    let is_ours = match (site, text(ORIGIN.as_str())) {
+        (Some("same-origin" | "none"), _) | (None, None) => true,
+        (Some("cross-site"), _) | (Some(_), None) => false,
+        (_, Some(origin)) => {
             let from = Url::parse(origin).ok();
             let from = from.as_ref().and_then(Url::host_str);
             let ours = host(&exchange.client.authority)
                 .or_else(|| host(text(HOST.as_str()).unwrap_or_default()));
-            if from.is_some() && from == ours.as_deref() {
-                Origin::Ours
-            } else {
-                Origin::Foreign
-            }
+            from.is_some() && from == ours.as_deref()
         }
+    };
+    let followed = text("sec-fetch-user") == Some("?1");
+    match exchange.request.method {
+        _ if is_ours => Origin::Ours,
+        Method::GET if followed => Origin::Followed,
+        _ => Origin::Foreign,
     }
 }
 

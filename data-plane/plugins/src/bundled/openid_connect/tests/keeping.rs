@@ -458,3 +458,36 @@ fn rule_96_a_host_beside_ours_cannot_log_a_user_out() {
         browser.sign_in(&mut gateway, "/api");
     }
 }
+
+#[test]
+fn rule_96_a_link_of_a_host_beside_ours_asks_first_and_a_picture_is_refused() {
+    let config = json!({ "logout_uri_suffix": "/logout", "logout_methods": ["GET"] });
+    let sent = |site: &'static str, more: &[(&'static str, &'static str)]| {
+        let (mut gateway, mut browser) = signed_in(&config);
+        let mut request = Request::get("/logout");
+        for (name, value) in [("sec-fetch-site", site)].iter().chain(more) {
+            let name = HeaderName::from_static(name);
+            request
+                .headers
+                .push((name, HeaderValue::from_static(value)));
+        }
+        let reply = browser.send(&mut gateway, request);
+        (reply.status, reply.ends_session())
+    };
+    let (user, ours) = (
+        ("sec-fetch-user", "?1"),
+        ("referer", "http://gateway.example/"),
+    );
+    for site in ["same-site", "cross-site", "unheard-of"] {
+        assert_eq!(sent(site, &[]), (403, false), "{site}");
+        // One that was sent on has the first page's name.
+        assert_eq!(sent(site, &[ours]), (403, false), "{site}");
+        assert_eq!(sent(site, &[user, ours]), (200, false), "{site}");
+    }
+    // A link of the application itself, and an address that was typed (Kong's guide).
+    for site in ["same-origin", "none"] {
+        for more in [&[][..], &[user]] {
+            assert_eq!(sent(site, more), (302, true), "{site}");
+        }
+    }
+}
