@@ -395,6 +395,7 @@ async fn use_refresh_token(
         client,
         refresh_token: &found.token,
         id_token: None,
+        held: None,
         brought: true,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,

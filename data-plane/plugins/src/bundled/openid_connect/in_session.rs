@@ -238,6 +238,7 @@ async fn renew(
         client: session.client,
         refresh_token: token,
         id_token: session.id_token.as_deref(),
+        held: Some((&session.access_token, end)),
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
         brought: false,

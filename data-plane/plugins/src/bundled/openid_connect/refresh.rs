@@ -51,9 +51,27 @@ struct Refresh<H> {
     key: [u8; 32],
     refreshes: Arc<Refreshes>,
     client: usize,
-    refresh_token: String,
+    want: Want,
     id_token: Option<String>,
     passed_on: PassedOn,
+}
+
+/// What decides which of a refresh token's results serve whom.
+struct Want {
+    /// The refresh token.
+    token: String,
+    /// What the session holds whose token it is; nothing if a client has brought it.
+    held: Option<Held>,
+    /// Whether a result serves further requests, while the provider would give another one.
+    is_kept: bool,
+    /// How long before its end an access token is due.
+    leeway: Duration,
+}
+
+/// The access token that a session holds, and its end.
+struct Held {
+    access_token: String,
+    expires_at: Option<UnixTime>,
 }
 
 /// What is to be refreshed.
@@ -63,6 +81,8 @@ pub(super) struct Asked<'a> {
     pub(super) refresh_token: &'a str,
     /// The ID token that the session holds.
     pub(super) id_token: Option<&'a str>,
+    /// The access token that it holds, and its end.
+    pub(super) held: Option<(&'a str, Option<UnixTime>)>,
     /// How long the caller waits, if not for as long as it takes. The refresh goes on.
     pub(super) patience: Option<Duration>,
     /// Whether a client has brought the token, rather than a session.
@@ -83,40 +103,49 @@ pub(super) async fn refresh(
     asked: Asked<'_>,
 ) -> Outcome {
     let refreshes = host.node_state::<Refreshes>();
-    let key = key(rules, &asked);
+    let first = key(rules, &asked);
     let Asked {
         client,
         refresh_token,
         id_token,
+        held,
         patience,
         brought,
         passed_on,
     } = asked;
-    if let Some(outcome) = refreshes.recent(&key, host.now()) {
-        return outcome;
-    }
+    let want = Want {
+        token: refresh_token.to_owned(),
+        held: held.map(|(access_token, expires_at)| Held {
+            access_token: access_token.to_owned(),
+            expires_at,
+        }),
+        is_kept: !brought || rules.config.provider.cache_tokens,
+        leeway: rules.config.credentials.leeway.seconds(),
+    };
+    let key = match refreshes.known(first, &want, host.now()) {
+        Known::Outcome(outcome) => return outcome,
+        Known::Key(key) => key,
+    };
     let (waiting, pilot) = refreshes.flights.board(&key);
     if let Some(pilot) = pilot {
         // Between the look and the boarding another one may have landed.
-        if let Some(outcome) = refreshes.recent(&key, host.now()) {
+        if let Known::Outcome(outcome) = refreshes.known(first, &want, host.now()) {
             pilot.land(&outcome);
             return outcome;
         }
-        let refresh = Refresh {
+        let mut refresh = Refresh {
             rules: Arc::clone(rules),
             host: host.clone(),
             ring: ring.clone(),
             key,
             refreshes: Arc::clone(&refreshes),
             client,
-            refresh_token: refresh_token.to_owned(),
+            want,
             id_token: id_token.map(str::to_owned),
             passed_on,
         };
         host.spawn(Box::pin(async move {
-            let claim = refresh.host.claim(key, Work::Refresh).await;
-            let is_ours = claim == Claim::Ours;
-            let outcome = refresh.run(claim).await;
+            let (outcome, is_ours) = refresh.run().await;
             let (rules, now) = (&refresh.rules, refresh.host.now());
             match &outcome {
                 Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
@@ -124,8 +153,13 @@ pub(super) async fn refresh(
             }
             let late = now.saturating_add(LATE);
             let until = match &outcome {
-                Ok(tokens) if brought && rules.config.provider.cache_tokens => {
-                    late.max(lasts_until(rules, tokens, now))
+                Ok(tokens) if brought => {
+                    let lasts = lasts_until(rules, tokens, now);
+                    match (refresh.want.is_kept, refresh.want.used_up(tokens)) {
+                        (true, _) => lasts,
+                        (false, true) => lasts.min(late),
+                        (false, false) => now,
+                    }
                 }
                 _ => late,
             };
@@ -165,37 +199,59 @@ fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
 const NAME: &str = "=refresh";
 
 impl<H: Host> Refresh<H> {
-    /// The result: of another node, or of one's own.
-    async fn run(&self, claim: Claim) -> Outcome {
+    /// The result, and whether it was for this node to have it.
+    async fn run(&mut self) -> (Outcome, bool) {
+        let mut claim = self.host.claim(self.key, Work::Refresh).await;
+        if self.is_stale(&claim) {
+            claim = match &self.want.held {
+                Some(held) => {
+                    self.key = held.key(&self.key);
+                    self.host.claim(self.key, Work::Refresh).await
+                }
+                None => Claim::Alone,
+            };
+        }
         match claim {
             Claim::Theirs(sealed) => {
-                let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
-                if let Some(tokens) = told::open(rules, ring, host, NAME, &sealed) {
-                    return Ok(Arc::new(tokens));
+                if let Some(tokens) = self.open(&sealed) {
+                    return (Ok(Arc::new(tokens)), false);
                 }
+                let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
                 let unjudged = &self.refreshes.unjudged;
                 unjudged.hear(rules, ring, host, self.key, &sealed);
-                self.ask().await
+                (self.ask().await, false)
             }
-            Claim::Alone => self.ask().await,
+            Claim::Alone => (self.ask().await, false),
             Claim::Ours => {
                 let outcome = self.ask().await;
                 self.host.publish(self.key, self.tell(&outcome));
-                outcome
+                (outcome, true)
             }
         }
+    }
+
+    /// Whether it is the result of a refresh before the one that is wanted.
+    fn is_stale(&self, claim: &Claim) -> bool {
+        let Claim::Theirs(sealed) = claim else {
+            return false;
+        };
+        let tokens = self.open(sealed);
+        tokens.is_some_and(|tokens| !self.want.takes(&tokens, self.host.now()))
+    }
+
+    /// The tokens that another node has published.
+    fn open(&self, sealed: &[u8]) -> Option<Tokens> {
+        told::open(&self.rules, &self.ring, &self.host, NAME, sealed)
     }
 
     /// What other nodes are told: the tokens, judged or not.
     fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
-        match outcome {
-            Ok(tokens) => told::seal(rules, ring, host, NAME, tokens.as_ref()),
-            Err(_) => {
-                let given = self.refreshes.unjudged.find(&self.key, host.now())?;
-                given.seal(rules, ring, host)
-            }
+        if let Ok(tokens) = outcome {
+            return told::seal(rules, ring, host, NAME, tokens.as_ref());
         }
+        let given = self.refreshes.unjudged.find(&self.key, host.now())?;
+        given.seal(rules, ring, host)
     }
 
     async fn go_on_telling(&self) {
@@ -229,7 +285,7 @@ impl<H: Host> Refresh<H> {
             .map_err(|error| error.failure())?;
         let form = vec![
             ("grant_type".to_owned(), "refresh_token".to_owned()),
-            ("refresh_token".to_owned(), self.refresh_token.clone()),
+            ("refresh_token".to_owned(), self.want.token.clone()),
         ];
         let asked =
             token_endpoint::request(rules, &document, self.client, host, form, &self.passed_on);
@@ -292,7 +348,60 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
     verifier.issued(&tokens.access_token, check).map(|_| ())
 }
 
+impl Want {
+    /// Whether a result of before serves. Of a refresh token that was used up there is no other. One that the provider takes
+    /// again and again has older and newer ones.
+    fn takes(&self, tokens: &Tokens, now: UnixTime) -> bool {
+        let end = tokens.expires_at;
+        let lives = end.is_none_or(|end| now.saturating_add(self.leeway) < end);
+        let is_news = self
+            .held
+            .as_ref()
+            .is_none_or(|held| tokens.access_token != held.access_token && end >= held.expires_at);
+        self.used_up(tokens) || (self.is_kept && lives && is_news)
+    }
+
+    /// Whether the refresh token serves no more, by what it was traded for.
+    fn used_up(&self, tokens: &Tokens) -> bool {
+        let new = tokens.refresh_token.as_deref();
+        new.is_some_and(|new| new != self.token)
+    }
+}
+
+impl Held {
+    /// Names the refresh that replaces this, where what is named `first` has brought it.
+    fn key(&self, first: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(first, self.access_token.as_bytes()).as_bytes()
+    }
+}
+
+/// What a node knows of a refresh.
+enum Known {
+    /// Its result.
+    Outcome(Outcome),
+    /// What it is to be named.
+    Key([u8; 32]),
+}
+
 impl Refreshes {
+    /// What is known of the refresh that is named `first`.
+    fn known(&self, first: [u8; 32], want: &Want, now: UnixTime) -> Known {
+        let is_past = match self.recent(&first, now) {
+            Some(Ok(tokens)) if !want.takes(&tokens, now) => true,
+            Some(outcome) => return Known::Outcome(outcome),
+            None => false,
+        };
+        let Some(held) = &want.held else {
+            return Known::Key(first);
+        };
+        let next = held.key(&first);
+        match self.recent(&next, now) {
+            Some(outcome) => Known::Outcome(outcome),
+            None if is_past || self.flights.runs(&next) => Known::Key(next),
+            None => Known::Key(first),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (UnixTime, Outcome)>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -28,6 +28,7 @@ mod printing;
 mod properties;
 mod provider;
 mod redemption;
+mod refresh_tokens;
 mod requirements;
 mod requirements_of_requests;
 mod requirements_of_time;

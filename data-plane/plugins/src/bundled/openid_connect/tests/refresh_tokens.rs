@@ -1,0 +1,81 @@
+//! Refresh tokens that the provider takes more than once.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::gateway::{Browser, Gateway};
+use crate::host::Host as _;
+
+#[test]
+fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
+    // Tokens of 300 seconds are due after ten.
+    let config = json!({ "leeway": 290, "session_idling_timeout": 0 });
+    let mut nodes = [Gateway::new(config.clone()), Gateway::new(config.clone())];
+    let provider = Rc::clone(&nodes[0].provider);
+    nodes[1] = Gateway::with_provider(&config, provider, 2);
+    let cluster = Rc::default();
+    for node in &nodes {
+        node.host.join(&cluster);
+    }
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
+    nodes[0].provider.script.borrow_mut().no_refresh_token = true;
+    let mut tokens = HashSet::new();
+    for round in 1..=4 {
+        let late = browser.clone();
+        nodes[0].advance(10);
+        nodes[1].host.set_clock(nodes[0].host.now());
+        let mut served = HashSet::new();
+        for number in [round, round + 1] {
+            let node = &mut nodes[number % 2];
+            let reply = browser.get(node, "/api");
+            assert_eq!(reply.status, 200, "{round}");
+            served.insert(reply.seen("authorization").map(str::to_owned));
+            // Who has not heard of the new ones yet gets them, too.
+            let reply = late.clone().get(node, "/api");
+            served.insert(reply.seen("authorization").map(str::to_owned));
+        }
+        assert_eq!(served.len(), 1, "{round}");
+        tokens.extend(served);
+        assert_eq!(nodes[0].provider.called("/token"), 1 + round);
+    }
+    assert_eq!(tokens.len(), 4);
+}
+
+#[test]
+fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives_and_if_it_is_kept()
+{
+    // Tokens of 300 seconds are due after ten; the wait before each request, and the calls that there were then.
+    let check = |cache: bool, steps: &[(u64, usize)]| {
+        let mut nodes = [Gateway::new(json!({})), Gateway::new(json!({}))];
+        let provider = Rc::clone(&nodes[0].provider);
+        nodes[1] = Gateway::with_provider(&json!({}), provider, 2);
+        Browser::default().sign_in(&mut nodes[0], "/api");
+        nodes[0].provider.script.borrow_mut().no_refresh_token = true;
+        let config = json!({
+            "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+            "cache_tokens": cache, "leeway": 290,
+        });
+        let cluster = Rc::default();
+        for node in &mut nodes {
+            node.host.join(&cluster);
+            node.filter = super::gateway::compile(&config, 8);
+        }
+        let before = nodes[0].provider.called("/token");
+        for (number, (wait, calls)) in steps.iter().enumerate() {
+            nodes[0].advance(*wait);
+            nodes[1].host.set_clock(nodes[0].host.now());
+            let mut client = Browser::default();
+            let node = &mut nodes[number % 2];
+            let reply = client.get_with(node, "/api", "refresh-token", "refresh-1");
+            assert_eq!(reply.status, 200, "{cache} {number}");
+            let called = nodes[0].provider.called("/token") - before;
+            assert_eq!(called, *calls, "{cache} {number}");
+        }
+    };
+    // Once what all nodes have heard of is due, each asks for itself: the token is not used up by that.
+    check(true, &[(0, 1), (0, 1), (9, 1), (1, 2), (0, 3), (9, 3)]);
+    check(false, &[(0, 1), (0, 2), (1, 3), (1, 4)]);
+}
