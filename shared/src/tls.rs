@@ -7,7 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -223,6 +224,32 @@ pub fn cluster_client(
         .map_err(|source| identity.refused(source))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// A certificate chain and the key of its first one, to present to others. They are presented whatever their version of X.509
+/// and their extensions are: whoever is shown them judges that.
+///
+/// # Errors
+///
+/// A key of another certificate or of an unknown kind, a certificate that is none, or none at all.
+pub fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let key = provider().key_provider.load_private_key(key)?;
+    let own = chain
+        .first()
+        .ok_or(rustls::Error::NoCertificatesPresented)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(own)
+        .map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
+    let certified = parsed.public_key().raw;
+    if key
+        .public_key()
+        .is_some_and(|public| public.as_ref() != certified)
+    {
+        return Err(InconsistentKeys::KeyMismatch.into());
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// Where a member of the cluster has its certificates.

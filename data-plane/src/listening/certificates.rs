@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use shared::clock::UnixTime;
 use shared::renewal::Renewal;
-use shared::tls::{Identity, TlsError, expires_at, provider};
+use shared::tls::{Identity, TlsError, expires_at};
 
 use crate::live::Live;
 
@@ -103,7 +103,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, Certificate
 }
 
 fn certified((chain, key): Pair) -> Result<Arc<CertifiedKey>, CertificateError> {
-    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
+    Ok(Arc::new(shared::tls::certified(chain, key)?))
 }
 
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -233,7 +233,7 @@ mod tests {
 
     fn key() -> Arc<CertifiedKey> {
         let (chain, key) = self_signed().unwrap();
-        Arc::new(CertifiedKey::from_der(chain, key, &provider()).unwrap())
+        Arc::new(shared::tls::certified(chain, key).unwrap())
     }
 
     #[test]
@@ -259,6 +259,23 @@ mod tests {
         let none = DefaultCertificate::new(None).unwrap();
         none.renew(monotonic());
         assert_eq!(none.expires_at(), None);
+    }
+
+    #[test]
+    fn a_certificate_is_shown_whatever_its_extensions_say_but_with_its_own_key() {
+        let mut parameters = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        let mut unknown = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        unknown.set_criticality(true);
+        parameters.custom_extensions.push(unknown);
+        let [own, other] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap());
+        let made = parameters.self_signed(&own).unwrap();
+        let with = |key: &rcgen::KeyPair| {
+            let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+            certified((vec![made.der().clone()], key.into()))
+        };
+        assert!(with(&own).is_ok());
+        let refused = with(&other).unwrap_err();
+        assert!(matches!(refused, CertificateError::Use(_)), "{refused}");
     }
 
     #[test]

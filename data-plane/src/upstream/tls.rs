@@ -15,7 +15,7 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::secret::Secret;
-use shared::tls::{provider, public_authorities};
+use shared::tls::{certified, provider, public_authorities};
 use shared::types::pem::certificates;
 use tokio_rustls::TlsConnector;
 
@@ -38,7 +38,7 @@ impl TlsIdentity {
             hasher.update(certificate);
         }
         hasher.update(key.secret_der());
-        let key = CertifiedKey::from_der(chain, key, &provider())
+        let key = certified(chain, key)
             .map_err(|_| "the certificate and its key cannot be used together".to_owned())?;
         Ok(Self {
             key: Arc::new(key),
