@@ -119,6 +119,7 @@ async fn run(start: Start) {
         () = watch_silence(&gateway.contact) => {}
         () = judge_sessions(&gateway) => {}
         () = Arc::clone(&gateway.unstored).send_on(&gateway.questions) => {}
+        () = Arc::clone(&gateway.unstored).take_up(&gateway.revocations) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
         () = crate::metrics::forget(&gateway) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use plugins::sessions::revocations::Revocations;
 use proto::v1::answer;
 use proto::v1::request::What;
 use shared::clock::UnixTime;
@@ -37,6 +39,8 @@ const TOGETHER: usize = 64;
 const STORED: Duration = Duration::from_secs(5);
 /// The time until they are brought again while none is heard.
 const UNHEARD: Duration = Duration::from_secs(1);
+/// How often it is looked whether a process before this one, which ends its last exchanges, has kept more.
+const LOOK: Duration = Duration::from_millis(500);
 /// The same after a refusal.
 const REFUSED: Duration = Duration::from_secs(30);
 
@@ -89,7 +93,12 @@ struct State {
     failing: bool,
     /// The renewal of the private key that the file is sealed under.
     renewal: u64,
+    /// The file as it was when it was last looked into.
+    seen: Option<Stamp>,
 }
+
+/// What tells a file from the one that was in its place: its number, its length and the time of its last change.
+type Stamp = (u64, u64, Option<SystemTime>);
 
 /// Where the file is.
 #[derive(Debug)]
@@ -175,6 +184,56 @@ impl Unstored {
                 Stored::Unheard => tokio::time::sleep(UNHEARD).await,
             }
         }
+    }
+
+    /// Takes up what another process of this node keeps, for as long as this one runs: the one before it has no way to a
+    /// control plane any more. `revocations` are told of it.
+    pub(crate) async fn take_up(self: Arc<Self>, revocations: &Revocations) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let this = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || this.look(UnixTime::now()));
+            match looked.await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => {
+                    let count = found.len();
+                    tracing::info!(count, "revocations of the process before are taken up");
+                    revocations.add(found, UnixTime::now());
+                    self.more.notify_one();
+                }
+                Err(_) => tracing::error!("looking for revocations of the process before failed"),
+            }
+        }
+    }
+
+    /// What is in the file and not known here: it is kept from now on.
+    fn look(&self, now: UnixTime) -> Vec<Revocation> {
+        let Some(kept) = &self.kept else {
+            return Vec::new();
+        };
+        let stamp = kept.stamp();
+        if stamp.is_none() || self.state().seen == stamp {
+            return Vec::new();
+        }
+        let found = kept.read_or_warn();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.seen = stamp;
+        let mut fresh = Vec::new();
+        for (id, found) in found {
+            let known = state.unstored.get(&id).copied();
+            let merged = merge(known, found);
+            let covers = |stored: &Revocation| stored.merge(found) == *stored;
+            if found.expires_at > now.as_secs()
+                && known != Some(merged)
+                && !state.stored.get(&id).is_some_and(covers)
+                && (known.is_some() || state.unstored.len() < MOST)
+            {
+                state.unstored.insert(id, merged);
+                fresh.push(merged);
+            }
+        }
+        fresh
     }
 
     /// Writes what has changed. Blocks on the disk.
@@ -324,6 +383,11 @@ impl Kept {
             std::fs::rename(unfinished, path)?;
         }
         directory.sync_all()
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        let found = std::fs::metadata(self.directory.join(FILE)).ok()?;
+        Some((found.ino(), found.len(), found.modified().ok()))
     }
 
     fn read_or_warn(&self) -> ById {

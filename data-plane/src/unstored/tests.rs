@@ -62,6 +62,33 @@ fn what_is_kept_is_found_again_until_it_is_stored_or_its_time_is_over() {
 }
 
 #[test]
+fn what_the_process_before_still_keeps_is_taken_up_once() {
+    let root = tempfile::tempdir().unwrap();
+    let [one, two, three] = [1, 2, 3].map(|id| revocation(id, 10, 2_000));
+    let before = open(root.path());
+    change(&before, &[one], &[]);
+    let after = open(root.path());
+    assert_eq!(after.all(), [one]);
+    assert_eq!(after.look(NOW), []);
+    change(&before, &[two], &[]);
+    assert_eq!(after.look(NOW), [two]);
+    assert_eq!(after.look(NOW), []);
+    // Also what one's own write has left in the file; and nothing that is stored meanwhile.
+    change(&before, &[three], &[]);
+    change(&after, &[], &[one]);
+    assert_eq!(after.look(NOW), [three]);
+    after.remove(&[two]);
+    change(&before, &[revocation(2, 9, 2_000)], &[]);
+    assert_eq!(after.look(NOW), []);
+    assert_eq!(after.all(), [three]);
+    // A stronger one is news. What the other process does not know to be stored is stored once more.
+    let stronger = revocation(3, 20, 2_500);
+    change(&before, &[stronger], &[]);
+    assert_eq!(after.look(NOW), [one, stronger]);
+    assert_eq!(after.all(), [one, stronger]);
+}
+
+#[test]
 fn a_damaged_file_is_passed_over_and_written_anew() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join(FILE);
