@@ -182,7 +182,7 @@ impl Outside for Outbound {
 
 #[cfg(test)]
 mod tests {
-    use plugins::host::Reach;
+    use plugins::host::{Reach, Repeatable};
     use plugins::proxies::{Proxies, Proxy};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -199,7 +199,7 @@ mod tests {
             proxies: None,
             keep_alive: false,
             http_1_0: false,
-            repeatable: false,
+            repeatable: Repeatable::Never,
             reach,
         }
     }

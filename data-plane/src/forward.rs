@@ -56,9 +56,11 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) interim: Option<&'a Interim>,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
-    /// Whether the gateway asks for itself. Then a kept connection that closed without a word counts as one that was
-    /// closed before, whatever the method: no answer would be a failure just the same.
-    pub(crate) own: bool,
+    /// Whether a kept connection that closed without a word counts as one that was closed before, whatever the method: the
+    /// gateway asks for itself, and may do so twice.
+    pub(crate) again: bool,
+    /// Whether no kept connection is good enough: it may reach the server once only.
+    pub(crate) fresh: bool,
     /// When the attempt under way began.
     pub(crate) now: Instant,
 }
@@ -133,6 +135,7 @@ pub(crate) async fn send(
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt<'_>> = None;
+    let mut fresh = outgoing.fresh;
     loop {
         let attempt = if let Some(attempt) = kept.take() {
             attempt
@@ -150,7 +153,17 @@ pub(crate) async fn send(
         let pool = core.pools.of(&attempt.origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let told = tries.as_mut().and_then(|tries| tries.last_mut());
-        let failed = match once(core, &pool, &attempt, outgoing, (framing, body), told).await {
+        let failed = match once(
+            core,
+            &pool,
+            &attempt,
+            outgoing,
+            fresh,
+            (framing, body),
+            told,
+        )
+        .await
+        {
             Ok(answer) => {
                 if let Some(lease) = &attempt.lease {
                     lease.answered(answer.head.status);
@@ -172,11 +185,13 @@ pub(crate) async fn send(
         };
         body = again;
         if matches!(failed.stage, Stage::Stale | Stage::Unseen) {
-            if failed.stage == Stage::Stale && !(repeatable || outgoing.own) {
+            if failed.stage == Stage::Stale && !(repeatable || outgoing.again) {
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
             kept = Some(attempt);
+            // The others may be as dead.
+            fresh = true;
             continue;
         }
         let may = match failed.stage {

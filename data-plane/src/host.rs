@@ -19,7 +19,7 @@ use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
-use plugins::host::{Claim, FetchError, FetchLimits, Host, RevokeError, Waits, Work};
+use plugins::host::{Claim, FetchError, FetchLimits, Host, Repeatable, RevokeError, Waits, Work};
 use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
@@ -105,6 +105,11 @@ impl CoreHost {
             write: wait(|waits| waits.send),
             read: wait(|waits| waits.read),
         };
+        let repeatable = if parts.method.is_safe() {
+            Repeatable::Always
+        } else {
+            limits.repeatable
+        };
         let mut outgoing = Outgoing {
             way: Way::To(&origin),
             method: &parts.method,
@@ -119,7 +124,8 @@ impl CoreHost {
             interim: None,
             timeouts,
             retries: 0,
-            own: true,
+            again: repeatable != Repeatable::Never,
+            fresh: repeatable == Repeatable::Never,
             now: monotonic(),
         };
         let framing =
@@ -128,12 +134,11 @@ impl CoreHost {
             } else {
                 Framing::Length(u64::try_from(body.len()).unwrap_or(u64::MAX))
             };
-        let repeatable = limits.repeatable || parts.method.is_safe();
         let mut asked = self
             .ask_once(&mut outgoing, framing, &body, limits.body)
             .await;
         if let Err(error) = &asked
-            && repeatable
+            && repeatable == Repeatable::Always
             && is_broken_off(error)
         {
             tracing::debug!(error = %chain(&error), "a connection broke off, asking once more");

@@ -2,7 +2,7 @@
 //! nobody else feels it, and it is over once they behave.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{Browser, Cluster, Demo, eventually};
@@ -19,6 +19,8 @@ const WAYS: [&str; 9] = [
 struct Provider {
     address: String,
     behaves: Arc<AtomicBool>,
+    /// How often its token endpoint was asked.
+    token_calls: Arc<AtomicUsize>,
 }
 
 impl Provider {
@@ -27,15 +29,22 @@ impl Provider {
         let address = listener.local_addr().unwrap().to_string();
         let behaves = Arc::new(AtomicBool::new(false));
         let (own, told) = (address.clone(), Arc::clone(&behaves));
+        let token_calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&token_calls);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (own, behaves) = (own.clone(), told.load(Ordering::SeqCst));
+                let calls = Arc::clone(&counted);
                 // Whoever is tired of waiting goes away: that is no failure here.
-                tokio::spawn(async move { answer(stream, &own, behaves).await.ok() });
+                tokio::spawn(async move { answer(stream, &own, behaves, &calls).await.ok() });
             }
         });
-        Self { address, behaves }
+        Self {
+            address,
+            behaves,
+            token_calls,
+        }
     }
 
     fn issuer(&self, way: &str) -> String {
@@ -44,7 +53,12 @@ impl Provider {
 }
 
 /// One request, one answer, one connection.
-async fn answer(mut stream: TcpStream, own: &str, behaves: bool) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    own: &str,
+    behaves: bool,
+    token_calls: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
@@ -58,7 +72,7 @@ async fn answer(mut stream: TcpStream, own: &str, behaves: bool) -> std::io::Res
         .unwrap_or_default();
     let issuer = format!("http://{own}/{way}");
     if way == "curt" {
-        return answer_once(stream, head, &issuer).await;
+        return answer_once(stream, head, &issuer, token_calls).await;
     }
     let good = if path.ends_with("/jwks") {
         json!({ "keys": [] })
@@ -98,8 +112,19 @@ async fn answer(mut stream: TcpStream, own: &str, behaves: bool) -> std::io::Res
 
 /// Answers the first request of a connection and keeps that. At the next one it goes: half into the answer to a GET,
 /// and without a word to a POST.
-async fn answer_once(mut stream: TcpStream, head: String, issuer: &str) -> std::io::Result<()> {
+async fn answer_once(
+    mut stream: TcpStream,
+    head: String,
+    issuer: &str,
+    token_calls: &AtomicUsize,
+) -> std::io::Result<()> {
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let count = |head: &str| {
+        if head.starts_with("POST ") && head.contains("/token HTTP") {
+            token_calls.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    count(&head);
     let length = head
         .lines()
         .find_map(|line| line.strip_prefix("content-length: "));
@@ -126,6 +151,7 @@ async fn answer_once(mut stream: TcpStream, head: String, issuer: &str) -> std::
     while !next.ends_with(b"\r\n\r\n") {
         next.push(stream.read_u8().await?);
     }
+    count(&String::from_utf8_lossy(&next));
     if next.starts_with(b"GET ") {
         stream
             .write_all(
@@ -191,7 +217,7 @@ async fn a_provider_that_misbehaves_keeps_nobody_but_its_own_users_out() {
         assert_eq!(said, "The OpenID provider is unavailable", "{way}");
         assert_ne!(reply.header("retry-after"), "", "{way}");
     }
-    // Connections that end in the middle cost a second try, and nobody an answer.
+    // Connections that end in the middle cost a second try, and nobody an answer; but for what may be said only once.
     for (path, credential) in [
         ("introspection", "Bearer opaque-"),
         ("grant", "Basic user:"),
@@ -204,6 +230,7 @@ async fn a_provider_that_misbehaves_keeps_nobody_but_its_own_users_out() {
             assert_eq!(reply.status, 200, "{path} {number}: {}", reply.text());
         }
     }
+    assert_eq!(provider.token_calls.load(Ordering::SeqCst), 5);
     provider.behaves.store(true, Ordering::SeqCst);
     for way in WAYS {
         eventually(&format!("{way} is over"), async || {

@@ -162,10 +162,22 @@ pub struct FetchLimits {
     pub keep_alive: bool,
     /// Whether HTTP/1.0 is spoken.
     pub http_1_0: bool,
-    /// Whether the request may be sent once more where a connection broke off, as any GET may: it only asks.
-    pub repeatable: bool,
+    /// Whether the request may reach the server twice. A GET always may.
+    pub repeatable: Repeatable,
     /// Where the connection may lead.
     pub reach: Reach,
+}
+
+/// Whether a request may reach its server twice: nobody knows what became of one whose connection ended without an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Repeatable {
+    /// No: it spends what it brings, a code or a refresh token (RFC 9110 §9.2.2, RFC 9700 §4.14.2). It goes over a
+    /// connection of its own, since a kept one may be closed by the server at any time.
+    Never,
+    /// If a kept connection closed without a word: most likely it was before.
+    Unanswered,
+    /// Yes: it only asks.
+    Always,
 }
 
 /// Longest waits for the steps of a fetch.

@@ -130,12 +130,13 @@ impl Attempt<'_> {
     }
 }
 
-/// Makes one attempt.
+/// Makes one attempt; if it is to be `fresh`, over a connection of its own.
 pub(super) async fn once(
     core: &Core,
     pool: &Rc<Pool>,
     attempt: &Attempt<'_>,
     outgoing: &Outgoing<'_>,
+    fresh: bool,
     (framing, body): (Framing, RequestBody),
     told: Option<&mut Try>,
 ) -> Result<Answer, Failed> {
@@ -179,9 +180,9 @@ pub(super) async fn once(
             });
     }
     let spare = body.try_clone();
-    let (mut connection, pooled) = match pool.take(outgoing.now) {
+    let (mut connection, pooled) = match (!fresh).then(|| pool.take(outgoing.now)).flatten() {
         Some(connection) => (connection, true),
-        None => match Box::pin(pool.connect(connect)).await {
+        None => match Box::pin(pool.connect(connect, fresh)).await {
             Ok(connected) => connected,
             Err(error) => return Err(connecting(error, body)),
         },

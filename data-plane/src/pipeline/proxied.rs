@@ -194,7 +194,8 @@ impl Ways<'_> {
             interim: (sent.version == Version::HTTP_11).then_some(&peer.interim),
             timeouts: service.timeouts,
             retries: service.retries,
-            own: false,
+            again: false,
+            fresh: false,
             now,
         };
         progress.proxy_latency = Some(milliseconds(progress.start, now));

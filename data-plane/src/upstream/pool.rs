@@ -265,14 +265,16 @@ impl Pool {
     }
 
     /// A new connection, by way of any of the origin's addresses; or an idle one, with `true`, to an address that
-    /// had to be looked up.
+    /// had to be looked up, unless it is to be `fresh`.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         limit: Duration,
+        fresh: bool,
     ) -> Result<(Box<Connection>, bool), UpstreamError> {
         let reach = async {
             let addresses = self.resolve().await?;
-            if !self.has_address()
+            if !fresh
+                && !self.has_address()
                 && let Some(idle) = self.take_due(monotonic(), &addresses)
             {
                 return Ok(Ok(idle));

@@ -13,7 +13,7 @@ use shared::schema::FieldErrors;
 use url::Url;
 
 use crate::config::values::SecretUrl;
-use crate::host::{FetchLimits, Host, Reach, Waits};
+use crate::host::{FetchLimits, Host, Reach, Repeatable, Waits};
 use crate::logs::queue::{self, Outbox};
 
 /// Longest exchange with a server of which nothing is said.
@@ -94,7 +94,7 @@ impl HttpTarget {
             proxies: None,
             keep_alive: true,
             http_1_0: false,
-            repeatable: false,
+            repeatable: Repeatable::Unanswered,
             reach: Reach::Anywhere,
         };
         let answer = host

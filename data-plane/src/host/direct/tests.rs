@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use std::sync::Arc;
 
-use plugins::host::Reach;
+use plugins::host::{Reach, Repeatable};
 use plugins::proxies::{Proxies, Proxy};
 use shared::secret::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,7 +45,7 @@ fn limits() -> FetchLimits {
         proxies: None,
         keep_alive: false,
         http_1_0: false,
-        repeatable: false,
+        repeatable: Repeatable::Never,
         reach: Reach::Anywhere,
     }
 }

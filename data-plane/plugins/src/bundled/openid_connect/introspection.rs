@@ -34,7 +34,7 @@ use super::user_info;
 use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
-use crate::host::Host;
+use crate::host::{Host, Repeatable};
 use crate::sessions::session_keys::KeyRing;
 
 /// What the provider said of a token that is active.
@@ -230,7 +230,7 @@ impl Question {
                     IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
                     IntrospectionAccept::Jwt => "application/jwt",
                 },
-                repeatable: true,
+                repeatable: Repeatable::Always,
             };
             let response = token_endpoint::post(rules, &document, caller, host, post).await?;
             if response.status() == StatusCode::OK || provider::refuses(response.status()) {

@@ -37,7 +37,7 @@ use super::request;
 use super::rules::{Rules, is_ours};
 use super::session::Session;
 use crate::exchange::Exchange;
-use crate::host::{FetchLimits, Host};
+use crate::host::{FetchLimits, Host, Repeatable};
 
 /// Longest answer of the token endpoint, in bytes.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -134,8 +134,8 @@ pub(super) struct Post<'a> {
     /// Further headers. An `Authorization` among them takes the place of the client's.
     pub(super) headers: &'a [(HeaderName, HeaderValue)],
     pub(super) accept: &'static str,
-    /// Whether it only asks, so that it may be sent twice.
-    pub(super) repeatable: bool,
+    /// Whether it may be sent twice.
+    pub(super) repeatable: Repeatable,
 }
 
 shared::unsaid!(Post<'a>);
@@ -358,7 +358,7 @@ pub(super) async fn request_as(
             form,
             headers: &headers,
             accept: "application/json",
-            repeatable: false,
+            repeatable: Repeatable::Never,
         };
         let response = self::post(rules, document, caller, host, post).await?;
         let status = response.status();

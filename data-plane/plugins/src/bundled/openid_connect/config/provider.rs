@@ -78,7 +78,8 @@ pub struct Provider {
     #[serde(default)]
     pub no_proxy: Option<String>,
 
-    /// Keeps connections to the provider open for reuse.
+    /// Keeps connections to the provider open for reuse. What may reach it only once, such as a code or a refresh token, goes
+    /// over a new one all the same.
     #[serde(default = "default::yes")]
     pub keepalive: bool,
 

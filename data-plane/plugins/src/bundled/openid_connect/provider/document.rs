@@ -19,7 +19,7 @@ use super::keys::Keys;
 use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Rules, provider_url};
 use crate::bundled::openid_connect::strict_json;
-use crate::host::{FetchLimits, Host, Reach};
+use crate::host::{FetchLimits, Host, Reach, Repeatable};
 
 /// Longest discovery document, in bytes.
 const DOCUMENT_LIMIT: usize = 1024 * 1024;
@@ -382,7 +382,7 @@ pub(crate) fn limits(rules: &Rules, body: usize) -> FetchLimits {
         proxies: rules.proxies.clone(),
         keep_alive: provider.keepalive,
         http_1_0: provider.http_version.0.as_f64() == Some(1.0),
-        repeatable: false,
+        repeatable: Repeatable::Never,
         reach: Reach::Public {
             loopback: rules.asks_this_machine,
         },

@@ -16,6 +16,7 @@ use crate::bundled::openid_connect::user_info::UserInfo;
 use crate::environment::Consumers;
 use crate::filter::Filter as _;
 use crate::glance::Value;
+use crate::host::Repeatable;
 
 /// What is secret in all of them.
 const CANARY: &str = "eyJjanary.eyJzdWIiOiJ4In0.c2ln";
@@ -58,7 +59,7 @@ fn rule_128_what_holds_secrets_prints_none() {
         form: form.clone(),
         headers: &[],
         accept: "application/json",
-        repeatable: false,
+        repeatable: Repeatable::Never,
     };
     let passed_on = PassedOn {
         arguments: form.clone(),

@@ -10,7 +10,7 @@ use super::super::failure::Failure;
 use super::super::provider::{self, Document, ProviderError};
 use super::super::rules::Rules;
 use super::{Caller, Endpoint, Post};
-use crate::host::Host;
+use crate::host::{Host, Repeatable};
 
 /// Longest name of a request, in bytes: it goes into the URL that the browser is sent to.
 const LONGEST_NAME: usize = 2048;
@@ -51,7 +51,7 @@ pub(in crate::bundled::openid_connect) async fn push(
             form,
             headers: &[],
             accept: "application/json",
-            repeatable: false,
+            repeatable: Repeatable::Never,
         };
         let response = super::post(rules, document, caller, host, post).await?;
         if response.status().is_success() || provider::refuses(response.status()) {

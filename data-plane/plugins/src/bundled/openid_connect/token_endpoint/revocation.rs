@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::super::provider::{self, Document};
 use super::super::rules::Rules;
 use super::{Caller, Endpoint, Post, discovered};
-use crate::host::Host;
+use crate::host::{Host, Repeatable};
 
 /// How often a provider that is busy is asked to revoke a token.
 const ATTEMPTS: u32 = 3;
@@ -50,7 +50,7 @@ pub(in crate::bundled::openid_connect) async fn revoke(
                 form,
                 headers: &[],
                 accept: "application/json",
-                repeatable: true,
+                repeatable: Repeatable::Always,
             };
             let wait = match super::post(rules, document, caller, host, post).await {
                 Ok(response) if response.status().is_success() => {
