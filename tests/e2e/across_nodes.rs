@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use wardgate::provider::SigningKey;
 
 use crate::guide::{GATEWAY, Guide, gateway};
 
@@ -135,6 +136,33 @@ async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
     let reply = tab.get(&gateway("/")).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(!tokens.contains(&reply.upstream_header("authorization").unwrap()));
+}
+
+#[tokio::test]
+async fn rule_41_new_tokens_that_nobody_can_judge_yet_end_no_session_on_any_node() {
+    let options =
+        "--data config.scopes=offline_access --data config.leeway=0 --data config.refresh_grace=0";
+    let guide = Guide::start(2, options).await;
+    let lifetime = Duration::from_secs(2);
+    guide.demo.set_access_token_lifetime(lifetime);
+    guide.demo.provider.configure(|settings| {
+        settings.refresh_reuse_leeway = Duration::ZERO;
+    });
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let session = browser.cookie(GATEWAY, "session").unwrap();
+    tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
+    let unpublished = SigningKey::generate();
+    let provider = &guide.demo.provider;
+    provider.on_draft(move |draft| draft.key = unpublished.clone());
+    // A token that comes twice would end the session.
+    for at in [0, 1, 1, 0] {
+        let tab = guide.browser(at);
+        tab.set_cookie(GATEWAY, "session", &session);
+        let reply = tab.get(&gateway("/")).await;
+        assert_eq!(reply.status, 503, "{at}: {}", reply.text());
+        assert_eq!(reply.header("set-cookie"), "", "{at}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 mod across_nodes;
 mod bad_input;
+mod canaries;
 mod config_sync;
 mod deploy;
 mod guide;
