@@ -269,7 +269,13 @@ async fn look_up_user_info(
                 found.before = before;
             }
         }
-        Err(failure) if failure.code == "userinfo_sig" => return Err(failure),
+        // Nobody knows who answers like that.
+        Err(failure)
+            if failure.code == "userinfo_sig"
+                || (failure.code == "userinfo_shape" && before.is_none()) =>
+        {
+            return Err(failure);
+        }
         Err(failure) => {
             debug!(issuer = rules.issuer, %failure, "there is no user info");
             // To whom the provider tells nothing, of a token that is no user's, it has told that.

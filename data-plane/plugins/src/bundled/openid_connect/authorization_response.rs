@@ -152,6 +152,9 @@ fn check_signed(verifier: Verifier<'_>, token: &str) -> Result<(), Refusal> {
         if !jws::unexpired(claims, verifier.now, leeway) {
             return bad("the authorization response has expired");
         }
+        if !jws::begun(claims, "nbf", verifier.now, leeway) {
+            return bad("the authorization response is not valid yet");
+        }
     }
     Ok(())
 }

@@ -401,11 +401,15 @@ fn replayed(rules: &Rules, grant: &str, answer: &HeaderMap) -> Vec<(HeaderName, 
     }
     let prefix = config.token_headers_prefix.as_deref().unwrap_or_default();
     let wanted = config.token_headers_replay.iter().flatten();
-    wanted
-        .filter_map(|name| {
-            let value = answer.get(name)?.clone();
-            let shown = HeaderName::try_from(format!("{prefix}{name}")).ok()?;
-            Some((shown, value))
+    let shown = wanted.filter_map(|name| {
+        let shown = HeaderName::try_from(format!("{prefix}{name}")).ok()?;
+        Some((shown, answer.get_all(name)))
+    });
+    shown
+        .flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (name.clone(), value.clone()))
         })
         .collect()
 }

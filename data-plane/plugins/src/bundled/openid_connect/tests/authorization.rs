@@ -289,6 +289,13 @@ fn rule_26_a_signed_response_is_verified() {
     check(mode, &[("aud", json!(null))], false, 401);
     check(mode, &[("exp", json!(now - 1))], false, 401);
     check(mode, &[("exp", json!(null))], false, 401);
+    for (begins, status) in [
+        (json!(now), 200),
+        (json!(now + 500), 401),
+        (json!("x"), 401),
+    ] {
+        check(mode, &[("nbf", begins)], false, status);
+    }
     check(
         mode,
         &[("error", json!("access_denied")), ("code", json!(null))],

@@ -358,7 +358,7 @@ impl Provider {
         response.headers_mut().insert("x-answered", answered);
         for (name, value) in &self.script.borrow().headers {
             let value = HeaderValue::from_str(value).unwrap();
-            response.headers_mut().insert(*name, value);
+            response.headers_mut().append(*name, value);
         }
         Ok(response)
     }

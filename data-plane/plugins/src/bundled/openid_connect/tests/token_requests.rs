@@ -69,6 +69,13 @@ fn headers_of_the_token_endpoint_come_back_for_the_grants_that_are_listed() {
     let mut gateway = Gateway::new(json!({ "token_headers_replay": ["x-answered"] }));
     let reply = Browser::default().sign_in(&mut gateway, "/api");
     assert_eq!(reply.headers["x-answered"], "yes");
+    // All that there are of a name.
+    let mut gateway = Gateway::new(json!({ "token_headers_replay": ["X-Many", "x-none"] }));
+    let many = ["a", "b"].map(|value| ("x-many", value.to_owned()));
+    gateway.provider.script.borrow_mut().headers = many.to_vec();
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    let values: Vec<_> = reply.headers.get_all("x-many").iter().collect();
+    assert_eq!(values, ["a", "b"]);
 }
 
 #[test]

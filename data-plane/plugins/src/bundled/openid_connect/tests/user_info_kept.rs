@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::conformance::reason;
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::ISSUER;
 
@@ -113,6 +114,23 @@ fn rule_38_a_user_of_whom_the_provider_says_no_more_has_no_session() {
         fails(&gateway, status);
         let reply = browser.get(&mut gateway, "/api");
         assert_eq!((reply.status, reply.seen("x-userinfo")), (200, None));
+    }
+}
+
+#[test]
+fn rule_38_user_info_that_is_no_object_begins_no_session_and_ends_none() {
+    for (more, answer) in [
+        (json!({}), json!(["sub"])),
+        (json!({ "search_user_info": false }), json!("user-1")),
+    ] {
+        let mut gateway = Gateway::new(json!({ "upstream_user_info_header": "x-userinfo" }));
+        gateway.provider.script.borrow_mut().user_info = Some((200, answer.clone()));
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.sets_session()), (503, false));
+        assert_eq!(reason(&gateway), "userinfo_shape");
+        let (mut gateway, mut browser) = due(more, None);
+        gateway.provider.script.borrow_mut().user_info = Some((200, answer));
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     }
 }
 
