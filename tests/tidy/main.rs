@@ -7,6 +7,7 @@ mod conformance;
 mod dependencies;
 mod documents;
 mod files;
+mod requirements;
 mod security;
 
 use std::path::{Path, PathBuf};
