@@ -4,6 +4,7 @@
 mod readiness;
 mod upstreams;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use plugins::bundled::openid_connect::Trouble;
 use plugins::bundled::openid_connect::explain::Explanations;
 use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
@@ -137,6 +139,13 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 "configuration_unfit": unfit(node),
                 // `ssl_verify=false`.
                 "openid_connect_unverified": unverified(node),
+                // What they said before serves on.
+                "openid_connect_failing": failing(node).into_iter().map(|trouble| json!({
+                    "issuer": trouble.issuer,
+                    "since": trouble.since.as_secs(),
+                    "reason": trouble.reason,
+                    "serves_from": trouble.serves_from.map(UnixTime::as_secs),
+                })).collect::<Vec<_>>(),
                 "ready": unready(node, position).is_none(),
             })
         }),
@@ -158,7 +167,7 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
                 + &identity(node)
                 + &health(node)
                 + &configuration(node, position)
-                + &unverified_metric(node)
+                + &openid_connect(node)
                 + &node.expiring.metrics(&node.live)
                 + &node.states.of::<Explanations>().metrics(),
         ),
@@ -252,13 +261,31 @@ fn unverified(node: &Node) -> usize {
         .map_or(0, |live| live.filters.iter().filter(unverified).count())
 }
 
-/// The same as a metric.
-fn unverified_metric(node: &Node) -> String {
-    let name = "wardgate_openid_connect_unverified";
-    let help = "Plugins that take any certificate of their OpenID provider (ssl_verify=false)";
+/// The providers whose discovery fails, each once.
+fn failing(node: &Node) -> BTreeSet<Trouble> {
+    let live = node.live.load();
+    let filters = live.iter().flat_map(|live| live.filters.iter());
+    let troubles = filters.filter_map(|filter| filter.trouble(&node.states));
+    troubles.collect()
+}
+
+/// The same as metrics.
+fn openid_connect(node: &Node) -> String {
     let mut text = String::new();
-    let sample = format!("{name} {}\n", unverified(node));
-    family(&mut text, name, "gauge", help, &sample);
+    for (name, help, value) in [
+        (
+            "wardgate_openid_connect_unverified",
+            "Plugins that take any certificate of their OpenID provider (ssl_verify=false)",
+            unverified(node),
+        ),
+        (
+            "wardgate_openid_connect_failing",
+            "OpenID providers that say nothing usable of themselves now: what they said before serves on",
+            failing(node).len(),
+        ),
+    ] {
+        family(&mut text, name, "gauge", help, &format!("{name} {value}\n"));
+    }
     text
 }
 

@@ -9,6 +9,7 @@
 mod across_nodes;
 mod bad_input;
 mod canaries;
+mod changed_provider;
 mod config_sync;
 mod deploy;
 mod guide;

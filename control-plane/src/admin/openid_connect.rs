@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use http::{Method, StatusCode};
 use plugins::bundled::openid_connect::OpenidConnect;
-use plugins::bundled::openid_connect::check::{self, Discovered};
+use plugins::bundled::openid_connect::check::{self, Said};
 use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::filter::Plugin as _;
 use serde_json::{Map, Value, json};
@@ -61,8 +61,8 @@ pub(super) struct Providers {
 
 #[derive(Clone, Debug)]
 enum Seen {
-    /// This, then.
-    Said(UnixTime, Box<Discovered>),
+    /// This, when it was asked then.
+    Said(UnixTime, Box<Said>),
     /// Nothing usable, then.
     Nothing(UnixTime),
     /// An operator deleted it then.
@@ -203,31 +203,43 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
     let now = UnixTime::now();
     let seen = admin.providers.lock().get(issuer).cloned();
     let within = |at: &UnixTime, limit| now.saturating_since(*at) < limit;
-    let (at, discovered) = match seen {
-        Some(Seen::Said(at, discovered)) if within(&at, FRESH) => (at, discovered),
+    let limit = |said: &Said| if said.trouble.is_some() { GONE } else { FRESH };
+    let said = match seen {
+        Some(Seen::Said(at, said)) if within(&at, limit(&said)) => said,
         Some(Seen::Nothing(at) | Seen::Deleted(at)) if within(&at, GONE) => return None,
-        _ => {
+        seen => {
             let (networks, keys) = (&admin.providers.networks, ClientKeys::default());
             let asked = outbound::run(networks, keys, move |host| async move {
                 check::discover(&config, &host).await
             });
-            let said = asked.await.and_then(Result::ok).map(Box::new);
+            let silent = || Err("the OpenID provider does not answer".to_owned());
+            let answered = asked.await.unwrap_or_else(silent);
+            let before = match seen {
+                Some(Seen::Said(_, said)) => Some(*said),
+                _ => None,
+            };
+            let said = Said::after(before, answered, now).map(Box::new);
             let mut seen = admin.providers.lock();
-            let Some(discovered) = said else {
+            let Some(said) = said else {
                 seen.insert(issuer.to_owned(), Seen::Nothing(now));
                 return None;
             };
-            seen.insert(issuer.to_owned(), Seen::Said(now, discovered.clone()));
-            (now, discovered)
+            seen.insert(issuer.to_owned(), Seen::Said(now, said.clone()));
+            said
         }
     };
-    Some(json!({
+    let mut entry = json!({
         "id": Revocation::issuer(issuer),
-        "issuer": discovered.issuer,
-        "created_at": at.as_secs(),
-        "configuration": discovered.metadata,
-        "keys": discovered.keys,
-    }))
+        "issuer": said.discovered.issuer,
+        "created_at": said.at.as_secs(),
+        "configuration": said.discovered.metadata,
+        "keys": said.discovered.keys,
+    });
+    if let Some((since, reason)) = &said.trouble {
+        // What is shown is what it said before.
+        entry["trouble"] = json!({ "since": since.as_secs(), "reason": reason });
+    }
+    Some(entry)
 }
 
 /// Checks the configuration in the body: a plugin as it would be posted, or its `config` alone.

@@ -12,10 +12,12 @@ use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
+use crate::bundled::openid_connect::Trouble;
 use crate::credentials::secret_names::SecretNames;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
+use crate::state::NodeStates;
 use crate::stream::StreamLog;
 
 /// A bundled plugin: the one definition of its configuration, and the way to its filter.
@@ -176,6 +178,11 @@ pub trait Filter: Send + Sync + 'static {
     /// Whether it was told to take any certificate of the OpenID provider that it trusts.
     fn trusts_any_server(&self) -> bool {
         false
+    }
+
+    /// What is wrong with the OpenID provider that it trusts, by the `states` of its node.
+    fn trouble(&self, _states: &NodeStates) -> Option<Trouble> {
+        None
     }
 
     /// Whether cookies of this name are this filter's: the pipeline drops an upstream's `Set-Cookie`

@@ -30,7 +30,7 @@ use crate::bundled::key_auth::KeyAuth;
 use crate::bundled::ldap_auth::LdapAuth;
 use crate::bundled::line_logs::{FileLog, TcpLog, UdpLog};
 use crate::bundled::loggly::Loggly;
-use crate::bundled::openid_connect::OpenidConnect;
+use crate::bundled::openid_connect::{OpenidConnect, Trouble};
 use crate::bundled::opentelemetry::Opentelemetry;
 use crate::bundled::prometheus::Prometheus;
 use crate::bundled::proxy_cache::ProxyCache;
@@ -53,6 +53,7 @@ use crate::exchange::{Exchange, Reply, WholeBody};
 use crate::filter::{Counts, Filter, Flow, Instance, Over, Phases, Plugin, Protocols, Scope};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
+use crate::state::NodeStates;
 
 /// What the control plane knows of a plugin.
 #[derive(Debug)]
@@ -275,6 +276,12 @@ macro_rules! registry {
             fn trusts_any_server(&self) -> bool {
                 match self {
                     $(Self::$plugin(filter) => filter.trusts_any_server(),)*
+                }
+            }
+
+            fn trouble(&self, states: &NodeStates) -> Option<Trouble> {
+                match self {
+                    $(Self::$plugin(filter) => filter.trouble(states),)*
                 }
             }
 

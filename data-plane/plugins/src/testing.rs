@@ -117,6 +117,11 @@ impl FakeHost {
         *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
     }
 
+    /// What the node has in its states.
+    pub(crate) fn node_states(&self) -> Arc<NodeStates> {
+        Arc::clone(&self.0.node)
+    }
+
     pub(crate) fn connect(&self, network: Rc<Network>) {
         *self.0.network.borrow_mut() = Some(network);
     }

@@ -81,6 +81,7 @@ use shared::schema::FieldErrors;
 use tracing::{info, warn};
 
 pub use config::OpenidConnect;
+pub use provider::Trouble;
 
 use crate::answer;
 use crate::credentials::secret_names::SecretNames;
@@ -88,6 +89,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
+use crate::state::NodeStates;
 use callback::Found;
 use config::AuthMethod;
 use cookie::Jar;
@@ -210,6 +212,10 @@ impl Filter for OpenidConnectFilter {
 
     fn trusts_any_server(&self) -> bool {
         !self.0.config.provider.ssl_verify
+    }
+
+    fn trouble(&self, states: &NodeStates) -> Option<Trouble> {
+        provider::trouble(&self.0, states)
     }
 
     fn owns_cookie(&self, name: &str) -> bool {

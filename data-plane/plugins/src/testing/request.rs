@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Bytes,
     pub(crate) https: bool,
+    /// Where its client is.
+    pub(crate) address: IpAddr,
     /// The host that its client asked for.
     pub(crate) authority: &'static str,
     pub(crate) certificate: Option<[u8; 32]>,
@@ -48,6 +51,7 @@ impl Request {
             headers: Vec::new(),
             body: Bytes::new(),
             https: false,
+            address: [127, 0, 0, 1].into(),
             authority: "gateway.example",
             certificate: None,
             environment: Environment {
@@ -81,7 +85,7 @@ impl Request {
             path: request.uri.path().to_owned(),
             request,
             client: Client {
-                address: [127, 0, 0, 1].into(),
+                address: self.address,
                 https: self.https,
                 authority: self.authority.into(),
                 certificate: self.certificate,

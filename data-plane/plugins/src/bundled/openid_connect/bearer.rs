@@ -23,7 +23,7 @@ use super::memory::{self, Memory, Name};
 use super::opened;
 use super::possession::Presented;
 use super::principal::Principal;
-use super::provider::{self, CopiedAt, Giver, Unaccepted};
+use super::provider::{self, CopiedAt, Reason, Unaccepted};
 use super::request::{self, Found};
 use super::rules::Rules;
 use super::session::Session;
@@ -199,7 +199,7 @@ async fn id_token(
         };
         verifier.id_token(&found.token, expected).map(|_| ())
     };
-    let judged = provider::judged(rules, client, host, document, Giver::Client, judge).await;
+    let judged = provider::judged(rules, client, host, document, Reason::ClientToken, judge).await;
     judged.map_err(Unaccepted::refusal)?;
     request::hide(rules, exchange, &found.place).await;
     Ok(Some(found.token))
@@ -222,7 +222,7 @@ async fn verify(
         return Ok(verified);
     }
     let judge = |verifier: &Verifier<'_>| verifier.bearer(token);
-    let judged = provider::judged(rules, client, host, document, Giver::Client, judge).await;
+    let judged = provider::judged(rules, client, host, document, Reason::ClientToken, judge).await;
     let (claims, document) = judged.map_err(Unaccepted::refusal)?;
     let principal = Principal::new(
         rules,

@@ -2,6 +2,7 @@
 //! what each answer means. What a provider that cannot be reached says is told in fixed words, so that
 //! nobody learns of a network what they could not ask themselves.
 
+mod discovered;
 mod offered;
 mod way_back;
 mod ways;
@@ -22,59 +23,12 @@ use crate::filter::Plugin;
 use crate::host::Host;
 use crate::registry;
 
-/// What was found out of a provider.
-#[derive(Clone, Debug)]
-pub struct Discovered {
-    /// The issuer, as the configuration names it.
-    pub issuer: String,
-    /// The discovery document.
-    pub metadata: Map<String, Value>,
-    /// The public members of its keys.
-    pub keys: Vec<Value>,
-}
+pub use discovered::{Discovered, Said, discover};
 
 /// The issuer that a configuration names, without a well-known suffix and without a slash at its end.
 pub fn issuer(config: &Value) -> Option<String> {
     let configured = config.get("issuer")?.as_str()?;
     Some(super::rules::issuer(configured))
-}
-
-/// Discovers the provider of `config`, which is stored.
-///
-/// # Errors
-///
-/// If the configuration is none, or nothing usable can be discovered: why, in fixed words.
-pub async fn discover(config: &Value, host: &impl Host) -> Result<Discovered, String> {
-    let stored = serde_json::from_value(config.clone()).ok();
-    let rules = stored.and_then(|config| Rules::new(config, Uuid::nil()).ok());
-    let rules = Arc::new(rules.ok_or("the configuration is not valid")?);
-    let told = |error: ProviderError| tell(&error);
-    let found = provider::metadata(&rules, host).await.map_err(told)?;
-    let metadata = found.value;
-    let keys = match metadata.get("jwks_uri").and_then(Value::as_str) {
-        Some(uri) => provider::key_set(&rules, host, uri).await.map_err(told)?,
-        None => Value::Null,
-    };
-    let keys = keys.get("keys").and_then(Value::as_array);
-    Ok(Discovered {
-        issuer: rules.issuer.clone(),
-        keys: keys.into_iter().flatten().filter_map(public).collect(),
-        metadata,
-    })
-}
-
-/// A key's public members; nothing of a symmetric key.
-fn public(key: &Value) -> Option<Value> {
-    let members = key.as_object()?;
-    if members.get("kty").and_then(Value::as_str) == Some("oct") {
-        return None;
-    }
-    let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "r", "t"];
-    let shown = members
-        .iter()
-        .filter(|(name, _)| !private.contains(&name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()));
-    Some(Value::Object(shown.collect()))
 }
 
 fn rules(config: &Value) -> Result<Arc<Rules>, FieldErrors> {

@@ -21,7 +21,7 @@ use super::cookie::Jar;
 use super::failure::{Class, Failure};
 use super::login;
 use super::possession::Presented;
-use super::provider::{self, Document, Giver, Unaccepted};
+use super::provider::{self, Document, Reason, Unaccepted};
 use super::rate::{self, Deed};
 use super::request::{self, Pair};
 use super::rules::Rules;
@@ -341,10 +341,16 @@ impl Trade {
             (tokens.id_token, tokens.refresh_token) = (None, None);
         }
         let verify = |verifier: &Verifier<'_>| self.verify(verifier, &tokens);
-        let ((), document) =
-            provider::judged(rules, self.client, host, document, Giver::Provider, verify)
-                .await
-                .map_err(Unaccepted::failure)?;
+        let ((), document) = provider::judged(
+            rules,
+            self.client,
+            host,
+            document,
+            Reason::ProviderToken,
+            verify,
+        )
+        .await
+        .map_err(Unaccepted::failure)?;
         let now = host.now();
         Ok(Arc::new(Granted {
             until: until(rules, &tokens, now),
@@ -355,7 +361,7 @@ impl Trade {
 
     async fn request(
         &self,
-        rules: &Rules,
+        rules: &Arc<Rules>,
         host: &impl Host,
         document: &Document,
     ) -> Result<Tokens, Failure> {

@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::jws::{self, Claims};
 use super::login;
 use super::possession::Presented;
-use super::provider::{self, Document, Giver, ProviderError, Unaccepted};
+use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::request::{self, Found};
 use super::rules::{Rules, is_ours};
 use super::session::Session;
@@ -36,6 +36,8 @@ use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::{Host, Repeatable};
 use crate::sessions::session_keys::KeyRing;
+
+const NOWHERE: ProviderError = ProviderError::Unusable("there is no introspection endpoint");
 
 /// What the provider said of a token that is active.
 pub(super) struct Answer {
@@ -171,18 +173,17 @@ impl Question {
         let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
-        let auth = auth(rules, self.client);
-        let Some(endpoint) = Endpoint::Introspection.of(rules, &document, auth) else {
+        let Some(endpoint) = place(rules, self.client, &document) else {
             return Err(match method {
                 // Nobody can say anything of an opaque token.
                 AuthMethod::Introspection => {
                     Failure::refused("at_typ", "the token is not a signed JWT")
                 }
-                _ => ProviderError::Unusable("there is no introspection endpoint").failure(),
+                _ => NOWHERE.failure(),
             });
         };
         if !rules.config.provider.cache_introspection {
-            let given = self.run(rules, host, document, &endpoint).await;
+            let given = self.run(rules, host, document).await;
             return given.map(|(answer, _)| Arc::new(answer));
         }
         let key = self.key(rules, &endpoint);
@@ -190,13 +191,13 @@ impl Question {
         let (its_rules, its_host) = (Arc::clone(rules), host.clone());
         let asking = async move {
             let Some(shared) = &its_rules.shared_answers else {
-                return self.run(&its_rules, &its_host, document, &endpoint).await;
+                return self.run(&its_rules, &its_host, document).await;
             };
             if let Some(stored) = shared.get(&its_rules, &its_host, &self.ring, &key).await {
                 let (claims, jwt) = (stored.claims, stored.jwt);
                 return Ok((Answer { claims, jwt }, stored.until));
             }
-            let (answer, until) = self.run(&its_rules, &its_host, document, &endpoint).await?;
+            let (answer, until) = self.run(&its_rules, &its_host, document).await?;
             let stored = Stored {
                 claims: answer.claims.clone(),
                 jwt: answer.jwt.clone(),
@@ -213,36 +214,38 @@ impl Question {
         rules: &Arc<Rules>,
         host: &impl Host,
         document: Arc<Document>,
-        endpoint: &str,
     ) -> Given<Answer> {
         let config = &rules.config;
         let mut caller = Caller::configured(rules, self.client);
         let offered = document.introspection_auth_methods.as_deref();
         let offered = offered.map(|offered| token_endpoint::discovered(Some(offered), caller));
         caller.auth = auth(rules, self.client).or(offered);
-        let response = provider::guarded(rules, host, endpoint, async {
+        let accept = match config.credentials.introspection_accept {
+            IntrospectionAccept::Json => "application/json",
+            IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
+            IntrospectionAccept::Jwt => "application/jwt",
+        };
+        let ask = async |endpoint: &str| {
             let post = Post {
                 endpoint,
                 form: self.form.clone(),
                 headers: &self.headers,
-                accept: match config.credentials.introspection_accept {
-                    IntrospectionAccept::Json => "application/json",
-                    IntrospectionAccept::IntrospectionJwt => "application/token-introspection+jwt",
-                    IntrospectionAccept::Jwt => "application/jwt",
-                },
+                accept,
                 repeatable: Repeatable::Always,
             };
-            let response = token_endpoint::post(rules, &document, caller, host, post).await?;
-            if response.status() == StatusCode::OK || provider::refuses(response.status()) {
-                return Ok(response);
-            }
-            Err(ProviderError::Status(response.status().as_u16()))
-        })
-        .await
-        .map_err(|error| failed(rules, &error))?;
+            token_endpoint::post_guarded(rules, &document, caller, host, post).await
+        };
+        let place = |document: &Document| place(rules, self.client, document);
+        let again = provider::looks_moved;
+        let answered = provider::call(rules, host, &document, place, again, ask).await;
+        let answered = answered.ok_or(NOWHERE).and_then(|answered| answered);
+        let response = answered.map_err(|error| failed(rules, &error))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => return Err(TokenError::Client.failure("")),
+            status if status.is_success() => {
+                return Err(failed(rules, &ProviderError::Status(status.as_u16())));
+            }
             // What clients send must not pass for an outage of the provider.
             status => {
                 debug!(issuer = rules.issuer, %status, "introspection refused");
@@ -288,10 +291,16 @@ impl Question {
             .to_owned();
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
         let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "introspect_sig");
-        let (statement, _) =
-            provider::judged(rules, self.client, host, document, Giver::Provider, judge)
-                .await
-                .map_err(Unaccepted::failure)?;
+        let (statement, _) = provider::judged(
+            rules,
+            self.client,
+            host,
+            document,
+            Reason::ProviderToken,
+            judge,
+        )
+        .await
+        .map_err(Unaccepted::failure)?;
         // Another kind of token does not pose as an answer (RFC 9701 §8.1).
         let kind = response.headers().get(CONTENT_TYPE);
         let by_rfc = kind.is_some_and(|kind| {
@@ -335,8 +344,15 @@ impl Question {
         };
         let check = !rules.ignores_signature(UnsignedMethod::Introspection);
         let judge = |verifier: &Verifier<'_>| verifier.issued(&jwt, check);
-        let judged =
-            provider::judged(rules, self.client, host, document, Giver::Provider, judge).await;
+        let judged = provider::judged(
+            rules,
+            self.client,
+            host,
+            document,
+            Reason::ProviderToken,
+            judge,
+        )
+        .await;
         let (inside, _) = judged.map_err(Unaccepted::failure)?;
         for (name, value) in inside.into_iter().flatten() {
             claims.entry(name).or_insert(value);
@@ -364,6 +380,11 @@ impl Question {
 fn failed(rules: &Rules, error: &ProviderError) -> Failure {
     warn!(issuer = rules.issuer, error = %chain(error), "introspection failed");
     error.failure()
+}
+
+/// Where the client at `position` asks, by `document`.
+fn place(rules: &Rules, position: usize, document: &Document) -> Option<String> {
+    Endpoint::Introspection.of(rules, document, auth(rules, position))
 }
 
 /// How the client at `position` authenticates at the introspection endpoint.

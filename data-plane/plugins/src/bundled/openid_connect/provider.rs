@@ -10,10 +10,14 @@
 
 mod calls;
 mod document;
+mod entry;
 mod error;
 mod further;
 mod judged;
 mod keys;
+mod moved;
+mod rediscovery;
+mod trouble;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,10 +35,16 @@ pub(super) use document::{Document, Fetched, limits, target};
 pub(super) use error::ProviderError;
 pub(super) use judged::{Unaccepted, judged};
 pub(super) use keys::Key;
+pub(super) use moved::{call, is_missing, is_untaken, looks_moved};
+pub(super) use rediscovery::{Reason, rediscover};
+pub use trouble::Trouble;
+pub(super) use trouble::trouble;
 
 use super::rules::Rules;
 use super::single_flight::Flights;
 use crate::host::Host;
+pub(super) use entry::EMPTIED;
+use entry::{Entry, Health};
 
 /// How long a core uses its copy without a look at the node's.
 const CORE_COPY: Duration = Duration::from_secs(1);
@@ -42,14 +52,12 @@ const CORE_COPY: Duration = Duration::from_secs(1);
 /// How long a document is used whatever its server says.
 const SHORTEST_LIFETIME: Duration = Duration::from_mins(1);
 
-/// Longest rest of a provider that fails.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+/// How much longer it is used while no newer one is to be had. It ends: what a provider has withdrawn meanwhile, a key
+/// above all, is not good for ever for somebody who keeps this node from hearing of that.
+pub(super) const LONGEST_KEPT: Duration = Duration::from_hours(24);
 
 /// How long a request waits for a provider that failed before.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long unknown keys of what the provider itself has given lead to no further re-discovery.
-const SPACING: Duration = Duration::from_secs(1);
 
 /// How long a failed call says that the provider fails: an endpoint may be asked no more.
 const TELLING: Duration = Duration::from_mins(1);
@@ -67,74 +75,6 @@ type Flight = futures::channel::oneshot::Receiver<Outcome>;
 struct Providers {
     entries: Mutex<HashMap<[u8; 32], Entry>>,
     flights: Arc<Flights<[u8; 32], Outcome>>,
-}
-
-/// What is known of one provider.
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    document: Option<Arc<Document>>,
-    discovery: Health,
-    /// The endpoints whose last call failed: how one does says nothing of the others.
-    failing: HashMap<String, Health>,
-    /// When unknown keys of what clients brought last led to a re-discovery.
-    rediscovered_for_client: Option<UnixTime>,
-    /// When those of what the provider itself gave did: nobody else uses that up.
-    rediscovered_for_provider: Option<UnixTime>,
-}
-
-/// Whose word it is that there is a token which no known key has signed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Giver {
-    /// A client's, who may have made it up.
-    Client,
-    /// The provider's, which has just answered with it, or that of a session, which holds what it gave.
-    Provider,
-}
-
-impl Entry {
-    fn rediscovered_for(&mut self, giver: Giver) -> &mut Option<UnixTime> {
-        match giver {
-            Giver::Client => &mut self.rediscovered_for_client,
-            Giver::Provider => &mut self.rediscovered_for_provider,
-        }
-    }
-}
-
-/// How calls of one kind went of late.
-#[derive(Clone, Debug, Default)]
-struct Health {
-    failures: u32,
-    failed_at: UnixTime,
-    /// The last failure: what is told while it rests.
-    error: Option<ProviderError>,
-}
-
-impl Health {
-    fn record(&mut self, error: Option<&ProviderError>, now: UnixTime) {
-        self.error = error.cloned();
-        if error.is_none() {
-            self.failures = 0;
-        } else {
-            self.failures = self.failures.saturating_add(1);
-            self.failed_at = now;
-        }
-    }
-
-    /// Why it is not asked. A provider that answers nonsense does answer.
-    fn resting(&self) -> ProviderError {
-        match &self.error {
-            Some(error) => ProviderError::Resting(Some(Arc::new(error.clone()))),
-            None => ProviderError::Resting(None),
-        }
-    }
-
-    /// Whether it should be left alone: after `tolerated` failures, for one second more with each
-    /// further one. A clock that was set back ends the rest.
-    fn rests(&self, tolerated: u32, now: UnixTime) -> bool {
-        let over = self.failures.saturating_sub(tolerated);
-        let rest = Duration::from_secs(over.into()).min(LONGEST_REST);
-        over > 0 && now >= self.failed_at && now.saturating_since(self.failed_at) < rest
-    }
 }
 
 /// The copies of one core.
@@ -208,9 +148,14 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
             entry.document = Some(document);
         }
     }
-    let document = match entry.document {
+    let age = |document: &Arc<Document>| now.saturating_since(document.fetched_at);
+    let known = entry
+        .document
+        .filter(|document| age(document) < lifetime(rules, document).saturating_add(LONGEST_KEPT));
+    let document = match known {
         Some(document) => {
-            if now.saturating_since(document.fetched_at) >= lifetime(rules, &document) && !rests {
+            let failing = entry.discovery.failures > 0;
+            if (failing || age(&document) >= lifetime(rules, &document)) && !rests {
                 // Whoever needs it next finds the new one.
                 drop(providers.fetch(rules, host));
             }
@@ -273,82 +218,6 @@ async fn within<T>(
     }
 }
 
-/// Where a newer document is.
-enum Newer {
-    Known(Arc<Document>),
-    UnderWay(Flight),
-    /// It is to be fetched, once what is under way is over: that may have begun before there was one.
-    Wanted(Option<Flight>),
-}
-
-/// A newer document than `seen`, whose keys did not verify a token of `giver`: fetched anew unless that was done
-/// a moment ago, which for what clients bring is `rediscovery_lifetime` (Kong 3.9).
-///
-/// # Errors
-///
-/// If it cannot be fetched now.
-pub(super) async fn rediscover(
-    rules: &Arc<Rules>,
-    host: &impl Host,
-    seen: &Document,
-    giver: Giver,
-) -> Outcome {
-    let now = host.now();
-    let key = rules.provider_key;
-    let providers = host.node_state::<Providers>();
-    let newer = {
-        let mut entries = providers.lock();
-        let entry = entries.entry(key).or_default();
-        let flight = providers.flights.join(&key);
-        let rests = entry.discovery.rests(0, now);
-        let wait = rules.config.provider.rediscovery_lifetime.seconds();
-        let wait = match giver {
-            Giver::Client => wait,
-            Giver::Provider => wait.min(SPACING),
-        };
-        let recently = entry
-            .rediscovered_for(giver)
-            .is_some_and(|at| at <= now && now.saturating_since(at) < wait);
-        match (entry.document.clone(), flight) {
-            // What others have found, or find now, may be older than the provider's answer.
-            (_, flight) if giver == Giver::Provider && !recently && !rests => {
-                *entry.rediscovered_for(giver) = Some(now);
-                Newer::Wanted(flight)
-            }
-            (Some(document), _) if document.version != seen.version => Newer::Known(document),
-            // Somebody has just found the same.
-            (_, Some(flight)) => Newer::UnderWay(flight),
-            (Some(document), None) if recently && !rests => {
-                return Ok(document);
-            }
-            (_, None) if recently || rests => return Err(entry.discovery.resting()),
-            (_, None) => {
-                *entry.rediscovered_for(giver) = Some(now);
-                Newer::Wanted(None)
-            }
-        }
-    };
-    let document = match newer {
-        Newer::Known(document) => document,
-        Newer::UnderWay(flight) => wait(flight).await?,
-        Newer::Wanted(earlier) => {
-            if let Some(flight) = earlier {
-                // Whatever it found.
-                _ = wait(flight).await;
-            }
-            wait(providers.fetch(rules, host)).await.inspect_err(|_| {
-                // A failure rests for its own, shorter time.
-                let mut entries = providers.lock();
-                *entries.entry(key).or_default().rediscovered_for(giver) = None;
-            })?
-        }
-    };
-    let version = host.revocations().version();
-    host.core_state::<CoreCopies>()
-        .remember(key, &document, now, version);
-    Ok(document)
-}
-
 /// The discovery document as it is, fetched now.
 ///
 /// # Errors
@@ -402,22 +271,19 @@ impl Providers {
             host.spawn(Box::pin(async move {
                 let limit = limits(&rules, 0).timeout;
                 let fetch = document::fetch(&rules, &its_host, before.as_deref());
-                let outcome = within(&its_host, limit, fetch).await.map(Arc::new);
-                if let Err(error) = &outcome {
-                    warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
-                }
+                let fetched = within(&its_host, limit, fetch).await;
                 let mut entries = providers.lock();
                 if entries.len() >= MOST_PROVIDERS && !entries.contains_key(&key) {
                     entries.clear();
                 }
-                let entry = entries.entry(key).or_default();
-                entry
-                    .discovery
-                    .record(outcome.as_ref().err(), its_host.now());
-                if let Ok(document) = &outcome {
-                    entry.document = Some(Arc::clone(document));
-                }
+                let outcome = entries
+                    .entry(key)
+                    .or_default()
+                    .take_up(fetched, its_host.now());
                 drop(entries);
+                if let Err(error) = &outcome {
+                    warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
+                }
                 pilot.land(&outcome);
             }));
         }

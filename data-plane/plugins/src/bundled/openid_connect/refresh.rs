@@ -17,7 +17,7 @@ use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, Giver, ProviderError, Unaccepted};
+use super::provider::{self, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
@@ -311,7 +311,8 @@ async fn judge(
     };
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
     let verify = |verifier: &Verifier<'_>| verify(verifier, tokens, old.as_ref());
-    let judged = provider::judged(rules, client, host, document, Giver::Provider, verify).await;
+    let judged =
+        provider::judged(rules, client, host, document, Reason::ProviderToken, verify).await;
     judged.map(|_| ())
 }
 

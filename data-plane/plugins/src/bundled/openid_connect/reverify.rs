@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{AuthMethod, UnsignedMethod};
-use super::provider::{self, Giver, Unaccepted};
+use super::provider::{self, Reason, Unaccepted};
 use super::rules::Rules;
 use super::session::Session;
 use super::verify::Verifier;
@@ -57,7 +57,7 @@ pub(super) async fn reverify(
         session.client,
         host,
         document,
-        Giver::Provider,
+        Reason::ProviderToken,
         judge,
     )
     .await;

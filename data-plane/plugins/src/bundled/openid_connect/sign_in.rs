@@ -24,7 +24,7 @@ use super::mark;
 use super::opened;
 use super::page;
 use super::possession::Presented;
-use super::provider::{self, Giver};
+use super::provider::{self, Reason};
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
@@ -112,6 +112,13 @@ pub(super) async fn start(
         let event = match token_endpoint::push(rules, &document, client, host, form).await {
             Ok(request_uri) => Event::Pushed(request_uri),
             Err(error) => Event::PushRefused(token_endpoint::push_failure(&error)),
+        };
+        // If it was taken where that endpoint is now, the browser goes where the others are now.
+        let newest = provider::document(rules, host).await;
+        let newest = newest.unwrap_or_else(|_| Arc::clone(&document));
+        let context = Context {
+            document: &newest,
+            ..context
         };
         (state, action) = flow::step(context, state, event, host.now());
     }
@@ -340,8 +347,8 @@ pub(super) async fn finish(
             Action::FetchKeys => {
                 // A browser may bring anything; what the token endpoint gives is the provider's.
                 let giver = match &state {
-                    State::Verifying(..) => Giver::Provider,
-                    _ => Giver::Client,
+                    State::Verifying(..) => Reason::ProviderToken,
+                    _ => Reason::ClientToken,
                 };
                 document = provider::rediscover(rules, host, &document, giver)
                     .await

@@ -21,18 +21,18 @@ use shared::clock::UnixTime;
 use shared::telemetry::chain;
 use tracing::{error, warn};
 
-use self::answer::{explains, read, refusal};
+use self::answer::{explains, is_named, read, refusal};
 pub(super) use self::discovered::discovered;
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 use self::rotation::Spare;
-pub(super) use self::rotation::{Exchanged, post};
+pub(super) use self::rotation::{Exchanged, post, post_guarded};
 use super::assertion::{self, Signer};
 use super::client_keys;
 use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
-use super::provider::{self, Document, ProviderError};
+use super::provider::{self, Document, ProviderError, is_missing};
 use super::request;
 use super::rules::{Rules, is_ours};
 use super::session::Session;
@@ -294,7 +294,7 @@ impl<'a> Caller<'a> {
 ///
 /// If the provider refuses, or cannot be used.
 pub(super) async fn request(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     document: &Document,
     client: usize,
     host: &impl Host,
@@ -323,7 +323,7 @@ pub(super) async fn request(
 ///
 /// If the provider refuses, or cannot be used.
 pub(super) async fn request_as(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     document: &Document,
     caller: Caller<'_>,
     host: &impl Host,
@@ -332,10 +332,6 @@ pub(super) async fn request_as(
 ) -> Result<Tokens, TokenError> {
     let config = &rules.config.client;
     verify_parameters(rules, document)?;
-    let endpoint = Endpoint::Token
-        .of(rules, document, caller.auth)
-        .ok_or(ProviderError::Unusable("there is no token endpoint"))?;
-    let endpoint = endpoint.as_str();
     let names = config.token_post_args_names.as_deref().unwrap_or_default();
     let values = config.token_post_args_values.as_deref().unwrap_or_default();
     let configured: Vec<_> = names.iter().cloned().zip(values.iter().cloned()).collect();
@@ -350,25 +346,39 @@ pub(super) async fn request_as(
         .chain(&passed_on.headers)
         .cloned()
         .collect();
-    // How one grant does says nothing of the others: clients bring the credentials of some.
-    let guarded = format!("{endpoint} {grant}");
-    let answer = provider::guarded(rules, host, &guarded, async {
-        let post = Post {
-            endpoint,
-            form,
-            headers: &headers,
-            accept: "application/json",
-            repeatable: Repeatable::Never,
-        };
-        let response = self::post(rules, document, caller, host, post).await?;
-        let status = response.status();
-        if !status.is_success() && !provider::refuses(status) {
-            return Err(ProviderError::Status(status.as_u16()));
-        }
-        Ok(response)
-    })
-    .await
-    .inspect_err(|error| {
+    let place = |document: &Document| Endpoint::Token.of(rules, document, caller.auth);
+    // A code and most refresh tokens serve once: they are sent again only if nobody has taken them.
+    let answered = provider::call(
+        rules,
+        host,
+        document,
+        place,
+        provider::is_untaken,
+        async |endpoint| {
+            // How one grant does says nothing of the others: clients bring the credentials of some.
+            let guarded = format!("{endpoint} {grant}");
+            provider::guarded(rules, host, &guarded, async {
+                let post = Post {
+                    endpoint,
+                    form: form.clone(),
+                    headers: &headers,
+                    accept: "application/json",
+                    repeatable: Repeatable::Never,
+                };
+                let response = self::post(rules, document, caller, host, post).await?;
+                let status = response.status();
+                let explained = || is_missing(status) && is_named(refusal(response.body()));
+                if status.is_success() || provider::refuses(status) || explained() {
+                    return Ok(response);
+                }
+                Err(ProviderError::Status(status.as_u16()))
+            })
+            .await
+        },
+    );
+    let answered = answered.await;
+    let answered = answered.ok_or(ProviderError::Unusable("there is no token endpoint"))?;
+    let answer = answered.inspect_err(|error| {
         warn!(issuer = rules.issuer, error = %chain(error), "the token endpoint failed");
     })?;
     if !answer.status().is_success() {

@@ -15,7 +15,7 @@ use super::config::{UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, Document, Giver, ProviderError, Unaccepted};
+use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::request;
 use super::rules::Rules;
 use super::strict_json;
@@ -91,7 +91,7 @@ impl Question {
             ));
         };
         if !rules.config.provider.cache_user_info {
-            let given = self.run(rules, host, document, &endpoint).await;
+            let given = self.run(rules, host, document).await;
             return given.map(|(user_info, _)| Arc::new(user_info));
         }
         let pairs = self
@@ -111,7 +111,7 @@ impl Question {
             .finish();
         let answers = host.node_state::<Answers<UserInfo>>();
         let (its_rules, its_host) = (Arc::clone(rules), host.clone());
-        let asking = async move { self.run(&its_rules, &its_host, document, &endpoint).await };
+        let asking = async move { self.run(&its_rules, &its_host, document).await };
         answers.ask(rules, host, key, asking).await
     }
 
@@ -120,15 +120,21 @@ impl Question {
         rules: &Arc<Rules>,
         host: &impl Host,
         document: Arc<Document>,
-        endpoint: &str,
     ) -> Given<UserInfo> {
         let failed = |error: ProviderError| {
             warn!(issuer = rules.issuer, error = %chain(&error), "user info failed");
             error.failure()
         };
-        let request = self.request(rules, endpoint).map_err(failed)?;
-        let asked = provider::fetched(rules, host, endpoint, request, LIMIT);
-        let response = asked.await.map_err(failed)?;
+        let ask = async |endpoint: &str| {
+            let request = self.request(rules, endpoint)?;
+            provider::fetched(rules, host, endpoint, request, LIMIT).await
+        };
+        let place = |document: &Document| endpoint(rules, document).map(str::to_owned);
+        let again = provider::looks_moved;
+        let answered = provider::call(rules, host, &document, place, again, ask).await;
+        let nowhere = ProviderError::Unusable("there is no user info endpoint");
+        let answered = answered.ok_or(nowhere).and_then(|answered| answered);
+        let response = answered.map_err(failed)?;
         match response.status() {
             StatusCode::OK => {}
             // These alone speak of the token (RFC 6750 §3.1).
@@ -198,8 +204,15 @@ impl Question {
             let check = !rules.ignores_signature(UnsignedMethod::Userinfo);
             let judge = |verifier: &Verifier<'_>| verifier.statement(&token, check, "userinfo_sig");
             let known = Arc::clone(&document);
-            let judged =
-                provider::judged(rules, self.client, host, known, Giver::Provider, judge).await;
+            let judged = provider::judged(
+                rules,
+                self.client,
+                host,
+                known,
+                Reason::ProviderToken,
+                judge,
+            )
+            .await;
             let (statement, newest) = judged.map_err(Unaccepted::failure)?;
             document = newest;
             UserInfo {

@@ -46,8 +46,9 @@ pub struct Provider {
     #[serde(default)]
     pub extra_jwks_uris: Option<Set<String>>,
 
-    /// Shortest time in seconds between two re-discoveries that unknown keys of clients' tokens ask for. For those of
-    /// what the provider itself has just answered it is a second at most.
+    /// Shortest time in seconds between two re-discoveries that unknown keys of clients' tokens ask for, those of logout
+    /// tokens for each address that sends some, and endpoints that are not where they were. For keys of what the provider
+    /// itself has just answered it is a second at most.
     #[serde(default = "default::thirty")]
     #[schemars(range(min = 0))]
     pub rediscovery_lifetime: Number,
@@ -94,7 +95,7 @@ pub struct Provider {
     pub timeout: Number,
 
     /// Time in seconds for which discovery documents and keys are used before they are fetched
-    /// anew, and for which a verified token that names no expiry is remembered.
+    /// anew (while that fails they serve for a day longer), and for which a verified token that names no expiry is remembered.
     #[serde(default = "default::one_hour")]
     #[schemars(range(min = 0))]
     pub cache_ttl: Number,

@@ -5,6 +5,7 @@
 //!                        └─ 400 ──────┘                              └─ not stored: 503, asked again
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 use crate::answer;
 use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::jws::{self, Jws};
-use crate::bundled::openid_connect::provider::{self, Giver, Unaccepted};
+use crate::bundled::openid_connect::provider::{self, Reason, Unaccepted};
 use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Ends, Rules, sha256};
 use crate::bundled::openid_connect::single_flight::Flights;
@@ -99,7 +100,7 @@ async fn end(
         return Err(refused("the form has no logout_token, or several"));
     };
     let ring = &exchange.environment.session_keys;
-    let asked = check(rules, ring, host, &token).await?;
+    let asked = check(rules, ring, host, exchange.client.address, &token).await?;
     let is_used = || host.revocations().epoch(asked.token) > 0;
     if is_used() {
         return Err(used());
@@ -162,22 +163,25 @@ async fn hear(rules: &Rules, host: &impl Host, asked: Asked) -> Result<(), Failu
     Ok(())
 }
 
-/// Verifies `token` with the keys that are known, and once more with new ones if none fits.
+/// Verifies `token`, which `address` has sent, with the keys that are known, and once more with new ones if none fits.
 async fn check(
     rules: &Arc<Rules>,
     ring: &KeyRing,
     host: &impl Host,
+    address: IpAddr,
     token: &str,
 ) -> Result<Asked, Failure> {
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
     let verify = |verifier: &Verifier<'_>| read(verifier, ring, token);
-    let judged = provider::judged(rules, 0, host, document, Giver::Client, verify).await;
+    let reason = Reason::LogoutToken(address);
+    let judged = provider::judged(rules, 0, host, document, reason, verify).await;
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
 }
 
-/// The checks of Back-Channel Logout 1.0 §2.6.
+/// The checks of Back-Channel Logout 1.0 §2.6. The signature comes last: no newer keys are looked for on behalf of what
+/// could not be right whoever had signed it.
 fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, Refusal> {
     let bad = |detail: &'static str| Refusal::Bad(refused(detail));
     let parsed = Jws::parse(token, LONGEST)
@@ -188,7 +192,6 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     ) {
         return Err(bad("the token is of another type"));
     }
-    verifier.check_signature(&parsed, "logout_token")?;
     let claims = &parsed.claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let issuer = verifier
@@ -255,6 +258,7 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
         },
         (None, None) => return Err(bad("the token names neither a subject nor a session")),
     };
+    verifier.check_signature(&parsed, "logout_token")?;
     Ok(Asked {
         ends,
         token: Revocation::logout_token(&issuer, id),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::moved::is_missing;
 use super::{ProviderError, Providers, limits};
 use crate::bundled::openid_connect::rules::Rules;
 use crate::host::Host;
@@ -83,9 +84,10 @@ pub(in crate::bundled::openid_connect) async fn guarded<T>(
 }
 
 /// Whether a status says that the provider does not take what was sent, which says nothing of how it
-/// does: a client may have sent it.
+/// does: a client may have sent it. That there is no such endpoint is something else.
 pub(in crate::bundled::openid_connect) fn refuses(status: StatusCode) -> bool {
     status.is_client_error()
+        && !is_missing(status)
         && !matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT

@@ -62,6 +62,8 @@ pub(crate) struct Document {
     /// Whether every authorization response carries `iss` (RFC 9207).
     pub(crate) sends_iss: bool,
     pub(crate) keys: Keys,
+    /// Whether some of them are the provider's own.
+    pub(crate) has_keys: bool,
     /// Those among them that come from elsewhere, by where.
     pub(crate) further: HashMap<String, Keys>,
     pub(crate) fetched_at: UnixTime,
@@ -127,6 +129,7 @@ async fn own(rules: &Rules, host: &impl Host) -> Result<Document, ProviderError>
         .and_then(Value::as_str)
         .ok_or(ProviderError::Unusable("jwks_uri is missing"))?;
     let (keys, fresh_for) = keys(rules, host, jwks_uri).await?;
+    document.has_keys = !keys.is_empty();
     document.keys = keys;
     document.fresh_for = [found.fresh_for, fresh_for].into_iter().flatten().min();
     document.behind = found.behind;

@@ -31,6 +31,9 @@ pub(crate) enum ProviderError {
     /// The gateway lacks what it would prove itself with.
     #[error("{0}")]
     Unarmed(&'static str),
+    /// Newer keys were looked for a moment ago, and are not looked for again yet.
+    #[error("the provider's keys were asked for a moment ago")]
+    Searched,
     /// The fetch was given up, for instance because the node stops.
     #[error("asking the provider was given up")]
     GivenUp,
@@ -50,9 +53,11 @@ impl ProviderError {
             Self::Resting(error) => error.as_deref().is_none_or(Self::is_outage),
             Self::Fetch(error) => !matches!(error, FetchError::Forbidden { .. }),
             Self::Status(_) | Self::GivenUp | Self::Slow => true,
-            Self::Unusable(_) | Self::Issuer { .. } | Self::Unsupported(_) | Self::Unarmed(_) => {
-                false
-            }
+            Self::Unusable(_)
+            | Self::Issuer { .. }
+            | Self::Unsupported(_)
+            | Self::Unarmed(_)
+            | Self::Searched => false,
         }
     }
 
@@ -69,6 +74,7 @@ impl ProviderError {
             | Self::Issuer { .. }
             | Self::Unsupported(_)
             | Self::Unarmed(_)
+            | Self::Searched
             | Self::Resting(_) => false,
         }
     }
@@ -87,6 +93,10 @@ impl ProviderError {
                 "client_key_missing",
                 "The gateway has nothing yet to prove itself with at the OpenID provider",
                 *detail,
+            ),
+            Self::Searched => Failure::unavailable(
+                "logout_token",
+                "no key fits the token, and newer ones were asked for a moment ago",
             ),
             Self::Fetch(FetchError::TooLarge { .. })
             | Self::Status(_)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Document, Giver, ProviderError, rediscover};
+use super::{Document, ProviderError, Reason, rediscover};
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
@@ -50,8 +50,8 @@ impl Unaccepted {
     }
 }
 
-/// What `judge` makes of a token of `client`, which `giver` has given, by the keys in `document` or, where none of these
-/// has signed it, by those that the provider has now; and the document that decided.
+/// What `judge` makes of a token of `client` by the keys in `document` or, where none of these has signed it, by those
+/// that the provider has now, asked for by `reason`; and the document that decided.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ pub(in crate::bundled::openid_connect) async fn judged<T>(
     client: usize,
     host: &impl Host,
     document: Arc<Document>,
-    giver: Giver,
+    reason: Reason,
     judge: impl Fn(&Verifier<'_>) -> Result<T, Refusal>,
 ) -> Result<(T, Arc<Document>), Unaccepted> {
     let judge = |document: &Document| {
@@ -77,7 +77,7 @@ pub(in crate::bundled::openid_connect) async fn judged<T>(
         Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),
         Err(Refusal::UnknownKey(failure)) => failure,
     };
-    match rediscover(rules, host, &document, giver).await {
+    match rediscover(rules, host, &document, reason).await {
         Ok(document) => match judge(&document) {
             Ok(found) => Ok((found, document)),
             Err(Refusal::Bad(failure)) => Err(Unaccepted::Refused(failure)),

@@ -1,5 +1,7 @@
 //! A configuration checked against its provider, and discovery that an operator drops.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use shared::entity::Revocation;
 
@@ -7,12 +9,13 @@ use super::super::client_keys::ClientKeys;
 use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
-use crate::bundled::openid_connect::check;
+use crate::bundled::openid_connect::check::{self, Discovered, Said};
 use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::opened;
 use crate::bundled::openid_connect::session::Session;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::host::Host;
+use crate::testing::START;
 
 fn checked(gateway: &Gateway, config: &Value) -> Value {
     let mut all = json!({
@@ -360,4 +363,46 @@ fn what_is_known_of_a_provider_is_told() {
         let config = json!({ "client_auth": [auth], "client_alg": [algorithm] });
         check(config, "client_alg", words);
     }
+}
+
+#[test]
+fn rule_77_what_a_provider_said_is_shown_while_it_says_nothing_usable() {
+    let said = |keys: usize| {
+        Ok(Discovered {
+            issuer: ISSUER.to_owned(),
+            metadata: serde_json::Map::new(),
+            keys: vec![json!({}); keys],
+        })
+    };
+    let at = |seconds: u64| START.saturating_add(Duration::from_secs(seconds));
+    let away = || Err("away".to_owned());
+    // What was said when, how many keys are shown, and since when something is wrong.
+    let seen = |said: &Option<Said>| {
+        said.as_ref().map(|said| {
+            let since = said.trouble.as_ref().map(|(since, _)| *since);
+            (said.at, said.discovered.keys.len(), since)
+        })
+    };
+    assert_eq!(seen(&Said::after(None, away(), at(0))), None);
+    assert_eq!(
+        seen(&Said::after(None, said(0), at(0))),
+        Some((at(0), 0, None))
+    );
+    let good = Said::after(None, said(2), at(0));
+    assert_eq!(seen(&good), Some((at(0), 2, None)));
+    let failing = Said::after(good.clone(), away(), at(60));
+    assert_eq!(seen(&failing), Some((at(0), 2, Some(at(60)))));
+    let failing = Said::after(failing, away(), at(86_399));
+    assert_eq!(seen(&failing), Some((at(0), 2, Some(at(60)))));
+    assert_eq!(seen(&Said::after(failing, away(), at(86_400))), None);
+    let emptied = Said::after(good.clone(), said(0), at(60));
+    assert_eq!(seen(&emptied), Some((at(0), 2, Some(at(60)))));
+    let emptied = Said::after(emptied, said(0), at(3_659));
+    assert_eq!(seen(&emptied), Some((at(0), 2, Some(at(60)))));
+    let believed = Said::after(emptied, said(0), at(3_660));
+    assert_eq!(seen(&believed), Some((at(3_660), 0, None)));
+    assert_eq!(
+        seen(&Said::after(good, said(1), at(61))),
+        Some((at(61), 1, None))
+    );
 }

@@ -77,9 +77,7 @@ impl SigningKey {
         header.kid = self.jwk["kid"].as_str().map(str::to_owned);
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
-}
 
-impl SigningKey {
     /// A JWT that shows `jwk`.
     pub(super) fn prove(&self, typ: &str, jwk: &Value, claims: &Value) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -277,12 +275,11 @@ impl Provider {
         let path = request.uri().path().to_owned();
         self.calls.borrow_mut().push(path.clone());
         self.requests.borrow_mut().push(request.clone());
-        if self.script.borrow().down {
-            return Err(FetchError::Connect {
-                authority: "idp.example:443".to_owned(),
-                reason: "connection refused".to_owned(),
-            });
+        if let Some(answered) = self.script.borrow().instead(&path) {
+            return answered;
         }
+        // What was moved is what it was.
+        let path = path.strip_prefix("/v2").unwrap_or(&path).to_owned();
         let (status, body) = match path.as_str() {
             "/.well-known/openid-configuration" if self.script.borrow().no_discovery => {
                 (503, json!({}))
@@ -495,7 +492,7 @@ impl Provider {
     }
 }
 
-fn plain(status: u16, kind: &'static str, body: String) -> Response<Bytes> {
+pub(super) fn plain(status: u16, kind: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
     let kind = HeaderValue::from_static(kind);

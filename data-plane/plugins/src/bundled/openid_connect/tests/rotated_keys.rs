@@ -3,11 +3,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::json;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method};
+use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
+use super::logout::logout_claims;
 use super::provider::{ISSUER, SigningKey};
 use crate::host::Host;
+use crate::testing::Request;
 
 /// Somebody shows a token with a key that nobody has.
 fn garbage(gateway: &mut Gateway) -> u16 {
@@ -17,11 +22,89 @@ fn garbage(gateway: &mut Gateway) -> u16 {
         .status
 }
 
-/// The same as a logout token.
+/// The same as a logout token, which has what one must have, each second from elsewhere.
 fn garbage_logout(gateway: &mut Gateway) -> u16 {
-    let token = SigningKey::es256("nobody").sign(&json!({ "iss": ISSUER }));
-    let form = format!("logout_token={token}");
-    Browser::default().post(gateway, "/bcl", &form).status
+    let claims = logout_claims(gateway, &json!({}));
+    let token = SigningKey::es256("nobody").sign(&claims);
+    let from = u8::try_from(gateway.provider.now() % 200).unwrap();
+    log_out_from(gateway, from, &token).0
+}
+
+/// What becomes of a logout token that comes from the host `from`: the status, and whether it is to come again.
+fn log_out_from(gateway: &mut Gateway, from: u8, token: &str) -> (u16, bool) {
+    let mut request = Request::get("/bcl");
+    request.method = Method::POST;
+    request.address = [192, 0, 2, from].into();
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers.push((CONTENT_TYPE, form));
+    request.body = Bytes::from(format!("logout_token={token}"));
+    let reply = gateway.send(request);
+    (reply.status, reply.headers.contains_key(RETRY_AFTER))
+}
+
+#[test]
+fn rule_79_nobody_elses_token_keeps_a_logout_from_finding_a_rotated_key() {
+    let mut gateway = Gateway::new(json!({ "backchannel_logout_uri_suffix": "/bcl" }));
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    gateway.advance(60);
+    let garbage = |gateway: &mut Gateway| {
+        let claims = logout_claims(gateway, &json!({ "jti": "x" }));
+        log_out_from(gateway, 1, &SigningKey::es256("nobody").sign(&claims))
+    };
+    assert_eq!(garbage(&mut gateway), (400, false));
+    rotate(&gateway, "two");
+    gateway.advance(2);
+    let signed = |gateway: &Gateway, id: &str| {
+        let claims = logout_claims(gateway, &json!({ "jti": id }));
+        gateway.provider.keys.borrow()[0].sign(&claims)
+    };
+    let token = signed(&gateway, "a");
+    // From where the other came it is to come again, from elsewhere it is heard.
+    assert_eq!(log_out_from(&mut gateway, 1, &token), (503, true));
+    assert_eq!(log_out_from(&mut gateway, 2, &token), (200, false));
+    gateway.advance(30);
+    // The same after a rotation at the very second of a search.
+    assert_eq!(garbage(&mut gateway), (400, false));
+    rotate(&gateway, "three");
+    let token = signed(&gateway, "b");
+    assert_eq!(log_out_from(&mut gateway, 3, &token), (503, true));
+    gateway.advance(1);
+    assert_eq!(log_out_from(&mut gateway, 3, &token), (200, false));
+}
+
+#[test]
+fn rule_78_logout_tokens_make_one_fetch_in_a_second_and_one_for_each_address() {
+    let mut gateway = Gateway::new(json!({ "backchannel_logout_uri_suffix": "/bcl" }));
+    assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    let key = SigningKey::es256("nobody");
+    let fetched = gateway.provider.called("/jwks");
+    let send = |gateway: &mut Gateway, changes: &Value| {
+        let token = key.sign(&logout_claims(gateway, changes));
+        for from in 1..=3 {
+            let (status, _) = log_out_from(gateway, from, &token);
+            assert!(matches!(status, 400 | 503), "{status}");
+        }
+        gateway.provider.called("/jwks") - fetched
+    };
+    // Nobody looks for the key of what could not be right.
+    for changes in [
+        json!({ "iss": "https://evil.example" }),
+        json!({ "aud": "another" }),
+        json!({ "iat": 1 }),
+        json!({ "events": {} }),
+        json!({ "nonce": "n" }),
+        json!({ "jti": null }),
+        json!({ "sid": null, "sub": null }),
+    ] {
+        assert_eq!(send(&mut gateway, &changes), 0, "{changes}");
+    }
+    assert_eq!(send(&mut gateway, &json!({})), 1);
+    let mut all = 0;
+    for _ in 0..5 {
+        gateway.advance(1);
+        all = send(&mut gateway, &json!({}));
+    }
+    assert_eq!(all, 3);
 }
 
 fn rotate(gateway: &Gateway, name: &str) {

@@ -1,8 +1,11 @@
 //! What a test has the provider do.
 
+use bytes::Bytes;
+use http::Response;
 use serde_json::Value;
 
-use super::provider::SigningKey;
+use super::provider::{SigningKey, plain};
+use crate::host::FetchError;
 
 /// What the provider does out of line.
 #[derive(Default)]
@@ -17,6 +20,8 @@ pub(super) struct Script {
     pub(super) down: bool,
     /// The token endpoint answers this.
     pub(super) token_answer: Option<(u16, Value)>,
+    /// Paths that answer with this status and nothing else; 0: there is nobody to connect to.
+    pub(super) gone: Vec<(&'static str, u16)>,
     /// There is no discovery document now.
     pub(super) no_discovery: bool,
     /// The secret that the token endpoint accepts the client by; any if none is said.
@@ -61,4 +66,19 @@ pub(super) struct Script {
     pub(super) response_claims: Vec<(&'static str, Value)>,
     /// Changes to the claims of ID tokens that come by way of the browser; `null` removes one.
     pub(super) front_claims: Vec<(&'static str, Value)>,
+}
+
+impl Script {
+    /// What is answered at `path` in place of what is there.
+    pub(super) fn instead(&self, path: &str) -> Option<Result<Response<Bytes>, FetchError>> {
+        let gone = self.gone.iter().find(|(gone, _)| *gone == path);
+        let status = if self.down { 0 } else { gone?.1 };
+        if status == 0 {
+            return Some(Err(FetchError::Connect {
+                authority: "idp.example:443".to_owned(),
+                reason: "connection refused".to_owned(),
+            }));
+        }
+        Some(Ok(plain(status, "application/json", "{}".to_owned())))
+    }
 }

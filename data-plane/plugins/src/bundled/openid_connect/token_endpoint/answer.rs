@@ -31,10 +31,15 @@ pub(super) fn refusal(body: &[u8]) -> &'static str {
         .unwrap_or("an error")
 }
 
+/// Whether the error `code` of a refusal is a registered one.
+pub(super) fn is_named(code: &str) -> bool {
+    CODES.contains(&code)
+}
+
 /// Whether a refusal, with the error `code`, is one of the grant (RFC 6749 §5.2): what stands before a provider refuses by
 /// other statuses, and says nothing that is registered.
 pub(super) fn explains(status: StatusCode, body: &[u8], code: &str) -> bool {
-    if CODES.contains(&code) {
+    if is_named(code) {
         return true;
     }
     let error = serde_json::from_slice::<Value>(body).ok();

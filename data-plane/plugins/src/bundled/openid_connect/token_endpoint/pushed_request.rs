@@ -1,5 +1,7 @@
 //! Pushes authorization requests (RFC 9126).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
@@ -9,7 +11,7 @@ use tracing::warn;
 use super::super::failure::Failure;
 use super::super::provider::{self, Document, ProviderError};
 use super::super::rules::Rules;
-use super::{Caller, Endpoint, Post};
+use super::{Caller, Endpoint, Post, post_guarded};
 use crate::host::{Host, Repeatable};
 
 /// Longest name of a request, in bytes: it goes into the URL that the browser is sent to.
@@ -32,7 +34,7 @@ pub(in crate::bundled::openid_connect) fn push_failure(error: &ProviderError) ->
 ///
 /// If the provider does not take it.
 pub(in crate::bundled::openid_connect) async fn push(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     document: &Document,
     client: usize,
     host: &impl Host,
@@ -43,22 +45,21 @@ pub(in crate::bundled::openid_connect) async fn push(
     caller.auth = sign_in
         .pushed_authorization_request_endpoint_auth_method
         .or(caller.auth);
-    let endpoint = Endpoint::PushedRequest.of(rules, document, caller.auth);
-    let endpoint = endpoint.ok_or(ProviderError::Unusable("there is no endpoint to push to"))?;
-    let pushed = provider::guarded(rules, host, &endpoint, async {
+    let place = |document: &Document| Endpoint::PushedRequest.of(rules, document, caller.auth);
+    let ask = async |endpoint: &str| {
         let post = Post {
-            endpoint: &endpoint,
-            form,
+            endpoint,
+            form: form.clone(),
             headers: &[],
             accept: "application/json",
             repeatable: Repeatable::Never,
         };
-        let response = super::post(rules, document, caller, host, post).await?;
-        if response.status().is_success() || provider::refuses(response.status()) {
-            return Ok(response);
-        }
-        Err(ProviderError::Status(response.status().as_u16()))
-    });
+        post_guarded(rules, document, caller, host, post).await
+    };
+    let again = provider::looks_moved;
+    let pushed = provider::call(rules, host, document, place, again, ask).await;
+    let nowhere = ProviderError::Unusable("there is no endpoint to push to");
+    let pushed = pushed.ok_or(nowhere).and_then(|pushed| pushed);
     let read = |response: Response<Bytes>| {
         if !response.status().is_success() {
             return Err(ProviderError::Status(response.status().as_u16()));
@@ -73,7 +74,7 @@ pub(in crate::bundled::openid_connect) async fn push(
                 "request_uri is missing or too long",
             ))
     };
-    pushed.await.and_then(read).inspect_err(|error| {
+    pushed.and_then(read).inspect_err(|error| {
         warn!(issuer = rules.issuer, error = %chain(error), "the authorization request was not taken");
     })
 }

@@ -1,5 +1,6 @@
 //! Takes tokens back at the provider.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::header::RETRY_AFTER;
 use shared::telemetry::chain;
 use tracing::{debug, warn};
 
-use super::super::provider::{self, Document};
+use super::super::provider::{self, Document, ProviderError};
 use super::super::rules::Rules;
 use super::{Caller, Endpoint, Post, discovered};
 use crate::host::{Host, Repeatable};
@@ -22,7 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Revokes tokens (RFC 7009), refresh token first, each again if the provider is busy or away (§2.2.1).
 /// A failure is logged and changes nothing.
 pub(in crate::bundled::openid_connect) async fn revoke(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     document: &Document,
     client: usize,
     host: &impl Host,
@@ -35,24 +36,34 @@ pub(in crate::bundled::openid_connect) async fn revoke(
         .revocation_endpoint_auth_method
         .or(caller.auth)
         .or_else(|| offered.map(|offered| discovered(Some(offered), caller)));
-    let Some(endpoint) = Endpoint::Revocation.of(rules, document, caller.auth) else {
-        return;
-    };
-    let endpoint = endpoint.as_str();
+    let place = |document: &Document| Endpoint::Revocation.of(rules, document, caller.auth);
     for (hint, token) in tokens {
         for attempt in 1..=ATTEMPTS {
             let form = vec![
                 (config.revocation_token_param_name.clone(), token.clone()),
                 ("token_type_hint".to_owned(), hint.to_owned()),
             ];
-            let post = Post {
-                endpoint,
-                form,
-                headers: &[],
-                accept: "application/json",
-                repeatable: Repeatable::Always,
+            let ask = async |endpoint: &str| {
+                let post = Post {
+                    endpoint,
+                    form: form.clone(),
+                    headers: &[],
+                    accept: "application/json",
+                    repeatable: Repeatable::Always,
+                };
+                let response = super::post(rules, document, caller, host, post).await?;
+                let status = response.status();
+                if provider::is_missing(status) || status.is_redirection() {
+                    return Err(ProviderError::Status(status.as_u16()));
+                }
+                Ok(response)
             };
-            let wait = match super::post(rules, document, caller, host, post).await {
+            let again = provider::looks_moved;
+            let answered = provider::call(rules, host, document, place, again, ask).await;
+            let Some(answered) = answered else {
+                return;
+            };
+            let wait = match answered {
                 Ok(response) if response.status().is_success() => {
                     debug!(hint, "token revoked");
                     break;

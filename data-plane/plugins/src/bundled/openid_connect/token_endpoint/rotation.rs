@@ -12,7 +12,7 @@ use super::answer::refusal;
 use super::{Caller, Post, discovered, post_once};
 use crate::bundled::openid_connect::assertion::Signer;
 use crate::bundled::openid_connect::config::ClientAuth;
-use crate::bundled::openid_connect::provider::{Document, ProviderError};
+use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
 use crate::bundled::openid_connect::rules::Rules;
 use crate::host::Host;
 
@@ -50,6 +50,25 @@ impl Exchanged {
             known.remove(&(rules.compilation, client));
         }
     }
+}
+
+/// The same, unless the endpoint rests. The answer says that what was asked is done, or that what was sent is not taken.
+pub(in crate::bundled::openid_connect) async fn post_guarded(
+    rules: &Rules,
+    document: &Document,
+    caller: Caller<'_>,
+    host: &impl Host,
+    form: Post<'_>,
+) -> Result<Response<Bytes>, ProviderError> {
+    provider::guarded(rules, host, form.endpoint, async {
+        let response = post(rules, document, caller, host, form).await?;
+        let status = response.status();
+        if status.is_success() || provider::refuses(status) {
+            return Ok(response);
+        }
+        Err(ProviderError::Status(status.as_u16()))
+    })
+    .await
 }
 
 /// Posts a form as the client (RFC 6749 §2.3), with its other secret if the provider does not accept the one.

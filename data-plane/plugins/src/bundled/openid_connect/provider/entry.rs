@@ -1,0 +1,118 @@
+//! What a node knows of one provider: what it says of itself, and how calls to it went of late.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::clock::UnixTime;
+
+use super::Outcome;
+use super::document::Document;
+use super::error::ProviderError;
+use super::rediscovery::Rediscoveries;
+
+/// Longest rest of a provider that fails.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// How long a provider has to say that it has no key, or no endpoint, before those that it had are gone. One that means to
+/// withdraw a key publishes another beside or in its place, which counts at once; a set without any is damaged far more often.
+pub(in crate::bundled::openid_connect) const EMPTIED: Duration = Duration::from_hours(1);
+
+/// What is known of one provider.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entry {
+    pub(super) document: Option<Arc<Document>>,
+    pub(super) discovery: Health,
+    /// The endpoints whose last call failed: how one does says nothing of the others.
+    pub(super) failing: HashMap<String, Health>,
+    pub(super) rediscoveries: Rediscoveries,
+    /// Since when the provider says that it has no key or endpoint, while those that it had are still used.
+    emptied_since: Option<UnixTime>,
+}
+
+impl Entry {
+    /// Takes up what was `fetched`, unless it takes away what nobody signs in without and has not said so for long. What an
+    /// operator has dropped is not kept.
+    pub(super) fn take_up(
+        &mut self,
+        fetched: Result<Document, ProviderError>,
+        now: UnixTime,
+    ) -> Outcome {
+        let outcome = fetched.and_then(|document| {
+            let had = self.document.as_ref();
+            let had = had.filter(|had| had.epoch >= document.epoch);
+            let Some(lost) = had.and_then(|had| lost(had, &document)) else {
+                return Ok(document);
+            };
+            let since = self.emptied_since.filter(|since| *since <= now);
+            let since = *self.emptied_since.insert(since.unwrap_or(now));
+            if now.saturating_since(since) >= EMPTIED {
+                return Ok(document);
+            }
+            Err(ProviderError::Unusable(lost))
+        });
+        let outcome = outcome.map(Arc::new);
+        if let Ok(document) = &outcome {
+            self.document = Some(Arc::clone(document));
+            self.emptied_since = None;
+        }
+        self.discovery.record(outcome.as_ref().err(), now);
+        outcome
+    }
+}
+
+/// What `now` has no longer, of what it `had`.
+fn lost(had: &Document, now: &Document) -> Option<&'static str> {
+    let gone = |of: fn(&Document) -> &Option<String>| of(had).is_some() && of(now).is_none();
+    if had.has_keys && !now.has_keys {
+        Some("its key set has no key that can be used: those of before serve for an hour")
+    } else if gone(|document| &document.token_endpoint) {
+        Some("it has no token_endpoint any more: what it said before serves for an hour")
+    } else if gone(|document| &document.authorization_endpoint) {
+        Some("it has no authorization_endpoint any more: what it said before serves for an hour")
+    } else {
+        None
+    }
+}
+
+/// How calls of one kind went of late.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    pub(super) failures: u32,
+    /// When the first of these was, and the last.
+    pub(super) failing_since: UnixTime,
+    pub(super) failed_at: UnixTime,
+    /// The last failure: what is told while it rests.
+    pub(super) error: Option<ProviderError>,
+}
+
+impl Health {
+    pub(super) fn record(&mut self, error: Option<&ProviderError>, now: UnixTime) {
+        self.error = error.cloned();
+        if error.is_none() {
+            self.failures = 0;
+        } else {
+            if self.failures == 0 {
+                self.failing_since = now;
+            }
+            self.failures = self.failures.saturating_add(1);
+            self.failed_at = now;
+        }
+    }
+
+    /// Why it is not asked. A provider that answers nonsense does answer.
+    pub(super) fn resting(&self) -> ProviderError {
+        match &self.error {
+            Some(error) => ProviderError::Resting(Some(Arc::new(error.clone()))),
+            None => ProviderError::Resting(None),
+        }
+    }
+
+    /// Whether it should be left alone: after `tolerated` failures, for one second more with each
+    /// further one. A clock that was set back ends the rest.
+    pub(super) fn rests(&self, tolerated: u32, now: UnixTime) -> bool {
+        let over = self.failures.saturating_sub(tolerated);
+        let rest = Duration::from_secs(over.into()).min(LONGEST_REST);
+        over > 0 && now >= self.failed_at && now.saturating_since(self.failed_at) < rest
+    }
+}

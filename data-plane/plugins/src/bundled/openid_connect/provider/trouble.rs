@@ -1,0 +1,43 @@
+//! Discovery that fails while what it said last serves on: for operators.
+
+use shared::clock::UnixTime;
+use shared::telemetry::chain;
+
+use super::Providers;
+use crate::bundled::openid_connect::rules::Rules;
+use crate::state::NodeStates;
+
+/// A provider that says nothing usable of itself now.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Trouble {
+    /// The issuer, as configured.
+    pub issuer: String,
+    /// Since when.
+    pub since: UnixTime,
+    /// What is wrong, without secrets.
+    pub reason: String,
+    /// When what serves on was fetched, if there is anything.
+    pub serves_from: Option<UnixTime>,
+}
+
+/// What is wrong with the provider of `rules`, by what a node has in its `states`.
+pub(in crate::bundled::openid_connect) fn trouble(
+    rules: &Rules,
+    states: &NodeStates,
+) -> Option<Trouble> {
+    let providers = states.of::<Providers>();
+    let entries = providers.lock();
+    let entry = entries.get(&rules.provider_key)?;
+    let discovery = &entry.discovery;
+    let error = discovery
+        .error
+        .as_ref()
+        .filter(|_| discovery.failures > 0)?;
+    let document = entry.document.as_ref();
+    Some(Trouble {
+        issuer: rules.issuer.clone(),
+        since: discovery.failing_since,
+        reason: chain(error).to_string(),
+        serves_from: document.map(|document| document.fetched_at),
+    })
+}
