@@ -5,7 +5,8 @@
 //! response ─► redeemed here before? ─► claim in the cluster ─► token endpoint, verify ─► result, told to all
 //! ```
 //!
-//! Who brings it has the cookie of the sign-in, which the answer takes away.
+//! Who brings it has the cookie of the sign-in, which the answer takes away. Where a code is spent and its tokens cannot be
+//! verified, since the provider's keys are out of reach, these are kept for a while: a reload goes on with them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -33,6 +34,12 @@ const SPENT: &[u8] = b"spent";
 /// What a result is sealed as on its way to another node. No cookie has such a name.
 const NAME: &str = "=code";
 
+/// What tokens that nobody has verified are sealed as. A node that knows nothing of these does not take them for a result.
+const GIVEN: &str = "=given";
+
+/// How long tokens wait for the keys that verify them.
+const UNJUDGED: Duration = Duration::from_mins(5);
+
 /// How long a node remembers what became of a code.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
@@ -55,6 +62,8 @@ enum Landed {
     Spent,
     /// This, by the response with this digest.
     Result([u8; 32], Outcome),
+    /// These tokens, by the response with this digest; they are not verified yet.
+    Given([u8; 32], Arc<Tokens>),
 }
 
 shared::unsaid!(Landed);
@@ -73,6 +82,22 @@ shared::unsaid!(Redemptions);
 struct Told<'a> {
     response: [u8; 32],
     tokens: Cow<'a, Tokens>,
+}
+
+/// How far a node has come with a code.
+struct Finished {
+    landed: Landed,
+    /// The tokens, if they could not be verified.
+    given: Option<Arc<Tokens>>,
+}
+
+impl From<Landed> for Finished {
+    fn from(landed: Landed) -> Self {
+        Self {
+            landed,
+            given: None,
+        }
+    }
 }
 
 /// A response on its way to a result.
@@ -108,7 +133,9 @@ pub(super) async fn redeem<H: Host>(
 ) -> Option<Outcome> {
     let passed_on = PassedOn::of(rules, exchange).await;
     if response.code.is_none() {
-        let finished = sign_in::finish(rules, host, pending, response.clone(), &passed_on);
+        let response = response.clone();
+        let given = &mut None;
+        let finished = sign_in::finish(rules, host, pending, response, &passed_on, given);
         return Some(finished.await.map(Arc::new));
     }
     let digest = digest(response);
@@ -124,7 +151,7 @@ pub(super) async fn redeem<H: Host>(
     };
     match redemption.result().await {
         Landed::Result(response, outcome) if bool::from(response.ct_eq(&digest)) => Some(outcome),
-        Landed::Result(..) | Landed::Spent => None,
+        Landed::Result(..) | Landed::Given(..) | Landed::Spent => None,
     }
 }
 
@@ -132,21 +159,31 @@ impl<H: Host> Redemption<H> {
     /// The result: of before, of who is at it, or of one's own.
     async fn result(self) -> Landed {
         let redemptions = self.host.node_state::<Redemptions>();
-        if let Some(landed) = redemptions.find(&self.key, self.host.now()) {
+        let before = redemptions.find(&self.key, self.host.now());
+        if let Some(landed @ (Landed::Result(..) | Landed::Spent)) = before {
             return landed;
         }
         let digest = self.digest;
         let (waiting, pilot) = redemptions.flights.board(&self.key);
         if let Some(pilot) = pilot {
-            // Between the look and the boarding another one may have landed.
-            if let Some(landed) = redemptions.find(&self.key, self.host.now()) {
-                pilot.land(&landed);
-                return landed;
-            }
+            let given = match redemptions.find(&self.key, self.host.now()) {
+                Some(Landed::Given(response, tokens)) if response == digest => Some(tokens),
+                // Between the look and the boarding another one may have landed.
+                Some(landed) => {
+                    pilot.land(&landed);
+                    return landed;
+                }
+                None => None,
+            };
             let host = self.host.clone();
             host.spawn(Box::pin(async move {
-                let landed = self.run().await;
-                redemptions.remember(self.key, &landed, self.host.now());
+                let Finished { landed, given } = match given {
+                    Some(given) => self.finish(Some(given)).await,
+                    None => self.run().await,
+                };
+                let kept = given.map(|tokens| Landed::Given(digest, tokens));
+                let kept = kept.as_ref().unwrap_or(&landed);
+                redemptions.remember(self.key, kept, self.host.now());
                 pilot.land(&landed);
             }));
         }
@@ -156,52 +193,65 @@ impl<H: Host> Redemption<H> {
         })
     }
 
-    async fn run(&self) -> Landed {
-        let outcome = match self.host.claim(self.key, Work::Code).await {
-            Claim::Theirs(told) => return self.hear(&told),
-            Claim::Alone => self.finish().await,
+    async fn run(&self) -> Finished {
+        match self.host.claim(self.key, Work::Code).await {
+            Claim::Theirs(told) => self.hear(&told).await,
+            Claim::Alone => self.finish(None).await,
             Claim::Ours => {
-                let outcome = self.finish().await;
-                self.host.publish(self.key, self.tell(&outcome));
-                outcome
+                let finished = self.finish(None).await;
+                self.host.publish(self.key, self.tell(&finished));
+                finished
             }
-        };
-        Landed::Result(self.digest, outcome)
+        }
     }
 
-    async fn finish(&self) -> Outcome {
+    /// Goes on with the tokens that were `given` already, or asks for them.
+    async fn finish(&self, given: Option<Arc<Tokens>>) -> Finished {
         let (pending, response) = (self.pending.clone(), self.response.clone());
         let (rules, host) = (&self.rules, &self.host);
-        let finished = sign_in::finish(rules, host, pending, response, &self.passed_on);
-        finished.await.map(Arc::new)
+        let mut given = given.map(|tokens| Box::new(Tokens::clone(&tokens)));
+        let finished = sign_in::finish(rules, host, pending, response, &self.passed_on, &mut given);
+        let outcome = finished.await.map(Arc::new);
+        Finished {
+            given: given.filter(|_| is_for_now(&outcome)).map(Arc::from),
+            landed: Landed::Result(self.digest, outcome),
+        }
     }
 
     /// What other nodes are told. Nothing if the code may still be good.
-    fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
-        if is_unspent(outcome) {
-            return None;
-        }
-        let told = outcome.as_ref().ok().and_then(|signed_in| {
-            let told = Told {
-                response: self.digest,
-                tokens: Cow::Borrowed(&signed_in.tokens),
-            };
-            told::seal(&self.rules, &self.ring, &self.host, NAME, &told)
-        });
+    fn tell(&self, finished: &Finished) -> Option<Vec<u8>> {
+        let (name, tokens) = match (&finished.given, &finished.landed) {
+            (Some(tokens), _) => (GIVEN, &**tokens),
+            (None, Landed::Result(_, Ok(signed_in))) => (NAME, &signed_in.tokens),
+            (None, Landed::Result(_, outcome)) if is_for_now(outcome) => return None,
+            (None, _) => return Some(SPENT.to_vec()),
+        };
+        let told = Told {
+            response: self.digest,
+            tokens: Cow::Borrowed(tokens),
+        };
+        let told = told::seal(&self.rules, &self.ring, &self.host, name, &told);
         told.or_else(|| Some(SPENT.to_vec()))
     }
 
     /// What another node has told.
-    fn hear(&self, told: &[u8]) -> Landed {
-        let opened = told::open(&self.rules, &self.ring, &self.host, NAME, told);
-        let Some(told): Option<Told<'_>> = opened else {
-            return Landed::Spent;
+    async fn hear(&self, told: &[u8]) -> Finished {
+        let open = |name| -> Option<Told<'_>> {
+            told::open(&self.rules, &self.ring, &self.host, name, told)
         };
-        let signed_in = SignedIn {
-            pending: self.pending.clone(),
-            tokens: told.tokens.into_owned(),
-        };
-        Landed::Result(told.response, Ok(Arc::new(signed_in)))
+        if let Some(told) = open(NAME) {
+            let signed_in = SignedIn {
+                pending: self.pending.clone(),
+                tokens: told.tokens.into_owned(),
+            };
+            return Landed::Result(told.response, Ok(Arc::new(signed_in))).into();
+        }
+        match open(GIVEN) {
+            Some(told) if told.response == self.digest => {
+                self.finish(Some(Arc::new(told.tokens.into_owned()))).await
+            }
+            Some(_) | None => Landed::Spent.into(),
+        }
     }
 }
 
@@ -218,9 +268,13 @@ impl Redemptions {
 
     fn remember(&self, key: Key, landed: &Landed, now: UnixTime) {
         // A provider that was not reached is asked again by the next request.
-        if matches!(landed, Landed::Result(_, outcome) if is_unspent(outcome)) {
+        if matches!(landed, Landed::Result(_, outcome) if is_for_now(outcome)) {
             return;
         }
+        let kept_for = match landed {
+            Landed::Given(..) => UNJUDGED,
+            Landed::Result(..) | Landed::Spent => REMEMBERED,
+        };
         let mut all = self.lock();
         if all.len() >= MOST_RESULTS {
             all.retain(|_, (until, _)| now < *until);
@@ -231,13 +285,18 @@ impl Redemptions {
             } else {
                 Landed::Spent
             };
-            all.insert(key, (now.saturating_add(REMEMBERED), landed));
+            let given = |landed: &Landed| matches!(landed, Landed::Given(..));
+            let waits = all.get(&key).is_some_and(|(_, held)| given(held)) && given(&landed);
+            // However often somebody tries, what is not verified in time never is.
+            if !waits {
+                all.insert(key, (now.saturating_add(kept_for), landed));
+            }
         }
     }
 }
 
-/// Whether the provider has not looked at the code, so that it may still be good.
-fn is_unspent(outcome: &Outcome) -> bool {
+/// Whether the provider was not to be had: it may not have looked at the code, or what it gave waits for its keys.
+fn is_for_now(outcome: &Outcome) -> bool {
     matches!(outcome, Err(failure) if failure.class == Class::Unavailable)
 }
 

@@ -29,7 +29,7 @@ use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
 use super::session::{self, Session, random_text};
-use super::token_endpoint::{self, PassedOn};
+use super::token_endpoint::{self, PassedOn, Tokens};
 use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
@@ -309,7 +309,8 @@ fn is_way_back(rules: &Rules, url: &str, client: usize) -> bool {
     redirects && rules.client(client).redirect_uri.as_deref() == Some(url)
 }
 
-/// Finishes a sign-in: from the authorization response to verified tokens.
+/// Finishes a sign-in: from the authorization response to verified tokens. What the token endpoint answers is left in
+/// `given`; if there is something, it is not asked.
 ///
 /// # Errors
 ///
@@ -320,6 +321,7 @@ pub(super) async fn finish(
     pending: Pending,
     callback: Callback,
     passed_on: &PassedOn,
+    given: &mut Option<Box<Tokens>>,
 ) -> Result<SignedIn, Failure> {
     let mut document = provider::document(rules, host)
         .await
@@ -336,21 +338,27 @@ pub(super) async fn finish(
         let (next, action) = flow::step(context, state, event, host.now());
         state = next;
         event = match action {
-            Action::FetchTokens(form) => {
-                let asked =
-                    token_endpoint::request(rules, &document, client, host, form, passed_on);
-                match asked.await {
-                    Ok(tokens) => Event::TokensReceived(Box::new(tokens)),
-                    Err(error) => Event::TokensRefused(error.failure("token_http")),
+            Action::FetchTokens(form) => match given.clone() {
+                Some(tokens) => Event::TokensReceived(tokens),
+                None => {
+                    let asked =
+                        token_endpoint::request(rules, &document, client, host, form, passed_on);
+                    match asked.await.map(Box::new) {
+                        Ok(tokens) => {
+                            *given = Some(tokens.clone());
+                            Event::TokensReceived(tokens)
+                        }
+                        Err(error) => Event::TokensRefused(error.failure("token_http")),
+                    }
                 }
-            }
+            },
             Action::FetchKeys => {
                 // A browser may bring anything; what the token endpoint gives is the provider's.
-                let giver = match &state {
+                let reason = match &state {
                     State::Verifying(..) => Reason::ProviderToken,
                     _ => Reason::ClientToken,
                 };
-                document = provider::rediscover(rules, host, &document, giver)
+                document = provider::rediscover(rules, host, &document, reason)
                     .await
                     .map_err(|error| error.failure())?;
                 Event::KeysReceived

@@ -11,7 +11,7 @@ use shared::entity::Revocation;
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway};
-use super::provider::ISSUER;
+use super::provider::{ISSUER, SigningKey};
 use crate::filter::Filter as _;
 use crate::host::Host;
 use crate::testing::{Request, START};
@@ -171,4 +171,87 @@ fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
     let reply = browser.clone().get(&mut two, &back);
     assert_eq!((reply.status, reply.sets_session()), (302, false));
     assert_eq!(one.provider.called("/token"), 3);
+}
+
+/// A sign-in that has come back from the provider, whose keys have changed and cannot be had.
+fn keyless(gateway: &mut Gateway) -> (Browser, String) {
+    let (browser, back) = begun(gateway);
+    *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256("two")];
+    gateway.provider.script.borrow_mut().gone = vec![("/jwks", 503)];
+    (browser, back)
+}
+
+#[test]
+fn rule_25_a_code_whose_keys_are_out_of_reach_is_redeemed_once_and_a_reload_signs_in() {
+    let mut gateway = Gateway::new(json!({}));
+    let (mut browser, back) = keyless(&mut gateway);
+    for _ in 0..3 {
+        let reply = browser.get(&mut gateway, &back);
+        assert_eq!((reply.status, reply.sets_session()), (503, false));
+        gateway.advance(6);
+    }
+    gateway.provider.script.borrow_mut().gone.clear();
+    // Another response with its state is none, and neither is one without its cookie.
+    let another = back.replace("code=", "code=another-");
+    assert!(!browser.clone().get(&mut gateway, &another).sets_session());
+    assert!(!Browser::default().get(&mut gateway, &back).sets_session());
+    assert!(browser.get(&mut gateway, &back).sets_session());
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_tokens_that_nobody_can_verify_are_kept_for_minutes_and_no_forged_ones_are_taken() {
+    let mut gateway = Gateway::new(json!({}));
+    let (browser, back) = keyless(&mut gateway);
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 503);
+    gateway.advance(299);
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 503);
+    assert_eq!(gateway.provider.called("/token"), 1);
+    gateway.advance(6);
+    gateway.provider.script.borrow_mut().gone.clear();
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 401);
+    assert_eq!(gateway.provider.called("/token"), 2);
+
+    let mut gateway = Gateway::new(json!({}));
+    let (browser, back) = keyless(&mut gateway);
+    gateway.provider.script.borrow_mut().signs_with = Some(SigningKey::es256("forged"));
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 503);
+    gateway.provider.script.borrow_mut().gone.clear();
+    gateway.advance(6);
+    for _ in 0..2 {
+        assert_eq!(browser.clone().get(&mut gateway, &back).status, 401);
+        assert_eq!(reason(&gateway), "idt_kid");
+    }
+    assert_eq!(gateway.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_a_reload_that_comes_to_another_node_goes_on_with_tokens_that_wait_for_keys() {
+    let cluster = Rc::default();
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let (browser, back) = keyless(&mut one);
+    // The other one has the old keys, too.
+    one.provider.script.borrow_mut().gone.clear();
+    let new = one.provider.keys.take();
+    *one.provider.keys.borrow_mut() = vec![SigningKey::es256("one")];
+    assert_eq!(Browser::default().get(&mut two, "/api").status, 302);
+    *one.provider.keys.borrow_mut() = new;
+    one.provider.script.borrow_mut().gone = vec![("/jwks", 503)];
+    for node in [&mut one, &mut two] {
+        let reply = browser.clone().get(node, &back);
+        assert_eq!((reply.status, reply.sets_session()), (503, false));
+    }
+    one.provider.script.borrow_mut().gone.clear();
+    for node in [&mut two, &mut one] {
+        node.host.advance(6.0);
+        let mut browser = browser.clone();
+        assert!(browser.get(node, &back).sets_session());
+        assert_eq!(browser.get(node, "/api").status, 200);
+    }
+    assert_eq!(one.provider.called("/token"), 1);
 }
