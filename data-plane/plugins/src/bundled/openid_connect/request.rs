@@ -209,33 +209,46 @@ pub(super) async fn bearer(
             TokenPlace::Body => argument(body_arguments(exchange).await, "access_token"),
         };
         if let Some(found) = found.filter(|found| !found.token.is_empty()) {
-            check_alone(rules, exchange, &found.place).await?;
+            check_alone(rules, exchange, &found).await?;
             return Ok(Some(found));
         }
     }
     Ok(None)
 }
 
-/// Refuses a second token beside the one at `place`, in the query or in a form, there too if it is the same place. What
-/// stands in JSON is the application's, unless the token was found there.
+/// Refuses a second token beside the one that was found: another one in a header, or any in the query or in a form, there
+/// too if it is the same place. What stands in JSON is the application's, unless the token was found there. A cookie comes
+/// with every request, whatever its client means by that: which of them counts, the order of the places says.
 async fn check_alone(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
-    place: &Place,
+    found: &Found,
 ) -> Result<(), Failure> {
+    let place = &found.place;
     let places = rules.config.credentials.bearer_token_param_type.as_deref();
     let looked_for = |place| places.unwrap_or_default().contains(&place);
-    let is_token = |name: &str| name == "access_token";
+    // What has no value is as good as not there (RFC 6749 §3.1).
+    let is_token = |name: &str, value: &str| name == "access_token" && !value.is_empty();
     let own = usize::from(matches!(place, Place::Query));
     let in_query = looked_for(TokenPlace::Query)
-        && query(exchange).filter(|(name, _)| is_token(name)).count() > own;
+        && query(exchange)
+            .filter(|(name, value)| is_token(name, value))
+            .count()
+            > own;
     let own = usize::from(matches!(place, Place::Body(_)));
     let counts = own > 0 || is_form(&exchange.request.headers);
     let in_body = looked_for(TokenPlace::Body) && counts && {
         let arguments = body_arguments(exchange).await;
-        arguments.iter().filter(|(name, _)| is_token(name)).count() > own
+        let tokens = arguments
+            .iter()
+            .filter(|(name, value)| is_token(name, value));
+        tokens.count() > own
     };
-    if in_query || in_body {
+    let headers = &exchange.request.headers;
+    let mut others = header_tokens(headers, rules.possession.key());
+    let in_header =
+        looked_for(TokenPlace::Header) && others.any(|other| other != Some(found.token.as_str()));
+    if in_query || in_body || in_header {
         return Err(Failure::bad_request(
             "duplicate_param",
             "there is more than one access token",
@@ -354,24 +367,27 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
 }
 
 fn bearer_header(headers: &HeaderMap, dpop: bool) -> Option<Found> {
-    let authorization = headers
-        .get(AUTHORIZATION)
-        .and_then(|value| str::from_utf8(value.as_bytes()).ok());
-    if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
-        && (scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop")))
-    {
-        return Some(Found {
-            token: token.trim().to_owned(),
-            place: Place::Header,
-        });
-    }
-    TOKEN_HEADERS.into_iter().find_map(|name| {
-        let value = headers.get(&name)?.to_str().ok()?;
-        Some(Found {
-            token: without_scheme(value).to_owned(),
-            place: Place::Header,
-        })
+    let token = header_tokens(headers, dpop).flatten().next()?;
+    Some(Found {
+        token: token.to_owned(),
+        place: Place::Header,
     })
+}
+
+/// The tokens in headers, those in `Authorization` first; none in the place of what is no text.
+fn header_tokens(headers: &HeaderMap, dpop: bool) -> impl Iterator<Item = Option<&str>> {
+    let authorization = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
+        let known =
+            scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop"));
+        known.then_some(token.trim())
+    });
+    let beside = TOKEN_HEADERS
+        .into_iter()
+        .flat_map(|name| headers.get_all(name));
+    let beside = beside.map(|value| value.to_str().ok().map(without_scheme));
+    let beside = beside.filter(|token| *token != Some(""));
+    authorization.map(Some).into_iter().chain(beside)
 }
 
 /// The refresh token of the request, if one is looked for.

@@ -24,7 +24,7 @@ use crate::testing::Request;
 fn request(uri: &str, headers: &[(&'static str, &str)], form: Option<&str>) -> Request {
     let mut request = Request::get(uri);
     for (name, value) in headers {
-        let value = HeaderValue::from_str(value).unwrap();
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
         request.headers.push((HeaderName::from_static(name), value));
     }
     if let Some(form) = form {
@@ -234,6 +234,48 @@ fn rule_44_a_token_comes_in_one_place_only() {
     assert_eq!(status("/api", &[], Some(&twice)), 400);
     assert_eq!(status("/api", &headers, Some(&form)), 400);
     assert_eq!(status(&query, &[], Some(&form)), 400);
+}
+
+#[test]
+fn rule_44_another_token_in_another_header_is_refused_and_the_same_is_not() {
+    let mut gateway = bearer_only(&json!({}));
+    let [one, two] = [1, 2].map(|n| gateway.provider.access_token(&[("n", json!(n))]));
+    let authorization = format!("Bearer {one}");
+    for (beside, expected) in [(one.as_str(), 200), (&two, 400), ("", 200), ("\u{fc}", 400)] {
+        for name in ["access-token", "x-access-token"] {
+            let headers = [("authorization", authorization.as_str()), (name, beside)];
+            // Also where the token is known by now.
+            for _ in 0..2 {
+                let reply = gateway.send(request("/api", &headers, None));
+                assert_eq!(reply.status, expected, "{name} {beside}");
+                assert!(expected == 200 || reason(&gateway) == "duplicate_param");
+                let alone = gateway.send(request("/api", &headers[..1], None));
+                assert_eq!(alone.status, 200);
+            }
+        }
+    }
+    let headers = [("access-token", one.as_str()), ("access-token", &two)];
+    assert_eq!(gateway.send(request("/api", &headers, None)).status, 400);
+    let headers = [("x-access-token", two.as_str()), ("access-token", &one)];
+    assert_eq!(gateway.send(request("/api", &headers, None)).status, 400);
+    // What is in no header may not be somebody else's either.
+    let places = json!(["query", "header", "body"]);
+    let mut gateway = bearer_only(&json!({ "bearer_token_param_type": places }));
+    let one = gateway.provider.access_token(&[]);
+    let authorization = format!("Bearer {one}");
+    let uri = format!("/api?access_token={one}");
+    let headers = [("x-access-token", two.as_str())];
+    assert_eq!(gateway.send(request(&uri, &headers, None)).status, 400);
+    // Nothing is not two.
+    let headers = [("authorization", authorization.as_str())];
+    assert_eq!(
+        gateway
+            .send(request("/api?access_token=", &headers, None))
+            .status,
+        200
+    );
+    let form = Some("access_token=&a=1");
+    assert_eq!(gateway.send(request("/api", &headers, form)).status, 200);
 }
 
 #[test]
