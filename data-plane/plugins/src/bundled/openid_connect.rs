@@ -199,9 +199,7 @@ impl Filter for OpenidConnectFilter {
             &credentials.refresh_token_param_name,
         ];
         let arguments: Vec<String> = named.into_iter().flatten().cloned().collect();
-        let fields = arguments
-            .iter()
-            .filter_map(|name| headers::header_name(name));
+        let fields = arguments.iter().flat_map(|name| headers::spellings(name));
         let fields = fields.chain(self.0.headers.secrets().cloned()).collect();
         SecretNames { arguments, fields }
     }

@@ -343,6 +343,13 @@ pub(super) fn header_name(name: &str) -> Option<HeaderName> {
     HeaderName::try_from(name.replace('_', "-")).ok()
 }
 
+/// The fields in which a client may bring what a configuration calls `name`: that, and the one with `-` for each `_`.
+pub(super) fn spellings(name: &str) -> impl Iterator<Item = HeaderName> {
+    let literal = HeaderName::try_from(name).ok();
+    let dashed = header_name(name).filter(|dashed| literal.as_ref() != Some(dashed));
+    literal.into_iter().chain(dashed)
+}
+
 /// Single values as text, lists and objects as base64 of their JSON.
 fn claim_value(value: &Value) -> Option<HeaderValue> {
     let text = match value {

@@ -11,6 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
+use shared::types::patterns::decode_unreserved;
 use subtle::ConstantTimeEq;
 use url::Url;
 
@@ -144,13 +145,20 @@ fn is_bindable(method: AuthMethod) -> bool {
     matches!(method, AuthMethod::Bearer | AuthMethod::Introspection)
 }
 
-/// The thumbprints of the certificate and of the key that the access token of `session` is bound to.
+/// The thumbprints of the certificate and of the key that the access token of `session` is bound to. What is bound in a way
+/// that nobody can read is bound to something that nobody can show (RFC 7800 §3.1).
 fn bound_to(rules: &Rules, session: &Session) -> [Option<String>; 2] {
     let (access, _) = opened::claims_of(rules, session);
     let claims = session.introspection.as_ref().or(access.as_ref());
+    let cnf = claims.and_then(|claims| claims.get("cnf"));
+    let cnf = cnf.filter(|cnf| !cnf.is_null());
     ["x5t#S256", "jkt"].map(|name| {
-        let value = claims.and_then(|claims| claims.get("cnf")?.get(name)?.as_str());
-        value.map(str::to_owned)
+        let value = match cnf? {
+            Value::Object(members) => members.get(name).filter(|value| !value.is_null())?,
+            unreadable => unreadable,
+        };
+        let thumbprint = value.as_str().filter(|_| cnf.is_some_and(Value::is_object));
+        Some(thumbprint.unwrap_or_default().to_owned())
     })
 }
 
@@ -262,7 +270,8 @@ fn check_proof(
     if !parsed.signed_by(&key) {
         return Err(refused("the signature of the DPoP proof is not valid"));
     }
-    let thumbprint = thumbprint(jwk).unwrap_or_default();
+    let thumbprint = thumbprint(jwk);
+    let thumbprint = thumbprint.ok_or_else(|| refused("the key of the DPoP proof is none"))?;
     if !bool::from(thumbprint.as_bytes().ct_eq(bound.as_bytes())) {
         return Err(refused("the access token is bound to another key"));
     }
@@ -408,12 +417,15 @@ fn accept(exchange: &mut Exchange<'_>, token: &str) {
     }
 }
 
-/// Whether two URLs name the same target, without query and fragment (RFC 9449 §4.3).
+/// Whether two URLs name the same target, without query and fragment (RFC 9449 §4.3), once they are normalised (RFC 3986
+/// §6.2.2, §6.2.3).
 fn same_target(said: &str, own: &str) -> bool {
     let plain = |text: &str| {
         let mut url = Url::parse(text).ok()?;
         url.set_query(None);
         url.set_fragment(None);
+        let path = decode_unreserved(url.path());
+        url.set_path(&path);
         Some(url)
     };
     plain(said).is_some_and(|said| plain(own) == Some(said))
@@ -449,5 +461,23 @@ mod tests {
             "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
         );
         assert_eq!(thumbprint(&json!({ "kty": "oct", "k": "c2VjcmV0" })), None);
+    }
+    #[test]
+    fn rule_52_a_target_is_the_same_however_its_path_is_written() {
+        let check = |said: &str, own: &str, same: bool| {
+            let [said, own] = [said, own].map(|path| format!("http://s.test{path}"));
+            assert_eq!(same_target(&said, &own), same, "{said} {own}");
+        };
+        check("/a~b", "/a%7eb", true);
+        check("/a%7Eb", "/a%7eb", true);
+        check("/%C3%BC", "/%c3%bc", true);
+        check("/ü", "/%c3%bc", true);
+        check("/a%2Fb", "/a%2fb", true);
+        check("/p", "/%70", true);
+        check("/x/../p?q#f", "/p", true);
+        check("/a/b", "/a%2fb", false);
+        check("/a%25b", "/a%b", false);
+        check("/P", "/p", false);
+        check("/p/", "/p", false);
     }
 }

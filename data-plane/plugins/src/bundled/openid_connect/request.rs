@@ -421,8 +421,7 @@ async fn named(
 }
 
 fn header_of(headers: &HeaderMap, name: &str) -> Option<Found> {
-    let name = HeaderName::try_from(name.replace('_', "-")).ok()?;
-    let value = headers.get(&name)?.to_str().ok()?;
+    let value = header_named(headers, name)?.to_str().ok()?;
     Some(Found {
         token: without_scheme(value).to_owned(),
         place: Place::Header,

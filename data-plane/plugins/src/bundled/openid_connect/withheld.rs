@@ -10,7 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::config::{OpenidConnect, ParamPlace, TokenPlace};
-use super::headers::header_name;
+use super::headers::spellings;
 use super::request::{self, TOKEN_HEADERS};
 use super::rules::Methods;
 use crate::exchange::Exchange;
@@ -39,9 +39,11 @@ impl Withheld {
         let credentials = &config.credentials;
         let hides = credentials.hide_credentials;
         let mut withheld = Self::default();
-        let mut add = |name: &str, places: [bool; 3], in_header: Option<HeaderName>| {
+        let mut add = |name: &str, places: [bool; 3], in_header: bool| {
             let [header, query, body] = places;
-            withheld.fields.extend(in_header.filter(|_| header));
+            if header && in_header {
+                withheld.fields.extend(spellings(name));
+            }
             if query {
                 withheld.tokens.push(name.to_owned());
             }
@@ -57,21 +59,16 @@ impl Withheld {
         let tokens = tokens.unwrap_or_default();
         let of_tokens = [TokenPlace::Header, TokenPlace::Query, TokenPlace::Body]
             .map(|place| methods.tokens() && tokens.contains(&place));
-        add(ACCESS_TOKEN, of_tokens, None);
+        add(ACCESS_TOKEN, of_tokens, false);
         if let Some(name) = &credentials.id_token_param_name
             && methods.tokens()
         {
-            let field = header_name(name).filter(|_| hides);
-            add(name, places(&credentials.id_token_param_type), field);
+            add(name, places(&credentials.id_token_param_type), hides);
         }
         if let Some(name) = &credentials.refresh_token_param_name
             && methods.refresh_token
         {
-            add(
-                name,
-                places(&credentials.refresh_token_param_type),
-                header_name(name),
-            );
+            add(name, places(&credentials.refresh_token_param_type), true);
         }
         let mut basic = false;
         for (enabled, configured, pairs) in [

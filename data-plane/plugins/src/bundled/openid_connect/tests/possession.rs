@@ -145,6 +145,33 @@ impl Prover {
 }
 
 #[test]
+fn rules_51_and_52_what_is_bound_to_something_unreadable_is_nobodys() {
+    for (member, proof) in [("jkt", "dpop"), ("x5t#S256", "mtls")] {
+        for (cnf, expected) in [
+            (json!(null), 200),
+            (json!({}), 200),
+            (json!({ "another": "x" }), 200),
+            (json!({ member: null }), 200),
+            (json!({ member: "" }), 401),
+            (json!({ member: 5 }), 401),
+            (json!({ member: ["x"] }), 401),
+            (json!({ member: {} }), 401),
+            (json!("x"), 401),
+            (json!([1]), 401),
+        ] {
+            let config = json!({ format!("proof_of_possession_{proof}"): "optional" });
+            let mut gateway = gateway(&config);
+            let token = gateway.provider.access_token(&[("cnf", cnf.clone())]);
+            let mut request = Request::get("/api");
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.headers.push((http::header::AUTHORIZATION, value));
+            request.certificate = Some([7; 32]);
+            assert_eq!(gateway.send(request).status, expected, "{member} {cnf}");
+        }
+    }
+}
+
+#[test]
 fn rule_52_a_proof_must_be_right_in_everything() {
     let check =
         |changes: &[(&str, Value)], status: u16| {

@@ -106,7 +106,7 @@ fn rule_129_the_names_of_credentials_and_of_the_fields_of_tokens_are_told_to_log
             "refresh_token_param_name",
             "my_rt",
             Some("my_rt"),
-            Some("my-rt"),
+            Some("my_rt my-rt"),
         ),
         ("id_token_param_name", "idt", Some("idt"), Some("idt")),
         (
@@ -140,7 +140,10 @@ fn rule_129_the_names_of_credentials_and_of_the_fields_of_tokens_are_told_to_log
         config.insert(field.to_owned(), json!(value));
         let secrets = compile(&config.into(), 1).secret_names();
         let arguments: Vec<&str> = argument.into_iter().collect();
-        let headers: Vec<&str> = header.into_iter().collect();
+        let headers: Vec<&str> = header
+            .into_iter()
+            .flat_map(|names| names.split(' '))
+            .collect();
         assert_eq!(secrets.arguments, arguments, "{field}");
         assert_eq!(secrets.fields, headers, "{field}");
     }

@@ -114,6 +114,43 @@ fn rule_85_what_clients_bring_in_headers_and_forms_stays_if_it_is_to_be_hidden()
 }
 
 #[test]
+fn rule_85_a_credential_is_found_and_withheld_in_both_spellings_of_its_header() {
+    let config = json!({
+        "auth_methods": ["session", "authorization_code", "refresh_token"],
+        "refresh_token_param_name": "refresh_token",
+        "id_token_param_name": "id_token", "hide_credentials": true,
+    });
+    let fields = [
+        ("refresh_token", "r"),
+        ("refresh-token", "r"),
+        ("id_token", "i"),
+        ("id-token", "i"),
+    ];
+    for (name, value) in fields {
+        let reply = beside_a_session(config.clone(), request("/api", &[(name, value)], ""));
+        let expected = name.starts_with("id").then_some(value);
+        // Without a method that reads access tokens no ID token is looked for.
+        assert_eq!(reply.seen(name), expected, "{name}");
+        let mut bearer = config.clone();
+        bearer["auth_methods"] =
+            json!(["session", "authorization_code", "bearer", "refresh_token"]);
+        let reply = beside_a_session(bearer, request("/api", &[(name, value)], ""));
+        assert_eq!(reply.seen(name), None, "{name}");
+    }
+    for name in ["refresh_token", "refresh-token"] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["refresh_token", "password"], "refresh_token_param_name": "refresh_token",
+        }));
+        let basic = super::provider::basic("john:p:ss");
+        let password = request("/api", &[("authorization", &basic)], "");
+        assert_eq!(gateway.send(password).status, 200);
+        let token = gateway.provider.refresh_token.borrow().clone();
+        let reply = gateway.send(request("/api", &[(name, &token)], ""));
+        assert_eq!((reply.status, reply.seen(name)), (200, None), "{name}");
+    }
+}
+
+#[test]
 fn rule_45_what_did_not_let_in_stays_too_where_anonymous_does() {
     let guest = consumer("guest", None);
     let mut gateway = Gateway::new(json!({
