@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prost::bytes::Bytes;
 use proto::v1::Chunk;
-use shared::entity::definition;
+use shared::entity::{DEFAULT_WORKSPACE, Entity as _, Workspace, definition};
 use shared::signature::Signer;
 use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revision};
 use tokio::sync::OnceCell;
@@ -134,7 +134,7 @@ impl Published {
     /// Whether it holds nothing but what is there before anybody has configured anything.
     pub fn is_bare(&self) -> bool {
         let configured = |key: &Key| {
-            definition(key.kind).is_some_and(|entity| entity.public && entity.distributed)
+            is_distributed(key) && definition(key.kind).is_some_and(|entity| entity.public)
         };
         !self.config.records().any(|(key, _)| configured(key))
     }
@@ -252,9 +252,10 @@ fn content(stored: &Stored) -> Hash {
     *blake3::hash(stored.json()).as_bytes()
 }
 
-/// Whether data planes are told of such a record at all.
+/// Whether data planes are told of such a record at all. They know the default workspace, which is always there.
 fn is_distributed(key: &Key) -> bool {
-    definition(key.kind).is_some_and(|entity| entity.distributed)
+    let is_first = key.kind == Workspace::KIND && key.id == DEFAULT_WORKSPACE;
+    !is_first && definition(key.kind).is_some_and(|entity| entity.distributed)
 }
 
 /// Publishes one configuration after the other.

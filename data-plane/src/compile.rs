@@ -18,7 +18,7 @@ mod workspaces;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use plugins::environment::Environment;
-use plugins::exchange::Matched;
+use plugins::exchange::{Matched, Workspace};
 use plugins::registry::AnyFilter;
 use serde::de::DeserializeOwned;
 use shared::entity::{
@@ -259,7 +259,8 @@ pub(crate) fn compile_without(
     let plugins = &records.plugins;
     let assembly = Assembly::new(Subsystem::Http, plugins, &workspaces, room, &mut faults);
     let mut ground = Ground::new(identities, authorities, upstreams, named, assembly, places)
-        .speaking(Arc::clone(tls));
+        .speaking(Arc::clone(tls))
+        .calling(workspaces.names.clone());
     for service in records.services {
         let workspace = workspaces.of_record::<Service>(service.id);
         ground.put_service(service, workspace, &mut faults);
@@ -340,13 +341,14 @@ fn in_order(mut faults: Vec<CompileFault>) -> Vec<CompileFault> {
     faults
 }
 
-/// What the figures of `route` are shown under.
-fn labels(route: &Route, service: Option<&Service>) -> Labels {
+/// What the figures of `route` of `workspace` are shown under.
+fn labels(route: &Route, service: Option<&Service>, workspace: &Workspace) -> Labels {
     Labels {
         service: service
             .map(|service| match &service.name {
                 Some(name) => name.as_str().to_owned(),
                 None => service.host.as_str().to_owned(),
+        workspace: Arc::clone(&workspace.name),
             })
             .unwrap_or_default(),
         route: match &route.name {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::HashMap;
 use http::StatusCode;
-use plugins::exchange::Source;
+use plugins::exchange::{Source, Workspace};
 use plugins::filter::Counts;
 use uuid::Uuid;
 
@@ -26,12 +26,25 @@ pub(crate) use self::streams::Ended;
 use self::streams::Streams;
 
 /// What a route's figures are shown under.
-#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Labels {
     /// Name of the service, else its host.
     pub(crate) service: String,
     /// Name of the route, else its id.
     pub(crate) route: String,
+    /// Name of the workspace that the route is in.
+    pub(crate) workspace: Arc<str>,
+}
+
+impl Default for Labels {
+    /// Those of requests that match no route.
+    fn default() -> Self {
+        Self {
+            service: String::new(),
+            route: String::new(),
+            workspace: Workspace::default().name,
+        }
+    }
 }
 
 /// One exchange that is over.
@@ -304,10 +317,11 @@ impl Sum {
         let (mut text, node) = (String::new(), escape(node));
         let mut lines = String::new();
         for (labels, consumer, volume) in self.volumes() {
+            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
             for ((code, source), count) in volume.by_source() {
                 let _ = writeln!(
                     lines,
-                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\",consumer=\"{consumer}\"}} {count}"
+                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {count}"
                 );
             }
         }
@@ -320,10 +334,11 @@ impl Sum {
         );
         lines.clear();
         for ((labels, consumer), (received, sent)) in self.bandwidth() {
+            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
             for (direction, bytes) in [("ingress", received), ("egress", sent)] {
                 let _ = writeln!(
                     lines,
-                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"default\",consumer=\"{consumer}\"}} {bytes}"
+                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {bytes}"
                 );
             }
         }
@@ -379,8 +394,8 @@ impl Sum {
         text
     }
 
-    /// What each route's consumers have, with the texts that it is shown under.
-    fn volumes(&self) -> impl Iterator<Item = (String, String, &Volume)> {
+    /// What each route's consumers have, with what it is shown under.
+    fn volumes(&self) -> impl Iterator<Item = (&Labels, String, &Volume)> {
         self.series.iter().flat_map(|series| {
             let mut consumers: Vec<(&str, &Volume)> = vec![("", &series.volume)];
             let named = series.consumers.iter();
@@ -388,18 +403,18 @@ impl Sum {
             consumers.sort_by_key(|(name, _)| *name);
             consumers
                 .into_iter()
-                .map(|(name, volume)| (shown(&series.labels), escape(name), volume))
+                .map(|(name, volume)| (&*series.labels, escape(name), volume))
         })
     }
 
     /// Bytes from and to clients by route and consumer, of requests and streams: a route that was one of HTTP and is one
     /// of streams goes on under its name.
-    fn bandwidth(&self) -> BTreeMap<(String, String), (u64, u64)> {
+    fn bandwidth(&self) -> BTreeMap<(&Labels, String), (u64, u64)> {
         let requests = self
             .volumes()
             .filter_map(|(labels, consumer, volume)| Some(((labels, consumer), volume.bytes?)));
         let streams = self.streams.bandwidth();
-        let streams = streams.map(|(labels, bytes)| ((shown(labels), String::new()), bytes));
+        let streams = streams.map(|(labels, bytes)| ((labels, String::new()), bytes));
         let mut all: BTreeMap<_, (u64, u64)> = BTreeMap::new();
         for (whose, (received, sent)) in requests.chain(streams) {
             let sum = all.entry(whose).or_default();

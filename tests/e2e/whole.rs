@@ -213,6 +213,17 @@ async fn workspaces_keep_apart_on_nodes_too() {
             .await;
         assert_eq!(reply.header("x-team"), team, "{path}");
     }
+    // What is counted of them tells the workspace by its name.
+    let shown = cluster.metrics(0).await;
+    let of = |route: &str, team: &str| {
+        let line = format!(
+            "kong_http_requests_total{{service=\"\",route=\"{route}\",code=\"200\",source=\"exit\",workspace=\"{team}\","
+        );
+        shown.contains(&line)
+    };
+    for (route, team) in [("alpha", "alpha"), ("beta", "beta"), ("ours", "default")] {
+        assert!(of(route, team), "{route}: {shown}");
+    }
     // A file and the way back are about one workspace.
     let before = cluster.read("/revisions?size=1").await["data"][0]["revision"].clone();
     let reply = cluster

@@ -8,7 +8,9 @@ use std::collections::HashSet;
 
 use plugins::registry;
 use serde_json::Value;
-use shared::entity::{DEFAULT_WORKSPACE, Definition, definition, definitions};
+use shared::entity::{
+    DEFAULT_WORKSPACE, Definition, Entity as _, Workspace, definition, definitions,
+};
 use shared::schema::{FieldErrors, Kind};
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -47,9 +49,10 @@ pub struct ItemFault {
 }
 
 /// Whether records of this entity are configuration that a file may replace in `workspace`. What all
-/// workspaces share is the default one's.
+/// workspaces share is the default one's; the workspaces themselves are no file's.
 pub fn is_replaced(entity: &Definition, workspace: Uuid) -> bool {
-    entity.workspaced || (entity.public && entity.distributed && workspace == DEFAULT_WORKSPACE)
+    let shared = entity.public && entity.distributed && entity.kind != Workspace::KIND;
+    entity.workspaced || (shared && workspace == DEFAULT_WORKSPACE)
 }
 
 /// Holds `batch` against the workspace that `config` is narrowed to. Every item that cannot be is named.

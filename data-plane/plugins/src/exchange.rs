@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use shared::clock::UnixTime;
-use shared::entity::Consumer;
+use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 use shared::error_form::ErrorTemplates;
 use uuid::Uuid;
 
@@ -123,6 +123,24 @@ impl Named {
     }
 }
 
+/// The workspace that a record is in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Workspace {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name; its id, where the control plane does not tell names yet.
+    pub name: Arc<str>,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self {
+            id: DEFAULT_WORKSPACE,
+            name: "default".into(),
+        }
+    }
+}
+
 /// The records of a route and its service, as the Admin API shows them.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
@@ -131,7 +149,7 @@ pub struct Records {
     /// Its service; null without one.
     pub service: Arc<Value>,
     /// The workspace that the route is in.
-    pub workspace: Uuid,
+    pub workspace: Workspace,
 }
 
 /// What a route's regular expression has captured of the path.

@@ -11,13 +11,22 @@ use super::{Balancer, Peer};
 use crate::compile::upstreams::CompiledTarget;
 use crate::metrics::{escape, family};
 
-/// The balancer that `name` names, by id or by name.
-pub(crate) fn find<'a>(balancers: &'a [Arc<Balancer>], name: &str) -> Option<&'a Arc<Balancer>> {
+/// The balancer that `name` names, by id or by name, in the workspace that is called so, or is that id; where none is
+/// asked for, rather in the default one.
+pub(crate) fn find<'a>(
+    balancers: &'a [Arc<Balancer>],
+    workspace: Option<&str>,
+    name: &str,
+) -> Option<&'a Arc<Balancer>> {
     let id = Uuid::try_parse(name).ok();
     let name = name.to_ascii_lowercase();
-    balancers
-        .iter()
-        .find(|balancer| Some(balancer.config.id) == id || balancer.config.name == name)
+    let wanted = workspace.map(|workspace| (workspace, Uuid::try_parse(workspace).ok()));
+    let found = balancers.iter().filter(|balancer| {
+        let own = &balancer.config.workspace;
+        let there = wanted.is_none_or(|(name, id)| *own.name == *name || Some(own.id) == id);
+        there && (Some(balancer.config.id) == id || balancer.config.name == name)
+    });
+    found.min_by_key(|balancer| balancer.config.workspace.id != DEFAULT_WORKSPACE)
 }
 
 /// One word for the health of the peer of `entry`.
@@ -93,10 +102,10 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
     let mut lines = String::new();
     for balancer in balancers {
         let table = balancer.table();
-        // Those of one name in several workspaces are told apart; nodes know no names of workspaces.
-        let workspace = match balancer.config.workspace {
-            DEFAULT_WORKSPACE => String::new(),
-            id => format!(",workspace=\"{id}\""),
+        // Those of one name in several workspaces are told apart.
+        let workspace = match &balancer.config.workspace {
+            own if own.id == DEFAULT_WORKSPACE => String::new(),
+            own => format!(",workspace=\"{}\"", escape(&own.name)),
         };
         for (place, target) in balancer.config.targets.iter().enumerate() {
             let own = table.entries.iter().filter(|entry| entry.target == place);

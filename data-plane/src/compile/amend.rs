@@ -13,7 +13,9 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use plugins::environment::Environment;
 use serde::de::DeserializeOwned;
-use shared::entity::{ConsumerGroup, Entity, Plugin, Revocation, Route, Service, Target, Upstream};
+use shared::entity::{
+    ConsumerGroup, Entity, Plugin, Revocation, Route, Service, Target, Upstream, Workspace,
+};
 use shared::snapshot::{Difference, Key, Record, Snapshot};
 use uuid::Uuid;
 
@@ -112,8 +114,10 @@ impl<'a> Amendment<'a> {
         for key in difference.puts.iter().chain(&difference.removes) {
             let (was, is) = (old.record(key), snapshot.record(key));
             let workspace = Workspaces::of_one(is.as_ref().or(was.as_ref())?);
-            // The first record of a workspace brings an environment with it.
+            // The first record of a workspace brings an environment with it, and its name may be told after it.
             ground.environment(workspace)?;
+            let tells = key.kind == Workspace::KIND && ground.environment(key.id).is_some();
+            (!tells).then_some(())?;
             changes.entry(key.kind).or_default().push(Changed {
                 key: *key,
                 workspace,
@@ -177,7 +181,7 @@ impl<'a> Amendment<'a> {
         for id in ids {
             if let Some((upstream, workspace)) = self.one::<Upstream>(id) {
                 let mut change = upstreams::Change::of(id);
-                change.workspace = workspace;
+                change.workspace = self.ground.names.of(workspace);
                 change.upstream = Some(upstream);
                 upstreams.insert(id, change);
             }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::HeaderName;
 use plugins::credentials::secret_names::SecretNames;
 use plugins::environment::Membership;
-use plugins::exchange::{Matched, Named, Records};
+use plugins::exchange::{Matched, Named, Records, Workspace};
 use plugins::filter::{Filter as _, Phases};
 use plugins::glance::Looks;
 use plugins::registry::AnyFilter;
@@ -132,7 +132,7 @@ pub(super) fn matched(
     route: &Route,
     service: Option<&Service>,
     filters: &Filters,
-    workspace: Uuid,
+    workspace: Workspace,
     logged: &mut LoggedRecords,
 ) -> Matched {
     let named = |id, name: Option<&Name>| Named {

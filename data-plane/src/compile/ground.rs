@@ -14,6 +14,7 @@ use super::services::{self, CompiledService, Destination, Surroundings};
 use super::streams::is_of_streams;
 use super::tls::{Authorities, Identities};
 use super::upstreams::{self, CompiledUpstream, Named};
+use super::workspaces::Names;
 use super::{CompileFault, CompiledRoute, Layered, compile_route, is_http, labels};
 use crate::upstream::tls::defaults::TlsDefaults;
 
@@ -94,6 +95,8 @@ pub(super) struct Ground {
     tls: Arc<TlsDefaults>,
     /// The place of each workspace's environment.
     environments: Arc<HashMap<Uuid, usize>>,
+    /// What the workspaces are called.
+    pub(super) names: Names,
     whole: Arc<Whole>,
 }
 
@@ -115,6 +118,7 @@ impl Ground {
             authorities,
             tls: Arc::default(),
             environments: Arc::new(environments),
+            names: Names::default(),
             whole: Arc::default(),
         }
     }
@@ -122,6 +126,11 @@ impl Ground {
     /// The same for services that speak TLS as `tls` has it, where they say nothing of that.
     pub(super) fn speaking(self, tls: Arc<TlsDefaults>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same for workspaces that are called `names`.
+    pub(super) fn calling(self, names: Names) -> Self {
+        Self { names, ..self }
     }
 
     /// Remembers where `served` are among what is compiled together, and what is special of `all`.
@@ -266,7 +275,7 @@ impl Ground {
             None => upstreams.push(Arc::clone(&after)),
         }
         let leads = |upstream: &CompiledUpstream| {
-            let name = (upstream.workspace, upstream.name.clone());
+            let name = (upstream.workspace.id, upstream.name.clone());
             (name, upstream.identity.clone())
         };
         if before.as_deref().map(leads) != Some(leads(&after)) {
@@ -299,7 +308,7 @@ impl Ground {
 
     /// Adds the services to `touched` that may be meant for `upstream` by its name.
     fn touch_named(&self, upstream: &CompiledUpstream, touched: &mut BTreeSet<Uuid>) {
-        let name = (upstream.workspace, upstream.name.clone());
+        let name = (upstream.workspace.id, upstream.name.clone());
         if self.services.hosts.contains(&name) {
             let which = |service: &Service| services::bare_host(service) == upstream.name;
             touched.extend(self.services.which(which));
@@ -347,6 +356,9 @@ impl Ground {
         {
             let id = service.id;
             faults.push(CompileFault {
+        let workspace = self.names.of(workspace);
+        let labels = labels(route, owner, &workspace);
+        let matched = filters::matched(route, owner, &filters, workspace, logged);
                 kind: Route::KIND,
                 id: route.id,
                 field: "service".to_owned(),
@@ -354,7 +366,6 @@ impl Ground {
             });
         }
         let filters = self.assembly.of_route(route, workspace);
-        let matched = filters::matched(route, owner, &filters, workspace, logged);
         let environment = self.environment(workspace);
         let environment = environment.or_else(|| self.environment(DEFAULT_WORKSPACE));
         compile_route(

@@ -39,13 +39,15 @@ pub(super) fn compile(
     let mut logged = filters::LoggedRecords::default();
     let compiled = assembled.into_iter().filter_map(|(route, workspace, own)| {
         let owner = services.owner_of(route);
+        let workspace = workspaces.names.of(workspace);
+        let labels = labels(route, owner, &workspace);
         let places = own.slots.iter().filter_map(|slot| slot.choose(None, &[]));
         let filters: Vec<Arc<AnyFilter>> =
             places.filter_map(|place| all.get(place).cloned()).collect();
         let run = StreamFilters {
             counts: filters.iter().find_map(|filter| filter.counts()),
             matched: filters::matched(route, owner, &own, workspace, &mut logged),
-            labels: Arc::new(labels(route, owner)),
+            labels: Arc::new(labels),
             filters,
         };
         let service = services.of(route).cloned();

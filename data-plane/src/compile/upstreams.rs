@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use plugins::exchange::Workspace;
 use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
-use shared::entity::{Algorithm, DEFAULT_WORKSPACE, HashOn, Target, Upstream};
+use shared::entity::{Algorithm, HashOn, Target, Upstream};
 use uuid::Uuid;
 
 use super::CompileFault;
@@ -23,7 +24,7 @@ use crate::upstream::tls::TlsIdentity;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CompiledUpstream {
     pub(crate) id: Uuid,
-    pub(crate) workspace: Uuid,
+    pub(crate) workspace: Workspace,
     pub(crate) name: String,
     pub(crate) algorithm: Algorithm,
     pub(crate) hash_on: HashInput,
@@ -96,13 +97,13 @@ impl Named {
     /// `upstream` is at `place`.
     pub(super) fn put(&mut self, upstream: &CompiledUpstream, place: usize) {
         self.places.insert(upstream.id, place);
-        let name = (upstream.workspace, upstream.name.clone());
+        let name = (upstream.workspace.id, upstream.name.clone());
         self.names.insert(name, place);
     }
 
     /// `upstream` is not at `place` any more, or not called so. Another may have its name by now.
     pub(super) fn forget(&mut self, upstream: &CompiledUpstream, place: usize) {
-        let name = (upstream.workspace, upstream.name.clone());
+        let name = (upstream.workspace.id, upstream.name.clone());
         if self.names.get(&name) == Some(&place) {
             self.names.remove(&name);
         }
@@ -121,7 +122,7 @@ impl Named {
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) id: Uuid,
-    pub(super) workspace: Uuid,
+    pub(super) workspace: Workspace,
     /// Itself, if it has changed.
     pub(super) upstream: Option<Upstream>,
     /// Targets that are gone or have changed.
@@ -135,7 +136,7 @@ impl Change {
     pub(super) fn of(id: Uuid) -> Self {
         Self {
             id,
-            workspace: DEFAULT_WORKSPACE,
+            workspace: Workspace::default(),
             upstream: None,
             gone: HashSet::new(),
             targets: Vec::new(),
@@ -160,7 +161,7 @@ impl Change {
         by_age(&mut targets);
         match (&self.upstream, before) {
             (Some(upstream), _) => {
-                let workspace = self.workspace;
+                let workspace = self.workspace.clone();
                 Some(compile_upstream(upstream, workspace, targets, identities))
             }
             (None, Some(before)) => Some(Ok(CompiledUpstream {
@@ -202,6 +203,7 @@ pub(super) fn compile(
         let mut targets = by_upstream.remove(&upstream.id).unwrap_or_default();
         by_age(&mut targets);
         let workspace = workspaces.of_record::<Upstream>(upstream.id);
+        let workspace = workspaces.names.of(workspace);
         match compile_upstream(&upstream, workspace, targets, identities) {
             Ok(upstream) => compiled.push(Arc::new(upstream)),
             Err(fault) => faults.push(fault),
@@ -235,7 +237,7 @@ fn compile_target(record: Target) -> Result<CompiledTarget, CompileFault> {
 
 fn compile_upstream(
     upstream: &Upstream,
-    workspace: Uuid,
+    workspace: Workspace,
     targets: Vec<CompiledTarget>,
     identities: &Identities,
 ) -> Result<CompiledUpstream, CompileFault> {

@@ -1,17 +1,34 @@
 //! Which workspace a record is in. Routes see the consumers, credentials and plugins of their own only.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use memchr::memmem;
+use plugins::exchange;
 use serde::Deserialize;
-use shared::entity::{DEFAULT_WORKSPACE, Entity};
+use shared::entity::{DEFAULT_WORKSPACE, Entity, Workspace};
 use shared::snapshot::{Key, Record, Snapshot};
 use uuid::Uuid;
 
 /// The workspaces of the records that are not in the default one. Two records of different kinds may have one id,
 /// each in a workspace of its own.
 #[derive(Debug, Default)]
-pub(super) struct Workspaces(HashMap<Key, Uuid>);
+pub(super) struct Workspaces {
+    of: HashMap<Key, Uuid>,
+    pub(super) names: Names,
+}
+
+/// What the workspaces are called that have records. They keep their names for as long as they are there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names(Arc<HashMap<Uuid, exchange::Workspace>>);
+
+impl Names {
+    /// The workspace `id` with its name.
+    pub(super) fn of(&self, id: Uuid) -> exchange::Workspace {
+        let known = self.0.get(&id).cloned();
+        known.unwrap_or_else(|| nameless(id))
+    }
+}
 
 /// What the control plane adds to a record that is not in the default workspace.
 #[derive(Deserialize)]
@@ -28,7 +45,10 @@ impl Workspaces {
             let stamp: Stamp = serde_json::from_slice(&record.json).ok()?;
             Some((record.key, stamp.ws_id?))
         });
-        Self(stamped.collect())
+        let of: HashMap<Key, Uuid> = stamped.collect();
+        let named = of.values().map(|id| (*id, named(snapshot, *id)));
+        let names = Names(Arc::new(named.collect()));
+        Self { of, names }
     }
 
     /// The workspace of `record`.
@@ -45,17 +65,44 @@ impl Workspaces {
 
     /// The workspace of the record `key`.
     pub(super) fn of(&self, key: Key) -> Uuid {
-        self.0.get(&key).copied().unwrap_or(DEFAULT_WORKSPACE)
+        self.of.get(&key).copied().unwrap_or(DEFAULT_WORKSPACE)
     }
 
     /// Every workspace that has records here, and the default one.
     pub(super) fn all(&self) -> Vec<Uuid> {
-        let mut all: Vec<Uuid> = self.0.values().copied().collect();
+        let mut all: Vec<Uuid> = self.of.values().copied().collect();
         all.push(DEFAULT_WORKSPACE);
         all.sort_unstable();
         all.dedup();
         all
     }
+}
+
+/// The workspace `id`, whose name nobody has told.
+fn nameless(id: Uuid) -> exchange::Workspace {
+    if id == DEFAULT_WORKSPACE {
+        return exchange::Workspace::default();
+    }
+    let name = id.to_string().into();
+    exchange::Workspace { id, name }
+}
+
+/// The workspace `id` with its name. A control plane that does not tell names yet leaves the id to call it by.
+fn named(snapshot: &Snapshot, id: Uuid) -> exchange::Workspace {
+    #[derive(Deserialize)]
+    struct Told {
+        name: Arc<str>,
+    }
+    let kind = Workspace::KIND;
+    let record = snapshot.record(&Key { kind, id });
+    let told = record.and_then(|record| serde_json::from_slice::<Told>(&record.json).ok());
+    told.map_or_else(
+        || nameless(id),
+        |told| exchange::Workspace {
+            id,
+            name: told.name,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -64,6 +111,42 @@ mod tests {
     use shared::snapshot::Revision;
 
     use super::*;
+
+    #[test]
+    fn figures_and_upstreams_are_of_a_workspace_by_its_name() {
+        let with = |known: &[Record]| {
+            let mut records = vec![
+                record("routes", 1, 0, json!({ "paths": ["/ours"] })),
+                record("routes", 2, 7, json!({ "paths": ["/theirs"] })),
+                record("upstreams", 3, 7, json!({ "name": "backend" })),
+                record(
+                    "plugins",
+                    4,
+                    7,
+                    json!({ "name": "file-log", "config": { "path": "/dev/null" } }),
+                ),
+            ];
+            records.extend_from_slice(known);
+            let snapshot = Snapshot::new(1, Revision(1), records);
+            let compiled = super::super::compile(&snapshot).unwrap();
+            let mut labels: Vec<String> = compiled
+                .routes
+                .iter()
+                .map(|route| route.labels.workspace.to_string())
+                .collect();
+            let logged = compiled.routes.iter().find_map(|route| {
+                let records = route.matched.records.as_ref()?;
+                Some(records.workspace.name.to_string())
+            });
+            labels.push(compiled.upstreams[0].workspace.name.to_string());
+            labels.extend(logged);
+            labels
+        };
+        let known = record("workspaces", 7, 0, json!({ "name": "team" }));
+        assert_eq!(with(&[known]), ["default", "team", "team", "team"]);
+        let id = Uuid::from_u128(7).to_string();
+        assert_eq!(with(&[]), ["default", &id, &id, &id]);
+    }
 
     fn record(kind: &'static str, id: u128, workspace: u128, mut fields: Value) -> Record {
         let id = Uuid::from_u128(id);

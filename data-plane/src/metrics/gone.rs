@@ -93,6 +93,7 @@ mod tests {
             let labels = Arc::new(Labels {
                 service: "s".to_owned(),
                 route: route.to_owned(),
+                ..Labels::default()
             });
             core.begin();
             core.observe(&Observation {

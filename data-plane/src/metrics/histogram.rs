@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Labels, shown};
+use super::{Labels, escape, shown};
 
 /// Upper bounds of Kong's latency histograms, in milliseconds: time in the gateway, and all other.
 pub(super) const GATEWAY_BOUNDS: [u64; 17] = [
@@ -61,18 +61,18 @@ pub(super) fn histogram<const N: usize>(
     if histogram.count == 0 {
         return;
     }
-    let labels = shown(labels);
+    let (labels, workspace) = (shown(labels), escape(&labels.workspace));
     let mut total = 0;
     for (bound, count) in bounds.iter().zip(histogram.buckets) {
         total += count;
         let _ = writeln!(
             text,
-            "{name}_bucket{{{labels},workspace=\"default\",le=\"{bound}\"}} {total}"
+            "{name}_bucket{{{labels},workspace=\"{workspace}\",le=\"{bound}\"}} {total}"
         );
     }
     let (count, sum) = (histogram.count, histogram.sum);
     let _ = writeln!(
         text,
-        "{name}_bucket{{{labels},workspace=\"default\",le=\"+Inf\"}} {count}\n{name}_count{{{labels},workspace=\"default\"}} {count}\n{name}_sum{{{labels},workspace=\"default\"}} {sum}"
+        "{name}_bucket{{{labels},workspace=\"{workspace}\",le=\"+Inf\"}} {count}\n{name}_count{{{labels},workspace=\"{workspace}\"}} {count}\n{name}_sum{{{labels},workspace=\"{workspace}\"}} {sum}"
     );
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use plugins::filter::Counts;
 use uuid::Uuid;
 
-use super::{Histogram, Labels, OTHER_BOUNDS, family, histogram, shown};
+use super::{Histogram, Labels, OTHER_BOUNDS, escape, family, histogram, shown};
 
 /// The figures of one core's streams, by route.
 #[derive(Debug, Default)]
@@ -137,12 +137,13 @@ impl Sum {
         let mut lines = String::new();
         for series in &self.0 {
             let labels = shown(&series.labels);
+            let workspace = escape(&series.labels.workspace);
             for (status, connected, count) in &series.sessions {
                 let code = status.as_u16();
                 let source = if *connected { "service" } else { "kong" };
                 let _ = writeln!(
                     lines,
-                    "{name}{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"default\"}} {count}"
+                    "{name}{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"{workspace}\"}} {count}"
                 );
             }
         }

@@ -7,6 +7,7 @@ fn cores_are_added_up_under_kongs_names() {
     let labels = Arc::new(Labels {
         service: "a\"b".to_owned(),
         route: "r".to_owned(),
+        ..Labels::default()
     });
     let cores = [Arc::new(Metrics::default()), Arc::new(Metrics::default())];
     // The route of the second one was made anew, with the same name.

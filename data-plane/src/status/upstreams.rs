@@ -13,7 +13,7 @@ use crate::core::Node;
 /// Most targets on one page; where no size is asked for, a tenth of them.
 const MAX_PAGE: usize = 1000;
 
-/// What is below `/upstreams`; nothing if there is no such thing.
+/// What is below `/upstreams`, or below `/WORKSPACE/upstreams`; nothing if there is no such thing.
 pub(super) fn answer(
     node: &Node,
     request: &Request<Incoming>,
@@ -25,13 +25,24 @@ pub(super) fn answer(
             .into_owned()
     };
     let bare = path.strip_suffix('/').unwrap_or(path);
-    let mut parts = bare.strip_prefix("/upstreams/")?.split('/').map(decoded);
+    let (workspace, below) = match bare.strip_prefix("/upstreams/") {
+        Some(below) => (None, below),
+        None => {
+            let (workspace, below) = bare.strip_prefix('/')?.split_once("/upstreams/")?;
+            (Some(decoded(workspace)), below)
+        }
+    };
+    let mut parts = below.split('/').map(decoded);
     let name = parts.next()?;
     let rest: Vec<String> = parts.collect();
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     let live = node.live.load();
     let snapshot = live.as_ref()?;
-    let balancer = show::find(snapshot.balancers(&node.balancers), &name)?;
+    let balancer = show::find(
+        snapshot.balancers(&node.balancers),
+        workspace.as_deref(),
+        &name,
+    )?;
     let query = request.uri().query().unwrap_or_default();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let shown = match (&*rest, reads) {

@@ -37,7 +37,8 @@ const RESERVED: [&str; 17] = [
 /// First parts of URLs of pages that came later: workspaces may be called so, and keep what is not such a page.
 const LATER: [&str; 2] = ["openid-connect", "proxy-cache"];
 
-/// A part of the configuration with names of its own. Nothing in it can point to what is in another.
+/// A part of the configuration with names of its own. Nothing in it can point to what is in another. Data planes learn
+/// what each but the default one is called, whose name is fixed.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Workspace {
     /// Unique identifier.
@@ -115,7 +116,6 @@ impl Entity for Workspace {
     const NAME_FIELD: Option<&'static str> = Some("name");
     const UNIQUE: &'static [&'static [&'static str]] = &[&["name"]];
     const WORKSPACED: bool = false;
-    const DISTRIBUTED: bool = false;
 
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
         let name = record

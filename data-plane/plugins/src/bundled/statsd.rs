@@ -9,7 +9,6 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::json;
-use shared::entity::DEFAULT_WORKSPACE;
 use shared::schema::FieldErrors;
 
 pub use self::config::Statsd;
@@ -293,15 +292,10 @@ fn service(metric: &Compiled, matched: &Matched) -> Option<String> {
     }
 }
 
-/// Nodes know the name of the default workspace only.
 fn workspace(metric: &Compiled, matched: Option<&Matched>) -> Option<String> {
-    let workspace = matched?.records.as_ref()?.workspace;
+    let workspace = &matched?.records.as_ref()?.workspace;
     Some(match metric.workspace {
-        WorkspaceIdentifier::WorkspaceName if workspace == DEFAULT_WORKSPACE => {
-            "default".to_owned()
-        }
-        WorkspaceIdentifier::WorkspaceId | WorkspaceIdentifier::WorkspaceName => {
-            workspace.to_string()
-        }
+        WorkspaceIdentifier::WorkspaceName => plain(&workspace.name),
+        WorkspaceIdentifier::WorkspaceId => workspace.id.to_string(),
     })
 }

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
-use shared::entity::DEFAULT_WORKSPACE;
 
 use crate::credentials::arguments::Arguments;
 use crate::credentials::secret_names::{self, SecretNames};
-use crate::exchange::{Log, Matched, Notes, Source, TlsSession, Try};
+use crate::exchange::{Log, Matched, Notes, Source, TlsSession, Try, Workspace};
 use crate::stream::StreamLog;
 
 /// A note of what filters add to the record of an exchange.
@@ -143,12 +142,10 @@ fn tries(tries: &[Try]) -> Value {
 /// Says which route and service a record is of, and the workspace that they are in.
 fn place(record: &mut Value, matched: Option<&Matched>) {
     let records = matched.and_then(|matched| matched.records.as_ref());
-    let workspace = records.map_or(DEFAULT_WORKSPACE, |records| records.workspace);
-    put(record, "workspace", json!(workspace));
-    // Nodes know the name of no other.
-    if workspace == DEFAULT_WORKSPACE {
-        put(record, "workspace_name", json!("default"));
-    }
+    let workspace = records.map(|records| records.workspace.clone());
+    let Workspace { id, name } = workspace.unwrap_or_default();
+    put(record, "workspace", json!(id));
+    put(record, "workspace_name", json!(&*name));
     if let Some(records) = records {
         put(record, "route", (*records.route).clone());
         if !records.service.is_null() {

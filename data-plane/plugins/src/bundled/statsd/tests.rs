@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use shared::entity::{Consumer, DEFAULT_WORKSPACE};
+use shared::entity::Consumer;
 use uuid::Uuid;
 
 use super::*;
-use crate::exchange::{Records, Seen};
+use crate::exchange::{Records, Seen, Workspace};
 use crate::testing::{FakeHost, Request, consumer, logged};
 
 const ROUTE: &str = "00000000-0000-0000-0000-000000000007";
@@ -34,7 +34,10 @@ fn request() -> Request {
         records: Some(Records {
             route: Arc::default(),
             service: Arc::new(json!({"host": "up.example"})),
-            workspace: WORKSPACE.parse().unwrap(),
+            workspace: Workspace {
+                id: WORKSPACE.parse().unwrap(),
+                name: "team".into(),
+            },
         }),
     };
     request
@@ -176,15 +179,16 @@ fn names_are_as_configured() {
 }
 
 #[test]
-fn the_default_workspace_has_a_name() {
-    let mut request = request();
-    if let Some(records) = &mut request.matched.records {
-        records.workspace = DEFAULT_WORKSPACE;
-    }
+fn a_workspace_has_a_name() {
     let by_name = json!({"workspace_identifier": "workspace_name"});
     let config = json!({"metrics": [one("status_count_per_workspace", "counter", by_name)]});
-    let line = "kong.service.stats_d.workspace.default.status.200:1|c";
-    assert_eq!(sent(&config, &request, None), [line]);
+    let line = |name: &str| format!("kong.service.stats_d.workspace.{name}.status.200:1|c");
+    let mut request = request();
+    assert_eq!(sent(&config, &request, None), [line("team")]);
+    if let Some(records) = &mut request.matched.records {
+        records.workspace = Workspace::default();
+    }
+    assert_eq!(sent(&config, &request, None), [line("default")]);
 }
 
 #[test]
